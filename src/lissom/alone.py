@@ -1,0 +1,107 @@
+"""Surgery alone, for whoever trains in a loop of their own: no store, no task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import LissomError
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
+          *, seed: int = 0) -> nn.Module:
+    """Return a copy of `model` after the surgery steps of `recipe`; the copy is an ordinary module to train on.
+
+    `example` (n ...) is one input as the network takes it; `images` are inputs to calibrate on and to compare with,
+    a tensor (n ...) or batches of them, `example` if None. Raises LissomError for a step that learns.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 4))
+    >>> small = apply("prune(0.5) | quantize(8)", net, torch.randn(1, 3, 8, 8), torch.randn(16, 3, 8, 8))
+    >>> sum(p.numel() for p in net.parameters()), sum(p.numel() for p in small.parameters())
+    (5572, 2756)
+    """
+    import torch
+
+    from .context import Context
+
+    batches = [example] if images is None else [images] if isinstance(images, torch.Tensor) else list(images)
+
+    def calibration(count: int) -> list[Tensor]:
+        taken: list[Tensor] = []
+        for batch in batches:
+            left = count - sum(map(len, taken))
+            if left > 0:
+                taken.append(batch[:left])
+        return taken
+
+    steps = Recipe(recipe)
+    for step in steps.steps:
+        if step.learning:
+            raise LissomError(f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop")
+    steps.check()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model = copy.deepcopy(model).eval()
+    for step in steps.steps:
+        torch.manual_seed(seed)
+        model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step)))
+    return model
+
+
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Write a network as structure.json and model.safetensors into a folder; no pickle."""
+    from .snapshot import save as write
+
+    write(model, folder)
+
+
+def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path = ".lissom") -> nn.Module:
+    """Load a network: from a folder that `save` wrote, or by key from a store.
+
+    With a folder, `model` is the network freshly built, as it was before surgery; it is changed and returned.
+    With a key, the store knows how to build it.
+    """
+    from .execute import load_key
+    from .snapshot import restore
+    from .store import Store
+
+    if model is not None:
+        return restore(model, place)
+    if (Path(place) / "structure.json").is_file():
+        raise LissomError(f"load: {place} is a folder; give the freshly built network as `model` too")
+    return load_key(str(place), Store(store))
+
+
+def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]) -> Path:
+    """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path."""
+    from .plan import targets_of
+
+    (found,) = targets_of(target)
+    try:
+        found.export(model, Path(path), tuple(shape), {"baked": "false"})
+    except OSError as error:
+        raise LissomError(f"export: {path} cannot be written ({error})") from None
+    return Path(path)
+
+
+
+def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, threads: int = 1) -> list[dict[str, object]]:
+    """Time exported files on inputs of `shape` (n c h w) in every target, in turns; one row for each pair."""
+    from .bench.latency import latencies
+    from .plan import targets_of
+
+    pairs = [(str(target), Path(file)) for target in targets_of(targets) for file in files]
+    for _, path in pairs:
+        if not path.is_file():
+            raise LissomError(f"latency: there is no file {path}")
+    timings = latencies(pairs, tuple(shape), threads=threads)
+    return [{"target": target, "artefact": str(path), "size_bytes": path.stat().st_size, "latency_ms": t.latency_ms(),
+             "load_ms": t.load_ms, "peak_mib": t.peak_mib, "threads": threads}
+            for (target, path), t in zip(pairs, timings, strict=True)]

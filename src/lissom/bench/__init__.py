@@ -1,0 +1,1 @@
+"""Measure how long exported files take, each in a process of its own."""

@@ -1,0 +1,63 @@
+"""The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
+
+First {target, path, threads, shape}; then {"seconds": s} runs the file for about s seconds and answers with the
+milliseconds of each call, until the input ends. Only the target's own library is imported here, so that memory
+and load time are the file's and the runtime's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Serve orders from standard input."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a runtime prints must not mix with the answers
+
+    def answer(value: Any) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    job = json.loads(sys.stdin.readline())
+    import numpy as np
+
+    from ..menu import menu
+
+    start = time.perf_counter()
+    run = menu("targets").make(job["target"]).load(Path(job["path"]), job["threads"])  # type: ignore[attr-defined]
+    images = np.random.default_rng(0).standard_normal(job["shape"], dtype=np.float32)
+    if job["pixels"]:
+        images = np.random.default_rng(0).uniform(0, 255, job["shape"]).astype(np.float32)
+    run(images)
+    answer({"load_ms": 1000 * (time.perf_counter() - start)})
+    for line in sys.stdin:
+        end, times = time.perf_counter() + json.loads(line)["seconds"], []
+        while not times or time.perf_counter() < end:
+            begin = time.perf_counter()
+            run(images)
+            times.append(1000 * (time.perf_counter() - begin))
+        answer({"times_ms": times, "peak_mib": peak_mib()})
+
+
+def peak_mib() -> float:
+    """Return the most memory this process has had resident.
+
+    Linux says it in VmHWM; getrusage's figure would begin with that of the process this one was started from.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
+
+
+if __name__ == "__main__":
+    main()

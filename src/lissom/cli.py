@@ -1,0 +1,260 @@
+"""The command line: thin words over the library."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import LissomError
+
+if TYPE_CHECKING:
+    from .task import Task
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Make a trained PyTorch network small and fast, and prove it on the runtime that ships.")
+
+RecipeText = Annotated[str, typer.Argument(help='Steps in order, as in: train(10) | prune({0.3, 0.5}) | quantize(8)')]
+DataName = Annotated[str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.")]
+ModelName = Annotated[str, typer.Option("--model", help="resnet20, vgg16, ..., torchvision:NAME, package.module:factory "
+                                                        "or path/to/file.py:factory.")]
+Weights = Annotated[str | None, typer.Option("--weights", help="A state dict: .safetensors, or .pt of tensors alone.")]
+OwnTask = Annotated[str | None, typer.Option("--task", help="file.py:task, in place of --model and --data.")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision's data sets are.")]
+Size = Annotated[str | None, typer.Option("--size", help="Height x width of the images, as in 32 or 32x48.")]
+Channels = Annotated[int | None, typer.Option("--channels", help="1 or 3; that of the data if not given.", min=1, max=3)]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be read, and count them.")]
+Place = Annotated[Path, typer.Option("--store", help="The folder of finished networks.", envvar="LISSOM_STORE")]
+Seeds = Annotated[str, typer.Option("--seeds", help="A seed, several or a range: 0, 0,3 or 0-4.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Targets = Annotated[str, typer.Option("--to", help='Runtimes, as in: onnxruntime,openvino(precision="bf16")')]
+Threads = Annotated[int, typer.Option("--threads", help="Threads of a runtime.", min=1, max=1024)]
+Bake = Annotated[bool, typer.Option("--bake", help="Put the normalisation into the file: it takes pixels in 0..255.")]
+STORE = Path(".lissom")
+
+
+@app.command()
+def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None,
+        task: OwnTask = None, to: Targets = "", teacher: Annotated[str | None, typer.Option(
+            "--teacher", help="Key, weight file, or MODEL=FILE, for distill.")] = None,
+        seeds: Seeds = "0", store: Place = STORE, threads: Threads = 1, bake: Bake = False, data_root: DataRoot = None,
+        size: Size = None, channels: Channels = None, skip_bad: SkipBad = False,
+        device: Annotated[str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")] = "",
+        json: Json = False) -> None:
+    """Run a recipe, or every recipe of a space, and measure what comes out."""
+    from .plan import targets_of
+    from .recipe import Space
+
+    space, wanted, numbers = Space(recipe), targets_of(to), seeds_of(seeds)
+    _check_specs(task, data, model)
+    from .store import Store
+
+    kept = Store(store)
+    kept.writable()
+    brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
+    from . import execute
+    from .report.live import Live
+    from .report.table import print_table
+
+    with Live(quiet=json) as live:
+        for note in brought.data.notes:
+            live.say(f"data: {note}")
+        records = execute.run(space, brought, kept, targets=wanted, seeds=numbers, threads=threads, device=device,
+                              bake=bake, teacher=teacher, say=live.say, watch=live.watch)
+    if json:
+        typer.echo(jsons.dumps(records, indent=1))
+    else:
+        print_table(records)
+
+
+@app.command()
+def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None,
+         task: OwnTask = None, seeds: Seeds = "0", store: Place = STORE, data_root: DataRoot = None, size: Size = None,
+         channels: Channels = None, skip_bad: SkipBad = False, json: Json = False) -> None:
+    """Show the tree of steps, what the store holds of it and what would run."""
+    from .recipe import Space
+
+    space, numbers = Space(recipe), seeds_of(seeds)
+    _check_specs(task, data, model)
+    brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
+    from .plan import tree
+    from .store import Store
+
+    rows = [{"seed": seed, "key": n.key, "step": n.step, "depth": n.depth, "done": n.done, "recipe_ends": n.last}
+            for seed in numbers for n in tree(space, brought.root(seed), Store(store))]
+    if json:
+        typer.echo(jsons.dumps(rows, indent=1))
+        return
+    for row in rows:
+        mark = "done" if row["done"] else "to run"
+        typer.echo(f"{row['key']}  {mark:7} {'  ' * int(row['depth'])}{row['step']}")
+    left = sum(not row["done"] for row in rows)
+    typer.echo(f"{len(space) * len(numbers)} recipes, {len(rows)} steps: {len(rows) - left} done, {left} to run")
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, ranges or targets; all if not given.")] = "",
+          name: Annotated[str, typer.Argument(help="One method.")] = "", json: Json = False) -> None:
+    """Print every method with its settings, defaults, bounds and help."""
+    from .report.methods import method_rows, print_methods
+
+    rows = method_rows(what, name)
+    typer.echo(jsons.dumps(rows, indent=1)) if json else print_methods(rows, long=bool(name))
+
+
+@app.command()
+def show(key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")], store: Place = STORE,
+         json: Json = False) -> None:
+    """Print the record of a finished network."""
+    from .report.table import print_record
+    from .store import Store
+
+    kept = Store(store)
+    record = kept.record(kept.find(key))
+    typer.echo(jsons.dumps(record, indent=1)) if json else print_record(record)
+
+
+@app.command()
+def report(keys: Annotated[list[str] | None, typer.Argument(help="Keys; every measured network if none.")] = None,
+           store: Place = STORE, output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] =
+           Path("lissom-report.html"), json: Json = False) -> None:
+    """Write the HTML report: one page that needs no network."""
+    from .report.page import write_report
+    from .store import Store
+
+    kept = Store(store)
+    path = write_report([kept.find(key) for key in keys or []], kept, output)
+    typer.echo(jsons.dumps({"report": str(path.resolve())}) if json else str(path.resolve()))
+
+
+@app.command()
+def export(key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")], to: Targets = "onnxruntime",
+           output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path("model.onnx"),
+           bake: Bake = False, store: Place = STORE, json: Json = False) -> None:
+    """Write a finished network as a file for a runtime."""
+    from .bench.files import export_key
+    from .store import Store
+
+    kept = Store(store)
+    path = export_key(kept.find(key), kept, to, output, bake)
+    typer.echo(jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size}) if json else str(path))
+
+
+@app.command()
+def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, or files.")],
+          to: Targets = "onnxruntime", batch: Annotated[int, typer.Option("--batch", help="Images at once.", min=1)] = 1,
+          threads: Threads = 1, size: Size = None, channels: Channels = None, store: Place = STORE, json: Json = False) -> None:
+    """Time networks or files in a runtime, in turns, a fresh process each."""
+    from .bench.files import bench_things
+    from .report.table import print_bench
+    from .store import Store
+
+    given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
+    rows = bench_things(things, Store(store), to, given, batch, threads)
+    typer.echo(jsons.dumps(rows, indent=1)) if json else print_bench(rows)
+
+
+@app.command()
+def store(prune: Annotated[bool, typer.Option("--prune", help="Delete what no finished recipe reaches.")] = False,
+          yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+          keep: Annotated[list[str] | None, typer.Option("--keep", help="Keys to keep with all before them.")] = None,
+          store: Place = STORE, json: Json = False) -> None:
+    """List the finished networks with size and age, or delete those that nothing reaches."""
+    from .report.table import print_store
+    from .store import Store, store_rows, unreached
+
+    kept = Store(store)
+    rows = store_rows(kept)
+    if prune:
+        gone = unreached(kept, [kept.find(key) for key in keep or []])
+        if gone and not yes and not json:
+            print_store([row for row in rows if row["key"] in gone])
+            yes = typer.confirm(f"Delete these {len(gone)}?")
+        if gone and yes:
+            for key in gone:
+                kept.remove(key)
+            kept.sweep()
+        rows = [row for row in rows if row["key"] not in gone or not yes]
+    typer.echo(jsons.dumps(rows, indent=1)) if json else print_store(rows)
+
+
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds that a text such as 0, 0,3 or 0-4 names.
+
+    >>> seeds_of("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.strip().isdigit() or (dash and not last.strip().isdigit()) or (dash and int(last) < int(first)):
+            raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    return list(dict.fromkeys(found))
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Return height and width that a text such as 32 or 32x48 names.
+
+    >>> size_of("32x48")
+    (32, 48)
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.isdigit() and 0 < int(p) <= 8192 for p in parts):
+        raise LissomError(f"--size: {text!r} was given; 32 or 32x48 fits, at most 8192")
+    return int(parts[0]), int(parts[-1])
+
+
+def _check_specs(task: str | None, data: str, model: str) -> None:
+    """Raise for names that are wrong, before torch is loaded."""
+    from .data.source import check_spec
+    from .models import check_name
+
+    if task is None:
+        check_spec(data)
+        if ":" not in model:
+            check_name(model)
+
+
+def _task(task: str | None, data: str, model: str, weights: str | None, data_root: Path | None, size: str | None,
+          channels: int | None, skip_bad: bool) -> Task:
+    shape = size_of(size)
+    if channels == 2:
+        raise LissomError("--channels: 2 was given; 1 or 3 fits")
+    from .task import Task, own_task
+
+    if task is not None:
+        return own_task(task)
+    from .data.data import Data
+    from .task import check_model_spec
+
+    check_model_spec(model)
+    return Task.of(model, Data.of(data, root=data_root, size=shape, channels=channels, skip_bad=skip_bad), weights=weights)
+
+
+def main(words: Iterable[str] | None = None) -> None:
+    """Run the command line: one line and status 2 for what the user can mend, a traceback with --debug."""
+    given = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in given
+    try:
+        app([word for word in given if word != "--debug"], standalone_mode=True)
+    except LissomError as error:
+        if debug:
+            raise
+        typer.echo("lissom: " + " ".join(str(error).split()), err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
+

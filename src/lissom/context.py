@@ -1,0 +1,63 @@
+"""What a step is given beside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import LissomError
+
+if TYPE_CHECKING:
+    from .fit import Pace, Progress, Term
+    from .task import Task
+
+
+@dataclass
+class Context:
+    """What a step may use, and where it leaves what it found out.
+
+    `example` (1 c h w) and `images(count)`, batches of calibration images, are normalised as the network
+    sees them. `task` and `teacher` are None when surgery is used alone, inside somebody's own training.
+    """
+
+    example: Tensor
+    images: Callable[[int], list[Tensor]]
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    task: Task | None = None
+    teacher: Callable[[str | None], nn.Module] | None = None
+    watch: Callable[[Progress], None] | None = None
+    where: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def gate(self, name: str, difference: float, tolerance: float) -> None:
+        """Record that two networks were compared; raise if they differ by more than `tolerance`."""
+        self.gates.append({"name": name, "difference": difference, "tolerance": tolerance})
+        if not difference <= tolerance:
+            raise LissomError(f"{self.where}: the gate '{name}' failed: the outputs differ by {difference:.2g} of their "
+                              f"size, at most {tolerance:.2g} is allowed; the network was not changed. "
+                              "Please report the network: this is a bug in lissom")
+
+    def batch(self, count: int = 64) -> Tensor:
+        """Return up to `count` calibration images in one batch."""
+        found = self.images(count)
+        if not found or not len(found[0]):
+            raise LissomError(f"{self.where}: there are no calibration images")
+        return torch.cat(found)[:count]
+
+    def learn(self, model: nn.Module, pace: Pace, loss: Term | None = None, terms: tuple[Term, ...] = ()) -> None:
+        """Train `model` in place on the task's data with its loss, unless another is given."""
+        from .fit import fit
+
+        if self.task is None:
+            raise LissomError(f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop")
+        self.log += fit(model, self.task.data, pace, seed=self.seed, device=self.device,
+                        loss=loss or self.task.loss, terms=terms, where=self.where, watch=self.watch)
+        model.to("cpu")

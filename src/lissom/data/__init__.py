@@ -1,0 +1,1 @@
+"""Images to learn from, to choose by and to be judged by."""

@@ -1,0 +1,108 @@
+"""Where data comes from: the name given with --data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LissomError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .data import Data
+
+KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH")
+
+
+def check_spec(spec: str) -> None:
+    """Raise unless `spec` names a data set; reads nothing but the folder's existence."""
+    if spec.startswith("folder:"):
+        if not Path(spec[7:]).expanduser().is_dir():
+            raise LissomError(f"data: {spec[7:]!r} is not a folder")
+    elif spec not in KNOWN[:-1]:
+        raise unknown("data", "data set", spec, KNOWN)
+
+
+def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = None,
+         channels: int | None = None, skip_bad: bool = False) -> Data:
+    """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
+
+    `size` (height, width) and `channels` (1 or 3) default to what the images have.
+    """
+    check_spec(spec)
+    if spec.startswith("folder:"):
+        from .folder import folder_data
+
+        return folder_data(Path(spec[7:]).expanduser(), size, channels or 3, skip_bad)
+    if spec == "digits":
+        return digits(size or (32, 32), channels or 1)
+    return from_torchvision(spec, root, size, channels)
+
+
+def digits(size: tuple[int, int], channels: int) -> Data:
+    """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split.
+
+    Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
+    """
+    import numpy as np
+    import torch
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    from .data import assembled
+    from .split import Images
+
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    train, test = train_test_split(np.arange(len(pixels)), test_size=0.2, random_state=0, stratify=bunch.target)
+
+    def part(order: np.ndarray) -> Images:
+        order = np.sort(order)
+        images = resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1)
+        return Images(images, torch.from_numpy(bunch.target[order]).long())
+
+    return assembled("digits", part(train), None, part(test), tuple("0123456789"), channels=channels, size=size,
+                     flip=False, fingerprint="scikit-learn digits", notes=[])
+
+
+def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None, channels: int | None) -> Data:
+    """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from an existing root, or download it there."""
+    import numpy as np
+    import torch
+    import torchvision.datasets as known
+
+    from .data import assembled
+    from .split import Images
+
+    kind = {"cifar10": known.CIFAR10, "cifar100": known.CIFAR100, "fashion-mnist": known.FashionMNIST}[spec]
+    where = root or Path.home() / ".cache" / "lissom" / "data"
+    parts, classes, own = [], (), 1 if spec == "fashion-mnist" else 3
+    for train in (True, False):
+        try:
+            found = kind(str(where), train=train, download=False)
+        except RuntimeError:
+            try:
+                found = kind(str(where), train=train, download=True)
+            except Exception as error:  # the download speaks many protocols, each with errors of its own
+                raise LissomError(f"data {spec}: not found in {where} and cannot be downloaded ({error}); "
+                                  "--data-root names a folder that holds it") from None
+        array = np.asarray(found.data)
+        pixels = torch.from_numpy(array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2).copy())
+        wanted = channels or own
+        if wanted != own:
+            pixels = pixels.repeat(1, 3, 1, 1) if wanted == 3 else pixels.float().mean(1, keepdim=True).byte()
+        parts.append(Images(resized(pixels, size or tuple(pixels.shape[2:])), torch.as_tensor(found.targets).long()))
+        classes = tuple(found.classes)
+    shape = parts[0].pixels.shape
+    return assembled(spec, parts[0], None, parts[1], classes, channels=shape[1], size=(shape[2], shape[3]),
+                     flip=True, fingerprint=spec, notes=[])
+
+
+def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return uint8 images (n c h w) resized bilinearly, where their size differs."""
+    import torch.nn.functional as F
+
+    if tuple(pixels.shape[2:]) == tuple(size):
+        return pixels
+    return F.interpolate(pixels.float(), size, mode="bilinear").round().clamp(0, 255).byte()

@@ -1,0 +1,106 @@
+"""One split of a data set: images held in memory, or files read by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import LissomError
+
+
+class Split(Protocol):
+    """Pixels (n c h w, uint8) with labels (n, int64), delivered in batches."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (pixels, labels) on `device`; `order` holds the indices to visit, all in turn if None."""
+        ...
+
+
+@dataclass
+class Images:
+    """A split in memory: `pixels` (n c h w) uint8, `labels` (n) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def on(self, device: torch.device) -> Images:
+        """Return the split with its pixels on a device, so that batches are cut there."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def take(self, order: Tensor) -> Images:
+        """Return the split of the images at the given indices."""
+        return Images(self.pixels[order], self.labels[order])
+
+    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self) if order is None else len(order), size):
+            if order is None:
+                pixels, labels = self.pixels[start:start + size], self.labels[start:start + size]
+            else:
+                index = order[start:start + size].to(self.pixels.device)
+                pixels, labels = self.pixels[index], self.labels[index]
+            yield pixels.to(device), labels.to(device)
+
+
+@dataclass
+class Files(Dataset[Tensor]):
+    """A split too large for memory: `paths` are decoded to (c h w) uint8 by worker processes."""
+
+    paths: list[Path]
+    labels: Tensor
+    channels: int
+    size: tuple[int, int]
+    workers: int = 2
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(decoded(self.paths[index], self.channels, self.size))
+
+    def take(self, order: Tensor) -> Files:
+        """Return the split of the files at the given indices."""
+        paths = [self.paths[i] for i in order.tolist()]
+        return Files(paths, self.labels[order], self.channels, self.size, self.workers)
+
+    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        part = self if order is None else self.take(order)
+        if not len(part):
+            return
+        loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda")
+        start = 0
+        for pixels in loader:
+            labels = part.labels[start:start + len(pixels)]
+            start += len(pixels)
+            yield pixels.to(device, non_blocking=True), labels.to(device)
+
+
+def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """Read an image file to (c h w) uint8, resized to `size` (height, width) if it differs.
+
+    Raises LissomError, naming the file, for one that is no image or is cut short.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise LissomError(f"data: {path}: cannot be read as an image ({error}); --skip-bad leaves such files out") from None
+    if size is not None and picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))

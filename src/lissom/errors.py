@@ -1,0 +1,35 @@
+"""The one exception a user sees, and the sentence it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LissomError(Exception):
+    """Say in one line where something is wrong, what was given and what fits.
+
+    The command line prints it and exits with status 2; from Python it is raised as it is.
+    """
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option spelled most like `name`, or None.
+
+    >>> nearest("prunne", ["train", "prune"])
+    'prune'
+    """
+    found = get_close_matches(name.lower(), list(options), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(where: str, word: str, given: str, options: Iterable[str]) -> LissomError:
+    """Build the error for a name that is not among `options`.
+
+    >>> print(unknown("recipe", "step", "prunne", ["prune", "train"]))
+    recipe: there is no step 'prunne'; did you mean 'prune'? There are: prune, train
+    """
+    options = sorted(options)
+    close = nearest(given, options)
+    hint = f"; did you mean '{close}'?" if close else "."
+    return LissomError(f"{where}: there is no {word} '{given}'{hint} There are: {', '.join(options)}")

@@ -1,0 +1,205 @@
+"""Run recipes: each prefix once, from the store where it is there, and a record for each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .bench.machine import machine
+from .context import Context
+from .data.data import CPU
+from .errors import LissomError
+from .evaluate import network_outputs, scored
+from .fit import Progress
+from .measure import measure
+from .plan import targets_of
+from .recipe import Recipe, Space
+from .snapshot import read_structure, restore, save
+from .steps.distill import Distill
+from .store import Store
+from .surgery.count import layer_table, macs, parameters
+from .targets._target import Target
+from .task import Task, build_from, teacher_from
+
+SCHEMA = 1
+
+
+@dataclass
+class Run:
+    """What a run goes by: the task, the store, the device to learn on, and whom to tell."""
+
+    task: Task
+    store: Store
+    device: torch.device = CPU
+    seed: int = 0
+    say: Callable[[str], None] = lambda text: None
+    watch: Callable[[Progress], None] | None = None
+
+    def recipe(self, recipe: Recipe) -> list[str]:
+        """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
+        keys = recipe.keys(self.task.root(self.seed))
+        if leading(recipe) == 0:
+            self._ensure(recipe, -1, keys)
+        for place in range(len(keys)):
+            self._ensure(recipe, place, keys)
+        return keys
+
+    def load(self, key: str) -> nn.Module:
+        """Load a finished network of this task."""
+        return restore(self.task.fresh(), self.store.folder(key))
+
+    def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
+        key = keys[place] if place >= 0 else self.task.root(self.seed)
+        if key in self.store:
+            self.say(f"{key}  {name_of(recipe, place)}: in the store")
+            return
+        with self.store.lock(key):  # a second process that wants the same waits, then finds it done
+            if key not in self.store:
+                self._make(recipe, place, keys, key)
+
+    def _make(self, recipe: Recipe, place: int, keys: list[str], key: str) -> None:
+        self.say(f"{key}  {name_of(recipe, place)}")
+        begin = time.time()
+        before = keys[place - 1] if place > 0 else self.task.root(self.seed)
+        model = self.load(before) if place > 0 else self.task.fresh(self.seed)
+        task = self.task
+        step = recipe.steps[place] if place >= 0 else None
+        ctx = Context(task.data.example(), lambda count: task.data.calibration(count, self.seed), device=self.device,
+                      seed=int(key, 16) % 2**31, task=task, teacher=self._teacher(recipe, keys), watch=self.watch,
+                      where=str(step))
+        if step is not None:
+            torch.manual_seed(ctx.seed)
+            model = step(model, ctx).to(CPU).eval()
+        with self.store.entry(key) as folder:
+            save(model, folder, task.spec)
+            (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ctx.log))
+            again = restore(task.fresh(), folder)
+            images = task.data.example(4)
+            with torch.no_grad():
+                ctx.gate("reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0)
+            record = self._record(recipe, place, keys, again, ctx)
+            record["seconds"] = round(time.time() - begin, 1)
+            (folder / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False))
+        for note in ctx.notes:
+            self.say(f"{key}  note: {note}")
+
+    def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
+        def teacher(spec: str | None) -> nn.Module:
+            if spec is not None and not Path(spec.rpartition("=")[2]).is_file():
+                return load_key(spec, self.store)
+            if spec is not None:
+                return teacher_from(spec, self.task)
+            if self.task.teacher is not None:
+                return self.task.teacher()
+            return self.load(reference(recipe, keys, self.task.root(self.seed)))
+        return teacher
+
+    def _record(self, recipe: Recipe, place: int, keys: list[str], model: nn.Module, ctx: Context) -> dict[str, Any]:
+        task, data, root = self.task, self.task.data, self.task.root(self.seed)
+        key = keys[place] if place >= 0 else root
+        scores = {name: scored(task, *network_outputs(model, data, split, self.device))
+                  for name, split in (("valid", data.valid), ("test", data.test))}
+        counts = {"params": parameters(model), "macs": macs(model, ctx.example)}
+        size = (sum(p.numel() * p.element_size() for p in model.parameters()))
+        own = {"key": key, "scores": scores, **counts, "weights_bytes": size}
+        source = reference(recipe, keys, root)
+        other = own if key == source or source not in self.store else \
+            {k: self.store.record(source)[k] for k in own}
+        return {"schema": SCHEMA, **own, "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
+                "recipe": str(Recipe(recipe.steps[:place + 1])), "step": str(recipe.steps[place]) if place >= 0 else "",
+                "seed": self.seed, "task": {"model": task.name, "data": data.name, "shape": list(data.shape),
+                                            "classes": len(data.classes), "train": len(data.train),
+                                            "valid": len(data.valid), "test": len(data.test), "spec": task.spec,
+                                            "preprocessing": data.preprocessing(), "notes": data.notes},
+                "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
+                "layers": layer_table(model, ctx.example), "targets": {}, "machine": machine(),
+                "learned_on": str(self.device), "created": round(time.time())}
+
+
+def leading(recipe: Recipe) -> int:
+    """Return how many `train` steps the recipe begins with."""
+    count = 0
+    for step in recipe.steps:
+        if step.name() != "train":
+            break
+        count += 1
+    return count
+
+
+def reference(recipe: Recipe, keys: Sequence[str], root: str) -> str:
+    """Return the key of the uncompressed network: what the leading `train` steps made, else what was given."""
+    count = leading(recipe)
+    return keys[count - 1] if count else root
+
+
+def name_of(recipe: Recipe, place: int) -> str:
+    """Return a step's text, for showing."""
+    return str(recipe.steps[place]) if place >= 0 else "the network as given"
+
+
+def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".lissom", *,
+        targets: str | Iterable[Target] = (), seeds: Sequence[int] = (0,), threads: int = 1, device: str = "",
+        bake: bool = False, teacher: str | None = None, say: Callable[[str], None] = lambda text: None,
+        watch: Callable[[Progress], None] | None = None) -> list[dict[str, Any]]:
+    """Run every recipe of a space for every seed; return the record of each finished recipe.
+
+    What the store holds is not run again. Each network is exported to every target and measured there beside the
+    uncompressed one. `teacher`, a key of the store or a weight file, is that of every `distill` step which names
+    none; `device` is where learning runs, a GPU if there is one.
+    Raises LissomError before the first epoch for whatever can be known to be wrong by then.
+    """
+    space = Space(space) if isinstance(space, str) else space
+    recipes = [taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)]
+    wanted = targets_of(targets)
+    store = store if isinstance(store, Store) else Store(store)
+    store.writable()
+    task.check()
+    chosen = device_of(device)
+    records = []
+    for seed in seeds:
+        this = Run(task, store, chosen, seed, say, watch)
+        for recipe in recipes:
+            keys = this.recipe(recipe)
+            source = reference(recipe, keys, task.root(seed))
+            measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
+            records.append(store.update(keys[-1], {"finished": True}))
+    return records
+
+
+def taught(recipe: Recipe, teacher: str | None) -> Recipe:
+    """Return the recipe with `teacher` written into every distill step that names none."""
+    if teacher is None:
+        return recipe
+    if not any(step.name() == "distill" for step in recipe.steps):
+        raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
+    return Recipe(tuple(replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
+                        for step in recipe.steps))
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of that name, by default a GPU if there is one."""
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise LissomError(f"device: '{name}' cannot be used ({str(error).splitlines()[0]})") from None
+    return chosen
+
+
+def load_key(key: str, store: Store) -> nn.Module:
+    """Load a finished network by key alone: the entry says how to build it."""
+    key = store.find(key)
+    return restore(build_from_entry(key, store), store.folder(key))
+
+
+def build_from_entry(key: str, store: Store) -> nn.Module:
+    """Build the network of an entry afresh, as it was before any step."""
+    folder = store.folder(key)
+    return build_from(read_structure(folder)["build"] or {}, str(folder))

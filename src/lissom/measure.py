@@ -1,0 +1,121 @@
+"""Export a finished network and measure the file where it will run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .bench.latency import latencies
+from .errors import LissomError
+from .evaluate import file_outputs, network_outputs, scored
+from .snapshot import restore
+from .store import Store
+from .surgery.quantized import Quantized
+from .targets._target import Target
+from .task import Task
+
+NOISE = 0.1  # of an integer file against its simulation: root mean square of the difference over that of the outputs
+
+
+class Baked(nn.Module):
+    """A network with its preprocessing inside: it takes pixels in 0..255 (n c h w)."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network((pixels - self.mean) / self.std)  # type: ignore[no-any-return, operator]
+
+
+def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
+    """Return what an exported file says of itself."""
+    return {"key": record["key"], "recipe": record["recipe"], "model": record["task"]["model"],
+            "baked": "true" if bake else "false", "input": "pixels 0..255" if bake else "(pixels / 255 - mean) / std",
+            **record["task"]["preprocessing"]}
+
+
+def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module]) -> Path:
+    """Return the file of a network for a target, making it if the store has none; targets of one ending share it.
+
+    `fresh` builds the network as it was before any step.
+    """
+    name = target.ending + ("-bake" if bake else "")
+    path = store.folder(key) / "artefacts" / name / f"model.{target.ending}"
+    if path.is_file():
+        return path
+    with store.lock(f"{key}.{name}"):
+        if not path.is_file():
+            model, record = restore(fresh(), store.folder(key)), store.record(key)
+            seen = record["task"]["preprocessing"]
+            facts = metadata(record, bake)
+            with store.artefact(key, name) as folder:
+                whole = Baked(model, seen["mean"], seen["std"]) if bake else model
+                target.export(whole, folder / path.name, tuple(record["task"]["shape"]), facts)
+                if target.ending != "onnx":
+                    (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1))
+    return path
+
+
+def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[Target], *, threads: int = 1,
+            bake: bool = False, batch: int = 1, say: Callable[[str], None] = lambda text: None) -> None:
+    """Measure the network `key` on every target and write what was found into its record.
+
+    Latency is taken in turns with that of the uncompressed network `source` in the same target. What was measured
+    before under the same settings is kept.
+    """
+    settings = {"threads": threads, "batch": batch, "bake": bake}
+    missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
+    if not missing:
+        return
+    model = restore(task.fresh(), store.folder(key))
+    simulated, labels = network_outputs(model, task.data, task.data.test)
+    for target in missing:
+        say(f"{key}  {target}: export, {len(labels)} images, latency")
+        path, other = (exported(store, k, target, bake, task.fresh) for k in (key, source))
+        run = target.load(path, threads)
+        outputs, _ = file_outputs(run, task, task.data.test, bake)
+        gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized))]
+        agreement = float((outputs.argmax(1) == simulated.argmax(1)).float().mean()) if outputs.ndim == 2 else None
+        shape = (batch, *task.data.shape)
+        timings = latencies([(str(target), path), (str(target), other)], shape, threads=threads, pixels=bake)
+        fused = target.fused(path) if isinstance(model, Quantized) else None
+        found = {**settings, "artefact": str(path), "size_bytes": path.stat().st_size,
+                 **scored(task, outputs, labels), "agreement": agreement, "gates": gates,
+                 "latency_ms": timings[0].latency_ms(), "float_latency_ms": timings[1].latency_ms(),
+                 "float_size_bytes": other.stat().st_size, "load_ms": timings[0].load_ms, "peak_mib": timings[0].peak_mib,
+                 "fused": str(fused) if fused else None, "not_fused": list(fused.rest) if fused else []}
+        store.update(key, {"targets": {str(target): found}})
+        if agreement is not None and agreement < 0.995:
+            say(f"{key}  note: {target} and PyTorch agree on {agreement:.2%} of the test images")
+
+
+def parity(outputs: Tensor, simulated: Tensor, target: Target, quantized: bool) -> dict[str, Any]:
+    """Compare the outputs of a file with PyTorch's on the whole test set; raise if they are too far apart.
+
+    A float file may differ by `target.precise` of the largest output. Integer arithmetic rounds ties its own way,
+    so a quantized file is held to the noise it adds.
+    """
+    gap = outputs - simulated
+    if quantized:
+        name, tolerance = "artefact = simulated (rms)", NOISE
+        found = float(gap.square().mean().sqrt() / simulated.square().mean().sqrt().clamp_min(1e-9))
+    else:
+        name, tolerance = "exported = PyTorch", target.precise
+        found = float(gap.abs().max() / simulated.abs().max().clamp_min(1e-9))
+    if not np.isfinite(found) or found > tolerance:
+        raise LissomError(f"{target}: the gate '{name}' failed: outputs differ by {found:.2g} of their size on the test "
+                          f"images, at most {tolerance:g} is allowed")
+    return {"name": name, "difference": found, "tolerance": tolerance}
+
+
+def _same(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
+    return found is not None and all(found.get(k) == v for k, v in settings.items()) and Path(found["artefact"]).is_file()

@@ -1,0 +1,162 @@
+"""A method is a frozen dataclass whose fields, declared with `arg`, are its settings.
+
+The grammar, the checks, `lissom list`, the keys of the store and the columns of the report all read
+the fields; nothing about a setting is said twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import LissomError, unknown
+from .menu import menu as menu_of
+
+
+def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: float | None = None,
+        above: float | None = None, below: float | None = None, menu: str | None = None) -> Any:
+    """Declare one setting of a method: its help, default and what it may be.
+
+    `low` and `high` are bounds that are allowed themselves, `above` and `below` are not;
+    `menu` says that the value names a method of that folder. The type is the annotation's.
+    """
+    facts = {"help": help, "low": low, "high": high, "above": above, "below": below, "menu": menu}
+    return field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method with checked settings; every subclass is final and lives in a file of its name."""
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for setting in fields(self):
+            where = f"{self.name()}({setting.name}=...)"
+            value = checked(getattr(self, setting.name), kinds[setting.name], setting.metadata, where)
+            object.__setattr__(self, setting.name, value)
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the name used in recipes: that of the file."""
+        return cls.__module__.rsplit(".", 1)[-1]
+
+    def __str__(self) -> str:
+        """Return the shortest text that parses back: the first and the required by place, others by name."""
+        words = []
+        for place, setting in enumerate(ordered(type(self))):
+            value = getattr(self, setting.name)
+            if setting.default is MISSING or (place == 0 and value != setting.default and not setting.kw_only):
+                words.append(_text(value))
+            elif value != setting.default:
+                words.append(f"{setting.name}={_text(value)}")
+        return self.name() + (f"({', '.join(words)})" if words else "")
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting with its value."""
+        return {f.name: getattr(self, f.name) for f in ordered(type(self))}
+
+    def identity(self) -> str:
+        """Return what makes this method this method: name, version and every setting.
+
+        A setting that names another method (`by="l1"`) stands for that method's own identity, so
+        that a new default or version there changes the key here.
+        """
+        values = self.settings()
+        for setting in fields(self):
+            folder, value = setting.metadata.get("menu"), values[setting.name]
+            if folder and value is not None:
+                values[setting.name] = menu_of(folder).make(value).identity()
+        return json.dumps([self.name(), self.version, values], sort_keys=True)
+
+
+def ordered(method: type[Method]) -> list[Field[Any]]:
+    """Return the fields of a method class: those that can be given by place, then those by name alone."""
+    return sorted(fields(method), key=lambda f: bool(f.kw_only))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting, for `lissom list` and the docs."""
+
+    name: str
+    kind: str
+    default: Any
+    required: bool
+    bounds: str
+    help: str
+
+
+def settings_of(method: type[Method]) -> list[Setting]:
+    """Return the settings of a method class in order."""
+    kinds = get_type_hints(method)
+    return [_described(f, kinds[f.name]) for f in ordered(method)]
+
+
+def _described(setting: Field[Any], kind: Any) -> Setting:
+    facts = setting.metadata
+    required = setting.default is MISSING
+    words = [f"{sign} {facts[key]:g}" for key, sign in
+             (("above", ">"), ("low", ">="), ("below", "<"), ("high", "<=")) if facts.get(key) is not None]
+    if facts.get("menu"):
+        words = [" | ".join(menu_of(facts["menu"]))]
+    default = None if required else setting.default
+    return Setting(setting.name, kind_text(kind), default, required, ", ".join(words), facts.get("help", ""))
+
+
+def kind_text(kind: Any) -> str:
+    """Return a type the way a user would say it.
+
+    >>> kind_text(int | None)
+    'int or None'
+    """
+    if get_origin(kind) is Literal:
+        return " | ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join("None" if k is NoneType else kind_text(k) for k in get_args(kind))
+    return str(getattr(kind, "__name__", kind))
+
+
+def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
+    """Return `value` as the type that was declared, or raise the error that says what fits."""
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if value is None and NoneType in options:
+        return None
+    for option in options:
+        ok, cast = _fits(value, option)
+        if ok:
+            break
+    else:
+        literal = next((k for k in options if get_origin(k) is Literal), None)
+        if literal is not None and isinstance(value, str):
+            raise unknown(where, "choice", value, map(str, get_args(literal)))
+        raise LissomError(f"{where}: {value!r} was given; {kind_text(kind)} fits")
+    for key, sign, bad in (("low", ">=", lambda v, b: v < b), ("above", ">", lambda v, b: v <= b),
+                           ("high", "<=", lambda v, b: v > b), ("below", "<", lambda v, b: v >= b)):
+        if facts.get(key) is not None and not isinstance(cast, str) and bad(cast, facts[key]):
+            raise LissomError(f"{where}: {value!r} was given; it must be {sign} {facts[key]:g}")
+    if facts.get("menu"):
+        return str(menu_of(facts["menu"]).make(cast, where))
+    return cast
+
+
+def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind), value
+    if kind is float:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return (good and abs(value) < float("inf"), float(value) if good else value)
+    if kind is int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole, value
+    return isinstance(value, kind), value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

@@ -1,0 +1,62 @@
+"""What would run: the tree of steps of a space, and what the store already holds. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import LissomError
+from .menu import menu
+from .recipe import Recipe, methods_from_text
+from .store import Store
+
+if TYPE_CHECKING:
+    from .targets._target import Target
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step of a space at its place: `depth` steps before it, done or still to run."""
+
+    key: str
+    step: str
+    depth: int
+    done: bool
+    last: bool  # a recipe ends here
+
+
+def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
+    """Return every step that the recipes hold once, in the order in which they run."""
+    found: dict[str, Node] = {}
+    for recipe in recipes:
+        for depth, (key, step) in enumerate(zip(recipe.keys(root), recipe.steps, strict=True)):
+            last = depth + 1 == len(recipe.steps) or (key in found and found[key].last)
+            found[key] = Node(key, str(step), depth, key in store, last)
+    children: dict[str, list[str]] = {}
+    for recipe in recipes:
+        keys = [root, *recipe.keys(root)]
+        for parent, child in zip(keys, keys[1:], strict=False):
+            if child not in children.setdefault(parent, []):
+                children[parent].append(child)
+    ordered: list[Node] = []
+
+    def walk(key: str) -> None:
+        for child in children.get(key, []):
+            ordered.append(found[child])
+            walk(child)
+    walk(root)
+    return ordered
+
+
+def targets_of(wanted: str | Iterable[Target]) -> list[Target]:
+    """Return targets from text such as `onnxruntime,openvino(precision="bf16")`; raise if one cannot run here."""
+    if isinstance(wanted, str):
+        found: Sequence[Target] = methods_from_text(wanted, menu("targets"), "target") if wanted.strip() else []  # type: ignore[assignment]
+    else:
+        found = list(wanted)
+    for target in found:
+        reason = target.missing()
+        if reason:
+            raise LissomError(f"target {target}: {reason}")
+    return list(dict.fromkeys(found))

@@ -1,0 +1,19 @@
+"""The whole range that was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..method import Method
+
+if TYPE_CHECKING:
+    from ..surgery.calibrate import Seen
+
+
+@dataclass(frozen=True)
+class Minmax(Method):
+    """Return the least and the greatest value seen: nothing saturates, one outlier widens every step."""
+
+    def __call__(self, seen: Seen) -> tuple[float, float]:
+        return seen.low, seen.high

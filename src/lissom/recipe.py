@@ -1,0 +1,200 @@
+"""Text to steps and back. The grammar is a subset of Python's expressions, so Python's own parser reads it.
+
+    space  = option ("|" option)*          steps in order
+    option = step | "{" space, space "}"   one of several
+    step   = name | name(value, ..., name=value, ...)
+    value  = number | "text" | name | name(...) | True | False | None | "{" value, value "}"
+
+A space without braces is a recipe; every choice of one item from each brace is one recipe of the space.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import MISSING
+from itertools import product
+from typing import Any
+
+from .errors import LissomError, unknown
+from .menu import Menu, menu
+from .method import Method, ordered
+from .step import Step
+
+MOST = 10_000  # recipes in one space; more is a slip of the keyboard
+
+
+class Recipe:
+    """Steps in order, read from text such as `train(30) | prune(0.5) | quantize(8)`.
+
+    >>> str(Recipe("train(3)|prune(.5, by='l1')"))
+    'train(3) | prune(0.5)'
+    """
+
+    def __init__(self, text: str | tuple[Step, ...]) -> None:
+        if isinstance(text, str):
+            found = list(Space(text))
+            if len(found) != 1:
+                raise LissomError(f"recipe: {text!r} holds {len(found)} recipes; one is wanted")
+            text = found[0].steps
+        self.steps: tuple[Step, ...] = text
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.steps))
+
+    def __repr__(self) -> str:
+        return f"Recipe({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.steps == other.steps
+
+    def __hash__(self) -> int:
+        return hash(self.steps)
+
+    def keys(self, root: str) -> list[str]:
+        """Return the key of every prefix, given the key of the network before the first step."""
+        keys = []
+        for step in self.steps:
+            root = step.key(root)
+            keys.append(root)
+        return keys
+
+    def check(self) -> None:
+        """Raise if a step cannot follow those before it."""
+        for place, step in enumerate(self.steps):
+            reason = step.refuses(self.steps[:place])
+            if reason:
+                raise LissomError(f"recipe: step {place + 1}, {step}: {reason}")
+
+
+class Space:
+    """All recipes that a text with `{sets}` stands for; each is checked when the space is made.
+
+    >>> [str(r) for r in Space('prune({0.3, 0.5}) | quantize(8)')]
+    ['prune(0.3) | quantize(8)', 'prune(0.5) | quantize(8)']
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        if not text.strip():
+            raise LissomError("recipe: it is empty; an example: train(10) | prune(0.5) | quantize(8)")
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+        except SyntaxError as error:
+            column = error.offset or 1
+            raise LissomError(f"recipe: cannot be read at column {column}: {_around(text.strip(), column)}") from None
+        except (ValueError, RecursionError, MemoryError):
+            raise LissomError("recipe: cannot be read; an example: train(10) | prune(0.5)") from None
+        unique: dict[Recipe, None] = {}
+        try:
+            for steps in _sequences(tree):
+                unique.setdefault(Recipe(steps))
+                if len(unique) > MOST:
+                    raise LissomError(f"recipe: the space holds more than {MOST} recipes")
+        except RecursionError:
+            raise LissomError("recipe: it is nested too deeply") from None
+        self.recipes = tuple(unique)
+        for recipe in self.recipes:
+            recipe.check()
+
+    def __iter__(self) -> Iterator[Recipe]:
+        return iter(self.recipes)
+
+    def __len__(self) -> int:
+        return len(self.recipes)
+
+
+def method_from_text(text: str, folder: Menu, where: str) -> Method:
+    """Build one method of a folder from text such as `percentile(0.999)`; sets are not allowed in it."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        raise unknown(where, folder.word, text, folder) from None
+    found = list(_methods(tree, folder, where))
+    if len(found) != 1:
+        raise LissomError(f"{where}: one {folder.word} is wanted; {text!r} was given")
+    return found[0]
+
+
+def methods_from_text(text: str, folder: Menu, where: str) -> list[Method]:
+    """Build the methods of a comma-separated list such as `onnxruntime,openvino`."""
+    try:
+        tree = ast.parse(f"({text.strip()},)", mode="eval").body
+    except (SyntaxError, ValueError):
+        raise LissomError(f"{where}: cannot read {text!r}; an example: {', '.join(folder)}") from None
+    assert isinstance(tree, ast.Tuple)
+    return [method for item in tree.elts for method in _methods(item, folder, where)]
+
+
+def _sequences(node: ast.expr) -> Iterator[tuple[Step, ...]]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        for left in _sequences(node.left):
+            for right in _sequences(node.right):
+                yield left + right
+    elif isinstance(node, ast.Set):
+        for option in node.elts:
+            yield from _sequences(option)
+    else:
+        for step in _methods(node, menu("steps"), "recipe"):
+            assert isinstance(step, Step)
+            yield (step,)
+
+
+def _methods(node: ast.expr, folder: Menu, where: str) -> Iterator[Method]:
+    if isinstance(node, ast.Name):
+        name, call = node.id, None
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name, call = node.func.id, node
+    else:
+        raise LissomError(f"{where}: a {folder.word} is wanted, as in {next(iter(folder))}(...); "
+                          f"'{ast.unparse(node)}' was given")
+    if name not in list(folder):
+        raise unknown(where, folder.word, name, folder)
+    method = folder[name]
+    for values in _settings(call, method):
+        yield method(**values)
+
+
+def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str, Any]]:
+    names = [f.name for f in ordered(method)]
+    placed = [f.name for f in ordered(method) if not f.kw_only]
+    given: dict[str, list[Any]] = {}
+    if call is not None:
+        if len(call.args) > len(placed):
+            raise LissomError(f"{method.name()}: {len(call.args)} settings were given without a name; it takes "
+                              f"{len(placed)}: {', '.join(placed) or 'none'}")
+        pairs = [*zip(placed, call.args, strict=False), *((k.arg or "**", k.value) for k in call.keywords)]
+        for name, node in pairs:
+            if name not in names:
+                raise unknown(method.name(), "setting", name, names)
+            if name in given:
+                raise LissomError(f"{method.name()}: '{name}' is given twice")
+            given[name] = list(_values(node, f"{method.name()}({name}=...)"))
+    for f in ordered(method):
+        if f.default is MISSING and f.name not in given:
+            raise LissomError(f"{method.name()}: '{f.name}' is missing: {f.metadata.get('help')}")
+    for choice in product(*given.values()):
+        yield dict(zip(given, choice, strict=True))
+
+
+def _values(node: ast.expr, where: str) -> Iterator[Any]:
+    if isinstance(node, ast.Set):
+        for item in node.elts:
+            yield from _values(item, where)
+    elif isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, (int, float, str, bool))):
+        yield node.value
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        for value in _values(node.operand, where):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise LissomError(f"{where}: '{ast.unparse(node)}' is not a value")
+            yield -value if isinstance(node.op, ast.USub) else value
+    elif isinstance(node, ast.Name) or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        yield ast.unparse(node)  # by=bn is by="bn"; the setting's menu or type judges it
+    else:
+        raise LissomError(f"{where}: '{ast.unparse(node)}' is not a value; a number, a text in quotes "
+                          "or a {set} of them fits")
+
+
+def _around(text: str, column: int) -> str:
+    start = max(0, column - 12)
+    return f"'{text[start:column - 1]}' then '{text[column - 1:column + 12]}'"

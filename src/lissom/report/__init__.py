@@ -1,0 +1,1 @@
+"""Show what was measured: live, as a table, as a page."""

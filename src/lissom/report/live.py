@@ -1,0 +1,49 @@
+"""Progress while a run goes on: bars on a terminal, plain lines elsewhere, always on standard error."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+if TYPE_CHECKING:
+    from ..fit import Progress
+
+
+class Live:
+    """Tell what happens; `quiet` keeps to plain lines, for scripts."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.plain = quiet or not self.console.is_terminal
+        self.bars = Bars(TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"),
+                         TimeRemainingColumn(), console=self.console, transient=True)
+        self.bar = None if self.plain else self.bars.add_task("", facts="", visible=False)
+
+    def __enter__(self) -> Live:
+        if not self.plain:
+            self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.plain:
+            self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if self.bar is not None:
+            self.bars.update(self.bar, visible=False)
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def watch(self, now: Progress) -> None:
+        """Show where training is: epoch, loss, accuracy, images per second and time left."""
+        facts = f"loss {now.loss:.3f}  top-1 {now.top1:.3f}  {now.images_per_s:,.0f} img/s"
+        if self.bar is not None:
+            self.bars.update(self.bar, description=f"epoch {now.epoch}/{now.epochs}", completed=now.done, total=now.total,
+                             facts=facts, visible=True)
+        elif now.done % max(1, now.total // now.epochs) == 0:
+            left = (now.total - now.done) * now.seconds_per_step
+            self.console.print(f"  epoch {now.epoch}/{now.epochs}  {facts}  {left:.0f} s left", soft_wrap=True, markup=False)

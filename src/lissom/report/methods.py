@@ -1,0 +1,47 @@
+"""The methods of each menu with their settings, as `lissom list` and the docs show them."""
+
+from __future__ import annotations
+
+from inspect import getdoc
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import unknown
+from ..menu import WORDS, menu
+from ..method import settings_of
+
+
+def method_rows(folder: str = "", name: str = "") -> list[dict[str, Any]]:
+    """Return one row for each method of a menu, of all menus, or for the one that is named."""
+    if folder and folder not in WORDS and not name:
+        name, folder = folder, next((f for f in WORDS if folder in list(menu(f))), "")
+        if not folder:
+            raise unknown("list", "menu or method", name, [*WORDS, *(n for f in WORDS for n in menu(f))])
+    rows = []
+    for place in [folder] if folder else WORDS:
+        for found in [name] if name else menu(place):
+            method = menu(place)[found]
+            settings = [{"name": s.name, "type": s.kind, "default": s.default, "required": s.required, "bounds": s.bounds,
+                         "help": s.help} for s in settings_of(method)]
+            rows.append({"menu": place, "name": found, "does": getdoc(method) or "", "settings": settings})
+    return rows
+
+
+def print_methods(rows: list[dict[str, Any]], long: bool = False) -> None:
+    """Print methods to the terminal; `long` adds the whole description."""
+    console, place = Console(highlight=False), ""
+    for row in rows:
+        if row["menu"] != place:
+            place = row["menu"]
+            console.print(f"\n[bold]{place}[/bold]")
+        console.print(f"  [bold]{row['name']}[/bold]  {row['does'].splitlines()[0]}", soft_wrap=True)
+        if long:
+            console.print("\n" + "\n".join("  " + line for line in row["does"].splitlines()[1:]).rstrip(), markup=False)
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 4))
+        for s in row["settings"]:
+            default = "required" if s["required"] else f"= {s['default']!r}"
+            table.add_row(s["name"], s["type"].replace("[", r"\["), default, s["bounds"], s["help"])
+        if row["settings"]:
+            console.print(table)

@@ -1,0 +1,146 @@
+"""Write a network as two files and read it back: structure.json and model.safetensors, no pickle.
+
+The structure says only what surgery may have changed: which layers are of another class now, their
+widths and settings. Everything else comes from building the network afresh.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import LissomError
+from .surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
+
+FORMAT = 1
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
+                                       "QuantizedLinear": QuantizedLinear}
+
+
+def structure_of(model: nn.Module) -> dict[str, Any]:
+    """Return what has to be known, beside how to build the network, to rebuild `model`."""
+    layers: dict[str, Any] = {}
+    for name, layer in model.named_modules():
+        facts: dict[str, Any] = {key: getattr(layer, key) for key in (*WIDTHS, "kept")
+                                 if hasattr(layer, key) and isinstance(getattr(layer, key), (int, list))}
+        if type(layer).__name__ in CLASSES:
+            facts["class"] = type(layer).__name__
+        if isinstance(layer, (QuantizedConv2d, QuantizedLinear)):
+            facts["settings"] = layer.settings()
+        if facts:
+            layers[name] = facts
+    found: dict[str, Any] = {"format": FORMAT, "layers": layers}
+    if isinstance(model, Quantized):
+        found["sites"] = model.description()
+    return found
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and persistent buffer once, by its first name."""
+    kept = set(model.state_dict(keep_vars=True))
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value.detach() for name, value in named if name in kept}
+
+
+def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = None) -> None:
+    """Write `model` into a folder as structure.json and model.safetensors.
+
+    `build` says how to build the network afresh, for those who load it by key alone.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        structure = {**structure_of(model), "build": build,
+                     "buffers": sorted(name for name, _ in model.named_buffers())}
+        (folder / "structure.json").write_text(json.dumps(structure, indent=1))
+        tensors = {name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()}
+        save_file(tensors, folder / "model.safetensors")
+    except OSError as error:
+        raise LissomError(f"save: {folder} cannot be written ({error})") from None
+    except Exception as error:  # safetensors reports a full disk as an exception of its own
+        if "os error" in str(error).lower() or "i/o" in str(error).lower():
+            raise LissomError(f"save: {folder} cannot be written ({error})") from None
+        raise
+
+
+def read_structure(folder: Path) -> dict[str, Any]:
+    """Read structure.json; raise LissomError if it is missing, broken or of another format."""
+    try:
+        structure = json.loads((folder / "structure.json").read_text())
+    except (OSError, ValueError) as error:
+        raise LissomError(f"load: {folder} holds no readable structure.json ({error})") from None
+    if not isinstance(structure, dict) or structure.get("format") != FORMAT:
+        raise LissomError(f"load: {folder}/structure.json is not of format {FORMAT}")
+    return structure
+
+
+def restore(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Turn a freshly built network into the one that was saved in `folder`, bit-equal, in eval mode."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    structure = read_structure(folder)
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
+    if "sites" in structure:
+        model = Quantized(model, structure["sites"])
+    layers = dict(model.named_modules(remove_duplicate=False))
+    for name, facts in structure["layers"].items():
+        if name not in layers:
+            raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?")
+        _reshape(model, name, layers[name], facts)
+    _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
+    return model.eval()
+
+
+def _reshape(model: nn.Module, name: str, layer: nn.Module, facts: dict[str, Any]) -> None:
+    kind = facts.get("class")
+    if kind == "Identity":
+        if not isinstance(layer, nn.Identity):
+            for owner in [m for m in model.modules() if layer in m.children()]:
+                for key, child in list(owner.named_children()):
+                    if child is layer:
+                        setattr(owner, key, nn.Identity())
+        return
+    if kind and type(layer).__name__ != kind:
+        layer.__class__ = CLASSES[kind]
+    for key, value in (*facts.get("settings", {}).items(), *((k, facts[k]) for k in (*WIDTHS, "kept") if k in facts)):
+        setattr(layer, key, value)
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where: str) -> None:
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for layer in model.modules():
+        for key, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append((layer, key))
+    for name, value in tensors.items():
+        path, _, key = name.rpartition(".")
+        try:
+            layer = model.get_submodule(path)
+        except AttributeError:
+            raise LissomError(f"{where}: the network built has no place for '{name}'") from None
+        now = getattr(layer, key, None)
+        if isinstance(now, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
+            now.data.copy_(value)
+        elif name in buffers:
+            layer.register_buffer(key, value)
+        else:
+            fresh = nn.Parameter(value, requires_grad=value.is_floating_point())
+            for owner, alias in owners.get(id(now), [(layer, key)]) if now is not None else [(layer, key)]:
+                owner.register_parameter(alias, fresh)
+    left = set(tensors_of(model)) - set(tensors)
+    if left:
+        raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; was the network built the same way?")
+
+

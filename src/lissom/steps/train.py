@@ -1,0 +1,55 @@
+"""Train on the labels."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ..method import arg
+from ..step import Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..context import Context
+    from ..fit import Pace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning(Step):
+    """The settings that every step which learns has, each given by name."""
+
+    learning: ClassVar[bool] = True
+
+    lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.2, above=0, high=10)
+    batch: int = arg("images in a batch", 128, low=1, high=65_536)
+    schedule: Literal["onecycle", "cosine", "step", "constant"] = arg("how the learning rate moves", "onecycle")
+    momentum: float = arg("momentum of SGD", 0.9, low=0, below=1)
+    decay: float = arg("weight decay; batch-norm and biases are spared", 5e-4, low=0, below=1)
+    clip: float | None = arg("largest norm of the gradient, None for no limit", None, above=0)
+    cutout: int = arg("side in pixels of a square hidden in each image, 0 for none", 0, low=0)
+
+    def pace(self, epochs: int, smoothing: float = 0.0) -> Pace:
+        """Return the settings in the form that `fit` takes."""
+        from ..fit import Pace
+
+        return Pace(epochs, self.lr, self.batch, self.schedule, self.momentum, self.decay, smoothing,
+                    self.clip, self.cutout)
+
+
+@dataclass(frozen=True)
+class Train(Learning):
+    """Minimise the task's loss by SGD with Nesterov momentum; what surgery left in the network stays.
+
+    loss = cross_entropy(network(images), labels), or the task's own.
+    Batches are cropped by an eighth of the image, mirrored where the data allows it, and normalised.
+    Source: Sutskever et al. 2013, On the importance of initialization and momentum in deep learning.
+    """
+
+    epochs: int = arg("how often the training data is seen", low=1, high=100_000)
+    _: KW_ONLY
+    smoothing: float = arg("label smoothing, the share given to all classes alike", 0.0, low=0, below=1)
+
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        ctx.learn(model, self.pace(self.epochs, self.smoothing))
+        return model

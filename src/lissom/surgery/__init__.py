@@ -1,0 +1,1 @@
+"""Change the layers of a network: what is coupled, how it is cut, folded, quantized and counted."""

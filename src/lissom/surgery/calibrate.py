@@ -1,0 +1,121 @@
+"""Watch a network run on real images: where values are made, who reads them, and between what bounds they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .quantized import PASSES, Sites
+
+SAMPLE = 1 << 16  # values kept of each site and batch
+
+
+@dataclass
+class Seen:
+    """What was seen at a site: the bounds over all images, and an even sample of the values."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+    parts: list[Tensor] = field(default_factory=list)
+
+    def add(self, x: Tensor) -> None:
+        """Take in the values of one batch."""
+        flat = x.detach().float().flatten()
+        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        self.parts.append(flat[:: max(1, len(flat) // SAMPLE)].clone())
+
+    def values(self) -> Tensor:
+        """Return the sample as one vector."""
+        return torch.cat(self.parts)
+
+
+@dataclass
+class Wiring:
+    """Which site's grid each site uses, and which site's values each layer reads."""
+
+    sites: dict[str, str]
+    inputs: dict[str, str | None]  # layer -> site
+
+
+def wiring(network: nn.Module, images: Tensor) -> Wiring:
+    """Decide which activations need a grid, from one forward pass.
+
+    Everything computed is rounded, save what only a ReLU reads (the two are one operation in integers) and
+    what the network returns. Max-pooling chooses among values and so keeps the grid of its input.
+    """
+    weights = {id(layer.weight): name for name, layer in network.named_modules()
+               if isinstance(layer, (nn.Conv2d, nn.Linear))}
+    source: dict[int, str] = {id(images): "input"}
+    readers: dict[str, list[str]] = {"input": []}
+    alive: list[Any] = [images]
+    pools: dict[str, str] = {}
+    layers: dict[str, list[str | None]] = {}
+
+    def read(args: tuple[Any, ...], reader: str) -> list[str]:
+        flat = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
+        found = [source[id(a)] for a in flat if isinstance(a, Tensor) and id(a) in source]
+        for site in found:
+            readers[site].append(reader)
+        return found
+
+    def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        kind = name.rstrip("0123456789")
+        found = read(args, kind)
+        weight = args[1] if kind in ("conv", "linear") and len(args) > 1 else None
+        if id(weight) in weights:
+            layers.setdefault(weights[id(weight)], []).append(source.get(id(args[0])))
+        if kind == "maxpool" and found:
+            pools[name] = found[0]
+        if id(out) in source:  # an operation in place: a name of its own for the result
+            out = out.view_as(out)
+        source[id(out)] = name
+        readers[name] = []
+        alive.extend([args, out])
+        return out
+
+    def passed(func: Any, args: tuple[Any, ...], out: Any) -> None:
+        alive.extend([args, out])
+        outs = [o for o in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(o, Tensor)]
+        if not outs or not isinstance(args[0] if args else None, Tensor):
+            return
+        if func in PASSES and id(args[0]) in source:
+            for o in outs:
+                source.setdefault(id(o), source[id(args[0])])
+        elif outs[0].is_floating_point():
+            read(args, getattr(func, "__name__", "?"))
+
+    with torch.no_grad(), Sites(visit, passed):
+        result = network.eval()(images)
+    ends = {source.get(id(t)) for t in (result if isinstance(result, (list, tuple)) else [result])}
+    sites: dict[str, str] = {}
+    for name, by in readers.items():
+        kind = name.rstrip("0123456789")
+        if name in ends or (by == ["relu"] and kind in ("conv", "linear", "add", "norm")):
+            continue
+        sites[name] = sites.get(pools[name], name) if name in pools else name
+    single = {layer: found[0] if len(set(found)) == 1 else None for layer, found in layers.items()}
+    return Wiring(sites, {layer: site if site in sites else None for layer, site in single.items()})
+
+
+def observed(network: nn.Module, batches: Sequence[Tensor], sites: dict[str, str]) -> dict[str, Seen]:
+    """Run `network` on calibration batches (n c h w) and return what was seen at each site with its own grid."""
+    seen = {name: Seen() for name, own in sites.items() if name == own}
+
+    def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
+        if name in seen:
+            seen[name].add(out)
+        return out
+
+    with torch.no_grad():
+        for images in batches:
+            if "input" in seen:
+                seen["input"].add(images)
+            with Sites(visit):
+                network.eval()(images)
+    return seen
+
+

@@ -1,0 +1,54 @@
+"""Count parameters and multiply-adds, of the whole and of each layer.
+
+One convention everywhere: a multiply-add (MAC) is one multiplication with its addition in a convolution, linear
+layer or other matrix product, for one image; biases, normalisation and activations are not counted. Parameters
+are all learned numbers, batch-norm's included, shared ones once. PyTorch's own counter does the counting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def parameters(model: nn.Module) -> int:
+    """Return the number of learned numbers."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Return the multiply-adds of each layer on one image of `example` (n c h w); "" is the whole."""
+    mode, counter = model.training, FlopCounterMode(display=False)
+    model.eval()
+    with torch.no_grad(), counter:
+        model(example[:1])
+    model.train(mode)
+    counts = counter.get_flop_counts()
+    root = type(model).__name__
+    found = {"": sum(counts.get("Global", {}).values()) // 2}
+    for name, flops in counts.items():
+        if name != "Global":
+            found[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
+    return found
+
+
+def macs(model: nn.Module, example: Tensor) -> int:
+    """Return the multiply-adds of one image."""
+    return layer_macs(model, example)[""]
+
+
+def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
+    """Return one row for each layer that holds parameters: name, kind, outputs, parameters, macs."""
+    counts = layer_macs(model, example)
+    rows = []
+    for name, layer in model.named_modules():
+        own = sum(p.numel() for p in layer.parameters(recurse=False))
+        if own:
+            weight = getattr(layer, "weight", None)
+            outputs = int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim else None
+            rows.append({"name": name.removeprefix("network."), "kind": type(layer).__name__, "outputs": outputs,
+                         "params": own, "macs": counts.get(name, 0)})
+    return rows

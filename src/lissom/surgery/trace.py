@@ -1,0 +1,85 @@
+"""Record the operations of one real forward pass, whatever Python code makes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class Op:
+    """One aten operation: its arguments as they were, and what it returned."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...]
+    result: Any
+
+    @property
+    def name(self) -> str:
+        """The name without namespace and overload: `convolution`, `native_batch_norm`."""
+        return str(self.func.overloadpacket.__name__)
+
+    def inputs(self) -> Iterator[Tensor]:
+        """Yield every tensor among the arguments."""
+        yield from _tensors((self.args, list(self.kwargs.values())))
+
+
+@dataclass
+class Trace:
+    """The operations of a forward pass, in order. Tensors are kept alive, so that their ids stay theirs."""
+
+    inputs: tuple[Tensor, ...]
+    ops: list[Op] = field(default_factory=list)
+    outputs: tuple[Tensor, ...] = ()
+    names: dict[int, str] = field(default_factory=dict)  # id of a parameter or buffer -> its name
+
+    def uses(self) -> Counter[int]:
+        """Return how often each tensor is read, being returned counted as a reading."""
+        read = Counter(id(t) for op in self.ops for t in op.inputs())
+        read.update(id(t) for t in self.outputs)
+        return read
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.trace.ops.append(Op(func, args, kwargs or {}, tuple(_tensors(result)), result))
+        return result
+
+
+def traced(model: nn.Module, example: Tensor) -> Trace:
+    """Run `model` in eval mode on the first item of `example` (n ...) and record its operations."""
+    one = example[:1].detach().clone()
+    trace = Trace((one,))
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        trace.names[id(value)] = name
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), _Recorder(trace):
+            trace.outputs = tuple(_tensors(model(one)))
+    finally:
+        model.train(mode)
+    return trace
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

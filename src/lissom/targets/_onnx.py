@@ -1,0 +1,75 @@
+"""One ONNX file for every runtime that reads ONNX: float, or quantized with Q/DQ nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LissomError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPSET = 21  # the first whose Q/DQ operators are the ones quantized.py writes
+
+
+def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+    """Write `model`, which takes (n, *shape), as ONNX with a dynamic batch and `facts` as metadata.
+
+    Input 'images' and output 'outputs'; each fact that is no text is written as JSON. The file is checked by
+    onnx.checker. Raises LissomError when the network cannot be exported.
+    """
+    import onnx
+    import torch
+
+    from ..surgery.quantized import Quantized
+
+    model = copy.deepcopy(model).cpu().eval()
+    for layer in model.modules():
+        if isinstance(layer, Quantized):
+            layer.freeze_integers()
+    example = torch.zeros(2, *shape)
+    try:
+        with warnings.catch_warnings(), quiet(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                                        input_names=["images"], output_names=["outputs"],
+                                        dynamic_shapes=({0: torch.export.Dim("batch")},))
+        assert program is not None
+        proto = program.model_proto
+    except Exception as error:  # the exporter raises whatever its passes raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LissomError(f"export: the ONNX exporter cannot convert this network: {first}") from error
+    onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+    proto.producer_name = "lissom"
+    for node in proto.graph.node:  # the exporter notes source lines, which name paths of this machine
+        del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, str(path))
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """Read the metadata of an ONNX file."""
+    import onnx
+
+    return {p.key: p.value for p in onnx.load(str(path), load_external_data=False).metadata_props}
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Keep the exporter's progress prints and log lines off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,72 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ._target import Fused, Run, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+INTEGER = {"QLinearConv", "QGemm", "QLinearMatMul", "QLinearAdd", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
+           "DynamicQuantizeMatMul"}
+FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "NhwcFusedConv"}
+
+
+@dataclass(frozen=True)
+class Onnxruntime(Target):
+    """Run the ONNX file in ONNX Runtime's CPU provider, all graph optimisations on.
+
+    Source: https://onnxruntime.ai
+    """
+
+    ending: ClassVar[str] = "onnx"
+
+    def missing(self) -> str | None:
+        return None if find_spec("onnxruntime") else "ONNX Runtime is not installed: pip install onnxruntime"
+
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+        from ._onnx import export_onnx
+
+        export_onnx(model, path, shape, facts)
+
+    def load(self, path: Path, threads: int) -> Run:
+        session = _session(path, threads)
+        name = session.get_inputs()[0].name
+
+        def run(images: np.ndarray) -> np.ndarray:
+            found: np.ndarray = session.run(None, {name: images})[0]
+            return found
+        return run
+
+    def fused(self, path: Path) -> Fused | None:
+        """Count from the graph that ONNX Runtime runs, as it writes it down after its optimisations."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            _session(path, 1, optimised)
+            graph = onnx.load(str(optimised)).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        done = [n for n in graph.node if n.op_type in INTEGER]
+        rest = [n.name or n.output[0] for n in graph.node if n.op_type in FLOAT
+                and not (n.op_type == "Add" and any(name in constants for name in n.input))]
+        return Fused(len(done), len(done) + len(rest), tuple(rest))
+
+
+def _session(path: Path, threads: int, optimised: Path | None = None) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+        options.log_severity_level = 4
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,63 @@
+"""PyTorch itself, from a file that needs no model code."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import LissomError
+from ._target import Run, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Torch(Target):
+    """Run the network in PyTorch, eagerly, from a torch.export file; quantized layers are simulated in float.
+
+    Source: https://docs.pytorch.org/docs/stable/export.html
+    """
+
+    ending: ClassVar[str] = "pt2"
+
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+        import torch
+
+        from ..surgery.quantized import Quantized
+
+        model = copy.deepcopy(model).cpu().eval()
+        for layer in list(model.modules()):
+            if isinstance(layer, Quantized):
+                layer.freeze_weights()
+        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(model, (torch.zeros(2, *shape),),
+                                              dynamic_shapes=({0: torch.export.Dim("batch")},))
+                torch.export.save(program, path, extra_files={"lissom.json": json.dumps(text)})
+        except OSError:
+            raise
+        except Exception as error:  # torch.export raises whatever the network's code or its passes raise
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise LissomError(f"export: torch.export cannot convert this network: {first}") from error
+
+    def load(self, path: Path, threads: int) -> Run:
+        import torch
+
+        torch.set_num_threads(threads)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = torch.export.load(path).module()
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                found: np.ndarray = network(torch.from_numpy(images)).numpy()
+            return found
+        return run

@@ -1,0 +1,248 @@
+"""What a user brings: how to build the network, the data, the loss and the scores of merit."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import LissomError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .data.data import Data
+    from .fit import Term
+
+Score = Callable[["Tensor", "Tensor"], float]  # outputs, labels of a whole split -> a number, more is better
+
+
+def top1(outputs: Tensor, labels: Tensor) -> float:
+    """Return the share of images (n classes) whose largest output is that of their label (n)."""
+    return float((outputs.argmax(1) == labels).float().mean())
+
+
+@dataclass
+class Task:
+    """A network to compress and what it is for.
+
+    `build` makes the network afresh, the same layers each time. `loss` takes (network, Batch) and returns a scalar,
+    cross-entropy if None. The first of `scores` is the one that tables and choices use. `source` names, with the
+    fingerprint of the data, what networks of this task are stored under: change it when `build` changes.
+    """
+
+    build: Callable[[], nn.Module]
+    data: Data
+    name: str = "model"
+    source: str = ""
+    loss: Term | None = None
+    scores: dict[str, Score] = field(default_factory=lambda: {"top1": top1})
+    teacher: Callable[[], nn.Module] | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, data: Data, *, weights: str | None = None) -> Task:
+        """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
+
+        `model`: a built-in such as resnet20, torchvision:NAME, package.module:factory or path/to/file.py:factory.
+        The factory is given `num_classes` and `in_channels` if it takes them.
+        """
+        factory, source = factory_of(model)
+        wanted = {"num_classes": len(data.classes), "in_channels": data.channels}
+        takes = inspect.signature(factory).parameters if callable(factory) else {}
+        anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        given = {k: v for k, v in wanted.items() if k in takes or (anything and k == "num_classes")}
+
+        def build() -> nn.Module:
+            made = factory(**given)
+            if weights:
+                load_weights(made, weights)
+            return made
+
+        if weights:
+            source += " " + file_mark(weights)
+        return cls(build, data, model, f"{source} {given}", spec={"model": model, **given})
+
+    def root(self, seed: int) -> str:
+        """Return the key of the network before the first step."""
+        facts = (self.name, self.source, self.data.fingerprint, sorted(self.scores), seed)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+    def fresh(self, seed: int = 0) -> nn.Module:
+        """Build the network with weights drawn from `seed`, in eval mode."""
+        import torch
+        from torch import nn
+
+        torch.manual_seed(seed)
+        try:
+            model = self.build()
+        except LissomError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise LissomError(f"model {self.name}: building it raised {type(error).__name__}: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise LissomError(f"model {self.name}: building it returned a {type(model).__name__}, not a torch.nn.Module")
+        return model.eval()
+
+    def check(self) -> None:
+        """Run a fresh network on two images, as in inference and as in training, and look at what comes out."""
+        import torch
+
+        model, images, classes = self.fresh(), self.data.example(2), len(self.data.classes)
+        for training in (False, True):
+            model.train(training)
+            try:
+                with torch.no_grad():
+                    out = model(images)
+            except Exception as error:  # the user's own code may raise anything
+                raise LissomError(f"model {self.name}: it raised {type(error).__name__} on images of shape "
+                                  f"{tuple(images.shape)}: {str(error).strip().splitlines()[0]}") from error
+            if self.loss is None and (not isinstance(out, torch.Tensor) or tuple(out.shape) != (len(images), classes)):
+                what = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+                raise LissomError(f"model {self.name}: it returns {what} for {len(images)} images; (batch, classes) = "
+                                  f"({len(images)}, {classes}) is wanted{' in training too' if training else ''}")
+
+
+def check_model_spec(spec: str) -> None:
+    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, package.module:factory or file.py:factory."""
+    from .models import check_name
+
+    place, colon, name = spec.rpartition(":")
+    if not colon:
+        check_name(spec)
+    elif not place or not name:
+        raise LissomError(f"model: {spec!r}: wanted torchvision:NAME, package.module:factory or path/to/file.py:factory")
+    elif place.endswith(".py") and not Path(place).is_file():
+        raise LissomError(f"model: there is no file {place}")
+
+
+def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
+    """Return what builds the network named by `spec`, and a text that changes when its source does."""
+    check_model_spec(spec)
+    place, _, name = spec.rpartition(":")
+    if not place:
+        from .models import factory
+
+        return factory(name), spec
+    if place == "torchvision":
+        from torchvision.models import get_model_builder, list_models
+
+        try:
+            return get_model_builder(name), spec
+        except ValueError:
+            close = nearest(name, list_models())
+            raise LissomError(f"model: torchvision has no '{name}'" + (f"; did you mean '{close}'?" if close else "")) from None
+    return loaded(place, name, "model")
+
+
+def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
+    """Import `name` from a module or a .py file; return it with a text that changes when the file does."""
+    try:
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            if str(path.parent) not in sys.path:
+                sys.path.insert(0, str(path.parent))
+            found = importlib.util.spec_from_file_location(f"lissom_user_{path.stem}", path)
+            assert found is not None and found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            sys.modules[found.name] = module
+            found.loader.exec_module(module)
+        else:
+            if "" not in sys.path:
+                sys.path.insert(0, "")
+            module = importlib.import_module(place)
+    except Exception as error:  # the user's own code may raise anything
+        raise LissomError(f"{what}: importing {place} raised {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        close = nearest(name, dir(module))
+        raise LissomError(f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else ""))
+    file = Path(module.__file__) if getattr(module, "__file__", None) else None
+    mark = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file and file.is_file() else ""
+    return getattr(module, name), f"{place}:{name} {mark}"
+
+
+def teacher_from(text: str, task: Task) -> nn.Module:
+    """Build the teacher in a weight file: the task's own kind of network, or another, as `MODEL=FILE`."""
+    model, _, path = text.rpartition("=")
+    return Task.of(model or task.name, task.data, weights=path).fresh()
+
+
+def build_from(spec: dict[str, Any], where: str) -> nn.Module:
+    """Build a network afresh from what an entry of the store says of it."""
+    if "task" in spec:
+        return own_task(spec["task"]).fresh()
+    if "model" not in spec:
+        raise LissomError(f"load: {where} does not say how its network is built; give the network as `model`")
+    factory, _ = factory_of(spec["model"])
+    return factory(**{k: v for k, v in spec.items() if k != "model"})
+
+
+def file_mark(path: str) -> str:
+    """Return a text that changes when the file's content does."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise LissomError(f"weights: {path} cannot be read ({error.strerror})") from None
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a state dict (.pt, .pth or .safetensors) into `model`: all of it, or nothing and an error.
+
+    A .pt file is read with weights_only, which runs no code from it.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path) if path.endswith(".safetensors") else \
+            torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise LissomError(f"weights: {path} holds more than tensors and would run code when read; save "
+                          "model.state_dict(), better still as .safetensors") from None
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        raise LissomError(f"weights: {path} cannot be read ({str(error).splitlines()[0]})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    own = model.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise LissomError(f"weights: {path} is not a state dict: names with tensors")
+    wrong = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
+             for k in own if k in state and own[k].shape != state[k].shape]
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in own]
+    problems = [f"{what} ({len(keys)}): {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}" for what, keys in
+                (("missing from the file", missing), ("not in the network", extra), ("other shapes", wrong)) if keys]
+    if problems:
+        raise LissomError(f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}")
+    model.load_state_dict(state, strict=False)
+
+
+def own_task(spec: str) -> Task:
+    """Load the task in `file.py:name`: a Task, or a function without arguments that returns one."""
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place.endswith(".py"):
+        raise LissomError(f"task: {spec!r} was given; file.py:name is wanted")
+    if not Path(place).is_file():
+        raise LissomError(f"task: there is no file {place}")
+    found, source = loaded(place, name, "task")
+    if not isinstance(found, Task) and callable(found):
+        try:
+            found = found()
+        except LissomError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise LissomError(f"task: {spec} raised {type(error).__name__}: {error}") from error
+    if not isinstance(found, Task):
+        raise LissomError(f"task: {spec} is a {type(found).__name__}; a lissom.Task is wanted")
+    found.source, found.spec = f"{source} {found.source}", {"task": spec}
+    return found
