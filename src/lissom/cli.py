@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,14 +85,15 @@ def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resn
     from .plan import tree
     from .store import Store
 
-    rows = [{"seed": seed, "key": n.key, "step": n.step, "depth": n.depth, "done": n.done, "recipe_ends": n.last}
-            for seed in numbers for n in tree(space, brought.root(seed), Store(store))]
+    rows: list[dict[str, Any]] = [
+        {"seed": seed, "key": n.key, "step": n.step, "depth": n.depth, "done": n.done, "recipe_ends": n.last}
+        for seed in numbers for n in tree(space, brought.root(seed), Store(store))]
     if json:
         typer.echo(jsons.dumps(rows, indent=1))
         return
     for row in rows:
         mark = "done" if row["done"] else "to run"
-        typer.echo(f"{row['key']}  {mark:7} {'  ' * int(row['depth'])}{row['step']}")
+        typer.echo(f"{row['key']}  {mark:7} {'  ' * row['depth']}{row['step']}")
     left = sum(not row["done"] for row in rows)
     typer.echo(f"{len(space) * len(numbers)} recipes, {len(rows)} steps: {len(rows) - left} done, {left} to run")
 
@@ -148,7 +149,8 @@ def export(key: Annotated[str, typer.Argument(help="A key of the store, or its b
 @app.command()
 def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, or files.")],
           to: Targets = "onnxruntime", batch: Annotated[int, typer.Option("--batch", help="Images at once.", min=1)] = 1,
-          threads: Threads = 1, size: Size = None, channels: Channels = None, store: Place = STORE, json: Json = False) -> None:
+          threads: Threads = 1, size: Size = None, channels: Channels = None, store: Place = STORE,
+          json: Json = False) -> None:
     """Time networks or files in a runtime, in turns, a fresh process each."""
     from .bench.files import bench_things
     from .report.table import print_bench

@@ -18,7 +18,7 @@ from .data.data import CPU
 from .errors import LissomError
 from .evaluate import network_outputs, scored
 from .fit import Progress
-from .measure import measure
+from .measure import measure, silent
 from .plan import targets_of
 from .recipe import Recipe, Space
 from .snapshot import read_structure, restore, save
@@ -39,7 +39,7 @@ class Run:
     store: Store
     device: torch.device = CPU
     seed: int = 0
-    say: Callable[[str], None] = lambda text: None
+    say: Callable[[str], None] = silent
     watch: Callable[[Progress], None] | None = None
 
     def recipe(self, recipe: Recipe) -> list[str]:
@@ -146,7 +146,7 @@ def name_of(recipe: Recipe, place: int) -> str:
 
 def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".lissom", *,
         targets: str | Iterable[Target] = (), seeds: Sequence[int] = (0,), threads: int = 1, device: str = "",
-        bake: bool = False, teacher: str | None = None, say: Callable[[str], None] = lambda text: None,
+        bake: bool = False, teacher: str | None = None, say: Callable[[str], None] = silent,
         watch: Callable[[Progress], None] | None = None) -> list[dict[str, Any]]:
     """Run every recipe of a space for every seed; return the record of each finished recipe.
 

@@ -91,7 +91,7 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
     draw = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # layers that draw, dropout for one
     layout = layout_of(model, device)
-    model.to(device=device, memory_format=layout).train()
+    model.to(device).to(memory_format=layout).train()
     train = data.train.on(device) if isinstance(data.train, Images) else data.train
     optimizer = optimizer_of(model, pace)
     steps = math.ceil(len(train) / pace.batch) * pace.epochs
@@ -114,7 +114,7 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
             for term in terms:
                 value = value + term(model, batch)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             if pace.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), pace.clip)
             optimizer.step()
@@ -125,7 +125,8 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
                 mean = finite(total / seen, value, f"{where}: epoch {epoch}, step {k + 1}")
                 if watch:
                     spent = time.perf_counter() - begin
-                    watch(Progress(epoch, pace.epochs, step + 1, steps, mean, float(right) / seen, seen / spent, spent / (k + 1)))
+                    watch(Progress(epoch, pace.epochs, step + 1, steps, mean, float(right) / seen, seen / spent,
+                                   spent / (k + 1)))
         rows.append({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": float(total) / seen,
                      "top1": float(right) / seen, "seconds": time.perf_counter() - begin})
     model.eval().to(memory_format=torch.contiguous_format)

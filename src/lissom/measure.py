@@ -23,8 +23,15 @@ from .task import Task
 NOISE = 0.1  # of an integer file against its simulation: root mean square of the difference over that of the outputs
 
 
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
 class Baked(nn.Module):
     """A network with its preprocessing inside: it takes pixels in 0..255 (n c h w)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -33,7 +40,7 @@ class Baked(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.network((pixels - self.mean) / self.std)  # type: ignore[no-any-return, operator]
+        return self.network((pixels - self.mean) / self.std)
 
 
 def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
 
 
 def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[Target], *, threads: int = 1,
-            bake: bool = False, batch: int = 1, say: Callable[[str], None] = lambda text: None) -> None:
+            bake: bool = False, batch: int = 1, say: Callable[[str], None] = silent) -> None:
     """Measure the network `key` on every target and write what was found into its record.
 
     Latency is taken in turns with that of the uncompressed network `source` in the same target. What was measured

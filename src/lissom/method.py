@@ -7,13 +7,17 @@ the fields; nothing about a setting is said twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LissomError, unknown
 from .menu import menu as menu_of
+
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "above": (">", operator.gt), "low": (">=", operator.ge), "below": ("<", operator.lt), "high": ("<=", operator.le)}
 
 
 def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: float | None = None,
@@ -39,6 +43,10 @@ class Method:
             where = f"{self.name()}({setting.name}=...)"
             value = checked(getattr(self, setting.name), kinds[setting.name], setting.metadata, where)
             object.__setattr__(self, setting.name, value)
+
+    def __call__(self, *given: Any) -> Any:
+        """Do what the method does; every menu says what it is given."""
+        raise TypeError(f"{type(self).__name__} does not say what it does")
 
     @classmethod
     def name(cls) -> str:
@@ -100,8 +108,7 @@ def settings_of(method: type[Method]) -> list[Setting]:
 def _described(setting: Field[Any], kind: Any) -> Setting:
     facts = setting.metadata
     required = setting.default is MISSING
-    words = [f"{sign} {facts[key]:g}" for key, sign in
-             (("above", ">"), ("low", ">="), ("below", "<"), ("high", "<=")) if facts.get(key) is not None]
+    words = [f"{sign} {facts[key]:g}" for key, (sign, _) in BOUNDS.items() if facts.get(key) is not None]
     if facts.get("menu"):
         words = [" | ".join(menu_of(facts["menu"]))]
     default = None if required else setting.default
@@ -135,9 +142,8 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
         if literal is not None and isinstance(value, str):
             raise unknown(where, "choice", value, map(str, get_args(literal)))
         raise LissomError(f"{where}: {value!r} was given; {kind_text(kind)} fits")
-    for key, sign, bad in (("low", ">=", lambda v, b: v < b), ("above", ">", lambda v, b: v <= b),
-                           ("high", "<=", lambda v, b: v > b), ("below", "<", lambda v, b: v >= b)):
-        if facts.get(key) is not None and not isinstance(cast, str) and bad(cast, facts[key]):
+    for key, (sign, holds) in BOUNDS.items():
+        if facts.get(key) is not None and not isinstance(cast, str) and not holds(cast, facts[key]):
             raise LissomError(f"{where}: {value!r} was given; it must be {sign} {facts[key]:g}")
     if facts.get("menu"):
         return str(menu_of(facts["menu"]).make(cast, where))

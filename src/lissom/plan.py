@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .errors import LissomError
@@ -36,7 +37,7 @@ def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
     children: dict[str, list[str]] = {}
     for recipe in recipes:
         keys = [root, *recipe.keys(root)]
-        for parent, child in zip(keys, keys[1:], strict=False):
+        for parent, child in pairwise(keys):
             if child not in children.setdefault(parent, []):
                 children[parent].append(child)
     ordered: list[Node] = []

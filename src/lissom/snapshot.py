@@ -7,11 +7,9 @@ widths and settings. Everything else comes from building the network afresh.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .errors import LissomError
@@ -99,12 +97,12 @@ def restore(model: nn.Module, folder: str | Path) -> nn.Module:
     for name, facts in structure["layers"].items():
         if name not in layers:
             raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?")
-        _reshape(model, name, layers[name], facts)
+        _reshape(model, layers[name], facts)
     _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
     return model.eval()
 
 
-def _reshape(model: nn.Module, name: str, layer: nn.Module, facts: dict[str, Any]) -> None:
+def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
     kind = facts.get("class")
     if kind == "Identity":
         if not isinstance(layer, nn.Identity):
@@ -141,6 +139,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
                 owner.register_parameter(alias, fresh)
     left = set(tensors_of(model)) - set(tensors)
     if left:
-        raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; was the network built the same way?")
+        raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
+                          "was the network built the same way?")
 
 

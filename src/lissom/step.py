@@ -20,7 +20,7 @@ class Step(Method):
 
     learning: ClassVar[bool] = False
 
-    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002
         """Return the changed network; `model` may be changed in place and must not be used afterwards."""
         raise TypeError(f"{type(self).__name__} does not say what it does")
 
@@ -28,6 +28,6 @@ class Step(Method):
         """Name the network that this step makes of the network named `before`."""
         return hashlib.sha256(f"{before} {self.identity()}".encode()).hexdigest()[:12]
 
-    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:  # noqa: ARG002
         """Say why this step cannot follow the `earlier` ones, or None. Checked before anything runs."""
         return None

@@ -137,7 +137,8 @@ def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
             return get_model_builder(name), spec
         except ValueError:
             close = nearest(name, list_models())
-            raise LissomError(f"model: torchvision has no '{name}'" + (f"; did you mean '{close}'?" if close else "")) from None
+            hint = f"; did you mean '{close}'?" if close else ""
+            raise LissomError(f"model: torchvision has no '{name}'{hint}") from None
     return loaded(place, name, "model")
 
 
@@ -162,7 +163,7 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
     if not hasattr(module, name):
         close = nearest(name, dir(module))
         raise LissomError(f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else ""))
-    file = Path(module.__file__) if getattr(module, "__file__", None) else None
+    file = Path(module.__file__) if module.__file__ else None
     mark = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file and file.is_file() else ""
     return getattr(module, name), f"{place}:{name} {mark}"
 

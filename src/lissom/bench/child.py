@@ -38,7 +38,8 @@ def main() -> None:
     run(images)
     answer({"load_ms": 1000 * (time.perf_counter() - start)})
     for line in sys.stdin:
-        end, times = time.perf_counter() + json.loads(line)["seconds"], []
+        times: list[float] = []
+        end = time.perf_counter() + json.loads(line)["seconds"]
         while not times or time.perf_counter() < end:
             begin = time.perf_counter()
             run(images)

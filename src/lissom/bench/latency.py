@@ -60,7 +60,8 @@ class Child:
             self.process.wait()
             errors: IO[str] | None = self.process.stderr
             said = (errors.read().strip().splitlines() if errors else []) or ["nothing"]
-            raise LissomError(f"bench: {self.target} ended with status {self.process.returncode}; its last words: {said[-1]}")
+            raise LissomError(f"bench: {self.target} ended with status {self.process.returncode}; "
+                              f"its last words: {said[-1]}")
         return dict(json.loads(line))
 
     def round(self, seconds: float = ROUND_S) -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("lissom", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino")
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm",
+         "sve")
 
 
 @cache

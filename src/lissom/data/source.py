@@ -92,7 +92,8 @@ def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None,
         wanted = channels or own
         if wanted != own:
             pixels = pixels.repeat(1, 3, 1, 1) if wanted == 3 else pixels.float().mean(1, keepdim=True).byte()
-        parts.append(Images(resized(pixels, size or tuple(pixels.shape[2:])), torch.as_tensor(found.targets).long()))
+        pixels = resized(pixels, size or (pixels.shape[2], pixels.shape[3]))
+        parts.append(Images(pixels, torch.as_tensor(found.targets).long()))
         classes = tuple(found.classes)
     shape = parts[0].pixels.shape
     return assembled(spec, parts[0], None, parts[1], classes, channels=shape[1], size=(shape[2], shape[3]),

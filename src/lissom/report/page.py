@@ -67,8 +67,7 @@ def details(record: dict[str, Any], store: Store) -> dict[str, Any]:
     """Return layers before and after, training curves, gates and notes of one run."""
     source = record["float"]["key"]
     before = {row["name"]: row for row in (store.record(source)["layers"] if source in store else record["layers"])}
-    layers = [{"name": row["name"], "kind": row["kind"], "params": row["params"], "macs": row["macs"],
-               "outputs": row["outputs"], **{f"was_{k}": before.get(row["name"], row)[k] for k in ("params", "macs", "outputs")}}
+    layers = [{**row, **{f"was_{k}": before.get(row["name"], row)[k] for k in ("params", "macs", "outputs")}}
               for row in record["layers"]]
     chain, key = [], record["key"]
     while key in store:

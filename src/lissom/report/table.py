@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("recipe", "seed", "target", "top-1", "vs float", "ms", "faster", "file", "smaller", "params", "MACs", "int8", "key")
+COLUMNS = ("recipe", "seed", "target", "top-1", "vs float", "ms", "faster", "file", "smaller", "params", "MACs", "int8",
+           "key")
 
 
 def main_score(scores: dict[str, Any]) -> float | None:
@@ -41,7 +42,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     score, reference = row["top1"], row["float_top1"]
     gap = f"{score - reference:+.4f}" if score is not None and reference is not None else "-"
     return [row["recipe"], str(row["seed"]), row["target"], "-" if score is None else f"{score:.4f}", gap,
-            "-" if row["ms"] is None else f"{row['ms']:.3f}", "-" if row["ms"] is None else f"{row['float_ms'] / row['ms']:.2f}x",
+            "-" if row["ms"] is None else f"{row['ms']:.3f}",
+            "-" if row["ms"] is None else f"{row['float_ms'] / row['ms']:.2f}x",
             size_text(row["size_bytes"]), f"{row['float_size_bytes'] / row['size_bytes']:.2f}x", count_text(row["params"]),
             count_text(row["macs"]), row["fused"] or "-", row["key"]]
 
@@ -83,13 +85,15 @@ def markdown(records: list[dict[str, Any]]) -> str:
 def print_record(record: dict[str, Any]) -> None:
     """Print what matters of one record."""
     console = Console(highlight=False)
-    console.print(f"[bold]{record['key']}[/bold]  {record['recipe'] or 'the network as given'}  seed {record['seed']}", soft_wrap=True)
+    title = f"{record['recipe'] or 'the network as given'}  seed {record['seed']}"
+    console.print(f"[bold]{record['key']}[/bold]  {title}", soft_wrap=True)
     task = record["task"]
     console.print(f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)")
     for split, scores in record["scores"].items():
         before = record["float"]["scores"][split]
         console.print(f"{split}: " + ", ".join(f"{k} {v} (float {before.get(k)})" for k, v in scores.items()))
-    console.print(f"params {record['params']:,} of {record['float']['params']:,}; macs {record['macs']:,} of {record['float']['macs']:,}")
+    for count in ("params", "macs"):
+        console.print(f"{count}: {record[count]:,} of {record['float'][count]:,}")
     for gate in record["gates"]:
         console.print(f"gate: {gate['name']}: {gate['difference']:.3g}, at most {gate['tolerance']:g}")
     for note in record["notes"]:

@@ -46,11 +46,11 @@ class Distill(Learning):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import torch
 
-        from ..fit import autocast, cross_entropy, fast_precision
+        from ..fit import autocast, cross_entropy, fast_precision, layout_of
 
         if ctx.teacher is None or ctx.task is None:
             raise LissomError(f"{ctx.where}: there is no teacher; use lissom.run, which keeps the uncompressed network")
-        teacher = ctx.teacher(self.teacher).to(ctx.device, memory_format=torch.channels_last).eval()
+        teacher = ctx.teacher(self.teacher).to(ctx.device).to(memory_format=layout_of(model, ctx.device)).eval()
         task_loss = ctx.task.loss or cross_entropy()
         match, precision = menu("losses").make(self.loss), fast_precision(ctx.device)
 
@@ -60,7 +60,7 @@ class Distill(Learning):
             if wanted.shape != batch.outputs.shape:
                 raise LissomError(f"{ctx.where}: the teacher answers with {tuple(wanted.shape[1:])} numbers, "
                                   f"the student with {tuple(batch.outputs.shape[1:])}")
-            taught: Tensor = match(batch.outputs, wanted.clone())  # type: ignore[operator]
+            taught: Tensor = match(batch.outputs, wanted.clone())
             return (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
 
         ctx.learn(model, self.pace(self.epochs), loss=value)

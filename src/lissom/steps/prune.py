@@ -53,7 +53,7 @@ class Prune(Step):
             raise LissomError(f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})")
         tensors = dict([*model.named_parameters(), *model.named_buffers()])
         score = menu("scores").make(self.by)
-        ranks = [score(group, tensors) for group in groups.free]  # type: ignore[operator]
+        ranks = [score(group, tensors) for group in groups.free]
         widths = self.widths([(g.size, r) for g, r in zip(groups.free, ranks, strict=True)])
         self._reachable(groups.free, widths, ctx)
         cut = [(g, lowest(r, g.size - w)) for g, r, w in zip(groups.free, ranks, widths, strict=True)]
@@ -107,8 +107,9 @@ class Prune(Step):
         found = 1 - sum(widths) / total
         ctx.facts["amount"] = {"asked": self.amount, "removed": round(found, 4), "most": round(most, 4)}
         if found == 0 or self.amount > most + self.multiple * len(groups) / total:
-            raise LissomError(f"{ctx.where}: {self.amount:g} of the channels cannot be removed; with multiple={self.multiple} "
-                              f"and floor={self.floor:g} this network can lose at most {most:.3g} of {total} channels")
+            raise LissomError(f"{ctx.where}: {self.amount:g} of the channels cannot be removed; with "
+                              f"multiple={self.multiple} and floor={self.floor:g} this network can lose at most "
+                              f"{most:.3g} of {total} channels")
         if abs(found - self.amount) > 0.02:
             ctx.notes.append(f"{ctx.where}: {found:.3f} of the channels were removed, the nearest that multiples of "
                              f"{self.multiple} and the floor allow to {self.amount:g}")

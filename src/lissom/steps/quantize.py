@@ -41,7 +41,7 @@ class Quantize(Step):
 
         from ..surgery.calibrate import observed, wiring
         from ..surgery.fold import folded
-        from ..surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear, affine
+        from ..surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear, Quantizer
 
         folded(model, ctx.example)
         batches = ctx.images(self.images)
@@ -52,19 +52,17 @@ class Quantize(Step):
         wires = wiring(model, ctx.example)
         seen = observed(model, batches, wires.sites)
         pick = menu("ranges").make(self.range)
-        bounds = {site: pick(found) for site, found in seen.items()}  # type: ignore[operator]
+        bounds = {site: pick(found) for site, found in seen.items()}
         wrapped, left = Quantized(model, wires.sites), {}
         for site, (low, high) in bounds.items():
-            grid = wrapped.grid(site)
-            scale, zero = affine(low, high)
-            grid.scale.fill_(scale), grid.zero_point.fill_(zero)  # type: ignore[union-attr]
+            wrapped.grids[site] = Quantizer(low, high)
         swap: dict[type, type] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}
         for name, layer in model.named_modules():
             if type(layer) in swap and name in wires.inputs:
                 layer.__class__ = swap[type(layer)]
-                layer.site = wires.inputs[name]  # type: ignore[assignment]
-                grid = wrapped.grid(layer.site) if layer.site else None  # type: ignore[arg-type]
-                layer.rescale(float(grid.scale) if grid else None)  # type: ignore[operator]
+                layer.site = wires.inputs[name]
+                grid = wrapped.grid(layer.site) if layer.site else None
+                layer.rescale(float(grid.scale) if grid else None)
             elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
                 left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear" if name in wires.inputs \
                     else "it was not called through its own weights"

@@ -28,6 +28,7 @@ POINTWISE = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "hardtanh", "hardta
              "mish", "softplus", "clamp", "clamp_", "clamp_min", "clamp_min_", "neg", "abs", "square", "sqrt", "exp",
              "dropout", "native_dropout", "bernoulli", "pow", "add", "add_", "sub", "sub_", "rsub", "mul", "mul_",
              "div", "div_", "maximum", "minimum", "hardshrink", "log_sigmoid_forward", "fill", "where", "lerp"}
+NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
 SPATIAL = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d",
            "adaptive_max_pool2d", "mean", "sum", "amax", "constant_pad_nd", "reflection_pad2d", "replication_pad2d",
            "upsample_nearest2d", "upsample_bilinear2d", "_upsample_nearest_exact2d", "upsample_bicubic2d",
@@ -136,9 +137,9 @@ class Labels:
 
     @property
     def _rules(self) -> dict[str, Callable[[Op], None]]:
-        rules: dict[str, Callable[[Op], None]] = {
-            "convolution": self._convolution, "addmm": self._linear, "mm": self._linear,
-            "native_batch_norm": self._norm, "cudnn_batch_norm": self._norm, "_native_batch_norm_legit_no_training": self._norm}
+        rules: dict[str, Callable[[Op], None]] = {"convolution": self._convolution, "addmm": self._linear,
+                                                  "mm": self._linear}
+        rules.update(dict.fromkeys(NORMS, self._norm))
         rules.update(dict.fromkeys(MOVES, self._move))
         rules.update(dict.fromkeys(POINTWISE, self._pointwise))
         rules.update(dict.fromkeys(SPATIAL, self._spatial))
@@ -217,7 +218,7 @@ class Labels:
     def _convolution(self, op: Op) -> None:
         x, weight, bias, *_, transposed, _, groups = op.args[:9]
         labels, name = self._seen[id(x)], self.trace.names.get(id(weight))
-        entering = labels[(0, slice(None), *[0] * (labels.ndim - 2))]
+        entering = labels[0].flatten(1)[:, 0]
         if name is None:
             return self._unknown(op, "the weights of a convolution are computed")
         layer = name.rpartition(".")[0]
@@ -241,7 +242,7 @@ class Labels:
         if not uniform(labels, range(labels.ndim - 1)):
             return self._unknown(op, f"{name.rpartition('.')[0]}: its channels are mixed over positions")
         leaving = self._fresh(weight.shape[1])
-        self._layer(name, bias, labels[(0,) * (labels.ndim - 1)], leaving)
+        self._layer(name, bias, labels.flatten(0, -2)[0], leaving)
         self._seen[id(op.outputs[0])] = leaving.expand(op.outputs[0].shape)
         return None
 
@@ -259,7 +260,7 @@ class Labels:
 
     def _norm(self, op: Op) -> None:
         labels = self._seen[id(op.args[0])]
-        channels = labels[(0, slice(None), *[0] * (labels.ndim - 2))]
+        channels = labels[0].flatten(1)[:, 0]
         if not uniform(labels, range(2, labels.ndim)):
             return self._unknown(op, "batch-norm over channels that are mixed over positions")
         known = {(u.tensor, u.axis): u for u in self.uses}

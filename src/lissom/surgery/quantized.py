@@ -80,9 +80,13 @@ class Quantizer(nn.Module):
 class _QuantizedLayer(nn.Module):
     """What a convolution and a linear layer with 8-bit weights share; made by changing a layer's class."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Any
     weight_scale: Tensor  # (out)
+    weight_q: Tensor  # the integers, there only in a network that is being exported
+    weight_zero: Tensor
+    bias_q: Tensor
+    bias_scale: Tensor
     site: str | None  # whose grid the input lies on; None where there is none or it differs from call to call
 
     def settings(self) -> dict[str, Any]:
@@ -206,7 +210,7 @@ class Quantized(nn.Module):
         """Prepare an export in float: weights on their grid in layers of the original class."""
         for layer in self.layers():
             layer.weight = nn.Parameter(layer.on_grid().detach())
-            layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+            layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
 
     def freeze_integers(self) -> None:
         """Prepare an export: integers in place of float weights. The network is for exporting alone then."""

@@ -42,14 +42,14 @@ class Target(Method):
         """Return why the target cannot run here and what to install, or None."""
         return None
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:  # noqa: ARG002
         """Write `model`, which takes (n, *shape), to `path` with `facts` as its metadata."""
         raise TypeError(f"{type(self).__name__} does not export")
 
-    def load(self, path: Path, threads: int) -> Run:
+    def load(self, path: Path, threads: int) -> Run:  # noqa: ARG002
         """Return a callable that runs the file on that many threads."""
         raise TypeError(f"{type(self).__name__} does not load")
 
-    def fused(self, path: Path) -> Fused | None:
+    def fused(self, path: Path) -> Fused | None:  # noqa: ARG002
         """Return how many convolutions, linear layers and adds run in integers; None where that is not known."""
         return None

@@ -55,9 +55,7 @@ class Openvino(Target):
                 continue
             if precision in ("u8", "i8"):
                 done += 1
-            elif kind in LAYERS:
-                rest.append(op.get_friendly_name())
-            elif op.get_input_size() == 2:
+            elif kind in LAYERS or op.get_input_size() == 2:
                 rest.append(op.get_friendly_name())
         return Fused(done, done + len(rest), tuple(rest))
 
