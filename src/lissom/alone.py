@@ -32,6 +32,7 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
 
     from .context import Context
 
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = [example] if images is None else [images] if isinstance(images, torch.Tensor) else list(images)
 
     def calibration(count: int) -> list[Tensor]:
@@ -39,7 +40,7 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
         for batch in batches:
             left = count - sum(map(len, taken))
             if left > 0:
-                taken.append(batch[:left])
+                taken.append(batch[:left].to(device))
         return taken
 
     steps = Recipe(recipe)
@@ -47,7 +48,6 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
         if step.learning:
             raise LissomError(f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop")
     steps.check()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model = copy.deepcopy(model).eval()
     for step in steps.steps:
         torch.manual_seed(seed)

@@ -105,7 +105,7 @@ def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, range
     from .report.methods import method_rows, print_methods
 
     rows = method_rows(what, name)
-    typer.echo(jsons.dumps(rows, indent=1)) if json else print_methods(rows, long=bool(name))
+    typer.echo(jsons.dumps(rows, indent=1)) if json else print_methods(rows, long=len(rows) == 1)
 
 
 @app.command()

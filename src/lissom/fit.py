@@ -44,6 +44,7 @@ class Pace:
     smoothing: float = 0.0
     clip: float | None = None
     cutout: int = 0
+    augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = "auto"
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).
@@ -103,6 +104,8 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
         seen, total, right = 0, torch.zeros((), device=device), torch.zeros((), device=device)
         order = torch.randperm(len(train), generator=draw)
         for k, (pixels, labels) in enumerate(train.batches(pace.batch, device, order)):
+            if len(labels) == 1 and seen:
+                continue  # one image has no batch statistics
             step = (epoch - 1) * (steps // pace.epochs) + k
             for group in optimizer.param_groups:
                 group["lr"] = pace.rate(step / steps)
@@ -121,7 +124,7 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
             seen += len(labels)
             total += value.detach() * len(labels)
             right += (outputs.detach().argmax(1) == labels).sum()
-            if k % 10 == 9 or step + 1 == steps or seen == len(train):
+            if k % 10 == 9 or step + 1 == steps or seen >= len(train) - 1:
                 mean = finite(total / seen, value, f"{where}: epoch {epoch}, step {k + 1}")
                 if watch:
                     spent = time.perf_counter() - begin
@@ -143,9 +146,11 @@ def optimizer_of(model: nn.Module, pace: Pace) -> torch.optim.SGD:
 
 
 def augmented(pixels: Tensor, data: Data, pace: Pace, draw: torch.Generator) -> Tensor:
-    """Return a batch of pixels shifted, mirrored where the data allows it, normalised and perhaps cut out."""
-    pixels = crop(pixels, max(1, min(data.size) // 8), draw)
-    if data.flip:
+    """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as `pace` says."""
+    wanted = pace.augment if pace.augment != "auto" else "crop+flip" if data.flip else "crop"
+    if "crop" in wanted:
+        pixels = crop(pixels, max(1, min(data.size) // 8), draw)
+    if "flip" in wanted:
         pixels = flip(pixels, draw)
     images = data.normalised(pixels)
     if pace.cutout:

@@ -6,7 +6,6 @@ from inspect import getdoc
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ..errors import unknown
 from ..menu import WORDS, menu
@@ -39,9 +38,7 @@ def print_methods(rows: list[dict[str, Any]], long: bool = False) -> None:
         console.print(f"  [bold]{row['name']}[/bold]  {row['does'].splitlines()[0]}", soft_wrap=True)
         if long:
             console.print("\n" + "\n".join("  " + line for line in row["does"].splitlines()[1:]).rstrip(), markup=False)
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 4))
         for s in row["settings"]:
             default = "required" if s["required"] else f"= {s['default']!r}"
-            table.add_row(s["name"], s["type"].replace("[", r"\["), default, s["bounds"], s["help"])
-        if row["settings"]:
-            console.print(table)
+            facts = ", ".join(filter(None, [s["type"], s["bounds"]]))
+            console.print(f"    {s['name']:<11} {default:<15} {facts:<28} {s['help']}", soft_wrap=True, markup=False)

@@ -28,13 +28,15 @@ class Learning(Step):
     decay: float = arg("weight decay; batch-norm and biases are spared", 5e-4, low=0, below=1)
     clip: float | None = arg("largest norm of the gradient, None for no limit", None, above=0)
     cutout: int = arg("side in pixels of a square hidden in each image, 0 for none", 0, low=0)
+    augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = arg(
+        "shift images by up to an eighth and mirror them; auto mirrors where the data allows it", "auto")
 
     def pace(self, epochs: int, smoothing: float = 0.0) -> Pace:
         """Return the settings in the form that `fit` takes."""
         from ..fit import Pace
 
         return Pace(epochs, self.lr, self.batch, self.schedule, self.momentum, self.decay, smoothing,
-                    self.clip, self.cutout)
+                    self.clip, self.cutout, self.augment)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Train(Learning):
     """Minimise the task's loss by SGD with Nesterov momentum; what surgery left in the network stays.
 
     loss = cross_entropy(network(images), labels), or the task's own.
-    Batches are cropped by an eighth of the image, mirrored where the data allows it, and normalised.
     Source: Sutskever et al. 2013, On the importance of initialization and momentum in deep learning.
     """
 

@@ -1,0 +1,29 @@
+# make demo: the whole way once, on data that comes with scikit-learn. make test: every check.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := train(12, batch=32) | sparsify(1e-4, 4, batch=32) | prune(0.5, by="bn") | distill("kd", 10, batch=32) | quantize(8)
+
+.PHONY: setup demo test lint clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lissom needs Python 3.11 or newer; make PYTHON=python3.x names one")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/lissom run '$(DEMO)' --data digits --model resnet20 --to onnxruntime,openvino --store demo/store
+	@echo; echo "The report:"; $(BIN)/lissom report --store demo/store -o demo/report.html
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check.py
+
+clean:
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
