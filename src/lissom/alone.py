@@ -56,7 +56,18 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Write a network as structure.json and model.safetensors into a folder; no pickle."""
+    """Write a network as structure.json and model.safetensors into a folder; no pickle.
+
+    >>> import tempfile, torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    >>> small = apply("prune(0.5)", net, torch.randn(1, 3, 8, 8))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(small, folder)
+    ...     again = load(folder, net)
+    >>> again[0].out_channels
+    8
+    """
     from .snapshot import save as write
 
     write(model, folder)
@@ -80,7 +91,14 @@ def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path
 
 
 def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]) -> Path:
-    """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path."""
+    """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path.
+
+    >>> import tempfile
+    >>> from torch import nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export(nn.Conv2d(1, 2, 3), "onnxruntime", folder + "/net.onnx", (1, 8, 8)).name
+    'net.onnx'
+    """
     from .plan import targets_of
 
     (found,) = targets_of(target)

@@ -38,6 +38,20 @@ Bake = Annotated[bool, typer.Option("--bake", help="Put the normalisation into t
 STORE = Path(".lissom")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"lissom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _words(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+           debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False) -> None:
+    pass
+
+
 @app.command()
 def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None,
         task: OwnTask = None, to: Targets = "", teacher: Annotated[str | None, typer.Option(

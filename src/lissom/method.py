@@ -44,7 +44,7 @@ class Method:
             value = checked(getattr(self, setting.name), kinds[setting.name], setting.metadata, where)
             object.__setattr__(self, setting.name, value)
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *given: Any) -> Any:  # noqa: ARG002
         """Do what the method does; every menu says what it is given."""
         raise TypeError(f"{type(self).__name__} does not say what it does")
 

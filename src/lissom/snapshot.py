@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .errors import LissomError
 from .surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from .surgery.tensors import replace
 
 FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
@@ -118,28 +119,17 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where: str) -> None:
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for layer in model.modules():
-        for key, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append((layer, key))
     for name, value in tensors.items():
         path, _, key = name.rpartition(".")
         try:
-            layer = model.get_submodule(path)
+            now = getattr(model.get_submodule(path), key, None)
         except AttributeError:
             raise LissomError(f"{where}: the network built has no place for '{name}'") from None
-        now = getattr(layer, key, None)
         if isinstance(now, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
             now.data.copy_(value)
-        elif name in buffers:
-            layer.register_buffer(key, value)
         else:
-            fresh = nn.Parameter(value, requires_grad=value.is_floating_point())
-            for owner, alias in owners.get(id(now), [(layer, key)]) if now is not None else [(layer, key)]:
-                owner.register_parameter(alias, fresh)
+            replace(model, name, value, buffer=name in buffers)
     left = set(tensors_of(model)) - set(tensors)
     if left:
         raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
                           "was the network built the same way?")
-
-

@@ -21,7 +21,11 @@ from .errors import LissomError
 
 
 class Store:
-    """Finished networks by key, under one folder; `root` is made when the first entry is written."""
+    """Finished networks by key, under one folder; `root` is made when the first entry is written.
+
+    >>> list(Store("there-is-no-such-folder"))
+    []
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()

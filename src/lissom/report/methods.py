@@ -37,7 +37,8 @@ def print_methods(rows: list[dict[str, Any]], long: bool = False) -> None:
             console.print(f"\n[bold]{place}[/bold]")
         console.print(f"  [bold]{row['name']}[/bold]  {row['does'].splitlines()[0]}", soft_wrap=True)
         if long:
-            console.print("\n" + "\n".join("  " + line for line in row["does"].splitlines()[1:]).rstrip(), markup=False)
+            body = "\n".join("  " + line for line in row["does"].splitlines()[2:])
+            console.print(f"\n{body}\n", markup=False, soft_wrap=True)
         for s in row["settings"]:
             default = "required" if s["required"] else f"= {s['default']!r}"
             facts = ", ".join(filter(None, [s["type"], s["bounds"]]))

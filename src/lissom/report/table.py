@@ -1,4 +1,4 @@
-"""Tables for the terminal and for Markdown."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -71,15 +71,6 @@ def print_wide(console: Console, table: Table) -> None:
     """Print a table in full: a line that is too long for the terminal is better than a number cut short."""
     wide = Console(highlight=False, width=max(console.width, 200)) if not console.is_terminal else console
     wide.print(table)
-
-
-def markdown(records: list[dict[str, Any]]) -> str:
-    """Return the table as Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in rows_of(records):
-        texts = cells(row)
-        lines.append("| " + " | ".join([f"`{texts[0]}`", *texts[1:]]).replace("` | ", "` | ") + " |")
-    return "\n".join(lines)
 
 
 def print_record(record: dict[str, Any]) -> None:

@@ -138,6 +138,7 @@ class Labels:
     @property
     def _rules(self) -> dict[str, Callable[[Op], None]]:
         rules: dict[str, Callable[[Op], None]] = {"convolution": self._convolution, "addmm": self._linear,
+                                                  "linear": self._linear,
                                                   "mm": self._linear}
         rules.update(dict.fromkeys(NORMS, self._norm))
         rules.update(dict.fromkeys(MOVES, self._move))
@@ -234,14 +235,18 @@ class Labels:
         return None
 
     def _linear(self, op: Op) -> None:
-        bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
-        name = self._transposed.get(id(weight))
+        if op.name == "linear":
+            x, weight, bias = (*op.args, None)[:3]
+            name = self.trace.names.get(id(weight))
+        else:
+            bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
+            name = self._transposed.get(id(weight))
         if name is None or id(x) not in self._seen:
             return self._unknown(op, "the weights of a matrix product are computed")
         labels = self._seen[id(x)]
         if not uniform(labels, range(labels.ndim - 1)):
             return self._unknown(op, f"{name.rpartition('.')[0]}: its channels are mixed over positions")
-        leaving = self._fresh(weight.shape[1])
+        leaving = self._fresh(op.outputs[0].shape[-1])
         self._layer(name, bias, labels.flatten(0, -2)[0], leaving)
         self._seen[id(op.outputs[0])] = leaving.expand(op.outputs[0].shape)
         return None

@@ -5,14 +5,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def replace(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it."""
+def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None) -> None:
+    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it.
+
+    `buffer` says what a tensor is that the layer does not have yet.
+    """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path)
-    if key in layer._buffers or key not in layer._parameters:
+    if buffer if buffer is not None else key in layer._buffers:
         layer.register_buffer(key, value)
         return
-    old = layer._parameters[key]
+    old = layer._parameters.get(key)
     fresh = nn.Parameter(value, requires_grad=value.is_floating_point())
     owners = [(layer, key)] if old is None else [
         (m, k) for m in model.modules() for k, p in m._parameters.items() if p is old]
