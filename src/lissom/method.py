@@ -139,7 +139,7 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
             break
     else:
         literal = next((k for k in options if get_origin(k) is Literal), None)
-        if literal is not None and isinstance(value, str):
+        if isinstance(value, str) and any(isinstance(choice, str) for choice in get_args(literal)):
             raise unknown(where, "choice", value, map(str, get_args(literal)))
         raise LissomError(f"{where}: {value!r} was given; {kind_text(kind)} fits")
     for key, (sign, holds) in BOUNDS.items():
@@ -152,10 +152,10 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
 
 def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
     if get_origin(kind) is Literal:
-        return value in get_args(kind), value
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind)), value
     if kind is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return (good and abs(value) < float("inf"), float(value) if good else value)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308
+        return good, float(value) + 0.0 if good else value  # + 0.0 makes one zero of two
     if kind is int:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole, value
@@ -163,6 +163,7 @@ def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return repr(value)
+    text = repr(value)
+    if isinstance(value, str) and text[0] == "'" and '"' not in value:
+        return f'"{text[1:-1]}"'
+    return text

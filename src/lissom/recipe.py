@@ -11,6 +11,8 @@ A space without braces is a recipe; every choice of one item from each brace is 
 from __future__ import annotations
 
 import ast
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import MISSING
 from itertools import product
@@ -79,21 +81,10 @@ class Space:
         if not text.strip():
             raise LissomError("recipe: it is empty; an example: train(10) | prune(0.5) | quantize(8)")
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except SyntaxError as error:
-            column = error.offset or 1
-            raise LissomError(f"recipe: cannot be read at column {column}: {_around(text.strip(), column)}") from None
-        except (ValueError, RecursionError, MemoryError):
-            raise LissomError("recipe: cannot be read; an example: train(10) | prune(0.5)") from None
-        unique: dict[Recipe, None] = {}
-        try:
-            for steps in _sequences(tree):
-                unique.setdefault(Recipe(steps))
-                if len(unique) > MOST:
-                    raise LissomError(f"recipe: the space holds more than {MOST} recipes")
+            found = _sequences(_parsed(text, "recipe"))
         except RecursionError:
             raise LissomError("recipe: it is nested too deeply") from None
-        self.recipes = tuple(unique)
+        self.recipes = tuple(Recipe(steps) for steps in found)
         for recipe in self.recipes:
             recipe.check()
 
@@ -106,11 +97,12 @@ class Space:
 
 def method_from_text(text: str, folder: Menu, where: str) -> Method:
     """Build one method of a folder from text such as `percentile(0.999)`; sets are not allowed in it."""
+    if not text.strip():
+        raise unknown(where, folder.word, text, folder)
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise unknown(where, folder.word, text, folder) from None
-    found = list(_methods(tree, folder, where))
+        found = list(_methods(_parsed(text, where), folder, where))
+    except RecursionError:
+        raise LissomError(f"{where}: it is nested too deeply") from None
     if len(found) != 1:
         raise LissomError(f"{where}: one {folder.word} is wanted; {text!r} was given")
     return found[0]
@@ -118,26 +110,45 @@ def method_from_text(text: str, folder: Menu, where: str) -> Method:
 
 def methods_from_text(text: str, folder: Menu, where: str) -> list[Method]:
     """Build the methods of a comma-separated list such as `onnxruntime,openvino`."""
+    tree = _parsed(f"({text.strip()},)", where)
     try:
-        tree = ast.parse(f"({text.strip()},)", mode="eval").body
-    except (SyntaxError, ValueError):
-        raise LissomError(f"{where}: cannot read {text!r}; an example: {', '.join(folder)}") from None
-    assert isinstance(tree, ast.Tuple)
-    return [method for item in tree.elts for method in _methods(item, folder, where)]
+        return [m for item in getattr(tree, "elts", [tree]) for m in _methods(item, folder, where)]
+    except RecursionError:
+        raise LissomError(f"{where}: it is nested too deeply") from None
 
 
-def _sequences(node: ast.expr) -> Iterator[tuple[Step, ...]]:
+def _parsed(text: str, where: str) -> ast.expr:
+    text = text.strip()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's opinions of "\d" and the like
+            return ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        column = error.offset or 1
+        near = " ".join(text[max(0, column - 12):column + 12].split())
+        raise LissomError(f"{where}: cannot be read at column {column}, near '{near}'") from None
+    except (ValueError, RecursionError, MemoryError):
+        raise LissomError(f"{where}: cannot be read; an example: train(10) | prune(0.5)") from None
+
+
+def _sequences(node: ast.expr) -> list[tuple[Step, ...]]:
+    """Return every different sequence of steps that a tree stands for."""
+    found: dict[tuple[Step, ...], None]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        for left in _sequences(node.left):
-            for right in _sequences(node.right):
-                yield left + right
+        left, right = _sequences(node.left), _sequences(node.right)
+        _few(len(left) * len(right))
+        found = dict.fromkeys(a + b for a in left for b in right)
     elif isinstance(node, ast.Set):
-        for option in node.elts:
-            yield from _sequences(option)
+        found = dict.fromkeys(steps for option in node.elts for steps in _sequences(option))
     else:
-        for step in _methods(node, menu("steps"), "recipe"):
-            assert isinstance(step, Step)
-            yield (step,)
+        found = dict.fromkeys((step,) for step in _methods(node, menu("steps"), "recipe") if isinstance(step, Step))
+    _few(len(found))
+    return list(found)
+
+
+def _few(count: int) -> None:
+    if count > MOST:
+        raise LissomError(f"recipe: the space holds more than {MOST} recipes")
 
 
 def _methods(node: ast.expr, folder: Menu, where: str) -> Iterator[Method]:
@@ -173,6 +184,7 @@ def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str,
     for f in ordered(method):
         if f.default is MISSING and f.name not in given:
             raise LissomError(f"{method.name()}: '{f.name}' is missing: {f.metadata.get('help')}")
+    _few(math.prod(map(len, given.values())))
     for choice in product(*given.values()):
         yield dict(zip(given, choice, strict=True))
 
@@ -193,8 +205,3 @@ def _values(node: ast.expr, where: str) -> Iterator[Any]:
     else:
         raise LissomError(f"{where}: '{ast.unparse(node)}' is not a value; a number, a text in quotes "
                           "or a {set} of them fits")
-
-
-def _around(text: str, column: int) -> str:
-    start = max(0, column - 12)
-    return f"'{text[start:column - 1]}' then '{text[column - 1:column + 12]}'"

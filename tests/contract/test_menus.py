@@ -1,0 +1,139 @@
+"""What every method of every menu keeps: its class, its words, its settings, its text, and that reading it is quick."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import getdoc
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from lissom import LissomError
+from lissom.menu import WORDS, menu
+from lissom.method import BOUNDS, Method, kind_text, ordered, settings_of
+from lissom.step import Step
+
+EVERY = [pytest.param(folder, name, id=f"{folder}/{name}") for folder in WORDS for name in menu(folder)]
+each = pytest.mark.parametrize(("folder", "name"), EVERY)
+
+
+def plausible(kind: Any, facts: Any) -> Any:
+    """Return a value that a required setting allows."""
+    if facts["menu"]:
+        return next(iter(menu(facts["menu"])))
+    choices = [k for k in get_args(kind) if k is not NoneType] or [kind]
+    if get_origin(kind) is Literal:
+        return choices[0]
+    bounds = {key: facts[key] for key in BOUNDS if facts[key] is not None}
+    tries = [1, 2, 8, 0.5, 0.9, 0.01, "text", True]
+    fits = [v for v in tries if type(v) is choices[0] and all(BOUNDS[k][1](v, edge) for k, edge in bounds.items())]
+    assert fits, f"no value is known for {kind_text(kind)} within {bounds}"
+    return fits[0]
+
+
+def sample(kind: type[Method]) -> Method:
+    """Return a method with its defaults, and plausible values where there is none."""
+    hints = get_type_hints(kind)
+    return kind(**{f.name: plausible(hints[f.name], f.metadata) for f in fields(kind) if f.default is MISSING})
+
+
+def test_every_menu_holds_something() -> None:
+    assert all(len(list(menu(folder))) > 0 for folder in WORDS)
+
+
+@each
+def test_the_file_holds_a_frozen_dataclass_called_like_it(folder: str, name: str) -> None:
+    kind = menu(folder)[name]
+    assert issubclass(kind, Method) and is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert kind.__module__ == f"lissom.{folder}.{name}" and kind.name() == name
+    assert issubclass(kind, Step) == (folder == "steps")
+    assert isinstance(kind.version, int) and kind.version >= 1
+
+
+@each
+def test_its_first_sentence_is_said_in_the_imperative_and_ends_with_a_period(folder: str, name: str) -> None:
+    kind = menu(folder)[name]
+    assert "__doc__" in vars(kind) and kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}("),
+        "a docstring of its own"
+    lines = (getdoc(kind) or "").splitlines()
+    assert re.fullmatch(r"[A-Z][a-z]+ .+\.", lines[0]) and len(lines[0]) <= 125
+    assert not lines[0].split()[0].endswith("s"), "Cut, not cuts"
+    assert len(lines) == 1 or lines[1] == ""
+
+
+@each
+def test_every_setting_is_declared_with_arg_and_a_help(folder: str, name: str) -> None:
+    kind = menu(folder)[name]
+    for setting in fields(kind):
+        assert set(setting.metadata) == {"help", "menu", *BOUNDS}, f"{setting.name} is not declared with arg"
+        help = setting.metadata["help"]
+        assert help and not help.endswith(".") and "\n" not in help, setting.name
+        assert setting.name.isidentifier() and not setting.name.startswith("_")
+        assert not hasattr(Step, setting.name), f"a setting cannot be called {setting.name}, which a step has already"
+        assert setting.default_factory is MISSING
+    described = settings_of(kind)
+    assert [s.name for s in described] == [f.name for f in ordered(kind)]
+    assert all(s.kind and "typing" not in s.kind and "class" not in s.kind for s in described)
+    json.dumps([vars(s) for s in described])
+
+
+@each
+def test_no_setting_by_place_is_required_after_one_that_is_not(folder: str, name: str) -> None:
+    placed = [f.default is MISSING for f in ordered(menu(folder)[name]) if not f.kw_only]
+    assert placed == sorted(placed, reverse=True)
+
+
+@each
+def test_every_default_lies_within_its_own_bounds(folder: str, name: str) -> None:
+    kind = menu(folder)[name]
+    method = sample(kind)  # a default out of bounds is refused here
+    for setting in fields(kind):
+        if setting.default is not MISSING:
+            value = getattr(method, setting.name)
+            assert value == setting.default and type(value) is type(setting.default), setting.name
+
+
+@each
+def test_its_text_reads_back_as_the_same_method(folder: str, name: str) -> None:
+    method = sample(menu(folder)[name])
+    again = menu(folder).make(str(method))
+    assert again == method and again.identity() == method.identity() and str(again) == str(method)
+    required = any(f.default is MISSING for f in fields(method))
+    assert str(method).startswith(f"{name}(") if required else str(method) == name
+
+
+@each
+def test_every_bound_holds_what_lies_beyond_it_off(folder: str, name: str) -> None:
+    kind = menu(folder)[name]
+    given = sample(kind).settings()
+    for setting in fields(kind):
+        for bound, beyond in (("low", -1), ("above", 0), ("high", 1), ("below", 0)):
+            edge = setting.metadata[bound]
+            if edge is not None:
+                with pytest.raises(LissomError, match=re.escape(f"{name}({setting.name}=...)")):
+                    kind(**{**given, setting.name: edge + beyond})
+
+
+@each
+def test_it_says_what_it_does_when_called(folder: str, name: str) -> None:
+    kind = menu(folder)[name]
+    own = [k for k in kind.__mro__ if "__call__" in vars(k) and k not in (Method, Step, object)]
+    ways = [k for k in kind.__mro__ if {"export", "load"} & set(vars(k))]
+    assert ways if folder == "targets" else own
+
+
+def test_reading_every_method_loads_no_library_that_is_slow() -> None:
+    code = """
+import sys
+from lissom.menu import WORDS, menu
+from lissom.method import settings_of
+found = [settings_of(menu(folder)[name]) for folder in WORDS for name in menu(folder)]
+print(len(found), *sorted({"torch", "numpy", "onnx", "onnxruntime", "openvino", "sklearn", "PIL"} & set(sys.modules)))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert child.stdout.split() == [str(len(EVERY))]

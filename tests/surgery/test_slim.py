@@ -1,0 +1,387 @@
+"""Cutting channels out does exactly what zeroing them does, whatever the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lissom import LissomError, apply
+from lissom.models import factory
+from lissom.surgery.groups import Groups, groups_of
+from lissom.surgery.slim import Cut, difference, masked, sliced
+
+EXACT = 1e-9  # everything here is computed in float64
+
+
+class Net(nn.Module):
+    """A forward given as a function of the network itself and its input."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def conv(inputs: int, outputs: int, **settings: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
+
+
+def head(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give batch-norms numbers that matter, everything in float64."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._NormBase):
+                for tensor, low, high in ((layer.weight, -1.5, 1.5), (layer.bias, -1, 1), (layer.running_mean, -1, 1),
+                                          (layer.running_var, 0.5, 2)):
+                    if tensor is not None:
+                        tensor.copy_(torch.rand(tensor.shape, generator=draw) * (high - low) + low)
+    return model.double().eval()
+
+
+def images(count: int = 4, size: int = 8, channels: int = 3) -> Tensor:
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def random_cut(groups: Groups, seed: int) -> Cut:
+    """Choose units at random of every group, never all of them."""
+    draw = torch.Generator().manual_seed(seed)
+    cut: Cut = []
+    for group in groups:
+        count = int(torch.randint(0, group.size, (1,), generator=draw))
+        units = torch.zeros(group.size, dtype=torch.bool)
+        units[torch.randperm(group.size, generator=draw)[:count]] = True
+        cut.append((group, units))
+    return cut
+
+
+def check_exact(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
+    """Slice and mask the same random units; the two must compute the same."""
+    lively(model, seed)
+    cut = random_cut(groups_of(model, x), seed)
+    zeroed, small = copy.deepcopy(model), copy.deepcopy(model)
+    masked(zeroed, cut)
+    sliced(small, cut)
+    with torch.no_grad():
+        assert small(x).shape == model(x).shape
+    assert difference(zeroed, small, x) < EXACT
+    return small
+
+
+def check_dead(model: nn.Module, x: Tensor, seed: int = 0) -> None:
+    """Make random units exactly dead where they are made, and leave those who read them alone: cutting changes nothing."""
+    lively(model, seed)
+    groups = groups_of(model, x)
+    cut = random_cut(groups, seed)
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    with torch.no_grad():
+        for group, units in cut:
+            for member in group.members:
+                if member.role != "in" and "running" not in member.tensor:
+                    dead = (member.unit >= 0) & units[member.unit.clamp_min(0)]
+                    tensors[member.tensor].index_fill_(member.axis, dead.nonzero().flatten(), 0)
+    small = copy.deepcopy(model)
+    sliced(small, cut)
+    assert difference(model, small, x) < EXACT
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int, inner: int, inplace: bool) -> None:
+        super().__init__()
+        self.one, self.bn, self.two = conv(width, inner), nn.BatchNorm2d(inner), conv(inner, width, bias=False)
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(F.relu(self.bn(self.one(x))))
+        if self.inplace:
+            y += x
+            return F.relu_(y)
+        return F.relu(x + y)
+
+
+class Concat(nn.Module):
+    def __init__(self, width: int, grown: int) -> None:
+        super().__init__()
+        self.bn, self.one = nn.BatchNorm2d(width), conv(width, grown)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.one(F.relu(self.bn(x))), x], 1)
+
+
+class Excite(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, 3), nn.Linear(3, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3))))))
+        return x * gate[:, :, None, None]
+
+
+class Spatial(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one = conv(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.one(x))
+
+
+class Twice(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one = conv(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.one(F.relu(self.one(x))))
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> nn.Module:
+    """Draw a small network of blocks that couple channels in every way known here."""
+    torch.manual_seed(draw(st.integers(0, 99)))
+    width = draw(st.integers(2, 7))
+    layers: list[nn.Module] = [conv(3, width), nn.BatchNorm2d(width), nn.ReLU(inplace=draw(st.booleans()))]
+    for kind in draw(st.lists(st.sampled_from(
+            ["conv", "residual", "concat", "depthwise", "excite", "spatial", "twice", "pool", "grouped", "dropout"]),
+            min_size=1, max_size=5)):
+        if kind == "conv":
+            wider = draw(st.integers(2, 7))
+            stride = draw(st.integers(1, 3))
+            layers += [nn.Conv2d(width, wider, draw(st.sampled_from([1, 3])), stride, padding=1), nn.ReLU()]
+            width = wider
+        elif kind == "residual":
+            layers.append(Residual(width, draw(st.integers(1, 5)), draw(st.booleans())))
+        elif kind == "concat":
+            grown = draw(st.integers(1, 4))
+            layers.append(Concat(width, grown))
+            width += grown
+        elif kind == "depthwise":
+            layers += [conv(width, width, groups=width, bias=draw(st.booleans())), nn.BatchNorm2d(width), nn.ReLU6()]
+        elif kind == "grouped" and width % 2 == 0:
+            layers.append(conv(width, 4, groups=2))
+            width = 4
+        elif kind == "pool":
+            layers.append(draw(st.sampled_from([nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2, 2, 1), nn.Upsample(scale_factor=2)])))
+        elif kind == "dropout":
+            layers.append(nn.Dropout2d(0.5))
+        elif kind in ("excite", "spatial", "twice"):
+            layers.append({"excite": Excite, "spatial": Spatial, "twice": Twice}[kind](width))
+    net = nn.Sequential(*layers).eval()
+    if draw(st.booleans()):
+        return nn.Sequential(net, head(width))
+    with torch.no_grad():
+        size = net(torch.zeros(1, 3, 6, 6))[0].numel()
+    return nn.Sequential(net, nn.Flatten(), nn.Linear(size, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(model=networks(), seed=st.integers(0, 99))
+def test_sliced_is_masked_on_random_networks(model: nn.Module, seed: int) -> None:
+    check_exact(model, images(3, 6), seed)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(model=networks(), seed=st.integers(0, 99))
+def test_cutting_dead_channels_changes_nothing_on_random_networks(model: nn.Module, seed: int) -> None:
+    check_dead(model, images(3, 6), seed)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preresnet11", "vgg11"])
+def test_cutting_dead_channels_changes_nothing(name: str) -> None:
+    check_dead(factory(name)(num_classes=10), images(2, 16))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preresnet11", "vgg11"])
+def test_sliced_is_masked(name: str) -> None:
+    check_exact(factory(name)(num_classes=10), images(2, 16))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "squeezenet1_1", "efficientnet_b0",
+                                  "mnasnet0_5", "resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
+def test_sliced_is_masked_on_known_networks(name: str) -> None:
+    import torchvision.models as known
+
+    small = check_exact(getattr(known, name)(num_classes=10), images(2, 32))
+    assert any(hasattr(layer, "kept") for layer in small.modules())
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+HARD: dict[str, Callable[[], nn.Module]] = {
+    "grouped and shuffled": lambda: Net(
+        lambda s, x: s.head(s.d(F.relu(s.c(shuffled(s.b(s.a(x)), 4))))), a=conv(3, 16), b=conv(16, 16, groups=4),
+        c=conv(16, 16, groups=8), d=conv(16, 8), head=head(8)),
+    "shuffled": lambda: Net(lambda s, x: s.head(s.b(shuffled(s.a(x), 4))), a=conv(3, 16), b=conv(16, 8), head=head(8)),
+    "split at a number": lambda: Net(lambda s, x: s.head(s.b((y := s.a(x))[:, :6]) + s.c(y[:, 6:])),
+                                     a=conv(3, 16), b=conv(6, 8), c=conv(10, 8), head=head(8)),
+    "some channels alone": lambda: Net(lambda s, x: s.head(s.a(x)[:, 2:14]), a=conv(3, 16), head=head(12)),
+    "one channel alone": lambda: Net(lambda s, x: s.head((y := s.a(x)) * y[:, 3:4]), a=conv(3, 16), head=head(16)),
+    "halves": lambda: Net(lambda s, x: s.head(s.b((y := s.a(x).chunk(2, 1))[0]) + s.c(y[1])),
+                          a=conv(3, 16), b=conv(8, 8), c=conv(8, 8), head=head(8)),
+    "halves change places": lambda: Net(lambda s, x: s.head(s.b(torch.cat(s.a(x).chunk(2, 1)[::-1], 1))),
+                                        a=conv(3, 16), b=conv(16, 8), head=head(8)),
+    "split in pieces of five": lambda: Net(lambda s, x: s.head(sum(f(y) for f, y in zip(s.b, s.a(x).split(5, 1)))),
+                                           a=conv(3, 15), b=nn.ModuleList([conv(5, 8) for _ in range(3)]), head=head(8)),
+    "gated by the other half": lambda: Net(lambda s, x: s.head(F.glu(s.a(x), 1)), a=conv(3, 16), head=head(8)),
+    "view of fixed size": lambda: Net(lambda s, x: s.out(s.a(x).view(-1, 16 * 64)), a=conv(3, 16), out=nn.Linear(1024, 4)),
+    "rolled": lambda: Net(lambda s, x: s.head(s.b(s.a(x).roll(5, 1))), a=conv(3, 16), b=conv(16, 8), head=head(8)),
+    "every other channel": lambda: Net(lambda s, x: s.head(s.a(x)[:, ::2]), a=conv(3, 16), head=head(8)),
+    "chosen by index": lambda: Net(lambda s, x: s.head(s.a(x)[:, [1, 5, 3]]), a=conv(3, 16), head=head(3)),
+    "channels one by one": lambda: Net(lambda s, x: s.head(s.b((y := s.a(x)).reshape(-1, 1, *y.shape[2:])).view(y.shape)),
+                                       a=conv(3, 16), b=conv(1, 1), head=head(16)),
+    "depth multiplier": lambda: nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 8), conv(8, 16, groups=8), conv(16, 8), head(8)),
+    "instance norm": lambda: nn.Sequential(conv(3, 16), nn.InstanceNorm2d(16, affine=True), conv(16, 8), head(8)),
+    "batch norm with computed scales": lambda: Net(
+        lambda s, x: s.head(F.batch_norm(s.a(x), s.n.running_mean, s.n.running_var, s.n.weight.abs(), s.n.bias)),
+        a=conv(3, 16), n=nn.BatchNorm2d(16), head=head(16)),
+    "batch norm of the batch": lambda: nn.Sequential(conv(3, 16), nn.BatchNorm2d(16, track_running_stats=False), head(16)),
+    "bias that is computed": lambda: Net(lambda s, x: s.head(F.conv2d(x, s.a.weight, s.a.bias * 2)), a=conv(3, 16), head=head(16)),
+    "weights read backwards": lambda: Net(
+        lambda s, x: s.out(F.linear(F.relu(s.w(s.a(x).mean((2, 3)))), s.w.weight.t()).relu()),
+        a=conv(3, 16), w=nn.Linear(16, 8), out=nn.Linear(16, 4)),
+    "one dimension": lambda: Net(lambda s, x: s.head(s.c(F.relu(s.b(s.a(x.flatten(2))))).unsqueeze(3)), a=nn.Conv1d(3, 16, 3),
+                                 b=nn.Conv1d(16, 16, 3, groups=16), c=nn.Conv1d(16, 8, 3), head=head(8)),
+    "three dimensions": lambda: Net(lambda s, x: s.head(s.b(s.a(x.unsqueeze(2))).flatten(2, 3)), a=nn.Conv3d(3, 16, (1, 3, 3)),
+                                    b=nn.Conv3d(16, 16, 1, groups=16), head=head(16)),
+    "odd strides": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, (3, 2)), nn.Conv2d(8, 8, (1, 2), (1, 2), dilation=(1, 2)), head(8)),
+    "transposed convolution": lambda: nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 6, 2, 2), conv(6, 8), head(8)),
+    "prelu": lambda: nn.Sequential(conv(3, 8), nn.PReLU(8), conv(8, 8), head(8)),
+    "circular": lambda: nn.Sequential(conv(3, 8), conv(8, 8, padding_mode="circular"), conv(8, 8), head(8)),
+    "into a buffer": lambda: Net(lambda s, x: s.head(s.b(filled(s.a(x)))), a=conv(3, 8), b=conv(12, 8), head=head(8)),
+    "batch norm after flatten": lambda: nn.Sequential(conv(3, 4), nn.Flatten(), nn.BatchNorm1d(256), nn.Linear(256, 4)),
+    "attention": lambda: Net(lambda s, x: s.head(s.m(*[s.a(x).flatten(2).transpose(1, 2)] * 3)[0].transpose(1, 2).unsqueeze(3)),
+                             a=conv(3, 8), m=nn.MultiheadAttention(8, 2, batch_first=True), head=head(8)),
+}
+
+
+def filled(x: Tensor) -> Tensor:
+    out = torch.zeros(len(x), 12, *x.shape[2:], dtype=x.dtype)
+    out[:, 2:10] = x
+    return out
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_cut_is_exact_or_left_whole(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    check_exact(HARD[name](), images(3), seed)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_prune_of_a_hard_network_works_or_says_why_not(name: str) -> None:
+    model, x = lively(HARD[name]()), images(3)
+    try:
+        small = apply("prune(0.4, multiple=1)", model, x[:1], x)
+    except LissomError as error:
+        assert "nothing in this network can be cut" in str(error) or "cannot be removed" in str(error)
+    else:
+        with torch.no_grad():
+            assert small(x).shape == model(x).shape
+
+
+@pytest.mark.parametrize("wrap", [lambda y, z: (y, z), lambda y, z: {"one": y, "two": [z]}], ids=["tuple", "dict"])
+@pytest.mark.parametrize("recipe", ["prune(0.5)", "fold"])
+def test_networks_may_return_more_than_one_tensor(wrap: Callable[[Tensor, Tensor], Any], recipe: str) -> None:
+    model = lively(Net(lambda s, x: wrap(s.head(y := s.bn(s.two(F.relu(s.one(x))))), y), one=conv(3, 16), two=conv(16, 16),
+                       bn=nn.BatchNorm2d(16), head=head(16)))
+    small = apply(recipe, model, images(1), images(4))
+    if recipe == "fold":
+        for a, b in zip(_flat(small(images(2))), _flat(model(images(2))), strict=True):
+            torch.testing.assert_close(a, b)
+    else:
+        assert small.one.weight.shape[0] == 8 and small.two.weight.shape[0] == 16
+
+
+def _flat(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for v in (value.values() if isinstance(value, dict) else value) for t in _flat(v)]
+
+
+def test_a_branch_that_only_training_runs_still_runs_after_a_cut() -> None:
+    def forward(s: Any, x: Tensor) -> Any:
+        y = F.relu(s.one(x))
+        return (s.head(y), s.extra(y)) if s.training else s.head(y)
+    model = lively(Net(forward, one=conv(3, 16), head=head(16), extra=head(16)))
+    try:
+        small = apply("prune(0.5)", model, images(1), images(4))
+    except LissomError:
+        return  # to refuse is right as well
+    small.train()(images(2))
+
+
+def test_what_is_kept_composes_over_two_cuts() -> None:
+    model = lively(nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 12), head(12)))
+    first = copy.deepcopy(model)
+    for seed in (3, 4):
+        sliced(model, random_cut(groups_of(model, images()), seed))
+    for k in (0, 2):
+        kept, layer = model[k].kept, model[k]
+        assert kept == sorted(set(kept)) and len(kept) == layer.out_channels == len(layer.weight) < first[k].out_channels
+        read = range(3) if k == 0 else model[0].kept
+        torch.testing.assert_close(layer.weight, first[k].weight[kept][:, list(read)], rtol=0, atol=0)
+        torch.testing.assert_close(layer.bias, first[k].bias[kept], rtol=0, atol=0)
+
+
+def test_the_widths_that_layers_state_follow_their_tensors() -> None:
+    small = check_exact(nn.Sequential(conv(3, 8), conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(512, 6),
+                                      nn.Linear(6, 4)), images(), 2)
+    first, depth, norm, _, one, two = small
+    width = first.weight.shape[0]
+    assert (first.in_channels, first.out_channels, first.groups) == (3, width, 1)
+    assert (depth.in_channels, depth.out_channels, depth.groups) == (width, width, width)
+    assert norm.num_features == width and one.in_features == 64 * width
+    assert one.out_features == two.in_features == len(one.bias) and two.out_features == 4
+
+
+def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
+    model = Net(lambda s, x: s.head(torch.cat([s.one(y := s.stem(x)), s.two(F.relu(y))], 1)),
+                stem=conv(3, 8), one=conv(8, 6), two=conv(8, 6), head=head(12))
+    model.two.weight = model.one.weight
+    small = check_exact(model, images(), 1)
+    assert small.one.weight is small.two.weight and small.one.weight.shape[0] < 6
+    assert small.two.out_channels == small.one.out_channels
+
+
+def test_a_layer_under_two_names_is_cut_once() -> None:
+    one = conv(3, 8)
+    model = Net(lambda s, x: s.body(x), one=one, body=nn.Sequential(one, nn.ReLU(), head(8)))
+    small = check_exact(model, images(), 1)
+    assert small.one is small.body[0]
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), head(8))
+    model[0].requires_grad_(False)
+    small = check_exact(model, images(), 1)
+    assert small[0].out_channels < 8
+    assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+def test_the_difference_is_relative_to_the_largest_output() -> None:
+    one, two = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        one.weight.copy_(4 * torch.eye(3))
+        two.weight.copy_(3 * torch.eye(3))
+    assert difference(one, two, torch.eye(3)) == pytest.approx(0.25)
+    assert difference(one, one, torch.eye(3)) == 0

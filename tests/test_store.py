@@ -1,0 +1,325 @@
+"""The store: entries that are whole or not there, processes that take turns, and what is kept or swept away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lissom import LissomError, Store
+from lissom.store import merged, scratch, store_rows, unreached, write_json
+
+
+def entry(store: Store, key: str, before: str | None = None, source: str | None = None, **facts: Any) -> None:
+    with store.entry(key) as folder:
+        write_json(folder / "record.json", {"key": key, "before": before, "float": {"key": source or key}, "recipe": "fold",
+                                            "seed": 0, "created": time.time(), **facts})
+
+
+def process(code: str, root: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a Python that has `store` and `words`."""
+    start = "import sys, time, os\nfrom lissom.store import Store\nstore, words = Store(sys.argv[1]), sys.argv[2:]\n"
+    return subprocess.Popen([sys.executable, "-c", start + code, str(root), *words], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def finished(child: subprocess.Popen[str]) -> str:
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 0, err
+    return out
+
+
+def names(store: Store) -> set[str]:
+    return {path.name for path in store.root.iterdir()}
+
+
+# one entry
+
+def test_nothing_is_written_until_the_first_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a" / "b")
+    assert list(store) == [] and "key" not in store and not (tmp_path / "a").exists()
+    entry(store, "key")
+    assert list(store) == ["key"] and "key" in store and store.record("key")["recipe"] == "fold"
+    assert names(store) == {"key", ".locks"}
+
+
+def test_an_entry_is_not_there_before_its_block_ends(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.entry("key") as folder:
+        (folder / "record.json").write_text("{}")
+        assert "key" not in store and list(store) == [] and not store.folder("key").exists()
+        assert folder.parent == store.root  # of one file system, so that a rename is enough
+    assert "key" in store and oct(store.folder("key").stat().st_mode)[-3:] == "755"
+
+
+@pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt, LissomError, FileNotFoundError])
+def test_an_exception_inside_leaves_nothing(tmp_path: Path, problem: type[BaseException]) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(problem), store.entry("key") as folder:  # noqa: PT012
+        (folder / "record.json").write_text("{}")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").write_text("x")
+        raise problem("stop")
+    assert "key" not in store and names(store) == {".locks"}
+
+
+def test_the_first_of_two_writers_of_an_entry_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key", note="first")
+    entry(store, "key", note="second")
+    assert store.record("key")["note"] == "first" and names(store) == {"key", ".locks"}
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match="is full"), scratch(tmp_path):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artefact_becomes_part_of_its_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    with pytest.raises(ValueError, match="stop"), store.artefact("key", "onnx"):
+        raise ValueError("stop")
+    assert not (store.folder("key") / "artefacts" / "onnx").exists()
+    with store.artefact("key", "onnx") as folder:
+        (folder / "model.onnx").write_bytes(b"12345")
+    assert (store.folder("key") / "artefacts" / "onnx" / "model.onnx").read_bytes() == b"12345"
+    assert store.size_bytes("key") == 5 + (store.folder("key") / "record.json").stat().st_size
+    with pytest.raises(LissomError, match="cannot be written"), store.artefact("gone", "onnx"):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00\x01", "[1]", "3"])
+def test_a_broken_record_is_said_to_be_one(tmp_path: Path, text: str) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    (store.folder("key") / "record.json").write_text(text)
+    with pytest.raises(LissomError, match="the record of key cannot be read"):
+        store.record("key")
+
+
+def test_a_log_has_one_row_for_each_line_and_none_without_a_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    assert store.log("key") == []
+    (store.folder("key") / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    assert store.log("key") == [{"epoch": 1}, {"epoch": 2}]
+
+
+# finding
+
+def test_a_key_is_found_by_its_beginning_if_it_is_the_only_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in ("abc1", "abd2", "xyz3"):
+        entry(store, key)
+    assert store.find("x") == store.find("xyz3") == "xyz3" and store.find("abc") == "abc1"
+    for start, said in (("ab", "2 keys begin with 'ab'"), ("q", "no key begins with 'q'"), ("", "no key begins with ''"),
+                        ("xyz34", "no key"), ("bc1", "no key")):
+        with pytest.raises(LissomError, match=said):
+            store.find(start)
+
+
+def test_scratch_and_lock_folders_are_no_entries(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    (tmp_path / ".new-1-x").mkdir()
+    (tmp_path / ".new-1-x" / "record.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    assert list(store) == ["key"]
+
+
+def test_keys_come_oldest_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for age, key in ((1, "b"), (3, "c"), (2, "a")):
+        entry(store, key)
+        os.utime(store.folder(key) / "record.json", (10**9 - age, 10**9 - age))
+    assert list(store) == ["c", "a", "b"]
+
+
+# a folder that cannot be written
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_store_below_a_file_cannot_be_written_and_says_so(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("x")
+    store = Store(tmp_path / place)
+    for use in (store.writable, lambda: entry(store, "key"), lambda: store.lock("key").__enter__()):
+        with pytest.raises(LissomError, match=r"cannot be written .*; --store names another folder"):
+            use()
+    assert list(store) == [] and (tmp_path / "file").read_text() == "x"
+
+
+def test_a_json_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "goal").mkdir()
+    with pytest.raises(LissomError, match="cannot be written"):
+        write_json(tmp_path / "goal", {})
+    with pytest.raises(LissomError, match="cannot be written"):
+        write_json(tmp_path / "none" / "goal", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["goal"]
+
+
+# processes
+
+def test_two_processes_that_want_one_key_take_turns_and_make_one_copy(tmp_path: Path) -> None:
+    code = """
+with store.lock("key"):
+    if "key" not in store:
+        with store.entry("key") as folder:
+            time.sleep(0.3)
+            (folder / "record.json").write_text("{}")
+        print("made")
+"""
+    children = [process(code, tmp_path / "store") for _ in range(3)]
+    assert sorted(finished(child) for child in children) == ["", "", "made\n"]
+    assert names(Store(tmp_path / "store")) == {"key", ".locks"}
+
+
+def test_a_lock_is_held_until_its_block_ends_and_for_one_key_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.lock("key"):
+        other, same = process('with store.lock("other"): print("got it")', tmp_path), \
+            process('with store.lock("key"): print("got it")', tmp_path)
+        assert finished(other) == "got it\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            same.wait(0.5)
+    assert finished(same) == "got it\n"
+
+
+def test_a_process_that_is_killed_lets_go_of_its_lock_and_leaves_no_entry(tmp_path: Path) -> None:
+    holder = process("""
+with store.lock("key"), store.entry("key") as folder:
+    (folder / "record.json").write_text("{}")
+    print("held", flush=True)
+    time.sleep(60)
+""", tmp_path)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    waiter = process('with store.lock("key"): print("key" in store)', tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiter.wait(0.3)
+    holder.send_signal(signal.SIGKILL)
+    assert finished(waiter) == "False\n"
+    holder.communicate(timeout=30)
+    store = Store(tmp_path)
+    assert list(store) == [] and len(list(tmp_path.glob(".new-*"))) == 1
+    store.sweep()
+    assert len(list(tmp_path.glob(".new-*"))) == 1, "what is a minute old may be another machine's"
+    for folder in tmp_path.glob(".new-*"):
+        os.utime(folder, (time.time() - 100, time.time() - 100))
+    store.sweep()
+    assert names(store) == {".locks"}
+
+
+def test_a_sweep_spares_what_a_living_process_writes(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.entry("key") as folder:
+        (folder / "record.json").write_text("{}")
+        os.utime(folder, (1, 1))
+        store.sweep()
+        assert (folder / "record.json").is_file()
+    assert "key" in store
+
+
+def test_measurements_of_processes_that_write_together_are_all_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key", targets={"torch": {"ms": 1}})
+    code = 'for n in range(25): store.update("key", {"targets": {f"{words[0]}{n}": {"ms": n}}, "last": words[0]})'
+    for child in [process(code, tmp_path, name) for name in ("a", "b")]:
+        finished(child)
+    record = store.record("key")
+    assert set(record["targets"]) == {"torch", *(f"{name}{n}" for name in "ab" for n in range(25))}
+    assert record["last"] in ("a", "b") and record["recipe"] == "fold"
+    assert [p.name for p in store.folder("key").iterdir()] == ["record.json"]
+
+
+def test_a_record_read_while_it_is_written_is_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    child = process('for n in range(200): store.update("key", {"long": "x" * 20_000 + str(n)})', tmp_path)
+    seen = set()
+    while child.poll() is None:
+        seen.add(len(store.record("key")))  # raises if it is torn
+    finished(child)
+    assert seen <= {6, 7} and len(store.record("key")) == 7
+
+
+def test_update_returns_what_it_wrote_and_needs_an_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key", targets={})
+    found = store.update("key", {"targets": {"torch": {"ms": 2}}})
+    assert found == store.record("key") and found["targets"] == {"torch": {"ms": 2}}
+    with pytest.raises(LissomError, match="the record of gone cannot be read"):
+        store.update("gone", {})
+
+
+def test_merging_lays_dictionaries_into_each_other_and_replaces_the_rest() -> None:
+    old = {"a": {"x": 1, "y": {"z": 1}}, "b": [1], "c": 1}
+    assert merged(old, {"a": {"y": {"w": 2}}, "b": [2], "c": {"d": 1}, "e": 5}) == {
+        "a": {"x": 1, "y": {"z": 1, "w": 2}}, "b": [2], "c": {"d": 1}, "e": 5}
+    assert old == {"a": {"x": 1, "y": {"z": 1}}, "b": [1], "c": 1}
+
+
+# what is kept
+
+def family(store: Store) -> None:
+    """Two recipes that share `root - trained`; one of them ends, the other broke off."""
+    entry(store, "root")
+    entry(store, "trained", "root")
+    entry(store, "pruned", "trained", "trained")
+    entry(store, "done", "pruned", "trained", finished=True)
+    entry(store, "other", "trained", "trained")
+    entry(store, "lost", "other", "trained")
+    entry(store, "alone", "gone", "trained")
+
+
+def test_what_lies_on_the_way_to_no_finished_recipe_is_unreached(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    family(store)
+    assert set(unreached(store, [])) == {"other", "lost", "alone"}
+    assert set(unreached(store, ["lost"])) == {"pruned", "done", "alone"}
+    assert set(unreached(store, ["lost", "done"])) == {"alone"}
+    lost = set(unreached(store, ["alone"]))
+    assert "trained" not in lost, "its float network is kept"
+    assert {"pruned", "done", "other", "lost"} <= lost
+
+
+def test_nothing_is_unreached_in_an_empty_store(tmp_path: Path) -> None:
+    assert unreached(Store(tmp_path / "none"), []) == [] and store_rows(Store(tmp_path / "none")) == []
+
+
+def test_removing_deletes_one_entry_and_leaves_no_trace(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    family(store)
+    store.remove("lost")
+    assert "lost" not in store and "other" in store
+    assert names(store) == {"root", "trained", "pruned", "done", "other", "alone", ".locks"}
+    entry(store, "lost", note="again")
+    assert store.record("lost")["note"] == "again"
+
+
+def test_removing_what_another_process_has_removed_is_no_crash(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key")
+    store.remove("key")
+    try:
+        store.remove("key")
+    except LissomError as error:
+        assert "key" in str(error)  # noqa: PT017
+    assert names(store) == {".locks"}
+
+
+def test_rows_say_key_recipe_seed_size_and_age(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry(store, "key", finished=True, created=time.time() - 100, seed=3)
+    entry(store, "other")
+    rows = {row["key"]: row for row in store_rows(store)}
+    assert rows["key"]["finished"] is True and rows["other"]["finished"] is False
+    assert rows["key"]["seed"] == 3 and 99 <= rows["key"]["age_s"] <= 102 and rows["other"]["age_s"] <= 2
+    assert rows["key"]["size_bytes"] == len((store.folder("key") / "record.json").read_bytes())
+    assert json.dumps(list(rows.values()))

@@ -1,0 +1,397 @@
+"""Tasks: how a network is named and built, the depths that exist, weights that are loaded whole or not at all, own tasks."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lissom import Data, LissomError, Task
+from lissom.data.split import Images
+from lissom.models import KNOWN, check_name, factory
+from lissom.task import build_from, check_model_spec, load_weights, own_task, teacher_from, top1
+
+NETS = '''
+from torch import nn
+import torch
+
+def linear(outputs, inputs=64):
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs))
+
+def plain():
+    return linear(10)
+
+def classes(num_classes):
+    return linear(num_classes)
+
+def both(num_classes=3, in_channels=5):
+    return linear(num_classes, 64 * in_channels)
+
+def anything(**given):
+    assert given == {"num_classes": 10}, given
+    return linear(given["num_classes"])
+
+def random():
+    return linear(10)
+
+def wants(size):
+    return linear(size)
+
+def raises():
+    raise KeyError("no such layer")
+
+def nothing():
+    return None
+
+def wrong():
+    return linear(7)
+
+def pair():
+    return Pair()
+
+def silent():
+    return Silent()
+
+def other_size():
+    return linear(10, 99)
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, x):
+        y = self.layer(x.flatten(1))
+        return (y, y) if self.training else y
+
+class Silent(nn.Module):
+    def forward(self, x):
+        raise AssertionError
+
+number = 3
+'''
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what importing a user's file adds to where Python looks."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    draw = torch.Generator().manual_seed(0)
+    part = Images(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=draw), torch.arange(12) % 10)
+    return Data("tiny", part, part, part, tuple("0123456789"), 1, (8, 8), (0.5,), (0.25,), False, "tiny")
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> str:
+    (tmp_path / "nets.py").write_text(NETS)
+    return str(tmp_path / "nets.py")
+
+
+def refused(model: str, data: Data, **given: Any) -> str:
+    """Return what is said of a network that cannot be used."""
+    with pytest.raises(LissomError) as caught:
+        Task.of(model, data, **given).check()
+    return str(caught.value)
+
+
+# naming a network
+
+def test_a_built_in_network_gets_the_classes_and_channels_of_the_data(data: Data) -> None:
+    task = Task.of("resnet8", data)
+    task.check()
+    model = task.fresh()
+    assert model.stem.in_channels == 1 and model.head.out_features == 10 and not model.training
+    assert task.spec == {"model": "resnet8", "num_classes": 10, "in_channels": 1} and task.name == "resnet8"
+
+
+@pytest.mark.parametrize(("name", "given"), [
+    ("plain", {}), ("classes", {"num_classes": 10}), ("both", {"num_classes": 10, "in_channels": 1}),
+    ("anything", {"num_classes": 10})])
+def test_a_factory_is_given_what_it_takes_and_no_more(data: Data, nets: str, name: str, given: dict[str, int]) -> None:
+    task = Task.of(f"{nets}:{name}", data)
+    task.check()
+    assert task.spec == {"model": f"{nets}:{name}", **given}
+
+
+def test_a_network_is_named_by_module_and_factory(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package_of_nets").mkdir()
+    (tmp_path / "package_of_nets" / "small.py").write_text(NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    Task.of("package_of_nets.small:both", data).check()
+    assert "package_of_nets.small has no 'bothh'; did you mean 'both'" in refused("package_of_nets.small:bothh", data)
+
+
+def test_a_network_of_torchvision_is_named_by_its_builder(data: Data) -> None:
+    task = Task.of("torchvision:squeezenet1_1", data)
+    assert task.spec == {"model": "torchvision:squeezenet1_1", "num_classes": 10}
+    assert task.fresh().classifier[1].out_channels == 10
+    assert "torchvision has no 'resnet19'; did you mean 'resnet18'?" in refused("torchvision:resnet19", data)
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("resnet21", "a depth of resnet is 6n+2; near 21 are 14, 20, 26"), ("resnet2", "6n+2; near 2 are 8, 14"),
+    ("resnet0", "6n+2"),
+    ("preresnet36", "a depth of preresnet is 9n+2; near 36 are 29, 38, 47"), ("preresnet20x", "no built-in network"),
+    ("vgg12", "vgg has the depths 11, 13, 16 and 19"), ("resnett20", "did you mean 'resnet20'"),
+    ("resnet", "no built-in network"),
+    ("", "no built-in network ''"), ("resnet-20", "no built-in network"), ("ResNet20", "did you mean 'resnet20'")])
+def test_a_network_that_does_not_exist_is_refused_with_what_does(data: Data, name: str, said: str) -> None:
+    with pytest.raises(LissomError) as caught:
+        check_name(name)
+    assert said in str(caught.value)
+    with pytest.raises(LissomError):
+        Task.of(name, data)
+
+
+@pytest.mark.parametrize("spec", [":", "a:", ":b", "gone.py:net", "dir/gone.py:net"])
+def test_a_name_of_a_network_that_cannot_be_one_is_refused(spec: str) -> None:
+    with pytest.raises(LissomError, match=r"^model: "):
+        check_model_spec(spec)
+
+
+@pytest.mark.parametrize(("spec", "said"), [
+    ("{nets}:clases", "has no 'clases'; did you mean 'classes'"),
+    ("{nets}:wants", "building it raised TypeError: wants() missing"),
+    ("{nets}:raises", "building it raised KeyError: 'no such layer'"),
+    ("{nets}:nothing", "returned a NoneType, not a torch.nn.Module"),
+    ("{nets}:number", "int"), ("{nets}:wrong", "it returns (2, 7) for 2 images; (batch, classes) = (2, 10) is wanted"),
+    ("{nets}:pair", "it returns tuple for 2 images; (batch, classes) = (2, 10) is wanted in training too"),
+    ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
+    ("{nets}:silent", "it raised AssertionError on images of shape (2, 1, 8, 8)"),
+    ("{nets}:Silent", "it raised AssertionError on images of shape (2, 1, 8, 8)"),
+    ("no_such_module_here:net", "importing no_such_module_here raised ModuleNotFoundError"),
+    ("builtins:prnt", "builtins has no 'prnt'; did you mean 'print'"), ("builtins:dict", "returned a dict")])
+def test_a_network_that_cannot_be_used_is_refused_with_what_it_did(data: Data, nets: str, spec: str, said: str) -> None:
+    assert said in refused(spec.format(nets=nets), data)
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("def x(:", "raised SyntaxError"), ("raise RuntimeError('oh')", "raised RuntimeError: oh"),
+    ("import nothing_here", "ModuleNotFound"),
+    ("import sys\nsys.exit(0)", "raised SystemExit")])
+def test_a_file_that_cannot_be_imported_is_refused_with_what_it_did(data: Data, tmp_path: Path, code: str,
+        said: str) -> None:
+    (tmp_path / "broken.py").write_text(code)
+    assert said in refused(f"{tmp_path}/broken.py:net", data)
+
+
+# building
+
+def test_fresh_weights_are_drawn_from_the_seed(data: Data, nets: str) -> None:
+    task = Task.of(f"{nets}:random", data)
+    one, same, other = (task.fresh(seed).state_dict()["1.weight"] for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_the_root_key_tells_networks_data_seeds_and_sources_apart(data: Data, nets: str) -> None:
+    def root(name: str = "both", seed: int = 0) -> str:
+        return Task.of(f"{nets}:{name}", data).root(seed)
+    first = root()
+    assert first == root() and len(first) == 12
+    other = Data(**{**vars(data), "fingerprint": "other"})
+    found = [first, root("classes"), root(seed=1), Task.of(f"{nets}:both", other).root(0)]
+    Path(nets).write_text(NETS + "\n# changed\n")
+    assert len({*found, root()}) == 5
+
+
+def test_a_network_is_built_again_from_what_was_kept_of_it(data: Data, nets: str) -> None:
+    task = Task.of(f"{nets}:both", data)
+    assert build_from(task.spec, "here")[1].weight.shape == (10, 64)
+    with pytest.raises(LissomError, match="here does not say how its network is built"):
+        build_from({}, "here")
+
+
+def parameters(name: str, *given: int) -> int:
+    return sum(p.numel() for p in factory(name)(*given).parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), [
+    ("preresnet38", 404_954),  # network slimming's 38-layer network, without its channel selection
+    ("resnet20", 272_474)])  # 269,722 with the shortcuts of option A, and 2,752 for those of option B
+def test_a_built_in_network_has_the_parameters_it_is_known_by(name: str, count: int) -> None:
+    assert parameters(name, 10, 3) == count
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if int("".join(c for c in name if c.isdigit())) < 60])
+def test_every_built_in_network_takes_images_of_32_pixels_of_any_channels(name: str) -> None:
+    with torch.device("meta"):  # shapes alone
+        model = factory(name)(7, 2).eval()
+        assert model(torch.zeros(2, 2, 32, 32)).shape == (2, 7)
+    depth = sum(isinstance(m, (nn.Conv2d, nn.Linear)) and "shortcut" not in key for key, m in model.named_modules())
+    assert depth == int(name[3:]) - 2 if name.startswith("vgg") else name.endswith(str(depth))  # VGG: one linear layer, not three
+
+
+def test_top1_is_the_share_of_images_named_right() -> None:
+    assert top1(torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]), torch.tensor([1, 0, 0, 0])) == 0.75
+
+
+# weights
+
+class Hidden:
+    """Not a tensor."""
+
+
+def saved(kind: str, state: dict[str, Tensor], folder: Path) -> str:
+    """Write a weight file of a kind; return its path."""
+    path = folder / (kind.replace(" ", "_") + (".safetensors" if "safetensors" in kind else ".pt"))
+    contents: dict[str, Any] = {
+        "whole": state, "wrapped": {"state_dict": state, "epoch": 3}, "without counts": {
+            k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        "missing": {k: v for k, v in state.items() if k != "head.bias"}, "extra": {**state, "tail.bias": torch.zeros(3)},
+        "shapes": {**state, "head.bias": torch.zeros(3)}, "nothing": {}, "a list": [torch.zeros(2)],
+        "numbers": {"head.bias": 3},
+        "names that are numbers": {**state, 3: torch.zeros(2)}, "prefixed": {f"module.{k}": v for k, v in state.items()},
+        "an object": {"state_dict": state, "args": Hidden()}, "a network": nn.Linear(2, 2)}
+    if "safetensors" in kind:
+        save_file(state, path)
+    elif kind == "a plain pickle":
+        path.write_bytes(pickle.dumps({"head.bias": [1.0]}, protocol=4))
+    elif kind == "code":
+        path.write_bytes(pickle.dumps(sys.exit, protocol=2))
+    elif kind == "text":
+        path.write_text("hello\n")
+    else:
+        torch.save(contents.get(kind, state), path)
+    if kind.startswith("cut"):
+        path.write_bytes(path.read_bytes()[:-500 if kind.startswith("cut late") else 300])
+    if kind.startswith("empty"):
+        path.write_bytes(b"")
+    return str(path)
+
+
+def tried(kind: str, folder: Path) -> tuple[nn.Module, nn.Module, str | None]:
+    """Load a kind of file into a network; return the source, the network, and what was said if it was refused."""
+    torch.manual_seed(1)
+    source, model = factory("resnet8")(10, 1), factory("resnet8")(10, 1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    path = saved(kind, source.state_dict(), folder)
+    try:
+        load_weights(model, path)
+    except LissomError as error:
+        assert path in str(error) and len(str(error).splitlines()) == 1  # noqa: PT017
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "nothing may be loaded"
+        return source, model, str(error)
+    return source, model, None
+
+
+@pytest.mark.parametrize("kind", ["whole", "wrapped", "without counts", "safetensors"])
+def test_weights_that_fit_are_loaded(tmp_path: Path, kind: str) -> None:
+    source, model, said = tried(kind, tmp_path)
+    assert said is None
+    wanted = source.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("missing", "does not fit; nothing was loaded. missing from the file (1): head.bias"),
+    ("extra", "nothing was loaded. not in the network (1): tail.bias"),
+    ("shapes", "other shapes (1): head.bias: (3,) in the file, (10,) in the network"),
+    ("nothing", "missing from the file (47): stem.weight, "), ("prefixed", "not in the network (56): module.stem.weight, "),
+    ("a list", "is not a state dict: names with tensors"), ("numbers", "is not a state dict"),
+    ("names that are numbers", "weights: "), ("an object", "holds more than tensors and would run code"),
+    ("a network", "holds more than tensors and would run code"), ("code", "weights: "), ("a plain pickle", "weights: "),
+    ("text", "weights: "), ("cut early", "cannot be read"), ("cut late", "cannot be read"), ("empty", "cannot be read"),
+    ("cut early safetensors", "cannot be read"), ("cut late safetensors", "cannot be read"),
+    ("empty safetensors", "cannot be read")])
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path: Path, kind: str, said: str) -> None:
+    found = tried(kind, tmp_path)[2]
+    assert found is not None and said in found
+
+
+def test_a_weight_file_that_is_not_there_is_refused_when_the_task_is_made(data: Data, tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.pt", tmp_path / "gone.safetensors", tmp_path):
+        with pytest.raises(LissomError, match="cannot be read"):
+            Task.of("resnet8", data, weights=str(path))
+
+
+def test_a_task_with_weights_builds_that_network_under_a_key_of_its_own(data: Data, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = factory("resnet8")(10, 1).state_dict()
+    path = saved("safetensors", state, tmp_path)
+    task = Task.of("resnet8", data, weights=path)
+    assert torch.equal(task.fresh(0).head.weight, state["head.weight"]) and torch.equal(task.fresh(5).head.weight,
+        state["head.weight"])
+    before = task.root(0)
+    assert before != Task.of("resnet8", data).root(0)
+    saved("safetensors", {**state, "head.bias": torch.ones(10)}, tmp_path)
+    assert Task.of("resnet8", data, weights=path).root(0) != before
+
+
+def test_a_teacher_is_the_same_kind_of_network_or_another(data: Data, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    path = saved("safetensors", factory("resnet8")(10, 1).state_dict(), tmp_path)
+    assert len(teacher_from(path, Task.of("resnet8", data)).blocks) == 3
+    assert len(teacher_from(f"resnet8={path}", Task.of("resnet14", data)).blocks) == 3
+    with pytest.raises(LissomError, match="does not fit"):
+        teacher_from(path, Task.of("resnet14", data))
+
+
+# own tasks
+
+OWN = '''
+import torch
+from torch import nn
+from lissom import Data, Task
+from lissom.data.split import Images
+
+part = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2)
+data = Data("own", part, part, part, ("a", "b"), 1, (8, 8), (0.5,), (0.25,), False, "own")
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+task = Task(net, data, "mine", scores={"share": lambda outputs, labels: 0.5})
+
+def make():
+    return Task(net, data)
+
+def raises():
+    raise ValueError("no data")
+
+def number():
+    return 3
+
+three = 3
+'''
+
+
+def test_an_own_task_is_an_object_or_what_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    task, made = own_task(f"{tmp_path}/own.py:task"), own_task(f"{tmp_path}/own.py:make")
+    task.check()
+    made.check()
+    assert task.name == "mine" and list(task.scores) == ["share"] and made.name == "model"
+    assert task.spec == {"task": f"{tmp_path}/own.py:task"} and build_from(task.spec, "here")[1].out_features == 2
+    assert task.root(0) != made.root(0) and task.root(0) == own_task(f"{tmp_path}/own.py:task").root(0)
+    (tmp_path / "own.py").write_text(OWN + "# changed\n")
+    assert task.root(0) != own_task(f"{tmp_path}/own.py:task").root(0)
+
+
+def test_an_own_task_that_another_module_holds_has_one_key_however_often_it_is_loaded(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "place_of_a_task.py").write_text(OWN)
+    (tmp_path / "own.py").write_text("from place_of_a_task import task\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert own_task(f"{tmp_path}/own.py:task").root(0) == own_task(f"{tmp_path}/own.py:task").root(0)
+
+
+@pytest.mark.parametrize(("spec", "said"), [
+    ("own.py:raises", "raised ValueError: no data"), ("own.py:number", "is a int; a lissom.Task is wanted"),
+    ("own.py:three", "is a int; a lissom.Task"), ("own.py:tasks", "has no 'tasks'; did you mean 'task'"),
+    ("gone.py:task", "there is no file"), ("own:task", "file.py:name is wanted"), ("own.py", "file.py:name is wanted"),
+    ("", "file.py:name is wanted")])
+def test_an_own_task_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, said: str) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LissomError, match=r"^task: ") as caught:
+        own_task(spec)
+    assert said in str(caught.value)
