@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,10 @@ class Store:
     def record(self, key: str) -> dict[str, Any]:
         """Read the record of an entry."""
         try:
-            return dict(json.loads((self.folder(key) / "record.json").read_text()))
+            found = json.loads((self.folder(key) / "record.json").read_text())
+            if not isinstance(found, dict):
+                raise ValueError("not a record")
+            return found
         except (OSError, ValueError) as error:
             raise LissomError(f"store: the record of {key} cannot be read ({error})") from None
 
@@ -101,7 +104,7 @@ class Store:
     def remove(self, key: str) -> None:
         """Delete an entry: out of sight by one rename, then file by file."""
         self.writable()
-        with scratch(self.root) as folder:
+        with scratch(self.root) as folder, suppress(FileNotFoundError):  # another process was first
             os.replace(self.folder(key), folder / key)
 
     def sweep(self) -> None:
@@ -151,10 +154,12 @@ def unreached(store: Store, keep: list[str]) -> list[str]:
     """Return the keys that lie on the way to no finished recipe; with `keep`, to none of those keys."""
     records = {key: store.record(key) for key in store}
     reached: set[str] = set()
-    for key in keep or [k for k, r in records.items() if r.get("finished")]:
-        while key in records and key not in reached:
-            reached.update((key, records[key]["float"]["key"]))
-            key = records[key]["before"] or ""
+    left = [*keep] or [key for key, record in records.items() if record.get("finished")]
+    while left:
+        key = left.pop()
+        if key in records and key not in reached:
+            reached.add(key)
+            left += [records[key]["before"], records[key]["float"]["key"]]
     return [key for key in records if key not in reached]
 
 

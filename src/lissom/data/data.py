@@ -91,8 +91,8 @@ def assembled(name: str, train: Split, valid: Split | None, test: Split, classes
     return Data(name, train, valid, test, classes, channels, size, mean, std, flip, seen.hexdigest()[:16], notes)
 
 
-def parted(train: Images | Files, share: float = 0.1, most: int = 5000) -> tuple[Images | Files, Images | Files]:
-    """Split a tenth of the images (at most 5,000), the same ones every time, off for validation."""
+def parted(train: Images | Files, share: float = 0.1, most: int = 2500) -> tuple[Images | Files, Images | Files]:
+    """Split a tenth of the images (at most 2,500), the same ones every time, off for validation."""
     count = min(most, max(1, round(share * len(train))))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(20))
     return train.take(order[count:].sort().values), train.take(order[:count].sort().values)
