@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,23 @@ def entry(store: Store, key: str, before: str | None = None, source: str | None 
                                             "seed": 0, "created": time.time(), **facts})
 
 
-def process(code: str, root: Path, *words: str) -> subprocess.Popen[str]:
-    """Start a Python that has `store` and `words`."""
-    start = "import sys, time, os\nfrom lissom.store import Store\nstore, words = Store(sys.argv[1]), sys.argv[2:]\n"
-    return subprocess.Popen([sys.executable, "-c", start + code, str(root), *words], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def process() -> Iterator[Start]:
+    """Give what starts a Python that has `store` and `words`; whatever of it is left afterwards is ended."""
+    begin = "import sys, time, os\nfrom lissom.store import Store\nstore, words = Store(sys.argv[1]), sys.argv[2:]\n"
+    children: list[subprocess.Popen[str]] = []
+
+    def start(code: str, root: Path, *words: str) -> subprocess.Popen[str]:
+        children.append(subprocess.Popen([sys.executable, "-c", begin + code, str(root), *words], stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE, text=True))
+        return children[-1]
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
 
 
 def finished(child: subprocess.Popen[str]) -> str:
@@ -167,7 +180,7 @@ def test_a_json_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> No
 
 # processes
 
-def test_two_processes_that_want_one_key_take_turns_and_make_one_copy(tmp_path: Path) -> None:
+def test_two_processes_that_want_one_key_take_turns_and_make_one_copy(tmp_path: Path, process: Start) -> None:
     code = """
 with store.lock("key"):
     if "key" not in store:
@@ -181,7 +194,7 @@ with store.lock("key"):
     assert names(Store(tmp_path / "store")) == {"key", ".locks"}
 
 
-def test_a_lock_is_held_until_its_block_ends_and_for_one_key_alone(tmp_path: Path) -> None:
+def test_a_lock_is_held_until_its_block_ends_and_for_one_key_alone(tmp_path: Path, process: Start) -> None:
     store = Store(tmp_path)
     with store.lock("key"):
         other, same = process('with store.lock("other"): print("got it")', tmp_path), \
@@ -192,7 +205,7 @@ def test_a_lock_is_held_until_its_block_ends_and_for_one_key_alone(tmp_path: Pat
     assert finished(same) == "got it\n"
 
 
-def test_a_process_that_is_killed_lets_go_of_its_lock_and_leaves_no_entry(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_lets_go_of_its_lock_and_leaves_no_entry(tmp_path: Path, process: Start) -> None:
     holder = process("""
 with store.lock("key"), store.entry("key") as folder:
     (folder / "record.json").write_text("{}")
@@ -226,19 +239,27 @@ def test_a_sweep_spares_what_a_living_process_writes(tmp_path: Path) -> None:
     assert "key" in store
 
 
-def test_measurements_of_processes_that_write_together_are_all_kept(tmp_path: Path) -> None:
+def test_measurements_of_processes_that_write_together_are_all_kept(tmp_path: Path, process: Start) -> None:
     store = Store(tmp_path)
     entry(store, "key", targets={"torch": {"ms": 1}})
-    code = 'for n in range(25): store.update("key", {"targets": {f"{words[0]}{n}": {"ms": n}}, "last": words[0]})'
-    for child in [process(code, tmp_path, name) for name in ("a", "b")]:
+    code = """
+while not (store.root / "go").exists():
+    time.sleep(0.001)
+for n in range(100):
+    store.update("key", {"targets": {f"{words[0]}{n}": {"ms": n}}, "last": words[0]})
+"""
+    children = [process(code, tmp_path, name) for name in ("a", "b", "c")]
+    time.sleep(0.5)
+    (tmp_path / "go").touch()
+    for child in children:
         finished(child)
     record = store.record("key")
-    assert set(record["targets"]) == {"torch", *(f"{name}{n}" for name in "ab" for n in range(25))}
-    assert record["last"] in ("a", "b") and record["recipe"] == "fold"
+    assert set(record["targets"]) == {"torch", *(f"{name}{n}" for name in "abc" for n in range(100))}
+    assert record["last"] in ("a", "b", "c") and record["recipe"] == "fold"
     assert [p.name for p in store.folder("key").iterdir()] == ["record.json"]
 
 
-def test_a_record_read_while_it_is_written_is_whole(tmp_path: Path) -> None:
+def test_a_record_read_while_it_is_written_is_whole(tmp_path: Path, process: Start) -> None:
     store = Store(tmp_path)
     entry(store, "key")
     child = process('for n in range(200): store.update("key", {"long": "x" * 20_000 + str(n)})', tmp_path)

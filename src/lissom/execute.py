@@ -51,6 +51,18 @@ class Run:
             self._ensure(recipe, place, keys)
         return keys
 
+    def rehearse(self, recipe: Recipe) -> None:
+        """Go through the recipe on an untrained network and two images; whatever is wrong with it comes to light."""
+        root, task = self.task.root(self.seed), self.task
+        keys = recipe.keys(root)
+        if all(key in self.store for key in keys):
+            return
+        model, few = task.fresh(self.seed), task.data.example(2)
+        with torch.no_grad():
+            for step in recipe.steps:
+                ctx = Context(few[:1], lambda _: [few], task=task, where=str(step), teacher=self._teacher(recipe, keys))
+                model = step.rehearse(model, ctx)
+
     def load(self, key: str) -> nn.Module:
         """Load a finished network of this task."""
         return restore(self.task.fresh(), self.store.folder(key))
@@ -165,6 +177,8 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     records = []
     for seed in seeds:
         this = Run(task, store, chosen, seed, say, watch)
+        for recipe in recipes:
+            this.rehearse(recipe)
         for recipe in recipes:
             keys = this.recipe(recipe)
             source = reference(recipe, keys, task.root(seed))

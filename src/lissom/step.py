@@ -24,6 +24,10 @@ class Step(Method):
         """Return the changed network; `model` may be changed in place and must not be used afterwards."""
         raise TypeError(f"{type(self).__name__} does not say what it does")
 
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Do on an untrained network what can be wrong with the step, before anything is trained; return a network."""
+        return self(model, ctx)
+
     def key(self, before: str) -> str:
         """Name the network that this step makes of the network named `before`."""
         return hashlib.sha256(f"{before} {self.identity()}".encode()).hexdigest()[:12]

@@ -43,6 +43,17 @@ class Distill(Learning):
         path = (self.teacher or "").rpartition("=")[2]
         return super().identity() + (file_mark(path) if path and Path(path).is_file() else "")
 
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Raise if the teacher that is named cannot be had or answers another question."""
+        if self.teacher is not None and ctx.teacher is not None:
+            self._alike(ctx.teacher(self.teacher)(ctx.example), model(ctx.example), ctx)
+        return model
+
+    def _alike(self, wanted: Tensor, given: Tensor, ctx: Context) -> None:
+        if wanted.shape != given.shape:
+            raise LissomError(f"{ctx.where}: the teacher answers with {tuple(wanted.shape[1:])} numbers, "
+                              f"the student with {tuple(given.shape[1:])}")
+
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import torch
 
@@ -57,9 +68,7 @@ class Distill(Learning):
         def value(student: nn.Module, batch: Batch) -> Tensor:
             with torch.inference_mode(), autocast(ctx.device, precision):
                 wanted = teacher(batch.images).float()
-            if wanted.shape != batch.outputs.shape:
-                raise LissomError(f"{ctx.where}: the teacher answers with {tuple(wanted.shape[1:])} numbers, "
-                                  f"the student with {tuple(batch.outputs.shape[1:])}")
+            self._alike(wanted, batch.outputs, ctx)
             taught: Tensor = match(batch.outputs, wanted.clone())
             return (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
 

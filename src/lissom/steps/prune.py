@@ -106,7 +106,7 @@ class Prune(Step):
         most = 1 - sum(self.rounded(g.size, 0) for g in groups) / total
         found = 1 - sum(widths) / total
         ctx.facts["amount"] = {"asked": self.amount, "removed": round(found, 4), "most": round(most, 4)}
-        if found == 0 or self.amount > most + self.multiple * len(groups) / total:
+        if found == 0 or self.amount > most + self.multiple / total:
             raise LissomError(f"{ctx.where}: {self.amount:g} of the channels cannot be removed; with "
                               f"multiple={self.multiple} and floor={self.floor:g} this network can lose at most "
                               f"{most:.3g} of {total} channels")

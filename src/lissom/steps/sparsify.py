@@ -30,13 +30,15 @@ class Sparsify(Learning):
     _: KW_ONLY
     lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.05, above=0, high=10)
 
-    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        from torch import nn, stack
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Raise if the network has nothing to make sparse."""
+        self._scales(model, ctx)
+        return model
 
-        scales = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-                  and m.weight is not None and m.weight.requires_grad]
-        if not scales:
-            raise LissomError(f"{ctx.where}: the network has no batch-norm scales to make small")
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        from torch import stack
+
+        scales = self._scales(model, ctx)
 
         def price(_: nn.Module, __: Batch) -> Tensor:
             return self.weight * stack([s.abs().sum() for s in scales]).sum()
@@ -45,3 +47,13 @@ class Sparsify(Learning):
         ctx.facts["scales"] = {"below_0.01": sum(int((s.abs() < 0.01).sum()) for s in scales),
                                "all": sum(len(s) for s in scales)}
         return model
+
+    @staticmethod
+    def _scales(model: nn.Module, ctx: Context) -> list[Tensor]:
+        from torch import nn
+
+        scales: list[Tensor] = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+                  and m.weight is not None and m.weight.requires_grad]
+        if not scales:
+            raise LissomError(f"{ctx.where}: the network has no batch-norm scales to make small")
+        return scales

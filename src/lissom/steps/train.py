@@ -31,6 +31,10 @@ class Learning(Step):
     augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = arg(
         "shift images by up to an eighth and mirror them; auto mirrors where the data allows it", "auto")
 
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002
+        """Learning changes no layer: the network itself goes on."""
+        return model
+
     def pace(self, epochs: int, smoothing: float = 0.0) -> Pace:
         """Return the settings in the form that `fit` takes."""
         from ..fit import Pace

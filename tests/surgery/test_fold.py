@@ -1,0 +1,207 @@
+"""A batch-norm folded into the layer before it changes nothing, and what cannot be folded stays."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lissom import apply
+from lissom.models import factory
+from lissom.surgery.fold import fold_pair, foldable, folded
+
+
+class Net(nn.Module):
+    """A forward given as a function of the network itself and its input."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def conv(inputs: int = 4, outputs: int = 4, **settings: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Give batch-norms numbers that matter: scales of both signs, one of them zero; all in float64."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                for tensor, low, high in ((layer.weight, -2, 2), (layer.bias, -1, 1), (layer.running_mean, -1, 1),
+                                          (layer.running_var, 0.5, 2)):
+                    if tensor is not None:
+                        tensor.copy_(torch.rand(tensor.shape, generator=draw) * (high - low) + low)
+                if layer.weight is not None:
+                    layer.weight[0] = 0
+    return model.double().eval()
+
+
+def images() -> Tensor:
+    return torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def check_same(model: nn.Module, names: list[str], x: Tensor | None = None) -> nn.Module:
+    """Fold; the layers named take one in, and the outputs stay."""
+    x = images() if x is None else x
+    lively(model)
+    small = copy.deepcopy(model)
+    assert sorted(folded(small, x)) == sorted(names)
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(x), model.eval()(x), rtol=1e-9, atol=1e-9)
+    return small
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_convolution_takes_in_its_norm(bias: bool, affine: bool, groups: int) -> None:
+    small = check_same(nn.Sequential(conv(bias=bias, groups=groups), nn.BatchNorm2d(4, affine=affine), nn.ReLU()), ["0"])
+    assert isinstance(small[1], nn.Identity) and small[0].bias is not None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_linear_layer_takes_in_its_norm(bias: bool, affine: bool) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 5, bias=bias), nn.BatchNorm1d(5, affine=affine), nn.ReLU())
+    assert isinstance(check_same(model, ["1"])[2], nn.Identity)
+
+
+def test_the_folded_numbers_are_those_of_the_formula() -> None:
+    layer, norm = lively(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=1e-2)))
+    w, b, gamma, beta, mean, var = (t.detach().numpy().copy() for t in (
+        layer.weight, layer.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    fold_pair(layer, norm)
+    for u in range(4):
+        scale = gamma[u] / np.sqrt(var[u] + 1e-2)
+        np.testing.assert_allclose(layer.weight[u].detach().numpy(), w[u] * scale, rtol=1e-12)
+        np.testing.assert_allclose(layer.bias[u].item(), beta[u] + (b[u] - mean[u]) * scale, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet20", 21), ("vgg11", 8), ("preresnet11", 6)])
+def test_built_in_networks_fold_where_a_norm_follows_a_layer(name: str, count: int) -> None:
+    model, x = factory(name)(num_classes=4), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    assert len(foldable(model.double(), x)) == count
+    check_same(model, [layer for layer, _ in foldable(model, x)], x)
+
+
+def test_a_convolution_whose_output_is_read_twice_stays() -> None:
+    check_same(Net(lambda s, x: s.n(y := s.c(x)) + y, c=conv(), n=nn.BatchNorm2d(4)), [])
+
+
+def test_a_convolution_whose_output_is_returned_stays() -> None:
+    def first(s: Any, x: Tensor) -> Any:
+        y = s.c(x)
+        return s.n(y), y
+    model = Net(first, c=conv(), n=nn.BatchNorm2d(4))
+    assert foldable(lively(model), images()) == []
+
+
+@pytest.mark.parametrize("between", [F.relu, F.relu_, lambda y: y.add_(1), lambda y: y.mul_(y), lambda y: y.clone()],
+                         ids=["relu", "relu_", "add_", "mul_", "clone"])
+def test_what_comes_between_layer_and_norm_forbids_folding(between: Callable[[Tensor], Tensor]) -> None:
+    check_same(Net(lambda s, x: s.n(between(s.c(x))), c=conv(), n=nn.BatchNorm2d(4)), [])
+
+
+def test_a_change_in_place_of_part_of_the_output_forbids_folding() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        y = s.c(x)
+        y[:, 1] = 0.5
+        return s.n(y)
+    check_same(Net(forward, c=conv(), n=nn.BatchNorm2d(4)), [])
+
+
+def test_a_norm_before_a_convolution_stays() -> None:
+    check_same(nn.Sequential(nn.BatchNorm2d(4), conv()), [])
+
+
+def test_a_layer_that_runs_twice_stays() -> None:
+    check_same(Net(lambda s, x: s.c(F.relu(s.n(s.c(x)))), c=conv(), n=nn.BatchNorm2d(4)), [])
+
+
+def test_a_norm_that_runs_twice_stays() -> None:
+    check_same(Net(lambda s, x: s.n(s.d(F.relu(s.n(s.c(x))))), c=conv(), d=conv(), n=nn.BatchNorm2d(4)), [])
+
+
+def test_layers_that_share_a_weight_stay() -> None:
+    one, two = conv(), conv()
+    two.weight = one.weight
+    check_same(nn.Sequential(one, nn.BatchNorm2d(4), nn.ReLU(), two, nn.BatchNorm2d(4)), [])
+
+
+def test_a_norm_without_running_statistics_stays() -> None:
+    check_same(nn.Sequential(conv(), nn.BatchNorm2d(4, track_running_stats=False)), [])
+
+
+def test_a_transposed_convolution_stays() -> None:
+    check_same(nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.BatchNorm2d(4)), [])
+
+
+def test_a_convolution_with_computed_weights_stays() -> None:
+    check_same(Net(lambda s, x: s.n(F.conv2d(x, s.c.weight / s.c.weight.norm())), c=conv(), n=nn.BatchNorm2d(4)), [])
+
+
+class AlwaysOfTheBatch(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0, self.eps)
+
+
+class WithRelu(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2)
+
+
+@pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
+@pytest.mark.parametrize("norm", [AlwaysOfTheBatch, WithRelu])
+def test_a_norm_that_does_more_than_a_norm_keeps_doing_it(norm: type[nn.Module], recipe: str) -> None:
+    model = lively(nn.Sequential(conv(), norm(4), conv(), nn.ReLU())).float()
+    x = images().float()
+    check_near(apply(recipe, model, x[:1], x), model, x)
+
+
+@pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
+def test_a_norm_known_under_two_names_is_gone_under_both(recipe: str) -> None:
+    one, norm = conv(), nn.BatchNorm2d(4)
+    model = lively(Net(lambda s, x: s.body(x), one=one, norm=norm, body=nn.Sequential(one, norm, nn.ReLU()))).float()
+    x = images().float()
+    check_near(apply(recipe, model, x[:1], x), model, x)
+
+
+def test_a_convolution_of_its_own_kind_still_folds_right() -> None:
+    model = lively(nn.Sequential(Doubled(4, 4, 3), nn.BatchNorm2d(4))).float()
+    x = images().float()
+    check_near(apply("fold", model, x[:1], x), model, x)
+
+
+def check_near(one: nn.Module, two: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        a, b = one(x), two(x)
+    assert float((a - b).square().mean().sqrt() / b.square().mean().sqrt()) < 0.05
+
+
+def test_the_step_records_its_gate() -> None:
+    from lissom.context import Context
+    from lissom.menu import menu
+
+    model = lively(nn.Sequential(conv(), nn.BatchNorm2d(4))).float()
+    x = images().float()
+    ctx = Context(x[:1], lambda count: [x[:count]])
+    menu("steps").make("fold")(model, ctx)
+    assert ctx.facts["folded"] == ["0"] and ctx.gates[0]["difference"] <= 1e-3
