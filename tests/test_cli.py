@@ -44,7 +44,7 @@ AT_ONCE = {
     "three sizes": (["run", OK, "--size", "1x2x3"], "--size: '1x2x3'"),
     "size of no digits": (["run", OK, "--size", "²"], "--size: '²'"),
     "size too large": (["run", OK, "--size", "32x9000"], "at most 8192"),
-    "two channels": (["run", OK, "--channels", "2"], "--channels: 2 was given; 1 or 3 fits"),
+    "two channels": (["run", OK, "--channels", "2"], "2 channels were asked for; 1 or 3 fits"),
     "store below a file": (["run", OK, "--store", "file.txt/store"], "file.txt/store cannot be written"),
     "store that is a file": (["run", OK, "--store", "file.txt"], "file.txt cannot be written"),
     "no file of the task": (["run", OK, "--task", "gone.py:task"], "task: there is no file gone.py"),

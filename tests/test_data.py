@@ -210,6 +210,20 @@ def test_an_image_is_decoded_to_channels_height_width(tmp_path: Path) -> None:
         9)
 
 
+def test_an_image_of_sixteen_bits_keeps_its_range(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)).save(tmp_path / "a.png")
+    for channels in (1, 3):
+        pixels = decoded(tmp_path / "a.png", channels, None)
+        assert np.abs(pixels - np.linspace(0, 255, 48).reshape(1, 6, 8)).max() <= 1
+
+
+def test_an_image_of_a_palette_is_read_without_a_warning(tmp_path: Path) -> None:
+    palette = Image.new("P", (8, 6), 1)
+    palette.putpalette([0, 0, 0, 200, 10, 60])
+    palette.save(tmp_path / "a.png", transparency=b"\x10\xff")
+    assert decoded(tmp_path / "a.png", 3, None)[:, 0, 0].tolist() == [200, 10, 60]
+
+
 def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:70])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -36,6 +37,7 @@ Targets = Annotated[str, typer.Option("--to", help='Runtimes, as in: onnxruntime
 Threads = Annotated[int, typer.Option("--threads", help="Threads of a runtime.", min=1, max=1024)]
 Bake = Annotated[bool, typer.Option("--bake", help="Put the normalisation into the file: it takes pixels in 0..255.")]
 STORE = Path(".lissom")
+USAGE: Any = typer.BadParameter.__mro__[2]  # whatever typer finds wrong with the words themselves
 
 
 def _version(wanted: bool) -> None:
@@ -65,11 +67,13 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
     from .recipe import Space
 
     space, wanted, numbers = Space(recipe), targets_of(to), seeds_of(seeds)
-    _check_specs(task, data, model)
+    for one in space if teacher else ():
+        if not any(step.name() == "distill" for step in one.steps):
+            raise LissomError(f"--teacher: '{one}' has no distill step")
     from .store import Store
 
     kept = Store(store)
-    kept.writable()
+    kept.check()
     brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
     from . import execute
     from .report.live import Live
@@ -94,7 +98,6 @@ def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resn
     from .recipe import Space
 
     space, numbers = Space(recipe), seeds_of(seeds)
-    _check_specs(task, data, model)
     brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
     from .plan import tree
     from .store import Store
@@ -207,10 +210,11 @@ def seeds_of(text: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.strip().isdigit() or (dash and not last.strip().isdigit()) or (dash and int(last) < int(first)):
-            raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits")
-        found += range(int(first), int(last) + 1) if dash else [int(first)]
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 1000:
+            raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds")
+        found += range(first, last + 1)
     return list(dict.fromkeys(found))
 
 
@@ -222,36 +226,28 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(p.isdigit() and 0 < int(p) <= 8192 for p in parts):
+    match = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text.strip().lower())
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= height <= 8192 or not 1 <= width <= 8192:
         raise LissomError(f"--size: {text!r} was given; 32 or 32x48 fits, at most 8192")
-    return int(parts[0]), int(parts[-1])
-
-
-def _check_specs(task: str | None, data: str, model: str) -> None:
-    """Raise for names that are wrong, before torch is loaded."""
-    from .data.source import check_spec
-    from .models import check_name
-
-    if task is None:
-        check_spec(data)
-        if ":" not in model:
-            check_name(model)
+    return height, width
 
 
 def _task(task: str | None, data: str, model: str, weights: str | None, data_root: Path | None, size: str | None,
           channels: int | None, skip_bad: bool) -> Task:
-    shape = size_of(size)
-    if channels == 2:
-        raise LissomError("--channels: 2 was given; 1 or 3 fits")
-    from .task import Task, own_task
+    """Load what the user brings; every name is checked before torch is loaded."""
+    from .data.source import check_spec
+    from .task import Task, check_model_spec, own_task
 
+    shape = size_of(size)
     if task is not None:
         return own_task(task)
-    from .data.data import Data
-    from .task import check_model_spec
-
+    check_spec(data, shape, channels)
     check_model_spec(model)
+    if weights and not Path(weights).is_file():
+        raise LissomError(f"weights: {weights} cannot be read (there is no such file)")
+    from .data.data import Data
+
     return Task.of(model, Data.of(data, root=data_root, size=shape, channels=channels, skip_bad=skip_bad), weights=weights)
 
 
@@ -260,17 +256,25 @@ def main(words: Iterable[str] | None = None) -> None:
     given = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in given
     try:
-        app([word for word in given if word != "--debug"], standalone_mode=True)
+        status = app([word for word in given if word != "--debug"] or ["--help"], standalone_mode=False)
     except LissomError as error:
         if debug:
             raise
-        typer.echo("lissom: " + " ".join(str(error).split()), err=True)
-        sys.exit(2)
+        _end(str(error))
+    except USAGE as error:
+        _end(error.format_message())
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(text: str) -> NoReturn:
+    typer.echo("lissom: " + " ".join(text.split()), err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
     main()
-

@@ -171,7 +171,7 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     recipes = [taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)]
     wanted = targets_of(targets)
     store = store if isinstance(store, Store) else Store(store)
-    store.writable()
+    store.check()
     task.check()
     chosen = device_of(device)
     records = []

@@ -130,6 +130,15 @@ class Store:
             if not goal.exists():
                 raise LissomError(f"store: {goal} cannot be written ({error})") from None
 
+    def check(self) -> None:
+        """Raise if the store could not be made or written; makes nothing."""
+        place = self.root
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise LissomError(f"store: {self.root} cannot be written (no permission in {place}, or no folder); "
+                              "--store names another")
+
     def writable(self) -> None:
         """Make the root folder; raise if nothing can be written there."""
         try:

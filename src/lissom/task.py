@@ -7,8 +7,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class Task:
         """
         factory, source = factory_of(model)
         wanted = {"num_classes": len(data.classes), "in_channels": data.channels}
-        takes = inspect.signature(factory).parameters if callable(factory) else {}
+        takes = parameters_of(factory)
         anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
         given = {k: v for k, v in wanted.items() if k in takes or (anything and k == "num_classes")}
 
@@ -102,11 +103,29 @@ class Task:
                     out = model(images)
             except Exception as error:  # the user's own code may raise anything
                 raise LissomError(f"model {self.name}: it raised {type(error).__name__} on images of shape "
-                                  f"{tuple(images.shape)}: {str(error).strip().splitlines()[0]}") from error
+                                  f"{tuple(images.shape)}: {first_line(error)}") from error
             if self.loss is None and (not isinstance(out, torch.Tensor) or tuple(out.shape) != (len(images), classes)):
                 what = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
                 raise LissomError(f"model {self.name}: it returns {what} for {len(images)} images; (batch, classes) = "
                                   f"({len(images)}, {classes}) is wanted{' in training too' if training else ''}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a factory can be called with; nothing for a module that does not say how it is made."""
+    from torch import nn
+
+    own = [c for c in getattr(factory, "__mro__", ()) if c not in (nn.Module, object)]
+    if own and not any("__init__" in vars(c) for c in own):
+        return {}
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C, or not callable: calling it will tell
+        return {}
 
 
 def check_model_spec(spec: str) -> None:
@@ -158,13 +177,13 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
             if "" not in sys.path:
                 sys.path.insert(0, "")
             module = importlib.import_module(place)
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise LissomError(f"{what}: importing {place} raised {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         close = nearest(name, dir(module))
         raise LissomError(f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else ""))
-    file = Path(module.__file__) if module.__file__ else None
-    mark = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file and file.is_file() else ""
+    file = Path(getattr(module, "__file__", None) or "")
+    mark = file_mark(str(file)) if file.is_file() else ""
     return getattr(module, name), f"{place}:{name} {mark}"
 
 
@@ -205,17 +224,20 @@ def load_weights(model: nn.Module, path: str) -> None:
     from safetensors.torch import load_file
 
     try:
-        state = load_file(path) if path.endswith(".safetensors") else \
-            torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = load_file(path) if path.endswith(".safetensors") else \
+                torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise LissomError(f"weights: {path} holds more than tensors and would run code when read; save "
                           "model.state_dict(), better still as .safetensors") from None
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        raise LissomError(f"weights: {path} cannot be read ({str(error).splitlines()[0]})") from None
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError, LookupError, TypeError, AttributeError,
+            AssertionError) as error:  # what torch.load says of files that are no state dicts
+        raise LissomError(f"weights: {path} cannot be read ({first_line(error)})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     own = model.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise LissomError(f"weights: {path} is not a state dict: names with tensors")
     wrong = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
              for k in own if k in state and own[k].shape != state[k].shape]
@@ -245,5 +267,4 @@ def own_task(spec: str) -> Task:
             raise LissomError(f"task: {spec} raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Task):
         raise LissomError(f"task: {spec} is a {type(found).__name__}; a lissom.Task is wanted")
-    found.source, found.spec = f"{source} {found.source}", {"task": spec}
-    return found
+    return replace(found, source=f"{source} {found.source}", spec={"task": spec})

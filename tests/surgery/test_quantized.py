@@ -45,7 +45,8 @@ def images(count: int = 8, size: int = 8, seed: int = 1) -> Tensor:
 
 def chain() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, 4))
 
 
 def naive(x: np.ndarray, scale: float, zero: int) -> np.ndarray:
@@ -291,13 +292,18 @@ def check_biases(small: Any) -> None:
         torch.testing.assert_close(back, layer.bias.detach().double(), rtol=1e-3, atol=float(layer.bias_scale.max()))
 
 
-def test_values_that_are_no_numbers_are_an_error() -> None:
-    net = Net(lambda s, x: s.head(s.one(x).sqrt().flatten(1)), one=conv(3, 4), head=nn.Linear(256, 2)).eval()
-    for how in ("minmax", "percentile"):
-        with pytest.raises(LissomError):
-            apply(f"quantize(8, range='{how}')", net, images(1), images())
+@pytest.mark.parametrize("how", ["minmax", "percentile"])
+@pytest.mark.parametrize("spoil", [lambda y: y.sqrt(), lambda y: y / 0], ids=["nan", "infinity"])
+def test_activations_that_are_no_numbers_are_an_error(how: str, spoil: Callable[[Tensor], Tensor]) -> None:
+    net = Net(lambda s, x: s.head(s.two(spoil(s.one(x))).flatten(1)), one=conv(3, 4), two=conv(4, 4), head=nn.Linear(256, 2))
+    with pytest.raises(LissomError):
+        apply(f"quantize(8, range='{how}')", net, images(1), images())
+
+
+def test_weights_that_are_no_numbers_are_an_error() -> None:
+    net = chain()
     with torch.no_grad():
-        net.one.weight[0] = float("nan")
+        net[0].weight[0] = float("nan")
     with pytest.raises(LissomError, match="NaN"):
         apply("quantize(8)", net, images(1), images())
 

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH")
 
 
-def check_spec(spec: str) -> None:
-    """Raise unless `spec` names a data set; reads nothing but the folder's existence."""
+def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | None = None) -> None:
+    """Raise unless `spec` names a data set, in a size and with channels that images can have; reads no image."""
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise LissomError(f"data: the size {size} was given; (height, width) of at least 1 fits")
+    if channels not in (None, 1, 3):
+        raise LissomError(f"data: {channels} channels were asked for; 1 or 3 fits")
     if spec.startswith("folder:"):
-        if not Path(spec[7:]).expanduser().is_dir():
+        if spec == "folder:" or not Path(spec[7:]).expanduser().is_dir():
             raise LissomError(f"data: {spec[7:]!r} is not a folder")
     elif spec not in KNOWN[:-1]:
         raise unknown("data", "data set", spec, KNOWN)
@@ -30,7 +34,7 @@ def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = 
 
     `size` (height, width) and `channels` (1 or 3) default to what the images have.
     """
-    check_spec(spec)
+    check_spec(spec, size, channels)
     if spec.startswith("folder:"):
         from .folder import folder_data
 

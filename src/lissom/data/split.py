@@ -82,10 +82,13 @@ class Files(Dataset[Tensor]):
             return
         loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda")
         start = 0
-        for pixels in loader:
-            labels = part.labels[start:start + len(pixels)]
-            start += len(pixels)
-            yield pixels.to(device, non_blocking=True), labels.to(device)
+        try:
+            for pixels in loader:
+                labels = part.labels[start:start + len(pixels)]
+                start += len(pixels)
+                yield pixels.to(device, non_blocking=True), labels.to(device)
+        except LissomError as error:  # comes with the whole traceback of the worker
+            raise LissomError(str(error).strip().splitlines()[-1].removeprefix("lissom.errors.LissomError: ")) from None
 
 
 def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
@@ -97,7 +100,11 @@ def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarr
 
     try:
         with Image.open(path) as image:
-            picture = image.convert("L" if channels == 1 else "RGB")
+            if image.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
+                picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            else:
+                picture = image.convert("RGBA") if "transparency" in image.info else image.copy()
+        picture = picture.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise LissomError(f"data: {path}: cannot be read as an image ({error}); --skip-bad leaves such files out") from None
     if size is not None and picture.size != (size[1], size[0]):

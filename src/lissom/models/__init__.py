@@ -17,7 +17,7 @@ KNOWN = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "preresnet
 
 def check_name(name: str) -> None:
     """Raise unless `name` is a built-in network: a known family at a depth it has."""
-    found = re.fullmatch(r"(resnet|preresnet|vgg)(\d+)", name)
+    found = re.fullmatch(r"(resnet|preresnet|vgg)(0|[1-9][0-9]{0,3})", name)
     if not found:
         raise unknown("model", "built-in network", name, KNOWN)
     family, depth = found[1], int(found[2])

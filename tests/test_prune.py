@@ -1,0 +1,191 @@
+"""How many channels a cut takes, which ones, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lissom import LissomError, apply
+from lissom.context import Context
+from lissom.models import factory
+from lissom.steps.prune import Prune, lowest
+
+
+def images(count: int = 2, size: int = 8) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def chain(*widths: int, norm: bool = True) -> nn.Sequential:
+    """Return convolutions of the given widths, each with a batch-norm, and a linear layer."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip((3, *widths), widths, strict=False):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 4)).eval()
+
+
+def convs(net: nn.Module) -> list[nn.Conv2d]:
+    return [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+
+
+def pruned(step: Prune, net: nn.Module, x: Tensor | None = None) -> tuple[nn.Module, Context]:
+    x = images() if x is None else x
+    ctx = Context(x[:1], lambda count: [x[:count]], where=str(step))
+    return step(copy.deepcopy(net), ctx), ctx
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 8, 16])
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_layers_keep_multiples(multiple: int, scope: Any) -> None:
+    small, _ = pruned(Prune(0.4, scope=scope, multiple=multiple), chain(48, 64, 32))
+    for before, layer in zip((48, 64, 32), convs(small), strict=True):
+        assert layer.out_channels % multiple == 0 or layer.out_channels == before
+        assert layer.out_channels >= max(multiple, 0.1 * before)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.25, 0.5])
+def test_each_layer_keeps_its_floor(floor: float) -> None:
+    net = chain(64, 64, 64)
+    with torch.no_grad():
+        convs(net)[1].weight[:60] *= 1e-3  # a ranking that would empty the layer
+    small, _ = pruned(Prune(0.3, floor=floor), net)
+    assert min(layer.out_channels for layer in convs(small)) >= max(8, floor * 64)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(size=st.integers(1, 600), kept=st.floats(0, 1), multiple=st.integers(1, 64), floor=st.floats(0, 0.99))
+def test_widths_are_rounded_to_the_nearest_that_is_allowed(size: int, kept: float, multiple: int, floor: float) -> None:
+    wanted = kept * size
+    width = Prune(0.5, multiple=multiple, floor=floor).rounded(size, wanted)
+    fits = [w for w in range(multiple, size + multiple, multiple) if w >= floor * size] or [size]
+    assert width == min(size, min(fits, key=lambda w: (abs(w - wanted), -w)))
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("name", ["resnet20", "vgg11"])
+def test_about_as_much_is_removed_as_was_asked(amount: float, scope: Any, name: str) -> None:
+    torch.manual_seed(0)
+    _, ctx = pruned(Prune(amount, scope=scope, multiple=2), factory(name)(num_classes=4), images(2, 16))
+    before, after = (sum(g[k] for g in ctx.facts["groups"]) for k in ("before", "after"))
+    assert 1 - after / before == pytest.approx(amount, abs=0.03)
+    assert ctx.facts["amount"]["removed"] == pytest.approx(1 - after / before, abs=1e-4)
+    assert ctx.gates[0]["name"] == "sliced = masked" and ctx.gates[0]["difference"] < 1e-3
+
+
+def test_local_takes_the_same_share_of_every_layer() -> None:
+    small, _ = pruned(Prune(0.25, scope="local"), chain(32, 64, 96))
+    assert [layer.out_channels for layer in convs(small)] == [24, 48, 72]
+
+
+def test_global_takes_more_from_the_layer_that_ranks_lower() -> None:
+    net = chain(32, 32)
+    with torch.no_grad():
+        net[1].weight.fill_(1.0)
+        net[4].weight.copy_(torch.linspace(0.01, 0.2, 32))
+    small, _ = pruned(Prune(0.25, by="bn"), net)
+    assert [layer.out_channels for layer in convs(small)] == [32, 16]
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_the_channels_with_the_largest_filters_are_kept(scope: Any) -> None:
+    net = chain(32, 48)
+    small, _ = pruned(Prune(0.5, scope=scope), net)
+    for before, after in zip(convs(net), convs(small), strict=True):
+        sizes = [float(before.weight[k].detach().abs().sum()) for k in range(len(before.weight))]
+        best = sorted(sorted(range(len(sizes)), key=lambda k: -sizes[k])[:after.out_channels])
+        assert after.kept == best
+
+
+def test_the_channels_with_the_largest_scales_are_kept() -> None:
+    net = chain(32, 48)
+    with torch.no_grad():
+        for norm in (net[1], net[4]):
+            norm.weight.copy_(torch.randn(norm.weight.shape))
+    small, _ = pruned(Prune(0.5, by="bn"), net)
+    for norm, after in zip((net[1], net[4]), convs(small), strict=True):
+        scales = norm.weight.abs().tolist()
+        assert after.kept == sorted(sorted(range(len(scales)), key=lambda k: -scales[k])[:after.out_channels])
+
+
+def test_coupled_layers_keep_the_same_channels() -> None:
+    torch.manual_seed(0)
+    small, ctx = pruned(Prune(0.5, multiple=4), factory("resnet20")(num_classes=4), images(2, 16))
+    for group in ctx.facts["groups"]:
+        kept = [small.get_submodule(name).kept for name in group["layers"] if hasattr(small.get_submodule(name), "kept")]
+        assert len(kept) in (0, len(group["layers"])) and all(k == kept[0] for k in kept)
+        assert all(len(k) == group["after"] for k in kept)
+
+
+def test_of_equal_scores_the_last_go() -> None:
+    assert lowest(torch.tensor([1.0, 1.0, 0.5, 1.0]), 2).tolist() == [False, False, True, True]
+    assert lowest(torch.ones(3), 0).tolist() == [False, False, False]
+
+
+def test_layers_not_wider_than_one_multiple_stay() -> None:
+    small, _ = pruned(Prune(0.4), chain(8, 64, 6))
+    widths = [layer.out_channels for layer in convs(small)]
+    assert widths[0] == 8 and widths[2] == 6 and widths[1] < 64
+
+
+@pytest.mark.parametrize("step", [Prune(0.99), Prune(0.95, floor=0.5), Prune(0.9, multiple=16, scope="local"),
+                                  Prune(0.01), Prune(0.5, multiple=64)], ids=str)
+def test_what_cannot_be_removed_is_one_clear_line(step: Prune) -> None:
+    with pytest.raises(LissomError, match="cannot be removed") as caught:
+        pruned(step, chain(32, 32))
+    assert "\n" not in str(caught.value) and f"multiple={step.multiple}" in str(caught.value)
+
+
+def test_a_near_miss_is_noted() -> None:
+    small, ctx = pruned(Prune(0.35, scope="local"), chain(32, 32))
+    assert [layer.out_channels for layer in convs(small)] == [24, 24]
+    assert "0.250 of the channels were removed" in ctx.notes[0]
+
+
+def test_ranking_by_batch_norm_needs_one() -> None:
+    with pytest.raises(LissomError, match="no batch-norm follows 0"):
+        pruned(Prune(0.5, by="bn"), chain(32, 32, norm=False))
+
+
+@pytest.mark.parametrize("net", [nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), nn.Sequential(nn.ReLU()),
+                                 nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 4))],
+                         ids=["one layer", "no layers", "mixed"])
+def test_a_network_in_which_nothing_can_be_cut_is_one_clear_line(net: nn.Module) -> None:
+    with pytest.raises(LissomError, match="nothing in this network can be cut"):
+        pruned(Prune(0.5), net)
+
+
+def test_what_is_left_whole_is_recorded_with_the_reason() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(32, 4)).eval()
+    small, ctx = pruned(Prune(0.5), net)
+    assert [layer.out_channels for layer in convs(small)] == [16, 16]
+    assert "native_group_norm" in ctx.facts["left_whole"]["0"]
+
+
+def test_no_images_is_one_clear_line() -> None:
+    with pytest.raises(LissomError, match="no calibration images"):
+        Prune(0.5)(chain(32, 32), Context(images(1), lambda count: []))
+
+
+def test_the_network_given_is_not_changed() -> None:
+    net = chain(32, 32)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    apply("prune(0.5)", net, images(1))
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items()) and not hasattr(net[0], "kept")
+
+
+def test_pruning_after_quantizing_is_refused() -> None:
+    with pytest.raises(LissomError, match="prune before quantize"):
+        apply("quantize(8) | prune(0.5)", chain(32, 32), images(1))
+
+
+def test_a_step_that_learns_is_refused_without_data() -> None:
+    with pytest.raises(LissomError, match="learns and needs data"):
+        apply("train(1)", chain(32, 32), images(1))

@@ -1,0 +1,226 @@
+"""A network written as two files comes back bit-equal, or one line says why it cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lissom
+from lissom import LissomError
+from lissom.models import factory
+from lissom.snapshot import restore, save
+
+
+def mobile() -> nn.Module:
+    import torchvision.models as known
+
+    return known.mobilenet_v2(num_classes=5)
+
+
+BUILD: dict[str, Callable[[], nn.Module]] = {
+    **{name: lambda name=name: factory(name)(num_classes=5) for name in ("resnet20", "vgg11", "preresnet11")},
+    "mobilenet_v2": mobile}
+
+
+def images(count: int = 4, size: int = 32) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("recipe", ["prune(0.5)", "prune(0.5) | quantize(8)"])
+@pytest.mark.parametrize("name", BUILD)
+def test_saved_and_restored_is_bit_equal(name: str, recipe: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = BUILD[name]()
+    small = lissom.apply(recipe, net, images(1), images())
+    lissom.save(small, tmp_path)
+    torch.manual_seed(1)
+    again = lissom.load(tmp_path, BUILD[name]())
+    assert not again.training
+    with torch.no_grad():
+        assert torch.equal(again(images(3)), small(images(3)))
+    a, b = small.state_dict(), again.state_dict()
+    assert list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+    assert [str(m) for m in small.modules()] == [str(m) for m in again.modules()]
+    assert [getattr(m, "kept", None) for m in small.modules()] == [getattr(m, "kept", None) for m in again.modules()]
+
+
+@pytest.mark.parametrize("recipe", ["fold", "prune(0.5) | fold", "quantize(8)",
+                                    "prune(0.3, multiple=4) | prune(0.3, multiple=4)"])
+def test_every_surgery_comes_back(recipe: str, tmp_path: Path) -> None:
+    small = lissom.apply(recipe, small_net(), images(1, 8), images(8, 8))
+    lissom.save(small, tmp_path)
+    again = lissom.load(tmp_path, small_net())
+    with torch.no_grad():
+        assert torch.equal(again(images(3, 8)), small(images(3, 8)))
+
+
+@pytest.mark.parametrize("recipe", ["prune(0.5)", "prune(0.5) | quantize(8)"])
+def test_what_was_restored_can_be_trained_and_saved_again(recipe: str, tmp_path: Path) -> None:
+    lissom.save(lissom.apply(recipe, small_net(), images(1, 8), images(8, 8)), tmp_path / "one")
+    again = lissom.load(tmp_path / "one", small_net())
+    before = [p.detach().clone() for p in again.parameters()]
+    assert all(p.requires_grad for p in again.parameters())
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
+    again.train()
+    again(images(8, 8)).square().mean().backward()
+    optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, again.parameters(), strict=True) if b.grad.abs().sum() > 0)
+    again.eval()
+    lissom.save(again, tmp_path / "two")
+    third = lissom.load(tmp_path / "two", small_net())
+    with torch.no_grad():
+        assert torch.equal(third(images(3, 8)), again(images(3, 8)))
+
+
+class Shared(nn.Module):
+    """Two layers with one weight, and one layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)
+        self.two.weight = self.one.weight
+        self.again, self.head = self.stem, nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.again(x))
+        return self.head((F.relu(self.one(y)) + self.two(-y)).mean((2, 3)))
+
+
+def test_shared_parameters_stay_shared(tmp_path: Path) -> None:
+    small = lissom.apply("prune(0.5)", Shared(), images(1, 8), images(4, 8))
+    assert small.one.weight is small.two.weight and small.again is small.stem and len(small.one.weight) == 8
+    lissom.save(small, tmp_path)
+    again = lissom.load(tmp_path, Shared())
+    assert again.one.weight is again.two.weight and again.again is again.stem
+    with torch.no_grad():
+        assert torch.equal(again(images(3, 8)), small(images(3, 8)))
+    names = set(_tensors(tmp_path))
+    assert "one.weight" in names and "two.weight" not in names
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_files_are_text_and_plain_numbers(tmp_path: Path) -> None:
+    lissom.save(lissom.apply("prune(0.5) | quantize(8)", small_net(), images(1, 8), images(8, 8)), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "structure.json"]
+    structure = json.loads((tmp_path / "structure.json").read_text())
+    assert structure["format"] == 1 and structure["layers"]["network.0"]["class"] == "QuantizedConv2d"
+    data = (tmp_path / "model.safetensors").read_bytes()
+    header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+    assert all(set(v) == {"dtype", "shape", "data_offsets"} for k, v in header.items() if k != "__metadata__")
+    assert b"\x80\x02" not in data[:2] and not data.startswith(b"PK")
+
+
+def test_buffers_that_are_not_kept_are_not_saved(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        net = small_net()
+        net.register_buffer("scratch", torch.ones(3), persistent=False)
+        return net
+    net = build()
+    net.scratch += 1
+    lissom.save(net, tmp_path)
+    assert "scratch" not in _tensors(tmp_path)
+    assert torch.equal(lissom.load(tmp_path, build()).scratch, torch.ones(3))
+
+
+def saved(folder: Path, recipe: str = "prune(0.5) | quantize(8)") -> None:
+    lissom.save(lissom.apply(recipe, small_net(), images(1, 8), images(8, 8)), folder)
+
+
+def wrong(change: Callable[[nn.Sequential], None]) -> nn.Module:
+    net = small_net()
+    assert isinstance(net, nn.Sequential)
+    change(net)
+    return net
+
+
+WRONG: dict[str, Callable[[], nn.Module]] = {
+    "a layer less": lambda: small_net()[:-1],
+    "a layer more": lambda: nn.Sequential(*small_net(), nn.Linear(4, 4)),
+    "another network": lambda: nn.Linear(3, 3),
+    "larger kernels": lambda: wrong(lambda n: n.__setitem__(0, nn.Conv2d(3, 16, 5, padding=2))),
+    "no layer where one was": lambda: wrong(lambda n: n.__setitem__(3, nn.Identity())),
+    "another kind of layer": lambda: wrong(lambda n: n.__setitem__(7, nn.Conv2d(16, 4, 1)))}
+
+
+@pytest.mark.parametrize("recipe", ["prune(0.5)", "prune(0.5) | quantize(8)"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_network_built_another_way_is_refused(name: str, recipe: str, tmp_path: Path) -> None:
+    saved(tmp_path, recipe)
+    with pytest.raises(LissomError, match="load"):
+        lissom.load(tmp_path, WRONG[name]())
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=r"structure\.json"):
+        lissom.load(tmp_path / "nowhere", small_net())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 99}', '{"format": 1}', '{"format": 1, "layers": {}}',
+                                  '{"format": 1, "layers": [], "buffers": []}', "\x00\x01", '"text"',
+                                  '{"format": 1, "layers": {"0": {"class": "Unknown"}}, "buffers": []}'])
+def test_a_broken_structure_is_one_line(text: str, tmp_path: Path) -> None:
+    saved(tmp_path, "prune(0.5)")
+    (tmp_path / "structure.json").write_text(text)
+    with pytest.raises(LissomError, match="load"):
+        lissom.load(tmp_path, small_net())
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_weights_cut_short_are_one_line(keep: int, tmp_path: Path) -> None:
+    saved(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(LissomError, match=r"model\.safetensors"):
+        lissom.load(tmp_path, small_net())
+
+
+def test_missing_weights_are_one_line(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(LissomError, match=r"model\.safetensors"):
+        lissom.load(tmp_path, small_net())
+
+
+def test_weights_of_fewer_tensors_are_one_line(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    saved(tmp_path, "prune(0.5)")
+    tensors = _tensors(tmp_path)
+    del tensors["3.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(LissomError, match=r"3\.weight"):
+        lissom.load(tmp_path, small_net())
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here first")
+    with pytest.raises(LissomError, match="cannot be written"):
+        lissom.save(small_net(), tmp_path / "file")
+
+
+def test_a_folder_without_the_network_is_one_line(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(LissomError, match="freshly built"):
+        lissom.load(tmp_path)
+
+
+def test_the_structure_records_how_to_build(tmp_path: Path) -> None:
+    save(small_net(), tmp_path, build={"model": "mine"})
+    assert json.loads((tmp_path / "structure.json").read_text())["build"] == {"model": "mine"}
+    assert isinstance(restore(small_net(), tmp_path), nn.Sequential)
