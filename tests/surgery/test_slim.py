@@ -294,6 +294,15 @@ def test_what_is_cut_is_exact_or_left_whole(name: str, seed: int) -> None:
     check_exact(HARD[name](), images(3), seed)
 
 
+@pytest.mark.parametrize(("name", "layer"), [
+    ("grouped and shuffled", "d"), ("depth multiplier", "0"), ("depth multiplier", "4"), ("one dimension", "a"),
+    ("one dimension", "c"), ("three dimensions", "a"), ("odd strides", "0"), ("transposed convolution", "2"),
+    ("circular", "1"), ("batch norm after flatten", "0"), ("batch norm of the batch", "0"), ("instance norm", "2")])
+def test_what_can_be_cut_is_not_left_whole(name: str, layer: str) -> None:
+    model = lively(HARD[name]())
+    assert any(layer in group.layers("out") for group in groups_of(model, images()))
+
+
 @pytest.mark.parametrize("name", HARD)
 def test_prune_of_a_hard_network_works_or_says_why_not(name: str) -> None:
     model, x = lively(HARD[name]()), images(3)
