@@ -101,7 +101,10 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     """
     from .plan import targets_of
 
-    (found,) = targets_of(target)
+    wanted = targets_of(target)
+    if len(wanted) != 1:
+        raise LissomError(f"export: {target!r} was given; one target fits")
+    found = wanted[0]
     try:
         found.export(model, Path(path), tuple(shape), {"baked": "false"})
     except OSError as error:

@@ -195,7 +195,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> Any:
 def finite(mean: Tensor, value: Tensor, where: str) -> float:
     """Return the mean loss as a number, or raise if it is none."""
     if not (torch.isfinite(mean) and torch.isfinite(value)):
-        raise LissomError(f"{where}: the loss is {float(value):g}; a lower lr or clip=1.0 may help")
+        raise LissomError(f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help")
     return float(mean)
 
 

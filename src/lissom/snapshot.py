@@ -36,7 +36,7 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
             layers[name] = facts
     found: dict[str, Any] = {"format": FORMAT, "layers": layers}
     if isinstance(model, Quantized):
-        found["sites"] = model.description()
+        found["quantized"] = model.description()
     return found
 
 
@@ -76,9 +76,15 @@ def read_structure(folder: Path) -> dict[str, Any]:
         structure = json.loads((folder / "structure.json").read_text())
     except (OSError, ValueError) as error:
         raise LissomError(f"load: {folder} holds no readable structure.json ({error})") from None
-    if not isinstance(structure, dict) or structure.get("format") != FORMAT:
+    if not isinstance(structure, dict) or structure.get("format") != FORMAT or not _sound(structure):
         raise LissomError(f"load: {folder}/structure.json is not of format {FORMAT}")
     return structure
+
+
+def _sound(structure: dict[str, Any]) -> bool:
+    layers = structure.get("layers")
+    return (isinstance(layers, dict) and isinstance(structure.get("buffers"), list)
+            and all(isinstance(f, dict) and f.get("class", "Identity") in CLASSES for f in layers.values()))
 
 
 def restore(model: nn.Module, folder: str | Path) -> nn.Module:
@@ -92,8 +98,8 @@ def restore(model: nn.Module, folder: str | Path) -> nn.Module:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
-    if "sites" in structure:
-        model = Quantized(model, structure["sites"])
+    if "quantized" in structure:
+        model = Quantized(model, **structure["quantized"])
     layers = dict(model.named_modules(remove_duplicate=False))
     for name, facts in structure["layers"].items():
         if name not in layers:
@@ -127,9 +133,17 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
             raise LissomError(f"{where}: the network built has no place for '{name}'") from None
         if isinstance(now, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
             now.data.copy_(value)
+        elif (isinstance(now, Tensor) and not _cut_from(value, now)) or (now is None and key == "weight"):
+            raise LissomError(f"{where}: '{name}' does not fit the network built; was it built the same way?")
         else:
             replace(model, name, value, buffer=name in buffers)
     left = set(tensors_of(model)) - set(tensors)
     if left:
         raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
                           "was the network built the same way?")
+
+
+def _cut_from(value: Tensor, whole: Tensor) -> bool:
+    """Return whether surgery can have made `value` of `whole`: fewer channels, everything else the same."""
+    return (value.ndim == whole.ndim and value.shape[2:] == whole.shape[2:]
+            and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True)))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lissom import LissomError, apply
 from lissom.models import factory
-from lissom.surgery.groups import Groups, groups_of
+from lissom.surgery.groups import Groups
+from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import Cut, difference, masked, sliced
 
 EXACT = 1e-9  # everything here is computed in float64
@@ -74,7 +75,7 @@ def random_cut(groups: Groups, seed: int) -> Cut:
 def check_exact(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
     """Slice and mask the same random units; the two must compute the same."""
     lively(model, seed)
-    cut = random_cut(groups_of(model, x), seed)
+    cut = random_cut(cuttable(model, x), seed)
     zeroed, small = copy.deepcopy(model), copy.deepcopy(model)
     masked(zeroed, cut)
     sliced(small, cut)
@@ -87,7 +88,7 @@ def check_exact(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
 def check_dead(model: nn.Module, x: Tensor, seed: int = 0) -> None:
     """Make random units exactly dead where they are made, and leave those who read them alone: cutting changes nothing."""
     lively(model, seed)
-    groups = groups_of(model, x)
+    groups = cuttable(model, x)
     cut = random_cut(groups, seed)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
@@ -300,7 +301,7 @@ def test_what_is_cut_is_exact_or_left_whole(name: str, seed: int) -> None:
     ("circular", "1"), ("batch norm after flatten", "0"), ("batch norm of the batch", "0"), ("instance norm", "2")])
 def test_what_can_be_cut_is_not_left_whole(name: str, layer: str) -> None:
     model = lively(HARD[name]())
-    assert any(layer in group.layers("out") for group in groups_of(model, images()))
+    assert any(layer in group.layers("out") for group in cuttable(model, images()))
 
 
 @pytest.mark.parametrize("name", HARD)
@@ -372,7 +373,7 @@ def test_what_is_kept_composes_over_two_cuts() -> None:
     model = lively(nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 12), head(12)))
     first = copy.deepcopy(model)
     for seed in (3, 4):
-        sliced(model, random_cut(groups_of(model, images()), seed))
+        sliced(model, random_cut(cuttable(model, images()), seed))
     for k in (0, 2):
         kept, layer = model[k].kept, model[k]
         assert kept == sorted(set(kept)) and len(kept) == layer.out_channels == len(layer.weight) < first[k].out_channels

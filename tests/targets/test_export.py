@@ -20,10 +20,14 @@ from lissom import LissomError
 from lissom.menu import menu
 from lissom.models import factory
 from lissom.plan import targets_of
-from lissom.targets._onnx import facts_of
 from lissom.targets._target import Target
 
 TARGETS = list(menu("targets"))
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """Read the metadata of an ONNX file."""
+    return {p.key: p.value for p in onnx.load(str(path)).metadata_props}
 
 
 def target(name: str) -> Target:

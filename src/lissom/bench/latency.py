@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -93,12 +93,19 @@ def _start(stack: ExitStack, target: str, path: Path, shape: tuple[int, ...], th
     settings["PYTHONPATH"] = os.pathsep.join(filter(None, [source, settings.get("PYTHONPATH")]))
     process = subprocess.Popen([sys.executable, "-m", "lissom.bench.child"], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings)
+    for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+        stack.callback(_close, pipe)
     stack.callback(process.wait)
     stack.callback(process.kill)
     child = Child(target, process)
     child.load_ms = child.ask({"target": target, "path": str(path), "threads": threads, "shape": list(shape),
                                "pixels": pixels})["load_ms"]
     return child
+
+
+def _close(pipe: IO[str]) -> None:
+    with suppress(BrokenPipeError):
+        pipe.close()
 
 
 def _warm(child: Child, most: int = 12) -> None:

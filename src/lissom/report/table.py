@@ -111,7 +111,7 @@ def print_store(rows: list[dict[str, Any]]) -> None:
     for name in ("key", "size", "age", "seed", "", "recipe"):
         table.add_column(name, justify="right" if name in ("size", "age", "seed") else "left")
     for row in rows:
-        table.add_row(row["key"], size_text(row["size_bytes"]), age_text(row["age_s"]), str(row["seed"]),
+        table.add_row(row["key"], size_text(row["size_bytes"]), f"{row['age_s'] / 3600:.1f} h", str(row["seed"]),
                       "finished" if row["finished"] else "", (row["recipe"] or "the network as given").replace("[", r"\["))
     print_wide(console, table)
     console.print(f"{len(rows)} networks, {size_text(sum(row['size_bytes'] for row in rows))}")
@@ -141,16 +141,3 @@ def count_text(count: float) -> str:
             return f"{count:.3g}{unit}"
         count /= 1000
     return f"{count:.3g}G"
-
-
-def age_text(seconds: float) -> str:
-    """Return a time span as a person says it.
-
-    >>> age_text(7300)
-    '2 h'
-    """
-    for limit, unit in ((60, "s"), (60, "min"), (24, "h")):
-        if seconds < limit:
-            return f"{seconds:.0f} {unit}"
-        seconds /= limit
-    return f"{seconds:.0f} d"

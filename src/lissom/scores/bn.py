@@ -33,5 +33,7 @@ class Bn(Method):
         total = torch.zeros(group.size)
         for member in scales:
             mine = member.unit >= 0
-            total.index_add_(0, member.unit[mine], tensors[member.tensor].detach().float().abs().cpu()[mine])
+            scale = tensors[member.tensor].detach().float().abs().cpu()[mine]
+            seen = torch.zeros(2, group.size).index_add(1, member.unit[mine], torch.stack([scale, torch.ones_like(scale)]))
+            total += seen[0] / seen[1].clamp_min(1)
         return total / len(scales)

@@ -44,10 +44,10 @@ class Prune(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.groups import groups_of
+        from ..surgery.probe import cuttable
         from ..surgery.slim import difference, masked, sliced
 
-        groups = groups_of(model, ctx.example)
+        groups = cuttable(model, ctx.example)
         if not groups.free:
             reasons = "; ".join(f"{k}: {v}" for k, v in list(groups.left.items())[:3])
             raise LissomError(f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})")

@@ -37,23 +37,28 @@ class Quantize(Step):
         return None
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        import copy
+
         from torch import isfinite, nn
 
         from ..surgery.calibrate import observed, wiring
         from ..surgery.fold import folded
         from ..surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear, Quantizer
+        from ..surgery.slim import difference
 
+        before = copy.deepcopy(model)
         folded(model, ctx.example)
         batches = ctx.images(self.images)
         if not batches or not len(batches[0]):
             raise LissomError(f"{ctx.where}: there are no calibration images")
         if not all(isfinite(p).all() for p in model.parameters()):
             raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        ctx.gate("folded = unfolded", difference(before, model, batches[0][:32]), 1e-3)
         wires = wiring(model, ctx.example)
         seen = observed(model, batches, wires.sites)
         pick = menu("ranges").make(self.range)
         bounds = {site: pick(found) for site, found in seen.items()}
-        wrapped, left = Quantized(model, wires.sites), {}
+        wrapped, left = Quantized(model, wires.sites, wires.calls), {}
         for site, (low, high) in bounds.items():
             wrapped.grids[site] = Quantizer(low, high)
         swap: dict[type, type] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import LissomError
 from .quantized import PASSES, Sites
+from .trace import tensors_in
 
 SAMPLE = 1 << 16  # values kept of each site and batch
 
@@ -21,12 +23,18 @@ class Seen:
     low: float = float("inf")
     high: float = float("-inf")
     parts: list[Tensor] = field(default_factory=list)
+    draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def add(self, x: Tensor) -> None:
         """Take in the values of one batch."""
         flat = x.detach().float().flatten()
+        if not torch.isfinite(flat).all():
+            raise LissomError("quantize: an activation is NaN or infinite on a calibration image")
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        self.parts.append(flat[:: max(1, len(flat) // SAMPLE)].clone())
+        stride = max(1, len(flat) // SAMPLE)
+        # one value of each stretch, at a random place: a fixed stride would see one column of every image
+        at = torch.arange(len(flat) // stride) * stride + torch.randint(stride, (len(flat) // stride,), generator=self.draw)
+        self.parts.append(flat[at.to(flat.device)])
 
     def values(self) -> Tensor:
         """Return the sample as one vector."""
@@ -39,6 +47,7 @@ class Wiring:
 
     sites: dict[str, str]
     inputs: dict[str, str | None]  # layer -> site
+    calls: dict[str, int]  # kind of call -> how many
 
 
 def wiring(network: nn.Module, images: Tensor) -> Wiring:
@@ -88,9 +97,9 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
         elif outs[0].is_floating_point():
             read(args, getattr(func, "__name__", "?"))
 
-    with torch.no_grad(), Sites(visit, passed):
+    with torch.no_grad(), Sites(visit, passed) as made:
         result = network.eval()(images)
-    ends = {source.get(id(t)) for t in (result if isinstance(result, (list, tuple)) else [result])}
+    ends = {source.get(id(t)) for t in tensors_in(result)}
     sites: dict[str, str] = {}
     for name, by in readers.items():
         kind = name.rstrip("0123456789")
@@ -98,7 +107,7 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
             continue
         sites[name] = sites.get(pools[name], name) if name in pools else name
     single = {layer: found[0] if len(set(found)) == 1 else None for layer, found in layers.items()}
-    return Wiring(sites, {layer: site if site in sites else None for layer, site in single.items()})
+    return Wiring(sites, {layer: site if site in sites else None for layer, site in single.items()}, dict(made.counts))
 
 
 def observed(network: nn.Module, batches: Sequence[Tensor], sites: dict[str, str]) -> dict[str, Seen]:

@@ -24,7 +24,7 @@ def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(id(op.args[-1]))
             made[id(op.outputs[0])] = trace.names.get(id(weight), "")
-        elif "batch_norm" in op.name and op.args[3] is not None:
+        elif "batch_norm" in op.name and op.args[3] is not None and (op.name.endswith("no_training") or not op.args[5]):
             norms.append((id(op.args[0]), trace.names.get(id(op.args[3]), "")))
     runs = Counter([*made.values(), *(mean for _, mean in norms)])
     pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
@@ -55,8 +55,12 @@ def folded(model: nn.Module, example: Tensor) -> list[str]:
     done = []
     for source, name in foldable(model, example):
         layer, norm = model.get_submodule(source), model.get_submodule(name)
-        if isinstance(layer, (nn.Conv2d, nn.Linear)) and isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        norm_only = type(norm).__module__.startswith("torch.")  # a subclass may do more, an activation say
+        if norm_only and isinstance(layer, (nn.Conv2d, nn.Linear)) and isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
             fold_pair(layer, norm)
-            model.set_submodule(name, nn.Identity())
+            for owner in model.modules():
+                for key, child in list(owner._modules.items()):
+                    if child is norm:
+                        owner._modules[key] = nn.Identity()
             done.append(source)
     return done

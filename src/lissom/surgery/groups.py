@@ -20,7 +20,7 @@ class Member:
     unit: Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Channels that the same layers make and read. `size` units can each be cut without the others."""
 

@@ -167,7 +167,10 @@ class Labels:
             moved: Any = swap(op.args[0])
         else:
             kwargs = {k: v for k, v in op.kwargs.items() if k != "memory_format"}
-            moved = op.func(*swap(op.args), **kwargs)
+            if op.name in ("view", "_unsafe_view", "_reshape_alias"):  # labels are expanded: no view of them will do
+                moved = swap(op.args[0]).reshape(op.outputs[0].shape)
+            else:
+                moved = op.func(*swap(op.args), **kwargs)
         for tensor, labels in zip(op.outputs, [moved] if isinstance(moved, Tensor) else moved, strict=True):
             self._seen[id(tensor)] = labels
 
@@ -220,11 +223,11 @@ class Labels:
         x, weight, bias, *_, transposed, _, groups = op.args[:9]
         labels, name = self._seen[id(x)], self.trace.names.get(id(weight))
         entering = labels[0].flatten(1)[:, 0]
-        if name is None:
+        if name is None or (bias is not None and id(bias) not in self.trace.names):
             return self._unknown(op, "the weights of a convolution are computed")
         layer = name.rpartition(".")[0]
         reason = ("a transposed convolution" if transposed else
-                  "its channels are mixed over positions" if not uniform(labels, range(2, labels.ndim)) else
+                  "its channels are mixed over positions" if not uniform(labels, [0, *range(2, labels.ndim)]) else
                   "a grouped convolution" if groups > 1 and not weight.shape[0] == groups == x.shape[1] else "")
         if reason:
             self.left[layer] = reason
@@ -241,7 +244,7 @@ class Labels:
         else:
             bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
             name = self._transposed.get(id(weight))
-        if name is None or id(x) not in self._seen:
+        if name is None or id(x) not in self._seen or (bias is not None and id(bias) not in self.trace.names):
             return self._unknown(op, "the weights of a matrix product are computed")
         labels = self._seen[id(x)]
         if not uniform(labels, range(labels.ndim - 1)):
@@ -265,8 +268,10 @@ class Labels:
 
     def _norm(self, op: Op) -> None:
         labels = self._seen[id(op.args[0])]
-        channels = labels[0].flatten(1)[:, 0]
-        if not uniform(labels, range(2, labels.ndim)):
+        if any(t is not None and id(t) not in self.trace.names for t in op.args[1:5]):
+            return self._unknown(op, "the scales of a batch-norm are computed")
+        channels = labels[0].reshape(labels.shape[1], -1)[:, 0]
+        if not uniform(labels, [0, *range(2, labels.ndim)]):
             return self._unknown(op, "batch-norm over channels that are mixed over positions")
         known = {(u.tensor, u.axis): u for u in self.uses}
         for k, tensor in enumerate(op.args[1:5]):

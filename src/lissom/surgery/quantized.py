@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import LissomError
+
 LEVELS = 127  # of the weights on either side of 0
 
 _T = torch.Tensor
@@ -91,13 +93,16 @@ class _QuantizedLayer(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Return what a rebuilt layer must be told."""
-        return {"site": self.site}
+        return {"site": self.site, "input_scale": self.input_scale}
+
+    input_scale: float | None = None
 
     def rescale(self, input_scale: float | None = None) -> None:
         """Set the scale of each filter from its largest weight.
 
         A filter of tiny weights beside a real bias gets a scale at which that bias still fits int32.
         """
+        self.input_scale = input_scale = input_scale or self.input_scale
         with torch.no_grad():
             scale = self.weight.detach().float().flatten(1).abs().amax(1) / LEVELS
             if self.bias is not None and input_scale:
@@ -173,17 +178,18 @@ class Quantized(nn.Module):
     """A network whose activations are rounded where `sites` says: the user's own forward, untouched.
 
     `sites` maps a site to the site whose grid it uses, usually itself; max-pooling uses that of its input.
+    `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
-    def __init__(self, network: nn.Module, sites: dict[str, str]) -> None:
+    def __init__(self, network: nn.Module, sites: dict[str, str], calls: dict[str, int]) -> None:
         super().__init__()
         self.network = network
-        self.shared = dict(sites)
+        self.shared, self.calls = dict(sites), dict(calls)
         self.grids = nn.ModuleDict({name: Quantizer() for name, own in sites.items() if name == own})
 
-    def description(self) -> dict[str, str]:
+    def description(self) -> dict[str, dict[str, Any]]:
         """Return what a rebuilt wrapper must be told."""
-        return dict(self.shared)
+        return {"sites": dict(self.shared), "calls": dict(self.calls)}
 
     def grid(self, site: str) -> Quantizer | None:
         """Return the quantizer that rounds at a site, if there is one."""
@@ -199,8 +205,14 @@ class Quantized(nn.Module):
         first = self.grid("input")
         if first is not None:
             x = first(x)
-        with Sites(visit):
-            return self.network(x)
+        with Sites(visit) as made:
+            outputs: Tensor = self.network(x)
+        if made.counts != self.calls:
+            changed = sorted(k for k in made.counts.keys() | self.calls if made.counts[k] != self.calls.get(k, 0))
+            raise LissomError(f"quantized network: it makes other calls than when it was quantized ({', '.join(changed)}), "
+                              "so that activations would meet the wrong grids. Parts that only training runs, such as "
+                              "stochastic depth, have to be switched off before quantize")
+        return outputs
 
     def layers(self) -> list[_QuantizedLayer]:
         """Return the layers whose weights are quantized."""

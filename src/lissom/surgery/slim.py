@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .groups import Group
 from .tensors import match_widths, replace
+from .trace import tensors_in
 
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
@@ -43,7 +44,7 @@ def sliced(model: nn.Module, cut: Cut) -> None:
         layer = model.get_submodule(path)
         now = getattr(layer, leaf).detach()
         replace(model, name, now.index_select(axis, stay.to(now.device)).clone())
-        if axis == 0 and name.endswith("weight") and isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if axis == 0 and name.endswith("weight") and isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             before = getattr(layer, "kept", list(range(len(gone))))
             layer.kept = [before[k] for k in stay.tolist()]  # type: ignore[assignment]
     for layer in model.modules():
@@ -53,5 +54,7 @@ def sliced(model: nn.Module, cut: Cut) -> None:
 def difference(one: nn.Module, two: nn.Module, images: Tensor) -> float:
     """Return the largest difference of two networks' outputs on `images`, over the largest output."""
     with torch.no_grad():
-        a, b = one.eval()(images), two.eval()(images)
-    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
+        pairs = zip(tensors_in(one.eval()(images)), tensors_in(two.eval()(images)), strict=True)
+        found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
+                 for a, b in pairs if a.is_floating_point()]
+    return float("nan") if any(v != v for v in found) else max(found, default=0.0)

@@ -16,7 +16,7 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
         layer.register_buffer(key, value)
         return
     old = layer._parameters.get(key)
-    fresh = nn.Parameter(value, requires_grad=value.is_floating_point())
+    fresh = nn.Parameter(value, requires_grad=old.requires_grad if old is not None else value.is_floating_point())
     owners = [(layer, key)] if old is None else [
         (m, k) for m in model.modules() for k, p in m._parameters.items() if p is old]
     for owner, alias in owners:
@@ -25,11 +25,10 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
 
 def match_widths(layer: nn.Module) -> None:
     """Make the widths that a layer states agree with the shapes of its tensors."""
-    if isinstance(layer, nn.Conv2d):
-        depthwise = layer.groups > 1
-        layer.out_channels = layer.weight.shape[0]
-        if depthwise and layer.weight.shape[1] == 1:
+    if isinstance(layer, nn.modules.conv._ConvNd) and not layer.transposed:
+        if layer.in_channels == layer.groups == layer.out_channels > 1:
             layer.groups = layer.weight.shape[0]
+        layer.out_channels = layer.weight.shape[0]
         layer.in_channels = layer.weight.shape[1] * layer.groups
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape

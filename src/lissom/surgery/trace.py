@@ -29,7 +29,7 @@ class Op:
 
     def inputs(self) -> Iterator[Tensor]:
         """Yield every tensor among the arguments."""
-        yield from _tensors((self.args, list(self.kwargs.values())))
+        yield from tensors_in((self.args, list(self.kwargs.values())))
 
 
 @dataclass
@@ -55,7 +55,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.trace.ops.append(Op(func, args, kwargs or {}, tuple(_tensors(result)), result))
+        self.trace.ops.append(Op(func, args, kwargs or {}, tuple(tensors_in(result)), result))
         return result
 
 
@@ -69,17 +69,18 @@ def traced(model: nn.Module, example: Tensor) -> Trace:
     model.eval()
     try:
         with torch.no_grad(), _Recorder(trace):
-            trace.outputs = tuple(_tensors(model(one)))
+            trace.outputs = tuple(tensors_in(model(one)))
     finally:
         model.train(mode)
     return trace
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor in nested lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))

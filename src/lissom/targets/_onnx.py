@@ -56,13 +56,6 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     onnx.save(proto, str(path))
 
 
-def facts_of(path: Path) -> dict[str, str]:
-    """Read the metadata of an ONNX file."""
-    import onnx
-
-    return {p.key: p.value for p in onnx.load(str(path), load_external_data=False).metadata_props}
-
-
 @contextlib.contextmanager
 def quiet() -> Any:
     """Keep the exporter's progress prints and log lines off the terminal."""
