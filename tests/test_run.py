@@ -190,4 +190,5 @@ def test_report_is_one_page_without_a_network(finished: tuple[Path, dict], tmp_p
     assert "<link" not in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0].replace("<\\/", "</"))
     assert {row["target"] for row in data["rows"]} == {"onnxruntime", "openvino"}
-    assert [c["step"].split("(")[0] for c in data["runs"][record["key"]]["chain"]] == ["train", "prune", "distill", "quantize"]
+    steps = [c["step"].split("(")[0] for c in data["runs"][record["key"]]["chain"]]
+    assert steps == ["train", "prune", "distill", "quantize"]
