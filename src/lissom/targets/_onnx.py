@@ -48,10 +48,10 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
         raise LissomError(f"export: the ONNX exporter cannot convert this network: {first}") from error
     onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     proto.producer_name = "lissom"
-    for node in proto.graph.node:  # the exporter notes source lines, which name paths of this machine
-        del node.metadata_props[:]
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
-        del value.metadata_props[:]
+    # the exporter notes source lines, which name paths of this machine, and shapes, which any reader infers
+    del proto.graph.metadata_props[:], proto.graph.value_info[:]
+    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del part.metadata_props[:]
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 
