@@ -45,8 +45,8 @@ PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is
 def affine(low: float, high: float) -> tuple[float, int]:
     """Return scale and zero point of the unsigned 8-bit grid over [low, high], widened to hold 0.
 
-    >>> affine(0.0, 2.55)
-    (0.01, 0)
+    >>> affine(-55.0, 200.0)
+    (1.0, 55)
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, 1e-8)
