@@ -99,14 +99,10 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     ...     export(nn.Conv2d(1, 2, 3), "onnxruntime", folder + "/net.onnx", (1, 8, 8)).name
     'net.onnx'
     """
-    from .plan import targets_of
+    from .plan import one_target
 
-    wanted = targets_of(target)
-    if len(wanted) != 1:
-        raise LissomError(f"export: {target!r} was given; one target fits")
-    found = wanted[0]
     try:
-        found.export(model, Path(path), tuple(shape), {"baked": "false"})
+        one_target(target).export(model, Path(path), tuple(shape), {"baked": "false"})
     except OSError as error:
         raise LissomError(f"export: {path} cannot be written ({error})") from None
     return Path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from .data.data import CPU, Data
 from .data.split import Split
 from .errors import LissomError
-from .fit import finite_or_none
 from .task import Task
 
 
@@ -38,7 +38,8 @@ def network_outputs(model: nn.Module, data: Data, split: Split, device: torch.de
 
 def scored(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Return every score of the task, None where it is not a number."""
-    return {name: finite_or_none(score(outputs, labels)) for name, score in task.scores.items()}
+    return {name: value if math.isfinite(value := float(score(outputs, labels))) else None
+            for name, score in task.scores.items()}
 
 
 def file_outputs(run: Callable[[np.ndarray], np.ndarray], task: Task, split: Split, bake: bool) -> tuple[Tensor, Tensor]:

@@ -118,12 +118,10 @@ class Run:
         key = keys[place] if place >= 0 else root
         scores = {name: scored(task, *network_outputs(model, data, split, self.device))
                   for name, split in (("valid", data.valid), ("test", data.test))}
-        counts = {"params": parameters(model), "macs": macs(model, ctx.example)}
-        size = (sum(p.numel() * p.element_size() for p in model.parameters()))
-        own = {"key": key, "scores": scores, **counts, "weights_bytes": size}
+        own = {"key": key, "scores": scores, "params": parameters(model), "macs": macs(model, ctx.example),
+               "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
         source = reference(recipe, keys, root)
-        other = own if key == source or source not in self.store else \
-            {k: self.store.record(source)[k] for k in own}
+        other = {k: self.store.record(source)[k] for k in own} if source in self.store else own
         return {"schema": SCHEMA, **own, "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
                 "recipe": str(Recipe(recipe.steps[:place + 1])), "step": str(recipe.steps[place]) if place >= 0 else "",
                 "seed": self.seed, "task": {"model": task.name, "data": data.name, "shape": list(data.shape),

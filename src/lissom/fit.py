@@ -197,8 +197,3 @@ def finite(mean: Tensor, value: Tensor, where: str) -> float:
     if not (torch.isfinite(mean) and torch.isfinite(value)):
         raise LissomError(f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help")
     return float(mean)
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return a number that JSON can hold, None for one that is not finite."""
-    return float(value) if math.isfinite(value) else None

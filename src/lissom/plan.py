@@ -61,3 +61,11 @@ def targets_of(wanted: str | Iterable[Target]) -> list[Target]:
         if reason:
             raise LissomError(f"target {target}: {reason}")
     return list(dict.fromkeys(found))
+
+
+def one_target(text: str) -> Target:
+    """Return the one target that a text names."""
+    found = targets_of(text)
+    if len(found) != 1:
+        raise LissomError(f"export: {text!r} was given; one target fits")
+    return found[0]

@@ -62,10 +62,8 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
         (folder / "structure.json").write_text(json.dumps(structure, indent=1))
         tensors = {name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()}
         save_file(tensors, folder / "model.safetensors")
-    except OSError as error:
-        raise LissomError(f"save: {folder} cannot be written ({error})") from None
     except Exception as error:  # safetensors reports a full disk as an exception of its own
-        if "os error" in str(error).lower() or "i/o" in str(error).lower():
+        if isinstance(error, OSError) or "os error" in str(error).lower():
             raise LissomError(f"save: {folder} cannot be written ({error})") from None
         raise
 

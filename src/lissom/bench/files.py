@@ -9,17 +9,14 @@ from typing import Any
 from ..errors import LissomError
 from ..execute import build_from_entry
 from ..measure import exported
-from ..plan import targets_of
+from ..plan import one_target, targets_of
 from ..store import Store
 from .latency import latencies
 
 
 def export_key(key: str, store: Store, to: str, output: Path, bake: bool) -> Path:
     """Write a finished network as a file for one target, with what has to be known of it."""
-    targets = targets_of(to)
-    if len(targets) != 1:
-        raise LissomError(f"export: one target is wanted; '{to}' was given")
-    found = exported(store, key, targets[0], bake, lambda: build_from_entry(key, store))
+    found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, output)

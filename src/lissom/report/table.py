@@ -123,11 +123,7 @@ def size_text(count: float) -> str:
     >>> size_text(1_107_651)
     '1.11 MB'
     """
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+    return scaled(count, (" B", " kB", " MB", " GB"))
 
 
 def count_text(count: float) -> str:
@@ -136,8 +132,12 @@ def count_text(count: float) -> str:
     >>> count_text(269_722)
     '270k'
     """
-    for unit in ("", "k", "M"):
-        if count < 999.5:
-            return f"{count:.3g}{unit}"
-        count /= 1000
-    return f"{count:.3g}G"
+    return scaled(count, ("", "k", "M", "G"))
+
+
+def scaled(count: float, units: tuple[str, ...]) -> str:
+    """Return three digits of a number with the unit that fits."""
+    place = 0
+    while count >= 999.5 and place < len(units) - 1:
+        count, place = count / 1000, place + 1
+    return f"{count:.3g}{units[place]}"

@@ -27,8 +27,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
         model(example[:1])
     model.train(mode)
     counts = counter.get_flop_counts()
-    root = type(model).__name__
-    found = {"": sum(counts.get("Global", {}).values()) // 2}
+    root, found = type(model).__name__, {"": sum(counts.get("Global", {}).values()) // 2}
     for name, flops in counts.items():
         if name != "Global":
             found[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2

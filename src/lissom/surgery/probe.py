@@ -22,15 +22,11 @@ def cuttable(model: nn.Module, example: Tensor) -> Groups:
     trial = _Trial(model, example)
     free = groups.free
     if not trial.passes(free):
-        free = [g for g in free if trial.passes([g])]
-        if not trial.passes(free):
-            together: list[Group] = []
-            for group in free:
-                if trial.passes([*together, group]):
-                    together.append(group)
-            free = together
+        free = []
         for group in groups.free:
-            if group not in free:
+            if trial.passes([group]) and trial.passes([*free, group]):
+                free.append(group)
+            else:
                 groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))
     return Groups(free, groups.left)
 
