@@ -91,7 +91,7 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
         run = target.load(path, threads)
         outputs, _ = file_outputs(run, task, task.data.test, bake)
         gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized))]
-        agreement = float((outputs.argmax(1) == simulated.argmax(1)).float().mean()) if outputs.ndim == 2 else None
+        agreement = float((outputs.argmax(1) == simulated.argmax(1)).double().mean()) if outputs.ndim == 2 else None
         shape = (batch, *task.data.shape)
         timings = latencies([(str(target), path), (str(target), other)], shape, threads=threads, pixels=bake)
         fused = target.fused(path) if isinstance(model, Quantized) else None

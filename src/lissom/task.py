@@ -26,7 +26,7 @@ Score = Callable[["Tensor", "Tensor"], float]  # outputs, labels of a whole spli
 
 def top1(outputs: Tensor, labels: Tensor) -> float:
     """Return the share of images (n classes) whose largest output is that of their label (n)."""
-    return float((outputs.argmax(1) == labels).float().mean())
+    return float((outputs.argmax(1) == labels).double().mean())
 
 
 @dataclass
