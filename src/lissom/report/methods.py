@@ -5,8 +5,6 @@ from __future__ import annotations
 from inspect import getdoc
 from typing import Any
 
-from rich.console import Console
-
 from ..errors import unknown
 from ..menu import WORDS, menu
 from ..method import settings_of
@@ -29,17 +27,17 @@ def method_rows(folder: str = "", name: str = "") -> list[dict[str, Any]]:
 
 
 def print_methods(rows: list[dict[str, Any]], long: bool = False) -> None:
-    """Print methods to the terminal; `long` adds the whole description."""
-    console, place = Console(highlight=False), ""
+    """Print methods, plainly: this answers at once; `long` adds the whole description."""
+    place = ""
     for row in rows:
         if row["menu"] != place:
             place = row["menu"]
-            console.print(f"\n[bold]{place}[/bold]")
-        console.print(f"  [bold]{row['name']}[/bold]  {row['does'].splitlines()[0]}", soft_wrap=True)
+            print(f"\n{place}")
+        lines = row["does"].splitlines()
+        print(f"  {row['name']}  {lines[0]}")
         if long:
-            body = "\n".join("  " + line for line in row["does"].splitlines()[2:])
-            console.print(f"\n{body}\n", markup=False, soft_wrap=True)
+            print("\n".join(f"  {line}".rstrip() for line in lines[1:]) + "\n")
         for s in row["settings"]:
             default = "required" if s["required"] else f"= {s['default']!r}"
             facts = ", ".join(filter(None, [s["type"], s["bounds"]]))
-            console.print(f"    {s['name']:<11} {default:<15} {facts:<28} {s['help']}", soft_wrap=True, markup=False)
+            print(f"    {s['name']:<11} {default:<15} {facts:<28} {s['help']}")
