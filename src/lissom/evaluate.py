@@ -15,23 +15,20 @@ from .errors import LissomError
 from .task import Task
 
 
-def outputs_of(run: Callable[[Tensor], Tensor], data: Data, split: Split, device: torch.device = CPU,
-               batch: int = 250) -> tuple[Tensor, Tensor]:
-    """Return the outputs (n classes) of `run` for every image of a split, and the labels (n)."""
-    outputs, labels = [], []
-    for pixels, truth in split.batches(batch, device):
-        outputs.append(run(data.normalised(pixels)).float().cpu())
-        labels.append(truth.cpu())
-    if not outputs:
-        raise LissomError(f"data {data.name}: a split to be measured on is empty")
-    return torch.cat(outputs), torch.cat(labels)
+def outputs_of(run: Callable[[Tensor], Tensor], see: Callable[[Tensor], Tensor], split: Split,
+               device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+    """Return the outputs (n classes) of `run` for what it is to `see` of each image, and the labels (n)."""
+    found = [(run(see(pixels)).float().cpu(), truth.cpu()) for pixels, truth in split.batches(250, device)]
+    if not found:
+        raise LissomError("data: a split to be measured on is empty")
+    return torch.cat([outputs for outputs, _ in found]), torch.cat([labels for _, labels in found])
 
 
 def network_outputs(model: nn.Module, data: Data, split: Split, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """Return outputs and labels of a network in inference mode, in float32."""
     model.to(device).eval()
     with torch.inference_mode():
-        found = outputs_of(model, data, split, device)
+        found = outputs_of(model, data.normalised, split, device)
     model.to(CPU)
     return found
 
@@ -44,10 +41,7 @@ def scored(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float | Non
 
 def file_outputs(run: Callable[[np.ndarray], np.ndarray], task: Task, split: Split, bake: bool) -> tuple[Tensor, Tensor]:
     """Return outputs and labels of an exported file; one with baked preprocessing takes pixels in 0..255."""
-    data = task.data
-    outputs, labels = [], []
-    for pixels, truth in split.batches(250, CPU):
-        images = pixels.float() if bake else data.normalised(pixels)
-        outputs.append(torch.from_numpy(run(np.ascontiguousarray(images.numpy()))).float())
-        labels.append(truth)
-    return torch.cat(outputs), torch.cat(labels)
+    def answer(images: Tensor) -> Tensor:
+        return torch.from_numpy(run(np.ascontiguousarray(images.numpy())))
+
+    return outputs_of(answer, Tensor.float if bake else task.data.normalised, split)

@@ -68,16 +68,15 @@ class Run:
         return restore(self.task.fresh(), self.store.folder(key))
 
     def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
-        key = keys[place] if place >= 0 else self.task.root(self.seed)
+        key, name = (keys[place], recipe.steps[place]) if place >= 0 else (self.task.root(self.seed), "the network as given")
         if key in self.store:
-            self.say(f"{key}  {name_of(recipe, place)}: in the store")
-            return
+            return self.say(f"{key}  {name}: in the store")
         with self.store.lock(key):  # a second process that wants the same waits, then finds it done
             if key not in self.store:
+                self.say(f"{key}  {name}")
                 self._make(recipe, place, keys, key)
 
     def _make(self, recipe: Recipe, place: int, keys: list[str], key: str) -> None:
-        self.say(f"{key}  {name_of(recipe, place)}")
         begin = time.time()
         before = keys[place - 1] if place > 0 else self.task.root(self.seed)
         model = self.load(before) if place > 0 else self.task.fresh(self.seed)
@@ -147,11 +146,6 @@ def reference(recipe: Recipe, keys: Sequence[str], root: str) -> str:
     """Return the key of the uncompressed network: what the leading `train` steps made, else what was given."""
     count = leading(recipe)
     return keys[count - 1] if count else root
-
-
-def name_of(recipe: Recipe, place: int) -> str:
-    """Return a step's text, for showing."""
-    return str(recipe.steps[place]) if place >= 0 else "the network as given"
 
 
 def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".lissom", *,

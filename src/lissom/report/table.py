@@ -75,20 +75,14 @@ def print_wide(console: Console, table: Table) -> None:
 
 def print_record(record: dict[str, Any]) -> None:
     """Print what matters of one record."""
-    console = Console(highlight=False)
-    title = f"{record['recipe'] or 'the network as given'}  seed {record['seed']}"
-    console.print(f"[bold]{record['key']}[/bold]  {title}", soft_wrap=True)
-    task = record["task"]
-    console.print(f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)")
-    for split, scores in record["scores"].items():
-        before = record["float"]["scores"][split]
-        console.print(f"{split}: " + ", ".join(f"{k} {v} (float {before.get(k)})" for k, v in scores.items()))
-    for count in ("params", "macs"):
-        console.print(f"{count}: {record[count]:,} of {record['float'][count]:,}")
-    for gate in record["gates"]:
-        console.print(f"gate: {gate['name']}: {gate['difference']:.3g}, at most {gate['tolerance']:g}")
-    for note in record["notes"]:
-        console.print(f"note: {note}", markup=False)
+    task, before = record["task"], record["float"]
+    lines = [f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
+             f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)"]
+    lines += [f"{split} {name}: {value} (float {before['scores'][split].get(name)})"
+              for split, scores in record["scores"].items() for name, value in scores.items()]
+    lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
+    lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
+    print("\n".join([*lines, *(f"note: {note}" for note in record["notes"])]))
     print_table([record])
 
 

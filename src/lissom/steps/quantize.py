@@ -22,7 +22,9 @@ class Quantize(Step):
 
     w: s = max|w| / 127, q = clamp(round(w / s), -127, 127)
     x: s = (high - low) / 255, z = round(-low / s), q = clamp(round(x / s) + z, 0, 255)
-    Batch-norm is folded first. [low, high] comes from training images by `range`. What the network returns stays
+    What an addition adds and its sum share one s, the largest of theirs: then adding rounds nothing, and a runtime
+    that rounds before it gives the same as one that does not. Batch-norm is folded first. [low, high] comes from
+    training images by `range`. What the network returns stays
     float. Followed by a learning step this is quantization-aware training; alone it is post-training quantization.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
@@ -61,6 +63,10 @@ class Quantize(Step):
         wrapped, left = Quantized(model, wires.sites, wires.calls), {}
         for site, (low, high) in bounds.items():
             wrapped.grids[site] = Quantizer(low, high)
+        for tied in wires.sums:
+            grids = [found for found in map(wrapped.grid, tied) if found is not None]
+            for found in grids:
+                found.scale.fill_(max(float(other.scale) for other in grids))
         swap: dict[type, type] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}
         for name, layer in model.named_modules():
             if type(layer) in swap and name in wires.inputs:

@@ -48,6 +48,7 @@ class Wiring:
     sites: dict[str, str]
     inputs: dict[str, str | None]  # layer -> site
     calls: dict[str, int]  # kind of call -> how many
+    sums: list[set[str]]  # sites that additions tie together: what is added, and where the sum is rounded
 
 
 def wiring(network: nn.Module, images: Tensor) -> Wiring:
@@ -58,37 +59,32 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
     """
     weights = {id(layer.weight): name for name, layer in network.named_modules()
                if isinstance(layer, (nn.Conv2d, nn.Linear))}
-    source: dict[int, str] = {id(images): "input"}
-    readers: dict[str, list[str]] = {"input": []}
-    alive: list[Any] = [images]
-    pools: dict[str, str] = {}
+    source: dict[int, str] = {id(images): "input"}  # tensor -> site
+    reads: dict[str, list[str]] = {"input": []}  # site -> the sites it was made of
+    readers: dict[str, list[str]] = {"input": []}  # site -> the calls that read it
     layers: dict[str, list[str | None]] = {}
+    alive: list[Any] = [images]
 
     def read(args: tuple[Any, ...], reader: str) -> list[str]:
-        flat = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
-        found = [source[id(a)] for a in flat if isinstance(a, Tensor) and id(a) in source]
+        found = [source[id(a)] for a in tensors_in(args) if id(a) in source]
         for site in found:
             readers[site].append(reader)
         return found
 
     def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        kind = name.rstrip("0123456789")
-        found = read(args, kind)
-        weight = args[1] if kind in ("conv", "linear") and len(args) > 1 else None
+        reads[name], readers[name] = read(args, name), []
+        weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
         if id(weight) in weights:
             layers.setdefault(weights[id(weight)], []).append(source.get(id(args[0])))
-        if kind == "maxpool" and found:
-            pools[name] = found[0]
         if id(out) in source:  # an operation in place: a name of its own for the result
             out = out.view_as(out)
         source[id(out)] = name
-        readers[name] = []
         alive.extend([args, out])
         return out
 
     def passed(func: Any, args: tuple[Any, ...], out: Any) -> None:
         alive.extend([args, out])
-        outs = [o for o in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(o, Tensor)]
+        outs = list(tensors_in(out))
         if not outs or not isinstance(args[0] if args else None, Tensor):
             return
         if func in PASSES and id(args[0]) in source:
@@ -102,12 +98,35 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
     ends = {source.get(id(t)) for t in tensors_in(result)}
     sites: dict[str, str] = {}
     for name, by in readers.items():
-        kind = name.rstrip("0123456789")
-        if name in ends or (by == ["relu"] and kind in ("conv", "linear", "add", "norm")):
+        if name in ends or (kind_of(name) in ("conv", "linear", "add", "norm") and [*map(kind_of, by)] == ["relu"]):
             continue
-        sites[name] = sites.get(pools[name], name) if name in pools else name
+        own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
+        sites[name] = sites.get(own, name)
     single = {layer: found[0] if len(set(found)) == 1 else None for layer, found in layers.items()}
-    return Wiring(sites, {layer: site if site in sites else None for layer, site in single.items()}, dict(made.counts))
+    sums = [{sites[s] for s in (*reads[name], name if name in sites else readers[name][0]) if s in sites}
+            for name in reads if kind_of(name) == "add" and (name in sites or readers[name])]
+    return Wiring(sites, {layer: site if site in sites else None for layer, site in single.items()},
+                  dict(made.counts), merged(sums))
+
+
+def kind_of(name: str) -> str:
+    """Return the kind in the name of a site: `conv` of `conv12`."""
+    return name.rstrip("0123456789")
+
+
+def merged(sums: list[set[str]]) -> list[set[str]]:
+    """Join the sets that overlap.
+
+    >>> merged([{"a", "b"}, {"c"}, {"b", "d"}]) == [{"c"}, {"a", "b", "d"}]
+    True
+    """
+    out: list[set[str]] = []
+    for tied in sums:
+        for other in [group for group in out if group & tied]:
+            out.remove(other)
+            tied = tied | other
+        out.append(tied)
+    return out
 
 
 def observed(network: nn.Module, batches: Sequence[Tensor], sites: dict[str, str]) -> dict[str, Seen]:

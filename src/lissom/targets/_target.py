@@ -42,9 +42,8 @@ class Target(Method):
         """Return why the target cannot run here and what to install, or None."""
         return None
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:  # noqa: ARG002
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
         """Write `model`, which takes (n, *shape), to `path` with `facts` as its metadata."""
-        raise TypeError(f"{type(self).__name__} does not export")
 
     def load(self, path: Path, threads: int) -> Run:  # noqa: ARG002
         """Return a callable that runs the file on that many threads."""
