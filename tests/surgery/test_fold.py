@@ -10,28 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Net, conv
 from torch import Tensor, nn
 
 from lissom import apply
 from lissom.models import factory
 from lissom.surgery.fold import fold_pair, foldable, folded
-
-
-class Net(nn.Module):
-    """A forward given as a function of the network itself and its input."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def conv(inputs: int = 4, outputs: int = 4, **settings: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -9,33 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch_pruning
+from networks import Net, conv, head
 from torch import Tensor, nn
 
 from lissom.models import factory
 from lissom.surgery.groups import Group, Groups, groups_of
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Net(nn.Module):
-    """A forward given as a function of the network itself and its input."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def conv(inputs: int, outputs: int, **settings: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
-
-
-def head(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
 
 
 def together(groups: Groups) -> dict[frozenset[str], int]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Net, conv
 from torch import Tensor, nn
 
 import lissom
@@ -20,23 +21,6 @@ from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery.calibrate import Seen, observed, wiring
 from lissom.surgery.quantized import LEVELS, Quantized, QuantizedConv2d, QuantizedLinear, Quantizer, affine
-
-
-class Net(nn.Module):
-    """A forward given as a function of the network itself and its input."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def conv(inputs: int, outputs: int, **settings: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
 
 
 def images(count: int = 8, size: int = 8, seed: int = 1) -> Tensor:

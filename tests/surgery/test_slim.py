@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Net, conv, head
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
@@ -20,27 +21,6 @@ from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import Cut, difference, masked, sliced
 
 EXACT = 1e-9  # everything here is computed in float64
-
-
-class Net(nn.Module):
-    """A forward given as a function of the network itself and its input."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def conv(inputs: int, outputs: int, **settings: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **settings)
-
-
-def head(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
 
 
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:
