@@ -30,6 +30,7 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
     """
     import torch
 
+    from .bench.clock import clock_of
     from .context import Context
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -51,7 +52,8 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
     model = copy.deepcopy(model).eval()
     for step in steps.steps:
         torch.manual_seed(seed)
-        model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step)))
+        model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step),
+                                    clock=clock_of()))
     return model
 
 

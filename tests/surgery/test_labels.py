@@ -164,8 +164,6 @@ def test_a_learned_scale_of_each_channel_is_cut_with_it() -> None:
     ("sort", lambda x: x.sort(1).values),
     ("local response norm", lambda x: F.local_response_norm(x, 3)),
     ("mean over channels", lambda x: x - x.mean(1, keepdim=True)),
-    ("padded channels", lambda x: F.pad(x, (0, 0, 0, 0, 2, 2))),
-    ("channels in space", lambda x: F.max_pool2d(F.pixel_shuffle(x, 2), 3)),
     ("circular padding", lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"))])
 def test_channels_that_an_operation_mixes_are_left_whole_with_a_reason(name: str, mix: Callable[[Tensor], Tensor]) -> None:
     with torch.no_grad():
@@ -183,16 +181,78 @@ def test_weights_that_are_computed_leave_what_they_read_whole() -> None:
     assert together(groups) == {} and "computed" in groups.left["one"]
 
 
-def test_a_grouped_convolution_with_a_shuffle_is_left_whole() -> None:
+def test_pixels_shuffled_and_pooled_tie_the_channels_they_came_from() -> None:
+    net = Net(lambda s, x: s.head(F.max_pool2d(F.pixel_shuffle(s.one(x), 2), 3)), one=conv(3, 8), head=head(2))
+    groups = groups_of(net, IMAGE)
+    assert together(groups) == couples(("one", 2))
+    assert the(groups, "one").members[0].unit.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_padded_channels_stay_and_those_beside_them_are_free() -> None:
+    net = Net(lambda s, x: s.head(F.pad(s.one(x), (0, 0, 0, 0, 2, 2))), one=conv(3, 8), head=head(12))
+    groups = groups_of(net, IMAGE)
+    assert together(groups) == couples(("one", 8))
+    assert reader(groups, "head.2.weight") == [[-1, -1, *range(8), -1, -1]]
+
+
+def test_a_grouped_convolution_keeps_as_many_channels_in_every_group() -> None:
+    net = nn.Sequential(conv(3, 12), conv(12, 8, groups=4), conv(8, 6), head(6))
+    groups = groups_of(net, IMAGE)
+    assert together(groups) == couples(("0", 12), ("1", 8), ("2", 6))
+    assert [b.tolist() for b in the(groups, "0").blocks] == [[k // 3 for k in range(12)]]
+    assert [b.tolist() for b in the(groups, "1").blocks] == [[k // 2 for k in range(8)]]
+    assert reader(groups, "1.weight") == [[[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]]
+    assert [g.step(1) for g in groups] == [4, 4, 1] and [g.step(8) for g in groups] == [8, 8, 8]
+
+
+def test_a_shuffle_ties_the_channels_that_change_places_together() -> None:
     def forward(s: Any, x: Tensor) -> Tensor:
         y = s.grouped(s.one(x))
         n, c, h, w = y.shape
         return s.head(s.last(s.out(y.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w))))
-    net = Net(forward, one=conv(3, 16), grouped=conv(16, 16, groups=4), out=conv(16, 16, groups=8), last=conv(16, 8),
+    net = Net(forward, one=conv(3, 16), grouped=conv(16, 32, groups=4), out=conv(32, 16, groups=4), last=conv(16, 8),
               head=head(8))
     groups = groups_of(net, IMAGE)
-    assert together(groups) == couples(("last", 8))
-    assert "grouped" in groups.left["grouped"] and "grouped" in groups.left["out"] and "one" in groups.left
+    assert together(groups) == couples(("one", 16), ("grouped", 8), ("out", 16), ("last", 8))
+    shuffled = the(groups, "grouped")
+    assert shuffled.members[0].unit.tolist() == [k % 8 for k in range(32)]  # the same place in each of 4 groups
+    assert [b.tolist() for b in shuffled.blocks] == [[0, 0, 1, 1, 2, 2, 3, 3]]  # two of them in each group that reads
+
+
+@pytest.mark.parametrize("net", [
+    lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(4, 8), head(8)),
+    lambda: nn.Sequential(conv(3, 8), nn.InstanceNorm2d(8, affine=True), head(8))], ids=["group", "instance"])
+def test_channels_that_are_normalised_together_are_cut_together(net: Callable[[], nn.Module]) -> None:
+    model = net()
+    (group,) = groups_of(model, IMAGE).free
+    assert group.size == (4 if isinstance(model[1], nn.GroupNorm) else 8)
+    assert {m.tensor for m in group.members} >= {"0.weight", "1.weight", "1.bias", "2.2.weight"}
+
+
+def test_a_transposed_convolution_makes_channels_along_its_second_axis() -> None:
+    net = nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 6, 2, 2), nn.ConvTranspose2d(6, 6, 3, groups=6), conv(6, 4),
+                        head(4))
+    groups = groups_of(net, IMAGE)
+    assert together(groups) == couples(("0", 8), ("1 2", 6), ("3", 4))
+    assert {(m.tensor, m.axis) for m in the(groups, "1").members if m.role == "out"} == {("1.weight", 1), ("2.weight", 0)}
+
+
+def test_the_hidden_width_of_attention_layers_is_free_and_what_is_normalised_over_stays() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+    net = Net(lambda s, x: s.head(s.layer(s.one(x).flatten(2).transpose(1, 2)).mean(1)), one=conv(3, 16), layer=layer,
+              head=nn.Linear(16, 5))
+    groups = groups_of(net, IMAGE)
+    assert frozenset({"layer.linear1"}) in together(groups)
+    assert "averages over its channels" in groups.left["one"]
+
+
+def test_halves_of_a_layer_lose_the_same_when_asked_to() -> None:
+    net = Net(lambda s, x: s.head(s.b((y := s.a(x).chunk(2, 1))[0]) + s.c(y[1])), a=conv(3, 16), b=conv(8, 8), c=conv(8, 8),
+              head=head(8))
+    free = groups_of(net, IMAGE)
+    assert free.split == {"a"} and [g.size for g in free if "a" in g.layers("out")] == [8, 8]
+    (tied,) = [g for g in groups_of(net, IMAGE, tied={"a"}) if "a" in g.layers("out")]
+    assert tied.members[0].unit.tolist() == [*range(8), *range(8)]
 
 
 @pytest.mark.parametrize("wrap", [lambda y: y, lambda y: (y, 1), lambda y: {"out": [y]}], ids=["tensor", "tuple", "dict"])

@@ -70,8 +70,12 @@ class Data:
 
     def calibration(self, count: int, seed: int = 0) -> list[Tensor]:
         """Return `count` training images, drawn at random, as normalised batches of at most 128."""
+        return [images for images, _ in self.labelled(count, seed)]
+
+    def labelled(self, count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Return the images that `calibration` returns, each batch with its labels."""
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
-        return [self.normalised(pixels) for pixels, _ in self.train.batches(128, CPU, order)]
+        return [(self.normalised(pixels), labels) for pixels, labels in self.train.batches(128, CPU, order)]
 
     def preprocessing(self) -> dict[str, Any]:
         """Return what whoever runs an exported file has to know."""

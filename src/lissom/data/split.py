@@ -26,6 +26,10 @@ class Split(Protocol):
         """Yield (pixels, labels) on `device`; `order` holds the indices to visit, all in turn if None."""
         ...
 
+    def take(self, order: Tensor) -> Split:
+        """Return the split of the images at the given indices."""
+        ...
+
 
 @dataclass
 class Images:

@@ -11,6 +11,7 @@ from ..method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..surgery.evidence import Evidence
     from ..surgery.groups import Group
 
 
@@ -23,7 +24,7 @@ class Bn(Method):
     their scales, instead of being left to a selection layer.
     """
 
-    def __call__(self, group: Group, tensors: dict[str, Tensor]) -> Tensor:
+    def __call__(self, group: Group, net: Evidence) -> Tensor:
         import torch
 
         scales = [m for m in group.members if m.role == "scale"]
@@ -33,7 +34,7 @@ class Bn(Method):
         total = torch.zeros(group.size)
         for member in scales:
             mine = member.unit >= 0
-            scale = tensors[member.tensor].detach().float().abs().cpu()[mine]
+            scale = net.tensors[member.tensor].detach().float().abs().cpu()[mine]
             seen = torch.zeros(2, group.size).index_add(1, member.unit[mine], torch.stack([scale, torch.ones_like(scale)]))
             total += seen[0] / seen[1].clamp_min(1)
         return total / len(scales)

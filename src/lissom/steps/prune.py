@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
 from ..menu import menu
@@ -11,114 +11,160 @@ from ..method import arg
 from ..step import Step
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from ..context import Context
-    from ..surgery.groups import Group
+    from ..context import Clock, Context
+    from ..surgery.budget import Options
+    from ..surgery.evidence import Labelled
+    from ..surgery.groups import Groups
 
 
 @dataclass(frozen=True)
 class Prune(Step):
     """Cut the channels that a score ranks lowest, with everything that depends on them.
 
-    Channels that a residual add, a concatenation or a depthwise convolution ties together are cut together and
-    count once. Each layer keeps a multiple of `multiple` channels, the nearest to what the ranking says (a tie
-    goes up), at least one multiple and at least `floor` of its channels; a layer that is not wider than one
-    multiple is left whole. What cannot be followed through the network is left whole and named in the record.
-    A gate checks on real images that the cut network does what the same network does with those channels zeroed.
+    `amount` is the fraction removed of all channels, parameters, multiply-adds, or of the latency measured on a
+    target. Channels that a residual add, a concatenation or a depthwise convolution ties together are cut together
+    and count once. Whole multiples of channels go, in the order of their mean score, until what is left comes
+    nearest to what was asked; an amount that cannot be reached within one multiple is refused. Each layer keeps at
+    least one multiple and `floor` of its channels; a layer that is not wider than one multiple is left whole.
+    A grouped convolution keeps equal counts in every group; which ones may differ. What cannot be followed through
+    the network is left whole and named in the record. A gate checks on real images that the cut network does what
+    the same network does with those channels zeroed. Batch-norm statistics are then measured anew.
     Source: Li et al. 2016, https://arxiv.org/abs/1608.08710; Fang et al. 2023, DepGraph,
-    https://arxiv.org/abs/2301.12900, for cutting coupled layers together.
+    https://arxiv.org/abs/2301.12900, for cutting coupled layers together; Fang et al. 2024, Isomorphic Pruning,
+    https://arxiv.org/abs/2407.04616, for ranking within layers of one kind.
     """
 
-    amount: float = arg("fraction of channels removed", above=0, below=1)
+    version: ClassVar[int] = 2
+
+    amount: float = arg("fraction removed of what `of` counts", above=0, below=1)
+    of: Literal["channels", "params", "macs", "latency"] = arg("what the amount is a fraction of", "channels")
     by: str = arg("how channels are ranked", "l1", menu="scores")
-    scope: Literal["global", "local"] = arg("rank all layers together, or each by itself", "global")
-    multiple: int = arg("channels are kept in multiples of this", 8, low=1, high=1024)
+    scope: Literal["global", "local", "isomorphic"] = arg(
+        "rank all layers together, each by itself, or layers of one kind together", "global")
+    multiple: int | Literal["auto"] = arg(
+        "channels are kept in multiples of this; auto times layers on `on`", 8, low=1, high=1024)
     floor: float = arg("least fraction of channels kept in each layer", 0.1, low=0, below=1)
+    rounds: int = arg("cut in so many equal parts, ranking anew before each", 1, low=1, high=1000)
+    keep: str = arg("layers left whole, glob patterns with commas between", "")
+    only: str = arg("the only layers cut, glob patterns with commas between; all if empty", "")
+    recalibrate: bool = arg("measure batch-norm statistics anew on training images after the cut", True)
+    images: int = arg("training images for scores and statistics", 512, low=1, high=1_000_000)
+    on: str = arg("the target whose latency counts", "onnxruntime", menu="targets")
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if any(step.name() == "quantize" for step in earlier):
             return "a quantized network is not cut; prune before quantize"
         return None
 
-    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        import copy
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Cut without looking at data: whether the amount can be reached shows."""
+        if self.of == "latency":
+            from ._latency import reachable
 
-        from ..surgery.probe import cuttable
-        from ..surgery.slim import difference, masked, sliced
-
-        groups = cuttable(model, ctx.example)
-        if not groups.free:
-            reasons = "; ".join(f"{k}: {v}" for k, v in list(groups.left.items())[:3])
-            raise LissomError(f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})")
-        tensors = dict([*model.named_parameters(), *model.named_buffers()])
-        score = menu("scores").make(self.by)
-        ranks = [score(group, tensors) for group in groups.free]
-        widths = self.widths([(g.size, r) for g, r in zip(groups.free, ranks, strict=True)])
-        self._reachable(groups.free, widths, ctx)
-        cut = [(g, lowest(r, g.size - w)) for g, r, w in zip(groups.free, ranks, widths, strict=True)]
-        ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": g.size, "after": w}
-                               for g, w in zip(groups.free, widths, strict=True)]
-        ctx.facts["left_whole"] = groups.left
-        before, images = copy.deepcopy(model), ctx.batch(16)
-        masked(before, cut)
-        sliced(model, cut)
-        ctx.gate("sliced = masked", difference(before, model, images), 1e-3)
+            reachable(ctx, self.options(model, ctx, [(ctx.batch(2), None)]), self.amount)
+            return model
+        self.cut(model, ctx, self.options(model, ctx, [(ctx.batch(2), None)]), self.amount)
         return model
 
-    def widths(self, layers: list[tuple[int, Tensor]]) -> list[int]:
-        """Return how many channels each layer keeps, given each layer's width and scores.
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        left = 1.0
+        for turn in range(1, self.rounds + 1):
+            goal = 1 - self.amount * turn / self.rounds
+            options = self.options(model, ctx, ctx.labelled(self.images))
+            if self.of == "latency":
+                from ._latency import cut_to_latency
 
-        With scope="global" the threshold is the one at which, after rounding to multiples and floors, the
-        number of channels removed comes nearest to what was asked for.
-        """
-        import torch
+                cut_to_latency(model, ctx, options, 1 - goal / left, self.clock(ctx))
+            else:
+                self.cut(model, ctx, options, 1 - goal / left)
+            left = goal
+            if self.recalibrate:
+                self.measure_statistics(model, ctx, tell=turn == self.rounds)
+        return model
 
-        if self.scope == "local":
-            return [self.rounded(size, (1 - self.amount) * size) for size, _ in layers]
-        every = torch.cat([ranks for _, ranks in layers]).sort().values
-        wanted = (1 - self.amount) * len(every)
+    def groups(self, model: nn.Module, ctx: Context) -> Groups:
+        """Find what can be cut, less what `keep` and `only` leave whole."""
+        from torch import nn
 
-        def kept(count: int) -> list[int]:
-            bar = every[count] if count < len(every) else float("inf")
-            return [self.rounded(size, int((ranks >= bar).sum())) for size, ranks in layers]
+        from ..surgery.names import matching
+        from ..surgery.probe import cuttable
 
-        low, high = 0, len(every)
-        while high - low > 1:  # the number kept falls as the threshold rises
-            middle = (low + high) // 2
-            low, high = (middle, high) if sum(kept(middle)) >= wanted else (low, middle)
-        return min((kept(low), kept(high)), key=lambda widths: abs(sum(widths) - wanted))
+        layers = [name for name, m in model.named_modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))]
+        keep = matching(layers, self.keep, f"{ctx.where}: keep")
+        only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)
+        found = cuttable(model, ctx.example)
+        free = []
+        for group in found.free:
+            made = set(group.layers("out"))
+            if made & keep or not made & only:
+                found.left.update(dict.fromkeys(made, f"keep='{self.keep}'" if made & keep else f"only='{self.only}'"))
+            else:
+                free.append(group)
+        if not free:
+            reasons = "; ".join(f"{k}: {v}" for k, v in list(found.left.items())[:3])
+            raise LissomError(f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})")
+        found.free = free
+        return found
 
-    def rounded(self, size: int, kept: float) -> int:
-        """Return how many of `size` channels stay where a ranking says `kept`.
+    def options(self, model: nn.Module, ctx: Context, labelled: Labelled) -> Options:
+        """Score every group and return the widths that the network can be cut to."""
+        from ..surgery.budget import Options, chunks_of, cost_of, widths_of
+        from ..surgery.evidence import Evidence
 
-        >>> [Prune(0.5).rounded(64, k) for k in (60, 30.5, 28, 1)], Prune(0.5).rounded(6, 3)
-        ([64, 32, 32, 8], 6)
-        """
-        least = max(self.multiple, self.floor * size)
-        least = -(-int(-(-least // 1)) // self.multiple) * self.multiple
-        nearest = int(kept / self.multiple + 0.5) * self.multiple
-        return min(size, max(nearest, least))
+        groups = self.groups(model, ctx)
+        score, evidence = menu("scores").make(self.by), Evidence(model, groups.free, lambda: labelled, seed=ctx.seed)
+        scores = [score(group, evidence).detach().cpu() for group in groups.free]
+        multiple = self.multiple if isinstance(self.multiple, int) else self.clock(ctx).multiple(model, ctx.example)
+        widths = [widths_of(group, multiple, self.floor) for group in groups.free]
+        ctx.facts.update(multiple=multiple, left_whole=groups.left)
+        cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
+            cost_of(self.of, model, groups.free, ctx.example)
+        return Options(groups.free, scores, widths, chunks_of(scores, widths, groups.free, self.scope), cost)
 
-    def _reachable(self, groups: list[Group], widths: list[int], ctx: Context) -> None:
-        """Refuse an amount far from what floors and multiples allow; note a smaller miss."""
-        total = sum(g.size for g in groups)
-        most = 1 - sum(self.rounded(g.size, 0) for g in groups) / total
-        found = 1 - sum(widths) / total
-        ctx.facts["amount"] = {"asked": self.amount, "removed": round(found, 4), "most": round(most, 4)}
-        if found == 0 or self.amount > most + self.multiple / total:
-            raise LissomError(f"{ctx.where}: {self.amount:g} of the channels cannot be removed; with "
-                              f"multiple={self.multiple} and floor={self.floor:g} this network can lose at most "
-                              f"{most:.3g} of {total} channels")
-        if abs(found - self.amount) > 0.02:
-            ctx.notes.append(f"{ctx.where}: {found:.3f} of the channels were removed, the nearest that multiples of "
-                             f"{self.multiple} and the floor allow to {self.amount:g}")
+    def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float) -> None:
+        """Cut the network in place to the widths that come nearest to the amount, or refuse."""
+        kept = options.alike(amount) if self.scope == "local" and self.of == "channels" else options.nearest(amount)
+        found, most, grain = options.removed(kept), options.most, options.grain(kept)
+        if found == 0 or amount > most + grain:
+            least = min((options.removed([*options.start[:k], w[1], *options.start[k + 1:]])
+                         for k, w in enumerate(options.widths) if len(w) > 1), default=0.0)
+            raise LissomError(f"{ctx.where}: {amount:.3g} of the {self.of} cannot be removed; with multiple="
+                              f"{ctx.facts['multiple']} and floor={self.floor:g} this network can lose {least:.3g} to "
+                              f"{most:.3g} of them")
+        ctx.facts["amount"] = {"of": self.of, "asked": round(amount, 6), "removed": round(found, 6), "most": round(most, 4)}
+        if abs(found - amount) > 0.02:
+            ctx.notes.append(f"{ctx.where}: {found:.3f} of the {self.of} were removed, the nearest that multiples of "
+                             f"{ctx.facts['multiple']} and the floor allow to {amount:.3g}")
+        carried_out(model, ctx, options, kept)
+
+    def clock(self, ctx: Context) -> Clock:
+        """Return what times layers and networks on the target `on`."""
+        if ctx.clock is None:
+            raise LissomError(f"{ctx.where}: latency is measured by lissom.run and lissom.apply alone")
+        return ctx.clock(self.on)
+
+    def measure_statistics(self, model: nn.Module, ctx: Context, tell: bool) -> None:
+        """Measure batch-norm statistics anew, and with `tell` what that alone does for the accuracy."""
+        from ..surgery.recalibrate import recalibrated
+
+        before = ctx.accuracy(model) if tell else None
+        norms = recalibrated(model, ctx.images(self.images))
+        if tell and norms:
+            ctx.facts["recalibrated"] = {"norms": norms, "before": before, "after": ctx.accuracy(model)}
 
 
-def lowest(ranks: Tensor, count: int) -> Tensor:
-    """Return a boolean that marks the `count` lowest scores; of equal ones the last."""
-    import torch
+def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
+    """Cut `model` in place to `kept` units of each group, and hold it against the same network with those zeroed."""
+    import copy
 
-    marked = torch.zeros(len(ranks), dtype=torch.bool)
-    marked[ranks.argsort(descending=True, stable=True)[len(ranks) - count:]] = True
-    return marked
+    from ..surgery.slim import difference, masked, sliced
+
+    cut, first = options.cut(kept), {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
+    ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
+                           for g, w in zip(options.groups, kept, strict=True)]
+    before, images = copy.deepcopy(model), ctx.batch(8)
+    masked(before, cut)
+    sliced(model, cut)
+    ctx.gate("sliced = masked", difference(before, model, images), 1e-3)

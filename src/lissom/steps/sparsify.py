@@ -1,59 +1,117 @@
-"""Train with a price on batch-norm scales, so that channels which are not needed fade."""
+"""Train with a price on channels, so that those which are not needed fade."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
 from .train import Learning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from ..context import Context
     from ..fit import Batch
+    from ..surgery.groups import Group
 
 
 @dataclass(frozen=True)
 class Sparsify(Learning):
-    """Train with an L1 price on the scales of batch-norm: network slimming.
+    """Train with a price on what a pruning step will rank: scales, or all that hangs on a channel.
 
-    loss = task loss + weight * sum |gamma|
-    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming,
-    https://arxiv.org/abs/1708.06519.
+    bn:    loss = task loss + weight * sum |gamma|, network slimming
+    group: loss = task loss + weight * sum over channels of ||w[u]||, w[u] being all that a cut of u would take along
+    grow:  loss = task loss + weight * progress * sum of g[u] / 2 * ||w[u]||^2 over filters and scales, where g[u] goes
+           from 0 for the largest channel of its group to 1 for the smallest, and progress from 0 to 1
+    Source: Liu et al. 2017, Network Slimming, https://arxiv.org/abs/1708.06519; Yuan and Lin 2006, group lasso, with the
+    groups of Fang et al. 2023, DepGraph, https://arxiv.org/abs/2301.12900; Wang et al. 2021, Neural Pruning via Growing
+    Regularization, https://arxiv.org/abs/2012.09243. Differs: grow spares nothing but the largest channel, since how
+    many will go is not known here.
     """
 
-    weight: float = arg("price of one unit of |gamma|", above=0, high=1)
+    version: ClassVar[int] = 2
+
+    weight: float = arg("price of one unit of |gamma|, of a norm, or of half a squared norm", above=0, high=10)
     epochs: int = arg("how often the training data is seen", low=1, high=100_000)
     _: KW_ONLY
+    on: Literal["bn", "group", "grow"] = arg("what is made small", "bn")
     lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.05, above=0, high=10)
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Raise if the network has nothing to make sparse."""
-        self._scales(model, ctx)
+        self._scales(model, ctx) if self.on == "bn" else self._groups(model, ctx)
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        from torch import stack
+        price, sizes = self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx)
+        before = sizes()
+        ctx.learn(model, self.pace(self.epochs), terms=(price,))
+        ctx.facts["sparsified"] = {"of": "|gamma|" if self.on == "bn" else "norm of a channel", **histogram(before, sizes())}
+        return model
+
+    def _slimming(self, model: nn.Module, ctx: Context) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
+        from torch import cat, stack
 
         scales = self._scales(model, ctx)
 
         def price(_: nn.Module, __: Batch) -> Tensor:
             return self.weight * stack([s.abs().sum() for s in scales]).sum()
+        return price, lambda: cat([s.detach().abs().cpu() for s in scales])
 
-        ctx.learn(model, self.pace(self.epochs), terms=(price,))
-        ctx.facts["scales"] = {"below_0.01": sum(int((s.abs() < 0.01).sum()) for s in scales),
-                               "all": sum(len(s) for s in scales)}
-        return model
+    def _lasso(self, model: nn.Module, ctx: Context) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
+        from torch import cat, stack
+
+        groups, tensors = self._groups(model, ctx), dict(model.named_parameters(remove_duplicate=False))
+        roles = ("out", "in", "scale", "vector") if self.on == "group" else ("out", "scale")
+        assert ctx.task is not None
+        steps, taken = self.epochs * -(-len(ctx.task.data.train) // self.batch), [0]
+
+        def squares() -> list[Tensor]:
+            return [group.sums(tensors, roles, 2) for group in groups]
+
+        def price(_: nn.Module, __: Batch) -> Tensor:
+            found = squares()
+            if self.on == "group":
+                return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in found]).sum()
+            taken[0] += 1
+            grown = self.weight * min(1.0, taken[0] / steps) / 2
+            return grown * stack([(s * lag(s)).sum() for s in found]).sum()
+        return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
+
+    def _groups(self, model: nn.Module, ctx: Context) -> list[Group]:
+        from ..surgery.probe import cuttable
+
+        groups = cuttable(model, ctx.example).free
+        if not groups:
+            raise LissomError(f"{ctx.where}: nothing in this network can be cut, so there is nothing to make small")
+        return groups
 
     @staticmethod
     def _scales(model: nn.Module, ctx: Context) -> list[Tensor]:
         from torch import nn
 
         scales: list[Tensor] = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-                  and m.weight is not None and m.weight.requires_grad]
+                                and m.weight is not None and m.weight.requires_grad]
         if not scales:
-            raise LissomError(f"{ctx.where}: the network has no batch-norm scales to make small")
+            raise LissomError(f'{ctx.where}: the network has no batch-norm scales to make small; on="group" needs none')
         return scales
+
+
+def lag(squares: Tensor) -> Tensor:
+    """Return how far each channel's norm lies behind the largest: 0 for that, 1 for the smallest."""
+    norms = squares.detach().sqrt()
+    return (norms.max() - norms) / (norms.max() - norms.min()).clamp_min(1e-12)
+
+
+def histogram(before: Tensor, after: Tensor, bins: int = 40) -> dict[str, Any]:
+    """Return counts of two sets of sizes over the same `bins` from 0 to the largest, and the share near 0 of each."""
+    import torch
+
+    top = max(float(before.max()), float(after.max()), 1e-12)
+    counts = [torch.histc(values.float(), bins, 0, top).int().tolist() for values in (before, after)]
+    small = [round(float((values < 0.01 * top).float().mean()), 4) for values in (before, after)]
+    return {"top": top, "before": counts[0], "after": counts[1], "below_a_hundredth": small}

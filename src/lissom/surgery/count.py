@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .trace import Trace
+
 
 def parameters(model: nn.Module) -> int:
     """Return the number of learned numbers."""
@@ -31,6 +33,26 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     for name, flops in counts.items():
         if name != "Global":
             found[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
+    return found
+
+
+def weight_macs(trace: Trace) -> dict[str, int]:
+    """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
+    transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.name == "t"}
+    found: dict[str, int] = {}
+    for op in trace.ops:
+        if op.name == "convolution":
+            weight = op.args[1]
+            sites = op.args[0] if op.args[6] else op.outputs[0]  # a transposed convolution works at its inputs
+            count = sites[0, 0].numel() * weight.numel()
+        elif op.name in ("addmm", "mm", "linear"):
+            weight = op.args[1] if op.name == "linear" else transposed.get(id(op.args[-1]), op.args[-1])
+            count = op.outputs[0].numel() // op.outputs[0].shape[-1] * weight.numel()
+        else:
+            continue
+        name = trace.names.get(id(weight))
+        if name is not None:
+            found[name] = found.get(name, 0) + count
     return found
 
 

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from .choose import lowest
 from .groups import Group, Groups, groups_of
-from .slim import Cut, difference, masked, sliced
+from .slim import Cut, apart, masked, sliced
+from .trace import tensors_in
+
+SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
 
 
 def cuttable(model: nn.Module, example: Tensor) -> Groups:
     """Return the groups of `model` that a trial shows can be cut; the others are left whole, with the reason.
 
-    The trial cuts a few units on a copy with random weights, so that a branch which is multiplied by 0 counts too,
-    and compares with the same units zeroed. A forward that names a number of channels, halves them or rolls them
-    does not pass. `example` (n ...) gives the shape of the input.
+    The trial cuts a few units on a copy with random scales, so that a branch which is multiplied by 0 counts too,
+    and compares with the same units zeroed. A forward that names a number of channels or rolls them does not pass;
+    one that halves them gets a second trial, in which both halves lose the same. `example` (n ...) gives the shape
+    of the input.
     """
-    groups = groups_of(model, example)
     trial = _Trial(model, example)
-    free = groups.free
-    if not trial.passes(free):
-        free = []
-        for group in groups.free:
-            if trial.passes([group]) and trial.passes([*free, group]):
-                free.append(group)
-            else:
-                groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))
-    return Groups(free, groups.left)
+    groups = groups_of(trial.model, trial.images)
+    free = trial.passing(groups.free)
+    failed = {layer for group in groups.free if group not in free for layer in group.layers("out")}
+    if failed & groups.split:
+        groups = groups_of(trial.model, trial.images, tied=failed)
+        sure = [group for group in groups.free if not failed & set(group.layers("out"))]
+        free = sure + trial.passing([group for group in groups.free if group not in sure])
+    if trial.trains and not trial.passes(free, training=True):
+        free = trial.passing(free, training=True)
+    for group in groups.free:
+        if group not in free:
+            groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))
+    return Groups(free, groups.left, groups.split)
 
 
 class _Trial:
@@ -37,36 +46,73 @@ class _Trial:
         self.model = copy.deepcopy(model).float().cpu().eval()
         with torch.no_grad():
             for p in self.model.parameters():
-                p.add_(0.3 * p.std(correction=0).clamp_min(0.1) * torch.randn(p.shape, generator=draw))
-        self.images = torch.randn(2, *example.shape[1:], generator=draw)
-        self.trains = self._runs_in_training(copy.deepcopy(self.model))
+                if p.numel() < 65_536 or p.min() == p.max():  # scales, biases, and what is all zero
+                    p.add_(0.3 * p.std(correction=0).clamp_min(0.1) * torch.randn(p.shape, generator=draw))
+        shape = example.shape[1:]
+        small = (shape[0], *(min(n, SMALL) for n in shape[1:])) if len(shape) == 3 else tuple(shape)
+        self.images = torch.randn(2, *shape, generator=draw)
+        if small != tuple(shape):
+            with suppress(Exception), torch.no_grad():  # whatever the user's forward raises on a small image
+                self.model(smaller := torch.randn(2, *small, generator=draw))
+                self.images = smaller
+        self.trains = self._runs_in_training(self.model)
 
-    def passes(self, groups: list[Group]) -> bool:
-        """Cut one or three units at either end of each group: pieces that are meant to be equal come apart."""
-        for last, odd in ((False, 0), (True, 1), (True, 0), (False, 1)):
-            cut: Cut = []
-            for k, group in enumerate(groups):
-                count = 1 + 2 * ((k + odd) % 2)
-                units = torch.zeros(group.size, dtype=torch.bool)
-                units[slice(-count, None) if last else slice(count)] = True
-                units[group.size // 2] = False
-                cut.append((group, units))
-            zeroed, smaller = copy.deepcopy(self.model), copy.deepcopy(self.model)
-            masked(zeroed, cut)
-            sliced(smaller, cut)
+    def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
+        """Return the groups that pass together: all of them, or those of either half that do."""
+        if not groups or self.passes(groups, training):
+            return groups
+        if len(groups) == 1:
+            return []
+        half = len(groups) // 2
+        one, two = self.passing(groups[:half], training), self.passing(groups[half:], training)
+        if not one or not two or self.passes([*one, *two], training):
+            return [*one, *two]
+        for group in two:  # each half by itself, but not both
+            if self.passes([*one, group], training):
+                one = [*one, group]
+        return one
+
+    def passes(self, groups: list[Group], training: bool = False) -> bool:
+        """Cut one unit or three at either end of each group: pieces that are meant to be equal come apart.
+
+        With `training` the cut network must run as in training as well.
+        """
+        for turn in range(2):
+            trial = copy.deepcopy(self.model)
             try:
-                if not difference(zeroed, smaller, self.images) < 1e-3:
+                cut: Cut = [(g, few(g, 1 + 2 * ((k + turn) % 2), last=bool(turn))) for k, g in enumerate(groups)]
+                masked(trial, cut)
+                wanted = self._outputs(trial)
+                sliced(trial, cut)
+                if not apart(wanted, self._outputs(trial)) < 1e-3:
                     return False
             except Exception:  # whatever the user's forward raises on a width it did not expect
                 return False
-            if self.trains and not self._runs_in_training(smaller):
-                return False
+            if training:
+                return self._runs_in_training(trial)
         return True
 
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        with torch.no_grad():
+            return [t.clone() for t in tensors_in(model.eval()(self.images[:1]))]
+
     def _runs_in_training(self, model: nn.Module) -> bool:
+        stats = {name: b.clone() for name, b in model.named_buffers()}
         try:
             with torch.no_grad():
                 model.train()(self.images)
         except Exception:  # as above
             return False
+        finally:
+            model.eval()
+            with torch.no_grad():
+                for name, b in model.named_buffers():
+                    b.copy_(stats[name])
         return True
+
+
+def few(group: Group, count: int, last: bool = False) -> Tensor:
+    """Mark `count` units at one end of a group, or in each block as many as in the others."""
+    step = group.step(1)
+    position = torch.arange(group.size, dtype=torch.float32)
+    return lowest(-position if last else position, min(count * step, (group.size - 1) // step * step), group.blocks)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from .groups import Group
-from .tensors import match_widths, replace
+from .tensors import match_widths, owners_of, replace
 from .trace import tensors_in
 
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
 
 def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
-    """Return for each (tensor, axis) which indices go, as a boolean of the axis' length."""
+    """Return for each (tensor, axis) which indices go: a boolean (n), or (blocks n) of a grouped convolution."""
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
         for member in group.members:
@@ -28,7 +28,13 @@ def masked(model: nn.Module, cut: Cut) -> None:
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
-            tensors[name].index_fill_(axis, gone.nonzero().flatten().to(tensors[name].device), 0)
+            tensor, gone = tensors[name], gone.to(tensors[name].device)
+            if gone.ndim == 1:
+                tensor.index_fill_(axis, gone.nonzero().flatten(), 0)
+            else:
+                each = len(tensor) // len(gone)
+                stay = (~gone).repeat_interleave(each, 0).to(tensor.dtype)
+                tensor.mul_(stay.view(*stay.shape, *[1] * (tensor.ndim - 2)))
 
 
 def sliced(model: nn.Module, cut: Cut) -> None:
@@ -36,25 +42,38 @@ def sliced(model: nn.Module, cut: Cut) -> None:
 
     `layer.kept` lists the outputs of the layer as it was first built that are still there.
     """
+    owners = owners_of(model)
+    makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
     for (name, axis), gone in removed(cut).items():
         if not gone.any():
             continue
-        stay = (~gone).nonzero().flatten()
         path, _, leaf = name.rpartition(".")
         layer = model.get_submodule(path)
         now = getattr(layer, leaf).detach()
-        replace(model, name, now.index_select(axis, stay.to(now.device)).clone())
-        if axis == 0 and name.endswith("weight") and isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
-            before = getattr(layer, "kept", list(range(len(gone))))
-            layer.kept = [before[k] for k in stay.tolist()]  # type: ignore[assignment]
+        replace(model, name, kept_of(now, axis, ~gone.to(now.device)), owners=owners)
+        if (name, axis) in makes and leaf == "weight":
+            before = getattr(layer, "kept", list(range(gone.numel())))
+            layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]  # type: ignore[assignment]
     for layer in model.modules():
         match_widths(layer)
+
+
+def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
+    """Return what of a tensor stays: `stay` (n) along `axis`, or (blocks n), another choice for each block of axis 0."""
+    if stay.ndim == 1:
+        return tensor.index_select(axis, stay.nonzero().flatten())
+    parts = tensor.chunk(len(stay))
+    return torch.cat([part.index_select(axis, s.nonzero().flatten()) for part, s in zip(parts, stay, strict=True)])
 
 
 def difference(one: nn.Module, two: nn.Module, images: Tensor) -> float:
     """Return the largest difference of two networks' outputs on `images`, over the largest output."""
     with torch.no_grad():
-        pairs = zip(tensors_in(one.eval()(images)), tensors_in(two.eval()(images)), strict=True)
-        found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
-                 for a, b in pairs if a.is_floating_point()]
+        return apart(list(tensors_in(one.eval()(images))), list(tensors_in(two.eval()(images))))
+
+
+def apart(one: list[Tensor], two: list[Tensor]) -> float:
+    """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
+    found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
+             for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
     return float("nan") if any(v != v for v in found) else max(found, default=0.0)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+Owners = dict[int, list[tuple[nn.Module, str]]]  # parameter -> the layers that hold it, with its name there
 
-def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None) -> None:
+
+def owners_of(model: nn.Module) -> Owners:
+    """Return which layers hold each parameter; more than one where they share it."""
+    found: Owners = {}
+    for layer in model.modules():
+        for key, p in layer._parameters.items():
+            if p is not None:
+                found.setdefault(id(p), []).append((layer, key))
+    return found
+
+
+def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None, owners: Owners | None = None) -> None:
     """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it.
 
-    `buffer` says what a tensor is that the layer does not have yet.
+    `buffer` says what a tensor is that the layer does not have yet. `owners`, if many are replaced, is what
+    `owners_of` returned before the first.
     """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path)
@@ -17,21 +30,27 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
         return
     old = layer._parameters.get(key)
     fresh = nn.Parameter(value, requires_grad=old.requires_grad if old is not None else value.is_floating_point())
-    owners = [(layer, key)] if old is None else [
-        (m, k) for m in model.modules() for k, p in m._parameters.items() if p is old]
-    for owner, alias in owners:
+    for owner, alias in [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)]):
         owner._parameters[alias] = fresh
+    if owners is not None:
+        owners[id(fresh)] = owners.get(id(old), [(layer, key)])
 
 
 def match_widths(layer: nn.Module) -> None:
     """Make the widths that a layer states agree with the shapes of its tensors."""
-    if isinstance(layer, nn.modules.conv._ConvNd) and not layer.transposed:
-        if layer.in_channels == layer.groups == layer.out_channels > 1:
-            layer.groups = layer.weight.shape[0]
-        layer.out_channels = layer.weight.shape[0]
-        layer.in_channels = layer.weight.shape[1] * layer.groups
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        first, second = layer.weight.shape[:2]
+        if layer.in_channels == layer.groups > 1:  # depthwise: a group for each channel that is left
+            layer.groups = first if layer.transposed else first // (layer.out_channels // layer.groups)
+        layer.in_channels, layer.out_channels = ((first, second * layer.groups) if layer.transposed else
+                                                 (second * layer.groups, first))
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(layer, nn.modules.batchnorm._NormBase):
         kept = layer.weight if layer.weight is not None else layer.running_mean
         layer.num_features = len(kept) if kept is not None else layer.num_features
+    elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
+        layer.num_groups = len(layer.weight) // (layer.num_channels // layer.num_groups)
+        layer.num_channels = len(layer.weight)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,7 @@ class Trace:
     ops: list[Op] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
     names: dict[int, str] = field(default_factory=dict)  # id of a parameter or buffer -> its name
+    made: dict[str, Tensor] = field(default_factory=dict)  # module -> what it returned last, where that is a tensor
 
     def uses(self) -> Counter[int]:
         """Return how often each tensor is read, being returned counted as a reading."""
@@ -65,14 +67,30 @@ def traced(model: nn.Module, example: Tensor) -> Trace:
     trace = Trace((one,))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[id(value)] = name
-    mode = model.training
-    model.eval()
-    try:
+    modes = {m: m.training for m in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()  # attention in one operation would hide its layers
+    with ExitStack() as after:
+        after.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        after.callback(_restored, modes)
+        for name, module in model.named_modules():
+            after.callback(module.register_forward_hook(_noted(trace, name)).remove)
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.eval()
         with torch.no_grad(), _Recorder(trace):
             trace.outputs = tuple(tensors_in(model(one)))
-    finally:
-        model.train(mode)
     return trace
+
+
+def _restored(modes: dict[nn.Module, bool]) -> None:
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def _noted(trace: Trace, name: str) -> Any:
+    def note(_: nn.Module, __: Any, out: Any) -> None:
+        if isinstance(out, Tensor):
+            trace.made[name] = out
+    return note
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

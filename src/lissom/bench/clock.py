@@ -1,0 +1,228 @@
+"""How long layers of any width take on a target: measured once on a machine, kept, and read between the points."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from ..errors import LissomError
+from ..menu import menu
+from ..store import write_json
+from ..surgery.budget import Shapes
+from ..surgery.groups import Group
+from ..surgery.trace import Op, traced
+from ..targets._target import Target
+from .latency import latencies
+from .machine import machine
+
+POINTS = (1.0, 0.75, 0.5, 0.25)  # of the inputs and of the outputs of a layer, between which times are interpolated
+SECONDS = 0.03  # that one layer runs for
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, or a linear layer (kernel ()), as a runtime sees it: channels, kernel, and the size it works on."""
+
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()  # of the input: positions
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+
+    def cut(self, inputs: float, outputs: float) -> Layer:
+        """Return the layer with other widths: whole numbers, and as many in each group."""
+        if self.groups > 1 and self.groups == self.inputs:  # depthwise
+            width = max(1, round(inputs))
+            return replace(self, inputs=width, outputs=width * (self.outputs // self.inputs), groups=width)
+        step = self.groups
+        return replace(self, inputs=max(step, round(inputs / step) * step), outputs=max(step, round(outputs / step) * step))
+
+    def model(self) -> bytes:
+        """Return the layer as an ONNX file with random weights."""
+        draw = np.random.default_rng(0)
+        each = self.inputs // self.groups if not self.transposed else self.outputs // self.groups
+        rows = self.outputs if not self.transposed else self.inputs
+        weight = draw.standard_normal((rows, each, *self.kernel)).astype(np.float32)
+        shape: tuple[int, ...] = (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
+        if self.kernel:
+            node = helper.make_node("ConvTranspose" if self.transposed else "Conv", ["x", "w"], ["y"], strides=self.stride,
+                                    pads=[*self.padding, *self.padding], dilations=self.dilation, group=self.groups)
+        else:
+            weight = np.ascontiguousarray(weight.reshape(rows, each).T)
+            node = helper.make_node("MatMul", ["x", "w"], ["y"])
+        graph = helper.make_graph([node], "layer", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+                                  [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                                  [numpy_helper.from_array(weight, "w")])
+        built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        return onnx.shape_inference.infer_shapes(built).SerializeToString()
+
+    def images(self) -> np.ndarray:
+        """Return an input."""
+        shape = (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
+        return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def layer_of(op: Op) -> Layer:
+    """Return the layer that a recorded convolution or matrix product is."""
+    x, out = (op.args[0] if op.name in ("convolution", "linear") else op.args[-2]), op.outputs[0]
+    if op.name != "convolution":
+        return Layer(x.shape[-1], out.shape[-1], size=tuple(x.shape[:-1]))
+    _, weight, _, stride, padding, dilation, transposed, _, groups = op.args[:9]
+    return Layer(x.shape[1], out.shape[1], tuple(weight.shape[2:]), tuple(x.shape[2:]), tuple(stride), tuple(padding),
+                 tuple(dilation), groups, bool(transposed))
+
+
+CALL = Layer(1, 1, size=(1,))  # next to no work: its time is that of a call
+
+
+class LayerClock:
+    """Times layers and networks on one target that runs ONNX files, batch 1.
+
+    The table of layers is a file for each machine, target and library version, under ~/.cache/lissom or LISSOM_CACHE.
+    """
+
+    def __init__(self, target: str, threads: int = 1) -> None:
+        found = menu("targets").make(target)
+        assert isinstance(found, Target)
+        if found.ending != "onnx" or found.missing():
+            reason = found.missing() or "layers are timed as ONNX files; onnxruntime fits"
+            raise LissomError(f"latency on {target}: {reason}")
+        self.target, self.threads = found, threads
+        facts = json.dumps([machine(), found.identity(), threads], sort_keys=True)
+        home = Path(os.environ.get("LISSOM_CACHE") or Path.home() / ".cache" / "lissom")
+        self.path = home / f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
+        self.table: dict[str, float] = self._read()
+
+    def _read(self) -> dict[str, float]:
+        try:
+            found = json.loads(self.path.read_text())
+            return {str(k): float(v) for k, v in found["ms"].items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return {}
+
+    def ms(self, layer: Layer) -> float:
+        """Return the latency of a layer in ms, from the table where it is there, less what calling a runtime takes."""
+        for one in (layer, CALL):
+            if repr(one) not in self.table:
+                self.table[repr(one)] = self._timed(one)
+        return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
+
+    def keep(self) -> None:
+        """Write the table down; where that cannot be done, it is measured again another time."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {"machine": machine(), "target": str(self.target), "threads": self.threads,
+                                   "ms": self.table})
+        except (OSError, LissomError):
+            return
+
+    def _timed(self, layer: Layer) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "layer.onnx"
+            path.write_bytes(layer.model())
+            run, images = self.target.load(path, self.threads), layer.images()
+            for _ in range(3):
+                run(images)
+            times: list[float] = []
+            end = time.perf_counter() + SECONDS
+            while len(times) < 5 or time.perf_counter() < end:
+                begin = time.perf_counter()
+                run(images)
+                times.append(time.perf_counter() - begin)
+        return median(times) * 1000
+
+    def at(self, layer: Layer, inputs: float, outputs: float) -> float:
+        """Return the latency of a layer of other widths, between the points measured."""
+        across = [max(1.0, p * layer.inputs) for p in POINTS]
+        along = [max(1.0, p * layer.outputs) for p in POINTS]
+        if layer.groups > 1 and layer.groups == layer.inputs:
+            return float(np.interp(inputs, across[::-1], [self.ms(layer.cut(i, i)) for i in across][::-1]))
+        rows = [float(np.interp(outputs, along[::-1], [self.ms(layer.cut(i, o)) for o in along][::-1])) for i in across]
+        return float(np.interp(inputs, across[::-1], rows[::-1]))
+
+    def predictor(self, model: nn.Module, example: Tensor, groups: Sequence[Group]) -> Callable[[Sequence[int]], float]:
+        """Return what predicts the latency in ms of a network's layers when so many units of each group are kept."""
+        shapes, trace = Shapes(model, groups), traced(model, example)
+        transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.name == "t"}
+        layers: list[tuple[str, Layer]] = []
+        for op in trace.ops:
+            if op.name in ("convolution", "linear", "addmm", "mm"):
+                weight = op.args[1] if op.name in ("convolution", "linear") else transposed.get(id(op.args[-1]), op.args[-1])
+                name = trace.names.get(id(weight))
+                if name is not None:
+                    layers.append((name, layer_of(op)))
+
+        def cost(kept: Sequence[int]) -> float:
+            total = 0.0
+            for name, layer in layers:
+                rows, each = shapes.shape(name, kept)[:2]
+                whole = shapes.full[name]
+                outs, ins = (each / whole[1], rows / whole[0]) if layer.transposed else (rows / whole[0], each / whole[1])
+                if layer.groups > 1 and layer.groups == layer.inputs:
+                    ins = outs
+                total += self.at(layer, ins * layer.inputs, outs * layer.outputs)
+            return total
+
+        cost([group.size for group in groups])
+        self.keep()
+        return cost
+
+    def multiple(self, model: nn.Module, example: Tensor) -> int:
+        """Return the smallest number in whose multiples a channel of the costliest layer takes the least time.
+
+        Widths that are such a multiple and of nothing larger are timed; within 5 % of the best counts as the best.
+        """
+        found = [layer_of(op) for op in traced(model, example).ops if op.name == "convolution"]
+        layers = [layer for layer in found if layer.groups == 1]
+        if not layers:
+            return 8
+        heavy = max(layers, key=lambda y: y.inputs * y.outputs * int(np.prod(y.kernel)) * int(np.prod(y.size)))
+        each: dict[int, float] = {}
+        for m in (1, 2, 4, 8, 16, 32):
+            odd = [m * k for k in range(1, heavy.outputs // m + 1) if k % 2 and 0.4 <= m * k / heavy.outputs < 1][-3:]
+            if odd:
+                each[m] = median([self.ms(heavy.cut(heavy.inputs, w)) / w for w in odd])
+        self.keep()
+        best = min(each.values(), default=0.0)
+        return min((m for m, per in each.items() if per <= 1.05 * best), default=8)
+
+    def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
+        """Measure whole networks in ms, exported, in turns, a fresh process each."""
+        with tempfile.TemporaryDirectory() as folder:
+            files: list[tuple[str, Path]] = []
+            for k, model in enumerate(models):
+                path = Path(folder) / f"{k}.onnx"
+                self.target.export(model, path, tuple(example.shape[1:]), {"baked": "false"})
+                files.append((str(self.target), path))
+            timed: list[Any] = latencies(files, (1, *example.shape[1:]), threads=self.threads)
+        return [t.median for t in timed]
+
+
+def clock_of(threads: int = 1) -> Callable[[str], LayerClock]:
+    """Return what makes a clock for a target, each target once."""
+    made: dict[str, LayerClock] = {}
+
+    def clock(target: str) -> LayerClock:
+        if target not in made:
+            made[target] = LayerClock(target, threads)
+        return made[target]
+    return clock
+
+
