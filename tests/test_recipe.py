@@ -25,6 +25,9 @@ fuzz = settings(max_examples=150, deadline=None, database=None)
 printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 
 
+PATTERNS = st.sampled_from(["element", "block", "1:2", "2:4", "3:16"])  # the one text that is neither free nor of a menu
+
+
 def value_of(kind: Any, facts: Any) -> st.SearchStrategy[Any]:
     """Draw a value that a setting allows."""
     if facts.get("menu"):
@@ -33,6 +36,8 @@ def value_of(kind: Any, facts: Any) -> st.SearchStrategy[Any]:
         return st.one_of([st.none() if k is NoneType else value_of(k, facts) for k in get_args(kind)])
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
+    if kind is bool:
+        return st.booleans()
     ends = [facts[key] for key in BOUNDS if facts.get(key) is not None]
     fits = {key: facts[key] for key in BOUNDS if facts.get(key) is not None}
     if kind is int:
@@ -48,11 +53,12 @@ def value_of(kind: Any, facts: Any) -> st.SearchStrategy[Any]:
 def method_of(kind: type[Method]) -> st.SearchStrategy[Any]:
     """Draw a method of a class with any settings it allows."""
     hints = get_type_hints(kind)
-    drawn = {f.name: value_of(hints[f.name], f.metadata) for f in fields(kind)}
+    drawn = {f.name: PATTERNS if f.name == "pattern" else value_of(hints[f.name], f.metadata) for f in fields(kind)}
     return st.fixed_dictionaries(drawn).map(lambda values: kind(**values))
 
 
-steps = st.sampled_from(list(menu("steps"))).flatmap(lambda name: method_of(menu("steps")[name]))
+steps = st.sampled_from(list(menu("steps"))).flatmap(lambda name: method_of(menu("steps")[name])).filter(
+    lambda step: not step.refuses(()))
 
 
 def keys(text: str) -> list[str]:
@@ -99,6 +105,16 @@ def test_a_step_of_any_settings_is_written_so_that_it_reads_back_the_same(step: 
 
 
 @fuzz
+@given(st.lists(st.sampled_from(["fold", "train(1)", "train(2)"]), min_size=1, max_size=24), st.integers(1, 4))
+def test_a_recipe_of_repeats_is_written_in_no_more_letters_and_reads_back_the_same(words: list[str], times: int) -> None:
+    plain = " | ".join(words * times)
+    recipe = Recipe(plain)
+    assert [str(step) for step in recipe.steps] == words * times
+    assert Recipe(str(recipe)) == recipe and len(str(recipe)) <= len(plain)
+    assert Recipe(f"{times} * ({' | '.join(words)})") == recipe
+
+
+@fuzz
 @given(st.lists(steps, min_size=1, max_size=5))
 def test_a_recipe_of_any_steps_is_written_so_that_it_reads_back_the_same(chosen: list[Any]) -> None:
     recipe = Recipe(tuple(chosen))
@@ -117,11 +133,14 @@ def test_a_text_of_any_characters_is_written_so_that_it_reads_back_the_same(name
 @pytest.mark.parametrize(("text", "shortest"), [
     ("train( 3 )", "train(3)"), ("train(epochs=3)", "train(3)"), ("train(3, lr=0.2)", "train(3)"),
     ("train(3, lr=1)", "train(3, lr=1.0)"), ("(train(3))|(fold())", "train(3) | fold"), ("{fold}", "fold"),
-    ("prune(.5, 'bn', scope=local)", 'prune(0.5, by="bn", scope="local")'), ("prune(.5, by='l1()')", "prune(0.5)"),
+    ("prune(.5, by='bn', scope=local)", 'prune(0.5, by="bn", scope="local")'), ("prune(.5, by='l1()')", "prune(0.5)"),
     ("prune(multiple=4, amount=.5)", "prune(0.5, multiple=4)"), ("distill(kd(2), 3)", 'distill("kd(2.0)", 3)'),
     ("quantize(8, range=percentile(.99))", 'quantize(8, range="percentile(0.99)")'),
     ("  train(+3)\t| fold ", "train(3) | fold"),
-    ("train(3, clip=None)", "train(3)"), ("fold # as it is", "fold")])
+    ("train(3, clip=None)", "train(3)"), ("fold # as it is", "fold"), ("fold | fold", "2 * fold"), ("1 * fold", "fold"),
+    ("2 * (3 * fold)", "6 * fold"), ("2 * (fold | fold)", "4 * fold"), ("fold | (fold | fold)", "3 * fold"),
+    ("train(1) | fold | train(1) | fold | train(2)", "2 * (train(1) | fold) | train(2)"),
+    ("2 * (2 * train(1) | fold)", "2 * (2 * train(1) | fold)"), ("2 * prune(.1) | train(1)", "2 * prune(0.1) | train(1)")])
 def test_a_recipe_is_written_in_its_shortest_form(text: str, shortest: str) -> None:
     assert str(Recipe(text)) == shortest
     assert repr(Recipe(text)) == f"Recipe({shortest!r})"
@@ -130,6 +149,70 @@ def test_a_recipe_is_written_in_its_shortest_form(text: str, shortest: str) -> N
 def test_recipes_differ_by_steps_and_order() -> None:
     assert Recipe("fold | train(1)") != Recipe("train(1) | fold")
     assert Recipe("fold") != Recipe("fold | fold") and Recipe("fold") != "fold"
+
+
+# repeats
+
+def listed(text: str) -> list[list[str]]:
+    """Return the steps of every recipe of a space as texts."""
+    return [[str(step) for step in recipe.steps] for recipe in Space(text)]
+
+
+def test_a_number_in_front_says_how_often() -> None:
+    a, b = "prune(0.1)", "train(1)"
+    assert listed(f"3 * {a}") == [[a] * 3] and listed(f"2 * ({a} | {b})") == [[a, b, a, b]]
+    assert listed(f"2 * {a} | {b}") == [[a, a, b]] and listed(f"{b} | 2 * {a}") == [[b, a, a]]
+    assert listed(f"2 * ({a} | 2 * {b}) | fold") == [[a, b, b, a, b, b, "fold"]]
+    assert listed(f"2 * (1 * {a})") == [[a, a]]
+
+
+def test_an_option_is_chosen_once_and_then_repeated() -> None:
+    assert listed("2 * {fold, train(1)}") == [["fold", "fold"], ["train(1)", "train(1)"]]
+    assert listed("2 * train({1, 2})") == [["train(1)", "train(1)"], ["train(2)", "train(2)"]]
+    assert listed("{2 * fold, train(1)} | fold") == [["fold"] * 3, ["train(1)", "fold"]]
+    assert listed("{1, 3} * fold") == [["fold"], ["fold"] * 3]
+    assert listed("{2 * fold, fold | fold}") == [["fold", "fold"]]
+
+
+def test_a_repeat_has_the_keys_of_what_it_stands_for() -> None:
+    assert keys("2 * (fold | train(1))") == keys("fold | train(1) | fold | train(1)")
+    assert keys("4 * (fold | train(1))")[:4] == keys("2 * (fold | train(1))")
+
+
+@pytest.mark.parametrize(("text", "given"), [
+    ("0 * fold", "0"), ("-1 * fold", "-1"), ("2.0 * fold", "2.0"), ("True * fold", "True"), ("'2' * fold", "'2'"),
+    ("None * fold", "None"), ("fold * 2", "'fold'"), ("train(1) * 2", "'train(1)'"), ("fold * fold", "'fold'"),
+    ("{1, 0} * fold", "0")])
+def test_a_number_of_times_that_is_none_is_refused(text: str, given: str) -> None:
+    assert f"recipe: {given} was given before *; a whole number of at least 1 fits" in message(text)
+
+
+@pytest.mark.parametrize("text", ["2 * 3", "2 * 3 * fold", "2 ** fold", "2 * (fold", "2 * ", "2 * {}", "2 * {fold, 3}",
+                                  "2 / fold", "[2] * fold"])
+def test_what_is_no_repeat_is_refused(text: str) -> None:
+    assert message(text).startswith("recipe: ")
+
+
+@pytest.mark.parametrize("text", [
+    "1001 * fold", "1000 * (1000 * (1000 * fold))", "10 * (" * 40 + "fold" + ")" * 40, "9" * 400 + " * fold",
+    "9" * 4300 + " * (2 * fold)", "600 * fold | 600 * fold", "2 * (501 * fold)"])
+def test_a_recipe_of_more_than_a_thousand_steps_is_refused_at_once(text: str) -> None:
+    with at_most(2):
+        assert "more than 1000 steps" in message(text)
+
+
+def test_a_space_of_many_long_recipes_is_refused_at_once() -> None:
+    many = ", ".join(str(n) for n in range(1, 1001))
+    with at_most(5):
+        assert "more than 200000 steps" in message(f"1000 * train({{{many}}})")
+        assert "more than 10000 recipes" in message(f"{{{many}}} * train({{{many}}})")
+    assert len(Recipe("1000 * fold").steps) == 1000 and str(Recipe("1000 * fold")) == "1000 * fold"
+
+
+def test_every_place_of_a_repeat_is_checked() -> None:
+    assert "step 2, quantize(8): the network is quantized already" in message("2 * quantize(8)")
+    assert "step 3, prune(0.5): a quantized network is not cut" in message("2 * (prune(0.5) | quantize(8))")
+    assert len(Space("2 * prune(0.5) | quantize(8)")) == 1
 
 
 # sets
@@ -210,7 +293,8 @@ def test_another_value_of_any_setting_gives_another_key(data: st.DataObject) -> 
     assume(names)
     setting = data.draw(st.sampled_from(names))
     values = step.settings()
-    other = data.draw(value_of(get_type_hints(type(step))[setting.name], setting.metadata))
+    kind = get_type_hints(type(step))[setting.name]
+    other = data.draw(PATTERNS if setting.name == "pattern" else value_of(kind, setting.metadata))
     assume(other != values[setting.name])
     assert type(step)(**{**values, setting.name: other}).key("root") != step.key("root")
 
@@ -244,7 +328,7 @@ def test_a_new_version_of_a_step_or_of_a_method_it_names_gives_a_new_key(monkeyp
     ("prunne(0.5)", "there is no step 'prunne'; did you mean 'prune'? There are: "),
     ("Train(3)", "there is no step 'Train'; did you mean 'train'?"),
     ("prune(0.5, byy=bn)", "prune: there is no setting 'byy'; did you mean 'by'?"),
-    ("prune(0.5, by=l2)", "prune(by=...): there is no score 'l2'; did you mean 'l1'?"),
+    ("prune(0.5, by=bnn)", "prune(by=...): there is no score 'bnn'; did you mean 'bn'?"),
     ("prune(0.5, by='')", "there is no score ''"),
     ("quantize(8, range=percentil)", "there is no range 'percentil'; did you mean 'percentile'?"),
     ("quantize(8, range=percentile(2))", "percentile(p=...): 2 was given; it must be <= 1"),

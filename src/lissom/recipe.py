@@ -1,7 +1,8 @@
 """Text to steps and back. The grammar is a subset of Python's expressions, so Python's own parser reads it.
 
-    space  = option ("|" option)*          steps in order
-    option = step | "{" space, space "}"   one of several
+    space  = part ("|" part)*              steps in order
+    part   = option | number "*" part      the same steps that many times; binds tighter than "|"
+    option = step | "{" space, space "}" | "(" space ")"     one of several
     step   = name | name(value, ..., name=value, ...)
     value  = number | "text" | name | name(...) | True | False | None | "{" value, value "}"
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import ast
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
 from itertools import product
 from typing import Any
@@ -24,6 +25,8 @@ from .method import Method, ordered
 from .step import Step
 
 MOST = 10_000  # recipes in one space; more is a slip of the keyboard
+LONGEST = 1_000  # steps in one recipe
+TOTAL = 200_000  # steps in all recipes of a space
 
 
 class Recipe:
@@ -31,6 +34,8 @@ class Recipe:
 
     >>> str(Recipe("train(3)|prune(.5, by='l1')"))
     'train(3) | prune(0.5)'
+    >>> str(Recipe("fold | 2 * (prune(.1) | train(1)) | prune(.1) | train(1)"))
+    'fold | 3 * (prune(0.1) | train(1))'
     """
 
     def __init__(self, text: str | tuple[Step, ...]) -> None:
@@ -42,7 +47,7 @@ class Recipe:
         self.steps: tuple[Step, ...] = text
 
     def __str__(self) -> str:
-        return " | ".join(map(str, self.steps))
+        return written(tuple(map(str, self.steps)))
 
     def __repr__(self) -> str:
         return f"Recipe({str(self)!r})"
@@ -136,8 +141,12 @@ def _sequences(node: ast.expr) -> list[tuple[Step, ...]]:
     found: dict[tuple[Step, ...], None]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         left, right = _sequences(node.left), _sequences(node.right)
-        _few(len(left) * len(right))
+        _few(len(left) * len(right), max(map(len, left)) + max(map(len, right)))
         found = dict.fromkeys(a + b for a in left for b in right)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        counts, each = [*map(_times, _values(node.left, "recipe"))], _sequences(node.right)
+        _few(len(counts) * len(each), max(counts) * max(map(len, each)))
+        found = dict.fromkeys(steps * count for count in counts for steps in each)
     elif isinstance(node, ast.Set):
         found = dict.fromkeys(steps for option in node.elts for steps in _sequences(option))
     else:
@@ -146,9 +155,45 @@ def _sequences(node: ast.expr) -> list[tuple[Step, ...]]:
     return list(found)
 
 
-def _few(count: int) -> None:
+def _few(count: int, longest: int = 1) -> None:
+    """Raise before a space is built that holds more recipes, or longer ones, than anybody means."""
     if count > MOST:
         raise LissomError(f"recipe: the space holds more than {MOST} recipes")
+    if longest > LONGEST:
+        raise LissomError(f"recipe: it has more than {LONGEST} steps")
+    if count * longest > TOTAL:
+        raise LissomError(f"recipe: its space holds more than {TOTAL} steps in all")
+
+
+def _times(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise LissomError(f"recipe: {value!r} was given before *; a whole number of at least 1 fits, as in 4 * prune(0.1)")
+    return value
+
+
+def written(words: Sequence[str]) -> str:
+    """Write steps in order, what is repeated once with the number of times before it.
+
+    At each place the repeat that leaves out most letters is taken, which need not be the shortest text of all.
+
+    >>> written(["train", "prune", "fold", "prune", "fold", "mask", "mask"])
+    'train | 2 * (prune | fold) | 2 * mask'
+    """
+    parts, at = [], 0
+    while at < len(words):
+        best, saved = (1, 1), 0  # how many steps are repeated, how often
+        for size in range(1, (len(words) - at) // 2 + 1):
+            once, count = words[at:at + size], 1
+            while words[at + count * size:at + (count + 1) * size] == once:
+                count += 1
+            spared = (count - 1) * len(" | ".join([*once, ""]))
+            if spared > saved:
+                best, saved = (size, count), spared
+        size, count = best
+        text = words[at] if size == 1 else f"({written(words[at:at + size])})"
+        parts.append(text if count == 1 else f"{count} * {text}")
+        at += size * count
+    return " | ".join(parts)
 
 
 def _methods(node: ast.expr, folder: Menu, where: str) -> Iterator[Method]:

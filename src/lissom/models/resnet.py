@@ -35,13 +35,14 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The CIFAR ResNet of depth 6n+2: three stages of n blocks, 16, 32 and 64 channels wide."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:
         super().__init__()
-        self.stem, self.bn = conv(in_channels, 16, 3), nn.BatchNorm2d(16)
-        blocks, width = [], 16
+        first = 16 // shrink
+        self.stem, self.bn = conv(in_channels, first, 3), nn.BatchNorm2d(first)
+        blocks, width = [], first
         for stage in range(3):
             for k in range((depth - 2) // 6):
-                outputs = 16 << stage
+                outputs = first << stage
                 blocks.append(Block(width, outputs, 2 if stage and not k else 1))
                 width = outputs
         self.blocks = nn.Sequential(*blocks)
@@ -74,14 +75,15 @@ class Bottleneck(nn.Module):
 class PreResNet(nn.Module):
     """The pre-activation bottleneck ResNet of depth 9n+2 that network slimming is measured on."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:
         super().__init__()
-        self.stem = conv(in_channels, 16, 3)
-        blocks, width = [], 16
+        first = 16 // shrink
+        self.stem = conv(in_channels, first, 3)
+        blocks, width = [], first
         for stage in range(3):
             for k in range((depth - 2) // 9):
-                blocks.append(Bottleneck(width, 16 << stage, 2 if stage and not k else 1))
-                width = 64 << stage
+                blocks.append(Bottleneck(width, first << stage, 2 if stage and not k else 1))
+                width = 4 * first << stage
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(width)
         self.head = nn.Linear(width, num_classes)

@@ -18,7 +18,7 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 class VGG(nn.Module):
     """Five stages of 3x3 convolutions, 64 to 512 channels, halved in size between them."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = in_channels
@@ -26,7 +26,7 @@ class VGG(nn.Module):
             if stage:
                 layers.append(nn.MaxPool2d(2))
             for _ in range(count):
-                outputs = min(512, 64 << stage)
+                outputs = min(512, 64 << stage) // shrink
                 layers += [conv(width, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
                 width = outputs
         self.features = nn.Sequential(*layers)
