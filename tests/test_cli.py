@@ -197,7 +197,7 @@ def test_list_holds_every_method_of_every_menu(capsys: pytest.CaptureFixture[str
     assert {(row["menu"], row["name"]) for row in found} == files and len(found) == len(files)
     amount = next(s for row in found if row["name"] == "prune" for s in row["settings"] if s["name"] == "amount")
     assert amount == {"name": "amount", "type": "float", "default": None, "required": True, "bounds": "> 0, < 1",
-                      "help": "fraction of channels removed"}
+                      "help": "fraction removed of what `of` counts"}
 
 
 @pytest.mark.parametrize(("words", "names"), [

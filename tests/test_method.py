@@ -55,7 +55,8 @@ def refusal(**values: Any) -> str:
 
 def test_arg_holds_help_bounds_and_default() -> None:
     found = {f.name: f for f in fields(Sample)}
-    assert found["count"].metadata == {"help": "how many", "low": 1, "high": None, "above": None, "below": 10, "menu": None}
+    assert found["count"].metadata == {"help": "how many", "low": 1, "high": None, "above": None, "below": 10, "menu": None,
+                                        "sum": False}
     assert found["share"].default == 0.5 and found["by"].metadata["menu"] == "scores"
 
 
@@ -109,7 +110,7 @@ def test_a_choice_that_does_not_exist_is_refused_with_the_nearest() -> None:
 
 def test_a_setting_that_names_a_method_is_that_methods_shortest_text() -> None:
     assert Sample(1, by="l1()").by == "l1" and Sample(1, by=" bn ").by == "bn"
-    assert "(by=...): there is no score 'l2'; did you mean 'l1'?" in refusal(by="l2")
+    assert "(by=...): there is no score 'l11'; did you mean 'l1'?" in refusal(by="l11")
     assert "l1: 1 settings were given" in refusal(by="l1(3)")
 
 

@@ -22,8 +22,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 RecipeText = Annotated[str, typer.Argument(help='Steps in order, as in: train(10) | prune({0.3, 0.5}) | quantize(8)')]
 DataName = Annotated[str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.")]
-ModelName = Annotated[str, typer.Option("--model", help="resnet20, vgg16, ..., torchvision:NAME, package.module:factory "
-                                                        "or path/to/file.py:factory.")]
+ModelName = Annotated[str, typer.Option("--model", help="resnet20, preresnet38, vgg16, densenet40, nin, nin_gc, ..., "
+                                                        "any of them -half or -quarter as wide (vgg16-quarter), "
+                                                        "torchvision:NAME, package.module:factory or "
+                                                        "path/to/file.py:factory.")]
 Weights = Annotated[str | None, typer.Option("--weights", help="A state dict: .safetensors, or .pt of tensors alone.")]
 OwnTask = Annotated[str | None, typer.Option("--task", help="file.py:task, in place of --model and --data.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Where torchvision's data sets are.")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,24 @@ from .errors import LissomError
 
 if TYPE_CHECKING:
     from .fit import Pace, Progress, Term
+    from .surgery.groups import Group
     from .task import Task
+
+
+class Clock(Protocol):
+    """What times layers and networks on one target."""
+
+    def multiple(self, model: nn.Module, example: Tensor) -> int:
+        """Return of what number widths should be multiples, as timing shows."""
+        ...
+
+    def predictor(self, model: nn.Module, example: Tensor, groups: Sequence[Group]) -> Callable[[Sequence[int]], float]:
+        """Return what predicts the latency in ms of a network that keeps so many units of each group."""
+        ...
+
+    def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
+        """Measure the latency of networks in ms, in turns."""
+        ...
 
 
 @dataclass
@@ -31,6 +48,7 @@ class Context:
     task: Task | None = None
     teacher: Callable[[str | None], nn.Module] | None = None
     watch: Callable[[Progress], None] | None = None
+    clock: Callable[[str], Clock] | None = None  # what times networks on a target, given the target's text
     where: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -52,12 +70,31 @@ class Context:
             raise LissomError(f"{self.where}: there are no calibration images")
         return torch.cat(found)[:count]
 
-    def learn(self, model: nn.Module, pace: Pace, loss: Term | None = None, terms: tuple[Term, ...] = ()) -> None:
-        """Train `model` in place on the task's data with its loss, unless another is given."""
+    def labelled(self, count: int) -> list[tuple[Tensor, Tensor | None]]:
+        """Return up to `count` calibration images in batches with their labels, None where nobody gave any."""
+        if self.task is None:
+            return [(images, None) for images in self.images(count)]
+        return list(self.task.data.labelled(count, self.seed))
+
+    def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
+        """Return the task's first score on up to `most` validation images; None without a task."""
+        from .evaluate import network_outputs, scored
+
+        if self.task is None:
+            return None
+        valid = self.task.data.valid
+        some = valid.take(torch.arange(min(most, len(valid))))
+        found = scored(self.task, *network_outputs(model, self.task.data, some, self.device))
+        return next(iter(found.values()), None)
+
+    def learn(self, model: nn.Module, pace: Pace, loss: Term | None = None, terms: tuple[Term, ...] = (),
+              extra: Iterable[nn.Module] = ()) -> None:
+        """Train `model` in place on the task's data with its loss, unless another is given; `extra` learns along."""
         from .fit import fit
 
         if self.task is None:
             raise LissomError(f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop")
         self.log += fit(model, self.task.data, pace, seed=self.seed, device=self.device,
-                        loss=loss or self.task.loss, terms=terms, where=self.where, watch=self.watch)
+                        loss=loss or self.task.loss, terms=terms, where=self.where, watch=self.watch,
+                        extra=tuple(extra))
         model.to("cpu")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from .bench.clock import clock_of
 from .bench.machine import machine
-from .context import Context
+from .context import Clock, Context
 from .data.data import CPU
 from .errors import LissomError
 from .evaluate import network_outputs, scored
 from .fit import Progress
+from .losses._ensemble import Ensemble
 from .measure import measure, silent
 from .plan import targets_of
 from .recipe import Recipe, Space
@@ -26,7 +28,7 @@ from .steps.distill import Distill
 from .store import Store
 from .surgery.count import layer_table, macs, parameters
 from .targets._target import Target
-from .task import Task, build_from, teacher_from
+from .task import Task, build_from, teacher_from, teachers_in
 
 SCHEMA = 1
 
@@ -41,6 +43,7 @@ class Run:
     seed: int = 0
     say: Callable[[str], None] = silent
     watch: Callable[[Progress], None] | None = None
+    clock: Callable[[str], Clock] = field(default_factory=clock_of)
 
     def recipe(self, recipe: Recipe) -> list[str]:
         """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
@@ -60,7 +63,8 @@ class Run:
         model, few = task.fresh(self.seed), task.data.example(2)
         with torch.no_grad():
             for step in recipe.steps:
-                ctx = Context(few[:1], lambda _: [few], task=task, where=str(step), teacher=self._teacher(recipe, keys))
+                ctx = Context(few[:1], lambda _: [few], task=task, where=str(step), teacher=self._teacher(recipe, keys),
+                              clock=self.clock)
                 model = step.rehearse(model, ctx)
 
     def load(self, key: str) -> nn.Module:
@@ -84,7 +88,7 @@ class Run:
         step = recipe.steps[place] if place >= 0 else None
         ctx = Context(task.data.example(), lambda count: task.data.calibration(count, self.seed), device=self.device,
                       seed=int(key, 16) % 2**31, task=task, teacher=self._teacher(recipe, keys), watch=self.watch,
-                      where=str(step))
+                      where=str(step), clock=self.clock)
         if step is not None:
             torch.manual_seed(ctx.seed)
             model = step(model, ctx).to(CPU).eval()
@@ -102,11 +106,15 @@ class Run:
             self.say(f"{key}  note: {note}")
 
     def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
-        def teacher(spec: str | None) -> nn.Module:
-            if spec is not None and not Path(spec.rpartition("=")[2]).is_file():
-                return load_key(spec, self.store)
-            if spec is not None:
+        def one(spec: str) -> nn.Module:
+            if Path(spec.rpartition("=")[2]).is_file():
                 return teacher_from(spec, self.task)
+            return load_key(spec, self.store)
+
+        def teacher(spec: str | None) -> nn.Module:
+            if spec is not None:
+                several = [one(name) for name in teachers_in(spec)]
+                return several[0] if len(several) == 1 else Ensemble(several).eval()
             if self.task.teacher is not None:
                 return self.task.teacher()
             return self.load(reference(recipe, keys, self.task.root(self.seed)))
@@ -168,7 +176,7 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     chosen = device_of(device)
     records = []
     for seed in seeds:
-        this = Run(task, store, chosen, seed, say, watch)
+        this = Run(task, store, chosen, seed, say, watch, clock_of(threads))
         for recipe in recipes:
             this.rehearse(recipe)
         for recipe in recipes:

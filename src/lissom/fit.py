@@ -79,12 +79,13 @@ class Progress:
 
 def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.device, loss: Term | None = None,
         terms: Sequence[Term] = (), where: str = "fit", watch: Callable[[Progress], None] | None = None,
-        precision: torch.dtype | None = None) -> list[dict[str, Any]]:
+        precision: torch.dtype | None = None, extra: Sequence[nn.Module] = ()) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
     `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are added
     to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen) and seconds. Weight decay
-    spares batch-norm and biases. `precision` is that of autocast: `fast_precision(device)` if None.
+    spares batch-norm and biases. `precision` is that of autocast: `fast_precision(device)` if None. `extra` are
+    modules that `loss` uses and that learn along with the model.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
@@ -92,9 +93,10 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
     draw = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # layers that draw, dropout for one
     layout = layout_of(model, device)
-    model.to(device).to(memory_format=layout).train()
+    learner = nn.ModuleList([model, *extra])
+    learner.to(device).to(memory_format=layout).train()
     train = data.train.on(device) if isinstance(data.train, Images) else data.train
-    optimizer = optimizer_of(model, pace)
+    optimizer = optimizer_of(learner, pace)
     steps = math.ceil(len(train) / pace.batch) * pace.epochs
     loss = loss or cross_entropy(pace.smoothing)
     precision = precision or fast_precision(device)
@@ -119,7 +121,7 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             if pace.clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), pace.clip)
+                nn.utils.clip_grad_norm_(learner.parameters(), pace.clip)
             optimizer.step()
             seen += len(labels)
             total += value.detach() * len(labels)

@@ -12,6 +12,7 @@ from .errors import LissomError, unknown
 
 if TYPE_CHECKING:
     from .method import Method
+    from .sums import Sum
 
 WORDS = {"steps": "step", "scores": "score", "losses": "loss", "ranges": "range", "targets": "target"}
 
@@ -53,6 +54,16 @@ class Menu:
         from .recipe import method_from_text
 
         return method_from_text(text, self, where or self.word)
+
+    def sum(self, text: str, where: str | None = None) -> Sum:
+        """Build the methods that a text adds up: `kd + 0.5*gram`, or just `kd`.
+
+        >>> [str(method) for _, method in menu("losses").sum("kd + 0.5*gram").terms]
+        ['kd', 'gram']
+        """
+        from .sums import sum_from_text
+
+        return sum_from_text(text, self, where or self.word)
 
 
 @cache

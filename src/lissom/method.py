@@ -11,23 +11,27 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LissomError, unknown
 from .menu import menu as menu_of
+
+if TYPE_CHECKING:
+    from .sums import Sum
 
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "above": (">", operator.gt), "low": (">=", operator.ge), "below": ("<", operator.lt), "high": ("<=", operator.le)}
 
 
 def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: float | None = None,
-        above: float | None = None, below: float | None = None, menu: str | None = None) -> Any:
+        above: float | None = None, below: float | None = None, menu: str | None = None, sum: bool = False) -> Any:
     """Declare one setting of a method: its help, default and what it may be.
 
     `low` and `high` are bounds that are allowed themselves, `above` and `below` are not;
-    `menu` says that the value names a method of that folder. The type is the annotation's.
+    `menu` says that the value names a method of that folder, with `sum` several that are added up. The type is
+    the annotation's.
     """
-    facts = {"help": help, "low": low, "high": high, "above": above, "below": below, "menu": menu}
+    facts = {"help": help, "low": low, "high": high, "above": above, "below": below, "menu": menu, "sum": sum}
     return field(default=default, metadata=facts)
 
 
@@ -76,9 +80,9 @@ class Method:
         """
         values = self.settings()
         for setting in fields(self):
-            folder, value = setting.metadata.get("menu"), values[setting.name]
-            if folder and value is not None:
-                values[setting.name] = menu_of(folder).make(value).identity()
+            value = values[setting.name]
+            if setting.metadata.get("menu") and value is not None:
+                values[setting.name] = _named(setting.metadata, value).identity()
         return json.dumps([self.name(), self.version, values], sort_keys=True)
 
 
@@ -110,7 +114,7 @@ def _described(setting: Field[Any], kind: Any) -> Setting:
     required = setting.default is MISSING
     words = [f"{sign} {facts[key]:g}" for key, (sign, _) in BOUNDS.items() if facts.get(key) is not None]
     if facts.get("menu"):
-        words = [" | ".join(menu_of(facts["menu"]))]
+        words = [("a sum of " if facts.get("sum") else "") + " | ".join(menu_of(facts["menu"]))]
     default = None if required else setting.default
     return Setting(setting.name, kind_text(kind), default, required, ", ".join(words), facts.get("help", ""))
 
@@ -146,8 +150,14 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
         if facts.get(key) is not None and not isinstance(cast, str) and not holds(cast, facts[key]):
             raise LissomError(f"{where}: {value!r} was given; it must be {sign} {facts[key]:g}")
     if facts.get("menu"):
-        return str(menu_of(facts["menu"]).make(cast, where))
+        return str(_named(facts, cast, where))
     return cast
+
+
+def _named(facts: Mapping[str, Any], text: str, where: str | None = None) -> Method | Sum:
+    """Build what the text of a setting names: a method of its menu, or a sum of several."""
+    folder = menu_of(facts["menu"])
+    return folder.sum(text, where) if facts.get("sum") else folder.make(text, where)
 
 
 def _fits(value: Any, kind: Any) -> tuple[bool, Any]:

@@ -13,13 +13,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import LissomError
+from .surgery.masks import MaskedConv2d, MaskedLinear
 from .surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
 from .surgery.tensors import replace
 
 FORMAT = 1
-WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
+          "num_channels", "num_parameters")
 CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
-                                       "QuantizedLinear": QuantizedLinear}
+                                       "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
+                                       "MaskedLinear": MaskedLinear}
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
@@ -143,5 +146,5 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
 
 def _cut_from(value: Tensor, whole: Tensor) -> bool:
     """Return whether surgery can have made `value` of `whole`: fewer channels, everything else the same."""
-    return (value.ndim == whole.ndim and value.shape[2:] == whole.shape[2:]
-            and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True)))
+    same = value.ndim < 4 or value.shape[2:] == whole.shape[2:]  # kernels keep their size
+    return (value.ndim == whole.ndim and same and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True)))

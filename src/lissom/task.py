@@ -187,6 +187,18 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
     return getattr(module, name), f"{place}:{name} {mark}"
 
 
+def teachers_in(text: str) -> list[str]:
+    """Return the teachers that a text names: one, or several with commas between them.
+
+    >>> teachers_in("4f2a, resnet56=big.safetensors")
+    ['4f2a', 'resnet56=big.safetensors']
+    """
+    model, equals, path = text.partition("=")
+    if Path(text).is_file() or (equals and "," not in model and Path(path).is_file()):
+        return [text]  # a file may have a comma in its name
+    return [part.strip() for part in text.split(",")]
+
+
 def teacher_from(text: str, task: Task) -> nn.Module:
     """Build the teacher in a weight file: the task's own kind of network, or another, as `MODEL=FILE`."""
     model, _, path = text.rpartition("=")

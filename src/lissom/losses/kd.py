@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..method import Method, arg
+from ..method import arg
+from ._loss import LogitLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Kd(Method):
+class Kd(LogitLoss):
     """Return the divergence of the student's softened answers from the teacher's.
 
     T^2 * KL(softmax(teacher / T) || softmax(student / T)), summed over classes, mean over the batch.
@@ -21,7 +22,7 @@ class Kd(Method):
 
     temperature: float = arg("T, by which logits are divided before the softmax", 4.0, above=0, high=100)
 
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         import torch.nn.functional as F
 
         t = self.temperature

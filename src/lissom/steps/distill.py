@@ -16,61 +16,97 @@ if TYPE_CHECKING:
 
     from ..context import Context
     from ..fit import Batch
+    from ..losses._comparison import Comparison, Term
 
 
 @dataclass(frozen=True)
 class Distill(Learning):
-    """Train on the labels and on a teacher's answers to the same augmented batches.
+    """Train on the labels and on what a teacher makes of the same augmented batches.
 
-    value = (1 - alpha) * task loss + alpha * loss(student, teacher)
+    value = (1 - alpha) * task loss + alpha * (first loss + sum of weight * further loss)
+    `loss` adds up losses, "kd + gram" or "kd(temperature=2) + 0.5*attention". A number in front of a loss is its
+    weight. A further loss without one is weighed so that its gradient, over all the student's parameters, has
+    `share` of the length of the first's, measured on the first batch and every 100 batches.
     The teacher is the recipe's own network as it was before anything was taken from it (after its leading
-    `train` steps), or the one that `teacher` names. It runs in inference mode, in the precision of the student.
+    `train` steps), or the one that `teacher` names: a key of the store, a weight file, MODEL=FILE for another network, or
+    several of these, which answer with the mean of their logits. It runs in inference mode, in the precision of the
+    student. Losses of features compare the ends of stages, or what `at` names. A pruned student is compared on the
+    channels that it kept; a teacher of another architecture through 1x1 convolutions, which are dropped afterwards.
     Source: Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531.
     """
 
-    loss: str = arg("what of the teacher to match", menu="losses")
+    loss: str = arg("what of the teacher to match", menu="losses", sum=True)
     epochs: int = arg("how often the training data is seen", low=1, high=100_000)
     _: KW_ONLY
     lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.1, above=0, high=10)
-    alpha: float = arg("share of the teacher's loss, the rest is the labels'", 0.9, low=0, high=1)
-
-    teacher: str | None = arg("a key of the store or a weight file; None for the uncompressed network itself", None)
+    alpha: float = arg("share of the teacher's loss, the rest is the labels'; 1 for no labels", 0.9, low=0, high=1)
+    temperature: float | None = arg("T of every loss that has one; None for their own", None, above=0, high=100)
+    share: float = arg("length of the gradient of a further loss, as a share of the first's", 0.5, above=0, high=100)
+    at: str | None = arg('places to compare, as in "layer1,layer*" or "student=teacher"; None for the ends of stages', None)
+    teacher: str | None = arg("key, weight file, MODEL=FILE or several with commas; None for the uncompressed network", None)
 
     def identity(self) -> str:
         """Return the settings, a weight file standing for its content."""
-        from ..task import file_mark
+        from ..task import file_mark, teachers_in
 
-        path = (self.teacher or "").rpartition("=")[2]
-        return super().identity() + (file_mark(path) if path and Path(path).is_file() else "")
+        paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
+        return super().identity() + "".join(file_mark(path) for path in paths if path and Path(path).is_file())
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Raise if the teacher that is named cannot be had or answers another question."""
-        if self.teacher is not None and ctx.teacher is not None:
-            self._alike(ctx.teacher(self.teacher)(ctx.example), model(ctx.example), ctx)
-        return model
-
-    def _alike(self, wanted: Tensor, given: Tensor, ctx: Context) -> None:
-        if wanted.shape != given.shape:
-            raise LissomError(f"{ctx.where}: the teacher answers with {tuple(wanted.shape[1:])} numbers, "
-                              f"the student with {tuple(given.shape[1:])}")
-
-    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
         import torch
 
-        from ..fit import autocast, cross_entropy, fast_precision, layout_of
+        from ..task import first_line
+
+        if ctx.task is None or ctx.teacher is None:
+            return model
+        own = self.teacher is None and ctx.task.teacher is None  # which is still to be trained
+        teacher, images = ctx.task.fresh() if own else ctx.teacher(self.teacher), ctx.batch(2)
+        try:
+            with torch.no_grad():
+                teacher.eval()(images)
+        except Exception as error:  # a network made for other images may raise anything
+            raise LissomError(f"{ctx.where}: the teacher raised {type(error).__name__} on images of "
+                              f"{tuple(images.shape[1:])}: {first_line(error)}") from None
+        compare = self._comparison(model, teacher, ctx)
+        with torch.no_grad(), compare.watching():
+            compare.values(compare.found(model.eval()(images)), compare.wanted(images),
+                           torch.zeros(len(images), dtype=torch.long))
+        return model
+
+    def terms(self, where: str) -> list[Term]:
+        """Return the losses with the numbers in front of them, `temperature` set in those that have one."""
+        from ..losses._loss import Loss
+
+        found = [(number, loss) for number, loss in menu("losses").sum(self.loss).terms if isinstance(loss, Loss)]
+        if self.temperature is None:
+            return found
+        warmed = [loss.at_temperature(self.temperature) for _, loss in found]
+        if not any(warmed):
+            raise LissomError(f"{where}: temperature={self.temperature:g} was given, but '{self.loss}' has none; "
+                              "losses of logits do, such as kd")
+        return [(number, new or loss) for (number, loss), new in zip(found, warmed, strict=True)]
+
+    def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
+        from ..losses._comparison import Comparison
+
+        return Comparison(self.terms(ctx.where), model, teacher.eval(), ctx.example, at=self.at, share=self.share,
+                          where=ctx.where)
+
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        from ..fit import cross_entropy, layout_of
 
         if ctx.teacher is None or ctx.task is None:
             raise LissomError(f"{ctx.where}: there is no teacher; use lissom.run, which keeps the uncompressed network")
-        teacher = ctx.teacher(self.teacher).to(ctx.device).to(memory_format=layout_of(model, ctx.device)).eval()
+        compare = self._comparison(model, ctx.teacher(self.teacher), ctx)
+        compare.to(ctx.device, layout_of(model, ctx.device))
         task_loss = ctx.task.loss or cross_entropy()
-        match, precision = menu("losses").make(self.loss), fast_precision(ctx.device)
 
         def value(student: nn.Module, batch: Batch) -> Tensor:
-            with torch.inference_mode(), autocast(ctx.device, precision):
-                wanted = teacher(batch.images).float()
-            self._alike(wanted, batch.outputs, ctx)
-            taught: Tensor = match(batch.outputs, wanted.clone())
-            return (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
+            taught = compare(batch.images, batch.outputs, batch.labels)
+            return taught if self.alpha == 1 else (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
 
-        ctx.learn(model, self.pace(self.epochs), loss=value)
+        with compare.watching():
+            ctx.learn(model, self.pace(self.epochs), loss=value, extra=compare.trained)
+        ctx.facts.update(compare.facts())
         return model

@@ -45,6 +45,7 @@ class Quantize(Step):
 
         from ..surgery.calibrate import observed, wiring
         from ..surgery.fold import folded
+        from ..surgery.masks import Masked, MaskedConv2d, MaskedLinear
         from ..surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear, Quantizer
         from ..surgery.slim import difference
 
@@ -67,11 +68,12 @@ class Quantize(Step):
             grids = [found for found in map(wrapped.grid, tied) if found is not None]
             for found in grids:
                 found.scale.fill_(max(float(other.scale) for other in grids))
-        swap: dict[type, type] = {nn.Conv2d: QuantizedConv2d, nn.Linear: QuantizedLinear}
+        swap: dict[type, type] = {nn.Conv2d: QuantizedConv2d, MaskedConv2d: QuantizedConv2d,
+                                  nn.Linear: QuantizedLinear, MaskedLinear: QuantizedLinear}
         for name, layer in model.named_modules():
             if type(layer) in swap and name in wires.inputs:
-                layer.__class__ = swap[type(layer)]
-                layer.site = wires.inputs[name]
+                masked, layer.__class__ = isinstance(layer, Masked), swap[type(layer)]
+                layer.masked, layer.site = masked, wires.inputs[name]
                 grid = wrapped.grid(layer.site) if layer.site else None
                 layer.rescale(float(grid.scale) if grid else None)
             elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):

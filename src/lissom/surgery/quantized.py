@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import LissomError
+from .masks import held, hold_zeros
 
 LEVELS = 127  # of the weights on either side of 0
 
@@ -91,15 +92,17 @@ class _QuantizedLayer(nn.Module):
     bias_scale: Tensor
     site: str | None  # whose grid the input lies on; None where there is none or it differs from call to call
     input_scale: float | None = None  # that grid's
+    masked: bool = False  # whether its zeros stay zero in training
 
     def settings(self) -> dict[str, Any]:
         """Return what a rebuilt layer must be told."""
-        return {"site": self.site, "input_scale": self.input_scale}
+        return {"site": self.site, "input_scale": self.input_scale, "masked": self.masked}
 
     def train(self, mode: bool = True) -> Any:
         """Go to training or inference; what training changed last counts in inference."""
         if self.training and not mode:
             self.rescale()
+        hold_zeros(self, mode and self.masked)
         return super().train(mode)
 
     def rescale(self, input_scale: float | None = None) -> None:
@@ -122,7 +125,7 @@ class _QuantizedLayer(nn.Module):
         if self.training:
             self.rescale()
         zero = torch.zeros_like(self.weight_scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(self.weight.float(), self.weight_scale, zero, 0, -LEVELS, LEVELS)
+        return torch.fake_quantize_per_channel_affine(held(self).float(), self.weight_scale, zero, 0, -LEVELS, LEVELS)
 
     def bias_on_grid(self) -> Tensor | None:
         """Return the bias, rounded to a multiple of input scale times weight scale, as the int32 of an exported file.

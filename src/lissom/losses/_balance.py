@@ -1,0 +1,71 @@
+"""Weigh the terms of a sum of losses by what each does to the student."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+EVERY = 100  # batches between two measurements; each costs a backward pass for every term
+
+
+@dataclass
+class Weight:
+    """The weight of a term: `fixed` by a number in front of it, or measured."""
+
+    value: float
+    fixed: bool
+    norm: float | None = None  # of the term's gradient, smoothed
+    first: float | None = None  # the weight that the first measurement gave
+
+
+class Balance:
+    """Add up terms: the first as it is, each further one so that its gradient is a `share` of the first's.
+
+    weight of term i = share * norm of the first term's gradient / norm of term i's, over all parameters of the
+    student together. Measured on the first batch and every EVERY batches, each norm the mean of what was measured
+    and of what it was. A number in front of a term is its weight.
+    """
+
+    def __init__(self, numbers: Sequence[float | None], share: float) -> None:
+        self.share = share
+        self.weights = [Weight(number if number is not None else float(k == 0), number is not None or k == 0)
+                        for k, number in enumerate(numbers)]
+        self.batches = self.measured = 0
+
+    def __call__(self, values: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the weighted sum of the terms' values on a batch; `parameters` are the student's."""
+        if self._due():
+            self._measure(values, [p for p in parameters if p.requires_grad])
+        self.batches += 1
+        return torch.stack([w.value * value for w, value in zip(self.weights, values, strict=True)]).sum()
+
+    def _due(self) -> bool:
+        """A weight that is 0, since there was no gradient yet, is looked at more often at the beginning."""
+        free = [w for w in self.weights if not w.fixed]
+        unknown = any(w.value == 0 for w in free) and self.batches & (self.batches - 1) == 0
+        return bool(free) and (self.batches % EVERY == 0 or unknown)
+
+    def _measure(self, values: Sequence[Tensor], parameters: list[nn.Parameter]) -> None:
+        self.measured += 1
+        for k, (weight, value) in enumerate(zip(self.weights, values, strict=True)):
+            if k and weight.fixed:
+                continue
+            now = gradient_norm(value, parameters)
+            weight.norm = now if weight.norm is None else (weight.norm + now) / 2
+        main = self.weights[0].value * (self.weights[0].norm or 0.0)
+        for weight in self.weights:
+            if not weight.fixed:
+                weight.value = self.share * main / weight.norm if weight.norm else 0.0
+                weight.first = weight.value if weight.first is None else weight.first
+
+
+def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
+    """Return the length of the gradient of `value` by all parameters together; the graph is kept."""
+    if not value.requires_grad:
+        return 0.0
+    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    norms = [g.norm() for g in found if g is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0

@@ -1,0 +1,43 @@
+"""Match where in the image the teacher looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..method import arg
+from ._loss import FeatureLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Attention(FeatureLoss):
+    """Return the squared distance of attention maps: how strongly channels answer at each position, at length 1.
+
+    Q = sum over channels of |f|^power, as a vector of h*w;  sum over places of mean over the batch of
+    || Q_s / ||Q_s|| - Q_t / ||Q_t|| ||^2
+    student, teacher: a list of (n c h w); the numbers of channels may differ. Source: Zagoruyko and Komodakis 2017,
+    Paying More Attention to Attention, https://arxiv.org/abs/1612.03928. Differs: the distance is squared, as in the
+    authors' code, and summed over positions, where theirs takes the mean.
+    """
+
+    any_width: ClassVar[bool] = True
+
+    power: float = arg("p, to which each value is raised", 2.0, low=1, high=10)
+
+    def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        gaps = [attention_map(s, self.power) - attention_map(t, self.power) for s, t in zip(student, teacher, strict=True)]
+        return torch.stack([gap.square().sum(1).mean() for gap in gaps]).sum()
+
+
+def attention_map(feature: Tensor, power: float) -> Tensor:
+    """Return for features (n c h w) a vector (n h*w) of length 1: the sum over channels of |f|^power."""
+    import torch.nn.functional as F
+
+    raised = feature.square() if power == 2 else feature.abs().pow(power)
+    return F.normalize(raised.sum(1).flatten(1), dim=1)

@@ -1,0 +1,50 @@
+"""Match the right class and the others apart from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..method import arg
+from ._loss import LogitLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dkd(LogitLoss):
+    """Return the two parts of kd with a weight each: how sure of the right class, and how the others compare.
+
+    p = softmax(teacher / T), q = softmax(student / T), y the label:
+    T^2 * mean over the batch of  alpha * KL((p_y, 1 - p_y) || (q_y, 1 - q_y))
+                                 + beta * KL(p_k / (1 - p_y) || q_k / (1 - q_y), over k != y)
+    kd is the same with alpha = 1 and beta = 1 - p_y: it forgets the other classes where the teacher is sure.
+    student, teacher: (n classes), labels: (n). Source: Zhao, Cui, Song, Qiu and Liang 2022, Decoupled Knowledge
+    Distillation, https://arxiv.org/abs/2203.08679. Differs: computed with logarithms throughout, so that nothing is
+    added to a probability to keep it from 0; the weight does not rise over the first epochs.
+    """
+
+    alpha: float = arg("weight of the right class", 1.0, low=0, high=1000)
+    beta: float = arg("weight of the other classes", 8.0, low=0, high=1000)
+    temperature: float = arg("T, by which logits are divided before the softmax", 4.0, above=0, high=100)
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
+        t = self.temperature
+        p_right, p_others = parts(F.log_softmax(teacher / t, 1), labels)
+        q_right, q_others = parts(F.log_softmax(student / t, 1), labels)
+        sure = F.kl_div(q_right, p_right, reduction="batchmean", log_target=True)
+        rest = F.kl_div(q_others, p_others, reduction="batchmean", log_target=True)
+        return t * t * (self.alpha * sure + self.beta * rest)
+
+
+def parts(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Split log-probabilities (n classes): those of right and not right (n 2), and of the others (n classes-1) alone."""
+    import torch
+
+    places = torch.arange(logs.shape[1] - 1, device=logs.device).expand(len(logs), -1)
+    others = logs.gather(1, places + (places >= labels[:, None]).long())
+    wrong = others.logsumexp(1, keepdim=True)
+    return torch.cat([logs.gather(1, labels[:, None]), wrong], 1), others - wrong

@@ -1,0 +1,57 @@
+"""Match how features of one place go with those of another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import LissomError
+from ..method import arg
+from ._loss import FeatureLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gram(FeatureLoss):
+    """Return how far the student's FSP matrices, inner products of the channels of two places, are from the teacher's.
+
+    G = A B^T / (h w), A: (n a h*w), B: (n b h*w);  scale * sum over pairs of mean of max(0, (G_s - G_t)^2 - clip)
+    pairs="next" takes each place with the next; where A has more positions, the largest of each window of A counts.
+    pairs="stage" takes the first with the last place of each size, which is a Gram matrix where there is but one.
+    student, teacher: a list of (n c h w). Source: Yim, Joo, Bae and Kim 2017, A Gift from Knowledge Distillation,
+    https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html;
+    with pairs="stage", clip=1 and scale=0.1 the loss of https://github.com/ckdghk77/Network-Compression-Gram.
+    """
+
+    clip: float = arg("what of each squared difference does not count", 0.0, low=0, high=1e6)
+    scale: float = arg("by which the sum is multiplied", 1.0, above=0, high=1e6)
+    pairs: Literal["next", "stage"] = arg("which places go together", "next")
+
+    def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        found = []
+        for one, two in self._pairs([f.shape[2:] for f in teacher]):
+            gap = (flow(student[one], student[two]) - flow(teacher[one], teacher[two])).square()
+            found.append((gap - self.clip).relu().mean() if self.clip else gap.mean())
+        return self.scale * torch.stack(found).sum()
+
+    def _pairs(self, sizes: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        if self.pairs == "stage":
+            same = [[k for k, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)]
+            return [(places[0], places[-1]) for places in same]
+        if len(sizes) < 2:
+            raise LissomError('gram: it compares pairs of places, and there is but one; pairs="stage" takes it with itself')
+        return [(k, k + 1) for k in range(len(sizes) - 1)]
+
+
+def flow(one: Tensor, two: Tensor) -> Tensor:
+    """Return the FSP matrices (n a b) of features (n a h w) and (n b h w), the larger brought to the size of the smaller."""
+    import torch.nn.functional as F
+
+    size = (min(one.shape[2], two.shape[2]), min(one.shape[3], two.shape[3]))
+    one, two = (f if f.shape[2:] == size else F.adaptive_max_pool2d(f, size) for f in (one, two))
+    return one.flatten(2) @ two.flatten(2).transpose(1, 2) / (size[0] * size[1])

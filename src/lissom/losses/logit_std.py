@@ -1,0 +1,50 @@
+"""Match answers after giving the logits of every image the same mean and spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from ..errors import LissomError
+from ..menu import menu
+from ..method import arg
+from ._loss import LogitLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogitStd(LogitLoss):
+    """Standardise both networks' logits, then compare them with another loss.
+
+    loss(z(student), z(teacher)),  z(x) = (x - mean(x)) / std(x), over the classes of each image
+    A small student cannot reach the size of a large teacher's logits, and need not.
+    student, teacher: (n classes). Source: Sun, Ren, Li, Wang and Cao 2024, Logit Standardization in Knowledge
+    Distillation, https://arxiv.org/abs/2403.01427.
+    """
+
+    loss: str = arg("the loss of the standardised logits, one of those that compare logits", "kd", menu="losses")
+
+    @property
+    def inner(self) -> LogitLoss:
+        """The loss that is given standardised logits. Raises LissomError if it does not compare logits."""
+        found = menu("losses").make(self.loss)
+        if not isinstance(found, LogitLoss):
+            raise LissomError(f"logit_std(loss=...): {self.loss!r} was given, which compares features; "
+                              "a loss that compares logits is wanted, such as kd")
+        return found
+
+    def at_temperature(self, temperature: float) -> Self | None:
+        """Return this loss with the temperature of the loss within changed."""
+        inner = self.inner.at_temperature(temperature)
+        return None if inner is None else replace(self, loss=str(inner))
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return self.inner(standard(student), standard(teacher), labels)
+
+
+def standard(logits: Tensor) -> Tensor:
+    """Return logits (n classes) with mean 0 and standard deviation 1 in each row; a constant row gives 0."""
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-14).sqrt()
