@@ -263,3 +263,26 @@ def test_a_size_is_one_number_or_height_by_width(text: str | None, size: tuple[i
 def test_no_other_text_is_a_size(text: str) -> None:
     with pytest.raises(LissomError, match=r"^--size: "):
         size_of(text)
+
+
+def test_inspect_says_what_can_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", "--model", "resnet8", "--multiple", "4", "--sensitivity", "--json"])
+    assert not caught.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert {g["name"]: g["units"] for g in found["groups"]}["stem"] == 16
+    assert found["left_whole"] == {"head": "an output of the network"}
+    assert found["removable"]["macs"]["least"] < 0.1 < 0.7 < found["removable"]["macs"]["most"]
+    assert all(len(scores) == 3 for scores in found["sensitivity"]["groups"].values())
+    with pytest.raises(SystemExit):
+        main(["inspect", "--model", "resnet8"])
+    said = capsys.readouterr().out
+    assert "left whole" in said and "can be removed, in multiples of 8 channels" in said
+
+
+def test_inspect_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, wanted in ((["--by", "l3"], "no score 'l3'"), (["--on", "onnx"], "no target 'onnx'"),
+                          (["nokey"], "no key begins")):
+        with pytest.raises(SystemExit) as caught:
+            main(["inspect", *words])
+        assert caught.value.code == 2 and wanted in capsys.readouterr().err

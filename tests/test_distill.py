@@ -69,8 +69,7 @@ def comparison(text: str, student: nn.Module, teacher: nn.Module, **more: Any) -
 
 def values(compare: Comparison, student: nn.Module) -> list[Tensor]:
     with compare.watching():
-        found = compare.found(student(BATCH))
-        return compare.values(found, compare.wanted(BATCH), LABELS)
+        return compare.values(student(BATCH), LABELS)
 
 
 # sums
@@ -168,8 +167,8 @@ def test_the_gradient_of_a_further_term_has_its_share_of_the_first(share: float)
     compare = comparison("2*kd + gram + attention + 7*fmse + pkt", student, resnet(), share=share)
     with compare.watching():
         logits = student(BATCH)
-        total = compare(BATCH, logits, LABELS)
-        found = compare.values(compare.found(logits), compare.wanted(BATCH), LABELS)
+        total = compare(logits, LABELS)
+        found = compare.values(logits, LABELS)
     lengths = norms(compare, found, student)
     weights = [w.value for w in compare.balance.weights]
     assert (weights[0], weights[3]) == (2, 7)
@@ -234,7 +233,7 @@ def test_the_teacher_is_as_in_inference_and_learns_nothing() -> None:
     compare = comparison("kd + gram", student, teacher)
     compare.to(CPU, torch.channels_last)
     with compare.watching():
-        compare(BATCH, student(BATCH), LABELS).backward()
+        compare(student(BATCH), LABELS).backward()
     assert not teacher.training and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in student.parameters())
@@ -247,6 +246,18 @@ def test_the_teacher_runs_in_inference_mode() -> None:
     compare = comparison("kd", copy.deepcopy(teacher), teacher)
     found = compare.wanted(BATCH)
     assert modes == [True] and not found.logits.is_inference()
+
+
+def test_the_teacher_runs_before_the_student_and_once() -> None:
+    ran: list[str] = []
+    student, teacher = resnet(seed=1), resnet()
+    student.register_forward_hook(lambda *_: ran.append("student"))
+    teacher.register_forward_hook(lambda *_: ran.append("teacher"))
+    compare = comparison("kd + fmse", student, teacher)
+    ran.clear()
+    with compare.watching():
+        compare(student(BATCH), LABELS).backward()
+    assert ran == ["teacher", "student"]
 
 
 def test_features_reach_the_loss_channel_by_channel() -> None:
@@ -288,7 +299,7 @@ def test_hooks_are_gone_after_an_error() -> None:
     ctx.teacher = lambda spec: kept.append(teacher) or teacher
     with pytest.raises(ValueError, match="the user's loss"):
         Distill("kd + gram", 1, batch=16)(student, ctx)
-    assert kept and not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
+    assert kept and not any(m._forward_hooks or m._forward_pre_hooks for net in (student, teacher) for m in net.modules())
 
 
 def test_another_architecture_is_compared_through_convolutions_that_learn_and_are_dropped(
@@ -437,7 +448,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(step: Dis
     with pytest.raises(LissomError) as caught:
         step.rehearse(student, ctx)
     assert said in str(caught.value)
-    assert not any(m._forward_hooks for m in student.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
 
 
 def test_a_teacher_that_was_made_for_other_images_is_refused() -> None:

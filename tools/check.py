@@ -15,7 +15,7 @@ LAYERS = (
     ("data", "models", "surgery"),
     ("fit", "task", "context", "snapshot", "store", "evaluate"),
     ("steps", "scores", "losses", "ranges"),
-    ("targets", "bench", "report", "measure", "plan", "execute", "alone"),
+    ("targets", "bench", "report", "measure", "plan", "execute", "alone", "preflight"),
     ("cli",),
 )
 

@@ -117,6 +117,44 @@ def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resn
     typer.echo(f"{len(space) * len(numbers)} recipes, {len(rows)} steps: {len(rows) - left} done, {left} to run")
 
 
+@app.command()
+def inspect(key: Annotated[str, typer.Argument(help="A key of the store; the network as given if none.")] = "",
+            data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None, task: OwnTask = None,
+            by: Annotated[str, typer.Option("--by", help="How channels are ranked.")] = "l1",
+            multiple: Annotated[int, typer.Option("--multiple", help="Channels are kept in multiples of this.", min=1)] = 8,
+            floor: Annotated[float, typer.Option("--floor", help="Least fraction kept in each layer.")] = 0.1,
+            sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Measure the accuracy of cutting each group "
+                                                      "alone.")] = False,
+            on: Annotated[str, typer.Option("--on", help="Measure the least latency in this runtime.")] = "",
+            threads: Threads = 1, store: Place = STORE, data_root: DataRoot = None, size: Size = None,
+            channels: Channels = None, skip_bad: SkipBad = False, json: Json = False) -> None:
+    """Show what pruning could do to a network: groups, what couples them, what is left whole, what can be removed."""
+    from .menu import menu
+    from .plan import one_target
+    from .report.inspection import print_inspection
+    from .store import Store
+
+    menu("scores").make(by, "--by")
+    if on:
+        one_target(on)
+    kept = Store(store)
+    found = kept.find(key) if key else ""
+    brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
+    from .execute import load_key
+    from .preflight import inspected
+    from .steps.prune import Prune
+
+    if found and kept.record(found)["task"]["data"] != brought.data.name:
+        learned = kept.record(found)["task"]["data"]
+        raise LissomError(f"inspect: {found} learned on {learned}; --data says {brought.data.name}")
+    network = load_key(found, kept) if found else brought.fresh()
+    step = Prune(0.5, by=by, multiple=multiple, floor=floor, on=on or "onnxruntime")
+    seen = inspected(network, brought, step, sensitivity=sensitivity, latency=bool(on), threads=threads)
+    if found:
+        kept.update(found, {"inspection": seen})
+    typer.echo(jsons.dumps(seen, indent=1)) if json else print_inspection(seen)
+
+
 @app.command("list")
 def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, ranges or targets; all if not given.")] = "",
           name: Annotated[str, typer.Argument(help="One method.")] = "", json: Json = False) -> None:

@@ -13,16 +13,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import LissomError
+from .surgery import attention
 from .surgery.masks import MaskedConv2d, MaskedLinear
 from .surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
 from .surgery.tensors import replace
 
 FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
-          "num_channels", "num_parameters")
+          "num_channels", "num_parameters", *attention.HEADS, *attention.WIDTHS)
 CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
                                        "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
-                                       "MaskedLinear": MaskedLinear}
+                                       "MaskedLinear": MaskedLinear, "HeadAttention": attention.HeadAttention}
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:

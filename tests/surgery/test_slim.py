@@ -435,3 +435,20 @@ def test_the_difference_is_relative_to_the_largest_output() -> None:
         two.weight.copy_(3 * torch.eye(3))
     assert difference(one, two, torch.eye(3)) == pytest.approx(0.25)
     assert difference(one, one, torch.eye(3)) == 0
+
+
+def test_the_dead_channels_of_a_grouped_and_shuffled_network_are_cut_without_a_trace() -> None:
+    """Every odd channel of conv(groups=4) -> shuffle(4) -> conv(groups=8) is dead; other tools change the output."""
+    torch.manual_seed(0)
+    model = lively(Net(lambda s, x: s.two(shuffled(s.one(x), 4)), one=nn.Conv2d(16, 64, 3, padding=1, groups=4),
+                       two=nn.Conv2d(64, 32, 3, padding=1, groups=8)))
+    with torch.no_grad():
+        model.one.weight[1::2], model.one.bias[1::2] = 0, 0
+    x = images(2, channels=16)
+    (group,) = [g for g in cuttable(model, x) if "one" in g.layers("out")]
+    units = torch.arange(group.size) % 2 == 1
+    assert set(group.members[0].unit[1::2].tolist()) == set(units.nonzero().flatten().tolist())
+    small = copy.deepcopy(model)
+    sliced(small, [(group, units)])
+    assert small.one.out_channels == small.two.in_channels == 32 and (small.one.groups, small.two.groups) == (4, 8)
+    assert difference(model, small, x) < EXACT

@@ -31,7 +31,8 @@ class Answer:
 class Comparison:
     """The terms of a distillation loss with everything they need: places, adapters, their own modules, weights.
 
-    `student` and `teacher` are on one device with `example` (n c h w). Features are watched within `watching()`.
+    `student` and `teacher` are on one device with `example` (n c h w). Within `watching()` the teacher runs before the
+    student whenever that does, and features of both are noted.
     Where the teacher is an ensemble, features are those of its first member.
     Raises LissomError if there is nothing to compare that the terms ask for.
     """
@@ -52,6 +53,7 @@ class Comparison:
         widths = [place.teacher.shape[0] if place.channels is None else len(place.channels) for place in self.places]
         self.modules = [loss.modules(widths) if isinstance(loss, FeatureLoss) else nn.ModuleList() for _, loss in terms]
         self._seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        self._wanted: Answer | None = None  # the teacher's, on the images that the student saw last
         self._index: list[Tensor | None] = [p.channels if p.how == "kept channels" else None for p in self.places]
 
     @property
@@ -67,14 +69,22 @@ class Comparison:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note the features of both networks at every forward pass; the hooks are gone afterwards, whatever happens."""
+        """Run the teacher and note features at every forward pass; hooks are gone afterwards, whatever happens.
+
+        The teacher runs first: once the student's activations are held for its gradient, a CPU has to ask the system for
+        fresh memory for those of the teacher, at every batch, which takes a third longer.
+        """
+        def first(_: nn.Module, given: tuple[Any, ...]) -> None:
+            self._wanted = self.wanted(given[0])
+
         with watched(self.student, [p.student for p in self.places]) as ours, \
                 watched(self.first, [p.teacher for p in self.places]) as theirs:
-            self._seen = (ours, theirs)
+            self._seen, hook = (ours, theirs), self.student.register_forward_pre_hook(first)
             try:
                 yield
             finally:
-                self._seen = ({}, {})
+                hook.remove()
+                self._seen, self._wanted = ({}, {}), None
 
     def wanted(self, images: Tensor) -> Answer:
         """Run the teacher on images (n c h w), in inference mode and the precision of training."""
@@ -90,8 +100,13 @@ class Comparison:
         """Return what the student gave in its last forward pass, of which `logits` (n classes) are the outputs."""
         return Answer(logits, [self._seen[0][place.student.name].float() for place in self.places])
 
-    def values(self, found: Answer, wanted: Answer, labels: Tensor) -> list[Tensor]:
-        """Return the value of each term; `labels` are (n). Raises LissomError if the networks answer otherwise."""
+    def values(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
+        """Return the value of each term for the student's last forward pass, which gave `logits`; `labels` are (n).
+
+        Raises LissomError if the networks answer with different numbers of classes.
+        """
+        found, wanted = self.found(logits), self._wanted
+        assert wanted is not None, "the student runs within watching()"
         if wanted.logits.shape != found.logits.shape:
             raise LissomError(f"{self.where}: the teacher answers with {tuple(wanted.logits.shape[1:])} numbers, "
                               f"the student with {tuple(found.logits.shape[1:])}")
@@ -105,10 +120,9 @@ class Comparison:
                 values.append(loss(ours, wanted.features, *([modules] if len(modules) else [])))
         return values
 
-    def __call__(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the sum for a batch on which the student has just run, and measure the weights when it is time."""
-        values = self.values(self.found(logits), self.wanted(images), labels)
-        return self.balance(values, self.student.parameters())
+        return self.balance(self.values(logits, labels), self.student.parameters())
 
     def facts(self) -> dict[str, Any]:
         """Return for the record: the terms with their weights, and the places with how channels went together."""

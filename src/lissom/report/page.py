@@ -74,7 +74,7 @@ def details(record: dict[str, Any], store: Store) -> dict[str, Any]:
         entry = store.record(key)
         chain.append({"step": entry["step"], "key": key, "log": store.log(key), "seconds": entry["seconds"],
                       "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
-                      "gates": entry["gates"], "notes": entry["notes"]})
+                      "gates": entry["gates"], "notes": entry["notes"], "facts": entry["facts"]})
         key = entry["before"] or ""
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
-            "chain": chain[::-1], "targets": record["targets"], "facts": record["facts"]}
+            "chain": chain[::-1], "targets": record["targets"], "inspection": record.get("inspection")}

@@ -70,8 +70,7 @@ class Distill(Learning):
                               f"{tuple(images.shape[1:])}: {first_line(error)}") from None
         compare = self._comparison(model, teacher, ctx)
         with torch.no_grad(), compare.watching():
-            compare.values(compare.found(model.eval()(images)), compare.wanted(images),
-                           torch.zeros(len(images), dtype=torch.long))
+            compare.values(model.eval()(images), torch.zeros(len(images), dtype=torch.long))
         return model
 
     def terms(self, where: str) -> list[Term]:
@@ -103,7 +102,7 @@ class Distill(Learning):
         task_loss = ctx.task.loss or cross_entropy()
 
         def value(student: nn.Module, batch: Batch) -> Tensor:
-            taught = compare(batch.images, batch.outputs, batch.labels)
+            taught = compare(batch.outputs, batch.labels)
             return taught if self.alpha == 1 else (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
 
         with compare.watching():

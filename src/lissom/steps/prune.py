@@ -91,7 +91,8 @@ class Prune(Step):
         from ..surgery.names import matching
         from ..surgery.probe import cuttable
 
-        layers = [name for name, m in model.named_modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))]
+        layers = [name for name, m in model.named_modules() if isinstance(
+            m, (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention))]
         keep = matching(layers, self.keep, f"{ctx.where}: keep")
         only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)
         found = cuttable(model, ctx.example)

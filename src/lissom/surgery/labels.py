@@ -62,7 +62,7 @@ class Labels:
         self.trace: Trace = traced(model, example)
         for tensor in self.trace.inputs:
             self.of[id(tensor)] = same(tensor, 0)
-        for op in self.trace.ops:
+        for op in self.trace.live():
             self._run(op)
         for tensor in self.trace.outputs:
             if id(tensor) in self.of:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .attention import count_heads
 from .groups import Group
 from .tensors import match_widths, owners_of, replace
 from .trace import tensors_in
@@ -56,6 +57,9 @@ def sliced(model: nn.Module, cut: Cut) -> None:
             layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]  # type: ignore[assignment]
     for layer in model.modules():
         match_widths(layer)
+    for group, units in cut:
+        if units.any():
+            count_heads(model, group, int((~units).sum()))
 
 
 def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:

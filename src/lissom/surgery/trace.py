@@ -49,6 +49,15 @@ class Trace:
         read.update(id(t) for t in self.outputs)
         return read
 
+    def live(self) -> list[Op]:
+        """Return the operations that the outputs depend on; those that change a tensor in place all count."""
+        wanted, found = {id(t) for t in self.outputs}, []
+        for op in reversed(self.ops):
+            if op.name.endswith("_") or any(id(t) in wanted for t in op.outputs):
+                found.append(op)
+                wanted.update(id(t) for t in op.inputs())
+        return found[::-1]
+
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, trace: Trace) -> None:

@@ -1,0 +1,119 @@
+"""Whole heads are cut out of attention, PyTorch's own and attention written by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import Net
+from torch import Tensor, nn
+
+from lissom import apply, load, save
+from lissom.surgery.attention import HeadAttention
+from lissom.surgery.probe import cuttable
+from lissom.surgery.slim import difference, masked, sliced
+
+
+class ByHand(nn.Module):
+    """Attention as many networks write it."""
+
+    def __init__(self, width: int, heads: int, names: tuple[str, str] = ("num_heads", "attn_dim")) -> None:
+        super().__init__()
+        self.names, self.head_dim = names, width // heads
+        setattr(self, names[0], heads)
+        setattr(self, names[1], width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, places, _ = x.shape
+        heads, width = (getattr(self, name) for name in self.names)
+        q, k, v = self.qkv(x).reshape(n, places, 3, heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * self.head_dim ** -0.5).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(n, places, width))
+
+
+def vision(layer: nn.Module, call: Any) -> nn.Module:
+    """Return a network that looks at 16 patches of 8x8 images."""
+    torch.manual_seed(0)
+    return Net(lambda s, x: s.head(call(s.layer, s.patch(x).flatten(2).transpose(1, 2)).mean(1)),
+               patch=nn.Conv2d(3, 24, 2, 2), layer=layer, head=nn.Linear(24, 5)).eval()
+
+
+NETWORKS = {
+    "by hand": lambda: vision(ByHand(24, 4), lambda f, x: x + f(x)),
+    "other names": lambda: vision(ByHand(24, 4, ("n_head", "inner_dim")), lambda f, x: f(x)),
+    "of PyTorch": lambda: vision(nn.MultiheadAttention(24, 4, batch_first=True), lambda f, x: x + f(x, x, x)[0]),
+    "without weights": lambda: vision(nn.MultiheadAttention(24, 4, bias=False), lambda f, x: f(
+        y := x.transpose(0, 1), y, y, need_weights=False)[0].transpose(0, 1)),
+    "a layer of a transformer": lambda: vision(nn.TransformerEncoderLayer(24, 4, 32, batch_first=True), lambda f, x: f(x)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_heads_are_units_and_cutting_them_is_exact(name: str) -> None:
+    model, x = NETWORKS[name](), torch.randn(3, 3, 8, 8)
+    group = next(g for g in cuttable(model, x) if g.size == 4)
+    for units in ([True, False, False, False], [False, True, False, True]):
+        cut = [(group, torch.tensor(units))]
+        zeroed, small = copy.deepcopy(model), copy.deepcopy(model)
+        masked(zeroed, cut)
+        sliced(small, cut)
+        assert difference(zeroed, small, x) < 1e-5
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+        small.train()(x)[0, 0].backward()
+
+
+@pytest.mark.parametrize("name", ["by hand", "of PyTorch", "a layer of a transformer"])
+def test_a_network_with_fewer_heads_is_saved_and_read_back(name: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    small = apply("prune(0.4, multiple=1)", NETWORKS[name](), x[:1], x)
+    save(small, tmp_path)
+    again = load(tmp_path, NETWORKS[name]())
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("mask", ["none", "bool", "float", "each head", "padding", "both"])
+@pytest.mark.parametrize("average", [True, False])
+def test_with_all_heads_it_is_pytorchs_own(first: bool, mask: str, average: bool) -> None:
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(12, 3, batch_first=first).eval()
+    ours = copy.deepcopy(whole)
+    ours.__class__ = HeadAttention
+    q, k = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    given: dict[str, Any] = {"need_weights": True, "average_attn_weights": average}
+    if mask in ("bool", "both"):
+        given["attn_mask"] = torch.rand(5, 7) > 0.7
+    if mask == "float":
+        given["attn_mask"] = torch.randn(5, 7)
+    if mask == "each head":
+        given["attn_mask"] = torch.randn(6, 5, 7)
+    if mask in ("padding", "both"):
+        given["key_padding_mask"] = torch.tensor([[False] * 5 + [True] * 2, [False] * 7])
+    if mask == "both":
+        given["key_padding_mask"] = given["key_padding_mask"].float().masked_fill(given["key_padding_mask"], float("-inf"))
+        given["attn_mask"] = torch.zeros(5, 7).masked_fill(given["attn_mask"], float("-inf"))
+    q, k = (q, k) if first else (q.transpose(0, 1), k.transpose(0, 1))
+    with torch.no_grad():
+        for one, two in zip(whole(q, k, k, **given), ours(q, k, k, **given), strict=True):
+            torch.testing.assert_close(one, two)
+
+
+def test_one_sequence_without_a_batch_and_a_causal_mask() -> None:
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(12, 3).eval()
+    ours = copy.deepcopy(whole)
+    ours.__class__ = HeadAttention
+    x, mask = torch.randn(5, 12), torch.ones(5, 5, dtype=torch.bool).triu(1)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(x, x, x)[0], ours(x, x, x)[0])
+        torch.testing.assert_close(whole(x, x, x)[1], ours(x, x, x)[1])
+        wanted = whole(x, x, x, attn_mask=mask, is_causal=True, need_weights=False)[0]
+        torch.testing.assert_close(wanted, ours(x, x, x, is_causal=True, need_weights=False)[0])
+        assert ours(x, x, x, need_weights=False)[1] is None
+    with pytest.raises(ValueError, match="a mask for each head"):
+        ours(x[None], x[None], x[None], attn_mask=torch.zeros(7, 1, 1))
