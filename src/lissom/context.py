@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .task import Task
 
 
+FEW = 40  # steps of learning: at batch-norm's usual momentum, 1.5 % of the old statistics are left after as many
+
+
 class Clock(Protocol):
     """What times layers and networks on one target."""
 
@@ -98,3 +101,7 @@ class Context:
                         loss=loss or self.task.loss, terms=terms, where=self.where, watch=self.watch,
                         extra=tuple(extra))
         model.to("cpu")
+        steps = pace.epochs * -(-len(self.task.data.train) // pace.batch)
+        if steps < FEW and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            self.notes.append(f"{self.where}: {steps} steps are too few for the running statistics of batch-norm to follow; "
+                              "more epochs or a smaller batch give more")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from networks import Net
+from torch import Tensor, nn
 
 from lissom.models import factory
 from lissom.surgery.count import layer_macs, layer_table, macs, parameters
@@ -108,3 +109,18 @@ def test_a_quantized_network_counts_like_the_float_one() -> None:
     small = apply("quantize(8)", net, image)
     assert macs(small, image) == macs(net, image)
     assert {row["name"] for row in layer_table(small, image)} <= {row["name"] for row in layer_table(net, image)}
+
+
+def test_a_parameter_that_modules_hand_on_is_no_obstacle() -> None:
+    class Take(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 2)
+
+        def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+            return self.inner(pair[0] + pair[1])
+
+    net = Net(lambda s, x: s.take((x.mean((2, 3)), s.token.expand(len(x), -1))), take=Take())
+    net.token = nn.Parameter(torch.zeros(1, 4))
+    assert macs(net, torch.zeros(1, 4, 5, 5)) == 8
+    assert net.token.requires_grad and net.take.inner.weight.requires_grad

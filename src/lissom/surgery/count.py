@@ -24,10 +24,15 @@ def parameters(model: nn.Module) -> int:
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     """Return the multiply-adds of each layer on one image of `example` (n c h w); "" is the whole."""
     mode, counter = model.training, FlopCounterMode(display=False)
-    model.eval()
-    with torch.no_grad(), counter:
-        model(example[:1])
-    model.train(mode)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)  # the counter stumbles over a parameter that modules hand on to each other
+    try:
+        with torch.no_grad(), counter:
+            model(example[:1])
+    finally:
+        model.train(mode)
+        for p in learned:
+            p.requires_grad_(True)
     counts = counter.get_flop_counts()
     root, found = type(model).__name__, {"": sum(counts.get("Global", {}).values()) // 2}
     for name, flops in counts.items():

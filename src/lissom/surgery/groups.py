@@ -149,8 +149,8 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
 
     Returns whether something was tied, so that groups have to be collected anew.
     """
-    place = {}
-    for k, group in enumerate(free):
+    place: dict[int, tuple[int, int]] = {}
+    for k, group in enumerate(free if labels.blocks else ()):
         for member in group.members:
             if member.role == "out":
                 use = next(u for u in labels.uses if (u.tensor, u.axis) == (member.tensor, member.axis))
