@@ -20,7 +20,7 @@ from .surgery.tensors import replace
 
 FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
-          "num_channels", "num_parameters", *attention.HEADS, *attention.WIDTHS)
+          "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
 CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
                                        "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
                                        "MaskedLinear": MaskedLinear, "HeadAttention": attention.HeadAttention}
@@ -30,8 +30,8 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
     """Return what has to be known, beside how to build the network, to rebuild `model`."""
     layers: dict[str, Any] = {}
     for name, layer in model.named_modules():
-        facts: dict[str, Any] = {key: getattr(layer, key) for key in (*WIDTHS, "kept")
-                                 if hasattr(layer, key) and isinstance(getattr(layer, key), (int, list))}
+        facts: dict[str, Any] = {key: vars(layer)[key] for key in (*WIDTHS, "kept")  # a property follows by itself
+                                 if isinstance(vars(layer).get(key), (int, list))}
         if type(layer).__name__ in CLASSES:
             facts["class"] = type(layer).__name__
         if isinstance(layer, (QuantizedConv2d, QuantizedLinear)):

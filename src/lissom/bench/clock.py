@@ -160,7 +160,7 @@ class LayerClock:
     def predictor(self, model: nn.Module, example: Tensor, groups: Sequence[Group]) -> Callable[[Sequence[int]], float]:
         """Return what predicts the latency in ms of a network's layers when so many units of each group are kept."""
         shapes, trace = Shapes(model, groups), traced(model, example)
-        transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.name == "t"}
+        transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.flips}
         layers: list[tuple[str, Layer]] = []
         for op in trace.ops:
             if op.name in ("convolution", "linear", "addmm", "mm"):

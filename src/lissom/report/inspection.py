@@ -15,7 +15,8 @@ def print_inspection(found: dict[str, Any]) -> None:
     sensitivity = found.get("sensitivity")
     amounts = sensitivity["amounts"] if sensitivity else []
     for name in ("units", "least", "params", "MACs", *(f"-{a:.0%}" for a in amounts), "made by", "read by"):
-        table.add_column(name, justify="left" if name.endswith(" by") else "right", no_wrap=not name.endswith(" by"))
+        table.add_column(name, justify="left" if name.endswith(" by") else "right", no_wrap=not name.endswith(" by"),
+                         overflow="fold")
     for group in found["groups"]:
         scores = [("-" if s is None else f"{s:.3f}") for s in sensitivity["groups"][group["name"]]] if sensitivity else []
         even = f" (even over {' and '.join(map(str, group['even_over']))} groups)" if group["even_over"] else ""

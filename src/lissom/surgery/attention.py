@@ -71,18 +71,22 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 def count_heads(model: nn.Module, group: Group, kept: int) -> None:
     """Tell the layers around a group, if its units may be heads, that `kept` of them are left.
 
-    Attention written by hand keeps its number of heads as an attribute beside the layers that make them; PyTorch's
-    changes its class. Whether that was all the code needed, a trial has to show.
+    Attention written by hand keeps its number of heads as an attribute beside the layers that make them. Whether
+    that was all the code needed, a trial has to show.
     """
     for path in group.layers("out"):
-        owner: Any = model.get_submodule(path)
-        if not isinstance(owner, nn.MultiheadAttention):
-            owner = model.get_submodule(path.rpartition(".")[0])
+        owner: Any = model.get_submodule(path.rpartition(".")[0])
         for name in HEADS:
             if type(getattr(owner, name, None)) is int and getattr(owner, name) == group.size:
                 for width in WIDTHS:
                     if type(getattr(owner, width, None)) is int and getattr(owner, width) % group.size == 0:
                         setattr(owner, width, getattr(owner, width) // group.size * kept)
                 setattr(owner, name, kept)
-                if type(owner) is nn.MultiheadAttention:
-                    owner.__class__ = HeadAttention
+
+
+def match_attention(layer: nn.MultiheadAttention) -> None:
+    """Change PyTorch's attention, of which heads or inputs were cut, to the class that can do with what is left."""
+    weight = layer.in_proj_weight
+    if weight is not None and tuple(weight.shape) != (3 * layer.embed_dim, layer.embed_dim):
+        layer.num_heads = len(weight) // (3 * layer.head_dim)
+        layer.__class__ = HeadAttention

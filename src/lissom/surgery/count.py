@@ -43,7 +43,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
 
 def weight_macs(trace: Trace) -> dict[str, int]:
     """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
-    transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.name == "t"}
+    transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.flips}
     found: dict[str, int] = {}
     for op in trace.ops:
         if op.name == "convolution":

@@ -86,12 +86,12 @@ class Groups:
         return iter(self.free)
 
 
-def groups_of(model: nn.Module, example: Tensor, tied: Iterable[str] = ()) -> Groups:
-    """Find the groups of `model` from one forward pass of the first item of `example` (n c h w).
+def groups_of(model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False) -> Groups:
+    """Find the groups of `model` from one forward pass of the first item of `example` (n c h w), with `training` two.
 
     The outputs of the layers in `tied`, where they are split into equal parts, lose the same of each part.
     """
-    return grouped(Labels(model, example, tied))
+    return grouped(Labels(model, example, tied, training))
 
 
 def grouped(labels: Labels) -> Groups:

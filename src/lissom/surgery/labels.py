@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from .rules import MOVES, RULES, VIEWS, unknown
+from .rules import MOVES, POINTWISE, RULES, VIEWS, unknown
 from .trace import Op, Trace, traced
 
 
@@ -43,10 +43,11 @@ class Use:
 class Labels:
     """Labels of a network's channels: the uses of each, which are equal and which must stay, and why.
 
-    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each part.
+    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each part. With
+    `training`, what the network does in training counts as well, auxiliary heads for one.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, tied: Iterable[str] = ()) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False) -> None:
         self.count = 1
         self.uses: list[Use] = []
         self.blocks: list[tuple[Tensor, int]] = []  # labels of an axis, and in how many blocks equal counts must stay
@@ -59,7 +60,13 @@ class Labels:
         self._makers: list[tuple[int, str]] = []  # first label of each layer
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._frozen: list[tuple[Tensor, str]] = [(torch.zeros(1, dtype=torch.long), "the input of the network")]
-        self.trace: Trace = traced(model, example)
+        self.traces = [traced(model, example, mode) for mode in ((True, False) if training else (False,))]
+        for trace in self.traces:
+            self.trace: Trace = trace
+            self._follow()
+        self.at = {name: self.of[id(t)] for name, t in self.trace.made.items() if id(t) in self.of}
+
+    def _follow(self) -> None:
         for tensor in self.trace.inputs:
             self.of[id(tensor)] = same(tensor, 0)
         for op in self.trace.live():
@@ -67,18 +74,20 @@ class Labels:
         for tensor in self.trace.outputs:
             if id(tensor) in self.of:
                 self.freeze(self.of[id(tensor)], "an output of the network")
-        self.at = {name: self.of[id(t)] for name, t in self.trace.made.items() if id(t) in self.of}
 
     def _run(self, op: Op) -> None:
-        if op.name == "t" and id(op.args[0]) in self.trace.names:
+        if op.flips and id(op.args[0]) in self.trace.names:
             self.transposed[id(op.outputs[0])] = self.trace.names[id(op.args[0])]
             return
-        moves = op.name in MOVES or op.name in VIEWS
-        if any(id(t) in self.of for t in op.inputs()) or (moves and self._vectors(op)):  # constants carry no labels
-            RULES.get(op.name, unknown)(self, op)
+        single = op.name in MOVES or op.name in VIEWS or op.name in POINTWISE
+        if any(id(t) in self.of for t in op.inputs()) or (single and self._vectors(op)):  # constants carry no labels
+            try:
+                RULES.get(op.name, unknown)(self, op)
+            except (RuntimeError, LookupError, ValueError):  # an operation in a form that its rule does not foresee
+                unknown(self, op)
 
     def _vectors(self, op: Op) -> bool:
-        """Return whether an operation moves a parameter with one number for each channel."""
+        """Return whether an operation moves or maps a parameter with one number for each channel."""
         found = [t for t in op.inputs() if id(t) in self.trace.names and sum(n > 1 for n in t.shape) == 1]
         return bool(found) and all(self.labels(t) is not None for t in found)
 

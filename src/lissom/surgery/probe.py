@@ -32,8 +32,9 @@ def cuttable(model: nn.Module, example: Tensor) -> Groups:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]
         free = sure + trial.passing([group for group in groups.free if group not in sure])
-    if trial.trains and not trial.passes(free, training=True):
-        free = trial.passing(free, training=True)
+    if trial.trains and not trial.passes(free, training=True):  # a head that only training runs, say
+        groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
+        free = trial.passing(trial.passing(groups.free), training=True)
     for group in groups.free:
         if group not in free:
             groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))

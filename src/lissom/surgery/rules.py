@@ -59,8 +59,11 @@ def move(net: Labels, op: Op) -> None:
             return torch.tensor(0).expand(value.shape) if labels is None else labels.expand(value.shape)
         return value
 
-    args = [swap(op.args[0]), *op.args[1:]]
-    moved = op.func(*args, **{k: v for k, v in op.kwargs.items() if k != "memory_format"})
+    args, settings = [swap(op.args[0]), *op.args[1:]], {k: v for k, v in op.kwargs.items() if k != "memory_format"}
+    if op.name == "im2col":  # PyTorch has it for floating-point numbers alone
+        moved = op.func(args[0].double(), *args[1:], **settings).long()
+    else:
+        moved = op.func(*args, **settings)
     pieces = [moved] if isinstance(moved, Tensor) else list(moved)
     if op.name in SPLITS and len({p.shape for p in pieces}) == 1 and net.makers(args[0]):
         net.split |= net.makers(args[0])
@@ -91,6 +94,13 @@ def view(net: Labels, op: Op) -> None:
                 net.tie(labels, dims[1:])
     net.of[id(op.outputs[0])] = labels.reshape(shape)
     return None
+
+
+def shuffle(net: Labels, op: Op) -> None:
+    """Shuffle channels: those that stand at one place in every group stay together, as in `view`."""
+    x, groups = net.of[id(op.args[0])], op.args[1]
+    tied = net.tie(x.unflatten(1, (groups, -1)), [1])
+    net.of[id(op.outputs[0])] = tied.transpose(1, 2).flatten(1, 2)
 
 
 def _differ(labels: Tensor, dim: int) -> bool:
@@ -171,6 +181,15 @@ def pool(net: Labels, op: Op) -> None:
     return None
 
 
+def unpool(net: Labels, op: Op) -> None:
+    """Put pooled numbers back where another activation had its largest: channel by channel."""
+    x, places = op.args[:2]
+    if id(x) not in net.of or id(places) not in net.of:
+        return unknown(net, op)
+    net.equal(net.of[id(x)], net.of[id(places)])
+    return pool(net, op)
+
+
 def pad(net: Labels, op: Op) -> None:
     """Pad positions with a number; channels padded with it are the code's own."""
     labels, amounts, out = net.of[id(op.args[0])], op.args[1], op.outputs[0]
@@ -231,6 +250,9 @@ def convolution(net: Labels, op: Op) -> None:
     """Read the labels of channels at axis 1 and make new ones; groups hold equal counts."""
     x, weight, bias, *_, transposed, _, groups = op.args[:9]
     name = net.trace.names.get(id(weight))
+    if name is None and bias is None and _filters_each_alike(net, op):
+        net.of[id(op.outputs[0])] = net.tie(net.of[id(x)], range(2, x.ndim))[..., :1, :1].expand(op.outputs[0].shape)
+        return None
     if name is None or (bias is not None and id(bias) not in net.trace.names) or id(x) not in net.of:
         return unknown(net, op, "the weights of a convolution are computed")
     labels, layer, out = net.of[id(x)], name.rpartition(".")[0], op.outputs[0]
@@ -254,6 +276,13 @@ def convolution(net: Labels, op: Op) -> None:
         net.use(net.trace.names[id(bias)], 0, "vector", leaving)
     net.of[id(out)] = leaving.view(1, -1, *[1] * (labels.ndim - 2)).expand(out.shape)
     return None
+
+
+def _filters_each_alike(net: Labels, op: Op) -> bool:
+    """Return whether one constant filter, repeated, runs over every channel: a blur."""
+    x, weight, groups = op.args[0], op.args[1], op.args[8]
+    return (id(x) in net.of and id(weight) not in net.of and x.ndim == 4 and groups == x.shape[1] == op.outputs[0].shape[1]
+            and torch.equal(weight, weight[:1].expand_as(weight)))
 
 
 def linear(net: Labels, op: Op) -> None:
@@ -324,6 +353,7 @@ RULES: dict[str, Rule] = {
     "convolution": convolution, "_convolution": convolution, "addmm": linear, "linear": linear, "mm": linear,
     "cat": cat, "stack": cat, "bmm": product, "matmul": product, "constant_pad_nd": pad,
     "_softmax": softmax, "_log_softmax": softmax, "softmax": softmax,
+    "channel_shuffle": shuffle, "native_channel_shuffle": shuffle, "max_unpool2d": unpool, "max_unpool3d": unpool,
     "native_group_norm": group_norm, "native_layer_norm": layer_norm,
     **dict.fromkeys(MOVES, move), **dict.fromkeys(VIEWS, view), **dict.fromkeys(NORMS, batch_norm),
     **dict.fromkeys(POOLS, pool), **dict.fromkeys(REDUCTIONS, reduce), **dict.fromkeys(ATTENTION, product),

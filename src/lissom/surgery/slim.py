@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import count_heads
+from .attention import count_heads, match_attention
 from .groups import Group
 from .tensors import match_widths, owners_of, replace
 from .trace import tensors_in
@@ -57,6 +57,8 @@ def sliced(model: nn.Module, cut: Cut) -> None:
             layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]  # type: ignore[assignment]
     for layer in model.modules():
         match_widths(layer)
+        if isinstance(layer, nn.MultiheadAttention):
+            match_attention(layer)
     for group, units in cut:
         if units.any():
             count_heads(model, group, int((~units).sum()))

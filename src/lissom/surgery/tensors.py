@@ -32,6 +32,8 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
     fresh = nn.Parameter(value, requires_grad=old.requires_grad if old is not None else value.is_floating_point())
     for owner, alias in [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)]):
         owner._parameters[alias] = fresh
+        if isinstance(owner, nn.RNNBase):  # keeps a list of its own
+            owner._flat_weights[owner._flat_weights_names.index(alias)] = fresh
     if owners is not None:
         owners[id(fresh)] = owners.get(id(old), [(layer, key)])
 
@@ -52,5 +54,7 @@ def match_widths(layer: nn.Module) -> None:
     elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
         layer.num_groups = len(layer.weight) // (layer.num_channels // layer.num_groups)
         layer.num_channels = len(layer.weight)
+    elif isinstance(layer, nn.RNNBase):
+        layer.input_size = layer._parameters["weight_ih_l0"].shape[1]
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,14 @@ class Op:
     def name(self) -> str:
         """The name without namespace and overload: `convolution`, `native_batch_norm`."""
         return str(self.func.overloadpacket.__name__)
+
+    @property
+    def flips(self) -> bool:
+        """Whether it exchanges the axes of a matrix."""
+        if self.name in ("transpose", "permute"):
+            x = self.args[0]
+            return x.ndim == 2 and 1 not in x.shape and self.outputs[0].stride() == x.stride()[::-1]
+        return self.name == "t"
 
     def inputs(self) -> Iterator[Tensor]:
         """Yield every tensor among the arguments."""
@@ -70,9 +78,12 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-def traced(model: nn.Module, example: Tensor) -> Trace:
-    """Run `model` in eval mode on the first item of `example` (n ...) and record its operations."""
-    one = example[:1].detach().clone()
+def traced(model: nn.Module, example: Tensor, training: bool = False) -> Trace:
+    """Run `model` in eval mode on the first item of `example` (n ...) and record its operations.
+
+    With `training`, in training mode on the first two: batch statistics need more than one. Running statistics move.
+    """
+    one = example[:1 + training].detach().clone()
     trace = Trace((one,))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[id(value)] = name
@@ -81,13 +92,25 @@ def traced(model: nn.Module, example: Tensor) -> Trace:
     with ExitStack() as after:
         after.callback(torch.backends.mha.set_fastpath_enabled, fused)
         after.callback(_restored, modes)
+        after.enter_context(decomposed(model))
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
+        model.train(training)
         with torch.no_grad(), _Recorder(trace):
             trace.outputs = tuple(tensors_in(model(one)))
     return trace
+
+
+@contextmanager
+def decomposed(model: nn.Module) -> Iterator[None]:
+    """Let PyTorch run LSTMs as the matrix products that they are made of, and trace what runs in inference mode too."""
+    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+    with torch.inference_mode(False), \
+            torch.backends.mkldnn.flags(enabled=torch.backends.mkldnn.enabled and not recurrent):
+        yield
 
 
 def _restored(modes: dict[nn.Module, bool]) -> None:
