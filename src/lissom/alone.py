@@ -49,7 +49,11 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
         if step.learning:
             raise LissomError(f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop")
     steps.check()
-    model = copy.deepcopy(model).eval()
+    try:
+        model = copy.deepcopy(model).eval()
+    except RuntimeError as error:  # weights that hooks compute, as torch.nn.utils.weight_norm and .prune leave behind
+        raise LissomError(f"apply: the network cannot be copied ({str(error).split('.')[0]}); where weights are computed by "
+                          "hooks, remove these first") from None
     for step in steps.steps:
         torch.manual_seed(seed)
         model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step),

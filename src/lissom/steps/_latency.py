@@ -23,8 +23,8 @@ def reachable(ctx: Context, options: Options, amount: float) -> None:
                           f"network can lose at most {options.most:.3g}")
 
 
-def cut_to_latency(model: nn.Module, ctx: Context, options: Options, amount: float, clock: Clock) -> None:
-    """Cut `model` in place so that the measured latency falls by the fraction `amount`.
+def cut_to_latency(model: nn.Module, ctx: Context, options: Options, amount: float, clock: Clock) -> float:
+    """Cut `model` in place so that the measured latency falls by the fraction `amount`; return by how much it did.
 
     The table of layers proposes the widths; the whole network is then measured beside the uncut one, and what the
     table was wrong by is made up for in the next proposal.
@@ -52,9 +52,11 @@ def cut_to_latency(model: nn.Module, ctx: Context, options: Options, amount: flo
         ranges = sorted(f for f, _, _ in tried.values())
         raise LissomError(f"{ctx.where}: {amount:.3g} of the latency cannot be removed; measured were {ranges[0]:.3g} to "
                           f"{ranges[-1]:.3g}")
+    first = ctx.facts.get("amount", {}).get("before_ms", round(before, 4))  # of the first round
     ctx.facts["amount"] = {"of": "latency", "asked": round(amount, 6), "removed": round(found, 4),
-                           "predicted": round(options.removed(best), 4), "before_ms": round(before, 4),
+                           "predicted": round(options.removed(best), 4), "before_ms": first,
                            "after_ms": round(after, 4), "measured": len(tried)}
     if abs(found - amount) > NEAR:
         ctx.notes.append(f"{ctx.where}: the latency fell by {found:.3f}, the nearest that was found to {amount:.3g}")
     carried_out(model, ctx, options, list(best))
+    return found

@@ -69,19 +69,23 @@ class Prune(Step):
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        left = 1.0
+        left = 1.0  # of what was there before the first round
         for turn in range(1, self.rounds + 1):
-            goal = 1 - self.amount * turn / self.rounds
-            options = self.options(model, ctx, ctx.labelled(self.images))
-            if self.of == "latency":
-                from ._latency import cut_to_latency
+            share, last = 1 - (1 - self.amount * turn / self.rounds) / left, turn == self.rounds
+            if share > 0:  # whole multiples may have taken more than this round's part already
+                options = self.options(model, ctx, ctx.labelled(self.images))
+                if self.of == "latency":
+                    from ._latency import cut_to_latency
 
-                cut_to_latency(model, ctx, options, 1 - goal / left, self.clock(ctx))
-            else:
-                self.cut(model, ctx, options, 1 - goal / left)
-            left = goal
+                    left *= 1 - cut_to_latency(model, ctx, options, share, self.clock(ctx))
+                else:
+                    left *= 1 - self.cut(model, ctx, options, share, left, last)
             if self.recalibrate:
-                self.measure_statistics(model, ctx, tell=turn == self.rounds)
+                self.measure_statistics(model, ctx, tell=last)
+        ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - left, 6)}
+        if self.of != "latency" and abs(1 - left - self.amount) > 0.02:
+            ctx.notes.append(f"{ctx.where}: {1 - left:.3f} of the {self.of} were removed, the nearest that multiples of "
+                             f"{ctx.facts['multiple']} and the floor allow to {self.amount:.3g}")
         return model
 
     def groups(self, model: nn.Module, ctx: Context) -> Groups:
@@ -91,11 +95,12 @@ class Prune(Step):
         from ..surgery.names import matching
         from ..surgery.probe import cuttable
 
-        layers = [name for name, m in model.named_modules() if isinstance(
+        found = cuttable(model, ctx.example)
+        makers = {name for group in found.free for name in group.layers("out")}  # of any kind
+        layers = [name for name, m in model.named_modules() if name in makers or isinstance(
             m, (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention))]
         keep = matching(layers, self.keep, f"{ctx.where}: keep")
         only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)
-        found = cuttable(model, ctx.example)
         free = []
         for group in found.free:
             made = set(group.layers("out"))
@@ -106,6 +111,8 @@ class Prune(Step):
         if not free:
             reasons = "; ".join(f"{k}: {v}" for k, v in list(found.left.items())[:3])
             raise LissomError(f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})")
+        cut = {name for group in free for name in group.layers("out")}
+        found.left = {name: f"in part: {why}" if name in cut else why for name, why in found.left.items()}
         found.free = free
         return found
 
@@ -118,27 +125,34 @@ class Prune(Step):
         score, evidence = menu("scores").make(self.by), Evidence(model, groups.free, lambda: labelled, seed=ctx.seed)
         scores = [score(group, evidence).detach().cpu() for group in groups.free]
         multiple = self.multiple if isinstance(self.multiple, int) else self.clock(ctx).multiple(model, ctx.example)
-        widths = [widths_of(group, multiple, self.floor) for group in groups.free]
+        first = first_widths(ctx)  # the floor is a share of what the first round found
+        widths = [widths_of(group, multiple, self.floor * first.get(group.name, group.size) / group.size)
+                  for group in groups.free]
         ctx.facts.update(multiple=multiple, left_whole=groups.left)
         cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
             cost_of(self.of, model, groups.free, ctx.example)
         return Options(groups.free, scores, widths, chunks_of(scores, widths, groups.free, self.scope), cost)
 
-    def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float) -> None:
-        """Cut the network in place to the widths that come nearest to the amount, or refuse."""
+    def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float, left: float = 1.0,
+            last: bool = True) -> float:
+        """Cut the network in place to the widths that come nearest to the amount, or refuse; return what was removed.
+
+        `left` is what earlier rounds left of the whole; a round but the last may find nothing small enough to cut.
+        """
         kept = options.alike(amount) if self.scope == "local" and self.of == "channels" else options.nearest(amount)
+        if options.removed(kept) == 0:  # the same share of every layer is less than one multiple
+            kept = options.nearest(amount)
         found, most, grain = options.removed(kept), options.most, options.grain(kept)
-        if found == 0 or amount > most + grain:
+        if (found == 0 and last and left == 1) or amount > most + grain:
             least = min((options.removed([*options.start[:k], w[1], *options.start[k + 1:]])
                          for k, w in enumerate(options.widths) if len(w) > 1), default=0.0)
-            raise LissomError(f"{ctx.where}: {amount:.3g} of the {self.of} cannot be removed; with multiple="
-                              f"{ctx.facts['multiple']} and floor={self.floor:g} this network can lose {least:.3g} to "
-                              f"{most:.3g} of them")
-        ctx.facts["amount"] = {"of": self.of, "asked": round(amount, 6), "removed": round(found, 6), "most": round(most, 4)}
-        if abs(found - amount) > 0.02:
-            ctx.notes.append(f"{ctx.where}: {found:.3f} of the {self.of} were removed, the nearest that multiples of "
-                             f"{ctx.facts['multiple']} and the floor allow to {amount:.3g}")
-        carried_out(model, ctx, options, kept)
+            raise LissomError(f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be removed; with multiple="
+                              f"{ctx.facts['multiple']} and floor={self.floor:g} this network can lose "
+                              f"{1 - left * (1 - least):.3g} to {1 - left * (1 - most):.3g} of them")
+        ctx.facts.setdefault("amount", {"of": self.of, "most": round(most, 4)})
+        if found:
+            carried_out(model, ctx, options, kept)
+        return found
 
     def clock(self, ctx: Context) -> Clock:
         """Return what times layers and networks on the target `on`."""
@@ -156,13 +170,18 @@ class Prune(Step):
             ctx.facts["recalibrated"] = {"norms": norms, "before": before, "after": ctx.accuracy(model)}
 
 
+def first_widths(ctx: Context) -> dict[str, int]:
+    """Return how many units each group had before the first round, if there was one."""
+    return {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
+
+
 def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
     """Cut `model` in place to `kept` units of each group, and hold it against the same network with those zeroed."""
     import copy
 
     from ..surgery.slim import difference, masked, sliced
 
-    cut, first = options.cut(kept), {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
+    cut, first = options.cut(kept), first_widths(ctx)
     ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
                            for g, w in zip(options.groups, kept, strict=True)]
     before, images = copy.deepcopy(model), ctx.batch(8)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .trace import Trace
+from .trace import Trace, decomposed
 
 
 def parameters(model: nn.Module) -> int:
@@ -27,7 +27,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     learned = [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)  # the counter stumbles over a parameter that modules hand on to each other
     try:
-        with torch.no_grad(), counter:
+        with decomposed(model), torch.no_grad(), counter:
             model(example[:1])
     finally:
         model.train(mode)

@@ -63,6 +63,9 @@ class Evidence:
                 outputs = self.model(images)
                 if not gates:
                     continue  # every layer is called by its weights alone; `of` says so
+                if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
+                    raise LissomError('prune: by="taylor" and by="fisher" need a network that returns one tensor with a '
+                                      'number for each class; by="l1" needs weights alone')
                 answers = outputs.detach().argmax(1) if labels is None else labels
                 loss = self.loss(outputs, answers) * len(images)
                 for name, slope in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
@@ -93,11 +96,10 @@ class Evidence:
         for member in group.members:
             if member.role != role:
                 continue
-            if member.layer not in measured:
-                raise LissomError(f"{where}: {member.layer or 'the network'} was not called as a module, so nothing was "
-                                  'measured there; by="l1" needs weights alone')
-            values = measured[member.layer]
-            unit = member.unit.flatten()
+            values, unit = measured.get(member.layer), member.unit.flatten()
+            if values is None or values.shape[-1] % len(unit):
+                raise LissomError(f"{where}: what {member.layer or 'the network'} makes was not measured, since no module returns "
+                                  f"that alone; by=\"l1\" needs weights alone, and keep='{member.layer}' leaves it whole")
             if values.shape[-1] != len(unit):
                 unit = unit.repeat_interleave(values.shape[-1] // len(unit))
             mine = unit >= 0
@@ -119,6 +121,8 @@ class Evidence:
         self.model.eval()
         for name in layers:
             layer = self.model.get_submodule(name)
+            if sum(p.ndim > 1 for p in layer.parameters()) > 1:
+                continue  # what it returns need not be what one of its weights makes
 
             def hook(module: nn.Module, _: Any, out: Any, name: str = name) -> Any:
                 return call(name, module, out) if isinstance(out, Tensor) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -139,8 +140,11 @@ def _collected(uses: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Gro
             if k >= 0:
                 unit = np.where(group_of[found] == k, unit_of[found], -1)
                 groups[k].members.append(Member(use.tensor, use.axis, use.role, torch.from_numpy(unit)))
+    names: Counter[str] = Counter()
     for group in groups:
-        group.name = group.layers("out")[0]
+        maker = group.layers("out")[0]
+        names[maker] += 1
+        group.name = maker if names[maker] == 1 else f"{maker} ({names[maker]})"  # a layer split in parts makes several
     return groups
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from ..errors import LissomError
 from .choose import lowest
 from .groups import Group, Groups, groups_of
 from .slim import Cut, apart, masked, sliced
@@ -45,6 +46,9 @@ class _Trial:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         draw = torch.Generator().manual_seed(0)
         self.model = copy.deepcopy(model).float().cpu().eval()
+        for name, p in self.model.named_parameters():
+            if not p.isfinite().all():
+                raise LissomError(f"prune: {name} holds numbers that are not finite")
         with torch.no_grad():
             for p in self.model.parameters():
                 if p.numel() < 65_536 or p.min() == p.max():  # scales, biases, and what is all zero
@@ -52,7 +56,9 @@ class _Trial:
         shape = example.shape[1:]
         small = (shape[0], *(min(n, SMALL) for n in shape[1:])) if len(shape) == 3 else tuple(shape)
         self.images = torch.randn(2, *shape, generator=draw)
-        if small != tuple(shape):
+        if not example.is_floating_point():  # numbers that say which, and must be in range
+            self.images = example[:1].cpu().expand(2, *shape).clone()
+        elif small != tuple(shape):
             with suppress(Exception), torch.no_grad():  # whatever the user's forward raises on a small image
                 self.model(smaller := torch.randn(2, *small, generator=draw))
                 self.images = smaller

@@ -13,22 +13,27 @@ LEAST = 32  # images below which the old statistics are the better ones
 def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> int:
     """Replace running means and variances by those over `batches` (n c h w), in place; return the number of norms.
 
-    Each batch counts by its number of images. With too few images nothing is changed.
+    Images are batched anew, in parts as even as can be: one image may have no variance. Each batch counts by its
+    number of images, each call of a norm that runs more than once alike. With too few images nothing is changed.
     Source: Li et al. 2020, EagleEye, https://arxiv.org/abs/2007.02491.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
     count = sum(map(len, batches))
     if not norms or count < LEAST:
         return 0
+    together = torch.cat(list(batches))
+    parts = together.tensor_split(-(-count // max(LEAST, *map(len, batches))))
     model.eval()
     momenta = [m.momentum for m in norms]
     sums = [[torch.zeros_like(s) for s in (m.running_mean, m.running_var) if s is not None] for m in norms]
     for m in norms:
         m.train()
-        m.momentum = 1.0  # running statistics become those of the batch
+        m.momentum = None  # running statistics become the mean of all calls since the count was 0
     try:
         with torch.no_grad():
-            for images in batches:
+            for images in parts:
+                for m in norms:
+                    m.num_batches_tracked.zero_()  # type: ignore[union-attr]
                 model(images)
                 for k, m in enumerate(norms):
                     assert m.running_mean is not None and m.running_var is not None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from .attention import count_heads, match_attention
 from .groups import Group
+from .labels import WIDTH
 from .tensors import match_widths, owners_of, replace
 from .trace import tensors_in
 
@@ -29,6 +32,8 @@ def masked(model: nn.Module, cut: Cut) -> None:
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
+            if name not in tensors:
+                continue  # a width
             tensor, gone = tensors[name], gone.to(tensors[name].device)
             if gone.ndim == 1:
                 tensor.index_fill_(axis, gone.nonzero().flatten(), 0)
@@ -50,6 +55,9 @@ def sliced(model: nn.Module, cut: Cut) -> None:
             continue
         path, _, leaf = name.rpartition(".")
         layer = model.get_submodule(path)
+        if leaf == WIDTH:
+            layer.num_features = int((~gone).sum())  # type: ignore[assignment]
+            continue
         now = getattr(layer, leaf).detach()
         replace(model, name, kept_of(now, axis, ~gone.to(now.device)), owners=owners)
         if (name, axis) in makes and leaf == "weight":
@@ -74,6 +82,8 @@ def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
 
 def difference(one: nn.Module, two: nn.Module, images: Tensor) -> float:
     """Return the largest difference of two networks' outputs on `images`, over the largest output."""
+    if images.dtype in (torch.float16, torch.bfloat16):  # whose rounding alone would look like a difference
+        one, two, images = copy.deepcopy(one).float(), copy.deepcopy(two).float(), images.float()
     with torch.no_grad():
         return apart(list(tensors_in(one.eval()(images))), list(tensors_in(two.eval()(images))))
 

@@ -107,9 +107,10 @@ def traced(model: nn.Module, example: Tensor, training: bool = False) -> Trace:
 @contextmanager
 def decomposed(model: nn.Module) -> Iterator[None]:
     """Let PyTorch run LSTMs as the matrix products that they are made of, and trace what runs in inference mode too."""
-    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    with torch.inference_mode(False), \
-            torch.backends.mkldnn.flags(enabled=torch.backends.mkldnn.enabled and not recurrent):
+    with ExitStack() as settings:
+        settings.enter_context(torch.inference_mode(False))
+        if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+            settings.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
 
 
