@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from typing import Any
 
@@ -10,16 +11,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Net, conv, head
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
 from lissom.context import Context
+from lissom.data.data import Data
 from lissom.models import factory
 from lissom.steps.prune import Prune
 from lissom.surgery.budget import widths_of
 from lissom.surgery.choose import lowest
 from lissom.surgery.count import macs, parameters
 from lissom.surgery.groups import Group
+from lissom.surgery.recalibrate import recalibrated
+from lissom.task import Task
 
 
 def images(count: int = 2, size: int = 8) -> Tensor:
@@ -241,6 +246,47 @@ def test_a_near_miss_is_noted() -> None:
     assert "0.250 of the channels were removed" in ctx.notes[0]
 
 
+def test_a_layer_that_cannot_be_ranked_is_left_whole_with_the_reason() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    small, ctx = pruned(Prune(0.5, by="bn"), net)
+    assert small[0].out_channels == 16 and small[5].out_features == 32
+    assert "no batch-norm follows 5" in ctx.facts["left_whole"]["5"]
+
+
+def test_per_cost_takes_what_saves_most_for_its_score() -> None:
+    """Two layers of one size and equal scores, one at four times the positions: per cost it goes first."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.BatchNorm2d(32), nn.MaxPool2d(2), nn.Conv2d(32, 32, 3, padding=1),
+                        nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)).eval()
+    with torch.no_grad():
+        for k in (1, 4):
+            net[k].weight.copy_(torch.linspace(1, 1.1, 32))
+    x = torch.randn(2, 8, 16, 16)
+    wide = {per: [c.out_channels for c in convs(pruned(Prune(0.4, of="macs", by="bn", per=per, multiple=4), net, x)[0])]
+            for per in ("channel", "cost")}
+    assert wide == {"cost": [20, 32], "channel": [20, 24]}
+
+
+def test_a_loss_of_the_tasks_own_is_what_the_gradients_are_of() -> None:
+    def own(network: nn.Module, batch: Any) -> Tensor:
+        return batch.outputs["out"][:, 0].sum() * 0 + batch.outputs["out"].square().mean()
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = chain(32, 32)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": self.net(x)}
+
+    task = Task.of("resnet8", Data.of("digits"))
+    x = images(8)
+    ctx = Context(x[:1], lambda count: [x], where="prune", task=dataclasses.replace(task, loss=own))
+    options = Prune(0.5, by="fisher", recalibrate=False).options(Wrapped().eval(), ctx, [(x, torch.zeros(8).long())])
+    assert len(options.scores) == 2 and all(float(s.max()) > 0 for s in options.scores)
+
+
 def test_ranking_by_batch_norm_needs_one() -> None:
     with pytest.raises(LissomError, match="no batch-norm follows 0"):
         pruned(Prune(0.5, by="bn"), chain(32, 32, norm=False))
@@ -285,3 +331,64 @@ def test_pruning_after_quantizing_is_refused() -> None:
 def test_a_step_that_learns_is_refused_without_data() -> None:
     with pytest.raises(LissomError, match="learns and needs data"):
         apply("train(1)", chain(32, 32), images(1))
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("rounds", [4, 10])
+def test_rounds_finer_than_one_multiple_wait_for_the_next(rounds: int, scope: Any) -> None:
+    _, ctx = pruned(Prune(0.4, rounds=rounds, scope=scope), chain(32, 32, 32))
+    before, after = (sum(g[k] for g in ctx.facts["groups"]) for k in ("before", "after"))
+    assert ctx.facts["amount"]["asked"] == 0.4
+    assert ctx.facts["amount"]["removed"] == pytest.approx(1 - after / before, abs=1e-5) == pytest.approx(0.4, abs=0.05)
+
+
+def test_the_floor_holds_over_all_rounds() -> None:
+    net = chain(32, 32, 32)
+    with torch.no_grad():
+        for k, scale in ((1, 0.01), (4, 1.0), (7, 1.0)):
+            net[k].weight.copy_(scale * (1 + torch.rand(32)))
+    small, _ = pruned(Prune(0.3, by="bn", multiple=1, rounds=8, floor=0.5), net)
+    assert convs(small)[0].out_channels == 16
+    with pytest.raises(LissomError, match=r"0\.8 of the channels cannot be removed.* to 0\.5 of them"):
+        pruned(Prune(0.8, multiple=1, rounds=4, floor=0.5), net)
+
+
+def test_an_amount_below_one_multiple_of_every_layer_is_taken_from_some() -> None:
+    small, _ = pruned(Prune(0.1, scope="local"), chain(32, 32, 32))
+    assert sorted(layer.out_channels for layer in convs(small)) == [24, 32, 32]
+
+
+def test_parameters_of_a_module_of_ones_own_are_cut_kept_and_named() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Parameter(torch.randn(32, 32)), nn.Parameter(torch.randn(32, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x @ self.one) @ self.two
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Own()).eval()
+    small, ctx = pruned(Prune(0.5, scope="local"), net)
+    assert small[3].one.shape == (16, 16) and small[3].two.shape == (16, 4)
+    assert ctx.facts["left_whole"] == {"3": "in part: an output of the network"}
+    kept, ctx = pruned(Prune(0.25, keep="3"), net)
+    assert kept[3].one.shape[1] == 32 and ctx.facts["left_whole"]["3"] == "keep='3'"
+    for by in ("taylor", "activation"):
+        _, ctx = pruned(Prune(0.25, by=by), net)
+        assert "3 was not called as a module that returns its channels alone" in ctx.facts["left_whole"]["3"]
+
+
+def test_statistics_of_a_norm_that_runs_twice_are_those_of_both_runs() -> None:
+    torch.manual_seed(0)
+    net = Net(lambda s, x: s.head(torch.relu(s.bn(y := s.one(x)))) + s.head(torch.relu(s.bn(5 * y + 3))), one=conv(3, 8),
+              bn=nn.BatchNorm2d(8), head=head(8))
+    x = images(40)
+    assert recalibrated(net, [x]) == 1
+    torch.testing.assert_close(net.bn.running_mean, (3 * net.one(x) + 1.5).mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 40, (39, 1)])
+def test_a_batch_of_one_image_is_measured_with_others(sizes: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    x = images(sum(sizes))
+    assert recalibrated(net, x.split(list(sizes))) == 1
+    torch.testing.assert_close(net[2].running_mean, net[1](x.flatten(1)).mean(0), rtol=1e-4, atol=1e-5)

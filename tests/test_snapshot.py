@@ -224,3 +224,29 @@ def test_the_structure_records_how_to_build(tmp_path: Path) -> None:
     save(small_net(), tmp_path, build={"model": "mine"})
     assert json.loads((tmp_path / "structure.json").read_text())["build"] == {"model": "mine"}
     assert isinstance(restore(small_net(), tmp_path), nn.Sequential)
+
+
+def test_a_width_that_is_a_property_follows_by_itself(tmp_path: Path) -> None:
+    class Block(nn.Sequential):
+        @property
+        def out_channels(self) -> int:
+            return self[0].out_channels
+    net = nn.Sequential(Block(nn.Conv2d(3, 16, 3)), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    small = lissom.apply("prune(0.5)", net, torch.randn(1, 3, 8, 8))
+    save(small, tmp_path)
+    assert restore(net, tmp_path)[0].out_channels == 8
+
+
+def test_what_reads_recurrently_comes_back_narrower(tmp_path: Path) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.out = nn.Conv2d(3, 16, 3), nn.LSTM(16, 8, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.two(self.one(x).flatten(2).transpose(1, 2))[0][:, -1])
+    net, x = Reader().eval(), torch.randn(2, 3, 8, 8)
+    small = lissom.apply("prune(0.5)", net, x[:1])
+    save(small, tmp_path)
+    again = restore(Reader(), tmp_path)
+    assert again.two.input_size == 8 and torch.equal(again(x), small(x))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +41,7 @@ def evidence(net: nn.Module, groups: Groups, size: int = 16) -> Evidence:
     return Evidence(net, groups.free, lambda: list(batches), loss=loss)
 
 
-def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+def loss(images: Tensor, labels: Tensor, outputs: Tensor) -> Tensor:
     return F.cross_entropy(outputs.flatten(2).mean(2) if outputs.ndim > 2 else outputs, labels)
 
 
@@ -249,3 +251,16 @@ def test_a_layer_that_is_not_called_as_a_module_is_an_error() -> None:
     groups, net = lively(Functional(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)))
     with pytest.raises(LissomError, match="was not called as a module"):
         menu("scores").make("taylor")(groups.free[0], net)
+
+
+@pytest.mark.parametrize("by", ["taylor", "fisher"])
+@pytest.mark.parametrize("wrap", [lambda y: (y, y), lambda y: {"out": y}, lambda y: y[:, 0], lambda y: y[:, :1]],
+                         ids=["tuple", "dict", "one number", "one column"])
+def test_outputs_that_are_no_answers_are_one_clear_line(by: str, wrap: Callable[[Tensor], Any]) -> None:
+    class Wrapped(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            return wrap(super().forward(x))
+    groups, net = lively(Wrapped(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
+    net.loss = None
+    with pytest.raises(LissomError, match="a number for each class"):
+        menu("scores").make(by)(groups.free[0], net)

@@ -124,3 +124,14 @@ def test_a_parameter_that_modules_hand_on_is_no_obstacle() -> None:
     net.token = nn.Parameter(torch.zeros(1, 4))
     assert macs(net, torch.zeros(1, 4, 5, 5)) == 8
     assert net.token.requires_grad and net.take.inner.weight.requires_grad
+
+
+def test_attention_and_recurrence_count_like_the_products_they_are_made_of() -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    x = torch.zeros(1, 5, 8)
+    mixed = 2 * 5 * 5 * 8  # queries with keys, weights with values
+    assert macs(Net(lambda s, x: s.m(x, x, x)[0], m=attention), x) == 5 * 8 * 32 + mixed
+    assert macs(Net(lambda s, x: s.m(x, x, x, need_weights=False)[0], m=attention), x) == 5 * 8 * 32 + mixed
+    assert macs(layer, x) == 5 * 8 * 32 + mixed + 2 * 5 * 8 * 16
+    assert macs(nn.LSTM(8, 6, batch_first=True), x) == 5 * 24 * (8 + 6)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery.choose import lowest
-from lissom.surgery.groups import Groups
+from lissom.surgery.groups import Groups, groups_of
 from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import Cut, difference, masked, sliced
 
@@ -272,10 +272,35 @@ HARD: dict[str, Callable[[], nn.Module]] = {
     "circular": lambda: nn.Sequential(conv(3, 8), conv(8, 8, padding_mode="circular"), conv(8, 8), head(8)),
     "into a buffer": lambda: Net(lambda s, x: s.head(s.b(filled(s.a(x)))), a=conv(3, 8), b=conv(12, 8), head=head(8)),
     "batch norm after flatten": lambda: nn.Sequential(conv(3, 4), nn.Flatten(), nn.BatchNorm1d(256), nn.Linear(256, 4)),
+    "shuffled by PyTorch": lambda: nn.Sequential(conv(3, 16), nn.ChannelShuffle(4), conv(16, 8), head(8)),
+    "patches": lambda: Net(lambda s, x: s.l(F.unfold(F.relu(s.a(x)), 2, stride=2).mean(2)), a=conv(3, 8),
+                           l=nn.Linear(32, 5)),
+    "pooled and put back": lambda: Net(lambda s, x: s.head(s.c(F.max_unpool2d(s.b((y := F.max_pool2d(
+        s.a(x), 2, return_indices=True))[0]), y[1], 2))), a=conv(3, 8), b=conv(8, 8), c=conv(8, 8), head=head(8)),
+    "blurred": lambda: Net(lambda s, x: s.head(F.conv2d(y := s.a(x), torch.ones(1, 1, 3, 3, dtype=x.dtype).repeat(
+        y.shape[1], 1, 1, 1), groups=y.shape[1])), a=conv(3, 8), head=head(8)),
+    "scales that are mapped": lambda: Net(lambda s, x: s.head(s.a(x) * torch.sigmoid(s.n.weight) + F.softplus(
+        s.n.bias)), a=conv(3, 8), n=holder(weight=(1, 8, 1, 1), bias=(1, 8, 1, 1)), head=head(8)),
+    "matrices by hand": lambda: Net(lambda s, x: s.out(F.relu(s.a(x).mean((2, 3)) @ s.n.one.T) @ s.n.two), a=conv(3, 16),
+                                    n=holder(one=(12, 16), two=(12, 8)), out=nn.Linear(8, 4)),
+    "read by an LSTM": lambda: Net(lambda s, x: s.out(s.r(s.a(x).flatten(2).transpose(1, 2))[0][:, -1]), a=conv(3, 8),
+                                   r=nn.LSTM(8, 6, 2, batch_first=True), out=nn.Linear(6, 4)),
+    "read by a GRU": lambda: Net(lambda s, x: s.out(s.r(s.a(x).flatten(2).transpose(1, 2))[0][:, -1]), a=conv(3, 8),
+                                 r=nn.GRU(8, 6, batch_first=True, bidirectional=True), out=nn.Linear(12, 4)),
+    "instance norm without scales": lambda: nn.Sequential(conv(3, 16), nn.InstanceNorm2d(16), conv(16, 8),
+                                                          nn.InstanceNorm2d(8), head(8)),
     "attention": lambda: Net(lambda s, x: s.head(s.m(*[s.a(x).flatten(2).transpose(1, 2)] * 3)[0].transpose(1,
         2).unsqueeze(3)),
                              a=conv(3, 8), m=nn.MultiheadAttention(8, 2, batch_first=True), head=head(8)),
 }
+
+
+def holder(**shapes: tuple[int, ...]) -> nn.Module:
+    """Return a module that holds parameters of these shapes and does nothing."""
+    module = nn.Module()
+    for name, shape in shapes.items():
+        module.register_parameter(name, nn.Parameter(torch.randn(shape)))
+    return module
 
 
 def positions() -> nn.Module:
@@ -309,6 +334,9 @@ def test_what_is_cut_is_exact_or_left_whole(name: str, seed: int) -> None:
     ("transposed convolution", "1"), ("transposed and grouped", "1"), ("attention with a hidden layer", "m.linear1"),
     ("positions learned", "one"), ("depth multiplier", "0"), ("depth multiplier", "4"), ("one dimension", "a"),
     ("one dimension", "c"), ("three dimensions", "a"), ("odd strides", "0"), ("transposed convolution", "2"),
+    ("shuffled by PyTorch", "0"), ("patches", "a"), ("pooled and put back", "a"), ("blurred", "a"),
+    ("scales that are mapped", "a"), ("matrices by hand", "a"), ("matrices by hand", "n"), ("read by an LSTM", "a"),
+    ("read by a GRU", "a"), ("instance norm without scales", "0"),
     ("circular", "1"), ("batch norm after flatten", "0"), ("batch norm of the batch", "0"), ("instance norm", "2")])
 def test_what_can_be_cut_is_not_left_whole(name: str, layer: str) -> None:
     model = lively(HARD[name]())
@@ -450,3 +478,68 @@ def test_the_dead_channels_of_a_grouped_and_shuffled_network_are_cut_without_a_t
     sliced(small, [(group, units)])
     assert small.one.out_channels == small.two.in_channels == 32 and (small.one.groups, small.two.groups) == (4, 8)
     assert difference(model, small, x) < EXACT
+
+
+def test_parts_of_one_layer_are_groups_of_different_names() -> None:
+    model = lively(HARD["some channels alone"]())
+    split = Net(lambda s, x: s.head(torch.cat([(y := s.a(x).chunk(2, 1))[0], s.b(y[1]), y[1]], 1)), a=conv(3, 16),
+                b=conv(8, 8), head=head(24))
+    for net in (model, lively(split)):
+        names = [group.name for group in groups_of(net, images())]
+        assert len(names) == len(set(names)) >= 1
+    assert "a (2)" in names
+
+
+def test_an_instance_norm_without_tensors_states_its_width() -> None:
+    small = check_exact(HARD["instance norm without scales"](), images(), 1)
+    assert (small[1].num_features, small[3].num_features) == (small[0].out_channels, small[2].out_channels)
+    assert small[1].num_features < 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_not_taken_for_a_difference(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = lively(factory("resnet20")(num_classes=10)).to(dtype)
+    small = apply("prune(0.4, multiple=1, recalibrate=False)", model, images(1, 16).to(dtype), images(4, 16).to(dtype))
+    assert small.stem.weight.dtype == dtype and small.head.weight.shape[1] < 64
+
+
+def test_networks_that_take_whole_numbers_are_cut() -> None:
+    model = Net(lambda s, x: s.out(F.relu(s.one(s.words(x).transpose(1, 2))).mean(2)), words=nn.Embedding(20, 16),
+                one=nn.Conv1d(16, 12, 3), out=nn.Linear(12, 4))
+    words = torch.randint(0, 20, (4, 10))
+    assert apply("prune(0.5, multiple=1)", model, words[:1], words).one.out_channels == 6
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_scripted_module_is_passed_through() -> None:
+    model = nn.Sequential(conv(3, 16), torch.jit.trace(nn.Hardswish(), torch.zeros(1)), head(16))
+    assert apply("prune(0.5)", model, images(1).float(), images().float())[0].out_channels == 8
+
+
+def test_numbers_that_are_not_finite_are_one_clear_line() -> None:
+    model = lively(nn.Sequential(conv(3, 16), nn.ReLU(), head(16)))
+    with torch.no_grad():
+        model[0].weight[3] = float("nan")
+    with pytest.raises(LissomError, match=r"0\.weight holds numbers that are not finite"):
+        apply("prune(0.5)", model, images(1), images())
+
+
+def test_weights_that_hooks_compute_are_one_clear_line() -> None:
+    from torch.nn.utils import prune
+
+    model = nn.Sequential(conv(3, 16), nn.ReLU(), head(16))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    with pytest.raises(LissomError, match="cannot be copied"):
+        apply("prune(0.5)", model, images(1).float(), images().float())
+
+
+def test_a_trial_that_passes_by_chance_is_not_taken_for_a_proof() -> None:
+    """Both halves of what is split lose the same where all groups are as narrow, or where the pattern of a trial fits."""
+    narrow = Net(lambda s, x: s.head(torch.cat([(y := shuffled(s.a(x), 2).chunk(2, 1))[0], s.b(y[1])], 1)), a=conv(3, 8),
+                 b=conv(4, 4), head=head(8))
+    wide = Net(lambda s, x: s.head(s.d((y := torch.cat([s.a(x), s.b(x), s.c(x)], 1).chunk(2, 1))[0]) + s.e(y[1])),
+               a=conv(3, 4), b=conv(3, 8), c=conv(3, 4), d=conv(8, 8), e=conv(8, 8), head=head(8))
+    for model in (narrow, wide):
+        for seed in range(3):
+            check_exact(copy.deepcopy(model), images(), seed)

@@ -11,7 +11,10 @@ from ..method import arg
 from ..step import Step
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+    from typing import Any
+
+    from torch import Tensor, nn
 
     from ..context import Clock, Context
     from ..surgery.budget import Options
@@ -43,12 +46,13 @@ class Prune(Step):
     by: str = arg("how channels are ranked", "l1", menu="scores")
     scope: Literal["global", "local", "isomorphic"] = arg(
         "rank all layers together, each by itself, or layers of one kind together", "global")
+    per: Literal["channel", "cost"] = arg("rank by score, or by score over the cost that goes with the channel", "channel")
     multiple: int | Literal["auto"] = arg(
         "channels are kept in multiples of this; auto times layers on `on`", 8, low=1, high=1024)
     floor: float = arg("least fraction of channels kept in each layer", 0.1, low=0, below=1)
     rounds: int = arg("cut in so many equal parts, ranking anew before each", 1, low=1, high=1000)
     keep: str = arg("layers left whole, glob patterns with commas between", "")
-    only: str = arg("the only layers cut, glob patterns with commas between; all if empty", "")
+    only: str = arg("layers cut, with those coupled to them, no others: patterns as in keep; all if empty", "")
     recalibrate: bool = arg("measure batch-norm statistics anew on training images after the cut", True)
     images: int = arg("training images for scores and statistics", 512, low=1, high=1_000_000)
     on: str = arg("the target whose latency counts", "onnxruntime", menu="targets")
@@ -122,8 +126,19 @@ class Prune(Step):
         from ..surgery.evidence import Evidence
 
         groups = self.groups(model, ctx)
-        score, evidence = menu("scores").make(self.by), Evidence(model, groups.free, lambda: labelled, seed=ctx.seed)
-        scores = [score(group, evidence).detach().cpu() for group in groups.free]
+        score = menu("scores").make(self.by)
+        evidence = Evidence(model, groups.free, lambda: labelled, task_loss(model, ctx), ctx.seed)
+        scores, unranked = [], []
+        for group in groups.free:
+            try:
+                scores.append(score(group, evidence).detach().cpu())
+            except LissomError as error:  # a layer without a norm, say; the others can still be ranked
+                unranked.append((group, error))
+        if not scores:
+            raise unranked[0][1]
+        for group, reason in unranked:
+            groups.left.update(dict.fromkeys(group.layers("out"), str(reason)))
+        groups.free = [group for group in groups.free if group not in [other for other, _ in unranked]]
         multiple = self.multiple if isinstance(self.multiple, int) else self.clock(ctx).multiple(model, ctx.example)
         first = first_widths(ctx)  # the floor is a share of what the first round found
         widths = [widths_of(group, multiple, self.floor * first.get(group.name, group.size) / group.size)
@@ -131,7 +146,8 @@ class Prune(Step):
         ctx.facts.update(multiple=multiple, left_whole=groups.left)
         cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
             cost_of(self.of, model, groups.free, ctx.example)
-        return Options(groups.free, scores, widths, chunks_of(scores, widths, groups.free, self.scope), cost)
+        chunks = chunks_of(scores, widths, groups.free, self.scope, cost if self.per == "cost" else None)
+        return Options(groups.free, scores, widths, chunks, cost)
 
     def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float, left: float = 1.0,
             last: bool = True) -> float:
@@ -175,6 +191,14 @@ def first_widths(ctx: Context) -> dict[str, int]:
     return {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
 
 
+def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any], Tensor] | None:
+    """Return the task's own loss as a function of images, labels and outputs, None if it has none."""
+    from ..fit import Batch
+
+    own = ctx.task.loss if ctx.task is not None else None
+    return None if own is None else lambda images, labels, outputs: own(model, Batch(images, labels, outputs))
+
+
 def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
     """Cut `model` in place to `kept` units of each group, and hold it against the same network with those zeroed."""
     import copy
@@ -187,4 +211,9 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
     before, images = copy.deepcopy(model), ctx.batch(8)
     masked(before, cut)
     sliced(model, cut)
-    ctx.gate("sliced = masked", difference(before, model, images), 1e-3)
+    try:
+        found = difference(before, model, images)
+    except Exception as error:  # whatever the user's forward raises on a width that no trial has met
+        raise LissomError(f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); keep= leaves "
+                          "layers whole") from error
+    ctx.gate("sliced = masked", found, 1e-3)

@@ -20,7 +20,7 @@ Cost = Callable[[Sequence[int]], float]  # of a network that keeps so many units
 
 @dataclass(frozen=True)
 class Chunk:
-    """A step downwards: group `group` goes on to keep `kept` units; those it loses are worth `score` on average."""
+    """A step downwards: group `group` goes on to keep `kept` units; the least `score` goes first."""
 
     score: float
     group: int
@@ -81,22 +81,34 @@ def widths_of(group: Group, multiple: int, floor: float) -> list[int]:
     return [group.size, *range((group.size - 1) // step * step, least - 1, -step)]
 
 
-def chunks_of(scores: Sequence[Tensor], widths: Sequence[list[int]], groups: Sequence[Group], scope: str) -> list[Chunk]:
+def chunks_of(scores: Sequence[Tensor], widths: Sequence[list[int]], groups: Sequence[Group], scope: str,
+              cost: Cost | None = None) -> list[Chunk]:
     """Return the steps downwards of all groups in the order in which they are taken, the least important first.
 
-    With scope="global" the mean score of the units lost decides; with "local" the share that its group has lost by
-    then, so that all groups shrink alike; with "isomorphic" its rank among the groups of the same kind.
+    With scope="global" the mean score of the units lost decides, or with `cost` their sum over the cost that goes; with
+    "local" the share that its group has lost by then, so that all groups shrink alike; with "isomorphic" its rank among
+    the groups of the same kind.
     """
     found = []
     for k, allowed in enumerate(widths):
+        least = float("-inf")
         ranks = scores[k].sort(descending=True).values
         for before, after in pairwise(allowed):
             score = 1 - (before + after) / 2 / allowed[0] if scope == "local" else float(ranks[after:before].mean())
-            found.append(Chunk(score, k, after))
+            if cost is not None and scope != "local":
+                score *= (before - after) / _saved(cost, [w[0] for w in widths], k, before, after)
+            least = max(least, score)  # a group loses its chunks in order
+            found.append(Chunk(least, k, after))
     found.sort(key=lambda c: (c.score, c.group, -c.kept))
     if scope == "isomorphic":
         found = _by_kind(found, widths, groups)
     return found
+
+
+def _saved(cost: Cost, start: list[int], k: int, before: int, after: int) -> float:
+    """Return what the cost falls by when group `k`, all others whole, goes from one width to another."""
+    high, low = (cost([*start[:k], width, *start[k + 1:]]) for width in (before, after))
+    return max(high - low, 1e-12)
 
 
 def _by_kind(chunks: list[Chunk], widths: Sequence[list[int]], groups: Sequence[Group]) -> list[Chunk]:

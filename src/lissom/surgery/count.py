@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .trace import Trace, decomposed
@@ -27,7 +28,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     learned = [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)  # the counter stumbles over a parameter that modules hand on to each other
     try:
-        with decomposed(model), torch.no_grad(), counter:
+        with decomposed(model), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
             model(example[:1])
     finally:
         model.train(mode)

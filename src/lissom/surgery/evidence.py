@@ -22,13 +22,14 @@ Labelled = list[tuple[Tensor, Tensor | None]]  # batches of images with labels, 
 class Evidence:
     """A network, its groups, and labelled images, measured once and only if a score asks.
 
-    `loss` takes (outputs, labels); without labels the network's own answers stand for them.
+    `loss` takes images, labels and outputs, cross-entropy if None; without labels the network's own answers stand for
+    them.
     """
 
     model: nn.Module
     groups: Iterable[Group]
     images: Callable[[], Labelled]
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    loss: Callable[[Tensor, Tensor, Any], Tensor] | None = None
     seed: int = 0
 
     @cached_property
@@ -63,14 +64,18 @@ class Evidence:
                 outputs = self.model(images)
                 if not gates:
                     continue  # every layer is called by its weights alone; `of` says so
-                if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
-                    raise LissomError('prune: by="taylor" and by="fisher" need a network that returns one tensor with a '
-                                      'number for each class; by="l1" needs weights alone')
-                answers = outputs.detach().argmax(1) if labels is None else labels
-                loss = self.loss(outputs, answers) * len(images)
+                loss = self._loss(images, labels, outputs) * len(images)
                 for name, slope in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
                     found.setdefault(name, []).append(slope.float().cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def _loss(self, images: Tensor, labels: Tensor | None, outputs: Any) -> Tensor:
+        if self.loss is not None and labels is not None:
+            return self.loss(images, labels, outputs)
+        if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
+            raise LissomError('prune: by="taylor" and by="fisher" need a network that returns one tensor with a number for '
+                              'each class, or a task with a loss of its own; by="l1" needs weights alone')
+        return F.cross_entropy(outputs, outputs.detach().argmax(1) if labels is None else labels)
 
     @cached_property
     def activity(self) -> dict[str, Tensor]:
@@ -98,8 +103,9 @@ class Evidence:
                 continue
             values, unit = measured.get(member.layer), member.unit.flatten()
             if values is None or values.shape[-1] % len(unit):
-                raise LissomError(f"{where}: what {member.layer or 'the network'} makes was not measured, since no module returns "
-                                  f"that alone; by=\"l1\" needs weights alone, and keep='{member.layer}' leaves it whole")
+                raise LissomError(f"{where}: {member.layer or 'the network'} was not called as a module that returns its "
+                                  "channels alone, so nothing was measured there; by=\"l1\" needs weights alone, and "
+                                  f"keep='{member.layer}' leaves it whole")
             if values.shape[-1] != len(unit):
                 unit = unit.repeat_interleave(values.shape[-1] // len(unit))
             mine = unit >= 0

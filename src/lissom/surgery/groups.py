@@ -43,13 +43,15 @@ class Member:
 class Group:
     """Channels that the same layers make and read. `size` units can each be cut without the others.
 
-    `blocks` holds for each unit the block that it lies in; every block must keep the same number.
+    `blocks` holds for each unit the block that it lies in; every block must keep the same number. `widths` are the
+    layers, named in place of a tensor, that state a number of channels and have no tensor to cut.
     """
 
     name: str
     size: int
     members: list[Member] = field(default_factory=list)
     blocks: list[Tensor] = field(default_factory=list)
+    widths: list[Member] = field(default_factory=list)
 
     def layers(self, role: str) -> list[str]:
         """Return the layers whose tensors take part in a role: out, in, scale or vector."""
@@ -102,7 +104,7 @@ def grouped(labels: Labels) -> Groups:
         frozen, left = labels.frozen(root), dict(labels.left)
         stays = np.zeros(labels.count, bool)
         stays[list(frozen)] = True
-        free = _collected(labels.uses, root, stays)
+        free = _collected(labels.uses, labels.widths, root, stays)
         if not _blocked(labels, free, root):
             break
     for use in labels.uses:
@@ -115,7 +117,7 @@ def grouped(labels: Labels) -> Groups:
     return Groups([group for group in free if group not in whole], left, labels.split)
 
 
-def _collected(uses: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Group]:
+def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Group]:
     """Group the representatives by the set of uses that they occur in."""
     draw = np.random.default_rng(0)
     mark = np.zeros(len(root), np.uint64)
@@ -135,11 +137,12 @@ def _collected(uses: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Gro
         mine = units[group_of[units] == k]
         unit_of[mine] = np.arange(len(mine))
         groups.append(Group("", len(mine)))
-    for use, found in zip(uses, roots, strict=True):
+    for use, found in zip([*uses, *widths], [*roots, *(root[use.labels.numpy()] for use in widths)], strict=True):
         for k in np.unique(group_of[found]):
             if k >= 0:
                 unit = np.where(group_of[found] == k, unit_of[found], -1)
-                groups[k].members.append(Member(use.tensor, use.axis, use.role, torch.from_numpy(unit)))
+                member = Member(use.tensor, use.axis, use.role, torch.from_numpy(unit))
+                (groups[k].widths if use.role == "width" else groups[k].members).append(member)
     names: Counter[str] = Counter()
     for group in groups:
         maker = group.layers("out")[0]

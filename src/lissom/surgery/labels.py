@@ -24,16 +24,13 @@ from torch import Tensor, nn
 from .rules import MOVES, POINTWISE, RULES, VIEWS, unknown
 from .trace import Op, Trace, traced
 
-WIDTH = "num_features"
-
 
 @dataclass(frozen=True)
 class Use:
     """One axis of a parameter or buffer along which channels lie, with the label of each index.
 
     `role` is out (filters of a layer that makes channels), scale (that of a normalisation), vector (biases,
-    statistics and whatever else has one number for each channel), in (what a layer reads) or width (no tensor: the
-    number of channels that an instance norm without scales states). `labels` is (n), or
+    statistics and whatever else has one number for each channel) or in (what a layer reads). `labels` is (n), or
     (blocks n) where the blocks of the first axis, the groups of a convolution, hold different channels each.
     """
 
@@ -54,6 +51,7 @@ class Labels:
         self.count = 1
         self.uses: list[Use] = []
         self.blocks: list[tuple[Tensor, int]] = []  # labels of an axis, and in how many blocks equal counts must stay
+        self.widths: list[Use] = []  # of instance norms that have no tensors, by the name of the layer
         self.left: dict[str, str] = {}  # layer -> why it is left whole
         self.split: set[str] = set()  # layers whose outputs are split into equal parts
         self.of: dict[int, Tensor] = {}  # tensor -> its labels
@@ -69,10 +67,9 @@ class Labels:
             self._follow()
         self.at = {name: self.of[id(t)] for name, t in self.trace.made.items() if id(t) in self.of}
         for name, layer in model.named_modules():
-            if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and name in self.at and layer.weight is None:
-                channels = self.at[name][0].flatten(1)[:, 0]
-                if len(channels) == layer.num_features:
-                    self.use(f"{name}.{WIDTH}", 0, "width", channels)
+            if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and name in self.at and layer.weight is None \
+                    and layer.running_mean is None and self.at[name].shape[1] == layer.num_features:
+                self.widths.append(Use(name, 1, "width", self.at[name][0].flatten(1)[:, 0]))
 
     def _follow(self) -> None:
         for tensor in self.trace.inputs:

@@ -32,7 +32,7 @@ def cuttable(model: nn.Module, example: Tensor) -> Groups:
     if failed & groups.split:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]
-        free = sure + trial.passing([group for group in groups.free if group not in sure])
+        free = trial.passing([*sure, *trial.passing([group for group in groups.free if group not in sure])])
     if trial.trains and not trial.passes(free, training=True):  # a head that only training runs, say
         groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
         free = trial.passing(trial.passing(groups.free), training=True)
@@ -80,14 +80,18 @@ class _Trial:
         return one
 
     def passes(self, groups: list[Group], training: bool = False) -> bool:
-        """Cut one unit or three at either end of each group: pieces that are meant to be equal come apart.
+        """Cut a few units at either end of each group: pieces that are meant to be equal come apart.
 
-        With `training` the cut network must run as in training as well.
+        Every other group loses more, the others in the second turn; by chance as many pieces may still lose the same,
+        so that the third turn draws how many. With `training` the cut network must run as in training as well.
         """
-        for turn in range(2):
+        drawn = torch.randint(1, 8, (len(groups),), generator=torch.Generator().manual_seed(0)).tolist()
+        for turn in range(3):
             trial = copy.deepcopy(self.model)
             try:
-                cut: Cut = [(g, few(g, 1 + 2 * ((k + turn) % 2), last=bool(turn))) for k, g in enumerate(groups)]
+                counts = drawn if turn == 2 else [3 if (k + turn) % 2 else int(g.size > 2 * g.step(1))  # 0 where 3 are 1
+                                                  for k, g in enumerate(groups)]
+                cut: Cut = [(g, few(g, count, last=turn == 1)) for g, count in zip(groups, counts, strict=True)]
                 masked(trial, cut)
                 wanted = self._outputs(trial)
                 sliced(trial, cut)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .attention import count_heads, match_attention
 from .groups import Group
-from .labels import WIDTH
 from .tensors import match_widths, owners_of, replace
 from .trace import tensors_in
 
@@ -32,8 +32,6 @@ def masked(model: nn.Module, cut: Cut) -> None:
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
-            if name not in tensors:
-                continue  # a width
             tensor, gone = tensors[name], gone.to(tensors[name].device)
             if gone.ndim == 1:
                 tensor.index_fill_(axis, gone.nonzero().flatten(), 0)
@@ -55,14 +53,15 @@ def sliced(model: nn.Module, cut: Cut) -> None:
             continue
         path, _, leaf = name.rpartition(".")
         layer = model.get_submodule(path)
-        if leaf == WIDTH:
-            layer.num_features = int((~gone).sum())  # type: ignore[assignment]
-            continue
         now = getattr(layer, leaf).detach()
         replace(model, name, kept_of(now, axis, ~gone.to(now.device)), owners=owners)
         if (name, axis) in makes and leaf == "weight":
             before = getattr(layer, "kept", list(range(gone.numel())))
             layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]  # type: ignore[assignment]
+    for group, units in cut:
+        for width in group.widths:
+            norm: Any = model.get_submodule(width.tensor)
+            norm.num_features -= int(units[width.unit[width.unit >= 0]].sum())
     for layer in model.modules():
         match_widths(layer)
         if isinstance(layer, nn.MultiheadAttention):

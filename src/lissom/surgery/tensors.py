@@ -55,6 +55,6 @@ def match_widths(layer: nn.Module) -> None:
         layer.num_groups = len(layer.weight) // (layer.num_channels // layer.num_groups)
         layer.num_channels = len(layer.weight)
     elif isinstance(layer, nn.RNNBase):
-        layer.input_size = getattr(layer, "weight_ih_l0").shape[1]
+        layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)

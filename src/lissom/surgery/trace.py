@@ -88,16 +88,13 @@ def traced(model: nn.Module, example: Tensor, training: bool = False) -> Trace:
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[id(value)] = name
     modes = {m: m.training for m in model.modules()}
-    fused = torch.backends.mha.get_fastpath_enabled()  # attention in one operation would hide its layers
     with ExitStack() as after:
-        after.callback(torch.backends.mha.set_fastpath_enabled, fused)
         after.callback(_restored, modes)
         after.enter_context(decomposed(model))
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                 continue
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
-        torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
         with torch.no_grad(), _Recorder(trace):
             trace.outputs = tuple(tensors_in(model(one)))
@@ -106,12 +103,16 @@ def traced(model: nn.Module, example: Tensor, training: bool = False) -> Trace:
 
 @contextmanager
 def decomposed(model: nn.Module) -> Iterator[None]:
-    """Let PyTorch run LSTMs as the matrix products that they are made of, and trace what runs in inference mode too."""
-    with ExitStack() as settings:
-        settings.enter_context(torch.inference_mode(False))
-        if any(isinstance(m, nn.RNNBase) for m in model.modules()):
-            settings.enter_context(torch.backends.mkldnn.flags(enabled=False))
+    """Let PyTorch run attention and LSTMs as the matrix products that they are made of, where it has one operation."""
+    attention, recurrent = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+        torch._C._set_mkldnn_enabled(False)
+    try:
         yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(attention)
+        torch._C._set_mkldnn_enabled(recurrent)
 
 
 def _restored(modes: dict[nn.Module, bool]) -> None:
