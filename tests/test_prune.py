@@ -263,9 +263,10 @@ def test_per_cost_takes_what_saves_most_for_its_score() -> None:
         for k in (1, 4):
             net[k].weight.copy_(torch.linspace(1, 1.1, 32))
     x = torch.randn(2, 8, 16, 16)
-    wide = {per: [c.out_channels for c in convs(pruned(Prune(0.4, of="macs", by="bn", per=per, multiple=4), net, x)[0])]
-            for per in ("channel", "cost")}
-    assert wide == {"cost": [20, 32], "channel": [20, 24]}
+    ctx = Context(x[:1], lambda count: [x], where="prune")
+    order = {per: [chunk.group for chunk in Prune(0.4, of="macs", by="bn", per=per, multiple=8).options(net, ctx, []).chunks]
+             for per in ("channel", "cost")}
+    assert order == {"channel": [0, 1, 0, 1, 0, 1], "cost": [0, 0, 0, 1, 1, 1]}
 
 
 def test_a_loss_of_the_tasks_own_is_what_the_gradients_are_of() -> None:
