@@ -1,0 +1,51 @@
+"""What each way to rank channels leaves of a trained network, right after the cut and with new batch-norm statistics.
+
+    python benchmarks/scores.py --data folder:PATH --store STORE KEY [--amount 0.5] [--of macs] [--multiple 4]
+
+Nothing is trained: "cut" is the validation accuracy of the cut network as it is, "statistics" with batch-norm measured
+anew on 1,024 training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from lissom.context import Context
+from lissom.data.data import Data
+from lissom.menu import menu
+from lissom.snapshot import restore
+from lissom.steps.prune import Prune
+from lissom.store import Store
+from lissom.surgery.count import parameters
+from lissom.task import Task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("key")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--amount", type=float, default=0.5)
+    parser.add_argument("--of", default="macs")
+    parser.add_argument("--multiple", type=int, default=4)
+    given = parser.parse_args()
+    data, store = Data.of(given.data), Store(given.store)
+    task = Task.of(given.model, data)
+    whole = parameters(task.fresh())
+    print(f"| by | per | scope | cut | statistics | {given.of} removed | parameters left |")
+    print("|---|---|---|---|---|---|---|")
+    ways = [(by, "channel", scope) for scope in ("global", "isomorphic", "local") for by in menu("scores")]
+    ways += [(by, "cost", scope) for scope in ("global", "isomorphic") for by in ("fisher", "taylor")]
+    for by, per, scope in ways:
+        ctx = Context(data.example(), lambda count: data.calibration(count, 0), task=task, where="prune", seed=1)
+        step = Prune(given.amount, of=given.of, by=by, per=per, scope=scope, multiple=given.multiple, images=1024)
+        model = step(restore(task.fresh(), store.folder(given.key)), ctx)
+        found = ctx.facts["recalibrated"]
+        cells = (by, per, scope, *(f"{v:.3f}" for v in (found["before"], found["after"], ctx.facts["amount"]["removed"],
+                                                        parameters(model) / whole)))
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
