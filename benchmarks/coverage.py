@@ -190,7 +190,7 @@ def page(rows: dict[str, list[tuple[str, dict[str, Any]]]]) -> str:
     """Return the table as Markdown."""
     here = machine()
     out = ["# What can be cut", "",
-           "Made by `python benchmarks/coverage.py -o docs/results/coverage.md`; it says how. Seconds: one core.",
+           "Made by `python benchmarks/coverage.py -o docs/results/coverage.md`: how is said there. Seconds: one core.",
            f"{here['cpu']}, {here['cores']} cores, torch {here['libraries']['torch']}.", ""]
     for family, found in rows.items():
         fine = sum(bool(r.get("reachable")) and r["difference"] <= EXACT for _, r in found)
