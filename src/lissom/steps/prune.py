@@ -67,9 +67,9 @@ class Prune(Step):
         if self.of == "latency":
             from ._latency import reachable
 
-            reachable(ctx, self.options(model, ctx, [(ctx.batch(2), None)]), self.amount)
+            reachable(ctx, self.options(model, ctx, ctx.labelled(2)), self.amount)
             return model
-        self.cut(model, ctx, self.options(model, ctx, [(ctx.batch(2), None)]), self.amount)
+        self.cut(model, ctx, self.options(model, ctx, ctx.labelled(2)), self.amount)
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
