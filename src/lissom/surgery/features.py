@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
 from .labels import Labels
-from .quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from .quantized import Quantized, QuantizedConv2d, QuantizedLinear, make_plain
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
         for root, spots in mine.items():
             # 0 is the input of the network, and whatever could not be followed
             counterparts = {roots.get(origin) for origin in ours.made.get(root, ())} or ({0} if root == 0 else set())
-            wanted = yours.get(counterparts.pop(), []) if len(counterparts) == 1 else []  # type: ignore[arg-type]
+            only = counterparts.pop() if len(counterparts) == 1 else None
+            wanted = [] if only is None else yours.get(only, [])
             if len(wanted) != len(spots):
                 return None
             found[spots] = torch.tensor(wanted)  # channels that are one are in the same order in both
@@ -249,7 +250,7 @@ def _float(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network)
     for layer in network.modules():
         if isinstance(layer, (QuantizedConv2d, QuantizedLinear)):
-            layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
+            make_plain(layer)
     return network
 
 

@@ -21,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from .axes import same, thin, varies
 from .rules import MOVES, POINTWISE, RULES, VIEWS, unknown
 from .trace import Op, Trace, traced
 
@@ -181,23 +182,3 @@ class Labels:
             for label in np.unique(root[labels.numpy()]).tolist():
                 found.setdefault(label, reason)
         return found
-
-
-def same(like: Tensor, label: int) -> Tensor:
-    """Return one label everywhere."""
-    return torch.tensor(label).expand(like.shape)
-
-
-def varies(labels: Tensor, dim: int) -> bool:
-    """Return whether labels differ along a dimension, counted from the last (-1)."""
-    if -dim > labels.ndim or labels.shape[dim] == 1 or labels.stride(dim) == 0:
-        return False
-    return not torch.equal(labels, labels.narrow(dim, 0, 1).expand_as(labels))
-
-
-def thin(*labels: Tensor) -> tuple[Tensor, ...]:
-    """Drop from label tensors of one shape the axes along which each merely repeats."""
-    for dim in range(labels[0].ndim):
-        if all(t.stride(dim) == 0 for t in labels):
-            labels = tuple(t.narrow(dim, 0, 1) for t in labels)
-    return labels

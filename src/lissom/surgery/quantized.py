@@ -166,6 +166,11 @@ class QuantizedLinear(_QuantizedLayer, nn.Linear):
         return F.linear(x, self.on_grid(), self.bias_on_grid())
 
 
+def make_plain(layer: nn.Module) -> None:
+    """Turn a quantized layer back into one of the original class, in place."""
+    layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+
+
 class Sites(TorchFunctionMode):
     """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
 
@@ -238,7 +243,7 @@ class Quantized(nn.Module):
         for layer in self.layers():
             weight, bias = layer.on_grid().detach(), layer.bias_on_grid()
             layer.weight, layer.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias.detach())
-            layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
+            make_plain(layer)
 
     def freeze_integers(self) -> None:
         """Prepare an export: integers in place of float weights. The network is for exporting alone then."""

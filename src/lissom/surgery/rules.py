@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .axes import same, thin, varies
+
 if TYPE_CHECKING:
     from .labels import Labels
     from .trace import Op
@@ -48,7 +50,7 @@ def unknown(net: Labels, op: Op, reason: str = "") -> None:
         if id(tensor) in net.of:
             net.freeze(net.of[id(tensor)], reason or f"'{op.name}' is not followed")
     for tensor in op.outputs:
-        net.of[id(tensor)] = torch.tensor(0).expand(tensor.shape)
+        net.of[id(tensor)] = same(tensor, 0)
 
 
 def move(net: Labels, op: Op) -> None:
@@ -56,7 +58,7 @@ def move(net: Labels, op: Op) -> None:
     def swap(value: Any) -> Any:
         if isinstance(value, Tensor):
             labels = net.labels(value)
-            return torch.tensor(0).expand(value.shape) if labels is None else labels.expand(value.shape)
+            return same(value, 0) if labels is None else labels.expand(value.shape)
         return value
 
     args, settings = [swap(op.args[0]), *op.args[1:]], {k: v for k, v in op.kwargs.items() if k != "memory_format"}
@@ -85,7 +87,7 @@ def view(net: Labels, op: Op) -> None:
         return unknown(net, op)
     labels = labels.expand(op.args[0].shape)
     for dims in _merges(labels.shape, shape):
-        dims = [d for d in dims if labels.shape[d] > 1 and _differ(labels, d)]
+        dims = [d for d in dims if labels.shape[d] > 1 and varies(labels, d)]
         if len(dims) > 1:
             one = labels
             for dim in set(range(labels.ndim)) - set(dims):
@@ -101,10 +103,6 @@ def shuffle(net: Labels, op: Op) -> None:
     x, groups = net.of[id(op.args[0])], op.args[1]
     tied = net.tie(x.unflatten(1, (groups, -1)), [1])
     net.of[id(op.outputs[0])] = tied.transpose(1, 2).flatten(1, 2)
-
-
-def _differ(labels: Tensor, dim: int) -> bool:
-    return labels.stride(dim) != 0 and not torch.equal(labels, labels.narrow(dim, 0, 1).expand_as(labels))
 
 
 def _merges(before: torch.Size, after: torch.Size) -> list[list[int]]:
@@ -138,9 +136,9 @@ def cat(net: Labels, op: Op) -> None:
     for d in range(op.outputs[0].ndim):
         if d != dim and all(p.stride(d) == 0 for p in parts):
             parts = [p.narrow(d, 0, 1) for p in parts]
-    if not any(_differ(p, dim) for p in parts):
+    if not any(varies(p, dim) for p in parts):
         firsts = [p.narrow(dim, 0, 1) for p in parts if p.shape[dim]]
-        if any(_differ(p, d) for p in firsts for d in range(p.ndim)):
+        if any(varies(p, d) for p in firsts for d in range(p.ndim)):
             for one in firsts[1:]:
                 net.equal(firsts[0], one)
             parts = [firsts[0].expand(p.shape) for p in parts]
@@ -149,8 +147,6 @@ def cat(net: Labels, op: Op) -> None:
 
 def pointwise(net: Labels, op: Op) -> None:
     """Element by element: what meets must be the same channel, unless one number meets all channels."""
-    from .labels import thin, varies
-
     shape = op.outputs[0].shape
     known = [net.of[id(t)] for t in op.inputs() if id(t) in net.of]
     widest = max((f.expand(shape) for f in known), key=lambda f: thin(f)[0].numel())
@@ -199,7 +195,7 @@ def pad(net: Labels, op: Op) -> None:
         if before < 0 or after < 0:
             return unknown(net, op)
         if before or after:
-            if not _differ(labels, dim):  # every position is alike, those padded as well
+            if not varies(labels, dim):  # every position is alike, those padded as well
                 labels = labels.narrow(dim, 0, 1).expand(*labels.shape[:dim], labels.shape[dim] + before + after,
                                                          *labels.shape[dim + 1:])
             else:
@@ -243,7 +239,7 @@ def product(net: Labels, op: Op) -> None:
         net.equal(heads[0], one)
     for out in op.outputs:
         fits = out.ndim == heads[0].ndim and out.shape[:-2] == heads[0].shape[:-2]
-        net.of[id(out)] = heads[0].expand(out.shape) if fits else torch.tensor(0).expand(out.shape)
+        net.of[id(out)] = heads[0].expand(out.shape) if fits else same(out, 0)
 
 
 def convolution(net: Labels, op: Op) -> None:
@@ -344,7 +340,7 @@ def group_norm(net: Labels, op: Op) -> None:
 def layer_norm(net: Labels, op: Op) -> None:
     """Normalise over the last axes: what is averaged there cannot lose a part and stay the same."""
     labels = net.of[id(op.args[0])]
-    if any(_differ(labels, labels.ndim - 1 - k) for k in range(len(op.args[1]))):
+    if any(varies(labels, labels.ndim - 1 - k) for k in range(len(op.args[1]))):
         net.freeze(labels, "layer normalisation averages over its channels")
     net.of[id(op.outputs[0])] = labels
 

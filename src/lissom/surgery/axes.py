@@ -1,0 +1,26 @@
+"""Label tensors and their axes: along which of them labels differ, and along which they merely repeat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def same(like: Tensor, label: int) -> Tensor:
+    """Return one label everywhere, in the shape of `like`."""
+    return torch.tensor(label).expand(like.shape)
+
+
+def varies(labels: Tensor, dim: int) -> bool:
+    """Return whether labels differ along an axis; one that is not there, counted from the last (-1), does not."""
+    if -dim > labels.ndim or labels.shape[dim] == 1 or labels.stride(dim) == 0:
+        return False
+    return not torch.equal(labels, labels.narrow(dim, 0, 1).expand_as(labels))
+
+
+def thin(*labels: Tensor) -> tuple[Tensor, ...]:
+    """Drop from label tensors of one shape the axes along which each merely repeats."""
+    for dim in range(labels[0].ndim):
+        if all(t.stride(dim) == 0 for t in labels):
+            labels = tuple(t.narrow(dim, 0, 1) for t in labels)
+    return labels
