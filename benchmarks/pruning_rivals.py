@@ -3,10 +3,10 @@
     python benchmarks/pruning_rivals.py --data folder:PATH --store STORE KEY [--seeds 0,1,2] [--epochs 5] [-o rivals.json]
 
 KEY is a trained network of the store, as `lissom run 'train(15)' --data folder:PATH --model resnet20` leaves it.
-lissom: prune(0.5, of="macs", by="fisher", per="cost", multiple=4) | distill("kd", 5). random: the same with channels ranked
-by chance. torch-pruning: its group norm (GroupMagnitudeImportance, until 1.5 GroupNormImportance), ranked globally, in small
-steps to half the multiply-adds, then train(5): plain fine-tuning with the same optimiser, schedule, peak learning rate and
-augmentation. The last epoch counts, on the test set.
+lissom: prune(0.5, of="macs", by="fisher", per="cost", multiple=4) | distill("kd + fmse", 5, alpha=0.3). random: the same
+with channels ranked by chance. torch-pruning: its group norm (GroupMagnitudeImportance, until 1.5 GroupNormImportance),
+ranked globally, in small steps to half the multiply-adds, then train(5): plain fine-tuning with the same optimiser,
+schedule, peak learning rate and augmentation. The last epoch counts, on the test set.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("-o", "--output", type=Path, default=Path("rivals.json"))
     given = parser.parse_args()
     data = Data.of(given.data)
     task, store = Task.of(given.model, data), Store(given.store)
     teacher = restore(task.fresh(), store.folder(given.key))
     tail = f"({given.epochs}, lr={given.lr})"
-    taught = f'distill("kd", {given.epochs}, lr={given.lr})'
+    taught = f'distill("kd + fmse", {given.epochs}, lr={given.lr}, alpha=0.3)'
     arms = {"lissom": f'prune(0.5, of="macs", by="fisher", per="cost", multiple=4) | {taught}',
             "torch-pruning": f"train{tail}",
             "random": f'prune(0.5, of="macs", by="random", multiple=4) | {taught}'}

@@ -54,7 +54,13 @@ def method_of(kind: type[Method]) -> st.SearchStrategy[Any]:
     """Draw a method of a class with any settings it allows."""
     hints = get_type_hints(kind)
     drawn = {f.name: PATTERNS if f.name == "pattern" else value_of(hints[f.name], f.metadata) for f in fields(kind)}
-    return st.fixed_dictionaries(drawn).map(lambda values: kind(**values))
+
+    def made(values: dict[str, Any]) -> Method | None:
+        try:
+            return kind(**values)
+        except LissomError:  # settings that fit each by itself, and not together
+            return None
+    return st.fixed_dictionaries(drawn).map(made).filter(lambda method: method is not None)
 
 
 steps = st.sampled_from(list(menu("steps"))).flatmap(lambda name: method_of(menu("steps")[name])).filter(
@@ -210,7 +216,6 @@ def test_a_space_of_many_long_recipes_is_refused_at_once() -> None:
 
 
 def test_every_place_of_a_repeat_is_checked() -> None:
-    assert "step 2, quantize(8): the network is quantized already" in message("2 * quantize(8)")
     assert "step 3, prune(0.5): a quantized network is not cut" in message("2 * (prune(0.5) | quantize(8))")
     assert len(Space("2 * prune(0.5) | quantize(8)")) == 1
 
@@ -263,7 +268,7 @@ def test_a_space_that_is_many_times_the_same_is_read_in_no_time() -> None:
 
 def test_every_recipe_of_a_space_is_checked_when_it_is_made() -> None:
     assert "step 2, prune(0.5): a quantized network is not cut" in message("{fold, quantize(8)} | prune(0.5)")
-    assert "step 3, quantize(8): the network is quantized already" in message("quantize(8) | fold | quantize(8)")
+    assert "step 3, mask(0.5): the weights are quantized already" in message("quantize(8) | fold | mask(0.5)")
     assert len(Space("prune(0.5) | quantize(8)")) == 1
 
 
@@ -289,14 +294,17 @@ def test_a_key_depends_on_the_network_before_the_first_step() -> None:
 @given(st.data())
 def test_another_value_of_any_setting_gives_another_key(data: st.DataObject) -> None:
     step = data.draw(steps)
-    names = [f for f in ordered(type(step)) if get_args(get_type_hints(type(step))[f.name]) != (8,)]
-    assume(names)
-    setting = data.draw(st.sampled_from(names))
+    assume(step.settings())
+    setting = data.draw(st.sampled_from(ordered(type(step))))
     values = step.settings()
     kind = get_type_hints(type(step))[setting.name]
     other = data.draw(PATTERNS if setting.name == "pattern" else value_of(kind, setting.metadata))
     assume(other != values[setting.name])
-    assert type(step)(**{**values, setting.name: other}).key("root") != step.key("root")
+    try:
+        changed = type(step)(**{**values, setting.name: other})
+    except LissomError:  # it does not go with the others
+        return
+    assert changed.key("root") != step.key("root")
 
 
 @pytest.mark.parametrize(("one", "other"), [
@@ -364,8 +372,8 @@ def test_settings_that_are_missing_or_double_or_too_many_are_refused(text: str, 
     ("train(3, lr=True)", "train(lr=...): True was given; float fits"), ("train(3, lr=1e400)", "inf was given; float fits"),
     ("train(3, lr=-1e400)", "-inf was given"), ("train(3, lr=nan)", "'nan' was given; float fits"),
     ("train(3, lr=inf)", "'inf' was given"), ("prune(0.5, by=1)", "1 was given; str fits"),
-    ("quantize(4)", "4 was given; 8 fits"),
-    ("quantize(True)", "True was given; 8 fits"), ("quantize('8')", "'8' was given; 8 fits"),
+    ("quantize(9)", "9 was given; 1 | 2 | 3"), ("quantize('8')", "'8' was given; 1 | 2"),
+    ("quantize(True)", "True was given; 1 | 2"), ("quantize('ternery')", "did you mean 'ternary'"),
     ("distill(kd, 3, teacher=5)", "5 was given; str or None fits"), ("prune(0.5, scope=None)", "None was given")])
 def test_a_value_of_another_type_is_refused_with_the_type(text: str, said: str) -> None:
     assert said in message(text)

@@ -75,7 +75,8 @@ def test_what_was_restored_can_be_trained_and_saved_again(recipe: str, tmp_path:
     again.train()
     again(images(8, 8)).square().mean().backward()
     optimizer.step()
-    assert all(not torch.equal(a, b) for a, b in zip(before, again.parameters(), strict=True) if b.grad.abs().sum() > 0)
+    assert all(not torch.equal(a, b) for a, b in zip(before, again.parameters(), strict=True)
+               if b.grad.abs().max() > 1e-5)  # a bias before batch-norm has no gradient but rounding
     again.eval()
     lissom.save(again, tmp_path / "two")
     third = lissom.load(tmp_path / "two", small_net())

@@ -96,8 +96,10 @@ def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path
     return load_key(str(place), Store(store))
 
 
-def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]) -> Path:
+def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int], images: Tensor | None = None) -> Path:
     """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path.
+
+    `images` (n, *shape) are inputs for a target that quantizes by itself, as mnn(8, activations="kl") does.
 
     >>> import tempfile
     >>> from torch import nn
@@ -108,11 +110,11 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     from .plan import one_target
 
     try:
-        one_target(target).export(model, Path(path), tuple(shape), {"baked": "false"})
+        one_target(target).export(model, Path(path), tuple(shape), {"baked": "false"},
+                                  None if images is None else lambda count: [images[:count]])
     except OSError as error:
         raise LissomError(f"export: {path} cannot be written ({error})") from None
     return Path(path)
-
 
 
 def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, threads: int = 1) -> list[dict[str, object]]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from .bench.latency import latencies
 from .errors import LissomError
 from .evaluate import file_outputs, network_outputs, scored
-from .snapshot import restore
+from .snapshot import few_bits, restore
 from .store import Store
 from .surgery.quantized import Quantized
-from .targets._target import Target
+from .targets._target import Images, Target
 from .task import Task
 
 NOISE = 0.1  # of an integer file against its simulation: root mean square of the difference over that of the outputs
@@ -50,13 +50,15 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
             **record["task"]["preprocessing"]}
 
 
-def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module]) -> Path:
-    """Return the file of a network for a target, making it if the store has none; targets of one ending share it.
+def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module],
+             images: Images | None = None) -> Path:
+    """Return the file of a network for a target, making it if the store has none; targets of one file share it.
 
-    `fresh` builds the network as it was before any step.
+    `fresh` builds the network as it was before any step; `images` are what a target's own quantizer looks at.
     """
-    name = target.ending + ("-bake" if bake else "")
-    path = store.folder(key) / "artefacts" / name / f"model.{target.ending}"
+    folder_name, file_name = target.file(few_bits(store.folder(key))).split("/")
+    name = folder_name + ("-bake" if bake else "")
+    path = store.folder(key) / "artefacts" / name / file_name
     if path.is_file():
         return path
     with store.lock(f"{key}.{name}"):
@@ -66,8 +68,8 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
             facts = metadata(record, bake)
             with store.artefact(key, name) as folder:
                 whole = Baked(model, seen["mean"], seen["std"]) if bake else model
-                target.export(whole, folder / path.name, tuple(record["task"]["shape"]), facts)
-                if target.ending != "onnx":
+                target.export(whole, folder / path.name, tuple(record["task"]["shape"]), facts, images)
+                if path.suffix != ".onnx":
                     (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1))
     return path
 
@@ -76,7 +78,7 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
             bake: bool = False, batch: int = 1, say: Callable[[str], None] = silent) -> None:
     """Measure the network `key` on every target and write what was found into its record.
 
-    Latency is taken in turns with that of the uncompressed network `source` in the same target. What was measured
+    Latency is taken in turns with that of the uncompressed network `source` in the same runtime. What was measured
     before under the same settings is kept.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
@@ -87,13 +89,14 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
     simulated, labels = network_outputs(model, task.data, task.data.test)
     for target in missing:
         say(f"{key}  {target}: export, {len(labels)} images, latency")
-        path, other = (exported(store, k, target, bake, task.fresh) for k in (key, source))
+        path = exported(store, key, target, bake, task.fresh, task.data.calibration)
+        other = exported(store, source, target.plain(), bake, task.fresh)
         run = target.load(path, threads)
         outputs, _ = file_outputs(run, task, task.data.test, bake)
-        gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized))]
+        gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds())]
         agreement = float((outputs.argmax(1) == simulated.argmax(1)).double().mean()) if outputs.ndim == 2 else None
         shape = (batch, *task.data.shape)
-        timings = latencies([(str(target), path), (str(target), other)], shape, threads=threads, pixels=bake)
+        timings = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake)
         fused = target.fused(path) if isinstance(model, Quantized) else None
         found = {**settings, "artefact": str(path), "size_bytes": path.stat().st_size,
                  **scored(task, outputs, labels), "agreement": agreement, "gates": gates,

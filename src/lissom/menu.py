@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .method import Method
     from .sums import Sum
 
-WORDS = {"steps": "step", "scores": "score", "losses": "loss", "ranges": "range", "targets": "target"}
+WORDS = {"steps": "step", "scores": "score", "losses": "loss", "grids": "grid", "ranges": "range", "targets": "target"}
 
 
 class Menu:
@@ -68,5 +68,5 @@ class Menu:
 
 @cache
 def menu(folder: str) -> Menu:
-    """Return the menu of a folder: steps, scores, losses, ranges or targets."""
+    """Return the menu of a folder: steps, scores, losses, grids, ranges or targets."""
     return Menu(folder)

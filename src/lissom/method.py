@@ -143,7 +143,8 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
             break
     else:
         literal = next((k for k in options if get_origin(k) is Literal), None)
-        if isinstance(value, str) and any(isinstance(choice, str) for choice in get_args(literal)):
+        words = [choice for choice in get_args(literal) if isinstance(choice, str)]
+        if isinstance(value, str) and words and value not in map(str, get_args(literal)):  # '8' is no 8
             raise unknown(where, "choice", value, map(str, get_args(literal)))
         raise LissomError(f"{where}: {value!r} was given; {kind_text(kind)} fits")
     for key, (sign, holds) in BOUNDS.items():

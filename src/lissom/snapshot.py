@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from .errors import LissomError
 from .surgery import attention
+from .surgery.fold import taken_out
 from .surgery.masks import MaskedConv2d, MaskedLinear
-from .surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from .surgery.quantized import FEW, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .surgery.rounding import Rounding
 from .surgery.tensors import replace
 
 FORMAT = 1
@@ -34,8 +36,8 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
                                  if isinstance(vars(layer).get(key), (int, list))}
         if type(layer).__name__ in CLASSES:
             facts["class"] = type(layer).__name__
-        if isinstance(layer, (QuantizedConv2d, QuantizedLinear)):
-            facts["settings"] = layer.settings()
+        if isinstance(layer, QuantizedLayer):
+            facts["quantized"] = layer.settings()
         if facts:
             layers[name] = facts
     found: dict[str, Any] = {"format": FORMAT, "layers": layers}
@@ -83,6 +85,12 @@ def read_structure(folder: Path) -> dict[str, Any]:
     return structure
 
 
+def few_bits(folder: Path) -> bool:
+    """Return whether the network saved in a folder has weights of 4 bits or fewer, which some formats pack."""
+    return any((facts.get("quantized") or {}).get("rounding") and facts["quantized"]["rounding"]["bits"] <= FEW
+               for facts in read_structure(folder)["layers"].values())
+
+
 def _sound(structure: dict[str, Any]) -> bool:
     layers = structure.get("layers")
     return (isinstance(layers, dict) and isinstance(structure.get("buffers"), list)
@@ -102,13 +110,37 @@ def restore(model: nn.Module, folder: str | Path) -> nn.Module:
         raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
     if "quantized" in structure:
         model = Quantized(model, **structure["quantized"])
-    layers = dict(model.named_modules(remove_duplicate=False))
+        for name, facts in structure["layers"].items():
+            if "quantized" in facts:
+                _quantize(model, _found(model, name, folder), facts, folder)
     for name, facts in structure["layers"].items():
-        if name not in layers:
-            raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?")
-        _reshape(model, layers[name], facts)
+        _reshape(model, _found(model, name, folder), facts)
     _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
+    if isinstance(model, Quantized):
+        model.link()
     return model.eval()
+
+
+def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?") from None
+
+
+def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:
+    """Turn a layer into a quantized one, without its tensors, which are filled in next."""
+    said, layer.__class__ = facts["quantized"], CLASSES[facts["class"]]
+    assert isinstance(layer, QuantizedLayer)
+    norm = _found(model, said["norm"], folder) if said["norm"] else None
+    assert norm is None or isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    layer.prepare(norm, said["masked"], said["norm"])
+    layer.site = said["site"]
+    layer.again = said["again"]
+    layer.rounding = Rounding.rebuilt(said["rounding"]) if said["rounding"] else None
+    if norm is not None:
+        taken_out(model, norm)
+        layer.norm = norm
 
 
 def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
@@ -122,7 +154,7 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
         return
     if kind and type(layer).__name__ != kind:
         layer.__class__ = CLASSES[kind]
-    for key, value in (*facts.get("settings", {}).items(), *((k, facts[k]) for k in (*WIDTHS, "kept") if k in facts)):
+    for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if k in facts):
         setattr(layer, key, value)
 
 

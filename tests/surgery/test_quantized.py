@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError, apply
+from lissom.grids.uniform import affine
+from lissom.menu import menu
 from lissom.models import factory
 from lissom.surgery.calibrate import Seen, observed, wiring
-from lissom.surgery.quantized import LEVELS, Quantized, QuantizedConv2d, QuantizedLinear, Quantizer, affine
+from lissom.surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from lissom.surgery.rounding import Rounding
 
 
 def images(count: int = 8, size: int = 8, seed: int = 1) -> Tensor:
@@ -31,6 +34,20 @@ def chain() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(8, 4))
+
+
+def grid_of_inputs(low: float, high: float, bits: int = 8) -> Any:
+    return Rounding("uniform", bits, "inputs", menu("grids").make("uniform").hold_inputs(low, high, bits))
+
+
+def quantized_layer(layer: Any, step: float | None = None) -> Any:
+    """Return a layer with 8-bit weights that reads integers of this step."""
+    layer.__class__ = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
+    layer.prepare()
+    held = menu("grids").make("uniform").hold_weights(layer.weight.detach(), 8)
+    layer.rounding = Rounding("uniform", 8, "weights", held)
+    layer.follow(None if step is None else grid_of_inputs(0, 255 * step))
+    return layer.eval()
 
 
 def naive(x: np.ndarray, scale: float, zero: int) -> np.ndarray:
@@ -61,7 +78,7 @@ def test_the_grid_of_a_range_holds_zero_and_reaches_both_ends(low: float, width:
     (0, 255, 1.0, 0), (-255, 0, 1.0, 255), (-1, 254, 1.0, 1), (5, 5, 5 / 255, 0), (-5, -5, 5 / 255, 255), (0, 0, 1e-8, 0)])
 def test_ranges_of_one_value_and_of_one_sign(low: float, high: float, scale: float, zero: int) -> None:
     assert affine(low, high) == (pytest.approx(scale), zero)
-    found = Quantizer(low, high)(torch.tensor([low, high, 0.0]))
+    found = grid_of_inputs(low, high)(torch.tensor([low, high, 0.0]))
     assert torch.isfinite(found).all() and found[2] == 0
     assert found[0] == pytest.approx(low, rel=1e-5) and found[1] == pytest.approx(high, rel=1e-5)
 
@@ -69,7 +86,7 @@ def test_ranges_of_one_value_and_of_one_sign(low: float, high: float, scale: flo
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(low=st.floats(-10, 0), high=st.floats(0.1, 10), seed=st.integers(0, 9))
 def test_activations_are_rounded_as_the_formula_says(low: float, high: float, seed: int) -> None:
-    grid = Quantizer(low, high)
+    grid = grid_of_inputs(low, high)
     x = 8 * torch.randn(2000, generator=torch.Generator().manual_seed(seed))
     found, scale = grid(x).numpy(), float(grid.scale)
     sure = untied(x.numpy(), scale)
@@ -80,34 +97,32 @@ def test_activations_are_rounded_as_the_formula_says(low: float, high: float, se
 
 
 def test_rounding_twice_is_rounding_once() -> None:
-    grid, x = Quantizer(-1.3, 2.1), images()
+    grid, x = grid_of_inputs(-1.3, 2.1), images()
     torch.testing.assert_close(grid(grid(x)), grid(x), rtol=0, atol=0)
 
 
 def test_the_gradient_is_one_inside_the_range_and_zero_outside() -> None:
-    grid = Quantizer(-1, 2)
+    grid = grid_of_inputs(-1, 2)
     x = torch.tensor([-5.0, -1.1, -0.9, -0.3, 0.0, 0.7, 1.9, 2.1, 9.0], requires_grad=True)
     grid(x).sum().backward()
     assert x.grad.tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
 
 
 def test_half_precision_comes_out_as_it_went_in() -> None:
-    assert Quantizer(-1, 1)(torch.randn(5).bfloat16()).dtype == torch.bfloat16
+    assert grid_of_inputs(-1, 1)(torch.randn(5).bfloat16()).dtype == torch.bfloat16
 
 
 # the grid of weights
 
 def on_grid(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     with torch.no_grad():
-        return layer.on_grid().flatten(1).numpy(), layer.weight.detach().flatten(1).numpy()
+        return layer.in_inference()[0].flatten(1).numpy(), layer.weight.detach().flatten(1).numpy()
 
 
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 def test_weights_are_rounded_as_the_formula_says(kind: str) -> None:
     torch.manual_seed(0)
-    layer: Any = nn.Conv2d(5, 7, 3) if kind == "conv" else nn.Linear(400, 7)
-    layer.__class__ = QuantizedConv2d if kind == "conv" else QuantizedLinear
-    layer.rescale()
+    layer = quantized_layer(nn.Conv2d(5, 7, 3) if kind == "conv" else nn.Linear(400, 7))
     found, weights = on_grid(layer)
     for u in range(7):
         scale = np.abs(weights[u]).max() / 127
@@ -122,17 +137,13 @@ def test_a_filter_of_zeros_stays_zero() -> None:
     layer: Any = nn.Conv2d(2, 3, 3)
     with torch.no_grad():
         layer.weight[1] = 0
-    layer.__class__ = QuantizedConv2d
-    layer.rescale(0.01)
+    quantized_layer(layer, 0.01)
     found, _ = on_grid(layer)
     assert np.isfinite(found).all() and (found[1] == 0).all() and (found[0] != 0).any()
 
 
 def test_the_gradient_of_weights_passes_in_training() -> None:
-    layer: Any = nn.Linear(9, 4)
-    layer.__class__, layer.site = QuantizedLinear, None
-    layer.rescale()
-    layer.train()
+    layer = quantized_layer(nn.Linear(9, 4)).train()
     x = torch.randn(5, 9)
     layer(x).sum().backward()
     torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(4, 9))
@@ -302,14 +313,15 @@ def test_a_network_without_layers_is_an_error() -> None:
         apply("quantize(8)", nn.Sequential(nn.ReLU(), nn.Flatten()), images(1), images())
 
 
-def test_quantizing_twice_is_refused() -> None:
-    with pytest.raises(LissomError, match="quantized already"):
-        apply("quantize(8) | quantize(8)", chain(), images(1), images())
+def test_quantizing_twice_is_quantizing_once_with_the_later_bits() -> None:
+    net = chain().eval()
+    once, twice = (apply(recipe, net, images(1), images()) for recipe in ("quantize(4)", "quantize(8) | quantize(4)"))
+    with torch.no_grad():
+        torch.testing.assert_close(twice(images()), once(images()), rtol=0, atol=0)
 
 
 def test_the_layers_left_float_are_named() -> None:
     from lissom.context import Context
-    from lissom.menu import menu
 
     class Own(nn.Conv2d):
         pass
@@ -357,9 +369,9 @@ def test_training_moves_weights_and_what_is_saved_comes_back(tmp_path: Path) -> 
         torch.testing.assert_close(again(images()), small(images()), rtol=0, atol=0)
     for layer in again.layers():
         found, _ = on_grid(layer)
-        q = found / layer.weight_scale[:, None].numpy()
+        q = found / layer.integers()[1][:, None].numpy()
         np.testing.assert_allclose(q, np.rint(q), atol=1e-3)
-        assert np.abs(q).max() <= LEVELS + 1e-3
+        assert np.abs(q).max() <= 127 + 1e-3
     train(again, 1)
 
 

@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 class Minmax(Method):
     """Return the least and the greatest value seen: nothing saturates, one outlier widens every step."""
 
-    def __call__(self, seen: Seen) -> tuple[float, float]:
+    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
         return seen.low, seen.high

@@ -21,7 +21,7 @@ class Percentile(Method):
 
     p: float = arg("share of the values at or below the upper bound", 0.9999, above=0.5, high=1)
 
-    def __call__(self, seen: Seen) -> tuple[float, float]:
+    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
         values = seen.values().sort().values
         last = len(values) - 1
         return float(values[round(last * (1 - self.p))]), float(values[round(last * self.p)])

@@ -1,9 +1,9 @@
-"""Put weights and activations on 8-bit grids."""
+"""Put weights and activations on grids of few bits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..menu import menu
@@ -14,72 +14,117 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..context import Context
-
+    from ..surgery.bits import Plan, Spec
+    from ..surgery.calibrate import Seen, Wiring
 
 @dataclass(frozen=True)
 class Quantize(Step):
-    """Round weights to signed 8 bits for each filter and activations to unsigned 8 bits for each tensor.
+    """Round weights and activations to grids of 8 bits or fewer, in the one form that every runtime then runs.
 
-    w: s = max|w| / 127, q = clamp(round(w / s), -127, 127)
-    x: s = (high - low) / 255, z = round(-low / s), q = clamp(round(x / s) + z, 0, 255)
-    What an addition adds and its sum share one s, the largest of theirs: then adding rounds nothing, and a runtime
-    that rounds before it gives the same as one that does not. Batch-norm is folded first. [low, high] comes from
-    training images by `range`. What the network returns stays
-    float. Followed by a learning step this is quantization-aware training; alone it is post-training quantization.
+    Any bits of weights go with any bits of inputs; 32 leaves either float. Without `grid`, 5 bits and more are equal
+    steps over a measured range (uniform), fewer have steps that are learned (lsq). Weights have one scale for each
+    filter and are integers of 8 bits or fewer in every export. What an addition adds and its sum share one
+    scale, the largest of theirs: then adding rounds nothing, and a runtime that rounds before it gives the same as
+    one that does not. What adds and other calls read has 8 bits where inputs are a number of bits; else it stays float.
+    Batch-norm goes into the layer before it: in training it stays as it is behind the rounded weights, in inference
+    it is multiplied into scales and biases. What the network returns stays float.
+    Followed by a learning step this is quantization-aware training; alone it is post-training quantization. Given a
+    quantized network, weights and statistics go on, ranges are measured anew.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
-    bits: Literal[8] = arg("bits of weights and activations")
-    range: str = arg("how the range of an activation is chosen", "percentile", menu="ranges")
-    images: int = arg("training images from which ranges are measured", 512, low=1, high=1_000_000)
+    version: ClassVar[int] = 2
 
-    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
-        if any(isinstance(step, Quantize) for step in earlier):
-            return "the network is quantized already"
-        return None
+    weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary"] = arg("bits of weights; 32 leaves them float")
+    inputs: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary"] = arg("bits of what layers read, likewise", 8)
+    _: KW_ONLY
+    grid: str | None = arg("the values that weights are rounded to, and inputs where it can; None for the usual one", None,
+                           menu="grids")
+    inputs_grid: str | None = arg("the values that inputs are rounded to, where it is another grid", None, menu="grids")
+    range: str | None = arg("how the range of inputs is chosen; None for percentile, below 8 bits for mse", None,
+                            menu="ranges")
+    images: int = arg("training images from which ranges are measured", 512, low=1, high=1_000_000)
+    first: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("least bits of the first layer; 32 leaves it float", 8)
+    last: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("least bits of the last layer; 32 leaves it float", 8)
+    keep: str = arg("layers left float, glob patterns with commas between", "")
+    only: str = arg("the only layers quantized, glob patterns with commas between; all if empty", "")
+    fold: bool = arg("batch-norm goes into the layer before it; else it is a call like others", True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights == 32 and self.inputs == 32:
+            raise LissomError("quantize: weights and inputs of 32 bits are what the network has already")
+        self.specs()
+
+    def specs(self) -> tuple[Spec | None, Spec | None]:
+        """Return the grids of weights and of inputs."""
+        from ..surgery.bits import ALIKE, spec
+
+        kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
+        own = self.grid if kind is not None and kind.of_weights else None  # type: ignore[attr-defined]
+        alike = self.grid if kind is not None and kind.name() in ALIKE and self.inputs not in ("binary", "ternary") else None
+        return (spec(self.weights, own, "weights", "quantize(grid=...)"),
+                spec(self.inputs, self.inputs_grid or alike, "inputs", "quantize(inputs_grid=...)"))
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from torch import isfinite, nn
+        from torch import isfinite
 
         from ..surgery.calibrate import observed, wiring
-        from ..surgery.fold import folded
-        from ..surgery.masks import Masked, MaskedConv2d, MaskedLinear
-        from ..surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear, Quantizer
+        from ..surgery.rounded import prepared, rounded, unrounded
         from ..surgery.slim import difference
 
-        before = copy.deepcopy(model)
-        folded(model, ctx.example)
+        if not all(isfinite(p).all() for p in model.parameters()):
+            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
         batches = ctx.images(self.images)
         if not batches or not len(batches[0]):
             raise LissomError(f"{ctx.where}: there are no calibration images")
-        if not all(isfinite(p).all() for p in model.parameters()):
-            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        model = unrounded(model)
+        before = copy.deepcopy(model)
+        left = prepared(model, ctx.example, self.fold)
         ctx.gate("folded = unfolded", difference(before, model, batches[0][:32]), 1e-3)
         wires = wiring(model, ctx.example)
-        seen = observed(model, batches, wires.sites)
-        pick = menu("ranges").make(self.range)
-        bounds = {site: pick(found) for site, found in seen.items()}
-        wrapped, left = Quantized(model, wires.sites, wires.calls), {}
-        for site, (low, high) in bounds.items():
-            wrapped.grids[site] = Quantizer(low, high)
-        for tied in wires.sums:
-            grids = [found for found in map(wrapped.grid, tied) if found is not None]
-            for found in grids:
-                found.scale.fill_(max(float(other.scale) for other in grids))
-        swap: dict[type, type] = {nn.Conv2d: QuantizedConv2d, MaskedConv2d: QuantizedConv2d,
-                                  nn.Linear: QuantizedLinear, MaskedLinear: QuantizedLinear}
-        for name, layer in model.named_modules():
-            if type(layer) in swap and name in wires.inputs:
-                masked, layer.__class__ = isinstance(layer, Masked), swap[type(layer)]
-                layer.masked, layer.site = masked, wires.inputs[name]
-                grid = wrapped.grid(layer.site) if layer.site else None
-                layer.rescale(float(grid.scale) if grid else None)
-            elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
-                left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear" if name in wires.inputs \
-                    else "it was not called through its own weights"
-        if not wrapped.layers():
+        plan = self.plan(model, wires, left, ctx)
+        seen = observed(model, batches, wires.sites) if plan.sites or plan.own else {}
+        whole, bounds = rounded(model, wires, plan, lambda site, spec: self.bounds(seen[site], spec, site, ctx))
+        count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
+        ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds, images=sum(map(len, batches)))
+        return whole.eval()
+
+    def plan(self, model: nn.Module, wires: Wiring, left: dict[str, str], ctx: Context) -> Plan:
+        """Decide which grid every layer and every site gets."""
+        from ..surgery.bits import Spec, at_least, planned
+        from ..surgery.names import matching
+        from ..surgery.quantized import QuantizedLayer
+
+        names = [name for name in wires.inputs if isinstance(model.get_submodule(name), QuantizedLayer)]
+        if not names:
             raise LissomError(f"{ctx.where}: the network has no Conv2d or Linear layer that can be quantized")
-        ctx.facts.update(quantized=len(wrapped.layers()), left_float=left, ranges=bounds, images=sum(map(len, batches)))
-        return wrapped.eval()
+        chosen = matching(names, self.only, f"{ctx.where}: only") if self.only else set(names)
+        chosen -= matching(names, self.keep, f"{ctx.where}: keep")
+        left.update({name: "it was not chosen" for name in names if name not in chosen})
+        weights: dict[str, Spec | None] = dict.fromkeys(names, self.specs()[0])
+        inputs: dict[str, Spec | None] = dict.fromkeys(names, self.specs()[1])
+        for name, bits in ((names[0], self.first), (names[-1], self.last)):
+            weights[name], inputs[name] = at_least(weights[name], bits), at_least(inputs[name], bits)
+            if bits == 32:
+                left[name] = f"it is the {'first' if name == names[0] else 'last'} layer"
+        for name in set(names) - chosen:
+            weights[name] = inputs[name] = None
+        if not any((*weights.values(), *inputs.values())):
+            raise LissomError(f"{ctx.where}: no layer is left to quantize: {len(names)} there are, all kept float by "
+                              "first, last, keep or only")
+        usual = self.grid if self.grid is not None and self.grid.startswith("uniform") else "uniform"
+        rest = Spec(usual, 8) if self.inputs not in (32, "binary") else None
+        return planned(weights, inputs, wires, rest)
+
+    def bounds(self, seen: Seen, spec: Spec, site: str, ctx: Context) -> tuple[float, float]:
+        """Return the range of a site, and note where half of the images would have given quite another."""
+        pick: Any = menu("ranges").make(self.range or ("percentile" if spec.bits > 7 else "mse"))
+        top = 2**spec.bits - 1
+        (low, high), (less, more) = pick(seen, top), pick(seen.half(), top)
+        if len(seen.bounds) > 1 and abs((high - low) - (more - less)) > 0.15 * (high - low):
+            ctx.notes.append(f"{ctx.where}: the range at {site} has not settled ({low:.3g} to {high:.3g}, of half the "
+                             f"images {less:.3g} to {more:.3g}); more images= or a percentile would steady it")
+        return low, high

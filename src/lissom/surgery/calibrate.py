@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from .quantized import PASSES, Sites
+from .sites import PASSES, Sites
 from .trace import tensors_in
 
 SAMPLE = 1 << 16  # values kept of each site and batch
@@ -18,10 +18,11 @@ SAMPLE = 1 << 16  # values kept of each site and batch
 
 @dataclass
 class Seen:
-    """What was seen at a site: the bounds over all images, and an even sample of the values."""
+    """What was seen at a site: the bounds over all images and of each batch, and an even sample of the values."""
 
     low: float = float("inf")
     high: float = float("-inf")
+    bounds: list[tuple[float, float]] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
     draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
@@ -30,7 +31,8 @@ class Seen:
         flat = x.detach().float().flatten()
         if not torch.isfinite(flat).all():
             raise LissomError("quantize: an activation is NaN or infinite on a calibration image")
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        self.bounds.append((float(flat.min()), float(flat.max())))
+        self.low, self.high = min(self.low, self.bounds[-1][0]), max(self.high, self.bounds[-1][1])
         stride = max(1, len(flat) // SAMPLE)
         # one value of each stretch, at a random place: a fixed stride would see one column of every image
         at = torch.arange(len(flat) // stride) * stride + torch.randint(stride, (len(flat) // stride,), generator=self.draw)
@@ -40,15 +42,26 @@ class Seen:
         """Return the sample as one vector."""
         return torch.cat(self.parts)
 
+    def half(self) -> Seen:
+        """Return what was seen in the first half of the batches."""
+        count = max(1, len(self.parts) // 2)
+        lows, highs = zip(*self.bounds[:count], strict=True)
+        return Seen(min(lows), max(highs), self.bounds[:count], self.parts[:count])
+
 
 @dataclass
 class Wiring:
-    """Which site's grid each site uses, and which site's values each layer reads."""
+    """Which site's grid each site uses, and which site's values each layer reads.
+
+    `readers` names for each site with a grid of its own the layers that read it, None standing for other calls.
+    """
 
     sites: dict[str, str]
-    inputs: dict[str, str | None]  # layer -> site
+    inputs: dict[str, str | None]  # layer -> site, None where that differs from call to call
+    sources: dict[str, set[str]]  # layer -> the sites with a grid of their own whose values it reads
     calls: dict[str, int]  # kind of call -> how many
     sums: list[set[str]]  # sites that additions tie together: what is added, and where the sum is rounded
+    readers: dict[str, set[str | None]]
 
 
 def wiring(network: nn.Module, images: Tensor) -> Wiring:
@@ -63,6 +76,7 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
     reads: dict[str, list[str]] = {"input": []}  # site -> the sites it was made of
     readers: dict[str, list[str]] = {"input": []}  # site -> the calls that read it
     layers: dict[str, list[str | None]] = {}
+    layer_of: dict[str, str] = {}  # call -> layer
     alive: list[Any] = [images]
 
     def read(args: tuple[Any, ...], reader: str) -> list[str]:
@@ -75,7 +89,8 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
         reads[name], readers[name] = read(args, name), []
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
         if id(weight) in weights:
-            layers.setdefault(weights[id(weight)], []).append(source.get(id(args[0])))
+            layer_of[name] = weights[id(weight)]
+            layers.setdefault(layer_of[name], []).append(source.get(id(args[0])))
         if id(out) in source:  # an operation in place: a name of its own for the result
             out = out.view_as(out)
         source[id(out)] = name
@@ -94,19 +109,21 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
             read(args, getattr(func, "__name__", "?"))
 
     with torch.no_grad(), Sites(visit, passed) as made:
-        result = network.eval()(images)
-    ends = {source.get(id(t)) for t in tensors_in(result)}
+        ends = {source.get(id(t)) for t in tensors_in(network.eval()(images))}
     sites: dict[str, str] = {}
     for name, by in readers.items():
         if name in ends or (kind_of(name) in ("conv", "linear", "add", "norm") and [*map(kind_of, by)] == ["relu"]):
             continue
         own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
         sites[name] = sites.get(own, name)
-    single = {layer: found[0] if len(set(found)) == 1 else None for layer, found in layers.items()}
     sums = [{sites[s] for s in (*reads[name], name if name in sites else readers[name][0]) if s in sites}
             for name in reads if kind_of(name) == "add" and (name in sites or readers[name])]
-    return Wiring(sites, {layer: site if site in sites else None for layer, site in single.items()},
-                  dict(made.counts), merged(sums))
+    reading: dict[str, set[str | None]] = {own: set() for own in sites.values()}
+    for name, own in sites.items():
+        reading[own] |= {layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
+    sources = {layer: {sites[s] for s in found if s in sites} for layer, found in layers.items()}
+    one = {layer: found[0] if len(set(found)) == 1 and found[0] in sites else None for layer, found in layers.items()}
+    return Wiring(sites, one, sources, dict(made.counts), merged(sums), reading)
 
 
 def kind_of(name: str) -> str:

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from .quantized import QuantizedLayer
+from .rounding import Rounding
 from .trace import Trace, decomposed
 
 
 def parameters(model: nn.Module) -> int:
-    """Return the number of learned numbers."""
-    return sum(p.numel() for p in model.parameters())
+    """Return the number of learned numbers; the steps of grids, which files hold as scales, are none."""
+    steps = {id(p) for m in model.modules() if isinstance(m, Rounding) for p in m.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in steps)
 
 
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
@@ -70,12 +73,15 @@ def macs(model: nn.Module, example: Tensor) -> int:
 def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
     """Return one row for each layer that holds parameters: name, kind, outputs, parameters, macs."""
     counts = layer_macs(model, example)
+    was = {f"{name}.norm": layer.norm_name for name, layer in model.named_modules() if isinstance(layer, QuantizedLayer)}
     rows = []
     for name, layer in model.named_modules():
+        if isinstance(layer, Rounding):
+            continue
         own = sum(p.numel() for p in layer.parameters(recurse=False))
         if own:
             weight = getattr(layer, "weight", None)
             outputs = int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim else None
-            rows.append({"name": name.removeprefix("network."), "kind": type(layer).__name__, "outputs": outputs,
-                         "params": own, "macs": counts.get(name, 0)})
+            rows.append({"name": (was.get(name) or name).removeprefix("network."), "kind": type(layer).__name__,
+                         "outputs": outputs, "params": own, "macs": counts.get(name, 0)})
     return rows

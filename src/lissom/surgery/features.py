@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
 from .labels import Labels
-from .quantized import Quantized, QuantizedConv2d, QuantizedLinear, make_plain
+from .quantized import Quantized, QuantizedLayer
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,13 @@ class _Origins:
 
 def _float(network: nn.Module) -> nn.Module:
     """Return the network with ordinary layers in place of quantized ones, whose weights labels do not see through."""
-    if not any(isinstance(m, (QuantizedConv2d, QuantizedLinear)) for m in network.modules()):
+    if not any(isinstance(m, QuantizedLayer) for m in network.modules()):
         return network
     network = copy.deepcopy(network)
-    for layer in network.modules():
-        if isinstance(layer, (QuantizedConv2d, QuantizedLinear)):
-            make_plain(layer)
+    for layer in list(network.modules()):
+        if isinstance(layer, QuantizedLayer):
+            layer.follow(None)  # rounding moves no channel
+            layer.make_plain(*layer.in_inference())
     return network
 
 

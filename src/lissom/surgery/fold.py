@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .trace import traced
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
@@ -38,16 +42,22 @@ def fold_pair(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1
     w' = w * gamma / sqrt(var + eps);  b' = beta + (b - mean) * gamma / sqrt(var + eps), in float64.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.2.
     """
-    assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
-        gamma = norm.weight.double() if norm.weight is not None else torch.ones_like(norm.running_var).double()
-        beta = norm.bias.double() if norm.bias is not None else torch.zeros_like(gamma)
-        scale = gamma / (norm.running_var.double() + norm.eps).sqrt()
-        bias = layer.bias.double() if layer.bias is not None else torch.zeros_like(beta)
-        bias = beta + (bias - norm.running_mean.double()) * scale
+        scale, shift = scale_and_shift(norm)
+        bias = shift if layer.bias is None else shift + layer.bias.double() * scale
         weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.ndim - 1))
         layer.weight = nn.Parameter(weight.to(layer.weight.dtype))
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
+
+
+def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return by what batch-norm multiplies each channel in inference, and what it adds, in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
 def folded(model: nn.Module, example: Tensor) -> list[str]:
@@ -55,12 +65,21 @@ def folded(model: nn.Module, example: Tensor) -> list[str]:
     done = []
     for source, name in foldable(model, example):
         layer, norm = model.get_submodule(source), model.get_submodule(name)
-        norm_only = type(norm).__module__.startswith("torch.")  # a subclass may do more, an activation say
-        if norm_only and isinstance(layer, (nn.Conv2d, nn.Linear)) and isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and plain(norm):
             fold_pair(layer, norm)
-            for owner in model.modules():
-                for key, child in list(owner._modules.items()):
-                    if child is norm:
-                        owner._modules[key] = nn.Identity()
+            taken_out(model, norm)
             done.append(source)
     return done
+
+
+def plain(norm: nn.Module) -> TypeIs[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """Return whether a layer is batch-norm and nothing more; a subclass may hold an activation, say."""
+    return isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) and type(norm).__module__.startswith("torch.")
+
+
+def taken_out(model: nn.Module, layer: nn.Module) -> None:
+    """Put nothing in the place of a layer, wherever it is."""
+    for owner in model.modules():
+        for key, child in list(owner._modules.items()):
+            if child is layer:
+                owner._modules[key] = nn.Identity()

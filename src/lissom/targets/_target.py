@@ -11,9 +11,10 @@ from ..method import Method
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
 Run = Callable[["np.ndarray"], "np.ndarray"]  # images (n c h w) float32 -> outputs (n classes)
+Images = Callable[[int], "list[Tensor]"]  # how many -> training images as the network sees them, in batches (n c h w)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Fused:
 class Target(Method):
     """A runtime with its settings: it exports a network to a file and runs such a file.
 
-    `ending` is that of its files; targets of one ending share one exported file.
+    `ending` is that of its files; targets whose files have one name share what was exported.
     """
 
     ending: ClassVar[str] = ""
@@ -42,8 +43,24 @@ class Target(Method):
         """Return why the target cannot run here and what to install, or None."""
         return None
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
-        """Write `model`, which takes (n, *shape), to `path` with `facts` as its metadata."""
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+               images: Images | None = None) -> None:
+        """Write `model`, which takes (n, *shape), to `path` with `facts` as its metadata.
+
+        A target with a quantizer of its own shows it the images.
+        """
+
+    def file(self, few: bool) -> str:  # noqa: ARG002
+        """Return folder and name of the file among a network's artefacts; `few`: it has weights of 4 bits or fewer."""
+        return f"{self.ending}/model.{self.ending}"
+
+    def plain(self) -> Target:
+        """Return the target on which the uncompressed network is to be measured beside: one that rounds nothing."""
+        return self
+
+    def rounds(self) -> bool:
+        """Return whether the file of a float network is rounded, so that it is held to the noise this adds."""
+        return False
 
     def load(self, path: Path, threads: int) -> Run:  # noqa: ARG002
         """Return a callable that runs the file on that many threads."""

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ._target import Fused, Run, Target
+from ._target import Fused, Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,8 @@ class Onnxruntime(Target):
     def missing(self) -> str | None:
         return None if find_spec("onnxruntime") else "ONNX Runtime is not installed: pip install onnxruntime"
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+               images: Images | None = None) -> None:  # noqa: ARG002
         from ._onnx import export_onnx
 
         export_onnx(model, path, shape, facts)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..method import arg
-from ._target import Fused, Run, Target
+from ._target import Fused, Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution"}
+LAYERS = {"Convolution", "BinaryConvolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution"}
 
 
 @dataclass(frozen=True)
 class Openvino(Target):
     """Run the ONNX file in OpenVINO's CPU plugin; quantized layers run in 8 bits, the others in `precision`.
 
+    A network with weights of 4 bits or fewer becomes a file of OpenVINO's own, which holds them as 4 bits each.
+    Convolutions whose inputs and weights are binary hold single bits there, and compute in them.
     Source: https://docs.openvino.ai
     """
 
@@ -31,38 +34,66 @@ class Openvino(Target):
     def missing(self) -> str | None:
         return None if find_spec("openvino") else "OpenVINO is not installed: pip install 'lissom[openvino]'"
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+               images: Images | None = None) -> None:  # noqa: ARG002
+        from ..surgery.quantized import Quantized
         from ._onnx import export_onnx
 
-        export_onnx(model, path, shape, facts)
+        if not any(isinstance(layer, Quantized) and layer.few() for layer in model.modules()):
+            export_onnx(model, path, shape, facts)
+            return
+        from ._packed import packed
+
+        with tempfile.TemporaryDirectory() as folder:
+            export_onnx(model, Path(folder) / "model.onnx", shape, facts)
+            packed(Path(folder) / "model.onnx", path)
+
+    def file(self, few: bool) -> str:
+        return "openvino/model.ir" if few else super().file(few)
 
     def load(self, path: Path, threads: int) -> Run:
-        compiled = self._compiled(path, threads)
-        output = compiled.output(0)
+        from ._packed import one_bit, read
+
+        model, compiled = read(path), dict[tuple[int, ...], Any]()
+        fixed = one_bit(model)
 
         def run(images: np.ndarray) -> np.ndarray:
-            found: np.ndarray = compiled([images])[output]
+            shape = images.shape if fixed else ()  # single bits need shapes that are fixed
+            if shape not in compiled:
+                if fixed:
+                    model.reshape(list(shape))
+                compiled[shape] = self._compiled(model, threads)
+            found: np.ndarray = compiled[shape]([images])[0]
             return found.copy()  # OpenVINO writes the next answer into the same memory
         return run
 
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that the CPU plugin runs, by the precision it chose for each operation."""
-        done, rest = 0, []
-        for op in self._compiled(path, 1).get_runtime_model().get_ordered_ops():
+        from ._packed import one_bit, read
+
+        model, done, rest = read(path), 0, list[str]()
+        if one_bit(model):
+            model.reshape([1, *(d.get_length() for d in list(model.input(0).get_partial_shape())[1:])])
+        for op in self._compiled(model, 1).get_runtime_model().get_ordered_ops():
             facts = op.get_rt_info()
             kind, precision = str(facts["layerType"].astype(str)), str(facts["runtimePrecision"].astype(str))
             if kind not in LAYERS and not (kind == "Eltwise" and "add" in op.get_friendly_name().lower()):
                 continue
-            if precision in ("u8", "i8"):
+            if precision in ("u8", "i8", "u1"):
                 done += 1
             elif kind in LAYERS or op.get_input_size() == 2:
                 rest.append(op.get_friendly_name())
         return Fused(done, done + len(rest), tuple(rest))
 
-    def _compiled(self, path: Path, threads: int) -> Any:
+    def _compiled(self, model: Any, threads: int) -> Any:
         import openvino as ov
+        from openvino.passes import ConstantFolding, Manager
 
-        core = ov.Core()
+        if not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+            # weights alone are quantized: 2026.4 multiplies some of them by their scales at run time, and wrongly
+            passes = Manager()
+            passes.register_pass(ConstantFolding())
+            passes.run_passes(model)
         settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_PRECISION_HINT": self.precision}
-        return core.compile_model(core.read_model(str(path)), "CPU", settings)
+        return ov.Core().compile_model(model, "CPU", settings)

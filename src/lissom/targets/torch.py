@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError
-from ._target import Run, Target
+from ._target import Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,8 @@ class Torch(Target):
 
     ending: ClassVar[str] = "pt2"
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+               images: Images | None = None) -> None:  # noqa: ARG002
         import torch
 
         from ..surgery.quantized import Quantized

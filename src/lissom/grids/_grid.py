@@ -1,0 +1,86 @@
+"""What every grid is: a set of values that tensors are rounded to, and the gradient that training uses in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..method import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Held = Mapping[str, "Tensor"]  # what a layer holds for a grid: scales, say
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How inputs are held as integers: q = clamp(round(x / scale) + zero, 0, top), and stand for (q - zero) * step.
+
+    With `sign`, q is `top` where x >= 0 and 0 elsewhere.
+    """
+
+    scale: Tensor
+    zero: int
+    top: int
+    step: Tensor
+    sign: bool = False
+
+
+@dataclass(frozen=True)
+class Grid(Method):
+    """Round weights, inputs or both.
+
+    A grid keeps nothing itself: a layer holds its tensors, which `hold_weights` or `hold_inputs` made, and hands them
+    to every call. Weights are an integer of 8 bits times one scale for each filter, whatever the grid, so that
+    every network can be exported in integers.
+    """
+
+    of_weights: ClassVar[tuple[int, ...]] = ()  # the bits it can round weights to
+    of_inputs: ClassVar[tuple[int, ...]] = ()
+    learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
+
+    def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
+        """Return the tensors to hold for a weight (out ...), by name."""
+        return {}
+
+    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+        """Return a weight (out ...) as integers in -128..127, in float, and the scale of each filter (out)."""
+        raise TypeError(f"{type(self).__name__} does not round weights")
+
+    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+        """Return a weight (out ...) on the grid, with the gradient that training uses: as if nothing were rounded."""
+        codes, scale = self.codes(weight.detach(), bits, held)
+        return weight + (codes * by_filter(scale, weight) - weight).detach()
+
+    def refresh(self, weight: Tensor, bits: int, held: Held) -> dict[str, Tensor]:
+        """Return the held tensors that have to follow a weight which has learned."""
+        return {}
+
+    def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
+        """Return the tensors to hold for inputs whose range was measured, by name."""
+        return {}
+
+    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+        """Return inputs (n ...) on the grid, with the gradient that training uses."""
+        raise TypeError(f"{type(self).__name__} does not round inputs")
+
+    def input_codes(self, bits: int, held: Held) -> Codes:
+        """Return how inputs are held as integers."""
+        raise TypeError(f"{type(self).__name__} does not round inputs")
+
+
+def by_filter(scale: Tensor, weight: Tensor) -> Tensor:
+    """Return scales (out) in the shape in which they multiply a weight (out ...)."""
+    return scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+def per_filter(weight: Tensor) -> Tensor:
+    """Return a weight (out ...) as (out rest)."""
+    return weight.flatten(1) if weight.ndim > 1 else weight[:, None]
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Round to whole numbers; the gradient is that of x itself. Source: Bengio et al. 2013, arXiv 1308.3432."""
+    return x + (x.round() - x).detach()

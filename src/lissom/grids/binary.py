@@ -1,0 +1,98 @@
+"""Two values: the sign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ..method import arg
+from ._grid import Codes, Grid, by_filter, per_filter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ._grid import Held
+
+
+@dataclass(frozen=True)
+class Binary(Grid):
+    """Keep the sign of weights, times the mean size of each filter; of inputs the sign alone, 0 counting as plus.
+
+    w: value = a sign(w), a = mean|w| of the filter; x: value = sign(x), or with zero=True 1 where x >= 0, else 0
+    gradient with respect to what is rounded: ste, g; saturate, g where |x| < 1, else 0; soft, g max(0, 1 - |x|) for
+    weights and inputs alike; xnor, for weights alone:
+    (a g [|w| <= 1] + sign(w) mean(sign(w) g)) (1 - 1/in) n, n values in a filter of `in` inputs
+    With centre=True each weight is used less its mean over the inputs, then clipped to [-1, 1].
+    Source: Rastegari et al. 2016, XNOR-Net, https://arxiv.org/abs/1603.05279; Courbariaux et al. 2016, BinaryNet,
+    https://arxiv.org/abs/1602.02830, for saturate. Differs: centring is done on use, and learned through.
+    """
+
+    of_weights: ClassVar[tuple[int, ...]] = (1,)
+    of_inputs: ClassVar[tuple[int, ...]] = (1,)
+
+    scale: bool = arg("signs of weights stand for a value of each filter, not for 1", True)
+    gradient: Literal["ste", "saturate", "soft", "xnor"] = arg("what stands for the gradient of the sign", "saturate")
+    centre: bool = arg("weights lose their mean over the inputs and are clipped to [-1, 1]", False)
+    zero: bool = arg("inputs become 0 or 1, not -1 or 1", False)
+
+    def _centred(self, weight: Tensor) -> Tensor:
+        w = weight.float()
+        return (w - w.mean(1, keepdim=True)).clamp(-1, 1) if self.centre else w
+
+    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+        import torch
+
+        w = self._centred(weight.detach())
+        scale = per_filter(w).abs().mean(1).clamp_min(1e-12) if self.scale else torch.ones(len(w), device=w.device)
+        return torch.where(w >= 0, 1.0, -1.0), scale
+
+    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+        w = self._centred(weight)
+        codes, scale = self.codes(weight, bits, held)
+        value = codes * by_filter(scale, weight)
+        if self.gradient == "xnor":
+            w = _xnor(w, codes, by_filter(scale, weight))
+        else:
+            w = by_filter(scale, weight) * self.slope(w)
+        return w + (value - w).detach()
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Return a function of x (...) whose derivative stands for that of the sign."""
+        if self.gradient == "saturate":
+            return x.clamp(-1, 1)
+        if self.gradient == "soft":
+            near = x.clamp(-1, 1)
+            return near - near * near.abs() / 2  # its derivative is 1 - |x|
+        return x
+
+    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+        import torch
+
+        smooth = self.slope(x)
+        sign = torch.where(x >= 0, 1.0, 0.0 if self.zero else -1.0).to(x.dtype)
+        return smooth + (sign - smooth).detach()
+
+    def input_codes(self, bits: int, held: Held) -> Codes:
+        import torch
+
+        one = torch.tensor(1.0)
+        return Codes(one, 0 if self.zero else 1, 1 if self.zero else 2, one, sign=True)
+
+
+def _xnor(w: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """Return w, through which the gradient is XNOR-Net's."""
+    import torch
+
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, w: Tensor) -> Tensor:  # noqa: ARG004
+            return w.clone()
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:  # noqa: ARG004
+            size = w[0].numel()
+            mean = per_filter(codes * grad).mean(1)
+            return (scale * (w.abs() <= 1) * grad + codes * by_filter(mean, w)) * (1 - 1 / w.shape[1]) * size
+
+    found: Tensor = Through.apply(w)
+    return found

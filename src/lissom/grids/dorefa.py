@@ -1,0 +1,64 @@
+"""The grids of DoReFa-Net: weights squeezed by tanh, inputs clipped to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..method import arg
+from ._grid import Codes, Grid, by_filter, rounded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ._grid import Held
+
+
+@dataclass(frozen=True)
+class Dorefa(Grid):
+    """Squeeze the weights of a layer into [-1, 1] by tanh and round them; clip inputs to [0, 1] and round them.
+
+    w: u = tanh(w) / (2 max|tanh(w)|) + 1/2, value = 2 round(u n) / n - 1, n = 2^bits - 1; of 1 bit, sign(w) mean|w|
+    x: value = round(n clamp(prescale * x, 0, 1)) / n
+    gradient: as if nothing were rounded, that of tanh and clamp included
+    Neither is scaled back, so batch-norm has to follow, and learning: there is no good post-training form.
+    Source: Zhou et al. 2016, DoReFa-Net, https://arxiv.org/abs/1606.06160. Differs: n = 254 for weights of 8
+    bits, so that they are the whole numbers -127..127, which runtimes hold.
+    """
+
+    of_weights: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+    of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+
+    prescale: float = arg("what inputs are multiplied by before they are clipped", 0.1, above=0, high=100)
+
+    def _whole(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, int]:
+        """Return whole numbers with their gradient, the scale of the layer, and n of more than one bit."""
+        import torch
+
+        w = weight.float()
+        if bits == 1:
+            scale = w.abs().mean().clamp_min(1e-12)
+            return w / scale + (torch.where(w >= 0, 1.0, -1.0) - w / scale).detach(), scale, 1
+        n = 254 if bits == 8 else 2**bits - 1
+        squeezed = w.tanh()
+        u = squeezed / (2 * squeezed.abs().max().clamp_min(1e-12)) + 0.5
+        whole = 2 * rounded(u * n) - n  # odd numbers, or with n = 254 even ones
+        return (whole / 2, torch.tensor(2 / n), n) if n == 254 else (whole, torch.tensor(1 / n), n)
+
+    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+        whole, scale, _ = self._whole(weight.detach(), bits)
+        return whole.round(), scale.to(weight.device).expand(len(weight)).contiguous().clamp_min(1e-12)
+
+    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+        whole, scale, _ = self._whole(weight, bits)
+        return whole * by_filter(scale.to(weight.device).detach().expand(len(weight)), weight)
+
+    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+        n = 2**bits - 1
+        return (rounded((self.prescale * x.float()).clamp(0, 1) * n) / n).to(x.dtype)
+
+    def input_codes(self, bits: int, held: Held) -> Codes:
+        import torch
+
+        n = 2**bits - 1
+        return Codes(torch.tensor(1 / (self.prescale * n)), 0, n, torch.tensor(1 / n))

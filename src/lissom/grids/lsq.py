@@ -1,0 +1,84 @@
+"""Equal steps whose size is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ._grid import Codes, Grid, by_filter, per_filter
+from .uniform import affine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ._grid import Held
+
+
+@dataclass(frozen=True)
+class Lsq(Grid):
+    """Round to multiples of a step that training learns by gradient, along with the weights.
+
+    w: q = clamp(round(w / s), -2^(bits-1), 2^(bits-1) - 1), a step s for each filter; from -127 with 8 bits
+    x: q = clamp(round(x / s) + z, 0, 2^bits - 1), z = 0 where the measured range has nothing below 0
+    gradient: of x, that of x inside the range, else 0; of s, round(x / s) - x / s inside, the end of the grid outside,
+    times 1 / sqrt(values * (2^bits - 1) / 2) so that steps learn as fast as weights do
+    Untrained, the step of a filter is the one of least squared error. Source: Esser et al. 2019, Learned Step Size
+    Quantization, https://arxiv.org/abs/1902.08153. Differs: that start, and a step for each filter.
+    """
+
+    of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+    of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+    learned: ClassVar[tuple[str, ...]] = ("step",)
+
+    def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
+        return {"step": nearest_step(per_filter(weight.detach().float()), *ends(bits))}
+
+    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+        step = held["step"].detach().abs().clamp_min(1e-12)
+        return (weight.float() / by_filter(step, weight)).round().clamp(*ends(bits)), step
+
+    def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
+        import torch
+
+        step = held["step"].abs().clamp_min(1e-12)
+        slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
+        found: Tensor = torch._fake_quantize_learnable_per_channel_affine(
+            weight.float(), step, torch.zeros_like(step), 0, *ends(bits), slow)
+        return found
+
+    def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
+        import torch
+
+        step, zero = affine(low, high, 2**bits - 1)
+        return {"step": torch.tensor([step]), "zero_point": torch.tensor([float(zero)])}
+
+    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+        import torch
+
+        top = 2**bits - 1
+        slow = (x[0].numel() * top / 2) ** -0.5
+        found: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
+            x.float(), held["step"].abs().clamp_min(1e-12), held["zero_point"], 0, top, slow)
+        return found.to(x.dtype)
+
+    def input_codes(self, bits: int, held: Held) -> Codes:
+        step = held["step"].detach().abs().clamp_min(1e-12)[0]
+        return Codes(step, int(held["zero_point"]), 2**bits - 1, step)
+
+
+def ends(bits: int) -> tuple[int, int]:
+    """Return the least and the greatest integer of a weight of so many bits."""
+    return -127 if bits == 8 else -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def nearest_step(rows: Tensor, low: int, high: int, tries: int = 60) -> Tensor:
+    """Return for each row (out rest) the step of least squared error on the grid low..high, of `tries` sizes."""
+    import torch
+
+    largest = rows.abs().amax(1).clamp_min(1e-12)
+    best, error = largest / max(high, 1), torch.full_like(largest, float("inf"))
+    for part in torch.linspace(1.0, 0.15, tries):
+        step = part * largest / max(high, 1)
+        found = ((rows / step[:, None]).round().clamp(low, high) * step[:, None] - rows).square().sum(1)
+        best, error = torch.where(found < error, step, best), torch.minimum(found, error)
+    return best

@@ -1,0 +1,100 @@
+"""Turn a network into one whose layers and activations can be rounded, and round them as a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .bits import Plan, Spec
+from .calibrate import Wiring, wiring
+from .fold import foldable, plain, taken_out
+from .masks import Masked, MaskedConv2d, MaskedLinear
+from .quantized import Norm, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .rounding import Rounding
+
+SWAP: dict[type, type] = {nn.Conv2d: QuantizedConv2d, MaskedConv2d: QuantizedConv2d,
+                          nn.Linear: QuantizedLinear, MaskedLinear: QuantizedLinear}
+Bounds = tuple[float, float]
+
+
+def unrounded(model: nn.Module) -> nn.Module:
+    """Return a network without the roundings that an earlier quantization put into it and around it."""
+    if not isinstance(model, Quantized):
+        return model
+    for layer in model.layers():
+        layer.rounding = layer.again = None
+        layer.follow(None)
+    return model.network
+
+
+def prepared(model: nn.Module, example: Tensor, fold: bool = True) -> dict[str, str]:
+    """Make every layer that can be one a quantized layer, in place, with its batch-norm in it; nothing is rounded yet.
+
+    Return why other layers stay as they are.
+    """
+    called, left = wiring(model, example).inputs, dict[str, str]()
+    norms = dict(foldable(model, example)) if fold else {}
+    for name, layer in list(model.named_modules()):
+        if type(layer) in SWAP and name in called:
+            norm, masked = model.get_submodule(norms[name]) if name in norms else None, isinstance(layer, Masked)
+            layer.__class__ = SWAP[type(layer)]
+            assert isinstance(layer, QuantizedLayer)
+            if isinstance(norm, Norm) and plain(norm):
+                taken_out(model, norm)
+                layer.prepare(norm, masked, f"network.{norms[name]}")
+            else:
+                layer.prepare(masked=masked)
+        elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not isinstance(layer, QuantizedLayer):
+            left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear" if name in called \
+                else "it was not called through its own weights"
+    model.eval()
+    return left
+
+
+def rounded(model: nn.Module, wires: Wiring, plan: Plan,
+            bounds_of: Callable[[str, Spec], Bounds]) -> tuple[Quantized, dict[str, Bounds]]:
+    """Put the roundings of a plan into a prepared network, in place; return it with the ranges of what is rounded.
+
+    `bounds_of` returns the range of a site on a grid. What an addition ties together gets one scale.
+    """
+    whole = Quantized(model, {site: own for site, own in wires.sites.items() if own in plan.sites}, wires.calls)
+    bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
+    for site, spec in plan.sites.items():
+        whole.grids[site] = of_inputs(spec, bounds[site])
+    for tied in wires.sums:
+        scales = [grid.held["scale"] for grid in map(whole.grid, tied) if grid is not None and "scale" in grid.names]
+        for scale in scales:
+            scale.fill_(max(float(other) for other in scales))
+    for name, reads in wires.inputs.items():
+        layer = model.get_submodule(name)
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        layer.site = reads
+        if (weights := plan.weights.get(name)) is not None:
+            layer.rounding = of_weights(weights, layer.weight.detach())
+        if name in plan.own:
+            layer.again = again(name, wires, plan.own[name])
+            if layer.again not in whole.grids:  # layers that read the same round it alike
+                found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]] or [(0.0, 1.0)]
+                bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
+                whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
+    whole.link()
+    return whole, bounds
+
+
+def again(layer: str, wires: Wiring, spec: Spec) -> str:
+    """Return a name for what rounds the values of a site once more, for all layers that read it on one grid."""
+    sources = wires.sources[layer]
+    word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "_")
+    return f"{word}_in_{spec.bits}"
+
+
+def of_inputs(spec: Spec, bounds: Bounds) -> Rounding:
+    """Return what rounds inputs whose range was measured."""
+    return Rounding(spec.grid, spec.bits, "inputs", spec.made().hold_inputs(*bounds, spec.bits))
+
+
+def of_weights(spec: Spec, weight: Tensor) -> Rounding:
+    """Return what rounds a weight (out ...)."""
+    return Rounding(spec.grid, spec.bits, "weights", spec.made().hold_weights(weight, spec.bits))

@@ -1,0 +1,76 @@
+"""The places of a forward pass where values are made, found by kind and order while any Python code runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, wrap_torch_function
+
+
+@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
+def convolved(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
+    """Run a convolution with all that is its own, batch-norm and the rounding of its input say, as one call."""
+    found: Tensor = layer.whole(x)
+    return found
+
+
+@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
+def projected(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
+    """Run a linear layer with all that is its own as one call."""
+    found: Tensor = layer.whole(x)
+    return found
+
+
+@wrap_torch_function(lambda x, run: (x,))  # noqa: ARG005
+def hidden(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run something whose calls are no sites."""
+    return run(x)
+
+
+_T = torch.Tensor
+SITES: dict[Any, str] = {
+    kind: word for word, kinds in {
+        "conv": (torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, convolved),
+        "linear": (F.linear, torch.addmm, torch.matmul, _T.matmul, _T.__matmul__, projected),
+        "add": (torch.add, _T.add, _T.add_, _T.__add__, _T.__iadd__, _T.__radd__, torch.sub, _T.__sub__),
+        "mul": (torch.mul, _T.mul, _T.mul_, _T.__mul__, _T.__imul__, _T.__rmul__),
+        "cat": (torch.cat, torch.concat, torch.stack),
+        "norm": (F.batch_norm, torch.batch_norm, F.layer_norm, F.group_norm),
+        "relu": (F.relu, torch.relu, torch.relu_, _T.relu, _T.relu_, F.relu6, F.hardtanh),
+        "act": (F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.leaky_relu, F.elu, F.prelu, F.mish, torch.sigmoid,
+                _T.sigmoid, F.sigmoid, torch.tanh, _T.tanh, F.softmax, torch.softmax, _T.softmax),
+        "maxpool": (F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d),
+        "pool": (F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, _T.mean, F.interpolate),
+    }.items() for kind in kinds}
+PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
+    torch.flatten, _T.flatten, _T.view, _T.reshape, torch.reshape, _T.permute, torch.permute, _T.transpose,
+    torch.transpose, _T.squeeze, torch.squeeze, _T.unsqueeze, torch.unsqueeze, _T.contiguous, F.dropout, F.dropout2d,
+    _T.__getitem__, torch.chunk, _T.chunk, torch.split, _T.split, _T.expand, _T.detach, _T.clone, torch.clone}
+
+
+class Sites(TorchFunctionMode):
+    """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
+
+    Calls are named by kind and order, so the user's forward needs no change and no tracing. `visit` returns
+    what the network goes on with. `passed` is called with the tensors of calls that only hand values on.
+    """
+
+    def __init__(self, visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
+                 passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None) -> None:
+        super().__init__()
+        self.visit, self.passed, self.counts = visit, passed, Counter[str]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        kind = SITES.get(func)
+        if kind is None or not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2:
+            if self.passed is not None:
+                self.passed(func, (*args, *(kwargs or {}).values()), out)
+            return out
+        self.counts[kind] += 1
+        return self.visit(f"{kind}{self.counts[kind]}", (*args, *(kwargs or {}).values()), out)

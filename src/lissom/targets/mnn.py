@@ -1,0 +1,180 @@
+"""MNN on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..errors import LissomError
+from ..method import arg
+from ._target import Images, Run, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+INSTEAD = {"kl": "admm", "admm": "kl", "ema": "kl"}
+WRONG = 0.5  # root mean square of the difference over that of the outputs: no rounding does this
+
+
+@dataclass(frozen=True)
+class Mnn(Target):
+    """Run an MNN file: float, with weights of few bits, or in 8-bit integers that MNN's own quantizer chose.
+
+    `bits` alone makes the file smaller: layers compute in float. With `activations` they compute in 8-bit integers, whose
+    ranges MNN's quantizer finds on training images with the network's own preprocessing: kl clips them for the least
+    divergence, admm for the least squared error (it takes all images at once, and a minute for 100), ema follows their
+    extremes. A network that `quantize` rounded is handed over in float, its weights on their grid; the ranges of its
+    activations are not, since MNN's converter does not read them.
+
+    Raises LissomError where MNN's converter, quantizer or runtime gives up, each in a process of its own, and where the
+    quantizer's file answers unlike the network: MNN 3.6 gets a relu after an addition wrong under ema, and
+    falls back to ema where a batch-norm cannot be folded.
+    Source: https://github.com/alibaba/MNN, https://mnn-docs.readthedocs.io/en/latest/tools/quant.html.
+    """
+
+    ending: ClassVar[str] = "mnn"
+
+    bits: int | None = arg("bits that each weight is stored in; None leaves them float", None, low=2, high=8)
+    activations: Literal["kl", "admm", "ema"] | None = arg(
+        "how MNN's quantizer finds the ranges of activations; None computes in float", None)
+    weights: Literal["max_abs", "admm"] = arg("how that quantizer scales the weights of a filter", "max_abs")
+    images: int = arg("training images that it looks at", 100, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activations and self.bits != 8:
+            raise LissomError(f"mnn(activations={self.activations!r}): bits={self.bits} was given; MNN's quantizer makes "
+                              "weights of 8 bits, so bits=8 fits")
+
+    def missing(self) -> str | None:
+        return None if find_spec("MNN") and find_spec("_tools") else "MNN is not installed: pip install 'lissom[mnn]'"
+
+    def file(self, few: bool) -> str:  # noqa: ARG002
+        return re.sub(r"\W+", "-", str(self)).strip("-") + "/model.mnn"
+
+    def plain(self) -> Target:
+        return Mnn()
+
+    def rounds(self) -> bool:
+        return self.bits is not None
+
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+               images: Images | None = None) -> None:
+        import onnx
+        import torch
+
+        from ._child import apart, child, tried
+        from ._plain import plain_onnx, pool_by_window
+
+        if self.activations and images is None:
+            raise LissomError(f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
+                              "--to has them, and without activations none are needed")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            source, made = folder / "model.onnx", folder / "model.mnn"
+            proto = plain_onnx(model, source, shape)
+            words: list[str | Path] = ["-f", "ONNX", "--modelFile", source, "--MNNModel", made, "--bizCode", "lissom"]
+            if self.activations:
+                pool_by_window(proto)
+                onnx.save(proto, str(source))
+                words.append("--keepInputFormat=0")  # admm writes beyond the input of any other layout
+            elif self.bits:
+                words += ["--weightQuantBits", str(self.bits)]
+            hint = "onnxruntime may run this network"
+            apart(child("mnnconvert", *words), folder, made, f"{self}: MNN's converter", hint)
+            tried(str(self), made, shape, f"{self}: MNN, running the converted file,", hint)
+            if self.activations and images is not None:
+                made = self.quantized(folder, made, torch.cat(list(images(self.images))).cpu(), shape, facts)
+            shutil.copyfile(made, path)
+
+    def quantized(self, folder: Path, whole: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]) -> Path:
+        """Return the integer file that MNN's quantizer makes of a float one; raise if it answers unlike that."""
+        import numpy as np
+
+        from ._child import apart, child, tried
+
+        made, order = folder / "integer.mnn", folder / "order.json"
+        method = {"feature_quantize_method": str(self.activations).upper(), "weight_quantize_method": self.weights.upper()}
+        order.write_text(json.dumps(calibration(folder / "images", images, shape, facts) | method))
+        hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
+        apart(child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint)
+        tried(str(self), made, shape, f"{self}: MNN, running the quantized file,", hint)
+        given = np.ascontiguousarray(images[:16].float().numpy())
+        wanted, found = (self.load(file, 1)(given) for file in (whole, made))
+        off = float(np.sqrt(np.square(found - wanted).mean() / max(np.square(wanted).mean(), 1e-12)))
+        if not off <= WRONG:
+            raise LissomError(f"{self}: the file of MNN's quantizer answers unlike the network: outputs differ by {off:.2g} "
+                              f"of their size on the images that it was shown; {hint}")
+        return made
+
+    def load(self, path: Path, threads: int) -> Run:
+        import numpy as np
+
+        with hushed():
+            import MNN.expr as express
+            import MNN.nn
+
+        runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "normal"},))
+        # ema renames the output, so that inputs and outputs are left to MNN to find
+        network = MNN.nn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            given = express.const(images, list(images.shape), express.NCHW, express.float)
+            found = express.convert(network.forward([given])[0], express.NCHW)
+            return np.array(found.read())  # a view of memory that goes with `found`
+        return run
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep off standard output what a library writes there past Python: MNN, what the CPU can, on being imported."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def calibration(folder: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write images, as the network sees them, as PNG files, and return what MNN's quantizer has to know of them.
+
+    It computes (pixel - mean) * normal. `facts` says mean and std in 0..1; without them the pixels span the range of
+    the images. Raises LissomError for what is no image of 1 or 3 channels.
+    """
+    import torch
+    from PIL import Image
+
+    seen = images.double()
+    if len(shape) != 3 or shape[0] not in (1, 3) or tuple(seen.shape[1:]) != shape:
+        raise LissomError(f"mnn: inputs of shape {tuple(seen.shape[1:])} for a network that takes {shape} were given; MNN's "
+                          "quantizer reads images of 1 or 3 channels")
+    low = seen.amin((0, 2, 3))
+    step = ((seen.amax((0, 2, 3)) - low) / 255).clamp_min(1e-12)
+    if facts.get("baked") == "true":
+        low, step = torch.zeros(shape[0]), torch.ones(shape[0])
+    elif "mean" in facts and "std" in facts:
+        mean, std = (torch.tensor(facts[word], dtype=torch.float64) for word in ("mean", "std"))
+        low, step = -mean / std, 1 / (255 * std)
+    pixels = ((seen - low.view(-1, 1, 1)) / step.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
+    folder.mkdir()
+    for k, image in enumerate(pixels.numpy()):
+        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(folder / f"{k:06}.png")
+    # one batch of all: with more batches, ema writes beyond the memory of the first
+    return {"format": "RGB" if shape[0] == 3 else "GRAY", "mean": (-low / step).tolist(), "normal": step.tolist(),
+            "width": shape[2], "height": shape[1], "path": f"{folder}/", "used_image_num": len(pixels),
+            "batch_size": len(pixels), "quant_bits": 8, "feature_clamp_value": 127, "weight_clamp_value": 127}

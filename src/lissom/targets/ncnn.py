@@ -1,0 +1,104 @@
+"""ncnn on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..errors import LissomError
+from ..method import arg
+from ._target import Images, Run, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+PARTS = ("model.param", "model.bin")
+HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
+
+
+@dataclass(frozen=True)
+class Ncnn(Target):
+    """Run a network in ncnn, image by image: the format has no batches.
+
+    The file is an uncompressed zip of the two that ncnn reads, model.param and model.bin, as pnnx writes them. In f16
+    weights are stored in 16 bits, and computed with where the CPU can. A network that `quantize` rounded
+    computes in float, its weights on their grid: the converter for integers is no part of the Python package.
+
+    Raises LissomError where pnnx or ncnn gives up; both are tried in a process of their own.
+    Source: https://github.com/Tencent/ncnn
+    """
+
+    ending: ClassVar[str] = "ncnn"
+
+    precision: Literal["f32", "f16"] = arg("what weights are stored in", "f32")
+
+    def missing(self) -> str | None:
+        found = find_spec("ncnn") and find_spec("pnnx")
+        return None if found else "ncnn or its converter pnnx is not installed: pip install 'lissom[ncnn]'"
+
+    def file(self, few: bool) -> str:  # noqa: ARG002
+        return ("ncnn" if self.precision == "f32" else f"ncnn-{self.precision}") + f"/model.{self.ending}"
+
+    def plain(self) -> Target:
+        return Ncnn()
+
+    def rounds(self) -> bool:
+        return self.precision == "f16"
+
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
+               images: Images | None = None) -> None:  # noqa: ARG002
+        import onnx
+
+        from ._child import apart, tried
+        from ._plain import plain_onnx
+
+        spec = find_spec("pnnx")
+        assert spec is not None and spec.origin is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            source, made = folder / "model.onnx", folder / path.name
+            proto = plain_onnx(model, source, shape)
+            for value in (*proto.graph.input, *proto.graph.output):
+                value.type.tensor_type.shape.dim[0].dim_value = 1
+            onnx.save(proto, str(source))
+            sizes = ",".join(map(str, (1, *shape)))
+            apart([Path(spec.origin).with_name("pnnx"), "model.onnx", f"inputshape=[{sizes}]f32",
+                   f"fp16={int(self.precision == 'f16')}"], folder, folder / "model.ncnn.bin",
+                  f"{self}: pnnx, the converter,", "onnxruntime may run this network")
+            with zipfile.ZipFile(made, "w") as pack:
+                for part in PARTS:  # a fixed date makes equal networks equal files
+                    pack.writestr(zipfile.ZipInfo(part), (folder / part.replace(".", ".ncnn.")).read_bytes())
+            tried(str(self), made, shape, f"{self}: ncnn, running the converted file,", "onnxruntime may run this network")
+            path.write_bytes(made.read_bytes())
+
+    def load(self, path: Path, threads: int) -> Run:
+        import ncnn
+        import numpy as np
+
+        network = ncnn.Net()
+        network.opt.num_threads = threads
+        for word in HALVES:
+            setattr(network.opt, word, self.precision == "f16")
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as pack:
+            pack.extractall(folder, PARTS)
+            graph, weights = (str(Path(folder) / part) for part in PARTS)
+            if network.load_param(graph) or network.load_model(weights):
+                raise LissomError(f"{self}: ncnn cannot load {path.name}; it may hold an operation that ncnn does not have")
+        first, last = network.input_names()[0], network.output_names()[0]
+
+        def one(image: np.ndarray) -> np.ndarray:
+            runner = network.create_extractor()
+            runner.input(first, ncnn.Mat(np.ascontiguousarray(image)))
+            code, found = runner.extract(last)
+            if code:
+                raise LissomError(f"{self}: ncnn cannot run {path.name} on an image of shape {image.shape} (code {code})")
+            return np.array(found)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            return np.stack([one(image) for image in images])
+        return run

@@ -1,0 +1,264 @@
+"""What every grid must do: few values, gradients as its formula says, integers that stand for the same values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lissom import LissomError
+from lissom.grids._grid import Grid
+from lissom.menu import menu
+from lissom.surgery.rounding import Rounding
+
+Made = Any
+WEIGHTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name].of_weights]  # type: ignore[attr-defined]
+INPUTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name].of_inputs]  # type: ignore[attr-defined]
+VARIANTS = [*WEIGHTS, ("ternary(scale=False)", 2), ("ternary(gap=0.8)", 2), ("binary(scale=False)", 1),
+            ("binary(centre=True)", 1), ("uniform(granularity='tensor')", 4)]
+
+
+def grid(text: str) -> Grid:
+    found = menu("grids").make(text)
+    assert isinstance(found, Grid)
+    return found
+
+
+def of_weights(text: str, bits: int, weight: Tensor) -> Rounding:
+    return Rounding(text, bits, "weights", grid(text).hold_weights(weight, bits))
+
+
+def of_inputs(text: str, bits: int, low: float, high: float) -> Rounding:
+    return Rounding(text, bits, "inputs", grid(text).hold_inputs(low, high, bits))
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("text", "bits"), VARIANTS)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(out=st.integers(1, 5), inputs=st.integers(1, 6), scale=st.floats(1e-3, 30), seed=st.integers(0, 99))
+def test_a_filter_has_at_most_two_to_the_bits_values_and_they_are_its_integers(text: str, bits: int, out: int, inputs: int,
+                                                                               scale: float, seed: int) -> None:
+    weight = scale * drawn(out, inputs, 3, 3, seed=seed)
+    made = of_weights(text, bits, weight)
+    with torch.no_grad():
+        values = made(weight)
+        codes, scales = made.codes(weight)
+    assert codes.shape == weight.shape and scales.shape == (out,) and bool((scales > 0).all())
+    assert torch.equal(codes, codes.round()) and float(codes.min()) >= -128 and float(codes.max()) <= 127
+    torch.testing.assert_close(values, codes * scales.view(-1, 1, 1, 1), rtol=2e-5, atol=1e-6 * scale)
+    for k in range(out):
+        assert len(codes[k].unique()) <= (3 if text.startswith("ternary") else 2**bits)
+
+
+@pytest.mark.parametrize(("text", "bits"), VARIANTS)
+@pytest.mark.parametrize("weight", [torch.zeros(3, 2, 3, 3), torch.full((3, 2, 3, 3), 0.25), 1e-20 * torch.ones(2, 1, 1, 1)],
+                         ids=["zeros", "one value", "tiny"])
+def test_weights_of_one_value_stay_finite(text: str, bits: int, weight: Tensor) -> None:
+    made = of_weights(text, bits, weight)
+    learned = weight.clone().requires_grad_()
+    values = made(learned)
+    values.sum().backward()
+    assert torch.isfinite(values).all() and learned.grad is not None and torch.isfinite(learned.grad).all()
+
+
+@pytest.mark.parametrize(("text", "bits"), [*INPUTS, ("uniform(symmetric=True)", 4), ("binary(zero=True)", 1)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-2.5, 4.0), (0.0, 0.0)])
+def test_inputs_have_at_most_two_to_the_bits_values_and_they_are_its_integers(text: str, bits: int, low: float,
+                                                                              high: float) -> None:
+    made, x = of_inputs(text, bits, low, high), 4 * drawn(500)[None]
+    with torch.no_grad():
+        values = made(x)
+    codes = made.input_codes()
+    assert len(values.unique()) <= (3 if text.startswith("ternary") else 2**bits)
+    assert 0 <= codes.zero <= codes.top <= 255
+    q = np.where(x.numpy() >= 0, codes.top, 0) if codes.sign else \
+        np.clip(np.rint(x.numpy().astype(np.float32) / np.float32(codes.scale)) + codes.zero, 0, codes.top)
+    sure = np.abs(np.abs(x.numpy() / float(codes.scale)) % 1 - 0.5) > 1e-3  # ties fall either way
+    sure |= codes.sign
+    np.testing.assert_allclose(values.numpy()[sure], ((q - codes.zero) * float(codes.step))[sure], rtol=1e-5, atol=1e-7)
+    made.freeze()
+    with torch.no_grad():
+        assert torch.equal(made(x), values), "freezing changes nothing"
+
+
+@pytest.mark.parametrize(("text", "bits"), [*INPUTS, *VARIANTS])
+def test_half_precision_comes_out_as_it_went_in(text: str, bits: int) -> None:
+    if (text, bits) in INPUTS:
+        assert of_inputs(text, bits, 0.0, 2.0)(drawn(1, 9).bfloat16()).dtype == torch.bfloat16
+
+
+def test_bits_that_a_grid_has_not_are_an_error() -> None:
+    for text in ("quantize(8, grid='pow2')", "quantize(1, grid='lsq')", "quantize(4, inputs_grid='pow2')", "quantize(9)",
+                 "quantize(16)", "quantize(0)", "quantize(32, 32)", "quantize('quaternary')"):
+        with pytest.raises(LissomError):
+            menu("steps").make(text)
+
+
+# each grid against its formula
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_uniform_weights_round_up_to_the_largest(bits: int) -> None:
+    weight, n = drawn(4, 50), 2 ** (bits - 1) - 1
+    for k, row in enumerate(weight.numpy()):
+        s = np.abs(row).max() / n
+        np.testing.assert_allclose(of_weights("uniform", bits, weight)(weight)[k].numpy(),
+                                   np.clip(np.rint(row / s), -n, n) * s, rtol=1e-5, atol=1e-6)
+    whole = of_weights("uniform(granularity='tensor')", bits, weight).codes(weight)[1]
+    assert whole.unique().numel() == 1 and float(whole[0]) == pytest.approx(float(weight.abs().max()) / n)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_the_step_of_lsq_starts_where_the_error_is_least(bits: int) -> None:
+    weight = drawn(3, 400)
+    steps = of_weights("lsq", bits, weight).codes(weight)[1]
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    for row, step in zip(weight.numpy(), steps.numpy(), strict=True):
+        def error(s: float, row: Any = row) -> float:
+            return float(np.square(np.clip(np.rint(row / s), low, high) * s - row).sum())
+        assert error(step) <= 1.03 * min(error(float(s)) for s in np.linspace(0.05, 1, 500) * np.abs(row).max() / high)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_the_gradients_of_lsq_are_those_of_the_paper(bits: int) -> None:
+    weight = drawn(2, 30).requires_grad_()
+    made = of_weights("lsq", bits, weight.detach())
+    with torch.no_grad():
+        made.step.mul_(0.5)  # so that some saturate
+    g = drawn(2, 30, seed=1)
+    (made(weight) * g).sum().backward()
+    low, high = (-127, 127) if bits == 8 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    v = weight.detach() / made.step.detach()[:, None]
+    inside = (v.round() >= low) & (v.round() <= high)
+    torch.testing.assert_close(weight.grad, g * inside)
+    by_step = torch.where(inside, v.round() - v, v.clamp(low, high)) * g / (30 * (2**bits - 1) / 2) ** 0.5
+    torch.testing.assert_close(made.step.grad, by_step.sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradients_of_lsq_inputs_are_those_of_the_paper() -> None:
+    x = (3 * drawn(4, 20).relu()).requires_grad_()
+    made = of_inputs("lsq", 2, 0.0, 3.0)
+    made(x).sum().backward()
+    v = x.detach() / 1.0
+    inside = v.round() <= 3
+    assert torch.equal(x.grad != 0, inside)
+    wanted = torch.where(inside, v.round() - v, 3.0).sum() / (20 * 1.5) ** 0.5
+    torch.testing.assert_close(made.step.grad[0], wanted)
+
+
+def test_pact_learns_its_bound_from_what_lies_beyond() -> None:
+    x = torch.tensor([[-1.0, 0.2, 1.4, 2.5, 7.0]], requires_grad=True)
+    made = of_inputs("pact", 2, 0, 2.0)
+    found = made(x)
+    torch.testing.assert_close(found.detach(), torch.tensor([[0, 0, 4 / 3, 2, 2]]))
+    found.sum().backward()
+    assert x.grad.tolist() == [[0, 1, 1, 0, 0]] and made.bound.grad.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_dorefa_is_its_formula(bits: int) -> None:
+    weight = drawn(3, 40).requires_grad_()
+    n = 2**bits - 1
+    squeezed = np.tanh(weight.detach().numpy())
+    wanted = 2 * np.rint((squeezed / (2 * np.abs(squeezed).max()) + 0.5) * n) / n - 1
+    made = of_weights("dorefa", bits, weight.detach())
+    np.testing.assert_allclose(made(weight).detach().numpy(), wanted, atol=1e-6)
+    made(weight)[0, 0].backward()
+    assert weight.grad is not None and int((weight.grad != 0).sum()) == 2  # itself, and the largest of all
+    top = np.unravel_index(np.abs(squeezed).argmax(), squeezed.shape)
+    if top != (0, 0):
+        slope = (1 - squeezed[0, 0] ** 2) / np.abs(squeezed).max()
+        assert float(weight.grad[0, 0]) == pytest.approx(slope, rel=1e-4)
+    x = torch.tensor([[-3.0, 0.4, 5.0, 9.9, 30.0]])
+    np.testing.assert_allclose(of_inputs("dorefa", bits, 0, 1)(x).numpy(), np.rint(np.clip(0.1 * x.numpy(), 0, 1) * n) / n,
+                               atol=1e-6)
+    assert of_inputs("dorefa(prescale=1)", bits, 0, 1)(x)[0, 2] == 1
+
+
+def test_dorefa_of_one_bit_is_the_sign_times_the_mean_of_all() -> None:
+    weight = drawn(3, 40)
+    torch.testing.assert_close(of_weights("dorefa", 1, weight)(weight), weight.sign() * weight.abs().mean())
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_ternary_is_its_formula(scale: bool) -> None:
+    weight = drawn(5, 60).requires_grad_()
+    found = of_weights(f"ternary(scale={scale})", 2, weight.detach())(weight)
+    for row, got in zip(weight.detach().numpy(), found.detach().numpy(), strict=True):
+        bound = 0.7 * np.abs(row).mean()
+        t = np.sign(np.sign(row + bound) + np.sign(row - bound))
+        np.testing.assert_allclose(got, t * (np.abs(row)[np.abs(row) > bound].mean() if scale else 1), atol=1e-6)
+    found.sum().backward()
+    assert weight.grad is not None and bool((weight.grad == 1).all())
+
+
+def test_the_gap_of_ternary_keeps_what_was_there_before() -> None:
+    weight = drawn(1, 200)
+    made = of_weights("ternary(gap=0.5)", 2, weight)
+    before = made(weight).clone()
+    bound = 0.7 * weight.abs().mean()
+    moved = weight * 0.8
+    again = made(moved)
+    near = 0.7 * moved.abs().mean()
+    between = (moved.abs() > 0.5 * near) & (moved.abs() < near)
+    assert between.any() and torch.equal(again[between], before[between])
+    assert bool((again[moved.abs() <= 0.5 * near] == 0).all()) and bool((again[moved >= near] == 1).all())
+    assert torch.equal(before, weight.sign() * (weight.abs() > bound))
+
+
+def test_binary_is_sign_times_mean() -> None:
+    weight = drawn(4, 2, 3, 3)
+    weight[0, 0, 0, 0] = 0
+    found = of_weights("binary", 1, weight)(weight)
+    wanted = torch.where(weight >= 0, 1.0, -1.0) * weight.abs().mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(found, wanted)
+    assert set(of_weights("binary(scale=False)", 1, weight)(weight).unique().tolist()) == {-1.0, 1.0}
+    centred = (weight - weight.mean(1, keepdim=True)).clamp(-1, 1)
+    found = of_weights("binary(centre=True)", 1, weight)(weight)
+    torch.testing.assert_close(found.sign(), torch.where(centred >= 0, 1.0, -1.0))
+
+
+@pytest.mark.parametrize(("gradient", "slope"), [
+    ("ste", torch.ones_like), ("saturate", lambda x: (x.abs() < 1) * 1.0), ("soft", lambda x: (1 - x.abs()).clamp_min(0))])
+def test_the_gradient_of_a_binary_input_is_the_one_asked_for(gradient: str, slope: Any) -> None:
+    x = (1.5 * drawn(1, 50)).requires_grad_()
+    for zero in (False, True):
+        x.grad = None
+        found = of_inputs(f"binary(gradient='{gradient}', zero={zero})", 1, -1, 1)(x)
+        assert set(found.unique().tolist()) == ({0.0, 1.0} if zero else {-1.0, 1.0})
+        g = drawn(1, 50, seed=1)
+        (found * g).sum().backward()
+        torch.testing.assert_close(x.grad, g * slope(x.detach()))
+    assert of_inputs("binary", 1, -1, 1)(torch.zeros(1, 1)).item() == 1
+
+
+def test_the_gradient_of_xnor_net() -> None:
+    weight, g = (1.2 * drawn(2, 3, 2, 2)).requires_grad_(), drawn(2, 3, 2, 2, seed=1)
+    (of_weights("binary(gradient='xnor')", 1, weight.detach())(weight) * g).sum().backward()
+    w = weight.detach()
+    alpha = w.abs().mean((1, 2, 3), keepdim=True)
+    sign = torch.where(w >= 0, 1.0, -1.0)
+    wanted = (alpha * g * (w.abs() <= 1) + sign * (sign * g).mean((1, 2, 3), keepdim=True)) * (1 - 1 / 3) * 12
+    torch.testing.assert_close(weight.grad, wanted)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_powers_of_two_are_powers_of_two(bits: int) -> None:
+    weight = drawn(3, 300)
+    found = of_weights("pow2", bits, weight)(weight)
+    top = 2 ** (bits - 1) - 2
+    for row, got in zip(weight, found, strict=True):
+        part = (got / row.abs().max()).abs()
+        held = part[part > 0].log2()
+        torch.testing.assert_close(held, held.round(), atol=1e-5, rtol=0)
+        assert held.min() >= -top - 1e-5 and float(part.max()) == 1
+        near = row.abs() > row.abs().max() * 2.0**-top
+        ratio = (got / row)[near]
+        assert bool((ratio > 2**-0.5 - 1e-4).all()) and bool((ratio < 2**0.5 + 1e-4).all())

@@ -1,0 +1,249 @@
+"""A network exported for MNN answers as in PyTorch, in float and in the integers of MNN's quantizer, or says why not."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from PIL import Image
+from torch import Tensor, nn
+
+import lissom
+from lissom import LissomError
+from lissom.menu import menu
+from lissom.targets import _child, _plain
+from lissom.targets import mnn as module
+from lissom.targets.mnn import Mnn, calibration
+
+SHAPE = (3, 9, 7)
+needs_mnn = pytest.mark.skipif(Mnn().missing() is not None, reason=Mnn().missing() or "")
+
+
+class Net(nn.Module):
+    """A residual network that ends in a mean over the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.head(F.relu(self.block(x) + x).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def images(count: int) -> Tensor:
+    """Return images as a network sees them; each channel has a range of its own."""
+    pixels = torch.randint(0, 256, (count, *SHAPE), generator=torch.Generator().manual_seed(count)).double() / 255
+    mean, std = torch.tensor(FACTS["mean"]), torch.tensor(FACTS["std"])
+    return ((pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)).float()
+
+
+FACTS: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "baked": "false"}
+
+
+def made(text: str) -> Mnn:
+    found = menu("targets").make(text)
+    assert isinstance(found, Mnn)
+    return found
+
+
+@pytest.fixture(scope="module")
+def answers(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[np.ndarray, Path]]:
+    """Return what a target answers for five images, and its file, exported once."""
+    kept: dict[str, tuple[np.ndarray, Path]] = {}
+
+    def found(text: str) -> tuple[np.ndarray, Path]:
+        if text not in kept:
+            path = tmp_path_factory.mktemp("mnn") / "m.mnn"
+            target = made(text)
+            target.export(net, path, SHAPE, FACTS, lambda count: [images(count)])
+            kept[text] = target.load(path, 1)(images(5).numpy()), path
+        return kept[text]
+    return found
+
+
+def wanted(net: nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        return net(images(5)).numpy()
+
+
+def rms(found: np.ndarray, right: np.ndarray) -> float:
+    return math.sqrt(np.square(found - right).mean() / np.square(right).mean())
+
+
+@needs_mnn
+def test_a_float_file_answers_like_pytorch_for_any_batch(net: nn.Module, answers: Any) -> None:
+    found, path = answers("mnn")
+    assert found.dtype == np.float32 and rms(found, wanted(net)) < 1e-5
+    single = made("mnn").load(path, 1)
+    np.testing.assert_allclose(np.concatenate([single(images(5)[k:k + 1].numpy()) for k in range(5)]), found, atol=1e-4)
+
+
+@needs_mnn
+def test_eight_bit_weights_make_the_file_small_and_little_noise(net: nn.Module, answers: Any) -> None:
+    found, path = answers("mnn(8)")
+    assert 1e-6 < rms(found, wanted(net)) < 0.02
+    assert path.stat().st_size < 0.5 * answers("mnn")[1].stat().st_size
+    assert made("mnn(8)").rounds() and not made("mnn").rounds()
+    assert made("mnn(8)").plain() == made("mnn")
+
+
+@needs_mnn
+@pytest.mark.parametrize("method", ["kl", "admm"])
+def test_the_integers_of_the_quantizer_answer_like_the_network(method: str, net: nn.Module, answers: Any) -> None:
+    found, path = answers(f'mnn(8, activations="{method}", images=4)')
+    assert found.shape == (5, 10) and 1e-3 < rms(found, wanted(net)) < 0.1
+    assert path.stat().st_size < 0.5 * answers("mnn")[1].stat().st_size
+
+
+@needs_mnn
+def test_nothing_is_printed_by_loading(answers: Any) -> None:
+    code = f"from lissom.targets.mnn import Mnn; Mnn().load({str(answers('mnn')[1])!r}, 1); print('loaded')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "loaded\n"
+
+
+@needs_mnn
+def test_export_leaves_one_file_and_nothing_else(net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "out" / "m.mnn", SHAPE, FACTS,
+                                                            lambda count: [images(count)])
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.mnn"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@needs_mnn
+def test_a_quantizer_that_dies_is_one_line_that_names_another(net: nn.Module, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _child.child
+
+    def dies(*words: Any) -> list[Any]:
+        return [sys.executable, "-c", "import os; os.abort()"] if words[0] == "mnnquant" else real(*words)
+    monkeypatch.setattr(_child, "child", dies)
+    with pytest.raises(LissomError, match="MNN's quantizer") as caught:
+        made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "m.mnn", SHAPE, FACTS,
+                                                                lambda count: [images(count)])
+    said = str(caught.value)
+    assert "\n" not in said and 'activations="kl"' in said and 'activations="admm" may work' in said
+    assert "SIGABRT" in said and not (tmp_path / "m.mnn").exists()
+
+
+@needs_mnn
+def test_a_file_that_answers_unlike_the_network_is_refused(net: nn.Module, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WRONG", 1e-9)
+    with pytest.raises(LissomError, match="answers unlike the network"):
+        made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "m.mnn", SHAPE, FACTS,
+                                                                lambda count: [images(count)])
+    assert not (tmp_path / "m.mnn").exists()
+
+
+@needs_mnn
+def test_a_quantized_network_is_handed_over_with_its_weights_on_their_grid(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(280, 4)).eval()
+    small = lissom.apply("quantize(8)", plain, images(1), images(16))
+    proto = _plain.plain_onnx(small, tmp_path / "m.onnx", SHAPE)
+    onnx.checker.check_model(proto, full_check=True)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in proto.graph.node}
+    (weight,) = (numpy_helper.to_array(t) for t in proto.graph.initializer if t.dims == [8, 3, 3, 3])
+    steps = weight / (np.abs(weight).max((1, 2, 3), keepdims=True) / 127)
+    assert np.abs(steps - steps.round()).max() < 1e-3 and np.abs(weight - plain[0].weight.detach().numpy()).max() > 1e-5
+    Mnn().export(small, tmp_path / "m.mnn", SHAPE, {})
+    with torch.no_grad():
+        right = small(images(5)).numpy()
+    assert rms(Mnn().load(tmp_path / "m.mnn", 1)(images(5).numpy()), right) < 0.05
+
+
+def test_the_quantizer_is_told_the_preprocessing_in_the_order_of_the_channels(tmp_path: Path) -> None:
+    for number, facts in enumerate([FACTS, {}]):
+        order = calibration(tmp_path / str(number), images(3), SHAPE, facts)
+        pixels = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / str(number)).iterdir())]).astype(float)
+        seen = (pixels - order["mean"]) * order["normal"]
+        assert np.abs(seen.transpose(0, 3, 1, 2) - images(3).numpy()).max() <= max(order["normal"]) / 1.9
+        assert order["format"] == "RGB" and (order["width"], order["height"]) == (7, 9)
+        assert order["batch_size"] == order["used_image_num"] == 3 and order["path"] == f"{tmp_path / str(number)}/"
+        json.dumps(order)
+    order = calibration(tmp_path / "known", images(3), SHAPE, FACTS)
+    np.testing.assert_allclose(order["mean"], [127.5, 102.0, 76.5])
+    np.testing.assert_allclose(order["normal"], [1 / 51, 1 / 63.75, 1 / 127.5])
+
+
+def test_a_network_with_its_preprocessing_inside_gets_pixels(tmp_path: Path) -> None:
+    pixels = torch.arange(63.0).view(1, 1, 9, 7) * 4
+    order = calibration(tmp_path / "gray", pixels, (1, 9, 7), {**FACTS, "baked": "true"})
+    assert order["format"] == "GRAY" and order["mean"] == [0.0] and order["normal"] == [1.0]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "gray" / "000000.png")), pixels[0, 0].numpy())
+
+
+def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match="bits=8 fits"):
+        made('mnn(4, activations="kl")')
+    with pytest.raises(LissomError, match="bits=8 fits"):
+        made('mnn(activations="kl")')
+    with pytest.raises(LissomError, match="training images"):
+        made('mnn(8, activations="kl")').export(net, tmp_path / "m.mnn", SHAPE, {})
+    with pytest.raises(LissomError, match="1 or 3 channels"):
+        calibration(tmp_path / "two", torch.zeros(1, 2, 4, 4), (2, 4, 4), {})
+    with pytest.raises(LissomError, match="1 or 3 channels"):
+        calibration(tmp_path / "other", images(1), (3, 32, 32), {})
+
+
+def test_files_of_other_settings_are_kept_apart() -> None:
+    names = [made(text).file(False) for text in ("mnn", "mnn(8)", "mnn(4)", 'mnn(8, activations="kl")',
+                                               'mnn(8, activations="kl", images=50)', 'mnn(8, activations="ema")')]
+    assert len(set(names)) == 6 and names[:2] == ["mnn/model.mnn", "mnn-8/model.mnn"]
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-/.") for name in names)
+
+
+@pytest.mark.parametrize(("code", "said"), [("import os; os.abort()", "was killed by SIGABRT"),
+                                            ("print('about to'); raise SystemExit(3)", "ended with status 3.*about to"),
+                                            ("print('fine')", "left no file.*fine")])
+def test_a_process_that_fails_is_one_error(code: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=f"^the converter {said}.*; try another$"):
+        _child.apart([sys.executable, "-c", code], tmp_path, tmp_path / "made", "the converter", "try another")
+
+
+def test_a_process_that_leaves_its_file_is_fine(tmp_path: Path) -> None:
+    _child.apart([sys.executable, "-c", "open('made', 'w')"], tmp_path, tmp_path / "made", "the converter", "")
+    assert (tmp_path / "made").is_file()
+
+
+@pytest.mark.parametrize("kind", ["GlobalAveragePool", "keep", "flat"])
+def test_a_mean_over_the_image_becomes_pooling_with_the_same_values(kind: str) -> None:
+    axes = numpy_helper.from_array(np.array([-1, 2]), "axes")
+    node = (helper.make_node(kind, ["x"], ["y"]) if kind == "GlobalAveragePool"
+            else helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=int(kind == "keep")))
+    sizes = ["n", 2] if kind == "flat" else ["n", 2, 1, 1]
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 5, 3])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+                              [] if kind == "GlobalAveragePool" else [axes])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    x = np.random.default_rng(0).standard_normal((4, 2, 5, 3)).astype(np.float32)
+    _plain.pool_by_window(proto)
+    assert [n.op_type for n in proto.graph.node] == ["AveragePool", "Flatten"][: 1 + (kind == "flat")]
+    onnx.checker.check_model(proto, full_check=True)
+    (found,) = ReferenceEvaluator(proto).run(None, {"x": x})
+    np.testing.assert_allclose(found, x.mean((2, 3), keepdims=kind != "flat"), atol=1e-6)
