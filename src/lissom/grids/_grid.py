@@ -45,6 +45,10 @@ class Grid(Method):
         """Return the tensors to hold for a weight (out ...), by name."""
         return {}
 
+    def ends(self, bits: int) -> tuple[int, int] | None:
+        """Return the least and the greatest integer of a weight where all between them are values; None otherwise."""
+        return None
+
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
         """Return a weight (out ...) as integers in -128..127, in float, and the scale of each filter (out)."""
         raise TypeError(f"{type(self).__name__} does not round weights")

@@ -30,12 +30,15 @@ class Lsq(Grid):
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
     learned: ClassVar[tuple[str, ...]] = ("step",)
 
+    def ends(self, bits: int) -> tuple[int, int]:
+        return -127 if bits == 8 else -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
-        return {"step": nearest_step(per_filter(weight.detach().float()), *ends(bits))}
+        return {"step": nearest_step(per_filter(weight.detach().float()), *self.ends(bits))}
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
         step = held["step"].detach().abs().clamp_min(1e-12)
-        return (weight.float() / by_filter(step, weight)).round().clamp(*ends(bits)), step
+        return (weight.float() / by_filter(step, weight)).round().clamp(*self.ends(bits)), step
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         import torch
@@ -43,7 +46,7 @@ class Lsq(Grid):
         step = held["step"].abs().clamp_min(1e-12)
         slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
         found: Tensor = torch._fake_quantize_learnable_per_channel_affine(
-            weight.float(), step, torch.zeros_like(step), 0, *ends(bits), slow)
+            weight.float(), step, torch.zeros_like(step), 0, *self.ends(bits), slow)
         return found
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
@@ -64,11 +67,6 @@ class Lsq(Grid):
     def input_codes(self, bits: int, held: Held) -> Codes:
         step = held["step"].detach().abs().clamp_min(1e-12)[0]
         return Codes(step, int(held["zero_point"]), 2**bits - 1, step)
-
-
-def ends(bits: int) -> tuple[int, int]:
-    """Return the least and the greatest integer of a weight of so many bits."""
-    return -127 if bits == 8 else -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def nearest_step(rows: Tensor, low: int, high: int, tries: int = 60) -> Tensor:

@@ -46,16 +46,18 @@ class Uniform(Grid):
             largest = largest.max().expand_as(largest)
         return torch.clamp(largest / (2 ** (bits - 1) - 1), min=1e-12).contiguous()
 
+    def ends(self, bits: int) -> tuple[int, int]:
+        return 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1
+
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
-        top = 2 ** (bits - 1) - 1
-        return (weight.float() / by_filter(held["scale"], weight)).round().clamp(-top, top), held["scale"]
+        return (weight.float() / by_filter(held["scale"], weight)).round().clamp(*self.ends(bits)), held["scale"]
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         import torch
 
-        scale, top = self.scale(weight, bits), 2 ** (bits - 1) - 1
+        scale = self.scale(weight, bits)
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -top, top)
+        return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, *self.ends(bits))
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch

@@ -46,6 +46,10 @@ class Quantize(Step):
     images: int = arg("training images from which ranges are measured", 512, low=1, high=1_000_000)
     first: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("least bits of the first layer; 32 leaves it float", 8)
     last: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("least bits of the last layer; 32 leaves it float", 8)
+    rounding: Literal["nearest", "learned"] = arg(
+        "each weight to the nearest value, or up or down as the layer's output on the images then errs least", "nearest")
+    steps: int = arg("steps of learning for each layer whose rounding is learned", 500, low=1, high=1_000_000)
+    correct: bool = arg("shift biases by what rounding moves the mean of each output", False)
     keep: str = arg("layers left float, glob patterns with commas between", "")
     only: str = arg("the only layers quantized, glob patterns with commas between; all if empty", "")
     fold: bool = arg("batch-norm goes into the layer before it; else it is a call like others", True)
@@ -62,7 +66,9 @@ class Quantize(Step):
 
         kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
         own = self.grid if kind is not None and kind.of_weights else None  # type: ignore[attr-defined]
-        alike = self.grid if kind is not None and kind.name() in ALIKE and self.inputs not in ("binary", "ternary") else None
+        name = "" if kind is None else kind.name()
+        meant = name in ALIKE and self.inputs not in ("binary", "ternary", 32)
+        alike = self.grid if meant and (self.inputs != 8 or name != "lsq") else None  # 8 bits need no learned steps
         return (spec(self.weights, own, "weights", "quantize(grid=...)"),
                 spec(self.inputs, self.inputs_grid or alike, "inputs", "quantize(inputs_grid=...)"))
 
@@ -72,6 +78,7 @@ class Quantize(Step):
         from torch import isfinite
 
         from ..surgery.calibrate import observed, wiring
+        from ..surgery.reconstruct import corrected, learned_rounding
         from ..surgery.rounded import prepared, rounded, unrounded
         from ..surgery.slim import difference
 
@@ -84,10 +91,15 @@ class Quantize(Step):
         before = copy.deepcopy(model)
         left = prepared(model, ctx.example, self.fold)
         ctx.gate("folded = unfolded", difference(before, model, batches[0][:32]), 1e-3)
+        before = copy.deepcopy(model)
         wires = wiring(model, ctx.example)
         plan = self.plan(model, wires, left, ctx)
         seen = observed(model, batches, wires.sites) if plan.sites or plan.own else {}
         whole, bounds = rounded(model, wires, plan, lambda site, spec: self.bounds(seen[site], spec, site, ctx))
+        if self.rounding == "learned":
+            ctx.facts["rounded"] = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed)
+        if self.correct:
+            ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
         ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds, images=sum(map(len, batches)))
         return whole.eval()

@@ -94,7 +94,7 @@ class QuantizedLayer(nn.Module):
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
         """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm multiplied in."""
         if self.rounding is None:
-            factor, bias = self._normed()
+            factor, bias = self.normed()
             weight = self.weight if factor is None else (self.weight.double() * by_filter(factor, self.weight)).float()
             return weight, None if bias is None else bias.float()
         codes, scale, bias = self.integers()
@@ -116,7 +116,7 @@ class QuantizedLayer(nn.Module):
         """
         assert self.rounding is not None
         codes, scale = self.rounding.codes(self.weight.detach())
-        factor, bias = self._normed()
+        factor, bias = self.normed()
         if factor is not None:
             codes, scale = codes * by_filter(factor.sign().float(), codes), (scale * factor.abs()).float()
         step = self.step()
@@ -127,7 +127,7 @@ class QuantizedLayer(nn.Module):
             scale = torch.where(small, least, scale)
         return codes, scale.clamp_min(1e-12), bias
 
-    def _normed(self) -> tuple[Tensor | None, Tensor | None]:
+    def normed(self) -> tuple[Tensor | None, Tensor | None]:
         """Return by what batch-norm multiplies each filter, and the bias with what it adds, in float64."""
         bias = None if self.bias is None else self.bias.detach().double()
         if self.norm is None:
