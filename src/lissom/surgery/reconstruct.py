@@ -101,17 +101,17 @@ def _settle(layer: QuantizedLayer, inputs: Tensor, wanted: Tensor, ends: tuple[i
     factor, bias = layer.normed()
     times = 1.0 if factor is None else by_filter(factor.float(), weight)
     shift, size = None if bias is None else bias.float(), wanted.square().mean().clamp_min(1e-12)
-    if layer.own is not None:
-        with torch.no_grad():
-            inputs = layer.own(inputs)
+    with torch.no_grad():
+        inputs = inputs if layer.own is None else layer.own(inputs)
     for step in range(steps):
         some = torch.randint(len(inputs), (min(32, len(inputs)),), generator=draw)
-        h = (v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1)
-        y = layer.computed(inputs[some], (below + h).clamp(*ends) * scale * times, shift)
-        loss = (y - wanted[some]).square().mean() / size
-        if step >= steps // 5:
-            done = (step - steps // 5) / max(1, steps - steps // 5)
-            loss = loss + 0.01 * (1 - (2 * h - 1).abs().pow(20 - 18 * done)).mean()
+        with torch.enable_grad():  # surgery runs without
+            h = (v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1)
+            y = layer.computed(inputs[some], (below + h).clamp(*ends) * scale * times, shift)
+            loss = (y - wanted[some]).square().mean() / size
+            if step >= steps // 5:
+                done = (step - steps // 5) / max(1, steps - steps // 5)
+                loss = loss + 0.01 * (1 - (2 * h - 1).abs().pow(20 - 18 * done)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
