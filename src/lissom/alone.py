@@ -26,7 +26,7 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
     >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 4))
     >>> small = apply("prune(0.5) | quantize(8)", net, torch.randn(1, 3, 8, 8), torch.randn(16, 3, 8, 8))
     >>> sum(p.numel() for p in net.parameters()), sum(p.numel() for p in small.parameters())
-    (5572, 2756)
+    (5572, 2788)
     """
     import torch
 
