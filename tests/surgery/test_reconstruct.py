@@ -84,6 +84,29 @@ def test_corrected_biases_leave_the_means_of_outputs_where_they_were() -> None:
         error(apply("quantize(2, 32)", net, images(1), images()), net, images())
 
 
+def test_the_zeros_of_a_mask_stay_zero() -> None:
+    net = trained()
+    small: Any = apply("mask(0.5) | quantize(3, rounding='learned', steps=60)", net, images(1), images())
+    for layer in small.layers():
+        assert 0.45 < float((layer.weight == 0).float().mean()) and layer.masked
+    plain: Any = apply("mask(0.5) | quantize(3)", net, images(1), images())
+    assert all(bool((one.weight[other.weight == 0] == 0).all())
+               for one, other in zip(small.layers(), plain.layers(), strict=True))
+
+
+def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lissom.context import Context
+    from lissom.menu import menu
+
+    def never(*_: Any) -> None:
+        raise AssertionError("rounding was learned on an untrained network")
+    monkeypatch.setattr("lissom.surgery.reconstruct.learned_rounding", never)
+    step: Any = menu("steps").make("quantize(4, rounding='learned')")
+    step.rehearse(trained(), Context(images(1), lambda count: [images(count)]))
+    with pytest.raises(AssertionError, match="untrained"):
+        step(trained(), Context(images(1), lambda count: [images(count)]))
+
+
 def test_a_layer_without_a_bias_gets_one_that_is_saved(tmp_path: Any) -> None:
     import lissom
 

@@ -54,8 +54,7 @@ class Ternary(Grid):
         if self.gap is not None:
             between = (size > self.gap * bound) & (size < bound)
             codes = torch.where(between, held["before"], weight.sign() * (size >= bound))
-            if held["before"].shape == codes.shape:
-                held["before"].copy_(codes)
+            held["before"].copy_(codes)
         if not self.scale or self.gap is not None:
             return codes, torch.ones(len(weight), device=weight.device)
         kept = per_filter(codes != 0)

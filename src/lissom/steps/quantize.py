@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
@@ -71,6 +71,10 @@ class Quantize(Step):
         alike = self.grid if meant and (self.inputs != 8 or name != "lsq") else None  # 8 bits need no learned steps
         return (spec(self.weights, own, "weights", "quantize(grid=...)"),
                 spec(self.inputs, self.inputs_grid or alike, "inputs", "quantize(inputs_grid=...)"))
+
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Round to the nearest: an untrained network has nothing to be brought back to."""
+        return replace(self, rounding="nearest", correct=False)(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy

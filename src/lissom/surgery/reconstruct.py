@@ -106,7 +106,7 @@ def _settle(layer: QuantizedLayer, inputs: Tensor, wanted: Tensor, ends: tuple[i
     for step in range(steps):
         some = torch.randint(len(inputs), (min(32, len(inputs)),), generator=draw)
         with torch.enable_grad():  # surgery runs without
-            h = (v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1)
+            h = torch.where(weight == 0, 0.0, (v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1))  # a mask's zeros stay
             y = layer.computed(inputs[some], (below + h).clamp(*ends) * scale * times, shift)
             loss = (y - wanted[some]).square().mean() / size
             if step >= steps // 5:
@@ -117,4 +117,4 @@ def _settle(layer: QuantizedLayer, inputs: Tensor, wanted: Tensor, ends: tuple[i
         optimizer.step()
     with torch.no_grad():
         up = (v.sigmoid() * (HIGH - LOW) + LOW) >= 0.5
-        layer.weight.copy_((below + up).clamp(*ends) * scale)
+        layer.weight.copy_(torch.where(weight == 0, 0.0, (below + up).clamp(*ends) * scale))
