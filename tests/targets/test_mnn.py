@@ -24,8 +24,9 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError
 from lissom.menu import menu
-from lissom.targets import _child, _plain
+from lissom.targets import _child, _pooled
 from lissom.targets import mnn as module
+from lissom.targets._onnx import export_onnx
 from lissom.targets.mnn import Mnn, calibration
 
 SHAPE = (3, 9, 7)
@@ -165,12 +166,26 @@ def test_a_quantized_network_is_handed_over_with_its_weights_on_their_grid(tmp_p
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(280, 4)).eval()
     small = lissom.apply("quantize(8)", plain, images(1), images(16))
-    proto = _plain.plain_onnx(small, tmp_path / "m.onnx", SHAPE)
+    export_onnx(small, tmp_path / "m.onnx", SHAPE, {}, in_integers=False)
+    proto = onnx.load(str(tmp_path / "m.onnx"))
     onnx.checker.check_model(proto, full_check=True)
     assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in proto.graph.node}
     (weight,) = (numpy_helper.to_array(t) for t in proto.graph.initializer if t.dims == [8, 3, 3, 3])
     steps = weight / (np.abs(weight).max((1, 2, 3), keepdims=True) / 127)
     assert np.abs(steps - steps.round()).max() < 1e-3 and np.abs(weight - plain[0].weight.detach().numpy()).max() > 1e-5
+    Mnn().export(small, tmp_path / "m.mnn", SHAPE, {})
+    with torch.no_grad():
+        right = small(images(5)).numpy()
+    assert rms(Mnn().load(tmp_path / "m.mnn", 1)(images(5).numpy()), right) < 0.05
+
+
+@needs_mnn
+@pytest.mark.parametrize("recipe", ["quantize(4, 4)", "quantize(2, 2)", "quantize('binary', 'binary')"])
+def test_few_bits_of_activations_are_rounded_in_float(recipe: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(),
+                          nn.Linear(120, 4)).eval()
+    small = lissom.apply(recipe, plain, images(1), images(16))
     Mnn().export(small, tmp_path / "m.mnn", SHAPE, {})
     with torch.no_grad():
         right = small(images(5)).numpy()
@@ -242,7 +257,7 @@ def test_a_mean_over_the_image_becomes_pooling_with_the_same_values(kind: str) -
                               [] if kind == "GlobalAveragePool" else [axes])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     x = np.random.default_rng(0).standard_normal((4, 2, 5, 3)).astype(np.float32)
-    _plain.pool_by_window(proto)
+    _pooled.pool_by_window(proto)
     assert [n.op_type for n in proto.graph.node] == ["AveragePool", "Flatten"][: 1 + (kind == "flat")]
     onnx.checker.check_model(proto, full_check=True)
     (found,) = ReferenceEvaluator(proto).run(None, {"x": x})

@@ -24,9 +24,6 @@ class Spec:
     grid: str
     bits: int
 
-    def __str__(self) -> str:
-        return f"{self.bits} bits, {self.grid}"
-
     def made(self) -> Grid:
         """Return the grid itself."""
         found = menu("grids").make(self.grid)

@@ -79,6 +79,7 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
                 found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]] or [(0.0, 1.0)]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
+    whole.to(next(model.parameters()).device)  # what ranges were measured on
     whole.link()
     return whole, bounds
 

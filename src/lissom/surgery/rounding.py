@@ -51,10 +51,9 @@ class Rounding(nn.Module):
         if self.of == "weights":
             return self.grid.weights(x, self.bits, self.held)
         if torch.onnx.is_in_onnx_export():
-            return self._exported(x)
+            return self._exported(x) if self.form == "integers" else self._in_float(x) if self.form == "floats" else x
         if torch.compiler.is_exporting() and hasattr(self, "q_step"):  # the fused form cannot be saved by torch.export
-            q = self._sign(x) if self.sign else (x / self.q_scale).round().add(self.q_zero).clamp(0, self.top)
-            return (q - self.q_zero) * self.q_step
+            return self._in_float(x)
         return self.grid.inputs(x, self.bits, self.held)
 
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,16 +69,22 @@ class Rounding(nn.Module):
         for name, value in self.grid.refresh(weight, self.bits, self.held).items():
             getattr(self, name).data = value.to(weight.device)
 
-    def freeze(self) -> None:
-        """Hold how inputs become integers as buffers, for the export that comes next."""
+    def freeze(self, form: Literal["integers", "floats", "none"]) -> None:
+        """Hold how inputs become integers as buffers, for the export that comes next.
+
+        An ONNX file then rounds them to integers, by operations on floats, or not at all.
+        """
         codes = self.input_codes()
-        self.top, self.sign = codes.top, codes.sign
+        self.top, self.sign, self.form = codes.top, codes.sign, form
         self.register_buffer("q_scale", codes.scale.detach().float().clone())
         self.register_buffer("q_zero", torch.tensor(codes.zero, dtype=torch.int32))
         self.register_buffer("q_step", codes.step.detach().float().clone())
 
-    def _sign(self, x: Tensor) -> Tensor:
-        return torch.where(x >= 0, float(self.top), 0.0)
+    def _in_float(self, x: Tensor) -> Tensor:
+        """Round by operations on floats, which every format has."""
+        q = (x.sign() + 1).clamp(0, 1) * self.top if self.sign \
+            else (x / self.q_scale).round().add(self.q_zero).clamp(0, self.top)
+        return (q - self.q_zero) * self.q_step
 
     def _exported(self, x: Tensor) -> Tensor:
         """Write QuantizeLinear and DequantizeLinear, with a clip between them of integers below 8 bits.

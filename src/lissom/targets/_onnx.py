@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 OPSET = 21  # the first whose Q/DQ operators are the ones quantized.py writes
 
 
-def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+                in_integers: bool = True) -> None:
     """Write `model`, which takes (n, *shape), as ONNX with a dynamic batch and `facts` as metadata.
 
+    A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights keep the values
+    of their grid then, and activations are rounded only where some have fewer than 8 bits.
     Input 'images' and output 'outputs'; each fact that is no text is written as JSON. The file is checked by
     onnx.checker. Raises LissomError when the network cannot be exported.
     """
@@ -31,9 +34,9 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     from ..surgery.quantized import Quantized
 
     model = copy.deepcopy(model).cpu().eval()
-    for layer in model.modules():
+    for layer in list(model.modules()):
         if isinstance(layer, Quantized):
-            layer.freeze_integers()
+            layer.freeze_integers() if in_integers else layer.freeze_weights()
     example = torch.zeros(2, *shape)
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad():

@@ -75,7 +75,8 @@ class Mnn(Target):
         import torch
 
         from ._child import apart, child, tried
-        from ._plain import plain_onnx, pool_by_window
+        from ._onnx import export_onnx
+        from ._pooled import pool_by_window
 
         if self.activations and images is None:
             raise LissomError(f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
@@ -83,7 +84,8 @@ class Mnn(Target):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             source, made = folder / "model.onnx", folder / "model.mnn"
-            proto = plain_onnx(model, source, shape)
+            export_onnx(model, source, shape, {}, in_integers=False)
+            proto = onnx.load(str(source))
             words: list[str | Path] = ["-f", "ONNX", "--modelFile", source, "--MNNModel", made, "--bizCode", "lissom"]
             if self.activations:
                 pool_by_window(proto)

@@ -55,14 +55,15 @@ class Ncnn(Target):
         import onnx
 
         from ._child import apart, tried
-        from ._plain import plain_onnx
+        from ._onnx import export_onnx
 
         spec = find_spec("pnnx")
         assert spec is not None and spec.origin is not None
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             source, made = folder / "model.onnx", folder / path.name
-            proto = plain_onnx(model, source, shape)
+            export_onnx(model, source, shape, {}, in_integers=False)
+            proto = onnx.load(str(source))
             for value in (*proto.graph.input, *proto.graph.output):
                 value.type.tensor_type.shape.dim[0].dim_value = 1
             onnx.save(proto, str(source))
@@ -93,7 +94,7 @@ class Ncnn(Target):
 
         def one(image: np.ndarray) -> np.ndarray:
             runner = network.create_extractor()
-            runner.input(first, ncnn.Mat(np.ascontiguousarray(image)))
+            runner.input(first, ncnn.Mat(np.ascontiguousarray(image)).clone())  # a layer may write over it, aligned
             code, found = runner.extract(last)
             if code:
                 raise LissomError(f"{self}: ncnn cannot run {path.name} on an image of shape {image.shape} (code {code})")
