@@ -155,6 +155,35 @@ def inspect(key: Annotated[str, typer.Argument(help="A key of the store; the net
     typer.echo(jsons.dumps(seen, indent=1)) if json else print_inspection(seen)
 
 
+@app.command()
+def explain(key: Annotated[str, typer.Argument(help="A key of the store: a quantized network.")], data: DataName = "digits",
+            model: ModelName = "resnet20", weights: Weights = None, task: OwnTask = None, to: Targets = "",
+            images: Annotated[int, typer.Option("--images", help="Validation images for each layer.", min=1)] = 1000,
+            remedy: Annotated[bool, typer.Option("--try", help="Run what might help, too, and compare.")] = False,
+            device: Annotated[str, typer.Option("--device", help="Where steps after quantize learn again.")] = "",
+            store: Place = STORE, data_root: DataRoot = None, size: Size = None, channels: Channels = None,
+            skip_bad: SkipBad = False, json: Json = False) -> None:
+    """Show where a quantized network loses accuracy: by stage, by layer, in every file; and what would mend it."""
+    from .plan import targets_of
+    from .store import Store
+
+    wanted, kept = targets_of(to), Store(store)
+    found = kept.find(key)
+    brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
+    from .execute import device_of
+    from .explain import Explained
+    from .report.explanation import print_explanation
+    from .report.live import Live
+
+    with Live(quiet=json) as live:
+        this = Explained(brought, kept, found, live.say)
+        seen = this.all(wanted, images)
+        if remedy:
+            seen["tried"] = this.tried(seen, wanted, device_of(device))
+    kept.update(found, {"explanation": seen})
+    typer.echo(jsons.dumps(seen, indent=1)) if json else print_explanation(seen)
+
+
 @app.command("list")
 def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, ranges or targets; all if not given.")] = "",
           name: Annotated[str, typer.Argument(help="One method.")] = "", json: Json = False) -> None:

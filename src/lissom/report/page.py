@@ -77,4 +77,5 @@ def details(record: dict[str, Any], store: Store) -> dict[str, Any]:
                       "gates": entry["gates"], "notes": entry["notes"], "facts": entry["facts"]})
         key = entry["before"] or ""
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
-            "chain": chain[::-1], "targets": record["targets"], "inspection": record.get("inspection")}
+            "chain": chain[::-1], "targets": record["targets"], "inspection": record.get("inspection"),
+            "explanation": record.get("explanation")}

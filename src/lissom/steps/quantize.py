@@ -50,6 +50,8 @@ class Quantize(Step):
         "each weight to the nearest value, or up or down as the layer's output on the images then errs least", "nearest")
     steps: int = arg("steps of learning for each layer whose rounding is learned", 500, low=1, high=1_000_000)
     correct: bool = arg("shift biases by what rounding moves the mean of each output", False)
+    reduce_range: bool | None = arg("weights of 7 bits where they would have 8, so that sums on a processor without VNNI "
+                                    "do not saturate; None where this one has none", None)
     keep: str = arg("layers left float, glob patterns with commas between", "")
     only: str = arg("the only layers quantized, glob patterns with commas between; all if empty", "")
     fold: bool = arg("batch-norm goes into the layer before it; else it is a call like others", True)
@@ -110,7 +112,7 @@ class Quantize(Step):
 
     def plan(self, model: nn.Module, wires: Wiring, left: dict[str, str], ctx: Context) -> Plan:
         """Decide which grid every layer and every site gets."""
-        from ..surgery.bits import Spec, at_least, planned
+        from ..surgery.bits import Spec, at_least, planned, reduced, saturates
         from ..surgery.names import matching
         from ..surgery.quantized import QuantizedLayer
 
@@ -128,6 +130,11 @@ class Quantize(Step):
                 left[name] = f"it is the {'first' if name == names[0] else 'last'} layer"
         for name in set(names) - chosen:
             weights[name] = inputs[name] = None
+        if self.reduce_range or (self.reduce_range is None and saturates()):
+            weights = {name: reduced(found) for name, found in weights.items()}
+            if self.reduce_range is None:
+                ctx.notes.append(f"{ctx.where}: weights of 8 bits became 7, since this processor has no VNNI and its sums "
+                                 "would saturate; reduce_range=False keeps 8")
         if not any((*weights.values(), *inputs.values())):
             raise LissomError(f"{ctx.where}: no layer is left to quantize: {len(names)} there are, all kept float by "
                               "first, last, keep or only")

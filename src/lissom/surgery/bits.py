@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..errors import LissomError
 from ..grids._grid import Grid
@@ -63,6 +66,19 @@ def at_least(found: Spec | None, bits: int) -> Spec | None:
     if found is None or bits == FLOAT:
         return None
     return found if found.bits >= bits else Spec("uniform", bits)
+
+
+def reduced(found: Spec | None) -> Spec | None:
+    """Return a grid of weights with 7 bits in place of 8, if it has them."""
+    return Spec(found.grid, 7) if found is not None and found.bits == 8 and 7 in found.made().of_weights else found
+
+
+def saturates() -> bool:
+    """Return whether this processor adds products of 8 bits in pairs of 16 bits, which overflow: x86 without VNNI.
+
+    Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, reduce_range.
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_vnni_supported()
 
 
 @dataclass

@@ -93,7 +93,7 @@ class QuantizedLayer(nn.Module):
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
         """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm multiplied in."""
-        if self.rounding is None:
+        if self.rounding is None or self.rounding.off:
             factor, bias = self.normed()
             weight = self.weight if factor is None else (self.weight.double() * by_filter(factor, self.weight)).float()
             return weight, None if bias is None else bias.float()
@@ -106,7 +106,7 @@ class QuantizedLayer(nn.Module):
 
     def step(self) -> Tensor | None:
         """Return the step of the integers that the layer reads, None where it reads floats."""
-        source = self.own or self.feed
+        source = next((r for r in (self.own, self.feed) if r is not None and not r.off), None)
         return None if source is None else source.input_codes().step
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor | None]:

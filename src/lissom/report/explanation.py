@@ -1,0 +1,111 @@
+"""What `lissom explain` says and prints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+UNLIKE = 0.02  # of their size: how far answers on an older processor may lie from those on this one
+
+
+def concluded(found: dict[str, Any]) -> list[str]:
+    """Return what the numbers say, in sentences."""
+    by = {row["name"]: row for row in found["stages"]}
+    count, both, plain = found["images"]["stages"], by["both, simulated"], by["float"]
+    said = []
+    if both["score"] is not None and "lost" in both:
+        loss, chance = plain["score"] - both["score"], 1.96 * math.sqrt(both["lost"] + both["won"]) / count
+        said.append(f"Rounding costs {100 * loss:.2f} points of {100 * plain['score']:.2f} ({both['lost']} of {count} "
+                    f"images became wrong, {both['won']} right), "
+                    f"{'no more than chance might' if abs(loss) <= chance else 'beyond chance'} (±{100 * chance:.2f}).")
+    parts = {name: by[name]["noise"] ** 2 for name in ("weights only", "inputs only")}
+    larger = max(parts, key=lambda name: parts[name])
+    if sum(parts.values()) > 0:
+        said.append(f"{parts[larger] / sum(parts.values()):.0%} of the noise comes from rounding "
+                    f"{'weights' if larger.startswith('w') else 'inputs'}.")
+    rows, total = found["layers"], sum(row["noise"] ** 2 for row in found["layers"])
+    if total > 0:
+        shares = {row["name"]: row["noise"] ** 2 / total for row in rows}
+        said.append("Most of it enters at " + ", ".join(f"{name} ({shares[name]:.0%})" for name in found["worst"]) + ".")
+    for row in rows:
+        said += complaints(row)
+    for name, target in found["targets"].items():
+        if target["agreement"] is not None:
+            said.append(f"{name} gives the simulation's answer on {target['agreement']:.2%} of the images"
+                        + (f", {target['fused']} operations in integers" if target["fused"] else "")
+                        + (f"; not: {', '.join(target['not_fused'][:5])}." if target["not_fused"] else "."))
+        unlike = [row for row in target["capped"] if row["noise"] > UNLIKE]
+        if unlike:
+            said.append(f"{name}: with no more than {' or '.join(row['cap'] for row in unlike)} its answers would differ by "
+                        f"{max(row['noise'] for row in unlike):.0%} of their size, since 8-bit products saturate without "
+                        "VNNI; quantize(..., reduce_range=True) does not.")
+    return said
+
+
+def complaints(row: dict[str, Any]) -> list[str]:
+    """Return what is odd about the ranges of one layer, and what would mend it."""
+    said, inputs = [], row["inputs"]
+    if inputs and (inputs["saturated"] or 0) > 0.01:
+        said.append(f"{row['name']}: {inputs['saturated']:.1%} of its inputs lie beyond the range; range=\"minmax\" "
+                    "holds all.")
+    if inputs and inputs["use"] is not None and inputs["use"] < 0.4:
+        said.append(f"{row['name']}: nearly all of its inputs use {inputs['use']:.0%} of the range; range=\"mse\" or "
+                    "\"percentile\" narrows it.")
+    return said
+
+
+def print_explanation(found: dict[str, Any]) -> None:
+    """Print stages, files, layers, what was tried, and what follows."""
+    console = Console(highlight=False)
+    stages = table("stage", "score", "noise", "now wrong", "now right")
+    for row in found["stages"]:
+        stages.add_row(row["name"], number(row["score"], 4), percent(row["noise"]), str(row.get("lost", "-")),
+                       str(row.get("won", "-")))
+    for name, row in found["targets"].items():
+        stages.add_row(name, number(row["score"], 4), percent(row["noise"]) + " of simulated", "", "")
+        for other in row["capped"]:
+            stages.add_row(f"  {other['cap']}: {other['latency_ms']:.3f} ms", number(other["score"], 4),
+                           percent(other["noise"]), "", "")
+    console.print(stages)
+    layers = table("layer", "bits", "weights dB", "inputs dB", "use", "beyond", "noise alone", "alone", "left out")
+    for row in sorted(found["layers"], key=lambda row: -row["noise"]):
+        weights, inputs = row["weights"] or {}, row["inputs"] or {}
+        layers.add_row(row["name"], f"{weights.get('bits', 32)}/{inputs.get('bits', 32)}", number(weights.get("sqnr_db"), 1),
+                       number(inputs.get("sqnr_db"), 1), percent(inputs.get("use")), percent(inputs.get("saturated")),
+                       percent(row["noise"]), number(row["alone"], 4), number(row["left_out"], 4))
+    console.print()
+    console.print(layers)
+    if found.get("tried"):
+        tried = table("tried", "validation", "test", "files", "key")
+        for row in found["tried"]:
+            files = ", ".join(f"{t} {number(f['top1'], 4)}, {f['size_bytes'] / 1000:.0f} kB, "
+                              f"{f['latency_ms']['median']:.3f} ms" for t, f in row.get("targets", {}).items())
+            tried.add_row(row["what"], number(row.get("valid"), 4), number(row.get("test"), 4), row["failed"] or files,
+                          row.get("key", ""))
+        console.print()
+        console.print(tried)
+    console.print()
+    for sentence in found["said"]:
+        console.print(sentence, soft_wrap=True)
+
+
+def table(*heads: str) -> Table:
+    """Return a table whose first column is text."""
+    made = Table(box=None, header_style="bold", padding=(0, 1))
+    for place, name in enumerate(heads):
+        made.add_column(name, justify="left" if place == 0 or name in ("files", "key") else "right", overflow="fold",
+                        no_wrap=name == "layer")
+    return made
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a number as text, "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent as text, "-" for None."""
+    return "-" if value is None else f"{value:.2%}"
