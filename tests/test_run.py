@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,3 +193,30 @@ def test_report_is_one_page_without_a_network(finished: tuple[Path, dict], tmp_p
     assert {row["target"] for row in data["rows"]} == {"onnxruntime", "openvino"}
     steps = [c["step"].split("(")[0] for c in data["runs"][record["key"]]["chain"]]
     assert steps == ["train", "prune", "distill", "quantize"]
+
+
+def test_a_packed_file_is_run_exported_and_timed_by_its_ending(images: Path, finished: tuple[Path, dict],
+                                                               tmp_path: Path) -> None:
+    whole, record = finished
+    store, file, target = tmp_path / "store", tmp_path / "small.onnxz", "onnxruntime(packed=True)"
+    shutil.copytree(whole, store)
+    done = subprocess.run(command(images, store, RECIPE, "--to", target), capture_output=True, text=True,
+                          env=surroundings(), check=False)
+    assert done.returncode == 0, done.stderr
+    (again,) = json.loads(done.stdout)
+    packed, plain = (again["targets"][name] for name in (target, "onnxruntime"))
+    assert packed["top1"] == plain["top1"] and packed["fused"] == plain["fused"]
+    assert packed["size_bytes"] < 0.95 * plain["size_bytes"] and packed["float_size_bytes"] == plain["float_size_bytes"]
+    assert [p.name for p in Path(packed["artefact"]).parent.iterdir()] == ["model.onnxz"], "one file and nothing beside it"
+    words = [sys.executable, "-m", "lissom.cli"]
+    done = subprocess.run([*words, "export", record["key"], "--to", target, "-o", str(file), "--store", str(store)],
+                          capture_output=True, text=True, env=surroundings(), check=False)
+    assert done.returncode == 0 and file.read_bytes() == Path(packed["artefact"]).read_bytes(), done.stderr
+    done = subprocess.run([*words, "bench", str(file), record["key"], "--store", str(store), "--json"],
+                          capture_output=True, text=True, env=surroundings(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["size_bytes"] for row in json.loads(done.stdout)] == [packed["size_bytes"], plain["size_bytes"]]
+    file.write_bytes(file.read_bytes()[:-100])
+    done = subprocess.run([*words, "bench", str(file), "--store", str(store)], capture_output=True, text=True,
+                          env=surroundings(), check=False)
+    assert done.returncode == 2 and str(file) in done.stderr and done.stderr.count("\n") == 1

@@ -69,7 +69,7 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
             with store.artefact(key, name) as folder:
                 whole = Baked(model, seen["mean"], seen["std"]) if bake else model
                 target.export(whole, folder / path.name, tuple(record["task"]["shape"]), facts, images)
-                if path.suffix != ".onnx":
+                if not path.suffix.startswith(".onnx"):  # which hold the facts themselves, packed or not
                     (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1))
     return path
 
