@@ -102,6 +102,7 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
                  **scored(task, outputs, labels), "agreement": agreement, "gates": gates,
                  "latency_ms": timings[0].latency_ms(), "float_latency_ms": timings[1].latency_ms(),
                  "float_size_bytes": other.stat().st_size, "load_ms": timings[0].load_ms, "peak_mib": timings[0].peak_mib,
+                 "resident_mib": timings[0].resident_mib,
                  "fused": str(fused) if fused else None, "not_fused": list(fused.rest) if fused else []}
         store.update(key, {"targets": {str(target): found}})
         if agreement is not None and agreement < 0.995:

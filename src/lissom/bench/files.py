@@ -56,7 +56,7 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
         for (thing, path, _), timing in zip(pairs, timings, strict=True):
             rows.append({"name": thing, "target": str(target), "artefact": str(path), "batch": batch, "threads": threads,
                          "size_bytes": path.stat().st_size, "latency_ms": timing.latency_ms(),
-                         "load_ms": timing.load_ms, "peak_mib": timing.peak_mib})
+                         "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
     return rows
 
 
