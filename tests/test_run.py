@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,10 @@ def test_record_holds_what_the_docs_promise(finished: tuple[Path, dict]) -> None
         assert found["agreement"] >= 0.995
         assert found["latency_ms"]["low"] <= found["latency_ms"]["median"] <= found["latency_ms"]["high"]
         assert found["size_bytes"] == Path(found["artefact"]).stat().st_size < found["float_size_bytes"]
+        assert 0 < found["resident_mib"] < found["peak_mib"], "the runtime itself is in the peak alone"
+    held = record["sizes"]
+    assert record["weights_bytes"] / 4.5 < held["theory_bytes"] < record["weights_bytes"] / 3
+    assert abs(held["packed_bytes"] - held["theory_bytes"]) < 0.02 * held["theory_bytes"]
     assert record["params"] < record["float"]["params"]
     assert record["macs"] < record["float"]["macs"]
 
@@ -182,6 +187,23 @@ def test_exported_file_says_what_it_takes_and_baked_one_takes_pixels(finished: t
     assert np.abs(plain - baked).max() < 0.05 * np.abs(plain).max()  # a rounding tie may fall the other way
 
 
+def test_show_has_the_four_sizes_also_of_records_that_lack_some(finished: tuple[Path, dict],
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    from lissom.report.table import print_record, size_lines
+
+    _, record = finished
+    print_record(record)
+    found = record["targets"]["onnxruntime"]
+    lines = [f"{record['sizes']['theory_bytes']:,} in theory", f"{record['sizes']['packed_bytes']:,} packed",
+             f"onnxruntime: {found['size_bytes']:,} bytes in the file, {found['resident_mib']} MiB when running"]
+    said = capsys.readouterr().out
+    assert all(line in said for line in lines)
+    older = {**record, "targets": {"onnxruntime": {k: v for k, v in found.items() if k != "resident_mib"}}}
+    del older["sizes"]
+    (line,) = size_lines(older)
+    assert "not measured when running" in line
+
+
 def test_report_is_one_page_without_a_network(finished: tuple[Path, dict], tmp_path: Path) -> None:
     store, record = finished
     page = write_report([], Store(store), tmp_path / "report.html").read_text()
@@ -190,5 +212,36 @@ def test_report_is_one_page_without_a_network(finished: tuple[Path, dict], tmp_p
     assert "<link" not in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0].replace("<\\/", "</"))
     assert {row["target"] for row in data["rows"]} == {"onnxruntime", "openvino"}
+    sizes = data["runs"][record["key"]]["sizes"]
+    assert f"{record['sizes']['theory_bytes']:,} in theory, {record['sizes']['packed_bytes']:,} packed" in sizes[0]
+    assert f"{record['targets']['openvino']['resident_mib']} MiB when running" in sizes[2] and len(sizes) == 3
     steps = [c["step"].split("(")[0] for c in data["runs"][record["key"]]["chain"]]
     assert steps == ["train", "prune", "distill", "quantize"]
+
+
+def test_a_packed_file_is_run_exported_and_timed_by_its_ending(images: Path, finished: tuple[Path, dict],
+                                                               tmp_path: Path) -> None:
+    whole, record = finished
+    store, file, target = tmp_path / "store", tmp_path / "small.onnxz", "onnxruntime(packed=True)"
+    shutil.copytree(whole, store)
+    done = subprocess.run(command(images, store, RECIPE, "--to", target), capture_output=True, text=True,
+                          env=surroundings(), check=False)
+    assert done.returncode == 0, done.stderr
+    (again,) = json.loads(done.stdout)
+    packed, plain = (again["targets"][name] for name in (target, "onnxruntime"))
+    assert packed["top1"] == plain["top1"] and packed["fused"] == plain["fused"]
+    assert again["sizes"]["packed_bytes"] < packed["size_bytes"] < again["sizes"]["packed_bytes"] + 12_000
+    assert packed["size_bytes"] < 0.95 * plain["size_bytes"] and packed["float_size_bytes"] == plain["float_size_bytes"]
+    assert [p.name for p in Path(packed["artefact"]).parent.iterdir()] == ["model.onnxz"], "one file and nothing beside it"
+    words = [sys.executable, "-m", "lissom.cli"]
+    done = subprocess.run([*words, "export", record["key"], "--to", target, "-o", str(file), "--store", str(store)],
+                          capture_output=True, text=True, env=surroundings(), check=False)
+    assert done.returncode == 0 and file.read_bytes() == Path(packed["artefact"]).read_bytes(), done.stderr
+    done = subprocess.run([*words, "bench", str(file), record["key"], "--store", str(store), "--json"],
+                          capture_output=True, text=True, env=surroundings(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["size_bytes"] for row in json.loads(done.stdout)] == [packed["size_bytes"], plain["size_bytes"]]
+    file.write_bytes(file.read_bytes()[:-100])
+    done = subprocess.run([*words, "bench", str(file), "--store", str(store)], capture_output=True, text=True,
+                          env=surroundings(), check=False)
+    assert done.returncode == 2 and str(file) in done.stderr and done.stderr.count("\n") == 1

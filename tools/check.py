@@ -16,7 +16,7 @@ LAYERS = (
     ("data", "models", "surgery"),
     ("fit", "task", "context", "snapshot", "store", "evaluate"),
     ("steps", "scores", "losses", "ranges"),
-    ("targets", "bench", "report", "measure", "plan", "execute", "alone", "preflight"),
+    ("targets", "bench", "report", "measure", "plan", "execute", "alone", "preflight", "explain"),
     ("cli",),
 )
 

@@ -27,6 +27,7 @@ from .snapshot import read_structure, restore, save
 from .steps.distill import Distill
 from .store import Store
 from .surgery.count import layer_table, macs, parameters
+from .surgery.sizes import sizes
 from .targets._target import Target
 from .task import Task, build_from, teacher_from, teachers_in
 
@@ -135,7 +136,7 @@ class Run:
                                             "classes": len(data.classes), "train": len(data.train),
                                             "valid": len(data.valid), "test": len(data.test), "spec": task.spec,
                                             "preprocessing": data.preprocessing(), "notes": data.notes},
-                "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
+                "sizes": sizes(model), "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
                 "layers": layer_table(model, ctx.example), "targets": {}, "machine": machine(),
                 "learned_on": str(self.device), "created": round(time.time())}
 

@@ -69,7 +69,7 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
             with store.artefact(key, name) as folder:
                 whole = Baked(model, seen["mean"], seen["std"]) if bake else model
                 target.export(whole, folder / path.name, tuple(record["task"]["shape"]), facts, images)
-                if path.suffix != ".onnx":
+                if not path.suffix.startswith(".onnx"):  # which hold the facts themselves, packed or not
                     (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1))
     return path
 
@@ -102,6 +102,7 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
                  **scored(task, outputs, labels), "agreement": agreement, "gates": gates,
                  "latency_ms": timings[0].latency_ms(), "float_latency_ms": timings[1].latency_ms(),
                  "float_size_bytes": other.stat().st_size, "load_ms": timings[0].load_ms, "peak_mib": timings[0].peak_mib,
+                 "resident_mib": timings[0].resident_mib,
                  "fused": str(fused) if fused else None, "not_fused": list(fused.rest) if fused else []}
         store.update(key, {"targets": {str(target): found}})
         if agreement is not None and agreement < 0.995:

@@ -1,8 +1,8 @@
 """The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
 
-First {target, path, threads, shape}; then {"seconds": s} runs the file for about s seconds and answers with the
-milliseconds of each call, until the input ends. Only the target's own library is imported here, so that memory
-and load time are the file's and the runtime's.
+First {target, path, threads, shape, pixels}, answered by {load_ms, resident_mib}; then {"seconds": s} runs the file for
+about s seconds and answers with the milliseconds of each call, until the input ends. Only the target's own library is
+imported here, so that memory and load time are the file's and the runtime's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ def main() -> None:
 
     from ..menu import menu
 
-    start = time.perf_counter()
-    run = menu("targets").make(job["target"]).load(Path(job["path"]), job["threads"])  # type: ignore[attr-defined]
     images = np.random.default_rng(0).standard_normal(job["shape"], dtype=np.float32)
     if job["pixels"]:
         images = np.random.default_rng(0).uniform(0, 255, job["shape"]).astype(np.float32)
+    start = time.perf_counter()
+    target: Any = menu("targets").make(job["target"])
+    import_module(target.library)
+    before = resident_mib()
+    run = target.load(Path(job["path"]), job["threads"])
     run(images)
-    answer({"load_ms": 1000 * (time.perf_counter() - start)})
+    answer({"load_ms": 1000 * (time.perf_counter() - start), "resident_mib": resident_mib() - before})
     for line in sys.stdin:
         times: list[float] = []
         end = time.perf_counter() + json.loads(line)["seconds"]
@@ -48,14 +52,21 @@ def main() -> None:
 
 
 def peak_mib() -> float:
-    """Return the most memory this process has had resident.
+    """Return the most memory this process has had resident."""
+    return _status("VmHWM:")
 
-    Linux says it in VmHWM; getrusage's figure would begin with that of the process this one was started from.
-    """
+
+def resident_mib() -> float:
+    """Return the memory that this process has resident now; the most so far where that is all the system says."""
+    return _status("VmRSS:")
+
+
+def _status(word: str) -> float:
+    """Return a figure of Linux's in MiB, elsewhere getrusage's, which begins with that of the process this came from."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(word):
                 return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
 

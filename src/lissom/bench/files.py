@@ -11,6 +11,7 @@ from ..execute import build_from_entry
 from ..measure import exported
 from ..plan import one_target, targets_of
 from ..store import Store
+from ..targets._onnxz import ENDING, is_packed, read
 from .latency import latencies
 
 
@@ -45,8 +46,9 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
                 key = store.find(thing)
                 path = exported(store, key, target, False, lambda key=key: build_from_entry(key, store))  # type: ignore[misc]
                 wanted = tuple(store.record(key)["task"]["shape"])
-            if path.suffix != f".{target.ending}":
-                raise LissomError(f"bench: {target} runs .{target.ending} files; {path} was given")
+            fits = (f".{target.ending}", *target.others)
+            if path.suffix not in fits:
+                raise LissomError(f"bench: {target} runs {' and '.join(fits)} files; {path} was given")
             pairs.append((thing, path, wanted))
         if len({wanted for *_, wanted in pairs}) > 1:
             raise LissomError("bench: the networks take inputs of different shapes; time them one by one")
@@ -54,18 +56,20 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
         for (thing, path, _), timing in zip(pairs, timings, strict=True):
             rows.append({"name": thing, "target": str(target), "artefact": str(path), "batch": batch, "threads": threads,
                          "size_bytes": path.stat().st_size, "latency_ms": timing.latency_ms(),
-                         "load_ms": timing.load_ms, "peak_mib": timing.peak_mib})
+                         "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
     return rows
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
-    """Return the shape (c h w) of one input of an ONNX file."""
-    if path.suffix != ".onnx":
+    """Return the shape (c h w) of one input of an ONNX file, packed or not."""
+    if path.suffix not in (".onnx", ENDING):
         raise LissomError(f"bench: {path} does not say what it takes; --size and --channels do")
     import onnx
 
+    whole = read(path) if is_packed(path) else None
     try:
-        dims = onnx.load(str(path), load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+        proto = onnx.load(str(path), load_external_data=False) if whole is None else onnx.load_model_from_string(whole)
+        dims = proto.graph.input[0].type.tensor_type.shape.dim
     except Exception as error:  # protobuf raises errors of its own for a broken file
         raise LissomError(f"bench: {path} cannot be read as ONNX ({type(error).__name__})") from None
     sizes = tuple(d.dim_value for d in dims[1:])

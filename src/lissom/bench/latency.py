@@ -29,6 +29,7 @@ class Timing:
     high: float
     load_ms: float
     peak_mib: float
+    resident_mib: float  # what loading and the first run added, over the runtime alone
 
     def latency_ms(self) -> dict[str, float]:
         """Return the three numbers of a record."""
@@ -43,6 +44,7 @@ class Child:
     process: subprocess.Popen[str]
     load_ms: float = 0.0
     peak_mib: float = 0.0
+    resident_mib: float = 0.0
     medians: list[float] = field(default_factory=list)
 
     def ask(self, order: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def _start(stack: ExitStack, target: str, path: Path, shape: tuple[int, ...], th
     stack.callback(process.wait)
     stack.callback(process.kill)
     child = Child(target, process)
-    child.load_ms = child.ask({"target": target, "path": str(path), "threads": threads, "shape": list(shape),
-                               "pixels": pixels})["load_ms"]
+    answer = child.ask({"target": target, "path": str(path), "threads": threads, "shape": list(shape), "pixels": pixels})
+    child.load_ms, child.resident_mib = answer["load_ms"], answer["resident_mib"]
     return child
 
 
@@ -119,7 +121,8 @@ def _warm(child: Child, most: int = 12) -> None:
 
 def _timing(child: Child) -> Timing:
     low, high = interval(child.medians)
-    return Timing(median(child.medians), low, high, round(child.load_ms, 1), round(child.peak_mib, 1))
+    return Timing(median(child.medians), low, high, round(child.load_ms, 1), round(child.peak_mib, 1),
+                  round(child.resident_mib, 1))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

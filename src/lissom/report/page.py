@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LissomError
 from ..store import Store
-from .table import rows_of
+from .table import rows_of, size_lines
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -77,5 +77,5 @@ def details(record: dict[str, Any], store: Store) -> dict[str, Any]:
                       "gates": entry["gates"], "notes": entry["notes"], "facts": entry["facts"]})
         key = entry["before"] or ""
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
-            "chain": chain[::-1], "targets": record["targets"], "inspection": record.get("inspection"),
-            "explanation": record.get("explanation")}
+            "chain": chain[::-1], "targets": record["targets"], "sizes": size_lines(record),
+            "inspection": record.get("inspection"), "explanation": record.get("explanation")}

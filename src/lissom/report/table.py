@@ -81,20 +81,38 @@ def print_record(record: dict[str, Any]) -> None:
     lines += [f"{split} {name}: {value} (float {before['scores'][split].get(name)})"
               for split, scores in record["scores"].items() for name, value in scores.items()]
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
+    lines += size_lines(record)
     lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
     print("\n".join([*lines, *(f"note: {note}" for note in record["notes"])]))
     print_table([record])
 
 
+def size_lines(record: dict[str, Any]) -> list[str]:
+    """Return what a network takes: in theory and packed, and for each target in its file and when it runs.
+
+    Records of earlier versions do not have all of it.
+    """
+    found, lines = record.get("sizes"), []
+    if found:
+        lines.append(f"bytes: {found['theory_bytes']:,} in theory, {found['packed_bytes']:,} packed, "
+                     f"{record['weights_bytes']:,} as PyTorch holds them")
+    for target, held in record["targets"].items():
+        resident = f"{held['resident_mib']} MiB" if "resident_mib" in held else "not measured"
+        lines.append(f"{target}: {held['size_bytes']:,} bytes in the file, {resident} when running, "
+                     f"{held['peak_mib']} MiB at most with the runtime")
+    return lines
+
+
 def print_bench(rows: list[dict[str, Any]]) -> None:
     """Print timings."""
     table = Table(box=None, header_style="bold")
-    for name in ("name", "target", "ms", "95 %", "file", "load ms", "peak MiB"):
+    for name in ("name", "target", "ms", "95 %", "file", "load ms", "adds MiB", "peak MiB"):
         table.add_column(name, justify="left" if name in ("name", "target") else "right")
     for row in rows:
         ms = row["latency_ms"]
         table.add_row(row["name"], row["target"], f"{ms['median']:.3f}", f"{ms['low']:.3f}-{ms['high']:.3f}",
-                      size_text(row["size_bytes"]), f"{row['load_ms']:.0f}", f"{row['peak_mib']:.0f}")
+                      size_text(row["size_bytes"]), f"{row['load_ms']:.0f}", f"{row['resident_mib']:.1f}",
+                      f"{row['peak_mib']:.0f}")
     print_wide(Console(highlight=False), table)
 
 
