@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "lissom"
-MOST_LINES, MOST_FILE, MOST_FUNCTION = 10_000, 400, 60  # lines with something on them
+MOST_LINES, MOST_FILE, MOST_FUNCTION = 12_000, 400, 60  # lines with something on them
 # each layer imports from itself and from those before it
 LAYERS = (
     ("errors", "menu", "method", "step", "recipe", "sums"),

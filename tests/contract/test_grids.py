@@ -84,7 +84,7 @@ def test_inputs_have_at_most_two_to_the_bits_values_and_they_are_its_integers(te
     sure = np.abs(np.abs(x.numpy() / float(codes.scale)) % 1 - 0.5) > 1e-3  # ties fall either way
     sure |= codes.sign
     np.testing.assert_allclose(values.numpy()[sure], ((q - codes.zero) * float(codes.step))[sure], rtol=1e-5, atol=1e-7)
-    made.freeze()
+    made.freeze("integers")
     with torch.no_grad():
         assert torch.equal(made(x), values), "freezing changes nothing"
 

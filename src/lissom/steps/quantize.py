@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
@@ -11,6 +12,8 @@ from ..method import arg
 from ..step import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from ..context import Context
@@ -35,7 +38,8 @@ class Quantize(Step):
 
     version: ClassVar[int] = 2
 
-    weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary"] = arg("bits of weights; 32 leaves them float")
+    weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
+        "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")
     inputs: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary"] = arg("bits of what layers read, likewise", 8)
     _: KW_ONLY
     grid: str | None = arg("the values that weights are rounded to, and inputs where it can; None for the usual one", None,
@@ -52,6 +56,10 @@ class Quantize(Step):
     correct: bool = arg("shift biases by what rounding moves the mean of each output", False)
     reduce_range: bool | None = arg("weights of 7 bits where they would have 8, so that sums on a processor without VNNI "
                                     "do not saturate; None where this one has none", None)
+    size: float | None = arg("with auto: bytes of all weights over their bytes in float, at most; least noise within", None,
+                             above=0, below=1)
+    drop: float | None = arg("with auto: how far the first score may fall on validation images, with the fewest bytes", None,
+                             low=0, below=1)
     keep: str = arg("layers left float, glob patterns with commas between", "")
     only: str = arg("the only layers quantized, glob patterns with commas between; all if empty", "")
     fold: bool = arg("batch-norm goes into the layer before it; else it is a call like others", True)
@@ -60,23 +68,41 @@ class Quantize(Step):
         super().__post_init__()
         if self.weights == 32 and self.inputs == 32:
             raise LissomError("quantize: weights and inputs of 32 bits are what the network has already")
+        if [self.size is None, self.drop is None].count(False) != int(self.weights == "auto"):
+            raise LissomError('quantize: weights="auto" goes with one of size and drop, as in quantize("auto", size=0.15), '
+                              "and these with nothing else")
         self.specs()
+
+    def of_bits(self, bits: int | str) -> Spec | None:
+        """Return the grid of weights with so many bits."""
+        from ..surgery.bits import spec
+
+        kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
+        own = self.grid if kind is not None and kind.of_weights else None  # type: ignore[attr-defined]
+        return spec(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
+
+    def safe(self, weights: Mapping[str, Spec | None]) -> dict[str, Spec | None]:
+        """Return grids of weights with 7 bits in place of 8, where reduce_range says so."""
+        from ..surgery.bits import reduced, saturates
+
+        reduces = saturates() if self.reduce_range is None else self.reduce_range
+        return {name: reduced(found) for name, found in weights.items()} if reduces else dict(weights)
 
     def specs(self) -> tuple[Spec | None, Spec | None]:
         """Return the grids of weights and of inputs."""
         from ..surgery.bits import ALIKE, spec
 
         kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
-        own = self.grid if kind is not None and kind.of_weights else None  # type: ignore[attr-defined]
         name = "" if kind is None else kind.name()
         meant = name in ALIKE and self.inputs not in ("binary", "ternary", 32)
         alike = self.grid if meant and (self.inputs != 8 or name != "lsq") else None  # 8 bits need no learned steps
-        return (spec(self.weights, own, "weights", "quantize(grid=...)"),
+        return (self.of_bits(self.weights),
                 spec(self.inputs, self.inputs_grid or alike, "inputs", "quantize(inputs_grid=...)"))
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Round to the nearest: an untrained network has nothing to be brought back to."""
-        return replace(self, rounding="nearest", correct=False)(model, ctx)
+        plain = replace(self, rounding="nearest", correct=False)
+        return (replace(plain, weights=8, drop=None) if self.drop is not None else plain)(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
@@ -101,7 +127,12 @@ class Quantize(Step):
         wires = wiring(model, ctx.example)
         plan = self.plan(model, wires, left, ctx)
         seen = observed(model, batches, wires.sites) if plan.sites or plan.own else {}
-        whole, bounds = rounded(model, wires, plan, lambda site, spec: self.bounds(seen[site], spec, site, ctx))
+        bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx))
+        if self.weights == "auto":
+            from ._mixed import mixed
+
+            mixed(self, plan, model, wires, batches[0], ctx, bounds_of)
+        whole, bounds = rounded(model, wires, plan, bounds_of)
         if self.rounding == "learned":
             ctx.facts["rounded"] = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed)
         if self.correct:
@@ -112,7 +143,7 @@ class Quantize(Step):
 
     def plan(self, model: nn.Module, wires: Wiring, left: dict[str, str], ctx: Context) -> Plan:
         """Decide which grid every layer and every site gets."""
-        from ..surgery.bits import Spec, at_least, planned, reduced, saturates
+        from ..surgery.bits import Spec, at_least, planned
         from ..surgery.names import matching
         from ..surgery.quantized import QuantizedLayer
 
@@ -130,11 +161,10 @@ class Quantize(Step):
                 left[name] = f"it is the {'first' if name == names[0] else 'last'} layer"
         for name in set(names) - chosen:
             weights[name] = inputs[name] = None
-        if self.reduce_range or (self.reduce_range is None and saturates()):
-            weights = {name: reduced(found) for name, found in weights.items()}
-            if self.reduce_range is None:
-                ctx.notes.append(f"{ctx.where}: weights of 8 bits became 7, since this processor has no VNNI and its sums "
-                                 "would saturate; reduce_range=False keeps 8")
+        before, weights = weights, self.safe(weights)
+        if self.reduce_range is None and weights != before:
+            ctx.notes.append(f"{ctx.where}: weights of 8 bits became 7, since this processor has no VNNI and its sums "
+                             "would saturate; reduce_range=False keeps 8")
         if not any((*weights.values(), *inputs.values())):
             raise LissomError(f"{ctx.where}: no layer is left to quantize: {len(names)} there are, all kept float by "
                               "first, last, keep or only")

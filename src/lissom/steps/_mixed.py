@@ -1,0 +1,112 @@
+"""Bits for each layer by what it costs to round it, within a number of bytes or an allowed loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ..context import Context
+from ..errors import LissomError
+from ..surgery.bits import FLOAT, Plan, Spec
+from ..surgery.calibrate import Wiring
+from ..surgery.mixed import assigned, layer_bytes, noises
+from ..surgery.rounded import rounded
+
+if TYPE_CHECKING:
+    from .quantize import Quantize
+
+CHOICES = (8, 6, 5, 4, 3, 2)
+IMAGES = 64  # that noise is measured on
+HALVINGS = 6
+Bits = dict[str, int]
+
+
+@dataclass
+class Mixture:
+    """A prepared network, and what each of its layers would cost and err by with so many bits."""
+
+    step: Quantize
+    plan: Plan
+    model: nn.Module
+    ctx: Context
+
+    def __post_init__(self) -> None:
+        names = list(self.plan.weights)
+        free = [name for name in names[1:-1] if self.plan.weights[name] is not None]
+        if not free:
+            raise LissomError(f"{self.ctx.where}: no layer between the first and the last is free to have fewer bits")
+        self.options = {name: [self.step.of_bits(bits) for bits in CHOICES] for name in free}
+        self.cost = {name: {bits: layer_bytes(self.model.get_submodule(name), bits) for bits in (*CHOICES, FLOAT)}
+                     for name in names}
+        self.whole = sum(row[FLOAT] for row in self.cost.values())
+        self.fixed = sum(self.cost[name][FLOAT if found is None else 8] for name, found in self.plan.weights.items()
+                         if name not in self.options)
+
+    def share(self, bits: Bits) -> float:
+        """Return the bytes of all weights over those in float, with some bits."""
+        return (self.fixed + sum(self.cost[name][count] for name, count in bits.items())) / self.whole
+
+    def all(self, bits: int) -> Bits:
+        """Return the same bits for every layer that is free."""
+        return dict.fromkeys(self.options, bits)
+
+    def within(self, share: float) -> Bits | None:
+        """Return the bits of least noise whose bytes are at most `share`, None where there are none."""
+        room = share * self.whole - self.fixed
+        return assigned(self.noise, lambda name, bits: self.cost[name][bits], room) if room > 0 else None
+
+    def decide(self, images: Tensor, score: Callable[[Bits], float | None]) -> Bits:
+        """Return the bits, by the step's size or its drop; `score` measures a network with some bits."""
+        self.noise = noises(self.model, self.options, images)
+        if self.step.size is not None:
+            found = self.within(self.step.size)
+            if found is None:
+                least = self.share(self.all(CHOICES[-1]))
+                raise LissomError(f"{self.ctx.where}: size={self.step.size:g} cannot be reached; with {CHOICES[-1]} bits "
+                                  f"wherever that is free the weights take {least:.3f} of their bytes in float")
+            return found
+        return self.within_drop(score)
+
+    def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
+        """Return the bits of the fewest bytes, to a 64th of the span, whose score falls no further than allowed."""
+        allowed, before = self.step.drop or 0.0, self.ctx.accuracy(self.model)
+        found, now = self.all(CHOICES[0]), score(self.all(CHOICES[0]))
+        if before is None or now is None:
+            raise LissomError(f"{self.ctx.where}: drop is measured on validation images, of which there are none; size "
+                              "needs none")
+        if before - now > allowed:
+            raise LissomError(f"{self.ctx.where}: with {CHOICES[0]} bits everywhere the score falls by {before - now:.4f} "
+                              f"already; drop={allowed:g} was allowed")
+        low, high = (self.share(self.all(bits)) for bits in (CHOICES[-1], CHOICES[0]))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            tried = self.within(middle)
+            now = score(tried) if tried is not None else None
+            if tried is not None and now is not None and before - now <= allowed:
+                found, high = tried, middle
+                self.ctx.facts["dropped"] = round(before - now, 6)
+            else:
+                low = middle
+        return found
+
+
+def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: Tensor, ctx: Context,
+          bounds_of: Callable[[str, Spec], tuple[float, float]]) -> None:
+    """Write into `plan` the bits of each layer between the first and the last, and into the record why."""
+    mixture = Mixture(step, plan, model, ctx)
+
+    def written(bits: Bits) -> None:
+        plan.weights.update(step.safe({name: step.of_bits(count) for name, count in bits.items()}))
+
+    def score(bits: Bits) -> float | None:
+        written(bits)
+        return ctx.accuracy(rounded(copy.deepcopy(model), wires, plan, bounds_of)[0].eval())
+
+    bits = mixture.decide(images[:IMAGES], score)
+    written(bits)
+    ctx.facts["mixed"] = {"bits": bits, "share": round(mixture.share(bits), 6), "alone": {
+        name: {str(count): value for count, value in row.items()} for name, row in mixture.noise.items()}}
