@@ -19,6 +19,7 @@ from .measure import exported, silent
 from .recipe import Recipe
 from .report.explanation import UNLIKE, concluded
 from .snapshot import restore
+from .steps.equalize import Equalize
 from .steps.quantize import Quantize
 from .store import Store
 from .surgery.noise import Layers, layer_noise, layers_of, rounding_only, roundings
@@ -193,8 +194,11 @@ class Explained:
                 row["noise"] > UNLIKE for target in found["targets"].values() for row in target["capped"]) else []),
             ("the worst layer float", {"keep": joined(step.keep, found["worst"][:1])}),
             ("the worst three layers float", {"keep": joined(step.keep, found["worst"])})]
-        return [(what, Recipe((*self.steps[: self.place], replace(step, **change), *self.steps[self.place + 1:])))
-                for what, change in changes]
+        recipes = [(what, Recipe((*self.steps[: self.place], replace(step, **change), *self.steps[self.place + 1:])))
+                   for what, change in changes]
+        if not any(isinstance(earlier, (Quantize, Equalize)) for earlier in self.steps[: self.place]):
+            recipes.append(("equalized before", Recipe((*self.steps[: self.place], Equalize(), *self.steps[self.place:]))))
+        return recipes
 
 
 def joined(patterns: str, names: Sequence[str]) -> str:

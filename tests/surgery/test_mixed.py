@@ -76,10 +76,10 @@ def test_it_errs_less_than_the_same_bytes_spent_evenly(net: nn.Module) -> None:
 
 
 def test_noise_is_that_of_one_layer_alone(net: nn.Module) -> None:
+    import copy
+
     from lissom.surgery.bits import spec
     from lissom.surgery.rounded import prepared
-
-    import copy
     ready = copy.deepcopy(net)
     prepared(ready, images(1))
     found = noises(ready, {"blocks.1.conv1": [spec(bits, None, "weights", "") for bits in (8, 2)]}, images())
@@ -94,7 +94,8 @@ def test_noise_is_that_of_one_layer_alone(net: nn.Module) -> None:
 
 @pytest.mark.parametrize(("text", "said"), [
     ("quantize('auto')", "size and drop"), ("quantize(4, size=0.2)", "size and drop"),
-    ("quantize('auto', size=0.2, drop=0.1)", "size and drop"), ("quantize('auto', size=0.01)", "cannot be reached; with 2 bits"),
+    ("quantize('auto', size=0.2, drop=0.1)", "size and drop"),
+    ("quantize('auto', size=0.01)", "cannot be reached; with 2 bits"),
     ("quantize('auto', drop=0.01)", "validation images"), ("quantize('auto', size=0.2, only='stem')", "no layer between")])
 def test_what_cannot_be_had_is_said(net: nn.Module, text: str, said: str) -> None:
     with pytest.raises(LissomError, match=said):

@@ -1,0 +1,60 @@
+"""Give the channels between two layers equal ranges of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import LissomError
+from ..method import arg
+from ..step import Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..context import Context
+
+
+@dataclass(frozen=True)
+class Equalize(Step):
+    """Scale the channels between two layers so that what makes each and what reads it have weights of equal range.
+
+    s = sqrt(r1 / r2), r1 = max|w| of the filter that makes the channel, r2 = max|w| of what reads it
+    first layer: w' = w / s, b' = b / s;  second: w' = w * s.  Afterwards both ranges are sqrt(r1 * r2).
+    Batch-norm is folded first. Pairs are layers with nothing between them but what keeps a positive factor of a
+    channel: ReLU, leaky ReLU, PReLU, pooling, means over space, flattening. Pairs that share a layer are swept until
+    the scales settle. The outputs stay the same to float rounding, which a gate checks on real images. It helps
+    where a layer has one scale for all its filters; biases grow with their filters, and nothing absorbs them.
+    Source: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1.
+    """
+
+    sweeps: int = arg("most sweeps over all pairs; fewer where the scales have settled", 40, low=1, high=10_000)
+
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+        if any(step.name() == "quantize" for step in earlier):
+            return "the weights are quantized already; equalize before quantize"
+        return None
+
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        import copy
+
+        from torch import isfinite
+
+        from ..surgery.equalize import equalized, pairs
+        from ..surgery.fold import folded
+        from ..surgery.quantized import Quantized
+        from ..surgery.slim import difference
+
+        if isinstance(model, Quantized):
+            raise LissomError(f"{ctx.where}: the weights are quantized already; equalize before quantize")
+        if not all(isfinite(p).all() for p in model.parameters()):
+            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        before = copy.deepcopy(model)
+        ctx.facts["folded"] = folded(model, ctx.example)
+        found = pairs(model, ctx.example)
+        ctx.facts["equalized"] = equalized(model, found, self.sweeps)
+        if not found:
+            ctx.notes.append(f"{ctx.where}: no two layers follow each other through ReLU, pooling and the like alone, so "
+                             "there was nothing to equalize")
+        ctx.gate("equalized = unequalized", difference(before, model, ctx.batch(32)), 1e-3)
+        return model
