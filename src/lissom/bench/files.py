@@ -15,9 +15,10 @@ from ..targets._onnxz import ENDING, is_packed, read
 from .latency import latencies
 
 
-def export_key(key: str, store: Store, to: str, output: Path, bake: bool) -> Path:
-    """Write a finished network as a file for one target, with what has to be known of it."""
+def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool) -> Path:
+    """Write a finished network as a file for one target, named as the target names it unless `output` says."""
     found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store))
+    output = output or Path(found.name)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, output)
