@@ -82,6 +82,7 @@ class Quantize(Step):
         from torch import isfinite
 
         from ..surgery.calibrate import observed, wiring
+        from ..surgery.cast import uncast
         from ..surgery.reconstruct import corrected, learned_rounding
         from ..surgery.rounded import prepared, rounded, unrounded
         from ..surgery.slim import difference
@@ -92,6 +93,7 @@ class Quantize(Step):
         if not batches or not len(batches[0]):
             raise LissomError(f"{ctx.where}: there are no calibration images")
         model = unrounded(model)
+        uncast(model)
         before = copy.deepcopy(model)
         left = prepared(model, ctx.example, self.fold)
         ctx.gate("folded = unfolded", difference(before, model, batches[0][:32]), 1e-3)
