@@ -221,7 +221,7 @@ def report(keys: Annotated[list[str] | None, typer.Argument(help="Keys; every me
 
 @app.command()
 def export(key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")], to: Targets = "onnxruntime",
-           output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; model.* here if none.")] = None,
+           output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")] = None,
            bake: Bake = False, store: Place = STORE, json: Json = False) -> None:
     """Write a finished network as a file for a runtime."""
     from .bench.files import export_key

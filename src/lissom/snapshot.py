@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .errors import LissomError
 from .surgery import attention
+from .surgery.cast import CastConv2d, CastLayer, CastLinear
 from .surgery.fold import taken_out
 from .surgery.masks import MaskedConv2d, MaskedLinear
 from .surgery.quantized import FEW, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
@@ -25,7 +26,8 @@ WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features"
           "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
 CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
                                        "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
-                                       "MaskedLinear": MaskedLinear, "HeadAttention": attention.HeadAttention}
+                                       "MaskedLinear": MaskedLinear, "CastConv2d": CastConv2d, "CastLinear": CastLinear,
+                                       "HeadAttention": attention.HeadAttention}
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
@@ -38,6 +40,8 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
             facts["class"] = type(layer).__name__
         if isinstance(layer, QuantizedLayer):
             facts["quantized"] = layer.settings()
+        if isinstance(layer, CastLayer):
+            facts["cast"] = layer.settings()
         if facts:
             layers[name] = facts
     found: dict[str, Any] = {"format": FORMAT, "layers": layers}
@@ -154,6 +158,8 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
         return
     if kind and type(layer).__name__ != kind:
         layer.__class__ = CLASSES[kind]
+    if isinstance(layer, CastLayer):
+        layer.prepare(**facts["cast"])
     for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if k in facts):
         setattr(layer, key, value)
 

@@ -123,7 +123,7 @@ def test_every_bound_holds_what_lies_beyond_it_off(folder: str, name: str) -> No
 def test_it_says_what_it_does_when_called(folder: str, name: str) -> None:
     kind = menu(folder)[name]
     own = [k for k in kind.__mro__ if "__call__" in vars(k) and k not in (Method, Step, object)]
-    said = {"targets": {"export", "load"}, "grids": {"codes", "input_codes"}}.get(folder)
+    said = {"targets": {"export", "load"}, "grids": {"codes", "input_codes", "inputs"}}.get(folder)
     ways = [k for k in kind.__mro__ if (said or set()) & set(vars(k)) and not k.__module__.split(".")[-1].startswith("_")]
     assert ways if said else own
 

@@ -39,6 +39,7 @@ class Grid(Method):
 
     of_weights: ClassVar[tuple[int, ...]] = ()  # the bits it can round weights to
     of_inputs: ClassVar[tuple[int, ...]] = ()
+    at_run_time: ClassVar[bool] = False  # whether inputs show their range at each call, so that nothing is held for them
     learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:

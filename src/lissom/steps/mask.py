@@ -51,6 +51,8 @@ class Mask(Step):
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if any(step.name() == "quantize" for step in earlier):
             return "the weights are quantized already; mask before quantize"
+        if any(step.name() == "cast" for step in earlier):
+            return "the weights are stored in 16 bits already; mask before cast"
         if self.ratio is None:
             return "the amount is missing, as in mask(0.5)" if self.amount is None else None
         share = 1 - self.ratio[0] / self.ratio[1]

@@ -60,6 +60,8 @@ class Prune(Step):
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if any(step.name() == "quantize" for step in earlier):
             return "a quantized network is not cut; prune before quantize"
+        if any(step.name() == "cast" for step in earlier):
+            return "a network whose weights are stored in 16 bits is not cut; prune before cast"
         return None
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:

@@ -33,6 +33,7 @@ class Quantize(Step):
     it is multiplied into scales and biases. What the network returns stays float.
     Followed by a learning step this is quantization-aware training; alone it is post-training quantization. Given a
     quantized network, weights and statistics go on, ranges are measured anew.
+    With inputs="dynamic" linear layers alone are quantized, no range is measured and no image is needed.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
@@ -40,7 +41,8 @@ class Quantize(Step):
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")
-    inputs: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary"] = arg("bits of what layers read, likewise", 8)
+    inputs: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "dynamic"] = arg(
+        "bits of what layers read, likewise; dynamic: 8 bits over the range that each call shows", 8)
     _: KW_ONLY
     grid: str | None = arg("the values that weights are rounded to, and inputs where it can; None for the usual one", None,
                            menu="grids")
@@ -71,7 +73,20 @@ class Quantize(Step):
         if [self.size is None, self.drop is None].count(False) != int(self.weights == "auto"):
             raise LissomError('quantize: weights="auto" goes with one of size and drop, as in quantize("auto", size=0.15), '
                               "and these with nothing else")
-        self.specs()
+        if not self.at_run_time:
+            return
+        if self.weights == 32:
+            raise LissomError('quantize(inputs="dynamic"): weights of 32 bits were given; integers fit, as in '
+                              'quantize(8, "dynamic")')
+        if self.range is not None:
+            raise LissomError(f'quantize(range="{self.range}"): ranges are found at each call with inputs="dynamic"; leave '
+                              "range out")
+
+    @property
+    def at_run_time(self) -> bool:
+        """Whether the ranges of inputs are found at each call."""
+        inputs = self.specs()[1]
+        return inputs is not None and inputs.at_run_time
 
     def of_bits(self, bits: int | str) -> Spec | None:
         """Return the grid of weights with so many bits."""
@@ -110,23 +125,28 @@ class Quantize(Step):
         from torch import isfinite
 
         from ..surgery.calibrate import observed, wiring
+        from ..surgery.cast import uncast
         from ..surgery.reconstruct import corrected, learned_rounding
         from ..surgery.rounded import prepared, rounded, unrounded
         from ..surgery.slim import difference
 
         if not all(isfinite(p).all() for p in model.parameters()):
             raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
-        batches = ctx.images(self.images)
-        if not batches or not len(batches[0]):
+        batches = [images for images in ctx.images(self.images) if len(images)]
+        if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
+            batches = [ctx.example]  # no range is measured on it
+        if not batches:
             raise LissomError(f"{ctx.where}: there are no calibration images")
         model = unrounded(model)
+        uncast(model)
         before = copy.deepcopy(model)
         left = prepared(model, ctx.example, self.fold)
         ctx.gate("folded = unfolded", difference(before, model, batches[0][:32]), 1e-3)
         before = copy.deepcopy(model)
         wires = wiring(model, ctx.example)
         plan = self.plan(model, wires, left, ctx)
-        seen = observed(model, batches, wires.sites) if plan.sites or plan.own else {}
+        measured = not self.at_run_time and (plan.sites or plan.own)
+        seen = observed(model, batches, wires.sites) if measured else {}
         bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx))
         if self.weights == "auto":
             from ._mixed import mixed
@@ -159,6 +179,12 @@ class Quantize(Step):
             weights[name], inputs[name] = at_least(weights[name], bits), at_least(inputs[name], bits)
             if bits == 32:
                 left[name] = f"it is the {'first' if name == names[0] else 'last'} layer"
+        if self.at_run_time:
+            from torch import nn
+
+            apart = [name for name in names if not isinstance(model.get_submodule(name), nn.Linear)]
+            left.update(dict.fromkeys(apart, "ranges at run time are for linear layers"))
+            chosen -= set(apart)
         for name in set(names) - chosen:
             weights[name] = inputs[name] = None
         before, weights = weights, self.safe(weights)
@@ -167,9 +193,9 @@ class Quantize(Step):
                              "would saturate; reduce_range=False keeps 8")
         if not any((*weights.values(), *inputs.values())):
             raise LissomError(f"{ctx.where}: no layer is left to quantize: {len(names)} there are, all kept float by "
-                              "first, last, keep or only")
+                              f"first, last, keep or only{', or no linear layer' if self.at_run_time else ''}")
         usual = self.grid if self.grid is not None and self.grid.startswith("uniform") else "uniform"
-        rest = Spec(usual, 8) if self.inputs not in (32, "binary") else None
+        rest = Spec(usual, 8) if self.inputs not in (32, "binary") and not self.at_run_time else None
         return planned(weights, inputs, wires, rest)
 
     def bounds(self, seen: Seen, spec: Spec, site: str, ctx: Context) -> tuple[float, float]:

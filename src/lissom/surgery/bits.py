@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .calibrate import Wiring
 
 FLOAT = 32
-ALIKE = ("uniform", "lsq", "dorefa", "pact")  # the grids that, given for weights, are meant for inputs too
-OWN = ("dorefa", "binary", "ternary")  # grids of inputs that suit a layer alone: what else reads the value does without
+ALIKE = ("uniform", "lsq", "dorefa", "pact", "dynamic")  # the grids that, given for weights, are meant for inputs too
+OWN = ("dorefa", "binary", "ternary", "dynamic")  # grids of inputs for a layer alone: what else reads the value does without
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,28 @@ class Spec:
         return found
 
     @property
+    def at_run_time(self) -> bool:
+        """Whether the range of inputs is found at each call."""
+        return self.made().at_run_time
+
+    @property
     def shared(self) -> bool:
         """Whether every reader of a value can be given it on this grid."""
         return self.grid.partition("(")[0] not in OWN
 
 
 def spec(bits: int | str, grid: str | None, of: str, where: str) -> Spec | None:
-    """Return the grid for `bits`, a number, "ternary" or "binary"; None for 32, which is float.
+    """Return the grid for `bits`, a number, "ternary", "binary" or "dynamic"; None for 32, which is float.
 
-    `of` is "weights" or "inputs". Without `grid`, uniform is taken for 5 bits and more, lsq for fewer.
+    `of` is "weights" or "inputs", which alone can be "dynamic". Without `grid`, uniform is taken for 5 bits and more,
+    lsq for fewer.
     Raises LissomError where the grid does not have so many bits.
     """
     if bits == FLOAT:
         return None
     if isinstance(bits, str):
-        number, usual = {"ternary": (2, "ternary"), "binary": (1, "binary")}[bits], bits
-        found = grid if grid is not None and grid.partition("(")[0] == usual else usual
-        return Spec(str(menu("grids").make(found)), number[0])
+        found = grid if grid is not None and grid.partition("(")[0] == bits else bits
+        return Spec(str(menu("grids").make(found)), {"ternary": 2, "binary": 1, "dynamic": 8}[bits])
     usual = "uniform" if bits > 4 else "lsq" if bits > 1 or of == "inputs" else "binary"
     made = menu("grids").make(grid or usual, where)
     assert isinstance(made, Grid)

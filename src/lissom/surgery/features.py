@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
+from .cast import CastLayer, uncast
 from .labels import Labels
 from .quantized import Quantized, QuantizedLayer
 
@@ -244,10 +245,11 @@ class _Origins:
 
 
 def _float(network: nn.Module) -> nn.Module:
-    """Return the network with ordinary layers in place of quantized ones, whose weights labels do not see through."""
-    if not any(isinstance(m, QuantizedLayer) for m in network.modules()):
+    """Return the network with ordinary layers in place of those whose weights are rounded: labels do not see through."""
+    if not any(isinstance(m, (QuantizedLayer, CastLayer)) for m in network.modules()):
         return network
     network = copy.deepcopy(network)
+    uncast(network)
     for layer in list(network.modules()):
         if isinstance(layer, QuantizedLayer):
             layer.follow(None)  # rounding moves no channel

@@ -70,11 +70,12 @@ class Tally:
 
     def add(self, x: Tensor, rounding: Rounding) -> None:
         """Take in some values."""
-        x, codes = x.detach().float(), rounding.input_codes()
+        x = x.detach().float()
         found = rounding.grid.inputs(x, rounding.bits, rounding.held)
         self.power += float(x.double().square().sum())
         self.error += float((x - found).double().square().sum())
-        if not codes.sign:
+        codes = None if rounding.grid.at_run_time else rounding.input_codes()
+        if codes is not None and not codes.sign:
             q = (x / codes.scale).round() + codes.zero
             self.beyond += int(((q < 0) | (q > codes.top)).sum())
             seen = torch.bincount(q.clamp(0, codes.top).long().flatten(), minlength=codes.top + 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
+from .cast import CastLayer
 from .choose import lowest
 from .groups import Group, Groups, groups_of
 from .slim import Cut, apart, masked, sliced
@@ -23,8 +24,10 @@ def cuttable(model: nn.Module, example: Tensor) -> Groups:
     The trial cuts a few units on a copy with random scales, so that a branch which is multiplied by 0 counts too,
     and compares with the same units zeroed. A forward that names a number of channels or rolls them does not pass;
     one that halves them gets a second trial, in which both halves lose the same. `example` (n ...) gives the shape
-    of the input.
+    of the input. Raises LissomError for a network of which `cast` has stored weights in 16 bits.
     """
+    if any(isinstance(layer, CastLayer) for layer in model.modules()):
+        raise LissomError("prune: the weights are stored in 16 bits already, of which no channel is cut; prune before cast")
     trial = _Trial(model, example)
     groups = groups_of(trial.model, trial.images)
     free = trial.passing(groups.free)

@@ -18,7 +18,7 @@ from ..errors import LissomError
 from ..grids._grid import by_filter
 from .fold import scale_and_shift
 from .masks import held, hold_zeros
-from .rounding import Rounding
+from .rounding import Rounding, product_at_run_time
 from .sites import Sites, convolved, hidden, projected
 
 Norm = nn.modules.batchnorm._BatchNorm
@@ -30,7 +30,7 @@ class QuantizedLayer(nn.Module):
 
     weight: Tensor
     bias: Any
-    weight_q: Tensor  # int8 (out ...); these four only in a network that is being exported
+    weight_q: Tensor  # int8 (out ...), or (in out); these four only in a network that is being exported
     weight_scale: Tensor  # (out)
     bias_q: Tensor  # int32 (out)
     bias_scale: Tensor  # (out)
@@ -81,9 +81,12 @@ class QuantizedLayer(nn.Module):
 
     def whole(self, x: Tensor) -> Tensor:
         """Round the input, run the layer with rounded weights, and its batch-norm."""
+        in_integers = torch.onnx.is_in_onnx_export() and hasattr(self, "weight_q")
+        if in_integers and self.own is not None and self.own.grid.at_run_time:
+            return product_at_run_time(x, self.weight_q, self.weight_scale, self._buffers.get("bias_float"))
         if self.own is not None:
             x = self.own(x)
-        if torch.onnx.is_in_onnx_export() and hasattr(self, "weight_q"):
+        if in_integers:
             return self.computed(x, *self._exported())
         if not self.training:
             return self.computed(x, *self.in_inference())
@@ -105,9 +108,9 @@ class QuantizedLayer(nn.Module):
         return codes * by_filter(scale, codes), None if bias is None else bias.float()
 
     def step(self) -> Tensor | None:
-        """Return the step of the integers that the layer reads, None where it reads floats."""
+        """Return the step of the integers that the layer reads, None where it reads floats or the step is found later."""
         source = next((r for r in (self.own, self.feed) if r is not None and not r.off), None)
-        return None if source is None else source.input_codes().step
+        return None if source is None or source.grid.at_run_time else source.input_codes().step
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the weights as integers (out ...), in float, the scale of each filter (out), and the bias in float64.
@@ -142,7 +145,8 @@ class QuantizedLayer(nn.Module):
             self.make_plain(weight, bias)
             return
         codes, scale, bias = self.integers()
-        self.register_buffer("weight_q", codes.to(torch.int8))
+        turned = self.own is not None and self.own.grid.at_run_time  # as MatMulInteger reads it
+        self.register_buffer("weight_q", (codes.t().contiguous() if turned else codes).to(torch.int8))
         self.register_buffer("weight_scale", scale)
         self.register_buffer("weight_zero", torch.zeros_like(scale, dtype=torch.int8))
         step = self.step()

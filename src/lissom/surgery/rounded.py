@@ -76,6 +76,9 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
         if name in plan.own:
             layer.again = again(name, wires, plan.own[name])
             if layer.again not in whole.grids:  # layers that read the same round it alike
+                if plan.own[name].at_run_time:
+                    whole.grids[layer.again] = of_inputs(plan.own[name], (0.0, 0.0))
+                    continue
                 found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]] or [(0.0, 1.0)]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])

@@ -53,6 +53,8 @@ class Rounding(nn.Module):
             return x
         if self.of == "weights":
             return self.grid.weights(x, self.bits, self.held)
+        if self.grid.at_run_time:
+            return x if torch.onnx.is_in_onnx_export() and self.form == "none" else self.grid.inputs(x, self.bits, self.held)
         if torch.onnx.is_in_onnx_export():
             return self._exported(x) if self.form == "integers" else self._in_float(x) if self.form == "floats" else x
         if torch.compiler.is_exporting() and hasattr(self, "q_step"):  # the fused form cannot be saved by torch.export
@@ -77,8 +79,11 @@ class Rounding(nn.Module):
 
         An ONNX file then rounds them to integers, by operations on floats, or not at all.
         """
+        self.form = form
+        if self.grid.at_run_time:
+            return
         codes = self.input_codes()
-        self.top, self.sign, self.form = codes.top, codes.sign, form
+        self.top, self.sign = codes.top, codes.sign
         self.register_buffer("q_scale", codes.scale.detach().float().clone())
         self.register_buffer("q_zero", torch.tensor(codes.zero, dtype=torch.int32))
         self.register_buffer("q_step", codes.step.detach().float().clone())
@@ -105,3 +110,16 @@ class Rounding(nn.Module):
                 ends = [torch.tensor(end, dtype=torch.uint8) for end in (0, self.top)]
                 q = symbolic("Clip", [q, *ends], dtype=torch.uint8, shape=shape, version=21)
         return symbolic("DequantizeLinear", [q, self.q_step, zero], dtype=torch.float32, shape=shape, version=21)
+
+
+def product_at_run_time(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """Write the integer product of inputs (... in), rounded when the file runs, and a weight (in out) of scales (out).
+
+    The nodes are those that ONNX Runtime makes one DynamicQuantizeMatMul of.
+    """
+    q, step, zero = torch.onnx.ops.symbolic_multi_out(
+        "DynamicQuantizeLinear", [x], dtypes=[torch.uint8, torch.float32, torch.uint8], shapes=[x.shape, [], []], version=11)
+    total = torch.onnx.ops.symbolic("MatMulInteger", [q, weight, zero], dtype=torch.int32,
+                                    shape=[*x.shape[:-1], weight.shape[1]], version=10)
+    y: Tensor = total.to(torch.float32) * (step * scale)
+    return y if bias is None else y + bias

@@ -24,19 +24,23 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     """Write `model`, which takes (n, *shape), as ONNX with a dynamic batch and `facts` as metadata.
 
     A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights keep the values
-    of their grid then, and activations are rounded only where some have fewer than 8 bits.
+    of their grid then, and activations are rounded only where some have fewer than 8 bits. Weights that `cast` stores in
+    16 bits are written so, or in float for readers without Q/DQ nodes.
     Input 'images' and output 'outputs'; each fact that is no text is written as JSON. The file is checked by
     onnx.checker. Raises LissomError when the network cannot be exported.
     """
     import onnx
     import torch
 
+    from ..surgery.cast import uncast
     from ..surgery.quantized import Quantized
+    from ._halved import halved
 
     model = copy.deepcopy(model).cpu().eval()
     for layer in list(model.modules()):
         if isinstance(layer, Quantized):
             layer.freeze_integers() if in_integers else layer.freeze_weights()
+    kinds = uncast(model)
     example = torch.zeros(2, *shape)
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad():
@@ -56,6 +60,8 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del part.metadata_props[:]
     plain_zeros(proto)
+    if in_integers and kinds:
+        halved(proto, kinds)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Torch(Target):
     """Run the network in PyTorch, eagerly, from a torch.export file; quantized layers are simulated in float.
 
+    Weights that `cast` stores in 16 bits are so in the file and are widened at each call.
+
     Source: https://docs.pytorch.org/docs/stable/export.html
     """
 
@@ -31,9 +33,11 @@ class Torch(Target):
                images: Images | None = None) -> None:  # noqa: ARG002
         import torch
 
+        from ..surgery.cast import halved
         from ..surgery.quantized import Quantized
 
         model = copy.deepcopy(model).cpu().eval()
+        halved(model)
         for layer in list(model.modules()):
             if isinstance(layer, Quantized):
                 layer.freeze_weights()

@@ -1,0 +1,84 @@
+"""Store weights in 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import LissomError
+from ..method import arg
+from ..step import Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..context import Context
+
+
+AFTER = {"quantize": "the weights are integers of 8 bits or fewer already; leave cast out, or put it before quantize",
+         "cast": "the weights are stored in 16 bits already; one cast with keep= or only= is enough"}
+
+
+@dataclass(frozen=True)
+class Cast(Step):
+    """Store the weights of convolutions and linear layers in 16 bits; they are computed with as float32.
+
+    Files take half the bytes and nothing else changes: biases stay float32, no activation is rounded. bf16 has the range
+    of float32 and 8 bits of precision, fp16 has 11 and ends at 65504. Runtimes that compute in 16 bits are a
+    setting of the target, as in openvino(precision="bf16"). Batch-norm goes into the layer before it first.
+    Followed by a learning step the weights go on in float32, and what is computed with is rounded; the gradient is
+    that of the weight itself.
+    Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740, section 3.1.
+    """
+
+    to: Literal["bf16", "fp16"] = arg("what a weight is stored in")
+    keep: str = arg("layers left float32, glob patterns with commas between", "")
+    only: str = arg("the only layers stored so, glob patterns with commas between; all if empty", "")
+
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+        return next((AFTER[step.name()] for step in earlier if step.name() in AFTER), None)
+
+    def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        import copy
+
+        import torch
+
+        from ..surgery.cast import CastLayer, cast_layer
+        from ..surgery.fold import folded
+        from ..surgery.masks import Pattern, maskable
+        from ..surgery.names import matching
+        from ..surgery.quantized import QuantizedLayer
+        from ..surgery.slim import difference
+
+        for kind, step in ((QuantizedLayer, "quantize"), (CastLayer, "cast")):
+            if any(isinstance(layer, kind) for layer in model.modules()):
+                raise LissomError(f"{ctx.where}: {AFTER[step]}")
+        if not all(torch.isfinite(p).all() for p in model.parameters()):
+            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        before = copy.deepcopy(model)
+        ctx.facts["folded"] = folded(model, ctx.example)
+        ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)
+        found, left = maskable(model, ctx.example, Pattern())
+        names = [name for name, _ in model.named_modules() if name in found or name in left]
+        wanted = matching(names, self.only, f"{ctx.where}: only") or set(names)
+        wanted -= matching(names, self.keep, f"{ctx.where}: keep")
+        left.update({name: "it was not chosen" for name in names if name not in wanted})
+        done: list[str] = []
+        for name, owners in found.items():
+            weight = owners[0].weight.detach()
+            if name not in wanted:
+                continue
+            if weight.dtype in (torch.float16, torch.bfloat16):
+                left[name] = "it has 16 bits already"
+                continue
+            if self.to == "fp16" and float(weight.abs().max()) > 65504:
+                raise LissomError(f"{ctx.where}: {name} has a weight of {float(weight.abs().max()):.3g}, and fp16 ends at "
+                                  f"65504; bf16 holds it, or keep='{name}' leaves the layer float32")
+            for layer in owners:
+                cast_layer(layer, self.to)
+            done.append(name)
+        if not done:
+            why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
+            raise LissomError(f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there is no Conv2d or Linear'})")
+        ctx.facts.update(cast=done, left_float=left)
+        return model
