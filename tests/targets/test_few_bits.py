@@ -33,7 +33,7 @@ def images(count: int = 64) -> Tensor:
 def network(recipe: str) -> Any:
     """Return a quantized network whose batch-norm and learned steps have moved from where they began."""
     torch.manual_seed(0)
-    net = factory("resnet8")(num_classes=4)
+    net = factory("nin-quarter" if "'binary')" in recipe else "resnet8")(num_classes=4)  # signs follow batch-norm
     net(images())
     found = apply(recipe, net.eval(), images(1), images())
     optimizer = torch.optim.SGD(found.parameters(), lr=0.01)
@@ -63,7 +63,7 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
     np.testing.assert_allclose(one, found[:1], atol=0.03 * np.abs(wanted).max())
     fused = target.fused(path)
     if fused is not None and not (recipe in FLOAT and runtime == "onnxruntime") and ", 32)" not in recipe:
-        assert fused.rest == () and fused.total >= 10
+        assert fused.rest == () and fused.total >= 9
 
 
 @pytest.mark.parametrize("recipe", [r for r in BITS if not r.startswith(("quantize(8", "quantize(5"))])
@@ -85,14 +85,13 @@ def test_the_integers_in_the_file_are_as_few_as_the_bits_say(recipe: str, tmp_pa
 
 def test_openvino_files_hold_half_a_byte_and_a_bit(tmp_path: Path) -> None:
     target: Any = one_target("openvino")
-    sizes = {}
+    bits = {}
     for recipe in ("quantize(8)", "quantize(4, 4)", "quantize('binary', 'binary')"):
-        path = tmp_path / "m"
-        target.export(network(recipe) if "8)" not in recipe else apply(recipe, network(BITS[0]), images(1), images()),
-                      path, (3, 16, 16), {})
-        sizes[recipe] = path.stat().st_size
-    weights = sum(m.weight.numel() for m in network(BITS[0]).layers())
-    assert sizes["quantize(8)"] > weights > 1.4 * sizes["quantize(4, 4)"] > 3 * sizes["quantize('binary', 'binary')"]
+        net = network(recipe) if "8)" not in recipe else apply(recipe, network(BITS[0]), images(1), images())
+        target.export(net, tmp_path / "m", (3, 16, 16), {})
+        weights = sum(layer.weight.numel() for layer in net.layers())
+        bits[recipe] = 8 * (tmp_path / "m").stat().st_size / weights
+    assert bits["quantize(8)"] > 8 > bits["quantize(4, 4)"] + 2 and bits["quantize('binary', 'binary')"] < 4
 
 
 def test_a_saved_network_of_few_bits_says_so(tmp_path: Path) -> None:

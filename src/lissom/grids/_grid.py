@@ -11,6 +11,7 @@ from ..method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+NEAR = -1e-6  # what lies between it and 0 counts as 0: sums that are 0 come out of runtimes on either side of it
 Held = Mapping[str, "Tensor"]  # what a layer holds for a grid: scales, say
 
 
@@ -18,7 +19,7 @@ Held = Mapping[str, "Tensor"]  # what a layer holds for a grid: scales, say
 class Codes:
     """How inputs are held as integers: q = clamp(round(x / scale) + zero, 0, top), and stand for (q - zero) * step.
 
-    With `sign`, q is `top` where x >= 0 and 0 elsewhere.
+    With `sign`, q is `top` where x >= NEAR and 0 elsewhere.
     """
 
     scale: Tensor

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..method import arg
-from ._grid import Codes, Grid, by_filter, per_filter
+from ._grid import NEAR, Codes, Grid, by_filter, per_filter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class Binary(Grid):
     gradient with respect to what is rounded: ste, g; saturate, g where |x| < 1, else 0; soft, g max(0, 1 - |x|) for
     weights and inputs alike; xnor, for weights alone:
     (a g [|w| <= 1] + sign(w) mean(sign(w) g)) (1 - 1/in) n, n values in a filter of `in` inputs
-    With centre=True each weight is used less its mean over the inputs, then clipped to [-1, 1].
+    Inputs down to -1e-6 count as 0. With centre=True each weight is used less its mean over the inputs, then clipped to [-1, 1].
     Source: Rastegari et al. 2016, XNOR-Net, https://arxiv.org/abs/1603.05279; Courbariaux et al. 2016, BinaryNet,
     https://arxiv.org/abs/1602.02830, for saturate. Differs: centring is done on use, and learned through.
     """
@@ -69,14 +69,15 @@ class Binary(Grid):
         import torch
 
         smooth = self.slope(x)
-        sign = torch.where(x >= 0, 1.0, 0.0 if self.zero else -1.0).to(x.dtype)
+        sign = torch.where(x >= NEAR, 1.0, 0.0 if self.zero else -1.0).to(x.dtype)
         return smooth + (sign - smooth).detach()
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         import torch
 
-        one = torch.tensor(1.0)
-        return Codes(one, 0 if self.zero else 1, 1 if self.zero else 2, one, sign=True)
+        # far integers make small steps, in whose multiples biases are held: in units of 1 a bias would be far off
+        zero, top = (0, 255) if self.zero else (127, 254)
+        return Codes(torch.tensor(1.0), zero, top, torch.tensor(1 / (top - zero)), sign=True)
 
 
 def _xnor(w: Tensor, codes: Tensor, scale: Tensor) -> Tensor:

@@ -39,6 +39,11 @@ class Spec:
         return self.made().at_run_time
 
     @property
+    def signs(self) -> bool:
+        """Whether all that counts of inputs is on which side of 0 they lie."""
+        return self.grid.partition("(")[0] == "binary"
+
+    @property
     def shared(self) -> bool:
         """Whether every reader of a value can be given it on this grid."""
         return self.grid.partition("(")[0] not in OWN

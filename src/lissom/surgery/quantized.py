@@ -8,6 +8,7 @@ Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -203,19 +204,20 @@ class Quantized(nn.Module):
 
     `sites` maps a site to the site whose rounding it uses, usually itself; max-pooling uses that of its input. `grids`
     holds these and those which layers apply to what they read once more.
+    `skipped` are the ReLUs left out: signs are taken of what comes before them.
     `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
     def __init__(self, network: nn.Module, sites: dict[str, str], calls: dict[str, int],
-                 grids: dict[str, dict[str, Any]] | None = None) -> None:
+                 grids: dict[str, dict[str, Any]] | None = None, skipped: Iterable[str] = ()) -> None:
         super().__init__()
         self.network = network
-        self.shared, self.calls = dict(sites), dict(calls)
+        self.shared, self.calls, self.skipped = dict(sites), dict(calls), frozenset(skipped)
         self.grids = nn.ModuleDict({site: Rounding.rebuilt(facts) for site, facts in (grids or {}).items()})
 
     def description(self) -> dict[str, Any]:
         """Return what a rebuilt wrapper must be told."""
-        return {"sites": dict(self.shared), "calls": dict(self.calls),
+        return {"sites": dict(self.shared), "calls": dict(self.calls), "skipped": sorted(self.skipped),
                 "grids": {site: self.grid_of(site).settings() for site in self.grids}}
 
     def grid_of(self, site: str) -> Rounding:
@@ -242,7 +244,7 @@ class Quantized(nn.Module):
         first = self.grid("input")
         if first is not None:
             x = first(x)
-        with Sites(visit) as made:
+        with Sites(visit, skipped=self.skipped) as made:
             outputs: Tensor = self.network(x)
         if made.counts != self.calls:
             changed = sorted(k for k in made.counts.keys() | self.calls if made.counts[k] != self.calls.get(k, 0))

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from ..errors import LissomError
 from .bits import Plan, Spec
-from .calibrate import Wiring, wiring
+from .calibrate import Wiring, kind_of, wiring
 from .fold import foldable, plain, taken_out
 from .masks import Masked, MaskedConv2d, MaskedLinear
 from .quantized import Norm, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
@@ -58,7 +59,9 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
 
     `bounds_of` returns the range of a site on a grid. What an addition ties together gets one scale.
     """
-    whole = Quantized(model, {site: own for site, own in wires.sites.items() if own in plan.sites}, wires.calls)
+    skipped = unsigned(wires, plan)
+    whole = Quantized(model, {site: own for site, own in wires.sites.items() if own in plan.sites}, wires.calls,
+                      skipped=skipped)
     bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
     for site, spec in plan.sites.items():
         whole.grids[site] = of_inputs(spec, bounds[site])
@@ -82,9 +85,18 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
                 found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]] or [(0.0, 1.0)]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
+                if plan.own[name].signs and bounds[layer.again][0] >= 0 and not wires.sources[name] <= skipped:
+                    raise LissomError(f"quantize: what {name} reads is never negative, so that its signs say nothing; "
+                                      "inputs=1 rounds it to 0 or a step, and keep= leaves the layer float")
     whole.to(next(model.parameters()).device)  # what ranges were measured on
     whole.link()
     return whole, bounds
+
+
+def unsigned(wires: Wiring, plan: Plan) -> set[str]:
+    """Return the ReLUs whose results are read for their signs alone, which are those of what comes before them."""
+    return {site for site, readers in wires.readers.items() if kind_of(site) == "relu" and readers
+            and all(name is not None and name in plan.own and plan.own[name].signs for name in readers)}
 
 
 def again(layer: str, wires: Wiring, spec: Spec) -> str:

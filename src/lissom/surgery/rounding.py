@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..grids._grid import Codes, Grid
+from ..grids._grid import NEAR, Codes, Grid
 from ..menu import menu
 
 
@@ -90,7 +90,7 @@ class Rounding(nn.Module):
 
     def _in_float(self, x: Tensor) -> Tensor:
         """Round by operations on floats, which every format has."""
-        q = (x.sign() + 1).clamp(0, 1) * self.top if self.sign \
+        q = ((x - NEAR).sign() + 1).clamp(0, 1) * self.top if self.sign \
             else (x / self.q_scale).round().add(self.q_zero).clamp(0, self.top)
         return (q - self.q_zero) * self.q_step
 
@@ -101,7 +101,7 @@ class Rounding(nn.Module):
         """
         symbolic, zero, shape = torch.onnx.ops.symbolic, self.q_zero.to(torch.uint8), x.shape
         if self.sign:
-            above = symbolic("GreaterOrEqual", [x, torch.zeros(())], dtype=torch.bool, shape=shape, version=21)
+            above = symbolic("GreaterOrEqual", [x, torch.tensor(NEAR)], dtype=torch.bool, shape=shape, version=21)
             high, low = torch.tensor(self.top, dtype=torch.uint8), torch.tensor(0, dtype=torch.uint8)
             q = symbolic("Where", [above, high, low], dtype=torch.uint8, shape=shape, version=21)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -57,17 +57,20 @@ class Sites(TorchFunctionMode):
     """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
 
     Calls are named by kind and order, so the user's forward needs no change and no tracing. `visit` returns
-    what the network goes on with. `passed` is called with the tensors of calls that only hand values on.
+    what the network goes on with. `passed` is called with the tensors of calls that only hand values on;
+    those of `skipped` are not made: their input is their result.
     """
 
     def __init__(self, visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
-                 passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None) -> None:
+                 passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
+                 skipped: Container[str] = ()) -> None:
         super().__init__()
-        self.visit, self.passed, self.counts = visit, passed, Counter[str]()
+        self.visit, self.passed, self.skipped, self.counts = visit, passed, skipped, Counter[str]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
         kind = SITES.get(func)
+        skipped = f"{kind}{self.counts[kind] + 1}" in self.skipped if kind is not None else False
+        out = (args[0] if args else kwargs["input"]) if skipped else func(*args, **(kwargs or {}))
         if kind is None or not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2:
             if self.passed is not None:
                 self.passed(func, (*args, *(kwargs or {}).values()), out)

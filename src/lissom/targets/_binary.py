@@ -120,6 +120,7 @@ def bits(value: Any) -> Bits | None:
     for kind, number in reversed(steps):
         pair = pair - number if kind == "Subtract" else pair * number
     bound = per_channel(constant(compare.input_value(1)), channels.get_length())
+    pair = pair.round(6)
     if bound is None or pair[0] != 1 or pair[1] not in (-1, 0):
         return None
     source, chain = absorbed(compare.input_value(0), channels.get_length())
