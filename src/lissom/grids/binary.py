@@ -22,7 +22,8 @@ class Binary(Grid):
     gradient with respect to what is rounded: ste, g; saturate, g where |x| < 1, else 0; soft, g max(0, 1 - |x|) for
     weights and inputs alike; xnor, for weights alone:
     (a g [|w| <= 1] + sign(w) mean(sign(w) g)) (1 - 1/in) n, n values in a filter of `in` inputs
-    Inputs down to -1e-6 count as 0. With centre=True each weight is used less its mean over the inputs, then clipped to [-1, 1].
+    Inputs down to -1e-6 count as 0. With centre=True each weight is used less its mean over the inputs, then clipped to
+    [-1, 1].
     Source: Rastegari et al. 2016, XNOR-Net, https://arxiv.org/abs/1603.05279; Courbariaux et al. 2016, BinaryNet,
     https://arxiv.org/abs/1602.02830, for saturate. Differs: centring is done on use, and learned through.
     """
