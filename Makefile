@@ -18,7 +18,9 @@ demo: setup
 	@echo; echo "The report:"; $(BIN)/lissom report --store demo/store -o demo/report.html
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/contract tests/surgery src
+	$(BIN)/python -m pytest tests/targets
+	$(BIN)/python -m pytest tests/test_*.py
 
 lint: setup
 	$(BIN)/ruff check .

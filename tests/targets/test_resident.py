@@ -26,7 +26,7 @@ try:
 except Exception:
     pass
 new = {name.split(".")[0] for name in set(sys.modules) - before}
-print(sorted(new - set(sys.stdlib_module_names) - {"lissom", "numpy"}))
+print(sorted(new - set(sys.stdlib_module_names) - {"lissom", "numpy", "__mp_main__"}))
 """
 
 

@@ -52,8 +52,8 @@ def complaints(row: dict[str, Any]) -> list[str]:
         said.append(f"{row['name']}: {inputs['saturated']:.1%} of its inputs lie beyond the range; range=\"minmax\" "
                     "holds all.")
     if inputs and inputs["use"] is not None and inputs["use"] < 0.4:
-        said.append(f"{row['name']}: nearly all of its inputs use {inputs['use']:.0%} of the range; range=\"mse\" or "
-                    "\"percentile\" narrows it.")
+        said.append(f"{row['name']}: nearly all of its inputs use {inputs['use']:.0%} of the range; range=\"mse\" "
+                    "weighs the rest against it.")
     return said
 
 
@@ -70,7 +70,7 @@ def print_explanation(found: dict[str, Any]) -> None:
             stages.add_row(f"  {other['cap']}: {other['latency_ms']:.3f} ms", number(other["score"], 4),
                            percent(other["noise"]), "", "")
     console.print(stages)
-    layers = table("layer", "bits", "weights dB", "inputs dB", "use", "beyond", "noise alone", "alone", "left out")
+    layers = table("layer", "bits", "dB w", "dB x", "use", "beyond", "noise", "alone", "without")
     for row in sorted(found["layers"], key=lambda row: -row["noise"]):
         weights, inputs = row["weights"] or {}, row["inputs"] or {}
         layers.add_row(row["name"], f"{weights.get('bits', 32)}/{inputs.get('bits', 32)}", number(weights.get("sqnr_db"), 1),
@@ -108,4 +108,4 @@ def number(value: float | None, digits: int) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share in percent as text, "-" for None."""
-    return "-" if value is None else f"{value:.2%}"
+    return "-" if value is None else f"{value:.1%}"
