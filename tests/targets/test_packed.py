@@ -61,7 +61,7 @@ def files(recipe: str, folder: Path, name: str = "resnet8") -> tuple[Path, Path,
 
 
 @pytest.mark.parametrize("recipe", ["", "mask(pattern='2:4') | quantize(4)", "quantize(8)", "quantize('ternary', 32)",
-                                    "quantize(3, grid='pow2')", "quantize('binary', 'binary', keep='blocks*')"])
+                                    "quantize(3, grid='pow2')", "quantize('binary', 1)"])
 def test_the_packed_file_is_the_ordinary_one(recipe: str, tmp_path: Path) -> None:
     plain, packed, _ = files(recipe, tmp_path)
     assert _onnxz.read(packed) == plain.read_bytes()
