@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from lissom.menu import menu
 target = menu("targets").make(sys.argv[1])
-import_module(target.library)
+import_module(target.module)
 before = set(sys.modules)
 try:
     target.load(Path("/nowhere/m." + target.ending), 1)

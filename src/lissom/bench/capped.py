@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +11,7 @@ from statistics import median
 
 import numpy as np
 
+from ..targets._child import apart
 from ..targets._target import Target
 
 CAPS = ("", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2", "SSE41")  # the first is the processor as it is
@@ -27,24 +26,24 @@ def capped(target: Target, path: Path, images: np.ndarray, cap: str) -> tuple[np
     """
     if cap and platform.machine().lower() not in ("x86_64", "amd64"):
         return None
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **({"ONEDNN_MAX_CPU_ISA": cap} if cap else {})}
-    settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), settings.get("PYTHONPATH")]))
+    settings = {"OMP_NUM_THREADS": "1", **({"ONEDNN_MAX_CPU_ISA": cap} if cap else {})}
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "images.npy"), Path(folder, "outputs.npz")
         np.save(given, images)
-        words = [sys.executable, "-m", "lissom.bench.capped", str(target), str(path.resolve()), str(given), str(made)]
-        subprocess.run(words, env=settings, check=True, capture_output=True)
+        apart([sys.executable, "-m", "lissom.bench.capped", str(target), path.resolve(), given, made], Path(folder), made,
+              f"{target}: the file, run {f'with no more than {cap}' if cap else 'alone'},",
+              "without openvino in --to nothing is capped", **settings)
         with np.load(made) as found:
             return found["outputs"], float(found["ms"])
 
 
 def main() -> None:
     """Run a file in this process: target, file, images, where outputs go."""
-    from ..menu import menu
+    from ..plan import one_target
 
     text, path, given, made = sys.argv[1:]
     images = np.load(given)
-    run = menu("targets").make(text).load(Path(path), 1)  # type: ignore[attr-defined]
+    run = one_target(text).load(Path(path), 1)
     outputs = np.concatenate([run(images[k:k + 250]) for k in range(0, len(images), 250)])
     times = []
     for k in range(CALLS + 5):

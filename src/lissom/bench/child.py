@@ -36,7 +36,7 @@ def main() -> None:
         images = np.random.default_rng(0).uniform(0, 255, job["shape"]).astype(np.float32)
     start = time.perf_counter()
     target: Any = menu("targets").make(job["target"])
-    import_module(target.library)
+    import_module(target.module)
     before = resident_mib()
     run = target.load(Path(job["path"]), job["threads"])
     run(images)

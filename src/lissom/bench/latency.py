@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from statistics import median
 from typing import IO, Any
 
 from ..errors import LissomError
+from ..targets._child import surroundings
 
 ROUNDS = 15
 ROUND_S = 0.04  # seconds that one file runs in one round
@@ -90,9 +90,7 @@ def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, thre
 
 
 def _start(stack: ExitStack, target: str, path: Path, shape: tuple[int, ...], threads: int, pixels: bool) -> Child:
-    settings = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    source = str(Path(__file__).parents[2])
-    settings["PYTHONPATH"] = os.pathsep.join(filter(None, [source, settings.get("PYTHONPATH")]))
+    settings = surroundings(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     process = subprocess.Popen([sys.executable, "-m", "lissom.bench.child"], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings)
     for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):

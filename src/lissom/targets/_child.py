@@ -12,15 +12,19 @@ from pathlib import Path
 from ..errors import LissomError
 
 
-def apart(command: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str) -> None:
-    """Run a command in `folder`, which is to leave a file `makes`.
+def surroundings(**more: str) -> dict[str, str]:
+    """Return the environment of a new process that can import this package, with `more` variables."""
+    source = str(Path(__file__).parents[2])
+    return {**os.environ, **more, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
+def apart(command: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str) -> None:
+    """Run a command in `folder`, with `more` environment variables, which is to leave a file `makes`.
 
     Raises LissomError, which begins with `where` and ends with `hint`, if it fails, is killed or leaves no file.
     """
-    settings = {**os.environ}
-    settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), settings.get("PYTHONPATH")]))
-    done = subprocess.run([str(word) for word in command], cwd=folder, env=settings, capture_output=True, text=True,
-                          errors="replace", check=False)
+    done = subprocess.run([str(word) for word in command], cwd=folder, env=surroundings(**more), capture_output=True,
+                          text=True, errors="replace", check=False)
     if done.returncode == 0 and makes.is_file():
         return
     code = done.returncode

@@ -34,12 +34,12 @@ class Target(Method):
     """A runtime with its settings: it exports a network to a file and runs such a file.
 
     `ending` is that of its files; targets whose files have one name share what was exported. `others` are endings, with
-    their dots, of further files that it runs; `library` is what has to be imported to run one.
+    their dots, of further files that it runs; `module` is what has to be imported to run one.
     """
 
     ending: ClassVar[str] = ""
     others: ClassVar[tuple[str, ...]] = ()
-    library: ClassVar[str] = ""
+    module: ClassVar[str] = ""
     precise: ClassVar[float] = 1e-3  # the largest difference from PyTorch allowed to a float network
 
     def missing(self) -> str | None:

@@ -44,7 +44,7 @@ class Mnn(Target):
     """
 
     ending: ClassVar[str] = "mnn"
-    library: ClassVar[str] = "MNN.nn"
+    module: ClassVar[str] = "MNN.nn"
 
     bits: int | None = arg("bits that each weight is stored in; None leaves them float", None, low=2, high=8)
     activations: Literal["kl", "admm", "ema"] | None = arg(

@@ -34,7 +34,7 @@ class Ncnn(Target):
     """
 
     ending: ClassVar[str] = "ncnn"
-    library: ClassVar[str] = "ncnn"
+    module: ClassVar[str] = "ncnn"
 
     precision: Literal["f32", "f16"] = arg("what weights are stored in", "f32")
 

@@ -34,7 +34,7 @@ class Onnxruntime(Target):
     """
 
     ending: ClassVar[str] = "onnx"
-    library: ClassVar[str] = "onnxruntime"
+    module: ClassVar[str] = "onnxruntime"
     others: ClassVar[tuple[str, ...]] = (_onnxz.ENDING,)
 
     _: KW_ONLY

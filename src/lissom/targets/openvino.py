@@ -28,7 +28,7 @@ class Openvino(Target):
     """
 
     ending: ClassVar[str] = "onnx"
-    library: ClassVar[str] = "openvino"
+    module: ClassVar[str] = "openvino"
     others: ClassVar[tuple[str, ...]] = (".ir",)
 
     precision: Literal["f32", "bf16"] = arg("what float layers compute in; bf16 needs a CPU that has it", "f32")

@@ -27,7 +27,7 @@ class Torch(Target):
     """
 
     ending: ClassVar[str] = "pt2"
-    library: ClassVar[str] = "torch.export"
+    module: ClassVar[str] = "torch.export"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
