@@ -5,7 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from lissom.models import factory
+
+
+def images(count: int = 32, size: int = 16, seed: int = 0) -> Tensor:
+    """Return images of noise (count 3 size size), the same at every call."""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def seasoned(name: str = "resnet8") -> nn.Module:
+    """Return a built-in network of four classes whose batch-norm has seen images."""
+    torch.manual_seed(0)
+    made = factory(name)(num_classes=4)
+    for _ in range(5):
+        made(images())
+    return made.eval()
+
+
+def chain() -> nn.Sequential:
+    """Return two convolutions and a linear layer of four classes."""
+    torch.manual_seed(0)
+    return nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, 4))
 
 
 class Net(nn.Module):

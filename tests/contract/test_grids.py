@@ -145,15 +145,31 @@ def test_the_gradients_of_lsq_are_those_of_the_paper(bits: int) -> None:
     torch.testing.assert_close(made.step.grad, by_step.sum(1), rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradients_of_lsq_inputs_are_those_of_the_paper() -> None:
-    x = (3 * drawn(4, 20).relu()).requires_grad_()
-    made = of_inputs("lsq", 2, 0.0, 3.0)
-    made(x).sum().backward()
-    v = x.detach() / 1.0
-    inside = v.round() <= 3
-    assert torch.equal(x.grad != 0, inside)
-    wanted = torch.where(inside, v.round() - v, 3.0).sum() / (20 * 1.5) ** 0.5
-    torch.testing.assert_close(made.step.grad[0], wanted)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "every other"])
+@pytest.mark.parametrize(("low", "zero"), [(0.0, 0), (-1.0, 1)])
+def test_the_gradients_of_lsq_inputs_are_those_of_the_paper(low: float, zero: int, layout: str) -> None:
+    x = 3 * drawn(4, 2, 5, 6)
+    x = {"contiguous": x, "channels last": x.to(memory_format=torch.channels_last), "every other": x[:, :, :, ::2]}[layout]
+    x = x.detach().requires_grad_()
+    made = of_inputs("lsq", 2, low, low + 3.0)  # a step of 1
+    g = drawn(*x.shape, seed=1)
+    y = made(x)
+    (y * g).sum().backward()
+    v, ends = x.detach(), (-zero, 3 - zero)
+    torch.testing.assert_close(y.detach(), v.round().clamp(*ends))
+    inside = (v > ends[0]) & (v < ends[1])
+    torch.testing.assert_close(x.grad, g * inside)
+    wanted = (torch.where(inside, v.round() - v, v.clamp(*ends)) * g).sum() / (x[0].numel() * 1.5) ** 0.5
+    torch.testing.assert_close(made.step.grad[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", ["uniform", "lsq"])
+@pytest.mark.parametrize(("low", "high"), [(0, 5.0), (-2.0, 3.0), (-1.0, 0.0), (0.0, 0.0)])
+def test_equal_steps_of_inputs_are_those_of_pytorch(grid: str, low: float, high: float) -> None:
+    x, made = 3 * drawn(50, 40), of_inputs(grid, 8, low, high)
+    codes = made.input_codes()
+    wanted = torch.fake_quantize_per_tensor_affine(x, float(codes.scale), codes.zero, 0, codes.top)
+    torch.testing.assert_close(made(x).detach(), wanted, rtol=1e-6, atol=float(codes.scale) * 1e-5)
 
 
 def test_pact_learns_its_bound_from_what_lies_beyond() -> None:

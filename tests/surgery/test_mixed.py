@@ -9,26 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from networks import images, seasoned
+from torch import nn
 
 import lissom
 from lissom import LissomError, apply
-from lissom.models import factory
 from lissom.surgery.mixed import assigned, layer_bytes, noises
 from lissom.surgery.quantized import QuantizedLayer
 
 
-def images(count: int = 32) -> Tensor:
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    torch.manual_seed(0)
-    made = factory("resnet8")(num_classes=4)
-    for _ in range(5):
-        made(images())
-    return made.eval()
+    return seasoned()
 
 
 @given(st.lists(st.tuples(st.integers(10, 400), st.lists(st.floats(0, 1), min_size=3, max_size=3)), min_size=1, max_size=5),

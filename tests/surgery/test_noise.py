@@ -7,27 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import images, seasoned
 from torch import Tensor, nn
 
 from lissom import apply
-from lissom.models import factory
 from lissom.surgery.fold import folded
 from lissom.surgery.noise import Tally, layer_noise, layers_of, rounding_only, roundings, weight_noise
 from lissom.surgery.quantized import Quantized
 from lissom.surgery.rounded import prepared
 
 
-def images(count: int = 32) -> Tensor:
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    torch.manual_seed(0)
-    made = factory("resnet8")(num_classes=4)
-    for _ in range(5):
-        made(images())
-    return made.eval()
+    return seasoned()
 
 
 def outputs(net: nn.Module) -> Tensor:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import images
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from lissom import apply
 from lissom.models import factory
@@ -23,10 +24,6 @@ BITS = ["quantize(4, 4)", "quantize(2, 2)", "quantize(4)", "quantize(8, 4)", "qu
         "quantize(4, 4, grid='dorefa')", "quantize(4, 4, inputs_grid='pact')", "quantize(3, grid='pow2')",
         "quantize(8, fold=False)", "quantize(5, 6)"]
 FLOAT = {"quantize('ternary', 32)", "quantize('binary', 'binary')", "quantize(8, 'ternary')"}  # ONNX Runtime's, in part
-
-
-def images(count: int = 64) -> Tensor:
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 @cache
@@ -64,6 +61,23 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
     fused = target.fused(path)
     if fused is not None and not (recipe in FLOAT and runtime == "onnxruntime") and ", 32)" not in recipe:
         assert fused.rest == () and fused.total >= 9
+
+
+@pytest.mark.parametrize("recipe", ["quantize(4, 4)", "quantize(2, 2)", "quantize('binary', 'binary')"])
+@pytest.mark.parametrize("runtime", ["mnn", "ncnn"])
+def test_runtimes_without_few_bits_round_in_float(runtime: str, recipe: str, tmp_path: Path) -> None:
+    target: Any = one_target(runtime)
+    if target.missing() is not None:
+        pytest.skip(target.missing())
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(),
+                          nn.Linear(1152, 4)).eval()
+    small = apply(recipe, plain, images(1), images(16))
+    target.export(small, tmp_path / "m", (3, 16, 16), {})
+    with torch.no_grad():
+        wanted = small(images(5)).numpy()
+    found = target.load(tmp_path / "m", 1)(images(5).numpy())
+    assert np.sqrt(np.square(found - wanted).mean() / np.square(wanted).mean()) < 0.05
 
 
 @pytest.mark.parametrize("recipe", [r for r in BITS if not r.startswith(("quantize(8", "quantize(5"))])

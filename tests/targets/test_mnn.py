@@ -179,19 +179,6 @@ def test_a_quantized_network_is_handed_over_with_its_weights_on_their_grid(tmp_p
     assert rms(Mnn().load(tmp_path / "m.mnn", 1)(images(5).numpy()), right) < 0.05
 
 
-@needs_mnn
-@pytest.mark.parametrize("recipe", ["quantize(4, 4)", "quantize(2, 2)", "quantize('binary', 'binary')"])
-def test_few_bits_of_activations_are_rounded_in_float(recipe: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(),
-                          nn.Linear(120, 4)).eval()
-    small = lissom.apply(recipe, plain, images(1), images(16))
-    Mnn().export(small, tmp_path / "m.mnn", SHAPE, {})
-    with torch.no_grad():
-        right = small(images(5)).numpy()
-    assert rms(Mnn().load(tmp_path / "m.mnn", 1)(images(5).numpy()), right) < 0.05
-
-
 def test_the_quantizer_is_told_the_preprocessing_in_the_order_of_the_channels(tmp_path: Path) -> None:
     for number, facts in enumerate([FACTS, {}]):
         order = calibration(tmp_path / str(number), images(3), SHAPE, facts)

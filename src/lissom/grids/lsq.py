@@ -56,13 +56,11 @@ class Lsq(Grid):
         return {"step": torch.tensor([step]), "zero_point": torch.tensor([float(zero)])}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import equal_steps
 
         top = 2**bits - 1
         slow = (x[0].numel() * top / 2) ** -0.5
-        found: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
-            x.float(), held["step"].abs().clamp_min(1e-12), held["zero_point"], 0, top, slow)
-        return found.to(x.dtype)
+        return equal_steps(x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, slow)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         step = held["step"].detach().abs().clamp_min(1e-12)[0]

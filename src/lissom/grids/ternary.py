@@ -67,9 +67,9 @@ class Ternary(Grid):
         return {"scale": torch.tensor(max(abs(low), abs(high), 1e-8)), "zero_point": torch.tensor(1, dtype=torch.int32)}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import equal_steps
 
-        return torch.fake_quantize_per_tensor_affine(x.float(), held["scale"], held["zero_point"], 0, 2).to(x.dtype)
+        return equal_steps(x, held["scale"], 1, 2)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         return Codes(held["scale"], 1, 2, held["scale"])

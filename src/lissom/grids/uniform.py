@@ -69,10 +69,9 @@ class Uniform(Grid):
         return {"scale": torch.tensor(scale), "zero_point": torch.tensor(zero, dtype=torch.int32)}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import equal_steps
 
-        scale, zero = held["scale"], held["zero_point"]
-        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 2**bits - 1).to(x.dtype)
+        return equal_steps(x, held["scale"], int(held["zero_point"]), 2**bits - 1)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         return Codes(held["scale"], int(held["zero_point"]), 2**bits - 1, held["scale"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from .sites import PASSES, Sites
+from .sites import PASSES, Sites, kind_of
 from .trace import tensors_in
 
 SAMPLE = 1 << 16  # values kept of each site and batch
@@ -124,11 +124,6 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
     sources = {layer: {sites[s] for s in found if s in sites} for layer, found in layers.items()}
     one = {layer: found[0] if len(set(found)) == 1 and found[0] in sites else None for layer, found in layers.items()}
     return Wiring(sites, one, sources, dict(made.counts), merged(sums), reading)
-
-
-def kind_of(name: str) -> str:
-    """Return the kind in the name of a site: `conv` of `conv12`."""
-    return name.rstrip("0123456789")
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:

@@ -20,7 +20,7 @@ from ..grids._grid import by_filter
 from .fold import scale_and_shift
 from .masks import held, hold_zeros
 from .rounding import Rounding, product_at_run_time
-from .sites import Sites, convolved, hidden, projected
+from .sites import Sites, convolved, hidden, kind_of, projected
 
 Norm = nn.modules.batchnorm._BatchNorm
 FEW = 4  # bits of weights that some formats pack
@@ -204,7 +204,8 @@ class Quantized(nn.Module):
 
     `sites` maps a site to the site whose rounding it uses, usually itself; max-pooling uses that of its input. `grids`
     holds these and those which layers apply to what they read once more.
-    `skipped` are the ReLUs left out: signs are taken of what comes before them.
+    `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those that rounding itself
+    does, its grid ending at 0; training leaves them out to save a pass over memory.
     `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
@@ -235,6 +236,15 @@ class Quantized(nn.Module):
         """Tell every layer what rounds the values that it reads."""
         for layer in self.layers():
             layer.follow(self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again))
+        self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
+
+    def from_zero(self, site: str) -> bool:
+        """Return whether what rounds at a site makes 0 of all that is below."""
+        grid = self.grid(site)
+        if grid is None or grid.grid.at_run_time:
+            return False
+        codes = grid.input_codes()
+        return codes.zero == 0 and not codes.sign
 
     def forward(self, x: Tensor) -> Tensor:
         def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -244,7 +254,7 @@ class Quantized(nn.Module):
         first = self.grid("input")
         if first is not None:
             x = first(x)
-        with Sites(visit, skipped=self.skipped) as made:
+        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else ()) as made:
             outputs: Tensor = self.network(x)
         if made.counts != self.calls:
             changed = sorted(k for k in made.counts.keys() | self.calls if made.counts[k] != self.calls.get(k, 0))

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ..errors import LissomError
 from .bits import Plan, Spec
-from .calibrate import Wiring, kind_of, wiring
+from .calibrate import Wiring, wiring
 from .fold import foldable, plain, taken_out
 from .masks import Masked, MaskedConv2d, MaskedLinear
 from .quantized import Norm, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from .rounding import Rounding
+from .sites import kind_of
 
 SWAP: dict[type, type] = {nn.Conv2d: QuantizedConv2d, MaskedConv2d: QuantizedConv2d,
                           nn.Linear: QuantizedLinear, MaskedLinear: QuantizedLinear}

@@ -47,10 +47,21 @@ SITES: dict[Any, str] = {
         "maxpool": (F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d),
         "pool": (F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, _T.mean, F.interpolate),
     }.items() for kind in kinds}
+RELU = {F.relu, torch.relu, _T.relu}
 PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
     torch.flatten, _T.flatten, _T.view, _T.reshape, torch.reshape, _T.permute, torch.permute, _T.transpose,
     torch.transpose, _T.squeeze, torch.squeeze, _T.unsqueeze, torch.unsqueeze, _T.contiguous, F.dropout, F.dropout2d,
     _T.__getitem__, torch.chunk, _T.chunk, torch.split, _T.split, _T.expand, _T.detach, _T.clone, torch.clone}
+
+
+def kind_of(site: str) -> str:
+    """Return the kind in the name of a site: `conv` of `conv12`."""
+    return site.rstrip("0123456789")
+
+
+def in_place(args: tuple[Any, ...], kwargs: Any) -> bool:
+    """Return whether a call of F.relu changes its input."""
+    return bool((kwargs or {}).get("inplace", args[1] if len(args) > 1 else False))
 
 
 class Sites(TorchFunctionMode):
@@ -58,22 +69,25 @@ class Sites(TorchFunctionMode):
 
     Calls are named by kind and order, so the user's forward needs no change and no tracing. `visit` returns
     what the network goes on with. `passed` is called with the tensors of calls that only hand values on;
-    those of `skipped` are not made: their input is their result.
+    those of `skipped` are not made: their input is their result, and so with the plain ReLUs among `clipped`,
+    unless in place, since the network may go on with what they changed.
     """
 
     def __init__(self, visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
                  passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
-                 skipped: Container[str] = ()) -> None:
+                 skipped: Container[str] = (), clipped: Container[str] = ()) -> None:
         super().__init__()
-        self.visit, self.passed, self.skipped, self.counts = visit, passed, skipped, Counter[str]()
+        self.visit, self.passed, self.counts = visit, passed, Counter[str]()
+        self.skipped, self.clipped = skipped, clipped
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = SITES.get(func)
-        skipped = f"{kind}{self.counts[kind] + 1}" in self.skipped if kind is not None else False
+        name = "" if kind is None else f"{kind}{self.counts[kind] + 1}"
+        skipped = name in self.skipped or (name in self.clipped and func in RELU and not in_place(args, kwargs))
         out = (args[0] if args else kwargs["input"]) if skipped else func(*args, **(kwargs or {}))
         if kind is None or not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2:
             if self.passed is not None:
                 self.passed(func, (*args, *(kwargs or {}).values()), out)
             return out
         self.counts[kind] += 1
-        return self.visit(f"{kind}{self.counts[kind]}", (*args, *(kwargs or {}).values()), out)
+        return self.visit(name, (*args, *(kwargs or {}).values()), out)

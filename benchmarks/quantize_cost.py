@@ -1,0 +1,65 @@
+"""What a batch of quantization-aware training costs beside one in float, in turns in one process; and calibration.
+
+    python benchmarks/quantize_cost.py [--model resnet20] [--of 'quantize(8)' 'quantize(4, 4)'] [--rounds 8]
+
+Turns are short, so that whatever else the machine does meets all of them. Calibration is `quantize` itself on 512 images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from distill_cost import DEVICE, pictures
+from torch import nn
+
+from lissom.alone import apply
+from lissom.fit import Pace, fit
+from lissom.models import factory
+
+
+def main() -> None:
+    """Print images per second of each, and the ratio and the seconds of calibration of each recipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--of", nargs="+", default=["quantize(8)", "quantize(4, 4)", "quantize(2, 2)",
+                                                    'quantize("ternary", 32)'])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batches", type=int, default=6)
+    words = parser.parse_args()
+    data = pictures(words.batch * words.batches)
+    images = [data.normalised(pixels).cpu() for pixels in pictures(512).train.pixels.split(128)]
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return factory(words.model)(10)
+
+    networks, calibration = {"float": network()}, {}
+    for text in words.of:
+        begin = time.perf_counter()
+        networks[text] = apply(text, network(), images[0][:1], images)
+        calibration[text] = time.perf_counter() - begin
+
+    def turn(model: nn.Module) -> Callable[[], object]:
+        return lambda: fit(model, data, Pace(1, lr=1e-4, batch=words.batch), seed=0, device=DEVICE)
+
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    for k in range(words.rounds + 1):  # the first warms up
+        for name, model in networks.items():
+            begin = time.perf_counter()
+            turn(model)()
+            if k:
+                seconds[name].append(time.perf_counter() - begin)
+    for name, found in seconds.items():
+        ratios = [a / b for a, b in zip(found, seconds["float"], strict=True)]
+        speed = len(data.train) / statistics.median(found)
+        print(f"{name:24} {speed:6.0f} img/s   / float = {statistics.median(ratios):.3f}   "
+              f"{' '.join(f'{r:.2f}' for r in ratios)}   calibration {calibration.get(name, 0):.1f} s")
+
+
+if __name__ == "__main__":
+    main()
