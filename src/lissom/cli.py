@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -34,6 +34,7 @@ Channels = Annotated[int | None, typer.Option("--channels", help="1 or 3; that o
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be read, and count them.")]
 Place = Annotated[Path, typer.Option("--store", help="The folder of finished networks.", envvar="LISSOM_STORE")]
 Seeds = Annotated[str, typer.Option("--seeds", help="A seed, several or a range: 0, 0,3 or 0-4.")]
+Format = Annotated[Literal["table", "markdown", "csv"], typer.Option("--format", help="How tables are printed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Targets = Annotated[str, typer.Option("--to", help='Runtimes, as in: onnxruntime,openvino(precision="bf16")')]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of a runtime.", min=1, max=1024)]
@@ -63,7 +64,7 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
         seeds: Seeds = "0", store: Place = STORE, threads: Threads = 1, bake: Bake = False, data_root: DataRoot = None,
         size: Size = None, channels: Channels = None, skip_bad: SkipBad = False,
         device: Annotated[str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")] = "",
-        json: Json = False) -> None:
+        form: Format = "table", json: Json = False) -> None:
     """Run a recipe, or every recipe of a space, and measure what comes out."""
     from .plan import targets_of
     from .recipe import Space
@@ -79,7 +80,7 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
     brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
     from . import execute
     from .report.live import Live
-    from .report.table import print_table
+    from .report.table import print_records
 
     with Live(quiet=json) as live:
         for note in brought.data.notes:
@@ -89,7 +90,7 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
     if json:
         typer.echo(jsons.dumps(records, indent=1))
     else:
-        print_table(records)
+        print_records(records, form)
 
 
 @app.command()
@@ -195,15 +196,20 @@ def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, range
 
 
 @app.command()
-def show(key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")], store: Place = STORE,
-         json: Json = False) -> None:
-    """Print the record of a finished network."""
-    from .report.table import print_record
+def show(keys: Annotated[list[str], typer.Argument(help="Keys of the store, or their beginnings.")], store: Place = STORE,
+         form: Format = "table", json: Json = False) -> None:
+    """Print the record of a finished network, or the table of several."""
+    from .report.table import print_record, print_records
     from .store import Store
 
     kept = Store(store)
-    record = kept.record(kept.find(key))
-    typer.echo(jsons.dumps(record, indent=1)) if json else print_record(record)
+    records = [kept.record(found) for found in dict.fromkeys(kept.find(key) for key in keys)]
+    if json:
+        typer.echo(jsons.dumps(records if len(keys) > 1 else records[0], indent=1))
+    elif len(records) > 1 or form != "table":
+        print_records(records, form)
+    else:
+        print_record(records[0])
 
 
 @app.command()

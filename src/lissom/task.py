@@ -29,13 +29,19 @@ def top1(outputs: Tensor, labels: Tensor) -> float:
     return float((outputs.argmax(1) == labels).double().mean())
 
 
+def top5(outputs: Tensor, labels: Tensor) -> float:
+    """Return the share of images (n classes) whose label (n) is among their five largest outputs."""
+    return float((outputs.topk(5, 1).indices == labels[:, None]).any(1).double().mean())
+
+
 @dataclass
 class Task:
     """A network to compress and what it is for.
 
     `build` makes the network afresh, the same layers each time. `loss` takes (network, Batch) and returns a scalar,
-    cross-entropy if None. The first of `scores` is the one that tables and choices use. `source` names, with the
-    fingerprint of the data, what networks of this task are stored under: change it when `build` changes.
+    cross-entropy if None. The first of `scores` is the one that tables and choices use; without any it is top-1, with
+    top-5 beside it where there are more classes. `source` names, with the fingerprint of the data, what networks of this
+    task are stored under: change it when `build` changes.
     """
 
     build: Callable[[], nn.Module]
@@ -43,9 +49,13 @@ class Task:
     name: str = "model"
     source: str = ""
     loss: Term | None = None
-    scores: dict[str, Score] = field(default_factory=lambda: {"top1": top1})
+    scores: dict[str, Score] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            self.scores = {"top1": top1, **({"top5": top5} if len(self.data.classes) > 5 else {})}
 
     @classmethod
     def of(cls, model: str, data: Data, *, weights: str | None = None) -> Task:
@@ -72,7 +82,8 @@ class Task:
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
-        facts = (self.name, self.source, self.data.fingerprint, sorted(self.scores), seed)
+        scores = sorted(name for name, score in self.scores.items() if score is not top5)  # it only comes beside top-1
+        facts = (self.name, self.source, self.data.fingerprint, scores, seed)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
     def fresh(self, seed: int = 0) -> nn.Module:

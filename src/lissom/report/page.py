@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import LissomError
 from ..store import Store
-from .table import rows_of, size_lines
+from .rows import rows_of
+from .table import size_lines
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -2,68 +2,106 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("recipe", "seed", "target", "top-1", "vs float", "ms", "faster", "file", "smaller", "params", "MACs", "int8",
-           "key")
+from .rows import Row, csv_of, over_seeds, rows_of
+
+Column = tuple[str, Callable[[Row], str]]
 
 
-def main_score(scores: dict[str, Any]) -> float | None:
-    """Return the first score of a record: the one that tables go by."""
-    return next(iter(scores.values()), None)
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that rows over seeds need: their titles, and how a row is said in them."""
+    several = any(len(row["seeds"]) > 1 for row in rows)
+    more = list(dict.fromkeys(name for row in rows for name in row["more"]))
+    return [("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])), ("target", lambda row: row["target"]),
+            ("top-1", lambda row: number(row["top1"], 4) + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")),
+            *((title(name), partial(said_more, name)) for name in more),
+            ("vs float", lambda row: "-" if None in (row["top1"], row["float_top1"])
+             else f"{row['top1'] - row['float_top1']:+.4f}"),
+            ("ms", lambda row: number(row["ms"], 3)),
+            ("faster", lambda row: "-" if row["ms"] is None else f"{row['float_ms'] / row['ms']:.2f}x"),
+            ("file", lambda row: size_text(row["size_bytes"])),
+            ("smaller", lambda row: f"{row['float_size_bytes'] / row['size_bytes']:.2f}x"),
+            ("params", lambda row: count_text(row["params"])), ("MACs", lambda row: count_text(row["macs"])),
+            ("int8", lambda row: row["fused"] or "-"),
+            ("keys" if several else "key", lambda row: " ".join(row["keys"]))]
 
 
-def rows_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row for each record and target, plain numbers by column; `top1` is measured in that target."""
-    rows = []
-    for record in records:
-        name = next(iter(record["scores"]["test"]), "top1")
-        reference = main_score(record["float"]["scores"]["test"])
-        common = {"key": record["key"], "recipe": record["recipe"] or "as given", "seed": record["seed"],
-                  "params": record["params"], "macs": record["macs"], "float_top1": reference}
-        for target, found in record["targets"].items():
-            ms, float_ms = found["latency_ms"]["median"], found["float_latency_ms"]["median"]
-            rows.append({**common, "target": target, "top1": found.get(name), "ms": ms, "float_ms": float_ms,
-                         "low_ms": found["latency_ms"]["low"], "high_ms": found["latency_ms"]["high"],
-                         "size_bytes": found["size_bytes"], "float_size_bytes": found["float_size_bytes"],
-                         "fused": found["fused"], "peak_mib": found["peak_mib"]})
-        if not record["targets"]:
-            rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
-                         "float_ms": None, "size_bytes": record["weights_bytes"], "fused": None,
-                         "float_size_bytes": record["float"]["weights_bytes"]})
-    return rows
+def said_more(name: str, row: Row) -> str:
+    """Return a score beside the first."""
+    return number(row["more"].get(name), 4)
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """Return a row as texts, in the order of COLUMNS."""
-    score, reference = row["top1"], row["float_top1"]
-    gap = f"{score - reference:+.4f}" if score is not None and reference is not None else "-"
-    return [row["recipe"], str(row["seed"]), row["target"], "-" if score is None else f"{score:.4f}", gap,
-            "-" if row["ms"] is None else f"{row['ms']:.3f}",
-            "-" if row["ms"] is None else f"{row['float_ms'] / row['ms']:.2f}x",
-            size_text(row["size_bytes"]), f"{row['float_size_bytes'] / row['size_bytes']:.2f}x", count_text(row["params"]),
-            count_text(row["macs"]), row["fused"] or "-", row["key"]]
+def title(name: str) -> str:
+    """Return the name of a score as the head of a column.
+
+    >>> title("top5")
+    'top-5'
+    """
+    return re.sub(r"^top(\d+)$", r"top-\1", name)
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a number with so many digits, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def ranges_text(seeds: Sequence[int]) -> str:
+    """Return seeds as they are given on the command line.
+
+    >>> ranges_text([0, 1, 2, 7])
+    '0-2,7'
+    """
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
+    """Print records, sorted by the first score: as a table or markdown, a row for all seeds, or as csv, a row for each."""
+    if form == "csv":
+        print(csv_of(rows_of(records)), end="")
+    elif form == "markdown":
+        print(markdown(over_seeds(rows_of(records))))
+    else:
+        print_table(records)
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return rows over seeds as a table of Markdown."""
+    shown: list[Column] = [("recipe", lambda row: "`" + row["recipe"].replace("|", "\\|") + "`"), *columns(rows)]
+    return "\n".join(["| " + " | ".join(name for name, _ in shown) + " |", "|---" * len(shown) + "|",
+                      *("| " + " | ".join(text(row) for _, text in shown) + " |" for row in rows)])
 
 
 def print_table(records: list[dict[str, Any]]) -> None:
-    """Print one row for each record and target; narrow terminals get the recipes above, by number."""
-    rows = sorted(rows_of(records), key=lambda r: -(r["top1"] or 0))
+    """Print one row for each recipe and target; the recipes stand above, by number."""
+    rows = over_seeds(rows_of(records))
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-    console = Console(highlight=False)
+    console, shown = Console(highlight=False), columns(rows)
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for name in ("#", *COLUMNS[1:]):
-        table.add_column(name, justify="left" if name in ("target", "key") else "right", no_wrap=True)
+    for name in ("#", *(name for name, _ in shown)):
+        table.add_column(name, justify="left" if name in ("target", "key", "keys") else "right", no_wrap=name != "keys")
     for row in rows:
-        table.add_row(str(recipes.index(row["recipe"]) + 1), *cells(row)[1:])
-    for number, recipe in enumerate(recipes, 1):
-        console.print(f"{number}  {recipe}", soft_wrap=True, markup=False)
+        table.add_row(str(recipes.index(row["recipe"]) + 1), *(text(row) for _, text in shown))
+    for place, recipe in enumerate(recipes, 1):
+        console.print(f"{place}  {recipe}", soft_wrap=True, markup=False)
     print_wide(console, table)
     if records:
         machine = records[0]["machine"]
-        console.print(f"test accuracy of the exported file; median latency of one image; against the uncompressed network "
+        several = any(len(row["seeds"]) > 1 for row in rows)
+        console.print(("means over seeds, ± the standard deviation of one; " if several else "")
+                      + "test accuracy of the exported file; median latency of one image; against the uncompressed network "
                       f"in the same runtime. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True, markup=False)
 
 

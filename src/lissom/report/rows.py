@@ -1,0 +1,81 @@
+"""What tables hold: a row for each network and target, or one for all seeds of a recipe."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+AVERAGED = ("top1", "float_top1", "ms", "float_ms", "size_bytes", "float_size_bytes", "params", "macs")
+
+
+def main_score(scores: dict[str, Any]) -> float | None:
+    """Return the first score of a record: the one that tables go by."""
+    return next(iter(scores.values()), None)
+
+
+def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
+    """Return one row for each record and target, plain numbers by column; `top1` is the first score, `more` the others.
+
+    Both are those of the file in that target, or of PyTorch where nothing was exported.
+    """
+    rows = []
+    for record in records:
+        name, *others = record["scores"]["test"] or ["top1"]
+        common = {"key": record["key"], "recipe": record["recipe"] or "as given", "seed": record["seed"],
+                  "params": record["params"], "macs": record["macs"],
+                  "float_top1": main_score(record["float"]["scores"]["test"])}
+        for target, found in record["targets"].items():
+            rows.append({**common, "target": target, "top1": found.get(name), "more": {o: found.get(o) for o in others},
+                         "ms": found["latency_ms"]["median"], "float_ms": found["float_latency_ms"]["median"],
+                         "low_ms": found["latency_ms"]["low"], "high_ms": found["latency_ms"]["high"],
+                         "size_bytes": found["size_bytes"], "float_size_bytes": found["float_size_bytes"],
+                         "fused": found["fused"], "peak_mib": found["peak_mib"]})
+        if not record["targets"]:
+            rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
+                         "more": {o: record["scores"]["test"][o] for o in others}, "float_ms": None, "low_ms": None,
+                         "high_ms": None, "size_bytes": record["weights_bytes"], "fused": None, "peak_mib": None,
+                         "float_size_bytes": record["float"]["weights_bytes"]})
+    return rows
+
+
+def over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each recipe and target, with means over its seeds, best first.
+
+    `seeds` are these; `spread` is the sample standard deviation of the first score, None of a single seed.
+    """
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row["recipe"], row["target"]), []).append(row)
+    found = [{**group[0], "seeds": [row["seed"] for row in group], "keys": [row["key"] for row in group],
+              "more": {name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]},
+              "spread": spread([row["top1"] for row in group]),
+              **{name: mean([row[name] for row in group]) for name in AVERAGED}} for group in alike.values()]
+    return sorted(found, key=lambda row: -(row["top1"] or 0))
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, None where a value is missing."""
+    known = [v for v in values if v is not None]
+    return None if len(known) < len(values) else statistics.fmean(known) if len(set(known)) > 1 else known[0]
+
+
+def spread(values: Sequence[float | None]) -> float | None:
+    """Return the sample standard deviation; None of fewer than two values or where one is missing."""
+    known = [v for v in values if v is not None]
+    return statistics.stdev(known) if len(known) == len(values) > 1 else None
+
+
+def csv_of(rows: Sequence[Row]) -> str:
+    """Return rows as comma-separated values with a head, every number in full; further scores are columns of their name."""
+    if not rows:
+        return ""
+    flat = [{**{k: v for k, v in row.items() if k != "more"}, **row["more"]} for row in rows]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()

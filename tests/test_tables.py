@@ -1,0 +1,65 @@
+"""Tables: a row for each recipe and target over its seeds, sorted, in the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from typing import Any
+
+import pytest
+
+from lissom.report.rows import csv_of, over_seeds, rows_of
+from lissom.report.table import markdown, print_records
+
+
+def record(recipe: str, seed: int, score: float | None, targets: dict[str, float | None],
+           **more: float | None) -> dict[str, Any]:
+    """Return what a table reads of a record: `targets` are their scores, `more` further scores."""
+    scores = {"test": {"top1": score, **more}}
+    ran = {"latency_ms": {"median": 2.0 + seed, "low": 1.0, "high": 3.0}, "size_bytes": 1000, "float_size_bytes": 4000,
+           "float_latency_ms": {"median": 8.0, "low": 7.0, "high": 9.0}, "fused": "3/3", "peak_mib": 50.0}
+    return {"key": f"key{seed}", "recipe": recipe, "seed": seed, "params": 1000, "macs": 2000 + seed, "scores": scores,
+            "weights_bytes": 4000, "float": {"scores": scores, "weights_bytes": 8000},
+            "machine": {"cpu": "some", "cores": 2},
+            "targets": {name: {"top1": found, **more, **ran} for name, found in targets.items()}}
+
+
+def test_seeds_of_a_recipe_become_one_row_with_mean_and_spread() -> None:
+    scores = [0.5, 0.7, 0.9]
+    rows = over_seeds(rows_of([record("a | b", seed, 0.9, {"onnxruntime": s, "openvino": 0.1}, top5=s / 2)
+                               for seed, s in enumerate(scores)] + [record("c", 0, 0.9, {"onnxruntime": 0.8}, top5=None)]))
+    assert [(r["recipe"], r["target"], r["seeds"]) for r in rows] == [
+        ("c", "onnxruntime", [0]), ("a | b", "onnxruntime", [0, 1, 2]), ("a | b", "openvino", [0, 1, 2])]
+    first = rows[1]
+    assert first["top1"] == pytest.approx(0.7) and first["spread"] == pytest.approx(statistics.stdev(scores))
+    assert first["more"] == {"top5": pytest.approx(0.35)} and first["ms"] == 3.0 and first["macs"] == 2001
+    assert rows[0]["spread"] is None and rows[0]["more"] == {"top5": None}
+
+
+def test_a_seed_without_a_score_leaves_no_mean() -> None:
+    row, = over_seeds(rows_of([record("a", 0, None, {"torch": None}), record("a", 1, 0.5, {"torch": 0.5})]))
+    assert row["top1"] is None and row["spread"] is None and row["ms"] == 2.5
+
+
+def test_markdown_has_a_row_for_each_and_keeps_its_columns() -> None:
+    text = markdown(over_seeds(rows_of([record("a | b", s, 0.9, {"torch": 0.5 + s / 10}, top5=0.75) for s in (0, 1, 3)])))
+    head, line, row = text.splitlines()
+    assert head.count("|") == line.count("|") == row.replace(r"\|", "").count("|")
+    assert "`a \\| b`" in row and "| 0-1,3 |" in row and "| 0.6333 ±0.1528 |" in row and "top-5" in head and "0.7500" in row
+
+
+def test_csv_has_every_number_of_every_network() -> None:
+    records = [record('prune(by="bn") | train(1)', s, 0.9, {"torch": 1 / 3}, top5=0.75) for s in (0, 1)]
+    rows = list(csv.DictReader(io.StringIO(csv_of(rows_of(records)))))
+    assert [r["seed"] for r in rows] == ["0", "1"] and rows[0]["recipe"] == 'prune(by="bn") | train(1)'
+    assert float(rows[0]["top1"]) == 1 / 3 and rows[0]["top5"] == "0.75" and rows[1]["macs"] == "2001"
+    assert csv_of([]) == ""
+
+
+def test_the_terminal_gets_recipes_by_number_and_scores_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+    print_records([record("a | b", 0, 0.9, {"torch": 0.5}, auc=0.125), record("c", 0, 0.9, {}, auc=None)])
+    text = capsys.readouterr().out
+    assert "1  c" in text and "2  a | b" in text and "auc" in text and "0.1250" in text
+    assert "PyTorch" in text and "±" not in text
+    print_records([])
