@@ -229,3 +229,23 @@ def test_cutout_hides_a_square() -> None:
     hidden = (found == 0).all(1)
     assert torch.equal(hidden, (found == 0).any(1)) and int(hidden.sum((1, 2)).max()) == 25
     assert all(bool(h.any(1).sum() <= 5) and bool(h.any(0).sum() <= 5) for h in hidden)
+
+
+@pytest.mark.parametrize("freeze", ["none", "gamma", "norm"])
+def test_batch_norm_stays_as_it_is_told(freeze: str) -> None:
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained(model, Pace(1, lr=0.1, batch=16, freeze=freeze))  # type: ignore[arg-type]
+    same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    assert same == {"none": set(), "gamma": {"1.weight"}, "norm": {k for k in before if k.startswith("1.")}}[freeze]
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_statistics_of_batch_norm_move_by_the_momentum_that_is_given() -> None:
+    moved = []
+    for momentum in (1e-4, None, 1.0):
+        model = net()
+        trained(model, Pace(1, lr=1e-6, batch=70, augment="none", norm_momentum=momentum))
+        moved.append(float(model[1].running_mean.abs().max()))  # type: ignore[operator, union-attr]
+        assert model[1].momentum == 0.1
+    assert moved[0] == pytest.approx(1e-3 * moved[1]) and moved[1] == pytest.approx(0.1 * moved[2])

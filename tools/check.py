@@ -14,7 +14,7 @@ LAYERS = (
     ("errors", "menu", "method", "step", "recipe", "sums"),
     ("grids",),
     ("data", "models", "surgery"),
-    ("fit", "task", "context", "snapshot", "store", "evaluate"),
+    ("norms", "fit", "task", "context", "snapshot", "store", "evaluate"),
     ("steps", "scores", "losses", "ranges"),
     ("targets", "bench", "report", "measure", "plan", "execute", "alone", "preflight", "explain"),
     ("cli",),

@@ -17,6 +17,7 @@ from .data.augment import crop, cutout, flip
 from .data.data import Data
 from .data.split import Images
 from .errors import LissomError
+from .norms import Frozen, hold_norms
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Pace:
     clip: float | None = None
     cutout: int = 0
     augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = "auto"
+    norm_momentum: float | None = None
+    freeze: Frozen = "none"
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).
@@ -90,16 +93,15 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
     """
     if not len(data.train):
         raise LissomError(f"{where}: the training split is empty")
-    draw = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # layers that draw, dropout for one
-    layout = layout_of(model, device)
+    draw, _ = torch.Generator().manual_seed(seed), torch.manual_seed(seed)  # the latter for layers that draw
     learner = nn.ModuleList([model, *extra])
-    learner.to(device).to(memory_format=layout).train()
+    learner.to(device).to(memory_format=layout_of(model, device)).train()
+    release = hold_norms(learner, pace.norm_momentum, pace.freeze)
+    layout, precision = layout_of(model, device), precision or fast_precision(device)
     train = data.train.on(device) if isinstance(data.train, Images) else data.train
+    loss = loss or cross_entropy(pace.smoothing)
     optimizer = optimizer_of(learner, pace)
     steps = math.ceil(len(train) / pace.batch) * pace.epochs
-    loss = loss or cross_entropy(pace.smoothing)
-    precision = precision or fast_precision(device)
     rows = []
     for epoch in range(1, pace.epochs + 1):
         begin = time.perf_counter()
@@ -134,6 +136,7 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
                                    spent / (k + 1)))
         rows.append({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": float(total) / seen,
                      "top1": float(right) / seen, "seconds": time.perf_counter() - begin})
+    release()
     model.eval().to(memory_format=torch.contiguous_format)
     return rows
 

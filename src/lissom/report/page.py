@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LissomError
 from ..store import Store
-from .rows import rows_of
+from .rows import over_seeds, rows_of
 from .table import size_lines
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -36,11 +36,14 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
 
 def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
     """Return what the page draws: rows with their place on the Pareto fronts, and for each run its details."""
-    rows = with_references(rows_of(list(records)))
+    own = rows_of(records)
+    rows, means = with_references(own), over_seeds(own)
     for x in ("ms", "size_bytes"):
         for target in {row["target"] for row in rows}:
             mark_front([row for row in rows if row["target"] == target], x)
-    return {"rows": rows, "runs": {r["key"]: details(r, store) for r in records},
+    return {"rows": rows, "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
+            "scores": list(dict.fromkeys(name for row in own for name in row["more"])),
+            "runs": {r["key"]: details(r, store) for r in records},
             "machines": list({json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}.values())}
 
 

@@ -30,6 +30,10 @@ class Learning(Step):
     cutout: int = arg("side in pixels of a square hidden in each image, 0 for none", 0, low=0)
     augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = arg(
         "shift images by up to an eighth and mirror them; auto mirrors where the data allows it", "auto")
+    norm_momentum: float | None = arg("how far the statistics of batch-norm move with each batch, 0.1 in most networks; "
+                                      "None for their own", None, above=0, high=1)
+    freeze: Literal["none", "gamma", "norm"] = arg(
+        "what stays as it is: gamma, the scales of batch-norm; norm, all of it, its statistics too", "none")
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002
         """Learning changes no layer: the network itself goes on."""
@@ -40,7 +44,7 @@ class Learning(Step):
         from ..fit import Pace
 
         return Pace(epochs, self.lr, self.batch, self.schedule, self.momentum, self.decay, smoothing,
-                    self.clip, self.cutout, self.augment)
+                    self.clip, self.cutout, self.augment, self.norm_momentum, self.freeze)
 
 
 @dataclass(frozen=True)
