@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from .errors import LissomError
+from .errors import LissomError, Unmeasured
 
 if TYPE_CHECKING:
     from .task import Task
@@ -82,15 +82,18 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
     from .report.live import Live
     from .report.table import print_records
 
+    failed = None
     with Live(quiet=json) as live:
         for note in brought.data.notes:
             live.say(f"data: {note}")
-        records = execute.run(space, brought, kept, targets=wanted, seeds=numbers, threads=threads, device=device,
-                              bake=bake, teacher=teacher, say=live.say, watch=live.watch)
-    if json:
-        typer.echo(jsons.dumps(records, indent=1))
-    else:
-        print_records(records, form)
+        try:
+            records = execute.run(space, brought, kept, targets=wanted, seeds=numbers, threads=threads, device=device,
+                                  bake=bake, teacher=teacher, say=live.say, watch=live.watch)
+        except Unmeasured as error:
+            records, failed = error.records, error
+    typer.echo(jsons.dumps(records, indent=1)) if json else print_records(records, form)
+    if failed:
+        raise failed
 
 
 @app.command()

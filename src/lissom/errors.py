@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class LissomError(Exception):
@@ -11,6 +12,15 @@ class LissomError(Exception):
 
     The command line prints it and exits with status 2; from Python it is raised as it is.
     """
+
+
+class Unmeasured(LissomError):
+    """Say that some files could not be measured; `records` are those of all networks, as far as they were."""
+
+    def __init__(self, errors: list[LissomError], records: list[dict[str, Any]]) -> None:
+        more = f"; {len(errors) - 1} more measurements failed" if len(errors) > 1 else ""
+        super().__init__(f"{errors[0]}{more}; everything else is done and stored")
+        self.records = records
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -16,7 +16,7 @@ from .bench.clock import clock_of
 from .bench.machine import machine
 from .context import Clock, Context
 from .data.data import CPU
-from .errors import LissomError
+from .errors import LissomError, Unmeasured
 from .evaluate import network_outputs, scored
 from .fit import Progress
 from .losses._ensemble import Ensemble
@@ -166,7 +166,8 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     What the store holds is not run again. Each network is exported to every target and measured there beside the
     uncompressed one. `teacher`, a key of the store or a weight file, is that of every `distill` step which names
     none; `device` is where learning runs, a GPU if there is one.
-    Raises LissomError before the first epoch for whatever can be known to be wrong by then.
+    Raises LissomError before the first epoch for whatever can be known to be wrong by then, and Unmeasured, with the
+    records, when all is done but a file could not be exported or run.
     """
     space = Space(space) if isinstance(space, str) else space
     recipes = [taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)]
@@ -175,7 +176,7 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     store.check()
     task.check()
     chosen = device_of(device)
-    records = []
+    records, failed = [], list[LissomError]()
     for seed in seeds:
         this = Run(task, store, chosen, seed, say, watch, clock_of(threads))
         for recipe in recipes:
@@ -183,8 +184,10 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
         for recipe in recipes:
             keys = this.recipe(recipe)
             source = reference(recipe, keys, task.root(seed))
-            measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
+            failed += measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
             records.append(store.update(keys[-1], {"finished": True}))
+    if failed:
+        raise Unmeasured(failed, records)
     return records
 
 

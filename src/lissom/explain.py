@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .bench.capped import CAPS, capped
+from .bench.process import loaded
 from .errors import LissomError
 from .evaluate import file_outputs, network_outputs, scored
 from .execute import run
@@ -134,7 +135,8 @@ class Explained:
         """Return what a file answers on the test images, and what it would on older processors."""
         self.say(f"{self.key}  {target}: {len(labels)} images")
         path = exported(self.store, self.key, target, False, self.task.fresh, self.task.data.calibration)
-        outputs, _ = file_outputs(target.load(path, 1), self.task, self.task.data.test, False)
+        with loaded(str(target), path, (1, *self.task.data.shape)) as process:
+            outputs, _ = file_outputs(process.run, self.task, self.task.data.test, False)
         fused = target.fused(path)
         row: dict[str, Any] = {"score": first(scored(self.task, outputs, labels)), "noise": relative(outputs, simulated),
                "agreement": agreement(outputs, simulated), "fused": None if fused is None else str(fused),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .bench.latency import latencies
+from .bench.process import loaded
 from .errors import LissomError
 from .evaluate import file_outputs, network_outputs, scored
 from .snapshot import few_bits, restore
@@ -75,38 +76,49 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
 
 
 def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[Target], *, threads: int = 1,
-            bake: bool = False, batch: int = 1, say: Callable[[str], None] = silent) -> None:
+            bake: bool = False, batch: int = 1, say: Callable[[str], None] = silent) -> list[LissomError]:
     """Measure the network `key` on every target and write what was found into its record.
 
     Latency is taken in turns with that of the uncompressed network `source` in the same runtime. What was measured
-    before under the same settings is kept.
+    before under the same settings is kept. Return what went wrong: one target that fails does not keep others.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
     missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
     if not missing:
-        return
-    model = restore(task.fresh(), store.folder(key))
+        return []
+    model, failed = restore(task.fresh(), store.folder(key)), []
     simulated, labels = network_outputs(model, task.data, task.data.test)
     for target in missing:
         say(f"{key}  {target}: export, {len(labels)} images, latency")
-        path = exported(store, key, target, bake, task.fresh, task.data.calibration)
-        other = exported(store, source, target.plain(), bake, task.fresh)
-        run = target.load(path, threads)
-        outputs, _ = file_outputs(run, task, task.data.test, bake)
-        gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds())]
-        agreement = float((outputs.argmax(1) == simulated.argmax(1)).double().mean()) if outputs.ndim == 2 else None
-        shape = (batch, *task.data.shape)
-        timings = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake)
-        fused = target.fused(path) if isinstance(model, Quantized) else None
-        found = {**settings, "artefact": str(path), "size_bytes": path.stat().st_size,
-                 **scored(task, outputs, labels), "agreement": agreement, "gates": gates,
-                 "latency_ms": timings[0].latency_ms(), "float_latency_ms": timings[1].latency_ms(),
-                 "float_size_bytes": other.stat().st_size, "load_ms": timings[0].load_ms, "peak_mib": timings[0].peak_mib,
-                 "resident_mib": timings[0].resident_mib,
-                 "fused": str(fused) if fused else None, "not_fused": list(fused.rest) if fused else []}
+        try:
+            path = exported(store, key, target, bake, task.fresh, task.data.calibration)
+            other = exported(store, source, target.plain(), bake, task.fresh)
+            found = measured(task, target, path, other, model, simulated, labels, threads=threads, batch=batch, bake=bake)
+        except LissomError as error:
+            say(f"{key}  {error}")
+            failed.append(error)
+            continue
         store.update(key, {"targets": {str(target): found}})
-        if agreement is not None and agreement < 0.995:
+        if (agreement := found["agreement"]) is not None and agreement < 0.995:
             say(f"{key}  note: {target} and PyTorch agree on {agreement:.2%} of the test images")
+    return failed
+
+
+def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Module, simulated: Tensor, labels: Tensor, *,
+             threads: int, batch: int, bake: bool) -> dict[str, Any]:
+    """Return what a record says of the file of a network; `other` is that of the uncompressed one."""
+    shape = (batch, *task.data.shape)
+    with loaded(str(target), path, shape, threads=threads, pixels=bake) as process:
+        outputs, _ = file_outputs(process.run, task, task.data.test, bake)
+    gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds())]
+    agreement = float((outputs.argmax(1) == simulated.argmax(1)).double().mean()) if outputs.ndim == 2 else None
+    own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake)
+    fused = target.fused(path) if isinstance(model, Quantized) else None
+    return {"threads": threads, "batch": batch, "bake": bake, "artefact": str(path), "size_bytes": path.stat().st_size,
+            **scored(task, outputs, labels), "agreement": agreement, "gates": gates, "latency_ms": own.latency_ms(),
+            "float_latency_ms": float_own.latency_ms(), "float_size_bytes": other.stat().st_size, "load_ms": own.load_ms,
+            "peak_mib": own.peak_mib, "resident_mib": own.resident_mib, "fused": str(fused) if fused else None,
+            "not_fused": list(fused.rest) if fused else []}
 
 
 def parity(outputs: Tensor, simulated: Tensor, target: Target, quantized: bool) -> dict[str, Any]:

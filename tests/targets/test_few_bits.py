@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import images
+from networks import images, seasoned
 from onnx import numpy_helper
 from torch import nn
 
@@ -61,6 +61,16 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
     fused = target.fused(path)
     if fused is not None and not (recipe in FLOAT and runtime == "onnxruntime") and ", 32)" not in recipe:
         assert fused.rest == () and fused.total >= 9
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_signs_may_be_taken_of_pooled_sums(runtime: str, tmp_path: Path) -> None:
+    target: Any = one_target(runtime)
+    small: Any = apply("quantize('binary', 'binary')", seasoned("nin_bac-quarter"), images(1), images())
+    assert small.skipped == {f"relu{k}" for k in range(2, 9)}
+    target.export(small, tmp_path / "m", (3, 16, 16), {"baked": "false"})
+    with torch.no_grad():
+        np.testing.assert_allclose(target.load(tmp_path / "m", 1)(images().numpy()), small(images()).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["quantize(4, 4)", "quantize(2, 2)", "quantize('binary', 'binary')"])

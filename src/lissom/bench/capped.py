@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import platform
-import sys
-import tempfile
-import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
-from ..targets._child import apart
 from ..targets._target import Target
+from .process import loaded
 
 CAPS = ("", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2", "SSE41")  # the first is the processor as it is
-CALLS = 30
+SECONDS = 0.2  # that a file is timed
 
 
 def capped(target: Target, path: Path, images: np.ndarray, cap: str) -> tuple[np.ndarray, float] | None:
@@ -26,32 +22,8 @@ def capped(target: Target, path: Path, images: np.ndarray, cap: str) -> tuple[np
     """
     if cap and platform.machine().lower() not in ("x86_64", "amd64"):
         return None
-    settings = {"OMP_NUM_THREADS": "1", **({"ONEDNN_MAX_CPU_ISA": cap} if cap else {})}
-    with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder, "images.npy"), Path(folder, "outputs.npz")
-        np.save(given, images)
-        apart([sys.executable, "-m", "lissom.bench.capped", str(target), path.resolve(), given, made], Path(folder), made,
-              f"{target}: the file, run {f'with no more than {cap}' if cap else 'alone'},",
-              "without openvino in --to nothing is capped", **settings)
-        with np.load(made) as found:
-            return found["outputs"], float(found["ms"])
-
-
-def main() -> None:
-    """Run a file in this process: target, file, images, where outputs go."""
-    from ..plan import one_target
-
-    text, path, given, made = sys.argv[1:]
-    images = np.load(given)
-    run = one_target(text).load(Path(path), 1)
-    outputs = np.concatenate([run(images[k:k + 250]) for k in range(0, len(images), 250)])
-    times = []
-    for k in range(CALLS + 5):
-        begin = time.perf_counter()
-        run(images[k % len(images)][None])
-        times.append(1000 * (time.perf_counter() - begin))
-    np.savez(made, outputs=outputs, ms=median(times[5:]))
-
-
-if __name__ == "__main__":
-    main()
+    settings = {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
+    with loaded(str(target), path, (1, *images.shape[1:]), more=settings) as process:
+        outputs = np.concatenate([process.run(images[k:k + 250]) for k in range(0, len(images), 250)])
+        process.ms(SECONDS / 4)  # which warms up
+        return outputs, process.ms(SECONDS)

@@ -1,8 +1,9 @@
 """The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
 
-First {target, path, threads, shape, pixels}, answered by {load_ms, resident_mib}; then {"seconds": s} runs the file for
-about s seconds and answers with the milliseconds of each call, until the input ends. Only the target's own library is
-imported here, so that memory and load time are the file's and the runtime's.
+First {target, path, threads, shape, pixels}, answered by {load_ms, resident_mib}. Then, until the input ends, {"seconds": s}
+runs noise for about s seconds and answers with the milliseconds of each call; {given, made} runs the images of one .npy
+file and leaves outputs in another. Only the target's own library is imported here, so that memory and load time are the
+file's and the runtime's.
 """
 
 from __future__ import annotations
@@ -42,8 +43,13 @@ def main() -> None:
     run(images)
     answer({"load_ms": 1000 * (time.perf_counter() - start), "resident_mib": resident_mib() - before})
     for line in sys.stdin:
+        order = json.loads(line)
+        if "given" in order:
+            np.save(order["made"], run(np.load(order["given"])))
+            answer({})
+            continue
         times: list[float] = []
-        end = time.perf_counter() + json.loads(line)["seconds"]
+        end = time.perf_counter() + order["seconds"]
         while not times or time.perf_counter() < end:
             begin = time.perf_counter()
             run(images)

@@ -18,28 +18,36 @@ GROUPS = (1, 2, 2, 16, 4, 4, 32, 8, 1)
 
 
 class Unit(nn.Module):
-    """A convolution, batch-norm and ReLU; the channels that `mixed` groups made are shuffled first."""
+    """A convolution, batch-norm and ReLU; the channels that `mixed` groups made are shuffled first.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, groups: int, mixed: int, relu: bool) -> None:
+    With `ahead` batch-norm and ReLU come before the convolution, and work on what it reads.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, groups: int, mixed: int, relu: bool,
+                 ahead: bool = False) -> None:
         super().__init__()
         self.mixed = mixed if groups > 1 else 1  # a convolution of one group reads all channels anyway
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.bn = nn.BatchNorm2d(inputs if ahead else outputs)
         self.act: nn.Module = nn.ReLU() if relu else nn.Identity()
+        self.ahead = ahead
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mixed > 1:
             x = x.unflatten(1, (self.mixed, -1)).transpose(1, 2).flatten(1, 2)
-        return self.act(self.bn(self.conv(x)))
+        return self.conv(self.act(self.bn(x))) if self.ahead else self.act(self.bn(self.conv(x)))
 
 
 class NIN(nn.Module):
     """Three stages of a spatial and two 1x1 convolutions, halved in size between them, and a global mean.
 
-    With the widths of `nin` 966,986 parameters in convolutions, with those of `nin_gc` 582,666.
+    With the widths of `nin` 966,986 parameters in convolutions, with those of `nin_gc` 582,666. With `ahead` the order is
+    batch-norm, ReLU, convolution, pooling, in all but the first: pooling then compares sums, not the signs of
+    a network with binary inputs (Rastegari et al. 2016, https://arxiv.org/abs/1603.05279, figure 3).
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, shrink: int = 1, grouped: bool = False) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, shrink: int = 1, grouped: bool = False,
+                 ahead: bool = False) -> None:
         super().__init__()
         widths = [width // shrink for width in (GROUPED_WIDTHS if grouped else WIDTHS)] + [num_classes]
         groups = GROUPS if grouped else (1,) * 9
@@ -48,7 +56,8 @@ class NIN(nn.Module):
         for k, (inputs, outputs) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             if k in (3, 6):
                 layers.append(nn.MaxPool2d(3, 2, 1))
-            layers.append(Unit(inputs, outputs, kernels[k], groups[k], groups[k - 1] if k else 1, k < 8))
+            layers.append(Unit(inputs, outputs, kernels[k], groups[k], groups[k - 1] if k else 1,
+                               k < 8 or ahead, ahead and k > 0))
         self.features = nn.Sequential(*layers)
         initialise(self)
 

@@ -1,0 +1,91 @@
+"""A process that has loaded one file: what the file does to it, it does to nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import LissomError
+from ..targets._child import surroundings
+
+
+class Process:
+    """Answers for images and milliseconds, from the process that `loaded` starts."""
+
+    def __init__(self, target: str, process: subprocess.Popen[str], folder: Path) -> None:
+        self.target, self.process, self.folder = target, process, folder
+        self.load_ms = self.peak_mib = self.resident_mib = 0.0
+
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Send an order and return the answer; raise if the process died over it."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            stdin.write(json.dumps(order) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.process.wait()
+            errors: IO[str] | None = self.process.stderr
+            said = (errors.read().strip().splitlines() if errors else []) or ["none"]
+            code = self.process.returncode
+            end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            raise LissomError(f"{self.target}: the process that runs the file {end}; its last words: "
+                              f"{said[-1].strip()[:200]}")
+        return dict(json.loads(line))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return outputs (n ...) for images (n c h w)."""
+        given, made = self.folder / "given.npy", self.folder / "made.npy"
+        np.save(given, images)
+        self.ask({"given": str(given), "made": str(made)})
+        found: np.ndarray = np.load(made)
+        return found
+
+    def ms(self, seconds: float) -> float:
+        """Run one batch of noise for a while and return the median of the calls, in ms."""
+        answer = self.ask({"seconds": seconds})
+        self.peak_mib = answer["peak_mib"]
+        return median(answer["times_ms"])
+
+
+@contextmanager
+def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, pixels: bool = False,
+           more: Mapping[str, str] | None = None) -> Iterator[Process]:
+    """Start a process that has loaded a file and run it once on noise of `shape` (n c h w); end it afterwards.
+
+    `pixels`: the file takes 0..255. `more` are environment variables of the process.
+    Raises LissomError if it dies, then or over any order.
+    """
+    settings = surroundings(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {}))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        process = subprocess.Popen([sys.executable, "-m", "lissom.bench.child"], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                                   env=settings)
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            stack.callback(_close, pipe)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        found = Process(target, process, folder)
+        answer = found.ask({"target": target, "path": str(path.resolve()), "threads": threads, "shape": list(shape),
+                            "pixels": pixels})
+        found.load_ms, found.resident_mib = answer["load_ms"], answer["resident_mib"]
+        yield found
+
+
+def _close(pipe: IO[str]) -> None:
+    with suppress(BrokenPipeError):
+        pipe.close()
