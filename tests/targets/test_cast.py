@@ -18,7 +18,7 @@ from lissom import apply
 from lissom.menu import menu
 from lissom.models import factory
 from lissom.plan import one_target
-from lissom.targets._halved import in_bits
+from lissom.targets._widened import in_bits
 
 KINDS = ["bf16", "fp16"]
 TYPES = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}

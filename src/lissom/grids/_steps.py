@@ -1,7 +1,7 @@
-"""Rounding of inputs to equal steps, with its gradient, in the fewest passes over memory.
+"""Rounding of inputs to equal steps and to signs, with its gradient, in the fewest passes over memory.
 
 PyTorch's own fake_quantize runs unvectorised on a CPU, where it takes 15 times as long as the four passes here
-(benchmarks/quantize_cost.py).
+(benchmarks/quantize_cost.py); so does torch.where.
 """
 
 from __future__ import annotations
@@ -51,3 +51,30 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.stride() == b.stride() and (a.is_contiguous() or a.is_contiguous(memory_format=torch.channels_last)):
         return torch.dot(a.as_strided((a.numel(),), (1,)), b.as_strided((b.numel(),), (1,)))
     return (a * b).sum()
+
+
+def signs(x: Tensor, near: float, low: int, gradient: str) -> Tensor:
+    """Return 1 where x (...) is at least `near`, and `low`, 0 or -1, elsewhere.
+
+    The gradient is saturate, that of x itself where |x| < 1 and 0 elsewhere; soft, times max(0, 1 - |x|); else that of x.
+    """
+    found: Tensor = Signs.apply(x, near, low, gradient)
+    return found
+
+
+class Signs(torch.autograd.Function):
+    """The forward and the backward pass of `signs`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, near: float, low: int, gradient: str) -> Tensor:
+        ctx.gradient = gradient
+        ctx.save_for_backward(*([x] if gradient in ("saturate", "soft") else []))
+        return (x - near).sign_().add_(0.5).sign_().clamp_(min=low)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        if not ctx.saved_tensors:
+            return grad, None, None, None
+        x, = ctx.saved_tensors
+        slope = torch.ops.aten.hardtanh_backward(grad, x, -1.0, 1.0)
+        return slope if ctx.gradient == "saturate" else slope.mul_(1 - x.abs()), None, None, None

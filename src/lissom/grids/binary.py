@@ -58,7 +58,7 @@ class Binary(Grid):
         return w + (value - w).detach()
 
     def slope(self, x: Tensor) -> Tensor:
-        """Return a function of x (...) whose derivative stands for that of the sign."""
+        """Return a function of weights x (...) whose derivative stands for that of the sign."""
         if self.gradient == "saturate":
             return x.clamp(-1, 1)
         if self.gradient == "soft":
@@ -67,11 +67,9 @@ class Binary(Grid):
         return x
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import signs
 
-        smooth = self.slope(x)
-        sign = torch.where(x >= NEAR, 1.0, 0.0 if self.zero else -1.0).to(x.dtype)
-        return smooth + (sign - smooth).detach()
+        return signs(x, NEAR, 0 if self.zero else -1, self.gradient)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         import torch

@@ -31,8 +31,9 @@ class QuantizedLayer(nn.Module):
 
     weight: Tensor
     bias: Any
-    weight_q: Tensor  # int8 (out ...), or (in out); these four only in a network that is being exported
+    weight_q: Tensor  # int8 (out ...), or (in out); these five only in a network that is being exported
     weight_scale: Tensor  # (out)
+    weight_zero: Tensor  # int8 (out), of zeros; none where the layer reads floats
     bias_q: Tensor  # int32 (out)
     bias_scale: Tensor  # (out)
     rounding: Rounding | None  # of the weights; None leaves them float
@@ -149,8 +150,9 @@ class QuantizedLayer(nn.Module):
         turned = self.own is not None and self.own.grid.at_run_time  # as MatMulInteger reads it
         self.register_buffer("weight_q", (codes.t().contiguous() if turned else codes).to(torch.int8))
         self.register_buffer("weight_scale", scale)
-        self.register_buffer("weight_zero", torch.zeros_like(scale, dtype=torch.int8))
         step = self.step()
+        if step is not None:
+            self.register_buffer("weight_zero", torch.zeros_like(scale, dtype=torch.int8))
         if bias is not None and step is not None:
             self.register_buffer("bias_scale", scale * step)
             self.register_buffer("bias_q", (bias / (scale * step).double()).round().to(torch.int32))
@@ -168,12 +170,16 @@ class QuantizedLayer(nn.Module):
             self.register_forward_pre_hook(lambda _, given: (hidden(given[0], own),))
 
     def _exported(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights and bias as DequantizeLinear nodes over their integers."""
+        """Return weights and bias as DequantizeLinear nodes over their integers.
+
+        That of weights which meet floats has no zero point: so the export knows it (targets/_widened.py).
+        """
         def dequantized(*given: Tensor) -> Tensor:
             found: Tensor = torch.onnx.ops.symbolic("DequantizeLinear", list(given), attrs={"axis": 0}, dtype=torch.float32,
                                                     shape=given[0].shape, version=21)
             return found
-        weight = dequantized(self.weight_q, self.weight_scale, self.get_buffer("weight_zero"))
+        zero = [self.weight_zero] if hasattr(self, "weight_zero") else []
+        weight = dequantized(self.weight_q, self.weight_scale, *zero)
         if hasattr(self, "bias_q"):
             return weight, dequantized(self.bias_q, self.bias_scale)
         return weight, self._buffers.get("bias_float")

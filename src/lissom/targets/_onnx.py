@@ -34,7 +34,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
 
     from ..surgery.cast import uncast
     from ..surgery.quantized import Quantized
-    from ._halved import halved
+    from ._widened import folded_at_load, halved
 
     model = copy.deepcopy(model).cpu().eval()
     for layer in list(model.modules()):
@@ -60,6 +60,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del part.metadata_props[:]
     plain_zeros(proto)
+    folded_at_load(proto)
     if in_integers and kinds:
         halved(proto, kinds)
     onnx.checker.check_model(proto, full_check=True)

@@ -1,4 +1,4 @@
-"""Weights of 16 bits in an ONNX file."""
+"""Weights in an ONNX file that runtimes widen once, when they load it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ def halved(proto: Any, kinds: Iterable[str]) -> None:
     nodes = [*casts, *proto.graph.node]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+
+
+def folded_at_load(proto: Any) -> None:
+    """Put a Cast and a Mul in the place of each DequantizeLinear of weights without a zero point.
+
+    These meet floats, so that no integer kernel wants the pair of nodes. ONNX Runtime dequantizes at every call and
+    computes other nodes on constants once, when it loads the file.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = []
+    for node in proto.graph.node:
+        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
+        if weight is None or weight.data_type != TensorProto.INT8:
+            nodes.append(node)
+            continue
+        scale, name = numpy_helper.to_array(tensors[node.input[1]]), node.output[0]
+        along = numpy_helper.from_array(scale.reshape(-1, *[1] * (len(weight.dims) - 1)), f"{name}.scale")
+        proto.graph.initializer.append(along)
+        nodes += [helper.make_node("Cast", [weight.name], [f"{name}.cast"], name=f"{name}.cast", to=TensorProto.FLOAT),
+                  helper.make_node("Mul", [f"{name}.cast", along.name], [name], name=f"{name}.mul")]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
 
 
 def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
