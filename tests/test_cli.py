@@ -243,7 +243,7 @@ def test_plan_says_what_the_store_holds(place: Path, capfd: pytest.CaptureFixtur
         main(words)
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].split() == [first, "done", "train(3)"] and lines[1].split()[1:] == ["to", "run", "fold"]
-    assert lines[2] == "1 recipes, 2 steps: 1 done, 1 to run"
+    assert lines[2] == "recipes: 1, steps: 2, of which 1 done, 1 to run"
 
 
 # the small grammars

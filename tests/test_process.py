@@ -15,6 +15,7 @@ from lissom import LissomError
 from lissom.bench.process import Process, loaded
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
+from lissom.measure import odd
 from lissom.store import Store
 from lissom.task import Task
 
@@ -68,3 +69,14 @@ def test_a_runtime_that_dies_leaves_the_others_measured(tmp_path: Path, monkeypa
         lissom.run("{fold, quantize(8, images=16)}", task, store, targets="onnxruntime,torch")
     assert [sorted(record["targets"]) for record in caught.value.records] == [["torch"], ["torch"]]
     assert all(store.record(record["key"])["finished"] for record in caught.value.records)
+
+
+def test_a_file_that_is_slower_than_float_or_a_busy_machine_is_said() -> None:
+    def found(own: tuple[float, float, float], other: tuple[float, float, float], agreement: float = 1.0) -> dict[str, Any]:
+        return {"agreement": agreement, "not_fused": ["stem"], **{name: dict(zip(("low", "median", "high"), ms, strict=True))
+                for name, ms in (("latency_ms", own), ("float_latency_ms", other))}}
+    assert odd(found((1.0, 1.1, 1.2), (1.1, 1.2, 1.3))) == []
+    slow, = odd(found((2.0, 2.1, 2.2), (1.0, 1.0, 1.1)))
+    assert "slower than the uncompressed network, 2.1 ms to 1;" in slow and "not in integers: stem" in slow
+    unlike, busy = odd(found((2.0, 2.1, 2.2), (1.0, 1.0, 3.1), 0.9))
+    assert "agree on 90.00%" in unlike and "busy" in busy

@@ -293,6 +293,14 @@ def test_a_weight_file_that_is_not_there_is_refused_when_the_task_is_made(data: 
             Task.of("resnet8", data, weights=str(path))
 
 
+def test_weights_saved_from_data_parallel_are_those_of_the_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save(nn.DataParallel(one).state_dict(), tmp_path / "w.pt")
+    load_weights(other, str(tmp_path / "w.pt"))
+    assert torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
+
+
 def test_a_task_with_weights_builds_that_network_under_a_key_of_its_own(data: Data, tmp_path: Path) -> None:
     torch.manual_seed(1)
     state = factory("resnet8")(10, 1).state_dict()

@@ -118,7 +118,7 @@ def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resn
         mark = "done" if row["done"] else "to run"
         typer.echo(f"{row['key']}  {mark:7} {'  ' * row['depth']}{row['step']}")
     left = sum(not row["done"] for row in rows)
-    typer.echo(f"{len(space) * len(numbers)} recipes, {len(rows)} steps: {len(rows) - left} done, {left} to run")
+    typer.echo(f"recipes: {len(space) * len(numbers)}, steps: {len(rows)}, of which {len(rows) - left} done, {left} to run")
 
 
 @app.command()
@@ -331,6 +331,7 @@ def _task(task: str | None, data: str, model: str, weights: str | None, data_roo
 
 def main(words: Iterable[str] | None = None) -> None:
     """Run the command line: one line and status 2 for what the user can mend, a traceback with --debug."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait spinning halve the speed of a busy machine
     given = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in given
     try:

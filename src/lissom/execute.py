@@ -50,6 +50,9 @@ class Run:
         """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
         keys = recipe.keys(self.task.root(self.seed))
         if leading(recipe) == 0:
+            if not self.task.given:
+                self.say("note: nothing has trained this network: the recipe does not begin with train, and there are no "
+                         "--weights")
             self._ensure(recipe, -1, keys)
         for place in range(len(keys)):
             self._ensure(recipe, place, keys)

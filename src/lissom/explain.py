@@ -44,12 +44,17 @@ class Explained:
 
     def __post_init__(self) -> None:
         self.record = self.store.record(self.key)
-        whole = restore(self.task.fresh(), self.store.folder(self.key))
+        made = self.record["task"]
+        if made["data"] != self.task.data.name:
+            raise LissomError(f"explain: {self.key} learned on {made['data']}; --data says {self.task.data.name}")
+        try:
+            whole = restore(self.task.fresh(), self.store.folder(self.key))
+        except LissomError as error:
+            if made["model"] == self.task.name:
+                raise
+            raise LissomError(f"explain: {self.key} is a {made['model']}; --model says {self.task.name}") from error
         if not isinstance(whole, Quantized):
             raise LissomError(f"explain: nothing of {self.key} is quantized ({self.record['recipe'] or 'as given'})")
-        if self.record["task"]["data"] != self.task.data.name:
-            raise LissomError(f"explain: {self.key} learned on {self.record['task']['data']}; --data says "
-                              f"{self.task.data.name}")
         self.whole = whole
         self.steps = Recipe(self.record["recipe"]).steps
         self.place = max(k for k, step in enumerate(self.steps) if isinstance(step, Quantize))

@@ -99,9 +99,25 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
             failed.append(error)
             continue
         store.update(key, {"targets": {str(target): found}})
-        if (agreement := found["agreement"]) is not None and agreement < 0.995:
-            say(f"{key}  note: {target} and PyTorch agree on {agreement:.2%} of the test images")
+        for note in odd(found):
+            say(f"{key}  note: {target}: {note}")
     return failed
+
+
+def odd(found: dict[str, Any]) -> list[str]:
+    """Return what a user would rather hear than find in the numbers of one target."""
+    own, other, agreement = found["latency_ms"], found["float_latency_ms"], found["agreement"]
+    notes = []
+    if agreement is not None and agreement < 0.995:
+        notes.append(f"it and PyTorch agree on {agreement:.2%} of the test images")
+    if any(ms["high"] > 1.5 * ms["low"] for ms in (own, other)):
+        notes.append(f"the machine was busy: {own['low']:.3g} to {own['high']:.3g} ms, the uncompressed network "
+                     f"{other['low']:.3g} to {other['high']:.3g}; measure again when it is idle")
+    elif own["low"] > other["high"]:
+        floats = f"; not in integers: {', '.join(found['not_fused'][:5])}" if found["not_fused"] else ""
+        notes.append(f"slower than the uncompressed network, {own['median']:.3g} ms to {other['median']:.3g}; layers with "
+                     f"few channels or depthwise ones may cost more to round than their products save{floats}")
+    return notes
 
 
 def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Module, simulated: Tensor, labels: Tensor, *,

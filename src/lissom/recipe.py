@@ -131,7 +131,8 @@ def _parsed(text: str, where: str) -> ast.expr:
     except SyntaxError as error:
         column = error.offset or 1
         near = " ".join(text[max(0, column - 12):column + 12].split())
-        raise LissomError(f"{where}: cannot be read at column {column}, near '{near}'") from None
+        why = f": {error.msg}" if "never closed" in error.msg or "unmatched" in error.msg else ""
+        raise LissomError(f"{where}: cannot be read at column {column}, near '{near}'{why}") from None
     except (ValueError, RecursionError, MemoryError):
         raise LissomError(f"{where}: cannot be read; an example: train(10) | prune(0.5)") from None
 

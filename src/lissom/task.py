@@ -52,6 +52,7 @@ class Task:
     scores: dict[str, Score] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
+    given: bool = True  # whether `build` makes a network that has learned, as far as can be known
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -78,7 +79,8 @@ class Task:
 
         if weights:
             source += " " + file_mark(weights)
-        return cls(build, data, model, f"{source} {given}", spec={"model": model, **given})
+        return cls(build, data, model, f"{source} {given}", spec={"model": model, **given},
+                   given=bool(weights) or ":" in model)
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
@@ -260,6 +262,8 @@ def load_weights(model: nn.Module, path: str) -> None:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     own = model.state_dict()
+    if isinstance(state, dict) and all(str(k).startswith("module.") for k in state) and not own.keys() & state.keys():
+        state = {str(k).removeprefix("module."): v for k, v in state.items()}  # saved from nn.DataParallel
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise LissomError(f"weights: {path} is not a state dict: names with tensors")
     wrong = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"

@@ -18,11 +18,13 @@ from lissom import apply
 from lissom.models import factory
 from lissom.plan import one_target
 from lissom.surgery.quantized import Quantized
+from lissom.targets._packed import unpacked
 
 BITS = ["quantize(4, 4)", "quantize(2, 2)", "quantize(4)", "quantize(8, 4)", "quantize('ternary', 8)",
         "quantize('ternary', 32)", "quantize('binary', 8)", "quantize('binary', 'binary')", "quantize(8, 'ternary')",
         "quantize(4, 4, grid='dorefa')", "quantize(4, 4, inputs_grid='pact')", "quantize(3, grid='pow2')",
         "quantize(8, fold=False)", "quantize(5, 6)"]
+FLOATS = {"INFERENCE_PRECISION_HINT": "f32"}  # of OpenVINO, which prefers bf16 where the processor has it
 FLOAT = {"quantize('ternary', 32)", "quantize('binary', 'binary')", "quantize(8, 'ternary')"}  # ONNX Runtime's, in part
 
 
@@ -142,3 +144,17 @@ def test_a_saved_network_of_few_bits_says_so(tmp_path: Path) -> None:
     for recipe, few in (("quantize(4)", True), ("quantize(8)", False), ("quantize(5)", False)):
         lissom.save(apply(recipe, net, images(1), images()), tmp_path / recipe)
         assert few_bits(tmp_path / recipe) is few
+
+
+def test_openvino_opens_two_files_by_itself(tmp_path: Path) -> None:
+    """A few-bit network exported to .xml needs no lissom to run."""
+    ov = pytest.importorskip("openvino")
+    target: Any = one_target("openvino")
+    target.export(network("quantize(4, 4)"), tmp_path / "m.xml", (3, 16, 16), {"baked": "false"})
+    target.export(network("quantize(4, 4)"), tmp_path / "m.ir", (3, 16, 16), {"baked": "false"})
+    unpacked(tmp_path / "m.ir", tmp_path / "n.xml")
+    for name in ("m.xml", "n.xml"):
+        found = ov.Core().compile_model(str(tmp_path / name), "CPU", FLOATS)([images(8).numpy()])[0]
+        np.testing.assert_allclose(found, answers("quantize(4, 4)")[:8], atol=0.05 * np.abs(answers("quantize(4, 4)")).max())
+        again = target.load(tmp_path / name, 1)(images(8).numpy())
+        np.testing.assert_allclose(again, answers("quantize(4, 4)")[:8], atol=1e-3)

@@ -12,16 +12,21 @@ from ..measure import exported
 from ..plan import one_target, targets_of
 from ..store import Store
 from ..targets._onnxz import ENDING, is_packed, read
+from ..targets._packed import unpacked
 from .latency import latencies
 
 
 def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool) -> Path:
-    """Write a finished network as a file for one target, named as the target names it unless `output` says."""
+    """Write a finished network as a file for one target, named as the target names it unless `output` says.
+
+    What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends otherwise than in .xml.
+    """
     found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store))
-    output = output or Path(found.name)
+    two = found.suffix == ".ir"
+    output = output or Path("model.xml" if two else found.name)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found, output)
+        unpacked(found, output) if two and output.suffix == ".xml" else shutil.copyfile(found, output)
         beside = found.with_name(found.name + ".json")
         if beside.is_file():
             shutil.copyfile(beside, output.with_name(output.name + ".json"))

@@ -99,10 +99,13 @@ def print_table(records: list[dict[str, Any]]) -> None:
     print_wide(console, table)
     if records:
         machine = records[0]["machine"]
-        several = any(len(row["seeds"]) > 1 for row in rows)
-        console.print(("means over seeds, ± the standard deviation of one; " if several else "")
-                      + "test accuracy of the exported file; median latency of one image; against the uncompressed network "
-                      f"in the same runtime. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True, markup=False)
+        said = ["test accuracy in PyTorch", "no file was made: --to names runtimes"]
+        if any(row["ms"] for row in rows):
+            said = ["test accuracy of the exported file", "median latency of one image",
+                    "against the uncompressed network in the same runtime"]
+        if any(len(row["seeds"]) > 1 for row in rows):
+            said.insert(0, "means over seeds, ± the standard deviation of one")
+        console.print(f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True, markup=False)
 
 
 def print_wide(console: Console, table: Table) -> None:
@@ -116,7 +119,7 @@ def print_record(record: dict[str, Any]) -> None:
     task, before = record["task"], record["float"]
     lines = [f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
              f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)"]
-    lines += [f"{split} {name}: {value} (float {before['scores'][split].get(name)})"
+    lines += [f"{split} {name}: {number(value, 4)} (float {number(before['scores'][split].get(name), 4)})"
               for split, scores in record["scores"].items() for name, value in scores.items()]
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
     lines += size_lines(record)

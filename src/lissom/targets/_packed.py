@@ -9,7 +9,7 @@ from typing import Any
 
 
 def packed(source: Path, path: Path) -> None:
-    """Write an ONNX file as OpenVINO's xml and bin in one zip file at `path`.
+    """Write an ONNX file as OpenVINO's xml and bin: in one zip file at `path`, or side by side where that ends in .xml.
 
     Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get these.
     """
@@ -21,11 +21,20 @@ def packed(source: Path, path: Path) -> None:
     for node in constants(model, ov.Type.i8):
         halved(node)
     with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder, "model.xml")
+        xml = path if path.suffix == ".xml" else Path(folder, "model.xml")
         ov.save_model(model, xml, compress_to_fp16=False)  # a threshold must not be rounded
+        if xml == path:
+            return
         with zipfile.ZipFile(path, "w") as archive:
             for part in (xml, xml.with_suffix(".bin")):
                 archive.writestr(zipfile.ZipInfo(part.name), part.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def unpacked(source: Path, path: Path) -> None:
+    """Write what `packed` has put into one file as OpenVINO's own two: an .xml at `path` and a .bin beside it."""
+    with zipfile.ZipFile(source) as archive:
+        path.write_bytes(archive.read("model.xml"))
+        path.with_suffix(".bin").write_bytes(archive.read("model.bin"))
 
 
 def constants(model: Any, kind: Any) -> list[Any]:

@@ -22,14 +22,16 @@ LAYERS = {"Convolution", "BinaryConvolution", "FullyConnected", "MatMul", "Decon
 class Openvino(Target):
     """Run the ONNX file in OpenVINO's CPU plugin; quantized layers run in 8 bits, the others in `precision`.
 
-    A network with weights of 4 bits or fewer becomes a file of OpenVINO's own, which holds them as 4 bits each.
+    A network with weights of 4 bits or fewer becomes a file of OpenVINO's own, which holds them as 4 bits each: two files,
+    .xml and .bin, where it is exported to a name that ends in .xml; in the store one, a zip of both. lissom widens these
+    weights to 8 bits on loading, since OpenVINO itself would compute them in float.
     Convolutions whose inputs and weights are binary hold single bits there, and compute in them.
     Source: https://docs.openvino.ai
     """
 
     ending: ClassVar[str] = "onnx"
     module: ClassVar[str] = "openvino"
-    others: ClassVar[tuple[str, ...]] = (".ir",)
+    others: ClassVar[tuple[str, ...]] = (".ir", ".xml")
 
     precision: Literal["f32", "bf16"] = arg("what float layers compute in; bf16 needs a CPU that has it", "f32")
 
