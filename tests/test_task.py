@@ -229,7 +229,8 @@ def saved(kind: str, state: dict[str, Tensor], folder: Path) -> str:
         "missing": {k: v for k, v in state.items() if k != "head.bias"}, "extra": {**state, "tail.bias": torch.zeros(3)},
         "shapes": {**state, "head.bias": torch.zeros(3)}, "nothing": {}, "a list": [torch.zeros(2)],
         "numbers": {"head.bias": 3},
-        "names that are numbers": {**state, 3: torch.zeros(2)}, "prefixed": {f"module.{k}": v for k, v in state.items()},
+        "names that are numbers": {**state, 3: torch.zeros(2)}, "prefixed": {f"net.{k}": v for k, v in state.items()},
+        "data parallel": {f"module.{k}": v for k, v in state.items()},
         "an object": {"state_dict": state, "args": Hidden()}, "a network": nn.Linear(2, 2)}
     if "safetensors" in kind:
         save_file(state, path)
@@ -263,7 +264,7 @@ def tried(kind: str, folder: Path) -> tuple[nn.Module, nn.Module, str | None]:
     return source, model, None
 
 
-@pytest.mark.parametrize("kind", ["whole", "wrapped", "without counts", "safetensors"])
+@pytest.mark.parametrize("kind", ["whole", "wrapped", "without counts", "safetensors", "data parallel"])
 def test_weights_that_fit_are_loaded(tmp_path: Path, kind: str) -> None:
     source, model, said = tried(kind, tmp_path)
     assert said is None
@@ -275,7 +276,7 @@ def test_weights_that_fit_are_loaded(tmp_path: Path, kind: str) -> None:
     ("missing", "does not fit; nothing was loaded. missing from the file (1): head.bias"),
     ("extra", "nothing was loaded. not in the network (1): tail.bias"),
     ("shapes", "other shapes (1): head.bias: (3,) in the file, (10,) in the network"),
-    ("nothing", "missing from the file (47): stem.weight, "), ("prefixed", "not in the network (56): module.stem.weight, "),
+    ("nothing", "missing from the file (47): stem.weight, "), ("prefixed", "not in the network (56): net.stem.weight, "),
     ("a list", "is not a state dict: names with tensors"), ("numbers", "is not a state dict"),
     ("names that are numbers", "weights: "), ("an object", "holds more than tensors and would run code"),
     ("a network", "holds more than tensors and would run code"), ("code", "weights: "), ("a plain pickle", "weights: "),
