@@ -18,6 +18,7 @@ from lissom.explain import Explained
 from lissom.measure import exported
 from lissom.plan import one_target
 from lissom.report.explanation import concluded
+from lissom.report.page import unpacked
 from lissom.store import Store
 from lissom.surgery.noise import layers_of
 
@@ -119,4 +120,5 @@ def test_the_words_on_the_command_line(runs: Any, capsys: pytest.CaptureFixture[
     assert "both, simulated" in text and "Rounding costs" in text and "blocks.2.conv2" in text
     with pytest.raises(SystemExit):
         main(["report", three["key"], "--store", str(store.root), "-o", str(tmp_path / "r.html")])
-    assert "Most of it enters at" in (tmp_path / "r.html").read_text()
+    page = (tmp_path / "r.html").read_text()
+    assert "Most of it enters at" in unpacked(page.split('id="data">')[1].split("</script>")[0])

@@ -15,6 +15,7 @@ from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.fit import Batch, Pace, Progress, cross_entropy, fit, layout_of, optimizer_of
+from lissom.menu import menu
 from lissom.models import factory
 
 CPU = torch.device("cpu")
@@ -52,6 +53,20 @@ def test_weight_decay_spares_norms_and_biases() -> None:
 def test_momentum_may_be_zero_and_groups_may_be_empty() -> None:
     optimizer = optimizer_of(nn.Linear(3, 3, bias=False), Pace(1, momentum=0.0))
     assert len(optimizer.param_groups) == 1 and not optimizer.param_groups[0]["nesterov"]
+
+
+def test_adamw_takes_decay_and_its_first_beta_from_the_pace_and_learns() -> None:
+    optimizer = optimizer_of(net(), Pace(1, lr=0.01, momentum=0.8, decay=0.02, optimizer="adamw"))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.02, 0.0]
+    assert all(g["betas"] == (0.8, 0.999) for g in optimizer.param_groups)
+    rows = trained(net(), Pace(6, lr=0.01, batch=16, optimizer="adamw"))
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+
+
+def test_adamw_with_a_rate_of_sgd_is_refused() -> None:
+    with pytest.raises(LissomError, match=r"train\(lr=...\): 0.2 suits sgd; with adamw about 0.003 fits"):
+        menu("steps").make('train(2, optimizer="adamw")')
 
 
 @pytest.mark.parametrize(("schedule", "wanted"), [

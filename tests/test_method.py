@@ -56,7 +56,7 @@ def refusal(**values: Any) -> str:
 def test_arg_holds_help_bounds_and_default() -> None:
     found = {f.name: f for f in fields(Sample)}
     assert found["count"].metadata == {"help": "how many", "low": 1, "high": None, "above": None, "below": 10, "menu": None,
-                                        "sum": False}
+                                        "sum": False, "late": False}
     assert found["share"].default == 0.5 and found["by"].metadata["menu"] == "scores"
 
 
@@ -148,6 +148,15 @@ def test_identity_holds_name_version_and_every_setting(monkeypatch: pytest.Monke
     assert json.loads(Plain(second=5).identity()) == ["test_method", 1, {"first": 1.0, "second": 5}]
     monkeypatch.setattr(Plain, "version", 2)
     assert json.loads(Plain().identity()) == ["test_method", 2, {"first": 1.0, "second": 2}]
+
+
+def test_a_late_setting_at_its_default_leaves_the_identity_as_it_was() -> None:
+    @dataclass(frozen=True)
+    class Later(Plain):
+        third: int = arg("came later", 3, late=True)
+
+    assert json.loads(Later().identity())[2] == json.loads(Plain().identity())[2]
+    assert json.loads(Later(third=4).identity())[2] == {"first": 1.0, "second": 2, "third": 4}
 
 
 def test_identity_of_a_method_that_names_another_changes_with_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def record(recipe: str, seed: int, score: float | None, targets: dict[str, float
     ran = {"latency_ms": {"median": 2.0 + seed, "low": 1.0, "high": 3.0}, "size_bytes": 1000, "float_size_bytes": 4000,
            "float_latency_ms": {"median": 8.0, "low": 7.0, "high": 9.0}, "fused": "3/3", "peak_mib": 50.0}
     return {"key": f"key{seed}", "recipe": recipe, "seed": seed, "params": 1000, "macs": 2000 + seed, "scores": scores,
-            "weights_bytes": 4000, "float": {"scores": scores, "weights_bytes": 8000},
+            "weights_bytes": 4000, "float": {"scores": scores, "weights_bytes": 8000, "params": 2000, "macs": 4000},
             "machine": {"cpu": "some", "cores": 2},
             "targets": {name: {"top1": found, **more, **ran} for name, found in targets.items()}}
 

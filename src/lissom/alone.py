@@ -128,5 +128,6 @@ def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, 
             raise LissomError(f"latency: there is no file {path}")
     timings = latencies(pairs, tuple(shape), threads=threads)
     return [{"target": target, "artefact": str(path), "size_bytes": path.stat().st_size, "latency_ms": t.latency_ms(),
-             "load_ms": t.load_ms, "peak_mib": t.peak_mib, "resident_mib": t.resident_mib, "threads": threads}
+             "energy_mj": t.energy_mj, "load_ms": t.load_ms, "peak_mib": t.peak_mib, "resident_mib": t.resident_mib,
+             "threads": threads}
             for (target, path), t in zip(pairs, timings, strict=True)]

@@ -216,6 +216,18 @@ def show(keys: Annotated[list[str], typer.Argument(help="Keys of the store, or t
 
 
 @app.command()
+def compare(first: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")],
+            second: Annotated[str, typer.Argument(help="Another.")], store: Place = STORE, json: Json = False) -> None:
+    """Show what differs between two finished networks: steps, scores, sizes, and layer by layer."""
+    from .report.comparison import compared, print_compared
+    from .store import Store
+
+    kept = Store(store)
+    found = compared(kept.record(kept.find(first)), kept.record(kept.find(second)), kept)
+    typer.echo(jsons.dumps(found, indent=1)) if json else print_compared(found)
+
+
+@app.command()
 def report(keys: Annotated[list[str] | None, typer.Argument(help="Keys; every measured network if none.")] = None,
            store: Place = STORE, output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] =
            Path("lissom-report.html"), json: Json = False) -> None:
@@ -243,16 +255,23 @@ def export(key: Annotated[str, typer.Argument(help="A key of the store, or its b
 
 @app.command()
 def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, or files.")],
-          to: Targets = "onnxruntime", batch: Annotated[int, typer.Option("--batch", help="Images at once.", min=1)] = 1,
-          threads: Threads = 1, size: Size = None, channels: Channels = None, store: Place = STORE,
+          to: Targets = "onnxruntime",
+          batch: Annotated[str, typer.Option("--batch", help="Images at once: 1 or 1,16.")] = "1",
+          threads: Annotated[str, typer.Option("--threads", help="Threads of a runtime: 1 or 1,2.")] = "1",
+          layers: Annotated[bool, typer.Option("--layers", help="Time each layer, too, where the runtime can.")] = False,
+          baselines: Annotated[bool, typer.Option(help="Beside keys: their uncompressed network in every runtime for "
+                                                       "floats.")] = True,
+          size: Size = None, channels: Channels = None, store: Place = STORE,
           json: Json = False) -> None:
     """Time networks or files in a runtime, in turns, a fresh process each."""
-    from .bench.files import bench_things
-    from .report.table import print_bench
     from .store import Store
 
+    batches, counts = numbers_of(batch, "--batch", 65536), numbers_of(threads, "--threads", 1024)
+    from .bench.files import bench_things
+    from .report.benchmark import print_bench
+
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
-    rows = bench_things(things, Store(store), to, given, batch, threads)
+    rows = bench_things(things, Store(store), to, given, batches, counts, layers=layers, baselines=baselines)
     typer.echo(jsons.dumps(rows, indent=1)) if json else print_bench(rows)
 
 
@@ -294,6 +313,18 @@ def seeds_of(text: str) -> list[int]:
             raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds")
         found += range(first, last + 1)
     return list(dict.fromkeys(found))
+
+
+def numbers_of(text: str, option: str, most: int) -> list[int]:
+    """Return the counts that a text such as 1 or 1,16 names.
+
+    >>> numbers_of("1,16", "--batch", 65536)
+    [1, 16]
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) and 1 <= int(part) <= most for part in parts):
+        raise LissomError(f"{option}: {text!r} was given; 1 or 1,16 fits, from 1 to {most}")
+    return list(dict.fromkeys(int(part) for part in parts))
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ Term = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how fast to learn: `epochs` over the data, `lr` the peak learning rate of SGD."""
+    """How long and how fast to learn: `epochs` over the data, `lr` the peak learning rate."""
 
     epochs: int
     lr: float = 0.1
@@ -48,6 +48,7 @@ class Pace:
     augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = "auto"
     norm_momentum: float | None = None
     freeze: Frozen = "none"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).
@@ -141,13 +142,15 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
     return rows
 
 
-def optimizer_of(model: nn.Module, pace: Pace) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum; weight decay is for weights of two or more dimensions alone."""
+def optimizer_of(model: nn.Module, pace: Pace) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum, or AdamW; weight decay is for weights of two or more dimensions alone."""
     learned = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in learned if p.ndim > 1], "weight_decay": pace.decay},
               {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=pace.lr, momentum=pace.momentum,
-                           nesterov=pace.momentum > 0)
+    groups = [group for group in groups if group["params"]]
+    if pace.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=pace.lr, betas=(pace.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=pace.lr, momentum=pace.momentum, nesterov=pace.momentum > 0)
 
 
 def augmented(pixels: Tensor, data: Data, pace: Pace, draw: torch.Generator) -> Tensor:

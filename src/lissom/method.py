@@ -24,14 +24,17 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: float | None = None,
-        above: float | None = None, below: float | None = None, menu: str | None = None, sum: bool = False) -> Any:
+        above: float | None = None, below: float | None = None, menu: str | None = None, sum: bool = False,
+        late: bool = False) -> Any:
     """Declare one setting of a method: its help, default and what it may be.
 
     `low` and `high` are bounds that are allowed themselves, `above` and `below` are not;
     `menu` says that the value names a method of that folder, with `sum` several that are added up. The type is
-    the annotation's.
+    the annotation's. A setting that came `late`, when networks made without it were in stores already, leaves their keys
+    as they are: at its default, which must mean what was done before, it is no part of the identity.
     """
-    facts = {"help": help, "low": low, "high": high, "above": above, "below": below, "menu": menu, "sum": sum}
+    facts = {"help": help, "low": low, "high": high, "above": above, "below": below, "menu": menu, "sum": sum,
+             "late": late}
     return field(default=default, metadata=facts)
 
 
@@ -81,7 +84,9 @@ class Method:
         values = self.settings()
         for setting in fields(self):
             value = values[setting.name]
-            if setting.metadata.get("menu") and value is not None:
+            if setting.metadata.get("late") and value == setting.default:
+                del values[setting.name]
+            elif setting.metadata.get("menu") and value is not None:
                 values[setting.name] = _named(setting.metadata, value).identity()
         return json.dumps([self.name(), self.version, values], sort_keys=True)
 

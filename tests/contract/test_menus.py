@@ -70,7 +70,7 @@ def test_its_first_sentence_is_said_in_the_imperative_and_ends_with_a_period(fol
 def test_every_setting_is_declared_with_arg_and_a_help(folder: str, name: str) -> None:
     kind = menu(folder)[name]
     for setting in fields(kind):
-        assert set(setting.metadata) == {"help", "menu", "sum", *BOUNDS}, f"{setting.name} is not declared with arg"
+        assert set(setting.metadata) == {"help", "menu", "sum", "late", *BOUNDS}, f"{setting.name} is not declared with arg"
         help = setting.metadata["help"]
         assert help and not help.endswith(".") and "\n" not in help, setting.name
         assert setting.name.isidentifier() and not setting.name.startswith("_")

@@ -2,8 +2,8 @@
 
 First {target, path, threads, shape, pixels}, answered by {load_ms, resident_mib}. Then, until the input ends, {"seconds": s}
 runs noise for about s seconds and answers with the milliseconds of each call; {given, made} runs the images of one .npy
-file and leaves outputs in another. Only the target's own library is imported here, so that memory and load time are the
-file's and the runtime's.
+file and leaves outputs in another; {"profile": n} answers with the layers and their ms, a mean of n runs. Only the target's
+own library is imported here, so that memory and load time are the file's and the runtime's.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def main() -> None:
         if "given" in order:
             np.save(order["made"], run(np.load(order["given"])))
             answer({})
+            continue
+        if "profile" in order:
+            answer({"layers": target.profile(Path(job["path"]), images, job["threads"], order["profile"])})
             continue
         times: list[float] = []
         end = time.perf_counter() + order["seconds"]

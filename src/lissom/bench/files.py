@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ..errors import LissomError
 from ..execute import build_from_entry
 from ..measure import exported
+from ..menu import menu
 from ..plan import one_target, targets_of
 from ..store import Store
 from ..targets._onnxz import ENDING, is_packed, read
 from ..targets._packed import unpacked
+from ..targets._target import Target
 from .latency import latencies
+from .machine import machine
+from .process import loaded
+
+FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
+PROFILED = 50  # runs that the time of each layer is a mean of
 
 
 def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool) -> Path:
@@ -35,35 +45,73 @@ def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool)
     return output
 
 
-def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, batch: int,
-                 threads: int) -> list[dict[str, Any]]:
-    """Time keys and files in every target, in turns; one row for each pair.
+@dataclass(frozen=True)
+class Thing:
+    """What is to be timed: a name, the target as text, the file, and the shape (c h w) of one input."""
 
-    `shape` (c h w) is needed for files whose input does not say it; ONNX files do.
+    name: str
+    target: str
+    path: Path
+    shape: tuple[int, ...]
+    baseline: bool = False
+
+
+def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, batches: Sequence[int],
+                 threads: Sequence[int], *, layers: bool = False, baselines: bool = True) -> list[dict[str, Any]]:
+    """Time keys and files in every target, in turns; one row for each pair, for each size of batch and number of threads.
+
+    Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is installed. `shape` (c h w)
+    is needed for files whose input does not say it; ONNX files do. `layers` adds the ms of each layer to the rows.
+    `rank` counts those that were surely faster under the same settings, by intervals that do not overlap, and begins with 1;
+    `faster` is against the fastest baseline.
     """
-    rows = []
-    for target in targets_of(to):
-        pairs = []
-        for thing in things:
-            path = Path(thing)
-            if path.is_file():
-                wanted = shape or shape_of(path)
-            else:
-                key = store.find(thing)
-                path = exported(store, key, target, False, lambda key=key: build_from_entry(key, store))  # type: ignore[misc]
-                wanted = tuple(store.record(key)["task"]["shape"])
-            fits = (f".{target.ending}", *target.others)
-            if path.suffix not in fits:
-                raise LissomError(f"bench: {target} runs {' and '.join(fits)} files; {path} was given")
-            pairs.append((thing, path, wanted))
-        if len({wanted for *_, wanted in pairs}) > 1:
-            raise LissomError("bench: the networks take inputs of different shapes; time them one by one")
-        timings = latencies([(str(target), path) for _, path, _ in pairs], (batch, *pairs[0][2]), threads=threads)
-        for (thing, path, _), timing in zip(pairs, timings, strict=True):
-            rows.append({"name": thing, "target": str(target), "artefact": str(path), "batch": batch, "threads": threads,
-                         "size_bytes": path.stat().st_size, "latency_ms": timing.latency_ms(),
+    pairs = [chosen(thing, target, store, shape) for target in targets_of(to) for thing in things]
+    if baselines:
+        keys = [store.find(thing) for thing in things if not Path(thing).is_file()]
+        pairs += uncompressed(list(dict.fromkeys(store.record(key)["float"]["key"] for key in keys)), store)
+    if len({pair.shape for pair in pairs}) > 1:
+        raise LissomError("bench: the networks take inputs of different shapes; time them one by one")
+    rows: list[dict[str, Any]] = []
+    for batch, count in product(batches, threads):
+        size = (batch, *pairs[0].shape)
+        timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count)
+        fastest = min((t.median for t, pair in zip(timings, pairs, strict=True) if pair.baseline), default=None)
+        for pair, timing in zip(pairs, timings, strict=True):
+            rows.append({"name": pair.name, "target": pair.target, "baseline": pair.baseline, "artefact": str(pair.path),
+                         "batch": batch, "threads": count, "size_bytes": pair.path.stat().st_size,
+                         "latency_ms": timing.latency_ms(), "rank": 1 + sum(t.high < timing.low for t in timings),
+                         "faster": fastest and round(fastest / timing.median, 3), "energy_mj": timing.energy_mj,
                          "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
+            if layers:
+                with loaded(pair.target, pair.path, size, threads=count) as process:
+                    rows[-1]["layers"] = process.layers(PROFILED)
     return rows
+
+
+def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None) -> Thing:
+    """Return what a word of the command line names: a file, or a key whose file is made if the store has none."""
+    path = Path(thing)
+    if path.is_file():
+        wanted = shape or shape_of(path)
+    else:
+        key = store.find(thing)
+        path = exported(store, key, target, False, lambda: build_from_entry(key, store))
+        wanted = tuple(store.record(key)["task"]["shape"])
+    fits = (f".{target.ending}", *target.others)
+    if path.suffix not in fits:
+        raise LissomError(f"bench: {target} runs {' and '.join(fits)} files; {path} was given")
+    return Thing(thing, str(target), path, wanted)
+
+
+def uncompressed(keys: Sequence[str], store: Store) -> list[Thing]:
+    """Return networks as they were before compression, in every runtime for floats that is installed here."""
+    made: list[Target] = [menu("targets").make(text) for text in FLOATS]  # type: ignore[misc]
+    if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
+        made = made[:-1]
+    return [Thing("uncompressed" if len(keys) == 1 else f"uncompressed {key}", str(target),
+                  exported(store, key, target, False, lambda key=key: build_from_entry(key, store)),  # type: ignore[misc]
+                  tuple(store.record(key)["task"]["shape"]), baseline=True)
+            for key in keys for target in made if target.missing() is None]
 
 
 def shape_of(path: Path) -> tuple[int, ...]:

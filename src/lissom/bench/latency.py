@@ -9,6 +9,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import median
 
+from .energy import Meter
 from .process import Process, loaded
 
 ROUNDS = 15
@@ -17,18 +18,23 @@ ROUND_S = 0.04  # seconds that one file runs in one round
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one batch in ms: median, and the interval that holds the median with 95 % confidence."""
+    """Latency of one batch in ms: median, the interval that holds it with 95 % confidence, and what 99 % of calls took.
+
+    `energy_mj` is what the processor used in one call, in mJ, whatever else ran counted in; None where it does not say.
+    """
 
     median: float
     low: float
     high: float
+    p99: float
+    energy_mj: float | None
     load_ms: float
     peak_mib: float
     resident_mib: float  # what loading and the first run added, over the runtime alone
 
     def latency_ms(self) -> dict[str, float]:
-        """Return the three numbers of a record."""
-        return {"median": round(self.median, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
+        """Return the numbers of a record."""
+        return {name: round(getattr(self, name), 4) for name in ("median", "low", "high", "p99")}
 
 
 def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, threads: int = 1,
@@ -42,12 +48,24 @@ def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, thre
                      for target, path in files]
         for process in processes:
             _warm(process)
-        medians: list[list[float]] = [[] for _ in processes]
+        calls: list[list[list[float]]] = [[] for _ in processes]
+        used: list[list[float | None]] = [[] for _ in processes]
+        meter = Meter()
         for _ in range(rounds):
-            for found, process in zip(medians, processes, strict=True):
-                found.append(process.ms(ROUND_S))
-        return [Timing(median(found), *interval(found), round(process.load_ms, 1), round(process.peak_mib, 1),
-                       round(process.resident_mib, 1)) for found, process in zip(medians, processes, strict=True)]
+            for found, joules, process in zip(calls, used, processes, strict=True):
+                meter.joules()
+                found.append(process.times(ROUND_S))
+                joules.append(meter.joules())
+        return [timing(process, *found) for process, *found in zip(processes, calls, used, strict=True)]  # type: ignore[arg-type]
+
+
+def timing(process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]) -> Timing:
+    """Return what rounds of calls, in ms, and what each round used say of a process."""
+    medians, every = [median(found) for found in calls], sorted(ms for found in calls for ms in found)
+    known = [1000 * j / len(found) for found, j in zip(calls, joules, strict=True) if j is not None]
+    return Timing(median(medians), *interval(medians), every[min(len(every) - 1, int(0.99 * len(every)))],
+                  round(median(known), 4) if known else None, round(process.load_ms, 1), round(process.peak_mib, 1),
+                  round(process.resident_mib, 1))
 
 
 def _warm(process: Process, most: int = 12) -> None:

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("lissom", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx")
+LIBRARIES = ("lissom", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx",
+             "executorch")
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm",
          "sve")
 

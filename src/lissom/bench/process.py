@@ -54,11 +54,20 @@ class Process:
         found: np.ndarray = np.load(made)
         return found
 
-    def ms(self, seconds: float) -> float:
-        """Run one batch of noise for a while and return the median of the calls, in ms."""
+    def times(self, seconds: float) -> list[float]:
+        """Run one batch of noise for a while and return the ms of each call."""
         answer = self.ask({"seconds": seconds})
         self.peak_mib = answer["peak_mib"]
-        return median(answer["times_ms"])
+        return list(answer["times_ms"])
+
+    def ms(self, seconds: float) -> float:
+        """Run one batch of noise for a while and return the median of the calls, in ms."""
+        return median(self.times(seconds))
+
+    def layers(self, times: int) -> list[tuple[str, float]] | None:
+        """Return the ms of each layer by name, a mean of so many runs; None where the runtime does not say."""
+        found = self.ask({"profile": times})["layers"]
+        return found if found is None else [(name, ms) for name, ms in found]
 
 
 @contextmanager

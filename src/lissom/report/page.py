@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 from ..errors import LissomError
 from ..store import Store
+from .comparison import layer_rows
+from .facets import facets
 from .rows import over_seeds, rows_of
 from .table import size_lines
 
@@ -22,10 +26,9 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
         raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
     from plotly.offline import get_plotlyjs
 
-    data = page_data([store.record(key) for key in chosen], store)
+    data = json.dumps(page_data([store.record(key) for key in chosen], store), allow_nan=False)
     page = TEMPLATE.read_text(encoding="utf-8")
-    text = json.dumps(data, allow_nan=False).replace("</", "<\\/")
-    page = page.replace("/*PLOTLY*/", get_plotlyjs()).replace("/*DATA*/", text)
+    page = page.replace("/*PLOTLY*/", packed(get_plotlyjs())).replace("/*DATA*/", packed(data))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page, encoding="utf-8")
@@ -34,16 +37,25 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
     return output
 
 
+def packed(text: str) -> str:
+    """Return text as the page unpacks it: gzip in base64; equal texts give equal pages."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def unpacked(text: str) -> str:
+    """Undo `packed`."""
+    return gzip.decompress(base64.b64decode(text)).decode()
+
+
 def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
-    """Return what the page draws: rows with their place on the Pareto fronts, and for each run its details."""
+    """Return what the page draws: rows, what they differ in, and for each run and each step its details."""
     own = rows_of(records)
     rows, means = with_references(own), over_seeds(own)
-    for x in ("ms", "size_bytes"):
-        for target in {row["target"] for row in rows}:
-            mark_front([row for row in rows if row["target"] == target], x)
+    steps: dict[str, dict[str, Any]] = {}
+    runs = {r["key"]: details(r, store, steps) for r in records}
     return {"rows": rows, "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
-            "scores": list(dict.fromkeys(name for row in own for name in row["more"])),
-            "runs": {r["key"]: details(r, store) for r in records},
+            "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
+            "recipes": list(recipes := dict.fromkeys(row["recipe"] for row in own)), "facets": facets(list(recipes)),
             "machines": list({json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}.values())}
 
 
@@ -54,31 +66,27 @@ def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["float_ms"] is not None:
             found.setdefault((row["target"], row["seed"], row["float_top1"], row["float_size_bytes"]), {
                 **row, "recipe": "the uncompressed network", "key": "", "top1": row["float_top1"], "ms": row["float_ms"],
-                "size_bytes": row["float_size_bytes"], "fused": None, "params": None, "macs": None, "reference": True})
+                "low_ms": row["float_low_ms"], "high_ms": row["float_high_ms"], "size_bytes": row["float_size_bytes"],
+                "more": {}, "peak_mib": None, "fused": None, "params": row["float_params"], "macs": row["float_macs"],
+                "reference": True})
     return [*rows, *found.values()]
 
 
-def mark_front(rows: list[dict[str, Any]], x: str) -> None:
-    """Mark the rows that no other beats in both accuracy (more) and `x` (less)."""
-    for row in rows:
-        if row["top1"] is not None and row[x] is not None:
-            row[f"front_{x}"] = not any(
-                o[x] is not None and o["top1"] is not None and o[x] <= row[x] and o["top1"] >= row["top1"]
-                and (o[x] < row[x] or o["top1"] > row["top1"]) for o in rows)
-
-
-def details(record: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Return layers before and after, training curves, gates and notes of one run."""
+def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return layers before and after, and what the targets say of one run; add its steps to those known already."""
     source = record["float"]["key"]
     before = {row["name"]: row for row in (store.record(source)["layers"] if source in store else record["layers"])}
     layers = [{**row, **{f"was_{k}": before.get(row["name"], row)[k] for k in ("params", "macs", "outputs")}}
-              for row in record["layers"]]
+              for row in layer_rows(record, store)]
     chain, key = [], record["key"]
     while key in store:
-        entry = store.record(key)
-        chain.append({"step": entry["step"], "key": key, "log": store.log(key), "seconds": entry["seconds"],
-                      "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
-                      "gates": entry["gates"], "notes": entry["notes"], "facts": entry["facts"]})
+        entry = record if key == record["key"] else store.record(key)
+        chain.append(key)
+        if key not in steps:
+            steps[key] = {"step": entry["step"], "log": store.log(key), "seconds": entry["seconds"],
+                          "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
+                          "gates": entry["gates"], "notes": entry["notes"],
+                          "sparsified": entry["facts"].get("sparsified")}
         key = entry["before"] or ""
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
             "chain": chain[::-1], "targets": record["targets"], "sizes": size_lines(record),

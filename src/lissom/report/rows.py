@@ -27,17 +27,21 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
         name, *others = record["scores"]["test"] or ["top1"]
         common = {"key": record["key"], "recipe": record["recipe"] or "as given", "seed": record["seed"],
                   "params": record["params"], "macs": record["macs"],
-                  "float_top1": main_score(record["float"]["scores"]["test"])}
+                  "float_top1": main_score(record["float"]["scores"]["test"]),
+                  "float_params": record["float"]["params"], "float_macs": record["float"]["macs"]}
         for target, found in record["targets"].items():
             rows.append({**common, "target": target, "top1": found.get(name), "more": {o: found.get(o) for o in others},
                          "ms": found["latency_ms"]["median"], "float_ms": found["float_latency_ms"]["median"],
                          "low_ms": found["latency_ms"]["low"], "high_ms": found["latency_ms"]["high"],
+                         "float_low_ms": found["float_latency_ms"]["low"],
+                         "float_high_ms": found["float_latency_ms"]["high"],
                          "size_bytes": found["size_bytes"], "float_size_bytes": found["float_size_bytes"],
                          "fused": found["fused"], "peak_mib": found["peak_mib"]})
         if not record["targets"]:
             rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
                          "more": {o: record["scores"]["test"][o] for o in others}, "float_ms": None, "low_ms": None,
-                         "high_ms": None, "size_bytes": record["weights_bytes"], "fused": None, "peak_mib": None,
+                         "high_ms": None, "float_low_ms": None, "float_high_ms": None,
+                         "size_bytes": record["weights_bytes"], "fused": None, "peak_mib": None,
                          "float_size_bytes": record["float"]["weights_bytes"]})
     return rows
 
@@ -52,9 +56,14 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
         alike.setdefault((row["recipe"], row["target"]), []).append(row)
     found = [{**group[0], "seeds": [row["seed"] for row in group], "keys": [row["key"] for row in group],
               "more": {name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]},
-              "spread": spread([row["top1"] for row in group]),
+              "spread": spread([row["top1"] for row in group]), "level": all(level(row) for row in group),
               **{name: mean([row[name] for row in group]) for name in AVERAGED}} for group in alike.values()]
     return sorted(found, key=lambda row: -(row["top1"] or 0))
+
+
+def level(row: Row) -> bool:
+    """Return whether a network and its uncompressed one cannot be told apart in latency: their intervals overlap."""
+    return bool(row["ms"]) and row["low_ms"] <= row["float_high_ms"] and row["float_low_ms"] <= row["high_ms"]
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -25,7 +25,8 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             ("vs float", lambda row: "-" if None in (row["top1"], row["float_top1"])
              else f"{row['top1'] - row['float_top1']:+.4f}"),
             ("ms", lambda row: number(row["ms"], 3)),
-            ("faster", lambda row: "-" if row["ms"] is None else f"{row['float_ms'] / row['ms']:.2f}x"),
+            ("faster", lambda row: "-" if row["ms"] is None else "level" if row["level"]
+             else f"{row['float_ms'] / row['ms']:.2f}x"),
             ("file", lambda row: size_text(row["size_bytes"])),
             ("smaller", lambda row: f"{row['float_size_bytes'] / row['size_bytes']:.2f}x"),
             ("params", lambda row: count_text(row["params"])), ("MACs", lambda row: count_text(row["macs"])),
@@ -103,6 +104,8 @@ def print_table(records: list[dict[str, Any]]) -> None:
         if any(row["ms"] for row in rows):
             said = ["test accuracy of the exported file", "median latency of one image",
                     "against the uncompressed network in the same runtime"]
+        if any(row["level"] for row in rows):
+            said.append("level: the intervals of both overlap")
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
         console.print(f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True, markup=False)
@@ -142,19 +145,6 @@ def size_lines(record: dict[str, Any]) -> list[str]:
         lines.append(f"{target}: {held['size_bytes']:,} bytes in the file, {resident} when running, "
                      f"{held['peak_mib']} MiB at most with the runtime")
     return lines
-
-
-def print_bench(rows: list[dict[str, Any]]) -> None:
-    """Print timings."""
-    table = Table(box=None, header_style="bold")
-    for name in ("name", "target", "ms", "95 %", "file", "load ms", "adds MiB", "peak MiB"):
-        table.add_column(name, justify="left" if name in ("name", "target") else "right")
-    for row in rows:
-        ms = row["latency_ms"]
-        table.add_row(row["name"], row["target"], f"{ms['median']:.3f}", f"{ms['low']:.3f}-{ms['high']:.3f}",
-                      size_text(row["size_bytes"]), f"{row['load_ms']:.0f}", f"{row['resident_mib']:.1f}",
-                      f"{row['peak_mib']:.0f}")
-    print_wide(Console(highlight=False), table)
 
 
 def print_store(rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ..errors import LissomError
 from ..method import arg
 from ..step import Step
 
@@ -21,19 +22,26 @@ class Learning(Step):
 
     learning: ClassVar[bool] = True
 
-    lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.2, above=0, high=10)
+    lr: float = arg("peak learning rate; adamw wants a hundredth of sgd's", 0.2, above=0, high=10)
     batch: int = arg("images in a batch", 128, low=1, high=65_536)
     schedule: Literal["onecycle", "cosine", "step", "constant"] = arg("how the learning rate moves", "onecycle")
-    momentum: float = arg("momentum of SGD", 0.9, low=0, below=1)
+    momentum: float = arg("momentum: of SGD Nesterov's, of AdamW its first beta", 0.9, low=0, below=1)
     decay: float = arg("weight decay; batch-norm and biases are spared", 5e-4, low=0, below=1)
     clip: float | None = arg("largest norm of the gradient, None for no limit", None, above=0)
     cutout: int = arg("side in pixels of a square hidden in each image, 0 for none", 0, low=0)
     augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = arg(
         "shift images by up to an eighth and mirror them; auto mirrors where the data allows it", "auto")
     norm_momentum: float | None = arg("how far the statistics of batch-norm move with each batch, 0.1 in most networks; "
-                                      "None for their own", None, above=0, high=1)
+                                      "None for their own", None, above=0, high=1, late=True)
     freeze: Literal["none", "gamma", "norm"] = arg(
-        "what stays as it is: gamma, the scales of batch-norm; norm, all of it, its statistics too", "none")
+        "what stays as it is: gamma, the scales of batch-norm; norm, all of it, its statistics too", "none", late=True)
+    optimizer: Literal["sgd", "adamw"] = arg("what turns gradients into steps; adamw suits attention and signs", "sgd",
+                                             late=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer == "adamw" and self.lr >= 0.1:
+            raise LissomError(f"{self.name()}(lr=...): {self.lr:g} suits sgd; with adamw about 0.003 fits, at most 0.1")
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002
         """Learning changes no layer: the network itself goes on."""
@@ -44,15 +52,16 @@ class Learning(Step):
         from ..fit import Pace
 
         return Pace(epochs, self.lr, self.batch, self.schedule, self.momentum, self.decay, smoothing,
-                    self.clip, self.cutout, self.augment, self.norm_momentum, self.freeze)
+                    self.clip, self.cutout, self.augment, self.norm_momentum, self.freeze, self.optimizer)
 
 
 @dataclass(frozen=True)
 class Train(Learning):
-    """Minimise the task's loss by SGD with Nesterov momentum; what surgery left in the network stays.
+    """Minimise the task's loss; what surgery left in the network stays.
 
     loss = cross_entropy(network(images), labels), or the task's own.
-    Source: Sutskever et al. 2013, On the importance of initialization and momentum in deep learning.
+    Source: Sutskever et al. 2013, On the importance of initialization and momentum in deep learning; Loshchilov and Hutter
+    2019, Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101, for adamw.
     """
 
     epochs: int = arg("how often the training data is seen", low=1, high=100_000)

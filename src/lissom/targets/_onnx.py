@@ -34,9 +34,13 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
 
     from ..surgery.cast import uncast
     from ..surgery.quantized import Quantized
+    from ._names import name_by_layer
     from ._widened import folded_at_load, halved
 
     model = copy.deepcopy(model).cpu().eval()
+    prefix, inner = "", model  # lissom's wrappers hold what they wrap as `network`
+    while type(inner).__module__.startswith("lissom.") and "network" in inner._modules:
+        inner, prefix = inner.get_submodule("network"), f"{prefix}network."
     for layer in list(model.modules()):
         if isinstance(layer, Quantized):
             layer.freeze_integers() if in_integers else layer.freeze_weights()
@@ -55,6 +59,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
         raise LissomError(f"export: the ONNX exporter cannot convert this network: {first}") from error
     onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     proto.producer_name = "lissom"
+    name_by_layer(proto, prefix)
     # the exporter notes source lines, which name paths of this machine, and shapes, which any reader infers
     del proto.graph.metadata_props[:], proto.graph.value_info[:]
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):

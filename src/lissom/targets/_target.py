@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,8 @@ from ..method import Method
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
+
+WARM = 5  # runs before those that a profile is taken of
 
 Run = Callable[["np.ndarray"], "np.ndarray"]  # images (n c h w) float32 -> outputs (n classes)
 Images = Callable[[int], "list[Tensor]"]  # how many -> training images as the network sees them, in batches (n c h w)
@@ -69,6 +71,26 @@ class Target(Method):
         """Return a callable that runs the file on that many threads."""
         raise TypeError(f"{type(self).__name__} does not load")
 
+    def profile(self, path: Path, images: np.ndarray, threads: int,  # noqa: ARG002
+                times: int) -> list[tuple[str, float]] | None:  # noqa: ARG002
+        """Return the layers of a file as they run on `images` (n c h w), with the mean ms of each.
+
+        What belongs to no layer has the name of its operation. None where the runtime does not say.
+        """
+        return None
+
     def fused(self, path: Path) -> Fused | None:  # noqa: ARG002
         """Return how many convolutions, linear layers and adds run in integers; None where that is not known."""
         return None
+
+
+def summed(rows: Iterable[tuple[str, float]], times: int) -> list[tuple[str, float]]:
+    """Return the sum of each name's numbers over `times`, in the order in which the names come first.
+
+    >>> summed([("stem", 2.0), ("head", 1.0), ("stem", 4.0)], 2)
+    [('stem', 3.0), ('head', 0.5)]
+    """
+    found: dict[str, float] = {}
+    for name, value in rows:
+        found[name] = found.get(name, 0.0) + value / times
+    return list(found.items())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import LissomError
 from ..method import arg
 from . import _onnxz
-from ._target import Fused, Images, Run, Target
+from ._names import layers_in
+from ._target import WARM, Fused, Images, Run, Target, summed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,20 @@ class Onnxruntime(Target):
             return found
         return run
 
+    def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(path, threads, profile=Path(folder) / "profile")
+            name, layer, runs = session.get_inputs()[0].name, layers_in(path), 0
+            rows: list[tuple[str, float]] = []
+            for _ in range(WARM + times):
+                session.run(None, {name: images})
+            for event in json.loads(Path(session.end_profiling()).read_text()):
+                runs += event["name"] == "model_run"  # which is noted when the run has ended, after its nodes
+                if runs >= WARM and event["name"].endswith("_kernel_time"):
+                    node = event["name"].removesuffix("_kernel_time")
+                    rows.append((layer(node, event["args"]["op_name"]), event["dur"] / 1000))
+        return summed(rows, times)
+
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that ONNX Runtime runs, as it writes it down after its optimisations."""
         import onnx
@@ -88,7 +103,7 @@ class Onnxruntime(Target):
         return Fused(len(done), len(done) + len(rest), tuple(rest))
 
 
-def _session(path: Path, threads: int, optimised: Path | None = None) -> Any:
+def _session(path: Path, threads: int, optimised: Path | None = None, profile: Path | None = None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -97,6 +112,8 @@ def _session(path: Path, threads: int, optimised: Path | None = None) -> Any:
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
         options.log_severity_level = 4
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not _onnxz.is_packed(path):
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     whole = _onnxz.read(path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..method import arg
-from ._target import Fused, Images, Run, Target
+from ._names import layer_named, layers_in
+from ._target import WARM, Fused, Images, Run, Target, summed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,9 @@ class Openvino(Target):
 
     def missing(self) -> str | None:
         return None if find_spec("openvino") else "OpenVINO is not installed: pip install 'lissom[openvino]'"
+
+    def rounds(self) -> bool:
+        return self.precision == "bf16"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
@@ -71,6 +76,22 @@ class Openvino(Target):
             return found.copy()  # OpenVINO writes the next answer into the same memory
         return run
 
+    def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
+        from ._packed import one_bit, read
+
+        model = read(path)
+        if one_bit(model):
+            model.reshape(list(images.shape))
+        request = self._compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
+        layer = layers_in(path) if path.suffix == ".onnx" else lambda name, _: layer_named(name)
+        rows: list[tuple[str, float]] = []
+        for number in range(WARM + times):
+            request.infer([images])
+            if number >= WARM:
+                rows += [(layer(found.node_name, ""), found.real_time.total_seconds() * 1000)
+                         for found in request.profiling_info if found.status == found.Status.EXECUTED]
+        return summed(rows, times)
+
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that the CPU plugin runs, by the precision it chose for each operation."""
         from ._packed import one_bit, read
@@ -81,7 +102,7 @@ class Openvino(Target):
         for op in self._compiled(model, 1).get_runtime_model().get_ordered_ops():
             facts = op.get_rt_info()
             kind, precision = str(facts["layerType"].astype(str)), str(facts["runtimePrecision"].astype(str))
-            if kind not in LAYERS and not (kind == "Eltwise" and "add" in op.get_friendly_name().lower()):
+            if kind not in LAYERS and not (kind == "Eltwise" and "add" in op.get_friendly_name().split("/")[-1].lower()):
                 continue
             if precision in ("u8", "i8", "u1"):
                 done += 1
@@ -89,7 +110,7 @@ class Openvino(Target):
                 rest.append(op.get_friendly_name())
         return Fused(done, done + len(rest), tuple(rest))
 
-    def _compiled(self, model: Any, threads: int) -> Any:
+    def _compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
         import openvino as ov
         from openvino.passes import ConstantFolding, Manager
 
@@ -99,5 +120,5 @@ class Openvino(Target):
             passes.register_pass(ConstantFolding())
             passes.run_passes(model)
         settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_PRECISION_HINT": self.precision}
+                    "INFERENCE_PRECISION_HINT": self.precision, **(more or {})}
         return ov.Core().compile_model(model, "CPU", settings)

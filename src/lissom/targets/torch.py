@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError
+from ..method import arg
 from ._target import Images, Run, Target
 
 if TYPE_CHECKING:
@@ -21,13 +22,22 @@ if TYPE_CHECKING:
 class Torch(Target):
     """Run the network in PyTorch, eagerly, from a torch.export file; quantized layers are simulated in float.
 
-    Weights that `cast` stores in 16 bits are so in the file and are widened at each call.
+    Weights that `cast` stores in 16 bits are so in the file and are widened at each call. With `compile` torch.compile makes
+    machine code of the network, its weights frozen into it, when the file is loaded; that takes a minute and a C++ compiler.
 
     Source: https://docs.pytorch.org/docs/stable/export.html
     """
 
     ending: ClassVar[str] = "pt2"
     module: ClassVar[str] = "torch.export"
+
+    _: KW_ONLY
+    compile: bool = arg("compile the network on loading", False)
+
+    def missing(self) -> str | None:
+        from shutil import which
+
+        return None if not self.compile or which("c++") else "torch.compile needs a C++ compiler, and there is no c++"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
@@ -61,6 +71,11 @@ class Torch(Target):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = torch.export.load(path).module()
+        if self.compile:
+            from torch._inductor import config
+
+            config.freezing = True
+            network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.no_grad():

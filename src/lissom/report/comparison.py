@@ -1,0 +1,113 @@
+"""What `lissom compare` shows: two finished networks side by side, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..recipe import Recipe
+from ..store import Store
+from .rows import main_score
+from .table import count_text, number, print_wide, size_text
+
+COLUMNS = ("outputs", "params", "macs", "bits")
+
+
+def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
+    """Return the layers of a record, with `bits` of weights and inputs as in 4/8 where a step rounded them."""
+    rounded: dict[str, str] = {}
+    entry = record
+    while entry:
+        if "quantized" in entry["facts"]:
+            rounded = {row["name"]: "/".join(str(row[of]["bits"]) if row[of] else "float" for of in ("weights", "inputs"))
+                       for row in entry["facts"].get("layers", [])}
+            break
+        before = entry["before"]
+        entry = store.record(before) if before and before in store else {}
+    return [{**row, "bits": rounded.get(row["name"])} for row in record["layers"]]
+
+
+def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
+    """Return two records as pairs: `steps` that only one has, scores, counts, targets that both have, layers."""
+    rows = [{row["name"]: row for row in layer_rows(record, store)} for record in (first, second)]
+    names = list(rows[0]) + [name for name in rows[1] if name not in rows[0]]
+    layers = [{"name": name, **{column: [found[name][column] if name in found else None for found in rows]
+                                for column in COLUMNS}} for name in names]
+    both = [name for name in first["targets"] if name in second["targets"]]
+    steps = [[str(step) for step in Recipe(r["recipe"]).steps] if r["recipe"] else [] for r in (first, second)]
+    return {"keys": [first["key"], second["key"]], "recipes": [first["recipe"], second["recipe"]],
+            "seeds": [first["seed"], second["seed"]], "steps": different(*steps),
+            "scores": {split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
+                       for split in ("valid", "test")},
+            **{name: [r[name] for r in (first, second)] for name in ("params", "macs")},
+            "targets": {name: {what: [r["targets"][name].get(what) for r in (first, second)]
+                               for what in ("top1", "latency_ms", "size_bytes", "fused")} for name in both},
+            "layers": layers}
+
+
+def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
+    """Return the steps that only the first and only the second have.
+
+    >>> different(["train(3)", "prune(0.5)"], ["train(3)", "prune(0.3)", "fold"])
+    [['prune(0.5)'], ['prune(0.3)', 'fold']]
+    """
+    changes = [c for c in SequenceMatcher(a=list(first), b=list(second), autojunk=False).get_opcodes() if c[0] != "equal"]
+    return [[step for c in changes for step in first[c[1]:c[2]]], [step for c in changes for step in second[c[3]:c[4]]]]
+
+
+def print_compared(found: dict[str, Any]) -> None:
+    """Print what differs between two networks: steps, numbers, and the layers that are not alike."""
+    console = Console(highlight=False)
+    for key, recipe, seed, only in zip(found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True):
+        console.print(f"{key}  {recipe or 'the network as given'}  seed {seed}", soft_wrap=True, markup=False)
+        console.print(f"    only here: {' | '.join(only) or 'nothing'}", soft_wrap=True, markup=False)
+    table = Table(box=None, header_style="bold")
+    for name in ("", *found["keys"], "change"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for split, scores in found["scores"].items():
+        _row(table, f"{split} score, PyTorch", scores, lambda v: number(v, 4), share=False)
+    for name in ("params", "macs"):
+        _row(table, name, found[name], count_text)
+    for target, values in found["targets"].items():
+        _row(table, f"{target} score", values["top1"], lambda v: number(v, 4), share=False)
+        _row(table, f"{target} ms", [ms["median"] for ms in values["latency_ms"]], lambda v: number(v, 3))
+        _row(table, f"{target} file", values["size_bytes"], size_text)
+    print_wide(console, table)
+    if any(values["latency_ms"] for values in found["targets"].values()):
+        console.print("ms were taken in different runs; `lissom bench` takes them in turns", soft_wrap=True)
+    lone = [[row["name"] for row in found["layers"] if row["params"][1 - side] is None] for side in (0, 1)]
+    changed = [row for row in found["layers"] if row["name"] not in lone[0] + lone[1]
+               and any(row[column][0] != row[column][1] for column in COLUMNS)]
+    shared = len(found["layers"]) - len(lone[0]) - len(lone[1])
+    console.print(f"\n{len(changed)} of {shared} layers that both have differ{':' if changed else ''}")
+    if changed:
+        print_wide(console, layer_table(changed))
+    for key, names in zip(found["keys"], lone, strict=True):
+        if names:
+            console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True, markup=False)
+
+
+def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the table of layers that differ, `before > after` where a number does."""
+    table = Table(box=None, header_style="bold")
+    for name in ("layer", "channels", "params", "MACs", "bits w/in"):
+        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
+    for row in rows:
+        cells = []
+        for column in COLUMNS:
+            said = ["-" if v is None else str(v) if column == "bits" else count_text(v) for v in row[column]]
+            cells.append(said[0] if row[column][0] == row[column][1] else " > ".join(said))
+        table.add_row(row["name"], *cells)
+    return table
+
+
+def _row(table: Table, name: str, pair: Sequence[Any], text: Any, share: bool = True) -> None:
+    first, second = pair
+    change = ""
+    if first is not None and second is not None:
+        change = (f"{second / first:.2f}x" if first else "") if share else f"{second - first:+.4f}"
+    table.add_row(name, *("-" if v is None else text(v) for v in pair), change)

@@ -1,0 +1,48 @@
+"""What recipes differ in: the settings by which the report's rows can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import LissomError
+from ..recipe import Recipe
+
+NONE = "–"  # the recipe has no such step
+MOST = 12  # choices that fit above a table
+
+
+def settings_in(recipe: str) -> dict[str, str]:
+    """Return the settings of every step as text, a step that comes again by number.
+
+    >>> found = settings_in("prune(0.5) | train(3) | prune(0.25)")
+    >>> found["prune amount"], found["prune 2 amount"], found["train epochs"]
+    ('0.5', '0.25', '3')
+    """
+    found: dict[str, str] = {}
+    times: dict[str, int] = {}
+    try:
+        steps = Recipe(recipe).steps if recipe else []
+    except LissomError:  # a recipe of another version
+        return {}
+    for step in steps:
+        name = step.name()
+        times[name] = times.get(name, 0) + 1
+        title = name if times[name] == 1 else f"{name} {times[name]}"
+        found |= {f"{title} {setting}": str(value) for setting, value in step.settings().items()}
+    return found
+
+
+def facets(recipes: Sequence[str]) -> list[dict[str, object]]:
+    """Return the settings in which the recipes differ: their names, and the value of each recipe in order.
+
+    Settings that always differ together are one; at most twelve are told.
+    """
+    each = [settings_in(recipe) for recipe in recipes]
+    found: dict[tuple[str, ...], str] = {}
+    for name in dict.fromkeys(name for one in each for name in one):
+        values = tuple(one.get(name, NONE) for one in each)
+        if len(set(values)) > 1:
+            place = {value: k for k, value in enumerate(dict.fromkeys(values))}
+            alike = tuple(str(place[value]) for value in values)
+            found.setdefault(alike, name)
+    return [{"name": name, "values": [one.get(name, NONE) for one in each]} for name in list(found.values())[:MOST]]

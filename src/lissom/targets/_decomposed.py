@@ -1,0 +1,73 @@
+"""A quantized network in PyTorch's own operators for integers, which ExecuTorch's XNNPACK reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..surgery.quantized import Quantized, QuantizedConv2d
+from ..surgery.rounding import Rounding
+
+SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has
+
+
+class InIntegers(Rounding):
+    """A rounding of activations that becomes int8 and is widened again; made by changing a rounding's class."""
+
+    unit: float
+    zero: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = (self.unit, self.zero, -128, 127, torch.int8)
+        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *given)
+        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *given)
+        return widened
+
+
+class IntegerConv2d(QuantizedConv2d):
+    """A convolution whose weights are widened from int8; made by changing a layer's class."""
+
+    codes: Tensor  # int8 (out ...)
+    scales: Tensor  # (out)
+    zeros: Tensor  # int64 (out)
+    floats: Tensor | None  # bias (out)
+
+    def whole(self, x: Tensor) -> Tensor:
+        if self.own is not None:
+            x = self.own(x)
+        given = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
+        return self.computed(x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats)
+
+
+def in_integers(network: Quantized) -> bool:
+    """Prepare a network for an export in which convolutions run in integers; return False, with nothing done, if none can.
+
+    All activations must be rounded to 8 bits. Linear layers become float ones with weights on their grid.
+    """
+    import torchao.quantization.pt2e  # noqa: F401  which registers the operators
+
+    grids = [network.grid_of(site) for site in network.grids]
+    if not grids or any(grid.grid.at_run_time or grid.bits != 8 for grid in grids):
+        return False
+    codes = [grid.input_codes() for grid in grids]
+    if any(found.sign or found.top != 255 for found in codes):
+        return False
+    for layer in network.layers():
+        if isinstance(layer, QuantizedConv2d) and layer.rounding is not None and layer.step() is not None:
+            integers, scale, bias = layer.integers()
+            whole: dict[str, Any] = {"codes": integers.to(torch.int8), "scales": scale,
+                                     "zeros": torch.zeros(len(scale), dtype=torch.int64),
+                                     "floats": None if bias is None else bias.float()}
+            for name, value in whole.items():
+                layer.register_buffer(name, value)
+            layer.__class__ = IntegerConv2d
+            layer.norm = layer.rounding = None
+            layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)  # only the integers are to be in the file
+        else:
+            layer.make_plain(*layer.in_inference())
+    for grid, found in zip(grids, codes, strict=True):
+        grid.__class__ = InIntegers
+        grid.unit, grid.zero = float(found.step), int(found.zero) - SHIFT  # type: ignore[assignment]
+    return True

@@ -1,0 +1,97 @@
+"""ExecuTorch on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import LissomError
+from ._target import Images, Run, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+MOST = 8  # images that a file takes at once: memory is planned for as many; ExecuTorch 1.5 plans for 15 at most
+
+
+@dataclass(frozen=True)
+class Executorch(Target):
+    """Run a .pte file in ExecuTorch, PyTorch's runtime for phones and small devices, with XNNPACK's kernels.
+
+    Convolutions of a network whose activations are all rounded to 8 bits run in integers, whatever the bits of their
+    weights. Linear layers run in float with weights on their grid, and so does the whole network where some activations
+    have other bits: XNNPACK has no kernels for these.
+    Source: https://docs.pytorch.org/executorch, https://github.com/google/XNNPACK
+    """
+
+    ending: ClassVar[str] = "pte"
+    module: ClassVar[str] = "executorch.runtime"
+
+    def missing(self) -> str | None:
+        return None if find_spec("executorch") else "ExecuTorch is not installed: pip install 'lissom[executorch]'"
+
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
+               images: Images | None = None) -> None:  # noqa: ARG002
+        import torch
+
+        from ..surgery.cast import uncast
+        from ..surgery.quantized import Quantized
+        from ._decomposed import in_integers
+
+        model = copy.deepcopy(model).cpu().eval()
+        for layer in list(model.modules()):
+            if isinstance(layer, Quantized) and not in_integers(layer):
+                layer.freeze_weights()
+        uncast(model)
+        try:
+            with hushed(), torch.no_grad():
+                from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+                from executorch.exir import to_edge_transform_and_lower
+
+                batch = torch.export.Dim("batch", max=MOST)
+                program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+                made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+        except Exception as error:  # its passes raise whatever they raise
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise LissomError(f"export: ExecuTorch cannot convert this network: {first}; onnxruntime may run it") from error
+        path.write_bytes(made)
+
+    def load(self, path: Path, threads: int) -> Run:
+        import torch
+
+        with hushed():
+            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+            from executorch.runtime import Runtime
+
+        torch.set_num_threads(threads)
+        _unsafe_reset_threadpool(threads)
+        program = Runtime.get().load_program(path)
+        method = program.load_method("forward")
+
+        def run(images: np.ndarray, _: object = program) -> np.ndarray:
+            # the next answer is written into the same memory
+            parts = [method.execute([part.contiguous()])[0].clone() for part in torch.from_numpy(images).split(MOST)]
+            found: np.ndarray = torch.cat(parts).numpy()
+            return found
+        return run
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep what the converter warns and logs of its own parts off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

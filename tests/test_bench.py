@@ -1,0 +1,141 @@
+"""`lissom bench`: rows beside baselines, ranks by intervals, layers by their names, energy where the processor says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import images, seasoned
+
+import lissom
+from lissom import LissomError
+from lissom.bench import files
+from lissom.bench.energy import Meter
+from lissom.bench.files import bench_things
+from lissom.bench.latency import Timing, timing
+from lissom.bench.process import loaded
+from lissom.cli import numbers_of
+from lissom.data.data import Data
+from lissom.menu import menu
+from lissom.report.benchmark import merged, print_bench
+from lissom.store import Store
+from lissom.surgery.count import layer_table
+from lissom.targets._names import layer_named
+from lissom.task import Task
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
+    store = Store(tmp_path_factory.mktemp("store"))
+    (record,) = lissom.run("quantize(8, images=16)", Task.of("resnet8", Data.of("digits")), store)
+    return store, record["key"]
+
+
+def test_a_key_stands_beside_its_uncompressed_network_in_every_runtime_for_floats(
+        kept: tuple[Store, str], capsys: pytest.CaptureFixture[str]) -> None:
+    store, key = kept
+    rows = bench_things([key[:6]], store, "onnxruntime", None, [1, 3], [1], layers=True)
+    for batch in (1, 3):
+        found = [row for row in rows if row["batch"] == batch]
+        assert [row["baseline"] for row in found] == [False] + [True] * (len(found) - 1)
+        assert {row["target"] for row in found[1:]} >= {"torch", "onnxruntime", "openvino"}
+        fastest = min(row["latency_ms"]["median"] for row in found[1:])
+        for row in found:
+            ms = row["latency_ms"]
+            assert ms["low"] <= ms["median"] <= ms["high"] and ms["low"] <= ms["p99"]
+            assert row["faster"] == pytest.approx(fastest / ms["median"], rel=0.01)
+            assert row["rank"] == 1 + sum(other["latency_ms"]["high"] < ms["low"] for other in found)
+    assert rows[0]["layers"] and rows[1]["layers"] is None, "PyTorch does not say"
+    print_bench(rows)
+    said = capsys.readouterr().out
+    assert "batch 3, 1 thread" in said and "uncompressed" in said and "blocks.0.conv1" in said and "rank: one more" in said
+
+
+def test_files_stand_alone_and_keys_may(kept: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, key = kept
+    exact = Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads: [exact for _ in pairs])
+    (row,) = bench_things([key], store, "onnxruntime", None, [1], [2], baselines=False)
+    assert row["threads"] == 2 and row["faster"] is None and row["rank"] == 1 and "layers" not in row
+    (alone,) = bench_things([row["artefact"]], store, "onnxruntime", None, [1], [1])
+    assert alone["name"] == row["artefact"] and alone["size_bytes"] == row["size_bytes"]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
+def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: str, tmp_path: Path) -> None:
+    model, seen = seasoned(), images(16, 16)
+    small = lissom.apply(recipe, model, seen[:1], seen)
+    path = lissom.export(small, target, tmp_path / "net.onnx", tuple(seen.shape[1:]))
+    with loaded(target, path, (1, *seen.shape[1:])) as process:
+        found = process.layers(20)
+        assert found is not None
+        whole = process.ms(0.1)
+    names = [name for name, _ in found]
+    wanted = {row["name"] for row in layer_table(model, seen[:1]) if row["macs"]}
+    assert wanted <= set(names) and len(names) == len(set(names)), "each layer once"
+    assert all(ms >= 0 for _, ms in found) and 0.2 * whole < sum(ms for _, ms in found) < 10 * whole
+
+
+def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
+    import onnx
+
+    seen = images(16, 16)
+    for k, recipe in enumerate(("quantize(8)", "quantize(4)", 'quantize("ternary", 32)', 'cast("fp16")')):
+        small = lissom.apply(recipe, seasoned(), seen[:1], seen)
+        path = lissom.export(small, "onnxruntime", tmp_path / f"{k}.onnx", tuple(seen.shape[1:]))
+        nodes = onnx.load(str(path)).graph.node
+        layers = {layer_named(node.name) for node in nodes if node.op_type in ("Conv", "Gemm")}
+        assert {"stem", "blocks.1.shortcut.0", "head"} <= layers, recipe
+        assert len({node.name for node in nodes}) == len(nodes)
+
+
+@pytest.mark.parametrize(("node", "layer"), [
+    ("stem/Conv", "stem"), ("blocks.0/Add", "blocks.0"), ("blocks.0.conv1/Conv_token_23", "blocks.0.conv1"),
+    ("QuantizeLinear_abcd_acdb_stem/Conv/WithoutBiases", "stem"), ("ReduceMean_acdb_abcd_Reshape", "ReduceMean"),
+    ("QuantizeLinear_12", "QuantizeLinear"), ("node_Conv_306", "node_Conv_306"), ("Transpose_token_42", "Transpose"),
+    ("outputs", "outputs")])
+def test_names_that_runtimes_give_lead_back_to_layers(node: str, layer: str) -> None:
+    assert layer_named(node) == layer
+
+
+def test_targets_that_cannot_tell_layers_apart_say_none() -> None:
+    assert menu("targets").make("torch").profile(Path("x"), np.zeros(1), 1, 1) is None  # type: ignore[attr-defined]
+
+
+def test_energy_is_that_of_all_packages_and_a_counter_may_begin_again(tmp_path: Path) -> None:
+    def told(zone: str, used: int) -> None:
+        (tmp_path / zone).mkdir(exist_ok=True)
+        (tmp_path / zone / "energy_uj").write_text(f"{used}\n")
+        (tmp_path / zone / "max_energy_range_uj").write_text("10000000\n")
+    told("intel-rapl:0", 1_000_000), told("intel-rapl:1", 9_000_000), told("intel-rapl:0:0", 5)
+    meter = Meter(tmp_path)
+    told("intel-rapl:0", 3_000_000), told("intel-rapl:1", 1_000_000)
+    assert meter.joules() == pytest.approx(4.0)
+    assert meter.joules() == 0
+    assert Meter(tmp_path / "none").joules() is None
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert Meter(tmp_path).joules() is None
+
+
+def test_timings_hold_the_slowest_calls_and_energy_by_call() -> None:
+    class Still:
+        load_ms = peak_mib = resident_mib = 1.0
+    calls = [[1.0] * 50, [1.0] * 49 + [9.0], [2.0] * 50]
+    found: Any = timing(Still(), calls, [0.5, 0.1, 0.25])  # type: ignore[arg-type]
+    assert (found.median, found.p99, found.energy_mj) == (1.0, 2.0, 5.0)
+    assert found.latency_ms() == {"median": 1.0, "low": 1.0, "high": 2.0, "p99": 2.0}
+    assert timing(Still(), calls, [None] * 3).energy_mj is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "-1", "a", "1;2", "70000"])
+def test_counts_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(LissomError, match=r"--batch: .* was given; 1 or 1,16 fits, from 1 to 65536"):
+        numbers_of(text, "--batch", 65536)
+
+
+def test_names_of_several_lists_are_merged_in_their_order() -> None:
+    assert merged([["a", "c"], ["a", "b", "c"], ["c", "d"]]) == ["a", "b", "c", "d"]
+    assert merged([[], ["x"]]) == ["x"]
