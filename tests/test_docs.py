@@ -116,8 +116,9 @@ def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)], cwd=ROOT,
-                          capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, check=False)
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+                          check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "methods" / "grids.html").read_text()
     assert all(f'id="{name}"' in text for name in ("binary", "lsq", "uniform"))
