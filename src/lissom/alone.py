@@ -54,6 +54,12 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
     except RuntimeError as error:  # weights that hooks compute, as torch.nn.utils.weight_norm and .prune leave behind
         raise LissomError(f"apply: the network cannot be copied ({str(error).split('.')[0]}); where weights are computed by "
                           "hooks, remove these first") from None
+    try:
+        with torch.no_grad():
+            model(example.to(device))
+    except Exception as error:  # whatever the network's own code raises
+        raise LissomError(f"apply: the network does not run on `example`, of shape {tuple(example.shape)}; one input as "
+                          f"it takes it fits, batch first: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
     for step in steps.steps:
         torch.manual_seed(seed)
         model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step),

@@ -245,11 +245,13 @@ def export(key: Annotated[str, typer.Argument(help="A key of the store, or its b
            output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")] = None,
            bake: Bake = False, store: Place = STORE, json: Json = False) -> None:
     """Write a finished network as a file for a runtime."""
-    from .bench.files import export_key
     from .store import Store
 
     kept = Store(store)
-    path = export_key(kept.find(key), kept, to, output, bake)
+    found = kept.find(key)
+    from .bench.files import export_key
+
+    path = export_key(found, kept, to, output, bake)
     typer.echo(jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size}) if json else str(path))
 
 
@@ -266,12 +268,15 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
     """Time networks or files in a runtime, in turns, a fresh process each."""
     from .store import Store
 
-    batches, counts = numbers_of(batch, "--batch", 65536), numbers_of(threads, "--threads", 1024)
+    batches, counts, kept = numbers_of(batch, "--batch", 65536), numbers_of(threads, "--threads", 1024), Store(store)
+    for thing in things:
+        if not Path(thing).is_file():
+            kept.find(thing)
     from .bench.files import bench_things
     from .report.benchmark import print_bench
 
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
-    rows = bench_things(things, Store(store), to, given, batches, counts, layers=layers, baselines=baselines)
+    rows = bench_things(things, kept, to, given, batches, counts, layers=layers, baselines=baselines)
     typer.echo(jsons.dumps(rows, indent=1)) if json else print_bench(rows)
 
 

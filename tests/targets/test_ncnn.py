@@ -129,3 +129,26 @@ def test_a_file_that_ncnn_cannot_load_is_said(tmp_path: Path) -> None:
         pack.writestr("model.bin", "")
     with pytest.raises(LissomError, match=r"cannot load m\.ncnn"):
         Ncnn().load(tmp_path / "m.ncnn", 1)
+
+
+class Tokens(nn.Module):
+    """A network that takes the mean over tokens, which ncnn answers in another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.head = nn.Conv2d(3, 8, 3, stride=3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cut(x).flatten(2).transpose(1, 2).mean(1, keepdim=True)).squeeze(1)
+
+
+def test_a_file_that_answers_in_another_shape_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_child, "answered", lambda model, shape: (7,))
+    said = r"1 images gave outputs of shape \(1, 10\), the network's is \(1, 7\); onnxruntime may"
+    with pytest.raises(LissomError, match=said):
+        exported(Net().eval(), tmp_path / "m.ncnn")
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    net = Tokens().eval()
+    with pytest.raises(LissomError, match=r"the network's is \(1, 4\)"):
+        exported(net, tmp_path / "m.ncnn")

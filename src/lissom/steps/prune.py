@@ -100,7 +100,10 @@ class Prune(Step):
 
         from ..surgery.names import matching
         from ..surgery.probe import cuttable
+        from ..surgery.quantized import Quantized
 
+        if isinstance(model, Quantized):
+            raise LissomError(f"{ctx.where}: a quantized network is not cut; prune before quantize")
         found = cuttable(model, ctx.example)
         makers = {name for group in found.free for name in group.layers("out")}  # of any kind
         layers = [name for name, m in model.named_modules() if name in makers or isinstance(

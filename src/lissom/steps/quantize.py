@@ -147,7 +147,7 @@ class Quantize(Step):
         plan = self.plan(model, wires, left, ctx)
         measured = not self.at_run_time and (plan.sites or plan.own)
         seen = observed(model, batches, wires.sites) if measured else {}
-        bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx))
+        bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx, wires, sum(map(len, batches))))
         if self.weights == "auto":
             from ._mixed import mixed
 
@@ -198,12 +198,15 @@ class Quantize(Step):
         rest = Spec(usual, 8) if self.inputs not in (32, "binary") and not self.at_run_time else None
         return planned(weights, inputs, wires, rest)
 
-    def bounds(self, seen: Seen, spec: Spec, site: str, ctx: Context) -> tuple[float, float]:
+    def bounds(self, seen: Seen, spec: Spec, site: str, ctx: Context, wires: Wiring, count: int) -> tuple[float, float]:
         """Return the range of a site, and note where half of the images would have given quite another."""
         pick: Any = menu("ranges").make(self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         (low, high), (less, more) = pick(seen, top), pick(seen.half(), top)
         if len(seen.bounds) > 1 and abs((high - low) - (more - less)) > 0.15 * (high - low):
-            ctx.notes.append(f"{ctx.where}: the range at {site} has not settled ({low:.3g} to {high:.3g}, of half the "
-                             f"images {less:.3g} to {more:.3g}); more images= or a percentile would steady it")
+            layers = sorted(name for name in wires.readers.get(site, ()) if name)[:3]
+            more_images = "" if count < self.images else "more images= or "
+            ctx.notes.append(f"{ctx.where}: the range of what {' and '.join(layers) or site} read has not settled "
+                             f"({low:.3g} to {high:.3g}, of half the {count} images {less:.3g} to {more:.3g}); "
+                             f"{more_images}a percentile would steady it")
         return low, high

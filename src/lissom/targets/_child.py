@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import LissomError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def surroundings(**more: str) -> dict[str, str]:
@@ -40,9 +45,21 @@ def child(*words: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "lissom.targets._child", *words]
 
 
-def tried(target: str, path: Path, shape: Sequence[int], where: str, hint: str) -> None:
-    """Load a file and run it on one image and on two in a process of its own; raise LissomError if that fails."""
-    apart(child("try", target, path.resolve(), *map(str, shape)), path.parent, path, where, hint)
+def tried(target: str, path: Path, shape: Sequence[int], outputs: Sequence[int], where: str, hint: str) -> None:
+    """Load a file and run it on one image of `shape` and on two in a process of its own.
+
+    Raises LissomError if that fails, or makes anything but `outputs`, the shape of one answer.
+    """
+    sizes = [",".join(map(str, size)) for size in (shape, outputs)]
+    apart(child("try", target, path.resolve(), *sizes), path.parent, path, where, hint)
+
+
+def answered(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of what a network answers to one image of `shape`."""
+    import torch
+
+    with torch.no_grad():
+        return tuple(copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape)).shape[1:])
 
 
 def main() -> None:
@@ -58,10 +75,11 @@ def main() -> None:
     from ..menu import menu
 
     run = menu("targets").make(words[0]).load(Path(words[1]), 1)  # type: ignore[attr-defined]
+    shape, outputs = ([int(size) for size in word.split(",") if size] for word in words[2:])
     for count in (1, 2):
-        found = run(np.zeros((count, *map(int, words[2:])), np.float32))
-        if len(found) != count:
-            raise SystemExit(f"{count} images gave outputs of shape {found.shape}")
+        found = run(np.zeros((count, *shape), np.float32))
+        if found.shape != (count, *outputs):
+            raise SystemExit(f"{count} images gave outputs of shape {found.shape}, the network's is {(count, *outputs)}")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Mnn(Target):
         import onnx
         import torch
 
-        from ._child import apart, child, tried
+        from ._child import answered, apart, child, tried
         from ._onnx import export_onnx
         from ._pooled import pool_by_window
 
@@ -96,12 +96,14 @@ class Mnn(Target):
                 words += ["--weightQuantBits", str(self.bits)]
             hint = "onnxruntime may run this network"
             apart(child("mnnconvert", *words), folder, made, f"{self}: MNN's converter", hint)
-            tried(str(self), made, shape, f"{self}: MNN, running the converted file,", hint)
+            outputs = answered(model, shape)
+            tried(str(self), made, shape, outputs, f"{self}: MNN, running the converted file,", hint)
             if self.activations and images is not None:
-                made = self.quantized(folder, made, torch.cat(list(images(self.images))).cpu(), shape, facts)
+                made = self.quantized(folder, made, torch.cat(list(images(self.images))).cpu(), shape, outputs, facts)
             shutil.copyfile(made, path)
 
-    def quantized(self, folder: Path, whole: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]) -> Path:
+    def quantized(self, folder: Path, whole: Path, images: Tensor, shape: tuple[int, ...], outputs: tuple[int, ...],
+                  facts: dict[str, Any]) -> Path:
         """Return the integer file that MNN's quantizer makes of a float one; raise if it answers unlike that."""
         import numpy as np
 
@@ -112,7 +114,7 @@ class Mnn(Target):
         order.write_text(json.dumps(calibration(folder / "images", images, shape, facts) | method))
         hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
         apart(child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint)
-        tried(str(self), made, shape, f"{self}: MNN, running the quantized file,", hint)
+        tried(str(self), made, shape, outputs, f"{self}: MNN, running the quantized file,", hint)
         given = np.ascontiguousarray(images[:16].float().numpy())
         wanted, found = (self.load(file, 1)(given) for file in (whole, made))
         off = float(np.sqrt(np.square(found - wanted).mean() / max(np.square(wanted).mean(), 1e-12)))

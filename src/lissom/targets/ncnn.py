@@ -55,7 +55,7 @@ class Ncnn(Target):
                images: Images | None = None) -> None:  # noqa: ARG002
         import onnx
 
-        from ._child import apart, tried
+        from ._child import answered, apart, tried
         from ._onnx import export_onnx
 
         spec = find_spec("pnnx")
@@ -75,7 +75,8 @@ class Ncnn(Target):
             with zipfile.ZipFile(made, "w") as pack:
                 for part in PARTS:  # a fixed date makes equal networks equal files
                     pack.writestr(zipfile.ZipInfo(part), (folder / part.replace(".", ".ncnn.")).read_bytes())
-            tried(str(self), made, shape, f"{self}: ncnn, running the converted file,", "onnxruntime may run this network")
+            tried(str(self), made, shape, answered(model, shape), f"{self}: ncnn, running the converted file,",
+                  "onnxruntime may run this network")
             path.write_bytes(made.read_bytes())
 
     def load(self, path: Path, threads: int) -> Run:
