@@ -58,8 +58,9 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
         with torch.no_grad():
             model(example.to(device))
     except Exception as error:  # whatever the network's own code raises
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LissomError(f"apply: the network does not run on `example`, of shape {tuple(example.shape)}; one input as "
-                          f"it takes it fits, batch first: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+                          f"it takes it fits, batch first: {said}") from error
     for step in steps.steps:
         torch.manual_seed(seed)
         model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step),
