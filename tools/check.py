@@ -16,7 +16,7 @@ LAYERS = (
     ("data", "models", "surgery"),
     ("norms", "fit", "task", "context", "snapshot", "store", "evaluate"),
     ("steps", "scores", "losses", "ranges"),
-    ("targets", "bench", "report", "measure", "plan", "execute", "alone", "preflight", "explain"),
+    ("targets", "bench", "report", "measure", "plan", "ahead", "execute", "alone", "preflight", "explain"),
     ("cli",),
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .ahead import Ahead
 from .bench.clock import clock_of
 from .bench.machine import machine
 from .context import Clock, Context
@@ -45,6 +46,7 @@ class Run:
     say: Callable[[str], None] = silent
     watch: Callable[[Progress], None] | None = None
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
+    ahead: Ahead = field(default_factory=lambda: Ahead({}))
 
     def recipe(self, recipe: Recipe) -> list[str]:
         """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
@@ -78,11 +80,13 @@ class Run:
     def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
         key, name = (keys[place], recipe.steps[place]) if place >= 0 else (self.task.root(self.seed), "the network as given")
         if key in self.store:
+            self.ahead.found(key)
             return self.say(f"{key}  {name}: in the store")
         with self.store.lock(key):  # a second process that wants the same waits, then finds it done
             if key not in self.store:
-                self.say(f"{key}  {name}")
+                self.say(f"{key}  {name}{self.ahead.now(key)}")
                 self._make(recipe, place, keys, key)
+                self.ahead.finished(key)
 
     def _make(self, recipe: Recipe, place: int, keys: list[str], key: str) -> None:
         begin = time.time()
@@ -180,8 +184,11 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     task.check()
     chosen = device_of(device)
     records, failed = [], list[LissomError]()
+    steps = {key: step for seed in seeds for recipe in recipes
+             for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)}
+    ahead = Ahead({key: step for key, step in steps.items() if key not in store})
     for seed in seeds:
-        this = Run(task, store, chosen, seed, say, watch, clock_of(threads))
+        this = Run(task, store, chosen, seed, say, watch, clock_of(threads), ahead)
         for recipe in recipes:
             this.rehearse(recipe)
         for recipe in recipes:
