@@ -63,7 +63,7 @@ def test_files_stand_alone_and_keys_may(kept: tuple[Store, str], monkeypatch: py
     assert alone["name"] == row["artefact"] and alone["size_bytes"] == row["size_bytes"]
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "mnn"])
 @pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
 def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: str, tmp_path: Path) -> None:
     model, seen = seasoned(), images(16, 16)
@@ -75,6 +75,8 @@ def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: 
         whole = process.ms(0.1)
     names = [name for name, _ in found]
     wanted = {row["name"] for row in layer_table(model, seen[:1]) if row["macs"]}
+    if target == "mnn":  # which names the last operation after the output
+        wanted = wanted - {"head"} | {"outputs__matmul_converted"}
     assert wanted <= set(names) and len(names) == len(set(names)), "each layer once"
     assert all(ms >= 0 for _, ms in found) and 0.2 * whole < sum(ms for _, ms in found) < 10 * whole
 
@@ -96,7 +98,7 @@ def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
     ("stem/Conv", "stem"), ("blocks.0/Add", "blocks.0"), ("blocks.0.conv1/Conv_token_23", "blocks.0.conv1"),
     ("QuantizeLinear_abcd_acdb_stem/Conv/WithoutBiases", "stem"), ("ReduceMean_acdb_abcd_Reshape", "ReduceMean"),
     ("QuantizeLinear_12", "QuantizeLinear"), ("node_Conv_306", "node_Conv_306"), ("Transpose_token_42", "Transpose"),
-    ("outputs", "outputs")])
+    ("outputs", "outputs"), ("blocks.0.conv1/Conv_raster_0", "blocks.0.conv1"), ("ReduceMean_raster_1", "ReduceMean")])
 def test_names_that_runtimes_give_lead_back_to_layers(node: str, layer: str) -> None:
     assert layer_named(node) == layer
 

@@ -26,6 +26,7 @@ AT_ONCE = {
     "two lines": (["run", "prune(0.5)\n| fold"], "cannot be read"), "order": (["run", "quantize(8) | prune(0.5)"], "step 2"),
     "unknown target": (["run", OK, "--to", "onnxruntme"], "there is no target 'onnxruntme'; did you mean 'onnxruntime'?"),
     "unknown setting of a target": (["run", OK, "--to", "openvino(precison='f32')"], "no setting 'precison'"),
+    "no provider": (["run", OK, "--to", 'onnxruntime(provider="cuda")'], "has no CUDAExecutionProvider: pip install"),
     "target cut off": (["run", OK, "--to", "onnxruntime("], "target: cannot be read"),
     "unknown model": (["run", OK, "--model", "resnett20"], "no built-in network 'resnett20'; did you mean 'resnet20'?"),
     "unknown depth": (["run", OK, "--model", "resnet21"], "near 21 are 14, 20, 26"),

@@ -2,7 +2,7 @@
 
 First {target, path, threads, shape, pixels}, answered by {load_ms, resident_mib}. Then, until the input ends, {"seconds": s}
 runs noise for about s seconds and answers with the milliseconds of each call; {given, made} runs the images of one .npy
-file and leaves outputs in another; {"profile": n} answers with the layers and their ms, a mean of n runs. Only the target's
+file and leaves outputs in another; {"profile": n} answers with the layers and their ms, medians of n runs. Only the target's
 own library is imported here, so that memory and load time are the file's and the runtime's.
 """
 

@@ -23,7 +23,7 @@ from .machine import machine
 from .process import loaded
 
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
-PROFILED = 50  # runs that the time of each layer is a mean of
+PROFILED = 50  # runs that the time of each layer is a median of
 
 
 def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool) -> Path:

@@ -65,7 +65,7 @@ class Process:
         return median(self.times(seconds))
 
     def layers(self, times: int) -> list[tuple[str, float]] | None:
-        """Return the ms of each layer by name, a mean of so many runs; None where the runtime does not say."""
+        """Return the ms of each layer by name, medians of so many runs; None where the runtime does not say."""
         found = self.ask({"profile": times})["layers"]
         return found if found is None else [(name, ms) for name, ms in found]
 

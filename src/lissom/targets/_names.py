@@ -87,4 +87,4 @@ def layer_named(node: str) -> str:
     first = node.split("/")[0]
     if "/" in node:
         return re.sub(r"^.*_(abcd|acdb)_", "", first)  # a change of layout, named after what it stands between
-    return re.sub(r"^([A-Z][A-Za-z]*)_(\d+|token_.*|(abcd|acdb)_.*)$", r"\1", first)
+    return re.sub(r"^([A-Z][A-Za-z]*)_(\d+|token_.*|raster_.*|(abcd|acdb)_.*)$", r"\1", first)

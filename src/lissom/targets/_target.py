@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..method import Method
@@ -73,7 +74,7 @@ class Target(Method):
 
     def profile(self, path: Path, images: np.ndarray, threads: int,  # noqa: ARG002
                 times: int) -> list[tuple[str, float]] | None:  # noqa: ARG002
-        """Return the layers of a file as they run on `images` (n c h w), with the mean ms of each.
+        """Return the layers of a file as they run on `images` (n c h w), with the median ms of each.
 
         What belongs to no layer has the name of its operation. None where the runtime does not say.
         """
@@ -84,13 +85,15 @@ class Target(Method):
         return None
 
 
-def summed(rows: Iterable[tuple[str, float]], times: int) -> list[tuple[str, float]]:
-    """Return the sum of each name's numbers over `times`, in the order in which the names come first.
+def middle(runs: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
+    """Return for each name the median over runs of what it takes in one, in the order in which the names come first.
 
-    >>> summed([("stem", 2.0), ("head", 1.0), ("stem", 4.0)], 2)
-    [('stem', 3.0), ('head', 0.5)]
+    >>> middle([[("stem", 2.0), ("head", 1.0), ("stem", 4.0)], [("stem", 5.0)], [("stem", 9.0), ("head", 3.0)]])
+    [('stem', 6.0), ('head', 1.0)]
     """
-    found: dict[str, float] = {}
-    for name, value in rows:
-        found[name] = found.get(name, 0.0) + value / times
-    return list(found.items())
+    found: dict[str, list[float]] = {}
+    for place, run in enumerate(runs):
+        for name, value in run:
+            each = found.setdefault(name, [0.0] * len(runs))
+            each[place] += value
+    return [(name, median(each)) for name, each in found.items()]

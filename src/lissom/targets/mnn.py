@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
-from ._target import Images, Run, Target
+from ._names import layer_named
+from ._target import WARM, Images, Run, Target, middle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +141,34 @@ class Mnn(Target):
             found = express.convert(network.forward([given])[0], express.NCHW)
             return np.array(found.read())  # a view of memory that goes with `found`
         return run
+
+    def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
+        with hushed():
+            import MNN
+
+            network = MNN.Interpreter(str(path))
+            session = network.createSession({"backend": "CPU", "numThread": threads, "precision": "normal"})
+            given = network.getSessionInput(session)
+            network.resizeTensor(given, images.shape)
+            network.resizeSession(session)
+        values = MNN.Tensor(images.shape, MNN.Halide_Type_Float, images.ravel().tolist(), MNN.Tensor_DimensionType_Caffe)
+        given.copyFrom(values)
+        runs: list[list[tuple[str, float]]] = []
+        begun = 0.0
+
+        def begin(*_: Any) -> bool:
+            nonlocal begun
+            begun = time.perf_counter()
+            return True
+
+        def end(_: Any, what: Any) -> bool:
+            runs[-1].append((layer_named(what.getName()), 1000 * (time.perf_counter() - begun)))
+            return True
+
+        for _ in range(WARM + times):
+            runs.append([])
+            network.runSessionWithCallBackInfo(session, begin, end)
+        return middle(runs[WARM:])
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ import tempfile
 from dataclasses import KW_ONLY, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
 from . import _onnxz
 from ._names import layers_in
-from ._target import WARM, Fused, Images, Run, Target, summed
+from ._target import WARM, Fused, Images, Run, Target, middle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 INTEGER = {"QLinearConv", "QGemm", "QLinearMatMul", "QLinearAdd", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
            "DynamicQuantizeMatMul"}
 FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "NhwcFusedConv"}
+PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+             "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")}
 
 
 @dataclass(frozen=True)
 class Onnxruntime(Target):
-    """Run the ONNX file in ONNX Runtime's CPU provider, all graph optimisations on.
+    """Run the ONNX file in ONNX Runtime, all graph optimisations on.
 
     ONNX holds an integer weight in 8 bits and a zero in 32, whatever the bits of its grid and the share of zeros.
     With `packed` the file is a zip of our own, model.onnxz, which holds the same ONNX file with its weights in as few
@@ -40,13 +42,22 @@ class Onnxruntime(Target):
 
     _: KW_ONLY
     packed: bool = arg("weights take the bits that their values need, in a file that only lissom reads", False)
+    provider: Literal["cpu", "cuda", "tensorrt"] = arg("what computes; the latter two need a GPU and onnxruntime-gpu", "cpu")
 
     def identity(self) -> str:
         """Leave `packed` out: it changes no latency, and what is measured by it must keep its name."""
-        return json.dumps([self.name(), self.version, {}])
+        return json.dumps([self.name(), self.version, {} if self.provider == "cpu" else {"provider": self.provider}])
 
     def missing(self) -> str | None:
-        return None if find_spec("onnxruntime") else "ONNX Runtime is not installed: pip install onnxruntime"
+        if not find_spec("onnxruntime"):
+            return "ONNX Runtime is not installed: pip install onnxruntime"
+        if self.provider == "cpu":
+            return None
+        import onnxruntime
+
+        wanted, there = PROVIDERS[self.provider][0], onnxruntime.get_available_providers()
+        return None if wanted in there else (f"this ONNX Runtime has no {wanted}: pip install onnxruntime-gpu; it has "
+                                             f"{', '.join(there)}")
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
@@ -63,10 +74,10 @@ class Onnxruntime(Target):
         return f"onnx-packed/model{_onnxz.ENDING}" if self.packed else super().file(few)
 
     def plain(self) -> Target:
-        return Onnxruntime()
+        return Onnxruntime(provider=self.provider)
 
     def load(self, path: Path, threads: int) -> Run:
-        session = _session(path, threads)
+        session = _session(path, threads, self.provider)
         name = session.get_inputs()[0].name
 
         def run(images: np.ndarray) -> np.ndarray:
@@ -76,17 +87,18 @@ class Onnxruntime(Target):
 
     def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
-            session = _session(path, threads, profile=Path(folder) / "profile")
-            name, layer, runs = session.get_inputs()[0].name, layers_in(path), 0
-            rows: list[tuple[str, float]] = []
+            session = _session(path, threads, self.provider, profile=Path(folder) / "profile")
+            name, layer = session.get_inputs()[0].name, layers_in(path)
+            runs: list[list[tuple[str, float]]] = [[]]
             for _ in range(WARM + times):
                 session.run(None, {name: images})
             for event in json.loads(Path(session.end_profiling()).read_text()):
-                runs += event["name"] == "model_run"  # which is noted when the run has ended, after its nodes
-                if runs >= WARM and event["name"].endswith("_kernel_time"):
+                if event["name"] == "model_run":  # noted when the run has ended, after its nodes
+                    runs.append([])
+                elif event["name"].endswith("_kernel_time"):
                     node = event["name"].removesuffix("_kernel_time")
-                    rows.append((layer(node, event["args"]["op_name"]), event["dur"] / 1000))
-        return summed(rows, times)
+                    runs[-1].append((layer(node, event["args"]["op_name"]), event["dur"] / 1000))
+        return middle(runs[WARM:-1])
 
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that ONNX Runtime runs, as it writes it down after its optimisations."""
@@ -94,7 +106,7 @@ class Onnxruntime(Target):
 
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
-            _session(path, 1, optimised)
+            _session(path, 1, self.provider, optimised)
             graph = onnx.load(str(optimised)).graph
         constants = {tensor.name for tensor in graph.initializer}
         done = [n for n in graph.node if n.op_type in INTEGER]
@@ -103,7 +115,8 @@ class Onnxruntime(Target):
         return Fused(len(done), len(done) + len(rest), tuple(rest))
 
 
-def _session(path: Path, threads: int, optimised: Path | None = None, profile: Path | None = None) -> Any:
+def _session(path: Path, threads: int, provider: str = "cpu", optimised: Path | None = None,
+             profile: Path | None = None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -115,9 +128,9 @@ def _session(path: Path, threads: int, optimised: Path | None = None, profile: P
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not _onnxz.is_packed(path):
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider]))
     whole = _onnxz.read(path)
     try:
-        return ort.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
     except Exception as error:  # errors of its own; they do not say which file, since it is given none
         raise LissomError(f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..method import arg
 from ._names import layer_named, layers_in
-from ._target import WARM, Fused, Images, Run, Target, summed
+from ._target import WARM, Fused, Images, Run, Target, middle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,13 +84,12 @@ class Openvino(Target):
             model.reshape(list(images.shape))
         request = self._compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
         layer = layers_in(path) if path.suffix == ".onnx" else lambda name, _: layer_named(name)
-        rows: list[tuple[str, float]] = []
-        for number in range(WARM + times):
+        runs = []
+        for _ in range(WARM + times):
             request.infer([images])
-            if number >= WARM:
-                rows += [(layer(found.node_name, ""), found.real_time.total_seconds() * 1000)
-                         for found in request.profiling_info if found.status == found.Status.EXECUTED]
-        return summed(rows, times)
+            runs.append([(layer(found.node_name, ""), found.real_time.total_seconds() * 1000)
+                         for found in request.profiling_info if found.status == found.Status.EXECUTED])
+        return middle(runs[WARM:])
 
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that the CPU plugin runs, by the precision it chose for each operation."""
