@@ -19,7 +19,8 @@ def record(recipe: str, seed: int, score: float | None, targets: dict[str, float
     scores = {"test": {"top1": score, **more}}
     ran = {"latency_ms": {"median": 2.0 + seed, "low": 1.0, "high": 3.0}, "size_bytes": 1000, "float_size_bytes": 4000,
            "float_latency_ms": {"median": 8.0, "low": 7.0, "high": 9.0}, "fused": "3/3", "peak_mib": 50.0}
-    return {"key": f"key{seed}", "recipe": recipe, "seed": seed, "params": 1000, "macs": 2000 + seed, "scores": scores,
+    return {"task": {"model": "net", "data": "digits"},
+            "key": f"key{seed}", "recipe": recipe, "seed": seed, "params": 1000, "macs": 2000 + seed, "scores": scores,
             "weights_bytes": 4000, "float": {"scores": scores, "weights_bytes": 8000, "params": 2000, "macs": 4000},
             "machine": {"cpu": "some", "cores": 2},
             "targets": {name: {"top1": found, **more, **ran} for name, found in targets.items()}}
@@ -63,3 +64,14 @@ def test_the_terminal_gets_recipes_by_number_and_scores_of_one_s_own(capsys: pyt
     assert "1  c" in text and "2  a | b" in text and "auc" in text and "0.1250" in text
     assert "PyTorch" in text and "±" not in text
     print_records([])
+
+
+def test_other_networks_data_and_versions_are_no_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [record("a", 0, 0.5, {"torch": 0.5}) for _ in range(4)]
+    records[1]["task"], records[2]["task"] = {"model": "wide", "data": "digits"}, {"model": "net", "data": "photos"}
+    rows = over_seeds(rows_of(records))
+    assert [row["seeds"] for row in rows] == [[0]] * 4 and all(row["spread"] is None for row in rows)
+    print_records(records)
+    said = capsys.readouterr().out
+    assert "model" in said and "wide" in said and "photos" in said
+    assert "model" not in markdown(over_seeds(rows_of(records[:1])))

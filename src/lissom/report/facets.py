@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import LissomError
 from ..recipe import Recipe
@@ -32,12 +33,12 @@ def settings_in(recipe: str) -> dict[str, str]:
     return found
 
 
-def facets(recipes: Sequence[str]) -> list[dict[str, object]]:
+def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[dict[str, Any]]:
     """Return the settings in which the recipes differ: their names, and the value of each recipe in order.
 
-    Settings that always differ together are one; at most twelve are told.
+    `more` is what else is known of each. Settings that always differ together are one; at most twelve are told.
     """
-    each = [settings_in(recipe) for recipe in recipes]
+    each = [{**extra, **settings_in(recipe)} for recipe, extra in zip(recipes, more or [{}] * len(recipes), strict=True)]
     found: dict[tuple[str, ...], str] = {}
     for name in dict.fromkeys(name for one in each for name in one):
         values = tuple(one.get(name, NONE) for one in each)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,31 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
     runs = {r["key"]: details(r, store, steps) for r in records}
     return {"rows": rows, "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
             "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
-            "recipes": list(recipes := dict.fromkeys(row["recipe"] for row in own)), "facets": facets(list(recipes)),
+            "facets": chosen_by(rows, means),
             "machines": list({json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}.values())}
+
+
+def chosen_by(rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what rows differ in, names and values; each row gets its own as `by`, a reference None for those of steps."""
+    kinds = list(dict.fromkeys((row["recipe"], row["model"], row["data"]) for row in rows if not row.get("reference")))
+    found = facets([kind[0] for kind in kinds], [{"model": model, "data": data} for _, model, data in kinds])
+    for row in (*rows, *means):
+        if row.get("reference"):
+            row["by"] = [row[name] if (name := facet["name"]) in ("model", "data") else None for facet in found]
+        else:
+            place = kinds.index((row["recipe"], row["model"], row["data"]))
+            row["by"] = [facet["values"][place] for facet in found]
+    return [{"name": facet["name"], "values": sorted(set(facet["values"]), key=natural)} for facet in found]
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """Return a key that sorts numbers in a text as numbers.
+
+    >>> sorted(["10", "9", "a"], key=natural)
+    ['9', '10', 'a']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(part), "") if number % 2 else (float("inf"), part) for number, part in enumerate(parts) if part]
 
 
 def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

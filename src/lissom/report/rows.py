@@ -25,7 +25,8 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
     rows = []
     for record in records:
         name, *others = record["scores"]["test"] or ["top1"]
-        common = {"key": record["key"], "recipe": record["recipe"] or "as given", "seed": record["seed"],
+        common = {"key": record["key"], "model": record["task"]["model"], "data": record["task"]["data"],
+                  "recipe": record["recipe"] or "as given", "seed": record["seed"],
                   "params": record["params"], "macs": record["macs"],
                   "float_top1": main_score(record["float"]["scores"]["test"]),
                   "float_params": record["float"]["params"], "float_macs": record["float"]["macs"]}
@@ -47,13 +48,17 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for each recipe and target, with means over its seeds, best first.
+    """Return one row for each recipe, network, data and target, with means over its seeds, best first.
 
-    `seeds` are these; `spread` is the sample standard deviation of the first score, None of a single seed.
+    `seeds` are these; `spread` is the sample standard deviation of the first score, None of a single seed. What has the
+    same seed as another, being of other settings or an older version, is no further seed: it has a row of its own.
     """
-    alike: dict[tuple[str, str], list[Row]] = {}
+    alike: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        alike.setdefault((row["recipe"], row["target"]), []).append(row)
+        same, number = (row["recipe"], row["target"], row["model"], row["data"]), 0
+        while any(other["seed"] == row["seed"] for other in alike.get((*same, number), [])):
+            number += 1
+        alike.setdefault((*same, number), []).append(row)
     found = [{**group[0], "seeds": [row["seed"] for row in group], "keys": [row["key"] for row in group],
               "more": {name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]},
               "spread": spread([row["top1"] for row in group]), "level": all(level(row) for row in group),

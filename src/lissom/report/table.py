@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .rows import Row, csv_of, over_seeds, rows_of
 
+LEFT = ("target", "key", "keys", "model", "data")
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -19,7 +20,10 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns that rows over seeds need: their titles, and how a row is said in them."""
     several = any(len(row["seeds"]) > 1 for row in rows)
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
-    return [("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])), ("target", lambda row: row["target"]),
+    differ: list[Column] = [(name, lambda row, name=name: row[name]) for name in ("model", "data")  # type: ignore[misc]
+                            if len({row[name] for row in rows}) > 1]
+    return [*differ, ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
+            ("target", lambda row: row["target"]),
             ("top-1", lambda row: number(row["top1"], 4) + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")),
             *((title(name), partial(said_more, name)) for name in more),
             ("vs float", lambda row: "-" if None in (row["top1"], row["float_top1"])
@@ -92,7 +96,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
     console, shown = Console(highlight=False), columns(rows)
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for name in ("#", *(name for name, _ in shown)):
-        table.add_column(name, justify="left" if name in ("target", "key", "keys") else "right", no_wrap=name != "keys")
+        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "keys")
     for row in rows:
         table.add_row(str(recipes.index(row["recipe"]) + 1), *(text(row) for _, text in shown))
     for place, recipe in enumerate(recipes, 1):
