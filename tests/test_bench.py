@@ -64,10 +64,10 @@ def test_files_stand_alone_and_keys_may(kept: tuple[Store, str], monkeypatch: py
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "mnn"])
-@pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
+@pytest.mark.parametrize("recipe", ["", "fold", "quantize(8)"])
 def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: str, tmp_path: Path) -> None:
     model, seen = seasoned(), images(16, 16)
-    small = lissom.apply(recipe, model, seen[:1], seen)
+    small = lissom.apply(recipe, model, seen[:1], seen) if recipe else model
     path = lissom.export(small, target, tmp_path / "net.onnx", tuple(seen.shape[1:]))
     with loaded(target, path, (1, *seen.shape[1:])) as process:
         found = process.layers(20)
@@ -79,6 +79,52 @@ def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: 
         wanted = wanted - {"head"} | {"outputs__matmul_converted"}
     assert wanted <= set(names) and len(names) == len(set(names)), "each layer once"
     assert all(ms >= 0 for _, ms in found) and 0.2 * whole < sum(ms for _, ms in found) < 10 * whole
+
+
+def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(kept: tuple[Store, str],
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    store, key = kept
+    ms = iter([1.0, 2.0, 8.0, 9.0, 4.0, 5.0] * 2)
+    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads: [
+        Timing(next(ms), 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs])
+    real, said = files.exported, list[str]()
+
+    def fails(store: Store, key: str, target: Any, *rest: Any) -> Path:
+        if str(target) == "torch":
+            raise LissomError("export: no")
+        return real(store, key, target, *rest)
+    monkeypatch.setattr(files, "exported", fails)
+    (other,) = lissom.run("quantize(8, images=8)", Task.of("resnet8", Data.of("digits")), store, seeds=(1,))
+    monkeypatch.setattr(files, "FLOATS", ("torch", "onnxruntime"))
+    rows = bench_things([key, other["key"]], store, "onnxruntime", None, [1], [1], say=said.append)
+    assert [row["baseline"] for row in rows] == [False, False, True] or [row["baseline"] for row in rows] == [
+        False, False, True, True]
+    for row in rows[:2]:
+        source = store.record(store.find(row["name"]))["float"]["key"]
+        own = next(r for r in rows[2:] if r["name"] in ("uncompressed", f"uncompressed {source}"))
+        assert row["faster"] == pytest.approx(own["latency_ms"]["median"] / row["latency_ms"]["median"], rel=0.01)
+    assert said and all("in torch: export: no" in line for line in said)
+    with pytest.raises(LissomError, match="names no target"):
+        bench_things([key], store, "", None, [1], [1])
+
+
+def test_networks_with_branches_keep_their_names_whole(tmp_path: Path) -> None:
+    import torch
+    from torch import Tensor, nn
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.stem(x).mean((2, 3))
+            return self.head(torch.cond(y.sum() > 0, lambda v: v * 2, lambda v: v - 1, (y,)))
+    net, seen = Branches().eval(), torch.randn(4, 3, 8, 8)
+    path = lissom.export(net, "onnxruntime", tmp_path / "net.onnx", (3, 8, 8))
+    found = menu("targets").make("onnxruntime").load(path, 1)(seen.numpy())  # type: ignore[attr-defined]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), net(seen), rtol=1e-4, atol=1e-5)
 
 
 def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
@@ -111,10 +157,14 @@ def test_energy_is_that_of_all_packages_and_a_counter_may_begin_again(tmp_path: 
     def told(zone: str, used: int) -> None:
         (tmp_path / zone).mkdir(exist_ok=True)
         (tmp_path / zone / "energy_uj").write_text(f"{used}\n")
+        name = {"intel-rapl:0:0": "core", "intel-rapl:2": "psys"}.get(zone, "package-0")
+        (tmp_path / zone / "name").write_text(f"{name}\n")
         (tmp_path / zone / "max_energy_range_uj").write_text("10000000\n")
     told("intel-rapl:0", 1_000_000), told("intel-rapl:1", 9_000_000), told("intel-rapl:0:0", 5)
+    told("intel-rapl:2", 0)
     meter = Meter(tmp_path)
     told("intel-rapl:0", 3_000_000), told("intel-rapl:1", 1_000_000)
+    told("intel-rapl:2", 8_000_000)
     assert meter.joules() == pytest.approx(4.0)
     assert meter.joules() == 0
     assert Meter(tmp_path / "none").joules() is None

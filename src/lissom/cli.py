@@ -276,7 +276,8 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
     from .report.benchmark import print_bench
 
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
-    rows = bench_things(things, kept, to, given, batches, counts, layers=layers, baselines=baselines)
+    rows = bench_things(things, kept, to, given, batches, counts, layers=layers, baselines=baselines,
+                        say=lambda text: typer.echo(text, err=True))
     typer.echo(jsons.dumps(rows, indent=1)) if json else print_bench(rows)
 
 

@@ -83,7 +83,9 @@ class Run:
             self.ahead.found(key)
             return self.say(f"{key}  {name}: in the store")
         with self.store.lock(key):  # a second process that wants the same waits, then finds it done
-            if key not in self.store:
+            if key in self.store:
+                self.ahead.found(key)
+            else:
                 self.say(f"{key}  {name}{self.ahead.now(key)}")
                 self._make(recipe, place, keys, key)
                 self.ahead.finished(key)

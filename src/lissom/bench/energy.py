@@ -14,7 +14,7 @@ class Meter:
     """
 
     def __init__(self, zones: Path = ZONES) -> None:
-        self.zones = [zone for zone in sorted(zones.glob("intel-rapl:*")) if zone.name.count(":") == 1]
+        self.zones = [zone for zone in sorted(zones.glob("intel-rapl:*")) if _is_package(zone)]
         self.before = self._read()
 
     def _read(self) -> list[int] | None:
@@ -35,3 +35,11 @@ class Meter:
     def _since(zone: Path, before: int, now: int) -> int:
         """Return the difference of a counter that begins again at its end."""
         return now - before if now >= before else now - before + int((zone / "max_energy_range_uj").read_text())
+
+
+def _is_package(zone: Path) -> bool:
+    """Return whether a zone is a whole processor: others are its parts, or psys, which holds it once more."""
+    try:
+        return (zone / "name").read_text().startswith("package")
+    except OSError:
+        return False

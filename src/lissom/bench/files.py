@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import LissomError
 from ..execute import build_from_entry
-from ..measure import exported
+from ..measure import exported, silent
 from ..menu import menu
 from ..plan import one_target, targets_of
 from ..store import Store
@@ -53,30 +53,34 @@ class Thing:
     target: str
     path: Path
     shape: tuple[int, ...]
+    source: str | None = None  # the key of its uncompressed network, None of a file
     baseline: bool = False
 
 
 def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, batches: Sequence[int],
-                 threads: Sequence[int], *, layers: bool = False, baselines: bool = True) -> list[dict[str, Any]]:
+                 threads: Sequence[int], *, layers: bool = False, baselines: bool = True,
+                 say: Callable[[str], None] = silent) -> list[dict[str, Any]]:
     """Time keys and files in every target, in turns; one row for each pair, for each size of batch and number of threads.
 
     Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is installed. `shape` (c h w)
     is needed for files whose input does not say it; ONNX files do. `layers` adds the ms of each layer to the rows.
     `rank` counts those that were surely faster under the same settings, by intervals that do not overlap, and begins with 1;
-    `faster` is against the fastest baseline.
+    `faster` is against the fastest baseline of the same network. A baseline that cannot be made is told and left out.
     """
-    pairs = [chosen(thing, target, store, shape) for target in targets_of(to) for thing in things]
+    if not (targets := targets_of(to)):
+        raise LissomError("bench: --to names no target")
+    pairs = [chosen(thing, target, store, shape) for target in targets for thing in things]
     if baselines:
-        keys = [store.find(thing) for thing in things if not Path(thing).is_file()]
-        pairs += uncompressed(list(dict.fromkeys(store.record(key)["float"]["key"] for key in keys)), store)
+        pairs += uncompressed(list(dict.fromkeys(pair.source for pair in pairs if pair.source)), store, say)
     if len({pair.shape for pair in pairs}) > 1:
         raise LissomError("bench: the networks take inputs of different shapes; time them one by one")
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
         size = (batch, *pairs[0].shape)
         timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count)
-        fastest = min((t.median for t, pair in zip(timings, pairs, strict=True) if pair.baseline), default=None)
         for pair, timing in zip(pairs, timings, strict=True):
+            own = [t.median for t, p in zip(timings, pairs, strict=True) if p.baseline and p.source == pair.source]
+            fastest = min(own, default=None)
             rows.append({"name": pair.name, "target": pair.target, "baseline": pair.baseline, "artefact": str(pair.path),
                          "batch": batch, "threads": count, "size_bytes": pair.path.stat().st_size,
                          "latency_ms": timing.latency_ms(), "rank": 1 + sum(t.high < timing.low for t in timings),
@@ -90,28 +94,34 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
 
 def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None) -> Thing:
     """Return what a word of the command line names: a file, or a key whose file is made if the store has none."""
-    path = Path(thing)
+    path, source = Path(thing), None
     if path.is_file():
         wanted = shape or shape_of(path)
     else:
         key = store.find(thing)
+        source = store.record(key)["float"]["key"]
         path = exported(store, key, target, False, lambda: build_from_entry(key, store))
         wanted = tuple(store.record(key)["task"]["shape"])
     fits = (f".{target.ending}", *target.others)
     if path.suffix not in fits:
         raise LissomError(f"bench: {target} runs {' and '.join(fits)} files; {path} was given")
-    return Thing(thing, str(target), path, wanted)
+    return Thing(thing, str(target), path, wanted, source)
 
 
-def uncompressed(keys: Sequence[str], store: Store) -> list[Thing]:
+def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None]) -> list[Thing]:
     """Return networks as they were before compression, in every runtime for floats that is installed here."""
     made: list[Target] = [menu("targets").make(text) for text in FLOATS]  # type: ignore[misc]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
         made = made[:-1]
-    return [Thing("uncompressed" if len(keys) == 1 else f"uncompressed {key}", str(target),
-                  exported(store, key, target, False, lambda key=key: build_from_entry(key, store)),  # type: ignore[misc]
-                  tuple(store.record(key)["task"]["shape"]), baseline=True)
-            for key in keys for target in made if target.missing() is None]
+    found = []
+    for key, target in product(keys, [target for target in made if target.missing() is None]):
+        name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
+        try:
+            path = exported(store, key, target, False, lambda key=key: build_from_entry(key, store))  # type: ignore[misc]
+            found.append(Thing(name, str(target), path, tuple(store.record(key)["task"]["shape"]), key, baseline=True))
+        except LissomError as error:
+            say(f"no baseline {name} in {target}: {error}")
+    return found
 
 
 def shape_of(path: Path) -> tuple[int, ...]:

@@ -39,13 +39,14 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
                                 for column in COLUMNS}} for name in names]
     both = [name for name in first["targets"] if name in second["targets"]]
     steps = [[str(step) for step in Recipe(r["recipe"]).steps] if r["recipe"] else [] for r in (first, second)]
+    main = next(iter(first["scores"]["test"]), "top1")
     return {"keys": [first["key"], second["key"]], "recipes": [first["recipe"], second["recipe"]],
             "seeds": [first["seed"], second["seed"]], "steps": different(*steps),
             "scores": {split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
                        for split in ("valid", "test")},
             **{name: [r[name] for r in (first, second)] for name in ("params", "macs")},
-            "targets": {name: {what: [r["targets"][name].get(what) for r in (first, second)]
-                               for what in ("top1", "latency_ms", "size_bytes", "fused")} for name in both},
+            "targets": {name: {what: [r["targets"][name].get(main if what == "score" else what) for r in (first, second)]
+                               for what in ("score", "latency_ms", "size_bytes", "fused")} for name in both},
             "layers": layers}
 
 
@@ -73,7 +74,7 @@ def print_compared(found: dict[str, Any]) -> None:
     for name in ("params", "macs"):
         _row(table, name, found[name], count_text)
     for target, values in found["targets"].items():
-        _row(table, f"{target} score", values["top1"], lambda v: number(v, 4), share=False)
+        _row(table, f"{target} score", values["score"], lambda v: number(v, 4), share=False)
         _row(table, f"{target} ms", [ms["median"] for ms in values["latency_ms"]], lambda v: number(v, 3))
         _row(table, f"{target} file", values["size_bytes"], size_text)
     print_wide(console, table)

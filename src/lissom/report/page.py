@@ -17,6 +17,7 @@ from .facets import facets
 from .rows import over_seeds, rows_of
 from .table import size_lines
 
+TASK = ("model", "data", "size")  # what tells one task from another in a row
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -62,13 +63,13 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
 
 def chosen_by(rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what rows differ in, names and values; each row gets its own as `by`, a reference None for those of steps."""
-    kinds = list(dict.fromkeys((row["recipe"], row["model"], row["data"]) for row in rows if not row.get("reference")))
-    found = facets([kind[0] for kind in kinds], [{"model": model, "data": data} for _, model, data in kinds])
+    kinds = list(dict.fromkeys(tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference")))
+    found = facets([kind[0] for kind in kinds], [dict(zip(TASK, kind[1:], strict=True)) for kind in kinds])
     for row in (*rows, *means):
         if row.get("reference"):
-            row["by"] = [row[name] if (name := facet["name"]) in ("model", "data") else None for facet in found]
+            row["by"] = [row[name] if (name := facet["name"]) in TASK else None for facet in found]
         else:
-            place = kinds.index((row["recipe"], row["model"], row["data"]))
+            place = kinds.index(tuple(row[name] for name in ("recipe", *TASK)))
             row["by"] = [facet["values"][place] for facet in found]
     return [{"name": facet["name"], "values": sorted(set(facet["values"]), key=natural)} for facet in found]
 

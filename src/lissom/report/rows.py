@@ -26,6 +26,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
     for record in records:
         name, *others = record["scores"]["test"] or ["top1"]
         common = {"key": record["key"], "model": record["task"]["model"], "data": record["task"]["data"],
+                  "size": "x".join(map(str, record["task"].get("shape", []))), "created": record.get("created", 0),
                   "recipe": record["recipe"] or "as given", "seed": record["seed"],
                   "params": record["params"], "macs": record["macs"],
                   "float_top1": main_score(record["float"]["scores"]["test"]),
@@ -54,8 +55,8 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     same seed as another, being of other settings or an older version, is no further seed: it has a row of its own.
     """
     alike: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        same, number = (row["recipe"], row["target"], row["model"], row["data"]), 0
+    for row in sorted(rows, key=lambda row: row["created"]):
+        same, number = (row["recipe"], row["target"], row["model"], row["data"], row["size"]), 0
         while any(other["seed"] == row["seed"] for other in alike.get((*same, number), [])):
             number += 1
         alike.setdefault((*same, number), []).append(row)

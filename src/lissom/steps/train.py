@@ -40,7 +40,7 @@ class Learning(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer == "adamw" and self.lr >= 0.1:
+        if self.optimizer == "adamw" and self.lr > 0.1:
             raise LissomError(f"{self.name()}(lr=...): {self.lr:g} suits sgd; with adamw about 0.003 fits, at most 0.1")
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002

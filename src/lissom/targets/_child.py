@@ -59,7 +59,10 @@ def answered(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     import torch
 
     with torch.no_grad():
-        return tuple(copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape)).shape[1:])
+        found = copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape))
+    while not isinstance(found, torch.Tensor):  # of several outputs a file answers with the first
+        found = next(iter(found.values())) if isinstance(found, dict) else found[0]
+    return tuple(found.shape[1:])
 
 
 def main() -> None:

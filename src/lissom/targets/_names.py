@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ def name_by_layer(proto: Any, prefix: str) -> None:
     except the graph's own. `prefix` is what lissom's wrappers put ahead of the names of the network's layers; sites at
     which activations are rounded belong to the layer they are in.
     """
-    kept = {value.name for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer)}
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    kept = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
     taken, renamed = set(kept), dict[str, str]()
     for node in proto.graph.node:
         where = layer_of(next((p.value for p in node.metadata_props if p.key == SCOPES), "[]"), prefix)
+        if re.search(WEIGHTED, node.op_type) and node.input[1] in weights and node.input[1].endswith(".weight"):
+            # the exporter folds batch-norm into the convolution before it, and then says that of the batch-norm
+            where = node.input[1].removeprefix(prefix).removesuffix(".weight")
         stem = f"{where}/{node.op_type}" if where else node.op_type
         name, number = stem, 0
         while name in taken:
@@ -34,9 +38,19 @@ def name_by_layer(proto: Any, prefix: str) -> None:
         for place, output in enumerate(node.output):
             if output and output not in kept:
                 renamed[output] = name if not place else f"{name}:{place}"
-    for node in proto.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
+    rename(proto.graph, renamed)
+
+
+def rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Give values other names, in a graph and in those that its nodes hold as branches and loops, in place."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for held in node.attribute:
+            for inner in (*([held.g] if held.HasField("g") else []), *held.graphs):
+                own = {value.name for value in (*inner.input, *inner.initializer)}
+                own |= {name for made in inner.node for name in made.output}
+                rename(inner, {name: new for name, new in names.items() if name not in own})
 
 
 def layer_of(scopes: str, prefix: str) -> str:

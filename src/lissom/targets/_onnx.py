@@ -68,7 +68,10 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     folded_at_load(proto)
     if in_integers and kinds:
         halved(proto, kinds)
-    onnx.checker.check_model(proto, full_check=True)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # protobuf and onnx raise errors of their own
+        raise LissomError(f"export: the ONNX file does not hold together: {str(error).splitlines()[0]}") from error
     onnx.save(proto, str(path))
 
 

@@ -45,13 +45,14 @@ def folded_at_load(proto: Any) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes = []
+    nodes, replaced = [], set()
     for node in proto.graph.node:
         weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
         if weight is None or weight.data_type != TensorProto.INT8:
             nodes.append(node)
             continue
         scale, name = numpy_helper.to_array(tensors[node.input[1]]), node.output[0]
+        replaced.add(node.input[1])
         along = numpy_helper.from_array(scale.reshape(-1, *[1] * (len(weight.dims) - 1)), f"{name}.scale")
         proto.graph.initializer.append(along)
         nodes += [helper.make_node("Cast", [weight.name], [f"{name}.cast"], name=f"{name}.cast", to=TensorProto.FLOAT),
@@ -59,7 +60,7 @@ def folded_at_load(proto: Any) -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used or tensor.name not in replaced]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
 

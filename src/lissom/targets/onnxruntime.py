@@ -128,9 +128,18 @@ def _session(path: Path, threads: int, provider: str = "cpu", optimised: Path | 
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not _onnxz.is_packed(path):
-        return ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider]))
+        return on_provider(ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider])), provider)
     whole = _onnxz.read(path)
     try:
-        return ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
+        session = ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
     except Exception as error:  # errors of its own; they do not say which file, since it is given none
         raise LissomError(f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})") from None
+    return on_provider(session, provider)
+
+
+def on_provider(session: Any, provider: str) -> Any:
+    """Return a session, or raise if it runs elsewhere: ONNX Runtime falls back to the CPU and says nothing."""
+    if PROVIDERS[provider][0] not in session.get_providers():
+        raise LissomError(f"onnxruntime: {PROVIDERS[provider][0]} cannot be used here; it would run in "
+                          f"{', '.join(session.get_providers())}")
+    return session
