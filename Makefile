@@ -1,6 +1,7 @@
 # make demo: the whole way once, on data that comes with scikit-learn. make test: every check.
 PYTHON ?= python3
 BIN := .venv/bin
+TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes at once, of one core each
 DEMO := train(12, batch=32) | sparsify(1e-4, 4, batch=32) | prune(0.5, by="bn") | distill("kd", 10, batch=32) | quantize(8)
 
 .PHONY: setup demo test lint docs clean
@@ -17,10 +18,11 @@ demo: setup
 	$(BIN)/lissom run '$(DEMO)' --data digits --model resnet20 --to onnxruntime,openvino --store demo/store
 	@echo; echo "The report:"; $(BIN)/lissom report --store demo/store -o demo/report.html
 
+test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest tests/contract tests/surgery src
-	$(BIN)/python -m pytest tests/targets
-	$(BIN)/python -m pytest tests/test_*.py
+	$(BIN)/python -m pytest $(TWO) tests/contract tests/surgery src
+	$(BIN)/python -m pytest $(TWO) tests/targets
+	$(BIN)/python -m pytest $(TWO) tests/test_*.py
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -137,7 +137,12 @@ def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
         nodes = onnx.load(str(path)).graph.node
         layers = {layer_named(node.name) for node in nodes if node.op_type in ("Conv", "Gemm")}
         assert {"stem", "blocks.1.shortcut.0", "head"} <= layers, recipe
-        assert len({node.name for node in nodes}) == len(nodes)
+        named = [node for node in nodes if node.name]
+        assert len({node.name for node in named}) == len(named)
+        assert all(node.op_type == "DequantizeLinear" for node in nodes if not node.name)
+        made = [name for node in nodes for name in node.output]
+        assert len(set(made)) == len(made)
+        assert not any(tensor.name.startswith("network.") for tensor in onnx.load(str(path)).graph.initializer)
 
 
 @pytest.mark.parametrize(("node", "layer"), [

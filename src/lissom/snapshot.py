@@ -20,6 +20,7 @@ from .surgery.masks import MaskedConv2d, MaskedLinear
 from .surgery.quantized import FEW, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from .surgery.rounding import Rounding
 from .surgery.tensors import replace
+from .surgery.windows import WindowAttention
 
 FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
@@ -27,7 +28,7 @@ WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features"
 CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
                                        "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
                                        "MaskedLinear": MaskedLinear, "CastConv2d": CastConv2d, "CastLinear": CastLinear,
-                                       "HeadAttention": attention.HeadAttention}
+                                       "HeadAttention": attention.HeadAttention, "WindowAttention": WindowAttention}
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:

@@ -10,11 +10,18 @@ import pytest
 import torch
 from networks import Net
 from torch import Tensor, nn
+from torchvision.models.swin_transformer import (
+    ShiftedWindowAttention,
+    SwinTransformer,
+    SwinTransformerBlock,
+    SwinTransformerBlockV2,
+)
 
 from lissom import apply, load, save
 from lissom.surgery.attention import HeadAttention
 from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import difference, masked, sliced
+from lissom.surgery.windows import WindowAttention
 
 
 class ByHand(nn.Module):
@@ -42,7 +49,20 @@ def vision(layer: nn.Module, call: Any) -> nn.Module:
                patch=nn.Conv2d(3, 24, 2, 2), layer=layer, head=nn.Linear(24, 5)).eval()
 
 
+def swin(second: bool) -> nn.Module:
+    """Return a network whose windows of 3 do not divide its 4x4 places, so that it pads and shifts them."""
+    torch.manual_seed(0)
+    model = SwinTransformer([2, 2], 24, [2], [4], [3, 3], num_classes=5,
+                            block=SwinTransformerBlockV2 if second else SwinTransformerBlock)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model.eval()
+
+
 NETWORKS = {
+    "in windows": lambda: swin(False),
+    "in windows, by cosine": lambda: swin(True),
     "by hand": lambda: vision(ByHand(24, 4), lambda f, x: x + f(x)),
     "other names": lambda: vision(ByHand(24, 4, ("n_head", "inner_dim")), lambda f, x: f(x)),
     "of PyTorch": lambda: vision(nn.MultiheadAttention(24, 4, batch_first=True), lambda f, x: x + f(x, x, x)[0]),
@@ -66,7 +86,18 @@ def test_heads_are_units_and_cutting_them_is_exact(name: str) -> None:
         small.train()(x)[0, 0].backward()
 
 
-@pytest.mark.parametrize("name", ["by hand", "of PyTorch", "a layer of a transformer"])
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (12, 12), (22, 6), (6, 6)])
+def test_windows_with_all_heads_are_torchvisions_own(second: bool, size: tuple[int, int]) -> None:
+    model, x = swin(second), torch.randn(2, 3, *size)
+    ours = copy.deepcopy(model)
+    for layer in ours.modules():
+        if isinstance(layer, ShiftedWindowAttention):
+            layer.__class__ = WindowAttention
+    assert difference(model, ours, x) < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("other names", "without weights")])
 def test_a_network_with_fewer_heads_is_saved_and_read_back(name: str, tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
     small = apply("prune(0.4, multiple=1)", NETWORKS[name](), x[:1], x)

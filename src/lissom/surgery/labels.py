@@ -85,12 +85,25 @@ class Labels:
         if op.flips and id(op.args[0]) in self.trace.names:
             self.transposed[id(op.outputs[0])] = self.trace.names[id(op.args[0])]
             return
+        self._constants(op)
         single = op.name in MOVES or op.name in VIEWS or op.name in POINTWISE
         if any(id(t) in self.of for t in op.inputs()) or (single and self._vectors(op)):  # constants carry no labels
             try:
                 RULES.get(op.name, unknown)(self, op)
             except (RuntimeError, LookupError, ValueError):  # an operation in a form that its rule does not foresee
                 unknown(self, op)
+
+    def _constants(self, op: Op) -> None:
+        """Label what no layer makes: a constant that a linear layer reads, and a table of which rows are looked up."""
+        if op.name in ("addmm", "mm", "linear"):
+            x, weight = op.args[1:] if op.name == "addmm" else op.args[:2]
+            if id(x) not in self.of and (id(weight) in self.transposed or id(weight) in self.trace.names):
+                self.of[id(x)] = same(x, 0)
+        elif op.name == "index" and id(op.args[0]) in self.trace.names and op.args[0].ndim == 2:
+            table, looked = op.args[0], [k for k, index in enumerate(op.args[1]) if index is not None]
+            if len(looked) == 1:
+                along = torch.arange(table.shape[1 - looked[0]])
+                self.labels(table, (along if looked == [0] else along[:, None]).expand(table.shape))
 
     def _vectors(self, op: Op) -> bool:
         """Return whether an operation moves or maps a parameter with one number for each channel."""

@@ -293,14 +293,17 @@ def linear(net: Labels, op: Op) -> None:
             name, filters = net.trace.names[id(weight)], 1
     if name is None and id(x) in net.of and bias is None:
         return product(net, op)
-    if name is None or id(x) not in net.of or (bias is not None and id(bias) not in net.trace.names):
+    known = bias is None or id(bias) in net.trace.names or (id(bias) in net.of and bias.ndim == 1)
+    if name is None or id(x) not in net.of or not known:
         return unknown(net, op, "the weights of a matrix product are computed")
     labels = net.of[id(x)]
     entering = net.tie(labels, range(labels.ndim - 1)).flatten(0, -2)[0]
     leaving = net.fresh(op.outputs[0].shape[-1], name.rpartition(".")[0])
     net.use(name, filters, "out", leaving)
     net.use(name, 1 - filters, "in", entering)
-    if bias is not None:
+    if bias is not None and id(bias) in net.of:
+        net.equal(net.of[id(bias)], leaving)
+    elif bias is not None:
         net.use(net.trace.names[id(bias)], 0, "vector", leaving)
     net.of[id(op.outputs[0])] = leaving.expand(op.outputs[0].shape)
     return None

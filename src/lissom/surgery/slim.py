@@ -12,6 +12,7 @@ from .attention import count_heads, match_attention
 from .groups import Group
 from .tensors import match_widths, owners_of, replace
 from .trace import tensors_in
+from .windows import match_windows
 
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
@@ -66,6 +67,7 @@ def sliced(model: nn.Module, cut: Cut) -> None:
         match_widths(layer)
         if isinstance(layer, nn.MultiheadAttention):
             match_attention(layer)
+        match_windows(layer)
     for group, units in cut:
         if units.any():
             count_heads(model, group, int((~units).sum()))

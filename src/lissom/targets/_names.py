@@ -10,6 +10,8 @@ from typing import Any
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # what the exporter notes at each node: all modules around it, and the call
 
+SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}  # of which there are many, and files are to be small
+
 WEIGHTED = r"Conv|Gemm|MatMul"  # what operations that hold weights have in their names, fused and integer ones too
 
 
@@ -17,18 +19,28 @@ def name_by_layer(proto: Any, prefix: str) -> None:
     """Name each node of an exported model after the layer that it comes from, as in blocks.0.conv1/Conv, in place.
 
     What follows the slash is the operation, and a number where a layer has several. Outputs are named as their nodes,
-    except the graph's own. `prefix` is what lissom's wrappers put ahead of the names of the network's layers; sites at
-    which activations are rounded belong to the layer they are in.
+    except the graph's own. `prefix` is what lissom's wrappers put ahead of the names of the network's layers and tensors;
+    sites at which activations are rounded belong to the layer they are in. What makes weights of integers, and is gone
+    once a file is loaded, has no name, and its output a number.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
     kept = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
     taken, renamed = set(kept), dict[str, str]()
+    for tensor in proto.graph.initializer:
+        own = tensor.name.removeprefix(prefix)
+        if own not in taken:
+            renamed[tensor.name] = tensor.name = own
+            taken.add(own)
     for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            renamed[node.output[0]], node.name = f"/{len(renamed)}", ""
+            continue
         where = layer_of(next((p.value for p in node.metadata_props if p.key == SCOPES), "[]"), prefix)
         if re.search(WEIGHTED, node.op_type) and node.input[1] in weights and node.input[1].endswith(".weight"):
             # the exporter folds batch-norm into the convolution before it, and then says that of the batch-norm
             where = node.input[1].removeprefix(prefix).removesuffix(".weight")
-        stem = f"{where}/{node.op_type}" if where else node.op_type
+        kind = SHORT.get(node.op_type, node.op_type)
+        stem = f"{where}/{kind}" if where else kind
         name, number = stem, 0
         while name in taken:
             number += 1
