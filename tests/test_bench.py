@@ -196,3 +196,22 @@ def test_counts_that_make_no_sense_are_refused(text: str) -> None:
 def test_names_of_several_lists_are_merged_in_their_order() -> None:
     assert merged([["a", "c"], ["a", "b", "c"], ["c", "d"]]) == ["a", "b", "c", "d"]
     assert merged([[], ["x"]]) == ["x"]
+
+
+def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.xml").write_bytes(b"12")
+    (tmp_path / "a.bin").write_bytes(b"345")
+
+    def only_one(pairs: Any, size: tuple[int, ...], threads: int) -> list[Timing]:
+        if size[0] > 1:
+            raise LissomError("openvino: out of memory")
+        return [Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs]
+    monkeypatch.setattr(files, "latencies", only_one)
+    said = list[str]()
+    (row,) = bench_things([str(tmp_path / "a.xml")], Store(tmp_path / "s"), "openvino", (3, 8, 8), [1, 64], [1], say=said.append)
+    assert row["batch"] == 1 and row["size_bytes"] == 5, "weights beside the file count"
+    assert said == ["batches of 64, threads 1: openvino: out of memory"]
+    with pytest.raises(LissomError, match="nothing could be timed"):
+        bench_things([str(tmp_path / "a.xml")], Store(tmp_path / "s"), "openvino", (3, 8, 8), [32, 64], [1])
+    with pytest.raises(LissomError, match="out of memory"):
+        bench_things([str(tmp_path / "a.xml")], Store(tmp_path / "s"), "openvino", (3, 8, 8), [64], [1])

@@ -77,19 +77,33 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
         size = (batch, *pairs[0].shape)
-        timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count)
+        try:
+            timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count)
+        except LissomError as error:
+            if len(batches) * len(threads) == 1:
+                raise
+            say(f"batches of {batch}, threads {count}: {error}")  # what else was asked for is still answered
+            continue
         for pair, timing in zip(pairs, timings, strict=True):
             own = [t.median for t, p in zip(timings, pairs, strict=True) if p.baseline and p.source == pair.source]
             fastest = min(own, default=None)
             rows.append({"name": pair.name, "target": pair.target, "baseline": pair.baseline, "artefact": str(pair.path),
-                         "batch": batch, "threads": count, "size_bytes": pair.path.stat().st_size,
+                         "batch": batch, "threads": count, "size_bytes": size_of(pair.path),
                          "latency_ms": timing.latency_ms(), "rank": 1 + sum(t.high < timing.low for t in timings),
                          "faster": fastest and round(fastest / timing.median, 3), "energy_mj": timing.energy_mj,
                          "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
             if layers:
                 with loaded(pair.target, pair.path, size, threads=count) as process:
                     rows[-1]["layers"] = process.layers(PROFILED)
+    if not rows:
+        raise LissomError("bench: nothing could be timed with these batches and threads")
     return rows
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, with those of the weights beside it that OpenVINO's .xml names."""
+    beside = path.with_suffix(".bin")
+    return path.stat().st_size + (beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0)
 
 
 def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None) -> Thing:
