@@ -208,10 +208,11 @@ def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatc
         return [Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs]
     monkeypatch.setattr(files, "latencies", only_one)
     said = list[str]()
-    (row,) = bench_things([str(tmp_path / "a.xml")], Store(tmp_path / "s"), "openvino", (3, 8, 8), [1, 64], [1], say=said.append)
+    store, file = Store(tmp_path / "s"), str(tmp_path / "a.xml")
+    (row,) = bench_things([file], store, "openvino", (3, 8, 8), [1, 64], [1], say=said.append)
     assert row["batch"] == 1 and row["size_bytes"] == 5, "weights beside the file count"
     assert said == ["batches of 64, threads 1: openvino: out of memory"]
     with pytest.raises(LissomError, match="nothing could be timed"):
-        bench_things([str(tmp_path / "a.xml")], Store(tmp_path / "s"), "openvino", (3, 8, 8), [32, 64], [1])
+        bench_things([file], store, "openvino", (3, 8, 8), [32, 64], [1])
     with pytest.raises(LissomError, match="out of memory"):
-        bench_things([str(tmp_path / "a.xml")], Store(tmp_path / "s"), "openvino", (3, 8, 8), [64], [1])
+        bench_things([file], store, "openvino", (3, 8, 8), [64], [1])

@@ -37,7 +37,7 @@ class Quantize(Step):
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")
@@ -146,7 +146,7 @@ class Quantize(Step):
         wires = wiring(model, ctx.example)
         plan = self.plan(model, wires, left, ctx)
         measured = not self.at_run_time and (plan.sites or plan.own)
-        seen = observed(model, batches, wires.sites) if measured else {}
+        seen = observed(model, batches, wires.sites, wires.lost) if measured else {}
         bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx, wires, sum(map(len, batches))))
         if self.weights == "auto":
             from ._mixed import mixed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +58,20 @@ class Wiring:
 
     sites: dict[str, str]
     inputs: dict[str, str | None]  # layer -> site, None where that differs from call to call
-    sources: dict[str, set[str]]  # layer -> the sites with a grid of their own whose values it reads
+    sources: dict[str, set[str]]  # layer -> the sites with a grid of their own whose values it reads, or its `entry`
     calls: dict[str, int]  # kind of call -> how many
     sums: list[set[str]]  # sites that additions tie together: what is added, and where the sum is rounded
     readers: dict[str, set[str | None]]
+
+    @property
+    def lost(self) -> set[str]:
+        """Return the layers that read what came from no site: calls that are not known have made it."""
+        return {layer for layer, found in self.sources.items() if entry(layer) in found}
+
+
+def entry(layer: str) -> str:
+    """Return the name of what a layer reads, whatever made it."""
+    return f"to_{layer.replace('.', '_')}"
 
 
 def wiring(network: nn.Module, images: Tensor) -> Wiring:
@@ -121,7 +131,7 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
     reading: dict[str, set[str | None]] = {own: set() for own in sites.values()}
     for name, own in sites.items():
         reading[own] |= {layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
-    sources = {layer: {sites[s] for s in found if s in sites} for layer, found in layers.items()}
+    sources = {layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()}
     one = {layer: found[0] if len(set(found)) == 1 and found[0] in sites else None for layer, found in layers.items()}
     return Wiring(sites, one, sources, dict(made.counts), merged(sums), reading)
 
@@ -141,13 +151,21 @@ def merged(sums: list[set[str]]) -> list[set[str]]:
     return out
 
 
-def observed(network: nn.Module, batches: Sequence[Tensor], sites: dict[str, str]) -> dict[str, Seen]:
-    """Run `network` on calibration batches (n c h w) and return what was seen at each site with its own grid."""
-    seen = {name: Seen() for name, own in sites.items() if name == own}
+def observed(network: nn.Module, batches: Sequence[Tensor], sites: dict[str, str],
+             lost: Iterable[str] = ()) -> dict[str, Seen]:
+    """Run `network` on calibration batches (n c h w) and return what was seen at each site with its own grid.
 
-    def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
+    Of the layers in `lost` it is seen what they read.
+    """
+    seen = {name: Seen() for name, own in sites.items() if name == own}
+    entries = {id(network.get_submodule(layer).weight): entry(layer) for layer in lost}
+    seen.update((name, Seen()) for name in entries.values())
+
+    def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         if name in seen:
             seen[name].add(out)
+        if entries and kind_of(name) in ("conv", "linear") and len(args) > 1 and id(args[1]) in entries:
+            seen[entries[id(args[1])]].add(args[0])
         return out
 
     with torch.no_grad():

@@ -83,7 +83,7 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
                 if plan.own[name].at_run_time:
                     whole.grids[layer.again] = of_inputs(plan.own[name], (0.0, 0.0))
                     continue
-                found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]] or [(0.0, 1.0)]
+                found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
                 if plan.own[name].signs and bounds[layer.again][0] >= 0 and not wires.sources[name] <= skipped:

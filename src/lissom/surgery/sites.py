@@ -49,9 +49,11 @@ SITES: dict[Any, str] = {
     }.items() for kind in kinds}
 RELU = {F.relu, torch.relu, _T.relu}
 PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
-    torch.flatten, _T.flatten, _T.view, _T.reshape, torch.reshape, _T.permute, torch.permute, _T.transpose,
-    torch.transpose, _T.squeeze, torch.squeeze, _T.unsqueeze, torch.unsqueeze, _T.contiguous, F.dropout, F.dropout2d,
-    _T.__getitem__, torch.chunk, _T.chunk, torch.split, _T.split, _T.expand, _T.detach, _T.clone, torch.clone}
+    F.dropout, F.dropout2d, F.dropout3d, F.channel_shuffle, F.pixel_shuffle, F.pixel_unshuffle,
+    *(getattr(_T, name).__get__ for name in ("T", "mT")), *(getattr(where, name) for where in (torch, _T) for name in (
+        "flatten", "unflatten", "view", "reshape", "permute", "transpose", "swapaxes", "movedim", "squeeze", "unsqueeze",
+        "contiguous", "__getitem__", "chunk", "split", "unbind", "narrow", "select", "index_select", "expand", "repeat",
+        "flip", "roll", "detach", "clone", "channel_shuffle", "dropout") if hasattr(where, name))}
 
 
 def kind_of(site: str) -> str:
