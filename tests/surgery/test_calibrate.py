@@ -10,6 +10,9 @@ from networks import Net, images, seasoned
 from torch import Tensor, nn
 
 from lissom import apply
+from lissom.context import Context
+from lissom.menu import menu
+from lissom.steps.quantize import Quantize
 from lissom.surgery.calibrate import entry, wiring
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,3 +73,12 @@ def test_networks_with_shuffles_answer_as_before(name: str) -> None:
     with torch.no_grad():
         plain, rounded = net(images()), small(images())
     assert (rounded - plain).norm() < 0.15 * plain.norm()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_ranges_that_ruin_the_outputs_are_noted(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if wrong:
+        monkeypatch.setattr(Quantize, "bounds", lambda self, seen, *rest: (0.0, 0.01))
+    ctx = Context(images(1), lambda count: [images()])
+    menu("steps").make("quantize(8)")(seasoned(), ctx)
+    assert any("far more than rounding should" in note for note in ctx.notes) == wrong

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..surgery.bits import Plan, Spec
     from ..surgery.calibrate import Seen, Wiring
 
+FAR = 0.5  # of the largest output: 8 bits move outputs by a tenth of that
+
+
 @dataclass(frozen=True)
 class Quantize(Step):
     """Round weights and activations to grids of 8 bits or fewer, in the one form that every runtime then runs.
@@ -157,6 +160,10 @@ class Quantize(Step):
             ctx.facts["rounded"] = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed)
         if self.correct:
             ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
+        moved = difference(before, whole.eval(), batches[0][:32])
+        if self.weights == 8 and self.inputs in (None, 8) and not moved <= FAR:
+            ctx.notes.append(f"{ctx.where}: 8 bits moved the outputs by {moved:.0%} of the largest, which is far more than "
+                             "rounding should; `lissom explain` names the layers at fault")
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
         ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds, images=sum(map(len, batches)))
         return whole.eval()
