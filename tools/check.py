@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "lissom"
-MOST_LINES, MOST_FILE, MOST_FUNCTION = 12_000, 400, 60  # lines with something on them
+# Lines with something on them. The first is a little above what there is: whoever adds much more says why here.
+MOST_LINES, MOST_FILE, MOST_FUNCTION = 12_500, 400, 60
 # each layer imports from itself and from those before it
 LAYERS = (
     ("errors", "menu", "method", "step", "recipe", "sums"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from networks import Net
 from torch import Tensor, nn
+from torchvision.models.maxvit import MaxVit, RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import (
     ShiftedWindowAttention,
     SwinTransformer,
@@ -21,7 +23,7 @@ from lissom import apply, load, save
 from lissom.surgery.attention import HeadAttention
 from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import difference, masked, sliced
-from lissom.surgery.windows import WindowAttention
+from lissom.surgery.windows import CLASSES, PartitionAttention, WindowAttention
 
 
 class ByHand(nn.Module):
@@ -60,7 +62,18 @@ def swin(second: bool) -> nn.Module:
     return model.eval()
 
 
+def maxvit() -> nn.Module:
+    """Return a network of windows and grids of 2x2 in its 4x4 places, each attention of 4 heads."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Upsample(scale_factor=2), MaxVit((16, 16), 16, 2, [16], [2], 4, 0, num_classes=5))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model.eval()
+
+
 NETWORKS = {
+    "in parts": maxvit,
     "in windows": lambda: swin(False),
     "in windows, by cosine": lambda: swin(True),
     "by hand": lambda: vision(ByHand(24, 4), lambda f, x: x + f(x)),
@@ -95,6 +108,22 @@ def test_windows_with_all_heads_are_torchvisions_own(second: bool, size: tuple[i
         if isinstance(layer, ShiftedWindowAttention):
             layer.__class__ = WindowAttention
     assert difference(model, ours, x) < 1e-5
+
+
+def test_parts_with_all_heads_are_torchvisions_own() -> None:
+    model, x = maxvit(), torch.randn(2, 3, 8, 8)
+    ours = copy.deepcopy(model)
+    layers = [layer for layer in ours.modules() if isinstance(layer, RelativePositionalMultiHeadAttention)]
+    for layer in layers:
+        layer.__class__ = PartitionAttention
+    assert len(layers) == 4
+    assert difference(model, ours, x) < 1e-5
+
+
+@pytest.mark.parametrize("path", CLASSES)
+def test_torchvision_still_has_the_classes(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), name), nn.Module)
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("other names", "without weights")])

@@ -178,9 +178,9 @@ class Labels:
 
     def representatives(self) -> np.ndarray:
         """Return for each label the least label that is equal to it."""
-        pairs = [np.unique(np.stack([a.numpy(), b.numpy()]), axis=1) for a, b in self._pairs]
-        joined = np.concatenate(pairs, 1) if pairs else np.zeros((2, 0), int)
-        graph = coo_array((np.ones(joined.shape[1], bool), (joined[0], joined[1])), shape=(self.count, self.count))
+        pairs = [np.unique(a.numpy() * self.count + b.numpy()) for a, b in self._pairs]  # one number each: sorted sooner
+        joined = np.divmod(np.concatenate(pairs) if pairs else np.zeros(0, int), self.count)
+        graph = coo_array((np.ones(len(joined[0]), bool), joined), shape=(self.count, self.count))
         _, parts = connected_components(graph, directed=False)
         return np.unique(parts, return_index=True)[1][parts]
 

@@ -1,4 +1,4 @@
-"""Attention within shifted windows, as torchvision's Swin networks have it, with fewer heads than its width would hold."""
+"""Attention within windows, as in the Swin and MaxViT of torchvision, with fewer heads than its width would hold."""
 
 from __future__ import annotations
 
@@ -81,9 +81,37 @@ class WindowAttention(nn.Module):
         return (region[:, None, :, None] != region[:, None, None, :]).to(x.dtype) * -100
 
 
+class PartitionAttention(nn.Module):
+    """Attention within parts of an image (n parts places c), of which some heads were cut; made as WindowAttention is.
+
+    `n_heads` counts the heads that are left: to_qkv.weight (3 * n_heads * d, c), merge.weight (c, n_heads * d).
+    Source: Tu et al. 2022, https://arxiv.org/abs/2204.01697.
+    """
+
+    to_qkv: nn.Linear
+    merge: nn.Linear
+    n_heads: int
+    scale_factor: float
+    relative_position_bias_table: Tensor
+    relative_position_index: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mixed parts, of the shape of `x`."""
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(2, 4).unbind(3)  # n parts heads places d
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # heads places places
+        weights = (q @ k.transpose(-2, -1) * self.scale_factor + bias).softmax(-1)
+        return self.merge((weights @ v).transpose(2, 3).flatten(3))
+
+
+CLASSES = {  # torchvision's class: ours, and the names of the layers before and after its heads
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": (WindowAttention, "qkv", "proj"),
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": (WindowAttention, "qkv", "proj"),
+    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (PartitionAttention, "to_qkv", "merge"),
+}
+
+
 def match_windows(layer: nn.Module) -> None:
     """Change torchvision's attention, of which heads were cut, to the class that can do with what is left."""
-    kind = type(layer)
-    if kind.__module__ == "torchvision.models.swin_transformer" and kind.__name__.startswith("ShiftedWindowAttention") \
-            and len(layer.qkv.weight) != 3 * len(layer.proj.weight):  # type: ignore[arg-type, union-attr]
-        layer.__class__ = WindowAttention
+    ours, before, after = CLASSES.get(f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", ""))
+    if ours and len(layer.get_parameter(f"{before}.weight")) != 3 * len(layer.get_parameter(f"{after}.weight")):
+        layer.__class__ = ours
