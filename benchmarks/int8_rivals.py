@@ -1,6 +1,6 @@
 """Latency of lissom's int8 file against the same network quantized by ONNX Runtime's own tool and by NNCF, in turns.
 
-    python benchmarks/int8_rivals.py [--model resnet56] [--threads 1]
+    python benchmarks/int8_rivals.py [--model resnet56 | --model torchvision:efficientnet_b0] [--threads 1]
 
 Weights are random: latency does not depend on them. ONNX Runtime's tool gets u8 inputs and s8 weights for each
 channel, its best on x86; NNCF quantizes for OpenVINO with its defaults. NNCF is no part of lissom: pip install nncf.
@@ -56,25 +56,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     words = parser.parse_args()
     torch.manual_seed(0)
-    model = factory(words.model)(10).eval()
-    images = torch.randn(64, 3, 32, 32)
+    size = 224 if words.model.startswith("torchvision:") else 32
+    images = torch.randn(64, 3, size, size)
+    if size == 224:
+        import torchvision
+
+        model = torchvision.models.get_model(words.model.partition(":")[2], weights=None)
+        with torch.no_grad():  # statistics that are not those of a new network
+            model.train()(images[:16])
+    else:
+        model = factory(words.model)(10)
+    model.eval()
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         small = lissom.apply("quantize(8)", model, images[:1], images)
-        lissom.export(model, "onnxruntime", place / "float.onnx", (3, 32, 32))
-        lissom.export(small, "onnxruntime", place / "lissom.onnx", (3, 32, 32))
+        lissom.export(model, "onnxruntime", place / "float.onnx", (3, size, size))
+        for runtime in ("onnxruntime", "openvino"):
+            lissom.export(small, runtime, place / f"lissom-{runtime}.onnx", (3, size, size))
         by_onnxruntime(place / "float.onnx", place / "ort.onnx", images.numpy())
         by_nncf(place / "float.onnx", place / "nncf.xml", images.numpy())
-        files = {"onnxruntime": ["float.onnx", "lissom.onnx", "ort.onnx"],
-                 "openvino": ["float.onnx", "lissom.onnx", "ort.onnx", "nncf.xml"]}
+        files = {"onnxruntime": ["float.onnx", "lissom-onnxruntime.onnx", "ort.onnx"],
+                 "openvino": ["float.onnx", "lissom-openvino.onnx", "ort.onnx", "nncf.xml"]}
         facts = machine()
         print(f"{words.model}, batch 1, {words.threads} thread, {facts['cpu']}, {' '.join(facts['isa'])}")
         for target, names in files.items():
-            timings = latencies([(target, place / name) for name in names], (1, 3, 32, 32), threads=words.threads,
+            timings = latencies([(target, place / name) for name in names], (1, 3, size, size), threads=words.threads,
                                 rounds=words.rounds)
-            own = timings[names.index("lissom.onnx")].median
+            own = timings[1].median
             for name, timing in zip(names, timings, strict=True):
-                print(f"{target:12} {name:12} {timing.median:7.3f} ms  [{timing.low:.3f}, {timing.high:.3f}]"
+                print(f"{target:12} {name:24} {timing.median:7.3f} ms  [{timing.low:.3f}, {timing.high:.3f}]"
                       f"  lissom / this = {own / timing.median:.3f}")
 
 

@@ -56,7 +56,7 @@ def test_a_key_stands_beside_its_uncompressed_network_in_every_runtime_for_float
 def test_files_stand_alone_and_keys_may(kept: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:
     store, key = kept
     exact = Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0)
-    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads: [exact for _ in pairs])
+    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads, profiled: [exact for _ in pairs])
     (row,) = bench_things([key], store, "onnxruntime", None, [1], [2], baselines=False)
     assert row["threads"] == 2 and row["faster"] is None and row["rank"] == 1 and "layers" not in row
     (alone,) = bench_things([row["artefact"]], store, "onnxruntime", None, [1], [1])
@@ -85,7 +85,7 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(kept: 
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     store, key = kept
     ms = iter([1.0, 2.0, 8.0, 9.0, 4.0, 5.0] * 2)
-    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads: [
+    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads, profiled: [
         Timing(next(ms), 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs])
     real, said = files.exported, list[str]()
 
@@ -202,7 +202,7 @@ def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatc
     (tmp_path / "a.xml").write_bytes(b"12")
     (tmp_path / "a.bin").write_bytes(b"345")
 
-    def only_one(pairs: Any, size: tuple[int, ...], threads: int) -> list[Timing]:
+    def only_one(pairs: Any, size: tuple[int, ...], threads: int, profiled: int) -> list[Timing]:
         if size[0] > 1:
             raise LissomError("openvino: out of memory")
         return [Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs]

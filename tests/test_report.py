@@ -75,13 +75,28 @@ def test_it_draws_every_network_and_asks_for_nothing(fresh: Any) -> None:
     assert len(fresh.screenshot()) > 20_000
 
 
+def test_times_of_layers_stand_beside_those_of_the_uncompressed_network(fresh: Any) -> None:
+    fresh.locator("#table tbody tr", has_text="quantize(8").first.click()
+    plot = "document.getElementById('times')"
+    assert fresh.evaluate(f"{plot}.data.map(t => t.name)") == ["uncompressed", "now"]
+    for runtime in ("openvino", "onnxruntime"):
+        fresh.select_option("#timed", runtime)
+        names, was, now = fresh.evaluate(f"[{plot}.data[0].x, {plot}.data[0].y, {plot}.data[1].y]")
+        assert {"stem", "head"} <= set(names) and len(names) == len(set(names))
+        assert was[names.index("stem")] > 0 and now[names.index("stem")] > 0
+        assert runtime in fresh.get_attribute("#times", "aria-label") and "Most time: " in fresh.inner_text("#timesum")
+    before = now
+    fresh.locator("#table tbody tr", has_text="prune(0.3)").first.click()
+    assert fresh.evaluate(f"{plot}.data[1].y") != before
+
+
 def test_axes_and_filters_choose_what_is_shown(fresh: Any) -> None:
     fresh.select_option("#x1", "macs")
     assert "multiply-adds" in fresh.text_content("#plot1 .xtitle")
     assert "multiply-adds" in fresh.get_attribute("#plot1", "aria-label")
     fresh.select_option("#y", "top5")
     assert fresh.text_content("#plot2 .ytitle") == "test top-5"
-    fresh.get_by_label("runtime").select_option("openvino")
+    fresh.locator("#filters").get_by_label("runtime").select_option("openvino")
     assert len(rows(fresh)) == 3 and all("openvino" in row for row in rows(fresh))
     assert fresh.inner_text("#shown") == "3 of 6 rows"
     fresh.get_by_label("prune amount").select_option("0.5")

@@ -73,6 +73,9 @@ def test_record_holds_what_the_docs_promise(finished: tuple[Path, dict]) -> None
         assert found["latency_ms"]["low"] <= found["latency_ms"]["median"] <= found["latency_ms"]["high"]
         assert found["size_bytes"] == Path(found["artefact"]).stat().st_size < found["float_size_bytes"]
         assert 0 < found["resident_mib"] < found["peak_mib"], "the runtime itself is in the peak alone"
+        convolutions = [row["name"] for row in record["layers"] if row["kind"].endswith("Conv2d")]
+        assert convolutions and set(convolutions) <= set(found["layers_ms"]) & set(found["float_layers_ms"])
+        assert 0 < sum(found["layers_ms"].values()) < 10 * found["latency_ms"]["high"]
     held = record["sizes"]
     assert record["weights_bytes"] / 4.5 < held["theory_bytes"] < record["weights_bytes"] / 3
     assert abs(held["packed_bytes"] - held["theory_bytes"]) < 0.02 * held["theory_bytes"]

@@ -15,12 +15,13 @@ from .bench.latency import latencies
 from .bench.process import loaded
 from .errors import LissomError
 from .evaluate import file_outputs, network_outputs, scored
-from .snapshot import few_bits, restore
+from .snapshot import few_bits, restore, rounded_activations
 from .store import Store
 from .surgery.quantized import Quantized
 from .targets._target import Images, Target
 from .task import Task
 
+PROFILED = 20  # runs that the time of each layer is a median of
 NOISE = 0.1  # of an integer file against its simulation: root mean square of the difference over that of the outputs
 
 
@@ -57,9 +58,10 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
 
     `fresh` builds the network as it was before any step; `images` are what a target's own quantizer looks at.
     """
-    folder_name, file_name = target.file(few_bits(store.folder(key))).split("/")
+    home = store.folder(key)
+    folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
     name = folder_name + ("-bake" if bake else "")
-    path = store.folder(key) / "artefacts" / name / file_name
+    path = home / "artefacts" / name / file_name
     if path.is_file():
         return path
     with store.lock(f"{key}.{name}"):
@@ -128,13 +130,15 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
         outputs, _ = file_outputs(process.run, task, task.data.test, bake)
     gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds())]
     agreement = float((outputs.argmax(1) == simulated.argmax(1)).double().mean()) if outputs.ndim == 2 else None
-    own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake)
+    own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake,
+                               profiled=PROFILED)
     fused = target.fused(path) if isinstance(model, Quantized) else None
     return {"threads": threads, "batch": batch, "bake": bake, "artefact": str(path), "size_bytes": path.stat().st_size,
             **scored(task, outputs, labels), "agreement": agreement, "gates": gates, "latency_ms": own.latency_ms(),
             "float_latency_ms": float_own.latency_ms(), "float_size_bytes": other.stat().st_size, "load_ms": own.load_ms,
             "peak_mib": own.peak_mib, "resident_mib": own.resident_mib, "fused": str(fused) if fused else None,
-            "not_fused": list(fused.rest) if fused else []}
+            "not_fused": list(fused.rest) if fused else [], "layers_ms": own.layers_ms(),
+            "float_layers_ms": float_own.layers_ms()}
 
 
 def parity(outputs: Tensor, simulated: Tensor, target: Target, quantized: bool) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from .surgery.fold import taken_out
 from .surgery.masks import MaskedConv2d, MaskedLinear
 from .surgery.quantized import FEW, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from .surgery.rounding import Rounding
+from .surgery.sites import kind_of
 from .surgery.tensors import replace
-from .surgery.windows import WindowAttention
+from .surgery.windows import PartitionAttention, WindowAttention
 
 FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
@@ -28,7 +29,8 @@ WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features"
 CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
                                        "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
                                        "MaskedLinear": MaskedLinear, "CastConv2d": CastConv2d, "CastLinear": CastLinear,
-                                       "HeadAttention": attention.HeadAttention, "WindowAttention": WindowAttention}
+                                       "HeadAttention": attention.HeadAttention, "WindowAttention": WindowAttention,
+                                       "PartitionAttention": PartitionAttention}
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
@@ -94,6 +96,11 @@ def few_bits(folder: Path) -> bool:
     """Return whether the network saved in a folder has weights of 4 bits or fewer, which some formats pack."""
     return any((facts.get("quantized") or {}).get("rounding") and facts["quantized"]["rounding"]["bits"] <= FEW
                for facts in read_structure(folder)["layers"].values())
+
+
+def rounded_activations(folder: Path) -> bool:
+    """Return whether the network saved in a folder rounds what activations other than ReLU return."""
+    return any(kind_of(site) == "act" for site in (read_structure(folder).get("quantized") or {}).get("sites", ()))
 
 
 def _sound(structure: dict[str, Any]) -> bool:

@@ -214,7 +214,7 @@ def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Pa
 
 
 def test_files_of_other_settings_are_kept_apart() -> None:
-    names = [made(text).file(False) for text in ("mnn", "mnn(8)", "mnn(4)", 'mnn(8, activations="kl")',
+    names = [made(text).file(False, False) for text in ("mnn", "mnn(8)", "mnn(4)", 'mnn(8, activations="kl")',
                                                'mnn(8, activations="kl", images=50)', 'mnn(8, activations="ema")')]
     assert len(set(names)) == 6 and names[:2] == ["mnn/model.mnn", "mnn-8/model.mnn"]
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-/.") for name in names)

@@ -104,7 +104,7 @@ def test_the_same_network_is_packed_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_names_and_keys() -> None:
     assert str(PACKED) == "onnxruntime(packed=True)" and PACKED.plain() == ORDINARY
-    assert PACKED.file(True) == "onnx-packed/model.onnxz" != ORDINARY.file(True)
+    assert PACKED.file(True, False) == "onnx-packed/model.onnxz" != ORDINARY.file(True, False)
     assert ORDINARY.identity() == '["onnxruntime", 1, {}]', "keys of pruned networks hold it"
     assert PACKED.identity() == ORDINARY.identity()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..targets._target import Target
+from .cores import quiet_cores
 from .process import loaded
 
 CAPS = ("", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2", "SSE41")  # the first is the processor as it is
@@ -23,7 +24,7 @@ def capped(target: Target, path: Path, images: np.ndarray, cap: str) -> tuple[np
     if cap and platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     settings = {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
-    with loaded(str(target), path, (1, *images.shape[1:]), more=settings) as process:
+    with loaded(str(target), path, (1, *images.shape[1:]), cpus=quiet_cores(1), more=settings) as process:
         outputs = np.concatenate([process.run(images[k:k + 250]) for k in range(0, len(images), 250)])
         process.ms(SECONDS / 4)  # which warms up
         return outputs, process.ms(SECONDS)

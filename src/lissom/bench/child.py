@@ -1,9 +1,9 @@
 """The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
 
-First {target, path, threads, shape, pixels}, answered by {load_ms, resident_mib}. Then, until the input ends, {"seconds": s}
-runs noise for about s seconds and answers with the milliseconds of each call; {given, made} runs the images of one .npy
-file and leaves outputs in another; {"profile": n} answers with the layers and their ms, medians of n runs. Only the target's
-own library is imported here, so that memory and load time are the file's and the runtime's.
+First {target, path, threads, shape, pixels, cpus}, answered by {load_ms, resident_mib}. Then, until the input ends,
+{"seconds": s} runs noise for about s seconds and answers with the milliseconds of each call; {given, made} runs the
+images of one .npy file and leaves outputs in another; {"profile": n} answers with the layers and their ms, medians of n
+runs. Only the target's own library is imported here, so that memory and load time are the file's and the runtime's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ def main() -> None:
         answers.flush()
 
     job = json.loads(sys.stdin.readline())
+    if job["cpus"]:  # before anything is imported that starts threads
+        os.sched_setaffinity(0, job["cpus"])
     import numpy as np
 
     from ..menu import menu

@@ -20,7 +20,6 @@ from ..targets._packed import unpacked
 from ..targets._target import Target
 from .latency import latencies
 from .machine import machine
-from .process import loaded
 
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
 PROFILED = 50  # runs that the time of each layer is a median of
@@ -78,7 +77,8 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
     for batch, count in product(batches, threads):
         size = (batch, *pairs[0].shape)
         try:
-            timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count)
+            timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count,
+                                profiled=PROFILED if layers else 0)
         except LissomError as error:
             if len(batches) * len(threads) == 1:
                 raise
@@ -93,8 +93,7 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
                          "faster": fastest and round(fastest / timing.median, 3), "energy_mj": timing.energy_mj,
                          "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
             if layers:
-                with loaded(pair.target, pair.path, size, threads=count) as process:
-                    rows[-1]["layers"] = process.layers(PROFILED)
+                rows[-1]["layers"] = timing.layers
     if not rows:
         raise LissomError("bench: nothing could be timed with these batches and threads")
     return rows

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import median
 
+from ..errors import LissomError
+from .cores import quiet_cores
 from .energy import Meter
 from .process import Process, loaded
 
@@ -31,20 +33,28 @@ class Timing:
     load_ms: float
     peak_mib: float
     resident_mib: float  # what loading and the first run added, over the runtime alone
+    layers: list[tuple[str, float]] | None = None  # ms of each by name; None where nobody asked or the runtime does not say
 
     def latency_ms(self) -> dict[str, float]:
         """Return the numbers of a record."""
         return {name: round(getattr(self, name), 4) for name in ("median", "low", "high", "p99")}
 
+    def layers_ms(self) -> dict[str, float] | None:
+        """Return the layers' part of a record."""
+        return None if self.layers is None else {name: round(ms, 4) for name, ms in self.layers}
+
 
 def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, threads: int = 1,
-              pixels: bool = False, rounds: int = ROUNDS) -> list[Timing]:
-    """Time (target, file) pairs on inputs of `shape` (n c h w), a fresh process each, in interleaved rounds.
+              pixels: bool = False, rounds: int = ROUNDS, profiled: int = 0) -> list[Timing]:
+    """Time (target, file) pairs on inputs of `shape` (n c h w), a fresh process each, in interleaved rounds, all on the
+    same cores.
 
-    Each is warmed up until two rounds agree within 5 %. The interval is that of order statistics over rounds.
+    Each is warmed up until two rounds agree within 5 %. The interval is that of order statistics over rounds. The times of
+    layers, if asked for, are medians of `profiled` further runs.
     """
+    cpus = quiet_cores(threads)
     with ExitStack() as stack:
-        processes = [stack.enter_context(loaded(target, path, shape, threads=threads, pixels=pixels))
+        processes = [stack.enter_context(loaded(target, path, shape, threads=threads, pixels=pixels, cpus=cpus))
                      for target, path in files]
         for process in processes:
             _warm(process)
@@ -52,11 +62,15 @@ def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, thre
         used: list[list[float | None]] = [[] for _ in processes]
         meter = Meter()
         for _ in range(rounds):
-            for found, joules, process in zip(calls, used, processes, strict=True):
+            for each, joules, process in zip(calls, used, processes, strict=True):
                 meter.joules()
-                found.append(process.times(ROUND_S))
+                each.append(process.times(ROUND_S))
                 joules.append(meter.joules())
-        return [timing(process, *found) for process, *found in zip(processes, calls, used, strict=True)]  # type: ignore[arg-type]
+        found = [timing(process, *own) for process, *own in zip(processes, calls, used, strict=True)]  # type: ignore[arg-type]
+        for place, process in enumerate(processes if profiled else ()):
+            with suppress(LissomError):  # a profiler that dies takes nothing with it that was measured
+                found[place] = replace(found[place], layers=process.layers(profiled))
+        return found
 
 
 def timing(process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]) -> Timing:

@@ -72,13 +72,14 @@ class Process:
 
 @contextmanager
 def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, pixels: bool = False,
-           more: Mapping[str, str] | None = None) -> Iterator[Process]:
+           cpus: Sequence[int] | None = None, more: Mapping[str, str] | None = None) -> Iterator[Process]:
     """Start a process that has loaded a file and run it once on noise of `shape` (n c h w); end it afterwards.
 
-    `pixels`: the file takes 0..255. `more` are environment variables of the process.
+    `pixels`: the file takes 0..255. `cpus`: it runs on these processors alone. `more` are environment variables.
     Raises LissomError if it dies, then or over any order.
     """
     settings = surroundings(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {}))
+    settings.pop("OMP_WAIT_POLICY", None)  # threads asleep, as training on a busy machine wants them, take twice the time
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         process = subprocess.Popen([sys.executable, "-m", "lissom.bench.child"], stdin=subprocess.PIPE,
@@ -90,7 +91,7 @@ def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, p
         stack.callback(process.kill)
         found = Process(target, process, folder)
         answer = found.ask({"target": target, "path": str(path.resolve()), "threads": threads, "shape": list(shape),
-                            "pixels": pixels})
+                            "pixels": pixels, "cpus": cpus})
         found.load_ms, found.resident_mib = answer["load_ms"], answer["resident_mib"]
         yield found
 

@@ -213,7 +213,8 @@ class Quantize(Step):
         if len(seen.bounds) > 1 and abs((high - low) - (more - less)) > 0.15 * (high - low):
             layers = sorted(name for name in wires.readers.get(site, ()) if name)[:3]
             more_images = "" if count < self.images else "more images= or "
-            ctx.notes.append(f"{ctx.where}: the range of what {' and '.join(layers) or site} read has not settled "
+            what = f"{' and '.join(layers)} read" if layers else f"{wires.makers.get(site, site)} returned"
+            ctx.notes.append(f"{ctx.where}: the range of what {what} has not settled "
                              f"({low:.3g} to {high:.3g}, of half the {count} images {less:.3g} to {more:.3g}); "
                              f"{more_images}a percentile would steady it")
         return low, high

@@ -62,6 +62,7 @@ class Wiring:
     calls: dict[str, int]  # kind of call -> how many
     sums: list[set[str]]  # sites that additions tie together: what is added, and where the sum is rounded
     readers: dict[str, set[str | None]]
+    makers: dict[str, str]  # site -> the layer whose outputs it has
 
     @property
     def lost(self) -> set[str]:
@@ -133,7 +134,7 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
         reading[own] |= {layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
     sources = {layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()}
     one = {layer: found[0] if len(set(found)) == 1 and found[0] in sites else None for layer, found in layers.items()}
-    return Wiring(sites, one, sources, dict(made.counts), merged(sums), reading)
+    return Wiring(sites, one, sources, dict(made.counts), merged(sums), reading, layer_of)
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:

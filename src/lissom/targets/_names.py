@@ -11,6 +11,7 @@ from typing import Any
 SCOPES = "pkg.torch.onnx.name_scopes"  # what the exporter notes at each node: all modules around it, and the call
 
 SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}  # of which there are many, and files are to be small
+LONG = {short: kind for kind, short in SHORT.items()}
 
 WEIGHTED = r"Conv|Gemm|MatMul"  # what operations that hold weights have in their names, fused and integer ones too
 
@@ -107,9 +108,11 @@ def layer_named(node: str) -> str:
 
     Nodes of files that others made keep their names.
 
-    >>> layer_named("blocks.1.shortcut.0/Conv_token_23"), layer_named("ReduceMean_acdb_abcd_Reshape")
-    ('blocks.1.shortcut.0', 'ReduceMean')
+    >>> layer_named("blocks.1.shortcut.0/Conv_token_23"), layer_named("ReduceMean_acdb_abcd_Reshape"), layer_named("q_2")
+    ('blocks.1.shortcut.0', 'ReduceMean', 'QuantizeLinear')
     """
+    if node in LONG or (node.rpartition("_")[0] in LONG and node.rpartition("_")[2].isdecimal()):
+        return LONG[node.partition("_")[0]]
     first = node.split("/")[0]
     if "/" in node:
         return re.sub(r"^.*_(abcd|acdb)_", "", first)  # a change of layout, named after what it stands between

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,12 @@ OPSET = 21  # the first whose Q/DQ operators are the ones quantized.py writes
 
 
 def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-                in_integers: bool = True) -> None:
+                in_integers: bool = True, adapt: Callable[[Any], None] | None = None) -> None:
     """Write `model`, which takes (n, *shape), as ONNX with a dynamic batch and `facts` as metadata.
 
     A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights keep the values
     of their grid then, and activations are rounded only where some have fewer than 8 bits. Weights that `cast` stores in
-    16 bits are written so, or in float for readers without Q/DQ nodes.
+    16 bits are written so, or in float for readers without Q/DQ nodes. `adapt` changes the model as its runtime wants it.
     Input 'images' and output 'outputs'; each fact that is no text is written as JSON. The file is checked by
     onnx.checker. Raises LissomError when the network cannot be exported.
     """
@@ -68,6 +69,8 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     folded_at_load(proto)
     if in_integers and kinds:
         halved(proto, kinds)
+    if adapt is not None:
+        adapt(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # protobuf and onnx raise errors of their own

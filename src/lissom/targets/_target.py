@@ -56,8 +56,11 @@ class Target(Method):
         A target with a quantizer of its own shows it the images.
         """
 
-    def file(self, few: bool) -> str:  # noqa: ARG002
-        """Return folder and name of the file among a network's artefacts; `few`: it has weights of 4 bits or fewer."""
+    def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
+        """Return folder and name of the file among a network's artefacts; targets of one name share the file.
+
+        `few`: it has weights of 4 bits or fewer; `acts`: it rounds the values of activations other than ReLU.
+        """
         return f"{self.ending}/model.{self.ending}"
 
     def plain(self) -> Target:

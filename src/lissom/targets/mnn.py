@@ -63,7 +63,7 @@ class Mnn(Target):
     def missing(self) -> str | None:
         return None if find_spec("MNN") and find_spec("_tools") else "MNN is not installed: pip install 'lissom[mnn]'"
 
-    def file(self, few: bool) -> str:  # noqa: ARG002
+    def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
         return re.sub(r"\W+", "-", str(self)).strip("-") + "/model.mnn"
 
     def plain(self) -> Target:

@@ -42,7 +42,7 @@ class Ncnn(Target):
         found = find_spec("ncnn") and find_spec("pnnx")
         return None if found else "ncnn or its converter pnnx is not installed: pip install 'lissom[ncnn]'"
 
-    def file(self, few: bool) -> str:  # noqa: ARG002
+    def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
         return ("ncnn" if self.precision == "f32" else f"ncnn-{self.precision}") + f"/model.{self.ending}"
 
     def plain(self) -> Target:

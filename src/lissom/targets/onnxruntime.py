@@ -61,17 +61,18 @@ class Onnxruntime(Target):
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
+        from ._activations import looked_up
         from ._onnx import export_onnx
 
         if not self.packed:
-            export_onnx(model, path, shape, facts)
+            export_onnx(model, path, shape, facts, adapt=looked_up)
             return
         with tempfile.TemporaryDirectory() as folder:
-            export_onnx(model, Path(folder) / "model.onnx", shape, facts)
+            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up)
             _onnxz.write(Path(folder) / "model.onnx", path)
 
-    def file(self, few: bool) -> str:
-        return f"onnx-packed/model{_onnxz.ENDING}" if self.packed else super().file(few)
+    def file(self, few: bool, acts: bool) -> str:
+        return f"onnx-packed/model{_onnxz.ENDING}" if self.packed else super().file(few, acts)
 
     def plain(self) -> Target:
         return Onnxruntime(provider=self.provider)

@@ -46,19 +46,20 @@ class Openvino(Target):
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
         from ..surgery.quantized import Quantized
+        from ._activations import joined
         from ._onnx import export_onnx
 
         if not any(isinstance(layer, Quantized) and layer.few() for layer in model.modules()):
-            export_onnx(model, path, shape, facts)
+            export_onnx(model, path, shape, facts, adapt=joined)
             return
         from ._packed import packed
 
         with tempfile.TemporaryDirectory() as folder:
-            export_onnx(model, Path(folder) / "model.onnx", shape, facts)
+            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=joined)
             packed(Path(folder) / "model.onnx", path)
 
-    def file(self, few: bool) -> str:
-        return "openvino/model.ir" if few else super().file(few)
+    def file(self, few: bool, acts: bool) -> str:
+        return "openvino/model.ir" if few else "onnx-openvino/model.onnx" if acts else super().file(few, acts)
 
     def load(self, path: Path, threads: int) -> Run:
         from ._packed import one_bit, read

@@ -1,0 +1,84 @@
+"""Which processors a measurement runs on: moving between cores, or sharing one, would be measured with the file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+SYSTEM = Path("/sys/devices/system/cpu")
+SPAN_S = 0.1  # how long others are watched
+LOOKS = 5  # at what else runs, within that time
+BUSY = 0.5  # share of a core that others use, from which a slower core is the better one
+
+
+def quiet_cores(count: int) -> list[int] | None:
+    """Return a processor of each of `count` cores, fast ones first, of these the ones that others use least.
+
+    None where there are not as many cores, or the system (only Linux does) does not let a process choose.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    before = used_s()
+    time.sleep(SPAN_S)
+    after = used_s()
+    share = {cpu: (after[cpu] - s) / SPAN_S for cpu, s in before.items() if cpu in after}
+    cores = [[cpu for cpu in core if cpu in share] for core in cores_of(os.sched_getaffinity(0))]
+    return chosen([core for core in cores if core], share, {cpu: top_khz(cpu) for cpu in share}, count)
+
+
+def chosen(cores: list[list[int]], share: Mapping[int, float], khz: Mapping[int, int], count: int) -> list[int] | None:
+    """Choose among cores, given as their processors (two that share a core slow each other down).
+
+    >>> chosen([[0, 4], [1, 5], [2], [3]], {0: 0.9, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}, {0: 4, 1: 4, 2: 3, 3: 3, 4: 4, 5: 4}, 2)
+    [5, 3]
+    """
+    def order(core: list[int]) -> tuple[bool, int, int, int]:
+        busy = sum(share[cpu] for cpu in core)
+        return busy > BUSY, -khz[core[0]], round(10 * busy), -core[0]
+
+    best = sorted(cores, key=order)[:count]
+    return [min(reversed(core), key=lambda cpu: round(10 * share[cpu])) for core in best] if len(best) == count else None
+
+
+def others_run() -> bool:
+    """Return whether anything but this process wants a processor, in each of a few looks; False where nobody says."""
+    with suppress(OSError, ValueError, IndexError):
+        for _ in range(LOOKS):
+            if int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) <= 1:  # this process itself
+                return False
+            time.sleep(SPAN_S / LOOKS)
+        return True
+    return False
+
+
+def used_s() -> dict[int, float]:
+    """Return how many seconds each processor has worked since the system began; empty where it does not say."""
+    found = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *ticks = line.split()
+            if name[:3] == "cpu" and name[3:].isdecimal():
+                idle = int(ticks[3]) + int(ticks[4])
+                found[int(name[3:])] = (sum(map(int, ticks[:8])) - idle) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def cores_of(cpus: set[int]) -> list[list[int]]:
+    """Return these processors core by core."""
+    found: dict[str, list[int]] = {}
+    for cpu in sorted(cpus):
+        siblings = str(cpu)
+        with suppress(OSError):
+            siblings = (SYSTEM / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        found.setdefault(siblings, []).append(cpu)
+    return list(found.values())
+
+
+def top_khz(cpu: int) -> int:
+    """Return the highest clock of a processor, 0 where the system does not say."""
+    with suppress(OSError, ValueError):
+        return int((SYSTEM / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text())
+    return 0
