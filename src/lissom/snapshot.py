@@ -184,7 +184,8 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
         elif (isinstance(now, Tensor) and not _cut_from(value, now)) or (now is None and key == "weight"):
             raise LissomError(f"{where}: '{name}' does not fit the network built; was it built the same way?")
         else:
-            replace(model, name, value, buffer=name in buffers)
+            # a copy lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another order
+            replace(model, name, value.clone(), buffer=name in buffers)
     left = set(tensors_of(model)) - set(tensors)
     if left:
         raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
