@@ -14,7 +14,7 @@ from lissom import LissomError
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.fit import Batch, Pace, Progress, cross_entropy, fit, layout_of, optimizer_of
+from lissom.fit import Batch, Pace, Progress, cross_entropy, fast_precision, fit, layout_of, optimizer_of
 from lissom.menu import menu
 from lissom.models import factory
 
@@ -215,6 +215,22 @@ def test_gradients_are_right_in_the_layout_that_is_chosen(inputs: int) -> None:
     layer = layer.to(memory_format=layout)
     layer(x.contiguous(memory_format=layout)).square().sum().backward()
     torch.testing.assert_close(layer.weight.grad.double(), wanted.weight.grad, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(("cpu", "amx", "wanted"), [
+    ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, False, torch.bfloat16),
+    ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False, torch.float32),
+    ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, False, torch.float32),
+    ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, True, torch.bfloat16),
+    (None, False, torch.float32)])
+def test_training_computes_in_bfloat16_where_that_is_faster(cpu: dict | None, amx: bool, wanted: torch.dtype,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    if cpu is None:  # an older PyTorch
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert fast_precision(CPU) == wanted
 
 
 def test_labels_are_smoothed() -> None:

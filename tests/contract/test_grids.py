@@ -163,6 +163,22 @@ def test_the_gradients_of_lsq_inputs_are_those_of_the_paper(low: float, zero: in
     torch.testing.assert_close(made.step.grad[0], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_inputs_of_bfloat16_are_rounded_as_floats_are(bits: int) -> None:
+    made, levels = of_inputs("lsq", bits, 0.0, 2.0**bits - 1), 2**bits - 1  # a step of 1
+    x = (levels * torch.special.ndtr(drawn(32, 8, 8, 8)) + 0.01).bfloat16().requires_grad_()
+    g = drawn(*x.shape, seed=1).bfloat16()
+    y = made(x)
+    (y * g).sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    v, slopes = x.detach().float(), g.float()
+    torch.testing.assert_close(y.detach().float(), v.round().clamp(0, levels), rtol=0, atol=0)
+    inside = (v > 0) & (v < levels)
+    torch.testing.assert_close(x.grad.float(), slopes * inside, rtol=0, atol=0)
+    parts = torch.where(inside, v.round() - v, v.clamp(0, levels)) * slopes / (x[0].numel() * levels / 2) ** 0.5
+    assert float(made.step.grad) == pytest.approx(float(parts.sum()), rel=0.01)
+
+
 @pytest.mark.parametrize("grid", ["uniform", "lsq"])
 @pytest.mark.parametrize(("low", "high"), [(0, 5.0), (-2.0, 3.0), (-1.0, 0.0), (0.0, 0.0)])
 def test_equal_steps_of_inputs_are_those_of_pytorch(grid: str, low: float, high: float) -> None:

@@ -19,8 +19,8 @@ def equal_steps(x: Tensor, step: Tensor, zero: int, top: int, slow: float = 1.0)
     round(x / step) - x / step between them and the end itself outside, summed over x.
     Source: Esser et al. 2019, https://arxiv.org/abs/1902.08153.
     """
-    found: Tensor = EqualSteps.apply(x.float(), step, zero, top, slow)
-    return found.to(x.dtype)
+    found: Tensor = EqualSteps.apply(x, step, zero, top, slow)
+    return found
 
 
 class EqualSteps(torch.autograd.Function):
@@ -29,7 +29,8 @@ class EqualSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: int, top: int, slow: float) -> Tensor:
         size = step if x.is_cuda else float(step)  # to ask a GPU for a number would wait for it
-        y = (x / size).round_().clamp_(-zero, top - zero).mul_(size)
+        wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
+        y = (wide / size if wide is x else wide.div_(size)).round_().clamp_(-zero, top - zero).mul_(size).to(x.dtype)
         ctx.ends, ctx.slow = (-zero * size, (top - zero) * size), slow
         ctx.save_for_backward(*([x, y, step] if ctx.needs_input_grad[1] else [x]))
         return y
@@ -37,13 +38,23 @@ class EqualSteps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x, *learned = ctx.saved_tensors
-        low, high = ctx.ends
-        inside = grad * ((x > low) & (x < high)) if x.is_cuda else torch.ops.aten.hardtanh_backward(grad, x, low, high)
+        inside = within(grad, x, *ctx.ends)
         if not learned:
             return inside, None, None, None, None
         y, step = learned
-        slope = (product(grad, y) - product(inside, x)) / step * ctx.slow
-        return inside, slope.reshape(step.shape), None, None, None
+        if x.dtype == torch.float32:
+            slope = product(grad, y) - product(inside, x)
+        else:  # a sum of 8 bits each, of which the difference would be mostly error
+            slope = product(grad, within(x, x, *ctx.ends).neg_().add_(y)).float()
+        return inside, (slope / step * ctx.slow).reshape(step.shape), None, None, None
+
+
+def within(values: Tensor, x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Return `values` (...) where low < x < high, and 0 elsewhere."""
+    if x.is_cuda:
+        return values * ((x > low) & (x < high))
+    found: Tensor = torch.ops.aten.hardtanh_backward(values, x, low, high)
+    return found
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
