@@ -1,6 +1,6 @@
 """What a batch of quantization-aware training costs beside one in float, in turns in one process; and calibration.
 
-    python benchmarks/quantize_cost.py [--model resnet20] [--of 'quantize(8)' 'quantize(4, 4)'] [--rounds 8]
+    python benchmarks/quantize_cost.py [--model resnet20] [--of 'quantize(8)' 'quantize(4, 4)'] [--rounds 8] [--float32]
 
 Turns are short, so that whatever else the machine does meets all of them. Calibration is `quantize` itself on 512 images.
 """
@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--float32", action="store_true", help="also where the machine would learn in bfloat16")
     words = parser.parse_args()
+    precision = torch.float32 if words.float32 else None
     data = pictures(words.batch * words.batches)
     images = [data.normalised(pixels).cpu() for pixels in pictures(512).train.pixels.split(128)]
 
@@ -45,7 +47,7 @@ def main() -> None:
         calibration[text] = time.perf_counter() - begin
 
     def turn(model: nn.Module) -> Callable[[], object]:
-        return lambda: fit(model, data, Pace(1, lr=1e-4, batch=words.batch), seed=0, device=DEVICE)
+        return lambda: fit(model, data, Pace(1, lr=1e-4, batch=words.batch), seed=0, device=DEVICE, precision=precision)
 
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for k in range(words.rounds + 1):  # the first warms up

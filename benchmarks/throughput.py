@@ -41,7 +41,7 @@ def bare(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    float(loss)
+    float(loss.detach())
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from .context import Clock, Context
 from .data.data import CPU
 from .errors import LissomError, Unmeasured
 from .evaluate import network_outputs, scored
-from .fit import Progress
+from .fit import Progress, fast_precision
 from .losses._ensemble import Ensemble
 from .measure import measure, silent
 from .plan import targets_of
@@ -147,7 +147,8 @@ class Run:
                                             "preprocessing": data.preprocessing(), "notes": data.notes},
                 "sizes": sizes(model), "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
                 "layers": layer_table(model, ctx.example), "targets": {}, "machine": machine(),
-                "learned_on": str(self.device), "created": round(time.time())}
+                "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+                "created": round(time.time())}
 
 
 def leading(recipe: Recipe) -> int:
