@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def images(count: int = 48, classes: int = 3, size: int = 16) -> Data:
 DATA = images()
 BATCH = DATA.example(8)
 LABELS = torch.arange(8) % 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact() -> Iterator[None]:
+    """Compute in float32 on every processor: values are compared to more digits than bfloat16 has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("fit", "losses._comparison"):
+            patch.setattr(f"lissom.{module}.fast_precision", lambda _: torch.float32)
+        yield
 
 
 def resnet(name: str = "resnet8", seed: int = 0) -> nn.Module:
