@@ -15,7 +15,7 @@ from torch import nn
 
 from lissom.bench import cores
 from lissom.bench.cores import chosen, cores_of, quiet_cores, used_s
-from lissom.bench.process import loaded
+from lissom.bench.process import loaded, running
 from lissom.cli import main
 from lissom.targets.onnxruntime import Onnxruntime
 
@@ -34,6 +34,16 @@ def test_a_loaded_file_stays_on_the_cores_it_was_given(tmp_path: Path) -> None:
 
 
 @linux
+def test_a_file_does_not_run_beside_threads_of_the_last_one_that_spin(tmp_path: Path) -> None:
+    """ONNX Runtime's second thread spins on after a run, and took half of the next file's time."""
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
+    Onnxruntime().export(net, tmp_path / "f.onnx", (3, 32, 32), {})
+    with loaded("onnxruntime", tmp_path / "f.onnx", (8, 3, 32, 32), threads=2) as process:
+        for _ in range(3):
+            process.times(0.1)
+            assert not running(process.process.pid)
+
+
 def test_threads_wait_as_the_runtime_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as on a busy machine, for training
     Onnxruntime().export(nn.Conv2d(3, 4, 1), tmp_path / "f.onnx", (3, 8, 8), {})

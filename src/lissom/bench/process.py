@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 
 from ..errors import LissomError
 from ..targets._child import surroundings
+
+SETTLE_S = 1.0  # longest wait for threads that spin
 
 
 class Process:
@@ -58,7 +61,14 @@ class Process:
         """Run one batch of noise for a while and return the ms of each call."""
         answer = self.ask({"seconds": seconds})
         self.peak_mib = answer["peak_mib"]
+        self.settle()
         return list(answer["times_ms"])
+
+    def settle(self) -> None:
+        """Wait until none of its threads runs: ONNX Runtime's spin on for 45 ms, on a core that the next file wants."""
+        end = time.monotonic() + SETTLE_S
+        while running(self.process.pid) and time.monotonic() < end:
+            time.sleep(0.002)
 
     def ms(self, seconds: float) -> float:
         """Run one batch of noise for a while and return the median of the calls, in ms."""
@@ -94,6 +104,16 @@ def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, p
                             "pixels": pixels, "cpus": cpus})
         found.load_ms, found.resident_mib = answer["load_ms"], answer["resident_mib"]
         yield found
+
+
+def running(pid: int) -> bool:
+    """Return whether a thread of a process runs, or would if a core were free; False where the system does not say."""
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # one that has ended since
+                if (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                    return True
+    return False
 
 
 def _close(pipe: IO[str]) -> None:
