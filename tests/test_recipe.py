@@ -386,7 +386,8 @@ def test_a_number_too_large_for_a_float_is_refused(kind: type) -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("train(3", "cannot be read at column"), ("train(3) |", "cannot be read"), ("| train(3)", "at column 1"),
+    ("train(3", "cannot be read at column"), ("train(3) |", "at column 10, near 'train(3) |': nothing follows '|'"),
+    ("| train(3)", "at column 1"),
     ("train(3) || fold", "at column 11"), ("train(3); fold", "at column 9"), ("train(03)", "at column 7"),
     ("train(3)\n| fold", "cannot be read"), ("train(3)\x00", "cannot be read"),
     ("train(" + "9" * 5000 + ")", "cannot be read"),

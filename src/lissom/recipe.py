@@ -27,6 +27,7 @@ from .step import Step
 MOST = 10_000  # recipes in one space; more is a slip of the keyboard
 LONGEST = 1_000  # steps in one recipe
 TOTAL = 200_000  # steps in all recipes of a space
+OPEN = ("|", "+", "*")  # what a text cannot end in
 
 
 class Recipe:
@@ -129,9 +130,10 @@ def _parsed(text: str, where: str) -> ast.expr:
             warnings.simplefilter("ignore")  # Python's opinions of "\d" and the like
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        column = error.offset or 1
+        column = len(text) if text[-1:] in OPEN else error.offset or 1
         near = " ".join(text[max(0, column - 12):column + 12].split())
         why = f": {error.msg}" if "never closed" in error.msg or "unmatched" in error.msg else ""
+        why = f": nothing follows '{text[-1]}'" if text[-1:] in OPEN else why
         raise LissomError(f"{where}: cannot be read at column {column}, near '{near}'{why}") from None
     except (ValueError, RecursionError, MemoryError):
         raise LissomError(f"{where}: cannot be read; an example: train(10) | prune(0.5)") from None
