@@ -189,7 +189,7 @@ def explain(key: Annotated[str, typer.Argument(help="A key of the store: a quant
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, ranges or targets; all if not given.")] = "",
+def list_(what: Annotated[str, typer.Argument(help="steps, scores, losses, grids, ranges, targets; all if not given.")] = "",
           name: Annotated[str, typer.Argument(help="One method.")] = "", json: Json = False) -> None:
     """Print every method with its settings, defaults, bounds and help."""
     from .report.methods import method_rows, print_methods

@@ -195,7 +195,7 @@ class Explained:
         changes: list[tuple[str, dict[str, Any]]] = [
             *((f"range={name}", {"range": name}) for name in ("minmax", "percentile", "mse")
               if step.inputs != 32 and not (step.range or "").startswith(name)),
-            *([] if step.rounding == "learned" or step.weights == 32 else [("learned rounding", {"rounding": "learned"})]),
+            *([] if step.rounding != "nearest" or step.weights == 32 else [("learned rounding", {"rounding": "learned"})]),
             *([] if step.correct or step.weights == 32 else [("corrected biases", {"correct": True})]),
             *([("weights of 7 bits", {"reduce_range": True})] if any(
                 row["noise"] > UNLIKE for target in found["targets"].values() for row in target["capped"]) else []),

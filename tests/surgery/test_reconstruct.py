@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from lissom import apply
 from lissom.models import factory
+from lissom.surgery.quantized import QuantizedLayer
+from lissom.surgery.reconstruct import blocks, recorded
 
 
 def images(count: int = 64, seed: int = 0) -> Tensor:
@@ -33,12 +36,14 @@ def error(small: nn.Module, net: nn.Module, x: Tensor) -> float:
         return float((small(x) - net(x)).square().mean() / net(x).square().mean())
 
 
-@pytest.mark.parametrize(("bits", "grid", "share"), [(4, "lsq", 0.8), (3, "lsq", 0.8), (4, "uniform", 0.9)])
-def test_learned_rounding_errs_less_and_moves_no_weight_by_more_than_a_step(bits: int, grid: str, share: float) -> None:
+@pytest.mark.parametrize(("bits", "grid", "share", "how"), [(4, "lsq", 0.8, "learned"), (3, "lsq", 0.8, "learned"),
+                                                            (4, "uniform", 0.9, "learned"), (4, "lsq", 0.8, "blocks")])
+def test_learned_rounding_errs_less_and_moves_no_weight_by_more_than_a_step(bits: int, grid: str, share: float,
+                                                                            how: str) -> None:
     net, fresh = trained(), images(64, seed=9)
     with torch.no_grad():  # as steps of a recipe run
-        near, learned = (apply(f"quantize({bits}, grid='{grid}', rounding='{how}', steps=100)", net, images(1), images())
-                         for how in ("nearest", "learned"))
+        near, learned = (apply(f"quantize({bits}, grid='{grid}', rounding='{kind}', steps=100)", net, images(1), images())
+                         for kind in ("nearest", how))
     assert error(learned, net, fresh) < share * error(near, net, fresh)
     changed = 0
     for one, other in zip(near.layers(), learned.layers(), strict=True):  # type: ignore[operator]
@@ -98,7 +103,7 @@ def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from lissom.context import Context
     from lissom.menu import menu
 
-    def never(*_: Any) -> None:
+    def never(*_: Any, **__: Any) -> None:
         raise AssertionError("rounding was learned on an untrained network")
     monkeypatch.setattr("lissom.surgery.reconstruct.learned_rounding", never)
     step: Any = menu("steps").make("quantize(4, rounding='learned')")
@@ -124,3 +129,32 @@ def test_grids_of_other_steps_are_left_to_their_own_rounding() -> None:
     near, learned = (apply(f"quantize('ternary', rounding='{how}', first=32, last=32, steps=20)", net, images(1), images())
                      for how in ("nearest", "learned"))
     assert error(near, net, images()) == error(learned, net, images())
+
+
+def test_a_block_is_what_adds_and_runs_alone_as_it_does_in_its_network() -> None:
+    small: Any = apply("quantize(4, 4)", trained(), images(1), images())
+    names = [name for name, m in small.network.named_modules() if isinstance(m, QuantizedLayer)]
+    found = blocks(small, names, images(1))
+    assert [len(inner) for inner, _ in found.values()] == [1, 2, 3, 3, 1]  # a shortcut counts
+    path, (_, calls) = list(found.items())[2]
+    part = small.network.get_submodule(path)
+    read, made = recorded(small, part, [images()])
+    with torch.no_grad():
+        assert torch.equal(small.run(part, read, calls)[0], made)
+        assert not torch.equal(small.run(part, read, Counter())[0], made), "its activations meet its own grids"
+
+
+def test_blocks_are_layers_where_nothing_is_added() -> None:
+    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 4))
+    one, other = (apply(f"quantize(3, rounding='{how}', steps=20)", net.eval(), images(1), images())
+                  for how in ("learned", "blocks"))
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_block_that_runs_twice_is_learned_layer_by_layer() -> None:
+    block = Net(lambda s, x: x + s.two(s.one(x).relu()), one=conv(8, 8), two=conv(8, 8))
+    net = Net(lambda s, x: s.block(s.block(s.stem(x))).mean((2, 3)), stem=conv(3, 8), block=block)
+    small: Any = apply("quantize(4, 32)", net, images(1), images())
+    names = [name for name, m in small.network.named_modules() if isinstance(m, QuantizedLayer)]
+    assert all(inner == [path] for path, (inner, _) in blocks(small, names, images(1)).items())
+    apply("quantize(4, rounding='blocks', steps=5)", net, images(1), images())

@@ -55,9 +55,10 @@ class Quantize(Step):
     images: int = arg("training images from which ranges are measured", 512, low=1, high=1_000_000)
     first: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("least bits of the first layer; 32 leaves it float", 8)
     last: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("least bits of the last layer; 32 leaves it float", 8)
-    rounding: Literal["nearest", "learned"] = arg(
-        "each weight to the nearest value, or up or down as the layer's output on the images then errs least", "nearest")
-    steps: int = arg("steps of learning for each layer whose rounding is learned", 500, low=1, high=1_000_000)
+    rounding: Literal["nearest", "learned", "blocks"] = arg(
+        "each weight to the nearest value; learned: up or down as the layer's output on the images then errs least; "
+        "blocks: as that of the residual block around it does", "nearest")
+    steps: int = arg("steps of learning for each layer or block whose rounding is learned", 500, low=1, high=1_000_000)
     correct: bool = arg("shift biases by what rounding moves the mean of each output", False)
     reduce_range: bool | None = arg("weights of 7 bits where they would have 8, so that sums on a processor without VNNI "
                                     "do not saturate; None where this one has none", None)
@@ -156,8 +157,9 @@ class Quantize(Step):
 
             mixed(self, plan, model, wires, batches[0], ctx, bounds_of)
         whole, bounds = rounded(model, wires, plan, bounds_of)
-        if self.rounding == "learned":
-            ctx.facts["rounded"] = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed)
+        if self.rounding != "nearest":
+            ctx.facts["rounded"] = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed,
+                                                    by_block=self.rounding == "blocks")
         if self.correct:
             ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
         moved = difference(before, whole.eval(), batches[0][:32])

@@ -8,6 +8,7 @@ Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -215,6 +216,8 @@ class Quantized(nn.Module):
     `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
+    counts: Counter[str]  # calls made so far, while it runs
+
     def __init__(self, network: nn.Module, sites: dict[str, str], calls: dict[str, int],
                  grids: dict[str, dict[str, Any]] | None = None, skipped: Iterable[str] = ()) -> None:
         super().__init__()
@@ -253,21 +256,30 @@ class Quantized(nn.Module):
         return codes.zero == 0 and not codes.sign
 
     def forward(self, x: Tensor) -> Tensor:
-        def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
-            grid = self.grid(name)
-            return out if grid is None else grid(out)
-
         first = self.grid("input")
         if first is not None:
             x = first(x)
-        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else ()) as made:
-            outputs: Tensor = self.network(x)
-        if made.counts != self.calls:
-            changed = sorted(k for k in made.counts.keys() | self.calls if made.counts[k] != self.calls.get(k, 0))
+        outputs, made = self.run(self.network, x, Counter())
+        if made != self.calls:
+            changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
             raise LissomError(f"quantized network: it makes other calls than when it was quantized ({', '.join(changed)}), "
                               "so that activations would meet the wrong grids. Parts that only training runs, such as "
                               "stochastic depth, have to be switched off before quantize")
         return outputs
+
+    def run(self, part: nn.Module, x: Tensor, before: Counter[str]) -> tuple[Any, Counter[str]]:
+        """Run a part of the network with its activations rounded; return what it makes, and the calls made till then.
+
+        `before` says how many calls of each kind the network makes before the part is run: sites are known by number.
+        """
+        def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
+            grid = self.grid(name)
+            return out if grid is None else grid(out)
+
+        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else ()) as made:
+            made.counts.update(before)
+            self.__dict__["counts"] = made.counts  # for those that ask while it runs
+            return part(x), made.counts
 
     def layers(self) -> list[QuantizedLayer]:
         """Return the layers of which something is rounded, or could be."""

@@ -1,8 +1,10 @@
-"""Bring a quantized network back to the float one layer by layer, from unlabelled images alone."""
+"""Bring a quantized network back to the float one part by part, from unlabelled images alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,59 +64,121 @@ def corrected(whole: Quantized, before: nn.Module, names: Sequence[str], batches
 
 
 def learned_rounding(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tensor],
-                     steps: int, seed: int = 0) -> int:
-    """Choose for each weight of each layer, in order, whether it is rounded up or down; return how many layers.
+                     steps: int, seed: int = 0, by_block: bool = False) -> int:
+    """Choose for each weight whether it is rounded up or down, layer by layer or block by block; return how many layers.
 
     w = s clamp(floor(w / s) + h(v), low, high), h(v) = clamp(1.2 sigmoid(v) - 0.1, 0, 1); v minimises
-    mean |output - float output|^2 + l sum(1 - |2 h(v) - 1|^b), where the layer reads what the layers before it, rounded
-    already, give. b falls from 20 to 2, so that every h ends at 0 or 1; the weights are then left on their grid.
+    mean |output - float output|^2 + l sum(1 - |2 h(v) - 1|^b), where the layer or block reads what those before it,
+    rounded already, give. b falls from 20 to 2, so that every h ends at 0 or 1; the weights are then left on their grid.
     `before` is the float network, whose layers have the same `names`.
-    Source: Nagel et al. 2020, Up or Down? Adaptive Rounding, https://arxiv.org/abs/2004.10568. Differs: the error is
-    divided by the mean square of the output, so that one l suits all layers.
+    Source: Nagel et al. 2020, Up or Down? Adaptive Rounding, https://arxiv.org/abs/2004.10568; by blocks, Li et al. 2021,
+    BRECQ, https://arxiv.org/abs/2102.05426. Differs: the error is divided by the mean square of the output, so that one
+    l suits all layers, and has no weights of the loss's curvature, which would need labels.
     """
     done, draw = 0, torch.Generator().manual_seed(seed)
-    for name in names:
-        layer = whole.network.get_submodule(name)
-        if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
+    parts = blocks(whole, names, batches[0][:1]) if by_block else {name: ([name], Counter[str]()) for name in names}
+    for path, (inner, calls) in parts.items():
+        choices = [Choice(layer) for name in inner if (layer := learnable(whole, name)) is not None]
+        if not choices:
             continue
-        ends = layer.rounding.grid.ends(layer.rounding.bits)
-        if ends is None:  # this grid is not one of equal steps
-            continue
-        wanted = recorded(before, before.get_submodule(name), batches)[1]
-        inputs = recorded(whole, layer, batches)[0]
+        part = whole.network.get_submodule(path)
+        wanted = recorded(before, before.get_submodule(path), batches)[1]
+        inputs = recorded(whole, part, batches)[0]
+        run = part.whole if isinstance(part, QuantizedLayer) else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
         count = min(len(wanted), len(inputs))
-        _settle(layer, inputs[:count], wanted[:count], ends, steps, draw)
-        done += 1
+        _settle(choices, run, inputs[:count], wanted[:count], steps, draw)
+        done += len(choices)
     return done
 
 
-def _settle(layer: QuantizedLayer, inputs: Tensor, wanted: Tensor, ends: tuple[int, int], steps: int,
+def learnable(whole: Quantized, name: str) -> QuantizedLayer | None:
+    """Return the layer of that name if its weights are rounded to equal steps."""
+    layer = whole.network.get_submodule(name)
+    if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
+        return None
+    return None if layer.rounding.grid.ends(layer.rounding.bits) is None else layer
+
+
+def blocks(whole: Quantized, names: Sequence[str], example: Tensor) -> dict[str, tuple[list[str], Counter[str]]]:
+    """Return the parts that are learned at once, in order: their layers, and the calls that are made before them.
+
+    Such a part is a module that adds or concatenates, reads and returns one tensor, runs once as its layers do, and has
+    no such module in it: the block of a residual network. Any other layer is a part of its own.
+    """
+    runs, around = Counter[str](), {}
+
+    def enter(name: str, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        runs[name] += 1
+        around[name] = [whole.counts.copy()] if len(given) == 1 and isinstance(given[0], Tensor) and not kwargs else []
+
+    def leave(name: str, made: Any) -> None:
+        around[name] += [whole.counts.copy()] if isinstance(made, Tensor) else []
+
+    modules = {name: module for name, module in whole.network.named_modules() if name}
+    hooks = [h for name, module in modules.items() for h in (
+        module.register_forward_pre_hook(lambda _, given, kwargs, n=name: enter(n, given, kwargs), with_kwargs=True),
+        module.register_forward_hook(lambda _, __, made, n=name: leave(n, made)))]
+    try:
+        with torch.no_grad():
+            whole(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    inner = {path: [n for n in names if n.startswith(f"{path}.")] for path in modules}
+    joined = [path for path, layers in inner.items()
+              if len(layers) > 1 and len(around.get(path, [])) == 2 and all(runs[n] == 1 for n in (path, *layers))
+              and any(around[path][1][kind] > around[path][0][kind] for kind in ("add", "cat"))]
+    home = {name: path for path in joined if not any(other.startswith(f"{path}.") for other in joined)
+            for name in inner[path]}
+    return {home.get(name, name): (inner[home[name]], around[home[name]][0]) if name in home else ([name], Counter())
+            for name in names}
+
+
+class Choice:
+    """Whether each weight of a layer is rounded up or down, while that is being learned."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        assert layer.rounding is not None
+        ends = layer.rounding.grid.ends(layer.rounding.bits)
+        assert ends is not None
+        weight = layer.weight.detach().float()
+        self.layer, self.ends = layer, ends
+        self.scale = by_filter(layer.rounding.codes(weight)[1], weight)
+        self.below, self.zero = (weight / self.scale).floor(), weight == 0
+        part = (weight / self.scale - self.below).clamp(0.01, 0.99)
+        self.v = torch.logit((part - LOW) / (HIGH - LOW)).requires_grad_()
+        factor, bias = layer.normed()
+        self.times = 1.0 if factor is None else by_filter(factor.float(), weight)
+        self.shift = None if bias is None else bias.float()
+
+    def up(self) -> Tensor:
+        """Return how far each weight is rounded up, 0 to 1; a mask's zeros stay."""
+        return torch.where(self.zero, 0.0, (self.v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1))
+
+    def weights(self, up: Tensor) -> Tensor:
+        return (self.below + up).clamp(*self.ends) * self.scale
+
+
+def _settle(choices: Sequence[Choice], run: Callable[[Tensor], Tensor], inputs: Tensor, wanted: Tensor, steps: int,
             draw: torch.Generator) -> None:
-    """Learn the rounding of one layer and leave its weights on the grid."""
-    assert layer.rounding is not None
-    weight = layer.weight.detach().float()
-    scale = by_filter(layer.rounding.codes(weight)[1], weight)
-    below = (weight / scale).floor()
-    part = (weight / scale - below).clamp(0.01, 0.99)
-    v = torch.logit((part - LOW) / (HIGH - LOW)).requires_grad_()
-    optimizer = torch.optim.Adam([v], lr=0.03)
-    factor, bias = layer.normed()
-    times = 1.0 if factor is None else by_filter(factor.float(), weight)
-    shift, size = None if bias is None else bias.float(), wanted.square().mean().clamp_min(1e-12)
-    with torch.no_grad():
-        inputs = inputs if layer.own is None else layer.own(inputs)
+    """Learn the rounding of the layers of one block and leave their weights on the grid."""
+    learned, size = [c.v for c in choices], wanted.square().mean().clamp_min(1e-12)
+    optimizer = torch.optim.Adam(learned, lr=0.03)
     for step in range(steps):
         some = torch.randint(len(inputs), (min(32, len(inputs)),), generator=draw)
         with torch.enable_grad():  # surgery runs without
-            h = torch.where(weight == 0, 0.0, (v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1))  # a mask's zeros stay
-            y = layer.computed(inputs[some], (below + h).clamp(*ends) * scale * times, shift)
-            loss = (y - wanted[some]).square().mean() / size
+            ups = [c.up() for c in choices]
+            for choice, up in zip(choices, ups, strict=True):
+                now = choice.weights(up) * choice.times, choice.shift
+                choice.layer.in_inference = lambda now=now: now  # type: ignore[method-assign, misc]
+            loss = (run(inputs[some]) - wanted[some]).square().mean() / size
             if step >= steps // 5:
                 done = (step - steps // 5) / max(1, steps - steps // 5)
-                loss = loss + 0.01 * (1 - (2 * h - 1).abs().pow(20 - 18 * done)).mean()
-        optimizer.zero_grad()
-        loss.backward()
+                loss = loss + 0.01 * sum((1 - (2 * up - 1).abs().pow(20 - 18 * done)).mean() for up in ups)
+        for v, slope in zip(learned, torch.autograd.grad(loss, learned), strict=True):
+            v.grad = slope
         optimizer.step()
     with torch.no_grad():
-        up = (v.sigmoid() * (HIGH - LOW) + LOW) >= 0.5
-        layer.weight.copy_(torch.where(weight == 0, 0.0, (below + up).clamp(*ends) * scale))
+        for choice in choices:
+            vars(choice.layer).pop("in_inference", None)
+            choice.layer.weight.copy_(choice.weights((choice.up() >= 0.5).float()))
