@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from lissom.cli import main
 from lissom.models import factory
+from lissom.recipe import Space
 from lissom.store import Store
 from lissom.targets._child import surroundings
 
@@ -126,3 +127,16 @@ def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda file: file.stem)
+def test_a_recipe_file_is_read_and_says_how_it_is_run_where_it_ran_and_what_comes_out(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    text = [line for line in lines if not line.startswith("#")]
+    head = "\n".join(line for line in lines if line.startswith("#"))
+    assert len(text) == 1 and len(Space(text[0])) >= 1
+    for word in ("command:", "machine:", "expected:"):
+        assert f"# {word} " in head, word
+    for words in re.findall(r"lissom run [^\n]*(?:\\\n[^\n]*)*", head):
+        model = re.search(r"--model (\S+)", words)
+        assert model is not None and factory(model[1]) and f"recipes/{file.name}" in head

@@ -181,6 +181,16 @@ def test_weights_that_are_computed_leave_what_they_read_whole() -> None:
     assert together(groups) == {} and "computed" in groups.left["one"]
 
 
+def test_layers_that_compute_their_weights_are_named() -> None:
+    class Standardized(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight - self.weight.mean(), padding=1)
+
+    net = nn.Sequential(conv(3, 8), Standardized(8, 8, 3), nn.ReLU(), Standardized(8, 8, 3), head(8))
+    groups = groups_of(net, IMAGE)
+    assert together(groups) == {} and all("computed" in groups.left[name] for name in ("0", "1", "3"))
+
+
 def test_pixels_shuffled_and_pooled_tie_the_channels_they_came_from() -> None:
     net = Net(lambda s, x: s.head(F.max_pool2d(F.pixel_shuffle(s.one(x), 2), 3)), one=conv(3, 8), head=head(2))
     groups = groups_of(net, IMAGE)

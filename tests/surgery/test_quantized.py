@@ -17,9 +17,11 @@ from networks import images as noise
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
+from lissom.context import Context
 from lissom.grids.uniform import affine
 from lissom.menu import menu
 from lissom.models import factory
+from lissom.recipe import Recipe
 from lissom.surgery.calibrate import Seen, observed, wiring
 from lissom.surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
 from lissom.surgery.rounding import Rounding
@@ -355,3 +357,14 @@ def test_float_export_holds_the_rounded_weights() -> None:
     assert type(frozen.network[0]) is nn.Conv2d and type(frozen.network[6]) is nn.Linear
     with torch.no_grad():
         torch.testing.assert_close(frozen(images()), small(images()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("text", "bits"), [("quantize(8)", 7), ("quantize(8, reduce_range=False)", 8), ("quantize(4)", 4)])
+def test_weights_have_7_bits_where_sums_of_8_would_saturate(text: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lissom.surgery.bits.platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
+    ctx = Context(images(1), lambda count: [images(count)])
+    small: Any = Recipe(text).steps[0](chain(), ctx)
+    assert small.layers()[1].rounding.bits == bits
+    assert all(float(layer.integers()[0].abs().max()) <= 63 for layer in small.layers()) == (bits != 8)
+    assert any("no VNNI" in note for note in ctx.notes) == (bits != 8)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import Net, chain, conv
 from networks import images as noise
 from torch import Tensor, nn
@@ -102,3 +105,32 @@ def test_a_relu_in_place_whose_result_is_thrown_away_is_made_in_training_too() -
     small = apply("quantize(8)", Net(forward, one=conv(3, 8), two=conv(8, 4)).eval(), images(1), images())
     with torch.no_grad():
         torch.testing.assert_close(small.train()(images()), small.eval()(images()), rtol=0.02, atol=0.02)
+
+
+def woven(groups: int, width: int) -> nn.Module:
+    """Return a network with a grouped, a depthwise and a shared convolution, batch-norm behind some."""
+    torch.manual_seed(0)
+    wide = width * groups
+    return Net(lambda s, x: s.last(s.shared(s.shared(s.apart(s.norm(s.grouped(s.stem(x).relu())).relu()).relu()).relu())
+                                   .relu().mean((2, 3))),
+               stem=conv(3, wide), grouped=conv(wide, wide, groups=groups), norm=nn.BatchNorm2d(wide),
+               apart=conv(wide, wide, groups=wide), shared=conv(wide, wide), last=nn.Linear(wide, 3)).eval()
+
+
+@settings(max_examples=25, deadline=None)
+@given(weights=st.sampled_from([8, 5, 4, 3, 2, 1, '"ternary"', '"binary"']), inputs=st.sampled_from([32, 8, 4, 2]),
+       groups=st.sampled_from([1, 2, 3]), width=st.integers(1, 3), steps=st.integers(0, 2))
+def test_grouped_and_shared_layers_hold_few_values_through_training_and_saving(weights: Any, inputs: int, groups: int,
+                                                                               width: int, steps: int) -> None:
+    small = apply(f"quantize({weights}, {inputs})", woven(groups, width), images(1), images(32))
+    train(small, steps)
+    with TemporaryDirectory() as place:
+        lissom.save(small, place)
+        again = lissom.load(place, woven(groups, width))
+    with torch.no_grad():
+        assert torch.equal(again(images()), small(images()))
+    for layer in again.layers():
+        assert layer.rounding is not None
+        most = {'"ternary"': 3}.get(weights, 2**layer.rounding.bits)
+        for filter in layer.in_inference()[0]:
+            assert len(filter.unique()) <= (most if layer.rounding.bits < 8 else 256)

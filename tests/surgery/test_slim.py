@@ -84,8 +84,7 @@ def check_dead(model: nn.Module, x: Tensor, seed: int = 0) -> None:
 def kill(tensor: Tensor, axis: int, dead: Tensor) -> None:
     """Zero what is dead along an axis, element by element of the blocks of a grouped convolution."""
     for block, part in enumerate(tensor.chunk(len(dead)) if dead.ndim == 2 else [tensor]):
-        for k in (dead[block] if dead.ndim == 2 else dead).nonzero().flatten().tolist():
-            part.select(axis, k).zero_()
+        part.index_fill_(axis, (dead[block] if dead.ndim == 2 else dead).nonzero().flatten(), 0)
 
 
 class Residual(nn.Module):
@@ -190,7 +189,7 @@ def test_cutting_dead_channels_changes_nothing_on_random_networks(model: nn.Modu
     check_dead(model, images(3, 6), seed)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "preresnet11", "vgg11"])
+@pytest.mark.parametrize("name", ["resnet20", "preresnet11", "vgg11", "nin-half", "nin_gc-half", "densenet13"])
 def test_cutting_dead_channels_changes_nothing(name: str) -> None:
     check_dead(factory(name)(num_classes=10), images(2, 16))
 
@@ -207,6 +206,16 @@ def test_sliced_is_masked_on_known_networks(name: str) -> None:
 
     small = check_exact(getattr(known, name)(num_classes=10), images(2, 32))
     assert any(hasattr(layer, "kept") for layer in small.modules())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "convnext_tiny", "swin_v2_t", "regnet_y_400mf",
+                                  "segmentation/lraspp_mobilenet_v3_large", "detection/fasterrcnn_mobilenet_v3_large_fpn"])
+def test_cutting_dead_channels_of_known_networks_changes_nothing(name: str) -> None:
+    from torchvision.models import get_model
+
+    family, _, plain = name.rpartition("/")
+    model = get_model(plain, weights=None, **({"weights_backbone": None} if family else {}))
+    check_dead(model.backbone if family == "detection" else model, images(2, 64))
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:

@@ -53,6 +53,12 @@ def unknown(net: Labels, op: Op, reason: str = "") -> None:
         net.of[id(tensor)] = same(tensor, 0)
 
 
+def computed(net: Labels, op: Op, reason: str) -> None:
+    """Let nothing that enters or leaves be cut, and name the layer, of whose own parameters the trace shows no use."""
+    net.left.update({layer: reason for layer, made in net.trace.made.items() if made is op.outputs[0]})
+    unknown(net, op, reason)
+
+
 def move(net: Labels, op: Op) -> None:
     """Move labels as the data moves: by the operation itself. Numbers to index with are no data."""
     def swap(value: Any) -> Any:
@@ -250,7 +256,7 @@ def convolution(net: Labels, op: Op) -> None:
         net.of[id(op.outputs[0])] = net.tie(net.of[id(x)], range(2, x.ndim))[..., :1, :1].expand(op.outputs[0].shape)
         return None
     if name is None or (bias is not None and id(bias) not in net.trace.names) or id(x) not in net.of:
-        return unknown(net, op, "the weights of a convolution are computed")
+        return computed(net, op, "the weights of a convolution are computed")
     labels, layer, out = net.of[id(x)], name.rpartition(".")[0], op.outputs[0]
     if labels.ndim != out.ndim:
         return unknown(net, op)
@@ -295,7 +301,7 @@ def linear(net: Labels, op: Op) -> None:
         return product(net, op)
     known = bias is None or id(bias) in net.trace.names or (id(bias) in net.of and bias.ndim == 1)
     if name is None or id(x) not in net.of or not known:
-        return unknown(net, op, "the weights of a matrix product are computed")
+        return computed(net, op, "the weights of a matrix product are computed")
     labels = net.of[id(x)]
     entering = net.tie(labels, range(labels.ndim - 1)).flatten(0, -2)[0]
     leaving = net.fresh(op.outputs[0].shape[-1], name.rpartition(".")[0])
