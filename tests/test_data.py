@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from lissom import Data, LissomError
+from lissom import Data, LissomError, Task
+from lissom.context import Context
 from lissom.data import folder as folder_module
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import parted, statistics
 from lissom.data.source import check_spec, resized
-from lissom.data.split import Files, Images, decoded
+from lissom.data.split import Files, Images, decoded, spread
 
 CPU = torch.device("cpu")
 
@@ -366,3 +368,25 @@ def test_augmentation_is_drawn_from_the_generator_and_leaves_its_input(images: t
 
 def test_no_padding_and_no_side_change_nothing(images: torch.Tensor) -> None:
     assert torch.equal(crop(images, 0, seeded()), images) and torch.equal(cutout(images, 0, seeded()), images)
+
+
+@pytest.mark.parametrize("most", [0, 1, 10, 37, 100, 1000])
+def test_a_part_of_a_split_is_of_all_classes_though_they_lie_in_order(most: int) -> None:
+    labels = torch.arange(10).repeat_interleave(10)
+    part = spread(Images(torch.zeros(100, 1, 2, 2, dtype=torch.uint8), labels), most)
+    assert len(part) == min(most, 100) and bool((part.labels.diff() >= 0).all())
+    counts = part.labels.bincount(minlength=10)
+    assert int(counts.max() - counts.min()) <= 1
+    assert most < 100 or torch.equal(part.labels, labels)
+
+
+def test_a_step_measures_accuracy_on_images_of_every_class() -> None:
+    labels = torch.arange(10).repeat_interleave(200)
+    split = Images(labels.byte().view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), labels)
+    data = Data("in order", split, split, split, tuple("abcdefghij"), 1, (2, 2), (0.0,), (1.0,), False, "")
+
+    def zeros(_: Tensor, labels: Tensor) -> float:
+        return float((labels == 0).float().mean())
+    task = Task(nn.Flatten, data, "net", scores={"zeros": zeros})
+    ctx = Context(torch.zeros(1, 1, 2, 2), lambda _: [], task=task)
+    assert ctx.accuracy(nn.Flatten()) == pytest.approx(0.1)

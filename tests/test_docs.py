@@ -140,3 +140,11 @@ def test_a_recipe_file_is_read_and_says_how_it_is_run_where_it_ran_and_what_come
     for words in re.findall(r"lissom run [^\n]*(?:\\\n[^\n]*)*", head):
         model = re.search(r"--model (\S+)", words)
         assert model is not None and factory(model[1]) and f"recipes/{file.name}" in head
+
+
+def test_the_lines_of_python_in_the_readme_run_on_an_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines, = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    made = {"net": factory("resnet8")(10).eval(), "images": torch.randn(16, 3, 32, 32)}
+    exec(lines, made)
+    assert (tmp_path / "small.onnx").stat().st_size < 200_000

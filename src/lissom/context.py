@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .data.split import spread
 from .errors import LissomError
 
 if TYPE_CHECKING:
@@ -80,13 +81,12 @@ class Context:
         return list(self.task.data.labelled(count, self.seed))
 
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
-        """Return the task's first score on up to `most` validation images; None without a task."""
+        """Return the task's first score on up to `most` validation images, of all classes; None without a task."""
         from .evaluate import network_outputs, scored
 
         if self.task is None:
             return None
-        valid = self.task.data.valid
-        some = valid.take(torch.arange(min(most, len(valid))))
+        some = spread(self.task.data.valid, most)
         found = scored(self.task, *network_outputs(model, self.task.data, some, self.device))
         return next(iter(found.values()), None)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .bench.capped import CAPS, capped
 from .bench.process import loaded
+from .data.split import spread
 from .errors import LissomError
 from .evaluate import file_outputs, network_outputs, scored
 from .execute import run
@@ -119,7 +120,7 @@ class Explained:
     def layers(self, images: int, floats: Layers | None) -> list[dict[str, Any]]:
         """Return a row for each layer: what rounding does to it, and the network with it alone and all but it rounded."""
         data, whole, layers = self.task.data, self.whole, layers_of(self.whole)
-        some = data.valid.take(torch.arange(min(images, len(data.valid))))
+        some = spread(data.valid, images)
         rows = layer_noise(whole, data.calibration(min(256, images)), floats)
         inputs = [whole.grid_of(site) for site in whole.grids]
         every = [*(r for layer in layers.values() for r in roundings(layer, "weights")), *inputs]
@@ -152,8 +153,7 @@ class Explained:
 
     def older(self, target: Target, path: Any) -> list[dict[str, Any]]:
         """Return scores and latency of a file under caps on the processor's instruction set."""
-        test = self.task.data.test
-        some = test.take(torch.arange(min(CAPPED, len(test))))
+        some = spread(self.task.data.test, CAPPED)
         pairs = [(self.task.data.normalised(pixels), labels) for pixels, labels in some.batches(250, torch.device("cpu"))]
         images, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
         rows: list[dict[str, Any]] = []

@@ -31,6 +31,12 @@ class Split(Protocol):
         ...
 
 
+def spread(split: Split, most: int) -> Split:
+    """Return at most so many images of a split, evenly spaced: images of one class may lie side by side."""
+    count = min(most, len(split))
+    return split.take(torch.arange(count) * len(split) // max(1, count))
+
+
 @dataclass
 class Images:
     """A split in memory: `pixels` (n c h w) uint8, `labels` (n) int64."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHOICES = (8, 6, 5, 4, 3, 2)
 IMAGES = 64  # that noise is measured on
+SCORED = 5000  # validation images, at most, on which a drop is measured
 HALVINGS = 6
 Bits = dict[str, int]
 
@@ -73,7 +74,7 @@ class Mixture:
 
     def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
         """Return the bits of the fewest bytes, to a 64th of the span, whose score falls no further than allowed."""
-        allowed, before = self.step.drop or 0.0, self.ctx.accuracy(self.model)
+        allowed, before = self.step.drop or 0.0, self.ctx.accuracy(self.model, SCORED)
         found, now = self.all(CHOICES[0]), score(self.all(CHOICES[0]))
         if before is None or now is None:
             raise LissomError(f"{self.ctx.where}: drop is measured on validation images, of which there are none; size "
@@ -104,7 +105,7 @@ def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: T
 
     def score(bits: Bits) -> float | None:
         written(bits)
-        return ctx.accuracy(rounded(copy.deepcopy(model), wires, plan, bounds_of)[0].eval())
+        return ctx.accuracy(rounded(copy.deepcopy(model), wires, plan, bounds_of)[0].eval(), SCORED)
 
     bits = mixture.decide(images[:IMAGES], score)
     written(bits)
