@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import Net, conv
 from torch import Tensor, nn
 
@@ -149,6 +150,13 @@ def test_blocks_are_layers_where_nothing_is_added() -> None:
     one, other = (apply(f"quantize(3, rounding='{how}', steps=20)", net.eval(), images(1), images())
                   for how in ("learned", "blocks"))
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_what_a_block_reads_is_recorded_before_it_is_overwritten() -> None:
+    block = Net(lambda s, x: s.one(F.relu(x, inplace=True)) + x, one=conv(8, 8))
+    net = Net(lambda s, x: s.block(s.stem(x)), stem=conv(3, 8), block=block)
+    with torch.no_grad():
+        assert float(recorded(net, block, [images()])[0].min()) < 0
 
 
 def test_a_block_that_runs_twice_is_learned_layer_by_layer() -> None:

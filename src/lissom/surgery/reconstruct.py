@@ -17,16 +17,13 @@ MEMORY = 1 << 29  # bytes of a layer's inputs and outputs that are held at once
 LOW, HIGH = -0.1, 1.1  # how far the sigmoid is stretched, so that it reaches 0 and 1
 
 
-def recorded(network: nn.Module, layer: nn.Module, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what a layer reads and what it makes of calibration batches (n ...), as many as fit into memory."""
+def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what a part reads and what it makes of calibration batches (n ...), as many as fit into memory."""
     read: list[Tensor] = []
     made: list[Tensor] = []
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-        read.append(hidden(given[0], torch.Tensor.clone))
-        made.append(hidden(out, torch.Tensor.clone))
-
-    hook = layer.register_forward_hook(keep)
+    hooks = [part.register_forward_pre_hook(lambda _, given: read.append(hidden(given[0], torch.Tensor.clone))),
+             part.register_forward_hook(lambda _, __, out: made.append(hidden(out, torch.Tensor.clone)))]
     try:
         with torch.no_grad():
             for images in batches:
@@ -34,7 +31,8 @@ def recorded(network: nn.Module, layer: nn.Module, batches: Sequence[Tensor]) ->
                 if sum(x.numel() * x.element_size() for x in (*read, *made)) > MEMORY:
                     break
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return torch.cat(read), torch.cat(made)
 
 
