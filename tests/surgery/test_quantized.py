@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Net, chain, conv
+from networks import Net, chain, conv, seasoned
 from networks import images as noise
 from torch import Tensor, nn
 
@@ -368,3 +368,11 @@ def test_weights_have_7_bits_where_sums_of_8_would_saturate(text: str, bits: int
     assert small.layers()[1].rounding.bits == bits
     assert all(float(layer.integers()[0].abs().max()) <= 63 for layer in small.layers()) == (bits != 8)
     assert any("no VNNI" in note for note in ctx.notes) == (bits != 8)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_first_and_last_layers_are_on_no_grid_that_images_or_logits_do_not_fit(bits: int) -> None:
+    layers = apply(f"quantize({bits}, grid='dorefa', first=2, last=2)", seasoned(), images(1), images(32)).layers()
+    grids = [layer.rounding.grid.name() for layer in layers]
+    assert grids[0] == grids[-1] == "uniform" and set(grids[1:-1]) == {"dorefa"}
+    assert layers[0].feed.grid.name() == "uniform" and float(layers[0].feed(images(1)).min()) < 0

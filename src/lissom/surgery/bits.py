@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FLOAT = 32
 ALIKE = ("uniform", "lsq", "dorefa", "pact", "dynamic")  # the grids that, given for weights, are meant for inputs too
+INNER = ("dorefa",)  # grids for layers between others: what these read is never negative, and batch-norm follows
 OWN = ("dorefa", "binary", "ternary", "dynamic")  # grids of inputs for a layer alone: what else reads the value does without
 
 
@@ -72,10 +73,11 @@ def spec(bits: int | str, grid: str | None, of: str, where: str) -> Spec | None:
 
 
 def at_least(found: Spec | None, bits: int) -> Spec | None:
-    """Return the grid of a first or last layer, which gets at least so many bits."""
+    """Return the grid of a first or last layer: at least so many bits, equal steps in place of what does not fit."""
     if found is None or bits == FLOAT:
         return None
-    return found if found.bits >= bits else Spec("uniform", bits)
+    fits = found.bits >= bits and found.grid.partition("(")[0] not in INNER
+    return found if fits else Spec("uniform", max(bits, found.bits))
 
 
 def reduced(found: Spec | None) -> Spec | None:
