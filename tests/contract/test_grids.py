@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lissom import LissomError
 from lissom.grids._grid import Grid
+from lissom.grids._steps import clipped, equal_steps, product, signs
 from lissom.menu import menu
 from lissom.surgery.rounding import Rounding
 
@@ -177,6 +178,53 @@ def test_inputs_of_bfloat16_are_rounded_as_floats_are(bits: int) -> None:
     torch.testing.assert_close(x.grad.float(), slopes * inside, rtol=0, atol=0)
     parts = torch.where(inside, v.round() - v, v.clamp(0, levels)) * slopes / (x[0].numel() * levels / 2) ** 0.5
     assert float(made.step.grad) == pytest.approx(float(parts.sum()), rel=0.01)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(bits=st.integers(1, 8), part=st.floats(0, 1), step=st.floats(1e-3, 10), seed=st.integers(0, 99))
+def test_steps_of_bfloat16_are_those_of_floats(bits: int, part: float, step: float, seed: int) -> None:
+    top = 2**bits - 1
+    zero, x = round(part * top), (step * top * drawn(4, 8, 4, 4, seed=seed)).bfloat16()
+    x = x.to(memory_format=torch.channels_last if seed % 2 else torch.contiguous_format)
+    found = equal_steps(x, torch.tensor(step), zero, top)
+    values = x.double() / step
+    sure = ((values % 1) - 0.5).abs() > 1e-4  # ties fall either way
+    wanted = (values.round().clamp(-zero, top - zero) * step).float().bfloat16()
+    torch.testing.assert_close(found[sure], wanted[sure], rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(8, 16, 4, 4), (3, 5, 7, 2), (6, 10)])
+@pytest.mark.parametrize("layouts", ["alike", "mixed"])
+def test_a_sum_of_products_is_summed_in_floats(dtype: torch.dtype, shape: tuple[int, ...], layouts: str) -> None:
+    a, b = ((1 + drawn(*shape, seed=seed)).to(dtype) for seed in (1, 2))
+    if len(shape) == 4:
+        a = a.to(memory_format=torch.channels_last)
+        b = b.to(memory_format=torch.channels_last) if layouts == "alike" else b
+    found = product(a, b)
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(float((a.double() * b.double()).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("run", [lambda x: equal_steps(x, torch.tensor(0.5), 0, 15), lambda x: clipped(x, 2.0),
+                                 lambda x: signs(x, 0.0, -1, "saturate")], ids=["steps", "clipped", "signs"])
+def test_gradients_lie_in_memory_as_values_do(run: Any, dtype: torch.dtype) -> None:
+    """The gradient of a mean comes in another layout; kept, it makes all before it in the backward pass slow."""
+    x = drawn(4, 8, 6, 6).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+    seen: list[Tensor] = []
+    held = x * 1
+    held.register_hook(seen.append)
+    run(held).mean((2, 3)).square().sum().backward()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_clipped_is_a_relu_with_a_top() -> None:
+    x, g = (2 * drawn(3, 40)).requires_grad_(), drawn(3, 40, seed=1)
+    found = clipped(x, 1.5)
+    (found * g).sum().backward()
+    torch.testing.assert_close(found.detach(), x.detach().clamp(0, 1.5))
+    torch.testing.assert_close(x.grad, g * ((x.detach() > 0) & (x.detach() < 1.5)))
 
 
 @pytest.mark.parametrize("grid", ["uniform", "lsq"])

@@ -96,6 +96,32 @@ def test_training_without_the_relus_that_rounding_does_learns_the_same(recipe: s
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_training_rounds_to_few_bits_alone_where_layers_round_again() -> None:
+    seen: list[Tensor] = []
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        y = F.relu(s.stem(x))
+        z = F.relu(y + s.two(F.relu(s.one(y))))
+        seen[:] = y, z
+        return s.head(z.mean((2, 3)))
+    torch.manual_seed(0)
+    net = Net(forward, stem=conv(3, 8), one=conv(8, 8), two=conv(8, 8), head=nn.Linear(8, 4)).eval()
+    for recipe, counted in (("quantize(8)", 0), ("quantize(4)", 0), ("quantize(4, 'dynamic')", 0), ("quantize(4, 4)", 2)):
+        small = apply(recipe, net, images(1), images(32))
+        assert len([site for site in small.unrounded if site.startswith("relu")]) == counted, recipe
+        assert "input" not in small.unrounded
+    with torch.no_grad():
+        for training, scale in ((False, 1), (True, 1), (True, 50)):
+            small.train(training)(scale * images())
+            for value, site in zip(seen, ("relu1", "relu3"), strict=True):
+                codes = small.grid(site).input_codes()
+                levels = value / codes.step
+                assert bool(((levels - levels.round()).abs() > 1e-3).any()) == training, "rounded in inference alone"
+                top = float(codes.top * codes.step)
+                assert float(value.min()) >= 0 and float(value.max()) <= top * (1 + 1e-6)
+                assert scale == 1 or float(value.max()) == pytest.approx(top), "clipped in training as well"
+
+
 def test_a_relu_in_place_whose_result_is_thrown_away_is_made_in_training_too() -> None:
     def forward(s: Any, x: Tensor) -> Tensor:
         y = s.one(x)

@@ -1,4 +1,4 @@
-"""Rounding of inputs to equal steps and to signs, with its gradient, in the fewest passes over memory.
+"""Rounding to equal steps and to signs, with its gradient, in the fewest passes over memory.
 
 PyTorch's own fake_quantize runs unvectorised on a CPU, where it takes 15 times as long as the four passes here
 (benchmarks/quantize_cost.py); so does torch.where.
@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ._grid import by_filter, per_filter
+
+ROW = 256  # products that are summed side by side
 
 
 def equal_steps(x: Tensor, step: Tensor, zero: int, top: int, slow: float = 1.0) -> Tensor:
@@ -29,8 +34,11 @@ class EqualSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: int, top: int, slow: float) -> Tensor:
         size = step if x.is_cuda else float(step)  # to ask a GPU for a number would wait for it
-        wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
-        y = (wide / size if wide is x else wide.div_(size)).round_().clamp_(-zero, top - zero).mul_(size).to(x.dtype)
+        if isinstance(size, float) and x.dtype == torch.bfloat16 and top < 128 and dense(x) and x.numel() % ROW == 0:
+            y = in_bfloat16(x, size, zero, top)
+        else:
+            wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
+            y = (wide / size if wide is x else wide.div_(size)).round_().clamp_(-zero, top - zero).mul_(size).to(x.dtype)
         ctx.ends, ctx.slow = (-zero * size, (top - zero) * size), slow
         ctx.save_for_backward(*([x, y, step] if ctx.needs_input_grad[1] else [x]))
         return y
@@ -42,26 +50,108 @@ class EqualSteps(torch.autograd.Function):
         if not learned:
             return inside, None, None, None, None
         y, step = learned
-        if x.dtype == torch.float32:
-            slope = product(grad, y) - product(inside, x)
-        else:  # a sum of 8 bits each, of which the difference would be mostly error
-            slope = product(grad, within(x, x, *ctx.ends).neg_().add_(y)).float()
+        slope = product(grad, y) - product(inside, x)
         return inside, (slope / step * ctx.slow).reshape(step.shape), None, None, None
 
 
+def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
+    """Return what `equal_steps` does for x (...) in bfloat16 and fewer than 8 bits, without a copy in float32.
+
+    Between 128 and 256 bfloat16 holds integers alone, so that a sum which lies there is rounded by being stored. It is
+    the batch-norm that multiplies and adds in float32 and stores once; torch.add would round the factor as well.
+    """
+    none, one = torch.zeros(ROW), torch.ones(ROW)
+    y = F.batch_norm(flat(x).view(-1, ROW), none, one, one / step, one * (128 + zero), eps=0.0)
+    return F.hardtanh_(y, 128.0, 128.0 + top).sub_(128.0 + zero).mul_(step).as_strided(x.shape, x.stride())
+
+
+def equal_filters(weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0) -> Tensor:
+    """Return clamp(round(w / step), low, high) * step for a weight (out ...) and the step of each filter (out).
+
+    The gradients are those of `equal_steps`; what rounds to an end of the grid is not outside it.
+    """
+    found: Tensor = EqualFilters.apply(weight, step, low, high, slow)
+    return found
+
+
+class EqualFilters(torch.autograd.Function):
+    """The forward and the backward pass of `equal_filters`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, step: Tensor, low: int, high: int, slow: float) -> Tensor:
+        size = by_filter(step, weight)
+        steps = weight / size
+        codes = steps.round().clamp_(low, high)
+        ctx.ends, ctx.slow = (low - 0.5, high + 0.5), slow
+        ctx.save_for_backward(*([steps, codes] if ctx.needs_input_grad[1] else [steps]))
+        return codes * size
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        steps, *codes = ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(grad, steps, *ctx.ends)
+        slope = per_filter(grad * codes[0] - inside * steps).sum(1) * ctx.slow if codes else None
+        return inside, slope, None, None, None
+
+
+def clipped(x: Tensor, top: float) -> Tensor:
+    """Return x (...) where it lies between 0 and `top`, and the nearer of these elsewhere, where the gradient is 0."""
+    found: Tensor = Clipped.apply(x, top)
+    return found
+
+
+class Clipped(torch.autograd.Function):
+    """The forward and the backward pass of `clipped`; of PyTorch's, what comes before would lie in memory another way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, top: float) -> Tensor:
+        ctx.top = top
+        y = F.hardtanh(x, 0.0, top)
+        ctx.save_for_backward(y)  # as ReLU does: what follows keeps it, too
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        y, = ctx.saved_tensors
+        return within(grad, y, 0.0, ctx.top), None
+
+
 def within(values: Tensor, x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """Return `values` (...) where low < x < high, and 0 elsewhere."""
+    """Return `values` (...) where low < x < high, and 0 elsewhere, laid out in memory as x is.
+
+    Laid out as `values` are, all that comes before in a backward pass would have to read two layouts at once.
+    """
+    if values.stride() != x.stride():
+        values = torch.empty_like(x).copy_(values)
     if x.is_cuda:
         return values * ((x > low) & (x < high))
     found: Tensor = torch.ops.aten.hardtanh_backward(values, x, low, high)
     return found
 
 
+def dense(x: Tensor) -> bool:
+    """Return whether x (...) fills a piece of memory in one of the usual orders."""
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def flat(x: Tensor) -> Tensor:
+    """Return the values of a dense x (...) as they lie in memory."""
+    return x.as_strided((x.numel(),), (1,))
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of a * b, without a tensor of their size where both lie in memory alike."""
-    if a.stride() == b.stride() and (a.is_contiguous() or a.is_contiguous(memory_format=torch.channels_last)):
-        return torch.dot(a.as_strided((a.numel(),), (1,)), b.as_strided((b.numel(),), (1,)))
-    return (a * b).sum()
+    """Return the sum of a * b (n ...) in float32, without a tensor of their size where both are laid out alike."""
+    rows = a.dtype == torch.bfloat16 and not a.is_cuda and a.numel() % ROW == 0
+    if a.stride() != b.stride() or not dense(a) or not (rows or a.dtype == torch.float32):
+        return (a.float() * b.float()).sum()
+    if not rows:
+        return torch.dot(flat(a), flat(b))
+    # torch.dot of bfloat16 runs on one core and rounds its sum; the gradient of batch-norm's weight is such sums in float32
+    none, one = torch.zeros(ROW), torch.ones(ROW)
+    a, b = flat(a).view(-1, ROW), flat(b).view(-1, ROW)
+    sums = torch.ops.aten.native_batch_norm_backward(a, b, one, none, one, None, None, False, 0.0, [False, True, False])
+    assert isinstance(sums[1], Tensor)
+    return sums[1].sum()
 
 
 def signs(x: Tensor, near: float, low: int, gradient: str) -> Tensor:
@@ -87,5 +177,5 @@ class Signs(torch.autograd.Function):
         if not ctx.saved_tensors:
             return grad, None, None, None
         x, = ctx.saved_tensors
-        slope = torch.ops.aten.hardtanh_backward(grad, x, -1.0, 1.0)
+        slope = within(grad, x, -1.0, 1.0)
         return slope if ctx.gradient == "saturate" else slope.mul_(1 - x.abs()), None, None, None

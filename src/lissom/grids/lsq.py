@@ -41,13 +41,10 @@ class Lsq(Grid):
         return (weight.float() / by_filter(step, weight)).round().clamp(*self.ends(bits)), step
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import equal_filters
 
-        step = held["step"].abs().clamp_min(1e-12)
         slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
-        found: Tensor = torch._fake_quantize_learnable_per_channel_affine(
-            weight.float(), step, torch.zeros_like(step), 0, *self.ends(bits), slow)
-        return found
+        return equal_filters(weight.float(), held["step"].abs().clamp_min(1e-12), *self.ends(bits), slow)
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch

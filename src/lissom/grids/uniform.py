@@ -53,11 +53,9 @@ class Uniform(Grid):
         return (weight.float() / by_filter(held["scale"], weight)).round().clamp(*self.ends(bits)), held["scale"]
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import equal_filters
 
-        scale = self.scale(weight, bits)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, *self.ends(bits))
+        return equal_filters(weight.float(), self.scale(weight, bits), *self.ends(bits))
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch

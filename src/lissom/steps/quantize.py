@@ -40,7 +40,7 @@ class Quantize(Step):
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")

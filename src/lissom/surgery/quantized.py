@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError
 from ..grids._grid import by_filter
+from ..grids._steps import clipped
 from .fold import scale_and_shift
 from .masks import held, hold_zeros
 from .rounding import Rounding, product_at_run_time
@@ -213,6 +214,8 @@ class Quantized(nn.Module):
     holds these and those which layers apply to what they read once more.
     `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those that rounding itself
     does, its grid ending at 0; training leaves them out to save a pass over memory.
+    `unrounded` are those sites of 8 bits, with the upper end of each, that training rounds not: where layers round what
+    they read again, to fewer bits, the 8 bits change little and would cost as much again as all that matters.
     `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
@@ -246,6 +249,9 @@ class Quantized(nn.Module):
         for layer in self.layers():
             layer.follow(self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again))
         self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
+        twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
+        fine = {site: grid.input_codes() for site in self.shared if (grid := self.grid(site)) is not None and grid.bits == 8}
+        self.unrounded = {site: codes.top * float(codes.step) for site, codes in fine.items() if twice and site != "input"}
 
     def from_zero(self, site: str) -> bool:
         """Return whether what rounds at a site makes 0 of all that is below."""
@@ -274,6 +280,8 @@ class Quantized(nn.Module):
         """
         def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
             grid = self.grid(name)
+            if self.training and name in self.unrounded:
+                return clipped(out, self.unrounded[name]) if name in self.clipped else out
             return out if grid is None else grid(out)
 
         with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else ()) as made:
