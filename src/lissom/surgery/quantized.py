@@ -214,8 +214,8 @@ class Quantized(nn.Module):
     holds these and those which layers apply to what they read once more.
     `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those that rounding itself
     does, its grid ending at 0; training leaves them out to save a pass over memory.
-    `unrounded` are those sites of 8 bits, with the upper end of each, that training rounds not: where layers round what
-    they read again, to fewer bits, the 8 bits change little and would cost as much again as all that matters.
+    `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose layers round what they read again, to
+    fewer bits: there the 8 bits change little, and training, to which they cost as much, does without.
     `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
@@ -250,8 +250,9 @@ class Quantized(nn.Module):
             layer.follow(self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again))
         self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
         twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
-        fine = {site: grid.input_codes() for site in self.shared if (grid := self.grid(site)) is not None and grid.bits == 8}
-        self.unrounded = {site: codes.top * float(codes.step) for site, codes in fine.items() if twice and site != "input"}
+        fine = {site: grid.input_codes() for site in self.shared
+                if twice and site != "input" and (grid := self.grid(site)) is not None and grid.bits == 8}
+        self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
 
     def from_zero(self, site: str) -> bool:
         """Return whether what rounds at a site makes 0 of all that is below."""
