@@ -187,6 +187,7 @@ def test_steps_of_bfloat16_are_those_of_floats(bits: int, part: float, step: flo
     zero, x = round(part * top), (step * top * drawn(4, 8, 4, 4, seed=seed)).bfloat16()
     x = x.to(memory_format=torch.channels_last if seed % 2 else torch.contiguous_format)
     found = equal_steps(x, torch.tensor(step), zero, top)
+    assert found.stride() == x.stride()
     values = x.double() / step
     sure = ((values % 1) - 0.5).abs() > 1e-4  # ties fall either way
     wanted = (values.round().clamp(-zero, top - zero) * step).float().bfloat16()
@@ -211,7 +212,7 @@ def test_a_sum_of_products_is_summed_in_floats(dtype: torch.dtype, shape: tuple[
                                  lambda x: signs(x, 0.0, -1, "saturate")], ids=["steps", "clipped", "signs"])
 def test_gradients_lie_in_memory_as_values_do(run: Any, dtype: torch.dtype) -> None:
     """The gradient of a mean comes in another layout; kept, it makes all before it in the backward pass slow."""
-    x = drawn(4, 8, 6, 6).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+    x = drawn(4, 8, 8, 8).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
     seen: list[Tensor] = []
     held = x * 1
     held.register_hook(seen.append)

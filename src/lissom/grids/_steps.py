@@ -34,7 +34,7 @@ class EqualSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: int, top: int, slow: float) -> Tensor:
         size = step if x.is_cuda else float(step)  # to ask a GPU for a number would wait for it
-        if isinstance(size, float) and x.dtype == torch.bfloat16 and top < 128 and dense(x) and x.numel() % ROW == 0:
+        if isinstance(size, float) and top < 128 and in_rows(x):
             y = in_bfloat16(x, size, zero, top)
         else:
             wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
@@ -89,7 +89,7 @@ class EqualFilters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         steps, *codes = ctx.saved_tensors
-        inside = torch.ops.aten.hardtanh_backward(grad, steps, *ctx.ends)
+        inside = within(grad, steps, *ctx.ends)
         slope = per_filter(grad * codes[0] - inside * steps).sum(1) * ctx.slow if codes else None
         return inside, slope, None, None, None
 
@@ -134,6 +134,11 @@ def dense(x: Tensor) -> bool:
     return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
 
 
+def in_rows(x: Tensor) -> bool:
+    """Return whether x (...) is of bfloat16 on a CPU and lies in memory as rows, as batch-norm wants it."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and dense(x) and x.numel() % ROW == 0
+
+
 def flat(x: Tensor) -> Tensor:
     """Return the values of a dense x (...) as they lie in memory."""
     return x.as_strided((x.numel(),), (1,))
@@ -141,11 +146,10 @@ def flat(x: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of a * b (n ...) in float32, without a tensor of their size where both are laid out alike."""
-    rows = a.dtype == torch.bfloat16 and not a.is_cuda and a.numel() % ROW == 0
-    if a.stride() != b.stride() or not dense(a) or not (rows or a.dtype == torch.float32):
-        return (a.float() * b.float()).sum()
-    if not rows:
+    if a.stride() == b.stride() and dense(a) and a.dtype == torch.float32:
         return torch.dot(flat(a), flat(b))
+    if a.stride() != b.stride() or not in_rows(a):
+        return (a.float() * b.float()).sum()
     # torch.dot of bfloat16 runs on one core and rounds its sum; the gradient of batch-norm's weight is such sums in float32
     none, one = torch.zeros(ROW), torch.ones(ROW)
     a, b = flat(a).view(-1, ROW), flat(b).view(-1, ROW)
