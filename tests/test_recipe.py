@@ -358,6 +358,7 @@ def test_a_value_out_of_bounds_is_refused_with_the_bound(text: str, said: str) -
 @pytest.mark.parametrize(("text", "said"), [
     ("train", "train: 'epochs' is missing: how often"), ("train()", "'epochs' is missing"),
     ("prune(by=bn)", "'amount' is missing"),
+    ("distill", "'loss' is missing: what of the teacher to match; 'lissom list distill' shows what fits"),
     ("distill(kd)", "'epochs' is missing"), ("train(3, epochs=4)", "'epochs' is given twice"),
     ("train(epochs=3, epochs=4)", "'epochs' is given twice"),
     ("train(3, 4)", "train: 2 settings were given without a name; it takes 1: epochs"), ("fold(1)", "it takes 0: none")])

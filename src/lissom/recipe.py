@@ -231,7 +231,8 @@ def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str,
             given[name] = list(_values(node, f"{method.name()}({name}=...)"))
     for f in ordered(method):
         if f.default is MISSING and f.name not in given:
-            raise LissomError(f"{method.name()}: '{f.name}' is missing: {f.metadata.get('help')}")
+            raise LissomError(f"{method.name()}: '{f.name}' is missing: {f.metadata.get('help')}; "
+                              f"'lissom list {method.name()}' shows what fits")
     _few(math.prod(map(len, given.values())))
     for choice in product(*given.values()):
         yield dict(zip(given, choice, strict=True))
