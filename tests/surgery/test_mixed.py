@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 
 import lissom
 from lissom import LissomError, apply
+from lissom.context import Context
+from lissom.recipe import Recipe
 from lissom.surgery.mixed import assigned, layer_bytes, noises
 from lissom.surgery.quantized import QuantizedLayer
 
@@ -46,14 +49,14 @@ def test_the_assignment_is_the_best_of_all(layers: list[tuple[int, list[float]]]
     assert sum(noise[name][count] for name, count in found.items()) <= least + 1e-9
 
 
-@pytest.mark.parametrize("size", [0.14, 0.2, 0.25])
-def test_the_weights_take_no_more_than_asked(net: nn.Module, size: float) -> None:
-    small: Any = apply(f"quantize('auto', size={size})", net, images(1), images())
+@pytest.mark.parametrize(("size", "top"), [(0.14, 8), (0.2, 8), (0.25, 8), (0.14, 7), (0.2, 7)])
+def test_the_weights_take_no_more_than_asked(net: nn.Module, size: float, top: int) -> None:
+    small: Any = apply(f"quantize('auto', size={size}, reduce_range={top == 7})", net, images(1), images())
     layers = [(layer, layer.rounding.bits) for layer in small.network.modules() if isinstance(layer, QuantizedLayer)
               if layer.rounding is not None]
     share = sum(layer_bytes(layer, bits) for layer, bits in layers) / sum(layer_bytes(layer, 32) for layer, _ in layers)
     assert size - 0.03 < share <= size
-    assert len({bits for _, bits in layers[1:-1]}) > 1 and layers[0][1] == layers[-1][1] == 8
+    assert len({bits for _, bits in layers[1:-1]}) > 1 and layers[0][1] == layers[-1][1] == top
 
 
 def test_it_errs_less_than_the_same_bytes_spent_evenly(net: nn.Module) -> None:
@@ -68,8 +71,6 @@ def test_it_errs_less_than_the_same_bytes_spent_evenly(net: nn.Module) -> None:
 
 
 def test_noise_is_that_of_one_layer_alone(net: nn.Module) -> None:
-    import copy
-
     from lissom.surgery.bits import spec
     from lissom.surgery.rounded import prepared
     ready = copy.deepcopy(net)
@@ -94,11 +95,21 @@ def test_what_cannot_be_had_is_said(net: nn.Module, text: str, said: str) -> Non
         apply(text, net, images(1), images())
 
 
+@pytest.mark.parametrize("top", [8, 7])
+def test_the_noise_of_a_layer_is_that_of_the_bits_it_gets(net: nn.Module, top: int) -> None:
+    ctx = Context(images(1), lambda count: [images(count)])
+    Recipe(f"quantize('auto', size=0.25, reduce_range={top == 7})").steps[0](copy.deepcopy(net), ctx)
+    mixed = ctx.facts["mixed"]
+    assert all(set(row) == {str(top), "6", "5", "4", "3", "2"} for row in mixed["alone"].values())
+    bits = {row["name"]: row["weights"]["bits"] for row in ctx.facts["layers"]}
+    assert all(bits[name] == count for name, count in mixed["bits"].items()) and max(bits.values()) == top
+
+
 def test_an_allowed_loss_is_kept_to(tmp_path: Any) -> None:
     task = lissom.Task.of("resnet8", lissom.Data.of("digits"))
     (record,) = lissom.run("train(4, batch=32) | quantize('auto', drop=0.02, images=64)", task, tmp_path / "store")
     facts = record["facts"]
     assert record["float"]["scores"]["valid"]["top1"] - record["scores"]["valid"]["top1"] <= 0.02 + 1e-6
-    assert facts["mixed"]["share"] < 0.2 and set(facts["mixed"]["bits"].values()) <= {2, 3, 4, 5, 6, 8}
+    assert facts["mixed"]["share"] < 0.2 and set(facts["mixed"]["bits"].values()) <= {2, 3, 4, 5, 6, 7, 8}
     bits = {row["name"]: row["weights"]["bits"] for row in facts["layers"]}
     assert all(bits[name] == count for name, count in facts["mixed"]["bits"].items())

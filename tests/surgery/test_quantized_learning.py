@@ -157,6 +157,7 @@ def test_grouped_and_shared_layers_hold_few_values_through_training_and_saving(w
         assert torch.equal(again(images()), small(images()))
     for layer in again.layers():
         assert layer.rounding is not None
-        most = {'"ternary"': 3}.get(weights, 2**layer.rounding.bits)
+        most = 3 if layer.rounding.grid.name() == "ternary" else 2**layer.rounding.bits
+        assert (layer.rounding.grid.name() == "ternary") == (weights == '"ternary"' and layer.rounding.bits == 2)
         for filter in layer.in_inference()[0]:
-            assert len(filter.unique()) <= (most if layer.rounding.bits < 8 else 256)
+            assert len(filter.unique()) <= most

@@ -52,7 +52,7 @@ def test_a_float_network_takes_32_bits_for_each_number() -> None:
 
 @pytest.mark.parametrize(("bits", "each"), [("8", 8), ("4", 4), ("3", 3), ("2", 2), ("'ternary'", log2(3)), ("'binary'", 1)])
 def test_rounded_weights_take_the_bits_of_their_grid(bits: str, each: float) -> None:
-    found, model = of(f"quantize({bits}, 8)")
+    found, model = of(f"quantize({bits}, 8, reduce_range=False)")
     scales = biases = 8 + 16 + 10  # batch-norm is in both
     wanted = 8 * (FIRST + LAST) + each * MIDDLE + 32 * (scales + biases + scales_in(model))
     assert scales_in(model) >= 3 and found["theory_bytes"] == ceil(wanted / 8)
@@ -68,7 +68,7 @@ def test_float_inputs_and_float_layers_have_no_scales() -> None:
 
 
 def test_a_batch_norm_of_its_own_counts_as_its_parameters() -> None:
-    found, model = of("quantize(8, fold=False)")
+    found, model = of("quantize(8, fold=False, reduce_range=False)")
     scales, biases, norms = 8 + 16 + 10, 8 + 10, 2 * (8 + 16)
     assert found["theory_bytes"] == FIRST + MIDDLE + LAST + 4 * (scales + biases + norms + scales_in(model))
 
@@ -85,7 +85,7 @@ def test_of_a_mask_the_rest_counts_and_a_bit_for_each_weight() -> None:
 
 @pytest.mark.parametrize(("bits", "each"), [("8", 8), ("4", 4), ("'ternary'", 1)])  # of ternary what is not 0 is a sign
 def test_masked_and_rounded(bits: str, each: int) -> None:
-    found, model = of(f"mask(0.75) | quantize({bits})")
+    found, model = of(f"mask(0.75) | quantize({bits}, reduce_range=False)")
     full = [int(layer.integers()[0].count_nonzero()) for layer in layers(model)]
     assert full[1] <= MIDDLE // 4
     wanted = FIRST + MIDDLE + LAST + 8 * (full[0] + full[2]) + each * full[1] + 32 * (2 * 34 + scales_in(model))

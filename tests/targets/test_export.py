@@ -163,8 +163,9 @@ def test_the_integers_in_the_file_are_those_of_the_formula(file: Any) -> None:
               if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
     for layer in network("resnet8", "quantized").layers():
         weight = layer.weight.detach().double()
-        scale = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1)) / 127
-        wanted = (weight / scale).round().clamp(-127, 127).numpy()
+        top = 2 ** (layer.rounding.bits - 1) - 1
+        scale = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1)) / top
+        wanted = (weight / scale).round().clamp(-top, top).numpy()
         assert any(s.shape == wanted.shape and np.abs(s - wanted).max() <= 1 and (s == wanted).mean() > 0.999
                    for s in stored)
 

@@ -125,7 +125,7 @@ def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None]) 
     """Return networks as they were before compression, in every runtime for floats that is installed here."""
     made: list[Target] = [menu("targets").make(text) for text in FLOATS]  # type: ignore[misc]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
-        made = made[:-1]
+        made = [target for target in made if not target.rounds()]
     found = []
     for key, target in product(keys, [target for target in made if target.missing() is None]):
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"

@@ -19,7 +19,7 @@ from ..surgery.rounded import rounded
 if TYPE_CHECKING:
     from .quantize import Quantize
 
-CHOICES = (8, 6, 5, 4, 3, 2)
+CHOICES = (8, 6, 5, 4, 3, 2)  # 7 in place of 8 where sums of 8 would saturate
 IMAGES = 64  # that noise is measured on
 SCORED = 5000  # validation images, at most, on which a drop is measured
 HALVINGS = 6
@@ -40,12 +40,14 @@ class Mixture:
         free = [name for name in names[1:-1] if self.plan.weights[name] is not None]
         if not free:
             raise LissomError(f"{self.ctx.where}: no layer between the first and the last is free to have fewer bits")
-        self.options = {name: [self.step.of_bits(bits) for bits in CHOICES] for name in free}
-        self.cost = {name: {bits: layer_bytes(self.model.get_submodule(name), bits) for bits in (*CHOICES, FLOAT)}
-                     for name in names}
-        self.whole = sum(row[FLOAT] for row in self.cost.values())
-        self.fixed = sum(self.cost[name][FLOAT if found is None else 8] for name, found in self.plan.weights.items()
-                         if name not in self.options)
+        every = self.step.safe({str(bits): self.step.of_bits(bits) for bits in CHOICES})
+        grids = [found for found in every.values() if found is not None]
+        self.options, self.choices = dict.fromkeys(free, grids), [found.bits for found in grids]
+        held = {name: self.model.get_submodule(name) for name in names}
+        self.cost = {name: {bits: layer_bytes(held[name], bits) for bits in self.choices} for name in free}
+        self.whole = sum(layer_bytes(layer, FLOAT) for layer in held.values())
+        self.fixed = sum(layer_bytes(held[name], FLOAT if found is None else found.bits)
+                         for name, found in self.plan.weights.items() if name not in self.options)
 
     def share(self, bits: Bits) -> float:
         """Return the bytes of all weights over those in float, with some bits."""
@@ -66,23 +68,23 @@ class Mixture:
         if self.step.size is not None:
             found = self.within(self.step.size)
             if found is None:
-                least = self.share(self.all(CHOICES[-1]))
-                raise LissomError(f"{self.ctx.where}: size={self.step.size:g} cannot be reached; with {CHOICES[-1]} bits "
-                                  f"wherever that is free the weights take {least:.3f} of their bytes in float")
+                least = self.share(self.all(self.choices[-1]))
+                raise LissomError(f"{self.ctx.where}: size={self.step.size:g} cannot be reached; with "
+                                  f"{self.choices[-1]} bits wherever that is free the weights take {least:.3f} of their bytes in float")
             return found
         return self.within_drop(score)
 
     def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
         """Return the bits of the fewest bytes, to a 64th of the span, whose score falls no further than allowed."""
         allowed, before = self.step.drop or 0.0, self.ctx.accuracy(self.model, SCORED)
-        found, now = self.all(CHOICES[0]), score(self.all(CHOICES[0]))
+        found, now = self.all(self.choices[0]), score(self.all(self.choices[0]))
         if before is None or now is None:
             raise LissomError(f"{self.ctx.where}: drop is measured on validation images, of which there are none; size "
                               "needs none")
         if before - now > allowed:
-            raise LissomError(f"{self.ctx.where}: with {CHOICES[0]} bits everywhere the score falls by {before - now:.4f} "
-                              f"already; drop={allowed:g} was allowed")
-        low, high = (self.share(self.all(bits)) for bits in (CHOICES[-1], CHOICES[0]))
+            raise LissomError(f"{self.ctx.where}: with {self.choices[0]} bits everywhere the score falls by "
+                              f"{before - now:.4f} already; drop={allowed:g} was allowed")
+        low, high = (self.share(self.all(bits)) for bits in (self.choices[-1], self.choices[0]))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             tried = self.within(middle)
@@ -101,7 +103,7 @@ def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: T
     mixture = Mixture(step, plan, model, ctx)
 
     def written(bits: Bits) -> None:
-        plan.weights.update(step.safe({name: step.of_bits(count) for name, count in bits.items()}))
+        plan.weights.update({name: step.of_bits(count) for name, count in bits.items()})
 
     def score(bits: Bits) -> float | None:
         written(bits)
