@@ -9,7 +9,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "lissom"
 # Lines with something on them. The first is a little above what there is: whoever adds much more says why here.
-MOST_LINES, MOST_FILE, MOST_FUNCTION = 12_500, 400, 60
+# 12,500 became 12,800 for layers kept float in ONNX files, why a layer is not in integers, and ranges that move in training.
+MOST_LINES, MOST_FILE, MOST_FUNCTION = 12_800, 400, 60
 # each layer imports from itself and from those before it
 LAYERS = (
     ("errors", "menu", "method", "step", "recipe", "sums"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,9 +60,19 @@ class Context:
     gates: list[dict[str, Any]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
+    def finite(self, model: nn.Module) -> None:
+        """Raise if a weight or a statistic of batch-norm is NaN or infinite, which surgery would spread or hide."""
+        held = (*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if "running_" in n.rpartition(".")[2]))
+        for name, value in held:
+            if not torch.isfinite(value).all():
+                raise LissomError(f"{self.where}: {name} holds NaN or infinity")
+
     def gate(self, name: str, difference: float, tolerance: float) -> None:
         """Record that two networks were compared; raise if they differ by more than `tolerance`."""
         self.gates.append({"name": name, "difference": difference, "tolerance": tolerance})
+        if math.isnan(difference):
+            raise LissomError(f"{self.where}: the gate '{name}' failed: the outputs hold NaN or infinity on the calibration "
+                              "images; look whether an image does, or whether the network itself answers so")
         if not difference <= tolerance:
             raise LissomError(f"{self.where}: the gate '{name}' failed: the outputs differ by {difference:.2g} of their "
                               f"size, at most {tolerance:.2g} is allowed; the network was not changed. "

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from lissom import LissomError
+from lissom import LissomError, apply
 from lissom.grids._grid import Grid
 from lissom.grids._steps import clipped, equal_steps, product, signs
 from lissom.menu import menu
@@ -48,6 +48,10 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def test_a_filter_has_at_most_two_to_the_bits_values_and_they_are_its_integers(text: str, bits: int, out: int, inputs: int,
                                                                                scale: float, seed: int) -> None:
     weight = scale * drawn(out, inputs, 3, 3, seed=seed)
+    if "centre" in text and inputs == 1:
+        with pytest.raises(LissomError, match="have one alone"):
+            of_weights(text, bits, weight)
+        return
     made = of_weights(text, bits, weight)
     with torch.no_grad():
         values = made(weight)
@@ -60,7 +64,7 @@ def test_a_filter_has_at_most_two_to_the_bits_values_and_they_are_its_integers(t
 
 
 @pytest.mark.parametrize(("text", "bits"), VARIANTS)
-@pytest.mark.parametrize("weight", [torch.zeros(3, 2, 3, 3), torch.full((3, 2, 3, 3), 0.25), 1e-20 * torch.ones(2, 1, 1, 1)],
+@pytest.mark.parametrize("weight", [torch.zeros(3, 2, 3, 3), torch.full((3, 2, 3, 3), 0.25), 1e-20 * torch.ones(2, 2, 1, 1)],
                          ids=["zeros", "one value", "tiny"])
 def test_weights_of_one_value_stay_finite(text: str, bits: int, weight: Tensor) -> None:
     made = of_weights(text, bits, weight)
@@ -285,7 +289,7 @@ def test_ternary_is_its_formula(scale: bool) -> None:
 
 def test_the_gap_of_ternary_keeps_what_was_there_before() -> None:
     weight = drawn(1, 200)
-    made = of_weights("ternary(gap=0.5)", 2, weight)
+    made = of_weights("ternary(gap=0.5, scale=False)", 2, weight)
     before = made(weight).clone()
     bound = 0.7 * weight.abs().mean()
     moved = weight * 0.8
@@ -295,6 +299,9 @@ def test_the_gap_of_ternary_keeps_what_was_there_before() -> None:
     assert between.any() and torch.equal(again[between], before[between])
     assert bool((again[moved.abs() <= 0.5 * near] == 0).all()) and bool((again[moved >= near] == 1).all())
     assert torch.equal(before, weight.sign() * (weight.abs() > bound))
+    scaled = of_weights("ternary(gap=0.5)", 2, weight)
+    assert torch.equal(scaled(weight).sign(), before)
+    torch.testing.assert_close(scaled.codes(weight)[1], weight.abs()[before != 0].mean()[None])
 
 
 def test_binary_is_sign_times_mean() -> None:
@@ -321,6 +328,30 @@ def test_the_gradient_of_a_binary_input_is_the_one_asked_for(gradient: str, slop
         (found * g).sum().backward()
         torch.testing.assert_close(x.grad, g * slope(x.detach()))
     assert of_inputs("binary", 1, -1, 1)(torch.zeros(1, 1)).item() == 1
+
+
+@pytest.mark.parametrize(("gradient", "slope"), [
+    ("ste", torch.ones_like), ("saturate", lambda w: (w.abs() < 1) * 1.0), ("soft", lambda w: (1 - w.abs()).clamp_min(0))])
+def test_the_gradient_of_a_binary_weight_is_the_one_asked_for(gradient: str, slope: Any) -> None:
+    weight, g = (1.2 * drawn(3, 2, 3, 3)).requires_grad_(), drawn(3, 2, 3, 3, seed=1)
+    (of_weights(f"binary(gradient='{gradient}')", 1, weight.detach())(weight) * g).sum().backward()
+    w = weight.detach()
+    torch.testing.assert_close(weight.grad, w.abs().mean((1, 2, 3), keepdim=True) * slope(w) * g)
+
+
+@pytest.mark.parametrize(("low", "high", "wanted"), [(0.0, 2.0, [0.0, 1.0, 2.0]), (-1.0, 3.0, [-3.0, 0.0, 3.0])])
+def test_ternary_inputs_use_three_values_of_their_range(low: float, high: float, wanted: list[float]) -> None:
+    x = torch.linspace(low, high, 101)[None]
+    assert of_inputs("ternary", 2, low, high)(x).unique().tolist() == (wanted if low >= 0 else [0.0, 3.0])
+    assert of_inputs("ternary", 2, low, high)(torch.tensor([[-9.0, 0.0, 9.0]])).tolist()[0] == [
+        min(wanted), 0.0, max(wanted)]
+
+
+@pytest.mark.parametrize("settings", ["gradient='xnor'", "centre=True"])
+def test_what_takes_means_over_inputs_refuses_filters_of_one(settings: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with pytest.raises(LissomError, match=r"2: binary.*have one alone.*keep="):
+        apply(f'quantize("binary", 8, grid="binary({settings})")', net, torch.randn(1, 3, 9, 9), torch.randn(8, 3, 9, 9))
 
 
 def test_the_gradient_of_xnor_net() -> None:

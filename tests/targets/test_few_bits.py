@@ -25,7 +25,7 @@ BITS = ["quantize(4, 4)", "quantize(2, 2)", "quantize(4)", "quantize(8, 4)", "qu
         "quantize(4, 4, grid='dorefa')", "quantize(4, 4, inputs_grid='pact')", "quantize(3, grid='pow2')",
         "quantize(8, fold=False)", "quantize(5, 6)"]
 FLOATS = {"INFERENCE_PRECISION_HINT": "f32"}  # of OpenVINO, which prefers bf16 where the processor has it
-FLOAT = {"quantize('ternary', 32)", "quantize('binary', 'binary')", "quantize(8, 'ternary')"}  # ONNX Runtime's, in part
+FLOAT = {"quantize('ternary', 32)", "quantize('binary', 'binary')"}  # ONNX Runtime's, in part
 
 
 @cache

@@ -43,6 +43,16 @@ class Grid(Method):
     at_run_time: ClassVar[bool] = False  # whether inputs show their range at each call, so that nothing is held for them
     learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
 
+    @property
+    def follows(self) -> bool:
+        """Whether the range of inputs moves on while the network learns, other than by a gradient."""
+        return False
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether all filters of a layer share one scale, batch-norm in them."""
+        return False
+
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
         """Return the tensors to hold for a weight (out ...), by name."""
         return {}
@@ -67,6 +77,12 @@ class Grid(Method):
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         """Return the tensors to hold for inputs whose range was measured, by name."""
         return {}
+
+    def follow(self, x: Tensor, held: Held) -> None:
+        """Take note of the inputs (n ...) of a step of training, where their range moves on with them."""
+
+    def settle(self, bits: int, held: Held) -> None:
+        """Put the grid of inputs where what `follow` took note of says."""
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         """Return inputs (n ...) on the grid, with the gradient that training uses."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ..errors import LissomError
 from ..method import arg
 from ._grid import NEAR, Codes, Grid, by_filter, per_filter
 
@@ -35,6 +36,13 @@ class Binary(Grid):
     gradient: Literal["ste", "saturate", "soft", "xnor"] = arg("what stands for the gradient of the sign", "saturate")
     centre: bool = arg("weights lose their mean over the inputs and are clipped to [-1, 1]", False)
     zero: bool = arg("inputs become 0 or 1, not -1 or 1", False)
+
+    def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
+        if weight.shape[1] == 1 and (self.centre or self.gradient == "xnor"):
+            what = "centre=True" if self.centre else "gradient='xnor'"
+            raise LissomError(f"binary({what}) takes means over the inputs of a filter, and these have one alone, so that "
+                              "nothing would be left")
+        return {}
 
     def _centred(self, weight: Tensor) -> Tensor:
         w = weight.float()

@@ -23,7 +23,8 @@ class Lsq(Grid):
     gradient: of x, that of x inside the range, else 0; of s, round(x / s) - x / s inside, the end of the grid outside,
     times 1 / sqrt(values * (2^bits - 1) / 2) so that steps learn as fast as weights do
     Untrained, the step of a filter is the one of least squared error. Source: Esser et al. 2019, Learned Step Size
-    Quantization, https://arxiv.org/abs/1902.08153. Differs: that start, and a step for each filter.
+    Quantization, https://arxiv.org/abs/1902.08153. Differs: that start, a step for each filter, and
+    (2^bits - 1) / 2 in place of the greatest integer, which is 2^(bits-1) - 1 for weights and 2^bits - 1 for inputs.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)

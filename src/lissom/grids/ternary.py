@@ -20,11 +20,11 @@ class Ternary(Grid):
 
     w: d = threshold * mean|w|; t = 1 where w > d, -1 where w < -d, else 0; value = a t, a = mean of |w| where t != 0
     with gap = r: t = 1 where w >= d, -1 where w <= -d, 0 where |w| <= r d, else what it was before (which stops
-    weights near d from flickering); a = 1
-    x: q = clamp(round(x / s), -1, 1), s from the measured range
+    weights near d from flickering)
+    x: q = clamp(round(x / s), -1, 1), s the larger end of the measured range; 0, s or 2 s where nothing is below 0
     gradient: as if nothing were rounded; of inputs, 0 outside the range
     Source: Li, Zhang and Liu 2016, Ternary Weight Networks, https://arxiv.org/abs/1605.04711; the gap is that of
-    https://github.com/666DZY666/micronet.
+    https://github.com/666DZY666/micronet, which has it with scale=False.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2,)
@@ -55,7 +55,7 @@ class Ternary(Grid):
             between = (size > self.gap * bound) & (size < bound)
             codes = torch.where(between, held["before"], weight.sign() * (size >= bound))
             held["before"].copy_(codes)
-        if not self.scale or self.gap is not None:
+        if not self.scale:
             return codes, torch.ones(len(weight), device=weight.device)
         kept = per_filter(codes != 0)
         scale = (per_filter(size) * kept).sum(1) / kept.sum(1).clamp_min(1)
@@ -64,12 +64,13 @@ class Ternary(Grid):
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch
 
-        return {"scale": torch.tensor(max(abs(low), abs(high), 1e-8)), "zero_point": torch.tensor(1, dtype=torch.int32)}
+        size, zero = (max(-low, high), 1) if low < 0 else (high / 2, 0)  # of what a ReLU gives nothing is below 0
+        return {"scale": torch.tensor(max(size, 1e-8)), "zero_point": torch.tensor(zero, dtype=torch.int32)}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         from ._steps import equal_steps
 
-        return equal_steps(x, held["scale"], 1, 2)
+        return equal_steps(x, held["scale"], int(held["zero_point"]), 2)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
-        return Codes(held["scale"], 1, 2, held["scale"])
+        return Codes(held["scale"], int(held["zero_point"]), 2, held["scale"])

@@ -20,6 +20,7 @@ class Uniform(Grid):
 
     w: s = max|w| / n, q = clamp(round(w / s), -n, n), n = 2^(bits - 1) - 1, for each filter or for the tensor
     x: s = (high - low) / (2^bits - 1), z = round(-low / s), q = clamp(round(x / s) + z, 0, 2^bits - 1)
+    with momentum=m a step of training moves low and high by m towards the ends of what it saw
     gradient: that of x inside the range and 0 outside
     Weights have no zero point, since no runtime here has fast convolutions with one. Under training the scale of the
     weights follows them. Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
@@ -30,6 +31,12 @@ class Uniform(Grid):
 
     granularity: Literal["channel", "tensor"] = arg("a scale for each filter, or one for all of a layer", "channel")
     symmetric: bool = arg("inputs that go below 0 get the same range on either side of it", False)
+    momentum: float | None = arg("how far a step of training moves the range of inputs to what it saw; None: it stays", None,
+                                 above=0, high=1)
+
+    @property
+    def one_scale(self) -> bool:
+        return self.granularity == "tensor"
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
         return {"scale": self.scale(weight, bits)}
@@ -60,11 +67,31 @@ class Uniform(Grid):
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch
 
+        scale, zero = self._affine(low, high, bits)
+        held = {"scale": torch.tensor(scale), "zero_point": torch.tensor(zero, dtype=torch.int32)}
+        return held | ({"low": torch.tensor(low), "high": torch.tensor(high)} if self.follows else {})
+
+    def _affine(self, low: float, high: float, bits: int) -> tuple[float, int]:
+        """Return scale and zero point of inputs from `low` to `high`."""
         if self.symmetric and low < 0:
             high = max(-low, high)
             low = -high
-        scale, zero = affine(low, high, 2**bits - 1)
-        return {"scale": torch.tensor(scale), "zero_point": torch.tensor(zero, dtype=torch.int32)}
+        return affine(low, high, 2**bits - 1)
+
+    @property
+    def follows(self) -> bool:
+        return self.momentum is not None
+
+    def follow(self, x: Tensor, held: Held) -> None:
+        if self.momentum is not None:
+            for end, seen in zip((held["low"], held["high"]), x.detach().aminmax(), strict=True):
+                end.lerp_(seen.to(end.dtype), self.momentum)
+
+    def settle(self, bits: int, held: Held) -> None:
+        if self.follows:
+            scale, zero = self._affine(float(held["low"]), float(held["high"]), bits)
+            held["scale"].fill_(scale)
+            held["zero_point"].fill_(zero)
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         from ._steps import equal_steps

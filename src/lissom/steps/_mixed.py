@@ -70,7 +70,8 @@ class Mixture:
             if found is None:
                 least = self.share(self.all(self.choices[-1]))
                 raise LissomError(f"{self.ctx.where}: size={self.step.size:g} cannot be reached; with "
-                                  f"{self.choices[-1]} bits wherever that is free the weights take {least:.3f} of their bytes in float")
+                                  f"{self.choices[-1]} bits wherever that is free the weights take {least:.3f} of "
+                                  "their bytes in float")
             return found
         return self.within_drop(score)
 

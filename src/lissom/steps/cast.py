@@ -53,8 +53,7 @@ class Cast(Step):
         for kind, step in ((QuantizedLayer, "quantize"), (CastLayer, "cast")):
             if any(isinstance(layer, kind) for layer in model.modules()):
                 raise LissomError(f"{ctx.where}: {AFTER[step]}")
-        if not all(torch.isfinite(p).all() for p in model.parameters()):
-            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        ctx.finite(model)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
         ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)

@@ -38,8 +38,6 @@ class Equalize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from torch import isfinite
-
         from ..surgery.equalize import equalized, pairs
         from ..surgery.fold import folded
         from ..surgery.quantized import Quantized
@@ -47,8 +45,7 @@ class Equalize(Step):
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: the weights are quantized already; equalize before quantize")
-        if not all(isfinite(p).all() for p in model.parameters()):
-            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        ctx.finite(model)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
         found = pairs(model, ctx.example)

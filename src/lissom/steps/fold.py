@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import LissomError
 from ..step import Step
 
 if TYPE_CHECKING:
@@ -12,23 +13,35 @@ if TYPE_CHECKING:
 
     from ..context import Context
 
+DONE = "batch-norm is in the quantized layers already; leave fold out, or put it before quantize"
+
 
 @dataclass(frozen=True)
 class Fold(Step):
     """Fold each batch-norm that alone reads a convolution or linear layer into that layer.
 
     w' = w * gamma / sqrt(var + eps);  b' = beta + (b - mean) * gamma / sqrt(var + eps)
-    The outputs stay the same to float rounding, which a gate checks on real images.
+    The outputs stay the same to float rounding, which a gate checks on real images. In front of signs it is a threshold
+    for each channel that batch-norm becomes, in the file that OpenVINO computes in single bits.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.2.
     """
+
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+        return DONE if any(step.name() == "quantize" for step in earlier) else None
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
         from ..surgery.fold import folded
+        from ..surgery.quantized import Quantized
         from ..surgery.slim import difference
 
+        if isinstance(model, Quantized):
+            raise LissomError(f"{ctx.where}: {DONE}")
+        ctx.finite(model)
         before = copy.deepcopy(model)
-        ctx.facts["folded"] = folded(model, ctx.example)
+        if not (done := folded(model, ctx.example)):
+            ctx.notes.append(f"{ctx.where}: no batch-norm alone reads a convolution or linear layer; nothing was folded")
+        ctx.facts["folded"] = done
         ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)
         return model

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..surgery.calibrate import Seen, Wiring
 
 FAR = 0.5  # of the largest output: 8 bits move outputs by a tenth of that
+LOST = 2.0  # likewise: single bits that have not learned move them by less
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Quantize(Step):
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")
@@ -77,6 +78,8 @@ class Quantize(Step):
         if [self.size is None, self.drop is None].count(False) != int(self.weights == "auto"):
             raise LissomError('quantize: weights="auto" goes with one of size and drop, as in quantize("auto", size=0.15), '
                               "and these with nothing else")
+        if idle := self.idle():
+            raise LissomError(f"quantize({idle}")
         if not self.at_run_time:
             return
         if self.weights == 32:
@@ -85,6 +88,26 @@ class Quantize(Step):
         if self.range is not None:
             raise LissomError(f'quantize(range="{self.range}"): ranges are found at each call with inputs="dynamic"; leave '
                               "range out")
+
+    def idle(self) -> str | None:
+        """Return the setting that would change nothing beside the others, and what would, None where all count."""
+        grid, own = ((text or "").partition("(")[0] for text in (self.grid, self.inputs_grid))
+        if isinstance(self.weights, str) and self.weights != "auto" and grid not in ("", self.weights):
+            return (f'grid="{self.grid}"): weights of "{self.weights}" are a grid of their own, which '
+                    f'grid="{self.weights}(...)" sets up; inputs_grid= is for inputs')
+        if isinstance(self.inputs, str) and own not in ("", self.inputs):
+            return (f'inputs_grid="{self.inputs_grid}"): inputs of "{self.inputs}" are a grid of their own, which '
+                    f'inputs_grid="{self.inputs}(...)" sets up')
+        if self.inputs == 32 and (self.inputs_grid or self.range):
+            word = "inputs_grid" if self.inputs_grid else "range"
+            return f'{word}="{getattr(self, word)}"): inputs of 32 bits are not rounded; 1 to 8 bits fit'
+        if self.weights == 32 and (self.rounding != "nearest" or self.correct):
+            word = "correct=True" if self.correct else f'rounding="{self.rounding}"'
+            return f"{word}): weights of 32 bits are not rounded; 2 to 8 bits fit"
+        inputs = self.specs()[1]
+        if self.weights == 32 and grid and (inputs is None or grid != inputs.grid.partition("(")[0]):
+            return f'grid="{self.grid}"): weights of 32 bits are not rounded; inputs_grid= is for inputs'
+        return None
 
     @property
     def at_run_time(self) -> bool:
@@ -126,17 +149,16 @@ class Quantize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from torch import isfinite
-
         from ..surgery.calibrate import observed, wiring
         from ..surgery.cast import uncast
         from ..surgery.reconstruct import corrected, learned_rounding
         from ..surgery.rounded import prepared, rounded, unrounded
         from ..surgery.slim import difference
 
-        if not all(isfinite(p).all() for p in model.parameters()):
-            raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
+        ctx.finite(model)
         batches = [images for images in ctx.images(self.images) if len(images)]
+        if len(batches) == 1:
+            batches = list(batches[0].chunk(2))  # whether ranges have settled shows beside those of half the images
         if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
             batches = [ctx.example]  # no range is measured on it
         if not batches:
@@ -158,14 +180,18 @@ class Quantize(Step):
             mixed(self, plan, model, wires, batches[0], ctx, bounds_of)
         whole, bounds = rounded(model, wires, plan, bounds_of)
         if self.rounding != "nearest":
-            ctx.facts["rounded"] = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed,
-                                                    by_block=self.rounding == "blocks")
+            done = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed,
+                                    by_block=self.rounding == "blocks")
+            if not done:
+                raise LissomError(f'{ctx.where}: no layer has weights of equal steps, whose rounding could be learned; '
+                                  'rounding="nearest" is what its grid has')
+            ctx.facts["rounded"] = done
         if self.correct:
             ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
         moved = difference(before, whole.eval(), batches[0][:32])
-        if self.weights == 8 and self.inputs in (None, 8) and not moved <= FAR:
-            ctx.notes.append(f"{ctx.where}: 8 bits moved the outputs by {moved:.0%} of the largest, which is far more than "
-                             "rounding should; `lissom explain` names the layers at fault")
+        if not moved <= (FAR if self.weights == self.inputs == 8 else LOST):
+            ctx.notes.append(f"{ctx.where}: rounding moved the outputs by {moved:.0%} of the largest, which is far more "
+                             "than it should; `lissom explain` names the layers at fault, and learning may mend them")
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
         ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds, images=sum(map(len, batches)))
         return whole.eval()
@@ -212,7 +238,10 @@ class Quantize(Step):
         pick: Any = menu("ranges").make(self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         (low, high), (less, more) = pick(seen, top), pick(seen.half(), top)
-        if len(seen.bounds) > 1 and abs((high - low) - (more - less)) > 0.15 * (high - low):
+        if len(seen.bounds) == 1:
+            said = f"{ctx.where}: ranges of one image do not show whether they have settled; more images= would"
+            ctx.notes += [] if said in ctx.notes else [said]
+        elif abs((high - low) - (more - less)) > 0.15 * (high - low):
             layers = sorted(name for name in wires.readers.get(site, ()) if name)[:3]
             more_images = "" if count < self.images else "more images= or "
             what = f"{' and '.join(layers)} read" if layers else f"{wires.makers.get(site, site)} returned"

@@ -76,8 +76,10 @@ def at_least(found: Spec | None, bits: int) -> Spec | None:
     """Return the grid of a first or last layer: at least so many bits, equal steps in place of what does not fit."""
     if found is None or bits == FLOAT:
         return None
-    fits = found.bits >= bits and found.grid.partition("(")[0] not in INNER
-    return found if fits else Spec("uniform", max(bits, found.bits))
+    name = found.grid.partition("(")[0]
+    if found.bits >= bits and name not in INNER:
+        return found
+    return Spec(found.grid if name == "uniform" else "uniform", max(bits, found.bits))
 
 
 def reduced(found: Spec | None) -> Spec | None:

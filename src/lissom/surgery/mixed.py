@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .bits import FLOAT, Spec
 from .quantized import QuantizedLayer
-from .rounded import of_weights
+from .rounded import round_weights
 
 UNITS = 4000  # in how many parts a budget of bytes is counted
 Options = Mapping[str, Mapping[int, float]]  # layer -> bits -> noise
@@ -37,7 +37,7 @@ def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], image
             assert isinstance(layer, QuantizedLayer)
             found[name] = {}
             for spec in filter(None, specs):
-                layer.rounding = of_weights(spec, layer.weight.detach())
+                round_weights(layer, spec)
                 gap = (model(images) - plain).double().square().mean()
                 found[name][spec.bits] = float(gap) / max(power, 1e-12)
             layer.rounding = None

@@ -145,14 +145,14 @@ def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | Non
     """Return SQNR in dB, use of the range and saturated share of a layer's weights; `weight` is what they were."""
     assert layer.rounding is not None
     weight = weight.detach().float()
-    codes, scale = layer.rounding.codes(layer.weight.detach().float())
-    found = codes * by_filter(scale, codes)
+    codes, scale = layer.weight_codes()
+    found = layer.turned(codes * by_filter(scale, codes), back=True)
     ends = layer.rounding.grid.ends(layer.rounding.bits)
     row: dict[str, float | None] = {"sqnr_db": decibels(float(weight.double().square().sum()),
                                                         float((weight - found).double().square().sum())),
                                     "use": None, "saturated": None}
     if ends is not None:
-        q = (weight / by_filter(scale, weight)).round()
+        q = (layer.turned(weight) / by_filter(scale, weight)).round()
         counts = torch.bincount((codes - ends[0]).long().flatten(), minlength=ends[1] - ends[0] + 1)
         row.update(use=span(counts), saturated=float(((q < ends[0]) | (q > ends[1])).double().mean()))
     return row

@@ -2,7 +2,7 @@
 
 The simulation and the exported file use the same numbers. In training a layer runs its rounded weights and then its
 own batch-norm, whose statistics go on; in inference batch-norm is multiplied into the scales of the filters, which
-changes no integer but the sign, and the bias is rounded to the int32 of a file.
+changes no integer, and the bias is rounded to the int32 of a file.
 Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013, https://arxiv.org/abs/1308.3432.
 """
 
@@ -48,20 +48,10 @@ class QuantizedLayer(nn.Module):
     masked: bool  # whether zeros stay zero in training
 
     def prepare(self, norm: Norm | None = None, masked: bool = False, norm_name: str | None = None) -> None:
-        """Set what the class of a layer that has just been changed expects; nothing is rounded yet.
-
-        Where batch-norm multiplies by less than 0, filter and factor change their signs: the integers of a weight
-        may reach further down than up.
-        """
+        """Set what the class of a layer that has just been changed expects; nothing is rounded yet."""
         self.rounding = self.site = self.again = None
         self.norm, self.norm_name, self.masked = norm, norm_name, masked
         self.follow(None)
-        if norm is not None and norm.weight is not None:
-            assert norm.running_mean is not None
-            with torch.no_grad():
-                sign = torch.where(norm.weight < 0, -1.0, 1.0)
-                for tensor in (norm.weight, norm.running_mean, self.weight, *([] if self.bias is None else [self.bias])):
-                    tensor.mul_(by_filter(sign, tensor))
 
     def follow(self, feed: Rounding | None, own: Rounding | None = None) -> None:
         """Take note of what rounds the values that the layer reads, and of what rounds them again for the layer."""
@@ -75,7 +65,7 @@ class QuantizedLayer(nn.Module):
     def train(self, mode: bool = True) -> Any:
         """Go to training or inference; what training changed last counts in inference."""
         if self.training and not mode and self.rounding is not None:
-            self.rounding.refresh(self.weight.detach())
+            self.rounding.refresh(self.turned(self.weight.detach()))
         hold_zeros(self, mode and self.masked)
         return super().train(mode)
 
@@ -94,9 +84,35 @@ class QuantizedLayer(nn.Module):
             return self.computed(x, *self._exported())
         if not self.training:
             return self.computed(x, *self.in_inference())
-        weight = held(self) if self.rounding is None else self.rounding(held(self))
+        weight = held(self) if self.rounding is None else self.turned(self.rounding(self.turned(held(self))), back=True)
         y = self.computed(x, weight.to(x.dtype), self.bias)
         return y if self.norm is None else self.norm(y)
+
+    def turn(self) -> Tensor | None:
+        """Return by what each filter (out) is multiplied before it is rounded, never 0; None where that is 1.
+
+        It is the sign of batch-norm's factor, since the integers of a weight may reach further down than up; for a grid
+        with one scale for all filters the factor itself, since it is with batch-norm in them that weights share a scale.
+        """
+        if self.norm is None or self.rounding is None:
+            return None
+        sign = None if self.norm.weight is None else torch.where(self.norm.weight.detach() < 0, -1.0, 1.0)
+        if not self.rounding.grid.one_scale:
+            return sign
+        size = scale_and_shift(self.norm)[0].abs().clamp_min(1e-12).float()
+        return size if sign is None else sign * size
+
+    def turned(self, weight: Tensor, back: bool = False) -> Tensor:
+        """Return a weight (out ...) as the grid rounds it, or such a weight as the layer holds it."""
+        turn = self.turn()
+        if turn is None:
+            return weight
+        return weight / by_filter(turn, weight) if back else weight * by_filter(turn, weight)
+
+    def weight_codes(self) -> tuple[Tensor, Tensor]:
+        """Return the weights as the grid rounds them: integers (out ...), in float, and the scale of each filter (out)."""
+        assert self.rounding is not None
+        return self.rounding.codes(self.turned(self.weight.detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
         """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm multiplied in."""
@@ -121,11 +137,12 @@ class QuantizedLayer(nn.Module):
 
         A filter of tiny weights beside a real bias gets a scale at which that bias still fits int32.
         """
-        assert self.rounding is not None
-        codes, scale = self.rounding.codes(self.weight.detach())
+        codes, scale = self.weight_codes()
         factor, bias = self.normed()
         if factor is not None:
-            codes, scale = codes * by_filter(factor.sign().float(), codes), (scale * factor.abs()).float()
+            turn = self.turn()
+            scale = (scale * (factor if turn is None else factor / turn)).float()
+            codes = codes * by_filter((factor != 0).float(), codes)
         step = self.step()
         if bias is not None and step is not None:
             least = (bias.abs() / (step.double() * 2.0**30)).float().clamp_min(1e-12)
@@ -216,22 +233,25 @@ class Quantized(nn.Module):
     does, its grid ending at 0; training leaves them out to save a pass over memory.
     `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose layers round what they read again, to
     fewer bits: there the 8 bits change little, and training, to which they cost as much, does without.
+    `tied` are the sites that additions tie together: their scale is the largest of theirs.
     `calls` says how often each kind of call is made; a forward that makes others is refused.
     """
 
     counts: Counter[str]  # calls made so far, while it runs
 
     def __init__(self, network: nn.Module, sites: dict[str, str], calls: dict[str, int],
-                 grids: dict[str, dict[str, Any]] | None = None, skipped: Iterable[str] = ()) -> None:
+                 grids: dict[str, dict[str, Any]] | None = None, skipped: Iterable[str] = (),
+                 tied: Iterable[Iterable[str]] = ()) -> None:
         super().__init__()
         self.network = network
         self.shared, self.calls, self.skipped = dict(sites), dict(calls), frozenset(skipped)
+        self.tied = [sorted(sites) for sites in tied]
         self.grids = nn.ModuleDict({site: Rounding.rebuilt(facts) for site, facts in (grids or {}).items()})
 
     def description(self) -> dict[str, Any]:
         """Return what a rebuilt wrapper must be told."""
         return {"sites": dict(self.shared), "calls": dict(self.calls), "skipped": sorted(self.skipped),
-                "grids": {site: self.grid_of(site).settings() for site in self.grids}}
+                "tied": self.tied, "grids": {site: self.grid_of(site).settings() for site in self.grids}}
 
     def grid_of(self, site: str) -> Rounding:
         """Return the rounding of a site that has its own."""
@@ -251,8 +271,25 @@ class Quantized(nn.Module):
         self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
         twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
         fine = {site: grid.input_codes() for site in self.shared
-                if twice and site != "input" and (grid := self.grid(site)) is not None and grid.bits == 8}
+                if twice and site != "input" and (grid := self.grid(site)) is not None and grid.bits == 8
+                and not grid.grid.follows}
         self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
+
+    def tie(self) -> None:
+        """Give what an addition ties together one scale, the largest."""
+        for tied in self.tied:
+            scales = [grid.held["scale"] for grid in map(self.grid, tied) if grid is not None and "scale" in grid.names]
+            for scale in scales:
+                scale.fill_(max(float(other) for other in scales))
+
+    def settle(self) -> None:
+        """Put the grids whose ranges move on in training where a step has moved them."""
+        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.follows]
+        for grid in moved:
+            grid.grid.settle(grid.bits, grid.held)
+        if moved:
+            self.tie()
+            self.link()
 
     def from_zero(self, site: str) -> bool:
         """Return whether what rounds at a site makes 0 of all that is below."""
@@ -272,6 +309,8 @@ class Quantized(nn.Module):
             raise LissomError(f"quantized network: it makes other calls than when it was quantized ({', '.join(changed)}), "
                               "so that activations would meet the wrong grids. Parts that only training runs, such as "
                               "stochastic depth, have to be switched off before quantize")
+        if self.training:
+            self.settle()
         return outputs
 
     def run(self, part: nn.Module, x: Tensor, before: Counter[str]) -> tuple[Any, Counter[str]]:

@@ -139,14 +139,14 @@ class Choice:
         assert layer.rounding is not None
         ends = layer.rounding.grid.ends(layer.rounding.bits)
         assert ends is not None
-        weight = layer.weight.detach().float()
+        weight, turn = layer.turned(layer.weight.detach().float()), layer.turn()
         self.layer, self.ends = layer, ends
-        self.scale = by_filter(layer.rounding.codes(weight)[1], weight)
+        self.scale = by_filter(layer.weight_codes()[1], weight)
         self.below, self.zero = (weight / self.scale).floor(), weight == 0
         part = (weight / self.scale - self.below).clamp(0.01, 0.99)
         self.v = torch.logit((part - LOW) / (HIGH - LOW)).requires_grad_()
         factor, bias = layer.normed()
-        self.times = 1.0 if factor is None else by_filter(factor.float(), weight)
+        self.times = 1.0 if factor is None else by_filter((factor if turn is None else factor / turn).float(), weight)
         self.shift = None if bias is None else bias.float()
 
     def up(self) -> Tensor:
@@ -179,4 +179,4 @@ def _settle(choices: Sequence[Choice], run: Callable[[Tensor], Tensor], inputs: 
     with torch.no_grad():
         for choice in choices:
             vars(choice.layer).pop("in_inference", None)
-            choice.layer.weight.copy_(choice.weights((choice.up() >= 0.5).float()))
+            choice.layer.weight.copy_(choice.layer.turned(choice.weights((choice.up() >= 0.5).float()), back=True))

@@ -47,9 +47,10 @@ def prepared(model: nn.Module, example: Tensor, fold: bool = True) -> dict[str, 
                 layer.prepare(norm, masked, f"network.{norms[name]}")
             else:
                 layer.prepare(masked=masked)
-        elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and not isinstance(layer, QuantizedLayer):
-            left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear" if name in called \
-                else "it was not called through its own weights"
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)) and not isinstance(layer, QuantizedLayer) and name not in called:
+            left[name] = "it was not called through its own weights"
+        elif not isinstance(layer, QuantizedLayer) and any(p is not None and p.ndim > 1 for p in layer._parameters.values()):
+            left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear"
     model.eval()
     return left
 
@@ -62,21 +63,21 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
     """
     skipped = unsigned(wires, plan)
     whole = Quantized(model, {site: own for site, own in wires.sites.items() if own in plan.sites}, wires.calls,
-                      skipped=skipped)
+                      skipped=skipped, tied=wires.sums)
     bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
     for site, spec in plan.sites.items():
         whole.grids[site] = of_inputs(spec, bounds[site])
-    for tied in wires.sums:
-        scales = [grid.held["scale"] for grid in map(whole.grid, tied) if grid is not None and "scale" in grid.names]
-        for scale in scales:
-            scale.fill_(max(float(other) for other in scales))
+    whole.tie()
     for name, reads in wires.inputs.items():
         layer = model.get_submodule(name)
         if not isinstance(layer, QuantizedLayer):
             continue
         layer.site = reads
         if (weights := plan.weights.get(name)) is not None:
-            layer.rounding = of_weights(weights, layer.weight.detach())
+            try:
+                round_weights(layer, weights)
+            except LissomError as error:
+                raise LissomError(f"quantize: {name}: {error}; keep= leaves it float") from None
         if name in plan.own:
             layer.again = again(name, wires, plan.own[name])
             if layer.again not in whole.grids:  # layers that read the same round it alike
@@ -112,6 +113,8 @@ def of_inputs(spec: Spec, bounds: Bounds) -> Rounding:
     return Rounding(spec.grid, spec.bits, "inputs", spec.made().hold_inputs(*bounds, spec.bits))
 
 
-def of_weights(spec: Spec, weight: Tensor) -> Rounding:
-    """Return what rounds a weight (out ...)."""
-    return Rounding(spec.grid, spec.bits, "weights", spec.made().hold_weights(weight, spec.bits))
+def round_weights(layer: QuantizedLayer, spec: Spec) -> None:
+    """Round the weights of a layer from now on."""
+    layer.rounding = Rounding(spec.grid, spec.bits, "weights")  # as its grid wants them, the layer hands them over
+    held = spec.made().hold_weights(layer.turned(layer.weight.detach()), spec.bits)
+    layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)
