@@ -12,6 +12,7 @@ import pytest
 
 import lissom
 from lissom.data.data import Data
+from lissom.explain import Explained
 from lissom.report.comparison import compared, layer_rows, print_compared
 from lissom.report.facets import NONE, facets
 from lissom.report.page import packed, unpacked, write_report
@@ -114,7 +115,7 @@ def test_clicks_and_keys_lead_to_the_run(fresh: Any) -> None:
     row.focus()
     fresh.keyboard.press("Enter")
     assert "quantize(4, inputs=4)" in fresh.inner_text("#recipe")
-    assert "4/4" in fresh.inner_text("#layers") and "8/8" in fresh.inner_text("#layers")
+    assert {"4/4", f"{7 if saturates() else 8}/8"} <= set(fresh.locator("#layers tbody td").all_inner_texts())
     assert fresh.locator("#steps tbody tr").count() == 2 and "bytes:" in fresh.inner_text("#said")
     fresh.locator("#table tbody tr", has_text="prune(0.3)").first.click()
     assert fresh.inner_text("#recipe").endswith("prune(0.3)")
@@ -167,6 +168,30 @@ def test_500_runs_open_in_two_seconds_and_take_six_megabytes(store: Store, page:
     assert len(rows(page)) == 6, "one row for all seeds of a recipe and runtime"
     page.uncheck("#means")
     assert len(rows(page)) == 1000
+
+
+def test_what_rounding_costs_each_layer_is_drawn_and_told(store: Store, page: Any, tmp_path: Path) -> None:
+    shutil.copytree(store.root, tmp_path / "store")
+    kept = Store(tmp_path / "store")
+    key = next(key for key in kept if kept.record(key)["recipe"].endswith("quantize(4, inputs=4)"))
+    found = Explained(Task.of("resnet8", Data.of("digits")), kept, key).all([], 50)
+    kept.update(key, {"explanation": found})
+    opened(page, write_report([key], kept, tmp_path / "report.html"))
+    layers, names = found["layers"], [row["name"] for row in found["layers"]]
+    drawn = {trace["name"]: trace for trace in page.evaluate(
+        "document.getElementById('bylayer').data.map(t => ({name: t.name, x: t.x, y: t.y}))")}
+    assert drawn["this layer alone"] == {"name": "this layer alone", "x": [row["alone"] for row in layers], "y": names}
+    assert drawn["all but this layer"]["x"] == [row["left_out"] for row in layers]
+    assert drawn["inputs"]["x"] == [row["inputs"]["sqnr_db"] for row in layers]
+    assert {f"nothing rounded {found['ends']['float']:.4f}", f"all rounded {found['ends']['rounded']:.4f}"} <= set(drawn)
+    assert page.locator("#bylayer .ytick").count() == len(layers), "a name for each"
+    told = [row.split("\t") for row in page.locator("#rounded tbody tr").all_inner_texts()]
+    assert [row[0] for row in told] == names
+    shares = [[f"{100 * row[of][what]:.1f} %" for what in ("use", "saturated") for of in ("weights", "inputs")]
+              for row in layers]
+    assert [row[4:8] for row in told] == shares
+    assert sorted(page.locator("#rounded tr.worst td:first-child").all_inner_texts()) == sorted(found["worst"])
+    assert all(sentence in page.inner_text("#explained") for sentence in found["said"])
 
 
 def test_what_is_packed_comes_back() -> None:

@@ -82,9 +82,10 @@ class Explained:
         """Return what is found; the layers are looked at on up to `images` validation images."""
         floats = self.floats()
         stages, simulated, labels = self.stages(floats)
+        layers, ends = self.layers(images, floats)
         found: dict[str, Any] = {
             "images": {"stages": len(labels), "layers": min(images, len(self.task.data.valid))}, "against": self.source(),
-            "trained_since": self.trained, "stages": stages, "layers": self.layers(images, floats),
+            "trained_since": self.trained, "stages": stages, "layers": layers, "ends": ends,
             "targets": {str(target): self.artefact(target, simulated, labels) for target in targets}}
         found["worst"] = [row["name"] for row in sorted(found["layers"], key=lambda row: -row["noise"])[:WORST]]
         found["said"] = concluded(found)
@@ -117,8 +118,11 @@ class Explained:
             row.update(lost=int((then & ~now).sum()), won=int((now & ~then).sum()))
         return row
 
-    def layers(self, images: int, floats: Layers | None) -> list[dict[str, Any]]:
-        """Return a row for each layer: what rounding does to it, and the network with it alone and all but it rounded."""
+    def layers(self, images: int, floats: Layers | None) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
+        """Return a row for each layer: what rounding does to it, and the network with it alone and all but it rounded.
+
+        Beside them, on the same images, the scores with nothing and with everything rounded.
+        """
         data, whole, layers = self.task.data, self.whole, layers_of(self.whole)
         some = spread(data.valid, images)
         rows = layer_noise(whole, data.calibration(min(256, images)), floats)
@@ -126,6 +130,8 @@ class Explained:
         every = [*(r for layer in layers.values() for r in roundings(layer, "weights")), *inputs]
         with rounding_only(whole, [], floats):
             reference, labels = network_outputs(whole, data, some)
+        ends = {"float": first(scored(self.task, reference, labels)),
+                "rounded": first(scored(self.task, network_outputs(whole, data, some)[0], labels))}
         for row in rows:
             own = roundings(layers[row["name"]])
             self.say(f"{self.key}  {row['name']}: alone and left out, {len(some)} images")
@@ -135,7 +141,7 @@ class Explained:
                 row[word] = first(scored(self.task, outputs, labels))
                 if word == "alone":
                     row["noise"] = relative(outputs, reference)
-        return rows
+        return rows, ends
 
     def artefact(self, target: Target, simulated: Tensor, labels: Tensor) -> dict[str, Any]:
         """Return what a file answers on the test images, and what it would on older processors."""
