@@ -35,6 +35,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
 
     from ..surgery.cast import uncast
     from ..surgery.quantized import Quantized
+    from ._kept import kept_float
     from ._names import name_by_layer
     from ._widened import folded_at_load, halved
 
@@ -69,6 +70,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     folded_at_load(proto)
     if in_integers and kinds:
         halved(proto, kinds)
+    kept_float(proto)
     if adapt is not None:
         adapt(proto)
     try:

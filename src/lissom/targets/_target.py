@@ -22,14 +22,19 @@ Images = Callable[[int], "list[Tensor]"]  # how many -> training images as the n
 
 @dataclass(frozen=True)
 class Fused:
-    """How much of a quantized file runs in integers: layers that do, all layers, and the names of the rest."""
+    """How much of a quantized file runs in integers: layers that do, all layers, and the names of the rest.
+
+    A name is followed by the reason, in parentheses, where the runtime's graph shows it. `single` of the layers that run in
+    integers do so in single bits.
+    """
 
     done: int
     total: int
     rest: tuple[str, ...] = ()
+    single: int = 0
 
     def __str__(self) -> str:
-        return f"{self.done}/{self.total}"
+        return f"{self.done}/{self.total}" + (f" ({self.single} in single bits)" if self.single else "")
 
 
 @dataclass(frozen=True)

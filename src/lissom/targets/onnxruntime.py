@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INTEGER = {"QLinearConv", "QGemm", "QLinearMatMul", "QLinearAdd", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
            "DynamicQuantizeMatMul"}
-FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "NhwcFusedConv"}
+FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "NhwcFusedConv", "ConvTranspose"}
 PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
              "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")}
 
@@ -105,13 +105,17 @@ class Onnxruntime(Target):
         """Count from the graph that ONNX Runtime runs, as it writes it down after its optimisations."""
         import onnx
 
+        from ._activations import wires
+        from ._why import in_onnx, named
+
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
             _session(path, 1, self.provider, optimised)
             graph = onnx.load(str(optimised)).graph
         constants = {tensor.name for tensor in graph.initializer}
         done = [n for n in graph.node if n.op_type in INTEGER]
-        rest = [n.name or n.output[0] for n in graph.node if n.op_type in FLOAT
+        made, users = wires(graph)
+        rest = [named(n.name or n.output[0], in_onnx(n, made, users, constants)) for n in graph.node if n.op_type in FLOAT
                 and not (n.op_type == "Add" and any(name in constants for name in n.input))]
         return Fused(len(done), len(done) + len(rest), tuple(rest))
 

@@ -95,10 +95,12 @@ class Openvino(Target):
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that the CPU plugin runs, by the precision it chose for each operation."""
         from ._packed import one_bit, read
+        from ._why import in_openvino, named
 
-        model, done, rest = read(path), 0, list[str]()
+        model, done, single, rest = read(path), 0, 0, list[str]()
         if one_bit(model):
             model.reshape([1, *(d.get_length() for d in list(model.input(0).get_partial_shape())[1:])])
+        reasons = in_openvino(model)
         for op in self._compiled(model, 1).get_runtime_model().get_ordered_ops():
             facts = op.get_rt_info()
             kind, precision = str(facts["layerType"].astype(str)), str(facts["runtimePrecision"].astype(str))
@@ -106,9 +108,11 @@ class Openvino(Target):
                 continue
             if precision in ("u8", "i8", "u1"):
                 done += 1
+                single += precision == "u1"
             elif kind in LAYERS or op.get_input_size() == 2:
-                rest.append(op.get_friendly_name())
-        return Fused(done, done + len(rest), tuple(rest))
+                of = str(facts["originalLayersNames"].astype(str)).split(",")
+                rest.append(named(op.get_friendly_name(), next((reasons[name] for name in of if name in reasons), None)))
+        return Fused(done, done + len(rest), tuple(rest), single)
 
     def _compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
         import openvino as ov
