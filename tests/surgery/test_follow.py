@@ -64,6 +64,7 @@ def test_what_is_added_keeps_one_scale_and_files_agree(bits: int, tmp_path: Path
     assert all(start[site] != float(small.grid_of(site).held["scale"]) for site in small.grids)
     ties = [[small.grid(site).held["scale"] for site in tied if small.grid(site) is not None] for tied in small.tied]
     assert any(len(tied) > 1 for tied in ties) and all(len({float(s) for s in tied}) == 1 for tied in ties)
+    assert all(small.grid(site).input_codes().zero == 0 for site in small.shared if site.startswith("relu"))
     lissom.save(small, tmp_path / "saved")
     again: nn.Module = lissom.load(tmp_path / "saved", seasoned())
     with torch.no_grad():
@@ -74,4 +75,5 @@ def test_what_is_added_keeps_one_scale_and_files_agree(bits: int, tmp_path: Path
         one_target(runtime).export(again, path, (3, 16, 16), {})
         found = one_target(runtime).load(path, 1)(images().numpy())
         assert np.square(found - wanted.numpy()).mean() < 4e-4 * np.square(wanted.numpy()).mean()
+        assert one_target(runtime).fused(path).rest == ()
     assert not torch.equal(trained(again)(images()), wanted), "it goes on"

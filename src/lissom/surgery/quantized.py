@@ -292,9 +292,9 @@ class Quantized(nn.Module):
             self.link()
 
     def from_zero(self, site: str) -> bool:
-        """Return whether what rounds at a site makes 0 of all that is below."""
+        """Return whether what rounds at a site makes 0 of all that is below, and need not see it."""
         grid = self.grid(site)
-        if grid is None or grid.grid.at_run_time:
+        if grid is None or grid.grid.at_run_time or grid.grid.follows:
             return False
         codes = grid.input_codes()
         return codes.zero == 0 and not codes.sign
