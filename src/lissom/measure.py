@@ -17,6 +17,7 @@ from .errors import LissomError
 from .evaluate import file_outputs, network_outputs, scored
 from .snapshot import few_bits, restore, rounded_activations
 from .store import Store
+from .surgery.bits import saturates
 from .surgery.quantized import Quantized
 from .targets._target import Images, Target
 from .task import Task
@@ -155,8 +156,10 @@ def parity(outputs: Tensor, simulated: Tensor, target: Target, quantized: bool) 
         name, tolerance = "exported = PyTorch", target.precise
         found = float(gap.abs().max() / simulated.abs().max().clamp_min(1e-9))
     if not np.isfinite(found) or found > tolerance:
+        why = ("; this processor has no VNNI, and sums of 8-bit weights saturate on it: quantize(..., reduce_range=True) "
+               "keeps them from it") if quantized and saturates() else ""
         raise LissomError(f"{target}: the gate '{name}' failed: outputs differ by {found:.2g} of their size on the test "
-                          f"images, at most {tolerance:g} is allowed")
+                          f"images, at most {tolerance:g} is allowed{why}")
     return {"name": name, "difference": found, "tolerance": tolerance}
 
 

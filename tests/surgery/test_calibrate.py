@@ -81,4 +81,4 @@ def test_ranges_that_ruin_the_outputs_are_noted(wrong: bool, monkeypatch: pytest
         monkeypatch.setattr(Quantize, "bounds", lambda self, seen, *rest: (0.0, 0.01))
     ctx = Context(images(1), lambda count: [images()])
     menu("steps").make("quantize(8)")(seasoned(), ctx)
-    assert any("far more than rounding should" in note for note in ctx.notes) == wrong
+    assert any("far more than it should" in note for note in ctx.notes) == wrong

@@ -157,8 +157,6 @@ class Quantize(Step):
 
         ctx.finite(model)
         batches = [images for images in ctx.images(self.images) if len(images)]
-        if len(batches) == 1:
-            batches = list(batches[0].chunk(2))  # whether ranges have settled shows beside those of half the images
         if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
             batches = [ctx.example]  # no range is measured on it
         if not batches:
@@ -238,7 +236,7 @@ class Quantize(Step):
         pick: Any = menu("ranges").make(self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         (low, high), (less, more) = pick(seen, top), pick(seen.half(), top)
-        if len(seen.bounds) == 1:
+        if count == 1:
             said = f"{ctx.where}: ranges of one image do not show whether they have settled; more images= would"
             ctx.notes += [] if said in ctx.notes else [said]
         elif abs((high - low) - (more - less)) > 0.15 * (high - low):

@@ -18,12 +18,16 @@ SAMPLE = 1 << 16  # values kept of each site and batch
 
 @dataclass
 class Seen:
-    """What was seen at a site: the bounds over all images and of each batch, and an even sample of the values."""
+    """What was seen at a site: the bounds over all images and of each batch, and an even sample of the values.
+
+    `early` are the bounds of the first half of the first batch.
+    """
 
     low: float = float("inf")
     high: float = float("-inf")
     bounds: list[tuple[float, float]] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
+    early: tuple[float, float] = (0.0, 0.0)
     draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def add(self, x: Tensor) -> None:
@@ -31,6 +35,9 @@ class Seen:
         flat = x.detach().float().flatten()
         if not torch.isfinite(flat).all():
             raise LissomError("quantize: an activation is NaN or infinite on a calibration image")
+        if not self.bounds and len(flat) > 1:
+            early = flat[: len(flat) // 2]
+            self.early = float(early.min()), float(early.max())
         self.bounds.append((float(flat.min()), float(flat.max())))
         self.low, self.high = min(self.low, self.bounds[-1][0]), max(self.high, self.bounds[-1][1])
         stride = max(1, len(flat) // SAMPLE)
@@ -43,8 +50,10 @@ class Seen:
         return torch.cat(self.parts)
 
     def half(self) -> Seen:
-        """Return what was seen in the first half of the batches."""
-        count = max(1, len(self.parts) // 2)
+        """Return what was seen in the first half of the batches, or of the images where there is one batch."""
+        if len(self.parts) == 1:
+            return Seen(*self.early, [self.early], [self.parts[0][: -(-len(self.parts[0]) // 2)]])
+        count = len(self.parts) // 2
         lows, highs = zip(*self.bounds[:count], strict=True)
         return Seen(min(lows), max(highs), self.bounds[:count], self.parts[:count])
 
