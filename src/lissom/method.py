@@ -170,7 +170,8 @@ def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind)), value
     if kind is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308 \
+            and float(value) == value  # a whole number that no float is would become another
         return good, float(value) + 0.0 if good else value  # + 0.0 makes one zero of two
     if kind is int:
         whole = isinstance(value, int) and not isinstance(value, bool)

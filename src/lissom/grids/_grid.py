@@ -44,7 +44,7 @@ class Grid(Method):
     learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
 
     @property
-    def follows(self) -> bool:
+    def moves(self) -> bool:
         """Whether the range of inputs moves on while the network learns, other than by a gradient."""
         return False
 
@@ -78,11 +78,11 @@ class Grid(Method):
         """Return the tensors to hold for inputs whose range was measured, by name."""
         return {}
 
-    def follow(self, x: Tensor, held: Held) -> None:
+    def move(self, x: Tensor, held: Held) -> None:
         """Take note of the inputs (n ...) of a step of training, where their range moves on with them."""
 
     def settle(self, bits: int, held: Held) -> None:
-        """Put the grid of inputs where what `follow` took note of says."""
+        """Put the grid of inputs where what `move` took note of says."""
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         """Return inputs (n ...) on the grid, with the gradient that training uses."""

@@ -69,7 +69,7 @@ class Uniform(Grid):
 
         scale, zero = self._affine(low, high, bits)
         held = {"scale": torch.tensor(scale), "zero_point": torch.tensor(zero, dtype=torch.int32)}
-        return held | ({"low": torch.tensor(low), "high": torch.tensor(high)} if self.follows else {})
+        return held | ({"low": torch.tensor(low), "high": torch.tensor(high)} if self.moves else {})
 
     def _affine(self, low: float, high: float, bits: int) -> tuple[float, int]:
         """Return scale and zero point of inputs from `low` to `high`."""
@@ -79,16 +79,16 @@ class Uniform(Grid):
         return affine(low, high, 2**bits - 1)
 
     @property
-    def follows(self) -> bool:
+    def moves(self) -> bool:
         return self.momentum is not None
 
-    def follow(self, x: Tensor, held: Held) -> None:
+    def move(self, x: Tensor, held: Held) -> None:
         if self.momentum is not None:
             for end, seen in zip((held["low"], held["high"]), x.detach().aminmax(), strict=True):
                 end.lerp_(seen.to(end.dtype), self.momentum)
 
     def settle(self, bits: int, held: Held) -> None:
-        if self.follows:
+        if self.moves:
             scale, zero = self._affine(float(held["low"]), float(held["high"]), bits)
             held["scale"].fill_(scale)
             held["zero_point"].fill_(zero)

@@ -84,7 +84,7 @@ class QuantizedLayer(nn.Module):
             return self.computed(x, *self._exported())
         if not self.training:
             return self.computed(x, *self.in_inference())
-        weight = held(self) if self.rounding is None else self.turned(self.rounding(self.turned(held(self))), back=True)
+        weight = held(self) if self.rounding is None else self.on_grid(held(self), self.rounding)
         y = self.computed(x, weight.to(x.dtype), self.bias)
         return y if self.norm is None else self.norm(y)
 
@@ -108,6 +108,13 @@ class QuantizedLayer(nn.Module):
         if turn is None:
             return weight
         return weight / by_filter(turn, weight) if back else weight * by_filter(turn, weight)
+
+    def on_grid(self, weight: Tensor, rounding: Rounding) -> Tensor:
+        """Return a weight (out ...) rounded, as the layer holds it, with the gradient that training uses."""
+        if (turn := self.turn()) is None:
+            return rounding(weight)
+        shaped = by_filter(turn, weight)
+        return rounding(weight * shaped) / shaped
 
     def weight_codes(self) -> tuple[Tensor, Tensor]:
         """Return the weights as the grid rounds them: integers (out ...), in float, and the scale of each filter (out)."""
@@ -272,7 +279,7 @@ class Quantized(nn.Module):
         twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
         fine = {site: grid.input_codes() for site in self.shared
                 if twice and site != "input" and (grid := self.grid(site)) is not None and grid.bits == 8
-                and not grid.grid.follows}
+                and not grid.grid.moves}
         self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
 
     def tie(self) -> None:
@@ -284,7 +291,7 @@ class Quantized(nn.Module):
 
     def settle(self) -> None:
         """Put the grids whose ranges move on in training where a step has moved them."""
-        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.follows]
+        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.moves]
         for grid in moved:
             grid.grid.settle(grid.bits, grid.held)
         if moved:
@@ -294,7 +301,7 @@ class Quantized(nn.Module):
     def from_zero(self, site: str) -> bool:
         """Return whether what rounds at a site makes 0 of all that is below, and need not see it."""
         grid = self.grid(site)
-        if grid is None or grid.grid.at_run_time or grid.grid.follows:
+        if grid is None or grid.grid.at_run_time or grid.grid.moves:
             return False
         codes = grid.input_codes()
         return codes.zero == 0 and not codes.sign

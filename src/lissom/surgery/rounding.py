@@ -60,7 +60,7 @@ class Rounding(nn.Module):
         if torch.compiler.is_exporting() and hasattr(self, "q_step"):  # the fused form cannot be saved by torch.export
             return self._in_float(x)
         if self.training:
-            self.grid.follow(x, self.held)
+            self.grid.move(x, self.held)
         return self.grid.inputs(x, self.bits, self.held)
 
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
