@@ -66,7 +66,11 @@ def layers(names: tuple[str, ...]) -> set[str]:
 
 
 def exported(made: Any, recipe: str, runtime: str, path: Path) -> tuple[Any, float]:
-    """Return what a runtime counts in a network's file, and how far (rms) the answers are from the simulation."""
+    """Return what a runtime counts in a network's file, and how far (rms) an image's answers are from the simulation.
+
+    The image is the median of eight: a float layer that were rounded would change them all, while a sum that lies
+    between two steps falls to the other side in one or two of them, whatever stays float.
+    """
     target: Any = one_target(runtime)
     if target.missing():
         pytest.skip(target.missing())
@@ -75,7 +79,8 @@ def exported(made: Any, recipe: str, runtime: str, path: Path) -> tuple[Any, flo
     with torch.no_grad():
         wanted = small(images(8)).numpy()
     found = target.load(path, 1)(images(8).numpy())
-    return target.fused(path), float(np.sqrt(np.square(found - wanted).mean() / np.square(wanted).mean()))
+    gaps = np.sqrt(np.square(found - wanted).mean(1) / np.square(wanted).mean(1))
+    return target.fused(path), float(np.median(gaps))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,7 +89,7 @@ def test_what_was_left_float_is_float_in_the_runtime(case: str, runtime: str, tm
     made, recipe, wanted = CASES[case]
     fused, gap = exported(made, recipe, runtime, tmp_path / "m.onnx")
     print(f"left float, {case}, {runtime}: {fused} {fused.rest}, rms {gap:.1e}")
-    assert gap < 1e-3
+    assert gap < 1e-5
     if runtime == "onnxruntime":
         assert layers(fused.rest) == wanted
     assert not [name for name in fused.rest if "its output" in name]
@@ -119,7 +124,7 @@ def test_one_channel_has_no_scale_of_its_own(tmp_path: Path) -> None:
         return Net(lambda net, x: net.head(net.b(net.a(net.stem(x).relu()).relu()).relu().mean((2, 3))),
                    stem=conv(3, 1), a=conv(1, 8), b=conv(8, 8), head=nn.Linear(8, 4))
     fused, gap = exported(made, "quantize(32, 8)", "onnxruntime", tmp_path / "m.onnx")
-    assert layers(fused.rest) == {"stem", "a", "b", "head"} and gap < 1e-3
+    assert layers(fused.rest) == {"stem", "a", "b", "head"} and gap < 1e-5
 
 
 def test_openvino_says_how_many_layers_compute_in_single_bits(tmp_path: Path) -> None:
