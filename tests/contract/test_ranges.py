@@ -114,3 +114,28 @@ def test_entropy_agrees_with_a_loop_over_bins() -> None:
     p[29] += counts[30:].sum()
     p, q = p / p.sum(), q / q.sum()
     assert divergence(counts, 30, 10) == pytest.approx(float((p * np.log(p / q)).sum()))
+
+
+@pytest.mark.parametrize("top", [15, 255])
+@pytest.mark.parametrize("kind", ["normal", "laplace", "relu"])
+def test_entropys_bound_is_the_best_that_a_loop_finds(kind: str, top: int) -> None:
+    draw = np.random.default_rng(1)
+    values = {"normal": draw.normal, "laplace": draw.laplace, "relu": draw.normal}[kind](size=20_000).astype(np.float32)
+    values = np.maximum(values, 0) if kind == "relu" else values
+    sizes, bins = np.abs(values[values != 0]), 512
+    steps, counts = (top if kind == "relu" else top // 2) + 1, np.histogram(sizes, bins, (0, sizes.max()))[0].astype(float)
+
+    def loss(last: int) -> float:
+        p, q = counts[:last].copy(), np.zeros(last)
+        for group in np.array([i * steps // last for i in range(last)])[None] == np.arange(steps)[:, None]:
+            held = group & (p > 0)
+            q[held] = p[group].sum() / max(1, held.sum())
+        p[-1] += counts[last:].sum()
+        q[(p > 0) & (q == 0)] = 1e-4
+        p, q = p / p.sum(), q / q.sum()
+        return float(sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a))
+
+    losses = {last: loss(last) for last in range(steps, bins + 1, bins // 256)}
+    low, high = menu("ranges").make(f"entropy({bins})")(seen(torch.from_numpy(values)), top)
+    found = round(max(-low, high) / float(sizes.max()) * bins)
+    assert losses[found] == min(losses.values())

@@ -19,7 +19,9 @@ class Entropy(Method):
 
     argmin over t of sum p log(p / q): p the histogram up to t, all that is beyond counted in its last bin; q the
     same merged into as many bins as the grid has steps on one side of 0 and spread out again over the bins that
-    are not empty. Source: Migacz 2017, 8-bit Inference with TensorRT (GTC S7310).
+    are not empty. Source: Migacz 2017, 8-bit Inference with TensorRT (GTC S7310). Differs: the steps are those of the
+    grid, twice as many where no value is negative (there: always 128); a bound in every 256th part of the histogram is
+    tried, not each bin; zeros are not counted.
     """
 
     bins: int = arg("bins of the histogram", 2048, low=256, high=65_536)
