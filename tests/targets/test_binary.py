@@ -314,6 +314,40 @@ def test_a_network_answers_as_it_does_in_onnx_runtime(width):
     np.testing.assert_array_equal(answer(model, x), expected)
 
 
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(between=st.lists(st.sampled_from(["Relu", "HardSwish", "Abs", "Mul", "Add"]), max_size=2), swapped=st.booleans(),
+       short=st.sampled_from(["Conv", "Relu", "images", "signs", "itself"]), low=st.sampled_from([-1, 0]),
+       last=st.booleans())
+def test_a_sum_of_which_signs_alone_are_read_keeps_both_its_sides(between, swapped, short, low, last):
+    """OpenVINO would make the other side binary as well, where it computes the sum within the convolution."""
+    import onnxruntime
+
+    graph = Graph(16, 8)
+    stem = graph.random.integers(-8, 9, (16, 16, 1, 1)).astype(np.float32) / 8
+    y = graph.add("Conv", "images", graph.keep(stem), kernel_shape=[1, 1])
+    one = graph.conv(graph.binary(y, low), 16, 16, 3, pad=1, bias="float")
+    if short == "Conv":
+        other = y
+    elif short == "Relu":
+        other = graph.add("Relu", y)
+    elif short == "signs":
+        other = graph.conv(graph.binary(y), 16, 16, 1)
+    else:
+        other = "images" if short == "images" else one
+    y = graph.add("Add", *((other, one) if swapped else (one, other)))
+    for step in between:
+        number = graph.keep(graph.random.choice(np.array([-0.5, 0.25, 2], np.float32), (1, 16, 1, 1)))
+        y = graph.add(step, y, number) if step in ("Mul", "Add") else graph.add(step, y)
+    bits = graph.binary(graph.add("Add", y, graph.keep(np.float32(-0.375))), low)
+    y = graph.conv(bits, 16, 8, 3, pad=1)
+    proto = graph.proto(y if last else graph.add("GlobalAveragePool", y))
+    model, done, left = binarised(read(proto))
+    assert left == {} and len(done) == 2 + (short == "signs")
+    x = np.round(images(16, 8, 4) * 4) / 4
+    expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"images": x})[0]
+    np.testing.assert_allclose(answer(model, x), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_a_saved_file_holds_one_bit_per_weight_and_answers_after_all_else_is_gone(tmp_path: Path):
     graph = network(32)
     model, *_ = binarised(read(graph.proto(graph.output)))

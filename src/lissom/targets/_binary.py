@@ -4,6 +4,7 @@ What the CPU plugin of OpenVINO 2026.4 computes wrongly, without a word, is kept
 - input channels that are no multiple of 8: the bits of neighbouring places overlap, memory is overwritten
 - places counted as 0 with a stride of 3: it counts the taps inside the image in unsigned numbers
 - places counted as 0 where no row of the kernel meets the image: it adds a row all the same
+- a sum with something else that is made binary next: computed in one operation, the something else is made binary too
 It also refuses shapes that are not fixed.
 """
 
@@ -69,6 +70,9 @@ def binarised(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
         else:
             replace(node, found, weight)
             done.append(name)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Add" and is_made_binary(node.output(0)):
+            part(node)
     model.validate_nodes_and_infer_types()
     return model, tuple(done), left
 
@@ -296,3 +300,31 @@ def settle_bias(y: Any) -> None:
             bias = constant(add.input_value(1).get_node().input_value(0))  # what is reshaped to (1 out 1 1)
             if bias is not None:
                 add.input(1).replace_source_output(op.constant(bias.reshape(1, -1, 1, 1)).output(0))
+
+
+def is_made_binary(value: Any) -> bool:
+    """Return whether nothing reads a value but what makes it binary, with steps that compute from it alone between them."""
+    while len(readers := [reader.get_node() for reader in value.get_target_inputs()]) == 1:
+        if readers[0].get_type_name() == "FakeQuantize":
+            return int(readers[0].get_attributes()["levels"]) == 2
+        if len([v for v in readers[0].input_values() if constant(v) is None]) != 1:
+            return False
+        value = readers[0].output(0)
+    return False
+
+
+def part(add: Any) -> None:
+    """Keep what makes a sum with a binary convolution binary out of that convolution: what lies between changes no number."""
+    import numpy as np
+    from openvino import opset8 as op
+
+    for own, other in (add.input_values(), add.input_values()[::-1]):
+        node = own.get_node()
+        while node.get_type_name() in ("Add", "Multiply") and constant(node.input_value(1)) is not None:
+            node = node.input_value(0).get_node()
+        if node.get_type_name() == "BinaryConvolution" and constant(other) is None:
+            readers = add.output(0).get_target_inputs()
+            apart = op.maximum(add.output(0), op.constant(np.float32(-np.inf)))
+            for reader in readers:
+                reader.replace_source_output(apart.output(0))
+            return
