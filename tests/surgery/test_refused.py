@@ -22,6 +22,13 @@ from lissom.recipe import Recipe
     ('quantize(32, 8, grid="pow2")', "weights of 32 bits are not rounded"),
     ("quantize(32, 8, correct=True)", "weights of 32 bits are not rounded"),
     ('quantize(32, 8, rounding="learned")', "weights of 32 bits are not rounded"),
+    ("quantize(8, steps=100)", "the nearest value needs none"),
+    ('quantize(8, "dynamic", images=9)', 'no range is measured where inputs are "dynamic"'),
+    ('quantize("ternary", 32, images=9)', "no range is measured where inputs are float"),
+    ("quantize(4, reduce_range=True, first=32, last=32)", "no layer has integers of 8 bits"),
+    ("quantize(8, 32, reduce_range=True)", "no layer has integers of 8 bits"),
+    ("quantize(8, first=4)", "the first layer has as many bits without it"),
+    ("quantize(32, 8, last=2)", "the last layer has as many bits without it"),
     ("quantize(8) | fold", "batch-norm is in the quantized layers already")])
 def test_a_setting_that_would_change_nothing_is_refused(text: str, said: str) -> None:
     with pytest.raises(LissomError, match=said):
@@ -30,9 +37,22 @@ def test_a_setting_that_would_change_nothing_is_refused(text: str, said: str) ->
 
 @pytest.mark.parametrize("text", [
     'quantize("binary", "binary", grid="binary(scale=False)", inputs_grid="binary(zero=True)")', 'quantize(4, grid="pact")',
-    'quantize("ternary", 4, inputs_grid="lsq")', 'quantize(32, 8, grid="uniform")', 'quantize(8, inputs_grid="dynamic")'])
+    'quantize("ternary", 4, inputs_grid="lsq")', 'quantize(32, 8, grid="uniform")', 'quantize(8, inputs_grid="dynamic")',
+    "quantize(4, first=4)", "quantize(8, 4, last=4)", "quantize(4, reduce_range=True)",
+    "quantize('auto', 32, size=0.2, images=64)", "quantize(4, 32, rounding='learned', steps=9, images=64)",
+    "quantize(8, reduce_range=False)", "quantize('binary', first=32)"])
 def test_settings_that_count_are_taken(text: str) -> None:
     Recipe(text)
+
+
+def test_weights_that_meet_floats_keep_their_8_bits_on_any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lissom.surgery.bits.saturates", lambda: True)
+    for recipe, bits in (("quantize(8, 32)", {8}), ("quantize('ternary', 32)", {2, 8}),
+                         ("quantize('auto', 32, size=0.24)", {8, 6}), ("quantize(8)", {7}), ("quantize(8, 'dynamic')", {7})):
+        ctx = Context(images(1), lambda count: [images(8)])
+        Recipe(recipe).steps[0](chain(), ctx)
+        assert {row["weights"]["bits"] for row in ctx.facts["layers"]} - {32} == bits, recipe
+        assert bool([note for note in ctx.notes if "became 7" in note]) == (bits == {7})
 
 
 def test_learned_rounding_of_no_layer_is_an_error() -> None:

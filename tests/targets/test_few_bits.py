@@ -146,6 +146,21 @@ def test_a_saved_network_of_few_bits_says_so(tmp_path: Path) -> None:
         assert few_bits(tmp_path / recipe) is few
 
 
+def test_openvino_opens_single_bits_by_itself(tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
+    recipe = "quantize('binary', 'binary')"
+    target: Any = one_target("openvino")
+    target.export(network(recipe), tmp_path / "m.xml", (3, 16, 16), {"baked": "false"})
+    model = ov.Core().read_model(tmp_path / "m.xml")
+    assert any(op.get_type_name() == "BinaryConvolution" for op in model.get_ops())
+    for count in (1, 8):
+        model.reshape([count, 3, 16, 16])
+        file = str(tmp_path / "m.xml") if count == 1 else model
+        found = ov.Core().compile_model(file, "CPU", FLOATS)([images(8)[:count].numpy()])[0]
+        np.testing.assert_allclose(found, answers(recipe)[:count], atol=0.03 * np.abs(answers(recipe)).max())
+    np.testing.assert_allclose(target.load(tmp_path / "m.xml", 1)(images(8).numpy()), found, atol=1e-5)
+
+
 def test_openvino_opens_two_files_by_itself(tmp_path: Path) -> None:
     """A few-bit network exported to .xml needs no lissom to run."""
     ov = pytest.importorskip("openvino")

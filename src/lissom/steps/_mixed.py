@@ -40,7 +40,8 @@ class Mixture:
         free = [name for name in names[1:-1] if self.plan.weights[name] is not None]
         if not free:
             raise LissomError(f"{self.ctx.where}: no layer between the first and the last is free to have fewer bits")
-        every = self.step.safe({str(bits): self.step.of_bits(bits) for bits in CHOICES})
+        every = {str(bits): self.step.of_bits(bits) for bits in CHOICES}
+        every = self.step.safe(every, dict.fromkeys(every, self.step.specs()[1]))
         grids = [found for found in every.values() if found is not None]
         self.options, self.choices = dict.fromkeys(free, grids), [found.bits for found in grids]
         held = {name: self.model.get_submodule(name) for name in names}

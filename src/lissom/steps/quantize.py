@@ -91,6 +91,8 @@ class Quantize(Step):
 
     def idle(self) -> str | None:
         """Return the setting that would change nothing beside the others, and what would, None where all count."""
+        from ..surgery.bits import at_least
+
         grid, own = ((text or "").partition("(")[0] for text in (self.grid, self.inputs_grid))
         if isinstance(self.weights, str) and self.weights != "auto" and grid not in ("", self.weights):
             return (f'grid="{self.grid}"): weights of "{self.weights}" are a grid of their own, which '
@@ -104,7 +106,19 @@ class Quantize(Step):
         if self.weights == 32 and (self.rounding != "nearest" or self.correct):
             word = "correct=True" if self.correct else f'rounding="{self.rounding}"'
             return f"{word}): weights of 32 bits are not rounded; 2 to 8 bits fit"
-        inputs = self.specs()[1]
+        if self.rounding == "nearest" and self.steps != 500:
+            return f"steps={self.steps}): the nearest value needs none; rounding=\"learned\" and \"blocks\" do"
+        weights, inputs = self.specs()
+        used = self.weights == "auto" or self.rounding != "nearest" or self.correct
+        if self.images != 512 and not used and (inputs is None or inputs.at_run_time):
+            what = "float" if inputs is None else '"dynamic"'
+            return f"images={self.images}): no range is measured where inputs are {what}"
+        ends = [at_least(weights, bits) for bits in (self.first, self.last)]
+        if self.reduce_range and (inputs is None or all(found is None or found.bits != 8 for found in (weights, *ends))):
+            return "reduce_range=True): no layer has integers of 8 bits for weights and integers for inputs"
+        for end, bits in (("first", self.first), ("last", self.last)):
+            if bits != 8 and all(at_least(found, bits) == at_least(found, 8) for found in (weights, inputs)):
+                return f"{end}={bits}): the {end} layer has as many bits without it"
         if self.weights == 32 and grid and (inputs is None or grid != inputs.grid.partition("(")[0]):
             return f'grid="{self.grid}"): weights of 32 bits are not rounded; inputs_grid= is for inputs'
         return None
@@ -123,12 +137,12 @@ class Quantize(Step):
         own = self.grid if kind is not None and kind.of_weights else None  # type: ignore[attr-defined]
         return spec(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
 
-    def safe(self, weights: Mapping[str, Spec | None]) -> dict[str, Spec | None]:
-        """Return grids of weights with 7 bits in place of 8, where reduce_range says so."""
+    def safe(self, weights: Mapping[str, Spec | None], inputs: Mapping[str, Spec | None]) -> dict[str, Spec | None]:
+        """Return grids of weights with 7 bits in place of 8, where reduce_range says so and inputs are integers too."""
         from ..surgery.bits import reduced, saturates
 
         reduces = saturates() if self.reduce_range is None else self.reduce_range
-        return {name: reduced(found) for name, found in weights.items()} if reduces else dict(weights)
+        return {name: reduced(found) if reduces and inputs[name] is not None else found for name, found in weights.items()}
 
     def specs(self) -> tuple[Spec | None, Spec | None]:
         """Return the grids of weights and of inputs."""
@@ -220,7 +234,7 @@ class Quantize(Step):
             chosen -= set(apart)
         for name in set(names) - chosen:
             weights[name] = inputs[name] = None
-        before, weights = weights, self.safe(weights)
+        before, weights = weights, self.safe(weights, inputs)
         if self.reduce_range is None and weights != before:
             ctx.notes.append(f"{ctx.where}: weights of 8 bits became 7, since this processor has no VNNI and its sums "
                              "would saturate; reduce_range=False keeps 8")

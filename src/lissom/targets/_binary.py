@@ -314,7 +314,7 @@ def is_made_binary(value: Any) -> bool:
 
 
 def part(add: Any) -> None:
-    """Keep what makes a sum with a binary convolution binary out of that convolution: what lies between changes no number."""
+    """Keep what makes a sum with a binary convolution binary out of it: what lies between changes no number."""
     import numpy as np
     from openvino import opset8 as op
 

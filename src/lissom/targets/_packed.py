@@ -11,13 +11,16 @@ from typing import Any
 def packed(source: Path, path: Path) -> None:
     """Write an ONNX file as OpenVINO's xml and bin: in one zip file at `path`, or side by side where that ends in .xml.
 
-    Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get these.
+    Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get these. With single bits
+    the file says batches of 1, since OpenVINO refuses them for any batch; `reshape` makes it another.
     """
     import openvino as ov
 
     from ._binary import binarised
 
     model, _, _ = binarised(ov.Core().read_model(str(source)))
+    if one_bit(model):
+        model.reshape([1, *list(model.input(0).get_partial_shape())[1:]])
     for node in constants(model, ov.Type.i8):
         halved(node)
     with tempfile.TemporaryDirectory() as folder:
