@@ -13,11 +13,12 @@ import torch
 import lissom
 from lissom import LissomError
 from lissom.bench.capped import capped
+from lissom.bench.machine import machine
 from lissom.cli import main
 from lissom.explain import Explained
 from lissom.measure import exported
 from lissom.plan import one_target
-from lissom.report.explanation import concluded
+from lissom.report.explanation import best_tried, concluded
 from lissom.report.page import unpacked
 from lissom.store import Store
 from lissom.surgery.noise import layers_of
@@ -93,6 +94,29 @@ def test_a_loss_within_chance_is_called_that() -> None:
     assert "Rounding costs 10.00 points of 90.00" in concluded(found)[0] and "beyond chance (±2.06)" in concluded(found)[0]
 
 
+def test_what_was_learned_since_is_no_cost_of_rounding(runs: Any) -> None:
+    task, store, _ = runs
+    (record,) = lissom.run("train(1) | quantize(3, 3, first=3, images=64) | train(1, lr=0.02)", task, store)
+    found = Explained(task, store, record["key"]).all([], 50)
+    by = {row["name"]: row for row in found["stages"]}
+    learned, both = by["learned, not rounded"], by["both, simulated"]
+    assert learned["noise"] == learned["lost"] == learned["won"] == 0 and "folded" not in by
+    lost = both["lost"] - both["won"]
+    assert learned["score"] - both["score"] == pytest.approx(lost / found["images"]["stages"])
+    took, cost = found["said"][:2]
+    assert f"from {100 * by['float']['score']:.2f} to {100 * both['score']:.2f} points" in took
+    assert f"points of {100 * learned['score']:.2f}" in cost
+
+
+def test_what_was_tried_is_weighed_against_chance() -> None:
+    rows = [{"what": "as it is", "valid": 0.5}, {"what": "range=mse", "valid": 0.52}, {"what": "failed", "failed": "why"}]
+    assert best_tried(rows, 75) == ["Nothing tried is better than chance might make it: the best, range=mse, gives "
+                                    "+2.00 points on 75 validation images (±16.00)."]
+    assert best_tried(rows, 10_000) == ["Of what was tried, range=mse gives +2.00 points on 10000 validation images, beyond "
+                                        "chance (±1.39)."]
+    assert best_tried(rows[:1], 75) == []
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64" or one_target("openvino").missing() is not None, reason="x86 alone")
 def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> None:
     task, store, (eight, _) = runs
@@ -104,6 +128,8 @@ def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> N
         path = exported(store, record["key"], target, False, task.fresh)
         now, old = (capped(target, Path(path), images, cap) for cap in ("", "AVX2"))  # type: ignore[arg-type]
         assert now is not None and old is not None and now[1] > 0
+        beyond = capped(target, Path(path), images, "AVX512_CORE_VNNI")
+        assert (beyond is None) == ("avx512_vnni" not in machine()["isa"]), "what this processor does not have, caps nothing"
         gaps[record["key"]] = float(abs(now[0] - old[0]).max() / abs(now[0]).max())
     assert gaps[seven["key"]] < 1e-3
     assert torch.cpu._is_vnni_supported() is False or gaps[eight["key"]] > gaps[seven["key"]]

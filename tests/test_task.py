@@ -166,7 +166,7 @@ def test_a_name_of_a_network_that_cannot_be_one_is_refused(spec: str) -> None:
     ("{nets}:number", "int"), ("{nets}:wrong", "it returns (2, 7) for 2 images; (batch, classes) = (2, 10) is wanted"),
     ("{nets}:pair", "it returns tuple for 2 images; (batch, classes) = (2, 10) is wanted in training too"),
     ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
-    ("{nets}:silent", "it raised AssertionError on images of shape (2, 1, 8, 8)"),
+    ("{nets}:silent", "it raised AssertionError on images of shape (2, 1, 8, 8) (nets.py, line "),
     ("{nets}:Silent", "it raised AssertionError on images of shape (2, 1, 8, 8)"),
     ("no_such_module_here:net", "importing no_such_module_here raised ModuleNotFoundError"),
     ("builtins:prnt", "builtins has no 'prnt'; did you mean 'print'"), ("builtins:dict", "returned a dict")])
@@ -175,7 +175,7 @@ def test_a_network_that_cannot_be_used_is_refused_with_what_it_did(data: Data, n
 
 
 @pytest.mark.parametrize(("code", "said"), [
-    ("def x(:", "raised SyntaxError"), ("raise RuntimeError('oh')", "raised RuntimeError: oh"),
+    ("1\n2\ndef x(:", "(broken.py, line 3)"), ("raise RuntimeError('oh')", "raised RuntimeError: oh (broken.py, line 1)"),
     ("import nothing_here", "ModuleNotFound"),
     ("import sys\nsys.exit(0)", "raised SystemExit")])
 def test_a_file_that_cannot_be_imported_is_refused_with_what_it_did(data: Data, tmp_path: Path, code: str,

@@ -100,11 +100,12 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
 def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None,
          task: OwnTask = None, seeds: Seeds = "0", store: Place = STORE, data_root: DataRoot = None, size: Size = None,
          channels: Channels = None, skip_bad: SkipBad = False, json: Json = False) -> None:
-    """Show the tree of steps, what the store holds of it and what would run."""
+    """Show the tree of steps, what the store holds of it and what would run; the network is run on two images."""
     from .recipe import Space
 
     space, numbers = Space(recipe), seeds_of(seeds)
     brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
+    brought.check()
     from .plan import tree
     from .store import Store
 

@@ -19,7 +19,7 @@ from .evaluate import file_outputs, network_outputs, scored
 from .execute import run
 from .measure import exported, silent
 from .recipe import Recipe
-from .report.explanation import UNLIKE, concluded
+from .report.explanation import LEARNED, UNLIKE, best_tried, concluded
 from .snapshot import restore
 from .steps.equalize import Equalize
 from .steps.quantize import Quantize
@@ -102,10 +102,11 @@ class Explained:
         reference, labels = network_outputs(source, self.task.data, test)
         rows = [self.stage("float", reference, reference, labels)]
         simulated = reference
-        for name, kept in (("folded", []), ("weights only", weights), ("inputs only", inputs),
+        for name, kept in ((LEARNED if self.trained else "folded", []), ("weights only", weights), ("inputs only", inputs),
                            ("both, simulated", [*weights, *inputs])):
             with rounding_only(whole, kept, floats):
                 simulated, _ = network_outputs(whole, self.task.data, test)
+            reference = simulated if name == LEARNED else reference  # rounding did not do what learning did
             rows.append(self.stage(name, simulated, reference, labels))
         return rows, simulated, labels
 
@@ -192,6 +193,7 @@ class Explained:
                          "valid": first(record["scores"]["valid"]), "test": first(record["scores"]["test"]),
                          "targets": {t: {k: f[k] for k in ("top1", "size_bytes", "latency_ms")} for t, f in
                                      record["targets"].items() if t in map(str, targets)}})
+        found["said"] += best_tried(rows, len(self.task.data.valid))
         return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
 
     def remedies(self, found: dict[str, Any]) -> list[tuple[str, Recipe]]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..targets._target import Target
 from .cores import quiet_cores
+from .machine import machine
 from .process import loaded
 
-CAPS = ("", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2", "SSE41")  # the first is the processor as it is
+CAPS = {"": "", "AVX512_CORE_VNNI": "avx512_vnni", "AVX512_CORE": "avx512f", "AVX2": "avx2", "SSE41": ""}
 SECONDS = 0.2  # that a file is timed
 
 
@@ -19,9 +20,13 @@ def capped(target: Target, path: Path, images: np.ndarray, cap: str) -> tuple[np
     """Return outputs for `images` (n c h w) and the median ms of one image, as with no more than `cap`.
 
     oneDNN, which OpenVINO computes with, reads the cap from ONEDNN_MAX_CPU_ISA; 8-bit products saturate without VNNI as
-    they would there. None where the cap means nothing: on other processors than x86.
+    they would there; no cap is the processor as it is. None where the cap means nothing: on processors that are not x86,
+    or do not have so much themselves.
     """
     if cap and platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    own = machine()["isa"]
+    if own and CAPS[cap] and CAPS[cap] not in own:
         return None
     settings = {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
     with loaded(str(target), path, (1, *images.shape[1:]), cpus=quiet_cores(1), more=settings) as process:

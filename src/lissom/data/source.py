@@ -25,6 +25,8 @@ def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | N
         if spec == "folder:" or not Path(spec[7:]).expanduser().is_dir():
             raise LissomError(f"data: {spec[7:]!r} is not a folder")
     elif spec not in KNOWN[:-1]:
+        if Path(spec).expanduser().is_dir():
+            raise LissomError(f"data: there is no data set '{spec}', but a folder; folder:{spec} names it")
         raise unknown("data", "data set", spec, KNOWN)
 
 

@@ -8,14 +8,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+LEARNED = "learned, not rounded"  # the stage that a network has which went on learning once it was rounded
 UNLIKE = 0.02  # of their size: how far answers on an older processor may lie from those on this one
 
 
 def concluded(found: dict[str, Any]) -> list[str]:
     """Return what the numbers say, in sentences."""
     by = {row["name"]: row for row in found["stages"]}
-    count, both, plain = found["images"]["stages"], by["both, simulated"], by["float"]
+    count, both, plain = found["images"]["stages"], by["both, simulated"], by.get(LEARNED, by["float"])
     said = []
+    if LEARNED in by and both["score"] is not None:
+        said.append(f"Learning with rounding took the network from {100 * by['float']['score']:.2f} to "
+                    f"{100 * both['score']:.2f} points; what it learned, not rounded, gives {100 * plain['score']:.2f}.")
     if both["score"] is not None and "lost" in both:
         loss, chance = plain["score"] - both["score"], 1.96 * math.sqrt(both["lost"] + both["won"]) / count
         said.append(f"Rounding costs {100 * loss:.2f} points of {100 * plain['score']:.2f} ({both['lost']} of {count} "
@@ -55,6 +59,19 @@ def complaints(row: dict[str, Any]) -> list[str]:
         said.append(f"{row['name']}: nearly all of its inputs use {inputs['use']:.0%} of the range; range=\"mse\" "
                     "weighs the rest against it.")
     return said
+
+
+def best_tried(rows: list[dict[str, Any]], count: int) -> list[str]:
+    """Return what the scores on `count` validation images say of what was tried, the first of it the network as it is."""
+    known = [row for row in rows if row.get("valid") is not None]
+    if len(known) < 2 or known[0] is not rows[0] or not 0 <= known[0]["valid"] <= 1:
+        return []
+    plain, best = known[0]["valid"], max(known[1:], key=lambda row: row["valid"])
+    chance = 1.96 * math.sqrt(2 * plain * (1 - plain) / count)
+    gain = f"gives {100 * (best['valid'] - plain):+.2f} points on {count} validation images"
+    return [f"Of what was tried, {best['what']} {gain}, beyond chance (±{100 * chance:.2f})."
+            if best["valid"] - plain > chance else
+            f"Nothing tried is better than chance might make it: the best, {best['what']}, {gain} (±{100 * chance:.2f})."]
 
 
 def print_explanation(found: dict[str, Any]) -> None:

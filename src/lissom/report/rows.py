@@ -43,7 +43,8 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
             rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
                          "more": {o: record["scores"]["test"][o] for o in others}, "float_ms": None, "low_ms": None,
                          "high_ms": None, "float_low_ms": None, "float_high_ms": None,
-                         "size_bytes": record["weights_bytes"], "fused": None, "peak_mib": None,
+                         "size_bytes": record.get("sizes", {}).get("packed_bytes", record["weights_bytes"]),
+                         "fused": None, "peak_mib": None,
                          "float_size_bytes": record["float"]["weights_bytes"]})
     return rows
 

@@ -104,7 +104,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
     print_wide(console, table)
     if records:
         machine = records[0]["machine"]
-        said = ["test accuracy in PyTorch", "no file was made: --to names runtimes"]
+        said = ["test accuracy in PyTorch", "sizes as packed, since no file was measured (--to names runtimes)"]
         if any(row["ms"] for row in rows):
             said = ["test accuracy of the exported file", "median latency of one image",
                     "against the uncompressed network in the same runtime"]

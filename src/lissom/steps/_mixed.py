@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -86,6 +87,7 @@ class Mixture:
         if before - now > allowed:
             raise LissomError(f"{self.ctx.where}: with {self.choices[0]} bits everywhere the score falls by "
                               f"{before - now:.4f} already; drop={allowed:g} was allowed")
+        self.warn(allowed, before)
         low, high = (self.share(self.all(bits)) for bits in (self.choices[-1], self.choices[0]))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -97,6 +99,15 @@ class Mixture:
             else:
                 low = middle
         return found
+
+    def warn(self, allowed: float, before: float) -> None:
+        """Note where the validation images are too few to tell so small a fall of the score from chance."""
+        assert self.ctx.task is not None
+        count = min(len(self.ctx.task.data.valid), SCORED)
+        chance = 1.96 * math.sqrt(max(0.0, before * (1 - before)) / count)
+        if chance > allowed:
+            self.ctx.notes.append(f"{self.ctx.where}: the fall is measured on {count} validation images, of which chance "
+                                  f"alone moves a score by {chance:.3f}; the test score may fall by more than {allowed:g}")
 
 
 def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: Tensor, ctx: Context,
