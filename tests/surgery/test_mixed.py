@@ -112,6 +112,7 @@ def test_an_allowed_loss_is_kept_to(tmp_path: Any) -> None:
     facts = record["facts"]
     assert record["float"]["scores"]["valid"]["top1"] - record["scores"]["valid"]["top1"] <= 0.02 + 1e-6
     assert facts["mixed"]["share"] < 0.2 and set(facts["mixed"]["bits"].values()) <= {2, 3, 4, 5, 6, 7 if saturates() else 8}
-    assert any(f"measured on {len(task.data.valid)} validation images" in note for note in record["notes"]), "too few for 0.02"
+    said = f"measured on {len(task.data.valid)} validation images"
+    assert any(said in note for note in record["notes"]), "too few for 0.02"
     bits = {row["name"]: row["weights"]["bits"] for row in facts["layers"]}
     assert all(bits[name] == count for name, count in facts["mixed"]["bits"].items())
