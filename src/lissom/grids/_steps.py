@@ -34,11 +34,7 @@ class EqualSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: int, top: int, slow: float) -> Tensor:
         size = step if x.is_cuda else float(step)  # to ask a GPU for a number would wait for it
-        if isinstance(size, float) and top < 128 and in_rows(x):
-            y = in_bfloat16(x, size, zero, top)
-        else:
-            wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
-            y = (wide / size if wide is x else wide.div_(size)).round_().clamp_(-zero, top - zero).mul_(size).to(x.dtype)
+        y = on_steps(x, size, zero, top)
         ctx.ends, ctx.slow = (-zero * size, (top - zero) * size), slow
         ctx.save_for_backward(*([x, y, step] if ctx.needs_input_grad[1] else [x]))
         return y
@@ -54,6 +50,14 @@ class EqualSteps(torch.autograd.Function):
         return inside, (slope / step * ctx.slow).reshape(step.shape), None, None, None
 
 
+def on_steps(x: Tensor, step: Tensor | float, zero: int, top: int) -> Tensor:
+    """Return what `equal_steps` does, without its gradient."""
+    if isinstance(step, float) and top < 128 and in_rows(x):
+        return in_bfloat16(x, step, zero, top)
+    wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
+    return (wide / step if wide is x else wide.div_(step)).round_().clamp_(-zero, top - zero).mul_(step).to(x.dtype)
+
+
 def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
     """Return what `equal_steps` does for x (...) in bfloat16 and fewer than 8 bits, without a copy in float32.
 
@@ -63,6 +67,33 @@ def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
     none, one = torch.zeros(ROW), torch.ones(ROW)
     y = F.batch_norm(flat(x).view(-1, ROW), none, one, one / step, one * (128 + zero), eps=0.0)
     return F.hardtanh_(y, 128.0, 128.0 + top).sub_(128.0 + zero).mul_(step).as_strided(x.shape, x.stride())
+
+
+def clipped_steps(x: Tensor, bound: Tensor, top: int) -> Tensor:
+    """Return clamp(x, 0, bound) rounded to multiples of bound / top, for x (...) and a bound (1).
+
+    The gradient of x is that of x itself inside and 0 elsewhere; that of the bound is 1 where x >= bound, else 0.
+    Source: Choi et al. 2018, https://arxiv.org/abs/1805.06085.
+    """
+    found: Tensor = ClippedSteps.apply(x, bound, top)
+    return found
+
+
+class ClippedSteps(torch.autograd.Function):
+    """The forward and the backward pass of `clipped_steps`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: Tensor, top: int) -> Tensor:
+        ctx.save_for_backward(x, bound)
+        return on_steps(x, bound / top if x.is_cuda else float(bound) / top, 0, top)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, bound = ctx.saved_tensors
+        below = torch.nextafter(bound, torch.zeros_like(bound))
+        high, least = (bound, below) if x.is_cuda else (float(bound), float(below))
+        beyond = within(grad, x, least, float("inf")).sum(dtype=torch.float32)
+        return within(grad, x, 0.0, high), beyond.reshape(bound.shape), None
 
 
 def equal_filters(weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0) -> Tensor:

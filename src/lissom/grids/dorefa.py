@@ -54,8 +54,12 @@ class Dorefa(Grid):
         return whole * by_filter(scale.to(weight.device).detach().expand(len(weight)), weight)
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+        import torch
+
+        from ._steps import equal_steps
+
         n = 2**bits - 1
-        return (rounded((self.prescale * x.float()).clamp(0, 1) * n) / n).to(x.dtype)
+        return equal_steps(x, torch.tensor(1 / (self.prescale * n), device=x.device), 0, n) * self.prescale
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         import torch

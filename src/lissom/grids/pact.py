@@ -32,12 +32,9 @@ class Pact(Grid):
         return {"bound": torch.tensor([max(high, 1e-6)])}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        import torch
+        from ._steps import clipped_steps
 
-        bound, top = held["bound"].clamp_min(1e-6), 2**bits - 1
-        clipped = torch.minimum(x.float().relu(), bound)  # where x is above the bound, the gradient is the bound's
-        step = bound.detach() / top
-        return (clipped + ((clipped / step).round() * step - clipped).detach()).to(x.dtype)
+        return clipped_steps(x, held["bound"].clamp_min(1e-6), 2**bits - 1)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         step = held["bound"].detach().clamp_min(1e-6)[0] / (2**bits - 1)

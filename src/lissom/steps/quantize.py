@@ -116,9 +116,6 @@ class Quantize(Step):
         ends = [at_least(weights, bits) for bits in (self.first, self.last)]
         if self.reduce_range and (inputs is None or all(found is None or found.bits != 8 for found in (weights, *ends))):
             return "reduce_range=True): no layer has integers of 8 bits for weights and integers for inputs"
-        for end, bits in (("first", self.first), ("last", self.last)):
-            if bits != 8 and all(at_least(found, bits) == at_least(found, 8) for found in (weights, inputs)):
-                return f"{end}={bits}): the {end} layer has as many bits without it"
         if self.weights == 32 and grid and (inputs is None or grid != inputs.grid.partition("(")[0]):
             return f'grid="{self.grid}"): weights of 32 bits are not rounded; inputs_grid= is for inputs'
         return None
