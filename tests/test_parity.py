@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import onnx
 import pytest
 import torch
 
+import lissom
 from lissom import LissomError
-from lissom.measure import parity
+from lissom.data.data import Data
+from lissom.measure import Unlike, parity
 from lissom.plan import one_target
+from lissom.store import Store
+from lissom.targets.onnxruntime import Onnxruntime
+from lissom.task import Task
 
 
 @pytest.mark.parametrize("vnni", [False, True])
@@ -27,3 +36,28 @@ def test_a_file_far_from_its_simulation_is_an_error_that_names_saturation_where_
     with pytest.raises(LissomError, match="exported = PyTorch") as raised:
         parity(1.2 * wanted, wanted, target, quantized=False)
     assert "VNNI" not in str(raised.value)
+
+
+def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, task = Store(tmp_path / "store"), Task.of("resnet8", Data.of("digits"))
+    plain = Onnxruntime.export
+
+    def spoilt(self: Any, model: Any, path: Path, *rest: Any) -> None:
+        plain(self, model, path, *rest)
+        proto = onnx.load(path)
+        weight = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        weight.raw_data = bytes(len(weight.raw_data))
+        onnx.save(proto, path)
+    monkeypatch.setattr(Onnxruntime, "export", spoilt)
+    with pytest.raises(LissomError, match="the gate 'exported = PyTorch' failed"):
+        lissom.run("fold", task, kept, targets="onnxruntime")
+    monkeypatch.setattr(Onnxruntime, "export", plain)
+    (record,) = lissom.run("fold", task, kept, targets="onnxruntime")
+    file = Path(record["targets"]["onnxruntime"]["artefact"])
+
+    def unlike(*_: Any, **__: Any) -> None:
+        raise Unlike("unlike")
+    monkeypatch.setattr("lissom.measure.parity", unlike)
+    with pytest.raises(LissomError, match="unlike"):
+        lissom.run("fold", task, kept, targets="openvino")
+    assert file.is_file(), "it is what the other runtime's numbers are of"

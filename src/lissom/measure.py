@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
             **record["task"]["preprocessing"]}
 
 
+class Unlike(LissomError):
+    """Say that a file answers otherwise than the network it was made from."""
+
+
 def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module],
              images: Images | None = None) -> Path:
     """Return the file of a network for a target, making it if the store has none; targets of one file share it.
@@ -100,6 +105,8 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
         except LissomError as error:
             say(f"{key}  {error}")
             failed.append(error)
+            if isinstance(error, Unlike) and all(f["artefact"] != str(path) for f in store.record(key)["targets"].values()):
+                shutil.rmtree(path.parent, ignore_errors=True)  # so that the next attempt makes it anew
             continue
         store.update(key, {"targets": {str(target): found}})
         for note in odd(found):
@@ -159,8 +166,8 @@ def parity(outputs: Tensor, simulated: Tensor, target: Target, quantized: bool, 
     if not np.isfinite(found) or found > tolerance:
         why = ("; this processor has no VNNI, and sums of 8-bit weights saturate on it: quantize(..., reduce_range=True) "
                "keeps them from it") if eight and target.ending == "onnx" and saturates() else ""
-        raise LissomError(f"{target}: the gate '{name}' failed: outputs differ by {found:.2g} of their size on the test "
-                          f"images, at most {tolerance:g} is allowed{why}")
+        raise Unlike(f"{target}: the gate '{name}' failed: outputs differ by {found:.2g} of their size on the test "
+                     f"images, at most {tolerance:g} is allowed{why}")
     return {"name": name, "difference": found, "tolerance": tolerance}
 
 
