@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -317,8 +317,9 @@ def test_a_network_answers_as_it_does_in_onnx_runtime(width):
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(between=st.lists(st.sampled_from(["Relu", "HardSwish", "Abs", "Mul", "Add"]), max_size=2), swapped=st.booleans(),
        short=st.sampled_from(["Conv", "Relu", "images", "signs", "itself"]), low=st.sampled_from([-1, 0]),
-       last=st.booleans())
-def test_a_sum_of_which_signs_alone_are_read_keeps_both_its_sides(between, swapped, short, low, last):
+       last=st.booleans(), twice=st.booleans())
+@example(between=["Add", "Relu"], swapped=False, short="Conv", low=-1, last=False, twice=True)
+def test_a_sum_of_which_signs_alone_are_read_keeps_both_its_sides(between, swapped, short, low, last, twice):
     """OpenVINO would make the other side binary as well, where it computes the sum within the convolution."""
     import onnxruntime
 
@@ -340,9 +341,11 @@ def test_a_sum_of_which_signs_alone_are_read_keeps_both_its_sides(between, swapp
         y = graph.add(step, y, number) if step in ("Mul", "Add") else graph.add(step, y)
     bits = graph.binary(graph.add("Add", y, graph.keep(np.float32(-0.375))), low)
     y = graph.conv(bits, 16, 8, 3, pad=1)
+    if twice:
+        y = graph.add("Add", y, graph.conv(bits, 16, 8, 1))
     proto = graph.proto(y if last else graph.add("GlobalAveragePool", y))
     model, done, left = binarised(read(proto))
-    assert left == {} and len(done) == 2 + (short == "signs")
+    assert left == {} and len(done) == 2 + (short == "signs") + twice
     x = np.round(images(16, 8, 4) * 4) / 4
     expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"images": x})[0]
     np.testing.assert_allclose(answer(model, x), expected, rtol=1e-6, atol=1e-6)

@@ -12,6 +12,7 @@ from .cores import quiet_cores
 from .machine import machine
 from .process import loaded
 
+# oneDNN's words, and the instructions that a processor has which they name
 CAPS = {"": "", "AVX512_CORE_VNNI": "avx512_vnni", "AVX512_CORE": "avx512f", "AVX2": "avx2", "SSE41": ""}
 SECONDS = 0.2  # that a file is timed
 

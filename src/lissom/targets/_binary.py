@@ -303,14 +303,14 @@ def settle_bias(y: Any) -> None:
 
 
 def is_made_binary(value: Any) -> bool:
-    """Return whether nothing reads a value but what makes it binary, with steps that compute from it alone between them."""
-    while len(readers := [reader.get_node() for reader in value.get_target_inputs()]) == 1:
-        if readers[0].get_type_name() == "FakeQuantize":
-            return int(readers[0].get_attributes()["levels"]) == 2
-        if len([v for v in readers[0].input_values() if constant(v) is None]) != 1:
-            return False
-        value = readers[0].output(0)
-    return False
+    """Return whether nothing reads a value but what makes it binary, with steps that compute from it alone between them.
+
+    More than one may: what is the same twice, the plugin makes one.
+    """
+    readers = [reader.get_node() for reader in value.get_target_inputs()]
+    return bool(readers) and all(
+        int(node.get_attributes()["levels"]) == 2 if node.get_type_name() == "FakeQuantize" else
+        sum(constant(v) is None for v in node.input_values()) == 1 and is_made_binary(node.output(0)) for node in readers)
 
 
 def part(add: Any) -> None:
