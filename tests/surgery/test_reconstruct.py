@@ -43,8 +43,8 @@ def test_learned_rounding_errs_less_and_moves_no_weight_by_more_than_a_step(bits
                                                                             how: str) -> None:
     net, fresh = trained(), images(64, seed=9)
     with torch.no_grad():  # as steps of a recipe run
-        near, learned = (apply(f"quantize({bits}, grid='{grid}', rounding='{kind}', steps=100)", net, images(1), images())
-                         for kind in ("nearest", how))
+        near, learned = (apply(f"quantize({bits}, grid='{grid}'{more})", net, images(1), images())
+                         for more in ("", f", rounding='{how}', steps=100"))
     assert error(learned, net, fresh) < share * error(near, net, fresh)
     changed = 0
     for one, other in zip(near.layers(), learned.layers(), strict=True):  # type: ignore[operator]
@@ -107,7 +107,7 @@ def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("rounding was learned on an untrained network")
     monkeypatch.setattr("lissom.surgery.reconstruct.learned_rounding", never)
-    step: Any = menu("steps").make("quantize(4, rounding='learned')")
+    step: Any = menu("steps").make("quantize(4, rounding='learned', steps=9)")
     step.rehearse(trained(), Context(images(1), lambda count: [images(count)]))
     with pytest.raises(AssertionError, match="untrained"):
         step(trained(), Context(images(1), lambda count: [images(count)]))
@@ -127,8 +127,8 @@ def test_a_layer_without_a_bias_gets_one_that_is_saved(tmp_path: Any) -> None:
 
 def test_grids_of_other_steps_are_left_to_their_own_rounding() -> None:
     net = trained()
-    near, learned = (apply(f"quantize('ternary', rounding='{how}', steps=20)", net, images(1), images())
-                     for how in ("nearest", "learned"))
+    near, learned = (apply(f"quantize('ternary'{more})", net, images(1), images())
+                     for more in ("", ", rounding='learned', steps=20"))
     same = [torch.equal(one.weight, other.weight) for one, other in zip(near.layers(), learned.layers(), strict=True)]
     assert same == [False, *[True] * (len(same) - 2), False]  # the first and the last have equal steps of 8 bits
 

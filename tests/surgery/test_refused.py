@@ -23,8 +23,6 @@ from lissom.recipe import Recipe
     ("quantize(32, 8, correct=True)", "weights of 32 bits are not rounded"),
     ('quantize(32, 8, rounding="learned")', "weights of 32 bits are not rounded"),
     ("quantize(8, steps=100)", "the nearest value needs none"),
-    ('quantize(8, "dynamic", images=9)', 'no range is measured where inputs are "dynamic"'),
-    ('quantize("ternary", 32, images=9)', "no range is measured where inputs are float"),
     ("quantize(4, reduce_range=True, first=32, last=32)", "no layer has integers of 8 bits"),
     ("quantize(8, 32, reduce_range=True)", "no layer has integers of 8 bits"),
     ("quantize(8) | fold", "batch-norm is in the quantized layers already")])

@@ -109,10 +109,6 @@ class Quantize(Step):
         if self.rounding == "nearest" and self.steps != 500:
             return f"steps={self.steps}): the nearest value needs none; rounding=\"learned\" and \"blocks\" do"
         weights, inputs = self.specs()
-        used = self.weights == "auto" or self.rounding != "nearest" or self.correct
-        if self.images != 512 and not used and (inputs is None or inputs.at_run_time):
-            what = "float" if inputs is None else '"dynamic"'
-            return f"images={self.images}): no range is measured where inputs are {what}"
         ends = [at_least(weights, bits) for bits in (self.first, self.last)]
         if self.reduce_range and (inputs is None or all(found is None or found.bits != 8 for found in (weights, *ends))):
             return "reduce_range=True): no layer has integers of 8 bits for weights and integers for inputs"
@@ -154,7 +150,7 @@ class Quantize(Step):
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Round to the nearest: an untrained network has nothing to be brought back to."""
-        plain = replace(self, rounding="nearest", correct=False)
+        plain = replace(self, rounding="nearest", correct=False, steps=500)
         return (replace(plain, weights=8, drop=None) if self.drop is not None else plain)(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
