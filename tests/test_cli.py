@@ -69,7 +69,8 @@ AT_ONCE = {
 LATER = {
     "no such module": (["run", OK, "--model", "no_such_module_here:net"], "raised ModuleNotFoundError"),
     "no such function": (["run", OK, "--model", "file.py:nett"], "file.py has no 'nett'; did you mean 'net'?"),
-    "network that raises": (["run", OK, "--model", "file.py:raises"], "it raised ValueError: two (file.py, line 8)"),
+    "network that raises": (["run", OK, "--model", "file.py:raises"],
+    "building it raised ValueError: two lines (file.py, line 8)"),
     "network of other classes": (["run", OK, "--model", "file.py:net"], "it returns (2, 3) for 2 images"),
     "network of other classes, plan": (["plan", OK, "--model", "file.py:net"], "it returns (2, 3) for 2 images"),
     "unknown network of torchvision": (["run", OK, "--model", "torchvision:resnet19"], "did you mean 'resnet18'?"),

@@ -163,9 +163,7 @@ def test_500_runs_open_in_two_seconds_and_take_six_megabytes(store: Store, page:
         (many.folder(record["key"]) / "record.json").write_text(json.dumps(record))
     path = write_report([f"{number:012x}" for number in range(500)], many, tmp_path / "report.html")
     assert path.stat().st_size < 6_000_000
-    seconds = [opened(page, path)]
-    while min(seconds) >= 2 and len(seconds) < 8:  # tests beside this one slow single openings, the quickest the least
-        seconds.append(opened(page, path))
+    seconds = [opened(page, path) for _ in range(3)]
     assert min(seconds) < 2, seconds
     assert len(rows(page)) == 6, "one row for all seeds of a recipe and runtime"
     page.uncheck("#means")

@@ -175,7 +175,8 @@ def test_a_network_that_cannot_be_used_is_refused_with_what_it_did(data: Data, n
 
 
 @pytest.mark.parametrize(("code", "said"), [
-    ("1\n2\ndef x(:", "(broken.py, line 3)"), ("raise RuntimeError('oh')", "raised RuntimeError: oh (broken.py, line 1)"),
+    ("def x(:", "raised SyntaxError"), ("1\n2\ndef x(:", "(broken.py, line 3)"),
+    ("raise RuntimeError('oh')", "raised RuntimeError: oh (broken.py, line 1)"),
     ("import nothing_here", "ModuleNotFound"),
     ("import sys\nsys.exit(0)", "raised SystemExit")])
 def test_a_file_that_cannot_be_imported_is_refused_with_what_it_did(data: Data, tmp_path: Path, code: str,

@@ -101,7 +101,7 @@ class Task:
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"model {self.name}: building it raised {told(error)}") from error
+            raise LissomError(f"model {self.name}: building it raised {told(error, str(error))}") from error
         if not isinstance(model, nn.Module):
             raise LissomError(f"model {self.name}: building it returned a {type(model).__name__}, not a torch.nn.Module")
         return model.eval()
@@ -118,7 +118,7 @@ class Task:
                     out = model(images)
             except Exception as error:  # the user's own code may raise anything
                 on = f" on images of shape {tuple(images.shape)}"
-                raise LissomError(f"model {self.name}: it raised {told(error, on)}") from error
+                raise LissomError(f"model {self.name}: it raised {told(error, first_line(error), on)}") from error
             if self.loss is None and (not isinstance(out, torch.Tensor) or tuple(out.shape) != (len(images), classes)):
                 what = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
                 raise LissomError(f"model {self.name}: it returns {what} for {len(images)} images; (batch, classes) = "
@@ -130,13 +130,12 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def told(error: BaseException, on: str = "") -> str:
-    """Return what the user's own code raised, on what, the first line of what it says, and where it was raised."""
+def told(error: BaseException, said: str, on: str = "") -> str:
+    """Return what the user's own code raised, on what, what it says, and where it was raised."""
     others = (str(Path(__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<frozen")
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""
-    said = f": {first_line(error)}" if str(error).strip() else ""
-    return f"{type(error).__name__}{on}{said}{place}"
+    return f"{type(error).__name__}{on}{': ' + said if str(error).strip() else ''}{place}"
 
 
 def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -205,7 +204,7 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
                 sys.path.insert(0, "")
             module = importlib.import_module(place)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise LissomError(f"{what}: importing {place} raised {told(error)}") from error
+        raise LissomError(f"{what}: importing {place} raised {told(error, str(error))}") from error
     if not hasattr(module, name):
         close = nearest(name, dir(module))
         raise LissomError(f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else ""))
@@ -305,7 +304,7 @@ def own_task(spec: str) -> Task:
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"task: {spec} raised {told(error)}") from error
+            raise LissomError(f"task: {spec} raised {told(error, str(error))}") from error
     if not isinstance(found, Task):
         raise LissomError(f"task: {spec} is a {type(found).__name__}; a lissom.Task is wanted")
     return replace(found, source=f"{source} {found.source}", spec={"task": spec})

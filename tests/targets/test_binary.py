@@ -351,6 +351,18 @@ def test_a_sum_of_which_signs_alone_are_read_keeps_both_its_sides(between, swapp
     np.testing.assert_allclose(answer(model, x), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("between", ["nothing", "a layer", "another reader"])
+def test_only_sums_whose_signs_alone_are_read_are_kept_apart(between):
+    graph = Graph(16, 8)
+    y = graph.add("Add", "images", graph.conv(graph.binary("images"), 16, 16, 3, pad=1, bias="float"))
+    short = y
+    if between == "a layer":
+        y = graph.add("Conv", y, graph.keep(np.ones((16, 16, 1, 1), np.float32)), kernel_shape=[1, 1])
+    y = graph.conv(graph.binary(y), 16, 16, 3, pad=1)
+    model, *_ = binarised(read(graph.proto(graph.add("Add", y, short) if between == "another reader" else y)))
+    assert ("Maximum" in kinds(model)) == (between == "nothing")
+
+
 def test_a_saved_file_holds_one_bit_per_weight_and_answers_after_all_else_is_gone(tmp_path: Path):
     graph = network(32)
     model, *_ = binarised(read(graph.proto(graph.output)))

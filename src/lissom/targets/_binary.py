@@ -22,6 +22,8 @@ Step = Callable[["np.ndarray"], "np.ndarray"]  # (channels) -> (channels), monot
 TINIEST = 2.0**-126  # the smallest normal float32
 PLAIN = {"f32", "f64", "i8", "u8", "i32", "i64", "boolean"}  # types that NumPy holds as they are
 BIASED = "/WithoutBiases"  # what the front end appends to the name of a convolution with bias
+LAYERS = {"Convolution", "GroupConvolution", "BinaryConvolution", "MatMul", "ConvolutionBackpropData",
+          "GroupConvolutionBackpropData"}
 WORD = 8  # the plugin keeps a place's channels as whole bytes
 
 
@@ -71,7 +73,7 @@ def binarised(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
             replace(node, found, weight)
             done.append(name)
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "Add" and is_made_binary(node.output(0)):
+        if node.get_type_name() == "Add" and adds_single_bits(node) and is_made_binary(node.output(0)):
             part(node)
     model.validate_nodes_and_infer_types()
     return model, tuple(done), left
@@ -302,29 +304,35 @@ def settle_bias(y: Any) -> None:
                 add.input(1).replace_source_output(op.constant(bias.reshape(1, -1, 1, 1)).output(0))
 
 
+def adds_single_bits(add: Any) -> bool:
+    """Return whether a sum is that of a binary convolution, scale and bias behind it, and of what is no constant."""
+    for own, other in (add.input_values(), add.input_values()[::-1]):
+        node = own.get_node()
+        while node.get_type_name() in ("Add", "Multiply") and constant(node.input_value(1)) is not None:
+            node = node.input_value(0).get_node()
+        if node.get_type_name() == "BinaryConvolution" and constant(other) is None:
+            return True
+    return False
+
+
 def is_made_binary(value: Any) -> bool:
-    """Return whether nothing reads a value but what makes it binary, with steps that compute from it alone between them.
+    """Return whether nothing reads a value but what makes it binary, with steps of one value each between them, no layers.
 
     More than one may: what is the same twice, the plugin makes one.
     """
     readers = [reader.get_node() for reader in value.get_target_inputs()]
     return bool(readers) and all(
         int(node.get_attributes()["levels"]) == 2 if node.get_type_name() == "FakeQuantize" else
-        sum(constant(v) is None for v in node.input_values()) == 1 and is_made_binary(node.output(0)) for node in readers)
+        node.get_type_name() not in LAYERS and sum(constant(v) is None for v in node.input_values()) == 1
+        and is_made_binary(node.output(0)) for node in readers)
 
 
 def part(add: Any) -> None:
-    """Keep what makes a sum with a binary convolution binary out of it: what lies between changes no number."""
+    """Keep what makes a sum binary out of the convolution that it is computed in: what lies between changes no number."""
     import numpy as np
     from openvino import opset8 as op
 
-    for own, other in (add.input_values(), add.input_values()[::-1]):
-        node = own.get_node()
-        while node.get_type_name() in ("Add", "Multiply") and constant(node.input_value(1)) is not None:
-            node = node.input_value(0).get_node()
-        if node.get_type_name() == "BinaryConvolution" and constant(other) is None:
-            readers = add.output(0).get_target_inputs()
-            apart = op.maximum(add.output(0), op.constant(np.float32(-np.inf)))
-            for reader in readers:
-                reader.replace_source_output(apart.output(0))
-            return
+    readers = add.output(0).get_target_inputs()
+    apart = op.maximum(add.output(0), op.constant(np.float32(-np.inf)))
+    for reader in readers:
+        reader.replace_source_output(apart.output(0))
