@@ -14,7 +14,8 @@ __version__ = "0.1.0"
 
 # no name here is that of a module: importing the module would put it in the place of the function
 _HOMES = {
-    "LissomError": "errors", "Recipe": "recipe", "Space": "recipe", "Step": "step", "arg": "method",
+    "LissomError": "errors", "LissomWarning": "errors",
+    "Recipe": "recipe", "Space": "recipe", "Step": "step", "arg": "method",
     "Task": "task", "Data": "data.data", "run": "execute", "Store": "store", "apply": "alone",
     "save": "alone", "load": "alone", "export": "alone", "latency": "alone",
 }
@@ -23,7 +24,7 @@ __all__ = list(_HOMES)
 if TYPE_CHECKING:
     from .alone import apply, export, latency, load, save
     from .data.data import Data
-    from .errors import LissomError
+    from .errors import LissomError, LissomWarning
     from .execute import run
     from .method import arg
     from .recipe import Recipe, Space

@@ -14,6 +14,10 @@ class LissomError(Exception):
     """
 
 
+class LissomWarning(UserWarning):
+    """What a step did not do though it was asked to, such as leaving a layer float."""
+
+
 class Unmeasured(LissomError):
     """Say that some files could not be measured; `records` are those of all networks, as far as they were."""
 
