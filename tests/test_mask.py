@@ -25,7 +25,7 @@ from lissom.fit import Pace, fit
 from lissom.steps.mask import Mask
 from lissom.surgery.fold import folded
 from lissom.surgery.masks import MaskedConv2d, MaskedLinear, Pattern, packed, smallest
-from lissom.surgery.quantized import Quantized
+from lissom.surgery.network import Quantized
 
 
 def images(count: int = 8, size: int = 8) -> Tensor:

@@ -24,8 +24,9 @@ from .snapshot import restore
 from .steps.equalize import Equalize
 from .steps.quantize import Quantize
 from .store import Store
+from .surgery.network import Quantized
 from .surgery.noise import Layers, layer_noise, layers_of, rounding_only, roundings
-from .surgery.quantized import Quantized, QuantizedLayer
+from .surgery.quantized import QuantizedLayer
 from .surgery.rounded import prepared, unrounded
 from .targets._target import Target
 from .task import Task

@@ -19,7 +19,7 @@ from .evaluate import file_outputs, network_outputs, scored
 from .snapshot import few_bits, restore, rounded_activations
 from .store import Store
 from .surgery.bits import saturates
-from .surgery.quantized import Quantized
+from .surgery.network import Quantized
 from .targets._target import Images, Target
 from .task import Task
 

@@ -17,7 +17,8 @@ from .surgery import attention
 from .surgery.cast import CastConv2d, CastLayer, CastLinear
 from .surgery.fold import taken_out
 from .surgery.masks import MaskedConv2d, MaskedLinear
-from .surgery.quantized import FEW, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .surgery.network import Quantized
+from .surgery.quantized import FEW, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from .surgery.rounding import Rounding
 from .surgery.sites import kind_of
 from .surgery.tensors import replace

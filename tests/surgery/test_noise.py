@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lissom import apply
 from lissom.surgery.fold import folded
+from lissom.surgery.network import Quantized
 from lissom.surgery.noise import Tally, layer_noise, layers_of, rounding_only, roundings, weight_noise
-from lissom.surgery.quantized import Quantized
 from lissom.surgery.rounded import prepared
 
 

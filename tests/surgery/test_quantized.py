@@ -23,7 +23,8 @@ from lissom.menu import menu
 from lissom.models import factory
 from lissom.recipe import Recipe
 from lissom.surgery.calibrate import Seen, observed, wiring
-from lissom.surgery.quantized import Quantized, QuantizedConv2d, QuantizedLinear
+from lissom.surgery.network import Quantized
+from lissom.surgery.quantized import QuantizedConv2d, QuantizedLinear
 from lissom.surgery.rounding import Rounding
 
 

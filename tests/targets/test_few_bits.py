@@ -17,7 +17,7 @@ from torch import nn
 from lissom import apply
 from lissom.models import factory
 from lissom.plan import one_target
-from lissom.surgery.quantized import Quantized
+from lissom.surgery.network import Quantized
 from lissom.targets._packed import unpacked
 
 BITS = ["quantize(4, 4)", "quantize(2, 2)", "quantize(4)", "quantize(8, 4)", "quantize('ternary', 8)",

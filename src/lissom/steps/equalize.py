@@ -40,7 +40,7 @@ class Equalize(Step):
 
         from ..surgery.equalize import equalized, pairs
         from ..surgery.fold import folded
-        from ..surgery.quantized import Quantized
+        from ..surgery.network import Quantized
         from ..surgery.slim import difference
 
         if isinstance(model, Quantized):

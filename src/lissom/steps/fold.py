@@ -33,7 +33,7 @@ class Fold(Step):
         import copy
 
         from ..surgery.fold import folded
-        from ..surgery.quantized import Quantized
+        from ..surgery.network import Quantized
         from ..surgery.slim import difference
 
         if isinstance(model, Quantized):

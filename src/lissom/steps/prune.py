@@ -99,8 +99,8 @@ class Prune(Step):
         from torch import nn
 
         from ..surgery.names import matching
+        from ..surgery.network import Quantized
         from ..surgery.probe import cuttable
-        from ..surgery.quantized import Quantized
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: a quantized network is not cut; prune before quantize")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
+from ..trees import tensors_in
 from .sites import PASSES, Sites, kind_of
-from .trace import tensors_in
 
 SAMPLE = 1 << 16  # values kept of each site and batch
 

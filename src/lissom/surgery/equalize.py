@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..trees import tensors_in
 from .sites import PASSES
-from .trace import tensors_in
 
 _T = torch.Tensor
 LAYERS: dict[Any, int] = {torch.conv2d: -3, F.linear: -1}  # the axis of channels, of what is read and of what is made

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..errors import LissomError, nearest
 from .cast import CastLayer, uncast
 from .labels import Labels
-from .quantized import Quantized, QuantizedLayer
+from .network import Quantized
+from .quantized import QuantizedLayer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..grids._grid import by_filter
-from .quantized import Quantized, QuantizedLayer
+from .network import Quantized
+from .quantized import QuantizedLayer
 from .rounding import Rounding
 
 Layers = Mapping[str, QuantizedLayer]

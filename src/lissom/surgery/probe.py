@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
+from ..trees import tensors_in
 from .cast import CastLayer
 from .choose import lowest
 from .groups import Group, Groups, groups_of
 from .slim import Cut, apart, masked, sliced
-from .trace import tensors_in
 
 SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..grids._grid import by_filter
-from .quantized import Quantized, QuantizedLayer
+from .network import Quantized
+from .quantized import QuantizedLayer
 from .sites import hidden
 
 MEMORY = 1 << 29  # bytes of a layer's inputs and outputs that are held at once

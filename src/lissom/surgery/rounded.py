@@ -11,7 +11,8 @@ from .bits import Plan, Spec
 from .calibrate import Wiring, wiring
 from .fold import foldable, plain, taken_out
 from .masks import Masked, MaskedConv2d, MaskedLinear
-from .quantized import Norm, Quantized, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .network import Quantized
+from .quantized import Norm, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from .rounding import Rounding
 from .sites import kind_of
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..trees import tensors_in
 from .attention import count_heads, match_attention
 from .groups import Group
 from .tensors import match_widths, owners_of, replace
-from .trace import tensors_in
 from .windows import match_windows
 
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..trees import Tree, copied, first, handed, tensors_in
+
 
 @dataclass(frozen=True)
 class Op:
@@ -73,18 +75,22 @@ class _Recorder(TorchDispatchMode):
         self.trace = trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled():  # there convolutions and the like come whole
+            with self:
+                if (result := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
+                    return result
         result = func(*args, **(kwargs or {}))
         self.trace.ops.append(Op(func, args, kwargs or {}, tuple(tensors_in(result)), result))
         return result
 
 
-def traced(model: nn.Module, example: Tensor, training: bool = False) -> Trace:
+def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     """Run `model` in eval mode on the first item of `example` (n ...) and record its operations.
 
     With `training`, in training mode on the first two: batch statistics need more than one. Running statistics move.
     """
-    one = example[:1 + training].detach().clone()
-    trace = Trace((one,))
+    one = copied(first(example, 1 + training))
+    trace = Trace(tuple(tensors_in(one)))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[id(value)] = name
     modes = {m: m.training for m in model.modules()}
@@ -97,7 +103,7 @@ def traced(model: nn.Module, example: Tensor, training: bool = False) -> Trace:
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
         model.train(training)
         with torch.no_grad(), _Recorder(trace):
-            trace.outputs = tuple(tensors_in(model(one)))
+            trace.outputs = tuple(tensors_in(handed(model, one)))
     return trace
 
 
@@ -125,14 +131,3 @@ def _noted(trace: Trace, name: str) -> Any:
         if isinstance(out, Tensor):
             trace.made[name] = out
     return note
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor in nested lists, tuples and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))

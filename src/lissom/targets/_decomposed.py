@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..surgery.quantized import Quantized, QuantizedConv2d
+from ..surgery.network import Quantized
+from ..surgery.quantized import QuantizedConv2d
 from ..surgery.rounding import Rounding
 
 SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has

@@ -34,7 +34,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     import torch
 
     from ..surgery.cast import uncast
-    from ..surgery.quantized import Quantized
+    from ..surgery.network import Quantized
     from ._kept import kept_float
     from ._names import name_by_layer
     from ._widened import folded_at_load, halved

@@ -43,7 +43,7 @@ class Executorch(Target):
         import torch
 
         from ..surgery.cast import uncast
-        from ..surgery.quantized import Quantized
+        from ..surgery.network import Quantized
         from ._decomposed import in_integers
 
         model = copy.deepcopy(model).cpu().eval()

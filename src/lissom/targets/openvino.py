@@ -45,7 +45,7 @@ class Openvino(Target):
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None) -> None:  # noqa: ARG002
-        from ..surgery.quantized import Quantized
+        from ..surgery.network import Quantized
         from ._activations import joined
         from ._onnx import export_onnx
 

@@ -44,7 +44,7 @@ class Torch(Target):
         import torch
 
         from ..surgery.cast import halved
-        from ..surgery.quantized import Quantized
+        from ..surgery.network import Quantized
 
         model = copy.deepcopy(model).cpu().eval()
         halved(model)

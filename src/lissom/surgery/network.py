@@ -1,0 +1,147 @@
+"""A network whose activations are rounded: the user's own forward, whose calls are found while it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import LissomError
+from ..grids._steps import clipped
+from .quantized import FEW, QuantizedLayer
+from .rounding import Rounding
+from .sites import Sites, kind_of
+
+
+class Quantized(nn.Module):
+    """A network whose activations are rounded where `sites` says: the user's own forward, untouched.
+
+    `sites` maps a site to the site whose rounding it uses, usually itself; max-pooling uses that of its input. `grids`
+    holds these and those which layers apply to what they read once more.
+    `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those that rounding itself
+    does, its grid ending at 0; training leaves them out to save a pass over memory.
+    `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose layers round what they read again, to
+    fewer bits: there the 8 bits change little, and training, to which they cost as much, does without.
+    `tied` are the sites that additions tie together: their scale is the largest of theirs.
+    `calls` says how often each kind of call is made; a forward that makes others is refused.
+    """
+
+    counts: Counter[str]  # calls made so far, while it runs
+
+    def __init__(self, network: nn.Module, sites: dict[str, str], calls: dict[str, int],
+                 grids: dict[str, dict[str, Any]] | None = None, skipped: Iterable[str] = (),
+                 tied: Iterable[Iterable[str]] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.shared, self.calls, self.skipped = dict(sites), dict(calls), frozenset(skipped)
+        self.tied = [sorted(sites) for sites in tied]
+        self.grids = nn.ModuleDict({site: Rounding.rebuilt(facts) for site, facts in (grids or {}).items()})
+
+    def description(self) -> dict[str, Any]:
+        """Return what a rebuilt wrapper must be told."""
+        return {"sites": dict(self.shared), "calls": dict(self.calls), "skipped": sorted(self.skipped),
+                "tied": self.tied, "grids": {site: self.grid_of(site).settings() for site in self.grids}}
+
+    def grid_of(self, site: str) -> Rounding:
+        """Return the rounding of a site that has its own."""
+        found = self.grids[site]
+        assert isinstance(found, Rounding)
+        return found
+
+    def grid(self, site: str | None) -> Rounding | None:
+        """Return what rounds at a site, if there is anything."""
+        own = self.shared.get(site) if site is not None else None
+        return self.grid_of(own) if own is not None and own in self.grids else None
+
+    def link(self) -> None:
+        """Tell every layer what rounds the values that it reads."""
+        for layer in self.layers():
+            layer.follow(self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again))
+        self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
+        twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
+        fine = {site: grid.input_codes() for site in self.shared
+                if twice and site != "input" and (grid := self.grid(site)) is not None and grid.bits == 8
+                and not grid.grid.moves}
+        self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
+
+    def tie(self) -> None:
+        """Give what an addition ties together one scale, the largest."""
+        for tied in self.tied:
+            scales = [grid.held["scale"] for grid in map(self.grid, tied) if grid is not None and "scale" in grid.names]
+            for scale in scales:
+                scale.fill_(max(float(other) for other in scales))
+
+    def settle(self) -> None:
+        """Put the grids whose ranges move on in training where a step has moved them."""
+        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.moves]
+        for grid in moved:
+            grid.grid.settle(grid.bits, grid.held)
+        if moved:
+            self.tie()
+            self.link()
+
+    def from_zero(self, site: str) -> bool:
+        """Return whether what rounds at a site makes 0 of all that is below, and need not see it."""
+        grid = self.grid(site)
+        if grid is None or grid.grid.at_run_time or grid.grid.moves:
+            return False
+        codes = grid.input_codes()
+        return codes.zero == 0 and not codes.sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.grid("input")
+        if first is not None:
+            x = first(x)
+        outputs, made = self.run(self.network, x, Counter())
+        if made != self.calls:
+            changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
+            raise LissomError(f"quantized network: it makes other calls than when it was quantized ({', '.join(changed)}), "
+                              "so that activations would meet the wrong grids. Parts that only training runs, such as "
+                              "stochastic depth, have to be switched off before quantize")
+        if self.training:
+            self.settle()
+        return outputs
+
+    def run(self, part: nn.Module, x: Tensor, before: Counter[str]) -> tuple[Any, Counter[str]]:
+        """Run a part of the network with its activations rounded; return what it makes, and the calls made till then.
+
+        `before` says how many calls of each kind the network makes before the part is run: sites are known by number.
+        """
+        def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
+            grid = self.grid(name)
+            if self.training and name in self.unrounded:
+                return clipped(out, self.unrounded[name]) if name in self.clipped else out
+            return out if grid is None else grid(out)
+
+        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else ()) as made:
+            made.counts.update(before)
+            self.__dict__["counts"] = made.counts  # for those that ask while it runs
+            return part(x), made.counts
+
+    def layers(self) -> list[QuantizedLayer]:
+        """Return the layers of which something is rounded, or could be."""
+        return [m for m in self.modules() if isinstance(m, QuantizedLayer)]
+
+    def few(self) -> bool:
+        """Return whether there are weights of 4 bits or fewer, which some formats pack."""
+        return any(layer.rounding is not None and layer.rounding.bits <= FEW for layer in self.layers())
+
+    def freeze_weights(self) -> None:
+        """Prepare an export in float: weights on their grid in layers of the original class.
+
+        Activations of 8 bits are not rounded, since that changes little and costs time, but where others have fewer.
+        """
+        grids = [self.grid_of(site) for site in self.grids]
+        for grid in grids:
+            grid.freeze("floats" if any(other.bits < 8 for other in grids) else "none")
+        for layer in self.layers():
+            layer.make_plain(*layer.in_inference())
+
+    def freeze_integers(self) -> None:
+        """Prepare an export: integers in place of float weights. The network is for exporting alone then."""
+        for site in self.grids:
+            self.grid_of(site).freeze("integers")
+        for layer in self.layers():
+            layer.freeze_integers()

@@ -1,0 +1,109 @@
+"""Inputs and outputs as trees: a tensor, or a tuple, list, dict or dataclass of them.
+
+A network is shown a tree as it is called: a tuple or list as its arguments, a dict as its arguments by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Tree: TypeAlias = Any  # a tensor, or a tuple, list, dict or dataclass of trees; anything else is handed on as it is
+
+
+def tensors_in(tree: Tree) -> Iterator[Tensor]:
+    """Yield every tensor of a tree, in order.
+
+    >>> [len(t) for t in tensors_in({"one": torch.zeros(2), "rest": [torch.zeros(3), "text"]})]
+    [2, 3]
+    """
+    if isinstance(tree, Tensor):
+        yield tree
+    else:
+        for part in parts_of(tree):
+            yield from tensors_in(part)
+
+
+def parts_of(tree: Tree) -> Sequence[Tree]:
+    """Return what a tuple, list, dict or dataclass holds, in order; nothing for anything else."""
+    if isinstance(tree, (list, tuple)):
+        return tree
+    if isinstance(tree, Mapping):
+        return list(tree.values())
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return [getattr(tree, field.name, None) for field in dataclasses.fields(tree)]
+    return ()
+
+
+def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """Return a tree like this one, with what `call` makes of each tensor.
+
+    >>> mapped(torch.neg, (torch.ones(1), {"b": torch.ones(1)}))
+    (tensor([-1.]), {'b': tensor([-1.])})
+    """
+    if isinstance(tree, Tensor):
+        return call(tree)
+    if isinstance(tree, Mapping):
+        return {key: mapped(call, part) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        parts = [mapped(call, part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        fields = [field.name for field in dataclasses.fields(tree) if field.init]
+        return dataclasses.replace(tree, **{name: mapped(call, getattr(tree, name)) for name in fields})
+    return tree
+
+
+def copied(tree: Tree) -> Tree:
+    """Return a tree with copies of its tensors, for a network that may change what it reads."""
+    return mapped(lambda t: t.detach().clone(), tree)
+
+
+def length(tree: Tree) -> int:
+    """Return how many samples a tree holds: the length of its first tensor, 0 if it has none."""
+    return next((len(t) if t.ndim else 1 for t in tensors_in(tree)), 0)
+
+
+def first(tree: Tree, count: int) -> Tree:
+    """Return the first `count` samples of a tree; a tensor without a batch axis of that length stays as it is."""
+    whole = length(tree)
+    return mapped(lambda t: t[:count] if t.ndim and len(t) == whole else t, tree)
+
+
+def concatenated(trees: Sequence[Tree]) -> Tree:
+    """Return the samples of several trees of one form as one tree."""
+    if len(trees) == 1:
+        return trees[0]
+    columns = zip(*(list(tensors_in(tree)) for tree in trees), strict=True)
+    together = iter([torch.cat(column) if column[0].ndim else column[0] for column in columns])
+    return mapped(lambda _: next(together), trees[0])
+
+
+def shapes(tree: Tree) -> str:
+    """Return the shapes of a tree's tensors as text, that of a single tensor alone.
+
+    >>> shapes((torch.zeros(1, 2), torch.zeros(1)))
+    '(1, 2), (1,)'
+    """
+    return ", ".join(str(tuple(t.shape)) for t in tensors_in(tree)) or f"{type(tree).__name__} without a tensor"
+
+
+def in_float(tree: Tree, dtype: torch.dtype = torch.float32) -> Tree:
+    """Return a tree with its floating-point tensors in another type; integers and booleans stay."""
+    return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+
+
+def called(model: nn.Module, inputs: Tree) -> Tree:
+    """Run a network on a tree of inputs, of which it is handed copies: a forward may change what it reads."""
+    return handed(model, copied(inputs))
+
+
+def handed(model: Callable[..., Tree], inputs: Tree) -> Tree:
+    """Run a network on the very tensors of a tree of inputs."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (list, tuple)) else model(inputs)
