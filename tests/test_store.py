@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from lissom import LissomError, Store
-from lissom.store import merged, scratch, store_rows, unreached, write_json
+from lissom.scratch import scratch, temporary, written
+from lissom.store import merged, store_rows, unreached, write_json
 
 
 def entry(store: Store, key: str, before: str | None = None, source: str | None = None, **facts: Any) -> None:
@@ -220,11 +221,13 @@ with store.lock("key"), store.entry("key") as folder:
     assert finished(waiter) == "False\n"
     holder.communicate(timeout=30)
     store = Store(tmp_path)
-    assert list(store) == [] and len(list(tmp_path.glob(".new-*"))) == 1
+    (left,) = tmp_path.glob(".new-*")
+    foreign = tmp_path / ".new-000000-1-abc"  # of another machine, where that process may live
+    foreign.mkdir()
+    assert list(store) == []
     store.sweep()
-    assert len(list(tmp_path.glob(".new-*"))) == 1, "what is a minute old may be another machine's"
-    for folder in tmp_path.glob(".new-*"):
-        os.utime(folder, (time.time() - 100, time.time() - 100))
+    assert not left.exists() and foreign.is_dir()
+    os.utime(foreign, (time.time() - 2 * 86_400,) * 2)
     store.sweep()
     assert names(store) == {".locks"}
 
@@ -344,3 +347,85 @@ def test_rows_say_key_recipe_seed_size_and_age(tmp_path: Path) -> None:
     assert rows["key"]["seed"] == 3 and 99 <= rows["key"]["age_s"] <= 102 and rows["other"]["age_s"] <= 2
     assert rows["key"]["size_bytes"] == len((store.folder("key") / "record.json").read_bytes())
     assert json.dumps(list(rows.values()))
+
+
+# what outlives a process
+
+def test_what_is_unfinished_survives_a_kill_and_goes_when_the_entry_is_placed(tmp_path: Path, process: Start) -> None:
+    killed = process("""
+with store.lock("key"):
+    (store.unfinished("key") / "checkpoint").write_text("half")
+    print("held", flush=True)
+    time.sleep(60)
+""", tmp_path)
+    assert killed.stdout is not None and killed.stdout.readline() == "held\n"
+    store = Store(tmp_path)
+    store.sweep(parts=0)
+    assert (tmp_path / ".part-key" / "checkpoint").is_file(), "a living process holds the lock"
+    killed.kill()
+    killed.communicate(timeout=30)
+    store.sweep()
+    with store.lock("key"):
+        assert (store.unfinished("key") / "checkpoint").read_text() == "half"
+        entry(store, "key")
+    assert names(store) == {"key", ".locks"} and list(store) == ["key"]
+
+
+def test_what_is_unfinished_is_swept_when_nobody_holds_the_lock_for_a_day(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key, age in (("new", 0), ("old", 90_000)):
+        os.utime(store.unfinished(key), (time.time() - age,) * 2)
+    store.sweep()
+    assert names(store) == {".part-new", ".locks"}
+    store.sweep(parts=0)
+    assert names(store) == {".locks"}
+
+
+def test_what_a_living_run_needs_is_known_and_that_of_a_killed_one_forgotten(tmp_path: Path, process: Start) -> None:
+    store = Store(tmp_path)
+    runner = process('with store.needed(["b", "a"]): print("on", flush=True); time.sleep(60)', tmp_path)
+    assert runner.stdout is not None and runner.stdout.readline() == "on\n"
+    with store.needed(["c"]):
+        assert store.running() == {"a", "b", "c"}
+    assert store.running() == {"a", "b"}
+    runner.kill()
+    runner.communicate(timeout=30)
+    assert store.running() == set() and not list((tmp_path / ".locks").glob(".run-*"))
+
+
+@pytest.mark.parametrize("place", ["out.txt", "deep/out.txt"])
+def test_a_file_is_written_whole_or_the_one_before_stays(tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+    with written(path, "report") as new:
+        new.write_text("first")
+        (new.parent / "beside.bin").write_text("weights")
+        assert not path.exists()
+    assert path.read_text() == "first" and path.with_name("beside.bin").read_text() == "weights"
+    for problem, said in ((OSError(28, "No space left on device"), "report: .* cannot be written .*No space left"),
+                          (ValueError("stop"), "stop")):
+        with pytest.raises((LissomError, ValueError), match=said), written(path, "report") as new:  # noqa: PT012
+            new.write_text("half")
+            raise problem
+    assert path.read_text() == "first" and {p.name for p in path.parent.iterdir()} == {"out.txt", "beside.bin"}
+    with pytest.raises(LissomError, match="cannot be written"), written(path / "below", "report"):
+        pass
+
+
+def test_temporary_folders_of_killed_processes_are_known_by_their_names(
+        tmp_path: Path, process: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    killed = process("""
+from lissom.scratch import temporary
+with temporary():
+    print("held", flush=True)
+    time.sleep(60)
+""", tmp_path)
+    assert killed.stdout is not None and killed.stdout.readline() == "held\n"
+    killed.kill()
+    killed.communicate(timeout=30)
+    assert len(list((tmp_path / "temp").iterdir())) == 1
+    with temporary() as own:
+        Store(tmp_path).sweep()
+        assert list((tmp_path / "temp").iterdir()) == [own]

@@ -6,18 +6,21 @@ take turns: the lock is the kernel's and ends with the process that holds it, ho
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .errors import LissomError
+from .scratch import DAY_S, scratch, sweep
 
 
 class Store:
@@ -70,9 +73,64 @@ class Store:
     def lock(self, key: str) -> Iterator[None]:
         """Hold the key; a second process waits here until the first lets go or dies."""
         self.writable()
-        with (self.root / ".locks" / key).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.root / ".locks" / key):
             yield
+
+    @contextmanager
+    def free(self, key: str) -> Iterator[bool]:
+        """Hold the key if no process holds it; give whether it was free. Nobody waits."""
+        self.writable()
+        lock = FileLock(self.root / ".locks" / key)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @contextmanager
+    def needed(self, keys: Iterable[str]) -> Iterator[None]:
+        """Keep entries, and all that they were made from, from being pruned until the block ends, or the process does."""
+        self.writable()
+        lock = self.root / ".locks" / f".run-{uuid.uuid4().hex}"
+        note = lock.with_name(f"{lock.name}.json")
+        with FileLock(lock):
+            with self.lock(".prune"):  # one that goes on now ends first
+                write_json(note, sorted(set(keys)))
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    note.unlink(missing_ok=True)
+        with suppress(OSError):
+            lock.unlink(missing_ok=True)
+
+    def running(self) -> set[str]:
+        """Return the keys that living processes need; forget those of dead ones."""
+        keys: set[str] = set()
+        for note in (self.root / ".locks").glob(".run-*.json"):
+            lock = note.with_suffix("")
+            with self.free(lock.name) as dead, suppress(OSError, ValueError):
+                if not dead:
+                    keys.update(str(key) for key in json.loads(note.read_text(encoding="utf-8")))
+                    continue
+                note.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
+        return keys
+
+    def unfinished(self, key: str) -> Path:
+        """Return the folder for what is finished of an entry so far; made if need be.
+
+        It belongs to the process that holds the key's lock and outlives it: the next one goes on from what is there. It is
+        gone when the entry is placed; pruning deletes it if no process holds the lock.
+        """
+        self.writable()
+        folder = self.root / f".part-{key}"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     @contextmanager
     def entry(self, key: str) -> Iterator[Path]:
@@ -81,6 +139,7 @@ class Store:
         with scratch(self.root) as folder:
             yield folder
             self._place(folder, self.folder(key))
+            shutil.rmtree(self.root / f".part-{key}", ignore_errors=True)
 
     @contextmanager
     def artefact(self, key: str, name: str) -> Iterator[Path]:
@@ -107,12 +166,13 @@ class Store:
         with scratch(self.root) as folder, suppress(FileNotFoundError):  # another process was first
             os.replace(self.folder(key), folder / key)
 
-    def sweep(self) -> None:
-        """Delete scratch folders that processes left behind when they were killed."""
-        for folder in self.root.glob(".new-*"):
-            pid = folder.name.split("-")[1]
-            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()) and time.time() - folder.stat().st_mtime > 60:
-                shutil.rmtree(folder, ignore_errors=True)
+    def sweep(self, parts: float = DAY_S) -> None:
+        """Delete what killed processes left behind: scratch folders, and unfinished entries that are `parts` seconds old."""
+        sweep(self.root, Path(tempfile.gettempdir()))
+        for folder in self.root.glob(".part-*"):
+            with self.free(folder.name.removeprefix(".part-")) as free, suppress(OSError):
+                if free and time.time() - folder.stat().st_mtime >= parts:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def size_bytes(self, key: str) -> int:
         """Return the bytes of all files of an entry."""
@@ -121,7 +181,7 @@ class Store:
     def _place(self, folder: Path, goal: Path) -> None:
         for path in folder.rglob("*"):
             if path.is_file():
-                with path.open("rb") as file:
+                with path.open("r+b") as file:  # Windows syncs no file that is open for reading alone
                     os.fsync(file.fileno())
         try:
             os.chmod(folder, 0o755)
@@ -170,23 +230,6 @@ def unreached(store: Store, keep: list[str]) -> list[str]:
             reached.add(key)
             left += [records[key]["before"], records[key]["float"]["key"]]
     return [key for key in records if key not in reached]
-
-
-@contextmanager
-def scratch(root: Path) -> Iterator[Path]:
-    """Give an empty folder under `root` that is gone afterwards, whatever happened."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=root))
-    except OSError as error:
-        raise LissomError(f"store: {root} cannot be written ({error})") from None
-    try:
-        yield folder
-    except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise LissomError(f"store: {root} is full ({error}); `lissom store --prune` frees space") from None
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def merged(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
