@@ -113,29 +113,71 @@ def test_entropy_agrees_with_a_loop_over_bins() -> None:
         q[3 * step:3 * step + 3] = p[3 * step:3 * step + 3].sum() / 3
     p[29] += counts[30:].sum()
     p, q = p / p.sum(), q / q.sum()
-    assert divergence(counts, 30, 10) == pytest.approx(float((p * np.log(p / q)).sum()))
+    assert divergence(counts, np.zeros(40), 30, 10) == pytest.approx(float((p * np.log(p / q)).sum()))
+
+
+def test_a_spike_stays_in_its_bin_and_hides_nothing() -> None:
+    from lissom.ranges.entropy import divergence
+    smooth, spikes = np.full(40, 3.0), np.zeros(40)
+    spikes[[7, 29]] = 500, 200
+    assert divergence(smooth, spikes, 40, 10) == pytest.approx(0), "nothing is cut, and what is merged is even"
+    # cut at the second spike, 30 of 820 lie beyond: they count in the smooth part of its bin, which holds 3
+    p, q = np.array([*[3.0] * 29, 33, 500, 200]) / 820, np.array([*[3.0] * 30, 500, 200]) / 790
+    assert divergence(smooth, spikes, 30, 10) == pytest.approx(float((p * np.log(p / q)).sum()))
+
+
+# leaning: of few steps on the side with the spike
+KINDS = {"normal": lambda draw: draw.normal(size=20_000), "laplace": lambda draw: draw.laplace(size=20_000),
+         "relu": lambda draw: np.maximum(draw.normal(size=20_000), 0),
+         "leaning": lambda draw: draw.normal(size=20_000).clip(-1, None),
+         "background": lambda draw: np.where(draw.random(20_000) < 0.5, -0.944, draw.uniform(-0.944, 2.147, 20_000)),
+         "relu6": lambda draw: (3 + 3 * draw.normal(size=20_000)).clip(0, 6),
+         "digits": lambda draw: draw.choice(np.linspace(-0.944, 2.147, 17), 20_000, p=[0.5, *[1 / 32] * 16])}
 
 
 @pytest.mark.parametrize("top", [15, 255])
-@pytest.mark.parametrize("kind", ["normal", "laplace", "relu"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_entropys_bound_is_the_best_that_a_loop_finds(kind: str, top: int) -> None:
-    draw = np.random.default_rng(1)
-    values = {"normal": draw.normal, "laplace": draw.laplace, "relu": draw.normal}[kind](size=20_000).astype(np.float32)
-    values = np.maximum(values, 0) if kind == "relu" else values
-    sizes, bins = np.abs(values[values != 0]), 512
-    steps, counts = (top if kind == "relu" else top // 2) + 1, np.histogram(sizes, bins, (0, sizes.max()))[0].astype(float)
+    values = KINDS[kind](np.random.default_rng(1)).astype(np.float32)
+    sizes, bins = np.abs(values[values != 0]).astype(np.float64), 512
+    largest, ends = float(sizes.max()), (min(0.0, float(values.min())), max(0.0, float(values.max())))
+    counts = [0] * bins
+    for size in sizes:
+        counts[min(bins - 1, int(size / largest * bins))] += 1
+
+    def smooth(at: int) -> float:
+        around = [counts[abs(k) if k < bins else 2 * (bins - 1) - k] for k in range(at - 4, at + 5)]
+        return float(min(counts[at], 2 * sorted(around)[4]))
+    even = [smooth(at) for at in range(bins)]
 
     def loss(last: int) -> float:
-        p, q = counts[:last].copy(), np.zeros(last)
-        for group in np.array([i * steps // last for i in range(last)])[None] == np.arange(steps)[:, None]:
-            held = group & (p > 0)
-            q[held] = p[group].sum() / max(1, held.sum())
-        p[-1] += counts[last:].sum()
-        q[(p > 0) & (q == 0)] = 1e-4
-        p, q = p / p.sum(), q / q.sum()
-        return float(sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a))
+        bound = largest * last / bins
+        span = min(ends[1], bound) - max(ends[0], -bound)
+        steps = min(last, int(top * bound / span) + 1)  # between 0 and the bound, of those that the whole range has
+        p, q, spikes = even[:last], [0.0] * last, [counts[at] - even[at] for at in range(last)]
+        for group in range(steps):
+            held = [at for at in range(last) if at * steps // last == group and p[at] > 0]
+            for at in held:
+                q[at] = sum(p[k] for k in held) / len(held)
+        p[-1] += sum(counts[last:])
+        q = [max(b, 1e-4) if a else b for a, b in zip(p, q, strict=True)] if p[-1] and not q[-1] else q
+        whole, kept = sum(p) + sum(spikes), sum(q) + sum(spikes)
+        pairs = [(a, b) for a, b in [*zip(p, q, strict=True), *zip(spikes, spikes, strict=True)] if a]
+        return float(sum(a / whole * np.log(a / whole * kept / b) for a, b in pairs))
 
-    losses = {last: loss(last) for last in range(steps, bins + 1, bins // 256)}
+    first = (top if kind in ("relu", "relu6") else top // 2) + 1
+    losses = {last: loss(last) for last in [*range(first, bins + 1, bins // 256), bins]}
     low, high = menu("ranges").make(f"entropy({bins})")(seen(torch.from_numpy(values)), top)
-    found = round(max(-low, high) / float(sizes.max()) * bins)
-    assert losses[found] == min(losses.values())
+    found = min(bins, round(max(-low, high) / largest * bins))
+    assert losses[found] == pytest.approx(min(losses.values()), abs=1e-12)
+    if kind in ("background", "digits") and top == 255:
+        assert high > 2.1, "half of the values lie at the lower end, which would hide a fourth of them"
+
+
+@pytest.mark.parametrize("name", [name for name in RANGES if name != "ema"])
+def test_a_background_does_not_cut_a_range(name: str) -> None:
+    """Half of the pixels are black, -0.944, and others are as much as 2.147: a fault is to cut at 0.944."""
+    draw = np.random.default_rng(0)
+    values = KINDS["digits"](draw).astype(np.float32)
+    low, high = menu("ranges").make(name)(seen(torch.from_numpy(values)), 255)
+    assert low == pytest.approx(-0.944) and high == pytest.approx(2.147)

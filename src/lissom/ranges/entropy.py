@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..method import Method, arg
 
@@ -12,17 +12,25 @@ if TYPE_CHECKING:
 
     from ..surgery.calibrate import Seen
 
+AROUND = 4  # bins on either side of one that show whether it is a spike
+
 
 @dataclass(frozen=True)
 class Entropy(Method):
     """Return the bounds at which the histogram of |x| changes least, in relative entropy, when it is quantized.
 
     argmin over t of sum p log(p / q): p the histogram up to t, all that is beyond counted in its last bin; q the
-    same merged into as many bins as the grid has steps on one side of 0 and spread out again over the bins that
-    are not empty. Source: Migacz 2017, 8-bit Inference with TensorRT (GTC S7310). Differs: the steps are those of the
-    grid, twice as many where no value is negative (there: always 128); a bound in every 256th part of the histogram is
-    tried, not each bin; zeros are not counted.
+    same merged into as many bins as the grid has steps between 0 and t, and spread out again over the bins that are not
+    empty. What a bin holds beyond twice the median of the nine bins around it is a spike: one value that occurs often, as
+    the background of an image does. Rounding moves all of a spike alike, so it stays in its bin in q too.
+    Source: Migacz 2017, 8-bit Inference with TensorRT (GTC S7310).
+    Differs: there every range has 128 steps, here those of the grid, more where fewer values are negative. There each bin
+    is tried as a bound, here every 256th part of the histogram. There spikes are like other values: merging
+    spreads them, the more the wider the range, and a bound at a spike hides all that is beyond in it; so a range is cut at
+    a spike. NVIDIA's later tools and this one leave zeros out for the same reason; ONNX Runtime counts them.
     """
+
+    version: ClassVar[int] = 2
 
     bins: int = arg("bins of the histogram", 2048, low=256, high=65_536)
 
@@ -34,25 +42,54 @@ class Entropy(Method):
             return seen.low, seen.high
         sizes = seen.values().abs().numpy()
         counts, _ = np.histogram(sizes[sizes > 0], self.bins, (0, largest))  # 0 is on every grid, and ReLUs give many
-        steps = max(2, (top if seen.low >= 0 or seen.high <= 0 else top // 2) + 1)
-        found = range(min(steps, self.bins), self.bins + 1, max(1, self.bins // 256))
-        best = min((divergence(counts, last, steps), last) for last in (*found, self.bins))[1]
-        bound = largest * best / self.bins
-        return max(seen.low, -bound), min(seen.high, bound)
+        smooth, spikes = parted(counts)
+
+        def clipped(last: int) -> tuple[float, float]:
+            bound = largest * last / self.bins
+            return max(seen.low, -bound), min(seen.high, bound)
+
+        def loss(last: int) -> float:
+            low, high = clipped(last)
+            steps = int(top * largest * last / self.bins / (max(high, 0) - min(low, 0))) + 1
+            return divergence(smooth, spikes, last, min(max(2, steps), last))
+
+        least = max(2, (top if seen.low >= 0 or seen.high <= 0 else top // 2) + 1)
+        tried = (*range(min(least, self.bins), self.bins + 1, max(1, self.bins // 256)), self.bins)
+        return clipped(min((loss(last), last) for last in tried)[1])
 
 
-def divergence(counts: np.ndarray, last: int, steps: int) -> float:
-    """Return the relative entropy of a histogram, cut off after `last` bins, from itself in `steps` merged bins."""
+def parted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smooth part of a histogram (bins), and what stands out of it.
+
+    >>> import numpy as np
+    >>> smooth, spikes = parted(np.array([6, 6, 6, 90, 6, 6, 6, 6, 6]))
+    >>> smooth.tolist(), spikes.tolist()
+    ([6.0, 6.0, 6.0, 12.0, 6.0, 6.0, 6.0, 6.0, 6.0], [0.0, 0.0, 0.0, 78.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    """
     import numpy as np
 
-    p = counts[:last].astype(np.float64)
+    whole = counts.astype(np.float64)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(whole, AROUND, mode="reflect"), 2 * AROUND + 1)
+    smooth = np.minimum(whole, 2 * np.median(around, axis=1))
+    return smooth, whole - smooth
+
+
+def divergence(smooth: np.ndarray, spikes: np.ndarray, last: int, steps: int) -> float:
+    """Return the relative entropy of a histogram, cut off after `last` bins, from itself in `steps` merged bins.
+
+    Only the smooth part is merged; all that is cut off counts in its last bin.
+    """
+    import numpy as np
+
+    p = smooth[:last].copy()
     filled = p > 0
     group = np.arange(last) * steps // last
     total, many = np.bincount(group, p, steps), np.bincount(group, filled, steps)
     q = np.where(filled, (total / np.maximum(many, 1))[group], 0)
-    p[last - 1] += counts[last:].sum()
-    if not q.sum() or (p[~filled] > 0).any():
-        q = np.where(p > 0, np.maximum(q, 1e-4), q)  # what lies beyond fell into an empty bin
-    p, q = p / p.sum(), q / q.sum()
-    held = p > 0
-    return float((p[held] * np.log(p[held] / q[held])).sum())
+    p[-1] += smooth[last:].sum() + spikes[last:].sum()
+    if (p[~filled] > 0).any():
+        q = np.maximum(q, np.where(p > 0, 1e-4, 0))  # what lies beyond fell into an empty bin
+    still = spikes[:last].sum()  # as many in q as in p
+    ends, held = (p.sum() + still, q.sum() + still), p > 0
+    p, q = p[held] / ends[0], q[held] / ends[1]
+    return float((p * np.log(p / q)).sum() + still / ends[0] * np.log(ends[1] / ends[0]))
