@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 
 from lissom.cli import main
 from lissom.models import factory
+from lissom.processes import surroundings
 from lissom.recipe import Space
 from lissom.store import Store
-from lissom.targets._child import surroundings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from lissom.bench.process import Process, loaded
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
 from lissom.measure import odd
+from lissom.processes import ended
 from lissom.store import Store
+from lissom.targets import _child
 from lissom.task import Task
 
 SHAPE = (1, 3, 8, 8)
@@ -80,3 +84,23 @@ def test_a_file_that_is_slower_than_float_or_a_busy_machine_is_said() -> None:
     assert "slower than the uncompressed network, 2.1 ms to 1;" in slow and "not in integers: stem" in slow
     unlike, busy = odd(found((2.0, 2.1, 2.2), (1.0, 1.0, 3.1), 0.9))
     assert "agree on 90.00%" in unlike and "busy" in busy
+
+
+def test_files_of_the_current_folder_are_not_imported(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child runs as `python -m`, which puts the current folder in front of the standard library."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("random", "numpy", "json"):
+        (here / f"{name}.py").write_text(f"open({str(here / 'executed')!r}, 'w')\nraise SystemExit('{name}')\n")
+    monkeypatch.chdir(here)
+    for path in ("", os.pathsep, f"{os.pathsep}elsewhere"):
+        monkeypatch.setenv("PYTHONPATH", path)
+        with loaded("onnxruntime", file, SHAPE) as process:
+            assert process.ms(0.01) > 0
+        _child.tried("onnxruntime", Path(shutil.copy(file, here)), SHAPE[1:], (4, 6, 6), "here", "")
+    assert not (here / "executed").exists()
+
+
+def test_the_end_of_a_process_is_told_on_any_system() -> None:
+    assert [ended(code) for code in (-9, 1, 3221225477, -300)] == [
+        "was killed by SIGKILL", "ended with status 1", "ended with status 3221225477", "was killed by signal 300"]

@@ -22,7 +22,7 @@ LARGER = {
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 # each layer imports from itself and from those before it
 LAYERS = (
-    ("errors", "scratch", "menu", "method", "step", "recipe", "sums"),
+    ("errors", "scratch", "telemetry", "processes", "menu", "method", "step", "recipe", "sums"),
     ("grids",),
     ("trees", "data", "models", "surgery"),
     ("norms", "fit", "task", "context", "snapshot", "store", "evaluate"),

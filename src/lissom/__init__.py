@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .telemetry import switch_off
+
 __version__ = "0.1.0"
 
 # no name here is that of a module: importing the module would put it in the place of the function
@@ -20,6 +22,7 @@ _HOMES = {
     "save": "alone", "load": "alone", "export": "alone", "latency": "alone",
 }
 __all__ = list(_HOMES)
+switch_off()
 
 if TYPE_CHECKING:
     from .alone import apply, export, latency, load, save

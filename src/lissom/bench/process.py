@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import LissomError
-from ..targets._child import surroundings
+from ..processes import command, ended, surroundings
 
 SETTLE_S = 1.0  # longest wait for threads that spin
 
@@ -43,10 +41,8 @@ class Process:
             self.process.wait()
             errors: IO[str] | None = self.process.stderr
             said = (errors.read().strip().splitlines() if errors else []) or ["none"]
-            code = self.process.returncode
-            end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            raise LissomError(f"{self.target}: the process that runs the file {end}; its last words: "
-                              f"{said[-1].strip()[:200]}")
+            raise LissomError(f"{self.target}: the process that runs the file {ended(self.process.returncode)}; its last "
+                              f"words: {said[-1].strip()[:200]}")
         return dict(json.loads(line))
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -92,9 +88,8 @@ def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, p
     settings.pop("OMP_WAIT_POLICY", None)  # threads asleep, as training on a busy machine wants them, take twice the time
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        process = subprocess.Popen([sys.executable, "-m", "lissom.bench.child"], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-                                   env=settings)
+        process = subprocess.Popen(command("lissom.bench.child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", env=settings)
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
             stack.callback(_close, pipe)
         stack.callback(process.wait)

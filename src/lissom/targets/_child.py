@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,37 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
+from ..processes import command, ended, surroundings
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def surroundings(**more: str) -> dict[str, str]:
-    """Return the environment of a new process that can import this package, with `more` variables."""
-    source = str(Path(__file__).parents[2])
-    return {**os.environ, **more, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
-
-
-def apart(command: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str) -> None:
+def apart(words: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str) -> None:
     """Run a command in `folder`, with `more` environment variables, which is to leave a file `makes`.
 
     Raises LissomError, which begins with `where` and ends with `hint`, if it fails, is killed or leaves no file.
     """
-    done = subprocess.run([str(word) for word in command], cwd=folder, env=surroundings(**more), capture_output=True,
-                          text=True, errors="replace", check=False)
+    done = subprocess.run([str(word) for word in words], cwd=folder, env=surroundings(**more), capture_output=True,
+                          text=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode == 0 and makes.is_file():
         return
-    code = done.returncode
-    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else "left no file"
-    if code > 0:
-        end = f"ended with status {code}"
+    end = ended(done.returncode) if done.returncode else "left no file"
     said = [line for text in (done.stdout, done.stderr) for line in text.replace("\r", "\n").splitlines() if line.strip()]
     raise LissomError(f"{where} {end}; its last words: {said[-1].strip()[:200] if said else 'none'}; {hint}")
 
 
-def child(*words: str | Path) -> list[str | Path]:
+def child(*words: str | Path) -> list[str]:
     """Return the command that hands `words` to `main` in a new process."""
-    return [sys.executable, "-m", "lissom.targets._child", *words]
+    return command("lissom.targets._child", *words)
 
 
 def tried(target: str, path: Path, shape: Sequence[int], outputs: Sequence[int], where: str, hint: str) -> None:
