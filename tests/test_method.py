@@ -208,7 +208,7 @@ def test_a_menu_says_which_file_holds_no_class_of_its_name(monkeypatch: pytest.M
 
     monkeypatch.delattr(module, "L1")
     with pytest.raises(LissomError, match=r"lissom/scores/l1\.py: holds no class called like the file"):
-        menu("scores")["l1"]
+        Menu("scores")["l1"]
 
 
 def test_the_nearest_name_is_offered_only_when_it_is_near() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import product
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,10 +17,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lissom import LissomError, Recipe, Space
+from lissom import LissomError, Recipe, Space, Store
 from lissom.menu import menu
 from lissom.method import BOUNDS, Method, ordered
-from lissom.plan import targets_of
+from lissom.plan import targets_of, tree
 from lissom.steps.train import Train
 
 fuzz = settings(max_examples=150, deadline=None, database=None)
@@ -463,3 +465,38 @@ def test_a_method_nested_however_deeply_is_refused(read: Any) -> None:
     for text in ("(" * 5000, "-" * 100_000, "x(" * 90 + ")" * 90, "\x00"):
         with pytest.raises(LissomError):
             read(text)
+
+
+# size
+
+def numbers(count: int) -> str:
+    """Return a set of that many different numbers below 1."""
+    return "{" + ", ".join(f"0.{i:05}" for i in range(1, count + 1)) + "}"
+
+
+LARGE = {"amounts": f"prune({numbers(10_000)})", "two settings": f"prune({numbers(100)}, floor={numbers(100)})",
+         "steps": "{" + ", ".join(f"prune(0.{i:05})" for i in range(1, 10_001)) + "}"}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_ten_thousand_options_are_read_in_two_seconds(name: str) -> None:
+    begin = time.process_time()
+    assert len(Space(LARGE[name])) == 10_000
+    assert time.process_time() - begin < 2
+
+
+def test_a_recipe_has_up_to_a_thousand_steps_written_out_or_not() -> None:
+    for text in (" | ".join(["fold"] * 1000), "1000 * fold", " | ".join(["{fold, fold}"] * 1000)):
+        assert len(Recipe(text).steps) == 1000
+    with pytest.raises(LissomError, match="more than 1000 steps"):
+        Recipe(" | ".join(["fold"] * 1001))
+
+
+def test_the_tree_of_a_space_holds_each_prefix_once_however_wide_or_long_it_is(tmp_path: Path) -> None:
+    long, wide = Recipe("1000 * fold"), Space(f"train(1) | prune({numbers(3000)}) | fold")
+    begin = time.process_time()
+    assert [node.depth for node in tree([long], "root", Store(tmp_path))] == list(range(1000))
+    nodes = tree(wide, "root", Store(tmp_path))
+    assert time.process_time() - begin < 4
+    assert [node.depth for node in nodes] == [0, *[1, 2] * 3000]
+    assert [node.key for node in nodes[1:3]] == wide.recipes[0].keys("root")[1:]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lissom import Data, LissomError, Task
-from lissom.data.split import Images
+from lissom import Data, LissomError, Store, Task, run
+from lissom.data.data import CPU
+from lissom.data.split import Images, spread
+from lissom.explain import Explained
 from lissom.models import check_name, factory
+from lissom.plan import targets_of
+from lissom.report.explanation import print_explanation
 from lissom.task import build_from, check_model_spec, load_weights, own_task, teacher_from, top1
 
 NETS = '''
@@ -385,3 +391,127 @@ def test_an_own_task_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(LissomError, match=r"^task: ") as caught:
         own_task(spec)
     assert said in str(caught.value)
+
+
+# labels, splits, losses and scores of one's own
+
+class Loader:
+    """A split as the docs say: labels, __len__ and batches, nothing else."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self)) if order is None else order
+        for part in order.split(size):
+            yield self.pixels[part].to(device), self.labels[part].to(device)
+
+
+def two_stripes(count: int, seed: int) -> Loader:
+    """Return noise with a bright left half, top half, both or neither; the labels (n 2) say which."""
+    draw = torch.Generator().manual_seed(seed)
+    pixels, labels = torch.randint(0, 60, (count, 1, 8, 8), generator=draw), torch.randint(0, 2, (count, 2), generator=draw)
+    pixels[:, :, :, :4] += 90 * labels[:, 0, None, None, None]
+    pixels[:, :, :4] += 90 * labels[:, 1, None, None, None]
+    return Loader(pixels.byte(), labels.float())
+
+
+def bce(_: nn.Module, batch: Any) -> Tensor:
+    return F.binary_cross_entropy_with_logits(batch.outputs, batch.labels)
+
+
+def both_right(outputs: Tensor, labels: Tensor) -> float:
+    return float(((outputs > 0).float() == labels).all(1).double().mean())
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+                         nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 2))
+
+
+def striped(**changes: Any) -> Task:
+    """Return a task of two labels for each image, with a split, loss and score of its own, and with changes."""
+    parts = {name: changes.pop(name, two_stripes(count, seed)) for seed, (name, count) in
+             enumerate((("train", 256), ("valid", 64), ("test", 64)))}
+    data = Data("stripes", **parts, classes=("left", "top"), channels=1, size=(8, 8), mean=(0.3,), std=(0.2,), flip=False,
+                fingerprint="stripes")
+    return Task(changes.pop("build", net), data, **{"loss": bce, "scores": {"both": both_right}, **changes})
+
+
+def test_several_labels_for_each_image_are_learned_quantized_measured_and_explained(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, task = Store(tmp_path), striped()
+    (record,) = run("train(4, batch=16) | prune(0.5) | train(1) | quantize(8)", task, store, targets="onnxruntime")
+    assert record["scores"]["test"]["both"] > 0.9 and list(record["scores"]["test"]) == ["both"]
+    file = record["targets"]["onnxruntime"]
+    assert file["both"] > 0.9 and file["agreement"] is None, "the largest of several labels is no answer"
+    assert [row["top1"] for row in store.log(record["before"])] == [None]
+    explained = Explained(task, store, record["key"])
+    monkeypatch.setattr(explained, "remedies", lambda _: [])
+    found = explained.all(targets_of("onnxruntime"), 32)
+    (tried,) = explained.tried(found, targets_of("onnxruntime"), CPU)
+    assert tried["failed"] is None and tried["targets"]["onnxruntime"]["score"] == file["both"]
+    print_explanation({**found, "tried": [tried]})
+
+
+def test_a_part_of_a_split_of_ones_own_is_its_images_in_that_order() -> None:
+    whole = two_stripes(10, 0)
+    part = spread(whole, 4)
+    pixels, labels = next(part.batches(9, CPU, torch.tensor([3, 0])))
+    assert len(part) == 4 and torch.equal(pixels, whole.pixels[[7, 0]]) and torch.equal(labels, whole.labels[[7, 0]])
+    assert torch.equal(part.labels, whole.labels[[0, 2, 5, 7]])
+
+
+class Unordered(Loader):
+    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from super().batches(size, device, None if order is None else order.sort().values)
+
+
+class Unready(Loader):
+    def batches(self, size: int, device: torch.device) -> Iterator[Any]:  # type: ignore[override]
+        yield from ()
+
+
+class Lengthless:
+    labels = torch.zeros(4)
+
+
+def loader(kind: type[Loader] = Loader, images: int = 8, labels: int | None = None, size: int = 8, top: int = 2) -> Loader:
+    return kind(torch.zeros(images, 1, size, size, dtype=torch.uint8), torch.arange(labels or images) % top)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"valid": Lengthless()}, "data stripes: the valid split, a Lengthless, has no __len__; a split has labels"),
+    ({"test": torch.zeros(3)}, "the test split, a Tensor, has no batches"),
+    ({"train": loader(Unready)}, "the train split: batches(2, device, order) raised TypeError"),
+    ({"train": loader(Unordered)}, "the train split: batches gave other labels for `order`"),
+    ({"test": loader(size=4)}, "the test split: batches gave images of shape (8, 1, 4, 4) for 8 indices; (8, 1, 8, 8)"),
+    ({"valid": two_stripes(0, 0)}, "the valid split is empty"),
+    ({"test": Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())}, "the test split is empty"),
+    ({"loss": None}, "are no classes (n, whole numbers); Task(loss=...)"),
+    ({"scores": {}}, "are no classes (n, whole numbers); Task(scores=...)"),
+    ({"loss": None, "scores": {}, **{name: loader(top=3) for name in ("train", "valid", "test")}},
+     "the labels of the train split go from 0 to 2; 0 to 1 fits, of 2 classes"),
+    ({"build": lambda: Pair()}, "it returns dict for 2 images; one tensor, batch first, is wanted in training too"),
+    ({"loss": lambda _, batch: F.cross_entropy(batch.outputs, batch.labels[:, :1])}, "its loss raised "),
+    ({"loss": lambda _, batch: batch.outputs - batch.labels}, "its loss returns (2, 2) for a batch; a tensor of one number"),
+    ({"scores": {"f1": lambda outputs, labels: outputs @ labels}}, "its score 'f1' raised RuntimeError"),
+    ({"scores": {"f1": lambda outputs, labels: outputs == labels}}, "its score 'f1' returns a Tensor; a number is wanted")])
+def test_what_does_not_fit_of_an_own_task_is_refused_before_anything_runs(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(LissomError) as caught:
+        striped(**changes).check()
+    assert said in str(caught.value)
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"one": x}
+
+
+def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_scores_take_it() -> None:
+    def loss(_: nn.Module, batch: Any) -> Tensor:
+        return batch.outputs.mean((1, 2, 3)).sub(batch.labels[:, 0]).square().mean()
+    striped(build=lambda: nn.Conv2d(1, 2, 3), loss=loss, scores={"size": lambda outputs, _: outputs.shape[-1]}).check()

@@ -25,7 +25,7 @@ LAYERS = (
     ("errors", "scratch", "telemetry", "processes", "menu", "method", "step", "recipe", "sums"),
     ("grids",),
     ("trees", "data", "models", "surgery"),
-    ("norms", "fit", "task", "context", "snapshot", "store", "evaluate"),
+    ("norms", "fit", "task", "context", "snapshot", "store", "evaluate", "examine"),
     ("steps", "scores", "losses", "ranges"),
     ("targets", "bench", "report", "measure", "plan", "ahead", "execute", "alone", "preflight", "explain"),
     ("cli",),

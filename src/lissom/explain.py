@@ -15,7 +15,7 @@ from .bench.capped import CAPS, capped
 from .bench.process import loaded
 from .data.split import spread
 from .errors import LissomError
-from .evaluate import file_outputs, network_outputs, scored
+from .evaluate import agreement, are_classes, file_outputs, network_outputs, scored
 from .execute import run
 from .measure import exported, silent
 from .recipe import Recipe
@@ -115,7 +115,7 @@ class Explained:
         """Return the scores of one stage, and how often its answer became wrong or right."""
         row: dict[str, Any] = {"name": name, "score": first(scored(self.task, outputs, labels)),
                                "noise": relative(outputs, reference)}
-        if outputs.ndim == 2 and labels.ndim == 1:
+        if outputs.ndim == 2 and are_classes(labels):
             now, then = outputs.argmax(1) == labels, reference.argmax(1) == labels
             row.update(lost=int((then & ~now).sum()), won=int((now & ~then).sum()))
         return row
@@ -153,7 +153,7 @@ class Explained:
             outputs, _ = file_outputs(process.run, self.task, self.task.data.test, False)
         fused = target.fused(path)
         row: dict[str, Any] = {"score": first(scored(self.task, outputs, labels)), "noise": relative(outputs, simulated),
-               "agreement": agreement(outputs, simulated), "fused": None if fused is None else str(fused),
+               "agreement": agreement(outputs, simulated, labels), "fused": None if fused is None else str(fused),
                "not_fused": [] if fused is None else list(fused.rest), "capped": []}
         if target.name() == "openvino":
             row["capped"] = self.older(target, path)
@@ -182,7 +182,7 @@ class Explained:
         if Recipe(self.steps).keys(root)[-1] != self.key:
             raise LissomError(f"explain: {self.key} was made of another network or other data than given here; --try needs "
                               "the same --data, --model and --weights")
-        rows: list[dict[str, Any]] = []
+        rows, main = list[dict[str, Any]](), next(iter(self.task.scores))
         for what, recipe in [("as it is", Recipe(self.steps)), *self.remedies(found)]:
             try:
                 (record,) = run(recipe, self.task, self.store, targets=targets, seeds=[self.record["seed"]],
@@ -192,8 +192,8 @@ class Explained:
                 continue
             rows.append({"what": what, "recipe": str(recipe), "key": record["key"], "failed": None,
                          "valid": first(record["scores"]["valid"]), "test": first(record["scores"]["test"]),
-                         "targets": {t: {k: f[k] for k in ("top1", "size_bytes", "latency_ms")} for t, f in
-                                     record["targets"].items() if t in map(str, targets)}})
+                         "targets": {t: {"score": f[main], "size_bytes": f["size_bytes"], "latency_ms": f["latency_ms"]}
+                                     for t, f in record["targets"].items() if t in map(str, targets)}})
         found["said"] += best_tried(rows, len(self.task.data.valid))
         return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
 
@@ -236,7 +236,3 @@ def relative(outputs: Tensor, reference: Tensor) -> float:
     gap = (outputs.double() - reference.double()).square().mean().sqrt()
     return float(gap / reference.double().square().mean().sqrt().clamp_min(1e-12))
 
-
-def agreement(outputs: Tensor, reference: Tensor) -> float | None:
-    """Return how often two answers are the same class; None where answers are no classes."""
-    return float((outputs.argmax(1) == reference.argmax(1)).double().mean()) if outputs.ndim == 2 else None

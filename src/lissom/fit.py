@@ -76,7 +76,7 @@ class Progress:
     done: int
     total: int
     loss: float
-    top1: float
+    top1: float | None
     images_per_s: float
     seconds_per_step: float
 
@@ -87,9 +87,9 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
     """Train `model` in place on `data.train` and return one row for each epoch.
 
     `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are added
-    to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen) and seconds. Weight decay
-    spares batch-norm and biases. `precision` is that of autocast: `fast_precision(device)` if None. `extra` are
-    modules that `loss` uses and that learn along with the model.
+    to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where labels are no classes)
+    and seconds. Weight decay spares batch-norm and biases. `precision` is that of autocast:
+    `fast_precision(device)` if None. `extra` are modules that `loss` uses and that learn along with the model.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
@@ -128,15 +128,15 @@ def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.de
             optimizer.step()
             seen += len(labels)
             total += value.detach() * len(labels)
-            right += (outputs.detach().argmax(1) == labels).sum()
+            right += correct(outputs.detach(), labels)
             if k % 10 == 9 or step + 1 == steps or seen >= len(train) - 1:
                 mean = finite(total / seen, value, f"{where}: epoch {epoch}, step {k + 1}")
                 if watch:
                     spent = time.perf_counter() - begin
-                    watch(Progress(epoch, pace.epochs, step + 1, steps, mean, float(right) / seen, seen / spent,
+                    watch(Progress(epoch, pace.epochs, step + 1, steps, mean, share(right, seen), seen / spent,
                                    spent / (k + 1)))
         rows.append({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": float(total) / seen,
-                     "top1": float(right) / seen, "seconds": time.perf_counter() - begin})
+                     "top1": share(right, seen), "seconds": time.perf_counter() - begin})
     release()
     model.eval().to(memory_format=torch.contiguous_format)
     return rows
@@ -201,6 +201,18 @@ def autocast(device: torch.device, precision: torch.dtype) -> Any:
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, precision)
+
+
+def correct(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return how many of the largest outputs (n classes) are those of their labels (n); NaN where labels are no classes."""
+    if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
+        return torch.full((), torch.nan, device=outputs.device)
+    return (outputs.argmax(1) == labels).sum()
+
+
+def share(right: Tensor, seen: int) -> float | None:
+    """Return the share of `seen` images that were named right, None where that is no number."""
+    return float(right) / seen if torch.isfinite(right) else None
 
 
 def finite(mean: Tensor, value: Tensor, where: str) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .bench.latency import latencies
 from .bench.process import loaded
 from .errors import LissomError
-from .evaluate import file_outputs, network_outputs, scored
+from .evaluate import agreement, file_outputs, network_outputs, scored
 from .snapshot import few_bits, restore, rounded_activations
 from .store import Store
 from .surgery.bits import saturates
@@ -116,10 +116,10 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
 
 def odd(found: dict[str, Any]) -> list[str]:
     """Return what a user would rather hear than find in the numbers of one target."""
-    own, other, agreement = found["latency_ms"], found["float_latency_ms"], found["agreement"]
+    own, other, alike = found["latency_ms"], found["float_latency_ms"], found["agreement"]
     notes = []
-    if agreement is not None and agreement < 0.995:
-        notes.append(f"it and PyTorch agree on {agreement:.2%} of the test images")
+    if alike is not None and alike < 0.995:
+        notes.append(f"it and PyTorch agree on {alike:.2%} of the test images")
     if any(ms["high"] > 1.5 * ms["low"] for ms in (own, other)):
         notes.append(f"the machine was busy: {own['low']:.3g} to {own['high']:.3g} ms, the uncompressed network "
                      f"{other['low']:.3g} to {other['high']:.3g}; measure again when it is idle")
@@ -138,12 +138,12 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
         outputs, _ = file_outputs(process.run, task, task.data.test, bake)
     eight = isinstance(model, Quantized) and any(r is not None and r.bits == 8 for r in (x.rounding for x in model.layers()))
     gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds(), eight=eight)]
-    agreement = float((outputs.argmax(1) == simulated.argmax(1)).double().mean()) if outputs.ndim == 2 else None
     own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake,
                                profiled=PROFILED)
     fused = target.fused(path) if isinstance(model, Quantized) else None
     return {"threads": threads, "batch": batch, "bake": bake, "artefact": str(path), "size_bytes": path.stat().st_size,
-            **scored(task, outputs, labels), "agreement": agreement, "gates": gates, "latency_ms": own.latency_ms(),
+            **scored(task, outputs, labels), "agreement": agreement(outputs, simulated, labels), "gates": gates,
+            "latency_ms": own.latency_ms(),
             "float_latency_ms": float_own.latency_ms(), "float_size_bytes": other.stat().st_size, "load_ms": own.load_ms,
             "peak_mib": own.peak_mib, "resident_mib": own.resident_mib, "fused": str(fused) if fused else None,
             "not_fused": list(fused.rest) if fused else [], "layers_ms": own.layers_ms(),

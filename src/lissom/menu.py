@@ -30,18 +30,22 @@ class Menu:
         self.folder = folder
         self.word = WORDS[folder]
         self.path = Path(__file__).parent / folder
+        self.imported: dict[str, type[Method]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(p.stem for p in self.path.glob("*.py") if not p.stem.startswith("_")))
 
     def __getitem__(self, name: str) -> type[Method]:
         """Return the class in `<folder>/<name>.py` that is called like the file, capitalised."""
+        if name in self.imported:
+            return self.imported[name]
         if name not in list(self):
             raise unknown("menu", self.word, name, self)
         module = import_module(f"lissom.{self.folder}.{name}")
         wanted = name.replace("_", "").lower()
         for key, value in vars(module).items():
             if key.lower() == wanted and isinstance(value, type):
+                self.imported[name] = value
                 return value
         raise LissomError(f"lissom/{self.folder}/{name}.py: holds no class called like the file")
 

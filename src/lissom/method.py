@@ -10,6 +10,7 @@ import json
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "above": (">", operator.gt), "low": (">=", operator.ge), "below": ("<", operator.lt), "high": ("<=", operator.le)}
+
+_KINDS: dict[type, dict[str, Any]] = {}  # by class: the type of each setting
+_DEFAULTS: dict[type, dict[str, Any]] = {}  # by class: the defaults that were found to fit
 
 
 def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: float | None = None,
@@ -45,11 +49,17 @@ class Method:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
+        kinds, defaults = kinds_of(type(self)), _DEFAULTS.setdefault(type(self), {})
         for setting in fields(self):
-            where = f"{self.name()}({setting.name}=...)"
-            value = checked(getattr(self, setting.name), kinds[setting.name], setting.metadata, where)
-            object.__setattr__(self, setting.name, value)
+            name, value = setting.name, getattr(self, setting.name)
+            untouched = value is setting.default
+            if untouched and name in defaults:  # as most settings of most methods are
+                value = defaults[name]
+            else:
+                value = checked(value, kinds[name], setting.metadata, f"{self.name()}({name}=...)")
+            if untouched:
+                defaults[name] = value
+            object.__setattr__(self, name, value)
 
     def __call__(self, *given: Any) -> Any:  # noqa: ARG002
         """Do what the method does; every menu says what it is given."""
@@ -96,6 +106,13 @@ def ordered(method: type[Method]) -> list[Field[Any]]:
     return sorted(fields(method), key=lambda f: bool(f.kw_only))
 
 
+def kinds_of(method: type[Method]) -> dict[str, Any]:
+    """Return the type of each setting; Python evaluates annotations anew at each call, and a space makes thousands."""
+    if method not in _KINDS:
+        _KINDS[method] = get_type_hints(method)
+    return _KINDS[method]
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is known of one setting, for `lissom list` and the docs."""
@@ -110,7 +127,7 @@ class Setting:
 
 def settings_of(method: type[Method]) -> list[Setting]:
     """Return the settings of a method class in order."""
-    kinds = get_type_hints(method)
+    kinds = kinds_of(method)
     return [_described(f, kinds[f.name]) for f in ordered(method)]
 
 
@@ -162,8 +179,12 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
 
 def _named(facts: Mapping[str, Any], text: str, where: str | None = None) -> Method | Sum:
     """Build what the text of a setting names: a method of its menu, or a sum of several."""
-    folder = menu_of(facts["menu"])
-    return folder.sum(text, where) if facts.get("sum") else folder.make(text, where)
+    return _of_menu(facts["menu"], bool(facts.get("sum")), text, where)
+
+
+@lru_cache(4096)  # the methods of a space mostly name the same ones, and these are frozen
+def _of_menu(folder: str, several: bool, text: str, where: str | None) -> Method | Sum:
+    return menu_of(folder).sum(text, where) if several else menu_of(folder).make(text, where)
 
 
 def _fits(value: Any, kind: Any) -> tuple[bool, Any]:

@@ -30,23 +30,21 @@ class Node:
 def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
     """Return every step that the recipes hold once, in the order in which they run."""
     found: dict[str, Node] = {}
+    children: dict[str, dict[str, None]] = {}
     for recipe in recipes:
-        for depth, (key, step) in enumerate(zip(recipe.keys(root), recipe.steps, strict=True)):
-            last = depth + 1 == len(recipe.steps) or (key in found and found[key].last)
-            found[key] = Node(key, str(step), depth, key in store, last)
-    children: dict[str, list[str]] = {}
-    for recipe in recipes:
-        keys = [root, *recipe.keys(root)]
-        for parent, child in pairwise(keys):
-            if child not in children.setdefault(parent, []):
-                children[parent].append(child)
-    ordered: list[Node] = []
-
-    def walk(key: str) -> None:
-        for child in children.get(key, []):
-            ordered.append(found[child])
-            walk(child)
-    walk(root)
+        keys = recipe.keys(root)
+        for depth, (key, step) in enumerate(zip(keys, recipe.steps, strict=True)):
+            last = depth + 1 == len(keys) or (key in found and found[key].last)
+            done = found[key].done if key in found else key in store
+            found[key] = Node(key, str(step), depth, done, last)
+        for parent, child in pairwise([root, *keys]):
+            children.setdefault(parent, {})[child] = None
+    ordered, left = list[Node](), [root]
+    while left:  # depth first; a recipe may have more steps than Python nests calls
+        key = left.pop()
+        if key in found:
+            ordered.append(found[key])
+        left += reversed(children.get(key, {}))
     return ordered
 
 

@@ -143,9 +143,15 @@ def _sequences(node: ast.expr) -> list[tuple[Step, ...]]:
     """Return every different sequence of steps that a tree stands for."""
     found: dict[tuple[Step, ...], None]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        left, right = _sequences(node.left), _sequences(node.right)
-        _few(len(left) * len(right), max(map(len, left)) + max(map(len, right)))
-        found = dict.fromkeys(a + b for a in left for b in right)
+        parts = []
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):  # it leans to the left, however long it is
+            parts.append(node.right)
+            node = node.left
+        found = dict.fromkeys(_sequences(node))
+        for part in reversed(parts):
+            after = _sequences(part)
+            _few(len(found) * len(after), max(map(len, found)) + max(map(len, after)))
+            found = dict.fromkeys(a + b for a in found for b in after)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         counts, each = [*map(_times, _values(node.left, "recipe"))], _sequences(node.right)
         _few(len(counts) * len(each), max(counts) * max(map(len, each)))
@@ -207,7 +213,7 @@ def _methods(node: ast.expr, folder: Menu, where: str) -> Iterator[Method]:
     else:
         raise LissomError(f"{where}: a {folder.word} is wanted, as in {next(iter(folder))}(...); "
                           f"'{ast.unparse(node)}' was given")
-    if name not in list(folder):
+    if name not in folder.imported and name not in list(folder):
         raise unknown(where, folder.word, name, folder)
     method = folder[name]
     for values in _settings(call, method):

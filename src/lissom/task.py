@@ -107,22 +107,10 @@ class Task:
         return model.eval()
 
     def check(self) -> None:
-        """Run a fresh network on two images, as in inference and as in training, and look at what comes out."""
-        import torch
+        """Raise if splits, network, loss and scores do not fit one another, seen on a few images before anything runs."""
+        from .examine import examine
 
-        model, images, classes = self.fresh(), self.data.example(2), len(self.data.classes)
-        for training in (False, True):
-            model.train(training)
-            try:
-                with torch.no_grad():
-                    out = model(images)
-            except Exception as error:  # the user's own code may raise anything
-                on = f" on images of shape {tuple(images.shape)}"
-                raise LissomError(f"model {self.name}: it raised {told(error, first_line(error), on)}") from error
-            if self.loss is None and (not isinstance(out, torch.Tensor) or tuple(out.shape) != (len(images), classes)):
-                what = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-                raise LissomError(f"model {self.name}: it returns {what} for {len(images)} images; (batch, classes) = "
-                                  f"({len(images)}, {classes}) is wanted{' in training too' if training else ''}")
+        examine(self)
 
 
 def first_line(error: BaseException) -> str:

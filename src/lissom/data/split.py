@@ -18,7 +18,10 @@ from ..errors import LissomError
 class Split(Protocol):
     """Pixels (n c h w, uint8) with labels (n, int64), delivered in batches."""
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor:
+        """The label of each image (n ...)."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -26,15 +29,29 @@ class Split(Protocol):
         """Yield (pixels, labels) on `device`; `order` holds the indices to visit, all in turn if None."""
         ...
 
-    def take(self, order: Tensor) -> Split:
-        """Return the split of the images at the given indices."""
-        ...
+
+@dataclass
+class Part:
+    """Those images of another split that lie at the indices `order`."""
+
+    whole: Split
+    order: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        return self.whole.labels[self.order]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.whole.batches(size, device, self.order if order is None else self.order[order])
 
 
 def spread(split: Split, most: int) -> Split:
     """Return at most so many images of a split, evenly spaced: images of one class may lie side by side."""
     count = min(most, len(split))
-    return split.take(torch.arange(count) * len(split) // max(1, count))
+    return Part(split, torch.arange(count) * len(split) // max(1, count))
 
 
 @dataclass

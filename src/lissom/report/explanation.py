@@ -98,7 +98,7 @@ def print_explanation(found: dict[str, Any]) -> None:
     if found.get("tried"):
         tried = table("tried", "validation", "test", "files", "key")
         for row in found["tried"]:
-            files = ", ".join(f"{t} {number(f['top1'], 4)}, {f['size_bytes'] / 1000:.0f} kB, "
+            files = ", ".join(f"{t} {number(f.get('score', f.get('top1')), 4)}, {f['size_bytes'] / 1000:.0f} kB, "
                               f"{f['latency_ms']['median']:.3f} ms" for t, f in row.get("targets", {}).items())
             tried.add_row(row["what"], number(row.get("valid"), 4), number(row.get("test"), 4), row["failed"] or files,
                           row.get("key", ""))

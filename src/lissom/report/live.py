@@ -40,7 +40,8 @@ class Live:
 
     def watch(self, now: Progress) -> None:
         """Show where training is: epoch, loss, accuracy, images per second and time left."""
-        facts = f"loss {now.loss:.3f}  top-1 {now.top1:.3f}  {now.images_per_s:,.0f} img/s"
+        top1 = "" if now.top1 is None else f"  top-1 {now.top1:.3f}"
+        facts = f"loss {now.loss:.3f}{top1}  {now.images_per_s:,.0f} img/s"
         if self.bar is not None:
             self.bars.update(self.bar, description=f"epoch {now.epoch}/{now.epochs}", completed=now.done, total=now.total,
                              facts=facts, visible=True)
