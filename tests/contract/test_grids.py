@@ -21,7 +21,15 @@ Made = Any
 WEIGHTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name].of_weights]  # type: ignore[attr-defined]
 INPUTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name].of_inputs]  # type: ignore[attr-defined]
 VARIANTS = [*WEIGHTS, ("ternary(scale=False)", 2), ("ternary(gap=0.8)", 2), ("binary(scale=False)", 1),
-            ("binary(centre=True)", 1), ("uniform(granularity='tensor')", 4)]
+            ("binary(centre=True)", 1), ("uniform(granularity='tensor')", 4),
+            *((f"ternary({more})", 2) for more in (
+                "centre=True", "centre=True, gap=0.8", "gradient='ste', through_scale=True",
+                "gradient='saturate', centre=True", "gradient='soft', scale=False")),
+            ("binary(gradient='ste', through_scale=True)", 1), ("binary(through_scale=True, centre=True)", 1),
+            *((f"dorefa(gradient='{kind}')", bits) for kind in ("ste", "saturate", "soft") for bits in (1, 4))]
+INPUT_VARIANTS = [*INPUTS, ("uniform(symmetric=True)", 4), ("binary(zero=True)", 1),
+                  *((f"{name}(gradient='{kind}')", 2) for name in ("ternary", "dorefa")
+                    for kind in ("ste", "saturate", "soft"))]
 
 
 def grid(text: str) -> Grid:
@@ -74,7 +82,7 @@ def test_weights_of_one_value_stay_finite(text: str, bits: int, weight: Tensor) 
     assert torch.isfinite(values).all() and learned.grad is not None and torch.isfinite(learned.grad).all()
 
 
-@pytest.mark.parametrize(("text", "bits"), [*INPUTS, ("uniform(symmetric=True)", 4), ("binary(zero=True)", 1)])
+@pytest.mark.parametrize(("text", "bits"), INPUT_VARIANTS)
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-2.5, 4.0), (0.0, 0.0)])
 def test_inputs_have_at_most_two_to_the_bits_values_and_they_are_its_integers(text: str, bits: int, low: float,
                                                                               high: float) -> None:
@@ -97,10 +105,12 @@ def test_inputs_have_at_most_two_to_the_bits_values_and_they_are_its_integers(te
         assert torch.equal(made(x), values), "freezing changes nothing"
 
 
-@pytest.mark.parametrize(("text", "bits"), [*INPUTS, *VARIANTS])
+@pytest.mark.parametrize(("text", "bits"), INPUT_VARIANTS)
 def test_half_precision_comes_out_as_it_went_in(text: str, bits: int) -> None:
-    if (text, bits) in INPUTS:
-        assert of_inputs(text, bits, 0.0, 2.0)(drawn(1, 9).bfloat16()).dtype == torch.bfloat16
+    x = drawn(1, 9).bfloat16().requires_grad_()
+    found = of_inputs(text, bits, 0.0, 2.0)(x)
+    found.sum().backward()
+    assert found.dtype == x.grad.dtype == torch.bfloat16
 
 
 def test_bits_that_a_grid_has_not_are_an_error() -> None:
@@ -337,6 +347,104 @@ def test_the_gradient_of_a_binary_weight_is_the_one_asked_for(gradient: str, slo
     (of_weights(f"binary(gradient='{gradient}')", 1, weight.detach())(weight) * g).sum().backward()
     w = weight.detach()
     torch.testing.assert_close(weight.grad, w.abs().mean((1, 2, 3), keepdim=True) * slope(w) * g)
+
+
+SLOPES: dict[str | None, Any] = {
+    None: torch.ones_like, "ste": torch.ones_like, "saturate": lambda v: (v.abs() < 1) * 1.0,
+    "soft": lambda v: (1 - v.abs()).clamp_min(0)}  # of what is rounded, in units of half its range
+
+
+@pytest.mark.parametrize("gradient", SLOPES)
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("centre", [True, False])
+def test_the_gradient_of_a_ternary_weight_is_the_one_asked_for(gradient: str | None, scale: bool, centre: bool) -> None:
+    weight, g = (1.2 * drawn(3, 4, 3, 3)).requires_grad_(), drawn(3, 4, 3, 3, seed=1)
+    made = of_weights(f"ternary(gradient={gradient!r}, scale={scale}, centre={centre})", 2, weight.detach())
+    found = made(weight)
+    (found * g).sum().backward()
+    w = weight.detach()
+    c = w - w.mean(1, keepdim=True) if centre else w
+    used = c.clamp(-1, 1) if centre else c
+    bound = 0.7 * used.abs().mean((1, 2, 3), keepdim=True)
+    t = used.sign() * (used.abs() > bound)
+    a = (used.abs() * t.abs()).sum((1, 2, 3), keepdim=True) / t.abs().sum((1, 2, 3), keepdim=True) if scale else 1.0
+    torch.testing.assert_close(found.detach(), a * t)
+    wanted = g * SLOPES[gradient](used) * (1.0 if gradient is None else a)
+    if centre:
+        wanted = wanted * (c.abs() <= 1)
+        wanted = wanted - wanted.mean(1, keepdim=True)
+    torch.testing.assert_close(weight.grad, wanted)
+
+
+@pytest.mark.parametrize("gradient", ["ste", "saturate", "soft"])
+def test_the_gradient_through_the_scale_of_ternary(gradient: str) -> None:
+    weight, g = (1.2 * drawn(3, 4, 3, 3)).requires_grad_(), drawn(3, 4, 3, 3, seed=1)
+    (of_weights(f"ternary(gradient='{gradient}', through_scale=True)", 2, weight.detach())(weight) * g).sum().backward()
+    for w, slope, got in zip(weight.detach(), g, weight.grad, strict=True):
+        t = w.sign() * (w.abs() > 0.7 * w.abs().mean())
+        count = t.abs().sum()
+        a = (w.abs() * t.abs()).sum() / count
+        torch.testing.assert_close(got, a * slope * SLOPES[gradient](w) + w.sign() * t.abs() * (t * slope).sum() / count)
+
+
+@pytest.mark.parametrize("gradient", ["ste", "saturate", "soft"])
+def test_the_gradient_through_the_scale_of_binary(gradient: str) -> None:
+    weight, g = (1.2 * drawn(3, 4, 3, 3)).requires_grad_(), drawn(3, 4, 3, 3, seed=1)
+    (of_weights(f"binary(gradient='{gradient}', through_scale=True)", 1, weight.detach())(weight) * g).sum().backward()
+    w = weight.detach()
+    a, sign = w.abs().mean((1, 2, 3), keepdim=True), w.sign()
+    torch.testing.assert_close(weight.grad, a * g * SLOPES[gradient](w) + sign * (sign * g).mean((1, 2, 3), keepdim=True))
+    if gradient == "ste":  # PyTorch's own gradient of alpha times sign, the sign's being that of w
+        again = w.clone().requires_grad_()
+        alpha, through = again.abs().mean((1, 2, 3), keepdim=True), again + (again.sign() - again).detach()
+        (alpha * through * g).sum().backward()
+        torch.testing.assert_close(weight.grad, again.grad)
+
+
+@pytest.mark.parametrize("text", ["binary(scale=False, through_scale=True)", "binary(gradient='xnor', through_scale=True)",
+                                  "ternary(scale=False, gradient='ste', through_scale=True)", "ternary(through_scale=True)"])
+def test_a_gradient_through_a_scale_wants_a_scale(text: str) -> None:
+    with pytest.raises(LissomError, match="through_scale=True"):
+        grid(text)
+
+
+@pytest.mark.parametrize("gradient", SLOPES)
+@pytest.mark.parametrize(("low", "high", "middle", "half"), [(0.0, 2.0, 1.0, 1.0), (-1.0, 3.0, 0.0, 3.0)])
+def test_the_gradient_of_a_ternary_input_is_the_one_asked_for(gradient: str | None, low: float, high: float, middle: float,
+                                                              half: float) -> None:
+    x, g = (middle + 1.5 * half * drawn(1, 200)).requires_grad_(), drawn(1, 200, seed=1)
+    made = of_inputs(f"ternary(gradient={gradient!r})", 2, low, high)
+    found = made(x)
+    assert torch.equal(found.detach(), of_inputs("ternary", 2, low, high)(x.detach()))
+    (found * g).sum().backward()
+    torch.testing.assert_close(x.grad, g * SLOPES[gradient or "saturate"]((x.detach() - middle) / half))
+
+
+@pytest.mark.parametrize("gradient", SLOPES)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_gradient_of_dorefa_is_the_one_asked_for(gradient: str | None, bits: int) -> None:
+    x, g = (5 + 8 * drawn(1, 200)).requires_grad_(), drawn(1, 200, seed=1)
+    found = of_inputs(f"dorefa(gradient={gradient!r})", bits, 0, 1)(x)
+    assert torch.equal(found.detach(), of_inputs("dorefa", bits, 0, 1)(x.detach()))
+    (found * g).sum().backward()
+    torch.testing.assert_close(x.grad, 0.1 * g * SLOPES[gradient or "saturate"](0.2 * x.detach() - 1))
+    weight, g = drawn(3, 40).requires_grad_(), drawn(3, 40, seed=1)
+    found = of_weights(f"dorefa(gradient={gradient!r})", bits, weight.detach())(weight)
+    assert torch.equal(found.detach(), of_weights("dorefa", bits, weight.detach())(weight.detach()))
+    (found * g).sum().backward()
+    again = weight.detach().clone().requires_grad_()
+    v = again.tanh() / again.tanh().abs().max()
+    (v * g * SLOPES[gradient](v.detach())).sum().backward()
+    wanted = again.grad
+    torch.testing.assert_close(weight.grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient", SLOPES)
+def test_the_gradient_of_dorefa_of_one_bit_is_the_one_asked_for(gradient: str | None) -> None:
+    weight, g = drawn(3, 40).requires_grad_(), drawn(3, 40, seed=1)
+    (of_weights(f"dorefa(gradient={gradient!r})", 1, weight.detach())(weight) * g).sum().backward()
+    w = weight.detach()
+    torch.testing.assert_close(weight.grad, g * SLOPES[gradient](w / w.abs().mean()))
 
 
 @pytest.mark.parametrize(("low", "high", "wanted"), [(0.0, 2.0, [0.0, 1.0, 2.0]), (-1.0, 3.0, [-3.0, 0.0, 3.0])])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..errors import LissomError
 from ..method import Method
 
 if TYPE_CHECKING:
@@ -101,6 +102,46 @@ def by_filter(scale: Tensor, weight: Tensor) -> Tensor:
 def per_filter(weight: Tensor) -> Tensor:
     """Return a weight (out ...) as (out rest)."""
     return weight.flatten(1) if weight.ndim > 1 else weight[:, None]
+
+
+def through(value: Tensor, x: Tensor) -> Tensor:
+    """Return `value` (...), to the last bit, with the gradient of x (...)."""
+    return value + (x - x.detach()) if x.requires_grad else value
+
+
+def centred(weight: Tensor) -> Tensor:
+    """Return a weight (out in ...) less its mean over the inputs, clipped to [-1, 1]."""
+    return (weight - weight.mean(1, keepdim=True)).clamp(-1, 1)
+
+
+def need_inputs(weight: Tensor, what: str) -> None:
+    """Raise LissomError where the filters of a weight (out in ...) have one input, whose mean is that input itself."""
+    if weight.shape[1] == 1:
+        raise LissomError(f"{what} takes means over the inputs of a filter, and these have one alone, so that "
+                          "nothing would be left")
+
+
+def sloped(x: Tensor, gradient: str | None) -> Tensor:
+    """Return a function of x (...) whose derivative is 1; with saturate 0 where |x| >= 1, with soft max(0, 1 - |x|)."""
+    if gradient not in ("saturate", "soft"):
+        return x
+    near = x.clamp(-1, 1)
+    return near if gradient == "saturate" else near - near * near.abs() / 2
+
+
+def scaled(signs: Tensor, scale: Tensor, sizes: Tensor | None, x: Tensor) -> Tensor:
+    """Return scale * signs for signs (out ...) in -1, 0, 1 and a scale (out), with the gradient of that product.
+
+    It reaches x (out ...), whose derivative is to stand for that of the signs, times the scale; and with `sizes`
+    (out ...), of which the scale is the mean where the sign is not 0, these too.
+    """
+    value = signs * by_filter(scale, signs)
+    learned = by_filter(scale, signs) * x
+    if sizes is not None:
+        kept = per_filter(signs != 0)
+        mean = (per_filter(sizes) * kept).sum(1) / kept.sum(1).clamp_min(1)
+        learned = learned + signs * by_filter(mean, signs)
+    return learned + (value - learned).detach()
 
 
 def rounded(x: Tensor) -> Tensor:

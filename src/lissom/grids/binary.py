@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
-from ._grid import NEAR, Codes, Grid, by_filter, per_filter
+from ._grid import NEAR, Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ class Binary(Grid):
     gradient with respect to what is rounded: ste, g; saturate, g where |x| < 1, else 0; soft, g max(0, 1 - |x|) for
     weights and inputs alike; xnor, for weights alone:
     (a g [|w| <= 1] + sign(w) mean(sign(w) g)) (1 - 1/in) n, n values in a filter of `in` inputs
+    with through_scale=True, that of a = mean|w| too: sign(w) mean(sign(w) g) is added; with ste this is plain autograd
     Inputs down to -1e-6 count as 0. With centre=True each weight is used less its mean over the inputs, then clipped to
     [-1, 1].
     Source: Rastegari et al. 2016, XNOR-Net, https://arxiv.org/abs/1603.05279; Courbariaux et al. 2016, BinaryNet,
@@ -36,17 +37,21 @@ class Binary(Grid):
     gradient: Literal["ste", "saturate", "soft", "xnor"] = arg("what stands for the gradient of the sign", "saturate")
     centre: bool = arg("weights lose their mean over the inputs and are clipped to [-1, 1]", False)
     zero: bool = arg("inputs become 0 or 1, not -1 or 1", False)
+    through_scale: bool = arg("weights learn through the value that their signs stand for, too", False, late=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.through_scale and (not self.scale or self.gradient == "xnor"):
+            why = "gradient='xnor' has its own term for it" if self.scale else "signs that stand for 1 have no scale"
+            raise LissomError(f"binary(through_scale=True): {why}; leave it out")
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
-        if weight.shape[1] == 1 and (self.centre or self.gradient == "xnor"):
-            what = "centre=True" if self.centre else "gradient='xnor'"
-            raise LissomError(f"binary({what}) takes means over the inputs of a filter, and these have one alone, so that "
-                              "nothing would be left")
+        if self.centre or self.gradient == "xnor":
+            need_inputs(weight, "binary(centre=True)" if self.centre else "binary(gradient='xnor')")
         return {}
 
     def _centred(self, weight: Tensor) -> Tensor:
-        w = weight.float()
-        return (w - w.mean(1, keepdim=True)).clamp(-1, 1) if self.centre else w
+        return centred(weight.float()) if self.centre else weight.float()
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
         import torch
@@ -58,21 +63,10 @@ class Binary(Grid):
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         w = self._centred(weight)
         codes, scale = self.codes(weight, bits, held)
-        value = codes * by_filter(scale, weight)
         if self.gradient == "xnor":
-            w = _xnor(w, codes, by_filter(scale, weight))
-        else:
-            w = by_filter(scale, weight) * self.slope(w)
-        return w + (value - w).detach()
-
-    def slope(self, x: Tensor) -> Tensor:
-        """Return a function of weights x (...) whose derivative stands for that of the sign."""
-        if self.gradient == "saturate":
-            return x.clamp(-1, 1)
-        if self.gradient == "soft":
-            near = x.clamp(-1, 1)
-            return near - near * near.abs() / 2  # its derivative is 1 - |x|
-        return x
+            through = _xnor(w, codes, by_filter(scale, weight))
+            return through + (codes * by_filter(scale, weight) - through).detach()
+        return scaled(codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient))
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         from ._steps import signs

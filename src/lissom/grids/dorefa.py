@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..method import arg
-from ._grid import Codes, Grid, by_filter, rounded
+from ._grid import Codes, Grid, by_filter, rounded, sloped, through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,16 +20,22 @@ class Dorefa(Grid):
 
     w: u = tanh(w) / (2 max|tanh(w)|) + 1/2, value = 2 round(u n) / n - 1, n = 2^bits - 1; of 1 bit, sign(w) mean|w|
     x: value = round(n clamp(prescale * x, 0, 1)) / n
-    gradient: as if nothing were rounded, that of tanh and clamp included
+    gradient: as if nothing were rounded, that of tanh and clamp included; with gradient= times h of what is rounded,
+    v = 2 u - 1 (of 1 bit v = w / mean|w|) and of inputs v = 2 prescale x - 1: ste 1, saturate 1 where |v| < 1, else 0,
+    soft max(0, 1 - |v|); ste leaves clamp out of it
     Neither is scaled back, so batch-norm has to follow, and learning: there is no good post-training form.
     Source: Zhou et al. 2016, DoReFa-Net, https://arxiv.org/abs/1606.06160. Differs: n = 254 for weights of 8
     bits, so that they are the whole numbers -127..127, which runtimes hold.
     """
 
+    version: ClassVar[int] = 2
+
     of_weights: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
 
     prescale: float = arg("what inputs are multiplied by before they are clipped", 0.1, above=0, high=100)
+    gradient: Literal["ste", "saturate", "soft"] | None = arg(
+        "what stands for the gradient of rounding; None: of weights ste, of inputs saturate", None, late=True)
 
     def _whole(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, int]:
         """Return whole numbers with their gradient, the scale of the layer, and n of more than one bit."""
@@ -37,12 +43,15 @@ class Dorefa(Grid):
 
         w = weight.float()
         if bits == 1:
-            scale = w.abs().mean().clamp_min(1e-12)
-            return w / scale + (torch.where(w >= 0, 1.0, -1.0) - w / scale).detach(), scale, 1
+            scale = w.detach().abs().mean().clamp_min(1e-12)
+            v = sloped(w / scale, self.gradient)
+            return v + (torch.where(w >= 0, 1.0, -1.0) - v).detach(), scale, 1
         n = 254 if bits == 8 else 2**bits - 1
         squeezed = w.tanh()
         u = squeezed / (2 * squeezed.abs().max().clamp_min(1e-12)) + 0.5
         whole = 2 * rounded(u * n) - n  # odd numbers, or with n = 254 even ones
+        if self.gradient in ("saturate", "soft"):
+            whole = through(whole.detach(), n * sloped(2 * u - 1, self.gradient))
         return (whole / 2, torch.tensor(2 / n), n) if n == 254 else (whole, torch.tensor(1 / n), n)
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
@@ -59,7 +68,11 @@ class Dorefa(Grid):
         from ._steps import equal_steps
 
         n = 2**bits - 1
-        return equal_steps(x, torch.tensor(1 / (self.prescale * n), device=x.device), 0, n) * self.prescale
+        step = torch.tensor(1 / (self.prescale * n), device=x.device)
+        if self.gradient in (None, "saturate"):
+            return equal_steps(x, step, 0, n) * self.prescale
+        slope = sloped(2 * self.prescale * x - 1, self.gradient) / 2
+        return through(equal_steps(x.detach(), step, 0, n) * self.prescale, slope)
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         import torch
