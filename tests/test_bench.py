@@ -16,7 +16,7 @@ from lissom.bench.energy import Meter
 from lissom.bench.files import bench_things
 from lissom.bench.latency import Timing, timing
 from lissom.bench.process import loaded
-from lissom.cli import numbers_of
+from lissom.counts import numbers_of
 from lissom.data.data import Data
 from lissom.menu import menu
 from lissom.report.benchmark import merged, print_bench

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from lissom import LissomError
-from lissom.cli import main, seeds_of, size_of
+from lissom.cli import main
+from lissom.counts import seeds_of, size_of
 from lissom.menu import WORDS, menu
 
 OK = "prune(0.5)"

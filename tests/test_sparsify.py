@@ -21,7 +21,7 @@ from lissom.task import Task
 def context(monkeypatch: pytest.MonkeyPatch, model: nn.Module, seen: list[Any]) -> Context:
     task = Task.of("resnet8", Data.of("digits"))
     ctx = Context(task.data.example(), lambda count: [task.data.example(count)], task=task, where="sparsify")
-    monkeypatch.setattr(Context, "learn", lambda self, model, pace, terms: seen.append(terms[0]))
+    monkeypatch.setattr(Context, "learn", lambda self, model, pace, terms, remembers: seen.append(terms[0]))
     return ctx
 
 

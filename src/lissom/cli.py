@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsons
 import os
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from .counts import numbers_of, seeds_of, size_of
 from .errors import LissomError, Unmeasured
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
         seeds: Seeds = "0", store: Place = STORE, threads: Threads = 1, bake: Bake = False, data_root: DataRoot = None,
         size: Size = None, channels: Channels = None, skip_bad: SkipBad = False,
         device: Annotated[str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")] = "",
+        checkpoint: Annotated[float, typer.Option("--checkpoint", min=0, help="Minutes between two checkpoints of learning, "
+                                                  "from which a killed run goes on; 0 for none.")] = 5,
         form: Format = "table", json: Json = False) -> None:
     """Run a recipe, or every recipe of a space, and measure what comes out."""
     from .plan import targets_of
@@ -88,7 +90,7 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
             live.say(f"data: {note}")
         try:
             records = execute.run(space, brought, kept, targets=wanted, seeds=numbers, threads=threads, device=device,
-                                  bake=bake, teacher=teacher, say=live.say, watch=live.watch)
+                                  bake=bake, teacher=teacher, checkpoint=checkpoint, say=live.say, watch=live.watch)
         except Unmeasured as error:
             records, failed = error.records, error
     typer.echo(jsons.dumps(records, indent=1)) if json else print_records(records, form)
@@ -304,49 +306,6 @@ def store(prune: Annotated[bool, typer.Option("--prune", help="Delete what no fi
             kept.sweep()
         rows = [row for row in rows if row["key"] not in gone or not yes]
     typer.echo(jsons.dumps(rows, indent=1)) if json else print_store(rows)
-
-
-def seeds_of(text: str) -> list[int]:
-    """Return the seeds that a text such as 0, 0,3 or 0-4 names.
-
-    >>> seeds_of("0-2,7")
-    [0, 1, 2, 7]
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last < first + 1000:
-            raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds")
-        found += range(first, last + 1)
-    return list(dict.fromkeys(found))
-
-
-def numbers_of(text: str, option: str, most: int) -> list[int]:
-    """Return the counts that a text such as 1 or 1,16 names.
-
-    >>> numbers_of("1,16", "--batch", 65536)
-    [1, 16]
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"[0-9]{1,9}", part) and 1 <= int(part) <= most for part in parts):
-        raise LissomError(f"{option}: {text!r} was given; 1 or 1,16 fits, from 1 to {most}")
-    return list(dict.fromkeys(int(part) for part in parts))
-
-
-def size_of(text: str | None) -> tuple[int, int] | None:
-    """Return height and width that a text such as 32 or 32x48 names.
-
-    >>> size_of("32x48")
-    (32, 48)
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text.strip().lower())
-    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 1 <= height <= 8192 or not 1 <= width <= 8192:
-        raise LissomError(f"--size: {text!r} was given; 32 or 32x48 fits, at most 8192")
-    return height, width
 
 
 def _task(task: str | None, data: str, model: str, weights: str | None, data_root: Path | None, size: str | None,

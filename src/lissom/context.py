@@ -14,6 +14,7 @@ from .data.split import spread
 from .errors import LissomError
 
 if TYPE_CHECKING:
+    from .checkpoint import Checkpoints, Remembering
     from .fit import Pace, Progress, Term
     from .surgery.groups import Group
     from .task import Task
@@ -53,6 +54,7 @@ class Context:
     task: Task | None = None
     teacher: Callable[[str | None], nn.Module] | None = None
     watch: Callable[[Progress], None] | None = None
+    checkpoints: Checkpoints | None = None  # where learning goes on from after a kill
     clock: Callable[[str], Clock] | None = None  # what times networks on a target, given the target's text
     where: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -101,18 +103,25 @@ class Context:
         found = scored(self.task, *network_outputs(model, self.task.data, some, self.device))
         return next(iter(found.values()), None)
 
+    def steps(self, epochs: int, batch: int) -> int:
+        """Return how many steps of learning so many epochs are."""
+        return 0 if self.task is None else epochs * -(-len(self.task.data.train) // batch)
+
     def learn(self, model: nn.Module, pace: Pace, loss: Term | None = None, terms: tuple[Term, ...] = (),
-              extra: Iterable[nn.Module] = ()) -> None:
-        """Train `model` in place on the task's data with its loss, unless another is given; `extra` learns along."""
+              extra: Iterable[nn.Module] = (), remembers: Sequence[Remembering] = ()) -> None:
+        """Train `model` in place on the task's data with its loss, unless another is given; `extra` learns along.
+
+        `remembers` are what else changes from batch to batch, and is kept in checkpoints.
+        """
         from .fit import fit
 
         if self.task is None:
             raise LissomError(f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop")
         self.log += fit(model, self.task.data, pace, seed=self.seed, device=self.device,
                         loss=loss or self.task.loss, terms=terms, where=self.where, watch=self.watch,
-                        extra=tuple(extra))
+                        extra=tuple(extra), remembers=remembers, checkpoints=self.checkpoints)
         model.to("cpu")
-        steps = pace.epochs * -(-len(self.task.data.train) // pace.batch)
+        steps = self.steps(pace.epochs, pace.batch)
         if steps < FEW and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             self.notes.append(f"{self.where}: {steps} steps are too few for the running statistics of batch-norm to follow; "
                               "more epochs or a smaller batch give more")

@@ -15,6 +15,7 @@ from torch import nn
 from .ahead import Ahead
 from .bench.clock import clock_of
 from .bench.machine import machine
+from .checkpoint import EVERY_MIN, Checkpoints, every_s
 from .context import Clock, Context
 from .data.data import CPU
 from .errors import LissomError, Unmeasured
@@ -25,6 +26,7 @@ from .measure import measure, silent
 from .plan import targets_of
 from .recipe import Recipe, Space
 from .snapshot import read_structure, restore, save
+from .step import Step
 from .steps.distill import Distill
 from .store import Store
 from .surgery.count import layer_table, macs, parameters
@@ -47,6 +49,7 @@ class Run:
     watch: Callable[[Progress], None] | None = None
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
     ahead: Ahead = field(default_factory=lambda: Ahead({}))
+    checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
 
     def recipe(self, recipe: Recipe) -> list[str]:
         """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
@@ -98,7 +101,7 @@ class Run:
         step = recipe.steps[place] if place >= 0 else None
         ctx = Context(task.data.example(), lambda count: task.data.calibration(count, self.seed), device=self.device,
                       seed=int(key, 16) % 2**31, task=task, teacher=self._teacher(recipe, keys), watch=self.watch,
-                      where=str(step), clock=self.clock)
+                      where=str(step), clock=self.clock, checkpoints=self._checkpoints(step, key))
         if step is not None:
             torch.manual_seed(ctx.seed)
             model = step(model, ctx).to(CPU).eval()
@@ -114,6 +117,11 @@ class Run:
             (folder / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False))
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
+
+    def _checkpoints(self, step: Step | None, key: str) -> Checkpoints | None:
+        if step is None or not step.learning or self.checkpoint_s is None:
+            return None
+        return Checkpoints(self.store.unfinished(key), self.checkpoint_s, lambda text: self.say(f"{key}  {text}"))
 
     def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
         def one(spec: str) -> nn.Module:
@@ -169,13 +177,14 @@ def reference(recipe: Recipe, keys: Sequence[str], root: str) -> str:
 
 def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".lissom", *,
         targets: str | Iterable[Target] = (), seeds: Sequence[int] = (0,), threads: int = 1, device: str = "",
-        bake: bool = False, teacher: str | None = None, say: Callable[[str], None] = silent,
+        bake: bool = False, teacher: str | None = None, checkpoint: float = EVERY_MIN, say: Callable[[str], None] = silent,
         watch: Callable[[Progress], None] | None = None) -> list[dict[str, Any]]:
     """Run every recipe of a space for every seed; return the record of each finished recipe.
 
     What the store holds is not run again. Each network is exported to every target and measured there beside the
     uncompressed one. `teacher`, a key of the store or a weight file, is that of every `distill` step which names
-    none; `device` is where learning runs, a GPU if there is one.
+    none; `device` is where learning runs, a GPU if there is one. Every `checkpoint` minutes, 0 for never, learning
+    writes down where it is; a run that was killed goes on from there.
     Raises LissomError before the first epoch for whatever can be known to be wrong by then, and Unmeasured, with the
     records, when all is done but a file could not be exported or run.
     """
@@ -185,13 +194,13 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     store = store if isinstance(store, Store) else Store(store)
     store.check()
     task.check()
-    chosen = device_of(device)
+    chosen, checkpoint_s = device_of(device), every_s(checkpoint)
     records, failed = [], list[LissomError]()
     steps = {key: step for seed in seeds for recipe in recipes
              for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)}
     ahead = Ahead({key: step for key, step in steps.items() if key not in store})
     for seed in seeds:
-        this = Run(task, store, chosen, seed, say, watch, clock_of(threads), ahead)
+        this = Run(task, store, chosen, seed, say, watch, clock_of(threads), ahead, checkpoint_s)
         for recipe in recipes:
             this.rehearse(recipe)
         for recipe in recipes:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoint import Checkpoints, Remembering, Unusable, generators, held, refill, regenerate
 from .data.augment import crop, cutout, flip
 from .data.data import Data
 from .data.split import Images
 from .errors import LissomError
 from .norms import Frozen, hold_norms
+from .surgery.network import Quantized
 
 
 @dataclass(frozen=True)
@@ -83,63 +86,152 @@ class Progress:
 
 def fit(model: nn.Module, data: Data, pace: Pace, *, seed: int, device: torch.device, loss: Term | None = None,
         terms: Sequence[Term] = (), where: str = "fit", watch: Callable[[Progress], None] | None = None,
-        precision: torch.dtype | None = None, extra: Sequence[nn.Module] = ()) -> list[dict[str, Any]]:
+        precision: torch.dtype | None = None, extra: Sequence[nn.Module] = (), remembers: Sequence[Remembering] = (),
+        checkpoints: Checkpoints | None = None) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
     `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are added
     to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where labels are no classes)
     and seconds. Weight decay spares batch-norm and biases. `precision` is that of autocast:
     `fast_precision(device)` if None. `extra` are modules that `loss` uses and that learn along with the model.
+    `remembers` is what else changes from batch to batch; with `checkpoints` the loop goes on from the last one, and
+    ends bit-equal to one that was never killed.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
         raise LissomError(f"{where}: the training split is empty")
-    draw, _ = torch.Generator().manual_seed(seed), torch.manual_seed(seed)  # the latter for layers that draw
-    learner = nn.ModuleList([model, *extra])
-    learner.to(device).to(memory_format=layout_of(model, device)).train()
-    release = hold_norms(learner, pace.norm_momentum, pace.freeze)
-    layout, precision = layout_of(model, device), precision or fast_precision(device)
-    train = data.train.on(device) if isinstance(data.train, Images) else data.train
-    loss = loss or cross_entropy(pace.smoothing)
-    optimizer = optimizer_of(learner, pace)
-    steps = math.ceil(len(train) / pace.batch) * pace.epochs
-    rows = []
-    for epoch in range(1, pace.epochs + 1):
-        begin = time.perf_counter()
-        seen, total, right = 0, torch.zeros((), device=device), torch.zeros((), device=device)
-        order = torch.randperm(len(train), generator=draw)
-        for k, (pixels, labels) in enumerate(train.batches(pace.batch, device, order)):
-            if len(labels) == 1 and seen:
+    loop = Loop(model, data, pace, seed, device, loss or cross_entropy(pace.smoothing), terms, where, watch,
+                precision or fast_precision(device), extra, remembers)
+    return loop.run(checkpoints)
+
+
+class Loop:
+    """Learning as it goes on: `state` is everything that the next step depends on."""
+
+    def __init__(self, model: nn.Module, data: Data, pace: Pace, seed: int, device: torch.device, loss: Term,
+                 terms: Sequence[Term], where: str, watch: Callable[[Progress], None] | None, precision: torch.dtype,
+                 extra: Sequence[nn.Module], remembers: Sequence[Remembering]) -> None:
+        self.model, self.data, self.pace, self.seed, self.device = model, data, pace, seed, device
+        self.losses, self.where, self.watch, self.precision = (loss, *terms), where, watch, precision
+        self.draw = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # for layers that draw
+        self.learner = nn.ModuleList([model, *extra])
+        self.learner.to(device).to(memory_format=layout_of(model, device)).train()
+        self.release = hold_norms(self.learner, pace.norm_momentum, pace.freeze)
+        self.layout = layout_of(model, device)
+        self.remembers = [*remembers, *(m for m in self.learner.modules() if isinstance(m, Quantized))]
+        self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
+        self.optimizer = optimizer_of(self.learner, pace)
+        self.each = math.ceil(len(self.train) / pace.batch)
+        self.rows: list[dict[str, Any]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin an epoch: draw the order of its images; no batch is taken yet."""
+        self.order = torch.randperm(len(self.train), generator=self.draw)
+        self.taken = self.seen = 0
+        self.total, self.right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.spent_s = 0.0
+
+    def run(self, checkpoints: Checkpoints | None) -> list[dict[str, Any]]:
+        """Learn to the end, from the checkpoint if there is one that fits; return one row for each epoch."""
+        if checkpoints is not None and (state := checkpoints.read(self.circumstances())) is not None:
+            self._go_on(state, checkpoints)
+        while len(self.rows) < self.pace.epochs:
+            self._epoch(checkpoints)
+            self.rows.append({"epoch": len(self.rows) + 1, "lr": self.optimizer.param_groups[0]["lr"],
+                              "loss": float(self.total) / self.seen, "top1": share(self.right, self.seen),
+                              "seconds": self.spent_s})
+            if len(self.rows) < self.pace.epochs:
+                self._begin()
+        if checkpoints is not None and checkpoints.written:  # measuring the network may take long, too
+            checkpoints.write(self.circumstances(), self.state())
+        self.release()
+        self.model.eval().to(memory_format=torch.contiguous_format)
+        return self.rows
+
+    def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:
+        fresh = copy.deepcopy(self.state())
+        try:
+            self.resume(state)
+        except (Unusable, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self.resume(fresh)
+            checkpoints.set_aside(f"it does not fit ({error})")
+        else:
+            epoch = min(len(self.rows) + 1, self.pace.epochs)
+            checkpoints.say(f"goes on from the checkpoint of an earlier run, in epoch {epoch}/{self.pace.epochs}")
+
+    def _epoch(self, checkpoints: Checkpoints | None) -> None:
+        begin, size = time.perf_counter() - self.spent_s, self.pace.batch
+        rest = self.order[self.taken * size:]
+        for pixels, labels in self.train.batches(size, self.device, rest) if len(rest) else ():
+            self.taken += 1
+            if len(labels) == 1 and self.seen:
                 continue  # one image has no batch statistics
-            step = (epoch - 1) * (steps // pace.epochs) + k
-            for group in optimizer.param_groups:
-                group["lr"] = pace.rate(step / steps)
-            images = augmented(pixels, data, pace, draw).contiguous(memory_format=layout)
-            with autocast(device, precision):
-                outputs = model(images)
-            batch = Batch(images, labels, outputs.float())
-            value = loss(model, batch)
-            for term in terms:
-                value = value + term(model, batch)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            if pace.clip is not None:
-                nn.utils.clip_grad_norm_(learner.parameters(), pace.clip)
-            optimizer.step()
-            seen += len(labels)
-            total += value.detach() * len(labels)
-            right += correct(outputs.detach(), labels)
-            if k % 10 == 9 or step + 1 == steps or seen >= len(train) - 1:
-                mean = finite(total / seen, value, f"{where}: epoch {epoch}, step {k + 1}")
-                if watch:
-                    spent = time.perf_counter() - begin
-                    watch(Progress(epoch, pace.epochs, step + 1, steps, mean, share(right, seen), seen / spent,
-                                   spent / (k + 1)))
-        rows.append({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "loss": float(total) / seen,
-                     "top1": share(right, seen), "seconds": time.perf_counter() - begin})
-    release()
-    model.eval().to(memory_format=torch.contiguous_format)
-    return rows
+            value = self._step(pixels, labels)
+            self.spent_s = time.perf_counter() - begin
+            if self.taken % 10 == 0 or self._done() == self.each * self.pace.epochs or self.seen >= len(self.train) - 1:
+                self._look(value)
+            if checkpoints is not None and checkpoints.due():
+                checkpoints.write(self.circumstances(), self.state())
+
+    def _done(self) -> int:
+        return len(self.rows) * self.each + self.taken
+
+    def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Learn from one batch; return the value of its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
+        images = augmented(pixels, self.data, self.pace, self.draw).contiguous(memory_format=self.layout)
+        with autocast(self.device, self.precision):
+            outputs = self.model(images)
+        batch = Batch(images, labels, outputs.float())
+        value = self.losses[0](self.model, batch)
+        for term in self.losses[1:]:
+            value = value + term(self.model, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        if self.pace.clip is not None:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
+        self.optimizer.step()
+        self.seen += len(labels)
+        self.total += value.detach() * len(labels)
+        self.right += correct(outputs.detach(), labels)
+        return value
+
+    def _look(self, value: Tensor) -> None:
+        """Raise if the loss is no number; tell whoever watches."""
+        epoch = len(self.rows) + 1
+        mean = finite(self.total / self.seen, value, f"{self.where}: epoch {epoch}, step {self.taken}")
+        if self.watch:
+            self.watch(Progress(epoch, self.pace.epochs, self._done(), self.each * self.pace.epochs, mean,
+                                share(self.right, self.seen), self.seen / self.spent_s, self.spent_s / self.taken))
+
+    def circumstances(self) -> dict[str, Any]:
+        """Return what must be the same for a loop that goes on from a checkpoint of this one to end in the same bits."""
+        return {"step": self.where, "seed": self.seed, "pace": asdict(self.pace), "data": self.data.fingerprint,
+                "images": len(self.train), "device": str(self.device), "precision": str(self.precision),
+                "threads": torch.get_num_threads(), "processor": f"{of_cpu().get('cpu_name')}, "
+                f"{torch.backends.cpu.get_cpu_capability()}", "torch": torch.__version__}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        return {"tensors": held(self.learner), "optimizer": self.optimizer.state_dict(), "rows": self.rows,
+                "memories": [one.memory() for one in self.remembers], "draw": self.draw.get_state(),
+                "generators": generators(self.device), "order": self.order, "taken": self.taken, "seen": self.seen,
+                "total": self.total, "right": self.right, "spent_s": self.spent_s}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        refill(self.learner, state["tensors"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for one, memory in zip(self.remembers, state["memories"], strict=True):
+            one.recall(memory)
+        self.draw.set_state(state["draw"])
+        self.rows, self.order, self.taken, self.seen = (state[name] for name in ("rows", "order", "taken", "seen"))
+        self.total, self.right = state["total"].to(self.device), state["right"].to(self.device)
+        self.spent_s = state["spent_s"]
+        regenerate(state["generators"], self.device)
 
 
 def optimizer_of(model: nn.Module, pace: Pace) -> torch.optim.Optimizer:
@@ -190,10 +282,16 @@ def fast_precision(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type != "cpu":
         return torch.float32
-    of_cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.12 does not tell
+    own = of_cpu()
     # with AVX512-BF16 alone Intel's are slower than in float32, AMD's 1.8 times as fast (benchmarks/throughput.py)
-    amd = of_cpu.get("avx512_bf16", False) and str(of_cpu.get("cpu_name", "")).startswith("AMD")
+    amd = own.get("avx512_bf16", False) and str(own.get("cpu_name", "")).startswith("AMD")
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or amd else torch.float32
+
+
+def of_cpu() -> dict[str, Any]:
+    """Return what PyTorch knows of the processor; before 2.12 it does not tell."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> Any:

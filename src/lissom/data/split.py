@@ -107,7 +107,8 @@ class Files(Dataset[Tensor]):
         part = self if order is None else self.take(order)
         if not len(part):
             return
-        loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda")
+        loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda",
+                            generator=torch.Generator())  # not the one that dropout draws from
         start = 0
         try:
             for pixels in loader:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,15 @@ class Balance:
             self._measure(values, [p for p in parameters if p.requires_grad])
         self.batches += 1
         return torch.stack([w.value * value for w, value in zip(self.weights, values, strict=True)]).sum()
+
+    def memory(self) -> dict[str, Any]:
+        """Return what has been measured so far."""
+        return {"weights": [asdict(weight) for weight in self.weights], "batches": self.batches, "measured": self.measured}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Go on from what `memory` returned."""
+        self.weights = [Weight(**weight) for weight in memory["weights"]]
+        self.batches, self.measured = memory["batches"], memory["measured"]
 
     def _due(self) -> bool:
         """A weight that is 0, since there was no gradient yet, is looked at more often at the beginning."""

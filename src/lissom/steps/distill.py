@@ -106,6 +106,6 @@ class Distill(Learning):
             return taught if self.alpha == 1 else (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
 
         with compare.watching():
-            ctx.learn(model, self.pace(self.epochs), loss=value, extra=compare.trained)
+            ctx.learn(model, self.pace(self.epochs), loss=value, extra=compare.trained, remembers=[compare.balance])
         ctx.facts.update(compare.facts())
         return model

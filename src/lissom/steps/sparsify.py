@@ -47,9 +47,10 @@ class Sparsify(Learning):
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        price, sizes = self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx)
+        grown = Grown(ctx.steps(self.epochs, self.batch))
+        price, sizes = self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
         before = sizes()
-        ctx.learn(model, self.pace(self.epochs), terms=(price,))
+        ctx.learn(model, self.pace(self.epochs), terms=(price,), remembers=[grown])
         ctx.facts["sparsified"] = {"of": "|gamma|" if self.on == "bn" else "norm of a channel", **histogram(before, sizes())}
         return model
 
@@ -62,13 +63,11 @@ class Sparsify(Learning):
             return self.weight * stack([s.abs().sum() for s in scales]).sum()
         return price, lambda: cat([s.detach().abs().cpu() for s in scales])
 
-    def _lasso(self, model: nn.Module, ctx: Context) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
+    def _lasso(self, model: nn.Module, ctx: Context, grown: Grown) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
         from torch import cat, stack
 
         groups, tensors = self._groups(model, ctx), dict(model.named_parameters(remove_duplicate=False))
         roles = ("out", "in", "scale", "vector") if self.on == "group" else ("out", "scale")
-        assert ctx.task is not None
-        steps, taken = self.epochs * -(-len(ctx.task.data.train) // self.batch), [0]
 
         def squares() -> list[Tensor]:
             return [group.sums(tensors, roles, 2) for group in groups]
@@ -77,9 +76,7 @@ class Sparsify(Learning):
             found = squares()
             if self.on == "group":
                 return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in found]).sum()
-            taken[0] += 1
-            grown = self.weight * min(1.0, taken[0] / steps) / 2
-            return grown * stack([(s * lag(s)).sum() for s in found]).sum()
+            return self.weight * grown.share() / 2 * stack([(s * lag(s)).sum() for s in found]).sum()
         return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
 
     def _groups(self, model: nn.Module, ctx: Context) -> list[Group]:
@@ -99,6 +96,26 @@ class Sparsify(Learning):
         if not scales:
             raise LissomError(f'{ctx.where}: the network has no batch-norm scales to make small; on="group" needs none')
         return scales
+
+
+class Grown:
+    """How far a price has grown: from 0 to 1 over so many steps of learning."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.taken = steps, 0
+
+    def share(self) -> float:
+        """Return the share at the next step."""
+        self.taken += 1
+        return min(1.0, self.taken / self.steps)
+
+    def memory(self) -> int:
+        """Return how many steps were taken."""
+        return self.taken
+
+    def recall(self, memory: int) -> None:
+        """Go on from what `memory` returned."""
+        self.taken = memory
 
 
 def lag(squares: Tensor) -> Tensor:

@@ -66,6 +66,14 @@ class Quantized(nn.Module):
                 and not grid.grid.moves}
         self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
 
+    def memory(self) -> dict[str, Any]:
+        """Return what `link` found last, which a network that learns on from where it was must be told."""
+        return {"clipped": sorted(self.clipped), "unrounded": self.unrounded}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take what `memory` returned as found."""
+        self.clipped, self.unrounded = frozenset(memory["clipped"]), dict(memory["unrounded"])
+
     def tie(self) -> None:
         """Give what an addition ties together one scale, the largest."""
         for tied in self.tied:
