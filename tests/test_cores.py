@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,13 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lissom.bench import cores
+from lissom.bench import cores, threads
 from lissom.bench.cores import chosen, cores_of, quiet_cores, used_s
-from lissom.bench.process import loaded, running
+from lissom.bench.process import loaded
 from lissom.cli import main
 from lissom.targets.onnxruntime import Onnxruntime
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process choose")
+
+
+def running(pid: int) -> bool:
+    """Return whether a thread of a process, but for its first, runs, or would if a core were free."""
+    return any((thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+               for thread in Path(f"/proc/{pid}/task").iterdir() if thread.name != str(pid))
 
 
 @linux
@@ -42,6 +49,18 @@ def test_a_file_does_not_run_beside_threads_of_the_last_one_that_spin(tmp_path: 
         for _ in range(3):
             process.times(0.1)
             assert not running(process.process.pid)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["threads are seen", "only time is seen"])
+def test_settling_waits_for_threads_that_spin(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not told:
+        monkeypatch.setattr(threads, "TASKS", Path("/there/is/none"))
+    begin = time.monotonic()
+    spins = threading.Thread(target=lambda: sum(k for k in iter(lambda: time.monotonic() - begin < 0.3, False)))
+    spins.start()
+    threads.settle()
+    assert not spins.is_alive() and time.monotonic() - begin < threads.SETTLE_S
+    spins.join()
 
 
 def test_threads_wait_as_the_runtime_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +87,9 @@ def test_others_run_if_they_do_at_every_look(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cores, "SPAN_S", 0)
     for counts, wanted in (("1", False), ("2", True), ("221", False), ("222223", True)):
         looks = iter(counts + counts[-1] * cores.LOOKS)
-        monkeypatch.setattr(Path, "read_text", lambda _, looks=looks: f"0.5 0.5 0.5 {next(looks)}/300 77")
+        monkeypatch.setattr(Path, "read_text", lambda *_, looks=looks, **__: f"0.5 0.5 0.5 {next(looks)}/300 77")
         assert cores.others_run() is wanted, counts
-    monkeypatch.setattr(Path, "read_text", lambda _: "macOS")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "macOS")
     assert cores.others_run() is False
 
 
@@ -93,7 +112,7 @@ def test_more_threads_than_cores_or_another_system_choose_nothing(monkeypatch: p
     assert quiet_cores(100_000) is None
     monkeypatch.setattr(cores, "used_s", dict)
     assert quiet_cores(1) is None
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr(cores, "allowed_cpus", lambda: None)
     assert quiet_cores(1) is None
 
 

@@ -193,6 +193,7 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     wanted = targets_of(targets)
     store = store if isinstance(store, Store) else Store(store)
     store.check()
+    store.sweep()
     task.check()
     chosen, checkpoint_s = device_of(device), every_s(checkpoint)
     records, failed = [], list[LissomError]()

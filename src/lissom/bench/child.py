@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from .memory import peak_mib, resident_mib
+from .threads import settle
+
 
 def main() -> None:
     """Serve orders from standard input."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a runtime prints must not mix with the answers
 
     def answer(value: Any) -> None:
@@ -29,7 +33,7 @@ def main() -> None:
 
     job = json.loads(sys.stdin.readline())
     if job["cpus"]:  # before anything is imported that starts threads
-        os.sched_setaffinity(0, job["cpus"])
+        psutil.Process().cpu_affinity(job["cpus"])
     import numpy as np
 
     from ..menu import menu
@@ -43,7 +47,8 @@ def main() -> None:
     before = resident_mib()
     run = target.load(Path(job["path"]), job["threads"])
     run(images)
-    answer({"load_ms": 1000 * (time.perf_counter() - start), "resident_mib": resident_mib() - before})
+    load_ms, after = 1000 * (time.perf_counter() - start), resident_mib()
+    answer({"load_ms": load_ms, "resident_mib": None if after is None or before is None else after - before})
     for line in sys.stdin:
         order = json.loads(line)
         if "given" in order:
@@ -59,27 +64,8 @@ def main() -> None:
             begin = time.perf_counter()
             run(images)
             times.append(1000 * (time.perf_counter() - begin))
+        settle()
         answer({"times_ms": times, "peak_mib": peak_mib()})
-
-
-def peak_mib() -> float:
-    """Return the most memory this process has had resident."""
-    return _status("VmHWM:")
-
-
-def resident_mib() -> float:
-    """Return the memory that this process has resident now; the most so far where that is all the system says."""
-    return _status("VmRSS:")
-
-
-def _status(word: str) -> float:
-    """Return a figure of Linux's in MiB, elsewhere getrusage's, which begins with that of the process this came from."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith(word):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
 
 
 if __name__ == "__main__":

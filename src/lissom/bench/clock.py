@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError
 from ..menu import menu
+from ..scratch import temporary
 from ..store import write_json
 from ..surgery.budget import Shapes
 from ..surgery.groups import Group
@@ -134,7 +134,7 @@ class LayerClock:
             return
 
     def _timed(self, layer: Layer) -> float:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary() as folder:
             path = Path(folder) / "layer.onnx"
             path.write_bytes(layer.model())
             run, images = self.target.load(path, self.threads), layer.images()
@@ -205,7 +205,7 @@ class LayerClock:
 
     def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
         """Measure whole networks in ms, exported, in turns, a fresh process each."""
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary() as folder:
             files: list[tuple[str, Path]] = []
             for k, model in enumerate(models):
                 path = Path(folder) / f"{k}.onnx"

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 SYSTEM = Path("/sys/devices/system/cpu")
+LOAD = Path("/proc/loadavg")
 SPAN_S = 0.1  # how long others are watched
 LOOKS = 5  # at what else runs, within that time
+IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests are in the other numbers
 BUSY = 0.5  # share of a core that others use, from which a slower core is the better one
 
 
 def quiet_cores(count: int) -> list[int] | None:
     """Return a processor of each of `count` cores, fast ones first, of these the ones that others use least.
 
-    None where there are not as many cores, or the system (only Linux does) does not let a process choose.
+    None where there are not as many cores, or the system (macOS, for one) does not let a process choose.
     """
-    if not hasattr(os, "sched_getaffinity"):
+    allowed = allowed_cpus()
+    if allowed is None:
         return None
     before = used_s()
     time.sleep(SPAN_S)
     after = used_s()
     share = {cpu: (after[cpu] - s) / SPAN_S for cpu, s in before.items() if cpu in after}
-    cores = [[cpu for cpu in core if cpu in share] for core in cores_of(os.sched_getaffinity(0))]
+    cores = [[cpu for cpu in core if cpu in share] for core in cores_of(allowed)]
     return chosen([core for core in cores if core], share, {cpu: top_khz(cpu) for cpu in share}, count)
 
 
@@ -44,26 +48,33 @@ def chosen(cores: list[list[int]], share: Mapping[int, float], khz: Mapping[int,
 
 
 def others_run() -> bool:
-    """Return whether anything but this process wants a processor, in each of a few looks; False where nobody says."""
+    """Return whether anything but this process wants a processor, in each of a few looks; False where nobody says.
+
+    Only Linux tells how many threads want to run now.
+    """
     with suppress(OSError, ValueError, IndexError):
         for _ in range(LOOKS):
-            if int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) <= 1:  # this process itself
+            if int(LOAD.read_text(encoding="utf-8").split()[3].split("/")[0]) <= 1:  # this process itself
                 return False
             time.sleep(SPAN_S / LOOKS)
         return True
     return False
 
 
+def allowed_cpus() -> set[int] | None:
+    """Return the processors that this process may run on; None where the system does not let it choose."""
+    with suppress(psutil.Error, OSError, AttributeError):
+        return set(psutil.Process().cpu_affinity())
+    return None
+
+
 def used_s() -> dict[int, float]:
     """Return how many seconds each processor has worked since the system began; empty where it does not say."""
-    found = {}
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/stat").read_text().splitlines():
-            name, *ticks = line.split()
-            if name[:3] == "cpu" and name[3:].isdecimal():
-                idle = int(ticks[3]) + int(ticks[4])
-                found[int(name[3:])] = (sum(map(int, ticks[:8])) - idle) / os.sysconf("SC_CLK_TCK")
-    return found
+    found, allowed = {}, allowed_cpus() or set()
+    with suppress(psutil.Error, OSError, RuntimeError, ValueError, IndexError):
+        for cpu, times in enumerate(psutil.cpu_times(percpu=True)):
+            found[cpu] = sum(value for name, value in times._asdict().items() if name not in IDLE)
+    return found if max(allowed, default=-1) < len(found) else {}  # some are switched off, and the others' numbers unknown
 
 
 def cores_of(cpus: set[int]) -> list[list[int]]:
@@ -72,7 +83,7 @@ def cores_of(cpus: set[int]) -> list[list[int]]:
     for cpu in sorted(cpus):
         siblings = str(cpu)
         with suppress(OSError):
-            siblings = (SYSTEM / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+            siblings = (SYSTEM / f"cpu{cpu}/topology/thread_siblings_list").read_text(encoding="utf-8").strip()
         found.setdefault(siblings, []).append(cpu)
     return list(found.values())
 
@@ -80,5 +91,5 @@ def cores_of(cpus: set[int]) -> list[list[int]]:
 def top_khz(cpu: int) -> int:
     """Return the highest clock of a processor, 0 where the system does not say."""
     with suppress(OSError, ValueError):
-        return int((SYSTEM / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text())
+        return int((SYSTEM / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text(encoding="utf-8"))
     return 0

@@ -19,7 +19,7 @@ class Meter:
 
     def _read(self) -> list[int] | None:
         try:
-            return [int((zone / "energy_uj").read_text()) for zone in self.zones] or None
+            return [int((zone / "energy_uj").read_text(encoding="utf-8")) for zone in self.zones] or None
         except (OSError, ValueError):  # since 2020 only root may read it
             return None
 
@@ -34,12 +34,13 @@ class Meter:
     @staticmethod
     def _since(zone: Path, before: int, now: int) -> int:
         """Return the difference of a counter that begins again at its end."""
-        return now - before if now >= before else now - before + int((zone / "max_energy_range_uj").read_text())
+        end = 0 if now >= before else int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
+        return now - before + end
 
 
 def _is_package(zone: Path) -> bool:
     """Return whether a zone is a whole processor: others are its parts, or psys, which holds it once more."""
     try:
-        return (zone / "name").read_text().startswith("package")
+        return (zone / "name").read_text(encoding="utf-8").startswith("package")
     except OSError:
         return False

@@ -31,8 +31,8 @@ class Timing:
     p99: float
     energy_mj: float | None
     load_ms: float
-    peak_mib: float
-    resident_mib: float  # what loading and the first run added, over the runtime alone
+    peak_mib: float | None  # of both None where the system does not say
+    resident_mib: float | None  # what loading and the first run added, over the runtime alone
     layers: list[tuple[str, float]] | None = None  # ms of each by name; None where nobody asked or the runtime does not say
 
     def latency_ms(self) -> dict[str, float]:
@@ -77,9 +77,9 @@ def timing(process: Process, calls: Sequence[Sequence[float]], joules: Sequence[
     """Return what rounds of calls, in ms, and what each round used say of a process."""
     medians, every = [median(found) for found in calls], sorted(ms for found in calls for ms in found)
     known = [1000 * j / len(found) for found, j in zip(calls, joules, strict=True) if j is not None]
+    peak, resident = (None if mib is None else round(mib, 1) for mib in (process.peak_mib, process.resident_mib))
     return Timing(median(medians), *interval(medians), every[min(len(every) - 1, int(0.99 * len(every)))],
-                  round(median(known), 4) if known else None, round(process.load_ms, 1), round(process.peak_mib, 1),
-                  round(process.resident_mib, 1))
+                  round(median(known), 4) if known else None, round(process.load_ms, 1), peak, resident)
 
 
 def _warm(process: Process, most: int = 12) -> None:

@@ -4,37 +4,62 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from .cores import allowed_cpus
+
 LIBRARIES = ("lissom", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx",
              "executorch")
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm",
          "sve")
+ELSEWHERE = {"fma3": "fma", "avx512_f": "avx512f", "dot": "asimddp", "neon_dot": "asimddp"}  # PyTorch's words for these
+INFO = Path("/proc/cpuinfo")  # Linux's
 
 
 @cache
 def machine() -> dict[str, Any]:
-    """Return CPU, cores, instruction sets, memory, system and library versions."""
-    name, flags = platform.processor() or platform.machine(), set[str]()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    """Return CPU, cores, instruction sets, memory, system and library versions, without what the system does not tell."""
+    name, flags = processor()
     libraries = {}
     for library in LIBRARIES:
         try:
             libraries[library] = version(library)
         except PackageNotFoundError:
             continue
-    return {"cpu": name, "cores": cores, "isa": [f for f in FLAGS if f in flags], "memory_gib": round(memory / 2**30, 1),
+    memory = memory_gib()
+    return {"cpu": name, "cores": len(allowed_cpus() or ()) or os.cpu_count(), "isa": [f for f in FLAGS if f in flags],
+            **({} if memory is None else {"memory_gib": memory}),
             "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
             "libraries": libraries}
+
+
+def processor() -> tuple[str, set[str]]:
+    """Return the name of the processor and the instruction sets that it is known to have."""
+    name, flags = "", set[str]()
+    with suppress(OSError):
+        for line in INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+    if not flags:
+        import torch
+
+        said: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.12 does not tell
+        name = name or str(said.get("cpu_name") or "")
+        flags = {ELSEWHERE.get(flag, flag) for flag, has in said.items() if has is True}
+    return name or platform.processor() or platform.machine(), flags
+
+
+def memory_gib() -> float | None:
+    """Return the memory of the machine; None where the system does not say."""
+    with suppress(psutil.Error, OSError, ValueError, KeyError):
+        return round(psutil.virtual_memory().total / 2**30, 1)
+    return None

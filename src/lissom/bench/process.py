@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,8 +14,7 @@ import numpy as np
 
 from ..errors import LissomError
 from ..processes import command, ended, surroundings
-
-SETTLE_S = 1.0  # longest wait for threads that spin
+from ..scratch import temporary
 
 
 class Process:
@@ -25,7 +22,9 @@ class Process:
 
     def __init__(self, target: str, process: subprocess.Popen[str], folder: Path) -> None:
         self.target, self.process, self.folder = target, process, folder
-        self.load_ms = self.peak_mib = self.resident_mib = 0.0
+        self.load_ms = 0.0
+        self.peak_mib: float | None = None  # where the system does not say
+        self.resident_mib: float | None = None
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """Send an order and return the answer; raise if the process died over it."""
@@ -54,17 +53,10 @@ class Process:
         return found
 
     def times(self, seconds: float) -> list[float]:
-        """Run one batch of noise for a while and return the ms of each call."""
+        """Run one batch of noise for a while and return the ms of each call; no thread of it runs afterwards."""
         answer = self.ask({"seconds": seconds})
         self.peak_mib = answer["peak_mib"]
-        self.settle()
         return list(answer["times_ms"])
-
-    def settle(self) -> None:
-        """Wait until none of its threads runs: ONNX Runtime's spin on for 45 ms, on a core that the next file wants."""
-        end = time.monotonic() + SETTLE_S
-        while running(self.process.pid) and time.monotonic() < end:
-            time.sleep(0.002)
 
     def ms(self, seconds: float) -> float:
         """Run one batch of noise for a while and return the median of the calls, in ms."""
@@ -87,7 +79,7 @@ def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, p
     settings = surroundings(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {}))
     settings.pop("OMP_WAIT_POLICY", None)  # threads asleep, as training on a busy machine wants them, take twice the time
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = stack.enter_context(temporary())
         process = subprocess.Popen(command("lissom.bench.child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", env=settings)
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
@@ -99,16 +91,6 @@ def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, p
                             "pixels": pixels, "cpus": cpus})
         found.load_ms, found.resident_mib = answer["load_ms"], answer["resident_mib"]
         yield found
-
-
-def running(pid: int) -> bool:
-    """Return whether a thread of a process runs, or would if a core were free; False where the system does not say."""
-    with suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):  # one that has ended since
-                if (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R":
-                    return True
-    return False
 
 
 def _close(pipe: IO[str]) -> None:

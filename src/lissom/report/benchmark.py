@@ -41,8 +41,13 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
         more = [f"{row[o]:.2f}" + ("x" if o == "faster" else "") if row[o] else "-" for o in optional]
         table.add_row(str(row["rank"]), row["name"], row["target"], f"{ms['median']:.3f}",
                       f"{ms['low']:.3f}-{ms['high']:.3f}", f"{ms['p99']:.3f}", *more, size_text(row["size_bytes"]),
-                      f"{row['load_ms']:.0f}", f"{row['resident_mib']:.1f}", f"{row['peak_mib']:.0f}")
+                      f"{row['load_ms']:.0f}", number(row["resident_mib"], 1), number(row["peak_mib"], 0))
     return table
+
+
+def number(value: float | None, places: int) -> str:
+    """Return a number with so many places, a dash for what the system does not tell."""
+    return "-" if value is None else f"{value:.{places}f}"
 
 
 def by_layer(rows: Sequence[dict[str, Any]]) -> Table:

@@ -145,9 +145,10 @@ def size_lines(record: dict[str, Any]) -> list[str]:
         lines.append(f"bytes: {found['theory_bytes']:,} in theory, {found['packed_bytes']:,} packed, "
                      f"{record['weights_bytes']:,} as PyTorch holds them")
     for target, held in record["targets"].items():
-        resident = f"{held['resident_mib']} MiB" if "resident_mib" in held else "not measured"
+        resident, peak = (f"{held[mib]} MiB" if held.get(mib) is not None else "not measured"
+                          for mib in ("resident_mib", "peak_mib"))
         lines.append(f"{target}: {held['size_bytes']:,} bytes in the file, {resident} when running, "
-                     f"{held['peak_mib']} MiB at most with the runtime")
+                     f"{peak} at most with the runtime")
     return lines
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from ..scratch import temporary
 
 
 def packed(source: Path, path: Path) -> None:
@@ -23,7 +24,7 @@ def packed(source: Path, path: Path) -> None:
         model.reshape([1, *list(model.input(0).get_partial_shape())[1:]])
     for node in constants(model, ov.Type.i8):
         halved(node)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary() as folder:
         xml = path if path.suffix == ".xml" else Path(folder, "model.xml")
         ov.save_model(model, xml, compress_to_fp16=False)  # a threshold must not be rounded
         if xml == path:

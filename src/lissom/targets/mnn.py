@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
+from ..scratch import temporary
 from ._names import layer_named
 from ._target import WARM, Images, Run, Target, middle
 
@@ -84,7 +84,7 @@ class Mnn(Target):
         if self.activations and images is None:
             raise LissomError(f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
                               "--to has them, and without activations none are needed")
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary() as scratch:
             folder = Path(scratch)
             source, made = folder / "model.onnx", folder / "model.mnn"
             export_onnx(model, source, shape, {}, in_integers=False)

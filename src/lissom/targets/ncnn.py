@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
+from ..scratch import temporary
 from ._target import Images, Run, Target
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Ncnn(Target):
 
         spec = find_spec("pnnx")
         assert spec is not None and spec.origin is not None
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary() as scratch:
             folder = Path(scratch)
             source, made = folder / "model.onnx", folder / path.name
             export_onnx(model, source, shape, {}, in_integers=False)
@@ -87,7 +87,7 @@ class Ncnn(Target):
         network.opt.num_threads = threads
         for word in HALVES:
             setattr(network.opt, word, self.precision == "f16")
-        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as pack:
+        with temporary() as folder, zipfile.ZipFile(path) as pack:
             pack.extractall(folder, PARTS)
             graph, weights = (str(Path(folder) / part) for part in PARTS)
             if network.load_param(graph) or network.load_model(weights):

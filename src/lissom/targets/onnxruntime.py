@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import KW_ONLY, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
+from ..scratch import temporary
 from . import _onnxz
 from ._names import layers_in
 from ._target import WARM, Fused, Images, Run, Target, middle
@@ -67,7 +67,7 @@ class Onnxruntime(Target):
         if not self.packed:
             export_onnx(model, path, shape, facts, adapt=looked_up)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary() as folder:
             export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up)
             _onnxz.write(Path(folder) / "model.onnx", path)
 
@@ -87,7 +87,7 @@ class Onnxruntime(Target):
         return run
 
     def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary() as folder:
             session = _session(path, threads, self.provider, profile=Path(folder) / "profile")
             name, layer = session.get_inputs()[0].name, layers_in(path)
             runs: list[list[tuple[str, float]]] = [[]]
@@ -108,7 +108,7 @@ class Onnxruntime(Target):
         from ._activations import wires
         from ._why import in_onnx, named
 
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary() as folder:
             optimised = Path(folder) / "optimised.onnx"
             _session(path, 1, self.provider, optimised)
             graph = onnx.load(str(optimised)).graph

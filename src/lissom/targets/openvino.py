@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..method import arg
+from ..scratch import temporary
 from ._names import layer_named, layers_in
 from ._target import WARM, Fused, Images, Run, Target, middle
 
@@ -54,7 +54,7 @@ class Openvino(Target):
             return
         from ._packed import packed
 
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary() as folder:
             export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=joined)
             packed(Path(folder) / "model.onnx", path)
 
