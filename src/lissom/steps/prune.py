@@ -213,7 +213,9 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
     cut, first = options.cut(kept), first_widths(ctx)
     ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
                            for g, w in zip(options.groups, kept, strict=True)]
-    before, images = copy.deepcopy(model), ctx.batch(8)
+    # The copy shares its numbers: what is zeroed in both is what the cut takes away.
+    before = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+    images = ctx.batch(8)
     masked(before, cut)
     sliced(model, cut)
     try:

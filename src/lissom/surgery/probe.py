@@ -9,34 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from ..trees import tensors_in
+from ..trees import Tree, called, first, mapped, tensors_in
 from .cast import CastLayer
 from .choose import lowest
 from .groups import Group, Groups, groups_of
-from .slim import Cut, apart, masked, sliced
+from .slim import Cut, apart, masked, removed, sliced
+from .tensors import Held
 
 SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
+FEW = 65_536  # numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
 
 
-def cuttable(model: nn.Module, example: Tensor) -> Groups:
+def cuttable(model: nn.Module, example: Tree) -> Groups:
     """Return the groups of `model` that a trial shows can be cut; the others are left whole, with the reason.
 
-    The trial cuts a few units on a copy with random scales, so that a branch which is multiplied by 0 counts too,
-    and compares with the same units zeroed. A forward that names a number of channels or rolls them does not pass;
-    one that halves them gets a second trial, in which both halves lose the same. `example` (n ...) gives the shape
-    of the input. Raises LissomError for a network of which `cast` has stored weights in 16 bits.
+    The trial cuts all groups at once on a copy with random scales, so that a branch which is multiplied by 0 counts
+    too, and compares with the same units zeroed; where that fails, halves of the groups are tried. A forward that names a
+    number of channels or rolls them does not pass; one that halves them gets a second trial, in which both halves lose
+    the same. `example` (n ...) gives the shape of the input. Raises LissomError for a network of which `cast` has stored
+    weights in 16 bits.
     """
     if any(isinstance(layer, CastLayer) for layer in model.modules()):
         raise LissomError("prune: the weights are stored in 16 bits already, of which no channel is cut; prune before cast")
     trial = _Trial(model, example)
-    groups = groups_of(trial.model, trial.images)
+    groups = trial.groups()
     free = trial.passing(groups.free)
     failed = {layer for group in groups.free if group not in free for layer in group.layers("out")}
     if failed & groups.split:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]
         free = trial.passing([*sure, *trial.passing([group for group in groups.free if group not in sure])])
-    if trial.trains and not trial.passes(free, training=True):  # a head that only training runs, say
+    if not trial.runs_in_training(free) and trial.runs_in_training([]):  # a head that only training runs, say
         groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
         free = trial.passing(trial.passing(groups.free), training=True)
     for group in groups.free:
@@ -46,26 +49,29 @@ def cuttable(model: nn.Module, example: Tensor) -> Groups:
 
 
 class _Trial:
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    """A copy of a network with random scales, which is cut and put together again."""
+
+    def __init__(self, model: nn.Module, example: Tree) -> None:
         draw = torch.Generator().manual_seed(0)
-        self.model = copy.deepcopy(model).float().cpu().eval()
-        for name, p in self.model.named_parameters():
-            if not p.isfinite().all():
+        tensors: dict[int, Tensor] = {}  # in place of those that the network has; large ones share their numbers
+        for name, p in model.named_parameters():
+            if not (p.sum().isfinite() or p.isfinite().all()):  # a sum is sooner made, but may be too large
                 raise LissomError(f"prune: {name} holds numbers that are not finite")
-        with torch.no_grad():
-            for p in self.model.parameters():
-                if p.numel() < 65_536 or p.min() == p.max():  # scales, biases, and what is all zero
-                    p.add_(0.3 * p.std(correction=0).clamp_min(0.1) * torch.randn(p.shape, generator=draw))
-        shape = example.shape[1:]
-        small = (shape[0], *(min(n, SMALL) for n in shape[1:])) if len(shape) == 3 else tuple(shape)
-        self.images = torch.randn(2, *shape, generator=draw)
-        if not example.is_floating_point():  # numbers that say which, and must be in range
-            self.images = example[:1].cpu().expand(2, *shape).clone()
-        elif small != tuple(shape):
-            with suppress(Exception), torch.no_grad():  # whatever the user's forward raises on a small image
-                self.model(smaller := torch.randn(2, *small, generator=draw))
-                self.images = smaller
-        self.trains = self._runs_in_training(self.model)
+            tensors[id(p)] = nn.Parameter(_lively(p.detach().float().cpu(), draw), requires_grad=False)
+        self.model = copy.deepcopy(model, tensors).float().cpu().eval()
+        self.held = Held(self.model)
+        self.images = mapped(lambda t: _two_of(t, draw), example)
+        small = isinstance(example, Tensor) and example.is_floating_point() and example.ndim == 4 and max(example.shape[2:]) > SMALL
+        self.smaller = self.images[..., :SMALL, :SMALL] if small else None
+
+    def groups(self) -> Groups:
+        """Return the groups as a forward pass on a small image shows them, where the network takes one."""
+        if self.smaller is not None:
+            with suppress(Exception):  # whatever the user's forward raises on a small image
+                found = groups_of(self.model, self.smaller)
+                self.images = self.smaller
+                return found
+        return groups_of(self.model, self.images)
 
     def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
         """Return the groups that pass together: all of them, or those of either half that do."""
@@ -83,50 +89,97 @@ class _Trial:
         return one
 
     def passes(self, groups: list[Group], training: bool = False) -> bool:
-        """Cut a few units at either end of each group: pieces that are meant to be equal come apart.
+        """Cut the groups to three widths, each of which must do what the network does with all that goes zeroed.
 
-        Every other group loses more, the others in the second turn; by chance as many pieces may still lose the same,
-        so that the third turn draws how many. With `training` the cut network must run as in training as well.
+        With `training` the narrowest must run as in training as well. A group of few units is cut at either end by a
+        trial of its own.
         """
-        drawn = torch.randint(1, 8, (len(groups),), generator=torch.Generator().manual_seed(0)).tolist()
-        for turn in range(3):
-            trial = copy.deepcopy(self.model)
-            try:
-                counts = drawn if turn == 2 else [3 if (k + turn) % 2 else int(g.size > 2 * g.step(1))  # 0 where 3 are 1
-                                                  for k, g in enumerate(groups)]
-                cut: Cut = [(g, few(g, count, last=turn == 1)) for g, count in zip(groups, counts, strict=True)]
-                masked(trial, cut)
-                wanted = self._outputs(trial)
-                sliced(trial, cut)
-                if not apart(wanted, self._outputs(trial)) < 1e-3:
-                    return False
-            except Exception:  # whatever the user's forward raises on a width it did not expect
-                return False
-            if training:
-                return self._runs_in_training(trial)
-        return True
+        few = any((group.size - 1) // group.step(1) < 4 for group in groups)
+        return all(self._passes(groups, last) for last in ((False, True) if few else (False,))) and (
+            not training or self.runs_in_training(groups))
 
-    def _outputs(self, model: nn.Module) -> list[Tensor]:
-        with torch.no_grad():
-            return [t.clone() for t in tensors_in(model.eval()(self.images[:1]))]
-
-    def _runs_in_training(self, model: nn.Module) -> bool:
-        stats = {name: b.clone() for name, b in model.named_buffers()}
+    def _passes(self, groups: list[Group], last: bool) -> bool:
+        stages = widths(groups, last)
         try:
+            cut = [(group, units[0] | units[1] | units[2]) for group, units in stages]
+            masked(self.model, cut, fresh=True)
+            self._restore_scale(cut)
+            wanted, zeroed = self._outputs(), Held(self.model)
+            for stage in range(3):
+                sliced(self.model, [(group, units[stage]) for group, units in stages])
+                if not apart(wanted, self._outputs()) < 1e-3:
+                    return False
+                zeroed.restore()
+            return True
+        except Exception:  # whatever the user's forward raises on a width it did not expect
+            return False
+        finally:
+            self.held.restore()
+
+    def _restore_scale(self, cut: Cut) -> None:
+        """Make up for the inputs that a layer lost, so that a difference is as large at the end of a deep network."""
+        readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
+        tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        for (name, axis), gone in removed(cut).items():
+            if (name, axis) in readers and not gone.all():
+                tensors[name].data.mul_((gone.numel() / int((~gone).sum())) ** 0.5)
+
+    def _outputs(self) -> list[Tensor]:
+        with torch.no_grad():
+            return [t.clone() for t in tensors_in(called(self.model.eval(), first(self.images, 1)))]
+
+    def runs_in_training(self, groups: list[Group]) -> bool:
+        """Return whether the network with `groups` cut runs as in training."""
+        statistics = {b: b.clone() for b in self.model.buffers()}
+        try:
+            if groups:
+                sliced(self.model, [(group, units[2]) for group, units in widths(groups)])
             with torch.no_grad():
-                model.train()(self.images)
+                called(self.model.train(), self.images)
         except Exception:  # as above
             return False
         finally:
-            model.eval()
+            self.held.restore()
+            self.model.eval()
             with torch.no_grad():
-                for name, b in model.named_buffers():
-                    b.copy_(stats[name])
+                for b, before in statistics.items():
+                    b.copy_(before)
         return True
 
 
-def few(group: Group, count: int, last: bool = False) -> Tensor:
-    """Mark `count` units at one end of a group, or in each block as many as in the others."""
-    step = group.step(1)
-    position = torch.arange(group.size, dtype=torch.float32)
-    return lowest(-position if last else position, min(count * step, (group.size - 1) // step * step), group.blocks)
+def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
+    """Return two samples of the same shape, of random numbers; those that say which must be in range and stay."""
+    if example.is_floating_point():
+        return torch.randn(2, *example.shape[1:], generator=draw)
+    return example[:1].cpu().expand(2, *example.shape[1:]).clone()
+
+
+def _lively(p: Tensor, draw: torch.Generator) -> Tensor:
+    """Return scales, biases and what is all one number with something added, others as they are."""
+    if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
+        return p + 0.3 * p.std(correction=0).clamp_min(0.1) * torch.randn(p.shape, generator=draw)
+    return p
+
+
+def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Tensor]]]:
+    """Return for each group what goes at three widths: half of its units, some at its other end, some more.
+
+    Pieces that are meant to be equal come apart: how many go is drawn for each group, and every other one loses more
+    at the second width. The first to go are the first units, or with `last` the last.
+    """
+    draw = torch.Generator().manual_seed(int(last))
+    found = []
+    for k, group in enumerate(groups):
+        step = group.step(1)
+        most = (group.size - 1) // step
+        less, more = (int(torch.randint(low, high, (), generator=draw)) for low, high in ((0, 4), (1, 8)))
+        odd = (k + last) % 2
+        first = odd if most == 1 else max(1, (most + 1) // 2 - less)
+        counts = [first, first + (3 if odd else int(most > 3)), first + (3 if odd else 1) + more]
+        place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
+        units = [torch.zeros(group.size, dtype=torch.bool)]
+        for count, end in zip(counts, (place, -place, place), strict=True):
+            gone = torch.where(units[-1], torch.tensor(-2.0 * group.size), end)  # what went goes again
+            units.append(lowest(gone, min(count, most) * step, group.blocks))
+        found.append((group, units[1:]))
+    return found

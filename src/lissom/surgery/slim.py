@@ -28,11 +28,18 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     return gone
 
 
-def masked(model: nn.Module, cut: Cut) -> None:
-    """Zero in place everything that `sliced` would cut out: the two networks compute the same."""
+def masked(model: nn.Module, cut: Cut, fresh: bool = False) -> None:
+    """Zero in place everything that `sliced` would cut out: the two networks compute the same.
+
+    With `fresh` the tensors first get numbers of their own, so that others which share them do not change.
+    """
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    gone_of = removed(cut)
+    if fresh:
+        for name in dict.fromkeys(name for name, _ in gone_of):
+            tensors[name].data = tensors[name].data.clone()
     with torch.no_grad():
-        for (name, axis), gone in removed(cut).items():
+        for (name, axis), gone in gone_of.items():
             tensor, gone = tensors[name], gone.to(tensors[name].device)
             if gone.ndim == 1:
                 tensor.index_fill_(axis, gone.nonzero().flatten(), 0)

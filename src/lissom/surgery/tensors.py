@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 Owners = dict[int, list[tuple[nn.Module, str]]]  # parameter -> the layers that hold it, with its name there
@@ -36,6 +39,33 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
             owner._flat_weights[owner._flat_weights_names.index(alias)] = fresh
     if owners is not None:
         owners[id(fresh)] = owners.get(id(old), [(layer, key)])
+
+
+class Held:
+    """A network as it is, to which `restore` brings it back after cuts: classes, attributes, tensors and their numbers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [(m, m.__class__, dict(m.__dict__), {key: self._own(m.__dict__[key]) for key in OWN if key in m.__dict__})
+                        for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        self.numbers = [(t, t.data) for t in [*model.parameters(), *model.buffers()]]
+
+    def restore(self) -> None:
+        """Bring the network back; what was computed in place stays."""
+        for module, kind, attributes, own in self.modules:
+            module.__class__ = kind
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for key, value in own.items():
+                module.__dict__[key] = self._own(value)
+        for tensor, numbers in self.numbers:
+            tensor.data = numbers
+
+    @staticmethod
+    def _own(value: Any) -> Any:
+        return value.copy()
+
+
+OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
 
 
 def match_widths(layer: nn.Module) -> None:

@@ -1,0 +1,80 @@
+"""How long prune takes with all its proofs beside Torch-Pruning 1.6.1, both timed in turns in one run.
+
+    python benchmarks/pruning_speed.py [--only resnet50,densenet201] [--turns 5] [-o speed.json]
+
+The same job for both: a copy of a torchvision network with random weights loses half of the channels of every layer,
+ranked by the L2 norm of filters, the classifier's outputs left alone; one image of the network's size is given. Network
+by network they take turns; the median counts. What lissom does besides, its trial cut, its count of multiply-adds and
+its gate, is in its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch_pruning as tp
+import torchvision
+from torch import Tensor, nn
+
+import lissom
+from lissom.bench.machine import machine
+
+NETWORKS = ("resnet50", "resnet152", "mobilenet_v3_large", "convnext_tiny", "densenet201")
+
+
+def by_lissom(model: nn.Module, example: Tensor) -> nn.Module:
+    """Cut half of the channels; `apply` works on a copy."""
+    return lissom.apply('prune(0.5, by="l2", scope="local")', model, example)
+
+
+def by_torch_pruning(model: nn.Module, example: Tensor) -> nn.Module:
+    """Cut half of the channels of a copy."""
+    model = copy.deepcopy(model)
+    outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    tp.pruner.BasePruner(model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.5,
+                         round_to=8, ignored_layers=outputs).step()
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default=",".join(NETWORKS))
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    warnings.simplefilter("ignore")
+    here, rows = machine(), []
+    arms: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {"lissom": by_lissom, "torch-pruning": by_torch_pruning}
+    print(f"{here['cpu']}, threads: {given.threads}, torch {here['libraries']['torch']}; median seconds of {given.turns}")
+    for name in given.only.split(","):
+        model = torchvision.models.get_model(name, weights=None).eval()
+        example = torch.randn(1, 3, 224, 224)
+        seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+        left = {}
+        for turn in range(given.turns + 1):
+            for arm, cut in arms.items():
+                begin = time.perf_counter()
+                small = cut(model, example)
+                if turn:  # the first wakes what is loaded when it is first used
+                    seconds[arm].append(time.perf_counter() - begin)
+                left[arm] = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
+        ours, theirs = (median(seconds[arm]) for arm in arms)
+        rows.append({"network": name, "seconds": seconds, "parameters_left": left})
+        print(f"{name:20} lissom {ours:6.2f}  torch-pruning {theirs:6.2f}  ratio {ours / theirs:5.2f}  "
+              f"parameters left {left['lissom']:.2f}, {left['torch-pruning']:.2f}", flush=True)
+        if given.output:
+            given.output.write_text(json.dumps({"machine": here, "threads": given.threads, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
