@@ -205,21 +205,18 @@ def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any],
 
 
 def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
-    """Cut `model` in place to `kept` units of each group, and hold it against the same network with those zeroed."""
-    import copy
-
-    from ..surgery.slim import difference, masked, sliced
+    """Cut `model` in place to `kept` units of each group, and hold it against itself with those zeroed that go."""
+    from ..surgery.slim import answers, apart, masked, sliced
 
     cut, first = options.cut(kept), first_widths(ctx)
     ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
                            for g, w in zip(options.groups, kept, strict=True)]
-    # The copy shares its numbers: what is zeroed in both is what the cut takes away.
-    before = copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
     images = ctx.batch(8)
-    masked(before, cut)
+    masked(model, cut)  # what is cut next
+    wanted = answers(model, images)
     sliced(model, cut)
     try:
-        found = difference(before, model, images)
+        found = apart(wanted, answers(model, images))
     except Exception as error:  # whatever the user's forward raises on a width that no trial has met
         raise LissomError(f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); keep= leaves "
                           "layers whole") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -68,20 +69,25 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
         if mask.dtype == torch.bool else mask.to(like.dtype)
 
 
-def count_heads(model: nn.Module, group: Group, kept: int) -> None:
+def count_heads(layers: Mapping[str, nn.Module], group: Group, kept: int) -> None:
     """Tell the layers around a group, if its units may be heads, that `kept` of them are left.
 
     Attention written by hand keeps its number of heads as an attribute beside the layers that make them. Whether
     that was all the code needed, a trial has to show.
     """
     for path in group.layers("out"):
-        owner: Any = model.get_submodule(path.rpartition(".")[0])
+        owner: Any = layers[path.rpartition(".")[0]]
         for name in HEADS:
-            if type(getattr(owner, name, None)) is int and getattr(owner, name) == group.size:
+            if type(_plain(owner, name)) is int and getattr(owner, name) == group.size:
                 for width in WIDTHS:
-                    if type(getattr(owner, width, None)) is int and getattr(owner, width) % group.size == 0:
+                    if type(_plain(owner, width)) is int and getattr(owner, width) % group.size == 0:
                         setattr(owner, width, getattr(owner, width) // group.size * kept)
                 setattr(owner, name, kept)
+
+
+def _plain(layer: nn.Module, name: str) -> Any:
+    """Return an attribute of a layer or its class, None if there is none; neither parameters nor layers are looked at."""
+    return vars(layer).get(name, getattr(type(layer), name, None))
 
 
 def match_attention(layer: nn.MultiheadAttention) -> None:

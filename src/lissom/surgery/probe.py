@@ -39,7 +39,7 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]
         free = trial.passing([*sure, *trial.passing([group for group in groups.free if group not in sure])])
-    if not trial.runs_in_training(free) and trial.runs_in_training([]):  # a head that only training runs, say
+    if trial.trained != free and not trial.trains(free) and trial.trains([]):  # a head that only training runs, say
         groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
         free = trial.passing(trial.passing(groups.free), training=True)
     for group in groups.free:
@@ -60,6 +60,7 @@ class _Trial:
             tensors[id(p)] = nn.Parameter(_lively(p.detach().float().cpu(), draw), requires_grad=False)
         self.model = copy.deepcopy(model, tensors).float().cpu().eval()
         self.held = Held(self.model)
+        self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
         self.images = mapped(lambda t: _two_of(t, draw), example)
         small = isinstance(example, Tensor) and example.is_floating_point() and example.ndim == 4 and max(example.shape[2:]) > SMALL
         self.smaller = self.images[..., :SMALL, :SMALL] if small else None
@@ -95,10 +96,10 @@ class _Trial:
         trial of its own.
         """
         few = any((group.size - 1) // group.step(1) < 4 for group in groups)
-        return all(self._passes(groups, last) for last in ((False, True) if few else (False,))) and (
-            not training or self.runs_in_training(groups))
+        return (not few or self._passes(groups, last=True)) and self._passes(groups) and (
+            not training or self.trained == groups)
 
-    def _passes(self, groups: list[Group], last: bool) -> bool:
+    def _passes(self, groups: list[Group], last: bool = False) -> bool:
         stages = widths(groups, last)
         try:
             cut = [(group, units[0] | units[1] | units[2]) for group, units in stages]
@@ -106,10 +107,12 @@ class _Trial:
             self._restore_scale(cut)
             wanted, zeroed = self._outputs(), Held(self.model)
             for stage in range(3):
+                zeroed.restore()
                 sliced(self.model, [(group, units[stage]) for group, units in stages])
                 if not apart(wanted, self._outputs()) < 1e-3:
                     return False
-                zeroed.restore()
+            if self._runs_in_training():
+                self.trained = groups
             return True
         except Exception:  # whatever the user's forward raises on a width it did not expect
             return False
@@ -128,22 +131,27 @@ class _Trial:
         with torch.no_grad():
             return [t.clone() for t in tensors_in(called(self.model.eval(), first(self.images, 1)))]
 
-    def runs_in_training(self, groups: list[Group]) -> bool:
+    def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""
-        statistics = {b: b.clone() for b in self.model.buffers()}
+        sliced(self.model, [(group, units[2]) for group, units in widths(groups)])
         try:
-            if groups:
-                sliced(self.model, [(group, units[2]) for group, units in widths(groups)])
+            return self._runs_in_training()
+        finally:
+            self.held.restore()
+
+    def _runs_in_training(self) -> bool:
+        buffers = [(b, b.data) for b in self.model.buffers()]
+        for b, numbers in buffers:
+            b.data = numbers.clone()  # for statistics to move in
+        try:
             with torch.no_grad():
                 called(self.model.train(), self.images)
         except Exception:  # as above
             return False
         finally:
-            self.held.restore()
             self.model.eval()
-            with torch.no_grad():
-                for b, before in statistics.items():
-                    b.copy_(before)
+            for b, numbers in buffers:
+                b.data = numbers
         return True
 
 

@@ -21,9 +21,9 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     """Return for each (tensor, axis) which indices go: a boolean (n), or (blocks n) of a grouped convolution."""
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
+        with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
         for member in group.members:
-            mine = (member.unit >= 0) & units[member.unit.clamp_min(0)]
-            key = (member.tensor, member.axis)
+            mine, key = with_none[member.unit], (member.tensor, member.axis)
             gone[key] = gone[key] | mine if key in gone else mine
     return gone
 
@@ -54,21 +54,25 @@ def sliced(model: nn.Module, cut: Cut) -> None:
 
     `layer.kept` lists the outputs of the layer as it was first built that are still there.
     """
-    owners = owners_of(model)
+    owners, layers = owners_of(model), dict(model.named_modules(remove_duplicate=False))
     makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
+    places: dict[str, list[tuple[int, Tensor]]] = {}  # tensor -> along which of its axes what goes
     for (name, axis), gone in removed(cut).items():
-        if not gone.any():
-            continue
+        if gone.any():
+            places.setdefault(name, []).append((axis, gone))
+    for name, axes in places.items():
         path, _, leaf = name.rpartition(".")
-        layer = model.get_submodule(path)
+        layer: Any = layers[path]
         now = getattr(layer, leaf).detach()
-        replace(model, name, kept_of(now, axis, ~gone.to(now.device)), owners=owners)
-        if (name, axis) in makes and leaf == "weight":
-            before = getattr(layer, "kept", list(range(gone.numel())))
-            layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]  # type: ignore[assignment]
+        for axis, gone in axes:
+            now = kept_of(now, axis, ~gone.to(now.device))
+            if leaf == "weight" and (name, axis) in makes:
+                before = getattr(layer, "kept", range(gone.numel()))
+                layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]
+        replace(model, name, now, owners=owners, layer=layer)
     for group, units in cut:
         for width in group.widths:
-            norm: Any = model.get_submodule(width.tensor)
+            norm: Any = layers[width.tensor]
             norm.num_features -= int(units[width.unit[width.unit >= 0]].sum())
     for layer in model.modules():
         match_widths(layer)
@@ -77,7 +81,7 @@ def sliced(model: nn.Module, cut: Cut) -> None:
         match_windows(layer)
     for group, units in cut:
         if units.any():
-            count_heads(model, group, int((~units).sum()))
+            count_heads(layers, group, int((~units).sum()))
 
 
 def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
@@ -90,10 +94,15 @@ def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
 
 def difference(one: nn.Module, two: nn.Module, images: Tensor) -> float:
     """Return the largest difference of two networks' outputs on `images`, over the largest output."""
+    return apart(answers(one, images), answers(two, images))
+
+
+def answers(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the outputs of a network on `images`, with which those of another are compared."""
     if images.dtype in (torch.float16, torch.bfloat16):  # whose rounding alone would look like a difference
-        one, two, images = copy.deepcopy(one).float(), copy.deepcopy(two).float(), images.float()
+        model, images = copy.deepcopy(model).float(), images.float()
     with torch.no_grad():
-        return apart(list(tensors_in(one.eval()(images))), list(tensors_in(two.eval()(images))))
+        return [t.clone() for t in tensors_in(model.eval()(images))]
 
 
 def apart(one: list[Tensor], two: list[Tensor]) -> float:

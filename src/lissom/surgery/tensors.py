@@ -20,14 +20,15 @@ def owners_of(model: nn.Module) -> Owners:
     return found
 
 
-def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None, owners: Owners | None = None) -> None:
+def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None, owners: Owners | None = None,
+            layer: nn.Module | None = None) -> None:
     """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it.
 
-    `buffer` says what a tensor is that the layer does not have yet. `owners`, if many are replaced, is what
-    `owners_of` returned before the first.
+    `buffer` says what a tensor is that the layer does not have yet. If many are replaced, `owners` is what
+    `owners_of` returned before the first, and `layer` the one that holds the tensor.
     """
     path, _, key = name.rpartition(".")
-    layer = model.get_submodule(path)
+    layer = model.get_submodule(path) if layer is None else layer
     if buffer if buffer is not None else key in layer._buffers:
         layer.register_buffer(key, value)
         return
