@@ -36,6 +36,8 @@ class Member:
             blocks, each = self.unit.shape
             flat = weight.reshape(blocks, -1, each, math.prod(weight.shape[2:])).transpose(1, 2).reshape(blocks * each, -1)
         unit = self.unit.flatten().to(weight.device)
+        if (unit >= 0).all():
+            return flat, unit
         return flat[unit >= 0], unit[unit >= 0]
 
 
@@ -137,11 +139,14 @@ def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.n
         mine = units[group_of[units] == k]
         unit_of[mine] = np.arange(len(mine))
         groups.append(Group("", len(mine)))
+    shared: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}  # members that hold the same units share the tensor
     for use, found in zip([*uses, *widths], [*roots, *(root[use.labels.numpy()] for use in widths)], strict=True):
-        for k in np.unique(group_of[found]):
+        owners = group_of[found]
+        for k in np.unique(owners):
             if k >= 0:
-                unit = np.where(group_of[found] == k, unit_of[found], -1)
-                member = Member(use.tensor, use.axis, use.role, torch.from_numpy(unit))
+                unit = np.where(owners == k, unit_of[found], -1)
+                unit = shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit))
+                member = Member(use.tensor, use.axis, use.role, unit)
                 (groups[k].widths if use.role == "width" else groups[k].members).append(member)
     names: Counter[str] = Counter()
     for group in groups:

@@ -13,7 +13,7 @@ from ..trees import Tree, called, first, mapped, tensors_in
 from .cast import CastLayer
 from .choose import lowest
 from .groups import Group, Groups, groups_of
-from .slim import Cut, apart, masked, removed, sliced
+from .slim import apart, masked_alike, sliced
 from .tensors import Held
 
 SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
@@ -54,9 +54,12 @@ class _Trial:
     def __init__(self, model: nn.Module, example: Tree) -> None:
         draw = torch.Generator().manual_seed(0)
         tensors: dict[int, Tensor] = {}  # in place of those that the network has; large ones share their numbers
-        for name, p in model.named_parameters():
-            if not (p.sum().isfinite() or p.isfinite().all()):  # a sum is sooner made, but may be too large
+        held = dict(model.named_parameters())
+        sums = torch.tensor([float(p.detach().sum()) for p in held.values()])  # sooner looked at than all numbers
+        for name in [name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total]:
+            if not held[name].isfinite().all():
                 raise LissomError(f"prune: {name} holds numbers that are not finite")
+        for p in held.values():
             tensors[id(p)] = nn.Parameter(_lively(p.detach().float().cpu(), draw), requires_grad=False)
         self.model = copy.deepcopy(model, tensors).float().cpu().eval()
         self.held = Held(self.model)
@@ -90,7 +93,7 @@ class _Trial:
         return one
 
     def passes(self, groups: list[Group], training: bool = False) -> bool:
-        """Cut the groups to three widths, each of which must do what the network does with all that goes zeroed.
+        """Cut the groups to two widths, each of which must do what the network does with all that goes zeroed.
 
         With `training` the narrowest must run as in training as well. A group of few units is cut at either end by a
         trial of its own.
@@ -102,11 +105,10 @@ class _Trial:
     def _passes(self, groups: list[Group], last: bool = False) -> bool:
         stages = widths(groups, last)
         try:
-            cut = [(group, units[0] | units[1] | units[2]) for group, units in stages]
-            masked(self.model, cut, fresh=True)
-            self._restore_scale(cut)
+            cut = [(group, units[0] | units[1]) for group, units in stages]
+            masked_alike(self.model, cut)
             wanted, zeroed = self._outputs(), Held(self.model)
-            for stage in range(3):
+            for stage in range(2):
                 zeroed.restore()
                 sliced(self.model, [(group, units[stage]) for group, units in stages])
                 if not apart(wanted, self._outputs()) < 1e-3:
@@ -119,21 +121,13 @@ class _Trial:
         finally:
             self.held.restore()
 
-    def _restore_scale(self, cut: Cut) -> None:
-        """Make up for the inputs that a layer lost, so that a difference is as large at the end of a deep network."""
-        readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
-        tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
-        for (name, axis), gone in removed(cut).items():
-            if (name, axis) in readers and not gone.all():
-                tensors[name].data.mul_((gone.numel() / int((~gone).sum())) ** 0.5)
-
     def _outputs(self) -> list[Tensor]:
         with torch.no_grad():
             return [t.clone() for t in tensors_in(called(self.model.eval(), first(self.images, 1)))]
 
     def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""
-        sliced(self.model, [(group, units[2]) for group, units in widths(groups)])
+        sliced(self.model, [(group, units[1]) for group, units in widths(groups)])
         try:
             return self._runs_in_training()
         finally:
@@ -165,29 +159,26 @@ def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
 def _lively(p: Tensor, draw: torch.Generator) -> Tensor:
     """Return scales, biases and what is all one number with something added, others as they are."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
-        return p + 0.3 * p.std(correction=0).clamp_min(0.1) * torch.randn(p.shape, generator=draw)
+        return torch.randn(p.shape, generator=draw).mul_(0.3 * max(float(p.std(correction=0)), 0.1)).add_(p)
     return p
 
 
 def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Tensor]]]:
-    """Return for each group what goes at three widths: half of its units, some at its other end, some more.
+    """Return for each group what goes at two widths: half of its units, then some at its other end as well.
 
-    Pieces that are meant to be equal come apart: how many go is drawn for each group, and every other one loses more
-    at the second width. The first to go are the first units, or with `last` the last.
+    Pieces that are meant to be equal come apart: how many go is drawn for each group, and every other one loses two
+    more at the second width. The first to go are the first units, or with `last` the last.
     """
     draw = torch.Generator().manual_seed(int(last))
+    drawn = torch.randint(0, 7, (len(groups), 2), generator=draw).tolist()
     found = []
     for k, group in enumerate(groups):
-        step = group.step(1)
+        step, odd = group.step(1), (k + last) % 2
         most = (group.size - 1) // step
-        less, more = (int(torch.randint(low, high, (), generator=draw)) for low, high in ((0, 4), (1, 8)))
-        odd = (k + last) % 2
-        first = odd if most == 1 else max(1, (most + 1) // 2 - less)
-        counts = [first, first + (3 if odd else int(most > 3)), first + (3 if odd else 1) + more]
+        first = odd if most == 1 else max(1, (most + 1) // 2 - drawn[k][0])
+        then = first + drawn[k][1] + (3 if odd else int(most > 3))
         place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
-        units = [torch.zeros(group.size, dtype=torch.bool)]
-        for count, end in zip(counts, (place, -place, place), strict=True):
-            gone = torch.where(units[-1], torch.tensor(-2.0 * group.size), end)  # what went goes again
-            units.append(lowest(gone, min(count, most) * step, group.blocks))
-        found.append((group, units[1:]))
+        half = lowest(place, first * step, group.blocks)
+        gone = torch.where(half, torch.tensor(-2.0 * group.size), -place)  # what went goes again
+        found.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
     return found

@@ -22,31 +22,53 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
         with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
+        found: dict[int, Tensor] = {}
         for member in group.members:
-            mine, key = with_none[member.unit], (member.tensor, member.axis)
+            if id(member.unit) not in found:
+                found[id(member.unit)] = with_none[member.unit]
+            mine, key = found[id(member.unit)], (member.tensor, member.axis)
             gone[key] = gone[key] | mine if key in gone else mine
     return gone
 
 
-def masked(model: nn.Module, cut: Cut, fresh: bool = False) -> None:
-    """Zero in place everything that `sliced` would cut out: the two networks compute the same.
-
-    With `fresh` the tensors first get numbers of their own, so that others which share them do not change.
-    """
+def masked(model: nn.Module, cut: Cut) -> None:
+    """Zero in place everything that `sliced` would cut out: the two networks compute the same."""
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    gone_of = removed(cut)
-    if fresh:
-        for name in dict.fromkeys(name for name, _ in gone_of):
-            tensors[name].data = tensors[name].data.clone()
     with torch.no_grad():
-        for (name, axis), gone in gone_of.items():
+        for (name, axis), gone in removed(cut).items():
             tensor, gone = tensors[name], gone.to(tensors[name].device)
             if gone.ndim == 1:
                 tensor.index_fill_(axis, gone.nonzero().flatten(), 0)
             else:
-                each = len(tensor) // len(gone)
-                stay = (~gone).repeat_interleave(each, 0).to(tensor.dtype)
-                tensor.mul_(stay.view(*stay.shape, *[1] * (tensor.ndim - 2)))
+                tensor.mul_(_over(tensor, axis, ~gone).to(tensor.dtype))
+
+
+def masked_alike(model: nn.Module, cut: Cut) -> None:
+    """Zero the same in tensors of their own, and make up for the inputs that layers lose.
+
+    Numbers that the network shares with another stay as they are. What is left of a layer's inputs is multiplied by
+    the root of  all inputs / those left,  so that a difference is as large at the end of a deep network as it was.
+    """
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
+    factors: dict[str, Tensor] = {}
+    for (name, axis), gone in removed(cut).items():
+        stay = (~gone).to(torch.float32)
+        if (name, axis) in readers:
+            stay /= stay.mean().clamp_min(1e-6).sqrt()
+        factor = _over(tensors[name], axis, stay)
+        factors[name] = factors[name] * factor if name in factors else factor
+    for name, factor in factors.items():
+        numbers = tensors[name].data
+        tensors[name].data = numbers * factor.to(numbers.dtype)
+
+
+def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
+    """Return `values`, (n) along `axis` or (blocks n) of a grouped convolution, in a shape that meets the tensor."""
+    if values.ndim == 1:
+        return values.view(-1, *[1] * (tensor.ndim - 1 - axis))
+    values = values.repeat_interleave(len(tensor) // len(values), 0)
+    return values.view(*values.shape, *[1] * (tensor.ndim - 2))
 
 
 def sliced(model: nn.Module, cut: Cut) -> None:
@@ -56,20 +78,21 @@ def sliced(model: nn.Module, cut: Cut) -> None:
     """
     owners, layers = owners_of(model), dict(model.named_modules(remove_duplicate=False))
     makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
-    places: dict[str, list[tuple[int, Tensor]]] = {}  # tensor -> along which of its axes what goes
-    for (name, axis), gone in removed(cut).items():
-        if gone.any():
-            places.setdefault(name, []).append((axis, gone))
-    for name, axes in places.items():
+    left: dict[int, tuple[Tensor, Tensor]] = {}  # id of what goes -> that, kept alive, and the places that stay
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):  # whole rows first
+        if id(gone) not in left:
+            left[id(gone)] = gone, (~gone).flatten().nonzero().flatten()
+        stay = left[id(gone)][1]
+        if len(stay) == gone.numel():
+            continue
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
         now = getattr(layer, leaf).detach()
-        for axis, gone in axes:
-            now = kept_of(now, axis, ~gone.to(now.device))
-            if leaf == "weight" and (name, axis) in makes:
-                before = getattr(layer, "kept", range(gone.numel()))
-                layer.kept = [before[k] for k in (~gone).flatten().nonzero().flatten().tolist()]
+        now = now.index_select(axis, stay.to(now.device)) if gone.ndim == 1 else kept_of(now, axis, ~gone.to(now.device))
         replace(model, name, now, owners=owners, layer=layer)
+        if leaf == "weight" and (name, axis) in makes:
+            before = getattr(layer, "kept", range(gone.numel()))
+            layer.kept = [before[k] for k in stay.tolist()]
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
