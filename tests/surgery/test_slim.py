@@ -19,6 +19,7 @@ from lissom.models import factory
 from lissom.surgery.choose import lowest
 from lissom.surgery.groups import Groups, groups_of
 from lissom.surgery.probe import cuttable
+from lissom.surgery.rules import RULES
 from lissom.surgery.slim import Cut, difference, masked, sliced
 
 EXACT = 1e-9  # everything here is computed in float64
@@ -552,3 +553,41 @@ def test_a_trial_that_passes_by_chance_is_not_taken_for_a_proof() -> None:
     for model in (narrow, wide):
         for seed in range(3):
             check_exact(copy.deepcopy(model), images(), seed)
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_one_missed_coupling_among_many_groups_is_found(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All groups are tried at once: the one whose channels are not where labels say is left whole, and no other."""
+    def forward(s: Any, x: Tensor) -> Tensor:
+        for k, layer in enumerate(s.layers):
+            x = F.relu(layer(x))
+            x = x.flip(1) if k == place else x
+        return s.head(x)
+    model = lively(Net(forward, layers=nn.ModuleList([conv(3 if k == 0 else 16, 16) for k in range(7)]), head=head(16)))
+    every = [f"layers.{k}" for k in range(7)]
+    assert [group.name for group in cuttable(model, images())] == every
+    monkeypatch.setitem(RULES, "flip", RULES["relu"])  # which says that channels stay where they are
+    groups = cuttable(model, images())
+    assert [group.name for group in groups] == [name for name in every if name != f"layers.{place}"]
+    assert groups.left[f"layers.{place}"] == "the network's code does not follow a cut"
+
+
+@pytest.mark.parametrize("units", [2, 3, 16])
+@pytest.mark.parametrize("last", [False, True])
+def test_either_end_of_a_group_is_tried(units: int, last: bool) -> None:
+    """A channel that the code reads by its number is found at the first place and at the last."""
+    number = units - 1 if last else 0
+    model = lively(Net(lambda s, x: s.head(s.a(x) * s.b(x)[:, number:number + 1].sigmoid()), a=conv(3, units),
+                       b=conv(3, units), head=head(units)))
+    assert all("b" not in group.layers("out") or group.size < units for group in cuttable(model, images()))
+
+
+def test_a_trial_leaves_the_network_as_it_was() -> None:
+    model = lively(nn.Sequential(conv(3, 16), nn.BatchNorm2d(16), nn.ReLU(), head(16)))
+    before = copy.deepcopy(model).state_dict()
+    held = [(m, m.__class__, dict(vars(m))) for m in model.modules()]
+    cuttable(model, images())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for module, kind, attributes in held:
+        assert module.__class__ is kind and vars(module).keys() == attributes.keys()
+        assert all(vars(module)[key] is value for key, value in attributes.items())

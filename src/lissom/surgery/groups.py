@@ -145,15 +145,20 @@ def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.n
         for k in np.unique(owners):
             if k >= 0:
                 unit = np.where(owners == k, unit_of[found], -1)
-                unit = shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit))
-                member = Member(use.tensor, use.axis, use.role, unit)
+                same = shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit))
+                member = Member(use.tensor, use.axis, use.role, same)
                 (groups[k].widths if use.role == "width" else groups[k].members).append(member)
+    _name(groups)
+    return groups
+
+
+def _name(groups: list[Group]) -> None:
+    """Call each group after its first layer; a layer that is split in parts makes several."""
     names: Counter[str] = Counter()
     for group in groups:
         maker = group.layers("out")[0]
         names[maker] += 1
-        group.name = maker if names[maker] == 1 else f"{maker} ({names[maker]})"  # a layer split in parts makes several
-    return groups
+        group.name = maker if names[maker] == 1 else f"{maker} ({names[maker]})"
 
 
 def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from ..trees import Tree, called, first, mapped, tensors_in
+from ..trees import Tree, called, first, in_float, mapped, tensors_in
 from .cast import CastLayer
 from .choose import lowest
 from .groups import Group, Groups, groups_of
@@ -18,6 +18,10 @@ from .tensors import Held
 
 SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
 FEW = 65_536  # numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
+
+# Differences of outputs over their size: in float32 rounding makes less than the first, a mistake more than the second,
+# unless many layers have made it small, as those of an untrained network do; in float64 rounding makes less than the third.
+SURE, WRONG, EXACT = 1e-5, 1e-3, 1e-10
 
 
 def cuttable(model: nn.Module, example: Tree) -> Groups:
@@ -63,10 +67,11 @@ class _Trial:
             tensors[id(p)] = nn.Parameter(_lively(p.detach().float().cpu(), draw), requires_grad=False)
         self.model = copy.deepcopy(model, tensors).float().cpu().eval()
         self.held = Held(self.model)
+        self.runs = False  # whether the network ran in training when it was cut last
         self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
         self.images = mapped(lambda t: _two_of(t, draw), example)
-        small = isinstance(example, Tensor) and example.is_floating_point() and example.ndim == 4 and max(example.shape[2:]) > SMALL
-        self.smaller = self.images[..., :SMALL, :SMALL] if small else None
+        large = isinstance(example, Tensor) and example.ndim == 4 and max(example.shape[2:]) > SMALL
+        self.smaller = self.images[..., :SMALL, :SMALL] if large and example.is_floating_point() else None
 
     def groups(self) -> Groups:
         """Return the groups as a forward pass on a small image shows them, where the network takes one."""
@@ -103,43 +108,56 @@ class _Trial:
             not training or self.trained == groups)
 
     def _passes(self, groups: list[Group], last: bool = False) -> bool:
+        """Compare in float32; what is neither rounding nor plainly wrong, in float64, where the forward can do with it."""
         stages = widths(groups, last)
+        found = self._apart(stages, self.images)
+        if SURE < found < WRONG:
+            self.model.double()
+            exact = self._apart(stages, in_float(self.images, torch.float64))
+            found = found if exact == float("inf") else exact * WRONG / EXACT
+        if found < WRONG and self.runs:
+            self.trained = groups
+        return found < WRONG
+
+    def _apart(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
+        """Return the largest difference from the network with all zeroed that goes, infinity if it does not run."""
+        largest, self.runs = 0.0, False
         try:
-            cut = [(group, units[0] | units[1]) for group, units in stages]
-            masked_alike(self.model, cut)
-            wanted, zeroed = self._outputs(), Held(self.model)
+            masked_alike(self.model, [(group, units[0] | units[1]) for group, units in stages])
+            wanted, zeroed = self._outputs(images), Held(self.model)
             for stage in range(2):
                 zeroed.restore()
                 sliced(self.model, [(group, units[stage]) for group, units in stages])
-                if not apart(wanted, self._outputs()) < 1e-3:
-                    return False
-            if self._runs_in_training():
-                self.trained = groups
-            return True
+                difference = apart(wanted, self._outputs(images))
+                largest = max(largest, difference if difference == difference else float("inf"))
+                if largest >= WRONG:
+                    return largest
+            self.runs = self._runs_in_training(images)
+            return largest
         except Exception:  # whatever the user's forward raises on a width it did not expect
-            return False
+            return float("inf")
         finally:
             self.held.restore()
 
-    def _outputs(self) -> list[Tensor]:
+    def _outputs(self, images: Tree) -> list[Tensor]:
         with torch.no_grad():
-            return [t.clone() for t in tensors_in(called(self.model.eval(), first(self.images, 1)))]
+            return [t.clone() for t in tensors_in(called(self.model.eval(), first(images, 1)))]
 
     def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""
         sliced(self.model, [(group, units[1]) for group, units in widths(groups)])
         try:
-            return self._runs_in_training()
+            return self._runs_in_training(self.images)
         finally:
             self.held.restore()
 
-    def _runs_in_training(self) -> bool:
+    def _runs_in_training(self, images: Tree) -> bool:
         buffers = [(b, b.data) for b in self.model.buffers()]
         for b, numbers in buffers:
             b.data = numbers.clone()  # for statistics to move in
         try:
             with torch.no_grad():
-                called(self.model.train(), self.images)
+                called(self.model.train(), images)
         except Exception:  # as above
             return False
         finally:

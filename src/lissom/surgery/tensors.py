@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -45,9 +43,15 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
 class Held:
     """A network as it is, to which `restore` brings it back after cuts: classes, attributes, tensors and their numbers."""
 
+    OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
+
     def __init__(self, model: nn.Module) -> None:
-        self.modules = [(m, m.__class__, dict(m.__dict__), {key: self._own(m.__dict__[key]) for key in OWN if key in m.__dict__})
-                        for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        self.modules = []
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # of which nothing is cut
+                held = vars(module)
+                own = {key: held[key].copy() for key in self.OWN if key in held}
+                self.modules.append((module, module.__class__, dict(held), own))
         self.numbers = [(t, t.data) for t in [*model.parameters(), *model.buffers()]]
 
     def restore(self) -> None:
@@ -56,17 +60,9 @@ class Held:
             module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for key, value in own.items():
-                module.__dict__[key] = self._own(value)
+            module.__dict__.update({key: value.copy() for key, value in own.items()})
         for tensor, numbers in self.numbers:
             tensor.data = numbers
-
-    @staticmethod
-    def _own(value: Any) -> Any:
-        return value.copy()
-
-
-OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
 
 
 def match_widths(layer: nn.Module) -> None:
