@@ -28,6 +28,7 @@ def kept_float(proto: Any) -> None:
     if not layers:  # nothing to infer shapes for
         return
     shapes, own = shapes_in(proto), dict[str, str]()  # own: values, and what such layers read in their place
+    unread = dict[str, str]()
     for layer, path in layers:
         sizes = shapes.get(path[0].output[0], [])
         axis = next((i for i, size in enumerate(sizes) if i and size > 1), None)  # one scale of size 1 counts as a scalar
@@ -39,9 +40,13 @@ def kept_float(proto: Any) -> None:
                 copy.CopyFrom(node)
                 copy.input[0] = own[node.input[0]]
             own[node.output[0]] = copy.output[0] = copy.name = own_name(layer, node.op_type, proto.graph)
-            proto.graph.node.insert(list(proto.graph.node).index(layer), copy)
+            place = list(proto.graph.node).index(layer)
+            ahead, left = rounded_before(copy, made) if node is path[0] else ([], [])
+            unread.update(dict.fromkeys(left, ""))
+            for other in (copy, *reversed(ahead)):
+                proto.graph.node.insert(place, other)
         layer.input[0] = own[layer.input[0]]
-    forget(proto.graph, own)
+    forget(proto.graph, {**own, **unread})
 
 
 def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str, Any]) -> Any:
@@ -55,6 +60,35 @@ def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str
         names.append(f"{node.output[0]}/{'zero' if names else 'scale'}")
         graph.initializer.append(numpy_helper.from_array(np.repeat(value, size), names[-1]))
     return helper.make_node("DequantizeLinear", [node.input[0], *names], [""], axis=axis)
+
+
+def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """Let a DequantizeLinear that is behind a Concat read integers that were rounded before they were put together.
+
+    The integers are the same. OpenVINO 2026.4 moves the rounding there by itself, but not the scales of each channel with
+    it, and then cannot compile the file (MoveFakeQuantize: "Argument shapes are inconsistent"). Return the nodes that make
+    these integers, in order, and the values that were read before.
+    """
+    from onnx import helper
+
+    rounds, between = made[back.input[0]], list[Any]()
+    joined = made.get(rounds.input[0]) if rounds.op_type == "QuantizeLinear" else None
+    while joined is not None and joined.op_type == "Relu":
+        between.insert(0, joined)
+        joined = made.get(joined.input[0])
+    if joined is None or joined.op_type != "Concat":
+        return [], []
+    codes, nodes = list[str](), list[Any]()
+    for number, value in enumerate(joined.input):
+        for node in (*between, rounds):
+            name = f"{back.name}/{SHORT.get(node.op_type, node.op_type)}_{number}"
+            nodes.append(helper.make_node(node.op_type, [value, *node.input[1:]], [name], name=name))
+            value = name
+        codes.append(value)
+    back.input[0] = f"{back.name}/{joined.op_type}"
+    nodes.append(helper.make_node(joined.op_type, codes, [back.input[0]], name=back.input[0]))
+    nodes[-1].attribute.extend(joined.attribute)
+    return nodes, [node.output[0] for node in (joined, *between, rounds)]
 
 
 def own_name(layer: Any, kind: str, graph: Any) -> str:

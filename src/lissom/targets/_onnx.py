@@ -38,6 +38,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     from ._kept import kept_float
     from ._names import name_by_layer
     from ._widened import folded_at_load, halved
+    from ._wrapped import unwrapped
 
     model = copy.deepcopy(model).cpu().eval()
     prefix, inner = "", model  # lissom's wrappers hold what they wrap as `network`
@@ -67,6 +68,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del part.metadata_props[:]
     plain_zeros(proto)
+    unwrapped(proto)
     folded_at_load(proto)
     if in_integers and kinds:
         halved(proto, kinds)
