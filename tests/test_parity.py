@@ -12,8 +12,8 @@ import torch
 import lissom
 from lissom import LissomError
 from lissom.data.data import Data
-from lissom.measure import Unlike, parity
 from lissom.plan import one_target
+from lissom.proof import Unlike, parity
 from lissom.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
 from lissom.task import Task

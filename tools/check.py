@@ -27,7 +27,7 @@ LAYERS = (
     ("trees", "data", "models", "surgery"),
     ("norms", "checkpoint", "fit", "task", "context", "snapshot", "store", "evaluate", "examine"),
     ("steps", "scores", "losses", "ranges"),
-    ("targets", "bench", "report", "measure", "plan", "ahead", "execute", "alone", "preflight", "explain"),
+    ("targets", "bench", "report", "proof", "measure", "plan", "ahead", "execute", "alone", "preflight", "explain"),
     ("cli",),
 )
 

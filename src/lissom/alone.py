@@ -106,7 +106,9 @@ def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path
 def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int], images: Tensor | None = None) -> Path:
     """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path.
 
-    `images` (n, *shape) are inputs for a target that quantizes by itself, as mnn(8, activations="kl") does.
+    `images` (n, *shape) are inputs for a target that quantizes by itself, as mnn(8, activations="kl") does. The file is
+    opened in its runtime and compared with the network, on two of the images, or on noise. Raises LissomError, with nothing
+    written, if it cannot be made, does not run or answers otherwise.
 
     >>> import tempfile
     >>> from torch import nn
@@ -115,19 +117,25 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     'net.onnx'
     """
     from .plan import one_target
+    from .proof import prove
+    from .scratch import written
 
-    try:
-        one_target(target).export(model, Path(path), tuple(shape), {"baked": "false"},
-                                  None if images is None else lambda count: [images[:count]])
-    except OSError as error:
-        raise LissomError(f"export: {path} cannot be written ({error})") from None
+    chosen = one_target(target)
+    with written(Path(path), "export") as beside:
+        chosen.export(model, beside, tuple(shape), {"baked": "false"},
+                      None if images is None else lambda count: [images[:count]])
+        prove(chosen, beside, model, tuple(shape), images)
     return Path(path)
 
 
 def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, threads: int = 1) -> list[dict[str, object]]:
-    """Time exported files on inputs of `shape` (n c h w) in every target, in turns; one row for each pair."""
+    """Time exported files on inputs of `shape` (n c h w) in every target, in turns; one row for each pair.
+
+    `disturbed`: the ends of the interval are so far apart that the machine was busy with something else.
+    """
     from .bench.latency import latencies
     from .plan import targets_of
+    from .report.rows import wide
 
     pairs = [(str(target), Path(file)) for target in targets_of(targets) for file in files]
     for _, path in pairs:
@@ -135,6 +143,7 @@ def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, 
             raise LissomError(f"latency: there is no file {path}")
     timings = latencies(pairs, tuple(shape), threads=threads)
     return [{"target": target, "artefact": str(path), "size_bytes": path.stat().st_size, "latency_ms": t.latency_ms(),
+             "disturbed": wide(t.latency_ms()),
              "energy_mj": t.energy_mj, "load_ms": t.load_ms, "peak_mib": t.peak_mib, "resident_mib": t.resident_mib,
              "threads": threads}
             for (target, path), t in zip(pairs, timings, strict=True)]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +15,15 @@ from .bench.latency import latencies
 from .bench.process import loaded
 from .errors import LissomError
 from .evaluate import agreement, file_outputs, network_outputs, scored
+from .proof import Unlike, in_eight_bits, parity, prove
+from .report.rows import disturbed
 from .snapshot import few_bits, restore, rounded_activations
 from .store import Store
-from .surgery.bits import saturates
 from .surgery.network import Quantized
 from .targets._target import Images, Target
 from .task import Task
 
 PROFILED = 20  # runs that the time of each layer is a median of
-NOISE = 0.1  # of an integer file against its simulation: root mean square of the difference over that of the outputs
 
 
 def silent(_: str) -> None:
@@ -54,15 +53,12 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
             **record["task"]["preprocessing"]}
 
 
-class Unlike(LissomError):
-    """Say that a file answers otherwise than the network it was made from."""
-
-
 def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module],
-             images: Images | None = None) -> Path:
+             images: Images | None = None, *, proven: bool = True) -> Path:
     """Return the file of a network for a target, making it if the store has none; targets of one file share it.
 
-    `fresh` builds the network as it was before any step; `images` are what a target's own quantizer looks at.
+    `fresh` builds the network as it was before any step; `images` are what a target's own quantizer looks at. What is made
+    is run and compared with the network on a few inputs if `proven`; whoever runs it on all of them next says no.
     """
     home = store.folder(key)
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
@@ -77,7 +73,11 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
             facts = metadata(record, bake)
             with store.artefact(key, name) as folder:
                 whole = Baked(model, seen["mean"], seen["std"]) if bake else model
-                target.export(whole, folder / path.name, tuple(record["task"]["shape"]), facts, images)
+                shape = tuple(record["task"]["shape"])
+                target.export(whole, folder / path.name, shape, facts, images)
+                if proven:
+                    some = None if images is None or bake else torch.cat(images(2))
+                    prove(target, folder / path.name, whole, shape, some, pixels=bake)
                 if not path.suffix.startswith(".onnx"):  # which hold the facts themselves, packed or not
                     (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1))
     return path
@@ -88,7 +88,8 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
     """Measure the network `key` on every target and write what was found into its record.
 
     Latency is taken in turns with that of the uncompressed network `source` in the same runtime. What was measured
-    before under the same settings is kept. Return what went wrong: one target that fails does not keep others.
+    before under the same settings is kept, if it was measured well. Return what went wrong: one target
+    that fails does not keep others.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
     missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
@@ -99,7 +100,7 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
     for target in missing:
         say(f"{key}  {target}: export, {len(labels)} images, latency")
         try:
-            path = exported(store, key, target, bake, task.fresh, task.data.calibration)
+            path = exported(store, key, target, bake, task.fresh, task.data.calibration, proven=False)
             other = exported(store, source, target.plain(), bake, task.fresh)
             found = measured(task, target, path, other, model, simulated, labels, threads=threads, batch=batch, bake=bake)
         except LissomError as error:
@@ -108,8 +109,9 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
             if isinstance(error, Unlike) and all(f["artefact"] != str(path) for f in store.record(key)["targets"].values()):
                 shutil.rmtree(path.parent, ignore_errors=True)  # so that the next attempt makes it anew
             continue
+        found["notes"] = odd(found)
         store.update(key, {"targets": {str(target): found}})
-        for note in odd(found):
+        for note in found["notes"]:
             say(f"{key}  note: {target}: {note}")
     return failed
 
@@ -120,9 +122,9 @@ def odd(found: dict[str, Any]) -> list[str]:
     notes = []
     if alike is not None and alike < 0.995:
         notes.append(f"it and PyTorch agree on {alike:.2%} of the test images")
-    if any(ms["high"] > 1.5 * ms["low"] for ms in (own, other)):
-        notes.append(f"the machine was busy: {own['low']:.3g} to {own['high']:.3g} ms, the uncompressed network "
-                     f"{other['low']:.3g} to {other['high']:.3g}; measure again when it is idle")
+    if disturbed(found):
+        notes.append(f"not measured well, the machine was busy: {own['low']:.3g} to {own['high']:.3g} ms, the uncompressed "
+                     f"network {other['low']:.3g} to {other['high']:.3g}; the same command measures again")
     elif own["low"] > other["high"]:
         floats = f"; not in integers: {', '.join(found['not_fused'][:5])}" if found["not_fused"] else ""
         notes.append(f"slower than the uncompressed network, {own['median']:.3g} ms to {other['median']:.3g}; layers with "
@@ -136,7 +138,7 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
     shape = (batch, *task.data.shape)
     with loaded(str(target), path, shape, threads=threads, pixels=bake) as process:
         outputs, _ = file_outputs(process.run, task, task.data.test, bake)
-    eight = isinstance(model, Quantized) and any(r is not None and r.bits == 8 for r in (x.rounding for x in model.layers()))
+    eight = isinstance(model, Quantized) and in_eight_bits(model)
     gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds(), eight=eight)]
     own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake,
                                profiled=PROFILED)
@@ -150,26 +152,7 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
             "float_layers_ms": float_own.layers_ms()}
 
 
-def parity(outputs: Tensor, simulated: Tensor, target: Target, quantized: bool, eight: bool = False) -> dict[str, Any]:
-    """Compare the outputs of a file with PyTorch's on the whole test set; raise if they are too far apart.
-
-    A float file may differ by `target.precise` of the largest output. Integer arithmetic rounds ties its own way,
-    so a quantized file is held to the noise it adds. `eight`: some of its weights have 8 bits.
-    """
-    gap = outputs - simulated
-    if quantized:
-        name, tolerance = "artefact = simulated (rms)", NOISE
-        found = float(gap.square().mean().sqrt() / simulated.square().mean().sqrt().clamp_min(1e-9))
-    else:
-        name, tolerance = "exported = PyTorch", target.precise
-        found = float(gap.abs().max() / simulated.abs().max().clamp_min(1e-9))
-    if not np.isfinite(found) or found > tolerance:
-        why = ("; this processor has no VNNI, and sums of 8-bit weights saturate on it: quantize(..., reduce_range=True) "
-               "keeps them from it") if eight and target.ending == "onnx" and saturates() else ""
-        raise Unlike(f"{target}: the gate '{name}' failed: outputs differ by {found:.2g} of their size on the test "
-                     f"images, at most {tolerance:g} is allowed{why}")
-    return {"name": name, "difference": found, "tolerance": tolerance}
-
-
 def _same(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
-    return found is not None and all(found.get(k) == v for k, v in settings.items()) and Path(found["artefact"]).is_file()
+    """Return whether a target was measured under these settings, and well; its file is there still."""
+    return found is not None and all(found.get(k) == v for k, v in settings.items()) and not disturbed(found) \
+        and Path(found["artefact"]).is_file()

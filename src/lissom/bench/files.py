@@ -14,11 +14,12 @@ from ..execute import build_from_entry
 from ..measure import exported, silent
 from ..menu import menu
 from ..plan import one_target, targets_of
+from ..report.rows import wide
 from ..store import Store
 from ..targets._onnxz import ENDING, is_packed, read
 from ..targets._packed import unpacked
 from ..targets._target import Target
-from .latency import latencies
+from .latency import Timing, latencies
 from .machine import machine
 
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
@@ -64,7 +65,8 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
     Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is installed. `shape` (c h w)
     is needed for files whose input does not say it; ONNX files do. `layers` adds the ms of each layer to the rows.
     `rank` counts those that were surely faster under the same settings, by intervals that do not overlap, and begins with 1;
-    `faster` is against the fastest baseline of the same network. A baseline that cannot be made is told and left out.
+    `faster` is against the fastest baseline of the same network, None where either was
+    `disturbed`. A baseline that cannot be made is told and left out.
     """
     if not (targets := targets_of(to)):
         raise LissomError("bench: --to names no target")
@@ -85,18 +87,25 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
             say(f"batches of {batch}, threads {count}: {error}")  # what else was asked for is still answered
             continue
         for pair, timing in zip(pairs, timings, strict=True):
-            own = [t.median for t, p in zip(timings, pairs, strict=True) if p.baseline and p.source == pair.source]
-            fastest = min(own, default=None)
+            own = [t for t, p in zip(timings, pairs, strict=True) if p.baseline and p.source == pair.source]
             rows.append({"name": pair.name, "target": pair.target, "baseline": pair.baseline, "artefact": str(pair.path),
                          "batch": batch, "threads": count, "size_bytes": size_of(pair.path),
                          "latency_ms": timing.latency_ms(), "rank": 1 + sum(t.high < timing.low for t in timings),
-                         "faster": fastest and round(fastest / timing.median, 3), "energy_mj": timing.energy_mj,
+                         **compared(timing, own), "energy_mj": timing.energy_mj,
                          "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
             if layers:
                 rows[-1]["layers"] = timing.layers
     if not rows:
         raise LissomError("bench: nothing could be timed with these batches and threads")
     return rows
+
+
+def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
+    """Return how much faster than the fastest baseline, None without one and where either was `disturbed`."""
+    fastest = min(baselines, default=None, key=lambda t: t.median)
+    disturbed = any(wide(t.latency_ms()) for t in (timing, fastest) if t)
+    faster = round(fastest.median / timing.median, 3) if fastest and not disturbed else None
+    return {"faster": faster, "disturbed": disturbed}
 
 
 def size_of(path: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .table import print_wide, size_text
+from .table import BADLY, WHY_BADLY, print_wide, size_text
 
 
 def print_bench(rows: Sequence[dict[str, Any]]) -> None:
@@ -24,6 +24,8 @@ def print_bench(rows: Sequence[dict[str, Any]]) -> None:
     said = ["rank: one more than those that are surely faster; equal ranks are not told apart"]
     if any(row["faster"] for row in rows):
         said.append("faster: than the fastest uncompressed network in any runtime")
+    if any(row["disturbed"] for row in rows):
+        said.append(WHY_BADLY)
     if any(row["energy_mj"] for row in rows):
         said.append("mJ: what the whole processor used in one call")
     console.print("; ".join(said), soft_wrap=True)
@@ -32,13 +34,15 @@ def print_bench(rows: Sequence[dict[str, Any]]) -> None:
 def timings(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table of timings."""
     table = Table(box=None, header_style="bold")
-    optional = [name for name in ("faster", "energy_mj") if any(row[name] for row in rows)]
+    optional = [name for name in ("faster", "energy_mj") if any(row[name] or (row["disturbed"] and name == "faster")
+                                                                for row in rows)]
     for name in ("rank", "name", "target", "ms", "95 %", "p99", *("mJ" if o == "energy_mj" else o for o in optional), "file",
                  "load ms", "adds MiB", "peak MiB"):
         table.add_column(name, justify="left" if name in ("name", "target") else "right", no_wrap=True)
     for row in rows:
         ms = row["latency_ms"]
-        more = [f"{row[o]:.2f}" + ("x" if o == "faster" else "") if row[o] else "-" for o in optional]
+        more = [BADLY if row["disturbed"] and o == "faster" else f"{row[o]:.2f}{'x' if o == 'faster' else ''}" if row[o]
+                else "-" for o in optional]
         table.add_row(str(row["rank"]), row["name"], row["target"], f"{ms['median']:.3f}",
                       f"{ms['low']:.3f}-{ms['high']:.3f}", f"{ms['p99']:.3f}", *more, size_text(row["size_bytes"]),
                       f"{row['load_ms']:.0f}", number(row["resident_mib"], 1), number(row["peak_mib"], 0))

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from ..recipe import Recipe
 from ..store import Store
-from .rows import main_score
-from .table import count_text, number, print_wide, size_text
+from .rows import main_score, wide
+from .table import BADLY, WHY_BADLY, count_text, number, print_wide, size_text
 
 COLUMNS = ("outputs", "params", "macs", "bits")
 
@@ -75,11 +75,12 @@ def print_compared(found: dict[str, Any]) -> None:
         _row(table, name, found[name], count_text)
     for target, values in found["targets"].items():
         _row(table, f"{target} score", values["score"], lambda v: number(v, 4), share=False)
-        _row(table, f"{target} ms", [ms["median"] for ms in values["latency_ms"]], lambda v: number(v, 3))
+        _row(table, f"{target} ms", [ms["median"] for ms in values["latency_ms"]], lambda v: number(v, 3),
+             said=BADLY if any(map(wide, values["latency_ms"])) else None)
         _row(table, f"{target} file", values["size_bytes"], size_text)
     print_wide(console, table)
-    if any(values["latency_ms"] for values in found["targets"].values()):
-        console.print("ms were taken in different runs; `lissom bench` takes them in turns", soft_wrap=True)
+    for said in about_ms(found["targets"]):
+        console.print(said, soft_wrap=True)
     lone = [[row["name"] for row in found["layers"] if row["params"][1 - side] is None] for side in (0, 1)]
     changed = [row for row in found["layers"] if row["name"] not in lone[0] + lone[1]
                and any(row[column][0] != row[column][1] for column in COLUMNS)]
@@ -90,6 +91,13 @@ def print_compared(found: dict[str, Any]) -> None:
     for key, names in zip(found["keys"], lone, strict=True):
         if names:
             console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True, markup=False)
+
+
+def about_ms(targets: dict[str, Any]) -> list[str]:
+    """Return what is to be known of latencies that stand side by side."""
+    latencies = [ms for values in targets.values() for ms in values["latency_ms"]]
+    said = ["ms were taken in different runs; `lissom bench` takes them in turns"] if latencies else []
+    return [*said, WHY_BADLY] if any(wide(ms) for ms in latencies) else said
 
 
 def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -106,9 +114,9 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _row(table: Table, name: str, pair: Sequence[Any], text: Any, share: bool = True) -> None:
+def _row(table: Table, name: str, pair: Sequence[Any], text: Any, share: bool = True, said: str | None = None) -> None:
     first, second = pair
-    change = ""
-    if first is not None and second is not None:
+    change = said or ""
+    if said is None and first is not None and second is not None:
         change = (f"{second / first:.2f}x" if first else "") if share else f"{second - first:+.4f}"
     table.add_row(name, *("-" if v is None else text(v) for v in pair), change)

@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .rows import wide
+from .table import BADLY
+
 LEARNED = "learned, not rounded"  # the stage that a network has which went on learning once it was rounded
 UNLIKE = 0.02  # of their size: how far answers on an older processor may lie from those on this one
 
@@ -98,8 +101,7 @@ def print_explanation(found: dict[str, Any]) -> None:
     if found.get("tried"):
         tried = table("tried", "validation", "test", "files", "key")
         for row in found["tried"]:
-            files = ", ".join(f"{t} {number(f.get('score', f.get('top1')), 4)}, {f['size_bytes'] / 1000:.0f} kB, "
-                              f"{f['latency_ms']['median']:.3f} ms" for t, f in row.get("targets", {}).items())
+            files = ", ".join(f"{target} {file_text(file)}" for target, file in row.get("targets", {}).items())
             tried.add_row(row["what"], number(row.get("valid"), 4), number(row.get("test"), 4), row["failed"] or files,
                           row.get("key", ""))
         console.print()
@@ -107,6 +109,13 @@ def print_explanation(found: dict[str, Any]) -> None:
     console.print()
     for sentence in found["said"]:
         console.print(sentence, soft_wrap=True)
+
+
+def file_text(found: dict[str, Any]) -> str:
+    """Return score, size and latency of a file."""
+    badly = f" ({BADLY})" if wide(found["latency_ms"]) else ""
+    return (f"{number(found.get('score', found.get('top1')), 4)}, {found['size_bytes'] / 1000:.0f} kB, "
+            f"{found['latency_ms']['median']:.3f} ms{badly}")
 
 
 def table(*heads: str) -> Table:

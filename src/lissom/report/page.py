@@ -14,8 +14,8 @@ from ..errors import LissomError
 from ..store import Store
 from .comparison import layer_rows
 from .facets import facets
-from .rows import over_seeds, rows_of
-from .table import size_lines
+from .rows import over_seeds, rows_of, wide
+from .table import notes_of, size_lines
 
 TASK = ("model", "data", "size")  # what tells one task from another in a row
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -85,16 +85,21 @@ def natural(text: str) -> list[tuple[float, str]]:
 
 
 def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add a row for the uncompressed network in each target, once."""
+    """Add a row for the uncompressed network in each target, once: as it was measured best."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        if row["float_ms"] is not None:
-            found.setdefault((row["target"], row["seed"], row["float_top1"], row["float_size_bytes"]), {
-                **row, "recipe": "the uncompressed network", "key": "", "top1": row["float_top1"], "ms": row["float_ms"],
-                "low_ms": row["float_low_ms"], "high_ms": row["float_high_ms"], "size_bytes": row["float_size_bytes"],
-                "more": {}, "peak_mib": None, "fused": None, "params": row["float_params"], "macs": row["float_macs"],
-                "reference": True})
+    known = [row for row in rows if row["float_ms"] is not None]
+    for row in sorted(known, key=float_wide):
+        found.setdefault((row["target"], row["seed"], row["float_top1"], row["float_size_bytes"]), {
+            **row, "recipe": "the uncompressed network", "key": "", "top1": row["float_top1"], "ms": row["float_ms"],
+            "low_ms": row["float_low_ms"], "high_ms": row["float_high_ms"], "size_bytes": row["float_size_bytes"],
+            "more": {}, "peak_mib": None, "fused": None, "params": row["float_params"], "macs": row["float_macs"],
+            "wide": float_wide(row), "disturbed": float_wide(row), "reference": True})
     return [*rows, *found.values()]
+
+
+def float_wide(row: dict[str, Any]) -> bool:
+    """Return whether the latency of the uncompressed network of a row was not measured well."""
+    return wide({"low": row["float_low_ms"], "high": row["float_high_ms"]})
 
 
 def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -114,5 +119,7 @@ def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any
                           "sparsified": entry["facts"].get("sparsified")}
         key = entry["before"] or ""
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
-            "chain": chain[::-1], "targets": record["targets"], "sizes": size_lines(record),
+            "chain": chain[::-1], "targets": record["targets"],
+            "notes": [f"{target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)],
+            "sizes": size_lines(record),
             "inspection": record.get("inspection"), "explanation": record.get("explanation")}

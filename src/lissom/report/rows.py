@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
+FORMULA = tuple("=+-@\t\r")  # what a formula begins with
+APART = 1.5  # ends of an interval of latency, at most, for the number between them to be one to go by
 AVERAGED = ("top1", "float_top1", "ms", "float_ms", "size_bytes", "float_size_bytes", "params", "macs")
 
 
@@ -20,12 +22,13 @@ def main_score(scores: dict[str, Any]) -> float | None:
 def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
     """Return one row for each record and target, plain numbers by column; `top1` is the first score, `more` the others.
 
-    Both are those of the file in that target, or of PyTorch where nothing was exported.
+    Both are those of the file in that target, or of PyTorch where nothing was exported; `score` is the first one's name.
+    `wide`: its own latency was not measured well; `disturbed`: its own or that of the uncompressed network was not.
     """
     rows = []
     for record in records:
         name, *others = record["scores"]["test"] or ["top1"]
-        common = {"key": record["key"], "model": record["task"]["model"], "data": record["task"]["data"],
+        common = {"key": record["key"], "score": name, "model": record["task"]["model"], "data": record["task"]["data"],
                   "size": "x".join(map(str, record["task"].get("shape", []))), "created": record.get("created", 0),
                   "recipe": record["recipe"] or "as given", "seed": record["seed"],
                   "params": record["params"], "macs": record["macs"],
@@ -38,13 +41,14 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                          "float_low_ms": found["float_latency_ms"]["low"],
                          "float_high_ms": found["float_latency_ms"]["high"],
                          "size_bytes": found["size_bytes"], "float_size_bytes": found["float_size_bytes"],
+                         "wide": wide(found["latency_ms"]), "disturbed": disturbed(found),
                          "fused": found["fused"], "peak_mib": found["peak_mib"]})
         if not record["targets"]:
             rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
                          "more": {o: record["scores"]["test"][o] for o in others}, "float_ms": None, "low_ms": None,
                          "high_ms": None, "float_low_ms": None, "float_high_ms": None,
                          "size_bytes": record.get("sizes", {}).get("packed_bytes", record["weights_bytes"]),
-                         "fused": None, "peak_mib": None,
+                         "fused": None, "peak_mib": None, "wide": False, "disturbed": False,
                          "float_size_bytes": record["float"]["weights_bytes"]})
     return rows
 
@@ -64,8 +68,23 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     found = [{**group[0], "seeds": [row["seed"] for row in group], "keys": [row["key"] for row in group],
               "more": {name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]},
               "spread": spread([row["top1"] for row in group]), "level": all(level(row) for row in group),
+              "wide": any(row["wide"] for row in group), "disturbed": any(row["disturbed"] for row in group),
               **{name: mean([row[name] for row in group]) for name in AVERAGED}} for group in alike.values()]
     return sorted(found, key=lambda row: -(row["top1"] or 0))
+
+
+def wide(ms: dict[str, Any]) -> bool:
+    """Return whether the ends of an interval are so far apart that what lies between is no measurement.
+
+    >>> wide({"median": 2.0, "low": 1.9, "high": 2.1}), wide({"median": 2.0, "low": 1.93, "high": 32.0})
+    (False, True)
+    """
+    return bool(ms["high"] > APART * ms["low"])
+
+
+def disturbed(found: dict[str, Any]) -> bool:
+    """Return whether a target's latency, or that of the uncompressed network beside it, was not measured well."""
+    return wide(found["latency_ms"]) or wide(found["float_latency_ms"])
 
 
 def level(row: Row) -> bool:
@@ -86,12 +105,25 @@ def spread(values: Sequence[float | None]) -> float | None:
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """Return rows as comma-separated values with a head, every number in full; further scores are columns of their name."""
+    """Return rows as comma-separated values with a head, every number in full; further scores are columns of their name.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     if not rows:
         return ""
-    flat = [{**{k: v for k, v in row.items() if k != "more"}, **row["more"]} for row in rows]
+    flat = [{plain(k): plain(v) for k, v in ({k: v for k, v in row.items() if k != "more"} | row["more"]).items()}
+            for row in rows]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()
+
+
+def plain(value: Any) -> Any:
+    """Return a value for a spreadsheet, text that would be a formula with an apostrophe before it.
+
+    >>> plain("=1+1"), plain("prune(0.5)"), plain(-0.5)
+    ("'=1+1", 'prune(0.5)', -0.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value

@@ -10,9 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .rows import Row, csv_of, over_seeds, rows_of
+from .rows import APART, Row, csv_of, disturbed, over_seeds, rows_of
 
 LEFT = ("target", "key", "keys", "model", "data")
+BADLY = "not measured well"
+WHY_BADLY = (f"{BADLY}: the ends of an interval of latency are more than {APART}x apart; measure again when the machine is "
+             "idle")
+INT8 = ("int8: layers and additions that run in integers, as each runtime counts them: OpenVINO computes an addition within "
+        "the convolution before it, and counts them as one")
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -24,18 +29,27 @@ def columns(rows: Sequence[Row]) -> list[Column]:
                             if len({row[name] for row in rows}) > 1]
     return [*differ, ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
             ("target", lambda row: row["target"]),
-            ("top-1", lambda row: number(row["top1"], 4) + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")),
+            (title(rows[0]["score"]) if len({row["score"] for row in rows}) == 1 else "score",
+             lambda row: number(row["top1"], 4) + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")),
             *((title(name), partial(said_more, name)) for name in more),
             ("vs float", lambda row: "-" if None in (row["top1"], row["float_top1"])
              else f"{row['top1'] - row['float_top1']:+.4f}"),
             ("ms", lambda row: number(row["ms"], 3)),
-            ("faster", lambda row: "-" if row["ms"] is None else "level" if row["level"]
-             else f"{row['float_ms'] / row['ms']:.2f}x"),
+            ("faster", faster),
             ("file", lambda row: size_text(row["size_bytes"])),
             ("smaller", lambda row: f"{row['float_size_bytes'] / row['size_bytes']:.2f}x"),
             ("params", lambda row: count_text(row["params"])), ("MACs", lambda row: count_text(row["macs"])),
             ("int8", lambda row: row["fused"] or "-"),
             ("keys" if several else "key", lambda row: " ".join(row["keys"]))]
+
+
+def faster(row: Row) -> str:
+    """Return how much faster than the uncompressed network, where both were measured well and can be told apart."""
+    if row["ms"] is None:
+        return "-"
+    if row["disturbed"]:
+        return BADLY
+    return "level" if row["level"] else f"{row['float_ms'] / row['ms']:.2f}x"
 
 
 def said_more(name: str, row: Row) -> str:
@@ -84,9 +98,31 @@ def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
 
 def markdown(rows: list[Row]) -> str:
     """Return rows over seeds as a table of Markdown."""
-    shown: list[Column] = [("recipe", lambda row: "`" + row["recipe"].replace("|", "\\|") + "`"), *columns(rows)]
-    return "\n".join(["| " + " | ".join(name for name, _ in shown) + " |", "|---" * len(shown) + "|",
+    shown: list[Column] = [("recipe", lambda row: code_cell(row["recipe"])),
+                           *((name, lambda row, text=text: cell(text(row))) for name, text in columns(rows))]
+    return "\n".join(["| " + " | ".join(cell(name) for name, _ in shown) + " |", "|---" * len(shown) + "|",
                       *("| " + " | ".join(text(row) for _, text in shown) + " |" for row in rows)])
+
+
+def cell(text: object) -> str:
+    """Return a text as a cell of a Markdown table says it, whatever is in it.
+
+    >>> cell("a|b `c`")
+    'a\\\\|b \\\\`c\\\\`'
+    """
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
+def code_cell(text: str) -> str:
+    """Return a text as code within a cell, between as many backticks as it does not hold itself.
+
+    >>> code_cell("a | b")
+    '`a \\\\| b`'
+    """
+    text = " ".join(text.split()).replace("|", "\\|")
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def print_table(records: list[dict[str, Any]]) -> None:
@@ -108,8 +144,12 @@ def print_table(records: list[dict[str, Any]]) -> None:
         if any(row["ms"] for row in rows):
             said = ["test accuracy of the exported file", "median latency of one image",
                     "against the uncompressed network in the same runtime"]
-        if any(row["level"] for row in rows):
+        if any(row["level"] and not row["disturbed"] for row in rows):
             said.append("level: the intervals of both overlap")
+        if any(row["disturbed"] for row in rows):
+            said.append(WHY_BADLY)
+        if len({row["fused"] for row in rows if row["fused"]}) > 1:
+            said.append(INT8)
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
         console.print(f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True, markup=False)
@@ -131,8 +171,15 @@ def print_record(record: dict[str, Any]) -> None:
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
     lines += size_lines(record)
     lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
-    print("\n".join([*lines, *(f"note: {note}" for note in record["notes"])]))
+    lines += [f"note: {note}" for note in record["notes"]]
+    lines += [f"note: {target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)]
+    print("\n".join(lines))
     print_table([record])
+
+
+def notes_of(found: dict[str, Any]) -> list[str]:
+    """Return what a record notes of a target; those of earlier versions do not say when the machine was busy."""
+    return found["notes"] if "notes" in found else [WHY_BADLY] if disturbed(found) else []
 
 
 def size_lines(record: dict[str, Any]) -> list[str]:

@@ -37,8 +37,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     from ..surgery.network import Quantized
     from ._kept import kept_float
     from ._names import name_by_layer
-    from ._widened import folded_at_load, halved
-    from ._wrapped import unwrapped
+    from ._widened import halved
 
     model = copy.deepcopy(model).cpu().eval()
     prefix, inner = "", model  # lissom's wrappers hold what they wrap as `network`
@@ -67,9 +66,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     del proto.graph.metadata_props[:], proto.graph.value_info[:]
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del part.metadata_props[:]
-    plain_zeros(proto)
-    unwrapped(proto)
-    folded_at_load(proto)
+    rewritten(proto)
     if in_integers and kinds:
         halved(proto, kinds)
     kept_float(proto)
@@ -80,6 +77,16 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
     except Exception as error:  # protobuf and onnx raise errors of their own
         raise LissomError(f"export: the ONNX file does not hold together: {str(error).splitlines()[0]}") from error
     onnx.save(proto, str(path))
+
+
+def rewritten(proto: Any) -> None:
+    """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same, in place."""
+    from ._widened import folded_at_load
+    from ._wrapped import unwrapped
+
+    plain_zeros(proto)
+    unwrapped(proto)
+    folded_at_load(proto)
 
 
 def plain_zeros(proto: Any) -> None:
