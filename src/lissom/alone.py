@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
-from .errors import LissomError
+from .errors import LissomError, LissomWarning
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@overload
 def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
-          *, seed: int = 0) -> nn.Module:
+          *, seed: int = 0, notes: Literal[False] = False) -> nn.Module: ...
+
+
+@overload
+def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
+          *, seed: int = 0, notes: Literal[True]) -> tuple[nn.Module, list[str]]: ...
+
+
+def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
+          *, seed: int = 0, notes: bool = False) -> nn.Module | tuple[nn.Module, list[str]]:
     """Return a copy of `model` after the surgery steps of `recipe`; the copy is an ordinary module to train on.
 
     `example` (n ...) is one input as the network takes it; `images` are inputs to calibrate on and to compare with,
-    a tensor (n ...) or batches of them, `example` if None. Raises LissomError for a step that learns.
+    a tensor (n ...) or batches of them, `example` if None. With `notes` the sentences that the steps have to say come
+    with the network; else a LissomWarning says which layers were left as they are and why. Raises LissomError for a step
+    that learns.
 
     >>> import torch
     >>> from torch import nn
@@ -32,6 +45,7 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
 
     from .bench.clock import clock_of
     from .context import Context
+    from .surgery.computed_weights import copyable
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = [example] if images is None else [images] if isinstance(images, torch.Tensor) else list(images)
@@ -50,22 +64,27 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
             raise LissomError(f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop")
     steps.check()
     try:
-        model = copy.deepcopy(model).eval()
-    except RuntimeError as error:  # weights that hooks compute, as torch.nn.utils.weight_norm and .prune leave behind
-        raise LissomError(f"apply: the network cannot be copied ({str(error).split('.')[0]}); where weights are computed by "
-                          "hooks, remove these first") from None
+        with copyable(model):
+            model = copy.deepcopy(model).eval()
+    except RuntimeError as error:  # tensors that somebody's own code has computed and kept
+        raise LissomError(f"apply: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
+                          "tensors that it computed, remove these first") from None
     try:
         with torch.no_grad():
             model(example.to(device))
     except Exception as error:  # whatever the network's own code raises
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LissomError(f"apply: the network does not run on `example`, of shape {tuple(example.shape)}; one input as "
-                          f"it takes it fits, batch first: {said}") from error
+                          f"it takes it fits, batch first: {why}") from error
+    said = list[str]()
     for step in steps.steps:
         torch.manual_seed(seed)
-        model = step(model, Context(example.to(device), calibration, seed=seed, device=device, where=str(step),
-                                    clock=clock_of()))
-    return model
+        ctx = Context(example.to(device), calibration, seed=seed, device=device, where=str(step), clock=clock_of())
+        model = step(model, ctx)
+        said += ctx.notes
+        for warning in ctx.warnings if not notes else ():
+            warnings.warn(warning, LissomWarning, stacklevel=2)
+    return (model, said) if notes else model
 
 
 def save(model: nn.Module, folder: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +59,7 @@ class Context:
     where: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # those of the notes that say what was asked for and not done
     gates: list[dict[str, Any]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,6 +69,24 @@ class Context:
         for name, value in held:
             if not torch.isfinite(value).all():
                 raise LissomError(f"{self.where}: {name} holds NaN or infinity")
+
+    def plain(self, model: nn.Module) -> dict[str, str]:
+        """Let layers whose own forward comes to a plain one be that, in place; return why others do not."""
+        from .surgery.plain_layers import make_plain
+
+        found = make_plain(model, self.example)
+        self.notes += found.notes(self.where)
+        if found.done:
+            self.facts["plain"] = found.done
+        return found.left
+
+    def left_out(self, done: Collection[str] | int, left: dict[str, str], word: str = "float") -> None:
+        """Say which layers a step did not change though it could be asked to; `left` says why, `word` what they stay."""
+        from .surgery.coverage import told
+
+        if said := told(self.where, done, left, word):
+            self.notes.append(said)
+            self.warnings.append(said)
 
     def gate(self, name: str, difference: float, tolerance: float) -> None:
         """Record that two networks were compared; raise if they differ by more than `tolerance`."""

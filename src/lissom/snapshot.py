@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import LissomError
-from .surgery import attention
-from .surgery.cast import CastConv2d, CastLayer, CastLinear
+from .surgery import attention, cast, layers, masks, quantized
+from .surgery.cast import CastLayer
 from .surgery.fold import taken_out
-from .surgery.masks import MaskedConv2d, MaskedLinear
 from .surgery.network import Quantized
-from .surgery.quantized import FEW, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .surgery.plain_layers import become_plain
+from .surgery.quantized import FEW, QuantizedLayer
 from .surgery.rounding import Rounding
 from .surgery.sites import kind_of
 from .surgery.tensors import replace
@@ -27,16 +27,15 @@ from .surgery.windows import PartitionAttention, WindowAttention
 FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
           "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
-CLASSES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "QuantizedConv2d": QuantizedConv2d,
-                                       "QuantizedLinear": QuantizedLinear, "MaskedConv2d": MaskedConv2d,
-                                       "MaskedLinear": MaskedLinear, "CastConv2d": CastConv2d, "CastLinear": CastLinear,
-                                       "HeadAttention": attention.HeadAttention, "WindowAttention": WindowAttention,
-                                       "PartitionAttention": PartitionAttention}
+OURS: tuple[type[nn.Module], ...] = (
+    nn.Identity, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
+    attention.HeadAttention, WindowAttention, PartitionAttention)
+CLASSES = {kind.__name__: kind for kind in OURS}
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
     """Return what has to be known, beside how to build the network, to rebuild `model`."""
-    layers: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for name, layer in model.named_modules():
         facts: dict[str, Any] = {key: vars(layer)[key] for key in (*WIDTHS, "kept")  # a property follows by itself
                                  if isinstance(vars(layer).get(key), (int, list))}
@@ -46,9 +45,11 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
             facts["quantized"] = layer.settings()
         if isinstance(layer, CastLayer):
             facts["cast"] = layer.settings()
+        if isinstance(layer, layers.PlainLayer) and layer.geometry is not None:
+            facts["geometry"] = layer.geometry
         if facts:
-            layers[name] = facts
-    found: dict[str, Any] = {"format": FORMAT, "layers": layers}
+            rows[name] = facts
+    found: dict[str, Any] = {"format": FORMAT, "layers": rows}
     if isinstance(model, Quantized):
         found["quantized"] = model.description()
     return found
@@ -123,6 +124,10 @@ def restore(model: nn.Module, folder: str | Path) -> nn.Module:
         raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
     if "quantized" in structure:
         model = Quantized(model, **structure["quantized"])
+    for name, facts in structure["layers"].items():
+        if "geometry" in facts:
+            _plain(_found(model, name, folder), facts["geometry"], name, tensors)
+    if isinstance(model, Quantized):
         for name, facts in structure["layers"].items():
             if "quantized" in facts:
                 _quantize(model, _found(model, name, folder), facts, folder)
@@ -139,6 +144,18 @@ def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
         return model.get_submodule(name)
     except AttributeError:
         raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?") from None
+
+
+def _plain(layer: nn.Module, geometry: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> None:
+    """Turn a layer with a forward of its own into the plain one that was made of it; one that is shared is saved once."""
+    def held(key: str) -> Tensor | None:
+        saved, own = tensors.get(f"{name}.{key}"), layer._parameters.get(key)
+        return own if saved is None or (own is not None and _cut_from(saved, own)) else saved
+
+    weight = held("weight")
+    if weight is None:
+        raise LissomError(f"load: nothing is saved for {name}.weight; was the network built the same way?")
+    become_plain(layer, geometry, weight, held("bias") if geometry["bias"] or f"{name}.bias" in tensors else None)
 
 
 def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:

@@ -110,7 +110,8 @@ def test_only_and_keep_choose_layers() -> None:
 
 def test_layers_that_cannot_be_are_named_with_the_reason() -> None:
     class Own(nn.Conv2d):
-        pass
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
     model = Net(lambda s, x: F.linear(s.up(s.own(x)).flatten(1), s.bare.weight) @ s.raw.weight + s.two(x).mean(),
                 own=Own(3, 4, 1), up=nn.ConvTranspose2d(4, 4, 1), bare=nn.Linear(256, 5), raw=nn.Linear(5, 5),
                 two=conv(3, 2))
@@ -153,7 +154,7 @@ def test_a_weight_that_fp16_does_not_hold_is_an_error_that_names_the_layer(value
 def test_casting_nothing_is_an_error(recipe: str) -> None:
     with pytest.raises(LissomError, match=r"no layer can be stored in 16 bits \(0: it was not chosen"):
         cast(recipe, net())
-    with pytest.raises(LissomError, match="there is no Conv2d or Linear"):
+    with pytest.raises(LissomError, match="there are none"):
         cast("cast('bf16')", nn.Sequential(nn.ReLU(), nn.Flatten()))
 
 

@@ -81,8 +81,8 @@ def test_all_that_stays_float_is_named() -> None:
               stem=conv(3, 8), table=nn.Embedding(9, 8), mix=nn.LSTM(8, 8, batch_first=True), head=nn.Linear(8, 4)).eval()
     ctx = Context(images(1), lambda count: [images(8)])
     Recipe("quantize(8)").steps[0](net, ctx)
-    assert ctx.facts["left_float"] == {"table": "Embedding is not a plain Conv2d or Linear",
-                                       "mix": "LSTM is not a plain Conv2d or Linear"}
+    assert ctx.facts["left_float"] == {"table": "Embedding is a table whose rows are looked up",
+                                       "mix": "LSTM multiplies by its weights within its own operation, not in layers"}
 
 
 def notes(recipe: str, count: int, net: nn.Module | None = None) -> list[str]:

@@ -44,9 +44,9 @@ class Cast(Step):
         import torch
 
         from ..surgery.cast import CastLayer, cast_layer
+        from ..surgery.coverage import chosen, unable
         from ..surgery.fold import folded
         from ..surgery.masks import Pattern, maskable
-        from ..surgery.names import matching
         from ..surgery.quantized import QuantizedLayer
         from ..surgery.slim import difference
 
@@ -54,14 +54,13 @@ class Cast(Step):
             if any(isinstance(layer, kind) for layer in model.modules()):
                 raise LissomError(f"{ctx.where}: {AFTER[step]}")
         ctx.finite(model)
+        own = ctx.plain(model)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
         ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)
         found, left = maskable(model, ctx.example, Pattern())
-        names = [name for name, _ in model.named_modules() if name in found or name in left]
-        wanted = matching(names, self.only, f"{ctx.where}: only") or set(names)
-        wanted -= matching(names, self.keep, f"{ctx.where}: keep")
-        left.update({name: "it was not chosen" for name in names if name not in wanted})
+        unable(model, ctx.example, left, own)
+        wanted = chosen(found, left, self.only, self.keep, ctx.where)
         done: list[str] = []
         for name, owners in found.items():
             weight = owners[0].weight.detach()
@@ -78,6 +77,7 @@ class Cast(Step):
             done.append(name)
         if not done:
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
-            raise LissomError(f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there is no Conv2d or Linear'})")
+            raise LissomError(f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there are none'})")
+        ctx.left_out(done, left, "float32")
         ctx.facts.update(cast=done, left_float=left)
         return model

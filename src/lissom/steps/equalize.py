@@ -46,6 +46,7 @@ class Equalize(Step):
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: the weights are quantized already; equalize before quantize")
         ctx.finite(model)
+        ctx.plain(model)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
         found = pairs(model, ctx.example)

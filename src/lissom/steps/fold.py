@@ -39,6 +39,7 @@ class Fold(Step):
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: {DONE}")
         ctx.finite(model)
+        ctx.plain(model)
         before = copy.deepcopy(model)
         if not (done := folded(model, ctx.example)):
             ctx.notes.append(f"{ctx.where}: no batch-norm alone reads a convolution or linear layer; nothing was folded")

@@ -65,19 +65,19 @@ class Mask(Step):
 
         import torch
 
+        from ..surgery.coverage import chosen, unable
+        from ..surgery.layers import torch_class
         from ..surgery.masks import CLASSES, Pattern, held, maskable, smallest
-        from ..surgery.names import matching
         from ..surgery.slim import difference
 
         if reason := self.refuses(()):
             raise LissomError(f"{ctx.where}: {reason}")
         n, m = self.ratio or (None, self.block if self.pattern == "block" else 1)
         pattern = Pattern(m, 0 if n is None else 1, n)
+        own = ctx.plain(model)
         found, left = maskable(model, ctx.example, pattern)
-        names = [name for name, _ in model.named_modules() if name in found or name in left]
-        wanted = matching(names, self.only, f"{ctx.where}: only") or set(names)
-        wanted -= matching(names, self.keep, f"{ctx.where}: keep")
-        left.update({name: "it was not chosen" for name in found if name not in wanted})
+        unable(model, ctx.example, left, own)
+        wanted = chosen(found, left, self.only, self.keep, ctx.where)
         layers = {name: owners for name, owners in found.items() if name in wanted}
         weights: dict[str, Tensor] = {name: owners[0].weight.detach() for name, owners in layers.items()}
         if not all(torch.isfinite(w).all() for w in weights.values()):
@@ -87,14 +87,16 @@ class Mask(Step):
         zeros = {name: mark | (w == 0).cpu() for (name, w), mark in zip(weights.items(), marks, strict=True)}
         if not any(bool((weights[name].cpu()[zero] != 0).any()) for name, zero in zeros.items()):
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3]) if not layers else "as many are zero already"
-            raise LissomError(f"{ctx.where}: no weight can be set to zero ({why or 'there is no Conv2d or Linear'})")
+            raise LissomError(f"{ctx.where}: no weight can be set to zero ({why or 'there are none'})")
         before, images = copy.deepcopy(model), ctx.batch(16)
         wrong = 0
         for name, owners in layers.items():
             for weight in (weights[name], before.get_parameter(f"{name}.weight").detach()):
                 weight.masked_fill_(zeros[name].to(weight.device), 0)
             for layer in owners:
-                layer.__class__ = CLASSES[type(layer)]
+                kind = torch_class(layer)
+                assert kind is not None
+                layer.__class__ = CLASSES[kind]
                 wrong += int(((held(layer.train()) == 0).cpu() != zeros[name]).sum())
         ctx.gate("zeros = chosen", wrong, 0)
         ctx.gate("masked = zeroed", difference(before, model, images), 1e-6)
@@ -114,6 +116,7 @@ class Mask(Step):
         ctx.facts["masked"] = [{"name": name, "weights": w.numel(), "zeros": zeros[name],
                                 "sparsity": round(zeros[name] / w.numel(), 6)} for name, w in weights.items()]
         ctx.facts["sparsity"] = {"layers": round(of_layers, 6), "network": round(of_network, 6)}
+        ctx.left_out(weights, left, "whole")
         ctx.facts.update(left_whole=left, dense_bytes=dense, packed_bytes=dense - spared)
         ctx.notes.append(f"{ctx.where}: {of_network:.1%} of all parameters are zero; latency does not change, since no "
                          f"runtime here skips single zeros, and {dense} bytes shrink to {dense - spared} only once packed")

@@ -104,6 +104,7 @@ class Prune(Step):
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: a quantized network is not cut; prune before quantize")
+        ctx.plain(model)
         found = cuttable(model, ctx.example)
         makers = {name for group in found.free for name in group.layers("out")}  # of any kind
         layers = [name for name, m in model.named_modules() if name in makers or isinstance(

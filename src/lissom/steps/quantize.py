@@ -14,7 +14,7 @@ from ..step import Step
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from ..context import Context
     from ..surgery.bits import Plan, Spec
@@ -157,9 +157,8 @@ class Quantize(Step):
         import copy
 
         from ..surgery.calibrate import observed, wiring
-        from ..surgery.cast import uncast
         from ..surgery.reconstruct import corrected, learned_rounding
-        from ..surgery.rounded import prepared, rounded, unrounded
+        from ..surgery.rounded import rounded
         from ..surgery.slim import difference
 
         ctx.finite(model)
@@ -168,11 +167,7 @@ class Quantize(Step):
             batches = [ctx.example]  # no range is measured on it
         if not batches:
             raise LissomError(f"{ctx.where}: there are no calibration images")
-        model = unrounded(model)
-        uncast(model)
-        before = copy.deepcopy(model)
-        left = prepared(model, ctx.example, self.fold)
-        ctx.gate("folded = unfolded", difference(before, model, batches[0][:32]), 1e-3)
+        model, left = self.ready(model, batches[0][:32], ctx)
         before = copy.deepcopy(model)
         wires = wiring(model, ctx.example)
         plan = self.plan(model, wires, left, ctx)
@@ -198,34 +193,52 @@ class Quantize(Step):
             ctx.notes.append(f"{ctx.where}: rounding moved the outputs by {moved:.0%} of the largest, which is far more "
                              "than it should; `lissom explain` names the layers at fault, and learning may mend them")
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
+        ctx.left_out(count, left)
         ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds, images=sum(map(len, batches)))
         return whole.eval()
+
+    def ready(self, model: nn.Module, images: Tensor, ctx: Context) -> tuple[nn.Module, dict[str, str]]:
+        """Return the network with layers that can be rounded, nothing rounded yet, and why the others stay as they are."""
+        import copy
+
+        from ..surgery.cast import uncast
+        from ..surgery.coverage import unable
+        from ..surgery.rounded import prepared, unrounded
+        from ..surgery.slim import difference
+
+        model = unrounded(model)
+        uncast(model)
+        own = ctx.plain(model)
+        before = copy.deepcopy(model)
+        left = prepared(model, ctx.example, self.fold)
+        unable(model, ctx.example, left, own)
+        ctx.gate("folded = unfolded", difference(before, model, images), 1e-3)
+        return model, left
 
     def plan(self, model: nn.Module, wires: Wiring, left: dict[str, str], ctx: Context) -> Plan:
         """Decide which grid every layer and every site gets."""
         from ..surgery.bits import Spec, at_least, planned
-        from ..surgery.names import matching
+        from ..surgery.coverage import AT_RUN_TIME, FIRST, LAST, chosen, told
         from ..surgery.quantized import QuantizedLayer
 
         names = [name for name in wires.inputs if isinstance(model.get_submodule(name), QuantizedLayer)]
         if not names:
-            raise LissomError(f"{ctx.where}: the network has no Conv2d or Linear layer that can be quantized")
-        chosen = matching(names, self.only, f"{ctx.where}: only") if self.only else set(names)
-        chosen -= matching(names, self.keep, f"{ctx.where}: keep")
-        left.update({name: "it was not chosen" for name in names if name not in chosen})
+            why = told(ctx.where, 0, left, "float") or f"{ctx.where}: there is no convolution or linear layer"
+            raise LissomError(f"{why}; no layer can be quantized")
+        wanted = chosen(names, left, self.only, self.keep, ctx.where)
         weights: dict[str, Spec | None] = dict.fromkeys(names, self.specs()[0])
         inputs: dict[str, Spec | None] = dict.fromkeys(names, self.specs()[1])
         for name, bits in ((names[0], self.first), (names[-1], self.last)):
             weights[name], inputs[name] = at_least(weights[name], bits), at_least(inputs[name], bits)
             if bits == 32:
-                left[name] = f"it is the {'first' if name == names[0] else 'last'} layer"
+                left[name] = FIRST if name == names[0] else LAST
         if self.at_run_time:
             from torch import nn
 
-            apart = [name for name in names if not isinstance(model.get_submodule(name), nn.Linear)]
-            left.update(dict.fromkeys(apart, "ranges at run time are for linear layers"))
-            chosen -= set(apart)
-        for name in set(names) - chosen:
+            apart = [name for name in wanted if not isinstance(model.get_submodule(name), nn.Linear)]
+            left.update(dict.fromkeys(apart, AT_RUN_TIME))
+            wanted -= set(apart)
+        for name in set(names) - wanted:
             weights[name] = inputs[name] = None
         before, weights = weights, self.safe(weights, inputs)
         if self.reduce_range is None and weights != before:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError
 from ..trees import tensors_in
+from .layers import torch_class
 from .sites import PASSES, Sites, kind_of
 
 SAMPLE = 1 << 16  # values kept of each site and batch
@@ -91,7 +92,7 @@ def wiring(network: nn.Module, images: Tensor) -> Wiring:
     what the network returns. Max-pooling chooses among values and so keeps the grid of its input.
     """
     weights = {id(layer.weight): name for name, layer in network.named_modules()
-               if isinstance(layer, (nn.Conv2d, nn.Linear))}
+               if torch_class(layer) is not None}
     source: dict[int, str] = {id(images): "input"}  # tensor -> site
     reads: dict[str, list[str]] = {"input": []}  # site -> the sites it was made of
     readers: dict[str, list[str]] = {"input": []}  # site -> the calls that read it

@@ -9,21 +9,24 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .masks import Layer, Masked, MaskedConv2d, MaskedLinear, held, hold_zeros
+from .layers import PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, back, torch_class
+from .masks import CLASSES as MASKED
+from .masks import Masked, held, hold_zeros
 
 Kind = Literal["bf16", "fp16"]
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class CastLayer(nn.Module):
+class CastLayer(PlainLayer):
     """What a convolution and a linear layer stored in 16 bits share; made by changing a layer's class."""
 
-    weight: Tensor
     kind: Kind
     masked: bool  # whether zeros stay zero in training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.computed(x, self.stored(x), self.bias)
 
     def prepare(self, kind: Kind, masked: bool = False) -> None:
         """Set what the class of a layer that has just been changed expects."""
@@ -55,24 +58,31 @@ def rounded(weight: Tensor, kind: Kind) -> Tensor:
     return weight.detach().clamp(-top, top).to(TYPES[kind]).to(weight.dtype)
 
 
-class CastConv2d(CastLayer, nn.Conv2d):
+class CastConv1d(CastLayer, PlainConv1d):
+    """A convolution over one axis whose weights are stored in 16 bits."""
+
+
+class CastConv2d(CastLayer, PlainConv2d):
     """A convolution whose weights are stored in 16 bits."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.stored(x), self.bias)
+
+class CastConv3d(CastLayer, PlainConv3d):
+    """A convolution over three axes whose weights are stored in 16 bits."""
 
 
-class CastLinear(CastLayer, nn.Linear):
+class CastLinear(CastLayer, PlainLinear):
     """A linear layer whose weights are stored in 16 bits."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.stored(x), self.bias)
+
+CLASSES: dict[type, type[CastLayer]] = {nn.Conv1d: CastConv1d, nn.Conv2d: CastConv2d, nn.Conv3d: CastConv3d,
+                                        nn.Linear: CastLinear}
 
 
-def cast_layer(layer: Layer, kind: Kind) -> None:
+def cast_layer(layer: nn.Module, kind: Kind) -> None:
     """Make a convolution or linear layer, masked or not, one that is stored in 16 bits, in place."""
-    masked = isinstance(layer, Masked)
-    layer.__class__ = CastConv2d if isinstance(layer, nn.Conv2d) else CastLinear
+    masked, plain = isinstance(layer, Masked), torch_class(layer)
+    assert plain is not None
+    layer.__class__ = CLASSES[plain]
     assert isinstance(layer, CastLayer)
     layer.prepare(kind, masked)
     layer.train(layer.training)
@@ -90,10 +100,10 @@ def uncast(model: nn.Module) -> set[Kind]:
         kinds.add(layer.kind)
         with torch.no_grad():  # in place: layers that share a weight go on sharing it
             layer.weight.copy_(rounded(layer.weight, layer.kind))
-        conv, training = isinstance(layer, nn.Conv2d), layer.training
-        classes: tuple[type, type] = (MaskedConv2d, MaskedLinear) if layer.masked else (nn.Conv2d, nn.Linear)
+        plain, training = torch_class(layer), layer.training
+        assert plain is not None
         hold_zeros(layer, False)
-        layer.__class__ = classes[0] if conv else classes[1]
+        layer.__class__ = MASKED[plain] if layer.masked else back(layer)  # type: ignore[assignment]
         del layer.__dict__["kind"], layer.__dict__["masked"]
         layer.train(training)
     return kinds

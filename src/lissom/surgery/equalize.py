@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import tensors_in
+from .looks import LOOKS
 from .sites import PASSES
 
 _T = torch.Tensor
@@ -27,10 +28,6 @@ EACH: set[Any] = {  # value by value
 SPACE: set[Any] = {  # within height and width of a channel
     F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate}
 OVER: set[Any] = {torch.mean, _T.mean, torch.sum, _T.sum, torch.amax, _T.amax}  # over the axes given
-LOOKS: set[Any] = {  # tell of a tensor what does not depend on its values
-    _T.size, _T.dim, _T.ndimension, _T.numel, _T.nelement, _T.stride, _T.is_contiguous, _T.is_floating_point, _T.get_device,
-    _T.__len__, _T.__hash__, torch.numel, torch.is_floating_point,
-    *(getattr(_T, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad"))}
 
 
 @dataclass(frozen=True)

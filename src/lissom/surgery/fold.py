@@ -13,6 +13,8 @@ from .trace import traced
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+Norm = nn.modules.batchnorm._BatchNorm
+
 
 def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     """Return (layer, batch-norm) for every batch-norm that alone reads a convolution or linear layer.
@@ -36,7 +38,7 @@ def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
             if runs[weight] == runs[mean] == 1 and weight and mean]
 
 
-def fold_pair(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> None:
+def fold_pair(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, norm: Norm) -> None:
     """Scale the filters of `layer` (out ...) and set its bias, so that it does what layer and norm did.
 
     w' = w * gamma / sqrt(var + eps);  b' = beta + (b - mean) * gamma / sqrt(var + eps), in float64.
@@ -50,7 +52,7 @@ def fold_pair(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | nn.BatchNorm1
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
 
 
-def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
     """Return by what batch-norm multiplies each channel in inference, and what it adds, in float64."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -65,16 +67,16 @@ def folded(model: nn.Module, example: Tensor) -> list[str]:
     done = []
     for source, name in foldable(model, example):
         layer, norm = model.get_submodule(source), model.get_submodule(name)
-        if isinstance(layer, (nn.Conv2d, nn.Linear)) and plain(norm):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) and plain(norm):
             fold_pair(layer, norm)
             taken_out(model, norm)
             done.append(source)
     return done
 
 
-def plain(norm: nn.Module) -> TypeIs[nn.BatchNorm1d | nn.BatchNorm2d]:
+def plain(norm: nn.Module) -> TypeIs[Norm]:
     """Return whether a layer is batch-norm and nothing more; a subclass may hold an activation, say."""
-    return isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) and type(norm).__module__.startswith("torch.")
+    return isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and type(norm).__module__.startswith("torch.")
 
 
 def taken_out(model: nn.Module, layer: nn.Module) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .layers import PLAIN, PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, torch_class
 
 
 def hold_zeros(layer: nn.Module, hold: bool) -> None:
@@ -35,11 +36,13 @@ def held(layer: nn.Module) -> Tensor:
     return layer.weight if mask is None else torch.where(mask, layer.weight, 0.0)
 
 
-class Masked(nn.Module):
+class Masked(PlainLayer):
     """What a masked convolution and a masked linear layer share; made by changing a layer's class."""
 
-    weight: Tensor
     mask: Tensor  # (out in ...), there only in training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.computed(x, held(self), self.bias)
 
     def train(self, mode: bool = True) -> Any:
         """Go to training, where what is zero now stays zero, or to inference."""
@@ -47,23 +50,30 @@ class Masked(nn.Module):
         return super().train(mode)
 
 
-class MaskedConv2d(Masked, nn.Conv2d):
+class MaskedConv1d(Masked, PlainConv1d):
+    """A convolution over one axis whose zero weights stay zero."""
+
+
+class MaskedConv2d(Masked, PlainConv2d):
     """A convolution whose zero weights stay zero."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, held(self), self.bias)
+
+class MaskedConv3d(Masked, PlainConv3d):
+    """A convolution over three axes whose zero weights stay zero."""
 
 
-class MaskedLinear(Masked, nn.Linear):
+class MaskedLinear(Masked, PlainLinear):
     """A linear layer whose zero weights stay zero."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, held(self), self.bias)
+
+CLASSES: dict[type, type[Masked]] = {nn.Conv1d: MaskedConv1d, nn.Conv2d: MaskedConv2d, nn.Conv3d: MaskedConv3d,
+                                     nn.Linear: MaskedLinear}
 
 
-Layer = nn.Conv2d | nn.Linear
-CLASSES: dict[type, Any] = {nn.Conv2d: MaskedConv2d, nn.Linear: MaskedLinear,
-                            MaskedConv2d: MaskedConv2d, MaskedLinear: MaskedLinear}
+def bare(layer: nn.Module) -> bool:
+    """Return whether the weight of a layer is used as it is, or masked; not rounded, nor cast, nor computed."""
+    kind = torch_class(layer)
+    return kind is not None and type(layer) in (kind, PLAIN[kind], CLASSES[kind])
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,8 @@ class Pattern:
         return self.cells(torch.arange(weight.numel()).view(weight.shape))
 
 
-def maskable(model: nn.Module, example: Tensor, pattern: Pattern) -> tuple[dict[str, list[Layer]], dict[str, str]]:
+def maskable(model: nn.Module, example: Tensor,
+             pattern: Pattern) -> tuple[dict[str, list[PlainLayer]], dict[str, str]]:
     """Return the layers that can hold zeros, those with one weight under one name, and why the others cannot.
 
     A layer must be of a class that can be changed and must be called, on `example` (n ...), as itself: a forward
@@ -115,27 +126,25 @@ def maskable(model: nn.Module, example: Tensor, pattern: Pattern) -> tuple[dict[
         model.train(mode)
         for hook in hooks:
             hook.remove()
-    found: dict[str, list[Layer]] = {}
+    found: dict[str, list[Any]] = {}
     left: dict[str, str] = {}
     seen: set[int] = set()
     for name, layer in model.named_modules():
-        if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+        if torch_class(layer) is None:
             continue
-        weight = layer._parameters.get("weight")
+        weight = layer._parameters["weight"]
         owners = [m for m in model.modules() if any(p is weight for p in m._parameters.values())]
-        if type(layer) not in CLASSES:
-            left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear"
-        elif weight is None:
-            left[name] = "its weight is made of other parameters"
+        if not bare(layer):
+            left[name] = f"{type(layer).__name__} holds its weight otherwise already"
         elif not called.issuperset(owners):
             left[name] = "it, or one with the same weight, is not called as a layer"
-        elif any(type(m) not in CLASSES for m in owners):
+        elif not all(map(bare, owners)):
             left[name] = "its weight is also that of a layer of another kind"
         elif reason := pattern.misfit(layer):
             left[name] = reason
         elif id(weight) not in seen:
             seen.add(id(weight))
-            found[name] = [m for m in owners if isinstance(m, (nn.Conv2d, nn.Linear))]
+            found[name] = owners
     return found, left
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..grids._grid import by_filter
 from .fold import scale_and_shift
+from .layers import PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, back
 from .masks import held, hold_zeros
 from .rounding import Rounding, product_at_run_time
 from .sites import convolved, hidden, projected
@@ -24,11 +24,10 @@ Norm = nn.modules.batchnorm._BatchNorm
 FEW = 4  # bits of weights that some formats pack
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(PlainLayer):
     """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
 
-    weight: Tensor
-    bias: Any
+    call = staticmethod(convolved)  # as which the sites of a network know it
     weight_q: Tensor  # int8 (out ...), or (in out); these five only in a network that is being exported
     weight_scale: Tensor  # (out)
     weight_zero: Tensor  # int8 (out), of zeros; none where the layer reads floats
@@ -65,9 +64,8 @@ class QuantizedLayer(nn.Module):
         hold_zeros(self, mode and self.masked)
         return super().train(mode)
 
-    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the layer's own operation with other weights."""
-        raise NotImplementedError
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self.weight, self)
 
     def whole(self, x: Tensor) -> Tensor:
         """Round the input, run the layer with rounded weights, and its batch-norm."""
@@ -184,7 +182,7 @@ class QuantizedLayer(nn.Module):
     def make_plain(self, weight: Tensor, bias: Tensor | None) -> None:
         """Become a layer of the original class with these weights; what rounded its input stays in front of it."""
         own = self.own
-        self.__class__ = nn.Conv2d if isinstance(self, nn.Conv2d) else nn.Linear  # type: ignore[assignment]
+        self.__class__ = back(self)  # type: ignore[assignment]
         for name in ("rounding", "norm"):
             self._modules.pop(name, None)
         self.weight, self.bias = nn.Parameter(weight.detach()), None if bias is None else nn.Parameter(bias.detach())
@@ -207,21 +205,23 @@ class QuantizedLayer(nn.Module):
         return weight, self._buffers.get("bias_float")
 
 
-class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+class QuantizedConv1d(QuantizedLayer, PlainConv1d):
+    """A convolution over one axis whose weights are rounded."""
+
+
+class QuantizedConv2d(QuantizedLayer, PlainConv2d):
     """A convolution whose weights are rounded."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return convolved(x, self.weight, self)
 
-    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
+class QuantizedConv3d(QuantizedLayer, PlainConv3d):
+    """A convolution over three axes whose weights are rounded."""
 
 
-class QuantizedLinear(QuantizedLayer, nn.Linear):
+class QuantizedLinear(QuantizedLayer, PlainLinear):
     """A linear layer whose weights are rounded."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return projected(x, self.weight, self)
+    call = staticmethod(projected)
 
-    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
+
+CLASSES: dict[type, type[QuantizedLayer]] = {nn.Conv1d: QuantizedConv1d, nn.Conv2d: QuantizedConv2d,
+                                             nn.Conv3d: QuantizedConv3d, nn.Linear: QuantizedLinear}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import LissomError
+from ..trees import Tree
 from .bits import Plan, Spec
 from .calibrate import Wiring, wiring
 from .fold import foldable, plain, taken_out
-from .masks import Masked, MaskedConv2d, MaskedLinear
+from .layers import torch_class
+from .masks import Masked
 from .network import Quantized
-from .quantized import Norm, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .quantized import CLASSES, Norm, QuantizedLayer
 from .rounding import Rounding
 from .sites import kind_of
 
-SWAP: dict[type, type] = {nn.Conv2d: QuantizedConv2d, MaskedConv2d: QuantizedConv2d,
-                          nn.Linear: QuantizedLinear, MaskedLinear: QuantizedLinear}
 Bounds = tuple[float, float]
 
 
@@ -31,27 +31,28 @@ def unrounded(model: nn.Module) -> nn.Module:
     return model.network
 
 
-def prepared(model: nn.Module, example: Tensor, fold: bool = True) -> dict[str, str]:
+def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, str]:
     """Make every layer that can be one a quantized layer, in place, with its batch-norm in it; nothing is rounded yet.
 
-    Return why other layers stay as they are.
+    Return why other layers of these kinds stay as they are.
     """
     called, left = wiring(model, example).inputs, dict[str, str]()
     norms = dict(foldable(model, example)) if fold else {}
     for name, layer in list(model.named_modules()):
-        if type(layer) in SWAP and name in called:
-            norm, masked = model.get_submodule(norms[name]) if name in norms else None, isinstance(layer, Masked)
-            layer.__class__ = SWAP[type(layer)]
-            assert isinstance(layer, QuantizedLayer)
-            if isinstance(norm, Norm) and plain(norm):
-                taken_out(model, norm)
-                layer.prepare(norm, masked, f"network.{norms[name]}")
-            else:
-                layer.prepare(masked=masked)
-        elif isinstance(layer, (nn.Conv2d, nn.Linear)) and not isinstance(layer, QuantizedLayer) and name not in called:
-            left[name] = "it was not called through its own weights"
-        elif not isinstance(layer, QuantizedLayer) and any(p is not None and p.ndim > 1 for p in layer._parameters.values()):
-            left[name] = f"{type(layer).__name__} is not a plain Conv2d or Linear"
+        kind = torch_class(layer)
+        if kind is None or isinstance(layer, QuantizedLayer):
+            continue
+        if name not in called:
+            left[name] = "it is not called through its own weight"
+            continue
+        norm, masked = model.get_submodule(norms[name]) if name in norms else None, isinstance(layer, Masked)
+        layer.__class__ = CLASSES[kind]
+        assert isinstance(layer, QuantizedLayer)
+        if isinstance(norm, Norm) and plain(norm):
+            taken_out(model, norm)
+            layer.prepare(norm, masked, f"network.{norms[name]}")
+        else:
+            layer.prepare(masked=masked)
     model.eval()
     return left
 

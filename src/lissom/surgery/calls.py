@@ -1,0 +1,102 @@
+"""What a layer's forward does to its input: zeros around it, then one product, then nothing; or something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..trees import tensors_in
+from .looks import LOOKS
+
+PRODUCTS: dict[Any, str] = {torch.conv1d: "Conv1d", torch.conv2d: "Conv2d", torch.conv3d: "Conv3d", F.linear: "Linear"}
+ARGUMENTS = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+KEEPS: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}  # the values as they are
+
+
+class Calls(TorchFunctionMode):
+    """Follow a layer's input through the calls of its forward.
+
+    `kind` and `given` are those of the product, `pads` the zeros added before it, as F.pad takes them; `other` is what
+    else is done to the input, or to what became of it.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.alive: list[Any] = [x]
+        self.of_input = {id(x)}
+        self.pads: list[int] = []
+        self.kind, self.given = "", dict[str, Any]()
+        self.result: Tensor | None = None
+        self.other: str | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.alive += [args, kwargs, out]
+        if func in LOOKS or not any(id(t) in self.of_input for t in tensors_in([args, kwargs])):
+            return out
+        if self.result is None and func in PRODUCTS:
+            self.product(PRODUCTS[func], {**dict(zip(("input", *ARGUMENTS), args, strict=False)), **kwargs})
+            self.result = out
+        elif self.result is None and func is F.pad:
+            if not self.padded(*args[1:], **kwargs):
+                self.notice("pad with other values than zeros")
+        elif self.result is not None or func not in KEEPS:
+            self.notice(getattr(func, "__name__", "what has no name").strip("_"))
+        self.of_input.update(id(t) for t in tensors_in(out))
+        return out
+
+    def notice(self, name: str) -> None:
+        """Take note of something else that is done."""
+        self.other = self.other or f"whose forward also calls {name}"
+
+    def product(self, kind: str, given: dict[str, Any]) -> None:
+        """Take note of a convolution or linear call of what was made of the input."""
+        self.kind, self.given = kind, {**ARGUMENTS, **given}
+        if any(id(self.given[name]) in self.of_input for name in ("weight", "bias")):
+            self.other = "whose weight depends on what it reads"
+        if len(self.pads) > 2 * (self.given["weight"].ndim - 2):
+            self.other = self.other or "which adds channels of zeros"
+
+    def padded(self, pad: Any = (), mode: str = "constant", value: float | None = None) -> bool:
+        """Add zeros to those that there are; return whether that is what the call does."""
+        more = [int(n) for n in pad]
+        if mode != "constant" or value or min(more, default=0) < 0:
+            return False
+        both = max(len(more), len(self.pads))
+        one, two = (x + [0] * (both - len(x)) for x in (more, self.pads))
+        self.pads = [a + b for a, b in zip(one, two, strict=True)]
+        return True
+
+    def zeros(self) -> list[int]:
+        """Return the zeros on both sides of every axis of the convolution, last axis first."""
+        return self.pads + [0] * (2 * (self.given["weight"].ndim - 2) - len(self.pads))
+
+    def geometry(self) -> dict[str, Any]:
+        """Return what a plain layer is told, as it can be written down, but for zeros around the input."""
+        found: dict[str, Any] = {"kind": self.kind, "bias": self.given["bias"] is not None}
+        if self.kind == "Linear":
+            return found
+        axes = self.given["weight"].ndim - 2
+        for name in ("stride", "padding", "dilation"):
+            value = self.given[name]
+            if not isinstance(value, str):
+                each = [value] if isinstance(value, int) else [*value]
+                value = each * (axes if len(each) == 1 else 1)
+            found[name] = value
+        return {**found, "groups": self.given["groups"]}
+
+
+def calls_of(layer: nn.Module, x: Tensor) -> Calls:
+    """Run the forward of a layer, without its hooks, on an input and return its calls."""
+    with torch.no_grad(), Calls(x) as calls:
+        out = layer.forward(x)
+    if calls.result is None:
+        calls.other = calls.other or "whose forward does not convolve or multiply by a call that can be seen"
+    elif out is not calls.result:
+        calls.other = calls.other or "whose forward returns more than its product"
+    return calls

@@ -1,0 +1,52 @@
+"""Weights that PyTorch computes of other parameters before a layer runs: parametrizations, and hooks of torch.nn.utils."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def computed_by(layer: nn.Module) -> str:
+    """Return the name of what computes the weight of a layer: weight_norm's class say, or else the layer's own."""
+    parts = layer._modules.get("parametrizations")
+    made = [] if parts is None else [
+        m for name, m in parts.named_modules() if name.rpartition(".")[2].isdecimal()]  # weight.0: the first of a list
+    names = [type(m).__name__.strip("_") for m in made]
+    names += [type(owner_of(hook)).__name__ for hook in layer._forward_pre_hooks.values() if computes(hook)]
+    return " and ".join(dict.fromkeys(names)) or type(layer).__name__
+
+
+def owner_of(hook: Any) -> Any:
+    """Return the object behind a hook that is a method."""
+    hook = getattr(hook, "hook", hook)
+    return getattr(hook, "__self__", hook)
+
+
+def computes(hook: Any) -> bool:
+    """Return whether a hook is one of torch.nn.utils: that of weight_norm, spectral_norm or prune."""
+    return type(owner_of(hook)).__module__.startswith("torch.nn.utils.")
+
+
+def free_of_hooks(layer: nn.Module) -> None:
+    """Take away the hooks that compute weights before each call, in place."""
+    for hooks in (layer._forward_pre_hooks, layer._state_dict_hooks, layer._load_state_dict_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if computes(hook):
+                del hooks[key]
+
+
+@contextmanager
+def copyable(model: nn.Module) -> Iterator[None]:
+    """Let a network be copied whose hooks have left weights that they computed: the next call computes them anew."""
+    held = [(layer, name, value) for layer in model.modules() for name, value in vars(layer).items()
+            if isinstance(value, Tensor) and not value.is_leaf]
+    for layer, name, value in held:
+        layer.__dict__[name] = value.detach()
+    try:
+        yield
+    finally:
+        for layer, name, value in held:
+            layer.__dict__[name] = value

@@ -1,0 +1,121 @@
+"""Which layers of a network hold weights, and a sentence about those that a step was asked for and did not change."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import nn
+
+from ..trees import Tree
+from .layers import WEIGHTED, torch_class
+from .names import matching
+from .rounding import Rounding
+from .trace import traced
+
+NOT_CHOSEN, FIRST, LAST = "it was not chosen", "it is the first layer", "it is the last layer"
+AT_RUN_TIME = "ranges at run time are for linear layers"
+CHOSEN = {NOT_CHOSEN, FIRST, LAST, AT_RUN_TIME}  # by the user, who need not be told
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+WHOLE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)  # of PyTorch, with weights in their own operations
+PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "addbmm", "linear", "embedding"}
+REASONS, NAMES = 3, 3  # that a sentence says
+
+
+def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]:
+    """Return the layers that multiply by weights of their own, or look them up, by name.
+
+    Of classes that are not PyTorch's, one whose parameters take part in a product of a forward pass on `example` (n ...).
+    """
+    found, others = dict[str, nn.Module](), dict[str, str]()  # others: parameter -> the layer that it is of
+    for name, layer in model.named_modules():
+        if isinstance(layer, (*WEIGHTED, *TABLES, *WHOLE)):
+            found[name] = layer
+        elif not isinstance(layer, Rounding):
+            own = name.partition("parametrizations.")[0].removesuffix(".")  # which hold a layer's parameters for it
+            others.update({f"{name}.{key}".removeprefix("."): own for key, p in layer._parameters.items()
+                           if p is not None and p.ndim > 1 and own not in found})
+    if others:
+        reading = {others[name] for name in multiplied(model, example) if name in others}
+        found.update((name, layer) for name, layer in model.named_modules() if name in reading)
+    return {name: layer for name, layer in model.named_modules() if name in found}
+
+
+def multiplied(model: nn.Module, example: Tree) -> set[str]:
+    """Return the parameters that products of a forward pass read, as they are or computed with."""
+    trace = traced(model, example)
+    of = {key: {name} for key, name in trace.names.items()}  # id of a tensor -> the parameters alone that it is made of
+    found: set[str] = set()
+    for op in trace.ops:
+        made_of = [of.get(id(t)) for t in op.inputs()]
+        if op.name in PRODUCTS:
+            found.update(name for names in made_of if names for name in names)
+        elif made_of and all(made_of):
+            of.update((id(t), set().union(*filter(None, made_of))) for t in op.outputs)
+    return found
+
+
+def unable(model: nn.Module, example: Tree, left: dict[str, str], own: Mapping[str, str]) -> None:
+    """Add to `left` each layer with weights that is of no kind that can be changed, with the reason, unless one is there.
+
+    `own` says why layers with a forward of their own came to no plain one (plain_layers.py).
+    """
+    for name, layer in layers_with_weights(model, example).items():
+        if torch_class(layer) is None:
+            left.setdefault(name, own.get(name) or why_not(layer))
+
+
+def why_not(layer: nn.Module) -> str:
+    """Return why nothing is done to a layer that is of no kind which can be changed."""
+    name = type(layer).__name__
+    if isinstance(layer, TABLES):
+        return f"{name} is a table whose rows are looked up"
+    if isinstance(layer, WHOLE):
+        return f"{name} multiplies by its weights within its own operation, not in layers"
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return f"{name} is a transposed convolution"
+    return f"{name} multiplies by its weights in a forward of its own"
+
+
+def chosen(found: Iterable[str], left: dict[str, str], only: str, keep: str, where: str) -> set[str]:
+    """Return the layers of `found` that the user wants changed, by patterns; in `left` the others are marked as not chosen.
+
+    Patterns may name the layers in `left` as well, which cannot be changed.
+    """
+    names = [*dict.fromkeys([*found, *left])]
+    wanted = matching(names, only, f"{where}: only") if only else set(names)
+    wanted -= matching(names, keep, f"{where}: keep")
+    left.update((name, NOT_CHOSEN) for name in names if name not in wanted)
+    return wanted & set(found)
+
+
+def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word: str) -> str | None:
+    """Return in one line how many layers a step changed and why not the others; None where only the user's choice was left.
+
+    `left` says why for each layer that was not; `word` is what these stay.
+
+    >>> told("quantize(8)", 1, {"a": "Own is odd", "b": "Own is odd", "c": "it was not chosen"}, "float")
+    'quantize(8): 1 of 4 layers; 2 stay float: Own is odd (a, b)'
+    """
+    causes: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        if reason not in CHOSEN:
+            causes.setdefault(reason, []).append(name or "the network itself")
+    if not causes:
+        return None
+    count = done if isinstance(done, int) else len(done)
+    groups = sorted(causes.items(), key=lambda cause: -len(cause[1]))
+    said = [f"{len(names)} stay{'s' if len(names) == 1 else ''} {word}: {reason} ({some(names)})"
+            for reason, names in groups[:REASONS]]
+    rest = sum(len(names) for _, names in groups[REASONS:])
+    said += [f"{rest} more for other reasons"] if rest else []
+    return "; ".join([f"{where}: {count} of {count + len(left)} layers", *said])
+
+
+def some(names: list[str]) -> str:
+    """Return the first of some names, and how many there are besides.
+
+    >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 more')
+    """
+    more = len(names) - NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:NAMES])} and {more} more"
