@@ -128,6 +128,39 @@ def test_every_generator_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
 
 
+class Fading(nn.Module):
+    """A loss of one's own that changes from batch to batch: by a buffer, and by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.batches = 0
+
+    def forward(self, _: nn.Module, batch: Any) -> Tensor:
+        self.batches += 1
+        self.mean = 0.9 * self.mean + 0.1 * batch.outputs.detach().mean(0)
+        return nn.functional.cross_entropy(batch.outputs - self.mean, batch.labels) / self.batches
+
+    def memory(self) -> int:
+        return self.batches
+
+    def recall(self, memory: int) -> None:
+        self.batches = memory
+
+
+def test_a_loss_of_ones_own_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(checkpoints: Checkpoints | None) -> Tensor:
+        torch.manual_seed(1)
+        model = net()
+        fit(model, data(), Pace(2, batch=16), seed=3, device=CPU, loss=Fading(), checkpoints=checkpoints)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+    with monkeypatch.context() as patch:
+        dies(patch, 7)
+        with pytest.raises(Killed):
+            learned(Checkpoints(tmp_path, 0.0))
+    assert torch.equal(learned(Checkpoints(tmp_path, 0.0)), learned(None))
+
+
 def begun(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     """Leave the checkpoint of a run that was killed."""
     with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ FORMAT = 1
 EVERY_MIN = 5.0  # minutes between two checkpoints unless the user says otherwise
 
 
+@runtime_checkable
 class Remembering(Protocol):
     """What changes from batch to batch beside the network, such as the weights of a sum of losses."""
 

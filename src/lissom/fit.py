@@ -119,7 +119,9 @@ class Loop:
         self.learner.to(device).to(memory_format=layout_of(model, device)).train()
         self.release = hold_norms(self.learner, pace.norm_momentum, pace.freeze)
         self.layout = layout_of(model, device)
-        self.remembers = [*remembers, *(m for m in self.learner.modules() if isinstance(m, Quantized))]
+        self.held = nn.ModuleList([self.learner, *(each for each in self.losses if isinstance(each, nn.Module))])
+        own: list[Any] = [each for each in self.losses if isinstance(each, Remembering)]
+        self.remembers = [*remembers, *own, *(each for each in self.learner.modules() if isinstance(each, Quantized))]
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
         self.optimizer = optimizer_of(self.learner, pace)
         self.each = math.ceil(len(self.train) / pace.batch)
@@ -216,14 +218,14 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
-        return {"tensors": held(self.learner), "optimizer": self.optimizer.state_dict(), "rows": self.rows,
+        return {"tensors": held(self.held), "optimizer": self.optimizer.state_dict(), "rows": self.rows,
                 "memories": [one.memory() for one in self.remembers], "draw": self.draw.get_state(),
                 "generators": generators(self.device), "order": self.order, "taken": self.taken, "seen": self.seen,
                 "total": self.total, "right": self.right, "spent_s": self.spent_s}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        refill(self.learner, state["tensors"])
+        refill(self.held, state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
         for one, memory in zip(self.remembers, state["memories"], strict=True):
             one.recall(memory)
