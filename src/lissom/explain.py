@@ -24,8 +24,10 @@ from .snapshot import restore
 from .steps.equalize import Equalize
 from .steps.quantize import Quantize
 from .store import Store
+from .surgery.coverage import told
 from .surgery.network import Quantized
 from .surgery.noise import Layers, layer_noise, layers_of, rounding_only, roundings
+from .surgery.plain_layers import make_plain
 from .surgery.quantized import QuantizedLayer
 from .surgery.rounded import prepared, unrounded
 from .targets._target import Target
@@ -75,6 +77,7 @@ class Explained:
         assert isinstance(step, Quantize)
         before = unrounded(restore(self.task.fresh(), self.store.folder(self.source())))
         before = copy.deepcopy(before)
+        make_plain(before, self.task.data.example())
         prepared(before, self.task.data.example(), step.fold)
         return {name: layer for name, layer in before.named_modules()
                 if isinstance(layer, QuantizedLayer) and name in layers_of(self.whole)}
@@ -89,8 +92,16 @@ class Explained:
             "trained_since": self.trained, "stages": stages, "layers": layers, "ends": ends,
             "targets": {str(target): self.artefact(target, simulated, labels) for target in targets}}
         found["worst"] = [row["name"] for row in sorted(found["layers"], key=lambda row: -row["noise"])[:WORST]]
-        found["said"] = concluded(found)
+        found["said"] = [*self.left_float(), *concluded(found)]
         return found
+
+    def left_float(self) -> list[str]:
+        """Return one sentence on the layers that the quantizing step left float, and why, or none."""
+        record, step = self.record, str(self.steps[self.place])
+        while record["step"] != step and record["before"] in self.store:
+            record = self.store.record(record["before"])
+        facts = record["facts"]
+        return [f"{said}." for said in [told(step, facts.get("quantized", 0), facts.get("left_float", {}), "float")] if said]
 
     def stages(self, floats: Layers | None) -> tuple[list[dict[str, Any]], Tensor, Tensor]:
         """Return top-1 on the test images with ever more rounded, and outputs and labels of the whole."""

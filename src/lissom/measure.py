@@ -19,8 +19,11 @@ from .proof import Unlike, in_eight_bits, parity, prove
 from .report.rows import disturbed
 from .snapshot import few_bits, restore, rounded_activations
 from .store import Store
+from .surgery.count import layer_macs
 from .surgery.network import Quantized
-from .targets._target import Images, Target
+from .surgery.quantized import QuantizedLayer
+from .targets._names import layer_named
+from .targets._target import Fused, Images, Target
 from .task import Task
 
 PROFILED = 20  # runs that the time of each layer is a median of
@@ -125,7 +128,9 @@ def odd(found: dict[str, Any]) -> list[str]:
     if disturbed(found):
         notes.append(f"not measured well, the machine was busy: {own['low']:.3g} to {own['high']:.3g} ms, the uncompressed "
                      f"network {other['low']:.3g} to {other['high']:.3g}; the same command measures again")
-    elif own["low"] > other["high"]:
+    if (share := found.get("macs_in_integers")) is not None and share < 0.5:
+        notes.append(f"only {share:.0%} of the multiply-adds run in integers")
+    if not disturbed(found) and own["low"] > other["high"]:
         floats = f"; not in integers: {', '.join(found['not_fused'][:5])}" if found["not_fused"] else ""
         notes.append(f"slower than the uncompressed network, {own['median']:.3g} ms to {other['median']:.3g}; layers with "
                      f"few channels or depthwise ones may cost more to round than their products save{floats}")
@@ -143,13 +148,23 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
     own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake,
                                profiled=PROFILED)
     fused = target.fused(path) if isinstance(model, Quantized) else None
+    share = None if fused is None else share_in_integers(model, task.data.example(), fused)
     return {"threads": threads, "batch": batch, "bake": bake, "artefact": str(path), "size_bytes": path.stat().st_size,
             **scored(task, outputs, labels), "agreement": agreement(outputs, simulated, labels), "gates": gates,
             "latency_ms": own.latency_ms(),
             "float_latency_ms": float_own.latency_ms(), "float_size_bytes": other.stat().st_size, "load_ms": own.load_ms,
             "peak_mib": own.peak_mib, "resident_mib": own.resident_mib, "fused": str(fused) if fused else None,
-            "not_fused": list(fused.rest) if fused else [], "layers_ms": own.layers_ms(),
+            "macs_in_integers": share, "not_fused": list(fused.rest) if fused else [], "layers_ms": own.layers_ms(),
             "float_layers_ms": float_own.layers_ms()}
+
+
+def share_in_integers(model: nn.Module, example: Any, fused: Fused) -> float:
+    """Return the share of all multiply-adds that is of layers which run in integers in a file."""
+    floats = {layer_named(name.partition(" (")[0]) for name in fused.rest}
+    counts = layer_macs(model, example)
+    done = sum(counts.get(name, 0) for name, layer in model.named_modules() if isinstance(layer, QuantizedLayer)
+               and layer.rounding is not None and name.removeprefix("network.") not in floats)
+    return round(done / max(counts[""], 1), 4)
 
 
 def _same(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:

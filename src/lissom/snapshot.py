@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .errors import LissomError
 from .surgery import attention, cast, layers, masks, quantized
 from .surgery.cast import CastLayer
-from .surgery.fold import taken_out
+from .surgery.fold import Rest, kind_of_norm, taken_out
 from .surgery.network import Quantized
 from .surgery.plain_layers import become_plain
 from .surgery.quantized import FEW, QuantizedLayer
@@ -28,7 +28,7 @@ FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
           "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
 OURS: tuple[type[nn.Module], ...] = (
-    nn.Identity, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
+    nn.Identity, Rest, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
     attention.HeadAttention, WindowAttention, PartitionAttention)
 CLASSES = {kind.__name__: kind for kind in OURS}
 
@@ -175,6 +175,10 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
 
 def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
     kind = facts.get("class")
+    if kind == "Rest":
+        if kind_of_norm(layer) is not None:
+            taken_out(model, layer)
+        return
     if kind == "Identity":
         if not isinstance(layer, nn.Identity):
             for owner in [m for m in model.modules() if layer in m.children()]:

@@ -207,6 +207,44 @@ def test_parameters_that_are_shared_stay_shared() -> None:
     assert net[0].gain is net[2].gain  # type: ignore[union-attr]
 
 
+class NormAct(nn.BatchNorm2d):
+    """Batch-norm that holds the activation behind it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.drop(super().forward(x)))
+        return y
+
+
+class Twice(NormAct):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize("recipe", ["fold", "quantize(8)", "cast('bf16') | quantize(8)"])
+def test_a_batch_norm_that_holds_its_activation_is_folded_and_leaves_that(recipe: str, tmp_path: Path) -> None:
+    def net(norm: type[NormAct]) -> nn.Sequential:
+        torch.manual_seed(0)
+        made = nn.Sequential(conv(3, 8), norm(8), Dynamic(8, 8, 3), norm(8), head(8))
+        for _ in range(4):
+            made.train()(images())
+        return made.eval()
+    small = apply(recipe, net(NormAct), images(1), images())
+    inner = small.get_submodule("network") if hasattr(small, "network") else small
+    assert [type(layer).__name__ for layer in inner[1].modules()] == ["Rest", "Identity", "ReLU"]  # type: ignore[index]
+    save(small, tmp_path)
+    with torch.no_grad():
+        wanted = net(NormAct)(images())
+        assert (small(images()) - wanted).abs().max() < 0.03 * wanted.abs().max()
+        assert torch.equal(load(tmp_path, net(NormAct))(images()), small(images()))
+    small.train()(images()).mean().backward()
+    other = apply(recipe, net(Twice), images(1), images())
+    assert any(type(layer) is Twice for layer in other.modules())
+
+
 # what stays float is said
 
 def test_what_stays_float_is_a_warning_and_a_note_with_counts_and_causes() -> None:
@@ -266,7 +304,7 @@ def test_it_runs_in_integers(target: str, tmp_path: Path) -> None:
     net = nn.Sequential(Dynamic(3, 16, 3, stride=2), nn.ReLU(), Fixed(16, 16, (2, 3)), nn.ReLU(),
                         Standard(16, 16, 3, padding=1), nn.ReLU(), parametrizations.weight_norm(conv(16, 16)), nn.ReLU(),
                         head(16))
-    small = apply("quantize(8, reduce_range=False)", net, images(1, 16), images(16, 16))
+    small = apply("quantize(8, reduce_range=True)", net, images(1, 16), images(16, 16))
     path = lissom.export(small, target, tmp_path / "net.onnx", (3, 16, 16))
     runtime = one_target(target)
     fused = runtime.fused(path)
@@ -275,3 +313,31 @@ def test_it_runs_in_integers(target: str, tmp_path: Path) -> None:
         wanted = small(images(16, 16))
     found = torch.from_numpy(runtime.load(path, 1)(images(16, 16).numpy()))
     assert (found - wanted).square().mean().sqrt() < 0.05 * wanted.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("axes", [1, 3])
+def test_convolutions_over_one_and_three_axes_run_in_integers(axes: int, target: str, tmp_path: Path) -> None:
+    from lissom.plan import one_target
+
+    torch.manual_seed(0)
+    kind, norm = {1: (nn.Conv1d, nn.BatchNorm1d), 3: (nn.Conv3d, nn.BatchNorm3d)}[axes]
+    shape, left = (2, *[9] * axes), 4**axes
+
+    def net() -> nn.Sequential:
+        return nn.Sequential(kind(2, 16, 3, stride=2, padding=1), norm(16), nn.ReLU(), kind(16, 8, 2), nn.ReLU(),
+                             nn.Flatten(), nn.Linear(8 * left, 5))
+    given, x = net().eval(), torch.randn(16, *shape)
+    small, notes = apply("quantize(8, reduce_range=True)", given, x[:1], x, notes=True)
+    assert not notes and type(small.get_submodule("network.0")).__name__ == f"QuantizedConv{axes}d"
+    with torch.no_grad():
+        wanted = small(x)
+        assert (given(x) - wanted).square().mean().sqrt() < 0.05 * wanted.square().mean().sqrt()
+    save(small, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path, net())(x), wanted)
+    path = lissom.export(small, target, tmp_path / "net.onnx", shape)
+    fused = one_target(target).fused(path)
+    assert fused is not None and str(fused) == "3/3"
+    found = torch.from_numpy(one_target(target).load(path, 1)(x.numpy()))
+    assert (found - wanted).square().mean().sqrt() < 0.02 * wanted.square().mean().sqrt()

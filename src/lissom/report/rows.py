@@ -42,7 +42,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                          "float_high_ms": found["float_latency_ms"]["high"],
                          "size_bytes": found["size_bytes"], "float_size_bytes": found["float_size_bytes"],
                          "wide": wide(found["latency_ms"]), "disturbed": disturbed(found),
-                         "fused": found["fused"], "peak_mib": found["peak_mib"]})
+                         "fused": in_integers(found), "peak_mib": found["peak_mib"]})
         if not record["targets"]:
             rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
                          "more": {o: record["scores"]["test"][o] for o in others}, "float_ms": None, "low_ms": None,
@@ -51,6 +51,16 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                          "fused": None, "peak_mib": None, "wide": False, "disturbed": False,
                          "float_size_bytes": record["float"]["weights_bytes"]})
     return rows
+
+
+def in_integers(found: dict[str, Any]) -> str | None:
+    """Return how many layers of a file run in integers; where that is little of the work, how much.
+
+    >>> in_integers({"fused": "1/50", "macs_in_integers": 0.031}), in_integers({"fused": "50/50"})
+    ('1/50, 3% of MACs', '50/50')
+    """
+    layers, share = found["fused"], found.get("macs_in_integers")
+    return layers if not layers or share is None or share >= 0.5 else f"{layers}, {share:.0%} of MACs"
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:

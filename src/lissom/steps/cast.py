@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
@@ -30,6 +30,8 @@ class Cast(Step):
     that of the weight itself.
     Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740, section 3.1.
     """
+
+    version: ClassVar[int] = 2
 
     to: Literal["bf16", "fp16"] = arg("what a weight is stored in")
     keep: str = arg("layers left float32, glob patterns with commas between", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
 from ..method import arg
@@ -27,6 +27,8 @@ class Equalize(Step):
     where a layer has one scale for all its filters; biases grow with their filters, and nothing absorbs them.
     Source: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1.
     """
+
+    version: ClassVar[int] = 2
 
     sweeps: int = arg("most sweeps over all pairs; fewer where the scales have settled", 40, low=1, high=10_000)
 

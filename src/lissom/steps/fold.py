@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
 from ..step import Step
@@ -25,6 +25,8 @@ class Fold(Step):
     for each channel that batch-norm becomes, in the file that OpenVINO computes in single bits.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.2.
     """
+
+    version: ClassVar[int] = 2
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         return DONE if any(step.name() == "quantize" for step in earlier) else None

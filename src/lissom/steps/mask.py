@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
 from ..method import arg
@@ -28,6 +28,8 @@ class Mask(Step):
     with scope="global" those of all layers. No runtime here is faster for single zeros; files shrink once packed.
     Source: Han et al. 2015, https://arxiv.org/abs/1506.02626; Mishra et al. 2021, https://arxiv.org/abs/2104.08378.
     """
+
+    version: ClassVar[int] = 2
 
     amount: float | None = arg("fraction of weights set to zero; left out with N:M", None, above=0, below=1)
     scope: Literal["local", "global"] = arg("each layer loses the fraction, or all layers together", "local")

@@ -39,7 +39,7 @@ class Prune(Step):
     https://arxiv.org/abs/2407.04616, for ranking within layers of one kind.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     amount: float = arg("fraction removed of what `of` counts", above=0, below=1)
     of: Literal["channels", "params", "macs", "latency"] = arg("what the amount is a fraction of", "channels")

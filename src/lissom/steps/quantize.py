@@ -41,7 +41,7 @@ class Quantize(Step):
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")

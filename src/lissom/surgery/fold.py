@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .trace import traced
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 Norm = nn.modules.batchnorm._BatchNorm
+NORMS: list[type[Norm]] = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]  # over one, two and three axes
 
 
 def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
@@ -67,21 +69,56 @@ def folded(model: nn.Module, example: Tensor) -> list[str]:
     done = []
     for source, name in foldable(model, example):
         layer, norm = model.get_submodule(source), model.get_submodule(name)
-        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) and plain(norm):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) and foldable_norm(norm):
             fold_pair(layer, norm)
             taken_out(model, norm)
             done.append(source)
     return done
 
 
-def plain(norm: nn.Module) -> TypeIs[Norm]:
-    """Return whether a layer is batch-norm and nothing more; a subclass may hold an activation, say."""
-    return isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and type(norm).__module__.startswith("torch.")
+class Rest(nn.Sequential):
+    """What is left of a batch-norm of somebody's own that went into the layer before: its activation, say."""
+
+
+def foldable_norm(layer: nn.Module) -> TypeIs[Norm]:
+    """Return whether a layer is batch-norm, and then its own children in order, if it has any.
+
+    That of a class which is not PyTorch's is tried on random values: its code may do anything.
+    """
+    kind = kind_of_norm(layer)
+    if kind is None or type(layer) is kind:
+        return kind is not None
+    assert isinstance(layer, Norm)
+    if layer.running_mean is None or layer.running_var is None:
+        return False
+    axes, draw = NORMS.index(kind) + 1, torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(2, layer.num_features, *[3] * axes, generator=draw).to(layer.running_mean)
+    modes = {m: m.training for m in layer.modules()}
+    layer.eval()
+    try:
+        with torch.no_grad():
+            y = F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
+            return torch.equal(layer.forward(x.clone()), Rest(*layer.children())(y))
+    except Exception:  # whatever the code of the user's own raises on random values
+        return False
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def kind_of_norm(layer: nn.Module) -> type[Norm] | None:
+    """Return which of PyTorch's batch-norms a layer is, or is a subclass of."""
+    return next((kind for kind in NORMS if isinstance(layer, kind)), None)
 
 
 def taken_out(model: nn.Module, layer: nn.Module) -> None:
-    """Put nothing in the place of a layer, wherever it is."""
+    """Take a batch-norm out of a network, wherever it is, and leave it plain; what it did after normalising stays there."""
+    left = Rest(OrderedDict(layer.named_children())) if layer._modules else nn.Identity()
     for owner in model.modules():
         for key, child in list(owner._modules.items()):
             if child is layer:
-                owner._modules[key] = nn.Identity()
+                owner._modules[key] = left.train(layer.training)
+    kind = kind_of_norm(layer)
+    assert kind is not None
+    layer._modules.clear()
+    layer.__class__ = kind

@@ -10,11 +10,11 @@ from ..errors import LissomError
 from ..trees import Tree
 from .bits import Plan, Spec
 from .calibrate import Wiring, wiring
-from .fold import foldable, plain, taken_out
+from .fold import foldable, foldable_norm, taken_out
 from .layers import torch_class
 from .masks import Masked
 from .network import Quantized
-from .quantized import CLASSES, Norm, QuantizedLayer
+from .quantized import CLASSES, QuantizedLayer
 from .rounding import Rounding
 from .sites import kind_of
 
@@ -48,7 +48,7 @@ def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, st
         norm, masked = model.get_submodule(norms[name]) if name in norms else None, isinstance(layer, Masked)
         layer.__class__ = CLASSES[kind]
         assert isinstance(layer, QuantizedLayer)
-        if isinstance(norm, Norm) and plain(norm):
+        if norm is not None and foldable_norm(norm):
             taken_out(model, norm)
             layer.prepare(norm, masked, f"network.{norms[name]}")
         else:
