@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -390,3 +393,47 @@ def test_a_step_measures_accuracy_on_images_of_every_class() -> None:
     task = Task(nn.Flatten, data, "net", scores={"zeros": zeros})
     ctx = Context(torch.zeros(1, 1, 2, 2), lambda _: [], task=task)
     assert ctx.accuracy(nn.Flatten()) == pytest.approx(0.1)
+
+
+def test_no_image_starts_a_program_or_takes_more_memory_than_its_file_can_need(tmp_path: Path) -> None:
+    folder(tmp_path, {"train": 2, "test": 1})
+    first = tmp_path / "train" / "cat" / "0.png"
+    first.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(LissomError, match=r"cat/0\.png: cannot be read as an image \(cannot identify"):
+        Data.of(f"folder:{tmp_path}")
+    body = b"IHDR" + struct.pack(">2I5B", 13_000, 13_000, 8, 2, 0, 0, 0)
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + body + struct.pack(">I", zlib.crc32(body))
+    first.write_bytes(head + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
+    with pytest.raises(LissomError, match=r"cat/0\.png: .*it declares 13000 x 13000 pixels in 45 bytes"):
+        Data.of(f"folder:{tmp_path}")
+    found = Data.of(f"folder:{tmp_path}", skip_bad=True)
+    assert found.size == (6, 8), "a header alone does not say how large all images are made"
+
+
+def test_names_need_not_be_utf_8_but_those_of_classes(tmp_path: Path) -> None:
+    folder(tmp_path, {"train": 2, "test": 1})
+    odd = tmp_path / "train" / "cat" / os.fsdecode(b"\xff.png")
+    try:
+        (tmp_path / "train" / "cat" / "0.png").rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert len(Data.of(f"folder:{tmp_path}").classes) == 2
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").rename(tmp_path / part / os.fsdecode(b"\xff"))
+    with pytest.raises(LissomError, match=r"\\udcff has a name with control characters, or one that is not UTF-8"):
+        Data.of(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(("file", "at", "byte"), [("train-images-idx3-ubyte", 3, 1), ("train-labels-idx1-ubyte", 12, 99)])
+def test_damaged_files_of_a_known_data_set_are_one_line(tmp_path: Path, file: str, at: int, byte: int) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 20, 28, 28) + bytes(20 * 28 * 28))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 20) + bytes(20))
+    assert Data.of("fashion-mnist", root=tmp_path).shape == (1, 28, 28)
+    broken = bytearray((raw / file).read_bytes())
+    broken[at] = byte
+    (raw / file).write_bytes(broken)
+    with pytest.raises(LissomError, match="damaged"):
+        Data.of("fashion-mnist", root=tmp_path)

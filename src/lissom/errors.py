@@ -6,12 +6,18 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+MOST = 1_000  # characters of one error: what fits on a screen
+
 
 class LissomError(Exception):
     """Say in one line where something is wrong, what was given and what fits.
 
-    The command line prints it and exits with status 2; from Python it is raised as it is.
+    The command line prints it and exits with status 2; from Python it is raised as it is. What it quotes comes from
+    files, folders and other people's code: see `one_line`.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 class LissomWarning(UserWarning):
@@ -25,6 +31,22 @@ class Unmeasured(LissomError):
         more = f"; {len(errors) - 1} more measurements failed" if len(errors) > 1 else ""
         super().__init__(f"{errors[0]}{more}; everything else is done and stored")
         self.records = records
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line that every terminal prints: no line ends or control characters, no endless lists.
+
+    >>> one_line("a file \\x1b[31m\\n  is red")
+    'a file \\\\x1b[31m is red'
+    >>> len(one_line("no " * 1_000_000))
+    1000
+    """
+    if len(text) > MOST:  # how an error begins and the cure at its end help; a list in its middle does not
+        text = f"{text[:MOST * 2 // 3]} ... {text[5 + MOST * 2 // 3 - MOST:]}"
+    if not text.isprintable():
+        text = " ".join(line.strip() for line in text.splitlines())
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:MOST]
+    return text
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 import torch
 
 from ..errors import LissomError
 from .data import Data, assembled
-from .split import Files, Images, decoded
+from .split import FORMATS, Files, Images, decoded
 
 MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read batch by batch
 
@@ -38,7 +39,8 @@ def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
     for part, found in sorted(splits.items()):
         for paths in found.values():
             for path in paths:
-                seen.update(f"{part} {path.parent.name} {path.name} {path.stat().st_size}\n".encode())
+                line = f"{part} {path.parent.name} {path.name} {path.stat().st_size}\n"
+                seen.update(line.encode(errors="surrogatepass"))  # names need not be UTF-8
     size = size or first_size(splits["train"])
     total = sum(len(p) for found in splits.values() for p in found.values())
     lazy = total * channels * size[0] * size[1] > MEMORY
@@ -55,9 +57,12 @@ def classes_of(folder: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder, both sorted by name."""
     from PIL import Image
 
-    endings = set(Image.registered_extensions())
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     found = {}
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if any(category(letter) in ("Cc", "Cs") for letter in child.name):  # records and exported files hold classes
+            raise LissomError(f"data: the class folder {child} has a name with control characters, or one that is not "
+                              "UTF-8; rename it")
         found[child.name] = sorted(p for p in child.iterdir() if p.suffix.lower() in endings and p.is_file())
         if not found[child.name]:
             raise LissomError(f"data: the class folder {child} holds no image")
@@ -67,16 +72,14 @@ def classes_of(folder: Path) -> dict[str, list[Path]]:
 
 
 def first_size(found: dict[str, list[Path]]) -> tuple[int, int]:
-    """Return height and width of the first image that can be opened."""
-    from PIL import Image
-
+    """Return height and width of the first image that can be read; a header alone may declare any size."""
     for path in (path for paths in found.values() for path in paths):
         try:
-            with Image.open(path) as image:
-                return image.size[1], image.size[0]
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            height, width = decoded(path, 1, None).shape[1:]
+            return height, width
+        except LissomError:
             continue
-    raise LissomError("data: not one training image can be opened")
+    raise LissomError("data: not one training image can be read")
 
 
 def _read(found: dict[str, list[Path]], classes: tuple[str, ...], channels: int, size: tuple[int, int],

@@ -91,16 +91,22 @@ def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None,
             try:
                 found = kind(str(where), train=train, download=True)
             except Exception as error:  # the download speaks many protocols, each with errors of its own
-                raise LissomError(f"data {spec}: not found in {where} and cannot be downloaded ({error}); "
+                raise LissomError(f"data {spec}: not found in {where}, or damaged, and cannot be downloaded ({error}); "
                                   "--data-root names a folder that holds it") from None
+        except Exception as error:  # what a damaged file makes its reader say
+            raise LissomError(f"data {spec}: what {where} holds cannot be read ({error or type(error).__name__}); without "
+                              "these files it is downloaded again") from None
         array = np.asarray(found.data)
         pixels = torch.from_numpy(array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2).copy())
         wanted = channels or own
         if wanted != own:
             pixels = pixels.repeat(1, 3, 1, 1) if wanted == 3 else pixels.float().mean(1, keepdim=True).byte()
-        pixels = resized(pixels, size or (pixels.shape[2], pixels.shape[3]))
-        parts.append(Images(pixels, torch.as_tensor(found.targets).long()))
-        classes = tuple(found.classes)
+        labels, classes = torch.as_tensor(found.targets).long(), tuple(found.classes)
+        if not 0 < len(pixels) == len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+            raise LissomError(f"data {spec}: what {where} holds is damaged: {len(pixels)} images and {len(labels)} labels "
+                              f"of {len(classes)} classes; without these files it is downloaded again")
+        size = size or (pixels.shape[2], pixels.shape[3])
+        parts.append(Images(resized(pixels, size), labels))
     shape = parts[0].pixels.shape
     return assembled(spec, parts[0], None, parts[1], classes, channels=shape[1], size=(shape[2], shape[3]),
                      flip=True, fingerprint=spec, notes=[])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import LissomError
+
+# what Pillow decodes by itself, where it was built with it: for others, as EPS, it starts a program
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX", "SGI",
+           "QOI", "DDS")
+LARGE = 1 << 26  # pixels that any file may declare: 512 MiB while they are decoded
+DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
 
 
 class Split(Protocol):
@@ -83,7 +91,7 @@ class Images:
 
 
 @dataclass
-class Files(Dataset[Tensor]):
+class Files(Dataset[Tensor | str]):
     """A split too large for memory: `paths` are decoded to (c h w) uint8 by worker processes."""
 
     paths: list[Path]
@@ -95,8 +103,12 @@ class Files(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(decoded(self.paths[index], self.channels, self.size))
+    def __getitem__(self, index: int) -> Tensor | str:
+        """Return the pixels of a file, or what is wrong with it: raised in a worker, it comes with a whole traceback."""
+        try:
+            return torch.from_numpy(decoded(self.paths[index], self.channels, self.size))
+        except LissomError as error:
+            return str(error)
 
     def take(self, order: Tensor) -> Files:
         """Return the split of the files at the given indices."""
@@ -108,34 +120,55 @@ class Files(Dataset[Tensor]):
         if not len(part):
             return
         loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda",
-                            generator=torch.Generator())  # not the one that dropout draws from
+                            collate_fn=stacked, generator=torch.Generator())  # not the one that dropout draws from
         start = 0
-        try:
-            for pixels in loader:
-                labels = part.labels[start:start + len(pixels)]
-                start += len(pixels)
-                yield pixels.to(device, non_blocking=True), labels.to(device)
-        except LissomError as error:  # comes with the whole traceback of the worker
-            raise LissomError(str(error).strip().splitlines()[-1].removeprefix("lissom.errors.LissomError: ")) from None
+        for pixels in loader:
+            if isinstance(pixels, str):
+                raise LissomError(pixels)
+            labels = part.labels[start:start + len(pixels)]
+            start += len(pixels)
+            yield pixels.to(device, non_blocking=True), labels.to(device)
+
+
+def stacked(items: list[Tensor | str]) -> Tensor | str:
+    """Return images (c h w) as a batch (n c h w), or the first that is told to be wrong."""
+    wrong = next((item for item in items if isinstance(item, str)), None)
+    return wrong if wrong is not None else default_collate(items)
+
+
+@cache
+def opened() -> list[str]:
+    """Return the formats that this Pillow opens by itself."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
     """Read an image file to (c h w) uint8, resized to `size` (height, width) if it differs.
 
-    Raises LissomError, naming the file, for one that is no image or is cut short.
+    Raises LissomError, naming the file, for one that is no image, is cut short or declares more than it can hold.
     """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged here, by the size of the file
+            image = Image.open(path, formats=opened())
+        with image:
+            pixels = image.width * image.height
+            if pixels > max(LARGE, DENSEST * path.stat().st_size):
+                raise ValueError(f"it declares {image.width} x {image.height} pixels in {path.stat().st_size} bytes")
             if image.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
                 picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             else:
-                picture = image.convert("RGBA") if "transparency" in image.info else image.copy()
-        picture = picture.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise LissomError(f"data: {path}: cannot be read as an image ({error}); --skip-bad leaves such files out") from None
+                picture = image.convert("RGBA") if "transparency" in image.info else image
+            picture = picture.convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
+        said = str(error) or type(error).__name__
+        raise LissomError(f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out") from None
     if size is not None and picture.size != (size[1], size[0]):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture)
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+    array = np.asarray(picture)
+    return np.ascontiguousarray(array[None] if channels == 1 else array.transpose(2, 0, 1))

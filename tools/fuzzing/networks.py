@@ -1,0 +1,29 @@
+"""Tiny networks that hold what saved networks hold, and how they are made."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """Two convolutions with batch-norms, a sum, pooling and a linear layer: (n 1 8 8) to (n 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.last = nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=2)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return outputs (n 10) of images (n 1 8 8)."""
+        x = self.stem(x)
+        return self.head(self.last((self.body(x) + x).relu()).relu().mean((2, 3)))
+
+
+RECIPES = (
+    "prune(0.5)", "quantize(8)", "quantize(4, inputs=4)", 'quantize("ternary")', 'quantize("binary")',
+    'quantize(4, grid="lsq")', "quantize(8, 32)", "mask(0.5)", 'cast("bf16")', "fold", "prune(0.5) | quantize(8)",
+    "mask(0.5) | quantize(8)", 'quantize(4, grid="pow2")', 'quantize(8, "dynamic")',
+    'quantize(4, grid="dorefa", fold=False)',
+)

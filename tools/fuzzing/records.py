@@ -1,0 +1,172 @@
+"""A store: records, logs and manifests, read by everything that shows a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from .family import Family, Mutant, Wrong, refused
+from .mutate import bytes_of, json_of
+
+SPACE = "train(1, batch=256) | {prune(0.5), quantize(8)}"
+
+
+class Records(Family):
+    """Four entries, one of which, at times two, says something else than lissom wrote."""
+
+    name = "records"
+
+    def make(self, seed: Path) -> None:
+        """Run a small space, and note measurements as runtimes would give them."""
+        import warnings
+
+        import lissom
+        from lissom.data.data import Data
+        from lissom.store import Store
+        from lissom.task import Task
+
+        from .networks import Tiny
+
+        store = Store(seed / "store")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", lissom.LissomWarning)
+            records = lissom.run(SPACE, Task(Tiny, Data.of("digits", size=(8, 8)), "tiny"), store)
+        for number, record in enumerate(records):
+            store.update(
+                record["key"],
+                {"targets": {"onnxruntime": target(record, 1.0 + number), "openvino": target(record, 0.9)}},
+            )
+
+    def begin(self, seed: Path) -> None:
+        """Copy the store, and check that it can be shown."""
+        self.files = {
+            path.relative_to(seed).as_posix(): path.read_bytes()
+            for path in sorted((seed / "store").rglob("*"))
+            if path.is_file() and path.suffix in (".json", ".jsonl") and ".locks" not in path.parts
+        }
+        self.keys = sorted({Path(name).parts[1] for name in self.files if name.endswith("/record.json")})
+        for name, data in self.files.items():
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_bytes(data)
+        self.names = (
+            *self.keys, "top1", "test", "valid", "float", "onnxruntime", "stem.0", "quantize(8)",
+            "../" + self.keys[0],
+            "x" * 12,
+        )
+        if self._shown():
+            raise Wrong("the seed is refused")
+
+    def mutant(self, rng: Random) -> Mutant:
+        """Return one or two changed files of the store."""
+        if rng.random() < 0.05:
+            return self._cycle(rng)
+        kinds = ("record.json",) * 8 + (
+            "log.jsonl",
+            *{Path(name).name for name in self.files} - {"record.json", "log.jsonl", "structure.json"},
+        )
+        kind = rng.choice(sorted(kinds))
+        name = rng.choice([name for name in self.files if name.endswith("/" + kind)])
+        data = self.files[name]
+        if data and rng.random() < 0.7:
+            lines = data.decode().splitlines() if kind.endswith("jsonl") else [data.decode()]
+            at = rng.randrange(len(lines))
+            lines[at] = json_of(rng, lines[at], self.names)
+            return {name: "\n".join(lines).encode(errors="replace")}
+        return {name: bytes_of(rng, data, self.files[rng.choice(list(self.files))])}
+
+    def _cycle(self, rng: Random) -> Mutant:
+        """Return entries that come of each other, of themselves or of none."""
+        mutant = {}
+        for key in rng.sample(self.keys, rng.choice((1, 2, 3))):
+            name = f"store/{key}/record.json"
+            record = json.loads(self.files[name])
+            record["before"] = rng.choice((*self.keys, key, "", None, "missing", f"../store/{key}", f"./{key}"))
+            if rng.random() < 0.5:
+                record["float"]["key"] = rng.choice((*self.keys, key, "missing"))
+            mutant[name] = json.dumps(record).encode()
+        return mutant
+
+    def read(self, mutant: Mutant) -> bool:
+        """Show the store with the mutant in it, in a way drawn from the mutant."""
+        for name, data in mutant.items():
+            (self.work / name).write_bytes(data)
+        try:
+            return self._shown(mutant)
+        finally:
+            for name in mutant:
+                (self.work / name).write_bytes(self.files[name])
+
+    def _shown(self, mutant: Mutant | None = None) -> bool:
+        from lissom.report.comparison import compared, print_compared
+        from lissom.report.page import page_data
+        from lissom.report.table import print_record, print_records, print_store
+        from lissom.store import Store, store_rows, unreached
+
+        store = Store(self.work / "store")
+
+        def records() -> list[dict[str, Any]]:
+            return [store.record(store.find(key)) for key in self.keys]
+
+        def alone() -> None:
+            for record in records():
+                print_record(record)
+
+        def compare() -> None:
+            for key in self.keys:
+                print_compared(compared(store.record(store.find(self.keys[0])), store.record(store.find(key)), store))
+
+        def report() -> None:
+            chosen = [key for key in store if store.record(key)["targets"]]
+            json.dumps(page_data([store.record(key) for key in chosen], store), allow_nan=False)
+
+        def tables(form: str) -> Callable[[], None]:
+            return lambda: print_records(records(), form)
+
+        ways: list[Callable[[], object]] = [
+            alone,
+            compare,
+            report,
+            tables("table"),
+            tables("markdown"),
+            tables("csv"),
+            lambda: print_store(store_rows(store)),
+            lambda: unreached(store, []),
+        ]
+        if mutant is None:
+            return sum(refused(way) for way in ways) > 0
+        no = refused(lambda: [(store.record(key), store.log(key)) for key in self.keys])
+        # what is refused where it is read is so in every way: few are tried; what is not goes one of the ways
+        draw = Random(repr(sorted(mutant.items())))
+        return any([no, *(refused(way) for way in draw.sample(ways, 0 if no and draw.random() < 0.9 else 1))])
+
+
+def target(record: dict[str, Any], ms: float) -> dict[str, Any]:
+    """Return what a record says of a file in a runtime."""
+
+    def took(median: float) -> dict[str, Any]:
+        return {"median": median, "low": median * 0.98, "high": median * 1.03, "runs": 100}
+
+    layers = {row["name"]: 0.1 for row in record["layers"]}
+    return {
+        "threads": 1,
+        "batch": 1,
+        "bake": False,
+        "artefact": f"artefacts/{record['key']}/model.onnx",
+        "size_bytes": 12_345,
+        **record["scores"]["test"],
+        "agreement": 0.99,
+        "gates": [{"name": "artefact = simulated (rms)", "difference": 0.01, "tolerance": 0.1}],
+        "latency_ms": took(ms),
+        "float_latency_ms": took(2.5),
+        "float_size_bytes": 54_321,
+        "load_ms": 12.5,
+        "peak_mib": 80.5,
+        "resident_mib": 10.5,
+        "fused": "3/4",
+        "not_fused": ["last"],
+        "layers_ms": layers,
+        "float_layers_ms": layers,
+    }

@@ -1,0 +1,99 @@
+"""Saved networks: mutated structure.json, and mutated model.safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+from .family import Family, Mutant, refused
+from .mutate import bytes_of, json_of, safetensors_of
+
+NAMES = (
+    "stem.0", "stem.1", "body.0", "last", "head", "head.weight", "Identity", "QuantizedConv2d", "QuantizedLinear",
+    "MaskedConv2d", "CastLinear", "WindowAttention", "", "forward", "__class__", "uniform", "lsq", "binary",
+    "ternary", "percentile(0.999)", "act", "add",
+)
+
+
+class Structures(Family):
+    """What `lissom.save` wrote, with its structure changed, loaded into a fresh network and run."""
+
+    name = "structures"
+    file = "structure.json"
+
+    def make(self, seed: Path) -> None:
+        """Save a tiny network after each of many recipes."""
+        import warnings
+
+        import torch
+
+        import lissom
+
+        from .networks import RECIPES, Tiny
+
+        torch.manual_seed(0)
+        for number, recipe in enumerate(RECIPES):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", lissom.LissomWarning)
+                lissom.save(lissom.apply(recipe, Tiny(), torch.rand(8, 1, 8, 8)), seed / str(number))
+
+    def begin(self, seed: Path) -> None:
+        """Read all seeds."""
+        import torch
+
+        self.files = {
+            path.parent.name: {p.name: p.read_bytes() for p in path.parent.iterdir()}
+            for path in sorted(seed.glob("*/structure.json"))
+        }
+        self.example = torch.rand(1, 1, 8, 8)
+        for name, files in self.files.items():
+            (self.work / name).mkdir(exist_ok=True)
+            for file, data in files.items():
+                (self.work / name / file).write_bytes(data)
+            self._load(self.work / name)
+
+    def mutant(self, rng: Random) -> Mutant:
+        """Return a changed structure.json of one network, by its tree or by its bytes."""
+        name = rng.choice(list(self.files))
+        data = self.files[name][self.file]
+        if rng.random() < 0.75:
+            return {f"{name}/{self.file}": json_of(rng, data.decode(), NAMES).encode(errors="replace")}
+        return {f"{name}/{self.file}": bytes_of(rng, data, self.files[rng.choice(list(self.files))][self.file])}
+
+    def read(self, mutant: Mutant) -> bool:
+        """Load the network and run it on an image."""
+        ((name, data),) = mutant.items()
+        path = self.work / name
+        path.write_bytes(data)
+        try:
+            return refused(lambda: self._load(path.parent))
+        finally:
+            path.write_bytes(self.files[path.parent.name][path.name])
+
+    def _load(self, folder: Path) -> None:
+        import torch
+
+        import lissom
+        from lissom.snapshot import few_bits, rounded_activations
+
+        from .networks import Tiny
+
+        few_bits(folder)
+        rounded_activations(folder)
+        model = lissom.load(folder, Tiny())
+        with torch.no_grad():
+            model(self.example)
+
+
+class Safetensors(Structures):
+    """The same with its weights changed: header, length of it, or tensors."""
+
+    name = "safetensors"
+    file = "model.safetensors"
+
+    def mutant(self, rng: Random) -> Mutant:
+        """Return a changed model.safetensors of one network, sometimes that of another."""
+        name = rng.choice(list(self.files))
+        if rng.random() < 0.05:
+            return {f"{name}/{self.file}": self.files[rng.choice(list(self.files))][self.file]}
+        return {f"{name}/{self.file}": safetensors_of(rng, self.files[name][self.file], NAMES)}
