@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lissom import LissomError
+from lissom import LissomError, apply
+from lissom.context import Context
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import Data
 from lissom.data.split import Images
@@ -270,6 +271,36 @@ def test_batch_norm_stays_as_it_is_told(freeze: str) -> None:
     same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     assert same == {"none": set(), "gamma": {"1.weight"}, "norm": {k for k in before if k.startswith("1.")}}[freeze]
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("freeze", ["none", "ranges", "norm+ranges"])
+@pytest.mark.parametrize("grids", ["grid='lsq', inputs_grid='pact'", "grid='uniform(momentum=0.1, weights_momentum=0.1)'",
+                                   "grid='uniform(asymmetric_weights=True)'"])
+def test_ranges_stay_as_they_are_told(freeze: str, grids: str) -> None:
+    shown = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = apply(f"quantize(4, 4, first=4, last=4, {grids})", net().eval(), shown[:1], shown)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained(model, Pace(1, lr=0.1, batch=16, freeze=freeze))  # type: ignore[arg-type]
+    same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    ranges = {name for name in before if "rounding." in name or name.startswith("grids.")}
+    norms = {name for name in before if ".norm." in name}
+    assert ranges and norms and not any(name.endswith("weight") and ".norm." not in name for name in same)
+    if freeze == "none":
+        moved = ranges - same
+        assert any("rounding." in name for name in moved)
+        assert any(name.startswith("grids.") for name in moved) == ("asymmetric" not in grids)
+    else:
+        assert ranges <= same
+    assert (norms <= same) == (freeze == "norm+ranges")
+    assert all(p.requires_grad for p in model.parameters()) and not any(getattr(m, "still", False) for m in model.modules())
+
+
+def test_ranges_of_a_network_that_has_none_cannot_stay() -> None:
+    with pytest.raises(LissomError, match=r'freeze="ranges": nothing in this network is rounded.*quantize first'):
+        trained(net(), Pace(1, batch=16, freeze="ranges"))
+    context = Context(torch.zeros(1, 3, 8, 8), lambda _: [], where="train(1)")
+    with pytest.raises(LissomError, match=r"^train\(1\): freeze="):
+        menu("steps").make('train(1, freeze="norm+ranges")').rehearse(net(), context)  # type: ignore[union-attr]
 
 
 def test_the_statistics_of_batch_norm_move_by_the_momentum_that_is_given() -> None:

@@ -148,8 +148,8 @@ class Loop:
                 self._begin()
         if checkpoints is not None and checkpoints.written:  # measuring the network may take long, too
             checkpoints.write(self.circumstances(), self.state())
-        self.release()
         self.model.eval().to(memory_format=torch.contiguous_format)
+        self.release()  # once in inference: on the way there ranges follow the weights, unless they are held
         return self.rows
 
     def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:

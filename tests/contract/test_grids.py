@@ -22,6 +22,8 @@ WEIGHTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name
 INPUTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name].of_inputs]  # type: ignore[attr-defined]
 VARIANTS = [*WEIGHTS, ("ternary(scale=False)", 2), ("ternary(gap=0.8)", 2), ("binary(scale=False)", 1),
             ("binary(centre=True)", 1), ("uniform(granularity='tensor')", 4),
+            *((f"uniform({more})", bits) for bits in (2, 4, 8) for more in (
+                "asymmetric_weights=True", "granularity='tensor', asymmetric_weights=True", "weights_momentum=0.1")),
             *((f"ternary({more})", 2) for more in (
                 "centre=True", "centre=True, gap=0.8", "gradient='ste', through_scale=True",
                 "gradient='saturate', centre=True", "gradient='soft', scale=False")),
@@ -65,7 +67,9 @@ def test_a_filter_has_at_most_two_to_the_bits_values_and_they_are_its_integers(t
         values = made(weight)
         codes, scales = made.codes(weight)
     assert codes.shape == weight.shape and scales.shape == (out,) and bool((scales > 0).all())
-    assert torch.equal(codes, codes.round()) and float(codes.min()) >= -128 and float(codes.max()) <= 127
+    stored = codes if made.zeros() is None else codes + made.zeros().view(-1, 1, 1, 1)  # type: ignore[union-attr]
+    assert torch.equal(codes, codes.round()) and float(stored.min()) >= -128 and float(stored.max()) <= 127
+    assert torch.equal(made.stored(codes).float(), stored), "files hold the same integers"
     torch.testing.assert_close(values, codes * scales.view(-1, 1, 1, 1), rtol=2e-5, atol=1e-6 * scale)
     for k in range(out):
         assert len(codes[k].unique()) <= (3 if text.startswith("ternary") else 2**bits)
@@ -115,7 +119,7 @@ def test_half_precision_comes_out_as_it_went_in(text: str, bits: int) -> None:
 
 def test_bits_that_a_grid_has_not_are_an_error() -> None:
     for text in ("quantize(8, grid='pow2')", "quantize(1, grid='lsq')", "quantize(4, inputs_grid='pow2')", "quantize(9)",
-                 "quantize(16)", "quantize(0)", "quantize(32, 32)", "quantize('quaternary')"):
+                 "quantize(16)", "quantize(0)", "quantize('quaternary')"):
         with pytest.raises(LissomError):
             menu("steps").make(text)
 
@@ -131,6 +135,48 @@ def test_uniform_weights_round_up_to_the_largest(bits: int) -> None:
                                    np.clip(np.rint(row / s), -n, n) * s, rtol=1e-5, atol=1e-6)
     whole = of_weights("uniform(granularity='tensor')", bits, weight).codes(weight)[1]
     assert whole.unique().numel() == 1 and float(whole[0]) == pytest.approx(float(weight.abs().max()) / n)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_asymmetric_weights_use_the_range_of_each_filter(bits: int, granularity: str) -> None:
+    weight, n = drawn(4, 50) + torch.tensor([[0.0], [1.5], [-0.4], [5.0]]), 2**bits - 1
+    weight.requires_grad_()
+    made = of_weights(f"uniform(granularity='{granularity}', asymmetric_weights=True)", bits, weight.detach())
+    g = drawn(4, 50, seed=1)
+    found = made(weight)
+    (found * g).sum().backward()
+    rows = weight.detach().double().numpy()
+    for k, row in enumerate(rows):
+        of = row if granularity == "channel" else rows
+        low, high = min(of.min(), 0), max(of.max(), 0)
+        s = (high - low) / n
+        z = np.rint(-low / s)
+        q = np.rint(row / s) + z
+        np.testing.assert_allclose(found[k].detach().numpy(), (np.clip(q, 0, n) - z) * s, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(weight.grad[k].numpy(), np.where((q >= 0) & (q <= n), g[k].numpy(), 0))
+        assert int(made.zeros()[k]) == z - 2 ** (bits - 1)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_the_range_of_weights_moves_by_the_momentum_that_is_given(asymmetric: bool) -> None:
+    first, n = drawn(3, 40), 7
+    made = of_weights(f"uniform(weights_momentum=0.1, asymmetric_weights={asymmetric})", 4, first)
+    low, high = first.amin(1), first.amax(1)
+    for k in range(1, 4):
+        weight = first * (1 + 0.5 * k)
+        found = made(weight)
+        low, high = 0.9 * low + 0.1 * weight.amin(1), 0.9 * high + 0.1 * weight.amax(1)
+        s = ((high - low) / 15 if asymmetric else torch.maximum(-low, high) / n)[:, None]
+        z = (-low[:, None] / s).round() if asymmetric else torch.full((3, 1), 8.0)
+        q = (weight / s).round() + z
+        torch.testing.assert_close(found, (q.clamp(0 if asymmetric else 1, 15) - z) * s)
+        assert bool((q > 15).any()), "the weights grow faster than their range"
+    made.refresh(10 * first)
+    torch.testing.assert_close(made.codes(weight)[1], s[:, 0])
+    made.eval()
+    made(10 * first)
+    torch.testing.assert_close(made.codes(weight)[1], s[:, 0], msg="a range moves in training alone")
 
 
 @pytest.mark.parametrize("bits", [2, 4])

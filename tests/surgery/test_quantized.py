@@ -21,7 +21,7 @@ from lissom.context import Context
 from lissom.grids.uniform import affine
 from lissom.menu import menu
 from lissom.models import factory
-from lissom.recipe import Recipe
+from lissom.recipe import Recipe, Space
 from lissom.surgery.calibrate import Seen, observed, wiring
 from lissom.surgery.network import Quantized
 from lissom.surgery.quantized import QuantizedConv2d, QuantizedLinear
@@ -378,3 +378,17 @@ def test_first_and_last_layers_are_on_no_grid_that_images_or_logits_do_not_fit(b
     grids = [layer.rounding.grid.name() for layer in layers]
     assert grids[0] == grids[-1] == "uniform" and set(grids[1:-1]) == {"dorefa"}
     assert layers[0].feed.grid.name() == "uniform" and float(layers[0].feed(images(1)).min()) < 0
+
+
+def test_thirty_two_bits_of_both_leave_the_network_as_it_was_and_say_so() -> None:
+    assert len(Space("quantize({4, 8, 32}, {8, 32})")) == 6, "a space of bits can hold it"
+    net, context = chain(), Context(images(1), lambda count: [images(count)], where="quantize(32, 32)")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    step = menu("steps").make("quantize(32, 32)")
+    assert step(net, context) is net and type(net) is nn.Sequential
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert context.notes == ["quantize(32, 32): weights and inputs of 32 bits are not rounded; the network is what it was"]
+    whole = apply("quantize(8)", net, images(1), images())
+    assert step(whole, context) is whole, "nor is a quantized network another then"
+    with pytest.raises(LissomError, match="inputs of 32 bits are not rounded"):
+        menu("steps").make('quantize(32, 32, range="mse")')

@@ -35,8 +35,8 @@ class Grid(Method):
     """Round weights, inputs or both.
 
     A grid keeps nothing itself: a layer holds its tensors, which `hold_weights` or `hold_inputs` made, and hands them
-    to every call. Weights are an integer of 8 bits times one scale for each filter, whatever the grid, so that
-    every network can be exported in integers.
+    to every call. Weights are an integer of 8 bits, less a zero point where a grid has them, times one scale for each
+    filter, so that every network can be exported in integers.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = ()  # the bits it can round weights to
@@ -59,17 +59,30 @@ class Grid(Method):
         return {}
 
     def ends(self, bits: int) -> tuple[int, int] | None:
-        """Return the least and the greatest integer of a weight where all between them are values; None otherwise."""
+        """Return the least and the greatest integer of a weight where all between them are values; None otherwise.
+
+        They are those with `zeros` added.
+        """
         return None
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
-        """Return a weight (out ...) as integers in -128..127, in float, and the scale of each filter (out)."""
+        """Return a weight (out ...) as integers, in float, of which 0 stands for 0, and the scale of each filter (out).
+
+        They are in -128..127, or are once `zeros` are added.
+        """
         raise TypeError(f"{type(self).__name__} does not round weights")
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         """Return a weight (out ...) on the grid, with the gradient that training uses: as if nothing were rounded."""
         codes, scale = self.codes(weight.detach(), bits, held)
         return weight + (codes * by_filter(scale, weight) - weight).detach()
+
+    def zeros(self, bits: int, held: Held) -> Tensor | None:
+        """Return what is added to the integers of each filter (out), so that they fit in 8 bits; None for nothing."""
+        return None
+
+    def move_weights(self, weight: Tensor, bits: int, held: Held) -> None:
+        """Let what is held follow a weight (out ...) of a step of training, before it is rounded."""
 
     def refresh(self, weight: Tensor, bits: int, held: Held) -> dict[str, Tensor]:
         """Return the held tensors that have to follow a weight which has learned."""

@@ -96,12 +96,14 @@ class ClippedSteps(torch.autograd.Function):
         return within(grad, x, 0.0, high), beyond.reshape(bound.shape), None
 
 
-def equal_filters(weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0) -> Tensor:
+def equal_filters(weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0,
+                  zero: Tensor | None = None) -> Tensor:
     """Return clamp(round(w / step), low, high) * step for a weight (out ...) and the step of each filter (out).
 
+    The zero points of filters (out) are added before the clamp and taken away behind it.
     The gradients are those of `equal_steps`; what rounds to an end of the grid is not outside it.
     """
-    found: Tensor = EqualFilters.apply(weight, step, low, high, slow)
+    found: Tensor = EqualFilters.apply(weight, step, low, high, slow, zero)
     return found
 
 
@@ -109,20 +111,31 @@ class EqualFilters(torch.autograd.Function):
     """The forward and the backward pass of `equal_filters`."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, low: int, high: int, slow: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, step: Tensor, low: int, high: int, slow: float, zero: Tensor | None) -> Tensor:
         size = by_filter(step, weight)
         steps = weight / size
-        codes = steps.round().clamp_(low, high)
+        codes = on_whole(steps, low, high, zero)
+        if zero is not None:
+            steps += by_filter(zero, weight)  # as they meet the ends
         ctx.ends, ctx.slow = (low - 0.5, high + 0.5), slow
         ctx.save_for_backward(*([steps, codes] if ctx.needs_input_grad[1] else [steps]))
         return codes * size
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         steps, *codes = ctx.saved_tensors
         inside = within(grad, steps, *ctx.ends)
         slope = per_filter(grad * codes[0] - inside * steps).sum(1) * ctx.slow if codes else None
-        return inside, slope, None, None, None
+        return inside, slope, None, None, None, None
+
+
+def on_whole(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> Tensor:
+    """Return the whole numbers nearest to a weight (out ...) in steps; with the zero points (out) they lie in low..high."""
+    codes = steps.round()
+    if zero is None:
+        return codes.clamp_(low, high)
+    shift = by_filter(zero, steps)
+    return codes.add_(shift).clamp_(low, high).sub_(shift)
 
 
 def clipped(x: Tensor, top: float) -> Tensor:

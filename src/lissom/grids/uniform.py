@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 class Uniform(Grid):
     """Round to equal steps: weights symmetric around 0 up to the largest of them, inputs over their measured range.
 
-    w: s = max|w| / n, q = clamp(round(w / s), -n, n), n = 2^(bits - 1) - 1, for each filter or for the tensor
+    w: s = max|w| / n, q = clamp(round(w / s), -n, n), n = 2^(bits - 1) - 1, for each filter or for the tensor; with
+    asymmetric_weights, s and z as for inputs, low = min(w, 0) and high = max(w, 0)
     x: s = (high - low) / (2^bits - 1), z = round(-low / s), q = clamp(round(x / s) + z, 0, 2^bits - 1)
-    with momentum=m a step of training moves low and high by m towards the ends of what it saw
-    gradient: that of x inside the range and 0 outside
-    Weights have no zero point, since no runtime here has fast convolutions with one. Under training the scale of the
-    weights follows them. Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
+    with momentum=m a step of training moves low and high by m towards the ends of what it saw; with weights_momentum=m
+    those of the weights likewise, which otherwise are theirs at each step
+    gradient: that of x or w inside the range and 0 outside
+    Zero points of weights are for comparison: OpenVINO computes convolutions of such weights in float.
+    Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877. Differs: there weights have one value fewer.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
@@ -33,36 +35,64 @@ class Uniform(Grid):
     symmetric: bool = arg("inputs that go below 0 get the same range on either side of it", False)
     momentum: float | None = arg("how far a step of training moves the range of inputs to what it saw; None: it stays", None,
                                  above=0, high=1)
+    asymmetric_weights: bool = arg(
+        "each filter has a range of its own and a zero point, not one as far below 0 as above", False, late=True)
+    weights_momentum: float | None = arg(
+        "how far a step of training moves the range of weights to what it is then; None: all the way", None, above=0, high=1,
+        late=True)
 
     @property
     def one_scale(self) -> bool:
         return self.granularity == "tensor"
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
-        return {"scale": self.scale(weight, bits)}
+        low, high = self.span(weight)
+        return self._steps(low, high, bits) | ({} if self.weights_momentum is None else {"low": low, "high": high})
+
+    def move_weights(self, weight: Tensor, bits: int, held: Held) -> None:
+        low, high = self.span(weight)
+        if self.weights_momentum is not None:
+            low, high = held["low"].lerp_(low, self.weights_momentum), held["high"].lerp_(high, self.weights_momentum)
+        for name, value in self._steps(low, high, bits).items():
+            held[name].copy_(value)
 
     def refresh(self, weight: Tensor, bits: int, held: Held) -> dict[str, Tensor]:
-        return self.hold_weights(weight, bits)
+        return self.hold_weights(weight, bits) if self.weights_momentum is None else {}
 
-    def scale(self, weight: Tensor, bits: int) -> Tensor:
-        """Return the scale of each filter (out) of a weight (out ...)."""
+    def span(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ends of each filter's range (out), 0 in it, of a weight (out ...)."""
+        low, high = per_filter(weight.detach().float()).aminmax(dim=1)
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        if self.granularity == "tensor":
+            low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+        return low.contiguous(), high.contiguous()
+
+    def _steps(self, low: Tensor, high: Tensor, bits: int) -> dict[str, Tensor]:
+        """Return the scale and, with zero points, the zero point of filters that range from `low` (out) to `high` (out)."""
         import torch
 
-        largest = per_filter(weight.detach().float()).abs().amax(1)
-        if self.granularity == "tensor":
-            largest = largest.max().expand_as(largest)
-        return torch.clamp(largest / (2 ** (bits - 1) - 1), min=1e-12).contiguous()
+        if not self.asymmetric_weights:
+            return {"scale": (torch.maximum(-low, high) / (2 ** (bits - 1) - 1)).clamp_min(1e-12)}
+        top = 2**bits - 1
+        scale = ((high - low) / top).clamp_min(1e-12)
+        return {"scale": scale, "zero_point": (-low / scale).round().clamp(0, top).sub(2 ** (bits - 1)).int()}
 
     def ends(self, bits: int) -> tuple[int, int]:
-        return 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1
+        return (0 if self.asymmetric_weights else 1) - 2 ** (bits - 1), 2 ** (bits - 1) - 1
+
+    def zeros(self, bits: int, held: Held) -> Tensor | None:
+        return held.get("zero_point")
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
-        return (weight.float() / by_filter(held["scale"], weight)).round().clamp(*self.ends(bits)), held["scale"]
+        from ._steps import on_whole
+
+        steps = weight.float() / by_filter(held["scale"], weight)
+        return on_whole(steps, *self.ends(bits), self.zeros(bits, held)), held["scale"]
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         from ._steps import equal_filters
 
-        return equal_filters(weight.float(), self.scale(weight, bits), *self.ends(bits))
+        return equal_filters(weight.float(), held["scale"], *self.ends(bits), zero=self.zeros(bits, held))
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch

@@ -58,6 +58,7 @@ class Distill(Learning):
 
         from ..task import first_line
 
+        super().rehearse(model, ctx)
         if ctx.task is None or ctx.teacher is None:
             return model
         own = self.teacher is None and ctx.task.teacher is None  # which is still to be trained

@@ -28,7 +28,8 @@ LOST = 2.0  # likewise: single bits that have not learned move them by less
 class Quantize(Step):
     """Round weights and activations to grids of 8 bits or fewer, in the one form that every runtime then runs.
 
-    Any bits of weights go with any bits of inputs; 32 leaves either float. Without `grid`, 5 bits and more are equal
+    Any bits of weights go with any bits of inputs; 32 leaves either float, and both at 32 the network as it was, so that a
+    space of bits can hold what is not quantized. Without `grid`, 5 bits and more are equal
     steps over a measured range (uniform), fewer have steps that are learned (lsq). Weights have one scale for each
     filter and are integers of 8 bits or fewer in every export. What an addition adds and its sum share one
     scale, the largest of theirs: then adding rounds nothing, and a runtime that rounds before it gives the same as
@@ -73,8 +74,6 @@ class Quantize(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weights == 32 and self.inputs == 32:
-            raise LissomError("quantize: weights and inputs of 32 bits are what the network has already")
         if [self.size is None, self.drop is None].count(False) != int(self.weights == "auto"):
             raise LissomError('quantize: weights="auto" goes with one of size and drop, as in quantize("auto", size=0.15), '
                               "and these with nothing else")
@@ -148,6 +147,11 @@ class Quantize(Step):
         return (self.of_bits(self.weights),
                 spec(self.inputs, self.inputs_grid or alike, "inputs", "quantize(inputs_grid=...)"))
 
+    @property
+    def rounds_nothing(self) -> bool:
+        """Whether weights and inputs stay as they are: the end of a space of bits that stands for no quantization."""
+        return self.weights == 32 and self.inputs == 32
+
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Round to the nearest: an untrained network has nothing to be brought back to."""
         plain = replace(self, rounding="nearest", correct=False, steps=500)
@@ -161,12 +165,11 @@ class Quantize(Step):
         from ..surgery.rounded import rounded
         from ..surgery.slim import difference
 
+        if self.rounds_nothing:
+            ctx.notes.append(f"{ctx.where}: weights and inputs of 32 bits are not rounded; the network is what it was")
+            return model
         ctx.finite(model)
-        batches = [images for images in ctx.images(self.images) if len(images)]
-        if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
-            batches = [ctx.example]  # no range is measured on it
-        if not batches:
-            raise LissomError(f"{ctx.where}: there are no calibration images")
+        batches = self.shown(ctx)
         model, left = self.ready(model, batches[0][:32], ctx)
         before = copy.deepcopy(model)
         wires = wiring(model, ctx.example)
@@ -214,6 +217,15 @@ class Quantize(Step):
         unable(model, ctx.example, left, own)
         ctx.gate("folded = unfolded", difference(before, model, images), 1e-3)
         return model, left
+
+    def shown(self, ctx: Context) -> list[Tensor]:
+        """Return the calibration images in batches (n c h w); the example where nothing is measured on it."""
+        batches = [images for images in ctx.images(self.images) if len(images)]
+        if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
+            batches = [ctx.example]
+        if not batches:
+            raise LissomError(f"{ctx.where}: there are no calibration images")
+        return batches
 
     def plan(self, model: nn.Module, wires: Wiring, left: dict[str, str], ctx: Context) -> Plan:
         """Decide which grid every layer and every site gets."""

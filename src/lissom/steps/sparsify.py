@@ -44,7 +44,7 @@ class Sparsify(Learning):
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Raise if the network has nothing to make sparse."""
         self._scales(model, ctx) if self.on == "bn" else self._groups(model, ctx)
-        return model
+        return super().rehearse(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         grown = Grown(ctx.steps(self.epochs, self.batch))

@@ -33,8 +33,9 @@ class Learning(Step):
         "shift images by up to an eighth and mirror them; auto mirrors where the data allows it", "auto")
     norm_momentum: float | None = arg("how far the statistics of batch-norm move with each batch, 0.1 in most networks; "
                                       "None for their own", None, above=0, high=1, late=True)
-    freeze: Literal["none", "gamma", "norm"] = arg(
-        "what stays as it is: gamma, the scales of batch-norm; norm, all of it, its statistics too", "none", late=True)
+    freeze: Literal["none", "gamma", "norm", "ranges", "norm+ranges"] = arg(
+        "what stays as it is: gamma, the scales of batch-norm; norm, all of it, its statistics too; ranges, the scales and "
+        "zero points of a quantized network; norm+ranges, both", "none", late=True)
     optimizer: Literal["sgd", "adamw"] = arg("what turns gradients into steps; adamw suits attention and signs", "sgd",
                                              late=True)
 
@@ -43,8 +44,14 @@ class Learning(Step):
         if self.optimizer == "adamw" and self.lr > 0.1:
             raise LissomError(f"{self.name()}(lr=...): {self.lr:g} suits sgd; with adamw about 0.003 fits, at most 0.1")
 
-    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002
-        """Learning changes no layer: the network itself goes on."""
+    def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Learning changes no layer: the network itself goes on. Raise where what is to stay is not there."""
+        from ..norms import hold_norms
+
+        try:
+            hold_norms(model, None, self.freeze)()
+        except LissomError as error:
+            raise LissomError(f"{ctx.where}: {error}") from None
         return model
 
     def pace(self, epochs: int, smoothing: float = 0.0) -> Pace:

@@ -83,7 +83,7 @@ class Quantized(nn.Module):
 
     def settle(self) -> None:
         """Put the grids whose ranges move on in training where a step has moved them."""
-        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.moves]
+        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.moves and not grid.still]
         for grid in moved:
             grid.grid.settle(grid.bits, grid.held)
         if moved:

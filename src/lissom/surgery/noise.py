@@ -153,7 +153,9 @@ def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | Non
                                                         float((weight - found).double().square().sum())),
                                     "use": None, "saturated": None}
     if ends is not None:
-        q = (layer.turned(weight) / by_filter(scale, weight)).round()
-        counts = torch.bincount((codes - ends[0]).long().flatten(), minlength=ends[1] - ends[0] + 1)
+        zeros = layer.rounding.zeros()
+        shift = 0 if zeros is None else by_filter(zeros, weight)
+        q = (layer.turned(weight) / by_filter(scale, weight)).round() + shift
+        counts = torch.bincount((codes + shift - ends[0]).long().flatten(), minlength=ends[1] - ends[0] + 1)
         row.update(use=span(counts), saturated=float(((q < ends[0]) | (q > ends[1])).double().mean()))
     return row

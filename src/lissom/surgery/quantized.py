@@ -28,9 +28,10 @@ class QuantizedLayer(PlainLayer):
     """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
 
     call = staticmethod(convolved)  # as which the sites of a network know it
-    weight_q: Tensor  # int8 (out ...), or (in out); these five only in a network that is being exported
+    weight_q: Tensor  # int8 (out ...), or (in out); these six only in a network that is being exported
     weight_scale: Tensor  # (out)
-    weight_zero: Tensor  # int8 (out), of zeros; none where the layer reads floats
+    weight_zero: Tensor  # int8 (out), mostly zeros; none where the layer reads floats
+    weight_shift: Tensor  # (out 1 ...): there, what a zero point takes away
     bias_q: Tensor  # int32 (out)
     bias_scale: Tensor  # (out)
     rounding: Rounding | None  # of the weights; None leaves them float
@@ -71,7 +72,8 @@ class QuantizedLayer(PlainLayer):
         """Round the input, run the layer with rounded weights, and its batch-norm."""
         in_integers = torch.onnx.is_in_onnx_export() and hasattr(self, "weight_q")
         if in_integers and self.own is not None and self.own.grid.at_run_time:
-            return product_at_run_time(x, self.weight_q, self.weight_scale, self._buffers.get("bias_float"))
+            return product_at_run_time(x, self.weight_q, self.weight_scale, self._buffers.get("bias_float"),
+                                       self._buffers.get("weight_zero"))
         if self.own is not None:
             x = self.own(x)
         if in_integers:
@@ -168,11 +170,13 @@ class QuantizedLayer(PlainLayer):
             return
         codes, scale, bias = self.integers()
         turned = self.own is not None and self.own.grid.at_run_time  # as MatMulInteger reads it
-        self.register_buffer("weight_q", (codes.t().contiguous() if turned else codes).to(torch.int8))
+        whole, zeros, step = self.rounding.stored(codes), self.rounding.zeros(), self.step()
+        self.register_buffer("weight_q", whole.t().contiguous() if turned else whole)
         self.register_buffer("weight_scale", scale)
-        step = self.step()
-        if step is not None:
-            self.register_buffer("weight_zero", torch.zeros_like(scale, dtype=torch.int8))
+        if step is not None or (turned and zeros is not None):
+            self.register_buffer("weight_zero", (torch.zeros_like(scale) if zeros is None else zeros).to(torch.int8))
+        elif zeros is not None:
+            self.register_buffer("weight_shift", by_filter(zeros * scale, codes))
         if bias is not None and step is not None:
             self.register_buffer("bias_scale", scale * step)
             self.register_buffer("bias_q", (bias / (scale * step).double()).round().to(torch.int32))
@@ -200,6 +204,8 @@ class QuantizedLayer(PlainLayer):
             return found
         zero = [self.weight_zero] if hasattr(self, "weight_zero") else []
         weight = dequantized(self.weight_q, self.weight_scale, *zero)
+        if hasattr(self, "weight_shift"):
+            weight = weight - self.weight_shift
         if hasattr(self, "bias_q"):
             return weight, dequantized(self.bias_q, self.bias_scale)
         return weight, self._buffers.get("bias_float")

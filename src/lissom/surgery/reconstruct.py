@@ -141,7 +141,9 @@ class Choice:
         ends = layer.rounding.grid.ends(layer.rounding.bits)
         assert ends is not None
         weight, turn = layer.turned(layer.weight.detach().float()), layer.turn()
-        self.layer, self.ends = layer, ends
+        zeros = layer.rounding.zeros()
+        shift = 0 if zeros is None else by_filter(zeros, weight)
+        self.layer, self.ends = layer, [torch.as_tensor(end - shift).to(weight) for end in ends]
         self.scale = by_filter(layer.weight_codes()[1], weight)
         self.below, self.zero = (weight / self.scale).floor(), weight == 0
         part = (weight / self.scale - self.below).clamp(0.01, 0.99)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..grids._grid import NEAR, Codes, Grid
+from ..grids._grid import NEAR, Codes, Grid, by_filter
 from ..menu import menu
 
 
@@ -18,6 +18,7 @@ class Rounding(nn.Module):
     q_zero: Tensor
     q_step: Tensor
     off = False  # whether values pass unchanged, for a while
+    still = False  # whether what is held stays as it is while the network learns
 
     def __init__(self, grid: str, bits: int, of: Literal["weights", "inputs"],
                  held: dict[str, Tensor] | None = None) -> None:
@@ -52,6 +53,8 @@ class Rounding(nn.Module):
         if self.off:
             return x
         if self.of == "weights":
+            if self.training and not self.still:
+                self.grid.move_weights(x.detach(), self.bits, self.held)
             return self.grid.weights(x, self.bits, self.held)
         if self.grid.at_run_time:
             return x if torch.onnx.is_in_onnx_export() and self.form == "none" else self.grid.inputs(x, self.bits, self.held)
@@ -59,7 +62,7 @@ class Rounding(nn.Module):
             return self._exported(x) if self.form == "integers" else self._in_float(x) if self.form == "floats" else x
         if torch.compiler.is_exporting() and hasattr(self, "q_step"):  # the fused form cannot be saved by torch.export
             return self._in_float(x)
-        if self.training:
+        if self.training and not self.still:
             self.grid.move(x, self.held)
         return self.grid.inputs(x, self.bits, self.held)
 
@@ -67,13 +70,22 @@ class Rounding(nn.Module):
         """Return a weight (out ...) as integers, in float, and the scale of each filter (out)."""
         return self.grid.codes(weight, self.bits, self.held)
 
+    def zeros(self) -> Tensor | None:
+        """Return the zero points of filters (out), which the integers need to fit in 8 bits; None where all are 0."""
+        return self.grid.zeros(self.bits, self.held)
+
+    def stored(self, codes: Tensor) -> Tensor:
+        """Return the integers of a weight (out ...) as files hold them, int8."""
+        zeros = self.zeros()
+        return (codes if zeros is None else codes + by_filter(zeros, codes)).to(torch.int8)
+
     def input_codes(self) -> Codes:
         """Return how inputs are held as integers."""
         return self.grid.input_codes(self.bits, self.held)
 
     def refresh(self, weight: Tensor) -> None:
         """Let what is held follow a weight (out ...) that has learned."""
-        for name, value in self.grid.refresh(weight, self.bits, self.held).items():
+        for name, value in ({} if self.still else self.grid.refresh(weight, self.bits, self.held)).items():
             getattr(self, name).data = value.to(weight.device)
 
     def freeze(self, form: Literal["integers", "floats", "none"]) -> None:
@@ -114,14 +126,16 @@ class Rounding(nn.Module):
         return symbolic("DequantizeLinear", [q, self.q_step, zero], dtype=torch.float32, shape=shape, version=21)
 
 
-def product_at_run_time(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def product_at_run_time(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, zeros: Tensor | None) -> Tensor:
     """Write the integer product of inputs (... in), rounded when the file runs, and a weight (in out) of scales (out).
 
-    The nodes are those that ONNX Runtime makes one DynamicQuantizeMatMul of.
+    `zeros` are the zero points of the weight (out). The nodes are those that ONNX Runtime makes one DynamicQuantizeMatMul
+    of.
     """
     q, step, zero = torch.onnx.ops.symbolic_multi_out(
         "DynamicQuantizeLinear", [x], dtypes=[torch.uint8, torch.float32, torch.uint8], shapes=[x.shape, [], []], version=11)
-    total = torch.onnx.ops.symbolic("MatMulInteger", [q, weight, zero], dtype=torch.int32,
+    given = [q, weight, zero, *([] if zeros is None else [zeros])]
+    total = torch.onnx.ops.symbolic("MatMulInteger", given, dtype=torch.int32,
                                     shape=[*x.shape[:-1], weight.shape[1]], version=10)
     y: Tensor = total.to(torch.float32) * (step * scale)
     return y if bias is None else y + bias

@@ -69,12 +69,13 @@ def of_weight(layer: QuantizedLayer | Masked) -> Sizes:
     each = rest = float(FLOAT)
     if rounding is not None:
         assert isinstance(layer, QuantizedLayer)
-        values = layer.integers()[0].to(torch.int8)
+        values = layer.integers()[0]
         ternary = rounding.grid.name() == "ternary"
         each, rest = (log2(3), 1.0) if ternary else (rounding.bits, rounding.bits)  # of those that are not 0: a sign
     bits = values.numel() * each
     if isinstance(layer, Masked) or layer.masked:
         bits = min(bits, values.numel() + int(values.count_nonzero()) * rest)
+    values = values if rounding is None else rounding.stored(values)
     return Sizes(bits, len(pack(values.cpu().numpy())[1]))
 
 

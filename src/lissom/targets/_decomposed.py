@@ -56,7 +56,8 @@ def in_integers(network: Quantized) -> bool:
     if any(found.sign or found.top != 255 for found in codes):
         return False
     for layer in network.layers():
-        if isinstance(layer, QuantizedConv2d) and layer.rounding is not None and layer.step() is not None:
+        if isinstance(layer, QuantizedConv2d) and layer.rounding is not None and layer.step() is not None \
+                and layer.rounding.zeros() is None:  # XNNPACK's weights have no zero points
             integers, scale, bias = layer.integers()
             whole: dict[str, Any] = {"codes": integers.to(torch.int8), "scales": scale,
                                      "zeros": torch.zeros(len(scale), dtype=torch.int64),
