@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from lissom.data.split import Images
 from lissom.fit import Pace, fit
 from lissom.steps.mask import Mask
 from lissom.surgery.fold import folded
-from lissom.surgery.masks import MaskedConv2d, MaskedLinear, Pattern, packed, smallest
+from lissom.surgery.masks import MaskedConv2d, MaskedLinear, Pattern, smallest
 from lissom.surgery.network import Quantized
+from lissom.surgery.sizes import sizes
 
 
 def images(count: int = 8, size: int = 8) -> Tensor:
@@ -372,46 +374,37 @@ def test_the_record_counts_zeros_and_bytes() -> None:
     assert "latency does not change" in note and f"shrink to {ctx.facts['packed_bytes']} only once packed" in note
 
 
+@pytest.mark.parametrize("recipe", ["mask(0.7)", "mask(0.5, pattern='block')", "mask(pattern='2:4')"])
+def test_one_packer_counts_bytes(recipe: str) -> None:
+    model, ctx = masked(recipe)
+    assert ctx.facts["packed_bytes"] == sizes(model)["packed_bytes"] < ctx.facts["dense_bytes"]
+
+
+def test_zeros_are_shown_for_each_layer_after_later_steps_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lissom.cli import main
+    from lissom.report.page import page_data
+    from lissom.report.zeros import zeros_of
+    from lissom.store import Store
+    record, = lissom.run("mask(0.7, scope='global', keep='6.*') | train(1) | quantize(8)", Task(net, data()), tmp_path)
+    store = Store(tmp_path)
+    found = zeros_of(store.record(record["key"]), store)
+    assert found is not None and [row["name"] for row in found["layers"]] == ["0", "3"]
+    assert page_data([store.record(record["key"])], store)["runs"][record["key"]]["zeros"] == found
+    with pytest.raises(SystemExit, match="0"):
+        main(["show", record["key"], "--store", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "69.9% of the weights of 2 layers are zero" in shown and "most in " in shown
+    for row in found["layers"]:
+        assert re.search(rf"{row['name']} +{row['weights']} +{row['zeros']} +{row['sparsity']:.1%}", shown)
+    assert re.search(r"left whole: 6\.\S+: it was not chosen", shown)
+    assert zeros_of(store.record(record["float"]["key"]), store) is None
+
+
 def test_a_layer_without_weights_is_named() -> None:
     model = net()
     with torch.no_grad():
         model[3].weight *= 1e-3
     assert "every weight is zero in 3" in masked("mask(0.7, scope='global')", model)[1].notes[1]
-
-
-def unpacked(code: bytes, shape: tuple[int, ...], pattern: Pattern) -> Tensor:
-    """Read back what `packed` wrote."""
-    places = pattern.places(torch.zeros(shape))
-    count, size = places.shape
-    each = 1 if pattern.keep is None else pattern.keep * (size - 1).bit_length()
-    end = -(-count * each // 8)
-    bits = torch.from_numpy(np.unpackbits(np.frombuffer(code[:end], np.uint8), count=count * each).copy())
-    values = torch.from_numpy(np.frombuffer(code[end:], np.float32).copy())
-    cells = torch.zeros(count, size)
-    if pattern.keep is None:
-        cells[bits.bool()] = values.view(-1, size)
-    else:
-        digits = bits.view(count, pattern.keep, -1).long()
-        cells.scatter_(1, (digits << torch.arange(digits.shape[-1])).sum(-1), values.view(count, -1))
-    flat = torch.zeros(count * size)
-    flat[places] = cells
-    return flat.view(shape)
-
-
-@pytest.mark.parametrize("pattern", [Pattern(), Pattern(4), Pattern(4, 1, 2), Pattern(4, 1, 1), Pattern(8, 1, 3),
-                                     Pattern(2, 1, 1)])
-@pytest.mark.parametrize("amount", [0.05, 0.5, 0.97, 1.0])
-def test_packed_weights_read_back_the_same(pattern: Pattern, amount: float) -> None:
-    weight = torch.randn(12, 8, 3, 3, generator=torch.Generator().manual_seed(0))
-    weight[smallest([weight], pattern, amount)[0]] = 0
-    code = packed(weight, pattern)
-    assert torch.equal(unpacked(code, tuple(weight.shape), pattern), weight)
-    if pattern.keep is None:
-        full = (pattern.cells(weight) != 0).any(1)
-        assert len(code) == -(-len(full) // 8) + 4 * pattern.size * int(full.sum())
-    else:
-        cells = weight.numel() // pattern.size
-        assert len(code) == -(-cells * pattern.keep * (pattern.size - 1).bit_length() // 8) + 4 * cells * pattern.keep
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -102,7 +102,8 @@ def images(count: int = 4) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "densenet10-half", "vgg11-quarter"])
+@pytest.mark.parametrize("name", ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "nin_gc_bac-quarter",
+                                  "densenet10-half", "vgg11-quarter"])
 def test_surgery_works_on_a_narrow_network(name: str) -> None:
     torch.manual_seed(0)
     net = factory(name)(5).eval()
@@ -112,7 +113,8 @@ def test_surgery_works_on_a_narrow_network(name: str) -> None:
         assert small(images()).shape == (4, 5)
 
 
-@pytest.mark.parametrize("name", ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "densenet10-half"])
+@pytest.mark.parametrize("name", ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "nin_gc_bac-quarter",
+                                  "densenet10-half"])
 def test_a_new_network_learns(name: str) -> None:
     torch.manual_seed(0)
     net, labels = factory(name)(4).train(), torch.arange(8) % 4

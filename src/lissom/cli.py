@@ -209,13 +209,13 @@ def show(keys: Annotated[list[str], typer.Argument(help="Keys of the store, or t
     from .store import Store
 
     kept = Store(store)
-    records = [kept.record(found) for found in dict.fromkeys(kept.find(key) for key in keys)]
+    records = [*map(kept.record, dict.fromkeys(map(kept.find, keys)))]
     if json:
         typer.echo(jsons.dumps(records if len(keys) > 1 else records[0], indent=1))
     elif len(records) > 1 or form != "table":
         print_records(records, form)
     else:
-        print_record(records[0])
+        print_record(records[0], kept)
 
 
 @app.command()

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 SHRINK = {"": 1, "-half": 2, "-quarter": 4}
 KNOWN = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "preresnet38", "preresnet92",
-         "preresnet164", "vgg11", "vgg13", "vgg16", "vgg19", "vgg19_fc", "densenet40", "nin", "nin_gc", "nin_bac")
+         "preresnet164", "vgg11", "vgg13", "vgg16", "vgg19", "vgg19_fc", "densenet40", "nin", "nin_gc",
+         "nin_bac", "nin_gc_bac")
 EVERY = tuple(name + width for name in KNOWN for width in SHRINK)
 DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = first * n + second
 
@@ -27,7 +28,7 @@ def parsed(name: str) -> tuple[str, int, int]:
     >>> parsed("vgg16-quarter")
     ('vgg', 16, 4)
     """
-    found = re.fullmatch(r"(?:(nin|nin_gc|nin_bac)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
+    found = re.fullmatch(r"(?:(nin(?:_gc)?(?:_bac)?)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
                          re.sub(r"^(vgg\d+)_fc", r"\1", name))
     if not found:
         raise unknown("model", "built-in network", name, EVERY if "-" in name else KNOWN)
@@ -59,5 +60,5 @@ def factory(name: str) -> Callable[..., nn.Module]:
         "resnet": partial(resnet.ResNet, depth), "preresnet": partial(resnet.PreResNet, depth),
         "vgg": partial(vgg.VGG, depth, hidden=4096 if "_fc" in name else 0), "densenet": partial(densenet.DenseNet, depth),
         "nin": nin.NIN, "nin_gc": partial(nin.NIN, grouped=True),
-        "nin_bac": partial(nin.NIN, ahead=True)}
+        "nin_bac": partial(nin.NIN, ahead=True), "nin_gc_bac": partial(nin.NIN, grouped=True, ahead=True)}
     return partial(kinds[family], shrink=shrink)

@@ -16,6 +16,7 @@ from .comparison import layer_rows
 from .facets import facets
 from .rows import over_seeds, rows_of, wide
 from .table import notes_of, size_lines
+from .zeros import zeros_of
 
 TASK = ("model", "data", "size")  # what tells one task from another in a row
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -121,5 +122,5 @@ def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
             "chain": chain[::-1], "targets": record["targets"],
             "notes": [f"{target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)],
-            "sizes": size_lines(record),
+            "sizes": size_lines(record), "zeros": zeros_of(record, store),
             "inspection": record.get("inspection"), "explanation": record.get("explanation")}

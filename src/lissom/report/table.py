@@ -10,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..store import Store
 from .rows import APART, Row, csv_of, disturbed, over_seeds, rows_of
+from .zeros import print_zeros, zeros_of
 
 LEFT = ("target", "key", "keys", "model", "data")
 BADLY = "not measured well"
@@ -161,8 +163,8 @@ def print_wide(console: Console, table: Table) -> None:
     wide.print(table)
 
 
-def print_record(record: dict[str, Any]) -> None:
-    """Print what matters of one record."""
+def print_record(record: dict[str, Any], store: Store | None = None) -> None:
+    """Print what matters of one record; with its store, where the zeros are that a step before it made."""
     task, before = record["task"], record["float"]
     lines = [f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
              f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)"]
@@ -174,6 +176,8 @@ def print_record(record: dict[str, Any]) -> None:
     lines += [f"note: {note}" for note in record["notes"]]
     lines += [f"note: {target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)]
     print("\n".join(lines))
+    if store is not None and (found := zeros_of(record, store)):
+        print_zeros(found)
     print_table([record])
 
 

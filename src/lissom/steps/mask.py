@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..context import Context
-    from ..surgery.masks import Pattern
 
 
 @dataclass(frozen=True)
@@ -102,25 +101,24 @@ class Mask(Step):
                 wrong += int(((held(layer.train()) == 0).cpu() != zeros[name]).sum())
         ctx.gate("zeros = chosen", wrong, 0)
         ctx.gate("masked = zeroed", difference(before, model, images), 1e-6)
-        self.report(model, weights, pattern, left, ctx)
+        self.report(model, weights, left, ctx)
         return model
 
-    def report(self, model: nn.Module, weights: dict[str, Tensor], pattern: Pattern, left: dict[str, str],
-               ctx: Context) -> None:
+    def report(self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context) -> None:
         """Leave in `ctx` how many weights are zero, and how many bytes the network takes with and without them."""
-        from ..surgery.masks import packed
+        from ..surgery.sizes import sizes
 
         zeros = {name: int((w == 0).sum()) for name, w in weights.items()}
         of_layers = sum(zeros.values()) / sum(w.numel() for w in weights.values())
         of_network = sum(zeros.values()) / sum(p.numel() for p in model.parameters())
         dense = sum(p.numel() * p.element_size() for p in model.parameters())
-        spared = sum(w.numel() * w.element_size() - len(packed(w, pattern)) for w in weights.values())
+        packed = sizes(model)["packed_bytes"]
         ctx.facts["masked"] = [{"name": name, "weights": w.numel(), "zeros": zeros[name],
                                 "sparsity": round(zeros[name] / w.numel(), 6)} for name, w in weights.items()]
         ctx.facts["sparsity"] = {"layers": round(of_layers, 6), "network": round(of_network, 6)}
         ctx.left_out(weights, left, "whole")
-        ctx.facts.update(left_whole=left, dense_bytes=dense, packed_bytes=dense - spared)
+        ctx.facts.update(left_whole=left, dense_bytes=dense, packed_bytes=packed)
         ctx.notes.append(f"{ctx.where}: {of_network:.1%} of all parameters are zero; latency does not change, since no "
-                         f"runtime here skips single zeros, and {dense} bytes shrink to {dense - spared} only once packed")
+                         f"runtime here skips single zeros, and {dense} bytes shrink to {packed} only once packed")
         if empty := [name for name, w in weights.items() if zeros[name] == w.numel()]:
             ctx.notes.append(f"{ctx.where}: every weight is zero in {', '.join(empty)}")

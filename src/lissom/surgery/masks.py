@@ -1,4 +1,4 @@
-"""Layers whose zeros stay zero while they learn, which weights a mask takes, and how the rest is packed.
+"""Layers whose zeros stay zero while they learn, and which weights a mask takes.
 
 The zeros are the mask: nothing else is stored. In training a layer uses its weight times the mask (weight != 0), so
 the gradient at a zero is 0 and weight decay acts on 0; in inference it is the plain layer.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -169,20 +168,3 @@ def smallest(weights: list[Tensor], pattern: Pattern, amount: float) -> list[Ten
         flat[pattern.places(weight)] = choice
         marked.append(flat.view(weight.shape))
     return marked
-
-
-def packed(weight: Tensor, pattern: Pattern) -> bytes:
-    """Return a weight without its zeros: where values are, then the values, in the order of the cells.
-
-    element, block: one bit for each cell, 1 where it holds anything but zeros, and the values of those cells.
-    N:M: N values of each cell and the place of each in it, in ceil(log2(M)) bits.
-    """
-    cells = pattern.cells(weight.detach().cpu())
-    if pattern.keep is None:
-        full = (cells != 0).any(1)
-        bits, values = full, cells[full]
-    else:
-        at = cells.abs().argsort(dim=1, descending=True, stable=True)[:, :pattern.keep].sort(1).values
-        digits = torch.arange((pattern.size - 1).bit_length())
-        bits, values = (at[..., None] >> digits & 1).bool(), cells.gather(1, at)
-    return np.packbits(bits.numpy()).tobytes() + values.contiguous().view(torch.uint8).numpy().tobytes()
