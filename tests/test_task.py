@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,12 @@ from lissom.data.split import Images, spread
 from lissom.explain import Explained
 from lissom.models import check_name, factory
 from lissom.plan import targets_of
+from lissom.preflight import inspected
 from lissom.report.explanation import print_explanation
+from lissom.report.inspection import print_inspection
+from lissom.report.page import unpacked, write_report
+from lissom.report.table import print_record
+from lissom.steps.prune import Prune
 from lissom.task import build_from, check_model_spec, load_weights, own_task, teacher_from, top1
 
 NETS = '''
@@ -515,3 +521,23 @@ def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_scores_take
     def loss(_: nn.Module, batch: Any) -> Tensor:
         return batch.outputs.mean((1, 2, 3)).sub(batch.labels[:, 0]).square().mean()
     striped(build=lambda: nn.Conv2d(1, 2, 3), loss=loss, scores={"size": lambda outputs, _: outputs.shape[-1]}).check()
+
+
+def test_what_a_network_from_elsewhere_is_shown_is_said_wherever_its_numbers_are(
+        tmp_path: Path, data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    path = saved("safetensors", factory("resnet8")(10, 1).state_dict(), tmp_path)
+    task, store, said = Task.of("resnet8", data, weights=path), Store(tmp_path / "store"), list[str]()
+    note, = task.notes()
+    assert note.startswith(f"{path} was trained elsewhere; images are resized to 8x8 and normalised by mean 0.")
+    assert "its accuracy here is wrong" in note and not Task.of("resnet8", data).notes()
+    (record,) = run("quantize(8)", task, store, say=said.append)
+    assert said.count(f"note: {note}") == 1 and note in record["task"]["notes"]
+    print_record(record)
+    assert f"note: {note}" in capsys.readouterr().out
+    assert Explained(task, store, record["key"]).all([], 8)["said"][0] == f"{note}."
+    print_inspection(inspected(task.fresh(), task, Prune(0.5)))
+    assert f"note: {note}" in capsys.readouterr().out
+    write_report([], store, tmp_path / "report.html")
+    held = re.search(r'id="data">(.*?)<', (tmp_path / "report.html").read_text())
+    assert held is not None and note in unpacked(held[1])

@@ -152,7 +152,7 @@ class Run:
                 "seed": self.seed, "task": {"model": task.name, "data": data.name, "shape": list(data.shape),
                                             "classes": len(data.classes), "train": len(data.train),
                                             "valid": len(data.valid), "test": len(data.test), "spec": task.spec,
-                                            "preprocessing": data.preprocessing(), "notes": data.notes},
+                                            "preprocessing": data.preprocessing(), "notes": [*data.notes, *task.notes()]},
                 "sizes": sizes(model), "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
                 "layers": layer_table(model, ctx.example), "targets": {}, "machine": machine(),
                 "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
@@ -195,6 +195,8 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     store.check()
     store.sweep()
     task.check()
+    for note in task.notes():
+        say(f"note: {note}")
     chosen, checkpoint_s = device_of(device), every_s(checkpoint)
     records, failed = [], list[LissomError]()
     steps = {key: step for seed in seeds for recipe in recipes

@@ -92,7 +92,7 @@ class Explained:
             "trained_since": self.trained, "stages": stages, "layers": layers, "ends": ends,
             "targets": {str(target): self.artefact(target, simulated, labels) for target in targets}}
         found["worst"] = [row["name"] for row in sorted(found["layers"], key=lambda row: -row["noise"])[:WORST]]
-        found["said"] = [*self.left_float(), *concluded(found)]
+        found["said"] = [*(f"{note}." for note in self.task.notes()), *self.left_float(), *concluded(found)]
         return found
 
     def left_float(self) -> list[str]:

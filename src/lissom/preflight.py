@@ -32,7 +32,7 @@ def inspected(model: nn.Module, task: Task, step: Prune, *, sensitivity: bool = 
     found: dict[str, Any] = {
         "by": step.by, "multiple": ctx.facts["multiple"], "floor": step.floor,
         "groups": [described(options, k, costs) for k in range(len(options.groups))],
-        "left_whole": ctx.facts["left_whole"],
+        "left_whole": ctx.facts["left_whole"], "notes": task.notes(),
         "removable": {of: reach(Options(options.groups, options.scores, options.widths, options.chunks, cost))
                       for of, cost in costs.items()}}
     narrow = [allowed[-1] for allowed in options.widths]

@@ -54,6 +54,7 @@ class Task:
     scores: dict[str, Score] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""  # the file that the weights of a network which was trained elsewhere come from
     given: bool = True  # whether `build` makes a network that has learned, as far as can be known
 
     def __post_init__(self) -> None:
@@ -82,7 +83,17 @@ class Task:
         if weights:
             source += " " + file_mark(weights)
         return cls(build, data, model, f"{source} {given}", spec={"model": model, **given},
-                   given=bool(weights) or ":" in model)
+                   weights=weights or "", given=bool(weights) or ":" in model)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of what the network is shown, if it was trained elsewhere."""
+        if not self.weights:
+            return []
+        seen, data = self.data.preprocessing(), self.data
+        mean, std = (", ".join(f"{value:.3f}" for value in seen[name]) for name in ("mean", "std"))
+        return [f"{self.weights} was trained elsewhere; images are resized to {data.size[0]}x{data.size[1]} and normalised by "
+                f"mean {mean}, deviation {std} of the training images of {data.name}; if it was trained with others, its "
+                "accuracy here is wrong"]
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""

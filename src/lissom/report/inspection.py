@@ -24,6 +24,8 @@ def print_inspection(found: dict[str, Any]) -> None:
                       f"{group['removable']['macs']:.1%}", *scores, ", ".join(group["made_by"]) + even,
                       ", ".join(group["read_by"]))
     console.print(table)
+    for note in found.get("notes", []):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     if found["left_whole"]:
         console.print("\nleft whole:")
         reasons: dict[str, list[str]] = {}

@@ -173,7 +173,7 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
     lines += size_lines(record)
     lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
-    lines += [f"note: {note}" for note in record["notes"]]
+    lines += [f"note: {note}" for note in (*task.get("notes", []), *record["notes"])]
     lines += [f"note: {target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)]
     print("\n".join(lines))
     if store is not None and (found := zeros_of(record, store)):
