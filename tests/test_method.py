@@ -211,6 +211,13 @@ def test_a_menu_says_which_file_holds_no_class_of_its_name(monkeypatch: pytest.M
         Menu("scores")["l1"]
 
 
+def test_the_package_shows_its_public_names_alone() -> None:
+    import lissom
+
+    assert sorted(dir(lissom)) == sorted([*lissom.__all__, "__version__"])
+    assert all(hasattr(lissom, name) for name in dir(lissom))
+
+
 def test_the_nearest_name_is_offered_only_when_it_is_near() -> None:
     assert nearest("PRUNE", ["train", "prune"]) == "prune" and nearest("xyz", ["train", "prune"]) is None
     assert str(unknown("w", "step", "xyz", ["b", "a"])) == "w: there is no step 'xyz'. There are: a, b"

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from .task import Task
 
 
+def __dir__() -> list[str]:
+    """Return the public names alone."""
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import lissom` loads neither torch nor onnx."""
     if name not in _HOMES:

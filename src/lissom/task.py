@@ -91,8 +91,8 @@ class Task:
             return []
         seen, data = self.data.preprocessing(), self.data
         mean, std = (", ".join(f"{value:.3f}" for value in seen[name]) for name in ("mean", "std"))
-        return [f"{self.weights} was trained elsewhere; images are resized to {data.size[0]}x{data.size[1]} and normalised by "
-                f"mean {mean}, deviation {std} of the training images of {data.name}; if it was trained with others, its "
+        return [f"{self.weights} was trained elsewhere; images are resized to {data.size[0]}x{data.size[1]} and normalised "
+                f"by mean {mean}, deviation {std} of the training images of {data.name}; if it was trained with others, its "
                 "accuracy here is wrong"]
 
     def root(self, seed: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LissomError
+from ..scratch import written
 from ..store import Store
 from .comparison import layer_rows
 from .facets import facets
@@ -22,8 +23,23 @@ TASK = ("model", "data", "size")  # what tells one task from another in a row
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
+class Once(Store):
+    """A store each record of which is read once: those of a chain are asked for by every network behind them."""
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def record(self, key: str) -> dict[str, Any]:
+        """Read the record of an entry, or return what was read before."""
+        if key not in self.known:
+            self.known[key] = super().record(key)
+        return self.known[key]
+
+
 def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
     """Write the report of the given keys, of every measured network if none, to a file; return its path."""
+    store = Once(store.root)
     chosen = list(keys) or [key for key in store if store.record(key)["targets"]] or list(store)
     if not chosen:
         raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
@@ -32,11 +48,8 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
     data = json.dumps(page_data([store.record(key) for key in chosen], store), allow_nan=False)
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("/*PLOTLY*/", packed(get_plotlyjs())).replace("/*DATA*/", packed(data))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise LissomError(f"report: {output} cannot be written ({error})") from None
+    with written(output, "report") as beside:
+        beside.write_text(page, encoding="utf-8")
     return output
 
 
