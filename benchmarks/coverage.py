@@ -28,9 +28,10 @@ from lissom import LissomError, apply
 from lissom.bench.machine import machine
 from lissom.models import factory
 from lissom.surgery.choose import lowest
+from lissom.surgery.compare import apart
 from lissom.surgery.count import macs
 from lissom.surgery.probe import cuttable
-from lissom.surgery.slim import Cut, apart, sliced
+from lissom.surgery.slim import Cut, sliced
 from lissom.surgery.trace import tensors_in
 
 EXACT = 1e-9

@@ -15,7 +15,7 @@ MOST_FILE, MOST_FUNCTION = 3_000, 500
 # What was larger when the limits were set; these numbers only go down.
 LARGER = {
     "surgery/rules.py": 4_504, "cli.py": 3_540, "targets/_binary.py": 3_177,
-    "surgery/calibrate.py: wiring": 849, "targets/_binary.py: replace": 735,
+    "targets/_binary.py: replace": 735,
     "steps/mask.py: __call__": 609, "steps/quantize.py: __call__": 555, "surgery/rules.py: convolution": 515,
     "targets/_onnx.py: export_onnx": 510, "surgery/windows.py: forward": 504,
 }
@@ -25,9 +25,10 @@ LAYERS = (
     ("errors", "scratch", "telemetry", "processes", "counts", "menu", "method", "step", "recipe", "sums"),
     ("grids",),
     ("trees", "data", "models", "surgery"),
-    ("norms", "checkpoint", "fit", "task", "context", "snapshot", "store", "evaluate", "examine"),
+    ("norms", "checkpoint", "weights", "fit", "task", "context", "snapshot", "store", "evaluate", "examine"),
     ("steps", "scores", "losses", "ranges"),
-    ("targets", "bench", "report", "proof", "measure", "plan", "ahead", "execute", "alone", "preflight", "explain"),
+    ("targets", "bench", "report", "proof", "measure", "plan", "ahead", "execute", "given", "samples", "alone", "preflight",
+     "explain"),
     ("cli",),
 )
 

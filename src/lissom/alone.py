@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .errors import LissomError, LissomWarning
+from .errors import LissomError, LissomWarning, cut
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 @overload
-def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
+def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
           *, seed: int = 0, notes: Literal[False] = False) -> nn.Module: ...
 
 
 @overload
-def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
+def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
           *, seed: int = 0, notes: Literal[True]) -> tuple[nn.Module, list[str]]: ...
 
 
-def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Sequence[Tensor] | None = None,
+def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
           *, seed: int = 0, notes: bool = False) -> nn.Module | tuple[nn.Module, list[str]]:
     """Return a copy of `model` after the surgery steps of `recipe`; the copy is an ordinary module to train on.
 
-    `example` (n ...) is one input as the network takes it; `images` are inputs to calibrate on and to compare with,
-    a tensor (n ...) or batches of them, `example` if None. With `notes` the sentences that the steps have to say come
-    with the network; else a LissomWarning says which layers were left as they are and why. Raises LissomError for a step
-    that learns.
+    `example` (n ...) is one input as the network takes it: a tensor or array, a tuple of its arguments, or a dict of them by
+    name. `images` are inputs to calibrate on and to compare with, `example` if None: a tensor (n ...) like it, or batches
+    or single samples, alone or before their labels, as a list or a DataLoader yields them.
+    With `notes` the sentences that the steps have to say come with the network; else a LissomWarning says which layers were
+    left as they are and why.
+    Weights of 16 bits keep their type under prune and mask, those in float64 under fold and equalize, too; what other steps
+    make of them is float32.
+    Raises LissomError for a step that learns, and for a network that answers differently each time.
 
     >>> import torch
     >>> from torch import nn
@@ -43,48 +46,65 @@ def apply(recipe: str, model: nn.Module, example: Tensor, images: Tensor | Seque
     """
     import torch
 
-    from .bench.clock import clock_of
-    from .context import Context
-    from .surgery.computed_weights import copyable
-
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batches = [example] if images is None else [images] if isinstance(images, torch.Tensor) else list(images)
-
-    def calibration(count: int) -> list[Tensor]:
-        taken: list[Tensor] = []
-        for batch in batches:
-            left = count - sum(map(len, taken))
-            if left > 0:
-                taken.append(batch[:left].to(device))
-        return taken
-
     steps = Recipe(recipe)
     for step in steps.steps:
         if step.learning:
             raise LissomError(f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop")
     steps.check()
-    try:
-        with copyable(model):
-            model = copy.deepcopy(model).eval()
-    except RuntimeError as error:  # tensors that somebody's own code has computed and kept
-        raise LissomError(f"apply: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
-                          "tensors that it computed, remove these first") from None
-    try:
-        with torch.no_grad():
-            model(example.to(device))
-    except Exception as error:  # whatever the network's own code raises
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LissomError(f"apply: the network does not run on `example`, of shape {tuple(example.shape)}; one input as "
-                          f"it takes it fits, batch first: {why}") from error
-    said = list[str]()
+    with torch.inference_mode(False):  # where it is on, operations cannot be told apart
+        small, said, warned = _applied(steps, model, example, images, seed)
+    for warning in warned if not notes else ():
+        warnings.warn(warning, LissomWarning, stacklevel=2)
+    return (small, said) if notes else small
+
+
+def _applied(steps: Recipe, model: nn.Module, example: Any, images: Any,
+             seed: int) -> tuple[nn.Module, list[str], list[str]]:
+    """Return the network after the steps, with what they have to say and what of it is a warning."""
+    import torch
+
+    from .bench.clock import clock_of
+    from .context import Context
+    from .given import copied_network, dtype_of, network_of
+    from .samples import Samples, example_of
+    from .trees import in_float, tensors_in
+
+    model = network_of(model, "apply")
+    example = example_of(example, model)
+    model = copied_network(model, "apply")
+    samples = Samples(example if images is None else images, example)
+    _check_runs(model, example, samples)
+    device = next(tensors_in(example)).device
+    said, warned = list[str](), list[str]()
+    dtype, images = dtype_of(model), samples
     for step in steps.steps:
         torch.manual_seed(seed)
-        ctx = Context(example.to(device), calibration, seed=seed, device=device, where=str(step), clock=clock_of())
+        if dtype != dtype_of(model):  # the last step has made it float32
+            example, images = in_float(example), lambda count: [in_float(batch) for batch in samples(count)]
+        ctx = Context(example, images, seed=seed, device=device, where=str(step), clock=clock_of())
         model = step(model, ctx)
         said += ctx.notes
-        for warning in ctx.warnings if not notes else ():
-            warnings.warn(warning, LissomWarning, stacklevel=2)
-    return (model, said) if notes else model
+        warned += ctx.warnings
+    return model, said, warned
+
+
+def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
+    """Raise unless the network runs on the example and on a sample, and answers the same when asked again."""
+    import torch
+
+    from .surgery.steady import unsteady
+    from .trees import called, first, shapes
+
+    for shown, what in [(example, "`example`"), *((first(batch, 1), "a sample of `images`") for batch in samples(1))]:
+        try:
+            with torch.no_grad():
+                called(model, shown)
+        except Exception as error:  # whatever the network's own code raises
+            like = "" if shown is example else f"; `example` is {shapes(example)}"
+            raise LissomError(f"apply: the network does not run on {what}, of shape {shapes(shown)}{like}; one input as it "
+                              f"takes it fits, batch first: {cut(str(error) or type(error).__name__)}") from error
+    if reason := unsteady(model, example):
+        raise LissomError(f"apply: {reason}")
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
@@ -122,11 +142,14 @@ def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path
     return load_key(str(place), Store(store))
 
 
-def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int], images: Tensor | None = None) -> Path:
+def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int] = (), images: Any = None,
+           *, example: Any = None) -> Path:
     """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path.
 
-    `images` (n, *shape) are inputs for a target that quantizes by itself, as mnn(8, activations="kl") does. The file is
-    opened in its runtime and compared with the network, on two of the images, or on noise. Raises LissomError, with nothing
+    `example` is one input as the network takes it, in place of `shape` where that does not say enough: integers, a tuple of
+    its arguments, or a dict of them by name. `images` (n, *shape) are inputs for a target that quantizes by itself, as
+    mnn(8, activations="kl") does. Floats in the file are float32, whatever the network has. The file is opened in its
+    runtime and compared with the network, on two of the images, the example or noise. Raises LissomError, with nothing
     written, if it cannot be made, does not run or answers otherwise.
 
     >>> import tempfile
@@ -135,15 +158,22 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     ...     export(nn.Conv2d(1, 2, 3), "onnxruntime", folder + "/net.onnx", (1, 8, 8)).name
     'net.onnx'
     """
+    import torch
+
+    from .given import network_of
     from .plan import one_target
     from .proof import prove
+    from .samples import as_tensors
     from .scratch import written
 
-    chosen = one_target(target)
-    with written(Path(path), "export") as beside:
+    if not shape and example is None:
+        raise LissomError("export: the shape of an input without the batch is missing, as in shape=(3, 224, 224), or an "
+                          "input itself as example=")
+    chosen, model, seen, shown = one_target(target), network_of(model, "export"), as_tensors(images), as_tensors(example)
+    with torch.inference_mode(False), written(Path(path), "export") as beside:
         chosen.export(model, beside, tuple(shape), {"baked": "false"},
-                      None if images is None else lambda count: [images[:count]])
-        prove(chosen, beside, model, tuple(shape), images)
+                      None if seen is None else lambda count: [seen[:count]], shown)
+        prove(chosen, beside, model, tuple(shape), seen if shown is None else shown)
     return Path(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .data.split import spread
 from .errors import LissomError
+from .trees import Tree, alike, concatenated, first, in_float, length
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoints, Remembering
@@ -43,12 +44,13 @@ class Clock(Protocol):
 class Context:
     """What a step may use, and where it leaves what it found out.
 
-    `example` (1 c h w) and `images(count)`, batches of calibration images, are normalised as the network
-    sees them. `task` and `teacher` are None when surgery is used alone, inside somebody's own training.
+    `example`, one sample, and `images(count)`, batches of calibration samples, are trees of tensors as the network
+    takes them (trees.py); of pictures (n c h w), normalised.
+    `task` and `teacher` are None when surgery is used alone, inside somebody's own training.
     """
 
-    example: Tensor
-    images: Callable[[int], list[Tensor]]
+    example: Tree
+    images: Callable[[int], list[Tree]]
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     task: Task | None = None
@@ -62,6 +64,19 @@ class Context:
     warnings: list[str] = field(default_factory=list)  # those of the notes that say what was asked for and not done
     gates: list[dict[str, Any]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
+
+    def in_float32(self, model: nn.Module, double: bool = True) -> Context:
+        """Make the floats of a network float32, in place; return a context whose samples are, and say so in the notes.
+
+        Weights of 16 bits that change by a factor would be rounded once more; float64 may stay where nothing is rounded.
+        """
+        kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} - {torch.float32}
+        if not kinds or (not double and kinds == {torch.float64}):
+            return self
+        model.float()
+        self.notes.append(f"{self.where}: the network was in {' and '.join(sorted(str(k)[6:] for k in kinds))}; new weights "
+                          "are computed in float32, which it is in from here on")
+        return replace(self, example=in_float(self.example), images=lambda count: [in_float(x) for x in self.images(count)])
 
     def finite(self, model: nn.Module) -> None:
         """Raise if a weight or a statistic of batch-norm is NaN or infinite, which surgery would spread or hide."""
@@ -99,14 +114,14 @@ class Context:
                               f"size, at most {tolerance:.2g} is allowed; the network was not changed. "
                               "Please report the network: this is a bug in lissom")
 
-    def batch(self, count: int = 64) -> Tensor:
-        """Return up to `count` calibration images in one batch."""
+    def batch(self, count: int = 64) -> Tree:
+        """Return up to `count` calibration samples in one batch: of several shapes, those of the first."""
         found = self.images(count)
-        if not found or not len(found[0]):
+        if not found or not length(found[0]):
             raise LissomError(f"{self.where}: there are no calibration images")
-        return torch.cat(found)[:count]
+        return first(concatenated(alike(found)), count)
 
-    def labelled(self, count: int) -> list[tuple[Tensor, Tensor | None]]:
+    def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
         """Return up to `count` calibration images in batches with their labels, None where nobody gave any."""
         if self.task is None:
             return [(images, None) for images in self.images(count)]

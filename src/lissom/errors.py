@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sysconfig
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from traceback import FrameSummary, extract_tb
 from typing import Any
 
 MOST = 1_000  # characters of one error: what fits on a screen
+COLOUR = re.compile("\x1b\\[[0-9;]*m")  # of a terminal
 
 
 class LissomError(Exception):
@@ -47,6 +52,45 @@ def one_line(text: str) -> str:
         text = " ".join(line.strip() for line in text.splitlines())
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:MOST]
     return text
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Return names with commas between them: all if they are few, else the first ones and how many there are.
+
+    >>> listed("abc"), listed(range(750), 3)
+    ('a, b, c', '0, 1, 2, ... (750 in all)')
+    """
+    words = [cut(str(name), 80) for name in names]
+    return ", ".join(words) if len(words) <= most + 2 else f"{', '.join(words[:most])}, ... ({len(words)} in all)"
+
+
+def cut(text: str, most: int = 300) -> str:
+    """Return a text in one line of at most `most` characters, its middle left out where it is longer.
+
+    >>> cut("abcdefghij", 7)
+    'a ... j'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 5 - most // 5]} ... {line[-(most // 5):]}"
+
+
+def cause_of(error: BaseException, most: int = 300) -> str:
+    """Return what an error comes from, in one line: the deepest cause that was named, and the user's line it is in."""
+    chain = [error]
+    while (inner := chain[-1].__cause__) is not None and inner not in chain:
+        chain.append(inner)
+    told = next((e for e in reversed(chain) if str(e).strip()), error)
+    said = next(iter(COLOUR.sub("", str(told)).strip().splitlines()), "")
+    place = next(filter(None, (place_of(extract_tb(e.__traceback__)) for e in reversed(chain))), "")
+    kind = "" if " " in said else type(told).__name__ + (": " if said else "")
+    return cut(kind + said, most) + (f" ({place})" if place else "")
+
+
+def place_of(frames: Iterable[FrameSummary]) -> str:
+    """Return where the user's own code is in a traceback: file and line, the innermost one; "" if it is not in it."""
+    others = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")), "<")
+    own = [frame for frame in frames if not frame.filename.startswith(others)]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .errors import LissomError
 from .surgery import attention, cast, layers, masks, quantized
 from .surgery.cast import CastLayer
-from .surgery.fold import Rest, kind_of_norm, taken_out
+from .surgery.fold import Rest, StandIn, kind_of_norm, taken_out
 from .surgery.network import Quantized
 from .surgery.plain_layers import become_plain
 from .surgery.quantized import FEW, QuantizedLayer
@@ -175,16 +175,11 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
 
 def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
     kind = facts.get("class")
-    if kind == "Rest":
+    if kind in ("Rest", "Identity"):
         if kind_of_norm(layer) is not None:
-            taken_out(model, layer)
-        return
-    if kind == "Identity":
-        if not isinstance(layer, nn.Identity):
-            for owner in [m for m in model.modules() if layer in m.children()]:
-                for key, child in list(owner.named_children()):
-                    if child is layer:
-                        setattr(owner, key, nn.Identity())
+            layer = taken_out(model, layer)
+        if isinstance(layer, StandIn) and "num_features" in facts:
+            layer.narrow(facts["num_features"])
         return
     if kind and type(layer).__name__ != kind:
         layer.__class__ = CLASSES[kind]

@@ -9,7 +9,6 @@ import inspect
 import sys
 import sysconfig
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -250,41 +249,14 @@ def file_mark(path: str) -> str:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load a state dict (.pt, .pth or .safetensors) into `model`: all of it, or nothing and an error.
+    """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing and an error.
 
-    A .pt file is read with weights_only, which runs no code from it.
+    A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like, its names with what
+    wrappers put before them. A .pt file is read with weights_only, which runs no code from it.
     """
-    import pickle
+    from .weights import load_state, read_checkpoint
 
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = load_file(path) if path.endswith(".safetensors") else \
-                torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise LissomError(f"weights: {path} holds more than tensors and would run code when read; save "
-                          "model.state_dict(), better still as .safetensors") from None
-    except Exception as error:  # what torch.load says of files that are no state dicts is of many kinds
-        raise LissomError(f"weights: {path} cannot be read ({first_line(error)})") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    own = model.state_dict()
-    if isinstance(state, dict) and all(str(k).startswith("module.") for k in state) and not own.keys() & state.keys():
-        state = {str(k).removeprefix("module."): v for k, v in state.items()}  # saved from nn.DataParallel
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
-        raise LissomError(f"weights: {path} is not a state dict: names with tensors")
-    wrong = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
-             for k in own if k in state and own[k].shape != state[k].shape]
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    extra = [k for k in state if k not in own]
-    problems = [f"{what} ({len(keys)}): {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}" for what, keys in
-                (("missing from the file", missing), ("not in the network", extra), ("other shapes", wrong)) if keys]
-    if problems:
-        raise LissomError(f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}")
-    model.load_state_dict(state, strict=False)
+    load_state(model, read_checkpoint(path), path)
 
 
 def own_task(spec: str) -> Task:

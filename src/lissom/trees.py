@@ -79,8 +79,25 @@ def concatenated(trees: Sequence[Tree]) -> Tree:
     if len(trees) == 1:
         return trees[0]
     columns = zip(*(list(tensors_in(tree)) for tree in trees), strict=True)
-    together = iter([torch.cat(column) if column[0].ndim else column[0] for column in columns])
-    return mapped(lambda _: next(together), trees[0])
+    return put_in(trees[0], [torch.cat(column) if column[0].ndim else column[0] for column in columns])
+
+
+def alike(trees: Sequence[Tree]) -> list[Tree]:
+    """Return those of several trees whose samples have the shapes of the first."""
+    wanted = [t.shape[1:] for t in tensors_in(trees[0])]
+    return [tree for tree in trees if [t.shape[1:] for t in tensors_in(tree)] == wanted]
+
+
+def some_of(trees: Sequence[Tree], count: int = 64) -> Tree:
+    """Return about `count` samples as one tree, from each of those alike as many."""
+    found = alike(trees)
+    return concatenated([first(tree, max(1, count // len(found))) for tree in found])
+
+
+def put_in(tree: Tree, tensors: Sequence[Tensor]) -> Tree:
+    """Return a tree of the form of this one that holds other tensors."""
+    left = iter(tensors)
+    return mapped(lambda _: next(left), tree)
 
 
 def shapes(tree: Tree) -> str:
@@ -90,6 +107,11 @@ def shapes(tree: Tree) -> str:
     '(1, 2), (1,)'
     """
     return ", ".join(str(tuple(t.shape)) for t in tensors_in(tree)) or f"{type(tree).__name__} without a tensor"
+
+
+def values_in(tree: Tree) -> Tensor:
+    """Return the floats of a tree as one vector in float64."""
+    return torch.cat([t.detach().double().flatten() for t in tensors_in(tree) if t.is_floating_point()])
 
 
 def in_float(tree: Tree, dtype: torch.dtype = torch.float32) -> Tree:

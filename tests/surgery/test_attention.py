@@ -21,8 +21,9 @@ from torchvision.models.swin_transformer import (
 
 from lissom import apply, load, save
 from lissom.surgery.attention import HeadAttention
+from lissom.surgery.compare import difference
 from lissom.surgery.probe import cuttable
-from lissom.surgery.slim import difference, masked, sliced
+from lissom.surgery.slim import masked, sliced
 from lissom.surgery.windows import CLASSES, PartitionAttention, WindowAttention
 
 

@@ -13,7 +13,7 @@ from lissom import apply
 from lissom.context import Context
 from lissom.menu import menu
 from lissom.steps.quantize import Quantize
-from lissom.surgery.calibrate import entry, wiring
+from lissom.surgery.wiring import entry, wiring
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "unflatten": lambda y: y.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),

@@ -22,10 +22,11 @@ from lissom.grids.uniform import affine
 from lissom.menu import menu
 from lissom.models import factory
 from lissom.recipe import Recipe, Space
-from lissom.surgery.calibrate import Seen, observed, wiring
+from lissom.surgery.calibrate import Seen, observed
 from lissom.surgery.network import Quantized
 from lissom.surgery.quantized import QuantizedConv2d, QuantizedLinear
 from lissom.surgery.rounding import Rounding
+from lissom.surgery.wiring import wiring
 
 
 def images(count: int = 8, size: int = 8, seed: int = 1) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery.choose import lowest
+from lissom.surgery.compare import difference
 from lissom.surgery.groups import Groups, groups_of
 from lissom.surgery.probe import cuttable
 from lissom.surgery.rules import RULES
-from lissom.surgery.slim import Cut, difference, masked, sliced
+from lissom.surgery.slim import Cut, masked, sliced
 
 EXACT = 1e-9  # everything here is computed in float64
 

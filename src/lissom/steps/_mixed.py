@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..context import Context
 from ..errors import LissomError
 from ..surgery.bits import FLOAT, Plan, Spec
-from ..surgery.calibrate import Wiring
 from ..surgery.mixed import assigned, layer_bytes, noises
 from ..surgery.rounded import rounded
+from ..surgery.wiring import Wiring
+from ..trees import Tree, first
 
 if TYPE_CHECKING:
     from .quantize import Quantize
@@ -64,7 +65,7 @@ class Mixture:
         room = share * self.whole - self.fixed
         return assigned(self.noise, lambda name, bits: self.cost[name][bits], room) if room > 0 else None
 
-    def decide(self, images: Tensor, score: Callable[[Bits], float | None]) -> Bits:
+    def decide(self, images: Tree, score: Callable[[Bits], float | None]) -> Bits:
         """Return the bits, by the step's size or its drop; `score` measures a network with some bits."""
         self.noise = noises(self.model, self.options, images)
         if self.step.size is not None:
@@ -110,7 +111,7 @@ class Mixture:
                                   f"alone moves a score by {chance:.3f}; the test score may fall by more than {allowed:g}")
 
 
-def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: Tensor, ctx: Context,
+def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: Tree, ctx: Context,
           bounds_of: Callable[[str, Spec], tuple[float, float]]) -> None:
     """Write into `plan` the bits of each layer between the first and the last, and into the record why."""
     mixture = Mixture(step, plan, model, ctx)
@@ -122,7 +123,7 @@ def mixed(step: Quantize, plan: Plan, model: nn.Module, wires: Wiring, images: T
         written(bits)
         return ctx.accuracy(rounded(copy.deepcopy(model), wires, plan, bounds_of)[0].eval(), SCORED)
 
-    bits = mixture.decide(images[:IMAGES], score)
+    bits = mixture.decide(first(images, IMAGES), score)
     written(bits)
     ctx.facts["mixed"] = {"bits": bits, "share": round(mixture.share(bits), 6), "alone": {
         name: {str(count): value for count, value in row.items()} for name, row in mixture.noise.items()}}

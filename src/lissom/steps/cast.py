@@ -46,15 +46,16 @@ class Cast(Step):
         import torch
 
         from ..surgery.cast import CastLayer, cast_layer
+        from ..surgery.compare import difference
         from ..surgery.coverage import chosen, unable
         from ..surgery.fold import folded
         from ..surgery.masks import Pattern, maskable
         from ..surgery.quantized import QuantizedLayer
-        from ..surgery.slim import difference
 
         for kind, step in ((QuantizedLayer, "quantize"), (CastLayer, "cast")):
             if any(isinstance(layer, kind) for layer in model.modules()):
                 raise LissomError(f"{ctx.where}: {AFTER[step]}")
+        ctx = ctx.in_float32(model)
         ctx.finite(model)
         own = ctx.plain(model)
         before = copy.deepcopy(model)

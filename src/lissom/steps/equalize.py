@@ -40,13 +40,14 @@ class Equalize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
+        from ..surgery.compare import difference
         from ..surgery.equalize import equalized, pairs
         from ..surgery.fold import folded
         from ..surgery.network import Quantized
-        from ..surgery.slim import difference
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: the weights are quantized already; equalize before quantize")
+        ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
         ctx.plain(model)
         before = copy.deepcopy(model)

@@ -66,10 +66,10 @@ class Mask(Step):
 
         import torch
 
+        from ..surgery.compare import difference
         from ..surgery.coverage import chosen, unable
         from ..surgery.layers import torch_class
         from ..surgery.masks import CLASSES, Pattern, held, maskable, smallest
-        from ..surgery.slim import difference
 
         if reason := self.refuses(()):
             raise LissomError(f"{ctx.where}: {reason}")

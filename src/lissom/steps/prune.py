@@ -207,7 +207,8 @@ def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any],
 
 def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
     """Cut `model` in place to `kept` units of each group, and hold it against itself with those zeroed that go."""
-    from ..surgery.slim import answers, apart, masked, sliced
+    from ..surgery.compare import answers, gap
+    from ..surgery.slim import masked, sliced
 
     cut, first = options.cut(kept), first_widths(ctx)
     ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
@@ -217,7 +218,7 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
     wanted = answers(model, images)
     sliced(model, cut)
     try:
-        found = apart(wanted, answers(model, images))
+        found = gap(wanted, model, images)
     except Exception as error:  # whatever the user's forward raises on a width that no trial has met
         raise LissomError(f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); keep= leaves "
                           "layers whole") from error

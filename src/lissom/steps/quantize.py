@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..errors import LissomError
+from ..errors import LissomError, listed
 from ..menu import menu
 from ..method import arg
 from ..step import Step
@@ -14,11 +14,13 @@ from ..step import Step
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from ..context import Context
     from ..surgery.bits import Plan, Spec
-    from ..surgery.calibrate import Seen, Wiring
+    from ..surgery.calibrate import Seen
+    from ..surgery.wiring import Wiring
+    from ..trees import Tree
 
 FAR = 0.5  # of the largest output: 8 bits move outputs by a tenth of that
 LOST = 2.0  # likewise: single bits that have not learned move them by less
@@ -160,23 +162,24 @@ class Quantize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.calibrate import observed, wiring
+        from ..surgery.calibrate import observed
+        from ..surgery.compare import difference
         from ..surgery.reconstruct import corrected, learned_rounding
         from ..surgery.rounded import rounded
-        from ..surgery.slim import difference
+        from ..trees import first, length
 
         if self.rounds_nothing:
             ctx.notes.append(f"{ctx.where}: weights and inputs of 32 bits are not rounded; the network is what it was")
             return model
+        ctx = ctx.in_float32(model)
         ctx.finite(model)
         batches = self.shown(ctx)
-        model, left = self.ready(model, batches[0][:32], ctx)
+        model, wires, left = self.ready(model, batches, ctx)
         before = copy.deepcopy(model)
-        wires = wiring(model, ctx.example)
         plan = self.plan(model, wires, left, ctx)
         measured = not self.at_run_time and (plan.sites or plan.own)
-        seen = observed(model, batches, wires.sites, wires.lost) if measured else {}
-        bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx, wires, sum(map(len, batches))))
+        seen = observed(model, batches, wires.sites, wires.lost, wires.calls) if measured else {}
+        bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx, wires, sum(map(length, batches))))
         if self.weights == "auto":
             from ._mixed import mixed
 
@@ -191,36 +194,45 @@ class Quantize(Step):
             ctx.facts["rounded"] = done
         if self.correct:
             ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
-        moved = difference(before, whole.eval(), batches[0][:32])
+        moved = difference(before, whole.eval(), first(batches[0], 32))
         if not moved <= (FAR if self.weights == self.inputs == 8 else LOST):
             ctx.notes.append(f"{ctx.where}: rounding moved the outputs by {moved:.0%} of the largest, which is far more "
                              "than it should; `lissom explain` names the layers at fault, and learning may mend them")
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
         ctx.left_out(count, left)
-        ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds, images=sum(map(len, batches)))
+        ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds,
+                         images=sum(map(length, batches)))
         return whole.eval()
 
-    def ready(self, model: nn.Module, images: Tensor, ctx: Context) -> tuple[nn.Module, dict[str, str]]:
-        """Return the network with layers that can be rounded, nothing rounded yet, and why the others stay as they are."""
+    def ready(self, model: nn.Module, batches: list[Tree], ctx: Context) -> tuple[nn.Module, Wiring, dict[str, str]]:
+        """Return the network with layers that can be rounded, who reads whose values, and why other layers stay."""
         import copy
 
         from ..surgery.cast import uncast
+        from ..surgery.compare import difference
         from ..surgery.coverage import unable
         from ..surgery.rounded import prepared, unrounded
-        from ..surgery.slim import difference
+        from ..surgery.wiring import loose_modules, wiring
+        from ..trees import first, some_of
 
         model = unrounded(model)
         uncast(model)
         own = ctx.plain(model)
-        before = copy.deepcopy(model)
-        left = prepared(model, ctx.example, self.fold)
+        before, one = copy.deepcopy(model), first(ctx.example, 1)
+        loose = loose_modules(model, [one, first(batches[0], 8), first(batches[-1], 1)])
+        shown = one if loose is None else some_of(batches)  # what one sample does not reach may be reached by others
+        left = prepared(model, shown, self.fold)
         unable(model, ctx.example, left, own)
-        ctx.gate("folded = unfolded", difference(before, model, images), 1e-3)
-        return model, left
+        ctx.gate("folded = unfolded", difference(before, model, first(batches[0], 32)), 1e-3)
+        if loose:
+            ctx.notes.append(f"{ctx.where}: what {listed(sorted(loose))} computes depends on the data and stays float")
+        return model, wiring(model, shown, loose), left
 
-    def shown(self, ctx: Context) -> list[Tensor]:
-        """Return the calibration images in batches (n c h w); the example where nothing is measured on it."""
-        batches = [images for images in ctx.images(self.images) if len(images)]
+    def shown(self, ctx: Context) -> list[Tree]:
+        """Return the calibration samples in batches; the example where nothing is measured on it."""
+        from ..trees import length
+
+        batches = [images for images in ctx.images(self.images) if length(images)]
         if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
             batches = [ctx.example]
         if not batches:

@@ -13,7 +13,7 @@ from ..grids._grid import Grid
 from ..menu import menu
 
 if TYPE_CHECKING:
-    from .calibrate import Wiring
+    from .wiring import Wiring
 
 FLOAT = 32
 ALIKE = ("uniform", "lsq", "dorefa", "pact", "dynamic")  # the grids that, given for weights, are meant for inputs too

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..trees import Tree, called, first
 from .quantized import QuantizedLayer
 from .rounding import Rounding
 from .trace import Trace, decomposed
@@ -25,14 +26,14 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if id(p) not in steps)
 
 
-def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
+def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
     """Return the multiply-adds of each layer on one image of `example` (n c h w); "" is the whole."""
     mode, counter = model.training, FlopCounterMode(display=False)
     learned = [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)  # the counter stumbles over a parameter that modules hand on to each other
     try:
         with decomposed(model), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
-            model(example[:1])
+            called(model, first(example, 1))
     finally:
         model.train(mode)
         for p in learned:

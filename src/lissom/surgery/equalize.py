@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..trees import tensors_in
+from ..trees import Tree, called, first, tensors_in
 from .looks import LOOKS
 from .sites import PASSES
 
@@ -188,7 +188,7 @@ def owners(labels: Tensor, axis: int) -> Tensor | None:
     return rows[0].clone() if torch.equal(rows, rows[:1].expand_as(rows)) else None
 
 
-def pairs(model: nn.Module, example: Tensor) -> list[Pair]:
+def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     """Return every two layers of which the second alone reads the first, through calls that keep positive factors.
 
     Found by running `model` in eval mode on the first item of `example` (n ...). Layers that run more than once,
@@ -201,7 +201,7 @@ def pairs(model: nn.Module, example: Tensor) -> list[Pair]:
     mode = model.training
     try:
         with torch.no_grad(), chains, Unseen(chains):
-            outputs = model.eval()(example[:1].detach().clone())
+            outputs = called(model.eval(), first(example, 1))
     finally:
         model.train(mode)
     for tensor in tensors_in(outputs):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..trees import Tree
 from .trace import traced
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ Norm = nn.modules.batchnorm._BatchNorm
 NORMS: list[type[Norm]] = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]  # over one, two and three axes
 
 
-def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     """Return (layer, batch-norm) for every batch-norm that alone reads a convolution or linear layer.
 
     Layers and norms that run more than once are left alone: what folds in one place is wrong in the other.
@@ -36,8 +37,14 @@ def foldable(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
             norms.append((id(op.args[0]), trace.names.get(id(op.args[3]), "")))
     runs = Counter([*made.values(), *(mean for _, mean in norms)])
     pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
-    return [(weight.rpartition(".")[0], mean.rpartition(".")[0]) for weight, mean in pairs
-            if runs[weight] == runs[mean] == 1 and weight and mean]
+    found = [(weight.rpartition(".")[0], mean.rpartition(".")[0]) for weight, mean in pairs
+             if runs[weight] == runs[mean] == 1 and weight and mean]
+    return [(layer, norm) for layer, norm in found if not read_elsewhere(model.get_submodule(norm), reads)]
+
+
+def read_elsewhere(norm: nn.Module, reads: Counter[int]) -> bool:
+    """Return whether something beside a batch-norm itself computes with its tensors, which folding would change."""
+    return any(reads[id(t)] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)))
 
 
 def fold_pair(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, norm: Norm) -> None:
@@ -64,7 +71,7 @@ def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def folded(model: nn.Module, example: Tensor) -> list[str]:
+def folded(model: nn.Module, example: Tree) -> list[str]:
     """Fold every batch-norm that can be, in place; return the names of the layers that took one in."""
     done = []
     for source, name in foldable(model, example):
@@ -76,7 +83,41 @@ def folded(model: nn.Module, example: Tensor) -> list[str]:
     return done
 
 
-class Rest(nn.Sequential):
+class StandIn(nn.Module):
+    """What stands in the place of a batch-norm that went into the layer before it: it answers what the norm would.
+
+    A forward may ask how many channels a norm has, or what its epsilon is.
+    """
+
+    def stand_in_for(self, norm: nn.Module) -> None:
+        """Answer from now on as this norm does."""
+        self.__dict__["norm"] = norm  # no submodule: it is no part of the network any more, or one of another layer
+        self.num_features = int(getattr(norm, "num_features", 0))
+
+    def narrow(self, width: int) -> None:
+        """Answer as a norm of so many channels would: the network had been cut before the norm went."""
+        self.num_features = width
+        norm = self.__dict__["norm"]
+        if norm.num_features > width:
+            norm.num_features = width
+            for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)):
+                t.data = t.data[:width] if t.ndim else t.data
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            norm = self.__dict__.get("norm")
+            if norm is None or name.startswith("__"):
+                raise
+            return getattr(norm, name)
+
+
+class Identity(StandIn, nn.Identity):
+    """Nothing in the place of a batch-norm."""
+
+
+class Rest(StandIn, nn.Sequential):
     """What is left of a batch-norm of somebody's own that went into the layer before: its activation, say."""
 
 
@@ -111,9 +152,12 @@ def kind_of_norm(layer: nn.Module) -> type[Norm] | None:
     return next((kind for kind in NORMS if isinstance(layer, kind)), None)
 
 
-def taken_out(model: nn.Module, layer: nn.Module) -> None:
-    """Take a batch-norm out of a network, wherever it is, and leave it plain; what it did after normalising stays there."""
-    left = Rest(OrderedDict(layer.named_children())) if layer._modules else nn.Identity()
+def taken_out(model: nn.Module, layer: nn.Module) -> StandIn:
+    """Take a batch-norm out of a network, wherever it is, and leave it plain; what it did after normalising stays there.
+
+    Return that, or what does nothing.
+    """
+    left = Rest(OrderedDict(layer.named_children())) if layer._modules else Identity()
     for owner in model.modules():
         for key, child in list(owner._modules.items()):
             if child is layer:
@@ -122,3 +166,5 @@ def taken_out(model: nn.Module, layer: nn.Module) -> None:
     assert kind is not None
     layer._modules.clear()
     layer.__class__ = kind
+    left.stand_in_for(layer)
+    return left

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..trees import Tree, called, first
 from .layers import PLAIN, PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, torch_class
 
 
@@ -32,6 +33,8 @@ def held(layer: nn.Module) -> Tensor:
     """
     assert isinstance(layer.weight, Tensor)
     mask = layer._buffers.get("mask")
+    if mask is None and torch.is_grad_enabled() and getattr(layer, "masked", isinstance(layer, Masked)):
+        mask = layer.weight.detach() != 0  # it learns in eval mode
     return layer.weight if mask is None else torch.where(mask, layer.weight, 0.0)
 
 
@@ -108,19 +111,19 @@ class Pattern:
         return self.cells(torch.arange(weight.numel()).view(weight.shape))
 
 
-def maskable(model: nn.Module, example: Tensor,
+def maskable(model: nn.Module, example: Tree,
              pattern: Pattern) -> tuple[dict[str, list[PlainLayer]], dict[str, str]]:
     """Return the layers that can hold zeros, those with one weight under one name, and why the others cannot.
 
     A layer must be of a class that can be changed and must be called, on `example` (n ...), as itself: a forward
     that reads the weight of a layer alone would not meet the mask.
     """
-    called: set[nn.Module] = set()
+    reached: set[nn.Module] = set()
     mode = model.training
-    hooks = [m.register_forward_pre_hook(lambda layer, _: called.add(layer)) for m in model.modules()]
+    hooks = [m.register_forward_pre_hook(lambda layer, _: reached.add(layer)) for m in model.modules()]
     try:
         with torch.no_grad():
-            model.eval()(example[:1])
+            called(model.eval(), first(example, 1))
     finally:
         model.train(mode)
         for hook in hooks:
@@ -135,7 +138,7 @@ def maskable(model: nn.Module, example: Tensor,
         owners = [m for m in model.modules() if any(p is weight for p in m._parameters.values())]
         if not bare(layer):
             left[name] = f"{type(layer).__name__} holds its weight otherwise already"
-        elif not called.issuperset(owners):
+        elif not reached.issuperset(owners):
             left[name] = "it, or one with the same weight, is not called as a layer"
         elif not all(map(bare, owners)):
             left[name] = "its weight is also that of a layer of another kind"

@@ -8,6 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from ..trees import Tree, called, values_in
 from .bits import FLOAT, Spec
 from .quantized import QuantizedLayer
 from .rounded import round_weights
@@ -22,7 +23,7 @@ def layer_bytes(layer: nn.Module, bits: int) -> float:
     return layer.weight.numel() * bits / 8 + (4 * len(layer.weight) if bits < FLOAT else 0)
 
 
-def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], images: Tensor) -> dict[str, dict[int, float]]:
+def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], images: Tree) -> dict[str, dict[int, float]]:
     """Return for each layer and each grid it may have the noise that rounding it alone brings into the outputs.
 
     `model` is prepared, nothing rounded yet; `images` (n c h w). Noise is the mean square of what the outputs change by,
@@ -30,15 +31,15 @@ def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], image
     """
     found: dict[str, dict[int, float]] = {}
     with torch.no_grad():
-        plain = model.eval()(images)
-        power = float(plain.double().square().mean())
+        plain = values_in(called(model.eval(), images))
+        power = float(plain.square().mean())
         for name, specs in options.items():
             layer = model.get_submodule(name)
             assert isinstance(layer, QuantizedLayer)
             found[name] = {}
             for spec in filter(None, specs):
                 round_weights(layer, spec)
-                gap = (model(images) - plain).double().square().mean()
+                gap = (values_in(called(model, images)) - plain).square().mean()
                 found[name][spec.bits] = float(gap) / max(power, 1e-12)
             layer.rounding = None
     return found

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import LissomError
 from ..grids._steps import clipped
+from ..trees import mapped
+from .entering import entering_as
 from .quantized import FEW, QuantizedLayer
 from .rounding import Rounding
-from .sites import Sites, kind_of
+from .sites import Sites, kind_of, paths_of
 
 
 class Quantized(nn.Module):
@@ -25,7 +27,8 @@ class Quantized(nn.Module):
     `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose layers round what they read again, to
     fewer bits: there the 8 bits change little, and training, to which they cost as much, does without.
     `tied` are the sites that additions tie together: their scale is the largest of theirs.
-    `calls` says how often each kind of call is made; a forward that makes others is refused.
+    `calls` says how often each kind of call is made; a forward that makes others is refused. It is empty where that depends
+    on the sample: sites are named by module then.
     """
 
     counts: Counter[str]  # calls made so far, while it runs
@@ -51,7 +54,11 @@ class Quantized(nn.Module):
         return found
 
     def grid(self, site: str | None) -> Rounding | None:
-        """Return what rounds at a site, if there is anything."""
+        """Return what rounds at a site, if there is anything; integers that enter pass through something that is off."""
+        if site == "input" and site not in self.shared and self.shared:
+            passing = Rounding("uniform", 8, "inputs")
+            passing.off = True
+            return passing
         own = self.shared.get(site) if site is not None else None
         return self.grid_of(own) if own is not None and own in self.grids else None
 
@@ -62,7 +69,7 @@ class Quantized(nn.Module):
         self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
         twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
         fine = {site: grid.input_codes() for site in self.shared
-                if twice and site != "input" and (grid := self.grid(site)) is not None and grid.bits == 8
+                if twice and kind_of(site) != "input" and (grid := self.grid(site)) is not None and grid.bits == 8
                 and not grid.grid.moves}
         self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
 
@@ -98,21 +105,31 @@ class Quantized(nn.Module):
         codes = grid.input_codes()
         return codes.zero == 0 and not codes.sign
 
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.grid("input")
-        if first is not None:
-            x = first(x)
-        outputs, made = self.run(self.network, x, Counter())
-        if made != self.calls:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        inputs, named = self.entered(inputs, named)
+        outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
+        if self.shared and self.calls and made != self.calls:
             changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
             raise LissomError(f"quantized network: it makes other calls than when it was quantized ({', '.join(changed)}), "
-                              "so that activations would meet the wrong grids. Parts that only training runs, such as "
-                              "stochastic depth, have to be switched off before quantize")
+                              "so that activations would meet the wrong grids. " + (
+                                  "Parts that only training runs, such as stochastic depth, have to be switched off before "
+                                  "quantize" if self.training else "They depend on the samples; calibration on samples that "
+                                  "show this names them by module"))
         if self.training:
             self.settle()
         return outputs
 
-    def run(self, part: nn.Module, x: Tensor, before: Counter[str]) -> tuple[Any, Counter[str]]:
+    def entered(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call with those rounded that have a grid; integers and booleans never have."""
+        grids = {id(x): grid for site, x in entering_as(self.network, inputs, named).items()
+                 if x.is_floating_point() and site in self.shared and (grid := self.grid(site)) is not None}
+
+        def rounded(x: Tensor) -> Tensor:
+            found: Tensor = grids[id(x)](x) if id(x) in grids else x
+            return found
+        return (mapped(rounded, inputs), mapped(rounded, named)) if grids else (inputs, named)
+
+    def run(self, part: Callable[[Any], Any], x: Any, before: Counter[str]) -> tuple[Any, Counter[str]]:
         """Run a part of the network with its activations rounded; return what it makes, and the calls made till then.
 
         `before` says how many calls of each kind the network makes before the part is run: sites are known by number.
@@ -123,7 +140,8 @@ class Quantized(nn.Module):
                 return clipped(out, self.unrounded[name]) if name in self.clipped else out
             return out if grid is None else grid(out)
 
-        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else ()) as made:
+        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else (),
+                   paths=None if self.calls else paths_of(self.network)) as made:
             made.counts.update(before)
             self.__dict__["counts"] = made.counts  # for those that ask while it runs
             return part(x), made.counts

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grids._grid import by_filter
+from ..trees import Tree, called
 from .network import Quantized
 from .quantized import QuantizedLayer
 from .rounding import Rounding
@@ -111,7 +112,7 @@ def span(counts: Tensor) -> float:
     return max(0, high - low) / max(1, len(counts) - 1)
 
 
-def layer_noise(whole: Quantized, batches: Sequence[Tensor], floats: Layers | None = None) -> list[dict[str, Any]]:
+def layer_noise(whole: Quantized, batches: Sequence[Tree], floats: Layers | None = None) -> list[dict[str, Any]]:
     """Return a row for each layer: what rounding does to its weights and to what it reads on images (n c h w).
 
     Inputs are those of the network with nothing rounded. `sqnr_db` is 10 log10(sum x^2 / sum (x - rounded x)^2), `use`
@@ -128,7 +129,7 @@ def layer_noise(whole: Quantized, batches: Sequence[Tensor], floats: Layers | No
     try:
         with torch.no_grad(), rounding_only(whole.eval(), [], floats):
             for images in batches:
-                whole(images)
+                called(whole, images)
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from ..trees import Tree, called, first, in_float, mapped, tensors_in
+from ..trees import Tree, called, first, in_float, mapped
 from .cast import CastLayer
 from .choose import lowest
+from .compare import answers, gap
 from .groups import Group, Groups, groups_of
-from .slim import apart, masked_alike, sliced
+from .slim import masked_alike, sliced
 from .tensors import Held
 
 SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
@@ -124,11 +125,12 @@ class _Trial:
         largest, self.runs = 0.0, False
         try:
             masked_alike(self.model, [(group, units[0] | units[1]) for group, units in stages])
-            wanted, zeroed = self._outputs(images), Held(self.model)
+            shown = first(images, 1)
+            wanted, zeroed = answers(self.model, shown), Held(self.model)
             for stage in range(2):
                 zeroed.restore()
                 sliced(self.model, [(group, units[stage]) for group, units in stages])
-                difference = apart(wanted, self._outputs(images))
+                difference = gap(wanted, self.model, shown)
                 largest = max(largest, difference if difference == difference else float("inf"))
                 if largest >= WRONG:
                     return largest
@@ -138,10 +140,6 @@ class _Trial:
             return float("inf")
         finally:
             self.held.restore()
-
-    def _outputs(self, images: Tree) -> list[Tensor]:
-        with torch.no_grad():
-            return [t.clone() for t in tensors_in(called(self.model.eval(), first(images, 1)))]
 
     def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""

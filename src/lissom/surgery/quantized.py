@@ -24,6 +24,11 @@ Norm = nn.modules.batchnorm._BatchNorm
 FEW = 4  # bits of weights that some formats pack
 
 
+def with_gradient_of(smooth: Tensor, value: Tensor) -> Tensor:
+    """Return `value` to the bit, as value + (smooth - value) need not be, with the gradient of `smooth`."""
+    return value.detach() + (smooth - smooth.detach())
+
+
 class QuantizedLayer(PlainLayer):
     """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
 
@@ -79,10 +84,42 @@ class QuantizedLayer(PlainLayer):
         if in_integers:
             return self.computed(x, *self._exported())
         if not self.training:
-            return self.computed(x, *self.in_inference())
+            return self.computed(x, *(self.learning() if torch.is_grad_enabled() else self.in_inference()))
         weight = held(self) if self.rounding is None else self.on_grid(held(self), self.rounding)
         y = self.computed(x, weight.to(x.dtype), self.bias)
         return y if self.norm is None else self.norm(y)
+
+    def learning(self) -> tuple[Tensor, Tensor | None]:
+        """Return what inference runs, bit by bit, with the gradients of training: for those who learn in eval mode."""
+        weight, bias = self.in_inference()
+        if "in_inference" in vars(self) or not any(p.requires_grad for p in self.parameters()):
+            return weight, bias
+        smooth = held(self) if self.rounding is None or self.rounding.off else self.on_grid(held(self), self.rounding)
+        shift = self.bias
+        if self.norm is not None and self.norm.running_mean is not None and self.norm.running_var is not None:
+            factor = (self.norm.running_var + self.norm.eps).rsqrt()
+            factor = factor if self.norm.weight is None else factor * self.norm.weight
+            shift = -self.norm.running_mean * factor if shift is None else (shift - self.norm.running_mean) * factor
+            shift = shift if self.norm.bias is None else shift + self.norm.bias
+            smooth = smooth * by_filter(factor, smooth)
+        if smooth.requires_grad:
+            smooth.register_hook(lambda _: self.__dict__.update(learned_at=self.versions()))
+        return with_gradient_of(smooth, weight), None if bias is None or shift is None else with_gradient_of(shift, bias)
+
+    def versions(self) -> list[int]:
+        """Return how often the tensors have been changed that scales follow."""
+        return [t._version for t in (self.weight, None if self.norm is None else self.norm.weight) if t is not None]
+
+    def catch_up(self) -> None:
+        """Let the scales follow weights that have learned in eval mode, as those do that have learned in training."""
+        before = self.__dict__.get("learned_at")
+        if before is not None and not self.training and self.rounding is not None and before != self.versions():
+            del self.__dict__["learned_at"]
+            self.rounding.refresh(self.turned(self.weight.detach()))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self.catch_up()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def turn(self) -> Tensor | None:
         """Return by what each filter (out) is multiplied before it is rounded, never 0; None where that is 1.
@@ -115,6 +152,7 @@ class QuantizedLayer(PlainLayer):
     def weight_codes(self) -> tuple[Tensor, Tensor]:
         """Return the weights as the grid rounds them: integers (out ...), in float, and the scale of each filter (out)."""
         assert self.rounding is not None
+        self.catch_up()
         return self.rounding.codes(self.turned(self.weight.detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:

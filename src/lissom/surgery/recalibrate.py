@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ..trees import Tree, alike, called, concatenated, length, put_in, tensors_in
 
 LEAST = 32  # images below which the old statistics are the better ones
 
 
-def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> int:
+def recalibrated(model: nn.Module, batches: Sequence[Tree]) -> int:
     """Replace running means and variances by those over `batches` (n c h w), in place; return the number of norms.
 
     Images are batched anew, in parts as even as can be: one image may have no variance. Each batch counts by its
@@ -18,11 +20,10 @@ def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> int:
     Source: Li et al. 2020, EagleEye, https://arxiv.org/abs/2007.02491.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    count = sum(map(len, batches))
+    count = sum(map(length, batches))
     if not norms or count < LEAST:
         return 0
-    together = torch.cat(list(batches))
-    parts = together.tensor_split(-(-count // max(LEAST, *map(len, batches))))
+    parts = evenly(list(batches), -(-count // max(LEAST, *map(length, batches))))
     model.eval()
     momenta = [m.momentum for m in norms]
     sums = [[torch.zeros_like(s) for s in (m.running_mean, m.running_var) if s is not None] for m in norms]
@@ -34,10 +35,10 @@ def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> int:
             for images in parts:
                 for m in norms:
                     m.num_batches_tracked.zero_()  # type: ignore[union-attr]
-                model(images)
+                called(model, images)
                 for k, m in enumerate(norms):
                     assert m.running_mean is not None and m.running_var is not None
-                    share = len(images) / count
+                    share = length(images) / count
                     sums[k] = [sums[k][0] + share * m.running_mean, sums[k][1] + share * m.running_var]
             for m, (mean, var) in zip(norms, sums, strict=True):
                 assert m.running_mean is not None and m.running_var is not None
@@ -48,3 +49,12 @@ def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> int:
             m.momentum = momentum
             m.eval()
     return len(norms)
+
+
+def evenly(batches: Sequence[Tree], count: int) -> list[Tree]:
+    """Return the samples of all batches in so many parts; batches of other shapes than the first stay as they are."""
+    if len(alike(batches)) < len(batches):
+        return list(batches)
+    together = concatenated(batches)
+    columns = [t.tensor_split(count) if t.ndim else [t] * count for t in tensors_in(together)]
+    return [put_in(together, parts) for parts in zip(*columns, strict=True)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grids._grid import by_filter
+from ..trees import Tree, called, first
 from .network import Quantized
 from .quantized import QuantizedLayer
 from .sites import hidden
@@ -18,7 +19,7 @@ MEMORY = 1 << 29  # bytes of a layer's inputs and outputs that are held at once
 LOW, HIGH = -0.1, 1.1  # how far the sigmoid is stretched, so that it reaches 0 and 1
 
 
-def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tuple[Tensor, Tensor]:
     """Return what a part reads and what it makes of calibration batches (n ...), as many as fit into memory."""
     read: list[Tensor] = []
     made: list[Tensor] = []
@@ -28,7 +29,7 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tensor]) -> 
     try:
         with torch.no_grad():
             for images in batches:
-                network(images)
+                called(network, images)
                 if sum(x.numel() * x.element_size() for x in (*read, *made)) > MEMORY:
                     break
     finally:
@@ -37,7 +38,7 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tensor]) -> 
     return torch.cat(read), torch.cat(made)
 
 
-def corrected(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tensor]) -> int:
+def corrected(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tree]) -> int:
     """Shift the bias of each layer, in order, by what rounding moved the mean of each of its outputs; return how many.
 
     b += mean(float output - output), over images and places, the layers before it already corrected.
@@ -62,7 +63,7 @@ def corrected(whole: Quantized, before: nn.Module, names: Sequence[str], batches
     return done
 
 
-def learned_rounding(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tensor],
+def learned_rounding(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tree],
                      steps: int, seed: int = 0, by_block: bool = False) -> int:
     """Choose for each weight whether it is rounded up or down, layer by layer or block by block; return how many layers.
 
@@ -75,7 +76,7 @@ def learned_rounding(whole: Quantized, before: nn.Module, names: Sequence[str], 
     l suits all layers, and has no weights of the loss's curvature, which would need labels.
     """
     done, draw = 0, torch.Generator().manual_seed(seed)
-    parts = blocks(whole, names, batches[0][:1]) if by_block else {name: ([name], Counter[str]()) for name in names}
+    parts = blocks(whole, names, first(batches[0], 1)) if by_block else {name: ([name], Counter[str]()) for name in names}
     for path, (inner, calls) in parts.items():
         choices = [Choice(layer) for name in inner if (layer := learnable(whole, name)) is not None]
         if not choices:
@@ -98,7 +99,7 @@ def learnable(whole: Quantized, name: str) -> QuantizedLayer | None:
     return None if layer.rounding.grid.ends(layer.rounding.bits) is None else layer
 
 
-def blocks(whole: Quantized, names: Sequence[str], example: Tensor) -> dict[str, tuple[list[str], Counter[str]]]:
+def blocks(whole: Quantized, names: Sequence[str], example: Tree) -> dict[str, tuple[list[str], Counter[str]]]:
     """Return the parts that are learned at once, in order: their layers, and the calls that are made before them.
 
     Such a part is a module that adds or concatenates, reads and returns one tensor, runs once as its layers do, and has
@@ -119,7 +120,7 @@ def blocks(whole: Quantized, names: Sequence[str], example: Tensor) -> dict[str,
         module.register_forward_hook(lambda _, __, made, n=name: leave(n, made)))]
     try:
         with torch.no_grad():
-            whole(example)
+            called(whole, example)
     finally:
         for hook in hooks:
             hook.remove()

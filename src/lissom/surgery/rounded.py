@@ -9,7 +9,6 @@ from torch import nn
 from ..errors import LissomError
 from ..trees import Tree
 from .bits import Plan, Spec
-from .calibrate import Wiring, wiring
 from .fold import foldable, foldable_norm, taken_out
 from .layers import torch_class
 from .masks import Masked
@@ -17,6 +16,7 @@ from .network import Quantized
 from .quantized import CLASSES, QuantizedLayer
 from .rounding import Rounding
 from .sites import kind_of
+from .wiring import Wiring, wiring
 
 Bounds = tuple[float, float]
 

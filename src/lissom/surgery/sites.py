@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode, wrap_torch_function
 
 
@@ -57,8 +59,18 @@ PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is
 
 
 def kind_of(site: str) -> str:
-    """Return the kind in the name of a site: `conv` of `conv12`."""
-    return site.rstrip("0123456789")
+    """Return the kind in the name of a site.
+
+    >>> kind_of("conv12"), kind_of("experts-0:linear1"), kind_of("input_mask")
+    ('conv', 'linear', 'input')
+    """
+    word = site.rpartition(":")[2].rstrip("0123456789")
+    return "input" if word.startswith("input_") else word
+
+
+def paths_of(network: nn.Module) -> dict[nn.Module, str]:
+    """Return the modules of a network with their names as sites have them."""
+    return {module: name.replace(".", "-") for name, module in network.named_modules()}
 
 
 def in_place(args: tuple[Any, ...], kwargs: Any) -> bool:
@@ -69,22 +81,57 @@ def in_place(args: tuple[Any, ...], kwargs: Any) -> bool:
 class Sites(TorchFunctionMode):
     """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
 
-    Calls are named by kind and order, so the user's forward needs no change and no tracing. `visit` returns
-    what the network goes on with. `passed` is called with the tensors of calls that only hand values on;
-    those of `skipped` are not made: their input is their result, and so with the plain ReLUs among `clipped`,
-    unless in place, since the network may go on with what they changed.
+    Calls are named by kind and order, so the user's forward needs no change and no tracing. Where the order differs from
+    sample to sample, `paths` names the modules, and a call is named by the module that makes it and by the order in it:
+    experts-0:linear1. `left` is told of each module that has run, and of its own calls. `visit` returns what the network
+    goes on with. `passed` is called with the tensors of calls that only hand values on; those of `skipped` are not made:
+    their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since the network may go on
+    with what they changed.
     """
 
     def __init__(self, visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
                  passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
-                 skipped: Container[str] = (), clipped: Container[str] = ()) -> None:
+                 skipped: Container[str] = (), clipped: Container[str] = (),
+                 paths: Mapping[nn.Module, str] | None = None,
+                 left: Callable[[str, Counter[str]], None] | None = None) -> None:
         super().__init__()
         self.visit, self.passed, self.counts = visit, passed, Counter[str]()
         self.skipped, self.clipped = skipped, clipped
+        self.paths, self.left, self.hooks = paths, left, ExitStack()
+        self.inside = [("", Counter[str]())]  # the modules that run, outermost first, with the calls each has made
+
+    def __enter__(self) -> Sites:
+        if self.paths is not None:
+            for handle in (register_module_forward_pre_hook(self._enters),
+                           register_module_forward_hook(self._leaves, always_call=True)):
+                self.hooks.callback(handle.remove)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *what: Any) -> None:
+        super().__exit__(*what)  # type: ignore[no-untyped-call]
+        self.hooks.close()
+
+    def _enters(self, module: nn.Module, _: Any) -> None:
+        if self.paths is not None and module in self.paths:
+            self.inside.append((self.paths[module], Counter()))
+
+    def _leaves(self, module: nn.Module, _: Any, __: Any) -> None:
+        if self.paths is not None and module in self.paths:
+            path, calls = self.inside.pop()
+            if self.left is not None:
+                self.left(path, calls)
+
+    def named(self, kind: str) -> str:
+        """Return the name of the call of a kind that comes next."""
+        if self.paths is None:
+            return f"{kind}{self.counts[kind] + 1}"
+        path, calls = self.inside[-1]
+        return f"{path}:{kind}{calls[kind] + 1}"
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = SITES.get(func)
-        name = "" if kind is None else f"{kind}{self.counts[kind] + 1}"
+        name = "" if kind is None else self.named(kind)
         skipped = name in self.skipped or (name in self.clipped and func in RELU and not in_place(args, kwargs))
         out = (args[0] if args else kwargs["input"]) if skipped else func(*args, **(kwargs or {}))
         if kind is None or not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2:
@@ -92,4 +139,5 @@ class Sites(TorchFunctionMode):
                 self.passed(func, (*args, *(kwargs or {}).values()), out)
             return out
         self.counts[kind] += 1
+        self.inside[-1][1][kind] += 1
         return self.visit(name, (*args, *(kwargs or {}).values()), out)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..trees import tensors_in
 from .attention import count_heads, match_attention
 from .groups import Group
 from .tensors import match_widths, owners_of, replace
@@ -113,23 +111,3 @@ def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
         return tensor.index_select(axis, stay.nonzero().flatten())
     parts = tensor.chunk(len(stay))
     return torch.cat([part.index_select(axis, s.nonzero().flatten()) for part, s in zip(parts, stay, strict=True)])
-
-
-def difference(one: nn.Module, two: nn.Module, images: Tensor) -> float:
-    """Return the largest difference of two networks' outputs on `images`, over the largest output."""
-    return apart(answers(one, images), answers(two, images))
-
-
-def answers(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return the outputs of a network on `images`, with which those of another are compared."""
-    if images.dtype in (torch.float16, torch.bfloat16):  # whose rounding alone would look like a difference
-        model, images = copy.deepcopy(model).float(), images.float()
-    with torch.no_grad():
-        return [t.clone() for t in tensors_in(model.eval()(images))]
-
-
-def apart(one: list[Tensor], two: list[Tensor]) -> float:
-    """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
-    found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
-             for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
-    return float("nan") if any(v != v for v in found) else max(found, default=0.0)

@@ -12,34 +12,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LissomError
+from ..errors import LissomError, cause_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..trees import Tree
+    from ._shown import Shown
 
 OPSET = 21  # the first whose Q/DQ operators are the ones quantized.py writes
 
 
 def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-                in_integers: bool = True, adapt: Callable[[Any], None] | None = None) -> None:
-    """Write `model`, which takes (n, *shape), as ONNX with a dynamic batch and `facts` as metadata.
+                in_integers: bool = True, adapt: Callable[[Any], None] | None = None,
+                example: Tree | None = None) -> None:
+    """Write `model`, which takes (n, *shape) or what is like `example`, as ONNX with a dynamic batch and metadata.
 
     A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights keep the values
     of their grid then, and activations are rounded only where some have fewer than 8 bits. Weights that `cast` stores in
     16 bits are written so, or in float for readers without Q/DQ nodes. `adapt` changes the model as its runtime wants it.
-    Input 'images' and output 'outputs'; each fact that is no text is written as JSON. The file is checked by
-    onnx.checker. Raises LissomError when the network cannot be exported.
+    Floats are float32, whatever the network has. A single input is 'images' and a single output 'outputs'; several have the
+    names of arguments, keys and fields. Each fact that is no text is written as JSON. The file is checked by onnx.checker.
+    Raises LissomError when the network cannot be exported.
     """
     import onnx
-    import torch
 
+    from ..given import network_of
     from ..surgery.cast import uncast
     from ..surgery.network import Quantized
     from ._kept import kept_float
     from ._names import name_by_layer
+    from ._shown import shown_to
     from ._widened import halved
 
-    model = copy.deepcopy(model).cpu().eval()
+    model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
+    shown = shown_to(model, shape, example)
+    model = shown.network(model)
     prefix, inner = "", model  # lissom's wrappers hold what they wrap as `network`
     while type(inner).__module__.startswith("lissom.") and "network" in inner._modules:
         inner, prefix = inner.get_submodule("network"), f"{prefix}network."
@@ -47,18 +55,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
         if isinstance(layer, Quantized):
             layer.freeze_integers() if in_integers else layer.freeze_weights()
     kinds = uncast(model)
-    example = torch.zeros(2, *shape)
-    try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
-                                        input_names=["images"], output_names=["outputs"],
-                                        dynamic_shapes=({0: torch.export.Dim("batch")},))
-        assert program is not None
-        proto = program.model_proto
-    except Exception as error:  # the exporter raises whatever its passes raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LissomError(f"export: the ONNX exporter cannot convert this network: {first}") from error
+    proto = converted(model, shown)
     onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     proto.producer_name = "lissom"
     name_by_layer(proto, prefix)
@@ -87,6 +84,22 @@ def rewritten(proto: Any) -> None:
     plain_zeros(proto)
     unwrapped(proto)
     folded_at_load(proto)
+
+
+def converted(model: nn.Module, shown: Shown) -> Any:
+    """Return the ONNX model that PyTorch's exporter makes of a network."""
+    import torch
+
+    try:
+        with warnings.catch_warnings(), quiet(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(model, shown.given, dynamo=True, opset_version=OPSET, verbose=False,
+                                        input_names=shown.names, output_names=shown.outputs,
+                                        dynamic_shapes=shown.shapes(torch.export.Dim("batch")))
+        assert program is not None
+        return program.model_proto
+    except Exception as error:  # the exporter raises whatever its passes raise
+        raise LissomError(f"export: the ONNX exporter cannot convert this network: {cause_of(error)}") from error
 
 
 def plain_zeros(proto: Any) -> None:

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from ..trees import Tree
+
 WARM = 5  # runs before those that a profile is taken of
 
-Run = Callable[["np.ndarray"], "np.ndarray"]  # images (n c h w) float32 -> outputs (n classes)
+# images (n c h w) float32 -> outputs (n classes); a list of all inputs of a file -> a list of all its outputs
+Run = Callable[[Any], Any]
 Images = Callable[[int], "list[Tensor]"]  # how many -> training images as the network sees them, in batches (n c h w)
 
 
@@ -55,11 +58,12 @@ class Target(Method):
         return None
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None) -> None:
-        """Write `model`, which takes (n, *shape), to `path` with `facts` as its metadata.
+               images: Images | None = None, example: Tree | None = None) -> None:
+        """Write `model`, which takes (n, *shape) or what is like `example`, to `path` with `facts` as its metadata.
 
-        A target with a quantizer of its own shows it the images.
+        A target with a quantizer of its own shows it the images. What is written computes in float32 and in integers.
         """
+        raise TypeError(f"{type(self).__name__} does not export")
 
     def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
         """Return folder and name of the file among a network's artefacts; targets of one name share the file.

@@ -12,12 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import LissomError
+from ..errors import LissomError, cause_of
 from ._target import Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
+
+    from ..trees import Tree
 
 MOST = 8  # images that a file takes at once: memory is planned for as many; ExecuTorch 1.5 plans for 15 at most
 
@@ -39,14 +41,17 @@ class Executorch(Target):
         return None if find_spec("executorch") else "ExecuTorch is not installed: pip install 'lissom[executorch]'"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
-               images: Images | None = None) -> None:  # noqa: ARG002
+               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         import torch
 
         from ..surgery.cast import uncast
         from ..surgery.network import Quantized
+        from ..trees import concatenated, first
         from ._decomposed import in_integers
+        from ._shown import one_picture
 
-        model = copy.deepcopy(model).cpu().eval()
+        one_picture(self, example)
+        model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
             if isinstance(layer, Quantized) and not in_integers(layer):
                 layer.freeze_weights()
@@ -57,11 +62,12 @@ class Executorch(Target):
                 from executorch.exir import to_edge_transform_and_lower
 
                 batch = torch.export.Dim("batch", max=MOST)
-                program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+                shown = torch.zeros(2, *shape) if example is None else first(concatenated([example, example]), 2)
+                program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
                 made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
         except Exception as error:  # its passes raise whatever they raise
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise LissomError(f"export: ExecuTorch cannot convert this network: {first}; onnxruntime may run it") from error
+            raise LissomError(f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
+                              ) from error
         path.write_bytes(made)
 
     def load(self, path: Path, threads: int) -> Run:

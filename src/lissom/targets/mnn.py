@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from ..trees import Tree
+
 INSTEAD = {"kl": "admm", "admm": "kl", "ema": "kl"}
 WRONG = 0.5  # root mean square of the difference over that of the outputs: no rounding does this
 
@@ -73,21 +75,23 @@ class Mnn(Target):
         return self.bits is not None
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None) -> None:
+               images: Images | None = None, example: Tree | None = None) -> None:
         import onnx
         import torch
 
         from ._child import answered, apart, child, tried
         from ._onnx import export_onnx
         from ._pooled import pool_by_window
+        from ._shown import one_picture
 
+        one_picture(self, example)
         if self.activations and images is None:
             raise LissomError(f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
                               "--to has them, and without activations none are needed")
         with temporary() as scratch:
             folder = Path(scratch)
             source, made = folder / "model.onnx", folder / "model.mnn"
-            export_onnx(model, source, shape, {}, in_integers=False)
+            export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
             words: list[str | Path] = ["-f", "ONNX", "--modelFile", source, "--MNNModel", made, "--bizCode", "lissom"]
             if self.activations:

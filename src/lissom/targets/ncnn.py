@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from ..trees import Tree
+
 PARTS = ("model.param", "model.bin")
 HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
 
@@ -52,18 +54,20 @@ class Ncnn(Target):
         return self.precision == "f16"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
-               images: Images | None = None) -> None:  # noqa: ARG002
+               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         import onnx
 
         from ._child import answered, apart, tried
         from ._onnx import export_onnx
+        from ._shown import one_picture
 
+        one_picture(self, example)
         spec = find_spec("pnnx")
         assert spec is not None and spec.origin is not None
         with temporary() as scratch:
             folder = Path(scratch)
             source, made = folder / "model.onnx", folder / path.name
-            export_onnx(model, source, shape, {}, in_integers=False)
+            export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
             for value in (*proto.graph.input, *proto.graph.output):
                 value.type.tensor_type.shape.dim[0].dim_value = 1

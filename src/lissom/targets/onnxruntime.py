@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from ..trees import Tree
+
 INTEGER = {"QLinearConv", "QGemm", "QLinearMatMul", "QLinearAdd", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
            "DynamicQuantizeMatMul"}
 FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "NhwcFusedConv", "ConvTranspose"}
@@ -60,15 +62,15 @@ class Onnxruntime(Target):
                                              f"{', '.join(there)}")
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None) -> None:  # noqa: ARG002
+               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         from ._activations import looked_up
         from ._onnx import export_onnx
 
         if not self.packed:
-            export_onnx(model, path, shape, facts, adapt=looked_up)
+            export_onnx(model, path, shape, facts, adapt=looked_up, example=example)
             return
         with temporary() as folder:
-            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up)
+            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up, example=example)
             _onnxz.write(Path(folder) / "model.onnx", path)
 
     def file(self, few: bool, acts: bool) -> str:
@@ -79,11 +81,12 @@ class Onnxruntime(Target):
 
     def load(self, path: Path, threads: int) -> Run:
         session = _session(path, threads, self.provider)
-        name = session.get_inputs()[0].name
+        names = [part.name for part in session.get_inputs()]
 
-        def run(images: np.ndarray) -> np.ndarray:
-            found: np.ndarray = session.run(None, {name: images})[0]
-            return found
+        def run(images: Any) -> Any:
+            if isinstance(images, list):
+                return session.run(None, dict(zip(names, images, strict=True)))
+            return session.run(None, {names[0]: images})[0]
         return run
 
     def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from ..trees import Tree
+
 LAYERS = {"Convolution", "BinaryConvolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution"}
 
 
@@ -44,18 +46,18 @@ class Openvino(Target):
         return self.precision == "bf16"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None) -> None:  # noqa: ARG002
+               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         from ..surgery.network import Quantized
         from ._activations import joined
         from ._onnx import export_onnx
 
         if not any(isinstance(layer, Quantized) and layer.few() for layer in model.modules()):
-            export_onnx(model, path, shape, facts, adapt=joined)
+            export_onnx(model, path, shape, facts, adapt=joined, example=example)
             return
         from ._packed import packed
 
         with temporary() as folder:
-            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=joined)
+            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=joined, example=example)
             packed(Path(folder) / "model.onnx", path)
 
     def file(self, few: bool, acts: bool) -> str:
@@ -67,7 +69,10 @@ class Openvino(Target):
         model, compiled = read(path), dict[tuple[int, ...], Any]()
         fixed = one_bit(model)
 
-        def run(images: np.ndarray) -> np.ndarray:
+        def run(images: Any) -> Any:
+            if isinstance(images, list):
+                answers = self._compiled(model, threads)(images)
+                return [answers[k].copy() for k in range(len(answers))]
             shape = images.shape if fixed else ()  # single bits need shapes that are fixed
             if shape not in compiled:
                 if fixed:

@@ -9,13 +9,15 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import LissomError
+from ..errors import LissomError, cause_of
 from ..method import arg
 from ._target import Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
+
+    from ..trees import Tree
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,16 @@ class Torch(Target):
         return None if not self.compile or which("c++") else "torch.compile needs a C++ compiler, and there is no c++"
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None) -> None:  # noqa: ARG002
+               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         import torch
 
         from ..surgery.cast import halved
         from ..surgery.network import Quantized
+        from ._shown import shown_to
 
-        model = copy.deepcopy(model).cpu().eval()
+        model = copy.deepcopy(model).cpu().float().eval()
+        shown = shown_to(model, shape, example)
+        model = shown.network(model)
         halved(model)
         for layer in list(model.modules()):
             if isinstance(layer, Quantized):
@@ -55,14 +60,12 @@ class Torch(Target):
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(model, (torch.zeros(2, *shape),),
-                                              dynamic_shapes=({0: torch.export.Dim("batch")},))
+                program = torch.export.export(model, shown.given, dynamic_shapes=shown.shapes(torch.export.Dim("batch")))
                 torch.export.save(program, path, extra_files={"lissom.json": json.dumps(text)})
         except OSError:
             raise
         except Exception as error:  # torch.export raises whatever the network's code or its passes raise
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise LissomError(f"export: torch.export cannot convert this network: {first}") from error
+            raise LissomError(f"export: torch.export cannot convert this network: {cause_of(error)}") from error
 
     def load(self, path: Path, threads: int) -> Run:
         import torch

@@ -1,0 +1,68 @@
+"""The network that somebody brings: looked through to what was built, and copied."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from .errors import LissomError, cut
+
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+
+
+def network_of(model: object, where: str) -> nn.Module:
+    """Return the network itself where it was wrapped by torch.compile or for several GPUs; raise where none can be had."""
+    if not isinstance(model, nn.Module):
+        raise LissomError(f"{where}: expected a torch.nn.Module as the network, got {type(model).__name__}")
+    while (inner := WRAPPERS.get(type(model).__name__)) in model._modules and inner is not None:
+        model = model.get_submodule(inner)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise LissomError(f"{where}: the network is a TorchScript module, whose layers cannot be changed; give the "
+                          "nn.Module that it was made from")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise LissomError(f"{where}: {name} is on the meta device and holds no numbers; load the weights first, as with "
+                              "model.to_empty(device='cpu') and model.load_state_dict(...)")
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+            raise LissomError(f"{where}: {name} has no shape yet; run the network once, so that its lazy layers are made")
+    return model
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the type of a network's first floating-point weight."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def copied_network(model: nn.Module, where: str) -> nn.Module:
+    """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
+    from .surgery.computed_weights import copyable
+
+    try:
+        with copyable(model):
+            return copy.deepcopy(model).eval()
+    except RuntimeError as error:  # tensors that somebody's own code has computed and kept
+        raise LissomError(f"{where}: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
+                          "tensors that it computed, remove these first") from None
+    except Exception as error:  # whatever attributes raise that cannot be copied
+        name = next((name for name in attributes(model) if not copies(model, name)), None)
+        what = "the network" if name is None else f"the attribute '{name}' of the network"
+        raise LissomError(f"{where}: {what} cannot be copied ({cut(str(error) or type(error).__name__, 120)}); "
+                          "make it where it is used, or give its class a __deepcopy__") from error
+
+
+def attributes(model: nn.Module) -> list[str]:
+    """Return the names of what modules keep beside their tensors and layers."""
+    return [f"{path}.{name}".lstrip(".") for path, layer in model.named_modules() for name in vars(layer)
+            if not hasattr(nn.Module(), name)]
+
+
+def copies(model: nn.Module, name: str) -> bool:
+    """Return whether an attribute can be copied."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        copy.deepcopy(getattr(model.get_submodule(path), leaf))
+    except Exception:  # as above
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""Compare what two networks answer, taking the decisions that depend on the data from the first.
+
+A detector keeps the boxes with the highest scores, a mixture of experts asks the expert that a score names: two
+networks whose scores differ by rounding may decide otherwise, and then their answers cannot be compared at all. So each
+integer or boolean that the first network computes from its inputs' floats is given to the second in the place of its own,
+and the floats that it was decided by are compared as well.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..trees import Tree, copied, handed, in_float, tensors_in
+
+BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}  # return values and where these are
+
+
+@dataclass
+class Decision:
+    """An operation that makes integers or booleans of floats: its name, the floats, and what it made."""
+
+    name: str
+    by: list[Tensor]
+    made: Any
+
+
+class Decisions(TorchDispatchMode):
+    """Note the decisions of a forward pass, or with `given` put those in the place of what is decided here."""
+
+    def __init__(self, inputs: Tree, given: Sequence[Decision] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.given, self.made, self.follows = given, list[Decision](), True
+        self.alive: list[Any] = list(tensors_in(inputs))
+        self.depends = {id(t) for t in self.alive}  # ids of what depends on the inputs
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():
+            with self:
+                if (whole := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return whole
+        result = func(*args, **kwargs)
+        read = [t for t in tensors_in((args, kwargs)) if id(t) in self.depends]
+        if not read:
+            return result
+        by = [t for t in read if t.is_floating_point()]
+        if by and decides(result):
+            result = self.decided(str(func.overloadpacket.__name__), by, result, args, kwargs)
+        outs = list(tensors_in(result))
+        self.alive.append(outs)
+        self.depends.update(map(id, outs))
+        return result
+
+    def decided(self, name: str, by: list[Tensor], result: Any, args: Any, kwargs: Any) -> Any:
+        """Note a decision, or return the one that was given."""
+        place = len(self.made)
+        self.made.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
+        if self.given is None:
+            return result
+        other = self.given[place] if place < len(self.given) else None
+        if other is None or other.name != name or [t.shape for t in other.by] != [t.shape for t in by]:
+            self.follows = False
+            return result
+        if name not in BY_INDEX or not isinstance(result, tuple):
+            return copied(other.made)
+        place = 2 if name in ("topk", "kthvalue") else 1
+        dim = int(kwargs.get("dim", args[place] if len(args) > place else -1))
+        where = other.made[1]
+        at = where if where.ndim == by[0].ndim else where.unsqueeze(dim)
+        return by[0].gather(dim, at).view_as(result[0]), where.clone()
+
+
+def decides(result: Any) -> bool:
+    """Return whether an operation made integers or booleans, or a number that Python goes on with."""
+    if isinstance(result, (bool, int, float)):
+        return True
+    return any(not t.is_floating_point() and not t.is_complex() for t in tensors_in(result))
+
+
+@dataclass
+class Answers:
+    """What a network answers, and by which decisions."""
+
+    tensors: list[Tensor]
+    decisions: list[Decision]
+    followed: bool = True  # whether it decided as often, and on as many values, as the network whose decisions it was given
+
+
+def answers(model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None) -> Answers:
+    """Return what a network answers in eval mode; weights and inputs of 16 bits are widened, whose rounding would show."""
+    if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors_in(inputs)):
+        model, inputs = copy.deepcopy(model).float(), in_float(inputs)
+    shown = copied(inputs)
+    with torch.no_grad(), Decisions(shown, given) as decisions:
+        made = [t.detach().clone() for t in tensors_in(handed(model.eval(), shown))]
+    return Answers(made, decisions.made, decisions.follows)
+
+
+def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
+    """Return the largest difference of a network's outputs from those wanted, over the largest output.
+
+    Where networks decide something by their values, this one is given the decisions of the other, and the values that it
+    would have decided by are compared, too.
+    """
+    if not wanted.decisions:
+        return apart(wanted.tensors, answers(model, inputs).tensors)
+    found = answers(model, inputs, wanted.decisions)
+    if not found.followed or len(found.decisions) != len(wanted.decisions):  # a rounding to signs decides, too
+        return apart(wanted.tensors, answers(model, inputs).tensors)
+    by = [[t for decision in made.decisions for t in decision.by] for made in (wanted, found)]
+    gaps = [apart(wanted.tensors, found.tensors), apart(*by)]
+    return float("nan") if any(one != one for one in gaps) else max(gaps)
+
+
+def difference(one: nn.Module, two: nn.Module, inputs: Tree) -> float:
+    """Return the largest difference of two networks' outputs on `inputs`, over the largest output."""
+    return gap(answers(one, inputs), two, inputs)
+
+
+def apart(one: list[Tensor], two: list[Tensor]) -> float:
+    """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
+    if len(one) != len(two):
+        return float("inf")
+    found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
+             for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
+    return float("nan") if any(v != v for v in found) else max(found, default=0.0)

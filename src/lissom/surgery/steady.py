@@ -1,0 +1,44 @@
+"""Whether a network answers the same each time: no surgery can be checked on one that does not."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import place_of
+from ..trees import Tree, called, tensors_in
+from .compare import apart
+
+SAME = 1e-4  # of the largest output: what threads that add in another order make
+
+
+class _Draws(TorchDispatchMode):
+    """Note each operation that draws random numbers, with the line of the user's code that it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: dict[str, None] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            place = place_of(traceback.extract_stack())
+            self.found[str(func.overloadpacket.__name__) + (f" in {place}" if place else "")] = None
+        return func(*args, **(kwargs or {}))
+
+
+def unsteady(model: nn.Module, inputs: Tree) -> str | None:
+    """Return why a network in eval mode answers differently when it is asked again, or None if it does not."""
+    with torch.no_grad():
+        one, two = (list(tensors_in(called(model.eval(), inputs))) for _ in range(2))
+        if not apart(one, two) > SAME:
+            return None
+        with _Draws() as draws:
+            called(model, inputs)
+    drawn = f" ({', '.join(list(draws.found)[:3])})" if draws.found else ""
+    return (f"the network answers differently each time in eval mode{drawn}: what surgery makes of it cannot be compared. "
+            + ("Switch the drawing of random numbers off outside training" if draws.found else
+               "It keeps something from call to call; reset that in its forward"))
