@@ -222,11 +222,11 @@ def test_tensors_in_a_dataclass_are_seen() -> None:
 def test_torchscript_meta_and_what_cannot_be_copied_are_named() -> None:
     with pytest.warns(FutureWarning, match="deprecated"):
         script = torch.jit.script(small())
-    with pytest.raises(LissomError, match="TorchScript module, .*; give the nn.Module that it was made from"):
+    with pytest.raises(LissomError, match=r"TorchScript module, .*; give the nn.Module that it was made from"):
         lissom.apply("quantize(8)", script, X[:1], X)
     with torch.device("meta"):
         net = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(LissomError, match="0.weight is on the meta device and holds no numbers"):
+    with pytest.raises(LissomError, match=r"0\.weight is on the meta device and holds no numbers"):
         lissom.apply("quantize(8)", net, X[:1], X)
     held = small()
     held[0].library = np  # type: ignore[assignment]

@@ -71,7 +71,7 @@ def test_of_weights_and_their_average_those_with_the_usual_name_are_loaded(tmp_p
                                   b"ustar" * 60])
 def test_old_and_broken_files_are_one_line(held: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(held)
-    with pytest.raises(LissomError, match="^weights: .*c.pt ") as caught:
+    with pytest.raises(LissomError, match=r"^weights: .*c.pt ") as caught:
         load_weights(plain(), str(tmp_path / "c.pt"))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
@@ -82,5 +82,5 @@ def test_legacy_files_that_are_whole_are_read_and_cut_ones_are_refused(tmp_path:
     whole = (tmp_path / "c.pt").read_bytes()
     for size in range(10, len(whole) - 1, 97):
         (tmp_path / "c.pt").write_bytes(whole[:size])
-        with pytest.raises(LissomError, match="^weights: .*c.pt "):
+        with pytest.raises(LissomError, match=r"^weights: .*c.pt "):
             load_weights(plain(), str(tmp_path / "c.pt"))

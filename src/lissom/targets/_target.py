@@ -57,8 +57,8 @@ class Target(Method):
         """Return why the target cannot run here and what to install, or None."""
         return None
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None, example: Tree | None = None) -> None:
+    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
+               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         """Write `model`, which takes (n, *shape) or what is like `example`, to `path` with `facts` as its metadata.
 
         A target with a quantizer of its own shows it the images. What is written computes in float32 and in integers.
