@@ -116,7 +116,7 @@ def test_layers_that_cannot_be_are_named_with_the_reason() -> None:
                 own=Own(3, 4, 1), up=nn.ConvTranspose2d(4, 4, 1), bare=nn.Linear(256, 5), raw=nn.Linear(5, 5),
                 two=conv(3, 2))
     _, ctx = cast("cast('bf16')", model.eval())
-    assert ctx.facts["cast"] == ["two"] and set(ctx.facts["left_float"]) == {"own", "up", "bare", "raw"}
+    assert ctx.facts["cast"] == ["up", "two"] and set(ctx.facts["left_float"]) == {"own", "bare", "raw"}
     assert "Own" in ctx.facts["left_float"]["own"] and "not called as a layer" in ctx.facts["left_float"]["bare"]
 
 

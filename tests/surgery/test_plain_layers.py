@@ -252,7 +252,7 @@ def test_what_stays_float_is_a_warning_and_a_note_with_counts_and_causes() -> No
     tanh = calling(lambda s, x: s._conv_forward(x, s.weight, s.bias).tanh())
     net = nn.Sequential(conv(3, 8), tanh(8, 8, 3), nn.ReLU(), tanh(8, 8, 3), nn.ConvTranspose2d(8, 8, 2), head(8))
     said = ("quantize(8): 2 of 5 layers; 2 stay float: Own, whose forward also calls tanh (1, 3); "
-            "1 stays float: ConvTranspose2d is a transposed convolution (4)")
+            "1 stays float: ConvTranspose2d is a transposed convolution, for which ONNX Runtime has no integers (4)")
     with pytest.warns(LissomWarning) as warned:
         apply("quantize(8)", net, images(1), images())
     assert [str(w.message) for w in warned] == [said]
@@ -341,3 +341,35 @@ def test_convolutions_over_one_and_three_axes_run_in_integers(axes: int, target:
     assert fused is not None and str(fused) == "3/3"
     found = torch.from_numpy(one_target(target).load(path, 1)(x.numpy()))
     assert (found - wanted).square().mean().sqrt() < 0.02 * wanted.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_transposed_convolutions_are_masked_and_cast(axes: int, tmp_path: Path) -> None:
+    """Against the values of the weight itself, rounded; the size of the output is asked for by name and by place."""
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            kind: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1]
+            self.one, self.two = kind(3, 6, 3, stride=2), kind(6, 4, 2, stride=2, groups=2)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.one(x, output_size=[2 * n + 2 for n in x.shape[2:]])
+            return self.two(y, [2 * n + 1 for n in y.shape[2:]])
+
+    torch.manual_seed(0)
+    net, x = Up().eval(), torch.randn(2, 3, *[4] * axes)
+    small, notes = apply("mask(0.5) | cast('bf16')", net, x[:1], x, notes=True)
+    assert not any(" stay" in note for note in notes)
+    for layer in (wanted := copy.deepcopy(net)).children():
+        weight = layer.weight.data  # type: ignore[union-attr]
+        weight[weight.abs() <= weight.abs().flatten().sort().values[round(0.5 * weight.numel()) - 1]] = 0
+        layer.weight.data = weight.bfloat16().float()  # type: ignore[union-attr]
+    with torch.no_grad():
+        assert torch.equal(small(x), wanted(x))
+    save(small, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path, Up())(x), wanted(x))
+    small.train()(x).square().mean().backward()
+    assert all((p.grad == 0)[p == 0].all() for name, p in small.named_parameters() if name.endswith("weight"))
+    with pytest.warns(LissomWarning, match="inputs where others have their outputs"):
+        apply("mask(0.5, pattern=block, block=2)", nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 4, 2)), images(1))

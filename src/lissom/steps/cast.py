@@ -45,7 +45,7 @@ class Cast(Step):
 
         import torch
 
-        from ..surgery.cast import CastLayer, cast_layer
+        from ..surgery.cast import CLASSES, CastLayer, cast_layer
         from ..surgery.compare import difference
         from ..surgery.coverage import chosen, unable
         from ..surgery.fold import folded
@@ -62,7 +62,7 @@ class Cast(Step):
         ctx.facts["folded"] = folded(model, ctx.example)
         ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)
         found, left = maskable(model, ctx.example, Pattern())
-        unable(model, ctx.example, left, own)
+        unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
         done: list[str] = []
         for name, owners in found.items():

@@ -77,7 +77,7 @@ class Mask(Step):
         pattern = Pattern(m, 0 if n is None else 1, n)
         own = ctx.plain(model)
         found, left = maskable(model, ctx.example, pattern)
-        unable(model, ctx.example, left, own)
+        unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
         layers = {name: owners for name, owners in found.items() if name in wanted}
         weights: dict[str, Tensor] = {name: owners[0].weight.detach() for name, owners in layers.items()}

@@ -211,6 +211,7 @@ class Quantize(Step):
         from ..surgery.cast import uncast
         from ..surgery.compare import difference
         from ..surgery.coverage import unable
+        from ..surgery.quantized import CLASSES
         from ..surgery.rounded import prepared, unrounded
         from ..surgery.wiring import loose_modules, wiring
         from ..trees import first, some_of
@@ -222,7 +223,7 @@ class Quantize(Step):
         loose = loose_modules(model, [one, first(batches[0], 8), first(batches[-1], 1)])
         shown = one if loose is None else some_of(batches)  # what one sample does not reach may be reached by others
         left = prepared(model, shown, self.fold)
-        unable(model, ctx.example, left, own)
+        unable(model, ctx.example, left, own, CLASSES)
         ctx.gate("folded = unfolded", difference(before, model, first(batches[0], 32)), 1e-3)
         if loose:
             ctx.notes.append(f"{ctx.where}: what {listed(sorted(loose))} computes depends on the data and stays float")

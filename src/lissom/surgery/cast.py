@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, back, torch_class
+from . import layers
+from .layers import PlainLayer, back, torch_class
 from .masks import CLASSES as MASKED
 from .masks import Masked, held, hold_zeros
 
@@ -25,8 +26,8 @@ class CastLayer(PlainLayer):
     kind: Kind
     masked: bool  # whether zeros stay zero in training
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.computed(x, self.stored(x), self.bias)
+    def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
+        return self.computed(input, self.stored(input), self.bias, *more, **named)
 
     def prepare(self, kind: Kind, masked: bool = False) -> None:
         """Set what the class of a layer that has just been changed expects."""
@@ -58,24 +59,38 @@ def rounded(weight: Tensor, kind: Kind) -> Tensor:
     return weight.detach().clamp(-top, top).to(TYPES[kind]).to(weight.dtype)
 
 
-class CastConv1d(CastLayer, PlainConv1d):
+class CastConv1d(CastLayer, layers.PlainConv1d):
     """A convolution over one axis whose weights are stored in 16 bits."""
 
 
-class CastConv2d(CastLayer, PlainConv2d):
+class CastConv2d(CastLayer, layers.PlainConv2d):
     """A convolution whose weights are stored in 16 bits."""
 
 
-class CastConv3d(CastLayer, PlainConv3d):
+class CastConv3d(CastLayer, layers.PlainConv3d):
     """A convolution over three axes whose weights are stored in 16 bits."""
 
 
-class CastLinear(CastLayer, PlainLinear):
+class CastLinear(CastLayer, layers.PlainLinear):
     """A linear layer whose weights are stored in 16 bits."""
 
 
+class CastConvTranspose1d(CastLayer, layers.PlainConvTranspose1d):
+    """A transposed convolution over one axis whose weights are stored in 16 bits."""
+
+
+class CastConvTranspose2d(CastLayer, layers.PlainConvTranspose2d):
+    """A transposed convolution over height and width whose weights are stored in 16 bits."""
+
+
+class CastConvTranspose3d(CastLayer, layers.PlainConvTranspose3d):
+    """A transposed convolution over three axes whose weights are stored in 16 bits."""
+
+
 CLASSES: dict[type, type[CastLayer]] = {nn.Conv1d: CastConv1d, nn.Conv2d: CastConv2d, nn.Conv3d: CastConv3d,
-                                        nn.Linear: CastLinear}
+                                        nn.Linear: CastLinear,
+    nn.ConvTranspose1d: CastConvTranspose1d, nn.ConvTranspose2d: CastConvTranspose2d,
+    nn.ConvTranspose3d: CastConvTranspose3d}
 
 
 def cast_layer(layer: nn.Module, kind: Kind) -> None:

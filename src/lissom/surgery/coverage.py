@@ -54,13 +54,14 @@ def multiplied(model: nn.Module, example: Tree) -> set[str]:
     return found
 
 
-def unable(model: nn.Module, example: Tree, left: dict[str, str], own: Mapping[str, str]) -> None:
-    """Add to `left` each layer with weights that is of no kind that can be changed, with the reason, unless one is there.
+def unable(model: nn.Module, example: Tree, left: dict[str, str], own: Mapping[str, str],
+           kinds: Collection[type[nn.Module]]) -> None:
+    """Add to `left` each layer with weights that is of none of the kinds that can be changed, with the reason.
 
     `own` says why layers with a forward of their own came to no plain one (plain_layers.py).
     """
     for name, layer in layers_with_weights(model, example).items():
-        if torch_class(layer) is None:
+        if torch_class(layer) not in kinds:
             left.setdefault(name, own.get(name) or why_not(layer))
 
 
@@ -72,7 +73,7 @@ def why_not(layer: nn.Module) -> str:
     if isinstance(layer, WHOLE):
         return f"{name} multiplies by its weights within its own operation, not in layers"
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return f"{name} is a transposed convolution"
+        return f"{name} is a transposed convolution, for which ONNX Runtime has no integers"
     return f"{name} multiplies by its weights in a forward of its own"
 
 

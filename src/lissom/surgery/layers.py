@@ -25,8 +25,11 @@ class PlainLayer(nn.Module):
     bias: Any
     geometry: dict[str, Any] | None = None
 
-    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the layer's own operation with other weights (out in ...) and bias (out)."""
+    def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
+        return self.computed(input, self.weight, self.bias, *more, **named)
+
+    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any, **named: Any) -> Tensor:
+        """Return the layer's own operation with another weight (out in ...) and bias (out), and what else it was given."""
         raise NotImplementedError
 
 
@@ -40,9 +43,6 @@ class PlainConv(PlainLayer):
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.computed(x, self.weight, self.bias)
 
     def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         pads = self.pads
@@ -73,15 +73,37 @@ class PlainConv3d(PlainConv, nn.Conv3d):
 class PlainLinear(PlainLayer, nn.Linear):
     """A linear layer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.computed(x, self.weight, self.bias)
-
     def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
 
+class PlainTransposed(PlainLayer):
+    """A transposed convolution, whose weight is (in out ...); its call may name the size of its output."""
+
+    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
+        layer: Any = self
+        axes = weight.ndim - 2
+        rest = layer._output_padding(x, output_size, layer.stride, layer.padding, layer.kernel_size, axes, layer.dilation)
+        call = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        return call(x, weight, bias, layer.stride, layer.padding, rest, layer.groups, layer.dilation)
+
+
+class PlainConvTranspose1d(PlainTransposed, nn.ConvTranspose1d):
+    """A transposed convolution over one axis."""
+
+
+class PlainConvTranspose2d(PlainTransposed, nn.ConvTranspose2d):
+    """A transposed convolution over height and width."""
+
+
+class PlainConvTranspose3d(PlainTransposed, nn.ConvTranspose3d):
+    """A transposed convolution over three axes."""
+
+
 PLAIN: dict[type[nn.Module], type[PlainLayer]] = {
-    nn.Conv1d: PlainConv1d, nn.Conv2d: PlainConv2d, nn.Conv3d: PlainConv3d, nn.Linear: PlainLinear}
+    nn.Conv1d: PlainConv1d, nn.Conv2d: PlainConv2d, nn.Conv3d: PlainConv3d, nn.Linear: PlainLinear,
+    nn.ConvTranspose1d: PlainConvTranspose1d, nn.ConvTranspose2d: PlainConvTranspose2d,
+    nn.ConvTranspose3d: PlainConvTranspose3d}
 BY_NAME = {kind.__name__: kind for kind in PLAIN}
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)  # their subclasses hold a weight, whatever they do with it
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..trees import Tree, called, first
-from .layers import PLAIN, PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, torch_class
+from . import layers
+from .layers import PLAIN, PlainLayer, torch_class
 
 
 def hold_zeros(layer: nn.Module, hold: bool) -> None:
@@ -43,8 +44,8 @@ class Masked(PlainLayer):
 
     mask: Tensor  # (out in ...), there only in training
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.computed(x, held(self), self.bias)
+    def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
+        return self.computed(input, held(self), self.bias, *more, **named)
 
     def train(self, mode: bool = True) -> Any:
         """Go to training, where what is zero now stays zero, or to inference."""
@@ -52,24 +53,38 @@ class Masked(PlainLayer):
         return super().train(mode)
 
 
-class MaskedConv1d(Masked, PlainConv1d):
+class MaskedConv1d(Masked, layers.PlainConv1d):
     """A convolution over one axis whose zero weights stay zero."""
 
 
-class MaskedConv2d(Masked, PlainConv2d):
+class MaskedConv2d(Masked, layers.PlainConv2d):
     """A convolution whose zero weights stay zero."""
 
 
-class MaskedConv3d(Masked, PlainConv3d):
+class MaskedConv3d(Masked, layers.PlainConv3d):
     """A convolution over three axes whose zero weights stay zero."""
 
 
-class MaskedLinear(Masked, PlainLinear):
+class MaskedLinear(Masked, layers.PlainLinear):
     """A linear layer whose zero weights stay zero."""
 
 
+class MaskedConvTranspose1d(Masked, layers.PlainConvTranspose1d):
+    """A transposed convolution over one axis whose zero weights stay zero."""
+
+
+class MaskedConvTranspose2d(Masked, layers.PlainConvTranspose2d):
+    """A transposed convolution over height and width whose zero weights stay zero."""
+
+
+class MaskedConvTranspose3d(Masked, layers.PlainConvTranspose3d):
+    """A transposed convolution over three axes whose zero weights stay zero."""
+
+
 CLASSES: dict[type, type[Masked]] = {nn.Conv1d: MaskedConv1d, nn.Conv2d: MaskedConv2d, nn.Conv3d: MaskedConv3d,
-                                     nn.Linear: MaskedLinear}
+                                     nn.Linear: MaskedLinear,
+    nn.ConvTranspose1d: MaskedConvTranspose1d, nn.ConvTranspose2d: MaskedConvTranspose2d,
+    nn.ConvTranspose3d: MaskedConvTranspose3d}
 
 
 def bare(layer: nn.Module) -> bool:
@@ -95,6 +110,8 @@ class Pattern:
 
     def misfit(self, layer: nn.modules.conv._ConvNd | nn.Linear) -> str | None:
         """Say why the weight of `layer` does not divide into cells, or None."""
+        if self.size > 1 and isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            return "a transposed convolution has its inputs where others have their outputs; single weights fit"
         length = layer.weight.shape[self.axis]
         if self.axis == 0:
             length //= getattr(layer, "groups", 1)  # filters of two groups read different inputs

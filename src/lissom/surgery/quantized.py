@@ -70,8 +70,8 @@ class QuantizedLayer(PlainLayer):
         hold_zeros(self, mode and self.masked)
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.call(x, self.weight, self)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.call(input, self.weight, self)
 
     def whole(self, x: Tensor) -> Tensor:
         """Round the input, run the layer with rounded weights, and its batch-norm."""

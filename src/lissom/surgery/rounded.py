@@ -40,7 +40,7 @@ def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, st
     norms = dict(foldable(model, example)) if fold else {}
     for name, layer in list(model.named_modules()):
         kind = torch_class(layer)
-        if kind is None or isinstance(layer, QuantizedLayer):
+        if kind not in CLASSES or isinstance(layer, QuantizedLayer):
             continue
         if name not in called:
             left[name] = "it is not called through its own weight"
