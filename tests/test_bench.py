@@ -13,7 +13,7 @@ import lissom
 from lissom import LissomError
 from lissom.bench import files
 from lissom.bench.energy import Meter
-from lissom.bench.files import bench_things
+from lissom.bench.files import bench_things, compared
 from lissom.bench.latency import Timing, timing
 from lissom.bench.process import loaded
 from lissom.counts import numbers_of
@@ -45,7 +45,7 @@ def test_a_key_stands_beside_its_uncompressed_network_in_every_runtime_for_float
         for row in found:
             ms = row["latency_ms"]
             assert ms["low"] <= ms["median"] <= ms["high"] and ms["low"] <= ms["p99"]
-            assert row["faster"] == pytest.approx(fastest / ms["median"], rel=0.01)
+            assert row["faster"] == (None if row["disturbed"] else pytest.approx(fastest / ms["median"], rel=0.01))
             assert row["rank"] == 1 + sum(other["latency_ms"]["high"] < ms["low"] for other in found)
     assert rows[0]["layers"] and rows[1]["layers"] is None, "PyTorch does not say"
     print_bench(rows)
@@ -102,7 +102,8 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(kept: 
     for row in rows[:2]:
         source = store.record(store.find(row["name"]))["float"]["key"]
         own = next(r for r in rows[2:] if r["name"] in ("uncompressed", f"uncompressed {source}"))
-        assert row["faster"] == pytest.approx(own["latency_ms"]["median"] / row["latency_ms"]["median"], rel=0.01)
+        share = own["latency_ms"]["median"] / row["latency_ms"]["median"]
+        assert row["faster"] == (None if row["disturbed"] else pytest.approx(share, rel=0.01))
     assert said and all("in torch: export: no" in line for line in said)
     with pytest.raises(LissomError, match="names no target"):
         bench_things([key], store, "", None, [1], [1])
@@ -216,3 +217,12 @@ def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatc
         bench_things([file], store, "openvino", (3, 8, 8), [32, 64], [1])
     with pytest.raises(LissomError, match="out of memory"):
         bench_things([file], store, "openvino", (3, 8, 8), [64], [1])
+
+
+def test_nothing_is_faster_by_a_disturbed_timing() -> None:
+    def taken(median: float, low: float, high: float) -> Timing:
+        return Timing(median, low, high, high, None, 1.0, 1.0, 1.0)
+    good, quick, torn = taken(2.0, 1.9, 2.1), taken(1.0, 0.9, 1.1), taken(3.0, 1.93, 32.0)
+    assert compared(quick, [good, torn]) == {"faster": 2.0, "disturbed": False}
+    assert compared(quick, [torn]) == compared(torn, [good]) == {"faster": None, "disturbed": True}
+    assert compared(quick, []) == {"faster": None, "disturbed": False}
