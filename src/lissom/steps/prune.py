@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..surgery.budget import Options
     from ..surgery.evidence import Labelled
     from ..surgery.groups import Groups
+    from ..trees import Tree
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Prune(Step):
         cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
             cost_of(self.of, model, groups.free, ctx.example)
         chunks = chunks_of(scores, widths, groups.free, self.scope, cost if self.per == "cost" else None)
-        return Options(groups.free, scores, widths, chunks, cost)
+        return Options(groups.free, scores, widths, chunks, cost, groups.rounds)
 
     def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float, left: float = 1.0,
             last: bool = True) -> float:
@@ -215,11 +216,22 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
                            for g, w in zip(options.groups, kept, strict=True)]
     images = ctx.batch(8)
     masked(model, cut)  # what is cut next
-    wanted = answers(model, images)
+    wanted = answers(*shown(model, images, options.rounds))
     sliced(model, cut)
     try:
-        found = gap(wanted, model, images)
+        found = gap(wanted, *shown(model, images, options.rounds))
     except Exception as error:  # whatever the user's forward raises on a width that no trial has met
         raise LissomError(f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); keep= leaves "
                           "layers whole") from error
     ctx.gate("sliced = masked", found, 1e-3)
+
+
+def shown(model: nn.Module, images: Tree, rounds: bool) -> tuple[nn.Module, Tree]:
+    """Return what is compared: a network and its inputs, in float64 if its forward `rounds` to 16 bits, as autocast does."""
+    import copy
+
+    from torch import float64
+
+    from ..trees import in_float
+
+    return (copy.deepcopy(model).double(), in_float(images, float64)) if rounds else (model, images)

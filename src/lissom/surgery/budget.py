@@ -139,6 +139,7 @@ class Options:
     widths: list[list[int]]
     chunks: list[Chunk]
     cost: Cost
+    rounds: bool = False  # as `Groups` has it
 
     @property
     def start(self) -> list[int]:

@@ -81,11 +81,15 @@ class Group:
 
 @dataclass
 class Groups:
-    """The groups of a network that can be cut, the layers left whole, with the reason, and those split into equal parts."""
+    """The groups of a network that can be cut, the layers left whole, with the reason, and those split into equal parts.
+
+    `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in float64 only.
+    """
 
     free: list[Group]
     left: dict[str, str]
     split: set[str] = field(default_factory=set)
+    rounds: bool = False
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.free)

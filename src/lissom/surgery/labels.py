@@ -22,7 +22,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from .axes import same, thin, varies
-from .rules import MOVES, POINTWISE, RULES, VIEWS, unknown
+from .products import ALIASES, Weight, derived
+from .refusals import unknown
+from .rules import MOVES, POINTWISE, RULES, VIEWS
 from .trace import Op, Trace, traced
 
 
@@ -56,7 +58,7 @@ class Labels:
         self.left: dict[str, str] = {}  # layer -> why it is left whole
         self.split: set[str] = set()  # layers whose outputs are split into equal parts
         self.of: dict[int, Tensor] = {}  # tensor -> its labels
-        self.transposed: dict[int, str] = {}
+        self.weights: dict[int, Weight] = {}  # parameters as they are, turned, or with axes of length 1
         self.tied = set(tied)
         self._used: dict[tuple[str, int], Tensor] = {}
         self._makers: list[tuple[int, str]] = []  # first label of each layer
@@ -73,6 +75,7 @@ class Labels:
                 self.widths.append(Use(name, 1, "width", self.at[name][0].flatten(1)[:, 0]))
 
     def _follow(self) -> None:
+        self.weights = {key: (name, None) for key, name in self.trace.names.items()}
         for tensor in self.trace.inputs:
             self.of[id(tensor)] = same(tensor, 0)
         for op in self.trace.live():
@@ -82,8 +85,7 @@ class Labels:
                 self.freeze(self.of[id(tensor)], "an output of the network")
 
     def _run(self, op: Op) -> None:
-        if op.flips and id(op.args[0]) in self.trace.names:
-            self.transposed[id(op.outputs[0])] = self.trace.names[id(op.args[0])]
+        if self._turned(op):
             return
         self._constants(op)
         single = op.name in MOVES or op.name in VIEWS or op.name in POINTWISE
@@ -93,11 +95,23 @@ class Labels:
             except (RuntimeError, LookupError, ValueError):  # an operation in a form that its rule does not foresee
                 unknown(self, op)
 
+    def _turned(self, op: Op) -> bool:
+        """Note what is still a parameter, in another type or shape; vectors are followed as activations are."""
+        place = derived(self.weights, op)
+        if place is None:
+            return False
+        x, out = op.args[0], op.outputs[0]
+        self.weights[id(out)] = place
+        if op.name in ALIASES and id(x) in self.trace.names:
+            self.trace.names[id(out)] = self.trace.names[id(x)]
+            return True
+        return id(x) not in self.of and sum(n > 1 for n in x.shape) > 1
+
     def _constants(self, op: Op) -> None:
         """Label what no layer makes: a constant that a linear layer reads, and a table of which rows are looked up."""
         if op.name in ("addmm", "mm", "linear"):
             x, weight = op.args[1:] if op.name == "addmm" else op.args[:2]
-            if id(x) not in self.of and (id(weight) in self.transposed or id(weight) in self.trace.names):
+            if id(x) not in self.of and id(weight) in self.weights:
                 self.of[id(x)] = same(x, 0)
         elif op.name == "index" and id(op.args[0]) in self.trace.names and op.args[0].ndim == 2:
             table, looked = op.args[0], [k for k, index in enumerate(op.args[1]) if index is not None]

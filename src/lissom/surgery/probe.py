@@ -50,7 +50,7 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
     for group in groups.free:
         if group not in free:
             groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))
-    return Groups(free, groups.left, groups.split)
+    return Groups(free, groups.left, groups.split, trial.rounds)
 
 
 class _Trial:
@@ -68,6 +68,7 @@ class _Trial:
             tensors[id(p)] = nn.Parameter(_lively(p.detach().float().cpu(), draw), requires_grad=False)
         self.model = copy.deepcopy(model, tensors).float().cpu().eval()
         self.held = Held(self.model)
+        self.rounds = False  # whether float32 showed a difference that float64 does not
         self.runs = False  # whether the network ran in training when it was cut last
         self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
         self.images = mapped(lambda t: _two_of(t, draw), example)
@@ -109,12 +110,13 @@ class _Trial:
             not training or self.trained == groups)
 
     def _passes(self, groups: list[Group], last: bool = False) -> bool:
-        """Compare in float32; what is neither rounding nor plainly wrong, in float64, where the forward can do with it."""
+        """Compare in float32, and what is more than its rounding in float64, where the forward can do with it."""
         stages = widths(groups, last)
         found = self._apart(stages, self.images)
-        if SURE < found < WRONG:
+        if SURE < found < float("inf"):
             self.model.double()
             exact = self._apart(stages, in_float(self.images, torch.float64))
+            self.rounds |= exact < EXACT and found >= WRONG
             found = found if exact == float("inf") else exact * WRONG / EXACT
         if found < WRONG and self.runs:
             self.trained = groups
@@ -131,9 +133,9 @@ class _Trial:
                 zeroed.restore()
                 sliced(self.model, [(group, units[stage]) for group, units in stages])
                 difference = gap(wanted, self.model, shown)
-                largest = max(largest, difference if difference == difference else float("inf"))
-                if largest >= WRONG:
-                    return largest
+                if not difference < float("inf"):
+                    return float("inf")
+                largest = max(largest, difference)
             self.runs = self._runs_in_training(images)
             return largest
         except Exception:  # whatever the user's forward raises on a width it did not expect

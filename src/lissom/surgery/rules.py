@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from .axes import same, thin, varies
+from .products import heads, linear, product
+from .refusals import computed, unknown
 
 if TYPE_CHECKING:
     from .labels import Labels
@@ -37,26 +39,12 @@ POOLS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_p
          "reflection_pad2d", "replication_pad2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
          "_upsample_nearest_exact2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
          "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "grid_sampler_2d"}
+ZEROS_ADD_NOTHING = {"sum", "linalg_vector_norm"}
 REDUCTIONS = {"mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "linalg_vector_norm": 2}
 ATTENTION = {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
              "_scaled_dot_product_flash_attention", "_scaled_dot_product_cudnn_attention",
              "_scaled_dot_product_attention_math", "scaled_dot_product_attention"}
 Rule = Callable[["Labels", "Op"], None]
-
-
-def unknown(net: Labels, op: Op, reason: str = "") -> None:
-    """Let nothing that enters or leaves be cut."""
-    for tensor in op.inputs():
-        if id(tensor) in net.of:
-            net.freeze(net.of[id(tensor)], reason or f"'{op.name}' is not followed")
-    for tensor in op.outputs:
-        net.of[id(tensor)] = same(tensor, 0)
-
-
-def computed(net: Labels, op: Op, reason: str) -> None:
-    """Let nothing that enters or leaves be cut, and name the layer, of whose own parameters the trace shows no use."""
-    net.left.update({layer: reason for layer, made in net.trace.made.items() if made is op.outputs[0]})
-    unknown(net, op, reason)
 
 
 def move(net: Labels, op: Op) -> None:
@@ -159,7 +147,8 @@ def pointwise(net: Labels, op: Op) -> None:
     varying = [d for d in range(-len(shape), 0) if varies(widest, d)]
     for tensor in op.inputs():
         labels = net.labels(tensor, widest)
-        if labels is None and tensor.numel() > 1 and any(-d <= tensor.ndim and tensor.shape[d] > 1 for d in varying):
+        if labels is None and tensor.numel() > 1 and any(-d <= tensor.ndim and tensor.shape[d] > 1 and tensor.stride(d)
+                                                         for d in varying):
             return unknown(net, op, f"a tensor that is no parameter of one axis enters '{op.name}'")
         if labels is not None and labels.numel() >= 1:
             if varying and all(-d > labels.ndim or labels.shape[d] == 1 for d in varying):
@@ -180,6 +169,27 @@ def pool(net: Labels, op: Op) -> None:
     for tensor in op.outputs:
         fits = tensor.shape[:2] == out.shape[:2]
         net.of[id(tensor)] = (one if fits else torch.tensor(0)).expand(tensor.shape)
+    return None
+
+
+def gated(net: Labels, op: Op) -> None:
+    """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
+    one, two = net.of[id(op.args[0])].chunk(2, op.args[1] if len(op.args) > 1 else -1)
+    net.equal(one, two)
+    net.of[id(op.outputs[0])] = one
+
+
+def write(net: Labels, op: Op) -> None:
+    """Write into a part of an activation: what is written takes the place of the same channel."""
+    into, what = op.args[:2]
+    if id(into) not in net.of:
+        return unknown(net, op, "it is written into a tensor that the code makes")
+    labels = net.labels(what, net.of[id(into)])
+    if labels is not None:
+        net.equal(net.of[id(into)], labels.expand(into.shape))
+    elif what.numel() > 1:
+        return unknown(net, op, "a tensor that is no parameter of one axis is written into it")
+    net.of[id(op.outputs[0])] = net.of[id(into)]
     return None
 
 
@@ -219,6 +229,9 @@ def reduce(net: Labels, op: Op) -> None:
     if given is None or isinstance(given, (bool, torch.dtype)) or (isinstance(given, (list, tuple)) and not given):
         return unknown(net, op)
     dims = sorted(d % labels.ndim for d in (given if isinstance(given, (list, tuple)) else [given]))
+    over = [d for d in range(labels.ndim) if varies(labels, d)]
+    if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
+        return None  # one number, of no channel, to which zeros add nothing; whether they are zeros, a trial shows
     one = net.tie(labels, dims)
     for dim in dims:
         one = one.narrow(dim, 0, 1)
@@ -232,20 +245,6 @@ def reduce(net: Labels, op: Op) -> None:
 def softmax(net: Labels, op: Op) -> None:
     """Normalise over an axis: everything along it depends on everything."""
     net.of[id(op.outputs[0])] = net.tie(net.of[id(op.args[0])], [op.args[1]])
-
-
-def product(net: Labels, op: Op) -> None:
-    """Multiply two activations, matrix by matrix (b n d) (b d m): each pair of matrices, a head, is one unit."""
-    heads = []
-    for tensor in op.inputs():
-        if id(tensor) in net.of:
-            tied = net.tie(net.of[id(tensor)], (-2, -1))
-            heads.append(tied[..., :1, :1])
-    for one in heads[1:]:
-        net.equal(heads[0], one)
-    for out in op.outputs:
-        fits = out.ndim == heads[0].ndim and out.shape[:-2] == heads[0].shape[:-2]
-        net.of[id(out)] = heads[0].expand(out.shape) if fits else same(out, 0)
 
 
 def convolution(net: Labels, op: Op) -> None:
@@ -285,34 +284,6 @@ def _filters_each_alike(net: Labels, op: Op) -> bool:
     x, weight, groups = op.args[0], op.args[1], op.args[8]
     return (id(x) in net.of and id(weight) not in net.of and x.ndim == 4 and groups == x.shape[1] == op.outputs[0].shape[1]
             and torch.equal(weight, weight[:1].expand_as(weight)))
-
-
-def linear(net: Labels, op: Op) -> None:
-    """Read the labels of channels at the last axis and make new ones."""
-    if op.name == "linear":
-        x, weight, bias = (*op.args, None)[:3]
-        name, filters = net.trace.names.get(id(weight)), 0
-    else:
-        bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
-        name, filters = net.transposed.get(id(weight)), 0
-        if name is None and id(weight) in net.trace.names:
-            name, filters = net.trace.names[id(weight)], 1
-    if name is None and id(x) in net.of and bias is None:
-        return product(net, op)
-    known = bias is None or id(bias) in net.trace.names or (id(bias) in net.of and bias.ndim == 1)
-    if name is None or id(x) not in net.of or not known:
-        return computed(net, op, "the weights of a matrix product are computed")
-    labels = net.of[id(x)]
-    entering = net.tie(labels, range(labels.ndim - 1)).flatten(0, -2)[0]
-    leaving = net.fresh(op.outputs[0].shape[-1], name.rpartition(".")[0])
-    net.use(name, filters, "out", leaving)
-    net.use(name, 1 - filters, "in", entering)
-    if bias is not None and id(bias) in net.of:
-        net.equal(net.of[id(bias)], leaving)
-    elif bias is not None:
-        net.use(net.trace.names[id(bias)], 0, "vector", leaving)
-    net.of[id(op.outputs[0])] = leaving.expand(op.outputs[0].shape)
-    return None
 
 
 def batch_norm(net: Labels, op: Op) -> None:
@@ -356,10 +327,10 @@ def layer_norm(net: Labels, op: Op) -> None:
 
 RULES: dict[str, Rule] = {
     "convolution": convolution, "_convolution": convolution, "addmm": linear, "linear": linear, "mm": linear,
-    "cat": cat, "stack": cat, "bmm": product, "matmul": product, "constant_pad_nd": pad,
+    "glu": gated, "copy_": write, "cat": cat, "stack": cat, "bmm": product, "matmul": product, "constant_pad_nd": pad,
     "_softmax": softmax, "_log_softmax": softmax, "softmax": softmax,
     "channel_shuffle": shuffle, "native_channel_shuffle": shuffle, "max_unpool2d": unpool, "max_unpool3d": unpool,
     "native_group_norm": group_norm, "native_layer_norm": layer_norm,
     **dict.fromkeys(MOVES, move), **dict.fromkeys(VIEWS, view), **dict.fromkeys(NORMS, batch_norm),
-    **dict.fromkeys(POOLS, pool), **dict.fromkeys(REDUCTIONS, reduce), **dict.fromkeys(ATTENTION, product),
+    **dict.fromkeys(POOLS, pool), **dict.fromkeys(REDUCTIONS, reduce), **dict.fromkeys(ATTENTION, heads),
     **dict.fromkeys(POINTWISE, pointwise), **{f"{name}_": pointwise for name in POINTWISE}}

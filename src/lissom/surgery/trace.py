@@ -51,6 +51,7 @@ class Trace:
     ops: list[Op] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
     names: dict[int, str] = field(default_factory=dict)  # id of a parameter or buffer -> its name
+    buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
     made: dict[str, Tensor] = field(default_factory=dict)  # module -> what it returned last, where that is a tensor
 
     def uses(self) -> Counter[int]:
@@ -93,6 +94,7 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     trace = Trace(tuple(tensors_in(one)))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[id(value)] = name
+    trace.buffers = {name for name, _ in model.named_buffers()}
     modes = {m: m.training for m in model.modules()}
     with ExitStack() as after:
         after.callback(_restored, modes)
