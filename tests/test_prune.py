@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from networks import Net, conv, head
 from torch import Tensor, nn
 
-from lissom import LissomError, apply
+from lissom import LissomError, LissomWarning, apply
 from lissom.context import Context
 from lissom.data.data import Data
 from lissom.models import factory
@@ -310,6 +310,8 @@ def test_what_is_left_whole_is_recorded_with_the_reason() -> None:
     small, ctx = pruned(Prune(0.5), net)
     assert [layer.out_channels for layer in convs(small)] == [16, 16]
     assert "'cumsum' is not followed" in ctx.facts["left_whole"]["0"]
+    with pytest.warns(LissomWarning, match=r"1 of 2 layers; 1 stays whole: 'cumsum' is not followed \(0\)"):
+        apply("prune(0.5)", net, torch.randn(1, 3, 8, 8))
 
 
 def test_no_images_is_one_clear_line() -> None:

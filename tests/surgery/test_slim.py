@@ -385,6 +385,7 @@ def test_what_can_be_cut_is_not_left_whole(name: str, layer: str) -> None:
     assert any(layer in group.layers("out") for group in cuttable(model, images()))
 
 
+@pytest.mark.filterwarnings("ignore::lissom.LissomWarning")
 @pytest.mark.parametrize("name", HARD)
 def test_prune_of_a_hard_network_works_or_says_why_not(name: str) -> None:
     model, x = lively(HARD[name]()), images(3)
@@ -398,6 +399,7 @@ def test_prune_of_a_hard_network_works_or_says_why_not(name: str) -> None:
         assert small(x).shape == model(x).shape
 
 
+@pytest.mark.filterwarnings("ignore::lissom.LissomWarning")
 def test_a_branch_that_begins_at_zero_is_cut_right_too() -> None:
     """What multiplies a branch by zero hides from the outputs that it was cut wrongly; training would uncover it."""
     model = lively(Net(lambda s, x: s.head((y := F.relu(s.stem(x))) + s.bn(s.two(s.one(y).roll(5, 1)))), stem=conv(3, 16),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
 
+ASKED = ("an output of the network", "the input of the network", "keep='", "only='")  # which nobody would have cut
+
+
 @dataclass(frozen=True)
 class Prune(Step):
     """Cut the channels that a score ranks lowest, with everything that depends on them.
@@ -89,6 +92,8 @@ class Prune(Step):
                     left *= 1 - self.cut(model, ctx, options, share, left, last)
             if self.recalibrate:
                 self.measure_statistics(model, ctx, tell=last)
+        whole = {name: why for name, why in ctx.facts["left_whole"].items() if not why.startswith((*ASKED, "in part: "))}
+        ctx.left_out({name for group in ctx.facts.get("groups", ()) for name in group["layers"]}, whole, "whole")
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - left, 6)}
         if self.of != "latency" and abs(1 - left - self.amount) > 0.02:
             ctx.notes.append(f"{ctx.where}: {1 - left:.3f} of the {self.of} were removed, the nearest that multiples of "

@@ -33,7 +33,7 @@ class Sparsify(Learning):
     many will go is not known here.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     weight: float = arg("price of one unit of |gamma|, of a norm, or of half a squared norm", above=0, high=10)
     epochs: int = arg("how often the training data is seen", low=1, high=100_000)
