@@ -1,10 +1,12 @@
-"""What the dependency engine can cut of known networks, each proved by dead channels; writes docs/results/coverage.md.
+"""What lissom can do to known networks, each proved; writes docs/results/coverage.md.
 
-    python benchmarks/coverage.py [--only GLOB] [-o docs/results/coverage.md]
+    python benchmarks/coverage.py --rows rows.jsonl [--only PATTERN,...] [--seconds 900] [--memory 12] [-o docs/results/coverage.md]
 
-For each network, with random weights and batch-norms that matter: units chosen at random are made exactly dead where
-they are made (what reads them stays as it is), then cut out. The outputs, in float64, must be the same to rounding.
-Multiply-adds are those of prune(0.5, by="random", multiple=8) at the size given. Needs timm.
+Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random are made exactly
+dead where they are made and cut out: the outputs, in float64, must be the same to rounding. Then prune(0.5), quantize(8) and
+both are applied, saved, loaded again, which must give the same bits, and exported to ONNX Runtime and OpenVINO, where the
+file must answer as PyTorch does. Each network is tried by a process of its own, of low priority and with limits of time and memory;
+a line for each is added to --rows, and those there are not tried again. Needs timm.
 """
 
 from __future__ import annotations
@@ -12,63 +14,38 @@ from __future__ import annotations
 import argparse
 import copy
 import fnmatch
-import gc
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torchvision.models as known
+from known_networks import Known, networks
 from torch import Tensor, nn
 
-from lissom import LissomError, apply
+import lissom
 from lissom.bench.machine import machine
-from lissom.models import factory
+from lissom.bench.process import loaded
+from lissom.plan import one_target
 from lissom.surgery.choose import lowest
 from lissom.surgery.compare import apart
 from lissom.surgery.count import macs
+from lissom.surgery.network import Quantized
 from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import Cut, sliced
-from lissom.surgery.trace import tensors_in
+from lissom.trees import Tree, called, first, in_float, tensors_in
 
 EXACT = 1e-9
-TIMM = """
-convnextv2_nano convnext_atto coatnet_nano_rw_224 cspdarknet53 cspresnet50 cs3darknet_m darknet53
-deit_tiny_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small efficientformer_l1 efficientnetv2_rw_t efficientvit_b0
-ese_vovnet19b_dw fastvit_t8 fbnetc_100 gernet_s ghostnet_100 gmlp_s16_224 hardcorenas_a hgnet_tiny hrnet_w18_small
-inception_next_atto inception_resnet_v2 inception_v4 lcnet_050 levit_128s mixer_s32_224 mixnet_s mnasnet_050
-mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 mobilevit_xxs nf_resnet26 pit_ti_224 poolformer_s12
-pvt_v2_b0 regnetx_002 regnety_002 repvgg_a0 repvit_m0_9 res2net50_14w_8s resmlp_12_224 resnest14d resnet26d
-resnetblur50 resnetv2_50 rexnet_100 selecsls42 semnasnet_075 seresnet50 skresnet18 spnasnet_100
-swin_tiny_patch4_window7_224 tf_efficientnet_lite0 tiny_vit_5m_224 tinynet_e tresnet_m vgg11_bn vit_tiny_patch16_224
-vovnet39a xception41 xcit_nano_12_p16_224
-"""
-
-
-def networks() -> Iterator[tuple[str, str, Callable[[], nn.Module], int]]:
-    """Yield (family, name, how to build it, size of its images)."""
-    for name in ("nin", "nin_gc", "resnet56", "preresnet38", "vgg19", "densenet40"):
-        yield "lissom", name, lambda name=name: factory(name)(num_classes=10), 32
-    for name in known.list_models(module=known):
-        size = 299 if name == "inception_v3" else 224
-        yield "torchvision", name, lambda name=name: known.get_model(name, weights=None), size
-    for name in known.list_models(module=known.segmentation):
-        yield "torchvision segmentation", name, lambda name=name: known.get_model(
-            name, weights=None, weights_backbone=None), 224
-    for name in known.list_models(module=known.detection):
-        yield "torchvision detection (backbone)", name, lambda name=name: known.get_model(
-            name, weights=None, weights_backbone=None).backbone, 300 if "ssd" in name else 224
-    try:
-        import timm
-    except ImportError:
-        return
-    for name in TIMM.split():
-        if name in timm.list_models():
-            size = timm.get_pretrained_cfg(name, allow_unregistered=True).input_size[-1] or 224
-            yield "timm", name, lambda name=name: timm.create_model(name, pretrained=False), size
+RECIPES = ("prune(0.5)", "quantize(8)", "prune(0.5) | quantize(8)")
+RUNTIMES = ("onnxruntime", "openvino")
+IMAGES = 8
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -85,9 +62,28 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def dead_difference(model: nn.Module, example: Tensor) -> tuple[float, float, dict[str, str]]:
-    """Kill random units where they are made and cut them out; return the difference, the share reachable, the rest."""
-    groups = cuttable(model, example)
+def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool) -> Tree:
+    """Return noise for the network: of the first of `shapes` that it takes, or one input of each."""
+    draw = torch.Generator().manual_seed(1)
+    if several:
+        return tuple(torch.randn(IMAGES, *shape, generator=draw) for shape in shapes)
+    for shape in shapes:
+        images = torch.randn(IMAGES, *shape, generator=draw)
+        try:
+            with torch.no_grad():
+                model(images[:1])
+        except Exception as error:  # whatever a forward says of images of a size that it does not take
+            last = error
+        else:
+            return images
+    raise last
+
+
+def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
+    """Kill random units where they are made and cut them out; return the difference, the share that can be cut, the rest."""
+    begin = time.process_time()
+    groups = cuttable(model, first(images, 1))
+    seconds = time.process_time() - begin
     free = sum(int((m.unit >= 0).sum()) for g in groups for m in g.members if m.role == "out")
     every = sum(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in model.modules()
                 if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)))
@@ -108,98 +104,201 @@ def dead_difference(model: nn.Module, example: Tensor) -> tuple[float, float, di
                     parts = tensors[m.tensor].chunk(len(dead)) if dead.ndim == 2 else [tensors[m.tensor]]
                     for part, gone in zip(parts, dead if dead.ndim == 2 else [dead], strict=True):
                         part.index_fill_(m.axis, gone.nonzero().flatten(), 0)
-    x = torch.randn(1, *example.shape[1:], generator=draw, dtype=torch.float64)
-    with torch.no_grad():
-        before = [t.clone() for t in tensors_in(model(x))]
+        some = in_float(first(images, 1), torch.float64)
+        before = [t.clone() for t in tensors_in(called(model, some))]
         sliced(model, cut)
-        after = list(tensors_in(model(x)))
-    return apart(before, after), free / max(every, 1), groups.left
+        after = list(tensors_in(called(model, some)))
+    return {"reachable": free / max(every, 1), "difference": apart(before, after), "left": groups.left, "seconds": seconds}
 
 
-def examined(build: Callable[[], nn.Module], size: int) -> dict[str, Any]:
-    """Return one row of the table."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = lively(build())
-        example = torch.zeros(1, 3, size, size)
-        small = torch.zeros(1, 3, min(size, 64), min(size, 64))
+def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict[str, Any]:
+    """Apply, save, load and export; return what came of it."""
+    example = first(images, 1)
+    small, notes = lissom.apply(recipe, model, example, images, notes=True)
+    found: dict[str, Any] = {"notes": notes, "channels": [channels(model), channels(small)]}
+    with torch.no_grad():
+        wanted = list(tensors_in(called(small, images)))
+    found["noise"] = noise(wanted[0], next(tensors_in(called(model, images))).detach())
+    with tempfile.TemporaryDirectory() as folder:
+        lissom.save(small, folder)
+        again = lissom.load(folder, fresh).eval()
+        with torch.no_grad():
+            same = [torch.equal(a, b) for a, b in zip(wanted, tensors_in(called(again, images)), strict=True)]
+        if not all(same):
+            raise AssertionError("the network that was saved and loaded answers otherwise")
+        for runtime in RUNTIMES:
+            found[runtime] = reasoned(lambda runtime=runtime: exported(small, runtime, Path(folder), images, wanted[0]))
+    return found
+
+
+def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted: Tensor) -> dict[str, Any]:
+    """Export and run; return how many layers run in integers and on which share of the inputs the answers agree."""
+    if not isinstance(images, Tensor):
+        raise lissom.LissomError("networks of several inputs are not exported here")
+    target, shape = one_target(runtime), tuple(images.shape[1:])
+    path = lissom.export(small, runtime, folder / f"net.{target.ending}", shape, images)
+    with loaded(runtime, path, (1, *shape)) as process:
+        outputs = torch.from_numpy(np.asarray(process.run(images.numpy())))
+    fused = target.fused(path) if any(isinstance(m, Quantized) for m in small.modules()) else None
+    return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted), "integers": str(fused) if fused else None,
+            "rest": list(fused.rest[:5]) if fused else []}
+
+
+def agreement(one: Tensor, two: Tensor) -> float:
+    """Return on which share of the answers two networks have the same largest output."""
+    return float((one.argmax(1) == two.argmax(1)).float().mean()) if one.ndim > 1 and one.shape[1] > 1 else 1.0
+
+
+def noise(one: Tensor, two: Tensor) -> float:
+    """Return the root mean square of the difference over that of the outputs, infinity where shapes differ."""
+    if one.shape != two.shape:
+        return float("inf")
+    return float((one - two).float().square().mean().sqrt() / two.float().square().mean().sqrt().clamp_min(1e-9))
+
+
+def channels(model: nn.Module) -> int:
+    """Return how many channels the layers of a network make."""
+    return sum(len(m.weight) for m in model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)))
+
+
+def reasoned(call: Any) -> dict[str, Any]:
+    """Return what a call returns; the reason if lissom refuses, or how it broke."""
+    try:
+        return dict(call())
+    except lissom.LissomError as error:
+        return {"reason": str(error)[:400]}
+    except Exception as error:
+        return {"broken": f"{type(error).__name__}: {error}"[:400], "where": traceback.format_exc()[-1500:]}
+
+
+def examined(network: Known) -> dict[str, Any]:
+    """Return the row of one network."""
+    family, name, build, shapes = network
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    model = lively(build())
+    several = name == "two inputs"
+    images = inputs(model, shapes, several)
+    row: dict[str, Any] = {"family": family, "name": name, "params": sum(p.numel() for p in model.parameters()),
+                           "input": [list(t.shape[1:]) for t in tensors_in(images)]}
+    row["dead"] = reasoned(lambda: dead_difference(model, images))
+    row["macs"] = reasoned(lambda: {"before": macs(model, first(images, 1))})
+    for recipe in RECIPES:
+        row[recipe] = reasoned(lambda recipe=recipe: tried(recipe, model, build(), images))
+    return row
+
+
+def limited(memory: int) -> None:
+    """Lower the priority of this process and limit its memory, in GiB."""
+    import resource
+
+    os.nice(19)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
+
+
+def one(name: str, seconds: int, memory: int) -> dict[str, Any]:
+    """Try one network in a process of its own."""
+    family, _, plain = name.partition("/")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.json"
         try:
-            with torch.no_grad():
-                model(small)
-        except Exception:
-            small = example
-        begin = time.process_time()
-        cuttable(model, example)
-        seconds = time.process_time() - begin
-        difference, share, left = dead_difference(model, small)
-        row = {"params": sum(p.numel() for p in model.parameters()), "seconds": seconds, "difference": difference,
-               "reachable": share, "left": left, "before": macs(model, example)}
-        if share:
-            images = torch.randn(2, *example.shape[1:])
-            try:
-                cut = apply('prune(0.5, by="random", recalibrate=False)', model, example, images)
-            except LissomError:  # grouped convolutions that multiples of 8 leave no room
-                cut = apply('prune(0.5, by="random", multiple=1, recalibrate=False)', model, example, images)
-            row["after"] = macs(cut, example)
-        return row
+            done = subprocess.run([sys.executable, __file__, "--one", name, "-o", str(out)], timeout=seconds, capture_output=True,
+                                  text=True, preexec_fn=lambda: limited(memory), check=False)
+        except subprocess.TimeoutExpired:
+            return {"family": family, "name": plain, "error": f"not done after {seconds} s"}
+        if out.exists():
+            return dict(json.loads(out.read_text()))
+        said = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
+        return {"family": family, "name": plain, "error": said[0][:300]}
 
 
-def line(name: str, row: dict[str, Any]) -> str:
+def verdict(row: dict[str, Any]) -> tuple[int, int]:
+    """Return how many results of a row are wrong without a word, and how many broke."""
+    parts = [row["dead"], *(row[r] for r in RECIPES), *(row[r].get(t, {}) for r in RECIPES for t in RUNTIMES)] \
+        if "dead" in row else [{"broken": row["error"]}]
+    wrong = sum("AssertionError" in part.get("broken", "") or part.get("difference", 0) > EXACT for part in parts)
+    return wrong, sum("broken" in part and "AssertionError" not in part["broken"] for part in parts)
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row as Markdown."""
     if "error" in row:
-        return f"| {name} | | | | | | {row['error']} |"
-    reasons: dict[str, list[str]] = {}
-    for layer, why in row["left"].items():
+        return f"| {row['name']} | | | | | | | {row['error']} |"
+    dead, cut, rounded, both = row["dead"], *(row[r] for r in RECIPES)
+    reach = f"{dead['reachable']:.0%}" if "reachable" in dead else "-"
+    proof = (f"{dead['difference']:.0e}" if dead["difference"] <= EXACT else f"**wrong: {dead['difference']:.2g}**") \
+        if "difference" in dead else "-"
+    left = f"{cut['channels'][1] / cut['channels'][0]:.0%}" if "channels" in cut else "-"
+    ints = [" ".join(part.get(t, {}).get("integers") or "-" for t in RUNTIMES) for part in (rounded, both)]
+    agreed = [part[t]["agreement"] for part in (cut, rounded, both) for t in RUNTIMES if "agreement" in part.get(t, {})]
+    cells = (row["name"], "x".join(map(str, row["input"][0])), reach, proof, left, *ints,
+             f"{min(agreed):.0%}" if agreed else "-", reasons(row))
+    return "| " + " | ".join(cells) + " |"
+
+
+def reasons(row: dict[str, Any]) -> str:
+    """Return the most common reasons for what was not done."""
+    found: dict[str, int] = {}
+    for why in row["dead"].get("left", {}).values():
         if why not in ("an output of the network", "the input of the network"):
-            reasons.setdefault(why.removeprefix(f"{layer}: "), []).append(layer)
-    most = sorted(reasons.items(), key=lambda r: -len(r[1]))[:2]
-    said = "; ".join(f"{why} ({len(layers)} layers)" for why, layers in most)
-    proof = f"{row['difference']:.0e}" if row["difference"] <= EXACT else f"**WRONG {row['difference']:.2g}**"
-    after = f"{row['after'] / row['before']:.2f}" if "after" in row else "-"
-    cells = (name, f"{row['reachable']:.0%}", f"{row['before'] / 1e6:.0f} M", after, proof, f"{row['seconds']:.2f}", said)
-    return f"| {' | '.join(cells)} |"
+            found[f"whole: {why}"] = found.get(f"whole: {why}", 0) + 1
+    said = [f"{why} ({count})" for why, count in sorted(found.items(), key=lambda item: -item[1])[:2]]
+    for recipe in RECIPES:
+        for where, part in (("", row[recipe]), *((f" to {t}", row[recipe].get(t, {})) for t in RUNTIMES)):
+            for word in ("reason", "broken"):
+                if word in part:
+                    said.append(f"{recipe.replace(' | ', ', ')}{where}: {'**broken** ' * (word == 'broken')}{part[word][:160]}")
+    return "; ".join(dict.fromkeys(text.replace("|", "/").replace("\n", " ") for text in said))
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    here, wrong, broken = machine(), sum(verdict(r)[0] for r in rows), sum(verdict(r)[1] for r in rows)
+    out = ["# What can be cut, rounded and exported", "",
+           "Made by `python benchmarks/coverage.py --rows rows.jsonl -o docs/results/coverage.md`: how is said there.",
+           f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} results wrong without a word, {broken} "
+           "raw errors.", "",
+           "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in float64 after channels that were "
+           "dead have been cut out. *Left*: channels after `prune(0.5)`. *In integers*: layers of those of the file, in ONNX Runtime "
+           "and in OpenVINO. *Agreement*: of answers with PyTorch, the least of all files.", ""]
+    for family in dict.fromkeys(row["family"] for row in rows):
+        mine = [row for row in rows if row["family"] == family]
+        out += [f"## {family}: {len(mine)}", "", "| network | input | can be cut | dead | left | quantize(8) in integers | "
+                "prune(0.5), quantize(8) in integers | agreement | reasons |", "|---|---|---|---|---|---|---|---|---|",
+                *map(line, mine), ""]
+    return "\n".join(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="*")
+    parser.add_argument("--only", default="*", help="patterns of names, or of family/name, with commas between")
+    parser.add_argument("--rows", type=Path, help="a file that keeps a line for each network; those there are not tried again")
+    parser.add_argument("--seconds", type=int, default=900, help="after which a network is given up")
+    parser.add_argument("--memory", type=int, default=12, help="GiB that a network's process may take")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--rows", type=Path, help="keep rows in this file and do not measure those there again")
     given = parser.parse_args()
-    torch.set_num_threads(1)  # seconds are those of one core
-    done: dict[str, dict[str, Any]] = json.loads(given.rows.read_text()) if given.rows and given.rows.exists() else {}
-    rows: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for family, name, build, size in networks():
-        if not any(fnmatch.fnmatch(f"{family}/{name}", p) or fnmatch.fnmatch(name, p) for p in given.only.split(",")):
-            continue
-        key = f"{family}/{name}"
-        if key not in done:
-            try:
-                done[key] = examined(build, size)
-            except Exception as error:  # a row that says so
-                done[key] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:160]}
+    every = {f"{network[0]}/{network[1]}": network for network in networks()}
+    if given.one:
+        given.output.write_text(json.dumps(examined(every[given.one])))
+        return
+    rows = [json.loads(text) for text in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
+    done = {f"{row['family']}/{row['name']}" for row in rows}
+    for name in every:
+        if name not in done and any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(name.partition("/")[2], p)
+                                    for p in given.only.split(",")):
+            row = one(name, given.seconds, given.memory)
+            rows.append(row)
             if given.rows:
-                given.rows.write_text(json.dumps(done))
-        row = done[key]
-        rows.setdefault(family, []).append((name, row))
-        print(family, line(name, row), flush=True)
-        gc.collect()
-        if given.output:
-            given.output.write_text(page(rows))
-
-
-def page(rows: dict[str, list[tuple[str, dict[str, Any]]]]) -> str:
-    """Return the table as Markdown."""
-    here = machine()
-    out = ["# What can be cut", "",
-           "Made by `python benchmarks/coverage.py -o docs/results/coverage.md`: how is said there. Seconds: one core.",
-           f"{here['cpu']}, {here['cores']} cores, torch {here['libraries']['torch']}.", ""]
-    for family, found in rows.items():
-        fine = sum(bool(r.get("reachable")) and r["difference"] <= EXACT for _, r in found)
-        wrong = sum("difference" in r and r["difference"] > EXACT for _, r in found)
-        out += [f"## {family}: {fine} of {len(found)} can be cut, {wrong} wrong", "",
-                "| network | channels that can be cut | MACs | left at 0.5 | difference | s | left whole |",
-                "|---|---|---|---|---|---|---|", *(line(name, row) for name, row in found), ""]
-    return "\n".join(out)
+                with given.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            print(line(row), flush=True)
+    if given.output:
+        given.output.write_text(page(sorted(rows, key=lambda row: list(every).index(f"{row['family']}/{row['name']}"))))
+    wrong, broken = sum(verdict(row)[0] for row in rows), sum(verdict(row)[1] for row in rows)
+    print(f"{len(rows)} networks: {wrong} results wrong without a word, {broken} raw errors")
+    sys.exit(bool(wrong or broken))
 
 
 if __name__ == "__main__":
