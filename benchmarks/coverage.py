@@ -1,12 +1,13 @@
 """What lissom can do to known networks, each proved; writes docs/results/coverage.md.
 
-    python benchmarks/coverage.py --rows rows.jsonl [--only PATTERN,...] [--seconds 900] [--memory 12] [-o docs/results/coverage.md]
+    python benchmarks/coverage.py --rows rows.jsonl [--only PATTERN,...] [-o docs/results/coverage.md]
 
-Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random are made exactly
-dead where they are made and cut out: the outputs, in float64, must be the same to rounding. Then prune(0.5), quantize(8) and
-both are applied, saved, loaded again, which must give the same bits, and exported to ONNX Runtime and OpenVINO, where the
-file must answer as PyTorch does. Each network is tried by a process of its own, of low priority and with limits of time and memory;
-a line for each is added to --rows, and those there are not tried again. Needs timm.
+Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random
+are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding. Then
+prune(0.5), quantize(8) and both are applied, saved, loaded again, which must give the same bits, and exported to ONNX
+Runtime and OpenVINO, where the file must answer as PyTorch does. Each network is tried by a process of its own, of low
+priority and with limits of time and memory (--seconds, --memory); a line for each is added to --rows, and those there
+are not tried again. Needs timm.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted:
     with loaded(runtime, path, (1, *shape)) as process:
         outputs = torch.from_numpy(np.asarray(process.run(images.numpy())))
     fused = target.fused(path) if any(isinstance(m, Quantized) for m in small.modules()) else None
-    return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted), "integers": str(fused) if fused else None,
-            "rest": list(fused.rest[:5]) if fused else []}
+    return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted),
+            "integers": str(fused) if fused else None, "rest": list(fused.rest[:5]) if fused else []}
 
 
 def agreement(one: Tensor, two: Tensor) -> float:
@@ -203,8 +204,8 @@ def one(name: str, seconds: int, memory: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         try:
-            done = subprocess.run([sys.executable, __file__, "--one", name, "-o", str(out)], timeout=seconds, capture_output=True,
-                                  text=True, preexec_fn=lambda: limited(memory), check=False)
+            done = subprocess.run([sys.executable, __file__, "--one", name, "-o", str(out)], timeout=seconds,
+                                  capture_output=True, text=True, preexec_fn=lambda: limited(memory), check=False)
         except subprocess.TimeoutExpired:
             return {"family": family, "name": plain, "error": f"not done after {seconds} s"}
         if out.exists():
@@ -248,7 +249,8 @@ def reasons(row: dict[str, Any]) -> str:
         for where, part in (("", row[recipe]), *((f" to {t}", row[recipe].get(t, {})) for t in RUNTIMES)):
             for word in ("reason", "broken"):
                 if word in part:
-                    said.append(f"{recipe.replace(' | ', ', ')}{where}: {'**broken** ' * (word == 'broken')}{part[word][:160]}")
+                    mark = "**broken** " * (word == "broken")
+                    said.append(f"{recipe.replace(' | ', ', ')}{where}: {mark}{part[word][:160]}")
     return "; ".join(dict.fromkeys(text.replace("|", "/").replace("\n", " ") for text in said))
 
 
@@ -257,11 +259,11 @@ def page(rows: list[dict[str, Any]]) -> str:
     here, wrong, broken = machine(), sum(verdict(r)[0] for r in rows), sum(verdict(r)[1] for r in rows)
     out = ["# What can be cut, rounded and exported", "",
            "Made by `python benchmarks/coverage.py --rows rows.jsonl -o docs/results/coverage.md`: how is said there.",
-           f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} results wrong without a word, {broken} "
-           "raw errors.", "",
-           "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in float64 after channels that were "
-           "dead have been cut out. *Left*: channels after `prune(0.5)`. *In integers*: layers of those of the file, in ONNX Runtime "
-           "and in OpenVINO. *Agreement*: of answers with PyTorch, the least of all files.", ""]
+           f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} results wrong without a "
+           f"word, {broken} raw errors.", "",
+           "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in float64 after channels "
+           "that were dead have been cut out. *Left*: channels after `prune(0.5)`. *In integers*: layers of those of "
+           "the file, in ONNX Runtime and in OpenVINO. *Agreement*: of answers with PyTorch, the least of all files.", ""]
     for family in dict.fromkeys(row["family"] for row in rows):
         mine = [row for row in rows if row["family"] == family]
         out += [f"## {family}: {len(mine)}", "", "| network | input | can be cut | dead | left | quantize(8) in integers | "
@@ -273,7 +275,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="*", help="patterns of names, or of family/name, with commas between")
-    parser.add_argument("--rows", type=Path, help="a file that keeps a line for each network; those there are not tried again")
+    parser.add_argument("--rows", type=Path, help="a file with a line for each network; those there are not tried again")
     parser.add_argument("--seconds", type=int, default=900, help="after which a network is given up")
     parser.add_argument("--memory", type=int, default=12, help="GiB that a network's process may take")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Networks that coverage.py tries: small ones that test one thing, lissom's own, and one of each family of torchvision and timm."""
+"""Networks that coverage.py tries: small ones that test one thing, lissom's own, one of each family of the zoos."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)  # of images:
 Build = Callable[[], nn.Module]
 Known = tuple[str, str, Build, tuple[tuple[int, ...], ...]]  # family, name, how to build it, shapes of inputs to try
 
-TORCHVISION = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
-mobilenet_v2 mobilenet_v3_small mobilenet_v3_large regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d
-shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vgg16_bn vit_b_16 wide_resnet50_2"""
+TORCHVISION = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t
+mnasnet0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large regnet_x_400mf regnet_y_400mf resnet18 resnet50
+resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vgg16_bn vit_b_16 wide_resnet50_2"""
 SEGMENTATION = "deeplabv3_mobilenet_v3_large fcn_resnet50 lraspp_mobilenet_v3_large"
 DETECTION = "fasterrcnn_mobilenet_v3_large_320_fpn retinanet_resnet50_fpn ssdlite320_mobilenet_v3_large fcos_resnet50_fpn"
-TIMM = """beit_base_patch16_224 botnet26t_256 repvgg_a0 gernet_s mobileone_s0 cait_xxs24_224 coat_lite_tiny convit_tiny
-convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_m cspdarknet53 cspnext_tiny
-davit_tiny deit_tiny_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small efficientformer_l1 efficientformerv2_s0
-efficientnet_lite0 tf_efficientnet_lite0 mixnet_s mobilenetv4_conv_small efficientvim_m1 efficientvit_b0 efficientvit_m0
-eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100 hardcorenas_a hgnet_tiny hiera_tiny_224
-sam2_hiera_tiny hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnet_050 lcnetv2_small
-levit_128s lowformer_b0 mambaout_femto coatnet_nano_rw_224 poolformer_s12 mixer_s32_224 gmlp_s16_224 resmlp_12_224
-mobilenetv3_small_050 mobilenetv5_300m mobilevit_xxs mvitv2_tiny naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small
-nf_resnet26 pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002 repghostnet_050 repvit_m0_9
-res2net50_14w_8s resnest14d resnet26d seresnet50 resnetv2_50 rexnet_100 selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1
-skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 swinv2_tiny_window8_256 tiny_vit_5m_224
-tnt_s_patch16_224 tresnet_m twins_pcpvt_small vgg11_bn visformer_tiny vit_tiny_patch16_224 vit_small_r26_s32_224
-vit_relpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_dw xception xception41
-xcit_nano_12_p16_224"""
+TIMM = """beit_base_patch16_224 botnet26t_256 repvgg_a0 gernet_s mobileone_s0 cait_xxs24_224 coat_lite_tiny
+convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_m
+cspdarknet53 cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small
+efficientformer_l1 efficientformerv2_s0 efficientnet_lite0 tf_efficientnet_lite0 mixnet_s mobilenetv4_conv_small
+efficientvim_m1 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf
+gcvit_xxtiny ghostnet_100 hardcorenas_a hgnet_tiny hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small iformer_t
+inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnet_050 lcnetv2_small levit_128s lowformer_b0
+mambaout_femto coatnet_nano_rw_224 poolformer_s12 mixer_s32_224 gmlp_s16_224 resmlp_12_224 mobilenetv3_small_050
+mobilenetv5_300m mobilevit_xxs mvitv2_tiny naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small
+nf_resnet26 pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002 repghostnet_050
+repvit_m0_9 res2net50_14w_8s resnest14d resnet26d seresnet50 resnetv2_50 rexnet_100 selecsls42 legacy_seresnet18
+sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_cr_tiny_224
+swinv2_tiny_window8_256 tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_pcpvt_small vgg11_bn visformer_tiny
+vit_tiny_patch16_224 vit_small_r26_s32_224 vit_relpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224
+volo_d1_224 ese_vovnet19b_dw xception xception41 xcit_nano_12_p16_224"""
 
 
 class Net(nn.Module):
@@ -70,8 +71,8 @@ def block(inputs: int, *widths: int) -> nn.Sequential:
 
 def wide_and_deep() -> nn.Module:
     """Join a deep branch, of one output, and a wide one."""
-    deep = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 16), nn.BatchNorm1d(16),
-                         nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
+    deep = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 16),
+                         nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
     return Net(lambda s, x: s.out(torch.cat([s.wide(x.flatten(1)), s.deep(x.flatten(1))], 1)).sigmoid(), deep=deep,
                wide=nn.Linear(32, 3), out=nn.Linear(4, 1))
 
@@ -137,7 +138,8 @@ def joined_by_rows() -> nn.Module:
         one, two = s.one(x), s.side(x)
         y = s.first(torch.cat([one, two], 2))
         return s.second(y.split([one.shape[2], two.shape[2]], 2)[0])
-    return Net(forward, one=block(64, 64, 64), side=block(64, 64, 64), first=nn.Conv2d(64, 64, 1), second=nn.Conv2d(64, 64, 1))
+    return Net(forward, one=block(64, 64, 64), side=block(64, 64, 64), first=nn.Conv2d(64, 64, 1),
+               second=nn.Conv2d(64, 64, 1))
 
 
 def viewed_as_an_image() -> nn.Module:
@@ -161,7 +163,8 @@ def convolutions(*widths: int, transposed: bool = False) -> nn.Module:
 def lenet() -> nn.Module:
     """View features as a row."""
     return nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-                         nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10), nn.ReLU())
+                         nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+                         nn.ReLU())
 
 
 def added_to_the_first() -> nn.Module:
@@ -171,7 +174,8 @@ def added_to_the_first() -> nn.Module:
         y = s.three(s.two(first))
         y += first
         return y
-    return Net(forward, one=nn.Conv2d(3, 16, 3, padding=1), two=nn.Conv2d(16, 8, 3, padding=1), three=nn.Conv2d(8, 16, 3, padding=1))
+    return Net(forward, one=nn.Conv2d(3, 16, 3, padding=1), two=nn.Conv2d(16, 8, 3, padding=1),
+               three=nn.Conv2d(8, 16, 3, padding=1))
 
 
 SMALL: dict[str, tuple[Build, tuple[tuple[int, ...], ...]]] = {

@@ -73,7 +73,7 @@ def _applied(steps: Recipe, model: nn.Module, example: Any, images: Any,
     example = example_of(example, model)
     model = copied_network(model, "apply")
     samples = Samples(example if images is None else images, example)
-    _check_runs(model, example, samples)
+    _check_runs(model, example, None if images is None else samples)
     device = next(tensors_in(example)).device
     said, warned = list[str](), list[str]()
     dtype, images = dtype_of(model), samples
@@ -95,15 +95,17 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
     from .surgery.steady import unsteady
     from .trees import called, first, shapes
 
-    for shown, what in [(example, "`example`"), *((first(batch, 1), "a sample of `images`") for batch in samples(1))]:
+    answers = []
+    others = [] if samples is None else [(first(batch, 1), "a sample of `images`") for batch in samples(1)]
+    for shown, what in [(example, "`example`"), *others]:
         try:
             with torch.no_grad():
-                called(model, shown)
+                answers.append(called(model, shown))
         except Exception as error:  # whatever the network's own code raises
             like = "" if shown is example else f"; `example` is {shapes(example)}"
             raise LissomError(f"apply: the network does not run on {what}, of shape {shapes(shown)}{like}; one input as it "
                               f"takes it fits, batch first: {cut(str(error) or type(error).__name__)}") from error
-    if reason := unsteady(model, example):
+    if reason := unsteady(model, example, answers[0]):
         raise LissomError(f"apply: {reason}")
 
 
