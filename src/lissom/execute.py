@@ -107,14 +107,14 @@ class Run:
             model = step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
-            (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ctx.log))
+            (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ctx.log), encoding="utf-8")
             again = restore(task.fresh(), folder)
             images = task.data.example(4)
             with torch.no_grad():
                 ctx.gate("reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0)
             record = self._record(recipe, place, keys, again, ctx)
             record["seconds"] = round(time.time() - begin, 1)
-            (folder / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False))
+            (folder / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
 

@@ -112,7 +112,7 @@ class LayerClock:
 
     def _read(self) -> dict[str, float]:
         try:
-            found = json.loads(self.path.read_text())
+            found = json.loads(self.path.read_text(encoding="utf-8"))
             return {str(k): float(v) for k, v in found["ms"].items()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return {}

@@ -117,7 +117,7 @@ class Mnn(Target):
 
         made, order = folder / "integer.mnn", folder / "order.json"
         method = {"feature_quantize_method": str(self.activations).upper(), "weight_quantize_method": self.weights.upper()}
-        order.write_text(json.dumps(calibration(folder / "images", images, shape, facts) | method))
+        order.write_text(json.dumps(calibration(folder / "images", images, shape, facts) | method), encoding="utf-8")
         hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
         apart(child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint)
         tried(str(self), made, shape, outputs, f"{self}: MNN, running the quantized file,", hint)

@@ -96,7 +96,7 @@ class Onnxruntime(Target):
             runs: list[list[tuple[str, float]]] = [[]]
             for _ in range(WARM + times):
                 session.run(None, {name: images})
-            for event in json.loads(Path(session.end_profiling()).read_text()):
+            for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
                 if event["name"] == "model_run":  # noted when the run has ended, after its nodes
                     runs.append([])
                 elif event["name"].endswith("_kernel_time"):
