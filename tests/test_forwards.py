@@ -365,3 +365,31 @@ def test_weights_of_other_types_stay_so_but_where_they_are_rounded(dtype: torch.
         assert {p.dtype for p in found.parameters()} == {torch.float32}
         if "prune" not in recipe:
             assert far(small(), found, X) < 0.05
+
+
+def detector() -> nn.Module:
+    """Return a small Faster R-CNN: a trunk, anchors, boxes that are kept by their scores, and heads that look at these."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.rpn import AnchorGenerator
+    from torchvision.ops import MultiScaleRoIAlign
+
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+                          nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU())
+    trunk.out_channels = 32  # type: ignore[assignment]
+    return FasterRCNN(trunk, 4, min_size=64, max_size=64, box_score_thresh=0.0, rpn_pre_nms_top_n_test=40,
+                      rpn_post_nms_top_n_test=10, rpn_anchor_generator=AnchorGenerator(((16, 32),), ((0.5, 1.0),)),
+                      box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2)).eval()
+
+
+def test_a_detectors_trunk_and_heads_are_cut_and_quantized_and_its_choice_of_boxes_is_left() -> None:
+    net, x = detector(), torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    cut, _ = lissom.apply("prune(0.3)", net, x[:1], x, notes=True)
+    assert sum(p.numel() for p in cut.parameters()) < 0.85 * sum(p.numel() for p in net.parameters())
+    assert cut.backbone[0].out_channels < 16 and cut.roi_heads.box_head.fc6.out_features < 1024  # type: ignore
+    quantized, notes = lissom.apply("quantize(8)", net, x[:1], x, notes=True)
+    assert len([layer for layer in quantized.layers() if layer.rounding is not None]) == 10  # type: ignore[operator]
+    assert any("roi_heads" in note and "depend on the data" in note for note in notes)
+    assert difference(net, quantized, x) < 0.1
+    with torch.no_grad():
+        assert {tuple(found) for found in quantized(x)} == {("boxes", "labels", "scores")}

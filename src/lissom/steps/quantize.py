@@ -226,7 +226,8 @@ class Quantize(Step):
         unable(model, ctx.example, left, own, CLASSES)
         ctx.gate("folded = unfolded", difference(before, model, first(batches[0], 32)), 1e-3)
         if loose:
-            ctx.notes.append(f"{ctx.where}: what {listed(sorted(loose))} computes depends on the data and stays float")
+            parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
+            ctx.notes.append(f"{ctx.where}: the calls that {parts} makes depend on the data, and stay float")
         return model, wiring(model, shown, loose), left
 
     def shown(self, ctx: Context) -> list[Tree]:
