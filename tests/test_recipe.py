@@ -500,3 +500,9 @@ def test_the_tree_of_a_space_holds_each_prefix_once_however_wide_or_long_it_is(t
     assert time.process_time() - begin < 4
     assert [node.depth for node in nodes] == [0, *[1, 2] * 3000]
     assert [node.key for node in nodes[1:3]] == wide.recipes[0].keys("root")[1:]
+
+
+@pytest.mark.parametrize("name", ["x" * 3_000, "MODEL=" + "x" * 3_000, "a\0b"], ids=["long", "long file", "zero"])
+def test_a_teacher_of_any_name_is_no_file_until_it_is_one(name: str) -> None:
+    """No file can have such a name, and the system says so with an error of its own when asked."""
+    assert Recipe(f"train(1) | distill('kd', 1, teacher={name!r})").keys("root")

@@ -273,7 +273,7 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
 
     batches, counts, kept = numbers_of(batch, "--batch", 65536), numbers_of(threads, "--threads", 1024), Store(store)
     for thing in things:
-        if not Path(thing).is_file():
+        if not os.path.isfile(thing):
             kept.find(thing)
     from .bench.files import bench_things
     from .report.benchmark import print_bench
@@ -319,7 +319,7 @@ def _task(task: str | None, data: str, model: str, weights: str | None, data_roo
         return own_task(task)
     check_spec(data, shape, channels)
     check_model_spec(model)
-    if weights and not Path(weights).is_file():
+    if weights and not os.path.isfile(weights):
         raise LissomError(f"weights: {weights} cannot be read (there is no such file)")
     from .data.data import Data
 

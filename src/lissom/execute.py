@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -125,7 +126,7 @@ class Run:
 
     def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
         def one(spec: str) -> nn.Module:
-            if Path(spec.rpartition("=")[2]).is_file():
+            if os.path.isfile(spec.rpartition("=")[2]):
                 return teacher_from(spec, self.task)
             return load_key(spec, self.store)
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
@@ -161,7 +162,7 @@ def check_model_spec(spec: str) -> None:
         check_name(spec)
     elif not place or not name:
         raise LissomError(f"model: {spec!r}: wanted torchvision:NAME, package.module:factory or path/to/file.py:factory")
-    elif place.endswith(".py") and not Path(place).is_file():
+    elif place.endswith(".py") and not os.path.isfile(place):
         raise LissomError(f"model: there is no file {place}")
 
 
@@ -218,7 +219,7 @@ def teachers_in(text: str) -> list[str]:
     ['4f2a', 'resnet56=big.safetensors']
     """
     model, equals, path = text.partition("=")
-    if Path(text).is_file() or (equals and "," not in model and Path(path).is_file()):
+    if os.path.isfile(text) or (equals and "," not in model and os.path.isfile(path)):
         return [text]  # a file may have a comma in its name
     return [part.strip() for part in text.split(",")]
 
@@ -264,7 +265,7 @@ def own_task(spec: str) -> Task:
     place, colon, name = spec.rpartition(":")
     if not colon or not place.endswith(".py"):
         raise LissomError(f"task: {spec!r} was given; file.py:name is wanted")
-    if not Path(place).is_file():
+    if not os.path.isfile(place):
         raise LissomError(f"task: there is no file {place}")
     found, source = loaded(place, name, "task")
     if not isinstance(found, Task) and callable(found):

@@ -99,8 +99,8 @@ def serve(name: str, seed: int, first: int, last: int, folder: Path, given: Muta
     say.write("ready\n")
     count = worked = 0
     for number in range(first, last):
-        say.write(f"{number}\n")
         mutant = given or mutant_of(family, seed, number)
+        say.write(f"{number}\n")  # from now on the time counts
         said, no = fault(family, mutant, escapes)
         more = used() - honest
         if more > MEMORY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,10 @@ def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | N
     if channels not in (None, 1, 3):
         raise LissomError(f"data: {channels} channels were asked for; 1 or 3 fits")
     if spec.startswith("folder:"):
-        if spec == "folder:" or not Path(spec[7:]).expanduser().is_dir():
+        if spec == "folder:" or not os.path.isdir(os.path.expanduser(spec[7:])):
             raise LissomError(f"data: {spec[7:]!r} is not a folder")
     elif spec not in KNOWN[:-1]:
-        if Path(spec).expanduser().is_dir():
+        if os.path.isdir(os.path.expanduser(spec)):
             raise LissomError(f"data: there is no data set '{spec}', but a folder; folder:{spec} names it")
         raise unknown("data", "data set", spec, KNOWN)
 
@@ -40,7 +41,7 @@ def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = 
     if spec.startswith("folder:"):
         from .folder import folder_data
 
-        return folder_data(Path(spec[7:]).expanduser(), size, channels or 3, skip_bad)
+        return folder_data(Path(os.path.expanduser(spec[7:])), size, channels or 3, skip_bad)
     if spec == "digits":
         return digits(size or (32, 32), channels or 1)
     return from_torchvision(spec, root, size, channels)

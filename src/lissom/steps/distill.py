@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
@@ -50,7 +50,7 @@ class Distill(Learning):
         from ..task import file_mark, teachers_in
 
         paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
-        return super().identity() + "".join(file_mark(path) for path in paths if path and Path(path).is_file())
+        return super().identity() + "".join(file_mark(path) for path in paths if path and os.path.isfile(path))
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
