@@ -317,7 +317,8 @@ def test_another_architecture_is_compared_through_convolutions_that_learn_and_ar
     student, teacher, made = resnet(), resnet("resnet14"), []
     names = list(student.state_dict())
 
-    def seen(self: Context, model: nn.Module, pace: Pace, loss: Any = None, terms: Any = (), extra: Any = ()) -> None:
+    def seen(self: Context, model: nn.Module, pace: Pace, loss: Any = None, terms: Any = (), extra: Any = (),
+             remembers: Any = ()) -> None:
         made.append((list(extra), copy.deepcopy(list(extra))))
         fit(model, DATA, pace, seed=0, device=CPU, loss=loss, extra=extra)
     monkeypatch.setattr(Context, "learn", seen)
