@@ -35,6 +35,7 @@ class Shown:
     names: list[str]
     outputs: list[str]
     flat: bool  # whether the network takes or returns anything but a single tensor
+    starred: bool  # whether its forward takes what it is given as *inputs
 
     def network(self, model: nn.Module) -> nn.Module:
         """Return what is exported: the network itself where it takes and returns a single tensor."""
@@ -49,7 +50,7 @@ class Shown:
         """Return which axes of these are the batch, as torch.export wants it."""
         whole = length(self.inputs)
         axes = tuple({0: batch} if t.ndim and len(t) == whole else {} for t in tensors_in(self.inputs))
-        return (axes if self.flat else axes[0],)
+        return (axes,) if self.flat or self.starred else (axes[0],)
 
 
 def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> Shown:
@@ -66,9 +67,16 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
             errors.append(error)
             continue
         names, outputs = input_names(model, inputs), unlike(output_names(answer), input_names(model, inputs))
-        return Shown(inputs, names, outputs, not (isinstance(inputs, Tensor) and isinstance(answer, Tensor)))
+        flat = not (isinstance(inputs, Tensor) and isinstance(answer, Tensor))
+        return Shown(inputs, names, outputs, flat, starred(model))
     what = "zeros of shape " + str((2, *shape)) if example is None else f"`example`, of shape {shapes(example)}"
     raise LissomError(f"export: the network does not run on {what}; {EXAMPLE}: {cause_of(errors[0])}") from errors[0]
+
+
+def starred(model: nn.Module) -> bool:
+    """Return whether a network's forward takes its first argument among `*inputs`."""
+    first_one = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return first_one is not None and first_one.kind is first_one.VAR_POSITIONAL
 
 
 def input_names(model: nn.Module, inputs: Tree) -> list[str]:
