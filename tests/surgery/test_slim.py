@@ -637,3 +637,22 @@ def test_a_forward_that_rounds_to_16_bits_is_cut() -> None:
     model = Net(forward, a=conv(3, 16), b=conv(16, 16), head=head(16)).float()
     small = apply("prune(0.5)", model, images(1).float(), images().float())
     assert (small.a.out_channels, small.b.out_channels) == (8, 8)
+
+
+def test_a_network_that_chooses_nothing_is_cut_elsewhere() -> None:
+    """As a detector that finds no box: what channel 0 decides keeps its place."""
+    def forward(s: Any, x: Tensor) -> Any:
+        y = F.relu(s.b(F.relu(s.a(x)))).mean((2, 3))
+        return s.out(y), s.box(y[y[:, 0] > 1e9])
+    model = lively(Net(forward, a=conv(3, 16), b=conv(16, 16), out=nn.Linear(16, 4), box=nn.Linear(16, 4)))
+    groups = cuttable(model, images())
+    assert [group.name for group in groups] == ["a"] and "b" in groups.left
+
+
+def test_what_is_read_from_regions_is_cut() -> None:
+    from torchvision.ops import roi_align
+
+    boxes = torch.tensor([[0.0, 0, 0, 4, 4], [0, 2, 2, 7, 7]])
+    model = lively(Net(lambda s, x: s.head(roi_align(F.relu(s.a(x)), boxes.to(x.dtype), 3)), a=conv(3, 16), head=head(16)))
+    check_exact(model, images(2), 1)
+    assert [group.name for group in cuttable(model, images())] == ["a"]

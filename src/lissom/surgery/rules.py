@@ -38,7 +38,7 @@ POOLS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_p
          "adaptive_max_pool2d", "avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "reflection_pad1d",
          "reflection_pad2d", "replication_pad2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
          "_upsample_nearest_exact2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-         "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "grid_sampler_2d"}
+         "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "grid_sampler_2d", "roi_align"}
 ZEROS_ADD_NOTHING = {"sum", "linalg_vector_norm"}
 REDUCTIONS = {"mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "linalg_vector_norm": 2}
 ATTENTION = {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
