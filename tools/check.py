@@ -25,10 +25,11 @@ LAYERS = (
     ("errors", "scratch", "telemetry", "processes", "counts", "menu", "method", "step", "recipe", "sums"),
     ("grids",),
     ("trees", "data", "models", "surgery"),
-    ("norms", "checkpoint", "weights", "fit", "task", "context", "snapshot", "store", "evaluate", "examine"),
+    ("norms", "checkpoint", "weights", "fit", "builders", "task", "context", "signing", "record", "structure", "manifest",
+     "snapshot", "store", "evaluate", "examine"),
     ("steps", "scores", "losses", "ranges"),
     ("targets", "bench", "report", "proof", "measure", "plan", "ahead", "execute", "given", "samples", "alone", "preflight",
-     "explain"),
+     "explain", "upkeep"),
     ("cli",),
 )
 

@@ -131,17 +131,19 @@ def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path
     """Load a network: from a folder that `save` wrote, or by key from a store.
 
     With a folder, `model` is the network freshly built, as it was before surgery; it is changed and returned.
-    With a key, the store knows how to build it.
+    With a key, the store knows how to build it. Code of yours that an entry names is imported if your lissom wrote the
+    entry; else it takes `model` here, too, or `lissom store --trust`.
     """
     from .execute import load_key
     from .snapshot import restore
     from .store import Store
 
+    kept = Store(store)
     if model is not None:
-        return restore(model, place)
+        return restore(model, kept.folder(kept.find(str(place))) if str(place) in kept else place)
     if (Path(place) / "structure.json").is_file():
         raise LissomError(f"load: {place} is a folder; give the freshly built network as `model` too")
-    return load_key(str(place), Store(store))
+    return load_key(str(place), kept)
 
 
 def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int] = (), images: Any = None,

@@ -39,6 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Targets = Annotated[str, typer.Option("--to", help='Runtimes, as in: onnxruntime,openvino(precision="bf16")')]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of a runtime.", min=1, max=1024)]
 Bake = Annotated[bool, typer.Option("--bake", help="Put the normalisation into the file: it takes pixels in 0..255.")]
+Again = Annotated[str | None, typer.Option("--model", help="Your code that builds it, if the entry is not signed by you.")]
 STORE = Path(".lissom")
 USAGE: Any = typer.BadParameter.__mro__[2]  # whatever typer finds wrong with the words themselves
 
@@ -147,14 +148,10 @@ def inspect(key: Annotated[str, typer.Argument(help="A key of the store; the net
     kept = Store(store)
     found = kept.find(key) if key else ""
     brought = _task(task, data, model, weights, data_root, size, channels, skip_bad)
-    from .execute import load_key
-    from .preflight import inspected
+    from .preflight import inspected, network_of
     from .steps.prune import Prune
 
-    if found and kept.record(found)["task"]["data"] != brought.data.name:
-        learned = kept.record(found)["task"]["data"]
-        raise LissomError(f"inspect: {found} learned on {learned}; --data says {brought.data.name}")
-    network = load_key(found, kept) if found else brought.fresh()
+    network = network_of(found, kept, brought)
     step = Prune(0.5, by=by, multiple=multiple, floor=floor, on=on or "onnxruntime")
     seen = inspected(network, brought, step, sensitivity=sensitivity, latency=bool(on), threads=threads)
     if found:
@@ -209,7 +206,7 @@ def show(keys: Annotated[list[str], typer.Argument(help="Keys of the store, or t
     from .store import Store
 
     kept = Store(store)
-    records = [*map(kept.record, dict.fromkeys(map(kept.find, keys)))]
+    records = kept.several(keys)
     if json:
         typer.echo(jsons.dumps(records if len(keys) > 1 else records[0], indent=1))
     elif len(records) > 1 or form != "table":
@@ -246,7 +243,7 @@ def report(keys: Annotated[list[str] | None, typer.Argument(help="Keys; every me
 @app.command()
 def export(key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")], to: Targets = "onnxruntime",
            output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")] = None,
-           bake: Bake = False, store: Place = STORE, json: Json = False) -> None:
+           bake: Bake = False, model: Again = None, store: Place = STORE, json: Json = False) -> None:
     """Write a finished network as a file for a runtime."""
     from .store import Store
 
@@ -254,7 +251,7 @@ def export(key: Annotated[str, typer.Argument(help="A key of the store, or its b
     found = kept.find(key)
     from .bench.files import export_key
 
-    path = export_key(found, kept, to, output, bake)
+    path = export_key(found, kept, to, output, bake, model)
     typer.echo(jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size}) if json else str(path))
 
 
@@ -266,7 +263,7 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
           layers: Annotated[bool, typer.Option("--layers", help="Time each layer, too, where the runtime can.")] = False,
           baselines: Annotated[bool, typer.Option(help="Beside keys: their uncompressed network in every runtime for "
                                                        "floats.")] = True,
-          size: Size = None, channels: Channels = None, store: Place = STORE,
+          size: Size = None, channels: Channels = None, model: Again = None, store: Place = STORE,
           json: Json = False) -> None:
     """Time networks or files in a runtime, in turns, a fresh process each."""
     from .store import Store
@@ -279,7 +276,7 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
     from .report.benchmark import print_bench
 
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
-    rows = bench_things(things, kept, to, given, batches, counts, layers=layers, baselines=baselines,
+    rows = bench_things(things, kept, to, given, batches, counts, layers=layers, baselines=baselines, model=model,
                         say=lambda text: typer.echo(text, err=True))
     typer.echo(jsons.dumps(rows, indent=1)) if json else print_bench(rows)
 
@@ -288,24 +285,17 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
 def store(prune: Annotated[bool, typer.Option("--prune", help="Delete what no finished recipe reaches.")] = False,
           yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
           keep: Annotated[list[str] | None, typer.Option("--keep", help="Keys to keep with all before them.")] = None,
+          remove: Annotated[list[str] | None, typer.Option("--remove", help="Delete this entry.")] = None,
+          verify: Annotated[bool, typer.Option("--verify", help="Compare all files with their checksums.")] = False,
+          trust: Annotated[bool, typer.Option("--trust", help="Sign all entries as your own: what code they name will be "
+                                                              "imported.")] = False,
           store: Place = STORE, json: Json = False) -> None:
-    """List the finished networks with size and age, or delete those that nothing reaches."""
-    from .report.table import print_store
-    from .store import Store, store_rows, unreached
+    """List the finished networks with size and age, check them, sign them, or delete those that nothing reaches."""
+    from .store import Store
+    from .upkeep import told
 
-    kept = Store(store)
-    rows = store_rows(kept)
-    if prune:
-        gone = unreached(kept, [kept.find(key) for key in keep or []])
-        if gone and not yes and not json:
-            print_store([row for row in rows if row["key"] in gone])
-            yes = typer.confirm(f"Delete these {len(gone)}?")
-        if gone and yes:
-            for key in gone:
-                kept.remove(key)
-            kept.sweep()
-        rows = [row for row in rows if row["key"] not in gone or not yes]
-    typer.echo(jsons.dumps(rows, indent=1)) if json else print_store(rows)
+    told(Store(store), prune=prune, yes=yes, keep=keep or [], remove=remove or [], verify=verify, trust=trust,
+         quiet=json, ask=typer.confirm, say=lambda text: typer.echo(text, err=True))
 
 
 def _task(task: str | None, data: str, model: str, weights: str | None, data_root: Path | None, size: str | None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 from .ahead import Ahead
 from .bench.clock import clock_of
 from .bench.machine import machine
+from .builders import code_named
 from .checkpoint import EVERY_MIN, Checkpoints, every_s
 from .context import Clock, Context
 from .data.data import CPU
@@ -23,13 +26,14 @@ from .errors import LissomError, Unmeasured
 from .evaluate import network_outputs, scored
 from .fit import Progress, fast_precision
 from .losses._ensemble import Ensemble
+from .manifest import code_in
 from .measure import measure, silent
 from .plan import targets_of
 from .recipe import Recipe, Space
 from .snapshot import read_structure, restore, save
 from .step import Step
 from .steps.distill import Distill
-from .store import Store
+from .store import Store, write_json
 from .surgery.count import layer_table, macs, parameters
 from .surgery.sizes import sizes
 from .targets._target import Target
@@ -79,7 +83,7 @@ class Run:
 
     def load(self, key: str) -> nn.Module:
         """Load a finished network of this task."""
-        return restore(self.task.fresh(), self.store.folder(key))
+        return restore(self.task.fresh, self.store.folder(key))
 
     def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
         key, name = (keys[place], recipe.steps[place]) if place >= 0 else (self.task.root(self.seed), "the network as given")
@@ -108,14 +112,14 @@ class Run:
             model = step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
-            (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ctx.log), encoding="utf-8")
-            again = restore(task.fresh(), folder)
+            (folder / "log.jsonl").write_text("".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8")
+            again = restore(task.fresh, folder)
             images = task.data.example(4)
             with torch.no_grad():
                 ctx.gate("reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0)
             record = self._record(recipe, place, keys, again, ctx)
             record["seconds"] = round(time.time() - begin, 1)
-            (folder / "record.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+            write_json(folder / "record.json", record)
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
 
@@ -128,7 +132,9 @@ class Run:
         def one(spec: str) -> nn.Module:
             if os.path.isfile(spec.rpartition("=")[2]):
                 return teacher_from(spec, self.task)
-            return load_key(spec, self.store)
+            key, own = self.store.find(spec), code_named(self.task.spec)
+            same = own is not None and own == code_in(self.store.folder(key))  # what the user named for this very run
+            return load_key(key, self.store, own if same else None)
 
         def teacher(spec: str | None) -> nn.Module:
             if spec is not None:
@@ -147,7 +153,10 @@ class Run:
         own = {"key": key, "scores": scores, "params": parameters(model), "macs": macs(model, ctx.example),
                "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
         source = reference(recipe, keys, root)
-        other = {k: self.store.record(source)[k] for k in own} if source in self.store else own
+        if source != key and source not in self.store:
+            raise LissomError(f"store: {source}, the uncompressed network that {key} is to be compared with, was deleted "
+                              "meanwhile; run it again")
+        other = own if source == key else {k: self.store.record(source)[k] for k in own}
         return {"schema": SCHEMA, **own, "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
                 "recipe": str(Recipe(recipe.steps[:place + 1])), "step": str(recipe.steps[place]) if place >= 0 else "",
                 "seed": self.seed, "task": {"model": task.name, "data": data.name, "shape": list(data.shape),
@@ -203,18 +212,33 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     steps = {key: step for seed in seeds for recipe in recipes
              for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)}
     ahead = Ahead({key: step for key, step in steps.items() if key not in store})
-    for seed in seeds:
-        this = Run(task, store, chosen, seed, say, watch, clock_of(threads), ahead, checkpoint_s)
-        for recipe in recipes:
-            this.rehearse(recipe)
-        for recipe in recipes:
-            keys = this.recipe(recipe)
-            source = reference(recipe, keys, task.root(seed))
-            failed += measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
-            records.append(store.update(keys[-1], {"finished": True}))
+    runs = [Run(task, store, chosen, seed, say, watch, clock_of(threads), ahead, checkpoint_s) for seed in seeds]
+    for this, recipe in product(runs, recipes):
+        this.rehearse(recipe)
+    store.sweep()
+    with store.needed([*steps, *map(task.root, seeds), *teachers(recipes, store)]):
+        for this in runs:
+            for recipe in recipes:
+                keys = this.recipe(recipe)
+                source = reference(recipe, keys, task.root(this.seed))
+                with store.lock(keys[-1]):  # of processes that want one network measured one does it, and the others read
+                    failed += measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
+                    records.append(store.update(keys[-1], {"finished": True}))
     if failed:
         raise Unmeasured(failed, records)
     return records
+
+
+def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
+    """Return the keys of the teachers that recipes name."""
+    texts = [text for recipe in recipes for step in recipe.steps if isinstance(step, Distill) and step.teacher
+             for text in teachers_in(step.teacher)]
+    return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a log with None for what is no number, which JSON has no word for."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
 
 
 def taught(recipe: Recipe, teacher: str | None) -> Recipe:
@@ -237,13 +261,20 @@ def device_of(name: str) -> torch.device:
     return chosen
 
 
-def load_key(key: str, store: Store) -> nn.Module:
-    """Load a finished network by key alone: the entry says how to build it."""
+def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
+    """Load a finished network by key alone: the entry says how to build it.
+
+    Own code that it names is imported if this user's lissom wrote the entry, or as `given`.
+    """
     key = store.find(key)
-    return restore(build_from_entry(key, store), store.folder(key))
+    return restore(lambda: build_from_entry(key, store, given), store.folder(key))
 
 
-def build_from_entry(key: str, store: Store) -> nn.Module:
+def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Module:
     """Build the network of an entry afresh, as it was before any step."""
     folder = store.folder(key)
-    return build_from(read_structure(folder)["build"] or {}, str(folder))
+    build = read_structure(folder)["build"] or {}
+    code = code_named(build)
+    cure = (f"if it is yours, name it again (--model {code or '':.80}), or sign all that is in that store: "
+            f"lissom store --trust --store {store.root}")
+    return build_from(build, str(folder), given, trusted=code is None or store.own(key), cure=cure)

@@ -31,7 +31,7 @@ from .surgery.plain_layers import make_plain
 from .surgery.quantized import QuantizedLayer
 from .surgery.rounded import prepared, unrounded
 from .targets._target import Target
-from .task import Task
+from .task import Task, teacher_code, teachers_in
 
 WORST = 3  # layers that are named
 CAPPED = 1000  # images that are run under a cap
@@ -52,7 +52,7 @@ class Explained:
         if made["data"] != self.task.data.name:
             raise LissomError(f"explain: {self.key} learned on {made['data']}; --data says {self.task.data.name}")
         try:
-            whole = restore(self.task.fresh(), self.store.folder(self.key))
+            whole = restore(self.task.fresh, self.store.folder(self.key))
         except LissomError as error:
             if made["model"] == self.task.name:
                 raise
@@ -75,7 +75,7 @@ class Explained:
             return None
         step = self.steps[self.place]
         assert isinstance(step, Quantize)
-        before = unrounded(restore(self.task.fresh(), self.store.folder(self.source())))
+        before = unrounded(restore(self.task.fresh, self.store.folder(self.source())))
         before = copy.deepcopy(before)
         make_plain(before, self.task.data.example())
         prepared(before, self.task.data.example(), step.fold)
@@ -109,7 +109,7 @@ class Explained:
         layers = layers_of(whole).values()
         weights = [r for layer in layers for r in roundings(layer, "weights")]
         inputs = [whole.grid_of(site) for site in whole.grids]
-        source = restore(self.task.fresh(), self.store.folder(self.source()))
+        source = restore(self.task.fresh, self.store.folder(self.source()))
         self.say(f"{self.key}  float, folded, weights, inputs, both: {len(test)} images each")
         reference, labels = network_outputs(source, self.task.data, test)
         rows = [self.stage("float", reference, reference, labels)]
@@ -193,6 +193,11 @@ class Explained:
         if Recipe(self.steps).keys(root)[-1] != self.key:
             raise LissomError(f"explain: {self.key} was made of another network or other data than given here; --try needs "
                               "the same --data, --model and --weights")
+        named = [text for step in self.steps for text in teachers_in(getattr(step, "teacher", None) or "")]
+        code = next(filter(teacher_code, named), None)
+        if code and not self.store.own(self.key):
+            raise LissomError(f"explain: the recipe of {self.key} would import {code:.80}, and nothing shows that your "
+                              f"lissom wrote it; lissom store --trust --store {self.store.root} signs it")
         rows, main = list[dict[str, Any]](), next(iter(self.task.scores))
         for what, recipe in [("as it is", Recipe(self.steps)), *self.remedies(found)]:
             try:

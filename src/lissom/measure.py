@@ -67,11 +67,12 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
     name = folder_name + ("-bake" if bake else "")
     path = home / "artefacts" / name / file_name
-    if path.is_file():
+    if store.sound(key, name):
         return path
     with store.lock(f"{key}.{name}"):
-        if not path.is_file():
-            model, record = restore(fresh(), store.folder(key)), store.record(key)
+        if not store.sound(key, name):
+            store.discard(key, name)
+            model, record = restore(fresh, store.folder(key)), store.record(key)
             seen = record["task"]["preprocessing"]
             facts = metadata(record, bake)
             with store.artefact(key, name) as folder:
@@ -98,7 +99,7 @@ def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[T
     missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
     if not missing:
         return []
-    model, failed = restore(task.fresh(), store.folder(key)), []
+    model, failed = restore(task.fresh, store.folder(key)), []
     simulated, labels = network_outputs(model, task.data, task.data.test)
     for target in missing:
         say(f"{key}  {target}: export, {len(labels)} images, latency")

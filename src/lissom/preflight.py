@@ -9,8 +9,12 @@ from typing import Any
 from torch import nn
 
 from .bench.clock import clock_of
+from .builders import code_named
 from .context import Context
+from .errors import LissomError
+from .execute import load_key
 from .steps.prune import Prune
+from .store import Store
 from .surgery.budget import Options, cost_of
 from .surgery.slim import masked, sliced
 from .task import Task
@@ -46,6 +50,15 @@ def inspected(model: nn.Module, task: Task, step: Prune, *, sensitivity: bool = 
         found["sensitivity"] = {"score": ctx.accuracy(model), "amounts": list(AMOUNTS),
                                 "groups": sensitivities(model, ctx, options)}
     return found
+
+
+def network_of(key: str, store: Store, task: Task) -> nn.Module:
+    """Return the network of an entry that learned on the data of a task, or that of the task itself if there is no key."""
+    if not key:
+        return task.fresh()
+    if (learned := store.record(key)["task"]["data"]) != task.data.name:
+        raise LissomError(f"inspect: {key} learned on {learned}; --data says {task.data.name}")
+    return load_key(key, store, code_named(task.spec))
 
 
 def described(options: Options, k: int, costs: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,17 @@ widths and settings. Everything else comes from building the network afresh.
 from __future__ import annotations
 
 import json
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from . import structure as reader
 from .errors import LissomError
+from .manifest import checked
 from .surgery import attention, cast, layers, masks, quantized
 from .surgery.cast import CastLayer
 from .surgery.fold import Rest, StandIn, kind_of_norm, taken_out
@@ -24,9 +29,9 @@ from .surgery.sites import kind_of
 from .surgery.tensors import replace
 from .surgery.windows import PartitionAttention, WindowAttention
 
-FORMAT = 1
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
           "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
+WRONG = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
 OURS: tuple[type[nn.Module], ...] = (
     nn.Identity, Rest, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
     attention.HeadAttention, WindowAttention, PartitionAttention)
@@ -49,7 +54,7 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
             facts["geometry"] = layer.geometry
         if facts:
             rows[name] = facts
-    found: dict[str, Any] = {"format": FORMAT, "layers": rows}
+    found: dict[str, Any] = {"format": reader.FORMAT, "layers": rows}
     if isinstance(model, Quantized):
         found["quantized"] = model.description()
     return found
@@ -85,51 +90,55 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
 
 def read_structure(folder: Path) -> dict[str, Any]:
     """Read structure.json; raise LissomError if it is missing, broken or of another format."""
-    try:
-        structure = json.loads((folder / "structure.json").read_text())
-    except (OSError, ValueError) as error:
-        raise LissomError(f"load: {folder} holds no readable structure.json ({error})") from None
-    if not isinstance(structure, dict) or structure.get("format") != FORMAT or not _sound(structure):
-        raise LissomError(f"load: {folder}/structure.json is not of format {FORMAT}")
-    return structure
+    return reader.read_structure(folder, tuple(CLASSES), (*WIDTHS, "kept"))
 
 
 def few_bits(folder: Path) -> bool:
     """Return whether the network saved in a folder has weights of 4 bits or fewer, which some formats pack."""
-    return any((facts.get("quantized") or {}).get("rounding") and facts["quantized"]["rounding"]["bits"] <= FEW
+    return any(facts["quantized"] and facts["quantized"]["rounding"] and facts["quantized"]["rounding"]["bits"] <= FEW
                for facts in read_structure(folder)["layers"].values())
 
 
 def rounded_activations(folder: Path) -> bool:
     """Return whether the network saved in a folder rounds what activations other than ReLU return."""
-    return any(kind_of(site) == "act" for site in (read_structure(folder).get("quantized") or {}).get("sites", ()))
+    return any(kind_of(site) == "act" for site in (read_structure(folder)["quantized"] or {}).get("sites", ()))
 
 
-def _sound(structure: dict[str, Any]) -> bool:
-    layers = structure.get("layers")
-    return (isinstance(layers, dict) and isinstance(structure.get("buffers"), list)
-            and all(isinstance(f, dict) and f.get("class", "Identity") in CLASSES for f in layers.values()))
+def restore(model: nn.Module | Callable[[], nn.Module], folder: str | Path) -> nn.Module:
+    """Turn a freshly built network, or what builds it, into the one that was saved in `folder`, bit-equal, in eval mode.
+
+    While it is built the files are compared with their checksums.
+    """
+    folder = Path(folder)
+    with checked(folder):
+        network = model if isinstance(model, nn.Module) else model()
+        try:
+            return _restored(network, folder)
+        except WRONG as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise LissomError(f"load: {folder} does not fit the network built ({said}); was it built the same way?") \
+                from error
 
 
-def restore(model: nn.Module, folder: str | Path) -> nn.Module:
-    """Turn a freshly built network into the one that was saved in `folder`, bit-equal, in eval mode."""
+def _restored(model: nn.Module, folder: Path) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder)
     structure = read_structure(folder)
     try:
+        if not stat.S_ISREG(os.lstat(folder / "model.safetensors").st_mode):
+            raise OSError("a link or a device, not a file")
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
-    if "quantized" in structure:
+    if structure["quantized"]:
         model = Quantized(model, **structure["quantized"])
     for name, facts in structure["layers"].items():
         if "geometry" in facts:
             _plain(_found(model, name, folder), facts["geometry"], name, tensors)
     if isinstance(model, Quantized):
         for name, facts in structure["layers"].items():
-            if "quantized" in facts:
+            if facts["quantized"]:
                 _quantize(model, _found(model, name, folder), facts, folder)
     for name, facts in structure["layers"].items():
         _reshape(model, _found(model, name, folder), facts)
@@ -185,7 +194,7 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
         layer.__class__ = CLASSES[kind]
     if isinstance(layer, CastLayer):
         layer.prepare(**facts["cast"])
-    for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if k in facts):
+    for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if facts[k] is not None):
         setattr(layer, key, value)
 
 

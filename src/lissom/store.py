@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import LissomError
+from .manifest import code_of, manifest, own_record, record_in, seal, wrong
+from .record import KEY, chain, read_log, read_record, stored
 from .scratch import DAY_S, scratch, sweep
+from .signing import user_key
 
 
 class Store:
@@ -34,20 +38,29 @@ class Store:
         self.root = Path(root).expanduser().resolve()
 
     def __contains__(self, key: str) -> bool:
-        return (self.root / key / "record.json").is_file()
+        return bool(KEY.fullmatch(key)) and (self.root / key / "record.json").is_file()
 
     def __iter__(self) -> Iterator[str]:
         """Yield the keys, oldest first."""
-        found = self.root.glob("*/record.json") if self.root.is_dir() else []
-        entries = sorted((p.stat().st_mtime, p.parent.name) for p in found if not p.parent.name.startswith("."))
-        return (name for _, name in entries)
+        found = []
+        with suppress(OSError), os.scandir(self.root) as places:
+            for place in places:
+                with suppress(OSError):  # what has no record is no entry, or is deleted now
+                    if KEY.fullmatch(place.name):
+                        found.append((os.stat(Path(place.path) / "record.json").st_mtime, place.name))
+        return (name for _, name in sorted(found))
 
     def folder(self, key: str) -> Path:
-        """Return the folder of an entry."""
-        return self.root / key
+        """Return the folder of an entry; raise where that could lie outside the store."""
+        folder = self.root / key
+        if not KEY.fullmatch(key) or folder.is_symlink() or (folder / "artefacts").is_symlink():
+            raise LissomError(f"store {self.root}: {key!r:.80} is no entry: expected a key, and a folder that is no link")
+        return folder
 
     def find(self, start: str) -> str:
         """Return the one key that begins with `start`."""
+        if start in self:
+            return start
         found = [key for key in self if start and key.startswith(start)]
         if len(found) != 1:
             what = "no key begins" if not found else f"{len(found)} keys begin"
@@ -55,19 +68,44 @@ class Store:
         return found[0]
 
     def record(self, key: str) -> dict[str, Any]:
-        """Read the record of an entry."""
+        """Read the record of an entry; raise LissomError for one that is not as docs/record.md says."""
+        return read_record(self.folder(key))
+
+    def records(self, say: Callable[[str], None], keys: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield keys and records, of all entries, oldest first, if none are named; of what cannot be read `say` tells."""
+        for key in self if keys is None else keys:
+            try:
+                yield key, self.record(key)
+            except LissomError as error:
+                say(str(error))
+
+    def several(self, starts: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the records of entries by the beginnings of their keys; what cannot be read is told, if others can be."""
+        keys = list(dict.fromkeys(self.find(start) for start in starts))
+        return [record for _, record in self.records(tell, keys)] or [self.record(keys[0])]
+
+    def readable(self, key: str | None) -> dict[str, Any] | None:
+        """Return the record of an entry, None where it is not there or cannot be read."""
         try:
-            found = json.loads((self.folder(key) / "record.json").read_text())
-            if not isinstance(found, dict):
-                raise ValueError("not a record")
-            return found
-        except (OSError, ValueError) as error:
-            raise LissomError(f"store: the record of {key} cannot be read ({error})") from None
+            return self.record(key) if key is not None and key in self else None
+        except LissomError:
+            return None
 
     def log(self, key: str) -> list[dict[str, Any]]:
         """Read the training log of an entry: one row for each epoch, empty for surgery."""
-        path = self.folder(key) / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return read_log(self.folder(key))
+
+    def chain(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a record and those of all that it was made from, as far as they can be read, the first network last."""
+        found = {record["key"]: record}
+
+        def before(key: str) -> str | None:
+            earlier: str | None = found[key]["before"]
+            if earlier in found or (read := self.readable(earlier)) is None:
+                return earlier if earlier in found else None  # in a circle, which `chain` tells
+            found[read["key"]] = read
+            return earlier
+        return [found[key] for key in chain(record["key"], before)]
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -138,6 +176,7 @@ class Store:
         self.writable()
         with scratch(self.root) as folder:
             yield folder
+            seal(folder, key)
             self._place(folder, self.folder(key))
             shutil.rmtree(self.root / f".part-{key}", ignore_errors=True)
 
@@ -151,14 +190,38 @@ class Store:
             raise LissomError(f"store: {home} cannot be written ({error})") from None
         with scratch(self.root) as folder:
             yield folder
+            seal(folder, f"{key}/artefacts/{name}")
             self._place(folder, home / name)
+
+    def discard(self, key: str, name: str) -> None:
+        """Delete an artefact, if it is there: one that is damaged, or that somebody else wrote, is made anew."""
+        with scratch(self.root) as folder, suppress(FileNotFoundError):
+            os.replace(self.folder(key) / "artefacts" / name, folder / name)
 
     def update(self, key: str, change: dict[str, Any]) -> dict[str, Any]:
         """Merge measurements into the record of an entry, safely beside other writers."""
         with self.lock(f"{key}.record"):
-            record = merged(self.record(key), change)
-            write_json(self.folder(key) / "record.json", record)
-        return record
+            self.record(key)  # raises if it cannot be read
+            folder, sealed = self.folder(key), manifest(self.folder(key), key)
+            own = sealed is not None and sealed.own and own_record(sealed, folder)
+            write_json(folder / "record.json", stored(merged(record_in(folder), change), folder))
+            if sealed and own and not own_record(sealed, folder) and wrong(folder, sealed) is None:
+                seal(folder, key)
+            return self.record(key)
+
+    def own(self, key: str) -> bool:
+        """Return whether this user's lissom wrote how a network is built, and the code for it still lies where it did."""
+        folder = self.folder(key)
+        sealed = manifest(folder, key)
+        return (sealed is not None and sealed.own and wrong(folder, sealed, ["structure.json"]) is None
+                and "structure.json" in sealed.files and code_of(folder) == sealed.code
+                and own_record(sealed, folder))
+
+    def sound(self, key: str, name: str) -> bool:
+        """Return whether an artefact is there as this user's lissom wrote it."""
+        folder = self.folder(key) / "artefacts" / name
+        sealed = manifest(folder, f"{key}/artefacts/{name}")
+        return sealed is not None and sealed.own and wrong(folder, sealed) is None
 
     def remove(self, key: str) -> None:
         """Delete an entry: out of sight by one rename, then file by file."""
@@ -169,6 +232,8 @@ class Store:
     def sweep(self, parts: float = DAY_S) -> None:
         """Delete what killed processes left behind: scratch folders, and unfinished entries that are `parts` seconds old."""
         sweep(self.root, Path(tempfile.gettempdir()))
+        if not self.root.is_dir():
+            return
         for folder in self.root.glob(".part-*"):
             with self.free(folder.name.removeprefix(".part-")) as free, suppress(OSError):
                 if free and time.time() - folder.stat().st_mtime >= parts:
@@ -176,7 +241,12 @@ class Store:
 
     def size_bytes(self, key: str) -> int:
         """Return the bytes of all files of an entry."""
-        return sum(p.stat().st_size for p in self.folder(key).rglob("*") if p.is_file())
+        return _bytes(str(self.folder(key)))
+
+    def artefacts(self, key: str) -> list[Path]:
+        """Return the folders of the exported files of an entry."""
+        home = self.folder(key) / "artefacts"
+        return sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
 
     def _place(self, folder: Path, goal: Path) -> None:
         for path in folder.rglob("*"):
@@ -191,7 +261,8 @@ class Store:
                 raise LissomError(f"store: {goal} cannot be written ({error})") from None
 
     def check(self) -> None:
-        """Raise if the store could not be made or written; makes nothing."""
+        """Raise if the store could not be made or written, or the user's key not be read; makes nothing."""
+        user_key(make=False)
         place = self.root
         while not place.exists() and place != place.parent:
             place = place.parent
@@ -209,27 +280,17 @@ class Store:
             raise LissomError(f"store: {self.root} cannot be written ({error}); --store names another folder") from None
 
 
-def store_rows(store: Store) -> list[dict[str, Any]]:
-    """Return one row for each entry: key, recipe, seed, size_bytes, age_s, finished."""
-    rows = []
-    for key in store:
-        record = store.record(key)
-        rows.append({"key": key, "recipe": record["recipe"], "seed": record["seed"], "size_bytes": store.size_bytes(key),
-                     "age_s": round(time.time() - record["created"]), "finished": bool(record.get("finished"))})
-    return rows
+def _bytes(place: str) -> int:
+    total = 0
+    with suppress(OSError), os.scandir(place) as found:
+        for part in found:
+            total += _bytes(part.path) if part.is_dir(follow_symlinks=False) else part.stat(follow_symlinks=False).st_size
+    return total
 
 
-def unreached(store: Store, keep: list[str]) -> list[str]:
-    """Return the keys that lie on the way to no finished recipe; with `keep`, to none of those keys."""
-    records = {key: store.record(key) for key in store}
-    reached: set[str] = set()
-    left = [*keep] or [key for key, record in records.items() if record.get("finished")]
-    while left:
-        key = left.pop()
-        if key in records and key not in reached:
-            reached.add(key)
-            left += [records[key]["before"], records[key]["float"]["key"]]
-    return [key for key in records if key not in reached]
+def tell(text: str) -> None:
+    """Print a line where it does not mix with results."""
+    print(text, file=sys.stderr)
 
 
 def merged(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +310,7 @@ def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file by one rename."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_text(json.dumps(value, indent=1, allow_nan=False))
+        new.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
         os.replace(new, path)
     except OSError as error:
         new.unlink(missing_ok=True)

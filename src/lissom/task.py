@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .builders import LIBRARIES, arguments, code_named, library_model
 from .errors import LissomError, nearest
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
 
 
 def check_model_spec(spec: str) -> None:
-    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, package.module:factory or file.py:factory."""
+    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, module:factory or file.py:factory."""
     from .models import check_name
 
     place, colon, name = spec.rpartition(":")
@@ -161,7 +162,8 @@ def check_model_spec(spec: str) -> None:
                               "class that builds the network")
         check_name(spec)
     elif not place or not name:
-        raise LissomError(f"model: {spec!r}: wanted torchvision:NAME, package.module:factory or path/to/file.py:factory")
+        raise LissomError(f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, package.module:factory or "
+                          "path/to/file.py:factory")
     elif place.endswith(".py") and not os.path.isfile(place):
         raise LissomError(f"model: there is no file {place}")
 
@@ -174,15 +176,8 @@ def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
         from .models import factory
 
         return factory(name), spec
-    if place == "torchvision":
-        from torchvision.models import get_model_builder, list_models
-
-        try:
-            return get_model_builder(name), spec
-        except ValueError:
-            close = nearest(name, list_models())
-            hint = f"; did you mean '{close}'?" if close else ""
-            raise LissomError(f"model: torchvision has no '{name}'{hint}") from None
+    if place in LIBRARIES:
+        return library_model(place, name), spec
     return loaded(place, name, "model")
 
 
@@ -224,20 +219,39 @@ def teachers_in(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
+def teacher_code(text: str) -> str | None:
+    """Return the code of the user's own that a teacher, MODEL=FILE, would import; None where it imports none."""
+    model, equals, _ = text.rpartition("=")
+    return code_named({"model": model}) if equals else None
+
+
 def teacher_from(text: str, task: Task) -> nn.Module:
     """Build the teacher in a weight file: the task's own kind of network, or another, as `MODEL=FILE`."""
     model, _, path = text.rpartition("=")
     return Task.of(model or task.name, task.data, weights=path).fresh()
 
 
-def build_from(spec: dict[str, Any], where: str) -> nn.Module:
-    """Build a network afresh from what an entry of the store says of it."""
-    if "task" in spec:
-        return own_task(spec["task"]).fresh()
-    if "model" not in spec:
+def build_from(build: dict[str, Any], where: str, given: str | None = None, *, trusted: bool = False,
+               cure: str = "give it again as `model`") -> nn.Module:
+    """Build a network afresh from what an entry of the store says of it.
+
+    Names of menus are data. Own code is imported where the entry is `trusted`, or where the user names it again as `given`.
+    """
+    code = code_named(build)
+    if code is None and "model" not in build:
         raise LissomError(f"load: {where} does not say how its network is built; give the network as `model`")
-    factory, _ = factory_of(spec["model"])
-    return factory(**{k: v for k, v in spec.items() if k != "model"})
+    if code and not trusted and given is None:
+        raise LissomError(f"load: {where} would import {code:.80}, and nothing shows that your lissom wrote it; {cure}")
+    if "task" in build:
+        return own_task(given or str(build["task"])).fresh()
+    named = given or str(build["model"])
+    factory, _ = factory_of(named)
+    try:
+        return factory(**arguments(build, where))
+    except LissomError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise LissomError(f"load: {where}: building {named:.80} raised {told(error, str(error))}") from error
 
 
 def file_mark(path: str) -> str:

@@ -15,6 +15,7 @@ from ..measure import exported, silent
 from ..menu import menu
 from ..plan import one_target, targets_of
 from ..report.rows import wide
+from ..scratch import written
 from ..store import Store
 from ..targets._onnxz import ENDING, is_packed, read
 from ..targets._packed import unpacked
@@ -26,22 +27,19 @@ FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
 PROFILED = 50  # runs that the time of each layer is a median of
 
 
-def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool) -> Path:
+def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool, model: str | None = None) -> Path:
     """Write a finished network as a file for one target, named as the target names it unless `output` says.
 
     What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends otherwise than in .xml.
     """
-    found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store))
+    found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store, model))
     two = found.suffix == ".ir"
     output = output or Path("model.xml" if two else found.name)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unpacked(found, output) if two and output.suffix == ".xml" else shutil.copyfile(found, output)
+    with written(output, "export") as new:
+        unpacked(found, new) if two and output.suffix == ".xml" else shutil.copyfile(found, new)
         beside = found.with_name(found.name + ".json")
         if beside.is_file():
-            shutil.copyfile(beside, output.with_name(output.name + ".json"))
-    except OSError as error:
-        raise LissomError(f"export: {output} cannot be written ({error})") from None
+            shutil.copyfile(beside, new.with_name(new.name + ".json"))
     return output
 
 
@@ -58,21 +56,22 @@ class Thing:
 
 
 def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, batches: Sequence[int],
-                 threads: Sequence[int], *, layers: bool = False, baselines: bool = True,
+                 threads: Sequence[int], *, layers: bool = False, baselines: bool = True, model: str | None = None,
                  say: Callable[[str], None] = silent) -> list[dict[str, Any]]:
     """Time keys and files in every target, in turns; one row for each pair, for each size of batch and number of threads.
 
     Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is installed. `shape` (c h w)
-    is needed for files whose input does not say it; ONNX files do. `layers` adds the ms of each layer to the rows.
+    is needed for files whose input does not say it; ONNX files do. `model` builds networks whose entries name others' code.
+    `layers` adds the ms of each layer to the rows.
     `rank` counts those that were surely faster under the same settings, by intervals that do not overlap, and begins with 1;
     `faster` is against the fastest baseline of the same network, None where either was
     `disturbed`. A baseline that cannot be made is told and left out.
     """
     if not (targets := targets_of(to)):
         raise LissomError("bench: --to names no target")
-    pairs = [chosen(thing, target, store, shape) for target in targets for thing in things]
+    pairs = [chosen(thing, target, store, shape, model) for target in targets for thing in things]
     if baselines:
-        pairs += uncompressed(list(dict.fromkeys(pair.source for pair in pairs if pair.source)), store, say)
+        pairs += uncompressed(list(dict.fromkeys(pair.source for pair in pairs if pair.source)), store, say, model)
     if len({pair.shape for pair in pairs}) > 1:
         raise LissomError("bench: the networks take inputs of different shapes; time them one by one")
     rows: list[dict[str, Any]] = []
@@ -114,7 +113,7 @@ def size_of(path: Path) -> int:
     return path.stat().st_size + (beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0)
 
 
-def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None) -> Thing:
+def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None, model: str | None = None) -> Thing:
     """Return what a word of the command line names: a file, or a key whose file is made if the store has none."""
     path, source = Path(thing), None
     if path.is_file():
@@ -122,7 +121,7 @@ def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | No
     else:
         key = store.find(thing)
         source = store.record(key)["float"]["key"]
-        path = exported(store, key, target, False, lambda: build_from_entry(key, store))
+        path = exported(store, key, target, False, lambda: build_from_entry(key, store, model))
         wanted = tuple(store.record(key)["task"]["shape"])
     fits = (f".{target.ending}", *target.others)
     if path.suffix not in fits:
@@ -130,7 +129,7 @@ def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | No
     return Thing(thing, str(target), path, wanted, source)
 
 
-def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None]) -> list[Thing]:
+def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None], model: str | None = None) -> list[Thing]:
     """Return networks as they were before compression, in every runtime for floats that is installed here."""
     made: list[Target] = [menu("targets").make(text) for text in FLOATS]  # type: ignore[misc]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
@@ -139,7 +138,7 @@ def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None]) 
     for key, target in product(keys, [target for target in made if target.missing() is None]):
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
         try:
-            path = exported(store, key, target, False, lambda key=key: build_from_entry(key, store))  # type: ignore[misc]
+            path = exported(store, key, target, False, lambda key=key: build_from_entry(key, store, model))  # type: ignore[misc]
             found.append(Thing(name, str(target), path, tuple(store.record(key)["task"]["shape"]), key, baseline=True))
         except LissomError as error:
             say(f"no baseline {name} in {target}: {error}")

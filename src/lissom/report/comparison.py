@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import LissomError
 from ..recipe import Recipe
 from ..store import Store
 from .rows import main_score, wide
@@ -20,14 +21,11 @@ COLUMNS = ("outputs", "params", "macs", "bits")
 def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
     """Return the layers of a record, with `bits` of weights and inputs as in 4/8 where a step rounded them."""
     rounded: dict[str, str] = {}
-    entry = record
-    while entry:
+    for entry in store.chain(record):
         if "quantized" in entry["facts"]:
             rounded = {row["name"]: "/".join(str(row[of]["bits"]) if row[of] else "float" for of in ("weights", "inputs"))
                        for row in entry["facts"].get("layers", [])}
             break
-        before = entry["before"]
-        entry = store.record(before) if before and before in store else {}
     return [{**row, "bits": rounded.get(row["name"])} for row in record["layers"]]
 
 
@@ -38,7 +36,7 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
     layers = [{"name": name, **{column: [found[name][column] if name in found else None for found in rows]
                                 for column in COLUMNS}} for name in names]
     both = [name for name in first["targets"] if name in second["targets"]]
-    steps = [[str(step) for step in Recipe(r["recipe"]).steps] if r["recipe"] else [] for r in (first, second)]
+    steps = [steps_of(record["recipe"]) for record in (first, second)]
     main = next(iter(first["scores"]["test"]), "top1")
     return {"keys": [first["key"], second["key"]], "recipes": [first["recipe"], second["recipe"]],
             "seeds": [first["seed"], second["seed"]], "steps": different(*steps),
@@ -48,6 +46,14 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
             "targets": {name: {what: [r["targets"][name].get(main if what == "score" else what) for r in (first, second)]
                                for what in ("score", "latency_ms", "size_bytes", "fused")} for name in both},
             "layers": layers}
+
+
+def steps_of(recipe: str) -> list[str]:
+    """Return the steps of a recipe as text; all of it as one where it is of another version."""
+    try:
+        return [str(step) for step in Recipe(recipe).steps] if recipe else []
+    except LissomError:
+        return [recipe]
 
 
 def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:

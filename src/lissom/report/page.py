@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import LissomError
 from ..scratch import written
-from ..store import Store
+from ..store import Store, tell
 from .comparison import layer_rows
 from .facets import facets
 from .rows import over_seeds, rows_of, wide
@@ -38,18 +38,22 @@ class Once(Store):
 
 
 def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
-    """Write the report of the given keys, of every measured network if none, to a file; return its path."""
+    """Write the report of the given keys, of every measured network if none, to a file; return its path.
+
+    What cannot be read is told, and left out.
+    """
     store = Once(store.root)
-    chosen = list(keys) or [key for key in store if store.record(key)["targets"]] or list(store)
+    records = [record for _, record in store.records(tell, keys or None)]
+    chosen = records if keys else [record for record in records if record["targets"]] or records
     if not chosen:
         raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
     from plotly.offline import get_plotlyjs
 
-    data = json.dumps(page_data([store.record(key) for key in chosen], store), allow_nan=False)
+    data = json.dumps(page_data(chosen, store), allow_nan=False)
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("/*PLOTLY*/", packed(get_plotlyjs())).replace("/*DATA*/", packed(data))
-    with written(output, "report") as beside:
-        beside.write_text(page, encoding="utf-8")
+    with written(output, "report") as new:
+        new.write_text(page, encoding="utf-8")
     return output
 
 
@@ -65,10 +69,16 @@ def unpacked(text: str) -> str:
 
 def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
     """Return what the page draws: rows, what they differ in, and for each run and each step its details."""
+    steps: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    for record in records:
+        try:
+            runs[record["key"]] = details(record, store, steps)
+        except LissomError as error:
+            tell(str(error))
+    records = [record for record in records if record["key"] in runs]
     own = rows_of(records)
     rows, means = with_references(own), over_seeds(own)
-    steps: dict[str, dict[str, Any]] = {}
-    runs = {r["key"]: details(r, store, steps) for r in records}
     return {"rows": rows, "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
             "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
             "facets": chosen_by(rows, means),
@@ -118,22 +128,18 @@ def float_wide(row: dict[str, Any]) -> bool:
 
 def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return layers before and after, and what the targets say of one run; add its steps to those known already."""
-    source = record["float"]["key"]
-    before = {row["name"]: row for row in (store.record(source)["layers"] if source in store else record["layers"])}
+    before = {row["name"]: row for row in (store.readable(record["float"]["key"]) or record)["layers"]}
     layers = [{**row, **{f"was_{k}": before.get(row["name"], row)[k] for k in ("params", "macs", "outputs")}}
               for row in layer_rows(record, store)]
-    chain, key = [], record["key"]
-    while key in store:
-        entry = record if key == record["key"] else store.record(key)
-        chain.append(key)
-        if key not in steps:
-            steps[key] = {"step": entry["step"], "log": store.log(key), "seconds": entry["seconds"],
-                          "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
-                          "gates": entry["gates"], "notes": entry["notes"],
-                          "sparsified": entry["facts"].get("sparsified")}
-        key = entry["before"] or ""
+    chain = store.chain(record)
+    for entry in chain:
+        if entry["key"] not in steps:
+            steps[entry["key"]] = {"step": entry["step"], "log": store.log(entry["key"]), "seconds": entry["seconds"],
+                                   "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
+                                   "gates": entry["gates"], "notes": entry["notes"],
+                                   "sparsified": entry["facts"].get("sparsified")}
     return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
-            "chain": chain[::-1], "targets": record["targets"],
+            "chain": [entry["key"] for entry in reversed(chain)], "targets": record["targets"],
             "notes": [f"{target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)],
             "sizes": size_lines(record), "zeros": zeros_of(record, store),
             "inspection": record.get("inspection"), "explanation": record.get("explanation")}

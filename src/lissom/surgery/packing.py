@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+PIECE = 5 * 8 << 15  # digits that are read at once: whole bytes of them
 TRITS = 3 ** np.arange(5)  # what the digits in a byte count
 
 
@@ -102,11 +103,17 @@ def _read(data: bytes, count: int, base: int) -> Array:
     """Undo `_written`."""
     if base < 1 or len(data) != _length(count, base):
         raise ValueError(f"{len(data)} bytes do not hold {count} digits below {base}")
-    found = np.frombuffer(data, np.uint8)
-    if base == 3:
-        if len(found) and found.max() >= 243:
-            raise ValueError("a byte does not hold five digits below 3")
-        return (found[:, None] // TRITS % 3).reshape(-1)[:count]
+    packed, digits = np.frombuffer(data, np.uint8), np.empty(count, np.uint8)
+    if base == 3 and len(packed) and packed.max() >= 243:
+        raise ValueError("a byte does not hold five digits below 3")
     width = (base - 1).bit_length()
-    bits = np.unpackbits(found, count=count * width).reshape(count, width)
-    return (bits << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
+    for begin in range(0, count, PIECE):  # in pieces, since a digit takes many bytes on its way
+        some = digits[begin:begin + PIECE]
+        if base == 3:
+            bytes_ = packed[begin // 5:(begin + PIECE) // 5]
+            some[:] = (bytes_[:, None] // TRITS % 3).reshape(-1)[:len(some)]
+        else:
+            bytes_ = packed[begin * width // 8:(begin + PIECE) * width // 8]
+            bits = np.unpackbits(bytes_, count=len(some) * width).reshape(len(some), width)
+            some[:] = (bits << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
+    return digits

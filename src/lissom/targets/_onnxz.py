@@ -6,6 +6,7 @@ one behind the other; `index.json`, for each of them [type, elements, how it is 
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -18,6 +19,8 @@ FORMAT = 1
 TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4)}  # by name in the index: NumPy's name, bytes of an element
 WORTH = 16  # bytes that a tensor must spare, since its line in the index takes some
 MOST = 2**31  # bytes of a file in ONNX's own format
+MOST_INDEX, MOST_TENSORS = 4 << 20, 20_000
+SLACK, PARTS, WHOLE = 64 << 20, 50, 200  # a file of n bytes becomes at most SLACK + WHOLE * n, its parts SLACK + PARTS * n
 
 
 def write(source: Path, path: Path) -> None:
@@ -48,6 +51,9 @@ def write(source: Path, path: Path) -> None:
             info = zipfile.ZipInfo(name)  # of 1980, so that no clock is in the file
             info.create_system = 3
             archive.writestr(info, part, zipfile.ZIP_DEFLATED, 9)
+    if len(data) > most(path.stat().st_size, WHOLE):
+        raise LissomError(f"onnxruntime: {len(data)} bytes of nearly nothing but zeros became {path.stat().st_size}; such a "
+                          "file would be refused when it is read")
 
 
 def is_packed(path: Path) -> bool:
@@ -70,23 +76,46 @@ def read(path: Path) -> bytes:
 def _restored(path: Path) -> bytes:
     from ..surgery.packing import unpack
 
+    size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        if sum(archive.getinfo(name).file_size for name in ("index.json", "graph", "weights")) > MOST:
-            raise ValueError("its parts are too large")
-        index, graph, weights = (archive.read(name) for name in ("index.json", "graph", "weights"))
+        parts = [archive.getinfo(name) for name in ("index.json", "graph", "weights")]
+        if parts[0].file_size > MOST_INDEX or sum(part.file_size for part in parts) > most(size, PARTS):
+            raise ValueError("its parts are too large for a file of its size")
+        index, graph, weights = (archive.read(part) for part in parts)
     found = json.loads(index)
     if found["format"] != FORMAT:
         raise ValueError(f"its format is {found['format']!r}, not {FORMAT}")
-    parts, taken, begin, size = list[bytes](), 0, 0, 0
+    check(found["tensors"], len(graph), len(weights), most(size, WHOLE))
+    whole, taken, begin = io.BytesIO(), 0, 0
     for kind, count, how, length, place in found["tensors"]:
-        if not all(type(number) is int and number >= 0 for number in (count, length, place)):
-            raise ValueError("its index holds what is no number")
-        between = graph[taken:taken + place - size] if place >= size else b""
-        dtype, each = TYPES[kind]
-        if place != size + len(between) or place + count * each > MOST:
-            raise ValueError("its index does not fit its graph")
-        parts += [between, unpack(how, weights[begin:begin + length], count, dtype).tobytes()]
-        taken, begin, size = taken + len(between), begin + length, place + count * each
-    if begin != len(weights):
-        raise ValueError("its index does not fit its weights")
-    return b"".join([*parts, graph[taken:]])
+        between = place - whole.tell()
+        whole.write(graph[taken:taken + between])
+        whole.write(unpack(how, weights[begin:begin + length], count, TYPES[kind][0]).data)
+        taken, begin = taken + between, begin + length
+    whole.write(graph[taken:])
+    return whole.getvalue()
+
+
+def most(size: int, times: int) -> int:
+    """Return how many bytes may come of a file of `size` bytes: what is nearly all zeros becomes very many."""
+    return min(MOST, SLACK + times * size)
+
+
+def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> None:
+    """Raise ValueError unless the rows of an index fit one another, the lengths of graph and weights, and the limit.
+
+    Nothing has been made room for by then.
+    """
+    taken = begin = end = 0
+    if len(tensors) > MOST_TENSORS:
+        raise ValueError(f"it names {len(tensors)} tensors, at most {MOST_TENSORS} are read")
+    for kind, count, how, length, place in tensors:
+        if not all(type(number) is int and number >= 0 for number in (count, length, place)) or kind not in TYPES:
+            raise ValueError("its index holds what is no number, or no type")
+        least = -(-count // 8) if how == "sparse" else count * TYPES[kind][1] if kind != "int8" else 0
+        between, begin, end = place - end, begin + length, place + count * TYPES[kind][1]
+        taken += between
+        if between < 0 or taken > graph or length < least or end > limit:
+            raise ValueError("its index does not fit its graph, or says more than a file of its size holds")
+    if begin != weights or end + graph - taken > limit:
+        raise ValueError("its index does not fit its weights, or its graph is too large")
