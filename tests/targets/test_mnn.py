@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError
 from lissom.menu import menu
-from lissom.targets import _child, _pooled
+from lissom.targets import _capped, _child, _pooled
 from lissom.targets import mnn as module
 from lissom.targets._onnx import export_onnx
 from lissom.targets.mnn import Mnn, calibration
@@ -110,11 +110,31 @@ def test_eight_bit_weights_make_the_file_small_and_little_noise(net: nn.Module, 
 
 
 @needs_mnn
-@pytest.mark.parametrize("method", ["kl", "admm"])
+@pytest.mark.parametrize("method", ["kl", "admm", "ema"])
 def test_the_integers_of_the_quantizer_answer_like_the_network(method: str, net: nn.Module, answers: Any) -> None:
     found, path = answers(f'mnn(8, activations="{method}", images=4)')
     assert found.shape == (5, 10) and 1e-3 < rms(found, wanted(net)) < 0.1
     assert path.stat().st_size < 0.5 * answers("mnn")[1].stat().st_size
+
+
+@needs_mnn
+@pytest.mark.parametrize("method", ["kl", "admm"])
+def test_layers_that_are_kept_are_float_in_the_file(method: str, net: nn.Module, answers: Any, tmp_path: Path) -> None:
+    def rounded(text: str) -> dict[str, bool]:
+        path = answers(text)[1]
+        words = _child.child("mnnconvert", "-f", "MNN", "--modelFile", path, "--JsonFile", tmp_path / "m.json")
+        _child.apart(words, tmp_path, tmp_path / "m.json", "the converter", "")
+        ops = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["oplists"]
+        return {op["name"].split("/")[0].replace("outputs__matmul_converted", "head"): "symmetricQuan" in op["main"]
+                or "quanParameter" in op["main"] for op in ops if op["type"].startswith("Conv") and "main" in op
+                and "common" in op["main"]}
+    whole, some = (rounded(f'mnn(8, activations="{method}", images=4{more})') for more in ("", ', keep="bl*,head"'))
+    assert whole["block"] and whole["head"] and some == {**whole, "block": False, "head": False}
+    right = wanted(net)
+    assert rms(answers(f'mnn(8, activations="{method}", images=4, keep="bl*,head")')[0], right) < 0.1
+    with pytest.raises(LissomError, match="keep: no layer is called 'blok'; did you mean 'block'"):
+        made(f'mnn(8, activations="{method}", images=4, keep="blok")').export(net, tmp_path / "m.mnn", SHAPE, FACTS,
+                                                                             lambda count: [images(count)])
 
 
 @needs_mnn
@@ -125,13 +145,17 @@ def test_nothing_is_printed_by_loading(answers: Any) -> None:
 
 
 @needs_mnn
-def test_export_leaves_one_file_and_nothing_else(net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_leaves_a_file_and_what_the_quantizer_was_told(net: nn.Module, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "out" / "m.mnn", SHAPE, FACTS,
                                                             lambda count: [images(count)])
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.mnn"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"m.mnn", "m.quantizer.json"}
+    told = json.loads((tmp_path / "out" / "m.quantizer.json").read_text(encoding="utf-8"))
+    assert told["feature_quantize_method"] == "KL" and told["used_image_num"] == 4 and told["path"] == "images/"
+    assert "skip_quant_op_names" not in told
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -205,6 +229,10 @@ def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Pa
         made('mnn(4, activations="kl")')
     with pytest.raises(LissomError, match="bits=8 fits"):
         made('mnn(activations="kl")')
+    with pytest.raises(LissomError, match="every layer is float"):
+        made('mnn(8, keep="stem")')
+    with pytest.raises(LissomError, match="leaves nothing out under ema"):
+        made('mnn(8, activations="ema", keep="stem")')
     with pytest.raises(LissomError, match="training images"):
         made('mnn(8, activations="kl")').export(net, tmp_path / "m.mnn", SHAPE, {})
     with pytest.raises(LissomError, match="1 or 3 channels"):
@@ -216,7 +244,8 @@ def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Pa
 def test_files_of_other_settings_are_kept_apart() -> None:
     names = [made(text).file(False, False) for text in ("mnn", "mnn(8)", "mnn(4)", 'mnn(8, activations="kl")',
                                                'mnn(8, activations="kl", images=50)', 'mnn(8, activations="ema")')]
-    assert len(set(names)) == 6 and names[:2] == ["mnn/model.mnn", "mnn-8/model.mnn"]
+    names += [made(f'mnn(8, activations="kl", keep="{some}")').file(False, False) for some in ("a.b", "a*b")]
+    assert len(set(names)) == 8 and names[:2] == ["mnn/model.mnn", "mnn-8/model.mnn"]
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-/.") for name in names)
 
 
@@ -231,6 +260,25 @@ def test_a_process_that_fails_is_one_error(code: str, said: str, tmp_path: Path)
 def test_a_process_that_leaves_its_file_is_fine(tmp_path: Path) -> None:
     _child.apart([sys.executable, "-c", "open('made', 'w')"], tmp_path, tmp_path / "made", "the converter", "")
     assert (tmp_path / "made").is_file()
+
+
+@pytest.mark.parametrize("kind", ["Relu", "Clip", "open"])
+def test_an_activation_behind_a_sum_becomes_max_and_min_with_the_same_values(kind: str) -> None:
+    ends = {"Relu": [], "Clip": ["low", "high"], "open": ["", "high"]}[kind]
+    nodes = [helper.make_node("Add", ["x", "x"], ["sum"]), helper.make_node("Relu", ["x"], ["z"]),
+             helper.make_node("Relu" if kind == "Relu" else "Clip", ["sum", *ends], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5]) for name in "xyz"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [
+        numpy_helper.from_array(np.float32(end), name) for name, end in (("low", -0.5), ("high", 1.5)) if name in ends])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
+    right = ReferenceEvaluator(proto).run(None, {"x": x})
+    _capped.relu_by_max(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [n.op_type for n in proto.graph.node][:2] == ["Add", "Relu"], "what reads no sum stays"
+    assert [n.op_type for n in proto.graph.node][2:] == {"Relu": ["Max"], "Clip": ["Max", "Min"], "open": ["Min"]}[kind]
+    for found, value in zip(ReferenceEvaluator(proto).run(None, {"x": x}), right, strict=True):
+        np.testing.assert_array_equal(found, value)
 
 
 @pytest.mark.parametrize("kind", ["GlobalAveragePool", "keep", "flat"])

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
 INSTEAD = {"kl": "admm", "admm": "kl", "ema": "kl"}
+ORDER = "order.json"  # what the quantizer is told
 WRONG = 0.5  # root mean square of the difference over that of the outputs: no rounding does this
 
 
@@ -42,8 +44,9 @@ class Mnn(Target):
     activations are not, since MNN's converter does not read them.
 
     Raises LissomError where MNN's converter, quantizer or runtime gives up, each in a process of its own, and where the
-    quantizer's file answers unlike the network: MNN 3.6 gets a relu after an addition wrong under ema, and
-    falls back to ema where a batch-norm cannot be folded.
+    quantizer's file answers unlike the network: MNN 3.6 falls back to ema where a batch-norm cannot be folded, and then
+    loses each relu behind an addition (with activations="ema" it is handed over in another form).
+    The quantizer's own settings, as it was given them, are kept beside the file, with the ending .quantizer.json.
     Source: https://github.com/alibaba/MNN, https://mnn-docs.readthedocs.io/en/latest/tools/quant.html.
     """
 
@@ -55,6 +58,7 @@ class Mnn(Target):
         "how MNN's quantizer finds the ranges of activations; None computes in float", None)
     weights: Literal["max_abs", "admm"] = arg("how that quantizer scales the weights of a filter", "max_abs")
     images: int = arg("training images that it looks at", 100, low=1)
+    keep: str = arg("layers that the quantizer leaves float, glob patterns with commas between; not with ema", "", late=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,11 +66,17 @@ class Mnn(Target):
             raise LissomError(f"mnn(activations={self.activations!r}): bits={self.bits} was given; MNN's quantizer makes "
                               "weights of 8 bits, so bits=8 fits")
 
+        if self.keep and self.activations in (None, "ema"):
+            why = "without activations every layer is float" if self.activations is None else \
+                "MNN's quantizer leaves nothing out under ema; kl and admm do"
+            raise LissomError(f"{self.name()}(keep={self.keep!r}): {why}")
+
     def missing(self) -> str | None:
         return None if find_spec("MNN") and find_spec("_tools") else "MNN is not installed: pip install 'lissom[mnn]'"
 
     def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
-        return re.sub(r"\W+", "-", str(self)).strip("-") + "/model.mnn"
+        own = f"-{zlib.crc32(self.keep.encode()):08x}" if self.keep else ""  # patterns differ in what no name may hold
+        return re.sub(r"\W+", "-", str(self)).strip("-") + own + "/model.mnn"
 
     def plain(self) -> Target:
         return Mnn()
@@ -79,6 +89,7 @@ class Mnn(Target):
         import onnx
         import torch
 
+        from ._capped import relu_by_max
         from ._child import answered, apart, child, tried
         from ._onnx import export_onnx
         from ._pooled import pool_by_window
@@ -93,9 +104,12 @@ class Mnn(Target):
             source, made = folder / "model.onnx", folder / "model.mnn"
             export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
+            names = self.left_float(proto)
             words: list[str | Path] = ["-f", "ONNX", "--modelFile", source, "--MNNModel", made, "--bizCode", "lissom"]
             if self.activations:
                 pool_by_window(proto)
+                if self.activations == "ema":
+                    relu_by_max(proto)
                 onnx.save(proto, str(source))
                 words.append("--keepInputFormat=0")  # admm writes beyond the input of any other layout
             elif self.bits:
@@ -105,18 +119,36 @@ class Mnn(Target):
             outputs = answered(model, shape)
             tried(str(self), made, shape, outputs, f"{self}: MNN, running the converted file,", hint)
             if self.activations and images is not None:
-                made = self.quantized(folder, made, torch.cat(list(images(self.images))).cpu(), shape, outputs, facts)
+                shown = torch.cat(list(images(self.images))).cpu()
+                made = self.quantized(folder, made, shown, shape, outputs, facts | {"skip": names})
+                order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+                told = json.dumps(order | {"path": "images/"}, indent=1)
+                path.with_suffix(".quantizer.json").write_text(told, encoding="utf-8")
             shutil.copyfile(made, path)
+
+    def left_float(self, proto: Any) -> list[str]:
+        """Return what MNN calls the operations of the layers that are to stay float."""
+        from ..surgery.names import matching
+
+        nodes = [node for node in proto.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+        layers = matching({layer_named(node.name): None for node in nodes}, self.keep, f"{self}: keep")
+        chosen = [node for node in nodes if layer_named(node.name) in layers]
+        return [name for node in chosen for word in dict.fromkeys((node.name, *node.output))
+                for name in (word, f"{word}__matmul_converted")]
 
     def quantized(self, folder: Path, whole: Path, images: Tensor, shape: tuple[int, ...], outputs: tuple[int, ...],
                   facts: dict[str, Any]) -> Path:
-        """Return the integer file that MNN's quantizer makes of a float one; raise if it answers unlike that."""
+        """Return the integer file that MNN's quantizer makes of a float one; raise if it answers unlike that.
+
+        `facts` says of the images what `calibration` wants to know, and the operations to leave float as `skip`.
+        """
         import numpy as np
 
         from ._child import apart, child, tried
 
-        made, order = folder / "integer.mnn", folder / "order.json"
-        method = {"feature_quantize_method": str(self.activations).upper(), "weight_quantize_method": self.weights.upper()}
+        made, order = folder / "integer.mnn", folder / ORDER
+        method = {"feature_quantize_method": str(self.activations).upper(), "weight_quantize_method": self.weights.upper(),
+                  **({"skip_quant_op_names": facts["skip"]} if facts.get("skip") else {})}
         order.write_text(json.dumps(calibration(folder / "images", images, shape, facts) | method), encoding="utf-8")
         hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
         apart(child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint)
