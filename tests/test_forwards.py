@@ -393,3 +393,17 @@ def test_a_detectors_trunk_and_heads_are_cut_and_quantized_and_its_choice_of_box
     assert difference(net, quantized, x) < 0.1
     with torch.no_grad():
         assert {tuple(found) for found in quantized(x)} == {("boxes", "labels", "scores")}
+
+
+def test_a_task_whose_network_draws_is_refused_before_it_runs() -> None:
+    from lissom import Data, Task
+
+    data = Data.of("digits")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+
+    class Noisy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.rand_like(x))
+    Task(lambda: net, data).check()
+    with pytest.raises(LissomError, match=r"model model: the network answers differently each time in eval mode \(rand_like"):
+        Task(lambda: Noisy(*net), data).check()

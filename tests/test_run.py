@@ -183,7 +183,9 @@ def test_exported_file_says_what_it_takes_and_baked_one_takes_pixels(finished: t
     assert facts["key"] == record["key"]
     assert facts["recipe"] == record["recipe"]
     assert json.loads(facts["classes"]) == ["above", "below"]
-    assert facts["order"] == "RGB"
+    assert facts["order"] == "RGB" and facts["resize"] == "to 16x16, bilinear"
+    own = ort.InferenceSession(str(files["baked"])).get_modelmeta().custom_metadata_map
+    assert own["input"] == "pixels 0..255" and not {"mean", "std"} & own.keys()  # which it has in it already
     mean, std = (np.array(json.loads(facts[k]), np.float32).reshape(1, 3, 1, 1) for k in ("mean", "std"))
     pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16)).astype(np.float32)
     plain = ort.InferenceSession(str(files["plain"])).run(None, {"images": (pixels / 255 - mean) / std})[0]

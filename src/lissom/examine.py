@@ -13,6 +13,7 @@ from .data.split import Files, Images
 from .errors import LissomError
 from .evaluate import are_classes
 from .fit import Batch
+from .surgery.steady import unsteady
 from .task import Task, first_line, told, top1, top5
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def examine(task: Task) -> None:
         outputs = answered(task, model.train(training))
         if training and task.loss is not None:
             check_loss(task, model, outputs)
+    if reason := unsteady(model.eval(), task.data.example(2)):
+        raise LissomError(f"model {task.name}: {reason}")
     check_scores(task, outputs)
 
 

@@ -50,10 +50,12 @@ class Baked(nn.Module):
 
 
 def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
-    """Return what an exported file says of itself."""
+    """Return what an exported file says of itself; one that normalises by itself gives no numbers to do it again."""
+    seen, (height, width) = record["task"]["preprocessing"], record["task"]["shape"][-2:]
     return {"key": record["key"], "recipe": record["recipe"], "model": record["task"]["model"],
             "baked": "true" if bake else "false", "input": "pixels 0..255" if bake else "(pixels / 255 - mean) / std",
-            **record["task"]["preprocessing"]}
+            "resize": f"to {height}x{width}, bilinear",
+            **{name: value for name, value in seen.items() if not bake or name not in ("mean", "std")}}
 
 
 def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module],

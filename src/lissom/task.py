@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .builders import LIBRARIES, arguments, code_named, library_model
-from .errors import LissomError, nearest
+from .errors import LissomError, nearest, place_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -132,10 +131,9 @@ def first_line(error: BaseException) -> str:
 
 def told(error: BaseException, said: str, on: str = "") -> str:
     """Return what the user's own code raised, on what, what it says, and where it was raised."""
-    others = (str(Path(__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<frozen")
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}{on}{': ' + said if str(error).strip() else ''}{place}"
+    place = "" if isinstance(error, SyntaxError) else place_of(traceback.extract_tb(error.__traceback__))
+    said = f": {said}" if str(error).strip() else ""
+    return f"{type(error).__name__}{on}{said}{f' ({place})' if place else ''}"
 
 
 def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -51,6 +51,24 @@ def test_a_shape_does_where_the_network_takes_integers(tmp_path: Path) -> None:
                       - net(ids).numpy()).max() < 1e-5
 
 
+class Starred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        out: Tensor = self.conv(images[0])
+        return out
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "torch"])
+def test_a_quantized_network_takes_one_picture_by_its_place(target: str, tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 8, 8)
+    for number, net in enumerate((nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), Starred())):
+        small = lissom.apply("quantize(8)", net.eval(), x[:1], x)
+        assert lissom.export(small, target, tmp_path / f"m{number}", (3, 8, 8), x).is_file()
+
+
 @dataclass
 class Answer:
     heat: Tensor
