@@ -16,6 +16,8 @@ from .quantized import FEW, QuantizedLayer
 from .rounding import Rounding
 from .sites import Sites, kind_of, paths_of
 
+NOTHING = object()  # no argument by place
+
 
 class Quantized(nn.Module):
     """A network whose activations are rounded where `sites` says: the user's own forward, untouched.
@@ -105,7 +107,8 @@ class Quantized(nn.Module):
         codes = grid.input_codes()
         return codes.zero == 0 and not codes.sign
 
-    def forward(self, *inputs: Any, **named: Any) -> Any:
+    def forward(self, x: Any = NOTHING, /, *more: Any, **named: Any) -> Any:
+        inputs = more if x is NOTHING else (x, *more)  # an argument of its own, which torch.export knows by its place
         inputs, named = self.entered(inputs, named)
         outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
         if self.shared and self.calls and made != self.calls:
