@@ -64,10 +64,10 @@ def is_packed(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def read(path: Path) -> bytes:
+def read(path: str | Path) -> bytes:
     """Return the bytes of the ONNX file that was packed; raise LissomError where they cannot be had."""
     try:
-        return _restored(path)
+        return _restored(Path(path))
     except Exception as error:  # a damaged zip file makes its reader raise errors of many kinds
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise LissomError(f"onnxruntime: {path} is no packed ONNX file, or a damaged one ({said[0]})") from None
