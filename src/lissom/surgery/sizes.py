@@ -65,7 +65,7 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter]) -> Sizes:
 def of_weight(layer: QuantizedLayer | Masked) -> Sizes:
     """Return the sizes of a weight alone, without its scales."""
     rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
-    values: Tensor = layer.weight.detach() + 0.0  # of -0.0, too, 0.0
+    values: Tensor = layer.weight.detach().float() + 0.0  # of -0.0, too, 0.0; files hold float32, whatever the network does
     each = rest = float(FLOAT)
     if rounding is not None:
         assert isinstance(layer, QuantizedLayer)
