@@ -103,7 +103,8 @@ class Records(Family):
         from lissom.report.comparison import compared, print_compared
         from lissom.report.page import page_data
         from lissom.report.table import print_record, print_records, print_store
-        from lissom.store import Store, store_rows, unreached
+        from lissom.store import Store
+        from lissom.upkeep import store_rows, unreached
 
         store = Store(self.work / "store")
 
@@ -132,7 +133,7 @@ class Records(Family):
             tables("table"),
             tables("markdown"),
             tables("csv"),
-            lambda: print_store(store_rows(store)),
+            lambda: print_store(store_rows(store, print)),
             lambda: unreached(store, []),
         ]
         if mutant is None:
