@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 Tree: TypeAlias = Any  # a tensor, or a tuple, list, dict or dataclass of trees; anything else is handed on as it is
 
+PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)  # that hold no tensors
+
 
 def tensors_in(tree: Tree) -> Iterator[Tensor]:
     """Yield every tensor of a tree, in order.
@@ -25,7 +27,10 @@ def tensors_in(tree: Tree) -> Iterator[Tensor]:
         yield tree
     else:
         for part in parts_of(tree):
-            yield from tensors_in(part)
+            if isinstance(part, Tensor):
+                yield part
+            elif not isinstance(part, PLAIN):  # most arguments of an operation are, and parts_of takes its time to say so
+                yield from tensors_in(part)
 
 
 def parts_of(tree: Tree) -> Sequence[Tree]:

@@ -159,7 +159,7 @@ class Prune(Step):
         cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
             cost_of(self.of, model, groups.free, ctx.example)
         chunks = chunks_of(scores, widths, groups.free, self.scope, cost if self.per == "cost" else None)
-        return Options(groups.free, scores, widths, chunks, cost, groups.rounds)
+        return Options(groups.free, scores, widths, chunks, cost, groups.rounds, groups.decides)
 
     def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float, left: float = 1.0,
             last: bool = True) -> float:
@@ -221,7 +221,7 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
                            for g, w in zip(options.groups, kept, strict=True)]
     images = ctx.batch(8)
     masked(model, cut)  # what is cut next
-    wanted = answers(*shown(model, images, options.rounds))
+    wanted = answers(*shown(model, images, options.rounds), decides=options.decides)
     sliced(model, cut)
     try:
         found = gap(wanted, *shown(model, images, options.rounds))

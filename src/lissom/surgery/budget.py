@@ -140,6 +140,7 @@ class Options:
     chunks: list[Chunk]
     cost: Cost
     rounds: bool = False  # as `Groups` has it
+    decides: bool = True
 
     @property
     def start(self) -> list[int]:

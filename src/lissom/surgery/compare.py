@@ -93,11 +93,17 @@ class Answers:
     followed: bool = True  # whether it decided as often, and on as many values, as the network whose decisions it was given
 
 
-def answers(model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None) -> Answers:
-    """Return what a network answers in eval mode; weights and inputs of 16 bits are widened, whose rounding would show."""
+def answers(model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True) -> Answers:
+    """Return what a network answers in eval mode; weights and inputs of 16 bits are widened, whose rounding would show.
+
+    `decides`: its decisions are noted, which takes time; False for a network that is known to make none.
+    """
     if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors_in(inputs)):
         model, inputs = copy.deepcopy(model).float(), in_float(inputs)
     shown = copied(inputs)
+    if not decides:
+        with torch.no_grad():
+            return Answers([t.detach().clone() for t in tensors_in(handed(model.eval(), shown))], [])
     with torch.no_grad(), Decisions(shown, given) as decisions:
         made = [t.detach().clone() for t in tensors_in(handed(model.eval(), shown))]
     return Answers(made, decisions.made, decisions.follows)
@@ -110,7 +116,7 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
     would have decided by are compared, too.
     """
     if not wanted.decisions:
-        return apart(wanted.tensors, answers(model, inputs).tensors)
+        return apart(wanted.tensors, answers(model, inputs, decides=False).tensors)
     found = answers(model, inputs, wanted.decisions)
     if not found.followed or len(found.decisions) != len(wanted.decisions):  # a rounding to signs decides, too
         return apart(wanted.tensors, answers(model, inputs).tensors)

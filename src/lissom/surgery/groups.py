@@ -83,13 +83,15 @@ class Group:
 class Groups:
     """The groups of a network that can be cut, the layers left whole, with the reason, and those split into equal parts.
 
-    `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in float64 only.
+    `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in float64 only; `decides`,
+    that it may decide something by its values, as which boxes to keep.
     """
 
     free: list[Group]
     left: dict[str, str]
     split: set[str] = field(default_factory=set)
     rounds: bool = False
+    decides: bool = True
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.free)
@@ -120,7 +122,8 @@ def grouped(labels: Labels) -> Groups:
     whole = [group for group in free if group.step(1) >= group.size]
     for group in whole:
         left.update({layer: "its channels all hang together" for layer in group.layers("out") if layer not in left})
-    return Groups([group for group in free if group not in whole], left, labels.split)
+    return Groups([group for group in free if group not in whole], left, labels.split,
+                  decides=labels.trace.decides())
 
 
 def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Group]:

@@ -18,6 +18,7 @@ from .slim import masked_alike, sliced
 from .tensors import Held
 
 SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
+OTHER = (torch.float16, torch.bfloat16, torch.float64)
 FEW = 65_536  # numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
 
 # Differences of outputs over their size: in float32 rounding makes less than the first, a mistake more than the second,
@@ -37,6 +38,13 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
     if any(isinstance(layer, CastLayer) for layer in model.modules()):
         raise LissomError("prune: the weights are stored in 16 bits already, of which no channel is cut; prune before cast")
     trial = _Trial(model, example)
+    try:
+        return _tried(trial)
+    finally:
+        trial.end()
+
+
+def _tried(trial: _Trial) -> Groups:
     groups = trial.groups()
     free = trial.passing(groups.free)
     failed = {layer for group in groups.free if group not in free for layer in group.layers("out")}
@@ -50,24 +58,33 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
     for group in groups.free:
         if group not in free:
             groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))
-    return Groups(free, groups.left, groups.split, trial.rounds)
+    return Groups(free, groups.left, groups.split, trial.rounds, groups.decides)
 
 
 class _Trial:
-    """A copy of a network with random scales, which is cut and put together again."""
+    """A network that gets random scales, is cut and put together again; `end` brings back what it was.
+
+    One that is not float32 on the CPU is copied.
+    """
 
     def __init__(self, model: nn.Module, example: Tree) -> None:
         draw = torch.Generator().manual_seed(0)
-        tensors: dict[int, Tensor] = {}  # in place of those that the network has; large ones share their numbers
         held = dict(model.named_parameters())
         sums = torch.tensor([float(p.detach().sum()) for p in held.values()])  # sooner looked at than all numbers
         for name in [name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total]:
             if not held[name].isfinite().all():
                 raise LissomError(f"prune: {name} holds numbers that are not finite")
-        for p in held.values():
-            tensors[id(p)] = nn.Parameter(_lively(p.detach().float().cpu(), draw), requires_grad=False)
-        self.model = copy.deepcopy(model, tensors).float().cpu().eval()
+        tensors = [*held.values(), *model.buffers()]
+        plain = all(t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference() for t in tensors)
+        self.model = model if plain else copy.deepcopy(model).float().cpu()
+        self.before = Held(self.model)
+        self.model.eval()
+        for p in self.model.parameters():
+            p.data = _lively(p.data, draw)  # large ones share their numbers with the network
+        for b in self.model.buffers():
+            b.data = b.data.clone()
         self.held = Held(self.model)
+        self.decides = True
         self.rounds = False  # whether float32 showed a difference that float64 does not
         self.runs = False  # whether the network ran in training when it was cut last
         self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
@@ -75,14 +92,20 @@ class _Trial:
         large = isinstance(example, Tensor) and example.ndim == 4 and max(example.shape[2:]) > SMALL
         self.smaller = self.images[..., :SMALL, :SMALL] if large and example.is_floating_point() else None
 
+    def end(self) -> None:
+        """Bring the network back to what it was."""
+        self.before.restore()
+
     def groups(self) -> Groups:
         """Return the groups as a forward pass on a small image shows them, where the network takes one."""
+        found = None
         if self.smaller is not None:
             with suppress(Exception):  # whatever the user's forward raises on a small image
                 found = groups_of(self.model, self.smaller)
                 self.images = self.smaller
-                return found
-        return groups_of(self.model, self.images)
+        found = found or groups_of(self.model, self.images)
+        self.decides = found.decides
+        return found
 
     def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
         """Return the groups that pass together: all of them, or those of either half that do."""
@@ -128,7 +151,7 @@ class _Trial:
         try:
             masked_alike(self.model, [(group, units[0] | units[1]) for group, units in stages])
             shown = first(images, 1)
-            wanted, zeroed = answers(self.model, shown), Held(self.model)
+            wanted, zeroed = answers(self.model, shown, decides=self.decides), Held(self.model)
             for stage in range(2):
                 zeroed.restore()
                 sliced(self.model, [(group, units[stage]) for group, units in stages])

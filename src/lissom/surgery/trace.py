@@ -60,6 +60,12 @@ class Trace:
         read.update(id(t) for t in self.outputs)
         return read
 
+    def decides(self) -> bool:
+        """Return whether floats decide something that is read later: an integer, a boolean or a number of Python's."""
+        read = self.uses()
+        return any(any(t.is_floating_point() for t in op.inputs()) for op in self.ops if isinstance(
+            op.result, (bool, int, float)) or any(not t.is_floating_point() and read[id(t)] for t in op.outputs))
+
     def live(self) -> list[Op]:
         """Return the operations that the outputs depend on; those that change a tensor in place all count."""
         wanted, found = {id(t) for t in self.outputs}, []
