@@ -61,19 +61,33 @@ def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
 def _applied(steps: Recipe, model: nn.Module, example: Any, images: Any,
              seed: int) -> tuple[nn.Module, list[str], list[str]]:
     """Return the network after the steps, with what they have to say and what of it is a warning."""
+    from .given import copied_network, network_of
+    from .samples import Samples, example_of
+
+    whole = network_of(model, "apply")
+    example = example_of(example, whole)
+    model = copied_network(whole, "apply")
+    samples = Samples(example if images is None else images, example)
+    others = None if images is None else samples
+    if not all(step.compares for step in steps.steps):
+        _check_runs(model, example, others)
+    try:
+        return _in_turn(steps, model, example, samples, seed)
+    except Exception:
+        _check_runs(copied_network(whole, "apply"), example, others)  # which has better reasons
+        raise
+
+
+def _in_turn(steps: Recipe, model: nn.Module, example: Any, samples: Any,
+             seed: int) -> tuple[nn.Module, list[str], list[str]]:
+    """Take the steps one after the other."""
     import torch
 
     from .bench.clock import clock_of
     from .context import Context
-    from .given import copied_network, dtype_of, network_of
-    from .samples import Samples, example_of
+    from .given import dtype_of
     from .trees import in_float, tensors_in
 
-    model = network_of(model, "apply")
-    example = example_of(example, model)
-    model = copied_network(model, "apply")
-    samples = Samples(example if images is None else images, example)
-    _check_runs(model, example, None if images is None else samples)
     device = next(tensors_in(example)).device
     said, warned = list[str](), list[str]()
     dtype, images = dtype_of(model), samples

@@ -19,6 +19,7 @@ class Step(Method):
     """Turn a network into another: `learning` changes weights and needs data, surgery changes layers."""
 
     learning: ClassVar[bool] = False
+    compares: ClassVar[bool] = False  # whether it fails on a network that answers differently each time
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:  # noqa: ARG002
         """Return the changed network; `model` may be changed in place and must not be used afterwards."""

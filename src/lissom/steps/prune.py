@@ -44,6 +44,7 @@ class Prune(Step):
     """
 
     version: ClassVar[int] = 3
+    compares: ClassVar[bool] = True
 
     amount: float = arg("fraction removed of what `of` counts", above=0, below=1)
     of: Literal["channels", "params", "macs", "latency"] = arg("what the amount is a fraction of", "channels")
