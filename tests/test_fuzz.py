@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
-COUNTS = {"recipes": 300, "weights": 60, "images": 60, "packed": 100}
+COUNTS = {"recipes": 200, "weights": 40, "images": 40, "packed": 60, "records": 40, "structures": 40, "safetensors": 30}
 CHILD = """
 import json, sys
 from pathlib import Path

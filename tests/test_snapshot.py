@@ -251,3 +251,23 @@ def test_what_reads_recurrently_comes_back_narrower(tmp_path: Path) -> None:
     save(small, tmp_path)
     again = restore(Reader(), tmp_path)
     assert again.two.input_size == 8 and torch.equal(again(x), small(x))
+
+
+@pytest.mark.parametrize(("key", "value"), [("groups", 1000), ("groups", [1]), ("groups", 0), ("in_channels", 8)])
+def test_widths_that_are_not_those_of_the_weight_are_one_line(key: str, value: object, tmp_path: Path) -> None:
+    lissom.save(lissom.apply("mask(0.5)", small_net(), images(1)), tmp_path)
+    structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
+    structure["layers"]["3"][key] = value
+    (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
+    with pytest.raises(LissomError, match=r"the widths of 3 are not those of its weight \(16, 16, 3, 3\)"):
+        lissom.load(tmp_path, small_net())
+
+
+@pytest.mark.parametrize("names", [[], ["scale", "zero_point", "more"], ["scale", "other"]])
+def test_a_grid_that_holds_something_else_is_one_line(names: list[str], tmp_path: Path) -> None:
+    lissom.save(lissom.apply("quantize(8)", small_net(), images(1)), tmp_path)
+    structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
+    next(iter(structure["quantized"]["grids"].values()))["names"] = names
+    (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
+    with pytest.raises(LissomError, match=r"names: expected what uniform holds: scale, zero_point, got"):
+        lissom.load(tmp_path, small_net())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,20 @@ def rounding(value: Any, place: str) -> Any:
     if found["bits"] not in bits or len(found["names"]) > HELD:
         raise Wrong(f"{place}.bits", f"bits that {found['grid']:.40} has for {found['of']}: {', '.join(map(str, bits))}",
                     found["bits"])
+    if set(found["names"]) != (held := held_by(found["grid"], found["of"], found["bits"])):
+        expected = f"what {found['grid']:.40} holds: {', '.join(sorted(held)) or 'nothing'}"
+        raise Wrong(f"{place}.names", expected, found["names"])
     return found
+
+
+@cache
+def held_by(grid: str, of: str, bits: int) -> set[str]:
+    """Return the names of what a layer holds for a grid."""
+    import torch
+
+    made = menu("grids").make(grid)
+    assert isinstance(made, Grid)
+    return set(made.hold_weights(torch.ones(1, 1), bits) if of == "weights" else made.hold_inputs(0.0, 1.0, bits))
 
 
 COUNT = whole(0, 2**31)
