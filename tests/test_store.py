@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lissom import LissomError, Store
-from lissom.scratch import scratch, temporary, written
+from lissom.scratch import machine_mark, scratch, temporary, written
 from lissom.store import merged, write_json
 from lissom.upkeep import store_rows, unreached
 
@@ -243,6 +244,18 @@ with store.lock("key"), store.entry("key") as folder:
     os.utime(foreign, (time.time() - 2 * 86_400,) * 2)
     store.sweep()
     assert names(store) == {".locks"}
+
+
+def test_a_sweep_spares_a_living_process_of_which_psutil_knows_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)  # as it does where /proc is hidden
+
+    monkeypatch.setattr(psutil, "Process", unknown)
+    living = tmp_path / f".new-{machine_mark()}-{os.getppid()}-one"
+    living.mkdir()
+    Store(tmp_path).sweep()
+    assert living.is_dir()
 
 
 def test_a_sweep_spares_what_a_living_process_writes(tmp_path: Path) -> None:

@@ -134,10 +134,23 @@ def left_behind(folder: Path) -> bool:
         return old
     if int(found[2]) == os.getpid():
         return True  # in a container each process may have the same number
+    if not alive(int(found[2])):
+        return True
     try:
         begun = psutil.Process(int(found[2])).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    except (psutil.Error, OverflowError):
+    except (psutil.Error, OverflowError):  # there it is, but nothing tells since when
         return old
     return old and begun > made + 60  # the number has gone to another process since
+
+
+def alive(pid: int) -> bool:
+    """Return whether there is a process of this number; on POSIX the kernel is asked, since psutil wants /proc for it."""
+    if os.name != "posix":
+        return psutil.pid_exists(pid)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
