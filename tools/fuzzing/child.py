@@ -143,7 +143,7 @@ def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], 
             stop(f"it calls {event}")
         elif event == "exec":
             name = getattr(given[0], "co_filename", "<string>")
-            if not name.startswith(("<", *own)):
+            if not name.startswith("<") and not os.path.realpath(name).startswith(own):  # an environment may be a link
                 stop(f"it runs code of {name!r}"[:100])
 
     return hook
