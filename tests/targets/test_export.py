@@ -268,8 +268,15 @@ def test_one_target_at_a_time_is_exported(text: str, tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(LissomError, match="cannot be written"):
-        lissom.export(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "onnxruntime", tmp_path / "no" / "m.onnx", (3, 2, 2))
+        lissom.export(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "onnxruntime", tmp_path / "file" / "m.onnx", (3, 2, 2))
+
+
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "not" / "yet" / "m.onnx"
+    lissom.export(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "onnxruntime", path, (3, 2, 2))
+    assert [each.name for each in path.parent.iterdir()] == ["m.onnx"]
 
 
 def test_timing_a_file_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def network(name: str = "resnet8") -> Any:
 
 @cache
 def exported(recipe: str, name: str) -> tuple[nn.Module, bytes]:
-    model = apply(recipe, network(name), images(1), images()) if recipe else network(name)
+    model = apply(recipe, network(name), images(1), images(), notes=True)[0] if recipe else network(name)
     with tempfile.TemporaryDirectory() as folder:
         ORDINARY.export(model, Path(folder) / "model.onnx", (3, 16, 16), {"baked": "false"})
         return model, (Path(folder) / "model.onnx").read_bytes()
