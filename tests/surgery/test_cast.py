@@ -158,14 +158,20 @@ def test_casting_nothing_is_an_error(recipe: str) -> None:
         cast("cast('bf16')", nn.Sequential(nn.ReLU(), nn.Flatten()))
 
 
-def test_weights_that_are_no_numbers_and_weights_of_16_bits() -> None:
+def test_weights_that_are_no_numbers() -> None:
     model = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4)).eval()
     model[2].weight.data[0] = float("nan")
     with pytest.raises(LissomError, match="NaN"):
         cast("cast('bf16')", model)
+
+
+def test_weights_of_16_bits_keep_their_values() -> None:
     half = nn.Sequential(conv(3, 4)).to(torch.bfloat16).eval()
-    with pytest.raises(LissomError, match="it has 16 bits already"):
-        Recipe("cast('bf16')").steps[0](half, Context(images(1).bfloat16(), lambda count: [images().bfloat16()]))
+    weight = half[0].weight.detach().float()
+    ctx = Context(images(1).bfloat16(), lambda count: [images().bfloat16()])
+    small: Any = Recipe("cast('bf16')").steps[0](half, ctx)
+    assert isinstance(small[0], CastConv2d) and torch.equal(rounded(small[0].weight, "bf16"), weight)
+    assert any("float32" in note for note in ctx.notes)
 
 
 # learning

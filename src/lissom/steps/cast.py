@@ -43,8 +43,6 @@ class Cast(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        import torch
-
         from ..surgery.cast import CLASSES, CastLayer, cast_layer
         from ..surgery.compare import difference
         from ..surgery.coverage import chosen, unable
@@ -68,9 +66,6 @@ class Cast(Step):
         for name, owners in found.items():
             weight = owners[0].weight.detach()
             if name not in wanted:
-                continue
-            if weight.dtype in (torch.float16, torch.bfloat16):
-                left[name] = "it has 16 bits already"
                 continue
             if self.to == "fp16" and float(weight.abs().max()) > 65504:
                 raise LissomError(f"{ctx.where}: {name} has a weight of {float(weight.abs().max()):.3g}, and fp16 ends at "
