@@ -229,8 +229,8 @@ def test_torchscript_meta_and_what_cannot_be_copied_are_named() -> None:
     with pytest.raises(LissomError, match=r"0\.weight is on the meta device and holds no numbers"):
         lissom.apply("quantize(8)", net, X[:1], X)
     held = small()
-    held[0].library = np  # type: ignore[assignment]
-    with pytest.raises(LissomError, match=r"the attribute '0.library' of the network cannot be copied .*module"):
+    held[0].numbers = np  # type: ignore[assignment]
+    with pytest.raises(LissomError, match=r"the attribute '0.numbers' of the network cannot be copied .*module"):
         lissom.apply("fold", held, X[:1], X)
 
 
