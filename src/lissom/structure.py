@@ -51,7 +51,7 @@ def held_by(grid: str, of: str, bits: int) -> set[str]:
 
     made = menu("grids").make(grid)
     assert isinstance(made, Grid)
-    return set(made.hold_weights(torch.ones(1, 1), bits) if of == "weights" else made.hold_inputs(0.0, 1.0, bits))
+    return set(made.hold_weights(torch.eye(2), bits) if of == "weights" else made.hold_inputs(0.0, 1.0, bits))
 
 
 COUNT = whole(0, 2**31)
