@@ -134,15 +134,27 @@ def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict
 
 def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted: Tensor) -> dict[str, Any]:
     """Export and run; return how many layers run in integers and on which share of the inputs the answers agree."""
-    if not isinstance(images, Tensor):
-        raise lissom.LissomError("networks of several inputs are not exported here")
-    target, shape = one_target(runtime), tuple(images.shape[1:])
-    path = lissom.export(small, runtime, folder / f"net.{target.ending}", shape, images)
-    with loaded(runtime, path, (1, *shape)) as process:
-        outputs = torch.from_numpy(np.asarray(process.run(images.numpy())))
+    target = one_target(runtime)
+    path = folder / f"net.{target.ending}"
+    if isinstance(images, Tensor):
+        shape = tuple(images.shape[1:])
+        lissom.export(small, runtime, path, shape, images)
+        with loaded(runtime, path, (1, *shape)) as process:
+            outputs = torch.from_numpy(np.asarray(process.run(images.numpy())))
+    else:
+        lissom.export(small, runtime, path, example=first(images, 1))
+        session = target.load(path, 1)
+        outputs = torch.cat([torch.from_numpy(np.asarray(session([t.numpy() for t in tensors_in(example)])[0]))
+                             for example in singles(images)])
     fused = target.fused(path) if any(isinstance(m, Quantized) for m in small.modules()) else None
     return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted),
             "integers": str(fused) if fused else None, "rest": list(fused.rest[:5]) if fused else []}
+
+
+def singles(images: Tree) -> list[Tree]:
+    """Return inputs one by one."""
+    count = len(next(iter(tensors_in(images))))
+    return [tuple(t[k:k + 1] for t in tensors_in(images)) for k in range(count)]
 
 
 def agreement(one: Tensor, two: Tensor) -> float:

@@ -35,7 +35,7 @@ repvit_m0_9 res2net50_14w_8s resnest14d resnet26d seresnet50 resnetv2_50 rexnet_
 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_cr_tiny_224
 swinv2_tiny_window8_256 tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_pcpvt_small vgg11_bn visformer_tiny
 vit_tiny_patch16_224 vit_small_r26_s32_224 vit_relpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224
-volo_d1_224 ese_vovnet19b_dw xception xception41 xcit_nano_12_p16_224"""
+volo_d1_224 ese_vovnet19b_dw legacy_xception xception41 xcit_nano_12_p16_224"""
 
 
 class Net(nn.Module):
