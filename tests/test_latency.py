@@ -111,16 +111,27 @@ def test_what_is_out_of_reach_is_refused_before_anything_is_trained() -> None:
         Prune(0.3, of="latency").rehearse(net, Context(images(1), lambda n: [images(2)], where="prune"))
 
 
-def test_layers_are_timed_for_real_and_the_table_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LISSOM_CACHE", str(tmp_path))
+def test_layers_are_timed_for_real_and_the_table_is_kept(tmp_path: Path) -> None:
     small, large = (Layer(n, n, (3, 3), (size, size), (1, 1), (1, 1), (1, 1)) for n, size in ((8, 16), (96, 32)))
-    clock = LayerClock("onnxruntime")
+    clock = LayerClock("onnxruntime", home=tmp_path)
     assert 0 < clock.ms(small) < clock.ms(large)
     clock.keep()
-    again = LayerClock("onnxruntime")
+    again = LayerClock("onnxruntime", home=tmp_path)
     assert again.table == clock.table and len(list(tmp_path.iterdir())) == 1
-    next(tmp_path.iterdir()).write_text("{broken")
-    assert LayerClock("onnxruntime").table == {}
+    again.table, clock.table = {"one": 1.0}, {"another": 2.0}
+    again.keep(), clock.keep()  # neither forgets what the other measured
+    assert {"one", "another"} <= set(LayerClock("onnxruntime", home=tmp_path).table)
+    for broken in ("{broken", '{"ms": {"one": -1}}', '{"ms": {"one": NaN}}', "[]"):
+        next(tmp_path.iterdir()).write_text(broken)
+        assert LayerClock("onnxruntime", home=tmp_path).table == {}
+
+
+def test_without_a_store_the_table_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    clock = LayerClock("onnxruntime")
+    assert clock.ms(Layer(8, 8)) > 0
+    clock.keep()
+    assert LayerClock("onnxruntime").table is clock.table and list(tmp_path.iterdir()) == []
 
 
 def test_a_target_without_onnx_files_is_refused() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,3 +231,14 @@ def test_a_report_that_fails_leaves_the_one_that_was_there(store: Store, tmp_pat
     with pytest.raises(LissomError):
         write_report(["no such key"], store, path)
     assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("words", [["store"], ["show", KEY], ["show", KEY, "bbbbbbbbbbbb"], ["compare", KEY, "bbbbbbbbbbbb"],
+                                   ["report", "-o", "r.html"], ["store", "--prune", "--yes"]], ids=" ".join)
+def test_what_is_finished_is_shown_without_torch(store: Store, tmp_path: Path, words: list[str]) -> None:
+    code = ("import sys\nfrom lissom.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as ended:\n"
+            "    assert not ended.code\n"
+            "print(sorted({'torch', 'onnx', 'scipy', 'sklearn'} & set(sys.modules)), file=sys.stderr)")
+    child = subprocess.run([sys.executable, "-c", code, *words, "--store", str(store.root)], cwd=tmp_path,
+                           capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stderr.strip()) == (0, "[]")

@@ -14,6 +14,7 @@ from lissom.processes import command, surroundings
 from lissom.telemetry import OFF
 
 RECIPE = "train(1, batch=256) | prune(0.5) | quantize(8, images=32)"
+TO_LATENCY = 'train(1, batch=256) | prune(0.1, of="latency", multiple=1)'
 
 
 def without_network(words: list[str]) -> list[str]:
@@ -40,12 +41,14 @@ def fresh(tmp_path: Path) -> tuple[Path, Path, dict[str, str]]:
 
 def test_the_steps_of_the_demo_write_into_the_store_alone(fresh: tuple[Path, Path, dict[str, str]]) -> None:
     home, scratch, variables = fresh
-    for words in (["run", RECIPE, "--data", "digits", "--model", "resnet8", "--to", "onnxruntime,openvino"], ["report"]):
+    for words in (["run", RECIPE, "--data", "digits", "--model", "resnet8", "--to", "onnxruntime,openvino"],
+                  ["run", TO_LATENCY, "--data", "digits", "--model", "resnet8"], ["report"]):
         done = subprocess.run(without_network([sys.executable, "-m", "lissom.cli", *words, "--store", "s"]), cwd=home,
                               env=variables, capture_output=True, text=True, encoding="utf-8", check=False)
         assert done.returncode == 0, done.stderr
     found = {name for name in written(home, scratch) if not name.startswith(("s/", ".config/lissom/"))}
     assert found == {"lissom-report.html"}
+    assert len(list((home / "s" / ".layers").iterdir())) == 1
 
 
 def test_a_process_without_lissoms_switches_would_write(fresh: tuple[Path, Path, dict[str, str]]) -> None:

@@ -207,15 +207,14 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     task.check()
     for note in task.notes():
         say(f"note: {note}")
-    chosen, checkpoint_s = device_of(device), every_s(checkpoint)
+    chosen, every = device_of(device), every_s(checkpoint)
     records, failed = [], list[LissomError]()
     steps = {key: step for seed in seeds for recipe in recipes
              for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)}
     ahead = Ahead({key: step for key, step in steps.items() if key not in store})
-    runs = [Run(task, store, chosen, seed, say, watch, clock_of(threads), ahead, checkpoint_s) for seed in seeds]
+    runs = [Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), ahead, every) for seed in seeds]
     for this, recipe in product(runs, recipes):
         this.rehearse(recipe)
-    store.sweep()
     with store.needed([*steps, *map(task.root, seeds), *teachers(recipes, store)]):
         for this in runs:
             for recipe in recipes:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from .builders import code_file, code_named
+from .checks import parsed, text_of
 from .errors import LissomError
-from .record import parsed, remedy, text_of
+from .record import remedy
 from .signing import canonical, same, signature, user_key
 
 NAME = "manifest.json"

@@ -14,8 +14,9 @@ from __future__ import annotations
 import ast
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -101,6 +102,7 @@ class Space:
         return len(self.recipes)
 
 
+@lru_cache(4096)  # the steps of a space name the same few
 def method_from_text(text: str, folder: Menu, where: str) -> Method:
     """Build one method of a folder from text such as `percentile(0.999)`; sets are not allowed in it."""
     if not text.strip():
@@ -217,7 +219,13 @@ def _methods(node: ast.expr, folder: Menu, where: str) -> Iterator[Method]:
         raise unknown(where, folder.word, name, folder)
     method = folder[name]
     for values in _settings(call, method):
-        yield method(**values)
+        yield _made(method, tuple((setting, type(value), value) for setting, value in values.items()))  # type: ignore[arg-type]
+
+
+@lru_cache(20_000)
+def _made(method: Callable[..., Method], settings: tuple[tuple[str, type, Any], ...]) -> Method:
+    """Build a method, once for all recipes that hold it; types stand beside values, since 1, 1.0 and True are equal."""
+    return method(**{name: value for name, _, value in settings})
 
 
 def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str, Any]]:

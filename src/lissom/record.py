@@ -1,177 +1,25 @@
-"""The one reader of records and logs: whoever gets one from here finds what docs/record.md says, of the types it says.
-
-A check is a function of a value and the place where it stands; it returns the value as readers get it, or raises Wrong.
-"""
+"""The one reader of records and logs: whoever gets one from here finds what docs/record.md says, of the types it says."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .checks import LARGEST, Wrong, anything, at, fields, flag, listing, mapping, maybe, number, parsed, text, text_of, whole
 from .errors import LissomError
 
 SCHEMA = 1
-MOST_BYTES = 16 << 20  # of a file of JSON
-MOST_DEPTH = 32
-LARGEST = 2**63
 KEY = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
-MISSING: Any = object()  # a field that has to be there
-
-Check = Callable[[Any, str], Any]
 
 
-class Wrong(ValueError):
-    """Say where a file holds something else than it should."""
-
-    def __init__(self, place: str, expected: str, got: Any) -> None:
-        said = repr(got)
-        super().__init__(f"{place}: expected {expected}, got {said if len(said) <= 60 else said[:57] + '...'}")
-
-
-# files
-
-def text_of(path: Path) -> str:
-    """Return the text of a regular file of at most 16 MiB; no link, no pipe."""
-    found = os.lstat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise Wrong(path.name, "a regular file", stat.filemode(found.st_mode))
-    if found.st_size > MOST_BYTES:
-        raise Wrong(path.name, f"at most {MOST_BYTES} bytes", found.st_size)
-    return path.read_text(encoding="utf-8")
-
-
-def parsed(text: str, constant: Callable[[str], Any] | None = None) -> Any:
-    """Return what JSON says: finite numbers, of at most 64 bits where they are whole, nested at most 32 deep.
-
-    `constant` is told of NaN and Infinity, which are errors otherwise.
-    """
-    try:
-        found = json.loads(text, parse_constant=constant or _number, parse_float=_number, parse_int=_integer)
-    except RecursionError:
-        raise Wrong("JSON", f"at most {MOST_DEPTH} levels", "more") from None
-    _deep(found, MOST_DEPTH)
-    if "\\ud" in text.lower():  # half a character, maybe, which could not be printed
-        try:
-            json.dumps(found, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise Wrong("JSON", "whole characters", "half of one") from None
-    return found
-
-
-def _number(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
-        raise Wrong("JSON", "finite numbers", text)
-    return found
-
-
-def _integer(text: str) -> int:
-    if len(text) > 20 or abs(found := int(text)) > LARGEST:
-        raise Wrong("JSON", "numbers of 64 bits", text)
-    return found
-
-
-def _deep(value: Any, left: int) -> None:
-    if left == 0:
-        raise Wrong("JSON", f"at most {MOST_DEPTH} levels", "more")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        if isinstance(part, (dict, list)):
-            _deep(part, left - 1)
-
-
-# checks
-
-def number(low: float = -LARGEST, high: float = LARGEST, what: str = "a number") -> Check:
-    """Accept a finite number from `low` to `high`."""
-    def check(value: Any, place: str) -> Any:
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise Wrong(place, what if what != "a number" else f"a number from {low:g} to {high:g}", value)
-        return value
-    return check
-
-
-def whole(low: int = 0, high: int = LARGEST) -> Check:
-    """Accept a whole number from `low` to `high`."""
-    def check(value: Any, place: str) -> Any:
-        if type(value) is not int or not low <= value <= high:
-            raise Wrong(place, f"a whole number from {low} to {high}", value)
-        return value
-    return check
-
-
-def text(value: Any, place: str) -> Any:
-    """Accept a text."""
-    if type(value) is not str:
-        raise Wrong(place, "a text", value)
-    return value
-
-
-def truth(value: Any, place: str) -> Any:
-    """Accept true or false."""
-    if type(value) is not bool:
-        raise Wrong(place, "true or false", value)
-    return value
-
-
-def anything(value: Any, place: str) -> Any:  # noqa: ARG001
-    """Accept any value."""
-    return value
-
-
-def key_text(value: Any, place: str) -> Any:
+def key_text(value: Any) -> Any:
     """Accept the name of an entry: it can be a folder's name on any system, and lead nowhere else."""
     if type(value) is not str or not KEY.fullmatch(value):
-        raise Wrong(place, "a key", value)
+        raise Wrong("", "a key", value)
     return value
-
-
-def maybe(check: Check) -> Check:
-    """Accept null, too."""
-    return lambda value, place: None if value is None else check(value, place)
-
-
-def listing(check: Check) -> Check:
-    """Accept a list of such values."""
-    def each(value: Any, place: str) -> Any:
-        if type(value) is not list:
-            raise Wrong(place, "a list", value)
-        return [check(part, f"{place}.{number}") for number, part in enumerate(value)]
-    return each
-
-
-def mapping(check: Check) -> Check:
-    """Accept an object with such values under any names."""
-    def each(value: Any, place: str) -> Any:
-        if type(value) is not dict:
-            raise Wrong(place, "an object", value)
-        return {text(name, place): check(part, f"{place}.{name}") for name, part in value.items()}
-    return each
-
-
-def fields(**wanted: Check | tuple[Check, Any]) -> Check:
-    """Accept an object with these fields, and others; a field given as (check, default) may be missing."""
-    pairs = [(name, *(check if isinstance(check, tuple) else (check, MISSING))) for name, check in wanted.items()]
-
-    def check(value: Any, place: str) -> Any:
-        if type(value) is not dict:
-            raise Wrong(place or "it", "an object", value)
-        found = dict(value)
-        for name, inner, default in pairs:
-            where = f"{place}.{name}" if place else name
-            if name in value:
-                found[name] = inner(value[name], where)
-            elif default is MISSING:
-                raise Wrong(where, "something", "nothing")
-            else:
-                found[name] = inner(default() if callable(default) else default, where)
-        return found
-    return check
 
 
 # what a record holds
@@ -195,7 +43,7 @@ TASK = fields(model=text, data=text, shape=(listing(whole(1, 65_536)), list), cl
               preprocessing=(fields(mean=(listing(number()), list), std=(listing(number(1e-9)), list)), dict))
 MACHINE = fields(cpu=(text, "unknown"), cores=(maybe(COUNT), None))
 RECORD = fields(**NETWORK, schema=(whole(SCHEMA, SCHEMA), SCHEMA), before=(maybe(key_text), None), recipe=text,
-                step=(text, ""), seed=whole(-LARGEST), finished=(truth, False), float=fields(**NETWORK), task=TASK,
+                step=(text, ""), seed=whole(-LARGEST), finished=(flag, False), float=fields(**NETWORK), task=TASK,
                 sizes=(maybe(fields(theory_bytes=number(0), packed_bytes=number(0))), None), seconds=(number(0), 0),
                 facts=(mapping(anything), dict), gates=(GATES, list), notes=(listing(text), list), layers=(LAYERS, list),
                 machine=(MACHINE, lambda: {"cpu": "unknown", "cores": None}),
@@ -209,20 +57,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises LissomError, in one line, for whatever is not as docs/record.md says.
     """
     try:
-        found: dict[str, Any] = RECORD(parsed(text_of(folder / "record.json")), "")
+        found: dict[str, Any] = RECORD(parsed(text_of(folder / "record.json")))
         if found["key"] != folder.name:
             raise Wrong("key", folder.name, found["key"])
         if found["before"] == found["key"]:
             raise Wrong("before", "another network", "itself")
         if "quantized" in found["facts"]:
-            found["facts"]["layers"] = ROUNDED(found["facts"].get("layers", []), "facts.layers")
+            found["facts"]["layers"] = at("facts.layers", ROUNDED, found["facts"].get("layers", []))
         if found["sizes"] is None:
             del found["sizes"]
         if found["float"]["key"] == found["key"] and not trained_alone(found["recipe"]):
             raise Wrong("float", "the uncompressed network", "the compressed one: it was deleted while this one was made")
         for name, target in found["targets"].items():
             for score in found["scores"]["test"]:
-                SHARE(target.get(score), f"targets.{name}.{score}")
+                at(f"targets.{name}.{score}", SHARE, target.get(score))
             target["artefact"] = str(artefact(target["artefact"], folder, f"targets.{name}.artefact"))
         return found
     except (OSError, ValueError) as error:
@@ -234,7 +82,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     try:
         if not os.path.lexists(folder / "log.jsonl"):
             return []
-        return [ROW(parsed(line, lambda _: None), f"line {number}") for number, line in
+        return [at(f"line {count}", ROW, parsed(line, lambda _: None)) for count, line in
                 enumerate(text_of(folder / "log.jsonl").splitlines(), 1)]
     except (OSError, ValueError) as error:
         raise unreadable(folder, "log", error) from None

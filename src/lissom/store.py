@@ -36,6 +36,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
+        self.tables = self.root / ".layers"  # how long layers take on this machine, for all networks
 
     def __contains__(self, key: str) -> bool:
         return bool(KEY.fullmatch(key)) and (self.root / key / "record.json").is_file()
@@ -47,15 +48,15 @@ class Store:
             for place in places:
                 with suppress(OSError):  # what has no record is no entry, or is deleted now
                     if KEY.fullmatch(place.name):
-                        found.append((os.stat(Path(place.path) / "record.json").st_mtime, place.name))
+                        found.append((os.stat(f"{place.path}{os.sep}record.json").st_mtime, place.name))
         return (name for _, name in sorted(found))
 
     def folder(self, key: str) -> Path:
         """Return the folder of an entry; raise where that could lie outside the store."""
-        folder = self.root / key
-        if not KEY.fullmatch(key) or folder.is_symlink() or (folder / "artefacts").is_symlink():
+        folder = f"{self.root}{os.sep}{key}"  # texts are quick to join, paths are not, and a store has thousands
+        if not KEY.fullmatch(key) or os.path.islink(folder) or os.path.islink(f"{folder}{os.sep}artefacts"):
             raise LissomError(f"store {self.root}: {key!r:.80} is no entry: expected a key, and a folder that is no link")
-        return folder
+        return Path(folder)
 
     def find(self, start: str) -> str:
         """Return the one key that begins with `start`."""

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .checks import Check, Wrong, anything, fields, flag, listing, mapping, maybe, parsed, text, text_of, whole
 from .errors import LissomError
 from .grids._grid import Grid
 from .menu import menu
-from .record import Check, Wrong, anything, fields, listing, mapping, maybe, parsed, text, text_of, truth, whole
 
 FORMAT = 1
 HELD = 64  # tensors that a grid holds at most
@@ -17,30 +17,30 @@ HELD = 64  # tensors that a grid holds at most
 
 def among(*options: str) -> Check:
     """Accept one of some texts."""
-    def check(value: Any, place: str) -> Any:
+    def check(value: Any) -> Any:
         if value not in options:
-            raise Wrong(place, " or ".join(options), value)
+            raise Wrong("", " or ".join(options), value)
         return value
     return check
 
 
-def width(value: Any, place: str) -> Any:
+def width(value: Any) -> Any:
     """Accept a count, or a list of counts."""
-    return listing(COUNT)(value, place) if isinstance(value, list) else COUNT(value, place)
+    return COUNTS(value) if isinstance(value, list) else COUNT(value)
 
 
-def rounding(value: Any, place: str) -> Any:
+def rounding(value: Any) -> Any:
     """Accept the settings of what rounds a tensor: a grid of the menu with bits that it has."""
-    found = ROUNDING(value, place)
+    found = ROUNDING(value)
     grid = menu("grids").make(found["grid"])
     assert isinstance(grid, Grid)
     bits = grid.of_weights if found["of"] == "weights" else grid.of_inputs
     if found["bits"] not in bits or len(found["names"]) > HELD:
-        raise Wrong(f"{place}.bits", f"bits that {found['grid']:.40} has for {found['of']}: {', '.join(map(str, bits))}",
+        raise Wrong("bits", f"bits that {found['grid']:.40} has for {found['of']}: {', '.join(map(str, bits))}",
                     found["bits"])
     if set(found["names"]) != (held := held_by(found["grid"], found["of"], found["bits"])):
         expected = f"what {found['grid']:.40} holds: {', '.join(sorted(held)) or 'nothing'}"
-        raise Wrong(f"{place}.names", expected, found["names"])
+        raise Wrong("names", expected, found["names"])
     return found
 
 
@@ -55,9 +55,10 @@ def held_by(grid: str, of: str, bits: int) -> set[str]:
 
 
 COUNT = whole(0, 2**31)
+COUNTS = listing(COUNT)
 ROUNDING = fields(grid=text, bits=whole(1, 32), of=among("weights", "inputs"), names=listing(text))
-QUANTIZED = fields(site=maybe(text), masked=truth, norm=maybe(text), rounding=maybe(rounding), again=maybe(text))
-CAST = fields(kind=among("bf16", "fp16"), masked=truth)
+QUANTIZED = fields(site=maybe(text), masked=flag, norm=maybe(text), rounding=maybe(rounding), again=maybe(text))
+CAST = fields(kind=among("bf16", "fp16"), masked=flag)
 NETWORK = fields(sites=mapping(text), calls=mapping(COUNT), skipped=listing(text), tied=listing(listing(text)),
                  grids=mapping(rounding))
 
@@ -73,7 +74,7 @@ def read_structure(folder: Path, classes: tuple[str, ...] = (), widths: tuple[st
                                           quantized=(maybe(QUANTIZED), None), cast=(maybe(CAST), None))),
                     quantized=(maybe(NETWORK), None))
     try:
-        found: dict[str, Any] = wanted(parsed(text_of(folder / "structure.json")), "")
+        found: dict[str, Any] = wanted(parsed(text_of(folder / "structure.json")))
         for name, facts in found["layers"].items():
             kind = str(facts["class"] or "")
             if kind.startswith("Quantized") != bool(facts["quantized"]) or kind.startswith("Cast") != bool(facts["cast"]):

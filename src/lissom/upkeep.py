@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from .checks import many_read
 from .errors import LissomError
 from .manifest import code_in, manifest, own_record, seal, wrong
 from .record import remedy
@@ -71,9 +72,10 @@ def shown(lines: Iterable[str], quiet: bool) -> None:
 
 def store_rows(store: Store, say: Say) -> Rows:
     """Return one row for each entry that can be read: key, recipe, seed, size_bytes, age_s, finished; tell of the others."""
-    return [{"key": key, "recipe": record["recipe"], "seed": record["seed"], "size_bytes": store.size_bytes(key),
-             "age_s": round(time.time() - record["created"]), "finished": record["finished"]}
-            for key, record in store.records(say)]
+    with many_read():
+        return [{"key": key, "recipe": record["recipe"], "seed": record["seed"], "size_bytes": store.size_bytes(key),
+                 "age_s": round(time.time() - record["created"]), "finished": record["finished"]}
+                for key, record in store.records(say)]
 
 
 def unreached(store: Store, keep: Sequence[str]) -> list[str]:
@@ -81,15 +83,17 @@ def unreached(store: Store, keep: Sequence[str]) -> list[str]:
 
     What living runs need is reached, and an entry that cannot be read is left to `--remove`.
     """
-    records = dict(store.records(lambda _: None))
+    with many_read():
+        records = {key: (record["before"], record["float"]["key"], record["finished"])
+                   for key, record in store.records(lambda _: None)}
     reached: set[str] = set()
-    left = [*keep] or [key for key, record in records.items() if record["finished"]]
+    left = [*keep] or [key for key, (_, _, finished) in records.items() if finished]
     left += store.running()
     while left:
         key = left.pop()
         if key in records and key not in reached:
             reached.add(key)
-            left += [records[key]["before"], records[key]["float"]["key"]]
+            left += records[key][:2]
     return [key for key in records if key not in reached]
 
 

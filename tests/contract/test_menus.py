@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import MISSING, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import getdoc
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -128,14 +129,52 @@ def test_it_says_what_it_does_when_called(folder: str, name: str) -> None:
     assert ways if said else own
 
 
+SLOW = {"torch", "numpy", "scipy", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "sklearn", "PIL"}
+
+
 def test_reading_every_method_loads_no_library_that_is_slow() -> None:
-    code = """
+    code = f"""
 import sys
+import lissom
 from lissom.menu import WORDS, menu
 from lissom.method import settings_of
 found = [settings_of(menu(folder)[name]) for folder in WORDS for name in menu(folder)]
-slow = {"torch", "numpy", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "sklearn", "PIL"}
-print(len(found), *sorted(slow & set(sys.modules)))
+print(len(found), *sorted({SLOW} & set(sys.modules)))
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert child.stdout.split() == [str(len(EVERY))]
+
+
+def variants(kind: type[Method]) -> list[str]:
+    """Return the text of a method with its defaults, and with each setting at each of its choices, as far as they go."""
+    hints, usual = get_type_hints(kind), sample(kind)
+    found = [str(usual)]
+    for setting in fields(kind):
+        types = get_args(hints[setting.name]) or (hints[setting.name],)
+        choices = [c for c in types if not isinstance(c, type)]  # of a Literal
+        choices += [True, False] if bool in types else [*menu(setting.metadata["menu"])] if setting.metadata["menu"] else []
+        for choice in choices:
+            with suppress(LissomError):  # it goes with other settings only
+                found.append(str(replace(usual, **{setting.name: choice})))
+    return found
+
+
+def test_a_method_is_read_from_any_text_and_named_without_a_library_that_is_slow() -> None:
+    texts = [(folder, text) for folder in WORDS for name in menu(folder) for text in variants(menu(folder)[name])]
+    code = f"""
+import json, sys
+from lissom import Recipe, Space
+from lissom.menu import menu
+for folder, text in json.load(sys.stdin):
+    made = menu(folder).make(text)
+    assert str(made) == text and made.identity(), text
+    slow = sorted({SLOW} & set(sys.modules))
+    if slow:
+        sys.exit(f"{{folder}} {{text}} imports {{slow}}")
+spaces = ["train(1) | quantize({{8, 4}}, {{8, 4}}) | distill('kd + 0.5*gram', 2)", "mask(0.5) | quantize(8, 'dynamic')"]
+keys = [recipe.keys("0" * 12) for text in spaces for recipe in Space(text)]
+print(len(keys), *sorted({SLOW} & set(sys.modules)))
+"""
+    child = subprocess.run([sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout.split()) == (0, ["5"]), child.stderr
+    assert len(texts) > 2 * len(EVERY)

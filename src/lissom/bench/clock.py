@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from ..checks import fields, mapping, number, parsed, text_of
 from ..errors import LissomError
 from ..menu import menu
 from ..scratch import temporary
@@ -30,6 +30,8 @@ from .machine import machine
 
 POINTS = (1.0, 0.75, 0.5, 0.25)  # of the inputs and of the outputs of a layer, between which times are interpolated
 SECONDS = 0.03  # that one layer runs for
+TABLE = fields(ms=mapping(number(1e-9, 1e9)))
+IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, where there is no store
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,11 @@ CALL = Layer(1, 1, size=(1,))  # next to no work: its time is that of a call
 class LayerClock:
     """Times layers and networks on one target that runs ONNX files, batch 1.
 
-    The table of layers is a file for each machine, target and library version, under ~/.cache/lissom or LISSOM_CACHE.
+    The table of layers is a file in `home`, a folder of the store in use, for each machine, target and library version.
+    Without `home` it is kept in memory while the process lives.
     """
 
-    def __init__(self, target: str, threads: int = 1) -> None:
+    def __init__(self, target: str, threads: int = 1, home: Path | None = None) -> None:
         found = menu("targets").make(target)
         assert isinstance(found, Target)
         if found.ending != "onnx" or found.missing():
@@ -106,15 +109,14 @@ class LayerClock:
             raise LissomError(f"latency on {target}: {reason}")
         self.target, self.threads = found, threads
         facts = json.dumps([machine(), found.identity(), threads], sort_keys=True)
-        home = Path(os.environ.get("LISSOM_CACHE") or Path.home() / ".cache" / "lissom")
-        self.path = home / f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
-        self.table: dict[str, float] = self._read()
+        name = f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
+        self.path = home / name if home else None
+        self.table: dict[str, float] = self._read() if home else IN_MEMORY.setdefault(name, {})
 
     def _read(self) -> dict[str, float]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            return {str(k): float(v) for k, v in found["ms"].items()}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return dict(TABLE(parsed(text_of(self.path)))["ms"]) if self.path else {}
+        except (OSError, ValueError):  # it is measured again
             return {}
 
     def ms(self, layer: Layer) -> float:
@@ -125,11 +127,13 @@ class LayerClock:
         return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
 
     def keep(self) -> None:
-        """Write the table down; where that cannot be done, it is measured again another time."""
+        """Write the table down, with what others have measured since; where that cannot be done, it is measured again."""
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"machine": machine(), "target": str(self.target), "threads": self.threads,
-                                   "ms": self.table})
+                                   "ms": {**self._read(), **self.table}})
         except (OSError, LissomError):
             return
 
@@ -215,13 +219,13 @@ class LayerClock:
         return [t.median for t in timed]
 
 
-def clock_of(threads: int = 1) -> Callable[[str], LayerClock]:
-    """Return what makes a clock for a target, each target once."""
+def clock_of(threads: int = 1, home: Path | None = None) -> Callable[[str], LayerClock]:
+    """Return what makes a clock for a target, each target once; tables of layers are kept in `home`, in memory if None."""
     made: dict[str, LayerClock] = {}
 
     def clock(target: str) -> LayerClock:
         if target not in made:
-            made[target] = LayerClock(target, threads)
+            made[target] = LayerClock(target, threads, home)
         return made[target]
     return clock
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checks import many_read
 from ..errors import LissomError
 from ..scratch import written
 from ..store import Store, tell
@@ -43,13 +44,14 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
     What cannot be read is told, and left out.
     """
     store = Once(store.root)
-    records = [record for _, record in store.records(tell, keys or None)]
-    chosen = records if keys else [record for record in records if record["targets"]] or records
-    if not chosen:
-        raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
+    with many_read():
+        records = [record for _, record in store.records(tell, keys or None)]
+        chosen = records if keys else [record for record in records if record["targets"]] or records
+        if not chosen:
+            raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
+        data = json.dumps(page_data(chosen, store), allow_nan=False)
     from plotly.offline import get_plotlyjs
 
-    data = json.dumps(page_data(chosen, store), allow_nan=False)
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("/*PLOTLY*/", packed(get_plotlyjs())).replace("/*DATA*/", packed(data))
     with written(output, "report") as new:
@@ -59,7 +61,7 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
 
 def packed(text: str) -> str:
     """Return text as the page unpacks it: gzip in base64; equal texts give equal pages."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def unpacked(text: str) -> str:
@@ -79,10 +81,17 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
     records = [record for record in records if record["key"] in runs]
     own = rows_of(records)
     rows, means = with_references(own), over_seeds(own)
-    return {"rows": rows, "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
+    return {"uncompressed": uncompressed(records, store), "rows": rows,
+            "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
             "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
             "facets": chosen_by(rows, means),
             "machines": list({json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}.values())}
+
+
+def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, dict[str, Any]]:
+    """Return the layers of each uncompressed network by name, which all runs of it share."""
+    found = {record["float"]["key"]: record for record in records}
+    return {key: {row["name"]: row for row in (store.readable(key) or record)["layers"]} for key, record in found.items()}
 
 
 def chosen_by(rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -127,10 +136,7 @@ def float_wide(row: dict[str, Any]) -> bool:
 
 
 def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return layers before and after, and what the targets say of one run; add its steps to those known already."""
-    before = {row["name"]: row for row in (store.readable(record["float"]["key"]) or record)["layers"]}
-    layers = [{**row, **{f"was_{k}": before.get(row["name"], row)[k] for k in ("params", "macs", "outputs")}}
-              for row in layer_rows(record, store)]
+    """Return layers and what the targets say of one run; add its steps to those known already."""
     chain = store.chain(record)
     for entry in chain:
         if entry["key"] not in steps:
@@ -138,7 +144,8 @@ def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any
                                    "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
                                    "gates": entry["gates"], "notes": entry["notes"],
                                    "sparsified": entry["facts"].get("sparsified")}
-    return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"], "layers": layers,
+    return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"],
+            "layers": layer_rows(record, store), "uncompressed": record["float"]["key"],
             "chain": [entry["key"] for entry in reversed(chain)], "targets": record["targets"],
             "notes": [f"{target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)],
             "sizes": size_lines(record), "zeros": zeros_of(record, store),

@@ -204,16 +204,15 @@ def size_lines(record: dict[str, Any]) -> list[str]:
 
 
 def print_store(rows: list[dict[str, Any]]) -> None:
-    """Print the entries of a store."""
+    """Print the entries of a store, which may be thousands: plain lines take no time beside a table."""
+    cells = [("key", "size", "age", "seed", "", "recipe")]
+    cells += [(row["key"], size_text(row["size_bytes"]), f"{row['age_s'] / 3600:.1f} h", str(row["seed"]),
+               "finished" if row["finished"] else "", row["recipe"] or "the network as given") for row in rows]
+    key, size, age, seed, mark, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
+    lines = [f" {a:{key}}  {b:>{size}}  {c:>{age}}  {d:>{seed}}  {e:{mark}}  {recipe}" for a, b, c, d, e, recipe in cells]
     console = Console(highlight=False)
-    table = Table(box=None, header_style="bold")
-    for name in ("key", "size", "age", "seed", "", "recipe"):
-        table.add_column(name, justify="right" if name in ("size", "age", "seed") else "left")
-    for row in rows:
-        table.add_row(row["key"], size_text(row["size_bytes"]), f"{row['age_s'] / 3600:.1f} h", str(row["seed"]),
-                      "finished" if row["finished"] else "", (row["recipe"] or "the network as given").replace("[", r"\["))
-    print_wide(console, table)
-    console.print(f"{len(rows)} networks, {size_text(sum(row['size_bytes'] for row in rows))}")
+    console.print(lines[0], style="bold", soft_wrap=True, markup=False)
+    print(*lines[1:], f"{len(rows)} networks, {size_text(sum(row['size_bytes'] for row in rows))}", sep="\n")
 
 
 def size_text(count: float) -> str:

@@ -1,12 +1,10 @@
-"""Which grid, of how many bits, each layer and each activation of a network gets."""
+"""Which grid, of how many bits, each layer and each activation of a network gets. Recipes are read by it, without torch."""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ..errors import LissomError
 from ..grids._grid import Grid
@@ -92,6 +90,8 @@ def saturates() -> bool:
 
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, reduce_range.
     """
+    import torch
+
     return platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_vnni_supported()
 
 
