@@ -33,7 +33,6 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.bench.machine import machine
-from lissom.bench.process import loaded
 from lissom.plan import one_target
 from lissom.surgery.choose import lowest
 from lissom.surgery.compare import apart
@@ -137,18 +136,20 @@ def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted:
     target = one_target(runtime)
     path = folder / f"net.{target.ending}"
     if isinstance(images, Tensor):
-        shape = tuple(images.shape[1:])
-        lissom.export(small, runtime, path, shape, images)
-        with loaded(runtime, path, (1, *shape)) as process:
-            outputs = torch.from_numpy(np.asarray(process.run(images.numpy())))
+        lissom.export(small, runtime, path, tuple(images.shape[1:]), images)
     else:
         lissom.export(small, runtime, path, example=first(images, 1))
-        session = target.load(path, 1)
-        outputs = torch.cat([torch.from_numpy(np.asarray(session([t.numpy() for t in tensors_in(example)])[0]))
-                             for example in singles(images)])
+    session = target.load(path, 1)  # in this process, since export has tried it in another
+    outputs = torch.from_numpy(np.concatenate([answered(session, example) for example in singles(images)]))
     fused = target.fused(path) if any(isinstance(m, Quantized) for m in small.modules()) else None
     return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted),
             "integers": str(fused) if fused else None, "rest": list(fused.rest[:5]) if fused else []}
+
+
+def answered(session: Any, example: Tree) -> np.ndarray:
+    """Return the first output of a session for one input of the network."""
+    given = [t.numpy() for t in tensors_in(example)]
+    return np.asarray(session(given[0]) if len(given) == 1 else session(given)[0])
 
 
 def singles(images: Tree) -> list[Tree]:

@@ -97,3 +97,21 @@ def test_the_runtimes_share_a_file_unless_activations_are_rounded(tmp_path: Path
         assert (Onnxruntime().file(False, differs) != Openvino().file(False, differs)) is differs
     save(nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU()), tmp_path / "float")
     assert not rounded_activations(tmp_path / "float")
+
+
+BEFORE = {"cat": lambda x, y: torch.cat([x, y], 1), "mul": lambda x, y: torch.cat([x, y], 1) * torch.cat([y, x], 1),
+          "pool": lambda x, y: nn.functional.interpolate(torch.cat([x, y], 1), scale_factor=2.0)}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_only_a_relu_reads_is_rounded_once(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Net(lambda n, x: n.head(n.three(BEFORE[name](n.one(x), n.two(x)).relu()).mean((2, 3))),
+                one=nn.Conv2d(3, 8, 3, 1, 1), two=nn.Conv2d(3, 8, 1), three=nn.Conv2d(16, 8, 3), head=nn.Linear(8, 5))
+    model = lissom.apply("quantize(8)", model.eval(), X[:1], X)
+    for target in ("onnxruntime", "openvino"):  # export runs the file: OpenVINO dies of a concatenation rounded twice in turn
+        lissom.export(model, target, tmp_path / f"{target}.onnx", (3, 8, 8), X)
+    proto = onnx.load(str(tmp_path / "onnxruntime.onnx"))
+    made = {output: node for node in proto.graph.node for output in node.output}
+    relu = next(node for node in proto.graph.node if node.op_type == "Relu")
+    assert made[relu.input[0]].op_type != "DequantizeLinear"

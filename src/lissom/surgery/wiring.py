@@ -15,6 +15,8 @@ from .entering import entering
 from .layers import torch_class
 from .sites import PASSES, Sites, kind_of, paths_of
 
+BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}  # calls that are one operation with a ReLU after them
+
 
 @dataclass
 class Wiring:
@@ -145,7 +147,7 @@ def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None
     """Decide which activations need a grid, from one forward pass.
 
     Everything computed is rounded, save what only a ReLU reads (the two are one operation in integers) and
-    what the network returns. Max-pooling chooses among values and so keeps the grid of its input. Integers that enter are
+    what the network returns. OpenVINO 2026.4 dies of a concatenation that is rounded twice in turn. Max-pooling chooses among values and so keeps the grid of its input. Integers that enter are
     never rounded. Where `loose` modules are given, calls are named by module, and those of these modules stay float.
     """
     inputs = copied(images)
@@ -155,7 +157,7 @@ def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None
     reads, readers, layers = watch.reads, watch.readers, watch.layers
     sites: dict[str, str] = {}
     for name in readers:
-        if name in ends or (kind_of(name) in ("conv", "linear", "add", "norm") and watch.only_relu(name)):
+        if name in ends or (kind_of(name) in BEFORE_RELU and watch.only_relu(name)):
             continue
         own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
         sites[name] = sites.get(own, name)
