@@ -414,6 +414,14 @@ def test_no_image_starts_a_program_or_takes_more_memory_than_its_file_can_need(t
     assert found.size == (6, 8), "a header alone does not say how large all images are made"
 
 
+def test_without_a_size_no_image_makes_all_others_huge(tmp_path: Path) -> None:
+    folder(tmp_path, {"train": 2, "test": 1})
+    Image.new("RGB", (1_500, 1_000)).save(tmp_path / "train" / "cat" / "0.png")
+    with pytest.raises(LissomError, match=r"cat/0\.png has 1500 x 1000 pixels, and all images would be resized .*--size"):
+        Data.of(f"folder:{tmp_path}")
+    assert Data.of(f"folder:{tmp_path}", size=(4, 4)).size == (4, 4)
+
+
 def test_names_need_not_be_utf_8_but_those_of_classes(tmp_path: Path) -> None:
     folder(tmp_path, {"train": 2, "test": 1})
     odd = tmp_path / "train" / "cat" / os.fsdecode(b"\xff.png")

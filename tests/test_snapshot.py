@@ -259,8 +259,35 @@ def test_widths_that_are_not_those_of_the_weight_are_one_line(key: str, value: o
     structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
     structure["layers"]["3"][key] = value
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
-    with pytest.raises(LissomError, match=r"the widths of 3 are not those of its weight \(16, 16, 3, 3\)"):
+    expected = "expected a count, got" if isinstance(value, list) else r"tensors \(.*, its weight \(16, 16, 3, 3\)\)$"
+    with pytest.raises(LissomError, match=expected):
         lissom.load(tmp_path, small_net())
+
+
+class Attending(nn.Module):
+    """Layers whose widths have other names: (n 8 p) to (n 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.curve = nn.GroupNorm(4, 8), nn.PReLU(8)
+        self.attention, self.head = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.curve(self.norm(x)).transpose(1, 2)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize(("layer", "key", "value"), [
+    ("norm", "num_groups", 3), ("norm", "num_groups", 0), ("norm", "num_channels", 4), ("curve", "num_parameters", 2),
+    ("attention", "num_heads", 3), ("attention", "num_heads", [4]), ("head", "in_features", 9), ("head", "out_features", 4)])
+def test_widths_of_every_kind_are_those_of_the_tensors(layer: str, key: str, value: object, tmp_path: Path) -> None:
+    lissom.save(Attending(), tmp_path)
+    lissom.load(tmp_path, Attending())
+    structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
+    structure["layers"][layer][key] = value
+    (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
+    with pytest.raises(LissomError, match=rf"the widths of {layer} are not those of its tensors|expected a count, got"):
+        lissom.load(tmp_path, Attending())
 
 
 @pytest.mark.parametrize("names", [[], ["scale", "zero_point", "more"], ["scale", "other"]])

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
+import pickle
+import struct
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +89,54 @@ def test_legacy_files_that_are_whole_are_read_and_cut_ones_are_refused(tmp_path:
         (tmp_path / "c.pt").write_bytes(whole[:size])
         with pytest.raises(LissomError, match=r"^weights: .*c.pt "):
             load_weights(plain(), str(tmp_path / "c.pt"))
+
+
+def text(letters: str) -> bytes:
+    return b"X" + struct.pack("<I", len(letters)) + letters.encode()
+
+
+def twice(times: int) -> bytes:
+    """Return opcodes that leave a tuple of two tuples of two tuples, each of them the same."""
+    return b")q\0" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(times))
+
+
+@pytest.mark.parametrize("opcodes", [
+    text("a" * 40_000) + b")R", b"c" + b"a" * 40_000 + b"\nx\n)R", text("a" * 40_000) + b")\x81", twice(26) + b")R",
+    b"}" + twice(26) + b"K\1s", b"(" + text("storage") + b"ctorch\nFloatStorage\n" + twice(26) + text("cpu") + b"K\1tQ",
+    b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R", b"cbuiltins\nset\n]" + twice(26) + b"a\x85R",
+    b"c_codecs\nencode\n" + text("\u1234" * 30_000) + text("punycode") + b"\x86R",
+    b"ccollections\nOrderedDict\n)R]" + twice(26) + b"N\x86ab"],
+    ids=["a word called", "a long name", "a word made", "tuples called", "a key", "a name of a tensor", "room", "a set",
+         "a codec", "attributes"])
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "legacy"])
+def test_what_would_take_time_or_memory_without_end_is_refused_at_once(opcodes: bytes, old: bool, tmp_path: Path) -> None:
+    """Tuples would take 2 ** 26 steps to print or hash; PyTorch's search in its own error the square of a word."""
+    pickled = b"\x80\2" + opcodes + b"."
+    whole = io.BytesIO(b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + pickled)
+    if not old:
+        with zipfile.ZipFile(whole := io.BytesIO(), "w") as archive:
+            for name, part in (("data.pkl", pickled), ("byteorder", b"little"), ("version", b"3\n")):
+                archive.writestr(f"archive/{name}", part)
+    (tmp_path / "c.pt").write_bytes(whole.getvalue())
+    begin = time.process_time()
+    with pytest.raises(LissomError, match=r"^weights: .*c.pt cannot be read \(.*\)$") as caught:
+        load_weights(plain(), str(tmp_path / "c.pt"))
+    assert time.process_time() - begin < 1 and len(str(caught.value)) < 400
+
+
+def test_a_file_whose_parts_are_larger_than_itself_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(LissomError, match=r"stored as they are, got 10,000,.* bytes in a file of [0-9,]+\)"):
+        load_weights(plain(), str(tmp_path / "c.pt"))
+
+
+def test_what_a_trainer_keeps_beside_the_weights_is_read(tmp_path: Path) -> None:
+    """Sets, bytes, options, a tuple used a thousand times: nothing of this is what is refused."""
+    betas = (0.9, 0.999)
+    held = {"model": before(""), "groups": [{"betas": betas, "lr": 0.1} for _ in range(1_000)], "seen": {1, "two"},
+            "raw": bytearray(b"abc"), "bytes": b"abc\xff", (1, 2): 3, "size": torch.Size([1, 2]), "type": torch.float16}
+    for old in (False, True):
+        torch.save(held, tmp_path / "c.pt", _use_new_zipfile_serialization=not old)
+        load_weights(plain(), str(tmp_path / "c.pt"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -45,7 +46,8 @@ def main() -> int:
     if given.serve:
         serve(given.serve, given.seed, given.first, given.first + given.count, given.folder, None)
         return 0
-    with tempfile.TemporaryDirectory(prefix="lissom-fuzz-") as folder:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # on a disk, writing takes most of the time
+    with tempfile.TemporaryDirectory(prefix="lissom-fuzz-", dir=memory) as folder:
         if given.replay:
             return replay(given.replay, given.seed, given.keep, Path(folder))
         from fuzzing.watch import run, summary

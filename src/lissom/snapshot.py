@@ -28,6 +28,7 @@ from .surgery.rounding import Rounding
 from .surgery.sites import kind_of
 from .surgery.tensors import replace
 from .surgery.windows import PartitionAttention, WindowAttention
+from .widths import misfit
 
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
           "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
@@ -143,8 +144,9 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
     for name, facts in structure["layers"].items():
         _reshape(model, _found(model, name, folder), facts)
     _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
-    for name in structure["layers"]:
-        _fits(_found(model, name, folder), name, folder)
+    for name, layer in model.named_modules():
+        if said := misfit(layer):
+            raise LissomError(f"load: {folder}: the widths of {name} are not those of its tensors ({said:.200})")
     if isinstance(model, Quantized):
         model.link()
     return model.eval()
@@ -197,19 +199,9 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
     if isinstance(layer, CastLayer):
         layer.prepare(**facts["cast"])
     for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if facts[k] is not None):
+        if isinstance(value, list) and isinstance(vars(layer).get(key), int):
+            raise LissomError(f"load: {key} of {type(layer).__name__}: expected a count, got {value!s:.80}")
         setattr(layer, key, value)
-
-
-def _fits(layer: nn.Module, name: str, folder: Path) -> None:
-    """Raise unless the widths of a convolution are those of its weight: nothing looks before it computes."""
-    if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer.weight, Tensor):
-        first, second = layer.weight.shape[:2]
-        groups = layer.groups
-        widths = (first, second * groups) if layer.transposed else (second * groups, first)
-        if type(groups) is not int or groups < 1 or first % groups or widths != (layer.in_channels, layer.out_channels):
-            raise LissomError(f"load: {folder}: the widths of {name} are not those of its weight "
-                              f"{tuple(layer.weight.shape)}: {layer.in_channels} to {layer.out_channels} channels in "
-                              f"{groups} groups")
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,7 @@ def width(value: Any) -> Any:
 def rounding(value: Any) -> Any:
     """Accept the settings of what rounds a tensor: a grid of the menu with bits that it has."""
     found = ROUNDING(value)
-    grid = menu("grids").make(found["grid"])
-    assert isinstance(grid, Grid)
+    grid = grid_named(found["grid"])
     bits = grid.of_weights if found["of"] == "weights" else grid.of_inputs
     if found["bits"] not in bits or len(found["names"]) > HELD:
         raise Wrong("bits", f"bits that {found['grid']:.40} has for {found['of']}: {', '.join(map(str, bits))}",
@@ -44,13 +43,20 @@ def rounding(value: Any) -> Any:
     return found
 
 
-@cache
+@lru_cache(1_000)
+def grid_named(text: str) -> Grid:
+    """Return the grid of a text; every layer of a network names the same few."""
+    grid = menu("grids").make(text)
+    assert isinstance(grid, Grid)
+    return grid
+
+
+@lru_cache(1_000)
 def held_by(grid: str, of: str, bits: int) -> set[str]:
     """Return the names of what a layer holds for a grid."""
     import torch
 
-    made = menu("grids").make(grid)
-    assert isinstance(made, Grid)
+    made = grid_named(grid)
     return set(made.hold_weights(torch.eye(2), bits) if of == "weights" else made.hold_inputs(0.0, 1.0, bits))
 
 

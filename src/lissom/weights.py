@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import LissomError, cut, listed
+from .pickled import check
 
 HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "state_dict_ema",
            "model_ema", "ema_state_dict", "ema", "student", "teacher")
@@ -34,6 +35,7 @@ def read_checkpoint(path: str) -> Any:
             warnings.simplefilter("ignore")
             if path.endswith(".safetensors"):
                 return load_file(path)
+            check(path, {name_of(kind) for kind in torch.serialization.get_safe_globals()})
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise LissomError(f"weights: {path} holds more than tensors and would run code when read{named_in(str(error))}; "
@@ -41,6 +43,11 @@ def read_checkpoint(path: str) -> Any:
     except Exception as error:  # what torch.load says of files that are no state dicts is of many kinds
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LissomError(f"weights: {path} cannot be read ({cut(first, 200)})") from None
+
+
+def name_of(kind: Any) -> str:
+    """Return the name under which a class that the user holds for safe stands in a file."""
+    return str(kind[1]) if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def named_in(said: str) -> str:

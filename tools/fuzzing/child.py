@@ -46,7 +46,8 @@ class Escape(Exception):
 def family_of(name: str, folder: Path) -> Family:
     """Return a family by name; its seeds are in `folder`, made if they are not there."""
     module = import_module(f".{FAMILIES[name]}", __package__)
-    return getattr(module, name.capitalize())(folder / "seed" / name, folder / "work" / name)
+    family: type[Family] = getattr(module, name.capitalize())
+    return family(folder / "seed" / (family.seeds or name), folder / "work" / name)
 
 
 def mutant_of(family: Family, seed: int, number: int) -> Mutant:

@@ -23,6 +23,7 @@ class Family(ABC):
     """Mutants of one kind of thing; `seed` is a folder that outlives a child, `work` is the child's own."""
 
     name: ClassVar[str]
+    seeds: ClassVar[str] = ""  # the family whose seeds it shares
 
     def __init__(self, seed: Path, work: Path) -> None:
         self.work = work

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -146,7 +147,7 @@ def strange(rng: Random, names: Sequence[str] = ()) -> Any:
     if rng.random() < 0.25:
         name = rng.choice(tuple(RAW))
         return name if name not in RARE or rng.random() < 0.1 else "@nan"
-    return rng.choice(STRANGE)
+    return deepcopy(rng.choice(STRANGE))  # a later change of the tree is not to change what is drawn
 
 
 def _places(tree: Any) -> Any:

@@ -11,7 +11,7 @@ from .mutate import bytes_of, json_of, safetensors_of
 NAMES = (
     "stem.0", "stem.1", "body.0", "last", "head", "head.weight", "Identity", "QuantizedConv2d", "QuantizedLinear",
     "MaskedConv2d", "CastLinear", "WindowAttention", "", "forward", "__class__", "uniform", "lsq", "binary",
-    "ternary", "percentile(0.999)", "act", "add",
+    "ternary", "percentile(0.999)", "act", "add", "attention", "up", "HeadAttention", "MultiheadAttention",
 )
 
 
@@ -22,20 +22,21 @@ class Structures(Family):
     file = "structure.json"
 
     def make(self, seed: Path) -> None:
-        """Save a tiny network after each of many recipes."""
+        """Save small networks after each of many recipes."""
         import warnings
 
         import torch
 
         import lissom
 
-        from .networks import RECIPES, Tiny
+        from .networks import NETWORKS, SAVED
 
         torch.manual_seed(0)
-        for number, recipe in enumerate(RECIPES):
+        for number, (name, recipe) in enumerate(SAVED):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", lissom.LissomWarning)
-                lissom.save(lissom.apply(recipe, Tiny(), torch.rand(8, 1, 8, 8)), seed / str(number))
+                network = lissom.apply(recipe, NETWORKS[name](), torch.rand(8, 1, 8, 8))
+                lissom.save(network, seed / f"{name}-{number}")
 
     def begin(self, seed: Path) -> None:
         """Read all seeds."""
@@ -50,7 +51,7 @@ class Structures(Family):
             (self.work / name).mkdir(exist_ok=True)
             for file, data in files.items():
                 (self.work / name / file).write_bytes(data)
-            self._load(self.work / name)
+            self.load(self.work / name)
 
     def mutant(self, rng: Random) -> Mutant:
         """Return a changed structure.json of one network, by its tree or by its bytes."""
@@ -66,21 +67,27 @@ class Structures(Family):
         path = self.work / name
         path.write_bytes(data)
         try:
-            return refused(lambda: self._load(path.parent))
+            return refused(lambda: self.load(path.parent))
         finally:
             path.write_bytes(self.files[path.parent.name][path.name])
 
-    def _load(self, folder: Path) -> None:
-        import torch
-
-        import lissom
+    def load(self, folder: Path) -> None:
+        """Ask for everything that is read from a structure."""
         from lissom.snapshot import few_bits, rounded_activations
-
-        from .networks import Tiny
 
         few_bits(folder)
         rounded_activations(folder)
-        model = lissom.load(folder, Tiny())
+        self.run(folder)
+
+    def run(self, folder: Path) -> None:
+        """Load the network and run it."""
+        import torch
+
+        import lissom
+
+        from .networks import NETWORKS
+
+        model = lissom.load(folder, NETWORKS[folder.name.partition("-")[0]]())
         with torch.no_grad():
             model(self.example)
 
@@ -89,7 +96,12 @@ class Safetensors(Structures):
     """The same with its weights changed: header, length of it, or tensors."""
 
     name = "safetensors"
+    seeds = "structures"
     file = "model.safetensors"
+
+    def load(self, folder: Path) -> None:
+        """Load only, since the structure is as it was."""
+        self.run(folder)
 
     def mutant(self, rng: Random) -> Mutant:
         """Return a changed model.safetensors of one network, sometimes that of another."""

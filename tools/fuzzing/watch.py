@@ -22,7 +22,7 @@ from .child import MEMORY, SECONDS
 
 SCRIPT = Path(__file__).parents[1] / "fuzz.py"
 FRESH = 20_000  # mutants for one child: caches grow
-ASLEEP = 60.0  # seconds after which a mutant hangs that takes no processor time
+ASLEEP = 60.0  # seconds without any processor time after which a mutant hangs
 EACH = 5  # mutants kept of one fault
 
 
@@ -109,7 +109,7 @@ def watched(
         done = next((row for row in rows if "works" in row), None)
         faults = [row for row in rows if "fault" in row]
         for row in faults:
-            row["alone"] = row["fault"].startswith("it took") and last - first > 1
+            row["alone"] = last - first > 1 and row["fault"].startswith("it took")
         if done is not None:
             return done, faults
         said.seek(0)
@@ -120,9 +120,9 @@ def watched(
         if ended != "time":
             faults.append(
                 {
-                    "number": at,
+                    "number": at if at is not None else first,
                     "fault": ended or f"its process ended with {child.returncode}: {' '.join(last_words)[-100:]}",
-                    "alone": False,
+                    "alone": bool(ended) and last - first > 1,  # a busy machine may be why
                 }
             )
             count += 1
@@ -143,18 +143,20 @@ def _listen(child: subprocess.Popen[str], state: dict[str, Any]) -> None:
 
 def _wait(child: subprocess.Popen[str], state: dict[str, Any], until: float) -> str:
     """Wait for a child to end; end it, and say why, where one mutant takes too long or too much."""
-    process, at, spent, since, honest = psutil.Process(child.pid), None, 0.0, time.monotonic(), 0
+    process, at, spent, took, since, honest = psutil.Process(child.pid), None, 0.0, 0.0, time.monotonic(), 0
     with suppress(psutil.Error):
         while child.poll() is None:
             time.sleep(0.05)
             if not state["ready"]:
                 continue
             times, held = process.cpu_times(), process.memory_info().rss
-            honest = honest or held
+            now, honest = times.user + times.system, honest or held
             if state["at"] != at:
-                at, spent, since = state["at"], times.user + times.system, time.monotonic()
+                at, spent = state["at"], now
+            if now != took:  # on a busy machine it waits for its turn
+                took, since = now, time.monotonic()
             why = ""
-            if times.user + times.system - spent > 1.5 * SECONDS or time.monotonic() - since > ASLEEP:
+            if now - spent > 1.5 * SECONDS or time.monotonic() - since > ASLEEP:
                 why = "it hangs"
             elif held - honest > 3 * MEMORY:
                 why = f"it took more than {3 * MEMORY >> 20} MiB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from random import Random
@@ -39,6 +40,14 @@ STRANGE = (
     b"2" * 50_000,
     b"]" * 20_000,
 )
+
+
+NAMES = (
+    b"collections\nOrderedDict", b"collections\nCounter", b"builtins\nset", b"builtins\nbytearray",
+    b"_codecs\nencode", b"torch\nSize", b"torch\nTensor", b"torch\nFloatStorage", b"torch\ndevice",
+    b"torch._utils\n_rebuild_tensor_v2", b"torch._utils\n_rebuild_parameter", b"argparse\nNamespace",
+    b"posix\nsystem", b"b" * 30_000 + b"\nx",
+)  # fmt: skip
 
 
 class Weights(Family):
@@ -82,7 +91,10 @@ class Weights(Family):
         """Return a changed file: by bytes, by the pickle within, by the parts of the zip file, by the header."""
         name = rng.choice([*self.files, "plain.safetensors", "plain.safetensors"])
         data = self.files[name]
-        if name.endswith(".safetensors"):
+        if rng.random() < 0.1:
+            name = rng.choice(("plain.pt", "plain-old.pth"))
+            data = _file(drawn(rng), old=name.endswith("pth"))
+        elif name.endswith(".safetensors"):
             data = safetensors_of(rng, data, ("head.weight", "head.bias", "x"))
         elif name.endswith(".pt") and name != "evil.pt" and rng.random() < 0.6:
             data = zip_of(rng, data, pickle_of)
@@ -107,6 +119,47 @@ class Weights(Family):
             return refused(lambda: load_weights(Tiny(), str(path)))
         finally:
             path.unlink()
+
+
+def drawn(rng: Random) -> bytes:
+    """Return a pickle of a few values that are used again and again, and of calls of what PyTorch allows and what not."""
+    out, held = [b"\x80\x02"], 0
+
+    def value() -> bytes:
+        if held and rng.random() < 0.6:
+            return b"j" + struct.pack("<I", rng.randrange(max(0, held - 3), held))
+        text = rng.choice((b"storage", b"cpu", b"latin1", b"a" * 20_000 if rng.random() < 0.3 else b"a", b"head.weight"))
+        return rng.choice((
+            b"N", b"K\x07", b"J\xff\xff\xff\x7f", b"]", b"}", b")", b"X" + struct.pack("<I", len(text)) + text,
+            b"c" + rng.choice(NAMES) + b"\n",
+        ))
+
+    for _ in range(rng.choice((3, 10, 40, 100))):
+        kind = rng.randrange(8)
+        if kind < 4:
+            out.append(value() + value() + b"\x86")
+        elif kind == 4:
+            out.append(b"c" + rng.choice(NAMES) + b"\n" + value() + rng.choice((b"", b"\x85")) + rng.choice((b"R", b"\x81")))
+        elif kind == 5:
+            out.append(value() + value() + rng.choice((b"R", b"b", b"a", b"\x81")))
+        elif kind == 6:
+            out.append(rng.choice((b"}", value())) + value() + value() + b"s")
+        else:
+            out.append(b"(" + value() * rng.choice((1, 2, 5)) + value() + b"t" + rng.choice((b"", b"", b"Q")))
+        out.append(b"r" + struct.pack("<I", held))
+        held += 1
+    return b"".join(out) + b"."
+
+
+def _file(pickled: bytes, *, old: bool) -> bytes:
+    """Return a file of torch.save around a pickle."""
+    if old:
+        return b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + pickled
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, part in (("data.pkl", pickled), ("byteorder", b"little"), ("data/0", bytes(64)), ("version", b"3\n")):
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
+    return out.getvalue()
 
 
 def pickle_of(rng: Random, data: bytes) -> bytes:

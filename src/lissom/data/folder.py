@@ -15,6 +15,7 @@ from .data import Data, assembled
 from .split import FORMATS, Files, Images, decoded
 
 MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read batch by batch
+UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 
 
 def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_bad: bool) -> Data:
@@ -76,9 +77,12 @@ def first_size(found: dict[str, list[Path]]) -> tuple[int, int]:
     for path in (path for paths in found.values() for path in paths):
         try:
             height, width = decoded(path, 1, None).shape[1:]
-            return height, width
         except LissomError:
             continue
+        if height * width > UNASKED:
+            raise LissomError(f"data: {path} has {width} x {height} pixels, and all images would be resized to that; "
+                              "say what the network is to read: --size HEIGHTxWIDTH")
+        return height, width
     raise LissomError("data: not one training image can be read")
 
 

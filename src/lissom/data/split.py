@@ -19,7 +19,7 @@ from ..errors import LissomError
 # what Pillow decodes by itself, where it was built with it: for others, as EPS, it starts a program
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX", "SGI",
            "QOI", "DDS")
-LARGE = 1 << 26  # pixels that any file may declare: 512 MiB while they are decoded
+LARGE = 1 << 24  # pixels that any file may declare: 128 MiB while they are decoded
 DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
 
 
