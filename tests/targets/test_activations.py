@@ -109,7 +109,7 @@ def test_what_only_a_relu_reads_is_rounded_once(name: str, tmp_path: Path) -> No
     model = Net(lambda n, x: n.head(n.three(BEFORE[name](n.one(x), n.two(x)).relu()).mean((2, 3))),
                 one=nn.Conv2d(3, 8, 3, 1, 1), two=nn.Conv2d(3, 8, 1), three=nn.Conv2d(16, 8, 3), head=nn.Linear(8, 5))
     model = lissom.apply("quantize(8)", model.eval(), X[:1], X)
-    for target in ("onnxruntime", "openvino"):  # export runs the file: OpenVINO dies of a concatenation rounded twice in turn
+    for target in ("onnxruntime", "openvino"):  # export runs the file: OpenVINO dies of concatenations rounded twice
         lissom.export(model, target, tmp_path / f"{target}.onnx", (3, 8, 8), X)
     proto = onnx.load(str(tmp_path / "onnxruntime.onnx"))
     made = {output: node for node in proto.graph.node for output in node.output}

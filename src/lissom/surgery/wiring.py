@@ -147,8 +147,9 @@ def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None
     """Decide which activations need a grid, from one forward pass.
 
     Everything computed is rounded, save what only a ReLU reads (the two are one operation in integers) and
-    what the network returns. OpenVINO 2026.4 dies of a concatenation that is rounded twice in turn. Max-pooling chooses among values and so keeps the grid of its input. Integers that enter are
-    never rounded. Where `loose` modules are given, calls are named by module, and those of these modules stay float.
+    what the network returns. OpenVINO 2026.4 dies of a concatenation that is rounded twice in turn. Max-pooling chooses
+    among values and so keeps the grid of its input. Integers that enter are never rounded. Where `loose` modules are
+    given, calls are named by module, and those of these modules stay float.
     """
     inputs = copied(images)
     watch = _Watch(network, entering(network, inputs), loose or ())
