@@ -251,6 +251,22 @@ def test_measuring_that_is_killed_does_not_train_again(tmp_path: Path, monkeypat
     assert not taken
 
 
+def test_the_seconds_of_a_step_are_those_of_all_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started_ago(self: Checkpoints, of: dict[str, Any]) -> Any:
+        self.begun -= 1000
+        return Checkpoints.__dict__["_read"](self, of)
+
+    monkeypatch.setattr(Checkpoints, "_read", Checkpoints.read, raising=False)
+    for at in (3, 2):  # killed twice
+        with monkeypatch.context() as patch:
+            dies(patch, at)
+            patch.setattr(Checkpoints, "read", started_ago)
+            with pytest.raises(Killed):
+                lissom.run("train(2, batch=16)", task(), tmp_path / "store", checkpoint=NOW)
+    record = lissom.run("train(2, batch=16)", task(), tmp_path / "store", checkpoint=NOW)[0]
+    assert 2000 < record["seconds"] < 2100
+
+
 def test_what_is_packed_comes_back_as_it_lay_in_memory() -> None:
     held: dict[str, Tensor] = {}
     last = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)

@@ -57,6 +57,8 @@ class Checkpoints:
     say: Callable[[str], None] = silent
     written: int = 0
     last: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic)
+    before_s: float = 0.0  # that earlier runs took to come to the checkpoint which this one goes on from
 
     @property
     def path(self) -> Path:
@@ -72,7 +74,8 @@ class Checkpoints:
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
-        facts = {"format": FORMAT, "of": of, "state": packed(state, tensors), "sum": checksum(tensors)}
+        facts = {"format": FORMAT, "of": of, "state": packed(state, tensors), "sum": checksum(tensors),
+                 "seconds": self.before_s + time.monotonic() - self.begun}
         new = self.folder / f".checkpoint.{os.getpid()}"
         try:
             save_file(tensors, new, {"lissom": json.dumps(facts)})
@@ -102,6 +105,7 @@ class Checkpoints:
 
     def set_aside(self, reason: str) -> None:
         """Move the checkpoint out of the way; the step starts anew."""
+        self.before_s = 0.0
         with suppress(OSError):
             os.replace(self.path, self.folder / "checkpoint-aside.safetensors")
         self.say(f"the checkpoint of an earlier run is set aside, the step starts anew: {reason}")
@@ -121,7 +125,8 @@ class Checkpoints:
                 raise Unusable(f"its {name} was {before.get(name)}, now it is {of.get(name)}")
             if facts["sum"] != checksum(tensors):
                 raise Unusable("it was changed, or damaged, after it was written")
-            return unpacked(facts["state"], tensors)
+            state, self.before_s = unpacked(facts["state"], tensors), float(facts.get("seconds", 0))
+            return state
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
                 RuntimeError) as error:  # whatever reading a damaged file comes upon
             raise Unusable(f"it cannot be read ({type(error).__name__}: {str(error)[:100]})") from None

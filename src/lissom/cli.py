@@ -250,8 +250,10 @@ def export(key: Annotated[str, typer.Argument(help="A key of the store, or its b
     kept = Store(store)
     found = kept.find(key)
     from .bench.files import export_key
+    from .report.live import Live
 
-    path = export_key(found, kept, to, output, bake, model)
+    with Live(quiet=json) as live:
+        path = export_key(found, kept, to, output, bake, model, say=live.begin)
     typer.echo(jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size}) if json else str(path))
 
 

@@ -118,7 +118,8 @@ class Run:
             with torch.no_grad():
                 ctx.gate("reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0)
             record = self._record(recipe, place, keys, again, ctx)
-            record["seconds"] = round(time.time() - begin, 1)
+            before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0  # of runs that were killed
+            record["seconds"] = round(before_s + time.time() - begin, 1)
             write_json(folder / "record.json", record)
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")

@@ -50,7 +50,8 @@ def seal(folder: Path, name: str) -> None:
     facts = {"format": FORMAT, "name": name, "files": files, "code": code_of(folder),
              "record": {"fields": fields, "sha256": digest_of(record, fields)}}
     key = user_key()
-    (folder / NAME).write_text(json.dumps({**facts, "signature": signature(facts, key) if key else None}, indent=1))
+    (folder / NAME).write_text(json.dumps({**facts, "signature": signature(facts, key) if key else None}, indent=1),
+                               encoding="utf-8")
 
 
 def manifest(folder: Path, name: str) -> Manifest | None:

@@ -59,7 +59,7 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
 
 
 def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module],
-             images: Images | None = None, *, proven: bool = True) -> Path:
+             images: Images | None = None, *, proven: bool = True, say: Callable[[str], None] = silent) -> Path:
     """Return the file of a network for a target, making it if the store has none; targets of one file share it.
 
     `fresh` builds the network as it was before any step; `images` are what a target's own quantizer looks at. What is made
@@ -74,6 +74,7 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
     with store.lock(f"{key}.{name}"):
         if not store.sound(key, name):
             store.discard(key, name)
+            say(f"{key}  {target}: export{', with preprocessing' if bake else ''}")
             model, record = restore(fresh, store.folder(key)), store.record(key)
             seen = record["task"]["preprocessing"]
             facts = metadata(record, bake)
@@ -82,10 +83,11 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
                 shape = tuple(record["task"]["shape"])
                 target.export(whole, folder / path.name, shape, facts, images)
                 if proven:
+                    say(f"{key}  {target}: the file is run and compared with the network")
                     some = None if images is None or bake else torch.cat(images(2))
                     prove(target, folder / path.name, whole, shape, some, pixels=bake)
                 if not path.suffix.startswith(".onnx"):  # which hold the facts themselves, packed or not
-                    (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1))
+                    (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return path
 
 

@@ -33,49 +33,37 @@ def machine_mark() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
-def _made(begin: str, root: Path | None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=f"{begin}-{machine_mark()}-{os.getpid()}-", dir=root))
+@contextmanager
+def _held(begin: str, root: Path | None, what: str, refused: str, cure: str) -> Iterator[Path]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{begin}-{machine_mark()}-{os.getpid()}-", dir=root))
+    except OSError as error:
+        raise LissomError(f"{what} cannot be written ({error}){refused}") from None
     OWN.add(folder.name)
-    return folder
-
-
-def _gone(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    OWN.discard(folder.name)
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno in FULL:
+            raise LissomError(f"{what if root else folder.parent} is full ({error}); {cure}") from None
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        OWN.discard(folder.name)
 
 
 @contextmanager
 def scratch(root: Path, where: str = "store", cure: str = "`lissom store --prune` frees space") -> Iterator[Path]:
     """Give an empty folder under `root` that is gone afterwards, whatever happened."""
-    try:
-        folder = _made(".new", root)
-    except OSError as error:
-        raise LissomError(f"{where}: {root} cannot be written ({error})") from None
-    try:
+    with _held(".new", root, f"{where}: {root}", "", cure) as folder:
         yield folder
-    except OSError as error:
-        if error.errno in FULL:
-            raise LissomError(f"{where}: {root} is full ({error}); {cure}") from None
-        raise
-    finally:
-        _gone(folder)
 
 
 @contextmanager
 def temporary() -> Iterator[Path]:
     """Give an empty folder in the system's place for temporary files that is gone afterwards."""
-    try:
-        folder = _made("lissom", None)
-    except OSError as error:
-        raise LissomError(f"temporary files cannot be written ({error}); TMPDIR names another folder") from None
-    try:
+    cure = "TMPDIR names another folder"
+    with _held("lissom", None, "temporary files", f"; {cure}", cure) as folder:
         yield folder
-    except OSError as error:
-        if error.errno in FULL:
-            raise LissomError(f"{folder.parent} is full ({error}); TMPDIR names another folder") from None
-        raise
-    finally:
-        _gone(folder)
 
 
 @contextmanager

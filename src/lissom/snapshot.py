@@ -80,7 +80,7 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
         folder.mkdir(parents=True, exist_ok=True)
         structure = {**structure_of(model), "build": build,
                      "buffers": sorted(name for name, _ in model.named_buffers())}
-        (folder / "structure.json").write_text(json.dumps(structure, indent=1))
+        (folder / "structure.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
         tensors = {name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()}
         save_file(tensors, folder / "model.safetensors")
     except Exception as error:  # safetensors reports a full disk as an exception of its own

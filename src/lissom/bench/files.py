@@ -27,12 +27,13 @@ FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
 PROFILED = 50  # runs that the time of each layer is a median of
 
 
-def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool, model: str | None = None) -> Path:
+def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool, model: str | None = None,
+               say: Callable[[str], None] = silent) -> Path:
     """Write a finished network as a file for one target, named as the target names it unless `output` says.
 
     What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends otherwise than in .xml.
     """
-    found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store, model))
+    found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store, model), say=say)
     two = found.suffix == ".ir"
     output = output or Path("model.xml" if two else found.name)
     with written(output, "export") as new:

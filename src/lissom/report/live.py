@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Live:
         self.console = Console(stderr=True, highlight=False)
         self.plain = quiet or not self.console.is_terminal
         self.bars = Bars(TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"),
-                         TimeRemainingColumn(), console=self.console, transient=True)
+                         TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True)
         self.bar = None if self.plain else self.bars.add_task("", facts="", visible=False)
 
     def __enter__(self) -> Live:
@@ -37,6 +37,12 @@ class Live:
         if self.bar is not None:
             self.bars.update(self.bar, visible=False)
         self.console.print(text, soft_wrap=True, markup=False)
+
+    def begin(self, text: str) -> None:
+        """Tell what begins and may take long: one line, and on a terminal a bar that moves and counts seconds."""
+        self.say(text)
+        if self.bar is not None:
+            self.bars.reset(self.bar, total=None, description="", facts="", visible=True)
 
     def watch(self, now: Progress) -> None:
         """Show where training is: epoch, loss, accuracy, images per second and time left."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LissomError, cause_of
+from ._released import released
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,7 +92,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     import torch
 
     try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad():
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(model, shown.given, dynamo=True, opset_version=OPSET, verbose=False,
                                         input_names=shown.names, output_names=shown.outputs,

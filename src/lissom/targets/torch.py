@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError, cause_of
 from ..method import arg
+from ._released import released
 from ._target import Images, Run, Target
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Torch(Target):
                 layer.freeze_weights()
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
         try:
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), torch.no_grad(), released():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(model, shown.given, dynamic_shapes=shown.shapes(torch.export.Dim("batch")))
                 torch.export.save(program, path, extra_files={"lissom.json": json.dumps(text)})

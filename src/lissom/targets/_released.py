@@ -1,0 +1,37 @@
+"""What PyTorch's exporter keeps of every network that it has seen, about a MiB of each, is given back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def released() -> Iterator[None]:
+    """Let PyTorch remember nothing of what is exported in the block.
+
+    The environment of the symbols that stand for sizes lists tensors whose sizes are such symbols, which name the
+    environment. The sizes are held in C++, where Python does not look for circles. Caches hold the symbols, too.
+    """
+    import torch._dynamo
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    made, begin = list[Any](), ShapeEnv.__init__
+
+    def noted(self: Any, *given: Any, **named: Any) -> None:
+        made.append(self)
+        begin(self, *given, **named)
+
+    ShapeEnv.__init__ = noted  # type: ignore[method-assign]
+    try:
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield
+    finally:
+        ShapeEnv.__init__ = begin  # type: ignore[method-assign]
+        for environment in made:
+            if getattr(environment, "tracked_fakes", None):
+                environment.tracked_fakes.clear()
+        for method in vars(ShapeEnv).values():
+            if callable(clear := getattr(method, "cache_clear", None)):
+                clear()
