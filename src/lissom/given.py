@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import copyreg
+from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +13,9 @@ from torch import nn
 from .errors import LissomError, cut
 
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+NEW = copyreg.__newobj__  # type: ignore[attr-defined]
+ATOMS = {bool, int, float, str, type(None)}  # which a copy shares with the original
+HOLDERS = (dict, OrderedDict, set, list)
 
 
 def network_of(model: object, where: str) -> nn.Module:
@@ -41,7 +47,7 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
 
     try:
         with copyable(model):
-            return copy.deepcopy(model).eval()
+            return copied_module(model, {}).eval()
     except RuntimeError as error:  # tensors that somebody's own code has computed and kept
         raise LissomError(f"{where}: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
                           "tensors that it computed, remove these first") from None
@@ -50,6 +56,34 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
         what = "the network" if name is None else f"the attribute '{name}' of the network"
         raise LissomError(f"{where}: {what} cannot be copied ({cut(str(error) or type(error).__name__, 120)}); "
                           "make it where it is used, or give its class a __deepcopy__") from error
+
+
+def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return what copy.deepcopy makes of a module, sooner: that looks at length at each of many attributes.
+
+    `memo` maps ids of what was copied to the copies, as that of copy.deepcopy does.
+    """
+    kind = type(module)
+    parts = None
+    if id(module) not in memo and not hasattr(kind, "__deepcopy__") and kind not in copyreg.dispatch_table:
+        parts = module.__reduce_ex__(4)
+    if not isinstance(parts, tuple) or parts[:2] != (NEW, (kind,)) or type(parts[2]) is not dict or any(parts[3:]):
+        copied: nn.Module = copy.deepcopy(module, memo)
+        return copied
+    twin: nn.Module = kind.__new__(kind)
+    memo[id(module)] = twin
+    state: dict[str, Any] = {}
+    for name, value in parts[2].items():
+        if type(value) in ATOMS or (type(value) is tuple and ATOMS.issuperset(map(type, value))):
+            state[name] = value
+        elif name == "_modules" and type(value) is dict:
+            state[name] = {key: layer if layer is None else copied_module(layer, memo) for key, layer in value.items()}
+        elif type(value) in HOLDERS and not value:
+            state[name] = memo[id(value)] = type(value)()
+        else:
+            state[name] = copy.deepcopy(value, memo)
+    twin.__setstate__(state)
+    return twin
 
 
 def attributes(model: nn.Module) -> list[str]:

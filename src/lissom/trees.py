@@ -26,7 +26,7 @@ def tensors_in(tree: Tree) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
         yield tree
     else:
-        for part in parts_of(tree):
+        for part in tree if isinstance(tree, (list, tuple)) else parts_of(tree):
             if isinstance(part, Tensor):
                 yield part
             elif not isinstance(part, PLAIN):  # most arguments of an operation are, and parts_of takes its time to say so

@@ -23,8 +23,10 @@ def lowest(scores: Tensor, count: int, blocks: list[Tensor] | None = None) -> Te
     marked = torch.zeros(len(scores), dtype=torch.bool)
     if count == 0:
         return marked
-    blocks = blocks or [torch.zeros(len(scores), dtype=torch.long)]
     keep = len(scores) - count
+    if not blocks:
+        marked[scores.argsort(descending=True, stable=True)[keep:]] = True
+        return marked
     if len(blocks) == 1:
         parts = int(blocks[0].max()) + 1
         for block in range(parts):

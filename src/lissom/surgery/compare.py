@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import Tree, copied, handed, in_float, tensors_in
+from .modes import in_mode
 
 BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}  # return values and where these are
 
@@ -104,9 +105,9 @@ def answers(model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = N
     shown = copied(inputs)
     if not decides:
         with torch.no_grad():
-            return Answers([t.detach().clone() for t in tensors_in(handed(model.eval(), shown))], [])
+            return Answers([t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))], [])
     with torch.no_grad(), Decisions(shown, given) as decisions:
-        made = [t.detach().clone() for t in tensors_in(handed(model.eval(), shown))]
+        made = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
     return Answers(made, decisions.made, decisions.follows)
 
 

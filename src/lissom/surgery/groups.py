@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ class Member:
         """Return the name of the layer that the tensor belongs to."""
         return self.tensor.rpartition(".")[0]
 
+    @cached_property
+    def count(self) -> int:
+        """How many indices hold a unit."""
+        return int((self.unit >= 0).sum())
+
     def slices(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the numbers (k numbers) along the axis and the unit (k) of each, those of no unit left out."""
         if self.unit.ndim == 1:
@@ -36,7 +42,7 @@ class Member:
             blocks, each = self.unit.shape
             flat = weight.reshape(blocks, -1, each, math.prod(weight.shape[2:])).transpose(1, 2).reshape(blocks * each, -1)
         unit = self.unit.flatten().to(weight.device)
-        if (unit >= 0).all():
+        if self.count == len(unit):
             return flat, unit
         return flat[unit >= 0], unit[unit >= 0]
 
@@ -64,7 +70,7 @@ class Group:
         steps = [int(blocks.max()) + 1 for blocks in self.blocks]
         for member in self.members:
             if member.role == "out":
-                each = int((member.unit >= 0).sum()) // self.size  # channels of one unit
+                each = member.count // self.size  # channels of one unit
                 steps.append(multiple // math.gcd(multiple, max(each, 1)))
         return math.lcm(*steps) if self.members else multiple
 
@@ -116,9 +122,8 @@ def grouped(labels: Labels) -> Groups:
         if not _blocked(labels, free, root):
             break
     for use in labels.uses:
-        found = np.unique(root[use.labels.numpy()])
-        if use.role == "out" and stays[found].any():
-            left.setdefault(use.tensor.rpartition(".")[0], frozen[int(found[stays[found]][0])])
+        if use.role == "out" and stays[found := root[use.labels.numpy()]].any():
+            left.setdefault(use.tensor.rpartition(".")[0], frozen[int(found[stays[found]].min())])
     whole = [group for group in free if group.step(1) >= group.size]
     for group in whole:
         left.update({layer: "its channels all hang together" for layer in group.layers("out") if layer not in left})
@@ -126,16 +131,31 @@ def grouped(labels: Labels) -> Groups:
                   decides=labels.trace.decides())
 
 
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Return what np.unique does, sooner where values ascend already or are all one."""
+    flat = values.ravel()
+    if (flat[1:] > flat[:-1]).all():
+        return flat
+    return flat[:1] if (flat == flat[0]).all() else np.unique(flat)
+
+
 def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Group]:
     """Group the representatives by the set of uses that they occur in."""
     draw = np.random.default_rng(0)
     mark = np.zeros(len(root), np.uint64)
     made = np.zeros(len(root), bool)
-    roots = [root[use.labels.numpy()] for use in uses]
-    for use, found in zip(uses, roots, strict=True):
-        each = np.unique(found)
+    rows: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # many uses are of the same channels
+    keys = []
+    for use in [*uses, *widths]:
+        found = root[use.labels.numpy()]
+        keys.append((found.tobytes(), found.shape))
+        rows.setdefault(keys[-1], found)
+    distinct = {key: _distinct(found) for key, found in rows.items()}
+    for use, key in zip(uses, keys, strict=False):
+        each = distinct[key]
         mark[each] += draw.integers(1, 2**63, dtype=np.uint64)  # equal sums, equal sets of uses
-        made[each] |= use.role == "out"
+        if use.role == "out":
+            made[each] = True
     units = np.flatnonzero(made & ~stays)
     _, first, number = np.unique(mark[units], return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # groups in the order in which their layers run
@@ -146,17 +166,25 @@ def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.n
         mine = units[group_of[units] == k]
         unit_of[mine] = np.arange(len(mine))
         groups.append(Group("", len(mine)))
-    shared: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}  # members that hold the same units share the tensor
-    for use, found in zip([*uses, *widths], [*roots, *(root[use.labels.numpy()] for use in widths)], strict=True):
-        owners = group_of[found]
-        for k in np.unique(owners):
-            if k >= 0:
-                unit = np.where(owners == k, unit_of[found], -1)
-                same = shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit))
-                member = Member(use.tensor, use.axis, use.role, same)
-                (groups[k].widths if use.role == "width" else groups[k].members).append(member)
+    shared: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
+    parts = {key: _parts(group_of[found], unit_of[found], shared) for key, found in rows.items()}
+    for use, key in zip([*uses, *widths], keys, strict=True):
+        for k, unit in parts[key]:
+            member = Member(use.tensor, use.axis, use.role, unit)
+            (groups[k].widths if use.role == "width" else groups[k].members).append(member)
     _name(groups)
     return groups
+
+
+def _parts(owners: np.ndarray, units: np.ndarray,
+           shared: dict[tuple[bytes, tuple[int, ...]], Tensor]) -> list[tuple[int, Tensor]]:
+    """Return for each group that owns some of the places its units there, -1 elsewhere; equal ones are one tensor."""
+    found = []
+    for k in _distinct(owners).tolist():
+        if k >= 0:
+            unit = np.where(owners == k, units, -1)
+            found.append((k, shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit))))
+    return found
 
 
 def _name(groups: list[Group]) -> None:

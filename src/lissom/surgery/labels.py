@@ -147,6 +147,9 @@ class Labels:
 
     def tie(self, labels: Tensor, dims: Iterable[int]) -> Tensor:
         """Declare labels equal along `dims` and return them repeated along these."""
+        dims = [dim for dim in dims if labels.stride(dim) and labels.shape[dim] > 1]
+        if not dims:  # they repeat already
+            return labels
         one = labels
         for dim in dims:
             one = one.narrow(dim, 0, 1)

@@ -14,6 +14,7 @@ from .cast import CastLayer
 from .choose import lowest
 from .compare import answers, gap
 from .groups import Group, Groups, groups_of
+from .modes import in_mode
 from .slim import masked_alike, sliced
 from .tensors import Held
 
@@ -78,7 +79,7 @@ class _Trial:
         plain = all(t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference() for t in tensors)
         self.model = model if plain else copy.deepcopy(model).float().cpu()
         self.before = Held(self.model)
-        self.model.eval()
+        in_mode(self.model)
         for p in self.model.parameters():
             p.data = _lively(p.data, draw)  # large ones share their numbers with the network
         for b in self.model.buffers():
@@ -180,11 +181,11 @@ class _Trial:
             b.data = numbers.clone()  # for statistics to move in
         try:
             with torch.no_grad():
-                called(self.model.train(), images)
+                called(in_mode(self.model, training=True), images)
         except Exception:  # as above
             return False
         finally:
-            self.model.eval()
+            in_mode(self.model)
             for b, numbers in buffers:
                 b.data = numbers
         return True

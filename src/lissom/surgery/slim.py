@@ -22,23 +22,33 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
         with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
         found: dict[int, Tensor] = {}
         for member in group.members:
-            if id(member.unit) not in found:
-                found[id(member.unit)] = with_none[member.unit]
-            mine, key = found[id(member.unit)], (member.tensor, member.axis)
+            mine, key = found.get(id(member.unit)), (member.tensor, member.axis)
+            if mine is None:
+                mine = found[id(member.unit)] = with_none[member.unit]
             gone[key] = gone[key] | mine if key in gone else mine
     return gone
 
 
 def masked(model: nn.Module, cut: Cut) -> None:
     """Zero in place everything that `sliced` would cut out: the two networks compute the same."""
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    layers = dict(model.named_modules())
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
-            tensor, gone = tensors[name], gone.to(tensors[name].device)
-            if gone.ndim == 1:
-                tensor.index_fill_(axis, gone.nonzero().flatten(), 0)
+            tensor = held(layers, name)
+            gone = gone.to(tensor.device)
+            if axis == 0 and gone.ndim == 1:
+                tensor.index_fill_(0, gone.nonzero().flatten(), 0)
             else:
-                tensor.mul_(_over(tensor, axis, ~gone).to(tensor.dtype))
+                _multiply(tensor, axis, (~gone).to(tensor.dtype), tensor)
+
+
+def held(layers: dict[str, nn.Module], name: str) -> Tensor:
+    """Return a parameter or buffer by name."""
+    path, _, leaf = name.rpartition(".")
+    found = layers[path]._parameters.get(leaf)
+    found = layers[path]._buffers.get(leaf) if found is None else found
+    assert found is not None
+    return found
 
 
 def masked_alike(model: nn.Module, cut: Cut) -> None:
@@ -47,18 +57,30 @@ def masked_alike(model: nn.Module, cut: Cut) -> None:
     Numbers that the network shares with another stay as they are. What is left of a layer's inputs is multiplied by
     the root of  all inputs / those left,  so that a difference is as large at the end of a deep network as it was.
     """
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    layers, own = dict(model.named_modules()), set[str]()
     readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
-    factors: dict[str, Tensor] = {}
-    for (name, axis), gone in removed(cut).items():
-        stay = (~gone).to(torch.float32)
-        if (name, axis) in readers:
-            stay /= stay.mean().clamp_min(1e-6).sqrt()
-        factor = _over(tensors[name], axis, stay)
-        factors[name] = factors[name] * factor if name in factors else factor
-    for name, factor in factors.items():
-        numbers = tensors[name].data
-        tensors[name].data = numbers * factor.to(numbers.dtype)
+    shared: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}  # members share what goes, which stays alive
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):  # of whole rows there are fewest
+        tensor, reads = held(layers, name), (name, axis) in readers
+        if (key := (id(gone), reads, tensor.dtype)) not in shared:
+            stay = (~gone).to(torch.float32)
+            if reads:
+                stay /= stay.mean().clamp_min(1e-6).sqrt()
+            shared[key] = gone, stay.to(tensor.dtype)
+        if name in own:
+            _multiply(tensor.data, axis, shared[key][1], tensor.data)
+        else:
+            tensor.data = _multiply(tensor.data, axis, shared[key][1])
+            own.add(name)
+
+
+def _multiply(tensor: Tensor, axis: int, values: Tensor, out: Tensor | None = None) -> Tensor:
+    """Multiply by `values`, (n) along `axis` or (blocks n) of a grouped convolution, into `out` if it is given."""
+    after = tensor.shape[axis + 1:].numel()
+    if values.ndim == 1 and axis and after > 1 and tensor.is_contiguous():  # in long rows, which is sooner done
+        flat, long = tensor.view(-1, len(values) * after), values.repeat_interleave(after)
+        return torch.mul(flat, long, out=None if out is None else out.view(flat.shape)).view(tensor.shape)
+    return torch.mul(tensor, _over(tensor, axis, values), out=out)
 
 
 def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
@@ -74,8 +96,10 @@ def sliced(model: nn.Module, cut: Cut) -> None:
 
     `layer.kept` lists the outputs of the layer as it was first built that are still there.
     """
-    owners, layers = owners_of(model), dict(model.named_modules(remove_duplicate=False))
+    layers = dict(model.named_modules(remove_duplicate=False))
+    owners = owners_of(model)
     makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
+    changed = dict[nn.Module, None]()
     left: dict[int, tuple[Tensor, Tensor]] = {}  # id of what goes -> that, kept alive, and the places that stay
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):  # whole rows first
         if id(gone) not in left:
@@ -87,7 +111,7 @@ def sliced(model: nn.Module, cut: Cut) -> None:
         layer: Any = layers[path]
         now = getattr(layer, leaf).detach()
         now = now.index_select(axis, stay.to(now.device)) if gone.ndim == 1 else kept_of(now, axis, ~gone.to(now.device))
-        replace(model, name, now, owners=owners, layer=layer)
+        changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
         if leaf == "weight" and (name, axis) in makes:
             before = getattr(layer, "kept", range(gone.numel()))
             layer.kept = [before[k] for k in stay.tolist()]
@@ -95,10 +119,11 @@ def sliced(model: nn.Module, cut: Cut) -> None:
         for width in group.widths:
             norm: Any = layers[width.tensor]
             norm.num_features -= int(units[width.unit[width.unit >= 0]].sum())
-    for layer in model.modules():
+    for layer in changed:
         match_widths(layer)
         if isinstance(layer, nn.MultiheadAttention):
             match_attention(layer)
+    for layer in layers.values():
         match_windows(layer)
     for group, units in cut:
         if units.any():

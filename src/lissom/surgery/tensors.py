@@ -19,25 +19,31 @@ def owners_of(model: nn.Module) -> Owners:
 
 
 def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None, owners: Owners | None = None,
-            layer: nn.Module | None = None) -> None:
-    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it.
+            layer: nn.Module | None = None) -> list[nn.Module]:
+    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it. Return these.
 
     `buffer` says what a tensor is that the layer does not have yet. If many are replaced, `owners` is what
     `owners_of` returned before the first, and `layer` the one that holds the tensor.
     """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path) if layer is None else layer
-    if buffer if buffer is not None else key in layer._buffers:
+    if key in layer._buffers and buffer is not False:
+        layer._buffers[key] = value
+        layer._non_persistent_buffers_set.discard(key)  # what was cut has to be saved
+        return [layer]
+    if buffer:
         layer.register_buffer(key, value)
-        return
+        return [layer]
     old = layer._parameters.get(key)
     fresh = nn.Parameter(value, requires_grad=old.requires_grad if old is not None else value.is_floating_point())
-    for owner, alias in [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)]):
+    holders = [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)])
+    for owner, alias in holders:
         owner._parameters[alias] = fresh
         if isinstance(owner, nn.RNNBase):  # keeps a list of its own
             owner._flat_weights[owner._flat_weights_names.index(alias)] = fresh
     if owners is not None:
-        owners[id(fresh)] = owners.get(id(old), [(layer, key)])
+        owners[id(fresh)] = holders
+    return [owner for owner, _ in holders]
 
 
 class Held:
@@ -46,13 +52,14 @@ class Held:
     OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = []
-        for module in model.modules():
+        self.modules, modules = [], list(model.modules())
+        for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):  # of which nothing is cut
                 held = vars(module)
                 own = {key: held[key].copy() for key in self.OWN if key in held}
                 self.modules.append((module, module.__class__, dict(held), own))
-        self.numbers = [(t, t.data) for t in [*model.parameters(), *model.buffers()]]
+        tensors = [t for module in modules for held in (module._parameters, module._buffers) for t in held.values()]
+        self.numbers = [(t, t.data) for t in {id(t): t for t in tensors}.values() if t is not None]
 
     def restore(self) -> None:
         """Bring the network back; what was computed in place stays."""

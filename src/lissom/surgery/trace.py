@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import Tree, copied, first, handed, tensors_in
+from .modes import in_mode
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Op:
     outputs: tuple[Tensor, ...]
     result: Any
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name without namespace and overload: `convolution`, `native_batch_norm`."""
         return str(self.func.overloadpacket.__name__)
@@ -38,9 +40,13 @@ class Op:
             return x.ndim == 2 and 1 not in x.shape and self.outputs[0].stride() == x.stride()[::-1]
         return self.name == "t"
 
-    def inputs(self) -> Iterator[Tensor]:
-        """Yield every tensor among the arguments."""
-        yield from tensors_in((self.args, list(self.kwargs.values())))
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Return every tensor among the arguments."""
+        return self._inputs
+
+    @cached_property
+    def _inputs(self) -> tuple[Tensor, ...]:
+        return tuple(tensors_in((self.args, self.kwargs) if self.kwargs else self.args))
 
 
 @dataclass
@@ -109,7 +115,7 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
             if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                 continue
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
-        model.train(training)
+        in_mode(model, training)
         with torch.no_grad(), _Recorder(trace):
             trace.outputs = tuple(tensors_in(handed(model, one)))
     return trace
@@ -131,7 +137,8 @@ def decomposed(model: nn.Module) -> Iterator[None]:
 
 def _restored(modes: dict[nn.Module, bool]) -> None:
     for module, mode in modes.items():
-        module.training = mode
+        if module.training != mode:
+            module.training = mode
 
 
 def _noted(trace: Trace, name: str) -> Any:

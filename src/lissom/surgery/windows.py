@@ -108,10 +108,13 @@ CLASSES = {  # torchvision's class: ours, and the names of the layers before and
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": (WindowAttention, "qkv", "proj"),
     "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (PartitionAttention, "to_qkv", "merge"),
 }
+NAMES = {name.rpartition(".")[2] for name in CLASSES}
 
 
 def match_windows(layer: nn.Module) -> None:
     """Change torchvision's attention, of which heads were cut, to the class that can do with what is left."""
+    if type(layer).__qualname__ not in NAMES:
+        return
     ours, before, after = CLASSES.get(f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", ""))
     if ours and len(layer.get_parameter(f"{before}.weight")) != 3 * len(layer.get_parameter(f"{after}.weight")):
         layer.__class__ = ours

@@ -1,0 +1,20 @@
+"""Put a network into training or eval mode, sooner than nn.Module does."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
+    """Do what model.train(training) does, and return the model; layers that do more than to take note of it do so."""
+    modules = list(model.modules())
+    if all(module.training == training for module in modules):
+        return model
+    kinds = set(map(type, modules))
+    if all(kind.train is nn.Module.train and not issubclass(kind, torch.jit.ScriptModule) for kind in kinds) \
+            and type(model).eval is nn.Module.eval:
+        for module in modules:
+            module.__dict__["training"] = training
+        return model
+    return model.train() if training else model.eval()
