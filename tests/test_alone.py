@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from networks import images, seasoned
-from torch import nn
+from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
@@ -38,3 +40,26 @@ def test_a_range_that_has_not_settled_names_layers_and_asks_for_images_only_if_t
     assert all("more images= or a percentile" in note for note in notes(64)) and notes(64)
     assert notes(512) and all("; a percentile would steady it" in note for note in notes(512))
     assert all("of half the 64 images" in note for note in notes(512))
+
+
+def test_a_copied_network_is_what_deepcopy_makes() -> None:
+    from lissom.given import copied_module
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.gru = nn.Linear(4, 4), nn.GRU(4, 4)
+            self.two, self.again = nn.Linear(4, 4), self.one
+            self.two.weight = self.one.weight
+            self.cache: dict[str, Tensor] = {"bias": self.one.bias}
+            self.seen = [self.cache]
+            self.register_buffer("most", torch.ones(2), persistent=False)
+
+    net = Tied().train()
+    twin: Any = copied_module(net, {})
+    assert twin.two.weight is twin.one.weight is not net.one.weight and twin.again is twin.one
+    assert twin.cache["bias"] is twin.one.bias and twin.seen[0] is twin.cache is not net.cache
+    assert all(a is b for a, b in zip(twin.gru._flat_weights, twin.gru.parameters(), strict=True))
+    assert twin.training and list(twin.state_dict()) == list(net.state_dict()) and torch.equal(twin.most, net.most)
+    twin.one.register_forward_hook(lambda *_: None)
+    assert not net.one._forward_hooks

@@ -373,3 +373,22 @@ def test_transposed_convolutions_are_masked_and_cast(axes: int, tmp_path: Path) 
     assert all((p.grad == 0)[p == 0].all() for name, p in small.named_parameters() if name.endswith("weight"))
     with pytest.warns(LissomWarning, match="inputs where others have their outputs"):
         apply("mask(0.5, pattern=block, block=2)", nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 4, 2)), images(1))
+
+
+def test_a_layer_that_does_more_after_its_product_is_left_as_soon_as_that_shows() -> None:
+    done: list[str] = []
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(3, 3, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.conv2d(x, self.kernel).relu()
+            done.append("the rest")
+            return x.sigmoid()
+
+    net = nn.Sequential(Block(), nn.ReLU())
+    found = make_plain(net, images(1))
+    assert found.left == {"0": "Block, whose forward also calls relu"} and not found.done
+    assert done == ["the rest"]  # once, where the network ran

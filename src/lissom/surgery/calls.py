@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from .looks import LOOKS
 PRODUCTS: dict[Any, str] = {torch.conv1d: "Conv1d", torch.conv2d: "Conv2d", torch.conv3d: "Conv3d", F.linear: "Linear"}
 ARGUMENTS = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 KEEPS: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}  # the values as they are
+
+
+class Enough(Exception):
+    """End a forward of which all that can matter is known."""
 
 
 class Calls(TorchFunctionMode):
@@ -53,6 +58,8 @@ class Calls(TorchFunctionMode):
     def notice(self, name: str) -> None:
         """Take note of something else that is done."""
         self.other = self.other or f"whose forward also calls {name}"
+        if self.result is not None:
+            raise Enough
 
     def product(self, kind: str, given: dict[str, Any]) -> None:
         """Take note of a convolution or linear call of what was made of the input."""
@@ -93,7 +100,8 @@ class Calls(TorchFunctionMode):
 
 def calls_of(layer: nn.Module, x: Tensor) -> Calls:
     """Run the forward of a layer, without its hooks, on an input and return its calls."""
-    with torch.no_grad(), Calls(x) as calls:
+    out = None
+    with torch.no_grad(), Calls(x) as calls, suppress(Enough):
         out = layer.forward(x)
     if calls.result is None:
         calls.other = calls.other or "whose forward does not convolve or multiply by a call that can be seen"

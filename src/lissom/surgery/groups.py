@@ -149,13 +149,11 @@ def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.n
     for use in [*uses, *widths]:
         found = root[use.labels.numpy()]
         keys.append((found.tobytes(), found.shape))
-        rows.setdefault(keys[-1], found)
+        rows[keys[-1]] = found
     distinct = {key: _distinct(found) for key, found in rows.items()}
     for use, key in zip(uses, keys, strict=False):
-        each = distinct[key]
-        mark[each] += draw.integers(1, 2**63, dtype=np.uint64)  # equal sums, equal sets of uses
-        if use.role == "out":
-            made[each] = True
+        mark[distinct[key]] += draw.integers(1, 2**63, dtype=np.uint64)  # equal sums, equal sets of uses
+        made[distinct[key]] |= use.role == "out"
     units = np.flatnonzero(made & ~stays)
     _, first, number = np.unique(mark[units], return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # groups in the order in which their layers run

@@ -11,7 +11,7 @@ def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
     modules = list(model.modules())
     if all(module.training == training for module in modules):
         return model
-    kinds = set(map(type, modules))
+    kinds = {type(module) for module in modules}
     if all(kind.train is nn.Module.train and not issubclass(kind, torch.jit.ScriptModule) for kind in kinds) \
             and type(model).eval is nn.Module.eval:
         for module in modules:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..trees import Tree, called, first, tensors_in
 from .calls import Calls, calls_of
 from .computed_weights import computed_by, free_of_hooks
 from .layers import BY_NAME, PLAIN, SAME, WEIGHTED, PlainLayer, same_pads, torch_class
+from .modes import in_mode
+from .small import smaller
 
 INPUTS = 4  # that are looked at, of a layer that is called more often
 
@@ -63,8 +65,9 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
     own = {name: layer for name, layer in model.named_modules() if has_own_forward(layer)}
     if not own:
         return found
-    inputs, outputs = inputs_of(model, own, example)
+    inputs = inputs_of(model, own, example)
     before: dict[str, Any] = {}
+    outputs: list[Tensor] = []
     for name, layer in own.items():
         word = type(layer).__name__
         try:
@@ -77,6 +80,7 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
         except Exception as error:  # whatever a forward raises on an input by itself
             found.left[name] = f"{word}, whose forward fails by itself ({type(error).__name__})"
         else:
+            outputs = outputs if before else outputs_of(model, example)
             before[name], found.done[name] = state(layer), word
             if plain.weight is not layer._parameters.get("weight"):
                 found.baked[name] = computed_by(layer)
@@ -99,14 +103,22 @@ def has_own_forward(layer: nn.Module) -> bool:
         p is not None and p.ndim > 1 for p in layer._parameters.values())
 
 
-def inputs_of(model: nn.Module, own: dict[str, nn.Module], example: Tree) -> tuple[dict[str, list[Any]], list[Tensor]]:
-    """Return what some layers of a network read on the first item of `example`, and what the network returns."""
+def inputs_of(model: nn.Module, own: dict[str, nn.Module], example: Tree) -> dict[str, list[Any]]:
+    """Return what some layers of a network read on the first item of `example`, or on a part of it if that is enough."""
     inputs: dict[str, list[Any]] = {name: [] for name in own}
+    small = smaller(example)
     hooks = [layer.register_forward_pre_hook(
         lambda _, args, kwargs, name=name: inputs[name].append([*args, *kwargs.values()]), with_kwargs=True)
         for name, layer in own.items()]
     try:
-        return inputs, outputs_of(model, example)
+        if small is not None:
+            with suppress(Exception):  # whatever the network's own code raises on a small image
+                outputs_of(model, small)
+                return inputs
+            for read in inputs.values():
+                read.clear()
+        outputs_of(model, example)
+        return inputs
     finally:
         for hook in hooks:
             hook.remove()
@@ -122,12 +134,13 @@ def outputs_of(model: nn.Module, example: Tree) -> list[Tensor]:
 def bare(model: nn.Module) -> Iterator[None]:
     """Run a network in eval mode for a while; modes and buffers are afterwards as they were."""
     modes, kept = {m: m.training for m in model.modules()}, [(b, b.clone()) for b in model.buffers()]
-    model.eval()
+    in_mode(model)
     try:
         yield
     finally:
         for module, mode in modes.items():
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
         with torch.no_grad():
             for buffer, value in kept:
                 buffer.copy_(value)
@@ -139,9 +152,11 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
         raise NotPlain("which is not called as a layer")
     if any(len(given) != 1 or not isinstance(given[0], Tensor) for given in inputs):
         raise NotPlain("which is called with more than one input")
-    runs = [calls_of(layer, x) for (x,) in inputs[:INPUTS]]
-    runs.append(calls_of(layer, inputs[0][0]))  # a weight that is drawn is another one now
-    one = runs[0]
+    runs, one = [], calls_of(layer, inputs[0][0])
+    if one.other is None:
+        runs = [calls_of(layer, x) for (x,) in inputs[1:INPUTS]]
+        runs.append(calls_of(layer, inputs[0][0]))  # a weight that is drawn is another one now
+    runs.insert(0, one)
     if one.other is None and one.kind != "Linear" and any(one.pads):
         runs += other_sizes(layer, one, inputs[0][0])
     if other := next((run.other for run in runs if run.other), None):

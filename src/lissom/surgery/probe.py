@@ -16,9 +16,9 @@ from .compare import answers, gap
 from .groups import Group, Groups, groups_of
 from .modes import in_mode
 from .slim import masked_alike, sliced
+from .small import smaller
 from .tensors import Held
 
-SMALL = 64  # pixels: channels are coupled alike in small images, where the network takes them
 OTHER = (torch.float16, torch.bfloat16, torch.float64)
 FEW = 65_536  # numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
 
@@ -90,8 +90,7 @@ class _Trial:
         self.runs = False  # whether the network ran in training when it was cut last
         self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
         self.images = mapped(lambda t: _two_of(t, draw), example)
-        large = isinstance(example, Tensor) and example.ndim == 4 and max(example.shape[2:]) > SMALL
-        self.smaller = self.images[..., :SMALL, :SMALL] if large and example.is_floating_point() else None
+        self.smaller = smaller(self.images)
 
     def end(self) -> None:
         """Bring the network back to what it was."""

@@ -45,8 +45,8 @@ def masked(model: nn.Module, cut: Cut) -> None:
 def held(layers: dict[str, nn.Module], name: str) -> Tensor:
     """Return a parameter or buffer by name."""
     path, _, leaf = name.rpartition(".")
-    found = layers[path]._parameters.get(leaf)
-    found = layers[path]._buffers.get(leaf) if found is None else found
+    layer = layers[path]
+    found: Tensor | None = layer._buffers[leaf] if leaf in layer._buffers else layer._parameters[leaf]
     assert found is not None
     return found
 
