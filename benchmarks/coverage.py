@@ -23,6 +23,8 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from lissom.surgery.count import macs
 from lissom.surgery.network import Quantized
 from lissom.surgery.probe import cuttable
 from lissom.surgery.slim import Cut, sliced
+from lissom.targets import _onnx
 from lissom.trees import Tree, called, first, in_float, tensors_in
 
 EXACT = 1e-9
@@ -126,8 +129,9 @@ def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict
             same = [torch.equal(a, b) for a, b in zip(wanted, tensors_in(called(again, images)), strict=True)]
         if not all(same):
             raise AssertionError("the network that was saved and loaded answers otherwise")
-        for runtime in RUNTIMES:
-            found[runtime] = reasoned(lambda runtime=runtime: exported(small, runtime, Path(folder), images, wanted[0]))
+        with converted_once():
+            for runtime in RUNTIMES:
+                found[runtime] = reasoned(lambda runtime=runtime: exported(small, runtime, Path(folder), images, wanted[0]))
     return found
 
 
@@ -144,6 +148,23 @@ def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted:
     fused = target.fused(path) if any(isinstance(m, Quantized) for m in small.modules()) else None
     return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted),
             "integers": str(fused) if fused else None, "rest": list(fused.rest[:5]) if fused else []}
+
+
+@contextmanager
+def converted_once() -> Iterator[None]:
+    """Let PyTorch's exporter, which takes most of the time, convert a network once for both runtimes."""
+    kept: dict[str, Any] = {}
+    convert = _onnx.converted
+
+    def converted(model: nn.Module, shown: Any) -> Any:
+        if "model" not in kept:
+            kept["model"] = convert(model, shown)
+        return copy.deepcopy(kept["model"])
+    _onnx.converted = converted
+    try:
+        yield
+    finally:
+        _onnx.converted = convert
 
 
 def answered(session: Any, example: Tree) -> np.ndarray:

@@ -298,3 +298,15 @@ def test_a_grid_that_holds_something_else_is_one_line(names: list[str], tmp_path
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
     with pytest.raises(LissomError, match=r"names: expected what uniform holds: scale, zero_point, got"):
         lissom.load(tmp_path, small_net())
+
+
+@pytest.mark.parametrize(("layer", "kind"), [("head", "MaskedConv2d"), ("", "MaskedLinear"), ("curve", "WindowAttention"),
+                                             ("norm", "HeadAttention"), ("attention", "MaskedLinear")])
+def test_a_class_of_other_layers_is_one_line(layer: str, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(Attending(), tmp_path)
+    said = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
+    said["layers"].setdefault(layer, {})["class"] = kind
+    (tmp_path / "structure.json").write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(LissomError, match=f"cannot become a {kind}"):
+        restore(Attending, tmp_path)

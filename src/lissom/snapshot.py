@@ -27,7 +27,7 @@ from .surgery.quantized import FEW, QuantizedLayer
 from .surgery.rounding import Rounding
 from .surgery.sites import kind_of
 from .surgery.tensors import replace
-from .surgery.windows import PartitionAttention, WindowAttention
+from .surgery.windows import PartitionAttention, WindowAttention, becomes
 from .widths import misfit
 
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
@@ -37,6 +37,9 @@ OURS: tuple[type[nn.Module], ...] = (
     nn.Identity, Rest, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
     attention.HeadAttention, WindowAttention, PartitionAttention)
 CLASSES = {kind.__name__: kind for kind in OURS}
+MADE_OF: dict[type, type] = {attention.HeadAttention: nn.MultiheadAttention}  # what a layer must be to become one of ours
+for made in (layers.PLAIN, quantized.CLASSES, masks.CLASSES, cast.CLASSES):
+    MADE_OF.update((ours, plain) for plain, ours in made.items())
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
@@ -173,7 +176,8 @@ def _plain(layer: nn.Module, geometry: dict[str, Any], name: str, tensors: dict[
 
 def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:
     """Turn a layer into a quantized one, without its tensors, which are filled in next."""
-    said, layer.__class__ = facts["quantized"], CLASSES[facts["class"]]
+    said = facts["quantized"]
+    _become(layer, facts["class"])
     assert isinstance(layer, QuantizedLayer)
     norm = _found(model, said["norm"], folder) if said["norm"] else None
     assert norm is None or isinstance(norm, nn.modules.batchnorm._BatchNorm)
@@ -186,6 +190,14 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
         layer.norm = norm
 
 
+def _become(layer: nn.Module, kind: str) -> None:
+    """Change the class of a layer to one of ours that such layers become."""
+    ours = CLASSES[kind]
+    if not (isinstance(layer, MADE_OF[ours]) if ours in MADE_OF else becomes(layer) is ours):
+        raise LissomError(f"load: a {type(layer).__name__} cannot become a {kind}; was the network built the same way?")
+    layer.__class__ = ours
+
+
 def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
     kind = facts.get("class")
     if kind in ("Rest", "Identity"):
@@ -195,7 +207,7 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
             layer.narrow(facts["num_features"])
         return
     if kind and type(layer).__name__ != kind:
-        layer.__class__ = CLASSES[kind]
+        _become(layer, kind)
     if isinstance(layer, CastLayer):
         layer.prepare(**facts["cast"])
     for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if facts[k] is not None):

@@ -111,6 +111,11 @@ CLASSES = {  # torchvision's class: ours, and the names of the layers before and
 NAMES = {name.rpartition(".")[2] for name in CLASSES}
 
 
+def becomes(layer: nn.Module) -> type[nn.Module] | None:
+    """Return the class of ours that can do with fewer heads than torchvision's; None for other layers."""
+    return CLASSES.get(f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", ""))[0]
+
+
 def match_windows(layer: nn.Module) -> None:
     """Change torchvision's attention, of which heads were cut, to the class that can do with what is left."""
     if type(layer).__qualname__ not in NAMES:
