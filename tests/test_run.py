@@ -141,6 +141,40 @@ def test_two_processes_share_one_store(images: Path, tmp_path: Path) -> None:
     assert made == 1, "the step was trained twice"
 
 
+def test_two_processes_measure_one_network_once(images: Path, finished: tuple[Path, dict], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(finished[0], store)
+    key = finished[1]["key"]
+    shutil.rmtree(store / key / "artefacts")
+    record = json.loads((store / key / "record.json").read_text(encoding="utf-8"))
+    record["targets"] = {}
+    (store / key / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    runs = [subprocess.Popen(command(images, store, RECIPE, "--to", "onnxruntime"), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, env=surroundings()) for _ in range(2)]
+    said = [run.communicate(timeout=180) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    if not any("not measured well" in err for _, err in said):  # which the second would measure again
+        assert sum(f"{key}  onnxruntime: export" in err for _, err in said) == 1, "it was measured twice"
+        one, two = (json.loads(out)[0]["targets"] for out, _ in said)
+        assert one == two
+
+
+def test_what_a_run_needs_is_not_pruned_beside_it(images: Path, tmp_path: Path) -> None:
+    store, said, seen = tmp_path / "store", [""], list[str]()
+
+    def watch(_: object) -> None:
+        if "[3 of 3" in said[0] and not seen:
+            pruned = subprocess.run([sys.executable, "-m", "lissom.cli", "store", "--prune", "--yes", "--store", str(store)],
+                                    env=surroundings(), check=True)
+            seen.append(str(pruned.returncode))
+    (record,) = lissom.run("train(1, batch=16) | prune(0.5, multiple=4) | train(1, batch=16)",
+                           lissom.Task.of("resnet8", lissom.Data.of(f"folder:{images}")), store,
+                           say=lambda text: said.__setitem__(0, text), watch=watch)
+    assert seen == ["0"]
+    assert record["float"]["key"] != record["key"] and record["float"]["params"] > record["params"]
+    assert {record["key"], record["before"], record["float"]["key"]} == set(Store(store))
+
+
 def test_space_shares_prefixes_and_teacher_may_be_a_key(images: Path, tmp_path: Path) -> None:
     data = lissom.Data.of(f"folder:{images}")
     task = lissom.Task.of("resnet8", data)

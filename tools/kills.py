@@ -151,8 +151,8 @@ def kills(count: int, seed: int, each: int = 5, say: Callable[[str], None] = pri
                 took[more], wanted[more] = whole.finish(), whole.content()
                 usual = whole.left()  # PyTorch makes an empty folder for temporary files
             this = Round(Path(root) / f"round {number}", *more)
-            for _ in range(min(each, count - sum(done.values()))):
-                sent = this.kill(draw, 0.8 * took[more])
+            for before in range(min(each, count - sum(done.values()))):
+                sent = this.kill(draw, 0.8 * took[more] / (1 + before))  # it goes on where it was: less and less is left
                 if sent is None:  # it was done before
                     break
                 done[sent] += 1
