@@ -22,7 +22,7 @@ from .store import Store
 from .surgery.count import layer_macs
 from .surgery.network import Quantized
 from .surgery.quantized import QuantizedLayer
-from .targets._names import layer_named
+from .targets._names import layer_named, layers_in
 from .targets._target import Fused, Images, Target
 from .task import Task
 
@@ -153,7 +153,7 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
     own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake,
                                profiled=PROFILED)
     fused = target.fused(path) if isinstance(model, Quantized) else None
-    share = None if fused is None else share_in_integers(model, task.data.example(), fused)
+    share = None if fused is None else share_in_integers(model, task.data.example(), fused, path)
     return {"threads": threads, "batch": batch, "bake": bake, "artefact": str(path), "size_bytes": path.stat().st_size,
             **scored(task, outputs, labels), "agreement": agreement(outputs, simulated, labels), "gates": gates,
             "latency_ms": own.latency_ms(),
@@ -163,9 +163,10 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
             "float_layers_ms": float_own.layers_ms()}
 
 
-def share_in_integers(model: nn.Module, example: Any, fused: Fused) -> float:
+def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
     """Return the share of all multiply-adds that is of layers which run in integers in a file."""
-    floats = {layer_named(name.partition(" (")[0]) for name in fused.rest}
+    named = layers_in(path) if path.name.endswith(".onnx") else lambda name, _: layer_named(name)
+    floats = {named(name.partition(" (")[0], "") for name in fused.rest}  # the last may have the name of the output
     counts = layer_macs(model, example)
     done = sum(counts.get(name, 0) for name, layer in model.named_modules() if isinstance(layer, QuantizedLayer)
                and layer.rounding is not None and name.removeprefix("network.") not in floats)

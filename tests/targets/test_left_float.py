@@ -14,7 +14,10 @@ from networks import Net, conv, images, seasoned
 from torch import Tensor, nn
 
 from lissom import apply
+from lissom.measure import share_in_integers
 from lissom.plan import one_target
+from lissom.surgery.count import layer_macs
+from lissom.targets._target import Fused
 
 
 def residual() -> nn.Module:
@@ -137,3 +140,12 @@ def test_openvino_says_how_many_layers_compute_in_single_bits(tmp_path: Path) ->
         return net
     fused, _ = exported(made, "quantize('binary', 'binary')", "openvino", tmp_path / "m.ir")
     assert fused.single == 2 and fused.rest == () and str(fused) == "5/5 (2 in single bits)", "one has groups"
+
+
+def test_the_share_in_integers_leaves_out_a_last_layer_named_after_the_output(tmp_path: Path) -> None:
+    model = apply("quantize(8)", residual().eval(), images(1), images())
+    one_target("openvino").export(model, tmp_path / "m.onnx", (3, 16, 16), {})
+    counts = layer_macs(model, images(1))
+    whole = share_in_integers(model, images(1), Fused(6, 6, ()), tmp_path / "m.onnx")
+    without = share_in_integers(model, images(1), Fused(5, 6, ("outputs (it reads floats)",)), tmp_path / "m.onnx")
+    assert whole - without == pytest.approx(counts["network.head"] / counts[""], abs=1e-4)
