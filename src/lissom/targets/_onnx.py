@@ -79,11 +79,13 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
 
 def rewritten(proto: Any) -> None:
     """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same, in place."""
+    from ._parts import parts_rounded
     from ._widened import folded_at_load
     from ._wrapped import unwrapped
 
     plain_zeros(proto)
     unwrapped(proto)
+    parts_rounded(proto)
     folded_at_load(proto)
 
 
