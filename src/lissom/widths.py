@@ -46,9 +46,9 @@ def _attention(layer: Any) -> bool:
         return False
     if layer.in_proj_weight is None:  # keys or values of another width: three weights
         return True
-    wide = layer.num_heads * layer.head_dim
-    return tuple(layer.in_proj_weight.shape) == (3 * wide, layer.embed_dim) and _long(layer.in_proj_bias, 3 * wide) \
-        and layer.out_proj.weight.shape[-1] == wide
+    wide, shape = layer.num_heads * layer.head_dim, tuple(layer.in_proj_weight.shape)
+    return len(shape) == 2 and shape[0] == 3 * wide and (cut or shape[1] == layer.embed_dim) \
+        and _long(layer.in_proj_bias, 3 * wide) and layer.out_proj.weight.shape[-1] == wide
 
 
 def _long(tensor: Tensor | None, width: int) -> bool:

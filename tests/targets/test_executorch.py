@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import images, seasoned
+from networks import conv, images, seasoned
 from torch import Tensor, nn
 
 import lissom
@@ -47,6 +47,17 @@ def test_any_number_of_images_goes_in_and_answers_stay(tmp_path: Path) -> None:
     for count in (1, 8, 9):
         np.testing.assert_allclose(run(seen[:count].numpy()), once[:count], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(once, kept)
+
+
+def test_a_convolution_that_the_network_returns_runs_in_float_and_the_others_in_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, seen = nn.Sequential(conv(3, 64), nn.ReLU(), conv(64, 64), nn.ReLU(), conv(64, 4)).eval(), images(20, 16)
+    small = lissom.apply("quantize(8)", net, seen[:1], seen)
+    found, size = answers(small, tmp_path, seen)
+    with torch.no_grad():
+        wanted = small(seen)
+    assert float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.03
+    assert size < sum(p.numel() * 4 for p in net.parameters()) / 2.5
 
 
 def test_a_network_it_cannot_convert_is_one_line(tmp_path: Path) -> None:

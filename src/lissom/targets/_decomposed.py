@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..surgery.network import Quantized
-from ..surgery.quantized import QuantizedConv2d
+from ..surgery.quantized import QuantizedConv2d, by_filter
 from ..surgery.rounding import Rounding
 
 SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has
+
+RELUS = ("aten.relu", "aten.hardtanh", "aten.clamp")
 
 
 class InIntegers(Rounding):
@@ -40,6 +42,13 @@ class IntegerConv2d(QuantizedConv2d):
             x = self.own(x)
         given = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
         return self.computed(x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats)
+
+    def in_floats(self) -> None:
+        """Become a float convolution with the same weights."""
+        weight, bias = self.codes * by_filter(self.scales, self.codes), self.floats
+        for name in ("codes", "scales", "zeros", "floats"):
+            del self._buffers[name]
+        self.make_plain(weight, bias)
 
 
 def in_integers(network: Quantized) -> bool:
@@ -73,3 +82,24 @@ def in_integers(network: Quantized) -> bool:
         grid.__class__ = InIntegers
         grid.unit, grid.zero = float(found.step), int(found.zero) - SHIFT  # type: ignore[assignment]
     return True
+
+
+def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
+    """Return the convolutions in integers of an exported network whose outputs are not all rounded, as those it returns.
+
+    XNNPACK has no kernel for them, and ExecuTorch none for their weights.
+    """
+    of = program.graph_signature.inputs_to_buffers
+    found = set[str]()
+    for node in program.graph.nodes:
+        if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
+            readers = [reader for made in node.users for reader in past_relu(made)]
+            if any(str(reader.target) != "quantized_decomposed.quantize_per_tensor.default" for reader in readers):
+                found.add(of[node.args[0].name].removesuffix(".codes"))
+    return found
+
+
+def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """Return what reads the output of a node, or of the ReLU after it."""
+    return [reader for user in node.users
+            for reader in (past_relu(user) if str(user.target).startswith(RELUS) else [user])]

@@ -29,8 +29,8 @@ class Executorch(Target):
     """Run a .pte file in ExecuTorch, PyTorch's runtime for phones and small devices, with XNNPACK's kernels.
 
     Convolutions of a network whose activations are all rounded to 8 bits run in integers, whatever the bits of their
-    weights. Linear layers run in float with weights on their grid, and so does the whole network where some activations
-    have other bits: XNNPACK has no kernels for these.
+    weights, if what they compute is rounded. Linear layers run in float with weights on their grid, and so does the whole
+    network where some activations have other bits: XNNPACK has no kernels for these.
     Source: https://docs.pytorch.org/executorch, https://github.com/google/XNNPACK
     """
 
@@ -47,7 +47,7 @@ class Executorch(Target):
         from ..surgery.cast import uncast
         from ..surgery.network import Quantized
         from ..trees import concatenated, first
-        from ._decomposed import in_integers
+        from ._decomposed import in_integers, read_as_floats
         from ._shown import one_picture
 
         one_picture(self, example)
@@ -64,6 +64,10 @@ class Executorch(Target):
                 batch = torch.export.Dim("batch", max=MOST)
                 shown = torch.zeros(2, *shape) if example is None else first(concatenated([example, example]), 2)
                 program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+                if floats := read_as_floats(program):
+                    for name in floats:
+                        model.get_submodule(name).in_floats()  # type: ignore[operator]
+                    program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
                 made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
         except Exception as error:  # its passes raise whatever they raise
             raise LissomError(f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
