@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..grids._grid import by_filter
 from ..surgery.network import Quantized
-from ..surgery.quantized import QuantizedConv2d, by_filter
+from ..surgery.quantized import QuantizedConv2d
 from ..surgery.rounding import Rounding
 
 SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has
