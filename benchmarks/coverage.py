@@ -266,9 +266,9 @@ def line(row: dict[str, Any]) -> str:
         if "difference" in dead else "-"
     left = f"{cut['channels'][1] / cut['channels'][0]:.0%}" if "channels" in cut else "-"
     ints = [" ".join(part.get(t, {}).get("integers") or "-" for t in RUNTIMES) for part in (rounded, both)]
-    agreed = [part[t]["agreement"] for part in (cut, rounded, both) for t in RUNTIMES if "agreement" in part.get(t, {})]
-    cells = (row["name"], "x".join(map(str, row["input"][0])), reach, proof, left, *ints,
-             f"{min(agreed):.0%}" if agreed else "-", reasons(row))
+    files = [part[t] for part in (cut, rounded, both) for t in RUNTIMES if "agreement" in part.get(t, {})]
+    alike = f"{min(f['agreement'] for f in files):.0%}, {max(f['noise'] for f in files):.0e}" if files else "-"
+    cells = (row["name"], "x".join(map(str, row["input"][0])), reach, proof, left, *ints, alike, reasons(row))
     return "| " + " | ".join(cells) + " |"
 
 
@@ -297,7 +297,9 @@ def page(rows: list[dict[str, Any]]) -> str:
            f"word, {broken} raw errors.", "",
            "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in float64 after channels "
            "that were dead have been cut out. *Left*: channels after `prune(0.5)`. *In integers*: layers of those of "
-           "the file, in ONNX Runtime and in OpenVINO. *Agreement*: of answers with PyTorch, the least of all files.", ""]
+           "the file, in ONNX Runtime and in OpenVINO. *Agreement*: of answers with PyTorch, the least of all files, and "
+           f"the largest difference, as root mean square over that of the outputs. The {IMAGES} images are noise and the "
+           "weights random, so that the two largest outputs may lie closer together than one rounding step.", ""]
     for family in dict.fromkeys(row["family"] for row in rows):
         mine = [row for row in rows if row["family"] == family]
         out += [f"## {family}: {len(mine)}", "", "| network | input | can be cut | dead | left | quantize(8) in integers | "

@@ -1,0 +1,60 @@
+"""What comparing checksums adds to loading a network: python benchmarks/checksum_cost.py [--turns 9]
+
+A network is saved and sealed as an entry of a store is. In each turn it is loaded twice, with the comparison and without,
+in changing order, and nothing that was hashed before is remembered. Printed are the medians and that of the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+
+import torchvision
+from torch import nn
+
+from lissom import manifest, snapshot
+from lissom.models import factory
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet50": lambda: torchvision.models.resnet50(weights=None), "resnet20": lambda: factory("resnet20")(num_classes=10)}
+
+
+def seconds(build: Callable[[], nn.Module], folder: Path, compared: bool) -> float:
+    """Load once; return the seconds on the clock."""
+    manifest.HASHED.clear()
+    snapshot.checked = manifest.checked if compared else lambda _: nullcontext()  # type: ignore[assignment]
+    begin = time.perf_counter()
+    snapshot.restore(build, folder)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print one line for each network."""
+    words = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    words.add_argument("--turns", type=int, default=9)
+    given = words.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        os.environ["XDG_CONFIG_HOME"] = root  # where the key is that signs
+        for name, build in NETWORKS.items():
+            folder = Path(root) / name
+            snapshot.save(build(), folder)
+            (folder / "record.json").write_text("{}", encoding="utf-8")
+            manifest.seal(folder, name)
+            pairs = []
+            for turn in range(given.turns + 1):
+                order = (True, False) if turn % 2 else (False, True)
+                took = {compared: seconds(build, folder, compared) for compared in order}
+                pairs.append((took[True], took[False]))
+            with_it, without = (median(each) for each in zip(*pairs[1:], strict=True))  # the first warms up
+            ratio = median(one / two for one, two in pairs[1:])
+            print(f"{name}: {with_it:.3f} s with checksums, {without:.3f} s without, ratio {ratio:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
