@@ -292,8 +292,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
     here, wrong, broken = machine(), sum(verdict(r)[0] for r in rows), sum(verdict(r)[1] for r in rows)
     out = ["# What can be cut, rounded and exported", "",
-           "Made by `python benchmarks/coverage.py --rows docs/results/coverage.jsonl -o docs/results/exports.md`: how is said "
-           "there.",
+           "Made by `python benchmarks/coverage.py --rows docs/results/coverage.jsonl -o docs/results/exports.md`: how is "
+           "said there.",
            f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} results wrong without a "
            f"word, {broken} raw errors.", "",
            "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in float64 after channels "
