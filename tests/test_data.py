@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from lissom import Data, LissomError, Task
@@ -23,8 +21,6 @@ from lissom.context import Context
 from lissom.data import folder as folder_module
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import parted, statistics
-from lissom.data.digits import pixels_and_labels
-from lissom.data.digits import test_places as places_of_test
 from lissom.data.source import check_spec, resized
 from lissom.data.split import Files, Images, decoded, spread
 
@@ -449,16 +445,3 @@ def test_damaged_files_of_a_known_data_set_are_one_line(tmp_path: Path, file: st
     (raw / file).write_bytes(broken)
     with pytest.raises(LissomError, match="damaged"):
         Data.of("fashion-mnist", root=tmp_path)
-
-
-def test_digits_are_those_of_scikit_learn_and_split_as_it_splits() -> None:
-    bunch = load_digits()
-    pixels, labels = pixels_and_labels()
-    assert np.array_equal(pixels, bunch.images) and np.array_equal(labels, bunch.target)
-    _, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
-    assert np.array_equal(places_of_test(labels), np.sort(test))
-    draw = np.random.default_rng(0)
-    for _ in range(20):  # other counts, of which some are alike
-        some = draw.integers(0, 5, draw.integers(50, 300))
-        _, test = train_test_split(np.arange(len(some)), test_size=0.2, random_state=0, stratify=some)
-        assert np.array_equal(places_of_test(some), np.sort(test))

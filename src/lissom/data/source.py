@@ -48,22 +48,27 @@ def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = 
 
 
 def digits(size: tuple[int, int], channels: int) -> Data:
-    """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split."""
+    """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split.
+
+    Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
+    """
     import numpy as np
     import torch
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     from .data import assembled
-    from .digits import pixels_and_labels, test_places
     from .split import Images
 
-    values, labels = pixels_and_labels()
-    pixels, test = np.round(values * (255 / 16)).astype(np.uint8)[:, None], test_places(labels)
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    train, test = train_test_split(np.arange(len(pixels)), test_size=0.2, random_state=0, stratify=bunch.target)
 
     def part(order: np.ndarray) -> Images:
+        order = np.sort(order)
         images = resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1)
-        return Images(images, torch.from_numpy(labels[order]).long())
+        return Images(images, torch.from_numpy(bunch.target[order]).long())
 
-    train = np.setdiff1d(np.arange(len(labels)), test)
     return assembled("digits", part(train), None, part(test), tuple("0123456789"), channels=channels, size=size,
                      flip=False, fingerprint="scikit-learn digits", notes=[])
 
