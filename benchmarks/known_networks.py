@@ -47,17 +47,9 @@ class Net(nn.Module):
         for name, layer in layers.items():
             setattr(self, name, layer)
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
         """Run the function."""
-        return self.call(self, x)
-
-
-class Pair(Net):
-    """The same of two inputs."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
-        """Run the function."""
-        return self.call(self, x, y)
+        return self.call(self, *inputs)
 
 
 def block(inputs: int, *widths: int) -> nn.Sequential:
@@ -129,7 +121,7 @@ def two_inputs() -> nn.Module:
     def forward(s: Any, x: Tensor, y: Tensor) -> Any:
         x, y = F.relu(s.one(x)), F.relu(s.two(y))
         return x, y, F.relu(s.three(torch.cat([x, y], 1)))
-    return Pair(forward, one=nn.Linear(128, 32), two=nn.Linear(64, 32), three=nn.Linear(64, 1000))
+    return Net(forward, one=nn.Linear(128, 32), two=nn.Linear(64, 32), three=nn.Linear(64, 1000))
 
 
 def joined_by_rows() -> nn.Module:

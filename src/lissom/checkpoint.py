@@ -116,7 +116,7 @@ class Checkpoints:
         try:
             with safe_open(self.path, "pt") as file:
                 facts = json.loads((file.metadata() or {})["lissom"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if facts["format"] != FORMAT:
                 raise Unusable(f"its format is {facts['format']}, not {FORMAT}")
             before = facts["of"]

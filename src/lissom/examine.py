@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,8 +117,7 @@ def check_loss(task: Task, model: nn.Module, outputs: Tensor) -> None:
     """Raise unless the task's own loss gives one number for two training images."""
     assert task.loss is not None
     images, labels = task.data.labelled(2)[0]
-    value = called(lambda: task.loss(model, Batch(images, labels, outputs.float())),  # type: ignore[misc]
-                   f"task {task.name}: its loss")
+    value = called(partial(task.loss, model, Batch(images, labels, outputs.float())), f"task {task.name}: its loss")
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise LissomError(f"task {task.name}: its loss returns {what} for a batch; a tensor of one number is wanted, as a "
@@ -130,7 +130,7 @@ def check_scores(task: Task, outputs: Tensor) -> None:
     labels = labels[torch.arange(min(SCORED, len(labels))) * len(labels) // min(SCORED, len(labels))].cpu()
     many = outputs.float()[torch.arange(len(labels)) % len(outputs)]
     for name, score in task.scores.items():
-        value = called(lambda score=score: score(many, labels), f"task {task.name}: its score '{name}'")  # type: ignore[misc]
+        value = called(partial(score, many, labels), f"task {task.name}: its score '{name}'")
         try:
             float(value)
         except (TypeError, ValueError, RuntimeError):

@@ -13,7 +13,8 @@ from torch import nn
 from .errors import LissomError, cut
 
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-NEW = copyreg.__newobj__  # type: ignore[attr-defined]
+COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__new__",
+           "__slots__")  # by any of these a class of module may say how it wants to be copied
 ATOMS = {bool, int, float, str, type(None)}  # which a copy shares with the original
 HOLDERS = (dict, OrderedDict, set, list)
 
@@ -64,16 +65,14 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     `memo` maps ids of what was copied to the copies, as that of copy.deepcopy does.
     """
     kind = type(module)
-    parts = None
-    if id(module) not in memo and not hasattr(kind, "__deepcopy__") and kind not in copyreg.dispatch_table:
-        parts = module.__reduce_ex__(4)
-    if not isinstance(parts, tuple) or parts[:2] != (NEW, (kind,)) or type(parts[2]) is not dict or any(parts[3:]):
+    if id(module) in memo or kind in copyreg.dispatch_table or any(
+            getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in COPYING):
         copied: nn.Module = copy.deepcopy(module, memo)
         return copied
     twin: nn.Module = kind.__new__(kind)
     memo[id(module)] = twin
     state: dict[str, Any] = {}
-    for name, value in parts[2].items():
+    for name, value in vars(module).items():
         if type(value) in ATOMS or (type(value) is tuple and ATOMS.issuperset(map(type, value))):
             state[name] = value
         elif name == "_modules" and type(value) is dict:

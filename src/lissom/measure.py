@@ -22,7 +22,7 @@ from .store import Store
 from .surgery.count import layer_macs
 from .surgery.network import Quantized
 from .surgery.quantized import QuantizedLayer
-from .targets._names import layer_named, layers_in
+from .targets._names import layers_in
 from .targets._target import Fused, Images, Target
 from .task import Task
 
@@ -165,7 +165,7 @@ def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Modu
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
     """Return the share of all multiply-adds that is of layers which run in integers in a file."""
-    named = layers_in(path) if path.name.endswith(".onnx") else lambda name, _: layer_named(name)
+    named = layers_in(path)
     floats = {named(name.partition(" (")[0], "") for name in fused.rest}  # the last may have the name of the output
     counts = layer_macs(model, example)
     done = sum(counts.get(name, 0) for name, layer in model.named_modules() if isinstance(layer, QuantizedLayer)

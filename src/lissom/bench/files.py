@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -132,14 +133,14 @@ def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | No
 
 def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None], model: str | None = None) -> list[Thing]:
     """Return networks as they were before compression, in every runtime for floats that is installed here."""
-    made: list[Target] = [menu("targets").make(text) for text in FLOATS]  # type: ignore[misc]
+    made = [target for text in FLOATS if isinstance(target := menu("targets").make(text), Target)]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
         made = [target for target in made if not target.rounds()]
     found = []
     for key, target in product(keys, [target for target in made if target.missing() is None]):
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
         try:
-            path = exported(store, key, target, False, lambda key=key: build_from_entry(key, store, model))  # type: ignore[misc]
+            path = exported(store, key, target, False, partial(build_from_entry, key, store, model))
             found.append(Thing(name, str(target), path, tuple(store.record(key)["task"]["shape"]), key, baseline=True))
         except LissomError as error:
             say(f"no baseline {name} in {target}: {error}")

@@ -66,7 +66,7 @@ def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, thre
                 meter.joules()
                 each.append(process.times(ROUND_S))
                 joules.append(meter.joules())
-        found = [timing(process, *own) for process, *own in zip(processes, calls, used, strict=True)]  # type: ignore[arg-type]
+        found = [timing(process, own, joules) for process, own, joules in zip(processes, calls, used, strict=True)]
         for place, process in enumerate(processes if profiled else ()):
             with suppress(LissomError):  # a profiler that dies takes nothing with it that was measured
                 found[place] = replace(found[place], layers=process.layers(profiled))

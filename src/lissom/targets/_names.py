@@ -81,14 +81,17 @@ def layer_of(scopes: str, prefix: str) -> str:
 
 
 def layers_in(path: Path) -> Callable[[str, str], str]:
-    """Return what leads from the name of a node, and what a runtime made of it, to the layer of an ONNX file.
+    """Return what leads from the name of a node, and what a runtime made of it, to the layer of a file.
 
-    ONNX Runtime names a convolution after the activation that it took in; the layer is that of the convolution.
+    ONNX Runtime names a convolution after the activation that it took in; the layer is that of the convolution. Of files
+    other than ONNX the name itself says it.
     """
     import onnx
 
     from . import _onnxz
 
+    if path.suffix not in (".onnx", _onnxz.ENDING):
+        return lambda name, _: layer_named(name)
     whole = _onnxz.read(path) if _onnxz.is_packed(path) else None
     proto = onnx.load(str(path), load_external_data=False) if whole is None else onnx.load_model_from_string(whole)
     made = {name: node for node in proto.graph.node for name in (*node.output, node.name)}

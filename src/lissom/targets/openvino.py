@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..method import arg
 from ..scratch import temporary
-from ._names import layer_named, layers_in
+from ._names import layers_in
 from ._target import WARM, Fused, Images, Run, Target, middle
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Openvino(Target):
         if one_bit(model):
             model.reshape(list(images.shape))
         request = self._compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
-        layer = layers_in(path) if path.suffix == ".onnx" else lambda name, _: layer_named(name)
+        layer = layers_in(path)
         runs = []
         for _ in range(WARM + times):
             request.infer([images])
