@@ -63,3 +63,20 @@ def test_a_copied_network_is_what_deepcopy_makes() -> None:
     assert twin.training and list(twin.state_dict()) == list(net.state_dict()) and torch.equal(twin.most, net.most)
     twin.one.register_forward_hook(lambda *_: None)
     assert not net.one._forward_hooks
+
+
+def test_a_module_that_says_how_it_is_copied_is_copied_so() -> None:
+    from lissom.given import copied_module
+
+    class Own(nn.Linear):
+        def __getstate__(self) -> dict[str, Any]:
+            return {**vars(self), "session": None}
+
+    class Kept(nn.Linear):
+        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+            return self
+
+    net = nn.Sequential(Own(4, 4), Kept(4, 4))
+    net[0].session = open  # type: ignore[assignment]
+    twin = copied_module(net, {})
+    assert twin.get_submodule("0").session is None and twin.get_submodule("1") is net[1]
