@@ -14,7 +14,7 @@ def released() -> Iterator[None]:
     The environment of the symbols that stand for sizes lists tensors whose sizes are such symbols, which name the
     environment. The sizes are held in C++, where Python does not look for circles. Caches hold the symbols, too.
     """
-    import torch._dynamo
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     made, begin = list[Any](), ShapeEnv.__init__
@@ -25,13 +25,13 @@ def released() -> Iterator[None]:
 
     ShapeEnv.__init__ = noted  # type: ignore[method-assign]
     try:
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-            yield
+        yield
     finally:
         ShapeEnv.__init__ = begin  # type: ignore[method-assign]
         for environment in made:
             if getattr(environment, "tracked_fakes", None):
                 environment.tracked_fakes.clear()
+        FakeTensorMode.cache_clear()  # without it while it works, an export would take half as long again
         for method in vars(ShapeEnv).values():
             if callable(clear := getattr(method, "cache_clear", None)):
                 clear()
