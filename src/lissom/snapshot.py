@@ -37,9 +37,6 @@ OURS: tuple[type[nn.Module], ...] = (
     nn.Identity, Rest, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
     attention.HeadAttention, WindowAttention, PartitionAttention)
 CLASSES = {kind.__name__: kind for kind in OURS}
-MADE_OF: dict[type, type] = {attention.HeadAttention: nn.MultiheadAttention}  # what a layer must be to become one of ours
-for made in (layers.PLAIN, quantized.CLASSES, masks.CLASSES, cast.CLASSES):
-    MADE_OF.update((ours, plain) for plain, ours in made.items())
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
@@ -192,8 +189,10 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
 
 def _become(layer: nn.Module, kind: str) -> None:
     """Change the class of a layer to one of ours that such layers become."""
-    ours = CLASSES[kind]
-    if not (isinstance(layer, MADE_OF[ours]) if ours in MADE_OF else becomes(layer) is ours):
+    ours, plain = CLASSES[kind], layers.torch_class(layer)
+    if plain is None and isinstance(layer, nn.MultiheadAttention):
+        plain = nn.MultiheadAttention
+    if not (becomes(layer) is ours if plain is None else issubclass(ours, plain)):
         raise LissomError(f"load: a {type(layer).__name__} cannot become a {kind}; was the network built the same way?")
     layer.__class__ = ours
 
