@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import lissom
@@ -298,6 +300,16 @@ def test_a_grid_that_holds_something_else_is_one_line(names: list[str], tmp_path
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
     with pytest.raises(LissomError, match=r"names: expected what uniform holds: scale, zero_point, got"):
         lissom.load(tmp_path, small_net())
+
+
+@pytest.mark.parametrize("recipe", ["quantize(8)", "quantize(4)", 'quantize("binary", "binary")'])
+def test_what_a_grid_holds_is_saved_or_said_to_be_missing(recipe: str, tmp_path: Path) -> None:
+    lissom.save(lissom.apply(recipe, small_net(), images(1), images()), tmp_path)
+    tensors = _tensors(tmp_path)
+    for name in [name for name in tensors if "rounding" in name or "grids" in name]:
+        save_file({other: value for other, value in tensors.items() if other != name}, tmp_path / "model.safetensors")
+        with pytest.raises(LissomError, match=f"nothing is saved for {re.escape(name)}"):
+            lissom.load(tmp_path, small_net())
 
 
 @pytest.mark.parametrize(("layer", "kind"), [("head", "MaskedConv2d"), ("", "MaskedLinear"), ("curve", "WindowAttention"),

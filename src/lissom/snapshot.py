@@ -230,6 +230,8 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
             # a copy lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another order
             replace(model, name, value.clone(), buffer=name in buffers)
     left = set(tensors_of(model)) - set(tensors)
+    left |= {f"{name}.{key}" for name, part in model.named_modules() if isinstance(part, Rounding)
+             for key in part.names if not hasattr(part, key)}
     if left:
         raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
                           "was the network built the same way?")
