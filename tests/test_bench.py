@@ -219,10 +219,18 @@ def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatc
         bench_things([file], store, "openvino", (3, 8, 8), [64], [1])
 
 
+def test_a_file_that_is_not_there_is_said_to_be_none_and_one_file_needs_no_list(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=r"^bench: there is no file .*nope\.onnx$"):
+        bench_things([str(tmp_path / "nope.onnx")], Store(tmp_path), "onnxruntime", None, [1], [1])
+    with pytest.raises(LissomError, match=r"^latency: there is no file .*nope\.onnx$"):
+        lissom.latency(str(tmp_path / "nope.onnx"), "onnxruntime", (1, 3, 8, 8))
+
+
 def test_nothing_is_faster_by_a_disturbed_timing() -> None:
     def taken(median: float, low: float, high: float) -> Timing:
         return Timing(median, low, high, high, None, 1.0, 1.0, 1.0)
     good, quick, torn = taken(2.0, 1.9, 2.1), taken(1.0, 0.9, 1.1), taken(3.0, 1.93, 32.0)
-    assert compared(quick, [good, torn]) == {"faster": 2.0, "disturbed": False}
-    assert compared(quick, [torn]) == compared(torn, [good]) == {"faster": None, "disturbed": True}
-    assert compared(quick, []) == {"faster": None, "disturbed": False}
+    assert compared(quick, [good, torn]) == {"faster": 2.0, "level": False, "disturbed": False}
+    assert compared(quick, [torn]) == compared(torn, [good]) == {"faster": None, "level": False, "disturbed": True}
+    assert compared(quick, []) == {"faster": None, "level": False, "disturbed": False}
+    assert compared(good, [good])["level"] and not compared(quick, [good])["level"]

@@ -445,3 +445,11 @@ def test_damaged_files_of_a_known_data_set_are_one_line(tmp_path: Path, file: st
     (raw / file).write_bytes(broken)
     with pytest.raises(LissomError, match="damaged"):
         Data.of("fashion-mnist", root=tmp_path)
+
+
+def test_images_of_other_sizes_are_said_to_be_resized_unless_a_size_is_given(tmp_path: Path) -> None:
+    folder(tmp_path, {"train": 2, "test": 1})
+    assert not Data.of(f"folder:{tmp_path}").notes
+    Image.new("RGB", (9, 7)).save(tmp_path / "train" / "dog" / "9.png")
+    assert [note for note in Data.of(f"folder:{tmp_path}").notes if "--size" in note]
+    assert not Data.of(f"folder:{tmp_path}", size=(4, 4)).notes

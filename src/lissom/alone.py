@@ -195,8 +195,11 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     return Path(path)
 
 
-def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, threads: int = 1) -> list[dict[str, object]]:
-    """Time exported files on inputs of `shape` (n c h w) in every target, in turns; one row for each pair.
+def latency(files: str | Path | Sequence[str | Path], targets: str, shape: Sequence[int], *,
+            threads: int = 1) -> list[dict[str, object]]:
+    """Time exported files, or one, on inputs of `shape` (n c h w) in every target, in turns; one row for each pair.
+
+    The batch is part of `shape` here.
 
     `disturbed`: the ends of the interval are so far apart that the machine was busy with something else.
     """
@@ -204,7 +207,8 @@ def latency(files: Sequence[str | Path], targets: str, shape: Sequence[int], *, 
     from .plan import targets_of
     from .report.rows import wide
 
-    pairs = [(str(target), Path(file)) for target in targets_of(targets) for file in files]
+    given = [files] if isinstance(files, (str, Path)) else files
+    pairs = [(str(target), Path(file)) for target in targets_of(targets) for file in given]
     for _, path in pairs:
         if not path.is_file():
             raise LissomError(f"latency: there is no file {path}")

@@ -94,12 +94,14 @@ def place_of(frames: Iterable[FrameSummary]) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option spelled most like `name`, or None.
+    """Return the option that begins with `name`, or is spelled most like it, or None.
 
-    >>> nearest("prunne", ["train", "prune"])
-    'prune'
+    >>> nearest("prunne", ["train", "prune"]), nearest("onnx", ["mnn", "onnxruntime"])
+    ('prune', 'onnxruntime')
     """
-    found = get_close_matches(name.lower(), list(options), n=1, cutoff=0.5)
+    options = list(options)
+    begun = [option for option in options if len(name) > 2 and option.lower().startswith(name.lower())]
+    found = sorted(begun, key=len) or get_close_matches(name.lower(), options, n=1, cutoff=0.5)
     return found[0] if found else None
 
 

@@ -67,7 +67,7 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
     `layers` adds the ms of each layer to the rows.
     `rank` counts those that were surely faster under the same settings, by intervals that do not overlap, and begins with 1;
     `faster` is against the fastest baseline of the same network, None where either was
-    `disturbed`. A baseline that cannot be made is told and left out.
+    `disturbed`, and `level` says that the two cannot be told apart. A baseline that cannot be made is told and left out.
     """
     if not (targets := targets_of(to)):
         raise LissomError("bench: --to names no target")
@@ -102,11 +102,15 @@ def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...
 
 
 def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
-    """Return how much faster than the fastest baseline, None without one and where either was `disturbed`."""
+    """Return how much faster than the fastest baseline, None without one and where either was `disturbed`.
+
+    `level`: the intervals overlap, so that neither is surely faster.
+    """
     fastest = min(baselines, default=None, key=lambda t: t.median)
     disturbed = any(wide(t.latency_ms()) for t in (timing, fastest) if t)
     faster = round(fastest.median / timing.median, 3) if fastest and not disturbed else None
-    return {"faster": faster, "disturbed": disturbed}
+    level = faster is not None and fastest is not None and timing.low <= fastest.high and fastest.low <= timing.high
+    return {"faster": faster, "level": level, "disturbed": disturbed}
 
 
 def size_of(path: Path) -> int:
@@ -121,6 +125,8 @@ def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | No
     if path.is_file():
         wanted = shape or shape_of(path)
     else:
+        if path.suffix:  # no key has one
+            raise LissomError(f"bench: there is no file {path}")
         key = store.find(thing)
         source = store.record(key)["float"]["key"]
         path = exported(store, key, target, False, lambda: build_from_entry(key, store, model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from unicodedata import category
 
@@ -15,6 +16,7 @@ from .data import Data, assembled
 from .split import FORMATS, Files, Images, decoded
 
 MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read batch by batch
+LOOKED_AT = 100  # images of each class, for their sizes
 UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 
 
@@ -42,6 +44,7 @@ def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
             for path in paths:
                 line = f"{part} {path.parent.name} {path.name} {path.stat().st_size}\n"
                 seen.update(line.encode(errors="surrogatepass"))  # names need not be UTF-8
+    size_given = size is not None
     size = size or first_size(splits["train"])
     total = sum(len(p) for found in splits.values() for p in found.values())
     lazy = total * channels * size[0] * size[1] > MEMORY
@@ -49,6 +52,9 @@ def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
     for part, found in splits.items():
         read[part] = _read(found, classes, channels, size, skip_bad, lazy, bad, part)
     notes = [f"{part}: {count} unreadable files left out" for part, count in bad.items()]
+    if not size_given and sizes_differ(splits["train"], size):
+        notes.append(f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), the size of the first; "
+                     "--size says another")
     return assembled(f"folder:{root.name}", read["train"], read.get("valid"), read["test"], classes,
                      channels=channels, size=size, flip=True, fingerprint=f"{seen.hexdigest()} {dict(bad)}",
                      notes=notes)
@@ -84,6 +90,17 @@ def first_size(found: dict[str, list[Path]]) -> tuple[int, int]:
                               "say what the network is to read: --size HEIGHTxWIDTH")
         return height, width
     raise LissomError("data: not one training image can be read")
+
+
+def sizes_differ(found: dict[str, list[Path]], size: tuple[int, int]) -> bool:
+    """Return whether one of the first images of a class has another size, as its header says."""
+    from PIL import Image
+
+    for path in (path for paths in found.values() for path in paths[:LOOKED_AT]):
+        with suppress(Exception), Image.open(path) as image:  # what cannot be read is told of elsewhere
+            if (image.height, image.width) != size:
+                return True
+    return False
 
 
 def _read(found: dict[str, list[Path]], classes: tuple[str, ...], channels: int, size: tuple[int, int],

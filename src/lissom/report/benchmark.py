@@ -23,7 +23,7 @@ def print_bench(rows: Sequence[dict[str, Any]]) -> None:
             print_wide(console, by_layer([row for row in some if row.get("layers")]))
     said = ["rank: one more than those that are surely faster; equal ranks are not told apart"]
     if any(row["faster"] for row in rows):
-        said.append("faster: than the fastest uncompressed network in any runtime")
+        said.append("faster: than the fastest uncompressed network in any runtime; level: the intervals overlap")
     if any(row["disturbed"] for row in rows):
         said.append(WHY_BADLY)
     if any(row["energy_mj"] for row in rows):
@@ -41,12 +41,18 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("name", "target") else "right", no_wrap=True)
     for row in rows:
         ms = row["latency_ms"]
-        more = [BADLY if row["disturbed"] and o == "faster" else f"{row[o]:.2f}{'x' if o == 'faster' else ''}" if row[o]
-                else "-" for o in optional]
+        more = [faster(row) if o == "faster" else number(row[o], 2) for o in optional]
         table.add_row(str(row["rank"]), row["name"], row["target"], f"{ms['median']:.3f}",
                       f"{ms['low']:.3f}-{ms['high']:.3f}", f"{ms['p99']:.3f}", *more, size_text(row["size_bytes"]),
                       f"{row['load_ms']:.0f}", number(row["resident_mib"], 1), number(row["peak_mib"], 0))
     return table
+
+
+def faster(row: dict[str, Any]) -> str:
+    """Return how much faster than the fastest baseline, where both were measured well and can be told apart."""
+    if row["disturbed"]:
+        return BADLY
+    return "-" if row["faster"] is None else "level" if row["level"] else f"{row['faster']:.2f}x"
 
 
 def number(value: float | None, places: int) -> str:
