@@ -102,6 +102,14 @@ def test_a_record_is_read_as_it_was_written_and_its_artefact_is_in_its_entry(sto
     assert {name: found[name] for name in RECORD} == RECORD and found["finished"] is False
 
 
+@pytest.mark.parametrize("more", [{}, {"top1": {}}, {"top1": 0.5}])
+def test_splits_that_nobody_knows_are_not_shown(store: Store, more: object, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, KEY, {**RECORD, "scores": {**RECORD["scores"], "other": more}})
+    print_record(store.record(KEY))
+    said = capsys.readouterr().out
+    assert "test top1" in said and "other" not in said
+
+
 def test_whatever_stands_in_a_record_is_shown_or_told_in_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     shown = refused = 0
     for mutant in mutants(RECORD):

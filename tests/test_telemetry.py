@@ -43,8 +43,11 @@ def test_the_steps_of_the_demo_write_into_the_store_alone(fresh: tuple[Path, Pat
     home, scratch, variables = fresh
     for words in (["run", RECIPE, "--data", "digits", "--model", "resnet8", "--to", "onnxruntime,openvino"],
                   ["run", TO_LATENCY, "--data", "digits", "--model", "resnet8"], ["report"]):
-        done = subprocess.run(without_network([sys.executable, "-m", "lissom.cli", *words, "--store", "s"]), cwd=home,
-                              env=variables, capture_output=True, text=True, encoding="utf-8", check=False)
+        for _ in range(5):  # on a busy machine it may be measured that nothing becomes faster
+            done = subprocess.run(without_network([sys.executable, "-m", "lissom.cli", *words, "--store", "s"]), cwd=home,
+                                  env=variables, capture_output=True, text=True, encoding="utf-8", check=False)
+            if "of the latency cannot be removed; measured were" not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr
     found = {name for name in written(home, scratch) if not name.startswith(("s/", ".config/lissom/"))}
     assert found == {"lissom-report.html"}

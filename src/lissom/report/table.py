@@ -169,7 +169,7 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     lines = [f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
              f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)"]
     lines += [f"{split} {name}: {number(value, 4)} (float {number(before['scores'][split].get(name), 4)})"
-              for split, scores in record["scores"].items() for name, value in scores.items()]
+              for split in ("valid", "test") for name, value in record["scores"][split].items()]
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
     lines += size_lines(record)
     lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
