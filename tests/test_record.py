@@ -110,6 +110,15 @@ def test_splits_that_nobody_knows_are_not_shown(store: Store, more: object, caps
     assert "test top1" in said and "other" not in said
 
 
+def test_names_with_brackets_are_shown_as_they_are(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "[/red] [bold]x"
+    put(store, KEY, {**RECORD, "layers": [{**row, "name": odd} for row in RECORD["layers"]]})
+    found = store.record(KEY)
+    other = {**found, "layers": [{**row, "params": row["params"] + 1} for row in found["layers"]]}
+    print_compared(compared(found, other, store))
+    assert odd in capsys.readouterr().out
+
+
 def test_whatever_stands_in_a_record_is_shown_or_told_in_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     shown = refused = 0
     for mutant in mutants(RECORD):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from .table import BADLY, WHY_BADLY, print_wide, size_text
+from .terminal import terminal
 
 
 def print_bench(rows: Sequence[dict[str, Any]]) -> None:
     """Print timings, a table for each batch and number of threads, fastest first; then the time of each layer."""
-    console, asked = Console(highlight=False), list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
+    console, asked = terminal(), list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
     for batch, threads in asked:
         some = sorted((row for row in rows if (row["batch"], row["threads"]) == (batch, threads)),
                       key=lambda row: row["latency_ms"]["median"])

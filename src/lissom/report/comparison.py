@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import LissomError
@@ -14,6 +13,7 @@ from ..recipe import Recipe
 from ..store import Store
 from .rows import main_score, wide
 from .table import BADLY, WHY_BADLY, count_text, number, print_wide, size_text
+from .terminal import terminal
 
 COLUMNS = ("outputs", "params", "macs", "bits")
 
@@ -68,10 +68,10 @@ def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
 
 def print_compared(found: dict[str, Any]) -> None:
     """Print what differs between two networks: steps, numbers, and the layers that are not alike."""
-    console = Console(highlight=False)
+    console = terminal()
     for key, recipe, seed, only in zip(found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True):
-        console.print(f"{key}  {recipe or 'the network as given'}  seed {seed}", soft_wrap=True, markup=False)
-        console.print(f"    only here: {' | '.join(only) or 'nothing'}", soft_wrap=True, markup=False)
+        console.print(f"{key}  {recipe or 'the network as given'}  seed {seed}", soft_wrap=True)
+        console.print(f"    only here: {' | '.join(only) or 'nothing'}", soft_wrap=True)
     table = Table(box=None, header_style="bold")
     for name in ("", *found["keys"], "change"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -96,7 +96,7 @@ def print_compared(found: dict[str, Any]) -> None:
         print_wide(console, layer_table(changed))
     for key, names in zip(found["keys"], lone, strict=True):
         if names:
-            console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True, markup=False)
+            console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True)
 
 
 def about_ms(targets: dict[str, Any]) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from .rows import wide
 from .table import BADLY
+from .terminal import terminal
 
 LEARNED = "learned, not rounded"  # the stage that a network has which went on learning once it was rounded
 UNLIKE = 0.02  # of their size: how far answers on an older processor may lie from those on this one
@@ -79,7 +79,7 @@ def best_tried(rows: list[dict[str, Any]], count: int) -> list[str]:
 
 def print_explanation(found: dict[str, Any]) -> None:
     """Print stages, files, layers, what was tried, and what follows."""
-    console = Console(highlight=False)
+    console = terminal()
     stages = table("stage", "score", "noise", "now wrong", "now right")
     for row in found["stages"]:
         stages.add_row(row["name"], number(row["score"], 4), percent(row["noise"]), str(row.get("lost", "-")),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from .terminal import terminal
 
 
 def print_inspection(found: dict[str, Any]) -> None:
     """Print groups, what couples them, what is left whole and what can be removed."""
-    console = Console(highlight=False)
+    console = terminal()
     table = Table(box=None, header_style="bold", padding=(0, 1))
     sensitivity = found.get("sensitivity")
     amounts = sensitivity["amounts"] if sensitivity else []
@@ -25,7 +26,7 @@ def print_inspection(found: dict[str, Any]) -> None:
                       ", ".join(group["read_by"]))
     console.print(table)
     for note in found.get("notes", []):
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {note}", soft_wrap=True)
     if found["left_whole"]:
         console.print("\nleft whole:")
         reasons: dict[str, list[str]] = {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from .terminal import terminal
 
 if TYPE_CHECKING:
     from ..fit import Progress
@@ -17,9 +18,10 @@ class Live:
     """Tell what happens; `quiet` keeps to plain lines, for scripts."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = terminal(stderr=True)
         self.plain = quiet or not self.console.is_terminal
-        self.bars = Bars(TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"),
+        self.bars = Bars(TextColumn("{task.description}", style="bold", markup=False), BarColumn(),
+                         TextColumn("{task.fields[facts]}", markup=False),
                          TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True)
         self.bar = None if self.plain else self.bars.add_task("", facts="", visible=False)
 
@@ -36,7 +38,7 @@ class Live:
         """Print one line."""
         if self.bar is not None:
             self.bars.update(self.bar, visible=False)
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(text, soft_wrap=True)
 
     def begin(self, text: str) -> None:
         """Tell what begins and may take long: one line, and on a terminal a bar that moves and counts seconds."""
@@ -53,4 +55,4 @@ class Live:
                              facts=facts, visible=True)
         elif now.done % max(1, now.total // now.epochs) == 0:
             left = (now.total - now.done) * now.seconds_per_step
-            self.console.print(f"  epoch {now.epoch}/{now.epochs}  {facts}  {left:.0f} s left", soft_wrap=True, markup=False)
+            self.console.print(f"  epoch {now.epoch}/{now.epochs}  {facts}  {left:.0f} s left", soft_wrap=True)

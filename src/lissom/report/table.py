@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..store import Store
 from .rows import APART, Row, csv_of, disturbed, over_seeds, rows_of
+from .terminal import terminal
 from .zeros import print_zeros, zeros_of
 
 LEFT = ("target", "key", "keys", "model", "data")
@@ -131,14 +132,14 @@ def print_table(records: list[dict[str, Any]]) -> None:
     """Print one row for each recipe and target; the recipes stand above, by number."""
     rows = over_seeds(rows_of(records))
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-    console, shown = Console(highlight=False), columns(rows)
+    console, shown = terminal(), columns(rows)
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for name in ("#", *(name for name, _ in shown)):
         table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "keys")
     for row in rows:
         table.add_row(str(recipes.index(row["recipe"]) + 1), *(text(row) for _, text in shown))
     for place, recipe in enumerate(recipes, 1):
-        console.print(f"{place}  {recipe}", soft_wrap=True, markup=False)
+        console.print(f"{place}  {recipe}", soft_wrap=True)
     print_wide(console, table)
     if records:
         machine = records[0]["machine"]
@@ -154,12 +155,12 @@ def print_table(records: list[dict[str, Any]]) -> None:
             said.append(INT8)
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
-        console.print(f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True, markup=False)
+        console.print(f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True)
 
 
 def print_wide(console: Console, table: Table) -> None:
     """Print a table in full: a line that is too long for the terminal is better than a number cut short."""
-    wide = Console(highlight=False, width=max(console.width, 200)) if not console.is_terminal else console
+    wide = terminal(width=max(console.width, 200)) if not console.is_terminal else console
     wide.print(table)
 
 
@@ -210,8 +211,8 @@ def print_store(rows: list[dict[str, Any]]) -> None:
                "finished" if row["finished"] else "", row["recipe"] or "the network as given") for row in rows]
     key, size, age, seed, mark, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
     lines = [f" {a:{key}}  {b:>{size}}  {c:>{age}}  {d:>{seed}}  {e:{mark}}  {recipe}" for a, b, c, d, e, recipe in cells]
-    console = Console(highlight=False)
-    console.print(lines[0], style="bold", soft_wrap=True, markup=False)
+    console = terminal()
+    console.print(lines[0], style="bold", soft_wrap=True)
     print(*lines[1:], f"{len(rows)} networks, {size_text(sum(row['size_bytes'] for row in rows))}", sep="\n")
 
 

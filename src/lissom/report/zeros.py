@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..store import Store
+from .terminal import terminal
 
 
 def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
@@ -55,11 +55,11 @@ def sentences(step: str, facts: dict[str, Any]) -> list[str]:
 
 def print_zeros(found: dict[str, Any]) -> None:
     """Print the zeros of each layer, and what there is to say of them."""
-    console, table = Console(highlight=False), Table(box=None, header_style="bold", padding=(0, 1))
+    console, table = terminal(), Table(box=None, header_style="bold", padding=(0, 1))
     for name in ("layer", "weights", "zeros", "share"):
         table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
     for row in found["layers"]:
-        table.add_row(row["name"].replace("[", r"\["), f"{row['weights']:,}", f"{row['zeros']:,}", f"{row['sparsity']:.1%}")
+        table.add_row(row["name"], f"{row['weights']:,}", f"{row['zeros']:,}", f"{row['sparsity']:.1%}")
     for line in found["said"]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     console.print(table)
