@@ -94,14 +94,15 @@ def place_of(frames: Iterable[FrameSummary]) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option that begins with `name`, or is spelled most like it, or None.
+    """Return the option that `name` is a slip of, or that begins with it, or is spelled most like it, or None.
 
-    >>> nearest("prunne", ["train", "prune"]), nearest("onnx", ["mnn", "onnxruntime"])
-    ('prune', 'onnxruntime')
+    >>> nearest("prunne", ["train", "prune"]), nearest("onnx", ["mnn", "onnxruntime"]), nearest("nin-", ["nin-gc", "nin"])
+    ('prune', 'onnxruntime', 'nin')
     """
     options = list(options)
+    slips = get_close_matches(name.lower(), options, n=1, cutoff=0.8)
     begun = [option for option in options if len(name) > 2 and option.lower().startswith(name.lower())]
-    found = sorted(begun, key=len) or get_close_matches(name.lower(), options, n=1, cutoff=0.5)
+    found = slips or sorted(begun, key=len) or get_close_matches(name.lower(), options, n=1, cutoff=0.5)
     return found[0] if found else None
 
 
