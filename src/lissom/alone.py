@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -184,14 +185,19 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     from .samples import as_tensors
     from .scratch import written
 
+    try:
+        shape = tuple(index(size) for size in shape)
+    except TypeError:
+        raise LissomError("export: shape: expected the sizes of one input without the batch, as in (3, 224, 224), got a "
+                          f"{type(shape).__name__}; inputs themselves are given as example=") from None
     if not shape and example is None:
         raise LissomError("export: the shape of an input without the batch is missing, as in shape=(3, 224, 224), or an "
                           "input itself as example=")
     chosen, model, seen, shown = one_target(target), network_of(model, "export"), as_tensors(images), as_tensors(example)
     with torch.inference_mode(False), written(Path(path), "export") as beside:
-        chosen.export(model, beside, tuple(shape), {"baked": "false"},
+        chosen.export(model, beside, shape, {"baked": "false"},
                       None if seen is None else lambda count: [seen[:count]], shown)
-        prove(chosen, beside, model, tuple(shape), seen if shown is None else shown)
+        prove(chosen, beside, model, shape, seen if shown is None else shown)
     return Path(path)
 
 

@@ -246,6 +246,21 @@ def test_a_network_that_cannot_be_exported_is_one_line(name: str, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+class CountedInNumbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).reshape(len(x), -1)
+
+
+def test_a_network_that_makes_a_number_of_its_batch_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=r"batches of 2 only, .* as len\(x\) does; x.shape\[0\]"):
+        lissom.export(CountedInNumbers(), "onnxruntime", tmp_path / "m.onnx", (3, 8, 8))
+
+
+def test_an_input_in_place_of_a_shape_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=r"shape: expected .*, got a Tensor; .* example="):
+        lissom.export(nn.ReLU(), "onnxruntime", tmp_path / "m.onnx", images())  # type: ignore[arg-type]
+
+
 def test_the_public_functions_export_and_time(tmp_path: Path) -> None:
     path = lissom.export(network("resnet8", "float"), "onnxruntime", tmp_path / "m.onnx", (3, 32, 32))
     assert path == tmp_path / "m.onnx" and facts_of(path) == {"baked": "false"}

@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,16 +94,41 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     """Return the ONNX model that PyTorch's exporter makes of a network."""
     import torch
 
+    from ._lowered import lowered_by_operator
+
     try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), released(), lowered_by_operator():
+            read_once()
             warnings.simplefilter("ignore")
             program = torch.onnx.export(model, shown.given, dynamo=True, opset_version=OPSET, verbose=False,
                                         input_names=shown.names, output_names=shown.outputs,
                                         dynamic_shapes=shown.shapes(torch.export.Dim("batch")))
         assert program is not None
-        return program.model_proto
+        proto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise
         raise LissomError(f"export: the ONNX exporter cannot convert this network: {cause_of(error)}") from error
+    refuse_numbers(proto, shown)
+    return proto
+
+
+def read_once() -> None:
+    """Let PyTorch's exporter read the sources of its 500 functions once in a process, not at each export."""
+    from torch.onnx._internal.exporter import _registration
+
+    functions: Any = getattr(_registration, "onnxscript_apis", None)  # PyTorch's own, and so not for certain there
+    read = getattr(functions, "get_torchlib_ops", None)
+    if read is not None and not hasattr(read, "cache_info"):
+        functions.get_torchlib_ops = cache(read)
+
+
+def refuse_numbers(proto: Any, shown: Shown) -> None:
+    """Raise LissomError where an input takes one batch only, since the network made a number of it."""
+    axes = shown.shapes("batch")[0]
+    for given, dynamic in zip(proto.graph.input, [axes] if isinstance(axes, dict) else axes, strict=True):
+        if dynamic and given.type.tensor_type.shape.dim[0].dim_value:
+            raise LissomError(
+                f"export: the file would take batches of {given.type.tensor_type.shape.dim[0].dim_value} only, since the "
+                "network's code makes a number of its batch, as len(x) does; x.shape[0], or -1 in a view, keeps it open")
 
 
 def plain_zeros(proto: Any) -> None:
