@@ -17,6 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 MOST_BYTES = 16 << 20  # of a file of JSON
 MOST_DEPTH = 32
 LARGEST = 2**63
@@ -72,15 +74,24 @@ def parsed(text: str, constant: Callable[[str], Any] | None = None) -> Any:
     `constant` is told of NaN and Infinity, which are errors otherwise.
     """
     try:
-        found = json.loads(text, parse_constant=constant or _constant)
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _parsed_in_python(text, constant or _constant)
+    _shallow(found)
+    return found
+
+
+def _parsed_in_python(text: str, constant: Callable[[str], Any]) -> Any:
+    """Parse what orjson does not take: JSON with NaN, or what is none, in words of what is wrong."""
+    try:
+        found = json.loads(text, parse_constant=constant)
     except RecursionError:
         raise Wrong("JSON", f"at most {MOST_DEPTH} levels", "more") from None
-    _plain(found)
-    if "\\ud" in text or "\\uD" in text:  # half a character, maybe, which could not be printed
-        try:
-            json.dumps(found, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise Wrong("JSON", "whole characters", "half of one") from None
+    _shallow(found, _of_64_bits)
+    try:  # half a character could not be printed
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Wrong("JSON", "whole characters", "half of one") from None
     return found
 
 
@@ -88,21 +99,25 @@ def _constant(text: str) -> float:
     raise Wrong("JSON", "finite numbers", text)
 
 
-def _plain(value: Any) -> None:
-    """Raise for numbers that are too large and for what is nested too deeply, level by level."""
+def _shallow(value: Any, at_each: Callable[[list[Any]], object] | None = None) -> None:
+    """Raise for what is nested too deeply, level by level."""
     level = [value]
     for _ in range(MOST_DEPTH + 1):
-        numbers = [found for found in level if found.__class__ is int or found.__class__ is float]
-        if numbers and not (min(numbers) >= -LARGEST and max(numbers) <= LARGEST):
-            for found in numbers:
-                if not (math.isfinite(found) if type(found) is float else abs(found) <= LARGEST):
-                    raise Wrong("JSON", "finite numbers of 64 bits", found)
+        if at_each is not None:
+            at_each(level)
         outer = [found.values() if found.__class__ is dict else found for found in level
                  if found.__class__ is dict or found.__class__ is list]
         if not outer:
             return
         level = [*chain.from_iterable(outer)]
     raise Wrong("JSON", f"at most {MOST_DEPTH} levels", "more")
+
+
+def _of_64_bits(level: list[Any]) -> None:
+    """Raise for numbers that are larger: orjson takes none, but Python."""
+    for found in level:
+        if not (math.isfinite(found) if type(found) is float else type(found) is not int or abs(found) <= LARGEST):
+            raise Wrong("JSON", "finite numbers of 64 bits", found)
 
 
 # checks

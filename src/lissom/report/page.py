@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from ..checks import many_read
 from ..errors import LissomError
@@ -49,19 +50,19 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
         chosen = records if keys else [record for record in records if record["targets"]] or records
         if not chosen:
             raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
-        data = json.dumps(page_data(chosen, store), allow_nan=False)
+        data = orjson.dumps(page_data(chosen, store))
     from plotly.offline import get_plotlyjs
 
     page = TEMPLATE.read_text(encoding="utf-8")
-    page = page.replace("/*PLOTLY*/", packed(get_plotlyjs())).replace("/*DATA*/", packed(data))
+    page = page.replace("/*PLOTLY*/", packed(get_plotlyjs().encode())).replace("/*DATA*/", packed(data))
     with written(output, "report") as new:
         new.write_text(page, encoding="utf-8")
     return output
 
 
-def packed(text: str) -> str:
-    """Return text as the page unpacks it: gzip in base64; equal texts give equal pages."""
-    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
+def packed(text: bytes) -> str:
+    """Return text in UTF-8 as the page unpacks it: gzip in base64; equal texts give equal pages."""
+    return base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
 
 
 def unpacked(text: str) -> str:
@@ -85,7 +86,7 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
             "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
             "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
             "facets": chosen_by(rows, means),
-            "machines": list({json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}.values())}
+            "machines": list({orjson.dumps(r["machine"], option=orjson.OPT_SORT_KEYS): r["machine"] for r in records}.values())}
 
 
 def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, dict[str, Any]]:
@@ -96,13 +97,14 @@ def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, d
 
 def chosen_by(rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what rows differ in, names and values; each row gets its own as `by`, a reference None for those of steps."""
-    kinds = list(dict.fromkeys(tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference")))
+    kinds = dict.fromkeys(tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference"))
+    places = {kind: place for place, kind in enumerate(kinds)}
     found = facets([kind[0] for kind in kinds], [dict(zip(TASK, kind[1:], strict=True)) for kind in kinds])
     for row in (*rows, *means):
         if row.get("reference"):
             row["by"] = [row[name] if (name := facet["name"]) in TASK else None for facet in found]
         else:
-            place = kinds.index(tuple(row[name] for name in ("recipe", *TASK)))
+            place = places[tuple(row[name] for name in ("recipe", *TASK))]
             row["by"] = [facet["values"][place] for facet in found]
     return [{"name": facet["name"], "values": sorted(set(facet["values"]), key=natural)} for facet in found]
 
