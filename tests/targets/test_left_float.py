@@ -154,7 +154,7 @@ def test_the_share_in_integers_leaves_out_a_last_layer_named_after_the_output(tm
 def test_a_bias_added_to_what_integers_gave_is_no_layer(tmp_path: Path) -> None:
     def made() -> nn.Module:
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 8), nn.Flatten(),
-                             nn.Linear(64, 4))
+        return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 8),
+                             nn.Flatten(), nn.Linear(64, 4))
     fused, _ = exported(made, "quantize(8)", "onnxruntime", tmp_path / "m.onnx")
     assert fused.rest == () and fused.total == 4

@@ -86,7 +86,12 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
             "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
             "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
             "facets": chosen_by(rows, means),
-            "machines": list({orjson.dumps(r["machine"], option=orjson.OPT_SORT_KEYS): r["machine"] for r in records}.values())}
+            "machines": different([record["machine"] for record in records])}
+
+
+def different(values: Sequence[Any]) -> list[Any]:
+    """Return the values that differ, in order."""
+    return list({orjson.dumps(value, option=orjson.OPT_SORT_KEYS): value for value in values}.values())
 
 
 def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, dict[str, Any]]:

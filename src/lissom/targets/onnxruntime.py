@@ -116,11 +116,11 @@ class Onnxruntime(Target):
             _session(path, 1, self.provider, optimised)
             graph = onnx.load(str(optimised)).graph
         constants = {tensor.name for tensor in graph.initializer}
-        widened = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants}
+        biases = constants | {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants}
         done = [n for n in graph.node if n.op_type in INTEGER]
         made, users = wires(graph)
         rest = [named(n.name or n.output[0], in_onnx(n, made, users, constants)) for n in graph.node if n.op_type in FLOAT
-                and not (n.op_type == "Add" and any(name in constants | widened for name in n.input))]
+                and not (n.op_type == "Add" and any(name in biases for name in n.input))]
         return Fused(len(done), len(done) + len(rest), tuple(rest))
 
 
