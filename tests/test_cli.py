@@ -81,9 +81,13 @@ LATER = {
     "weights: code.pt holds more than tensors and would run code"),
     "weights of another network": (["run", OK, "--weights", "other.pt"],
     "weights: other.pt does not fit; nothing was loaded"),
+    "weights of other names": (["run", OK, "--weights", "other.pt"], "another network: --model names the one that was"),
     "empty weights": (["run", OK, "--weights", "empty.pt"], "weights: empty.pt cannot be read"),
     "folder without train": (["run", OK, "--data", "folder:images"], "has no folder 'train'"),
-    "unknown device": (["run", OK, "--device", "cudaa"], "device: 'cudaa' cannot be used"),
+    "unknown device": (["run", OK, "--device", "cudaa"], "device: 'cudaa' cannot be used; did you mean 'cuda'?"),
+    "device in short": (["run", OK, "--device", "gpu"], "device: 'gpu' cannot be used; did you mean 'cuda'?"),
+    "no file to time": (["bench", "gone.onnx"], "bench: there is no file gone.onnx"),
+    "images of other channels": (["run", OK, "--model", "torchvision:resnet18"], "--size and --channels"),
     "unknown teacher": (["run", "distill(kd, 1, teacher='gone')"], "gone"),
     "export": (["export", "abc"], "no key begins with 'abc'"), "bench": (["bench", "abc"], "no key begins with 'abc'")}
 

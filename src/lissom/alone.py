@@ -209,6 +209,7 @@ def latency(files: str | Path | Sequence[str | Path], targets: str, shape: Seque
 
     `disturbed`: the ends of the interval are so far apart that the machine was busy with something else.
     """
+    from .bench.files import check_shape
     from .bench.latency import latencies
     from .plan import targets_of
     from .report.rows import wide
@@ -218,6 +219,7 @@ def latency(files: str | Path | Sequence[str | Path], targets: str, shape: Seque
     for _, path in pairs:
         if not path.is_file():
             raise LissomError(f"latency: there is no file {path}")
+        check_shape(path, tuple(shape))
     timings = latencies(pairs, tuple(shape), threads=threads)
     return [{"target": target, "artefact": str(path), "size_bytes": path.stat().st_size, "latency_ms": t.latency_ms(),
              "disturbed": wide(t.latency_ms()),

@@ -272,8 +272,7 @@ def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, o
 
     batches, counts, kept = numbers_of(batch, "--batch", 65536), numbers_of(threads, "--threads", 1024), Store(store)
     for thing in things:
-        if not os.path.isfile(thing):
-            kept.find(thing)
+        kept.file_or_key(thing)
     from .bench.files import bench_things
     from .report.benchmark import print_bench
 

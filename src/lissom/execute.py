@@ -22,7 +22,7 @@ from .builders import code_named
 from .checkpoint import EVERY_MIN, Checkpoints, every_s
 from .context import Clock, Context
 from .data.data import CPU
-from .errors import LissomError, Unmeasured
+from .errors import LissomError, Unmeasured, nearest
 from .evaluate import network_outputs, scored
 from .fit import Progress, fast_precision
 from .losses._ensemble import Ensemble
@@ -257,7 +257,9 @@ def device_of(name: str) -> torch.device:
         chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise LissomError(f"device: '{name}' cannot be used ({str(error).splitlines()[0]})") from None
+        word = "cuda" if name.lower() == "gpu" else nearest(name, ("cpu", "cuda", "mps", "xpu"))
+        hint = f"; did you mean '{word}'?" if word and word != name.partition(":")[0] else ""
+        raise LissomError(f"device: '{name}' cannot be used{hint} ({str(error).splitlines()[0]:.160})") from None
     return chosen
 
 

@@ -58,6 +58,14 @@ class Store:
             raise LissomError(f"store {self.root}: {key!r:.80} is no entry: expected a key, and a folder that is no link")
         return Path(folder)
 
+    def file_or_key(self, thing: str) -> Path | str:
+        """Return the path of a file, or the key that begins with `thing`."""
+        if os.path.isfile(thing):
+            return Path(thing)
+        if Path(thing).suffix:  # no key has one
+            raise LissomError(f"bench: there is no file {thing}")
+        return self.find(thing)
+
     def find(self, start: str) -> str:
         """Return the one key that begins with `start`."""
         if start in self:

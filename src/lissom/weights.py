@@ -112,5 +112,7 @@ def load_state(model: nn.Module, held: Any, path: str) -> None:
                 for what, keys in zip(("missing from the file", "not in the network", "other shapes"),
                                       (missing, extra, wrong), strict=True) if keys]
     if problems:
-        raise LissomError(f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}")
+        other = not any(k in state for k in own)
+        cure = "; the names are those of another network: --model names the one that was trained" if other else ""
+        raise LissomError(f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}{cure}")
     model.load_state_dict(state, strict=False)

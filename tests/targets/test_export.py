@@ -298,8 +298,18 @@ def test_timing_a_file_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> 
     with pytest.raises(LissomError, match="no file"):
         lissom.latency([tmp_path / "m.onnx"], "onnxruntime", (1, 3, 8, 8))
     (tmp_path / "m.onnx").write_bytes(b"not a network")
-    with pytest.raises(LissomError, match="last words"):
+    with pytest.raises(LissomError, match="it cannot be read as ONNX"):
         lissom.latency([tmp_path / "m.onnx"], "onnxruntime", (1, 3, 8, 8))
+    (tmp_path / "m.pt2").write_bytes(b"not a network")
+    with pytest.raises(LissomError, match="last words"):
+        lissom.latency([tmp_path / "m.pt2"], "torch", (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), ()])
+def test_a_file_is_timed_on_what_it_takes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    lissom.export(nn.Conv2d(3, 2, 3), "onnxruntime", tmp_path / "m.onnx", (3, 8, 8))
+    with pytest.raises(LissomError, match=r"takes inputs of shape \(any, 3, 8, 8\), the batch first; got \("):
+        lissom.latency(tmp_path / "m.onnx", "onnxruntime", shape)
 
 
 def test_targets_are_read_from_text() -> None:

@@ -121,13 +121,11 @@ def size_of(path: Path) -> int:
 
 def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None, model: str | None = None) -> Thing:
     """Return what a word of the command line names: a file, or a key whose file is made if the store has none."""
-    path, source = Path(thing), None
-    if path.is_file():
-        wanted = shape or shape_of(path)
+    found, source = store.file_or_key(thing), None
+    if isinstance(found, Path):
+        path, wanted = found, shape or shape_of(found)
     else:
-        if path.suffix:  # no key has one
-            raise LissomError(f"bench: there is no file {path}")
-        key = store.find(thing)
+        key = found
         source = store.record(key)["float"]["key"]
         path = exported(store, key, target, False, lambda: build_from_entry(key, store, model))
         wanted = tuple(store.record(key)["task"]["shape"])
@@ -157,6 +155,14 @@ def shape_of(path: Path) -> tuple[int, ...]:
     """Return the shape (c h w) of one input of an ONNX file, packed or not."""
     if path.suffix not in (".onnx", ENDING):
         raise LissomError(f"bench: {path} does not say what it takes; --size and --channels do")
+    sizes = sizes_of(path)[1:]
+    if not sizes or not all(sizes):
+        raise LissomError(f"bench: {path} takes inputs of any size; --size and --channels choose one")
+    return sizes
+
+
+def sizes_of(path: Path) -> tuple[int, ...]:
+    """Return the shape (n c h w) of the first input of an ONNX file, packed or not; 0 stands for any size."""
     import onnx
 
     whole = read(path) if is_packed(path) else None
@@ -164,8 +170,14 @@ def shape_of(path: Path) -> tuple[int, ...]:
         proto = onnx.load(str(path), load_external_data=False) if whole is None else onnx.load_model_from_string(whole)
         dims = proto.graph.input[0].type.tensor_type.shape.dim
     except Exception as error:  # protobuf raises errors of its own for a broken file
-        raise LissomError(f"bench: {path} cannot be read as ONNX ({type(error).__name__})") from None
-    sizes = tuple(d.dim_value for d in dims[1:])
-    if not sizes or not all(sizes):
-        raise LissomError(f"bench: {path} takes inputs of any size; --size and --channels choose one")
-    return sizes
+        raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None
+    return tuple(dim.dim_value for dim in dims)
+
+
+def check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    """Raise LissomError if an ONNX file does not take inputs of `shape` (n c h w)."""
+    if path.suffix in (".onnx", ENDING):
+        wanted = sizes_of(path)
+        if len(wanted) != len(shape) or any(size not in (0, given) for size, given in zip(wanted, shape, strict=True)):
+            said = ", ".join(str(size or "any") for size in wanted)
+            raise LissomError(f"latency: {path} takes inputs of shape ({said}), the batch first; got {shape}")
