@@ -110,6 +110,15 @@ def test_splits_that_nobody_knows_are_not_shown(store: Store, more: object, caps
     assert "test top1" in said and "other" not in said
 
 
+def test_what_earlier_steps_noted_is_shown_once_and_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    first = {**RECORD, **NETWORK, "before": None, "recipe": "train(1)", "facts": {}, "notes": ["train: one", "both: of it"]}
+    put(store, "bbbbbbbbbbbb", first)
+    put(store, KEY, {**RECORD, "before": "bbbbbbbbbbbb", "notes": ["prune: two", "both: of it"]})
+    print_record(store.record(KEY), store)
+    noted = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert noted[:3] == ["note: train: one", "note: both: of it", "note: prune: two"]
+
+
 def test_names_with_brackets_are_shown_as_they_are(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     odd = "[/red] [bold]x"
     put(store, KEY, {**RECORD, "layers": [{**row, "name": odd} for row in RECORD["layers"]]})

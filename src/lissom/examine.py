@@ -100,9 +100,9 @@ def answered(task: Task, model: nn.Module) -> Tensor:
         with torch.no_grad():
             out: Any = model(images)
     except Exception as error:  # the user's own code may raise anything
-        on = f" on images of shape {tuple(images.shape)}"
-        raise LissomError(f"model {task.name}: it raised {told(error, first_line(error), on)}; --size and --channels (size=, "
-                          "channels= of Data.of) make images fit") from error
+        said = told(error, first_line(error), f" on images of shape {tuple(images.shape)}")
+        raise LissomError(f"model {task.name}: it raised {said}; --size and --channels (size=, channels= of Data.of) make "
+                          "images fit") from error
     what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     said = f"model {task.name}: it returns {what} for {len(images)} images; "
     also = " in training too" if model.training else ""

@@ -174,7 +174,9 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
     lines += size_lines(record)
     lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
-    lines += [f"note: {note}" for note in (*task.get("notes", []), *record["notes"])]
+    made = [record] if store is None else store.chain(record)[::-1]
+    notes = [*task.get("notes", []), *(note for entry in made for note in entry["notes"])]
+    lines += [f"note: {note}" for note in dict.fromkeys(notes)]
     lines += [f"note: {target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)]
     print("\n".join(lines))
     if store is not None and (found := zeros_of(record, store)):
