@@ -608,6 +608,16 @@ def test_one_missed_coupling_among_many_groups_is_found(place: int, monkeypatch:
     assert groups.left[f"layers.{place}"] == "the network's code does not follow a cut"
 
 
+def test_the_line_that_does_not_follow_a_cut_is_named() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        x = F.relu(s.b(F.relu(s.a(x))))
+        return s.head(x.view(len(x), 16, *x.shape[2:]) + s.c(x))
+    model = lively(Net(forward, a=conv(3, 8), b=conv(8, 16), c=conv(16, 16), head=head(16)))
+    groups, line = cuttable(model, images()), forward.__code__.co_firstlineno + 2
+    assert [group.name for group in groups] == ["a"]
+    assert groups.left["b"] == f"the network's code does not follow a cut (test_slim.py, line {line})"
+
+
 @pytest.mark.parametrize("units", [2, 3, 16])
 @pytest.mark.parametrize("last", [False, True])
 def test_either_end_of_a_group_is_tried(units: int, last: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import LissomError
+from ..errors import LissomError, place_of
 from ..trees import Tree, called, first, in_float, mapped
 from .cast import CastLayer
 from .choose import lowest
@@ -25,6 +26,8 @@ FEW = 65_536  # numbers: of a larger tensor, chance has made what a trial needs,
 # Differences of outputs over their size: in float32 rounding makes less than the first, a mistake more than the second,
 # unless many layers have made it small, as those of an untrained network do; in float64 rounding makes less than the third.
 SURE, WRONG, EXACT = 1e-5, 1e-3, 1e-10
+
+UNFOLLOWED = "the network's code does not follow a cut"
 
 
 def cuttable(model: nn.Module, example: Tree) -> Groups:
@@ -58,7 +61,8 @@ def _tried(trial: _Trial) -> Groups:
         free = trial.passing(trial.passing(groups.free), training=True)
     for group in groups.free:
         if group not in free:
-            groups.left.update(dict.fromkeys(group.layers("out"), "the network's code does not follow a cut"))
+            place = trial.places.get(group.name)
+            groups.left.update(dict.fromkeys(group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED))
     return Groups(free, groups.left, groups.split, trial.rounds, groups.decides)
 
 
@@ -88,6 +92,8 @@ class _Trial:
         self.decides = True
         self.rounds = False  # whether float32 showed a difference that float64 does not
         self.runs = False  # whether the network ran in training when it was cut last
+        self.place = ""  # where the user's code raised when a cut network ran last
+        self.places = dict[str, str]()  # the same for each group that does not pass by itself, by its name
         self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
         self.images = mapped(lambda t: _two_of(t, draw), example)
         self.smaller = smaller(self.images)
@@ -112,6 +118,7 @@ class _Trial:
         if not groups or self.passes(groups, training):
             return groups
         if len(groups) == 1:
+            self.places[groups[0].name] = self.place
             return []
         half = len(groups) // 2
         one, two = self.passing(groups[:half], training), self.passing(groups[half:], training)
@@ -147,7 +154,7 @@ class _Trial:
 
     def _apart(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
         """Return the largest difference from the network with all zeroed that goes, infinity if it does not run."""
-        largest, self.runs = 0.0, False
+        largest, self.runs, self.place = 0.0, False, ""
         try:
             masked_alike(self.model, [(group, units[0] | units[1]) for group, units in stages])
             shown = first(images, 1)
@@ -161,7 +168,8 @@ class _Trial:
                 largest = max(largest, difference)
             self.runs = self._runs_in_training(images)
             return largest
-        except Exception:  # whatever the user's forward raises on a width it did not expect
+        except Exception as error:  # whatever the user's forward raises on a width it did not expect
+            self.place = place_of(traceback.extract_tb(error.__traceback__))
             return float("inf")
         finally:
             self.held.restore()
