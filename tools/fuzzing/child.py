@@ -27,6 +27,7 @@ FAMILIES = {
     "recipes": "recipes",
     "faulty": "faulty",
 }
+PACKAGE = str(Path(__file__).parents[2] / "src" / "lissom") + os.sep
 SECONDS = 2.0  # of processor time, for one mutant
 MEMORY = 512 << 20  # bytes above what the seeds take
 CHANGES = {
@@ -78,7 +79,7 @@ def where(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb((error.__cause__ or error).__traceback__)
-        if f"{os.sep}lissom{os.sep}" in frame.filename
+        if frame.filename.startswith(PACKAGE)
     ]
     place = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = " ".join(str(error).split())[:100] if type(error).__name__ in ("Wrong", "Escape") else ""

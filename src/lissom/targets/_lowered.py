@@ -1,12 +1,14 @@
-"""What PyTorch's ONNX exporter does twice is done once: operators that ONNX does not have are taken apart one by one.
+"""What PyTorch's exporters do twice is done once: operators that a target does not have are taken apart one by one.
 
 `torch.onnx.export` traces a network, and then all of its graph again, with sizes that are symbols: to take a handful of
-operators apart, and to write `relu_` as `relu`. The second time takes longer than all the rest together.
+operators apart, and to write `relu_` as `relu`. The second time takes longer than all the rest together. ExecuTorch does
+the same several times.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-Table = dict[Any, Callable[..., Any]]  # what an operator becomes, for each that ONNX does not have
+Table = dict[Any, Callable[..., Any]]  # what an operator becomes, for each that the target does not have
 Now = dict[fx.Node, Any]  # what stands for each node of a graph in the new one: a node, or a list of nodes
 
 
@@ -40,8 +42,7 @@ def lowered_by_operator() -> Iterator[None]:
             except Exception:  # whatever tracing raises: the program is as it was, and PyTorch does it
                 pass
             else:
-                renew(program, graph, now)
-                return program
+                return renewed(program, graph, now)
         return whole(program, decomp_table, **more)
 
     ExportedProgram.run_decompositions = by_operator  # type: ignore[method-assign]
@@ -51,12 +52,19 @@ def lowered_by_operator() -> Iterator[None]:
         ExportedProgram.run_decompositions = whole  # type: ignore[method-assign]
 
 
-def renew(program: ExportedProgram, graph: fx.Graph, now: Now) -> None:
-    """Give a program a new graph, whose inputs and outputs may have other names."""
+def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProgram:
+    """Return a program with a new graph, whose inputs and outputs may have other names; tensors are those of the first."""
     names = {old.name: new.name for old, new in now.items() if isinstance(new, fx.Node)}
-    for spec in (*program.graph_signature.input_specs, *program.graph_signature.output_specs):
-        spec.arg = dataclasses.replace(spec.arg, name=names.get(spec.arg.name, spec.arg.name))
-    program.graph_module.graph = graph
+    made, signature = copy.copy(program), copy.copy(program.graph_signature)
+    for kind in ("input_specs", "output_specs"):
+        specs = [copy.copy(spec) for spec in getattr(signature, kind)]
+        for spec in specs:
+            spec.arg = dataclasses.replace(spec.arg, name=names.get(spec.arg.name, spec.arg.name))
+        setattr(signature, kind, specs)
+    made._graph_signature = signature
+    made._graph_module = fx.GraphModule(program.graph_module, graph)
+    made._graph_module.meta.update(program.graph_module.meta)
+    return made
 
 
 def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:

@@ -48,6 +48,7 @@ class Executorch(Target):
         from ..surgery.network import Quantized
         from ..trees import concatenated, first
         from ._decomposed import in_integers, read_as_floats
+        from ._lowered import lowered_by_operator
         from ._shown import one_picture
 
         one_picture(self, example)
@@ -57,7 +58,7 @@ class Executorch(Target):
                 layer.freeze_weights()
         uncast(model)
         try:
-            with hushed(), torch.no_grad():
+            with hushed(), torch.no_grad(), lowered_by_operator():
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
                 from executorch.exir import to_edge_transform_and_lower
 
