@@ -5,9 +5,9 @@
 Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random
 are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding. Then
 prune(0.5), quantize(8) and both are applied, saved, loaded again, which must give the same bits, and exported to ONNX
-Runtime and OpenVINO, where the file must answer as PyTorch does. Each network is tried by a process of its own, of low
-priority and with limits of time and memory (--seconds, --memory); a line for each is added to --rows, and those there
-are not tried again. Needs timm.
+Runtime and OpenVINO, where the file must answer as PyTorch does. Each network is tried by a process of its own,
+with limits of time and memory (--seconds, --memory); a line for each is added to --rows, and those there are not tried
+again. Needs timm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import copy
 import fnmatch
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -225,10 +224,9 @@ def examined(network: Known) -> dict[str, Any]:
 
 
 def limited(memory: int) -> None:
-    """Lower the priority of this process and limit its memory, in GiB."""
+    """Limit the memory of this process, in GiB."""
     import resource
 
-    os.nice(19)
     resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
 
 
