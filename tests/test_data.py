@@ -264,7 +264,7 @@ def test_bad_files_are_left_out_and_counted_when_asked(tmp_path: Path, memory: i
     for place in ("train/dog/1.png", "train/cat/4.png", "test/cat/0.png"):
         cut_short(tmp_path / place)
     data = Data.of(f"folder:{tmp_path}", skip_bad=True)
-    assert data.notes == ["train: 2 unreadable files left out", "test: 1 unreadable files left out"]
+    assert data.notes == ["train: 2 unreadable files left out", "test: 1 unreadable file left out"]
     assert len(data.train) + len(data.valid) == 8 and data.test.labels.tolist() == [0, 0, 1, 1, 1]
     assert data.fingerprint != clean.fingerprint
 

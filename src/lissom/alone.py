@@ -8,7 +8,7 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .errors import LissomError, LissomWarning, cut
+from .errors import LissomError, LissomWarning, cut, type_of
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -188,8 +188,8 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     try:
         shape = tuple(index(size) for size in shape)
     except TypeError:
-        raise LissomError("export: shape: expected the sizes of one input without the batch, as in (3, 224, 224), got a "
-                          f"{type(shape).__name__}; inputs themselves are given as example=") from None
+        raise LissomError("export: shape: expected the sizes of one input without the batch, as in (3, 224, 224), got "
+                          f"{type_of(shape)}; inputs themselves are given as example=") from None
     if not shape and example is None:
         raise LissomError("export: the shape of an input without the batch is missing, as in shape=(3, 224, 224), or an "
                           "input itself as example=")

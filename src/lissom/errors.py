@@ -93,6 +93,16 @@ def place_of(frames: Iterable[FrameSummary]) -> str:
     return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
 
+def type_of(value: object) -> str:
+    """Return the type of a value as a sentence names it.
+
+    >>> type_of(3), type_of("text")
+    ('an int', 'a str')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option that `name` is a slip of, or that begins with it, or is spelled most like it, or None.
 

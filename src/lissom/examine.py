@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .data.data import CPU, Data
 from .data.split import Files, Images
-from .errors import LissomError
+from .errors import LissomError, type_of
 from .evaluate import are_classes
 from .fit import Batch
 from .surgery.steady import unsteady
@@ -45,7 +45,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
     """Raise unless a split has the methods and labels of one, and delivers what it is asked for."""
     for method in ("__len__", "batches", "labels"):
         if not hasattr(split, method):
-            raise LissomError(f"{where}, a {type(split).__name__}, has no {method}; {WANTED}")
+            raise LissomError(f"{where}, {type_of(split)}, has no {method}; {WANTED}")
     if not isinstance(split.labels, Tensor) or len(split.labels) != len(split):
         held = len(split.labels) if hasattr(split.labels, "__len__") else "no"
         raise LissomError(f"{where}: labels: a tensor of {len(split)}, one for each image, is wanted; got a "
@@ -135,7 +135,7 @@ def check_scores(task: Task, outputs: Tensor) -> None:
         try:
             float(value)
         except (TypeError, ValueError, RuntimeError):
-            raise LissomError(f"task {task.name}: its score '{name}' returns a {type(value).__name__}; a number is "
+            raise LissomError(f"task {task.name}: its score '{name}' returns {type_of(value)}; a number is "
                               "wanted") from None
 
 

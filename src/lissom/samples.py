@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import LissomError, cut
+from .errors import LissomError, cut, type_of
 from .trees import Tree, first, length, mapped, parts_of, tensors_in
 
 
@@ -30,7 +30,7 @@ def example_of(given: Any, model: nn.Module) -> Tree:
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
     tree = as_tensors(given)
     if not any(True for _ in tensors_in(tree)):
-        raise LissomError(f"apply: `example` is a {type(given).__name__}; expected one input as the network takes it: a "
+        raise LissomError(f"apply: `example` is {type_of(given)}; expected one input as the network takes it: a "
                           "tensor (n ...), a tuple of its arguments, or a dict of them by name")
     if not list(tensors_in(given)):  # arrays, whose float64 nobody chose
         tree = mapped(lambda t: t.to(weight.dtype) if t.is_floating_point() else t, tree)
@@ -81,7 +81,7 @@ class Samples:
         several = isinstance(example, (list, tuple)) and isinstance(tree, (list, tuple))
         whole = isinstance(tree, (Tensor, Mapping)) or (several and fitted(tree, example) is not None)
         if not whole and not isinstance(tree, Iterable) and not hasattr(tree, "__getitem__"):
-            raise LissomError(f"apply: `images` is a {type(given).__name__}; expected a tensor or array (n ...), or batches "
+            raise LissomError(f"apply: `images` is {type_of(given)}; expected a tensor or array (n ...), or batches "
                               "of them, as a list or a DataLoader yields them")
         self.left: Iterator[Any] = iter([tree]) if whole else iter(tree)
         self.kept: list[Tree] = []

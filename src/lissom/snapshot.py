@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import structure as reader
-from .errors import LissomError
+from .errors import LissomError, type_of
 from .manifest import checked
 from .surgery import attention, cast, layers, masks, quantized
 from .surgery.cast import CastLayer
@@ -193,7 +193,7 @@ def _become(layer: nn.Module, kind: str) -> None:
     if plain is None and isinstance(layer, nn.MultiheadAttention):
         plain = nn.MultiheadAttention
     if not (becomes(layer) is ours if plain is None else issubclass(ours, plain)):
-        raise LissomError(f"load: a {type(layer).__name__} cannot become a {kind}; was the network built the same way?")
+        raise LissomError(f"load: {type_of(layer)} cannot become a {kind}; was the network built the same way?")
     layer.__class__ = ours
 
 

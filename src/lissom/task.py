@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .builders import LIBRARIES, arguments, code_named, library_model
-from .errors import LissomError, nearest, place_of
+from .errors import LissomError, nearest, place_of, type_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,7 +114,7 @@ class Task:
         except Exception as error:  # the user's own code may raise anything
             raise LissomError(f"model {self.name}: building it raised {told(error, str(error))}") from error
         if not isinstance(model, nn.Module):
-            raise LissomError(f"model {self.name}: building it returned a {type(model).__name__}, not a torch.nn.Module")
+            raise LissomError(f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module")
         return model.eval()
 
     def check(self) -> None:
@@ -288,5 +288,5 @@ def own_task(spec: str) -> Task:
         except Exception as error:  # the user's own code may raise anything
             raise LissomError(f"task: {spec} raised {told(error, str(error))}") from error
     if not isinstance(found, Task):
-        raise LissomError(f"task: {spec} is a {type(found).__name__}; a lissom.Task is wanted")
+        raise LissomError(f"task: {spec} is {type_of(found)}; a lissom.Task is wanted")
     return replace(found, source=f"{source} {found.source}", spec={"task": spec})
