@@ -96,7 +96,7 @@ def test_samples_are_taken_as_people_have_them(given: Any) -> None:
     (torch.randn(4, 1, 8, 8), r"does not run on a sample of `images`, of shape \(1, 1, 8, 8\); `example` is \(1, 3, 8, 8\)"),
     ([("a", 1)], r"expected \(1, 3, 8, 8\) float32 as it has, alone or before a label; got \(str, int\)"),
     (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), r"expected .* float32 as it has.*; got \(4, 3, 8, 8\) uint8"),
-    (3, "`images` is a int; expected a tensor or array"), ([], "there are no calibration images")],
+    (3, "`images` is an int; expected a tensor or array"), ([], "there are no calibration images")],
     ids=["shape", "text", "bytes", "number", "none"])
 def test_samples_that_do_not_fit_are_said_with_what_does(given: Any, said: str) -> None:
     with pytest.raises(LissomError, match=said):

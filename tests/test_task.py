@@ -388,8 +388,8 @@ def test_an_own_task_that_another_module_holds_has_one_key_however_often_it_is_l
 
 
 @pytest.mark.parametrize(("spec", "said"), [
-    ("own.py:raises", "raised ValueError: no data"), ("own.py:number", "is a int; a lissom.Task is wanted"),
-    ("own.py:three", "is a int; a lissom.Task"), ("own.py:tasks", "has no 'tasks'; did you mean 'task'"),
+    ("own.py:raises", "raised ValueError: no data"), ("own.py:number", "is an int; a lissom.Task is wanted"),
+    ("own.py:three", "is an int; a lissom.Task"), ("own.py:tasks", "has no 'tasks'; did you mean 'task'"),
     ("gone.py:task", "there is no file"), ("own:task", "file.py:name is wanted"), ("own.py", "file.py:name is wanted"),
     ("", "file.py:name is wanted")])
 def test_an_own_task_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, said: str) -> None:
