@@ -124,8 +124,9 @@ def read_once() -> None:
 def refuse_numbers(proto: Any, shown: Shown) -> None:
     """Raise LissomError where an input takes one batch only, since the network made a number of it."""
     axes = shown.shapes("batch")[0]
-    for given, dynamic in zip(proto.graph.input, [axes] if isinstance(axes, dict) else axes, strict=True):
-        if dynamic and given.type.tensor_type.shape.dim[0].dim_value:
+    dynamic = dict(zip(shown.names, [axes] if isinstance(axes, dict) else axes, strict=True))
+    for given in proto.graph.input:
+        if dynamic.get(given.name) and given.type.tensor_type.shape.dim[0].dim_value:
             raise LissomError(
                 f"export: the file would take batches of {given.type.tensor_type.shape.dim[0].dim_value} only, since the "
                 "network's code makes a number of its batch, as len(x) does; x.shape[0], or -1 in a view, keeps it open")
