@@ -311,3 +311,20 @@ def test_the_statistics_of_batch_norm_move_by_the_momentum_that_is_given() -> No
         moved.append(float(model[1].running_mean.abs().max()))  # type: ignore[operator, union-attr]
         assert model[1].momentum == 0.1
     assert moved[0] == pytest.approx(1e-3 * moved[1]) and moved[1] == pytest.approx(0.1 * moved[2])
+
+
+class WritesIntoParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.layer(x).chunk(2, 1)
+        return torch.cat([b.mul_(2), a], 1).mean((2, 3))  # which PyTorch lets no network learn through
+
+
+def test_a_network_that_cannot_learn_is_said_in_one_line_with_the_line_of_its_code() -> None:
+    said = r"the network raised an error while it learned: .*\(test_fit.py, line \d+\)"
+    with pytest.raises(LissomError, match=said) as caught:
+        trained(WritesIntoParts())
+    assert "\n" not in str(caught.value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from .checkpoint import Checkpoints, Remembering, Unusable, generators, held, re
 from .data.augment import crop, cutout, flip
 from .data.data import Data
 from .data.split import Images
-from .errors import LissomError
+from .errors import LissomError, cause_of
 from .norms import Frozen, hold_norms
 from .surgery.network import Quantized
 
@@ -185,14 +185,15 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
         images = augmented(pixels, self.data, self.pace, self.draw).contiguous(memory_format=self.layout)
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), own_code():
             outputs = self.model(images)
         batch = Batch(images, labels, outputs.float())
         value = self.losses[0](self.model, batch)
         for term in self.losses[1:]:
             value = value + term(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        with own_code():
+            value.backward()
         if self.pace.clip is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
         self.optimizer.step()
@@ -294,6 +295,17 @@ def of_cpu() -> dict[str, Any]:
     """Return what PyTorch knows of the processor; before 2.12 it does not tell."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return found
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Say in one line what the user's own network raises while it learns: what is tried before keeps no gradients."""
+    try:
+        yield
+    except LissomError:
+        raise
+    except Exception as error:
+        raise LissomError(f"the network raised an error while it learned: {cause_of(error)}") from error
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> Any:
