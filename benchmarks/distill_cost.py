@@ -20,7 +20,8 @@ from torch import nn
 from lissom.context import Context
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.fit import Pace, autocast, fast_precision, fit, layout_of
+from lissom.fastest import autocast, fast_precision, layout_of
+from lissom.fit import Pace, fit
 from lissom.models import factory
 from lissom.steps.distill import Distill
 from lissom.task import Task

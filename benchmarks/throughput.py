@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.fit import Pace, autocast, fast_precision, fit, layout_of
+from lissom.fastest import autocast, fast_precision, layout_of
+from lissom.fit import Pace, fit
 from lissom.models import factory
 
 BATCH, DEVICE = 128, torch.device("cuda" if torch.cuda.is_available() else "cpu")

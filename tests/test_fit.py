@@ -15,7 +15,8 @@ from lissom.context import Context
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.fit import Batch, Pace, Progress, cross_entropy, fast_precision, fit, layout_of, optimizer_of
+from lissom.fastest import fast_precision, layout_of
+from lissom.fit import Batch, Pace, Progress, cross_entropy, fit, optimizer_of
 from lissom.menu import menu
 from lissom.models import factory
 

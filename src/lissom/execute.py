@@ -24,7 +24,8 @@ from .context import Clock, Context
 from .data.data import CPU
 from .errors import LissomError, Unmeasured, nearest
 from .evaluate import network_outputs, scored
-from .fit import Progress, fast_precision
+from .fastest import fast_precision
+from .fit import Progress
 from .losses._ensemble import Ensemble
 from .manifest import code_in
 from .measure import measure, silent

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from .data.augment import crop, cutout, flip
 from .data.data import Data
 from .data.split import Images
 from .errors import LissomError, cause_of
+from .fastest import autocast, fast_precision, layout_of, of_cpu
 from .norms import Frozen, hold_norms
 from .surgery.network import Quantized
 
@@ -268,35 +269,6 @@ def cross_entropy(smoothing: float = 0.0) -> Term:
     return value
 
 
-def layout_of(model: nn.Module, device: torch.device) -> torch.memory_format:
-    """Return channels-last, the faster layout, unless the network holds a layer that it breaks on a CPU.
-
-    The gradient of a strided 1x1 convolution with fewer inputs than a vector register holds (pruned shortcuts)
-    is wrong or ends the process there: https://github.com/uxlfoundation/oneDNN/issues/6035.
-    """
-    broken = any(isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1
-                 and m.in_channels // m.groups < 16 for m in model.modules())
-    return torch.contiguous_format if broken and device.type == "cpu" else torch.channels_last
-
-
-def fast_precision(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device computes in it faster than in float32, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type != "cpu":
-        return torch.float32
-    own = of_cpu()
-    # with AVX512-BF16 alone Intel's are slower than in float32, AMD's 1.8 times as fast (benchmarks/throughput.py)
-    amd = own.get("avx512_bf16", False) and str(own.get("cpu_name", "")).startswith("AMD")
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or amd else torch.float32
-
-
-def of_cpu() -> dict[str, Any]:
-    """Return what PyTorch knows of the processor; before 2.12 it does not tell."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found
-
-
 @contextmanager
 def own_code() -> Iterator[None]:
     """Say in one line what the user's own network raises while it learns: what is tried before keeps no gradients."""
@@ -306,13 +278,6 @@ def own_code() -> Iterator[None]:
         raise
     except Exception as error:
         raise LissomError(f"the network raised an error while it learned: {cause_of(error)}") from error
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> Any:
-    """Return the context in which the network computes in `precision`."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, precision)
 
 
 def correct(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError
-from ..fit import autocast, fast_precision
+from ..fastest import autocast, fast_precision
 from ..surgery.features import Place, places, watched
 from ._balance import Balance
 from ._ensemble import Ensemble

@@ -94,7 +94,8 @@ class Distill(Learning):
                           where=ctx.where)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        from ..fit import cross_entropy, layout_of
+        from ..fastest import layout_of
+        from ..fit import cross_entropy
 
         if ctx.teacher is None or ctx.task is None:
             raise LissomError(f"{ctx.where}: there is no teacher; use lissom.run, which keeps the uncompressed network")
