@@ -17,7 +17,9 @@ from lissom import apply
 from lissom.measure import share_in_integers
 from lissom.plan import one_target
 from lissom.surgery.count import layer_macs
+from lissom.targets._activations import wires
 from lissom.targets._target import Fused
+from lissom.targets._why import in_onnx
 
 
 def residual() -> nn.Module:
@@ -158,3 +160,18 @@ def test_a_bias_added_to_what_integers_gave_is_no_layer(tmp_path: Path) -> None:
                              nn.Flatten(), nn.Linear(64, 4))
     fused, _ = exported(made, "quantize(8)", "onnxruntime", tmp_path / "m.onnx")
     assert fused.rest == () and fused.total == 4
+
+
+@pytest.mark.parametrize(("readers", "reason"), [
+    ([("QuantizeLinear", "one"), ("QuantizeLinear", "two")], "its output is rounded to several grids"),
+    ([("QuantizeLinear", "one"), ("Softmax", "two")], "others read its output before it is rounded"),
+    ([("Relu", "one"), ("QuantizeLinear", "two")], None)])
+def test_who_reads_a_layer_is_told(readers: list[tuple[str, str]], reason: str | None) -> None:
+    from onnx import helper
+
+    nodes = [helper.make_node("DequantizeLinear", ["codes", "s", "z"], ["x"]),
+             helper.make_node("DequantizeLinear", ["codes_w", "s", "z"], ["w"]), helper.make_node("Conv", ["x", "w"], ["y"])]
+    chained = readers[0][0] == "Relu"
+    nodes += [helper.make_node(kind, ["one" if chained and name == "two" else "y"], [name]) for kind, name in readers]
+    made, users = wires(helper.make_graph(nodes, "g", [], []))
+    assert in_onnx(nodes[2], made, users, {"codes_w", "s", "z"}) == reason

@@ -80,6 +80,7 @@ def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dic
 
 def rewritten(proto: Any) -> None:
     """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same, in place."""
+    from ._clipped import integers_clipped
     from ._parts import parts_rounded
     from ._widened import folded_at_load
     from ._wrapped import unwrapped
@@ -87,6 +88,7 @@ def rewritten(proto: Any) -> None:
     plain_zeros(proto)
     unwrapped(proto)
     parts_rounded(proto)
+    integers_clipped(proto)
     folded_at_load(proto)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ._binary import BIASED
 
 FLOAT_WEIGHTS, FLOAT_INPUTS, FLOAT_OUTPUT = "its weights are float", "it reads floats", "its output is not rounded"
+SEVERAL_GRIDS, OTHERS = "its output is rounded to several grids", "others read its output before it is rounded"
 
 MOVES = {"Flatten", "MaxPool", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul"}
@@ -44,7 +45,10 @@ def in_onnx(node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any
     readers = users[node.output[0]]
     while len(readers) == 1 and readers[0].op_type in MOVES | {"Clip", "Relu"}:
         readers = users[readers[0].output[0]]
-    return None if any(reader.op_type == "QuantizeLinear" for reader in readers) else FLOAT_OUTPUT
+    round_it = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+    if not round_it:
+        return FLOAT_OUTPUT
+    return None if len(readers) == 1 else SEVERAL_GRIDS if len(round_it) == len(readers) else OTHERS
 
 
 def in_openvino(model: Any) -> dict[str, str | None]:
