@@ -168,7 +168,7 @@ def kills(count: int, seed: int, each: int = 5, say: Callable[[str], None] = pri
 
 def warm() -> None:
     """Import what a run does, once for all that are forked."""
-    for name in ("onnxscript", "sklearn.datasets", "torch.onnx", "lissom.execute", "lissom.report.live",
+    for name in ("onnxscript", "torch.onnx", "lissom.execute", "lissom.report.live",
                  "lissom.report.table", "lissom.targets.onnxruntime"):
         importlib.import_module(name)
 

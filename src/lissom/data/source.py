@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import LissomError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from .data import Data
@@ -54,21 +55,19 @@ def digits(size: tuple[int, int], channels: int) -> Data:
     """
     import numpy as np
     import torch
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     from .data import assembled
+    from .digits import read_digits, stratified
     from .split import Images
 
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    train, test = train_test_split(np.arange(len(pixels)), test_size=0.2, random_state=0, stratify=bunch.target)
+    images, labels = read_digits()
+    pixels = np.round(images * (255 / 16)).astype(np.uint8)[:, None]
 
     def part(order: np.ndarray) -> Images:
-        order = np.sort(order)
-        images = resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1)
-        return Images(images, torch.from_numpy(bunch.target[order]).long())
+        return Images(resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1),
+                      torch.from_numpy(labels[order]).long())
 
+    train, test = stratified(labels, 0.2, seed=0)
     return assembled("digits", part(train), None, part(test), tuple("0123456789"), channels=channels, size=size,
                      flip=False, fingerprint="scikit-learn digits", notes=[])
 

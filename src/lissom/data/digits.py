@@ -1,0 +1,58 @@
+"""The digits that come with scikit-learn, read without importing it: that takes longer than all else `plan` does."""
+
+from __future__ import annotations
+
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images (n 8 8), of 0 to 16, and their labels (n)."""
+    found = find_spec("sklearn")
+    folder = (found.submodule_search_locations if found is not None else None) or [""]
+    file = Path(folder[0]) / "datasets" / "data" / "digits.csv.gz"
+    if not file.exists():  # a version that keeps it elsewhere
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        return bunch.images, bunch.target
+    with gzip.open(file, "rt", encoding="ascii") as lines:
+        table = np.loadtxt(lines, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which places train and which test, in order: of each class the same share, drawn by chance.
+
+    `labels` (n) are classes from 0 on. The split is that of scikit-learn's train_test_split with `stratify`, drawn from
+    the same generator in the same order.
+    """
+    draw = np.random.RandomState(seed)
+    counts = np.bincount(labels)
+    tests = int(np.ceil(share * len(labels)))
+    to_train = shared_out(counts, len(labels) - tests, draw)
+    to_test = shared_out(counts - to_train, tests, draw)
+    train, test = list[int](), list[int]()
+    for label, (first, more) in enumerate(zip(to_train, to_test, strict=True)):
+        places = np.flatnonzero(labels == label)[draw.permutation(counts[label])]
+        train += places[:first].tolist()
+        test += places[first:first + more].tolist()
+    return np.sort(train), np.sort(test)
+
+
+def shared_out(counts: np.ndarray, total: int, draw: np.random.RandomState) -> np.ndarray:
+    """Return how many of each class's `counts` make up `total`: by the largest remainder, and chance where two are equal."""
+    exact = counts / counts.sum() * total
+    found = np.floor(exact).astype(int)
+    remainder, missing = exact - found, total - found.sum()
+    for value in np.unique(remainder)[::-1]:
+        if not missing:
+            break
+        equal = np.flatnonzero(remainder == value)
+        chosen = draw.choice(equal, size=min(len(equal), missing), replace=False)
+        found[chosen] += 1
+        missing -= len(chosen)
+    return found
