@@ -62,6 +62,16 @@ def test_the_layer_that_was_spoiled_is_named(runs: Any) -> None:
     assert "weights" in found["said"][1]
 
 
+def test_what_was_left_float_is_said(runs: Any) -> None:
+    task, store, (eight, _) = runs
+    assert Explained(task, store, eight["key"]).left_float() == []
+    (row,) = lissom.run('train(1) | quantize(8, "dynamic", images=64)', task, store)
+    this = Explained(task, store, row["key"])
+    (said,) = this.left_float()
+    assert "1 of 10 layers" in said and "9 stay float: ranges at run time are for linear layers" in said
+    assert said in this.all([], 100)["said"]
+
+
 def test_remedies_are_run_and_compared(runs: Any) -> None:
     task, store, (_, three) = runs
     this = Explained(task, store, three["key"])

@@ -96,6 +96,7 @@ def test_training_without_the_relus_that_rounding_does_learns_the_same(recipe: s
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:.*ranges at run time are for linear layers:lissom.LissomWarning")
 def test_training_rounds_to_few_bits_alone_where_layers_round_again() -> None:
     seen: list[Tensor] = []
 

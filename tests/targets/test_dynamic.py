@@ -26,6 +26,8 @@ from lissom.menu import menu
 from lissom.models import factory
 from lissom.plan import one_target
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*ranges at run time are for linear layers:lissom.LissomWarning")
+
 RECIPES = ["quantize(8, 'dynamic')", "quantize(4, 'dynamic')"]
 EIGHT = "quantize(8, 'dynamic', reduce_range=False)"  # 8 bits on processors that RECIPES give 7, too
 SHAPE = (3, 16, 16)

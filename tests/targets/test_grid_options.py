@@ -16,6 +16,8 @@ from lissom import apply
 from lissom.plan import one_target
 from lissom.surgery.network import Quantized
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*ranges at run time are for linear layers:lissom.LissomWarning")
+
 ASYMMETRIC = [
     "quantize(8, grid='uniform(asymmetric_weights=True)')",
     "quantize(8, grid='uniform(granularity=\"tensor\", asymmetric_weights=True)')",

@@ -14,7 +14,7 @@ from .trace import traced
 
 NOT_CHOSEN, FIRST, LAST = "it was not chosen", "it is the first layer", "it is the last layer"
 AT_RUN_TIME = "ranges at run time are for linear layers"
-CHOSEN = {NOT_CHOSEN, FIRST, LAST, AT_RUN_TIME}  # by the user, who need not be told
+CHOSEN = {NOT_CHOSEN, FIRST, LAST}  # by the user, who need not be told
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 WHOLE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)  # of PyTorch, with weights in their own operations
 PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "addbmm", "linear", "embedding"}
