@@ -14,7 +14,7 @@ import lissom
 from lissom.data.data import Data
 from lissom.explain import Explained
 from lissom.report.comparison import compared, layer_rows, print_compared
-from lissom.report.facets import NONE, facets
+from lissom.report.facets import NONE, facets, settings_in
 from lissom.report.page import packed, unpacked, write_report
 from lissom.store import Store
 from lissom.surgery.bits import saturates
@@ -205,6 +205,8 @@ def test_facets_are_the_settings_that_differ() -> None:
     assert [(f["name"], f["values"]) for f in found] == [
         ("prune amount", ["0.3", "0.5", NONE]), ("prune of", ["channels", "channels", NONE])]
     assert facets(["fold", "fold"]) == [] and facets(["", "a recipe of another (version"]) == []
+    found = settings_in('prune(0.3, keep="a | b") | prune(0.5)')  # a text that looks like two steps
+    assert (found["prune keep"], found["prune 2 amount"]) == ("a | b", "0.5")
 
 
 def test_networks_are_compared_layer_by_layer(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

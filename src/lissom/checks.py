@@ -169,13 +169,10 @@ def listing(check: Check) -> Check:
     def each(value: Any) -> Any:
         if type(value) is not list:
             raise Wrong("", "a list", value)
-        found: list[Any] = []
         try:
-            for part in value:
-                found.append(check(part))
-        except Wrong as error:
-            raise error.within(len(found)) from None
-        return found
+            return [check(part) for part in value]
+        except Wrong:  # once more, to say where
+            return [at(place, check, part) for place, part in enumerate(value)]
     return each
 
 
@@ -184,13 +181,10 @@ def mapping(check: Check) -> Check:
     def each(value: Any) -> Any:
         if type(value) is not dict:
             raise Wrong("", "an object", value)
-        found: dict[str, Any] = {}
-        for name, part in value.items():
-            try:
-                found[name] = check(part)
-            except Wrong as error:
-                raise error.within(name) from None
-        return found
+        try:
+            return {name: check(part) for name, part in value.items()}
+        except Wrong:  # once more, to say where
+            return {name: at(name, check, part) for name, part in value.items()}
     return each
 
 

@@ -32,6 +32,9 @@ class Once(Store):
         super().__init__(root)
         self.known: dict[str, dict[str, Any]] = {}
 
+    def __contains__(self, key: str) -> bool:
+        return key in self.known or super().__contains__(key)
+
     def record(self, key: str) -> dict[str, Any]:
         """Read the record of an entry, or return what was read before."""
         if key not in self.known:
@@ -62,7 +65,7 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
 
 def packed(text: bytes) -> str:
     """Return text in UTF-8 as the page unpacks it: gzip in base64; equal texts give equal pages."""
-    return base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text, 4, mtime=0)).decode()
 
 
 def unpacked(text: str) -> str:
