@@ -3,8 +3,9 @@
     python benchmarks/coverage.py --rows docs/results/coverage.jsonl [--only PATTERN,...] [-o docs/results/exports.md]
 
 Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random
-are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding. Then
-prune(0.5), quantize(8) and both are applied, saved, loaded again, which must give the same bits, and exported to ONNX
+are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding, of a
+detector with the boxes that the whole one chose. Then prune(0.5), quantize(8) and both are applied, saved, loaded again,
+which must give the same bits, and exported to ONNX
 Runtime and OpenVINO, where the file must answer as PyTorch does. Each network is tried by a process of its own,
 with limits of time and memory (--seconds, --memory); a line for each is added to --rows, and those there are not tried
 again. Needs timm.
@@ -36,7 +37,7 @@ import lissom
 from lissom.bench.machine import machine
 from lissom.plan import one_target
 from lissom.surgery.choose import lowest
-from lissom.surgery.compare import apart
+from lissom.surgery.compare import answers, gap
 from lissom.surgery.count import macs
 from lissom.surgery.network import Quantized
 from lissom.surgery.probe import cuttable
@@ -107,10 +108,10 @@ def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
                     for part, gone in zip(parts, dead if dead.ndim == 2 else [dead], strict=True):
                         part.index_fill_(m.axis, gone.nonzero().flatten(), 0)
         some = in_float(first(images, 1), torch.float64)
-        before = [t.clone() for t in tensors_in(called(model, some))]
+        before = answers(model, some)
         sliced(model, cut)
-        after = list(tensors_in(called(model, some)))
-    return {"reachable": free / max(every, 1), "difference": apart(before, after), "left": groups.left, "seconds": seconds}
+        found = gap(before, model, some)
+    return {"reachable": free / max(every, 1), "difference": found, "left": groups.left, "seconds": seconds}
 
 
 def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict[str, Any]:

@@ -194,9 +194,11 @@ def networks() -> Iterator[Known]:
         yield "lissom", name, lambda name=name: factory(name)(num_classes=10), ((3, 32, 32),)
     for family, names in (("torchvision", TORCHVISION), ("torchvision segmentation", SEGMENTATION),
                           ("torchvision detection", DETECTION)):
-        plain = {} if family == "torchvision" else {"weights_backbone": None}
         for name in names.split():
-            yield family, name, lambda name=name, plain=plain: known.get_model(name, weights=None, **plain), images
+            own: dict[str, Any] = {} if family == "torchvision" else {"weights_backbone": None}
+            if "_resnet50_fpn" in name:  # detectors that enlarge images to 800 pixels otherwise
+                own |= {"min_size": 128, "max_size": 128}
+            yield family, name, lambda name=name, own=own: known.get_model(name, weights=None, **own), images
     for name in TIMM.split():
         yield "timm", name, lambda name=name: in_timm(name), images
 

@@ -224,6 +224,8 @@ def test_a_file_that_is_not_there_is_said_to_be_none_and_one_file_needs_no_list(
         bench_things([str(tmp_path / "nope.onnx")], Store(tmp_path), "onnxruntime", None, [1], [1])
     with pytest.raises(LissomError, match=r"^latency: there is no file .*nope\.onnx$"):
         lissom.latency(str(tmp_path / "nope.onnx"), "onnxruntime", (1, 3, 8, 8))
+    with pytest.raises(LissomError, match=r"target: expected text such as \"onnxruntime\", got an int"):
+        lissom.latency(str(tmp_path / "nope.onnx"), (1, 3, 8, 8), (1, 3, 8, 8))  # type: ignore[arg-type]
 
 
 def test_nothing_is_faster_by_a_disturbed_timing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,35 @@ def test_torchscript_meta_and_what_cannot_be_copied_are_named() -> None:
     held[0].numbers = np  # type: ignore[assignment]
     with pytest.raises(LissomError, match=r"the attribute '0.numbers' of the network cannot be copied .*module"):
         lissom.apply("fold", held, X[:1], X)
+
+
+class Caching(nn.Module):
+    """Keep what was computed of a parameter from one call in eval mode to the next, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.table = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), nn.Parameter(torch.rand(16))
+        self.cache: dict[str, Tensor] = {}
+        self.kept: list[Tensor] = []  # a name that lissom uses, too
+
+    def forward(self, x: Tensor) -> Tensor:
+        if str(x.device) not in self.cache:
+            self.cache[str(x.device)] = self.table.exp()
+            self.kept = [self.cache[str(x.device)]]
+        return self.two(torch.relu(self.one(x) + self.cache[str(x.device)][None, :, None, None])).mean((2, 3))
+
+
+def test_what_a_network_computed_and_keeps_is_copied(tmp_path: Path) -> None:
+    net = Caching().eval()
+    wanted = net(X)  # with gradients, so that what it keeps is of a graph
+    assert far(net, lissom.apply("quantize(8)", net, X[:1], X), X) < 0.05
+    with pytest.raises(LissomError, match="a tensor that is no parameter of one axis enters 'add'"):  # wide as it is
+        lissom.apply("prune(0.5)", net, X[:1], X)
+    assert lissom.export(net, "onnxruntime", tmp_path / "net.onnx", X.shape[1:]).exists()
+    lissom.save(net, tmp_path / "saved")
+    assert torch.equal(lissom.load(tmp_path / "saved", Caching())(X), wanted)
+    assert not next(iter(net.cache.values())).is_leaf, "the network itself is left as it was"
 
 
 def test_wrappers_of_a_network_are_looked_through() -> None:

@@ -8,9 +8,10 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import LissomError, cut
+from .trees import tensors_in
 
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__new__",
@@ -44,12 +45,9 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 def copied_network(model: nn.Module, where: str) -> nn.Module:
     """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
-    from .surgery.computed_weights import copyable
-
     try:
-        with copyable(model):
-            return copied_module(model, {}).eval()
-    except RuntimeError as error:  # tensors that somebody's own code has computed and kept
+        return copied_module(model, {id(tensor): tensor.detach().clone() for tensor in computed_tensors(model)}).eval()
+    except RuntimeError as error:  # tensors that somebody's own code has computed and keeps where nobody looks
         raise LissomError(f"{where}: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
                           "tensors that it computed, remove these first") from None
     except Exception as error:  # whatever attributes raise that cannot be copied
@@ -57,6 +55,11 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
         what = "the network" if name is None else f"the attribute '{name}' of the network"
         raise LissomError(f"{where}: {what} cannot be copied ({cut(str(error) or type(error).__name__, 120)}); "
                           "make it where it is used, or give its class a __deepcopy__") from error
+
+
+def computed_tensors(model: nn.Module) -> list[Tensor]:
+    """Return what layers computed and keep, which copy.deepcopy takes no copy of: weights made by hooks, caches."""
+    return [tensor for layer in model.modules() for tensor in tensors_in(list(vars(layer).values())) if not tensor.is_leaf]
 
 
 def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .errors import LissomError
+from .errors import LissomError, type_of
 from .menu import menu
 from .recipe import Recipe, methods_from_text
 from .store import Store
@@ -48,13 +48,17 @@ def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
     return ordered
 
 
-def targets_of(wanted: str | Iterable[Target]) -> list[Target]:
+def targets_of(wanted: str | Iterable[str | Target]) -> list[Target]:
     """Return targets from text such as `onnxruntime,openvino(precision="bf16")`; raise if one cannot run here."""
+    from .targets._target import Target
+
     if isinstance(wanted, str):
         found: Sequence[Target] = methods_from_text(wanted, menu("targets"), "target") if wanted.strip() else []  # type: ignore[assignment]
     else:
-        found = list(wanted)
+        found = [target for each in wanted for target in (targets_of(each) if isinstance(each, str) else [each])]
     for target in found:
+        if not isinstance(target, Target):
+            raise LissomError(f"target: expected text such as \"onnxruntime\", got {type_of(target)}")
         reason = target.missing()
         if reason:
             raise LissomError(f"target {target}: {reason}")

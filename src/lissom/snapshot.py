@@ -39,12 +39,17 @@ OURS: tuple[type[nn.Module], ...] = (
 CLASSES = {kind.__name__: kind for kind in OURS}
 
 
+def is_width(value: object) -> bool:
+    """Return whether an attribute is a number or a list of them, and not something of the user's own under that name."""
+    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(number, int) for number in value))
+
+
 def structure_of(model: nn.Module) -> dict[str, Any]:
     """Return what has to be known, beside how to build the network, to rebuild `model`."""
     rows: dict[str, Any] = {}
     for name, layer in model.named_modules():
         facts: dict[str, Any] = {key: vars(layer)[key] for key in (*WIDTHS, "kept")  # a property follows by itself
-                                 if isinstance(vars(layer).get(key), (int, list))}
+                                 if is_width(vars(layer).get(key))}
         if type(layer).__name__ in CLASSES:
             facts["class"] = type(layer).__name__
         if isinstance(layer, QuantizedLayer):

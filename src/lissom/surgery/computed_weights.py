@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def computed_by(layer: nn.Module) -> str:
@@ -36,17 +34,3 @@ def free_of_hooks(layer: nn.Module) -> None:
         for key, hook in list(hooks.items()):
             if computes(hook):
                 del hooks[key]
-
-
-@contextmanager
-def copyable(model: nn.Module) -> Iterator[None]:
-    """Let a network be copied whose hooks have left weights that they computed: the next call computes them anew."""
-    held = [(layer, name, value) for layer in model.modules() for name, value in vars(layer).items()
-            if isinstance(value, Tensor) and not value.is_leaf]
-    for layer, name, value in held:
-        layer.__dict__[name] = value.detach()
-    try:
-        yield
-    finally:
-        for layer, name, value in held:
-            layer.__dict__[name] = value
