@@ -5,10 +5,9 @@
 Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random
 are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding, of a
 detector with the boxes that the whole one chose. Then prune(0.5), quantize(8) and both are applied, saved, loaded again,
-which must give the same bits, and exported to ONNX
-Runtime and OpenVINO, where the file must answer as PyTorch does. Each network is tried by a process of its own,
-with limits of time and memory (--seconds, --memory); a line for each is added to --rows, and those there are not tried
-again. Needs timm.
+which must give the same bits, and exported to ONNX Runtime and OpenVINO, where the file must answer as PyTorch does. Each
+network is tried by a process of its own, with limits of time and memory (--seconds, --memory); a line for each is added
+to --rows, and those there are not tried again. Needs timm.
 """
 
 from __future__ import annotations
