@@ -44,7 +44,7 @@ class Quantize(Step):
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877.
     """
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "bits of weights; 32 leaves them float, auto chooses for each layer, 8 to 2, within size or drop")
@@ -195,6 +195,9 @@ class Quantize(Step):
         if self.correct:
             ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
         moved = difference(before, whole.eval(), first(batches[0], 32))
+        if moved != moved:  # those of the network itself are finite, as the last gate has seen
+            raise LissomError(f"{ctx.where}: the rounded network answers with infinity, or with what is no number; a value "
+                              "that its own code divides by may have become 0; keep= leaves the layers before it float")
         if not moved <= (FAR if self.weights == self.inputs == 8 else LOST):
             ctx.notes.append(f"{ctx.where}: rounding moved the outputs by {moved:.0%} of the largest, which is far more "
                              "than it should; `lissom explain` names the layers at fault, and learning may mend them")

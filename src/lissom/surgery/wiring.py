@@ -16,6 +16,9 @@ from .layers import torch_class
 from .sites import PASSES, Sites, kind_of, paths_of
 
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}  # calls that are one operation with a ReLU after them
+# functions that make much of a small error near 0, by name, with the place of the operand in which they do
+STEEP = {"div": 1, "div_": 1, "true_divide": 1, "__truediv__": 1, "__itruediv__": 1, "__rtruediv__": 0, "__rdiv__": 0,
+         "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
 
 
 @dataclass
@@ -91,6 +94,7 @@ class _Watch:
         self.runs = Counter[str]()  # site -> how often it is reached
         self.layers: dict[str, list[str | None]] = {}
         self.layer_of: dict[str, str] = {}  # call -> layer
+        self.steep: set[str] = set()  # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
         self.alive: list[Any] = []
         for site, x in inputs.items():
             if x.is_floating_point():
@@ -130,6 +134,8 @@ class _Watch:
             self.source.pop(id(first), None)
         if not outs or not isinstance(first, Tensor):
             return
+        if (operand := steep_operand(func, args)) is not None and id(operand) in self.source:
+            self.steep.add(self.source[id(operand)])
         if func in PASSES and id(first) in self.source:
             for o in outs:
                 self.source.setdefault(id(o), self.source[id(first)])
@@ -138,18 +144,35 @@ class _Watch:
             if out is first:  # changed in place by a call that is not known
                 self.source.pop(id(out), None)
 
+    def steep_sites(self) -> set[str]:
+        """Return the sites that must not be rounded: those of `steep`, and those that only such sites read."""
+        found = set(self.steep)
+        while more := {site for site, readers in self.readers.items() if readers and found.issuperset(readers)} - found:
+            found |= more
+        return found
+
     def only_relu(self, site: str) -> bool:
         """Return whether a ReLU alone reads what a site makes, each time."""
         return len(self.readers[site]) == self.runs[site] and {*map(kind_of, self.readers[site])} == {"relu"}
 
 
+def steep_operand(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return the argument that a function must not be given rounded, None if there is no such."""
+    name = getattr(func, "__name__", "")
+    if name in ("pow", "__pow__"):
+        steep = len(args) > 1 and not (isinstance(args[1], (int, float)) and args[1] >= 1)
+        return args[0] if steep else None
+    place = STEEP.get(name)
+    return args[place] if place is not None and len(args) > place else None
+
+
 def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None) -> Wiring:
     """Decide which activations need a grid, from one forward pass.
 
-    Everything computed is rounded, save what only a ReLU reads (the two are one operation in integers) and
-    what the network returns. OpenVINO 2026.4 dies of a concatenation that is rounded twice in turn. Max-pooling chooses
-    among values and so keeps the grid of its input. Integers that enter are never rounded. Where `loose` modules are
-    given, calls are named by module, and those of these modules stay float.
+    Everything computed is rounded, save what only a ReLU reads (the two are one operation in integers), what the network
+    returns, and what it divides by or takes the root or logarithm of. OpenVINO 2026.4 dies of a concatenation that is
+    rounded twice in turn. Max-pooling chooses among values and so keeps the grid of its input. Integers that enter are
+    never rounded. Where `loose` modules are given, calls are named by module, and those of these modules stay float.
     """
     inputs = copied(images)
     watch = _Watch(network, entering(network, inputs), loose or ())
@@ -157,8 +180,9 @@ def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None
         ends = {watch.source.get(id(t)) for t in tensors_in(handed(network.eval(), inputs))}
     reads, readers, layers = watch.reads, watch.readers, watch.layers
     sites: dict[str, str] = {}
+    steep = watch.steep_sites()
     for name in readers:
-        if name in ends or (kind_of(name) in BEFORE_RELU and watch.only_relu(name)):
+        if name in ends or name in steep or (kind_of(name) in BEFORE_RELU and watch.only_relu(name)):
             continue
         own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
         sites[name] = sites.get(own, name)
