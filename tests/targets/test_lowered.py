@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+import lissom
+from lissom.plan import one_target
 from lissom.targets import _lowered
 from lissom.targets._lowered import Whole
 from lissom.targets._onnx import export_onnx
@@ -116,6 +118,30 @@ def test_a_file_answers_as_pytorch_does(path: Path, steps: tuple[tuple[str, int,
                                                      {onnx.load(path).graph.input[0].name: x.numpy()})
     for number, (answer, value) in enumerate(zip(answers, wanted, strict=True)):
         assert np.allclose(answer, value.numpy(), atol=1e-5), f"tensor {number} of {steps}"
+
+
+class Turned(nn.Module):
+    """Reshape what was turned, by a size that is left open, and, where that is wanted, attend over five axes."""
+
+    def __init__(self, attends: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attends = attends
+        self.layer, self.shares = nn.Linear(4, 12), nn.Linear(12, 24)
+
+    def forward(self, x: Tensor) -> Tensor:  # n 4 6
+        y = self.layer(x.transpose(1, 2)).transpose(1, 2).reshape(-1, 3, 2, 12)
+        if not self.attends:
+            return y.flatten(1)
+        q, k, v = self.shares(y[:, None]).unflatten(-1, (3, 2, 4)).permute(4, 0, 1, 2, 5, 3, 6).unbind(0)
+        return nn.functional.scaled_dot_product_attention(q, k, v).flatten(1)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "executorch"])
+def test_sizes_left_open_and_attention_over_five_axes(runtime: str, tmp_path: Path) -> None:
+    images = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
+    target = one_target(runtime)
+    lissom.export(Turned(runtime != "executorch").eval(), runtime, tmp_path / f"m.{target.ending}", SHAPE, images)  # which compares the answers
 
 
 def whole(monkeypatch: pytest.MonkeyPatch, model: nn.Module, path: Path) -> list[str]:

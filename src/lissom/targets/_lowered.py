@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+Made = TypeVar("Made")
 Table = dict[Any, Callable[..., Any]]  # what an operator becomes, for each that the target does not have
 Now = dict[fx.Node, Any]  # what stands for each node of a graph in the new one: a node, or a list of nodes
 
@@ -30,24 +31,39 @@ class Whole(Exception):
     """A graph that has to be traced again as a whole, and why."""
 
 
-@contextlib.contextmanager
-def lowered_by_operator() -> Iterator[None]:
-    """Let `ExportedProgram.run_decompositions` go operator by operator in the block, where that means the same."""
-    whole = ExportedProgram.run_decompositions
+def by_operator(make: Callable[[], Made]) -> Made:
+    """Return what `make` exports, with operators taken apart one by one; if it fails so, once more in PyTorch's own way."""
+    with lowered_by_operator() as taken:
+        try:
+            return make()
+        except Exception:  # whatever exporters raise
+            if not taken:
+                raise
+    return make()
 
-    def by_operator(program: ExportedProgram, decomp_table: Table | None = None, **more: Any) -> ExportedProgram:
+
+@contextlib.contextmanager
+def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
+    """Let `ExportedProgram.run_decompositions` go operator by operator in the block, where that means the same.
+
+    The programs that were taken apart so are in the list.
+    """
+    whole, taken = ExportedProgram.run_decompositions, list[ExportedProgram]()
+
+    def run(program: ExportedProgram, decomp_table: Table | None = None, **more: Any) -> ExportedProgram:
         if decomp_table is not None and not more:
             try:
                 graph, now = lowered(program, decomp_table)
             except Exception:  # whatever tracing raises: the program is as it was, and PyTorch does it
                 pass
             else:
+                taken.append(program)
                 return renewed(program, graph, now)
         return whole(program, decomp_table, **more)
 
-    ExportedProgram.run_decompositions = by_operator  # type: ignore[method-assign]
+    ExportedProgram.run_decompositions = run  # type: ignore[method-assign]
     try:
-        yield
+        yield taken
     finally:
         ExportedProgram.run_decompositions = whole  # type: ignore[method-assign]
 
@@ -93,7 +109,7 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
                 raise Whole(f"{called} writes into what is read later")
             called = without_writing(called)
         # PyTorch's exporter never keeps operators made of others that may return their input: flatten, dropout
-        if called in table or (called._can_decompose() and called not in may_stay):
+        if called in table or (called._can_decompose() and called not in may_stay) or is_odd_attention(node):
             with mode:
                 now[node] = inlined(graph, node, called, now, table)
         else:
@@ -105,6 +121,12 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
                 raise Whole(f"{called} returns another type than {node.target}")
             now[written] = now[node]
     return graph, now
+
+
+def is_odd_attention(node: fx.Node) -> bool:
+    """Return whether a node is attention over other than four axes, which PyTorch's exporter to ONNX cannot write."""
+    return node.target is torch.ops.aten.scaled_dot_product_attention.default \
+        and any(part.meta["val"].ndim != 4 for part in node.all_input_nodes[:3])
 
 
 def written_by(node: fx.Node) -> fx.Node | None:
@@ -160,8 +182,28 @@ def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table:
         if part.op == "call_function":
             if isinstance(part.target, OpOverload) and part.target._schema.is_mutable:
                 raise Whole(f"{called} is made of {part.target}")
+            if part.target is torch.ops.aten.sym_numel.default:  # which the exporter to ONNX does not know
+                here[part] = count_of(graph, here[part.args[0]])
+                continue
             here[part] = graph.node_copy(part, here.__getitem__)
             here[part].meta = {**node.meta, "val": part.meta["val"]}
         elif part.op == "get_attr":
             raise Whole(f"{called} is made of a constant")
     return fx.map_arg(parts.output_node().args[0], here.__getitem__)
+
+
+def count_of(graph: fx.Graph, tensor: fx.Node) -> fx.Node | int:
+    """Add the product of a tensor's sizes to `graph`; return its node, or the number where all sizes are known."""
+    total: fx.Node | int = 1
+    for axis, size in enumerate(tensor.meta["val"].shape):
+        part: fx.Node | int = size
+        if not isinstance(size, int):
+            part = graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+            part.meta = {**tensor.meta, "val": size}
+        if isinstance(total, int) and isinstance(part, int):
+            total *= part
+            continue
+        values = [each if isinstance(each, int) else each.meta["val"] for each in (total, part)]
+        total = graph.call_function(operator.mul, (total, part))
+        total.meta = {**tensor.meta, "val": values[0] * values[1]}
+    return total

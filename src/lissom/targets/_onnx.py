@@ -96,15 +96,15 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     """Return the ONNX model that PyTorch's exporter makes of a network."""
     import torch
 
-    from ._lowered import lowered_by_operator
+    from ._lowered import by_operator
 
     try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad(), released(), lowered_by_operator():
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
             read_once()
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(model, shown.given, dynamo=True, opset_version=OPSET, verbose=False,
-                                        input_names=shown.names, output_names=shown.outputs,
-                                        dynamic_shapes=shown.shapes(torch.export.Dim("batch")))
+            program = by_operator(lambda: torch.onnx.export(
+                model, shown.given, dynamo=True, opset_version=OPSET, verbose=False, input_names=shown.names,
+                output_names=shown.outputs, dynamic_shapes=shown.shapes(torch.export.Dim("batch"))))
         assert program is not None
         proto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise

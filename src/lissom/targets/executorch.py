@@ -47,8 +47,8 @@ class Executorch(Target):
         from ..surgery.cast import uncast
         from ..surgery.network import Quantized
         from ..trees import concatenated, first
-        from ._decomposed import in_integers, read_as_floats
-        from ._lowered import lowered_by_operator
+        from ._decomposed import in_integers
+        from ._lowered import by_operator
         from ._shown import one_picture
 
         one_picture(self, example)
@@ -57,23 +57,31 @@ class Executorch(Target):
             if isinstance(layer, Quantized) and not in_integers(layer):
                 layer.freeze_weights()
         uncast(model)
+        shown = torch.zeros(2, *shape) if example is None else first(concatenated([example, example]), 2)
         try:
-            with hushed(), torch.no_grad(), lowered_by_operator():
-                from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-                from executorch.exir import to_edge_transform_and_lower
-
-                batch = torch.export.Dim("batch", max=MOST)
-                shown = torch.zeros(2, *shape) if example is None else first(concatenated([example, example]), 2)
-                program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
-                if floats := read_as_floats(program):
-                    for name in floats:
-                        model.get_submodule(name).in_floats()  # type: ignore[operator]
-                    program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
-                made = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+            with hushed(), torch.no_grad():
+                made = by_operator(lambda: self.made(model, shown))
         except Exception as error:  # its passes raise whatever they raise
             raise LissomError(f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
                               ) from error
         path.write_bytes(made)
+
+    def made(self, model: nn.Module, shown: Any) -> bytes:
+        """Return the program that ExecuTorch makes of a network which takes what is like `shown`."""
+        import torch
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        from ._decomposed import read_as_floats
+
+        batch = torch.export.Dim("batch", max=MOST)
+        program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+        if floats := read_as_floats(program):
+            for name in floats:
+                model.get_submodule(name).in_floats()  # type: ignore[operator]
+            program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+        buffer: bytes = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+        return buffer
 
     def load(self, path: Path, threads: int) -> Run:
         import torch
