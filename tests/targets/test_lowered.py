@@ -141,7 +141,8 @@ class Turned(nn.Module):
 def test_sizes_left_open_and_attention_over_five_axes(runtime: str, tmp_path: Path) -> None:
     images = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
     target = one_target(runtime)
-    lissom.export(Turned(runtime != "executorch").eval(), runtime, tmp_path / f"m.{target.ending}", SHAPE, images)  # which compares the answers
+    model = Turned(attends=runtime != "executorch").eval()
+    lissom.export(model, runtime, tmp_path / f"m.{target.ending}", SHAPE, images)  # which compares the answers
 
 
 def whole(monkeypatch: pytest.MonkeyPatch, model: nn.Module, path: Path) -> list[str]:
