@@ -67,9 +67,7 @@ def masked_alike(model: nn.Module, cut: Cut) -> None:
             if reads:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
             shared[key] = gone, stay.to(tensor.dtype)
-        if name in own and axis == 0 and gone.ndim == 1 and not reads:
-            tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
-        elif name in own:
+        if name in own:
             _multiply(tensor.data, axis, shared[key][1], tensor.data)
         else:
             tensor.data = _multiply(tensor.data, axis, shared[key][1])
@@ -102,25 +100,21 @@ def sliced(model: nn.Module, cut: Cut) -> None:
     owners = owners_of(model)
     makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
     changed = dict[nn.Module, None]()
-    left: dict[int, tuple[Tensor, list[int]]] = {}  # id of what goes -> that, kept alive, and the places that stay
-    for name, axes in by_tensor(removed(cut)).items():
+    left: dict[int, tuple[Tensor, Tensor]] = {}  # id of what goes -> that, kept alive, and the places that stay
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):  # whole rows first
+        if id(gone) not in left:
+            left[id(gone)] = gone, (~gone).flatten().nonzero().flatten()
+        stay = left[id(gone)][1]
+        if len(stay) == gone.numel():
+            continue
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
-        whole = now = getattr(layer, leaf).detach()
-        for axis, gone in axes:
-            if id(gone) not in left:
-                left[id(gone)] = gone, (~gone).flatten().nonzero().flatten().tolist()
-            stay = left[id(gone)][1]
-            if len(stay) == gone.numel():
-                continue
-            now = taken(now, axis, stay) if gone.ndim == 1 else kept_of(now, axis, ~gone.to(now.device))
-            if leaf == "weight" and (name, axis) in makes:
-                before = getattr(layer, "kept", range(gone.numel()))
-                layer.kept = [before[k] for k in stay]
-        if now is not whole:
-            if now.nbytes < now.untyped_storage().nbytes():  # a part would hold the whole in memory
-                now = now.clone(memory_format=torch.contiguous_format)
-            changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
+        now = getattr(layer, leaf).detach()
+        now = now.index_select(axis, stay.to(now.device)) if gone.ndim == 1 else kept_of(now, axis, ~gone.to(now.device))
+        changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
+        if leaf == "weight" and (name, axis) in makes:
+            before = getattr(layer, "kept", range(gone.numel()))
+            layer.kept = [before[k] for k in stay.tolist()]
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
@@ -134,21 +128,6 @@ def sliced(model: nn.Module, cut: Cut) -> None:
     for group, units in cut:
         if units.any():
             count_heads(layers, group, int((~units).sum()))
-
-
-def by_tensor(gone: dict[tuple[str, int], Tensor]) -> dict[str, list[tuple[int, Tensor]]]:
-    """Return for each tensor which indices go along each of its axes, the first axis first."""
-    found: dict[str, list[tuple[int, Tensor]]] = {}
-    for (name, axis), indices in sorted(gone.items(), key=lambda item: item[0][1]):
-        found.setdefault(name, []).append((axis, indices))
-    return found
-
-
-def taken(tensor: Tensor, axis: int, stay: list[int]) -> Tensor:
-    """Return what of a tensor stays along `axis`; a view where that is one stretch, which is sooner done."""
-    if stay and stay[-1] - stay[0] + 1 == len(stay):
-        return tensor.narrow(axis, stay[0], len(stay))
-    return tensor.index_select(axis, torch.tensor(stay, device=tensor.device))
 
 
 def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
