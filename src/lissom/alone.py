@@ -179,7 +179,7 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     """
     import torch
 
-    from .given import computed_tensors, copied_network, network_of
+    from .given import copied_network, network_of
     from .plan import one_target
     from .proof import prove
     from .samples import as_tensors
@@ -193,9 +193,8 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     if not shape and example is None:
         raise LissomError("export: the shape of an input without the batch is missing, as in shape=(3, 224, 224), or an "
                           "input itself as example=")
-    chosen, model, seen, shown = one_target(target), network_of(model, "export"), as_tensors(images), as_tensors(example)
-    if computed_tensors(model):
-        model = copied_network(model, "export")
+    chosen, seen, shown = one_target(target), as_tensors(images), as_tensors(example)
+    model = copied_network(network_of(model, "export"), "export")
     with torch.inference_mode(False), written(Path(path), "export") as beside:
         chosen.export(model, beside, shape, {"baked": "false"},
                       None if seen is None else lambda count: [seen[:count]], shown)

@@ -8,12 +8,11 @@ QuantizeLinear(x), Q(min(max(x, low), high)) = min(max(Q(x), Q(low)), Q(high)).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
 
 from ._activations import wires
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SUMS = {"Add", "Conv", "ConvTranspose", "Gemm", "MatMul"}  # what ONNX Runtime computes in integers
 WHOLE = (0, 255)
@@ -21,54 +20,57 @@ WHOLE = (0, 255)
 
 def integers_clipped(proto: Any) -> None:
     """Let each Relu and Clip between a sum and its rounding clip the integers instead, in place, where that changes them."""
-    from onnx import numpy_helper
-
-    made, users = wires(proto.graph)
-    ends = {value.name for value in proto.graph.output}
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    for clip in [node for node in proto.graph.node if node.op_type in ("Relu", "Clip")]:
+    graph = proto.graph
+    made, users = wires(graph)
+    ends = {value.name for value in graph.output}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for clip in [node for node in graph.node if node.op_type in ("Relu", "Clip")]:
         before, readers = made.get(clip.input[0]), users[clip.output[0]]
-        if before is None or before.op_type not in SUMS or clip.output[0] in ends or before.output[0] in ends \
-                or len(users[before.output[0]]) != 1 or [node.op_type for node in readers] != ["QuantizeLinear"]:
+        alone = len(users[clip.input[0]]) == 1 and ends.isdisjoint([*clip.input, *clip.output])
+        if before is None or before.op_type not in SUMS or not alone \
+                or [node.op_type for node in readers] != ["QuantizeLinear"]:
             continue
         (rounds,) = readers
-        codes = bounds(clip, rounds, values)
+        codes = bounds(clip, rounds, tensors)
         if codes in (None, WHOLE):
             continue
         rounds.input[0] = clip.input[0]
-        clip_codes(proto.graph, rounds, clip, codes)
+        clip_codes(graph, rounds, users[rounds.output[0]], codes)
+        graph.node.remove(clip)
 
 
-def bounds(clip: Any, rounds: Any, values: dict[str, np.ndarray]) -> tuple[int, int] | None:
+def bounds(clip: Any, rounds: Any, tensors: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the codes of a clip's ends on the grid of a QuantizeLinear; None where they are not known, or not one pair."""
     import numpy as np
+    from onnx import numpy_helper
 
-    ends = ["", "", ""] if clip.op_type == "Relu" else [*clip.input, "", ""]
-    names = [*rounds.input[1:], *(name for name in ends[1:3] if name)]
-    if len(rounds.input) < 3 or any(name not in values or values[name].size != 1 for name in names):
+    def number(name: str, default: float) -> np.ndarray:
+        return numpy_helper.to_array(tensors[name]).reshape(()) if name else np.array(default, np.float32)
+
+    given = [*rounds.input[1:], *clip.input[1:]]
+    if len(rounds.input) < 3 or any(name and (name not in tensors or prod(tensors[name].dims) != 1) for name in given):
         return None
-    scale, zero = (values[name].reshape(()) for name in rounds.input[1:])
+    scale, zero = (number(name, 0) for name in rounds.input[1:])
     if zero.dtype != np.uint8:
         return None
-    low, high = (float(values[name].reshape(())) if name else default
-                 for name, default in zip(ends[1:3], (0.0 if clip.op_type == "Relu" else -np.inf, np.inf), strict=True))
+    low, high = [*clip.input[1:], "", ""][:2]
+    least = 0.0 if clip.op_type == "Relu" else -np.inf
+    values = np.array([number(low, least), number(high, np.inf)], np.float32)
     with np.errstate(over="ignore"):
-        codes = np.rint(np.array([low, high], np.float32) / scale) + np.float32(zero)
-    first, last = (int(code) for code in np.clip(codes, *WHOLE))
-    return first, last
+        first, last = np.clip(np.rint(values / scale) + np.float32(zero), *WHOLE)
+    return int(first), int(last)
 
 
-def clip_codes(graph: Any, rounds: Any, clip: Any, codes: tuple[int, int]) -> None:
-    """Let a clip of what `rounds` returns take the place of `clip`; whatever read that reads the clip."""
+def clip_codes(graph: Any, rounds: Any, readers: Sequence[Any], codes: tuple[int, int]) -> None:
+    """Clip what a QuantizeLinear returns to two codes, for all that read it."""
     import numpy as np
     from onnx import helper, numpy_helper
 
     name = f"{rounds.output[0]}/clipped"
-    for node in graph.node:
-        node.input[:] = [name if given == rounds.output[0] else given for given in node.input]
-    ends = [f"{name}/{word}" for word in ("low", "high")]
+    ends = [f"{name}/low", f"{name}/high"]
     graph.initializer.extend(numpy_helper.from_array(np.array(code, np.uint8), end)
                              for code, end in zip(codes, ends, strict=True))
-    clip_of_codes = helper.make_node("Clip", [rounds.output[0], *ends], [name], clip.name or name)
-    graph.node.insert(list(graph.node).index(rounds) + 1, clip_of_codes)
-    graph.node.remove(clip)
+    for node in readers:
+        node.input[:] = [name if given == rounds.output[0] else given for given in node.input]
+    place = list(graph.node).index(rounds) + 1
+    graph.node.insert(place, helper.make_node("Clip", [rounds.output[0], *ends], [name], name))

@@ -45,10 +45,10 @@ def in_onnx(node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any
     readers = users[node.output[0]]
     while len(readers) == 1 and readers[0].op_type in MOVES | {"Clip", "Relu"}:
         readers = users[readers[0].output[0]]
-    round_it = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
-    if not round_it:
+    rounders = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+    if not rounders:
         return FLOAT_OUTPUT
-    return None if len(readers) == 1 else SEVERAL_GRIDS if len(round_it) == len(readers) else OTHERS
+    return None if len(readers) == 1 else SEVERAL_GRIDS if len(rounders) == len(readers) else OTHERS
 
 
 def in_openvino(model: Any) -> dict[str, str | None]:

@@ -60,28 +60,11 @@ class Executorch(Target):
         shown = torch.zeros(2, *shape) if example is None else first(concatenated([example, example]), 2)
         try:
             with hushed(), torch.no_grad():
-                made = by_operator(lambda: self.made(model, shown))
+                made = by_operator(lambda: program_of(model, shown))
         except Exception as error:  # its passes raise whatever they raise
             raise LissomError(f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
                               ) from error
         path.write_bytes(made)
-
-    def made(self, model: nn.Module, shown: Any) -> bytes:
-        """Return the program that ExecuTorch makes of a network which takes what is like `shown`."""
-        import torch
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        from ._decomposed import read_as_floats
-
-        batch = torch.export.Dim("batch", max=MOST)
-        program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
-        if floats := read_as_floats(program):
-            for name in floats:
-                model.get_submodule(name).in_floats()  # type: ignore[operator]
-            program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
-        buffer: bytes = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
-        return buffer
 
     def load(self, path: Path, threads: int) -> Run:
         import torch
@@ -101,6 +84,24 @@ class Executorch(Target):
             found: np.ndarray = torch.cat(parts).numpy()
             return found
         return run
+
+
+def program_of(model: nn.Module, shown: Any) -> bytes:
+    """Return the program that ExecuTorch makes of a network which takes what is like `shown`."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from ._decomposed import read_as_floats
+
+    batch = torch.export.Dim("batch", max=MOST)
+    program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+    if floats := read_as_floats(program):
+        for name in floats:
+            model.get_submodule(name).in_floats()  # type: ignore[operator]
+        program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
+    buffer: bytes = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+    return buffer
 
 
 @contextmanager
