@@ -220,7 +220,7 @@ def test_tensors_in_a_dataclass_are_seen() -> None:
     assert far(net, quantized, X) < 0.05 and "conv3" not in quantized.grids  # type: ignore[operator]
 
 
-def test_torchscript_meta_and_what_cannot_be_copied_are_named() -> None:
+def test_torchscript_meta_and_what_cannot_be_copied_are_named(tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match="deprecated"):
         script = torch.jit.script(small())
     with pytest.raises(LissomError, match=r"TorchScript module, .*; give the nn.Module that it was made from"):
@@ -233,6 +233,8 @@ def test_torchscript_meta_and_what_cannot_be_copied_are_named() -> None:
     held[0].numbers = np  # type: ignore[assignment]
     with pytest.raises(LissomError, match=r"the attribute '0.numbers' of the network cannot be copied .*module"):
         lissom.apply("fold", held, X[:1], X)
+    with pytest.raises(LissomError, match=r"^export: the attribute '0.numbers' of the network cannot be copied"):
+        lissom.export(held, "onnxruntime", tmp_path / "net.onnx", X.shape[1:])
 
 
 class Caching(nn.Module):
