@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .data.split import spread
-from .errors import LissomError
+from .errors import LissomError, counted
 from .trees import Tree, alike, concatenated, first, in_float, length
 
 if TYPE_CHECKING:
@@ -157,5 +157,5 @@ class Context:
         model.to("cpu")
         steps = self.steps(pace.epochs, pace.batch)
         if steps < FEW and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-            self.notes.append(f"{self.where}: {steps} steps are too few for the running statistics of batch-norm to follow; "
-                              "more epochs or a smaller batch give more")
+            self.notes.append(f"{self.where}: {counted(steps, 'step')}, too few for the running statistics of batch-norm "
+                              "to follow; more epochs or a smaller batch give more")

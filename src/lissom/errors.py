@@ -93,6 +93,17 @@ def place_of(frames: Iterable[FrameSummary]) -> str:
     return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many of something there are, as a sentence says it.
+
+    >>> counted(1, "network"), counted(2, "network"), counted(3, "entry")
+    ('1 network', '2 networks', '3 entries')
+    """
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
 def type_of(value: object) -> str:
     """Return the type of a value as a sentence names it.
 

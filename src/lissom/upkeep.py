@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .checks import many_read
-from .errors import LissomError
+from .errors import LissomError, counted
 from .manifest import code_in, manifest, own_record, seal, wrong
 from .record import remedy
 from .report.table import print_store
@@ -40,14 +40,14 @@ def done(store: Store, *, prune: bool, yes: bool, keep: Sequence[str], remove: S
     if trust:
         found = trusted(store, say)
         named = ", ".join(f"{code} ({count})" for code, count in found["code"].items()) or "no code"
-        shown([f"signed {found['signed']} entries, which name {named}"], quiet)
+        shown([f"signed {counted(found['signed'], 'entry')}, which name{'s' * (found['signed'] == 1)} {named}"], quiet)
         return found
     if verify:
         checked = verified(store)
         for line in checked["wrong"]:
             say(line)
-        count = f"{checked['entries']} entries and {checked['artefacts']} folders of exported files read"
-        shown([*checked["notes"], count], quiet)
+        read = f"{counted(checked['entries'], 'entry')} and {counted(checked['artefacts'], 'folder')}"
+        shown([*checked["notes"], f"{read} of exported files read"], quiet)
         return checked
     rows = store_rows(store, say)
     if prune:

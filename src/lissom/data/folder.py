@@ -11,7 +11,7 @@ from unicodedata import category
 import numpy as np
 import torch
 
-from ..errors import LissomError
+from ..errors import LissomError, counted
 from .data import Data, assembled
 from .split import FORMATS, Files, Images, decoded
 
@@ -51,7 +51,7 @@ def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
     read, bad = {}, Counter[str]()
     for part, found in splits.items():
         read[part] = _read(found, classes, channels, size, skip_bad, lazy, bad, part)
-    notes = [f"{part}: {count} unreadable file{'s' * (count > 1)} left out" for part, count in bad.items()]
+    notes = [f"{part}: {counted(count, 'unreadable file')} left out" for part, count in bad.items()]
     if not size_given and sizes_differ(splits["train"], size):
         notes.append(f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), the size of the first; "
                      "--size says another")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import counted
 from ..store import Store
 from .rows import APART, Row, csv_of, disturbed, over_seeds, rows_of
 from .terminal import terminal
@@ -215,7 +216,7 @@ def print_store(rows: list[dict[str, Any]]) -> None:
     lines = [f" {a:{key}}  {b:>{size}}  {c:>{age}}  {d:>{seed}}  {e:{mark}}  {recipe}" for a, b, c, d, e, recipe in cells]
     console = terminal()
     console.print(lines[0], style="bold", soft_wrap=True)
-    print(*lines[1:], f"{len(rows)} networks, {size_text(sum(row['size_bytes'] for row in rows))}", sep="\n")
+    print(*lines[1:], f"{counted(len(rows), 'network')}, {size_text(sum(row['size_bytes'] for row in rows))}", sep="\n")
 
 
 def size_text(count: float) -> str:

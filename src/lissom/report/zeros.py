@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..errors import counted
 from ..store import Store
 from .terminal import terminal
 
@@ -39,7 +40,7 @@ def sentences(step: str, facts: dict[str, Any]) -> list[str]:
     left whole: c: it was not chosen
     """
     rows = sorted(facts["masked"], key=lambda row: row["sparsity"])
-    said = f"{step}: {facts['sparsity']['layers']:.1%} of the weights of {len(rows)} layers are zero, " \
+    said = f"{step}: {facts['sparsity']['layers']:.1%} of the weights of {counted(len(rows), 'layer')} are zero, " \
            f"{facts['sparsity']['network']:.1%} of all parameters"
     if rows and rows[0]["sparsity"] < rows[-1]["sparsity"]:
         said += "; " + ", ".join(f"{word} in {row['name']} ({row['sparsity']:.1%})"
