@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -52,16 +52,19 @@ def targets_of(wanted: str | Iterable[str | Target]) -> list[Target]:
     """Return targets from text such as `onnxruntime,openvino(precision="bf16")`; raise if one cannot run here."""
     from .targets._target import Target
 
-    if isinstance(wanted, str):
-        found: Sequence[Target] = methods_from_text(wanted, menu("targets"), "target") if wanted.strip() else []  # type: ignore[assignment]
-    else:
-        found = [target for each in wanted for target in (targets_of(each) if isinstance(each, str) else [each])]
-    for target in found:
+    named = list[object]()
+    for each in [wanted] if isinstance(wanted, str) else wanted:
+        if not isinstance(each, str):
+            named.append(each)
+        elif each.strip():
+            named += methods_from_text(each, menu("targets"), "target")
+    found = list[Target]()
+    for target in named:
         if not isinstance(target, Target):
             raise LissomError(f"target: expected text such as \"onnxruntime\", got {type_of(target)}")
-        reason = target.missing()
-        if reason:
+        if reason := target.missing():
             raise LissomError(f"target {target}: {reason}")
+        found.append(target)
     return list(dict.fromkeys(found))
 
 

@@ -56,5 +56,5 @@ def test_what_is_divided_by_is_not_rounded(name: str) -> None:
 
 def test_numbers_that_are_none_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiring, "steep_operand", lambda *_: None)
-    with pytest.raises(LissomError, match="answers with infinity, or with what is no number"):
+    with pytest.raises(LissomError, match="expected finite outputs, got infinity or NaN"):
         lissom.apply("quantize(8)", network(lambda n, y: DIVIDED["by a constant"](n, y.relu())), X[:1], X)

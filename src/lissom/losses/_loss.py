@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ..method import Method
@@ -20,9 +20,8 @@ class Loss(Method):
 
     def at_temperature(self, temperature: float) -> Self | None:
         """Return this loss with another temperature; None if it has none."""
-        if not hasattr(self, "temperature"):
-            return None
-        return replace(self, temperature=temperature)  # type: ignore[call-arg]  # only some losses declare it
+        settings = self.settings()
+        return type(self)(**{**settings, "temperature": temperature}) if "temperature" in settings else None
 
 
 @dataclass(frozen=True)

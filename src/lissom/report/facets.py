@@ -37,7 +37,7 @@ def steps_in(recipe: str) -> list[tuple[str, dict[str, str]]]:
     """Return name and settings of every step; each text of a step is read once, since thousands of recipes share a few."""
     try:
         return [step for part in recipe.split(" | ") for step in named_settings(part)] if recipe else []
-    except LissomError:  # a text within the recipe holds such a line, too
+    except LissomError:  # a setting is a text with ' | ' in it
         return named_settings(recipe)
 
 

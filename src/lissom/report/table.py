@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +30,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns that rows over seeds need: their titles, and how a row is said in them."""
     several = any(len(row["seeds"]) > 1 for row in rows)
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
-    differ: list[Column] = [(name, lambda row, name=name: row[name]) for name in ("model", "data", "size")  # type: ignore[misc]
+    differ: list[Column] = [(name, itemgetter(name)) for name in ("model", "data", "size")
                             if len({row[name] for row in rows}) > 1]
     return [*differ, ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
             ("target", lambda row: row["target"]),

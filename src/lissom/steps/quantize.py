@@ -196,8 +196,8 @@ class Quantize(Step):
             ctx.facts["corrected"] = corrected(whole.eval(), before, list(wires.inputs), batches)
         moved = difference(before, whole.eval(), first(batches[0], 32))
         if moved != moved:  # those of the network itself are finite, as the last gate has seen
-            raise LissomError(f"{ctx.where}: the rounded network answers with infinity, or with what is no number; a value "
-                              "that its own code divides by may have become 0; keep= leaves the layers before it float")
+            raise LissomError(f"{ctx.where}: expected finite outputs, got infinity or NaN; a value that the network's code "
+                              "divides by may have been rounded to 0; keep= leaves the layers before it float")
         if not moved <= (FAR if self.weights == self.inputs == 8 else LOST):
             ctx.notes.append(f"{ctx.where}: rounding moved the outputs by {moved:.0%} of the largest, which is far more "
                              "than it should; `lissom explain` names the layers at fault, and learning may mend them")

@@ -16,7 +16,7 @@ from .layers import torch_class
 from .sites import PASSES, Sites, kind_of, paths_of
 
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}  # calls that are one operation with a ReLU after them
-# functions that make much of a small error near 0, by name, with the place of the operand in which they do
+# functions whose result changes most where an operand is near 0: name -> place of that operand
 STEEP = {"div": 1, "div_": 1, "true_divide": 1, "__truediv__": 1, "__itruediv__": 1, "__rtruediv__": 0, "__rdiv__": 0,
          "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
 

@@ -109,7 +109,7 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
                 raise Whole(f"{called} writes into what is read later")
             called = without_writing(called)
         # PyTorch's exporter never keeps operators made of others that may return their input: flatten, dropout
-        if called in table or (called._can_decompose() and called not in may_stay) or is_odd_attention(node):
+        if called in table or (called._can_decompose() and called not in may_stay) or is_attention_to_take_apart(node):
             with mode:
                 now[node] = inlined(graph, node, called, now, table)
         else:
@@ -123,7 +123,7 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
     return graph, now
 
 
-def is_odd_attention(node: fx.Node) -> bool:
+def is_attention_to_take_apart(node: fx.Node) -> bool:
     """Return whether a node is attention over other than four axes, which PyTorch's exporter to ONNX cannot write."""
     return node.target is torch.ops.aten.scaled_dot_product_attention.default \
         and any(part.meta["val"].ndim != 4 for part in node.all_input_nodes[:3])
