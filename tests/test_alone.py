@@ -54,12 +54,14 @@ def test_a_copied_network_is_what_deepcopy_makes() -> None:
             self.cache: dict[str, Tensor] = {"bias": self.one.bias}
             self.seen = [self.cache]
             self.register_buffer("most", torch.ones(2), persistent=False)
+            self.seen_once = self.two.seen_once = 2 * self.one.weight  # computed, of which deepcopy takes no copy
 
     net = Tied().train()
     twin: Any = copied_module(net, {})
     assert twin.two.weight is twin.one.weight is not net.one.weight and twin.again is twin.one
     assert twin.cache["bias"] is twin.one.bias and twin.seen[0] is twin.cache is not net.cache
     assert all(a is b for a, b in zip(twin.gru._flat_weights, twin.gru.parameters(), strict=True))
+    assert twin.seen_once is twin.two.seen_once is not net.seen_once and torch.equal(twin.seen_once, net.seen_once)
     assert twin.training and list(twin.state_dict()) == list(net.state_dict()) and torch.equal(twin.most, net.most)
     twin.one.register_forward_hook(lambda *_: None)
     assert not net.one._forward_hooks

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import LissomError, cut
-from .trees import tensors_in
+from .trees import Tree, tensors_in
 
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__new__",
@@ -46,7 +46,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def copied_network(model: nn.Module, where: str) -> nn.Module:
     """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
     try:
-        return copied_module(model, {id(tensor): tensor.detach().clone() for tensor in computed_tensors(model)}).eval()
+        return copied_module(model, {}).eval()
     except RuntimeError as error:  # tensors that somebody's own code has computed and keeps where nobody looks
         raise LissomError(f"{where}: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
                           "tensors that it computed, remove these first") from None
@@ -57,9 +57,11 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
                           "make it where it is used, or give its class a __deepcopy__") from error
 
 
-def computed_tensors(model: nn.Module) -> list[Tensor]:
-    """Return what layers computed and keep, which copy.deepcopy takes no copy of: weights made by hooks, caches."""
-    return [tensor for layer in model.modules() for tensor in tensors_in(list(vars(layer).values())) if not tensor.is_leaf]
+def copy_computed(kept: Tree, memo: dict[int, Any]) -> None:
+    """Copy what a layer computed and keeps, of which copy.deepcopy takes no copy: weights made by hooks, caches."""
+    for tensor in tensors_in(kept):
+        if not tensor.is_leaf and id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
 
 
 def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -70,6 +72,8 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     if id(module) in memo or kind in copyreg.dispatch_table or any(
             getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in COPYING):
+        for layer in module.modules():
+            copy_computed(vars(layer), memo)
         copied: nn.Module = copy.deepcopy(module, memo)
         return copied
     twin: nn.Module = kind.__new__(kind)
@@ -83,6 +87,7 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         elif type(value) in HOLDERS and not value:
             state[name] = memo[id(value)] = type(value)()
         else:
+            copy_computed(value, memo)
             state[name] = copy.deepcopy(value, memo)
     twin.__setstate__(state)
     return twin

@@ -160,7 +160,7 @@ class Prune(Step):
         cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
             cost_of(self.of, model, groups.free, ctx.example)
         chunks = chunks_of(scores, widths, groups.free, self.scope, cost if self.per == "cost" else None)
-        return Options(groups.free, scores, widths, chunks, cost, groups.rounds, groups.decides)
+        return Options(groups.free, scores, widths, chunks, cost, groups.rounds, groups.decides, groups.sized)
 
     def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float, left: float = 1.0,
             last: bool = True) -> float:
@@ -216,11 +216,14 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
     """Cut `model` in place to `kept` units of each group, and hold it against itself with those zeroed that go."""
     from ..surgery.compare import answers, gap
     from ..surgery.slim import masked, sliced
+    from ..surgery.small import smaller
 
     cut, first = options.cut(kept), first_widths(ctx)
     ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
                            for g, w in zip(options.groups, kept, strict=True)]
     images = ctx.batch(8)
+    if not options.sized and (small := smaller(images)) is not None:  # which shows the same, and sooner
+        images = small
     masked(model, cut)  # what is cut next
     wanted = answers(*shown(model, images, options.rounds), decides=options.decides)
     sliced(model, cut)

@@ -141,6 +141,7 @@ class Options:
     cost: Cost
     rounds: bool = False  # as `Groups` has it
     decides: bool = True
+    sized: bool = True
 
     @property
     def start(self) -> list[int]:

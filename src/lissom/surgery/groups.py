@@ -90,7 +90,8 @@ class Groups:
     """The groups of a network that can be cut, the layers left whole, with the reason, and those split into equal parts.
 
     `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in float64 only; `decides`,
-    that it may decide something by its values, as which boxes to keep.
+    that it may decide something by its values, as which boxes to keep; `sized`, that its code may do something else with
+    an image of another size.
     """
 
     free: list[Group]
@@ -98,6 +99,7 @@ class Groups:
     split: set[str] = field(default_factory=set)
     rounds: bool = False
     decides: bool = True
+    sized: bool = True
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.free)
@@ -128,7 +130,7 @@ def grouped(labels: Labels) -> Groups:
     for group in whole:
         left.update({layer: "its channels all hang together" for layer in group.layers("out") if layer not in left})
     return Groups([group for group in free if group not in whole], left, labels.split,
-                  decides=labels.trace.decides())
+                  decides=labels.trace.decides(), sized=any(trace.sized for trace in labels.traces))
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:

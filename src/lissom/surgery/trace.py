@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import Tree, copied, first, handed, tensors_in
 from .modes import in_mode
+from .small import SizesRead
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Trace:
     names: dict[int, str] = field(default_factory=dict)  # id of a parameter or buffer -> its name
     buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
     made: dict[str, Tensor] = field(default_factory=dict)  # module -> what it returned last, where that is a tensor
+    sized: bool = False  # whether the network's code may do something else with an image of another size
 
     def uses(self) -> Counter[int]:
         """Return how often each tensor is read, being returned counted as a reading."""
@@ -112,12 +114,14 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
         after.callback(_restored, modes)
         after.enter_context(decomposed(model))
         for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks, and shows nothing of its code
+                trace.sized = True
                 continue
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
         in_mode(model, training)
-        with torch.no_grad(), _Recorder(trace):
+        with torch.no_grad(), _Recorder(trace), SizesRead() as sizes:
             trace.outputs = tuple(tensors_in(handed(model, one)))
+    trace.sized |= sizes.found
     return trace
 
 
