@@ -24,6 +24,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "above": (">", operator.gt), "low": (">=", operator.ge), "below": ("<", operator.lt), "high": ("<=", operator.le)}
 
 _KINDS: dict[type, dict[str, Any]] = {}  # by class: the type of each setting
+_ORDERED: dict[type, tuple[Field[Any], ...]] = {}  # by class: its fields
 _DEFAULTS: dict[type, dict[str, Any]] = {}  # by class: the defaults that were found to fit
 
 
@@ -50,7 +51,7 @@ class Method:
 
     def __post_init__(self) -> None:
         kinds, defaults = kinds_of(type(self)), _DEFAULTS.setdefault(type(self), {})
-        for setting in fields(self):
+        for setting in ordered(type(self)):
             name, value = setting.name, getattr(self, setting.name)
             untouched = value is setting.default
             if untouched and name in defaults:  # as most settings of most methods are
@@ -92,7 +93,7 @@ class Method:
         that a new default or version there changes the key here.
         """
         values = self.settings()
-        for setting in fields(self):
+        for setting in ordered(type(self)):
             value = values[setting.name]
             if setting.metadata.get("late") and value == setting.default:
                 del values[setting.name]
@@ -101,9 +102,11 @@ class Method:
         return json.dumps([self.name(), self.version, values], sort_keys=True)
 
 
-def ordered(method: type[Method]) -> list[Field[Any]]:
+def ordered(method: type[Method]) -> tuple[Field[Any], ...]:
     """Return the fields of a method class: those that can be given by place, then those by name alone."""
-    return sorted(fields(method), key=lambda f: bool(f.kw_only))
+    if method not in _ORDERED:
+        _ORDERED[method] = tuple(sorted(fields(method), key=lambda f: bool(f.kw_only)))
+    return _ORDERED[method]
 
 
 def kinds_of(method: type[Method]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,9 +34,10 @@ def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
     for recipe in recipes:
         keys = recipe.keys(root)
         for depth, (key, step) in enumerate(zip(keys, recipe.steps, strict=True)):
-            last = depth + 1 == len(keys) or (key in found and found[key].last)
-            done = found[key].done if key in found else key in store
-            found[key] = Node(key, str(step), depth, done, last)
+            if key not in found:
+                found[key] = Node(key, str(step), depth, key in store, last=False)
+            if depth + 1 == len(keys):
+                found[key] = replace(found[key], last=True)
         for parent, child in pairwise([root, *keys]):
             children.setdefault(parent, {})[child] = None
     ordered, left = list[Node](), [root]
