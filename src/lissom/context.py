@@ -114,6 +114,21 @@ class Context:
                               f"size, at most {tolerance:.2g} is allowed; the network was not changed. "
                               "Please report the network: this is a bug in lissom")
 
+    def gate_same(self, name: str, before: nn.Module, after: nn.Module, images: Tree,
+                  change: Callable[[nn.Module, Tree], object], example: Tree = None) -> None:
+        """Record that a network was compared with what it was before a change that should leave it the same function.
+
+        A network may make so much of the rounding of float32 that nothing else shows. Then `change`, which is given a
+        network to change in place and an example of its inputs, is done in float64.
+        """
+        from .surgery.compare import difference, difference_in_float64
+
+        found, tolerance = difference(before, after, images), 1e-3
+        if found > tolerance:
+            exact = difference_in_float64(before, change, self.example if example is None else example, images)
+            found = found if exact is None else exact
+        self.gate(name, found, tolerance)
+
     def batch(self, count: int = 64) -> Tree:
         """Return up to `count` calibration samples in one batch: of several shapes, those of the first."""
         found = self.images(count)

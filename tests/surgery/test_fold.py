@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from networks import Net, conv
 from torch import Tensor, nn
 
-from lissom import apply
+from lissom import LissomError, apply
 from lissom.models import factory
+from lissom.surgery.compare import difference
 from lissom.surgery.fold import fold_pair, foldable, folded
 
 
@@ -189,3 +190,38 @@ def test_the_step_records_its_gate() -> None:
     ctx = Context(x[:1], lambda count: [x[:count]])
     menu("steps").make("fold")(model, ctx)
     assert ctx.facts["folded"] == ["0"] and ctx.gates[0]["difference"] <= 1e-3
+
+
+class Chaos(nn.Module):
+    """Doubles every difference twenty times, the rounding of float32 among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).sigmoid()
+        for _ in range(20):
+            y = 4 * y * (1 - y)
+        return y
+
+
+@pytest.mark.parametrize("recipe", ["fold", "equalize", "cast('bf16')", "quantize(8)"])
+def test_what_only_rounding_tells_apart_is_the_same(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = Chaos().eval(), torch.randn(8, 3, 8, 8)
+    model.norm.running_mean.normal_(), model.norm.running_var.uniform_(0.5, 2)
+    merged = copy.deepcopy(model)
+    folded(merged, x)
+    assert difference(model, merged, x) > 1e-3, "in float32"
+    apply(recipe, model, x[:1], x, notes=True)
+
+    def wrongly(layer: nn.Module, *given: Any) -> list[str]:
+        done = folded(layer, *given)
+        layer.get_submodule("conv").get_parameter("weight").data.mul_(1.01)
+        return done
+
+    monkeypatch.setattr("lissom.surgery.fold.folded", wrongly)
+    if recipe != "quantize(8)":  # which folds in one go with much else
+        with pytest.raises(LissomError, match=r"unfolded|unequalized"):
+            apply(recipe, model, x[:1], x)

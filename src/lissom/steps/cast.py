@@ -44,7 +44,6 @@ class Cast(Step):
         import copy
 
         from ..surgery.cast import CLASSES, CastLayer, cast_layer
-        from ..surgery.compare import difference
         from ..surgery.coverage import chosen, unable
         from ..surgery.fold import folded
         from ..surgery.masks import Pattern, maskable
@@ -58,7 +57,7 @@ class Cast(Step):
         own = ctx.plain(model)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
-        ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)
+        ctx.gate_same("folded = unfolded", before, model, ctx.batch(32), folded)
         found, left = maskable(model, ctx.example, Pattern())
         unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)

@@ -40,7 +40,6 @@ class Equalize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.compare import difference
         from ..surgery.equalize import equalized, pairs
         from ..surgery.fold import folded
         from ..surgery.network import Quantized
@@ -57,5 +56,6 @@ class Equalize(Step):
         if not found:
             ctx.notes.append(f"{ctx.where}: no two layers follow each other through ReLU, pooling and the like alone, so "
                              "there was nothing to equalize")
-        ctx.gate("equalized = unequalized", difference(before, model, ctx.batch(32)), 1e-3)
+        ctx.gate_same("equalized = unequalized", before, model, ctx.batch(32),
+                      lambda net, example: (folded(net, example), equalized(net, pairs(net, example), self.sweeps)))
         return model

@@ -34,7 +34,6 @@ class Fold(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.compare import difference
         from ..surgery.fold import folded
         from ..surgery.network import Quantized
 
@@ -47,5 +46,5 @@ class Fold(Step):
         if not (done := folded(model, ctx.example)):
             ctx.notes.append(f"{ctx.where}: no batch-norm alone reads a convolution or linear layer; nothing was folded")
         ctx.facts["folded"] = done
-        ctx.gate("folded = unfolded", difference(before, model, ctx.batch(32)), 1e-3)
+        ctx.gate_same("folded = unfolded", before, model, ctx.batch(32), folded)
         return model

@@ -212,7 +212,6 @@ class Quantize(Step):
         import copy
 
         from ..surgery.cast import uncast
-        from ..surgery.compare import difference
         from ..surgery.coverage import unable
         from ..surgery.quantized import CLASSES
         from ..surgery.rounded import prepared, unrounded
@@ -227,7 +226,8 @@ class Quantize(Step):
         shown = one if loose is None else some_of(batches)  # what one sample does not reach may be reached by others
         left = prepared(model, shown, self.fold)
         unable(model, ctx.example, left, own, CLASSES)
-        ctx.gate("folded = unfolded", difference(before, model, first(batches[0], 32)), 1e-3)
+        ctx.gate_same("folded = unfolded", before, model, first(batches[0], 32),
+                      lambda net, example: prepared(net, example, self.fold), shown)
         if loose:
             parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
             ctx.notes.append(f"{ctx.where}: the calls that {parts} makes depend on the data, and stay float")

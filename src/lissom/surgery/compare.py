@@ -9,7 +9,7 @@ and the floats that it was decided by are compared as well.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,17 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
 def difference(one: nn.Module, two: nn.Module, inputs: Tree) -> float:
     """Return the largest difference of two networks' outputs on `inputs`, over the largest output."""
     return gap(answers(one, inputs), two, inputs)
+
+
+def difference_in_float64(model: nn.Module, change: Callable[[nn.Module, Tree], object], example: Tree,
+                          inputs: Tree) -> float | None:
+    """Return the difference that `change(model, example)` makes in float64; None for code that takes no such numbers."""
+    one, two = copy.deepcopy(model).double(), copy.deepcopy(model).double()
+    try:
+        change(two, in_float(example, torch.float64))
+        return difference(one, two, in_float(inputs, torch.float64))
+    except Exception:  # whatever code raises that names a type of numbers
+        return None
 
 
 def apart(one: list[Tensor], two: list[Tensor]) -> float:
