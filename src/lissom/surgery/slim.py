@@ -67,7 +67,9 @@ def masked_alike(model: nn.Module, cut: Cut) -> None:
             if reads:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
             shared[key] = gone, stay.to(tensor.dtype)
-        if name in own:
+        if name in own and axis == 0 and gone.ndim == 1 and not reads:  # half of the rows are written, none is read
+            tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
+        elif name in own:
             _multiply(tensor.data, axis, shared[key][1], tensor.data)
         else:
             tensor.data = _multiply(tensor.data, axis, shared[key][1])
