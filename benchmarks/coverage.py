@@ -1,6 +1,6 @@
-"""What lissom can do to known networks, each proved; writes docs/results/exports.md.
+"""What lissom can do to known networks, each proved; writes docs/results/coverage.md.
 
-    python benchmarks/coverage.py --rows docs/results/coverage.jsonl [--only PATTERN,...] [-o docs/results/exports.md]
+    python benchmarks/coverage.py --rows docs/results/coverage.jsonl [--only PATTERN,...] [-o docs/results/coverage.md]
 
 Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random
 are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding, of a
@@ -290,7 +290,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
     here, wrong, broken = machine(), sum(verdict(r)[0] for r in rows), sum(verdict(r)[1] for r in rows)
     out = ["# What can be cut, rounded and exported", "",
-           "Made by `python benchmarks/coverage.py --rows docs/results/coverage.jsonl -o docs/results/exports.md`: how is "
+           "Made by `python benchmarks/coverage.py --rows docs/results/coverage.jsonl -o docs/results/coverage.md`: how is "
            "said there.",
            f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} results wrong without a "
            f"word, {broken} raw errors.", "",
