@@ -159,8 +159,10 @@ class QuantizedLayer(PlainLayer):
         """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm multiplied in."""
         if self.rounding is None or self.rounding.off:
             factor, bias = self.normed()
-            weight = self.weight.double() if factor is None else self.weight.double() * by_filter(factor, self.weight)
-            return weight.to(self.weight), None if bias is None else bias.to(self.weight)
+            weight = self.weight
+            if factor is not None:
+                weight = (weight.double() * by_filter(factor, weight)).to(weight)
+            return weight, None if bias is None else bias.to(weight)
         codes, scale, bias = self.integers()
         step = self.step()
         if bias is not None and step is not None:
