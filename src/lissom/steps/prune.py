@@ -222,7 +222,7 @@ def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int
     ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
                            for g, w in zip(options.groups, kept, strict=True)]
     images = ctx.batch(8)
-    if not options.sized and (small := smaller(images)) is not None:  # which shows the same, and sooner
+    if not options.sized and (small := smaller(images)) is not None:  # which proves the same in less time
         images = small
     masked(model, cut)  # what is cut next
     wanted = answers(*shown(model, images, options.rounds), decides=options.decides)

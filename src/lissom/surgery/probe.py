@@ -63,7 +63,7 @@ def _tried(trial: _Trial) -> Groups:
         if group not in free:
             place = trial.places.get(group.name)
             groups.left.update(dict.fromkeys(group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED))
-    sized = groups.sized or trial.images is not trial.smaller  # or a small image is more than the network takes
+    sized = groups.sized or trial.images is not trial.smaller  # or it takes no small image
     return Groups(free, groups.left, groups.split, trial.rounds, groups.decides, sized)
 
 
