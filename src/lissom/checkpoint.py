@@ -198,7 +198,7 @@ def held(module: nn.Module) -> dict[str, Tensor]:
 def refill(module: nn.Module, values: dict[str, Tensor]) -> None:
     """Fill a module with what `held` returned of it, in place. Raises Unusable if it is another one."""
     now = held(module)
-    for name in now.keys() | values.keys():
+    for name in {**now, **values}:  # in the network's order: the first that differs is told
         sizes = [None if name not in each else (tuple(each[name].shape), each[name].dtype) for each in (values, now)]
         if sizes[0] != sizes[1]:
             raise Unusable(f"'{name}' was {sizes[0]}, now it is {sizes[1]}")
