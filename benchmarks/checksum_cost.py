@@ -19,8 +19,8 @@ from unittest.mock import patch
 import torchvision
 from torch import nn
 
-from lissom import manifest, snapshot
 from lissom.models import factory
+from lissom.store import manifest, snapshot
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": lambda: torchvision.models.resnet50(weights=None), "resnet20": lambda: factory("resnet20")(num_classes=10)}

@@ -34,14 +34,14 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.bench.machine import machine
-from lissom.plan import one_target
-from lissom.surgery.choose import lowest
+from lissom.exporting.onnx import export as _onnx
+from lissom.running.plan import one_target
+from lissom.surgery.channels.choose import lowest
+from lissom.surgery.channels.probe import cuttable
+from lissom.surgery.channels.slice import Cut, sliced
 from lissom.surgery.compare import answers, gap
 from lissom.surgery.count import macs
-from lissom.surgery.network import Quantized
-from lissom.surgery.probe import cuttable
-from lissom.surgery.slim import Cut, sliced
-from lissom.targets import _onnx
+from lissom.surgery.quantization.network import Quantized
 from lissom.trees import Tree, called, first, in_float, tensors_in
 
 EXACT = 1e-9

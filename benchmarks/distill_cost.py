@@ -17,14 +17,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lissom.context import Context
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.fastest import autocast, fast_precision, layout_of
-from lissom.fit import Pace, fit
+from lissom.learning.fit import TrainSettings, fit
+from lissom.learning.precision import autocast, fast_precision, layout_of
 from lissom.models import factory
+from lissom.running.context import TaskContext
 from lissom.steps.distill import Distill
-from lissom.task import Task
+from lissom.tasks.task import Task
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -68,13 +68,13 @@ def main() -> None:
 
     def distilled(loss: str) -> Callable[[], None]:
         def epoch() -> None:
-            ctx = Context(data.example().cpu(), lambda _: [], device=DEVICE, task=Task(network, data), where="distill",
+            ctx = TaskContext(data.example().cpu(), lambda _: [], device=DEVICE, task=Task(network, data), where="distill",
                           teacher=lambda _: network())
             Distill(loss, 1, lr=0.01, batch=words.batch)(network(), ctx)
         return epoch
 
     ways: dict[str, Callable[[], object]] = {
-        "student": lambda: fit(network(), data, Pace(1, lr=0.01, batch=words.batch), seed=0, device=DEVICE),
+        "student": lambda: fit(network(), data, TrainSettings(1, lr=0.01, batch=words.batch), seed=0, device=DEVICE),
         "teacher": forward_only(network(), data, words.batch), **{loss: distilled(loss) for loss in words.loss}}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(words.rounds + 1):  # the first warms up

@@ -15,7 +15,7 @@ import torch
 
 from lissom import LissomError
 from lissom.bench.clock import clock_of
-from lissom.context import Context
+from lissom.language.context import Context
 from lissom.models import factory
 from lissom.steps.prune import Prune
 

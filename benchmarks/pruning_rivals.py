@@ -23,14 +23,14 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from lissom.context import Context
 from lissom.data.data import Data
-from lissom.evaluate import network_outputs, scored
-from lissom.recipe import Recipe
-from lissom.snapshot import restore
-from lissom.store import Store
+from lissom.language.recipe import Recipe
+from lissom.learning.evaluate import network_outputs, scored
+from lissom.running.context import TaskContext
+from lissom.store.snapshot import restore
+from lissom.store.store import Store
 from lissom.surgery.count import macs, parameters
-from lissom.task import Task
+from lissom.tasks.task import Task
 
 
 def by_torch_pruning(model: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -73,8 +73,8 @@ def main() -> None:
             if arm == "torch-pruning":
                 model = by_torch_pruning(model, data.example())
             for step in Recipe(recipe).steps:
-                ctx = Context(data.example(), lambda count, seed=seed: data.calibration(count, seed), task=task, seed=seed,
-                              teacher=lambda _: copy.deepcopy(teacher), where=str(step))
+                ctx = TaskContext(data.example(), lambda count, seed=seed: data.calibration(count, seed), task=task,
+                                  seed=seed, teacher=lambda _: copy.deepcopy(teacher), where=str(step))
                 model = step(model, ctx)
             top1 = scored(task, *network_outputs(model, data, data.test))["top1"]
             rows.append({"arm": arm, "seed": seed, "top1": top1,

@@ -16,8 +16,8 @@ import torch
 from distill_cost import DEVICE, pictures
 from torch import nn
 
-from lissom.alone import apply
-from lissom.fit import Pace, fit
+from lissom.api import apply
+from lissom.learning.fit import TrainSettings, fit
 from lissom.models import factory
 
 
@@ -47,7 +47,8 @@ def main() -> None:
         calibration[text] = time.perf_counter() - begin
 
     def turn(model: nn.Module) -> Callable[[], object]:
-        return lambda: fit(model, data, Pace(1, lr=1e-4, batch=words.batch), seed=0, device=DEVICE, precision=precision)
+        settings = TrainSettings(1, lr=1e-4, batch=words.batch)
+        return lambda: fit(model, data, settings, seed=0, device=DEVICE, precision=precision)
 
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for k in range(words.rounds + 1):  # the first warms up

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 
-from lissom.context import Context
 from lissom.data.data import Data
-from lissom.menu import menu
-from lissom.snapshot import restore
+from lissom.language.menu import menu
+from lissom.running.context import TaskContext
 from lissom.steps.prune import Prune
-from lissom.store import Store
+from lissom.store.snapshot import restore
+from lissom.store.store import Store
 from lissom.surgery.count import parameters
-from lissom.task import Task
+from lissom.tasks.task import Task
 
 
 def main() -> None:
@@ -35,10 +35,10 @@ def main() -> None:
     whole = parameters(task.fresh())
     print(f"| by | per | scope | cut | statistics | {given.of} removed | parameters left |")
     print("|---|---|---|---|---|---|---|")
-    ways = [(by, "channel", scope) for scope in ("global", "isomorphic", "local") for by in menu("scores")]
+    ways = [(by, "channel", scope) for scope in ("global", "isomorphic", "local") for by in menu("importance")]
     ways += [(by, "cost", scope) for scope in ("global", "isomorphic") for by in ("fisher", "taylor")]
     for by, per, scope in ways:
-        ctx = Context(data.example(), lambda count: data.calibration(count, 0), task=task, where="prune", seed=1)
+        ctx = TaskContext(data.example(), lambda count: data.calibration(count, 0), task=task, where="prune", seed=1)
         step = Prune(given.amount, of=given.of, by=by, per=per, scope=scope, multiple=given.multiple, images=1024)
         model = step(restore(task.fresh(), store.folder(given.key)), ctx)
         found = ctx.facts["recalibrated"]

@@ -22,7 +22,7 @@ from typing import Any
 
 from lissom import Recipe, Space, Store, Task, run
 from lissom.data.data import Data
-from lissom.manifest import seal
+from lissom.store.manifest import seal
 
 BITS = (8, 7, 6, 5, 4, 3, 2)
 ONE = "train(1) | prune(0.5) | quantize(8)"

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.fastest import autocast, fast_precision, layout_of
-from lissom.fit import Pace, fit
+from lissom.learning.fit import TrainSettings, fit
+from lissom.learning.precision import autocast, fast_precision, layout_of
 from lissom.models import factory
 
 BATCH, DEVICE = 128, torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,7 +56,7 @@ def main() -> None:
     labels = torch.randint(0, 10, (words.images,), device=DEVICE)
     split = Images(pixels, labels)
     data = Data("noise", split, split, split, tuple("0123456789"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3, True, "noise")
-    loops = {"lissom": lambda m: fit(m, data, Pace(1, lr=0.01, batch=BATCH), seed=0, device=DEVICE),
+    loops = {"lissom": lambda m: fit(m, data, TrainSettings(1, lr=0.01, batch=BATCH), seed=0, device=DEVICE),
              "bare": lambda m: bare(m, pixels, labels)}
     speeds: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(words.rounds + 1):  # the first warms up

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from lissom.processes import ended
+from lissom.system.processes import ended
 
 RECIPE = ('train(2, batch=128) | prune(0.5, multiple=4) | distill("kd + fmse", 2, batch=128, share=0.5) | '
           "quantize(8, 4, images=64) | train(1, batch=128, lr=0.01)")
@@ -48,7 +48,7 @@ def run(words: list[str], scratch: str, log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(file, number)
-    from lissom.cli import main
+    from lissom.cli.main import main
 
     main(words)
 
@@ -168,7 +168,7 @@ def kills(count: int, seed: int, each: int = 5, say: Callable[[str], None] = pri
 
 def warm() -> None:
     """Import what a run does, once for all that are forked."""
-    for name in ("onnxscript", "torch.onnx", "lissom.execute", "lissom.report.live",
+    for name in ("onnxscript", "torch.onnx", "lissom.running.execute", "lissom.report.live",
                  "lissom.report.table", "lissom.targets.onnxruntime"):
         importlib.import_module(name)
 

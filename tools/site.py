@@ -8,7 +8,7 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-from lissom.menu import WORDS
+from lissom.language.menu import WORDS
 from lissom.report.methods import method_rows
 
 ROOT = Path(__file__).parents[1]

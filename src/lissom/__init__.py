@@ -10,30 +10,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .telemetry import switch_off
+from .system.telemetry import switch_off
 
 __version__ = "0.1.0"
 
 # no name here is that of a module: importing the module would put it in the place of the function
 _HOMES = {
     "LissomError": "errors", "LissomWarning": "errors",
-    "Recipe": "recipe", "Space": "recipe", "Step": "step", "arg": "method",
-    "Task": "task", "Data": "data.data", "run": "execute", "Store": "store", "apply": "alone",
-    "save": "alone", "load": "alone", "export": "alone", "latency": "alone",
+    "Recipe": "language.recipe", "Space": "language.recipe", "Step": "language.step", "arg": "language.method",
+    "Task": "tasks.task", "Data": "data.data", "run": "running.execute", "Store": "store.store",
+    "apply": "api", "save": "api", "load": "api", "export": "api", "latency": "api",
 }
 __all__ = list(_HOMES)
 switch_off()
 
 if TYPE_CHECKING:
-    from .alone import apply, export, latency, load, save
+    from .api import apply, export, latency, load, save
     from .data.data import Data
     from .errors import LissomError, LissomWarning
-    from .execute import run
-    from .method import arg
-    from .recipe import Recipe, Space
-    from .step import Step
-    from .store import Store
-    from .task import Task
+    from .language.method import arg
+    from .language.recipe import Recipe, Space
+    from .language.step import Step
+    from .running.execute import run
+    from .store.store import Store
+    from .tasks.task import Task
 
 
 def __dir__() -> list[str]:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
-from lissom.grids._grid import Grid
-from lissom.grids._steps import clipped, equal_steps, product, signs
-from lissom.menu import menu
-from lissom.surgery.rounding import Rounding
+from lissom.language.grid import Grid
+from lissom.language.menu import menu
+from lissom.language.method import method_of
+from lissom.surgery.quantization.kernels import clipped, equal_steps, product, signs
+from lissom.surgery.quantization.rounding import Rounding
 
 Made = Any
 WEIGHTS = [(name, bits) for name in menu("grids") for bits in menu("grids")[name].of_weights]  # type: ignore[attr-defined]
@@ -35,7 +36,7 @@ INPUT_VARIANTS = [*INPUTS, ("uniform(symmetric=True)", 4), ("binary(zero=True)",
 
 
 def grid(text: str) -> Grid:
-    found = menu("grids").make(text)
+    found = method_of("grids", text)
     assert isinstance(found, Grid)
     return found
 
@@ -121,7 +122,7 @@ def test_bits_that_a_grid_has_not_are_an_error() -> None:
     for text in ("quantize(8, grid='pow2')", "quantize(1, grid='lsq')", "quantize(4, inputs_grid='pow2')", "quantize(9)",
                  "quantize(16)", "quantize(0)", "quantize('quaternary')"):
         with pytest.raises(LissomError):
-            menu("steps").make(text)
+            method_of("steps", text)
 
 
 # each grid against its formula

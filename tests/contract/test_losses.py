@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lissom import LissomError
-from lissom.losses._loss import FeatureLoss, LogitLoss
+from lissom.language.loss import FeatureLoss, LogitLoss
+from lissom.language.menu import menu
+from lissom.language.method import method_of
 from lissom.losses.gram import flow
 from lissom.losses.logit_std import standard
-from lissom.menu import menu
 
 LOSSES = list(menu("losses"))
 ZERO_AT_THE_TEACHER = [name for name in LOSSES if name not in ("clipped", "mgd")]  # these two say that they are not
@@ -39,7 +40,7 @@ def inputs(name: str, seed: int) -> list[Tensor]:
 
 def value_of(text: str, dtype: torch.dtype = torch.float64) -> Callable[[list[Tensor], list[Tensor]], Tensor]:
     """Return a loss as a function of what `inputs` returns, drawing the same numbers at every call."""
-    loss: Any = menu("losses").make(text)
+    loss: Any = method_of("losses", text)
     torch.manual_seed(0)
     modules = loss.modules([s[1] for s in SHAPES]).to(dtype) if isinstance(loss, FeatureLoss) else []
 
@@ -104,7 +105,7 @@ def test_descending_the_gradient_brings_the_student_nearer(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kd", "dkd", "clipped", "logit_std", "fmse", "gram", "attention"])
 def test_a_loss_is_a_mean_over_the_batch(name: str) -> None:
-    loss: Any = menu("losses").make(name)
+    loss: Any = method_of("losses", name)
     student, teacher = inputs(name, 10), inputs(name, 20)
 
     def part(k: int) -> Tensor:
@@ -184,8 +185,8 @@ def test_kd_is_the_right_class_and_the_others_weighed_by_how_unsure_the_teacher_
     for k in range(3):
         student, teacher, y = drawn((1, 7), seed), drawn((1, 7), seed + 1), torch.tensor([k])
         p = float((teacher / t).softmax(1)[0, k])
-        dkd = menu("losses").make(f"dkd(1, {1 - p}, {t})")(student, teacher, y)
-        torch.testing.assert_close(dkd, menu("losses").make(f"kd({t})")(student, teacher, y))
+        dkd = method_of("losses", f"dkd(1, {1 - p}, {t})")(student, teacher, y)
+        torch.testing.assert_close(dkd, method_of("losses", f"kd({t})")(student, teacher, y))
 
 
 @fuzz
@@ -222,7 +223,7 @@ def test_logit_std_takes_losses_of_logits_alone() -> None:
     ("clipped(temperature=3)", "clipped"), ("logit_std", 'logit_std("kd(2.0)")'),
     ("logit_std(dkd)", 'logit_std("dkd(temperature=2.0)")'), ("gram", None), ("mgd", None)])
 def test_a_loss_is_made_again_at_another_temperature(before: str, after: str | None) -> None:
-    found = menu("losses").make(before).at_temperature(2.0)  # type: ignore[attr-defined]
+    found = method_of("losses", before).at_temperature(2.0)  # type: ignore[attr-defined]
     assert (found and str(found)) == after
 
 
@@ -284,8 +285,8 @@ def test_a_loss_of_features_against_its_formula(text: str, naive: Callable[[Any,
 def test_gram_of_one_place_needs_to_be_told_so() -> None:
     one = [drawn(SHAPES[0])]
     with pytest.raises(LissomError, match=r'gram: it compares pairs of places, and there is but one; pairs="stage"'):
-        menu("losses").make("gram")(one, one)
-    assert float(menu("losses").make('gram(pairs="stage")')(one, one)) == 0
+        method_of("losses", "gram")(one, one)
+    assert float(method_of("losses", 'gram(pairs="stage")')(one, one)) == 0
 
 
 def test_a_gram_matrix_does_not_know_where_things_are() -> None:
@@ -308,7 +309,7 @@ def test_what_may_differ_in_width_does_not_know_channels(name: str) -> None:
 
 def test_mgd_makes_the_teachers_features_from_what_is_left() -> None:
     student, teacher = [x.float() for x in inputs("mgd", 10)], [x.float() for x in inputs("mgd", 20)]
-    loss: Any = menu("losses").make("mgd(hidden=0.25)")
+    loss: Any = method_of("losses", "mgd(hidden=0.25)")
     torch.manual_seed(0)
     modules, masks, wanted = loss.modules([4, 5, 3]), [], 0.0
     torch.manual_seed(1)
@@ -325,4 +326,4 @@ def test_mgd_makes_the_teachers_features_from_what_is_left() -> None:
 def test_mgd_needs_its_modules() -> None:
     features = inputs("mgd", 0)
     with pytest.raises(LissomError, match=r"mgd\.modules\(widths\)"):
-        menu("losses").make("mgd")(features, features)
+        method_of("losses", "mgd")(features, features)

@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from lissom import LissomError
-from lissom.menu import WORDS, menu
-from lissom.method import BOUNDS, Method, kind_text, ordered, settings_of
-from lissom.step import Step
+from lissom.language.describe import settings_of
+from lissom.language.menu import WORDS, menu
+from lissom.language.method import BOUNDS, Method, kind_text, method_of, ordered
+from lissom.language.step import Step
 
 EVERY = [pytest.param(folder, name, id=f"{folder}/{name}") for folder in WORDS for name in menu(folder)]
 each = pytest.mark.parametrize(("folder", "name"), EVERY)
@@ -102,7 +103,7 @@ def test_every_default_lies_within_its_own_bounds(folder: str, name: str) -> Non
 @each
 def test_its_text_reads_back_as_the_same_method(folder: str, name: str) -> None:
     method = sample(menu(folder)[name])
-    again = menu(folder).make(str(method))
+    again = method_of(folder, str(method))
     assert again == method and again.identity() == method.identity() and str(again) == str(method)
     required = any(f.default is MISSING for f in fields(method))
     assert str(method).startswith(f"{name}(") if required else str(method) == name
@@ -136,8 +137,8 @@ def test_reading_every_method_loads_no_library_that_is_slow() -> None:
     code = f"""
 import sys
 import lissom
-from lissom.menu import WORDS, menu
-from lissom.method import settings_of
+from lissom.language.describe import settings_of
+from lissom.language.menu import WORDS, menu
 found = [settings_of(menu(folder)[name]) for folder in WORDS for name in menu(folder)]
 print(len(found), *sorted({SLOW} & set(sys.modules)))
 """
@@ -164,9 +165,9 @@ def test_a_method_is_read_from_any_text_and_named_without_a_library_that_is_slow
     code = f"""
 import json, sys
 from lissom import Recipe, Space
-from lissom.menu import menu
+from lissom.language.method import method_of
 for folder, text in json.load(sys.stdin):
-    made = menu(folder).make(text)
+    made = method_of(folder, text)
     assert str(made) == text and made.identity(), text
     slow = sorted({SLOW} & set(sys.modules))
     if slow:

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lissom.menu import menu
-from lissom.surgery.calibrate import Seen
+from lissom.language.menu import menu
+from lissom.language.method import method_of
+from lissom.surgery.quantization.calibrate import Seen
 
 RANGES = list(menu("ranges"))
 
@@ -26,7 +27,7 @@ def seen(*batches: torch.Tensor) -> Seen:
 @given(count=st.integers(1, 300), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
 def test_the_bounds_lie_within_what_was_seen(name: str, count: int, scale: float, seed: int) -> None:
     values = scale * torch.randn(count, generator=torch.Generator().manual_seed(seed))
-    low, high = menu("ranges").make(name)(seen(values))
+    low, high = method_of("ranges", name)(seen(values))
     assert isinstance(low, float) and isinstance(high, float)
     assert float(values.min()) <= low <= high <= float(values.max())
 
@@ -34,19 +35,19 @@ def test_the_bounds_lie_within_what_was_seen(name: str, count: int, scale: float
 @pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("value", [0.0, -3.5, 7.25])
 def test_of_one_value_the_range_is_that_value(name: str, value: float) -> None:
-    assert menu("ranges").make(name)(seen(torch.full((4, 3), value))) == (value, value)
+    assert method_of("ranges", name)(seen(torch.full((4, 3), value))) == (value, value)
 
 
 @pytest.mark.parametrize("name", [name for name in RANGES if name != "ema"])  # whose batches count less and less
 def test_the_order_of_values_and_batches_does_not_matter(name: str) -> None:
     values = torch.randn(4, 500)
-    pick = menu("ranges").make(name)
+    pick = method_of("ranges", name)
     assert pick(seen(*values)) == pick(seen(*values.flip(0))) == pick(seen(values.flatten()[torch.randperm(2000)]))
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_the_range_scales_with_the_values(name: str) -> None:
-    values, pick = torch.randn(1000), menu("ranges").make(name)
+    values, pick = torch.randn(1000), method_of("ranges", name)
     low, high = pick(seen(values))
     assert pick(seen(4 * values)) == (4 * low, 4 * high)
 
@@ -54,14 +55,14 @@ def test_the_range_scales_with_the_values(name: str) -> None:
 def test_minmax_is_least_and_greatest_of_all_batches() -> None:
     batches = [torch.randn(3, 70_000) for _ in range(3)]
     every = torch.cat(batches)
-    assert menu("ranges").make("minmax")(seen(*batches)) == (float(every.min()), float(every.max()))
+    assert method_of("ranges", "minmax")(seen(*batches)) == (float(every.min()), float(every.max()))
 
 
 @pytest.mark.parametrize("p", [0.9, 0.99, 0.999, 0.9999, 1.0])
 @pytest.mark.parametrize("count", [11, 1000, 20_001])
 def test_percentile_is_the_quantile(p: float, count: int) -> None:
     values = torch.randn(count, generator=torch.Generator().manual_seed(0))
-    found = menu("ranges").make(f"percentile({p})")(seen(values))
+    found = method_of("ranges", f"percentile({p})")(seen(values))
     wanted = np.quantile(values.numpy(), [1 - p, p], method="nearest")
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
@@ -69,7 +70,7 @@ def test_percentile_is_the_quantile(p: float, count: int) -> None:
 def test_percentile_leaves_an_outlier_out() -> None:
     values = torch.rand(100_000)
     values[17] = 1e6
-    low, high = menu("ranges").make("percentile(0.999)")(seen(values))
+    low, high = method_of("ranges", "percentile(0.999)")(seen(values))
     assert 0 <= low < 0.01 and 0.99 < high <= 1
 
 
@@ -80,7 +81,7 @@ def test_ema_is_the_running_mean_of_batches(momentum: float) -> None:
     for batch in batches[1:]:
         low = (1 - momentum) * low + momentum * float(batch.min())
         high = (1 - momentum) * high + momentum * float(batch.max())
-    assert menu("ranges").make(f"ema({momentum})")(seen(*batches)) == (pytest.approx(low), pytest.approx(high))
+    assert method_of("ranges", f"ema({momentum})")(seen(*batches)) == (pytest.approx(low), pytest.approx(high))
 
 
 @pytest.mark.parametrize("top", [255, 15, 3])
@@ -90,17 +91,17 @@ def test_no_range_errs_less_than_that_of_mse(top: int) -> None:
     def error(high: float) -> float:
         step = high / top
         return float((values - (values / step).round().clamp(0, top) * step).square().mean())
-    _, high = menu("ranges").make("mse")(seen(values), top)
+    _, high = method_of("ranges", "mse")(seen(values), top)
     tried = [error(float(h)) for h in np.linspace(0.05, 1, 400) * float(values.max())]
     assert error(high) <= 1.02 * min(tried)
-    assert menu("ranges").make("mse")(seen(values), 3)[1] < 0.7 * float(values.max()), "two bits saturate"
+    assert method_of("ranges", "mse")(seen(values), 3)[1] < 0.7 * float(values.max()), "two bits saturate"
 
 
 def test_entropy_keeps_all_of_an_even_range_and_leaves_a_far_tail_out() -> None:
     even = torch.rand(100_000)
-    assert menu("ranges").make("entropy")(seen(even))[1] == pytest.approx(float(even.max()), rel=0.02)
+    assert method_of("ranges", "entropy")(seen(even))[1] == pytest.approx(float(even.max()), rel=0.02)
     tailed = torch.cat([torch.rand(100_000), torch.tensor([50.0, 80.0])])
-    low, high = menu("ranges").make("entropy")(seen(tailed), 15)
+    low, high = method_of("ranges", "entropy")(seen(tailed), 15)
     assert low >= 0 and 0.9 < high < 20
 
 
@@ -167,7 +168,7 @@ def test_entropys_bound_is_the_best_that_a_loop_finds(kind: str, top: int) -> No
 
     first = (top if kind in ("relu", "relu6") else top // 2) + 1
     losses = {last: loss(last) for last in [*range(first, bins + 1, bins // 256), bins]}
-    low, high = menu("ranges").make(f"entropy({bins})")(seen(torch.from_numpy(values)), top)
+    low, high = method_of("ranges", f"entropy({bins})")(seen(torch.from_numpy(values)), top)
     found = min(bins, round(max(-low, high) / largest * bins))
     assert losses[found] == pytest.approx(min(losses.values()), abs=1e-12)
     if kind in ("background", "digits") and top == 255:
@@ -179,5 +180,5 @@ def test_a_background_does_not_cut_a_range(name: str) -> None:
     """Half of the pixels are black, -0.944, and others are as much as 2.147: a fault is to cut at 0.944."""
     draw = np.random.default_rng(0)
     values = KINDS["digits"](draw).astype(np.float32)
-    low, high = menu("ranges").make(name)(seen(torch.from_numpy(values)), 255)
+    low, high = method_of("ranges", name)(seen(torch.from_numpy(values)), 255)
     assert low == pytest.approx(-0.944) and high == pytest.approx(2.147)

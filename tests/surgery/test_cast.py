@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError, Recipe, apply
-from lissom.context import Context
+from lissom.language.context import Context
 from lissom.surgery.cast import CastConv2d, CastLayer, CastLinear, cast_layer, rounded, uncast
 from lissom.surgery.fold import folded
 
@@ -281,7 +281,7 @@ def test_a_pruned_network_is_cast_and_saved(tmp_path: Path) -> None:
 
 
 def test_features_of_a_cast_network_are_found_and_compared() -> None:
-    from lissom.surgery.features import places
+    from lissom.distillation.features import places
 
     cut = apply("prune(0.5, multiple=1)", net(), images(1), images())
     wanted = places(cut, net(), images(1), None, "distill")

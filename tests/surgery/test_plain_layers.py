@@ -18,8 +18,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import lissom
 from lissom import LissomWarning, apply, load, save
-from lissom.context import Context
-from lissom.recipe import Recipe
+from lissom.language.context import Context
+from lissom.language.recipe import Recipe
 from lissom.surgery.plain_layers import make_plain
 
 
@@ -298,7 +298,7 @@ def test_layers_that_multiply_within_themselves_are_counted() -> None:
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_it_runs_in_integers(target: str, tmp_path: Path) -> None:
-    from lissom.plan import one_target
+    from lissom.running.plan import one_target
 
     torch.manual_seed(0)
     net = nn.Sequential(Dynamic(3, 16, 3, stride=2), nn.ReLU(), Fixed(16, 16, (2, 3)), nn.ReLU(),
@@ -318,7 +318,7 @@ def test_it_runs_in_integers(target: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("axes", [1, 3])
 def test_convolutions_over_one_and_three_axes_run_in_integers(axes: int, target: str, tmp_path: Path) -> None:
-    from lissom.plan import one_target
+    from lissom.running.plan import one_target
 
     torch.manual_seed(0)
     kind, norm = {1: (nn.Conv1d, nn.BatchNorm1d), 3: (nn.Conv3d, nn.BatchNorm3d)}[axes]

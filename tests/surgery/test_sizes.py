@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lissom import apply
 from lissom.models import factory
 from lissom.surgery.packing import pack
-from lissom.surgery.quantized import QuantizedLayer
+from lissom.surgery.quantization.layers import QuantizedLayer
 from lissom.surgery.sizes import sizes
 
 FIRST, MIDDLE, LAST = 8 * 3 * 9, 16 * 8 * 9, 10 * 16  # weights

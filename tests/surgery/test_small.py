@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.errors import LissomError
-from lissom.surgery.probe import cuttable
+from lissom.surgery.channels.probe import cuttable
 
 LARGE = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 READ: dict[str, Callable[[Tensor], int]] = {

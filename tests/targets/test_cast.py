@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import apply
-from lissom.menu import menu
+from lissom.exporting.onnx.weights import in_bits
+from lissom.language.menu import menu
 from lissom.models import factory
-from lissom.plan import one_target
-from lissom.targets._widened import in_bits
+from lissom.running.plan import one_target
 
 KINDS = ["bf16", "fp16"]
 TYPES = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}

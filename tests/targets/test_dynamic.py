@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import lissom
 import lissom.surgery.fold
 from lissom import LissomError, Recipe, apply
-from lissom.context import Context
 from lissom.grids.dynamic import Dynamic
-from lissom.menu import menu
+from lissom.language.context import Context
+from lissom.language.menu import menu
 from lissom.models import factory
-from lissom.plan import one_target
+from lissom.running.plan import one_target
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ranges at run time are for linear layers:lissom.LissomWarning")
 

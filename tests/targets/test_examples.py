@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.plan import one_target
+from lissom.running.plan import one_target
 
 
 class Text(nn.Module):
@@ -119,7 +119,7 @@ def test_an_input_that_does_not_fit_is_said(more: dict[str, Any], said: str, tmp
 
 
 def test_a_target_that_exports_nothing_says_so() -> None:
-    from lissom.targets._target import Target
+    from lissom.language.target import Target
 
     with pytest.raises(TypeError, match="Target does not export"):
         Target().export(nn.ReLU(), Path("x"), (1,), {})

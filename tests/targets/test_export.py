@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.menu import menu
+from lissom.language.menu import menu
+from lissom.language.method import method_of
+from lissom.language.target import Target
 from lissom.models import factory
-from lissom.plan import targets_of
-from lissom.targets._target import Target
+from lissom.running.plan import targets_of
 
 TARGETS = list(menu("targets"))
 
@@ -31,7 +32,7 @@ def facts_of(path: Path) -> dict[str, str]:
 
 
 def target(name: str) -> Target:
-    found = menu("targets").make(name)
+    found = method_of("targets", name)
     assert isinstance(found, Target)
     if found.missing():
         pytest.skip(found.missing() or "")

@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from lissom import apply
+from lissom.exporting.openvino_ir import unpacked
 from lissom.models import factory
-from lissom.plan import one_target
-from lissom.surgery.network import Quantized
-from lissom.targets._packed import unpacked
+from lissom.running.plan import one_target
+from lissom.surgery.quantization.network import Quantized
 
 BITS = ["quantize(4, 4)", "quantize(2, 2)", "quantize(4)", "quantize(8, 4)", "quantize('ternary', 8)",
         "quantize('ternary', 32)", "quantize('binary', 8)", "quantize('binary', 'binary')", "quantize(8, 'ternary')",
@@ -139,7 +139,7 @@ def test_openvino_files_hold_half_a_byte_and_a_bit(tmp_path: Path) -> None:
 
 def test_a_saved_network_of_few_bits_says_so(tmp_path: Path) -> None:
     import lissom
-    from lissom.snapshot import few_bits
+    from lissom.store.snapshot import few_bits
 
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     for recipe, few in (("quantize(4)", True), ("quantize(8)", False), ("quantize(5)", False)):

@@ -13,8 +13,8 @@ from torch import nn
 
 import lissom
 from lissom import apply
-from lissom.plan import one_target
-from lissom.surgery.network import Quantized
+from lissom.running.plan import one_target
+from lissom.surgery.quantization.network import Quantized
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*ranges at run time are for linear layers:lissom.LissomWarning")
 

@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.menu import menu
-from lissom.targets import _capped, _child, _pooled
+from lissom.exporting import isolated as _child
+from lissom.exporting.onnx import capped as _capped
+from lissom.exporting.onnx import pooling as _pooled
+from lissom.exporting.onnx.export import export_onnx
+from lissom.language.method import method_of
 from lissom.targets import mnn as module
-from lissom.targets._onnx import export_onnx
 from lissom.targets.mnn import Mnn, calibration
 
 SHAPE = (3, 9, 7)
@@ -63,7 +65,7 @@ FACTS: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "bake
 
 
 def made(text: str) -> Mnn:
-    found = menu("targets").make(text)
+    found = method_of("targets", text)
     assert isinstance(found, Mnn)
     return found
 

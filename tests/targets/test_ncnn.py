@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.menu import menu
-from lissom.targets import _child
+from lissom.exporting import isolated as _child
+from lissom.language.method import method_of
 from lissom.targets.ncnn import Ncnn
 
 SHAPE = (3, 9, 7)
@@ -43,7 +43,7 @@ def images(count: int) -> Tensor:
 
 def exported(net: nn.Module, path: Path, text: str = "ncnn") -> np.ndarray:
     """Export a network and return what the file answers for three images."""
-    target = menu("targets").make(text)
+    target = method_of("targets", text)
     assert isinstance(target, Ncnn)
     target.export(net, path, SHAPE, {})
     return target.load(path, 1)(images(3).numpy())
@@ -71,7 +71,7 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     found, right = exported(net, tmp_path / "f16.ncnn", 'ncnn("f16")'), wanted(net)
     assert 1e-6 < np.abs(found - right).max() / np.abs(right).max() < 5e-3
     assert (tmp_path / "f16.ncnn").stat().st_size < 0.6 * (tmp_path / "f32.ncnn").stat().st_size
-    half = menu("targets").make('ncnn("f16")')
+    half = method_of("targets", 'ncnn("f16")')
     assert isinstance(half, Ncnn) and half.rounds() and half.plain() == Ncnn()
     assert half.file(False, False) != Ncnn().file(False, False)
 

@@ -21,7 +21,7 @@ class Packed(Family):
         import onnx
         from onnx import helper, numpy_helper
 
-        from lissom.targets import _onnxz
+        from lissom.exporting.onnx import container as _onnxz
 
         rng = np.random.default_rng(0)
         arrays = {
@@ -47,7 +47,7 @@ class Packed(Family):
 
     def begin(self, seed: Path) -> None:
         """Read the seed, and check that it is unpacked to the very file."""
-        from lissom.targets import _onnxz
+        from lissom.exporting.onnx import container as _onnxz
 
         self.data = (seed / "model.onnxz").read_bytes()
         if _onnxz.read(seed / "model.onnxz") != (seed / "model.onnx").read_bytes():
@@ -59,7 +59,7 @@ class Packed(Family):
 
     def read(self, mutant: Mutant) -> bool:
         """Unpack the file."""
-        from lissom.targets import _onnxz
+        from lissom.exporting.onnx import container as _onnxz
 
         path = self.work / "model.onnxz"
         path.write_bytes(mutant["model.onnxz"])

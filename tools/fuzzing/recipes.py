@@ -45,7 +45,7 @@ class Recipes(Family):
 
     def begin(self, seed: Path) -> None:  # noqa: ARG002
         """Check that the seeds can be read."""
-        from lissom.recipe import Space
+        from lissom.language.recipe import Space
 
         for text in SEEDS:
             Space(text)
@@ -64,8 +64,8 @@ class Recipes(Family):
 
     def read(self, mutant: Mutant) -> bool:
         """Read the text as the command line does; what can be read is written and read again."""
-        from lissom.cli import numbers_of, seeds_of, size_of
-        from lissom.plan import targets_of
+        from lissom.cli.counts import numbers_of, seeds_of, size_of
+        from lissom.running.plan import targets_of
 
         ((kind, data),) = mutant.items()
         text = data.decode(errors="surrogatepass")
@@ -83,7 +83,7 @@ class Recipes(Family):
 
 
 def _again(text: str) -> None:
-    from lissom.recipe import Recipe, Space
+    from lissom.language.recipe import Recipe, Space
 
     for recipe in list(Space(text))[:3]:
         if Recipe(str(recipe)) != recipe or not all(recipe.keys("root")):

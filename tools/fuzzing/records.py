@@ -25,8 +25,8 @@ class Records(Family):
 
         import lissom
         from lissom.data.data import Data
-        from lissom.store import Store
-        from lissom.task import Task
+        from lissom.store.store import Store
+        from lissom.tasks.task import Task
 
         from .networks import Tiny
 
@@ -100,11 +100,11 @@ class Records(Family):
                 (self.work / name).write_bytes(self.files[name])
 
     def _shown(self, mutant: Mutant | None = None) -> bool:
+        from lissom.commands.store import store_rows, unreached, verified
         from lissom.report.comparison import compared, print_compared
         from lissom.report.page import Once, page_data
         from lissom.report.table import print_record, print_records, print_store
-        from lissom.store import Store
-        from lissom.upkeep import store_rows, unreached, verified
+        from lissom.store.store import Store
 
         store = Store(self.work / "store")
 

@@ -73,7 +73,7 @@ class Structures(Family):
 
     def load(self, folder: Path) -> None:
         """Ask for everything that is read from a structure."""
-        from lissom.snapshot import few_bits, rounded_activations
+        from lissom.store.snapshot import few_bits, rounded_activations
 
         few_bits(folder)
         rounded_activations(folder)

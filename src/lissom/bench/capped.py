@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..targets._target import Target
+from ..language.target import Target
 from .cores import quiet_cores
 from .machine import machine
 from .process import loaded

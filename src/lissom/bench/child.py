@@ -36,13 +36,13 @@ def main() -> None:
         psutil.Process().cpu_affinity(job["cpus"])
     import numpy as np
 
-    from ..menu import menu
+    from ..language.method import method_of
 
     images = np.random.default_rng(0).standard_normal(job["shape"], dtype=np.float32)
     if job["pixels"]:
         images = np.random.default_rng(0).uniform(0, 255, job["shape"]).astype(np.float32)
     start = time.perf_counter()
-    target: Any = menu("targets").make(job["target"])
+    target: Any = method_of("targets", job["target"])
     import_module(target.module)
     before = resident_mib()
     run = target.load(Path(job["path"]), job["threads"])

@@ -16,15 +16,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from ..checks import fields, mapping, number, parsed, text_of
 from ..errors import LissomError
-from ..menu import menu
-from ..scratch import temporary
-from ..store import write_json
-from ..surgery.budget import Shapes
-from ..surgery.groups import Group
+from ..language.method import method_of
+from ..language.target import Target
+from ..store.checks import fields, mapping, number, parsed, text_of
+from ..store.store import write_json
+from ..surgery.channels.budget import Shapes
+from ..surgery.channels.groups import Group
 from ..surgery.trace import Op, traced
-from ..targets._target import Target
+from ..system.scratch import temporary
 from .latency import latencies
 from .machine import machine
 
@@ -102,7 +102,7 @@ class LayerClock:
     """
 
     def __init__(self, target: str, threads: int = 1, home: Path | None = None) -> None:
-        found = menu("targets").make(target)
+        found = method_of("targets", target)
         assert isinstance(found, Target)
         if found.ending != "onnx" or found.missing():
             reason = found.missing() or "layers are timed as ONNX files; onnxruntime fits"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import LissomError
-from .split import Files, Images, Split
+from .source import load
+from .split import Files, Images, Read, Split
 
 CPU = torch.device("cpu")
 
@@ -48,9 +49,7 @@ class Data:
         >>> Data.of("digits").shape
         (1, 32, 32)
         """
-        from .source import load
-
-        return load(name, root=root, size=size, channels=channels, skip_bad=skip_bad)
+        return completed(load(name, root=root, size=size, channels=channels, skip_bad=skip_bad))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,15 +83,14 @@ class Data:
                 "classes": list(self.classes)}
 
 
-def assembled(name: str, train: Split, valid: Split | None, test: Split, classes: tuple[str, ...], *,
-              channels: int, size: tuple[int, int], flip: bool, fingerprint: str, notes: list[str]) -> Data:
-    """Complete a data set: measure mean and std, and part a validation split from `train` if there is none."""
-    assert isinstance(train, (Images, Files))
-    if valid is None:
-        train, valid = parted(train)
+def completed(read: Read) -> Data:
+    """Complete what a source read: measure mean and std, and split a validation set off where there is none."""
+    train, valid = (read.train, read.valid) if read.valid is not None else parted(read.train)
     mean, std = statistics(train)
-    seen = hashlib.sha256(f"{fingerprint} {len(train)} {len(valid)} {len(test)} {channels} {size}".encode())
-    return Data(name, train, valid, test, classes, channels, size, mean, std, flip, seen.hexdigest()[:16], notes)
+    facts = f"{read.fingerprint} {len(train)} {len(valid)} {len(read.test)} {read.channels} {read.size}"
+    fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    return Data(read.name, train, valid, read.test, read.classes, read.channels, read.size, mean, std, read.flip,
+                fingerprint, read.notes)
 
 
 def parted(train: Images | Files, share: float = 0.1, most: int = 2500) -> tuple[Images | Files, Images | Files]:

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 
 from ..errors import LissomError, counted
-from .data import Data, assembled
-from .split import FORMATS, Files, Images, decoded
+from .split import FORMATS, Files, Images, Read, decoded
 
 MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read batch by batch
 LOOKED_AT = 100  # images of each class, for their sizes
 UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 
 
-def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_bad: bool) -> Data:
+def read_folder(root: Path, size: tuple[int, int] | None, channels: int, skip_bad: bool) -> Read:
     """Read a data set from a folder; images of another size are resized to `size` (height, width).
 
     Raises LissomError for a missing split, an empty class, classes that differ between the splits
@@ -55,9 +54,8 @@ def folder_data(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
     if not size_given and sizes_differ(splits["train"], size):
         notes.append(f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), the size of the first; "
                      "--size says another")
-    return assembled(f"folder:{root.name}", read["train"], read.get("valid"), read["test"], classes,
-                     channels=channels, size=size, flip=True, fingerprint=f"{seen.hexdigest()} {dict(bad)}",
-                     notes=notes)
+    return Read(f"folder:{root.name}", read["train"], read.get("valid"), read["test"], classes, channels=channels, size=size,
+                flip=True, fingerprint=f"{seen.hexdigest()} {dict(bad)}", notes=notes)
 
 
 def classes_of(folder: Path) -> dict[str, list[Path]]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .data import Data
+    from .split import Read
 
 KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH")
 
@@ -33,22 +33,22 @@ def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | N
 
 
 def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = None,
-         channels: int | None = None, skip_bad: bool = False) -> Data:
+         channels: int | None = None, skip_bad: bool = False) -> Read:
     """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
 
     `size` (height, width) and `channels` (1 or 3) default to what the images have.
     """
     check_spec(spec, size, channels)
     if spec.startswith("folder:"):
-        from .folder import folder_data
+        from .folder import read_folder
 
-        return folder_data(Path(os.path.expanduser(spec[7:])), size, channels or 3, skip_bad)
+        return read_folder(Path(os.path.expanduser(spec[7:])), size, channels or 3, skip_bad)
     if spec == "digits":
         return digits(size or (32, 32), channels or 1)
     return from_torchvision(spec, root, size, channels)
 
 
-def digits(size: tuple[int, int], channels: int) -> Data:
+def digits(size: tuple[int, int], channels: int) -> Read:
     """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split.
 
     Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
@@ -56,9 +56,8 @@ def digits(size: tuple[int, int], channels: int) -> Data:
     import numpy as np
     import torch
 
-    from .data import assembled
     from .digits import read_digits, stratified
-    from .split import Images
+    from .split import Images, Read
 
     images, labels = read_digits()
     pixels = np.round(images * (255 / 16)).astype(np.uint8)[:, None]
@@ -68,18 +67,17 @@ def digits(size: tuple[int, int], channels: int) -> Data:
                       torch.from_numpy(labels[order]).long())
 
     train, test = stratified(labels, 0.2, seed=0)
-    return assembled("digits", part(train), None, part(test), tuple("0123456789"), channels=channels, size=size,
-                     flip=False, fingerprint="scikit-learn digits", notes=[])
+    return Read("digits", part(train), None, part(test), tuple("0123456789"), channels=channels, size=size,
+                flip=False, fingerprint="scikit-learn digits")
 
 
-def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None, channels: int | None) -> Data:
+def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None, channels: int | None) -> Read:
     """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from an existing root, or download it there."""
     import numpy as np
     import torch
     import torchvision.datasets as known
 
-    from .data import assembled
-    from .split import Images
+    from .split import Images, Read
 
     kind = {"cifar10": known.CIFAR10, "cifar100": known.CIFAR100, "fashion-mnist": known.FashionMNIST}[spec]
     where = root or Path.home() / ".cache" / "lissom" / "data"
@@ -108,8 +106,8 @@ def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None,
         size = size or (pixels.shape[2], pixels.shape[3])
         parts.append(Images(resized(pixels, size), labels))
     shape = parts[0].pixels.shape
-    return assembled(spec, parts[0], None, parts[1], classes, channels=shape[1], size=(shape[2], shape[3]),
-                     flip=True, fingerprint=spec, notes=[])
+    return Read(spec, parts[0], None, parts[1], classes, channels=shape[1], size=(shape[2], shape[3]), flip=True,
+                fingerprint=spec)
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:

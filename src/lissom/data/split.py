@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -119,6 +119,8 @@ class Files(Dataset[Tensor | str]):
         part = self if order is None else self.take(order)
         if not len(part):
             return
+        # A DataLoader draws a number when it is made, and a run that goes on makes one loader more.
+        # With a generator of its own it does not change what others draw.
         loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda",
                             collate_fn=stacked, generator=torch.Generator())  # not the one that dropout draws from
         start = 0
@@ -172,3 +174,19 @@ def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarr
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     array = np.asarray(picture)
     return np.ascontiguousarray(array[None] if channels == 1 else array.transpose(2, 0, 1))
+
+
+@dataclass
+class Read:
+    """A data set as a source reads it: `valid` may be missing, nothing is measured of the pixels yet."""
+
+    name: str
+    train: Images | Files
+    valid: Images | Files | None
+    test: Images | Files
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    flip: bool
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ._grid import NEAR, Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped
+from ..language.grid import NEAR, Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Binary(Grid):
         return scaled(codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient))
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import signs
+        from ..surgery.quantization.kernels import signs
 
         return signs(x, NEAR, 0 if self.zero else -1, self.gradient)
 

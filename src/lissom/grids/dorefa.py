@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ..method import arg
-from ._grid import Codes, Grid, by_filter, rounded, sloped, through
+from ..language.grid import Codes, Grid, by_filter, rounded, sloped, through
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Dorefa(Grid):
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         import torch
 
-        from ._steps import equal_steps
+        from ..surgery.quantization.kernels import equal_steps
 
         n = 2**bits - 1
         step = torch.tensor(1 / (self.prescale * n), device=x.device)

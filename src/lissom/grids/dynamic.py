@@ -1,16 +1,20 @@
-"""Equal steps over the range that the inputs of each call turn out to have."""
+"""Equal steps over the range that the inputs of each call turn out to have.
+
+A file cannot know such a range. So the grid holds nothing, it is no grid of a site but the own grid
+of one layer, and a file has that layer as one integer product.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ._grid import Grid
+from ..language.grid import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)

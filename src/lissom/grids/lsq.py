@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ._grid import Codes, Grid, by_filter, per_filter
+from ..language.grid import Codes, Grid, by_filter, per_filter
 from .uniform import affine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Lsq(Grid):
         return (weight.float() / by_filter(step, weight)).round().clamp(*self.ends(bits)), step
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import equal_filters
+        from ..surgery.quantization.kernels import equal_filters
 
         slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
         return equal_filters(weight.float(), held["step"].abs().clamp_min(1e-12), *self.ends(bits), slow)
@@ -54,7 +54,7 @@ class Lsq(Grid):
         return {"step": torch.tensor([step]), "zero_point": torch.tensor([float(zero)])}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import equal_steps
+        from ..surgery.quantization.kernels import equal_steps
 
         top = 2**bits - 1
         slow = (x[0].numel() * top / 2) ** -0.5

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ._grid import Codes, Grid
+from ..language.grid import Codes, Grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pact(Grid):
         return {"bound": torch.tensor([max(high, 1e-6)])}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import clipped_steps
+        from ..surgery.quantization.kernels import clipped_steps
 
         return clipped_steps(x, held["bound"].clamp_min(1e-6), 2**bits - 1)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ._grid import Grid, by_filter, per_filter
+from ..language.grid import Grid, by_filter, per_filter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ._grid import Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped, through
+from ..language.grid import Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped, through
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Ternary(Grid):
         return {"scale": torch.tensor(max(size, 1e-8)), "zero_point": torch.tensor(zero, dtype=torch.int32)}
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import equal_steps
+        from ..surgery.quantization.kernels import equal_steps
 
         scale, zero = held["scale"], int(held["zero_point"])
         if self.gradient in (None, "saturate"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ..method import arg
-from ._grid import Codes, Grid, by_filter, per_filter
+from ..language.grid import Codes, Grid, by_filter, per_filter
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._grid import Held
+    from ..language.grid import Held
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class Uniform(Grid):
         return held.get("zero_point")
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
-        from ._steps import on_whole
+        from ..surgery.quantization.kernels import on_whole
 
         steps = weight.float() / by_filter(held["scale"], weight)
         return on_whole(steps, *self.ends(bits), self.zeros(bits, held)), held["scale"]
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import equal_filters
+        from ..surgery.quantization.kernels import equal_filters
 
         return equal_filters(weight.float(), held["scale"], *self.ends(bits), zero=self.zeros(bits, held))
 
@@ -124,7 +124,7 @@ class Uniform(Grid):
             held["zero_point"].fill_(zero)
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
-        from ._steps import equal_steps
+        from ..surgery.quantization.kernels import equal_steps
 
         return equal_steps(x, held["scale"], int(held["zero_point"]), 2**bits - 1)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..method import arg
-from ._loss import FeatureLoss
+from ..language.loss import FeatureLoss
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor

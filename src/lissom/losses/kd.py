@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..method import arg
-from ._loss import LogitLoss
+from ..language.loss import LogitLoss
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor

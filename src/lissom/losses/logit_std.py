@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from ..errors import LissomError
-from ..menu import menu
-from ..method import arg
-from ._loss import LogitLoss
+from ..language.loss import LogitLoss
+from ..language.method import arg, method_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +28,7 @@ class LogitStd(LogitLoss):
     @property
     def inner(self) -> LogitLoss:
         """The loss that is given standardised logits. Raises LissomError if it does not compare logits."""
-        found = menu("losses").make(self.loss)
+        found = method_of("losses", self.loss)
         if not isinstance(found, LogitLoss):
             raise LissomError(f"logit_std(loss=...): {self.loss!r} was given, which compares features; "
                               "a loss that compares logits is wanted, such as kd")

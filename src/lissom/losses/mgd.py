@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
-from ..method import arg
-from ._loss import FeatureLoss
+from ..language.loss import FeatureLoss
+from ..language.method import arg
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ._loss import FeatureLoss
+from ..language.loss import FeatureLoss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..method import Method, arg
+from ..language.method import Method, arg
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..surgery.calibrate import Seen
+    from ..surgery.quantization.calibrate import Seen
 
 AROUND = 4  # bins on either side of one that show whether it is a spike
 

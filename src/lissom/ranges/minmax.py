@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..method import Method
+from ..language.method import Method
 
 if TYPE_CHECKING:
-    from ..surgery.calibrate import Seen
+    from ..surgery.quantization.calibrate import Seen
 
 
 @dataclass(frozen=True)

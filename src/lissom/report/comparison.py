@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
+from ..bench.intervals import wide
 from ..errors import LissomError
-from ..recipe import Recipe
-from ..store import Store
-from .rows import main_score, wide
+from ..language.recipe import Recipe
+from ..store.store import Store
+from .rows import main_score
 from .table import BADLY, WHY_BADLY, count_text, number, print_wide, size_text
 from .terminal import terminal
 

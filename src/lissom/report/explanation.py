@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .rows import wide
+from ..bench.intervals import wide
 from .table import BADLY
 from .terminal import terminal
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import LissomError
-from ..recipe import Recipe
+from ..language.recipe import Recipe
 
 NONE = "–"  # the recipe has no such step
 MOST = 12  # choices that fit above a table

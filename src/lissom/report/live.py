@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 from .terminal import terminal
 
 if TYPE_CHECKING:
-    from ..fit import Progress
+    from ..language.training import Progress
 
 
 class Live:

@@ -6,8 +6,8 @@ from inspect import getdoc
 from typing import Any
 
 from ..errors import unknown
-from ..menu import WORDS, menu
-from ..method import settings_of
+from ..language.describe import settings_of
+from ..language.menu import WORDS, menu
 
 
 def method_rows(folder: str = "", name: str = "") -> list[dict[str, Any]]:

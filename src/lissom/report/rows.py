@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from ..bench.intervals import disturbed, wide
+
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # what a formula begins with
-APART = 1.5  # ends of an interval of latency, at most, for the number between them to be one to go by
 AVERAGED = ("top1", "float_top1", "ms", "float_ms", "size_bytes", "float_size_bytes", "params", "macs")
 
 
@@ -81,20 +82,6 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
               "wide": any(row["wide"] for row in group), "disturbed": any(row["disturbed"] for row in group),
               **{name: mean([row[name] for row in group]) for name in AVERAGED}} for group in alike.values()]
     return sorted(found, key=lambda row: -(row["top1"] or 0))
-
-
-def wide(ms: dict[str, Any]) -> bool:
-    """Return whether the ends of an interval are so far apart that what lies between is no measurement.
-
-    >>> wide({"median": 2.0, "low": 1.9, "high": 2.1}), wide({"median": 2.0, "low": 1.93, "high": 32.0})
-    (False, True)
-    """
-    return bool(ms["high"] > APART * ms["low"])
-
-
-def disturbed(found: dict[str, Any]) -> bool:
-    """Return whether a target's latency, or that of the uncompressed network beside it, was not measured well."""
-    return wide(found["latency_ms"]) or wide(found["float_latency_ms"])
 
 
 def level(row: Row) -> bool:

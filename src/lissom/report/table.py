@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..bench.intervals import APART, disturbed
 from ..errors import counted
-from ..store import Store
-from .rows import APART, Row, csv_of, disturbed, over_seeds, rows_of
+from ..store.store import Store
+from .rows import Row, csv_of, over_seeds, rows_of
 from .terminal import terminal
 from .zeros import print_zeros, zeros_of
 

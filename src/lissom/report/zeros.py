@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from ..errors import counted
-from ..store import Store
+from ..store.store import Store
 from .terminal import terminal
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ..step import Step
+from ..language.method import arg
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..context import Context
+    from ..language.context import Context
 
 
 AFTER = {"quantize": "the weights are integers of 8 bits or fewer already; leave cast out, or put it before quantize",
@@ -44,20 +44,22 @@ class Cast(Step):
         import copy
 
         from ..surgery.cast import CLASSES, CastLayer, cast_layer
-        from ..surgery.coverage import chosen, unable
+        from ..surgery.compare import gate_same
+        from ..surgery.coverage import chosen, tell_left_out, unable
         from ..surgery.fold import folded
         from ..surgery.masks import Pattern, maskable
-        from ..surgery.quantized import QuantizedLayer
+        from ..surgery.plain_layers import settle_plain
+        from ..surgery.quantization.layers import QuantizedLayer
 
         for kind, step in ((QuantizedLayer, "quantize"), (CastLayer, "cast")):
             if any(isinstance(layer, kind) for layer in model.modules()):
                 raise LissomError(f"{ctx.where}: {AFTER[step]}")
         ctx = ctx.in_float32(model)
         ctx.finite(model)
-        own = ctx.plain(model)
+        own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
-        ctx.gate_same("folded = unfolded", before, model, ctx.batch(32), folded)
+        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), folded)
         found, left = maskable(model, ctx.example, Pattern())
         unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
@@ -75,6 +77,6 @@ class Cast(Step):
         if not done:
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
             raise LissomError(f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there are none'})")
-        ctx.left_out(done, left, "float32")
+        tell_left_out(ctx, done, left, "float32")
         ctx.facts.update(cast=done, left_float=left)
         return model

@@ -7,16 +7,15 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
-from ..menu import menu
-from ..method import arg
-from .train import Learning
+from ..language.method import arg, sum_of
+from ..learning.step import Learning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..context import Context
-    from ..fit import Batch
-    from ..losses._comparison import Comparison, Term
+    from ..distillation.comparison import Comparison, Term
+    from ..language.context import Context
+    from ..language.training import Batch
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Distill(Learning):
 
     def identity(self) -> str:
         """Return the settings, a weight file standing for its content."""
-        from ..task import file_mark, teachers_in
+        from ..tasks.task import file_mark, teachers_in
 
         paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
         return super().identity() + "".join(file_mark(path) for path in paths if path and os.path.isfile(path))
@@ -56,7 +55,7 @@ class Distill(Learning):
         """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
         import torch
 
-        from ..task import first_line
+        from ..tasks.task import first_line
 
         super().rehearse(model, ctx)
         if ctx.task is None or ctx.teacher is None:
@@ -76,9 +75,9 @@ class Distill(Learning):
 
     def terms(self, where: str) -> list[Term]:
         """Return the losses with the numbers in front of them, `temperature` set in those that have one."""
-        from ..losses._loss import Loss
+        from ..language.loss import Loss
 
-        found = [(number, loss) for number, loss in menu("losses").sum(self.loss).terms if isinstance(loss, Loss)]
+        found = [(number, loss) for number, loss in sum_of("losses", self.loss).terms if isinstance(loss, Loss)]
         if self.temperature is None:
             return found
         warmed = [loss.at_temperature(self.temperature) for _, loss in found]
@@ -88,14 +87,14 @@ class Distill(Learning):
         return [(number, new or loss) for (number, loss), new in zip(found, warmed, strict=True)]
 
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
-        from ..losses._comparison import Comparison
+        from ..distillation.comparison import Comparison
 
         return Comparison(self.terms(ctx.where), model, teacher.eval(), ctx.example, at=self.at, share=self.share,
                           where=ctx.where)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        from ..fastest import layout_of
-        from ..fit import cross_entropy
+        from ..learning.fit import cross_entropy
+        from ..learning.precision import layout_of
 
         if ctx.teacher is None or ctx.task is None:
             raise LissomError(f"{ctx.where}: there is no teacher; use lissom.run, which keeps the uncompressed network")
@@ -108,6 +107,7 @@ class Distill(Learning):
             return taught if self.alpha == 1 else (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
 
         with compare.watching():
-            ctx.learn(model, self.pace(self.epochs), loss=value, extra=compare.trained, remembers=[compare.balance])
+            ctx.learn(model, self.train_settings(self.epochs), loss=value, extra=compare.trained,
+                      remembers=[compare.balance])
         ctx.facts.update(compare.facts())
         return model

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
-from ..method import arg
-from ..step import Step
+from ..language.method import arg
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..context import Context
+    from ..language.context import Context
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,17 @@ class Equalize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.equalize import equalized, pairs
+        from ..surgery.compare import gate_same
         from ..surgery.fold import folded
-        from ..surgery.network import Quantized
+        from ..surgery.plain_layers import settle_plain
+        from ..surgery.quantization.equalize import equalized, pairs
+        from ..surgery.quantization.network import Quantized
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: the weights are quantized already; equalize before quantize")
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
-        ctx.plain(model)
+        settle_plain(model, ctx)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = folded(model, ctx.example)
         found = pairs(model, ctx.example)
@@ -56,6 +58,6 @@ class Equalize(Step):
         if not found:
             ctx.notes.append(f"{ctx.where}: no two layers follow each other through ReLU, pooling and the like alone, so "
                              "there was nothing to equalize")
-        ctx.gate_same("equalized = unequalized", before, model, ctx.batch(32),
+        gate_same(ctx, "equalized = unequalized", before, model, ctx.batch(32),
                       lambda net, example: (folded(net, example), equalized(net, pairs(net, example), self.sweeps)))
         return model

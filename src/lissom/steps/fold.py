@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
-from ..step import Step
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..context import Context
+    from ..language.context import Context
 
 DONE = "batch-norm is in the quantized layers already; leave fold out, or put it before quantize"
 
@@ -34,17 +34,19 @@ class Fold(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
+        from ..surgery.compare import gate_same
         from ..surgery.fold import folded
-        from ..surgery.network import Quantized
+        from ..surgery.plain_layers import settle_plain
+        from ..surgery.quantization.network import Quantized
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: {DONE}")
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
-        ctx.plain(model)
+        settle_plain(model, ctx)
         before = copy.deepcopy(model)
         if not (done := folded(model, ctx.example)):
             ctx.notes.append(f"{ctx.where}: no batch-norm alone reads a convolution or linear layer; nothing was folded")
         ctx.facts["folded"] = done
-        ctx.gate_same("folded = unfolded", before, model, ctx.batch(32), folded)
+        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), folded)
         return model

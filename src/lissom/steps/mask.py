@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ..step import Step
+from ..language.method import arg
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..context import Context
+    from ..language.context import Context
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,13 @@ class Mask(Step):
         from ..surgery.coverage import chosen, unable
         from ..surgery.layers import torch_class
         from ..surgery.masks import CLASSES, Pattern, held, maskable, smallest
+        from ..surgery.plain_layers import settle_plain
 
         if reason := self.refuses(()):
             raise LissomError(f"{ctx.where}: {reason}")
         n, m = self.ratio or (None, self.block if self.pattern == "block" else 1)
         pattern = Pattern(m, 0 if n is None else 1, n)
-        own = ctx.plain(model)
+        own = settle_plain(model, ctx)
         found, left = maskable(model, ctx.example, pattern)
         unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
@@ -106,6 +107,7 @@ class Mask(Step):
 
     def report(self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context) -> None:
         """Leave in `ctx` how many weights are zero, and how many bytes the network takes with and without them."""
+        from ..surgery.coverage import tell_left_out
         from ..surgery.sizes import sizes
 
         zeros = {name: int((w == 0).sum()) for name, w in weights.items()}
@@ -116,7 +118,7 @@ class Mask(Step):
         ctx.facts["masked"] = [{"name": name, "weights": w.numel(), "zeros": zeros[name],
                                 "sparsity": round(zeros[name] / w.numel(), 6)} for name, w in weights.items()]
         ctx.facts["sparsity"] = {"layers": round(of_layers, 6), "network": round(of_network, 6)}
-        ctx.left_out(weights, left, "whole")
+        tell_left_out(ctx, weights, left, "whole")
         ctx.facts.update(left_whole=left, dense_bytes=dense, packed_bytes=packed)
         ctx.notes.append(f"{ctx.where}: {of_network:.1%} of all parameters are zero; latency does not change, since no "
                          f"runtime here skips single zeros, and {dense} bytes shrink to {packed} only once packed")

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..menu import menu
-from ..method import arg
-from ..step import Step
+from ..language.method import arg, method_of
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from ..context import Clock, Context
-    from ..surgery.budget import Options
-    from ..surgery.evidence import Labelled
-    from ..surgery.groups import Groups
+    from ..language.context import Clock, Context
+    from ..surgery.channels.budget import Options
+    from ..surgery.channels.evidence import Labelled
+    from ..surgery.channels.groups import Groups
     from ..trees import Tree
 
 
@@ -48,7 +47,7 @@ class Prune(Step):
 
     amount: float = arg("fraction removed of what `of` counts", above=0, below=1)
     of: Literal["channels", "params", "macs", "latency"] = arg("what the amount is a fraction of", "channels")
-    by: str = arg("how channels are ranked", "l1", menu="scores")
+    by: str = arg("how channels are ranked", "l1", menu="importance")
     scope: Literal["global", "local", "isomorphic"] = arg(
         "rank all layers together, each by itself, or layers of one kind together", "global")
     per: Literal["channel", "cost"] = arg("rank by score, or by score over the cost that goes with the channel", "channel")
@@ -72,29 +71,29 @@ class Prune(Step):
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Cut without looking at data: whether the amount can be reached shows."""
         if self.of == "latency":
-            from ._latency import reachable
+            from ..surgery.channels.latency import reachable
 
-            reachable(ctx, self.options(model, ctx, ctx.labelled(2)), self.amount)
+            reachable(self.options(model, ctx, ctx.labelled(2)), self.amount, ctx.where)
             return model
         self.cut(model, ctx, self.options(model, ctx, ctx.labelled(2)), self.amount)
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
+        from ..surgery.coverage import tell_left_out
+
         left = 1.0  # of what was there before the first round
         for turn in range(1, self.rounds + 1):
             share, last = 1 - (1 - self.amount * turn / self.rounds) / left, turn == self.rounds
             if share > 0:  # whole multiples may have taken more than this round's part already
                 options = self.options(model, ctx, ctx.labelled(self.images))
                 if self.of == "latency":
-                    from ._latency import cut_to_latency
-
-                    left *= 1 - cut_to_latency(model, ctx, options, share, self.clock(ctx))
+                    left *= 1 - self.cut_to_latency(model, ctx, options, share)
                 else:
                     left *= 1 - self.cut(model, ctx, options, share, left, last)
             if self.recalibrate:
                 self.measure_statistics(model, ctx, tell=last)
         whole = {name: why for name, why in ctx.facts["left_whole"].items() if not why.startswith((*ASKED, "in part: "))}
-        ctx.left_out({name for group in ctx.facts.get("groups", ()) for name in group["layers"]}, whole, "whole")
+        tell_left_out(ctx, {name for group in ctx.facts.get("groups", ()) for name in group["layers"]}, whole, "whole")
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - left, 6)}
         if self.of != "latency" and abs(1 - left - self.amount) > 0.02:
             ctx.notes.append(f"{ctx.where}: {1 - left:.3f} of the {self.of} were removed, the nearest that multiples of "
@@ -105,13 +104,14 @@ class Prune(Step):
         """Find what can be cut, less what `keep` and `only` leave whole."""
         from torch import nn
 
+        from ..surgery.channels.probe import cuttable
         from ..surgery.names import matching
-        from ..surgery.network import Quantized
-        from ..surgery.probe import cuttable
+        from ..surgery.plain_layers import settle_plain
+        from ..surgery.quantization.network import Quantized
 
         if isinstance(model, Quantized):
             raise LissomError(f"{ctx.where}: a quantized network is not cut; prune before quantize")
-        ctx.plain(model)
+        settle_plain(model, ctx)
         found = cuttable(model, ctx.example)
         makers = {name for group in found.free for name in group.layers("out")}  # of any kind
         layers = [name for name, m in model.named_modules() if name in makers or isinstance(
@@ -135,11 +135,11 @@ class Prune(Step):
 
     def options(self, model: nn.Module, ctx: Context, labelled: Labelled) -> Options:
         """Score every group and return the widths that the network can be cut to."""
-        from ..surgery.budget import Options, chunks_of, cost_of, widths_of
-        from ..surgery.evidence import Evidence
+        from ..surgery.channels.budget import Options, chunks_of, cost_of, widths_of
+        from ..surgery.channels.evidence import Evidence
 
         groups = self.groups(model, ctx)
-        score = menu("scores").make(self.by)
+        score = method_of("importance", self.by)
         evidence = Evidence(model, groups.free, lambda: labelled, task_loss(model, ctx), ctx.seed)
         scores, unranked = [], []
         for group in groups.free:
@@ -183,6 +183,21 @@ class Prune(Step):
             carried_out(model, ctx, options, kept)
         return found
 
+    def cut_to_latency(self, model: nn.Module, ctx: Context, options: Options, amount: float) -> float:
+        """Cut the network in place so that its measured latency falls by the fraction `amount`; return by how much."""
+        from ..surgery.channels.latency import NEAR, widths_for_latency
+
+        found = widths_for_latency(model, options, amount, self.clock(ctx), ctx.example, ctx.where)
+        before_ms = ctx.facts.get("amount", {}).get("before_ms", found.before_ms)  # of the first round
+        ctx.facts["amount"] = {"of": "latency", "asked": round(amount, 6), "removed": round(found.removed, 4),
+                               "predicted": found.predicted, "before_ms": before_ms, "after_ms": found.after_ms,
+                               "measured": found.measured}
+        if abs(found.removed - amount) > NEAR:
+            ctx.notes.append(f"{ctx.where}: the latency fell by {found.removed:.3f}, the nearest that was found to "
+                             f"{amount:.3g}")
+        carried_out(model, ctx, options, found.kept)
+        return found.removed
+
     def clock(self, ctx: Context) -> Clock:
         """Return what times layers and networks on the target `on`."""
         if ctx.clock is None:
@@ -191,7 +206,7 @@ class Prune(Step):
 
     def measure_statistics(self, model: nn.Module, ctx: Context, tell: bool) -> None:
         """Measure batch-norm statistics anew, and with `tell` what that alone does for the accuracy."""
-        from ..surgery.recalibrate import recalibrated
+        from ..surgery.channels.recalibrate import recalibrated
 
         before = ctx.accuracy(model) if tell else None
         norms = recalibrated(model, ctx.images(self.images))
@@ -206,7 +221,7 @@ def first_widths(ctx: Context) -> dict[str, int]:
 
 def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any], Tensor] | None:
     """Return the task's own loss as a function of images, labels and outputs, None if it has none."""
-    from ..fit import Batch
+    from ..language.training import Batch
 
     own = ctx.task.loss if ctx.task is not None else None
     return None if own is None else lambda images, labels, outputs: own(model, Batch(images, labels, outputs))
@@ -214,8 +229,8 @@ def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any],
 
 def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
     """Cut `model` in place to `kept` units of each group, and hold it against itself with those zeroed that go."""
+    from ..surgery.channels.slice import masked, sliced
     from ..surgery.compare import answers, gap
-    from ..surgery.slim import masked, sliced
     from ..surgery.small import smaller
 
     cut, first = options.cut(kept), first_widths(ctx)

@@ -7,19 +7,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError, listed
-from ..menu import menu
-from ..method import arg
-from ..step import Step
+from ..language.menu import menu
+from ..language.method import arg, method_of
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-    from ..context import Context
-    from ..surgery.bits import Plan, Spec
-    from ..surgery.calibrate import Seen
-    from ..surgery.wiring import Wiring
+    from ..language.context import Context
+    from ..surgery.quantization.bits import Plan, Spec
+    from ..surgery.quantization.calibrate import Seen
+    from ..surgery.quantization.dataflow import Wiring
     from ..trees import Tree
 
 FAR = 0.5  # of the largest output: 8 bits move outputs by a tenth of that
@@ -92,7 +92,7 @@ class Quantize(Step):
 
     def idle(self) -> str | None:
         """Return the setting that would change nothing beside the others, and what would, None where all count."""
-        from ..surgery.bits import at_least
+        from ..surgery.quantization.bits import at_least
 
         grid, own = ((text or "").partition("(")[0] for text in (self.grid, self.inputs_grid))
         if isinstance(self.weights, str) and self.weights != "auto" and grid not in ("", self.weights):
@@ -125,22 +125,30 @@ class Quantize(Step):
 
     def of_bits(self, bits: int | str) -> Spec | None:
         """Return the grid of weights with so many bits."""
-        from ..surgery.bits import spec
+        from ..surgery.quantization.bits import spec
 
         kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
-        own = self.grid if kind is not None and kind.of_weights else None  # type: ignore[attr-defined]
+        own = self.grid if kind is not None and kind.of_weights else None
         return spec(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
 
     def safe(self, weights: Mapping[str, Spec | None], inputs: Mapping[str, Spec | None]) -> dict[str, Spec | None]:
         """Return grids of weights with 7 bits in place of 8, where reduce_range says so and inputs are integers too."""
-        from ..surgery.bits import reduced, saturates
+        from ..surgery.quantization.bits import reduced, saturates
 
         reduces = saturates() if self.reduce_range is None else self.reduce_range
         return {name: reduced(found) if reduces and inputs[name] is not None else found for name, found in weights.items()}
 
+    def choices(self) -> dict[int, Spec | None]:
+        """Return the grids of weights that weights="auto" chooses from, by their bits."""
+        from ..surgery.quantization.mixed import CHOICES
+
+        grids = {str(bits): self.of_bits(bits) for bits in CHOICES}
+        safe = self.safe(grids, dict.fromkeys(grids, self.specs()[1]))
+        return {int(bits): grid for bits, grid in safe.items()}
+
     def specs(self) -> tuple[Spec | None, Spec | None]:
         """Return the grids of weights and of inputs."""
-        from ..surgery.bits import ALIKE, spec
+        from ..surgery.quantization.bits import ALIKE, spec
 
         kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
         name = "" if kind is None else kind.name()
@@ -162,10 +170,11 @@ class Quantize(Step):
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.calibrate import observed
         from ..surgery.compare import difference
-        from ..surgery.reconstruct import corrected, learned_rounding
-        from ..surgery.rounded import rounded
+        from ..surgery.coverage import tell_left_out
+        from ..surgery.quantization.calibrate import observed
+        from ..surgery.quantization.prepare import rounded
+        from ..surgery.quantization.reconstruct import corrected, learned_rounding
         from ..trees import first, length
 
         if self.rounds_nothing:
@@ -181,9 +190,10 @@ class Quantize(Step):
         seen = observed(model, batches, wires.sites, wires.lost, wires.calls) if measured else {}
         bounds_of = cache(lambda site, spec: self.bounds(seen[site], spec, site, ctx, wires, sum(map(length, batches))))
         if self.weights == "auto":
-            from ._mixed import mixed
+            from ..surgery.quantization.mixed import Mixture, mix_bits
 
-            mixed(self, plan, model, wires, batches[0], ctx, bounds_of)
+            mixture = Mixture(plan, model, ctx, self.choices(), self.size, self.drop)
+            mix_bits(mixture, wires, batches[0], bounds_of, self.of_bits)
         whole, bounds = rounded(model, wires, plan, bounds_of)
         if self.rounding != "nearest":
             done = learned_rounding(whole.eval(), before, list(wires.inputs), batches, self.steps, ctx.seed,
@@ -202,7 +212,7 @@ class Quantize(Step):
             ctx.notes.append(f"{ctx.where}: rounding moved the outputs by {moved:.0%} of the largest, which is far more "
                              "than it should; `lissom explain` names the layers at fault, and learning may mend them")
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
-        ctx.left_out(count, left)
+        tell_left_out(ctx, count, left)
         ctx.facts.update(quantized=count, layers=plan.rows(), left_float=left, ranges=bounds,
                          images=sum(map(length, batches)))
         return whole.eval()
@@ -212,21 +222,23 @@ class Quantize(Step):
         import copy
 
         from ..surgery.cast import uncast
+        from ..surgery.compare import gate_same
         from ..surgery.coverage import unable
-        from ..surgery.quantized import CLASSES
-        from ..surgery.rounded import prepared, unrounded
-        from ..surgery.wiring import loose_modules, wiring
+        from ..surgery.plain_layers import settle_plain
+        from ..surgery.quantization.dataflow import loose_modules, wiring
+        from ..surgery.quantization.layers import CLASSES
+        from ..surgery.quantization.prepare import prepared, unrounded
         from ..trees import first, some_of
 
         model = unrounded(model)
         uncast(model)
-        own = ctx.plain(model)
+        own = settle_plain(model, ctx)
         before, one = copy.deepcopy(model), first(ctx.example, 1)
         loose = loose_modules(model, [one, first(batches[0], 8), first(batches[-1], 1)])
         shown = one if loose is None else some_of(batches)  # what one sample does not reach may be reached by others
         left = prepared(model, shown, self.fold)
         unable(model, ctx.example, left, own, CLASSES)
-        ctx.gate_same("folded = unfolded", before, model, first(batches[0], 32),
+        gate_same(ctx, "folded = unfolded", before, model, first(batches[0], 32),
                       lambda net, example: prepared(net, example, self.fold), shown)
         if loose:
             parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
@@ -246,9 +258,9 @@ class Quantize(Step):
 
     def plan(self, model: nn.Module, wires: Wiring, left: dict[str, str], ctx: Context) -> Plan:
         """Decide which grid every layer and every site gets."""
-        from ..surgery.bits import Spec, at_least, planned
         from ..surgery.coverage import AT_RUN_TIME, FIRST, LAST, chosen, told
-        from ..surgery.quantized import QuantizedLayer
+        from ..surgery.quantization.bits import Spec, at_least, planned
+        from ..surgery.quantization.layers import QuantizedLayer
 
         names = [name for name in wires.inputs if isinstance(model.get_submodule(name), QuantizedLayer)]
         if not names:
@@ -282,7 +294,7 @@ class Quantize(Step):
 
     def bounds(self, seen: Seen, spec: Spec, site: str, ctx: Context, wires: Wiring, count: int) -> tuple[float, float]:
         """Return the range of a site, and note where half of the images would have given quite another."""
-        pick: Any = menu("ranges").make(self.range or ("percentile" if spec.bits > 7 else "mse"))
+        pick: Any = method_of("ranges", self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         (low, high), (less, more) = pick(seen, top), pick(seen.half(), top)
         if count == 1:

@@ -6,17 +6,17 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from .train import Learning
+from ..language.method import arg
+from ..learning.step import Learning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
 
-    from ..context import Context
-    from ..fit import Batch
-    from ..surgery.groups import Group
+    from ..language.context import Context
+    from ..language.training import Batch
+    from ..surgery.channels.groups import Group
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Sparsify(Learning):
         return super().rehearse(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        grown = Grown(ctx.steps(self.epochs, self.batch))
+        grown = Grown(ctx.updates(self.epochs, self.batch))
         price, sizes = self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
         before = sizes()
-        ctx.learn(model, self.pace(self.epochs), terms=(price,), remembers=[grown])
+        ctx.learn(model, self.train_settings(self.epochs), terms=(price,), remembers=[grown])
         ctx.facts["sparsified"] = {"of": "|gamma|" if self.on == "bn" else "norm of a channel", **histogram(before, sizes())}
         return model
 
@@ -80,7 +80,7 @@ class Sparsify(Learning):
         return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
 
     def _groups(self, model: nn.Module, ctx: Context) -> list[Group]:
-        from ..surgery.probe import cuttable
+        from ..surgery.channels.probe import cuttable
 
         groups = cuttable(model, ctx.example).free
         if not groups:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import Tree, copied, handed, in_float, tensors_in
 from .modes import in_mode
+
+if TYPE_CHECKING:
+    from ..language.context import Context
 
 BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}  # return values and where these are
 
@@ -150,3 +153,17 @@ def apart(one: list[Tensor], two: list[Tensor]) -> float:
     found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
              for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
     return float("nan") if any(v != v for v in found) else max(found, default=0.0)
+
+
+def gate_same(ctx: Context, name: str, before: nn.Module, after: nn.Module, images: Tree,
+              change: Callable[[nn.Module, Tree], object], example: Tree = None) -> None:
+    """Record that a network was compared with what it was before a change that should leave it the same function.
+
+    A network may make so much of the rounding of float32 that nothing else shows. Then `change`, which is given a
+    network to change in place and an example of its inputs, is done in float64.
+    """
+    found, tolerance = difference(before, after, images), 1e-3
+    if found > tolerance:
+        exact = difference_in_float64(before, change, ctx.example if example is None else example, images)
+        found = found if exact is None else exact
+    ctx.gate(name, found, tolerance)

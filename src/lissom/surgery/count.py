@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..trees import Tree, called, first
-from .quantized import QuantizedLayer
-from .rounding import Rounding
+from .quantization.layers import QuantizedLayer
+from .quantization.rounding import Rounding
 from .trace import Trace, decomposed
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..trees import Tree
 from .layers import WEIGHTED, torch_class
 from .names import matching
-from .rounding import Rounding
+from .quantization.rounding import Rounding
 from .trace import traced
+
+if TYPE_CHECKING:
+    from ..language.context import Context
 
 NOT_CHOSEN, FIRST, LAST = "it was not chosen", "it is the first layer", "it is the last layer"
 AT_RUN_TIME = "ranges at run time are for linear layers"
@@ -110,6 +114,13 @@ def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word:
     rest = sum(len(names) for _, names in groups[REASONS:])
     said += [f"{rest} more for other reasons"] if rest else []
     return "; ".join([f"{where}: {count} of {count + len(left)} layers", *said])
+
+
+def tell_left_out(ctx: Context, done: Collection[str] | int, left: Mapping[str, str], word: str = "float") -> None:
+    """Note which layers a step did not change though it could be asked to; `left` says why, `word` what they stay."""
+    if said := told(ctx.where, done, left, word):
+        ctx.notes.append(said)
+        ctx.warnings.append(said)
 
 
 def some(names: list[str]) -> str:

@@ -1,6 +1,8 @@
 """The kinds of layers whose weights surgery changes, each as a class that computes with a weight handed to it.
 
-Masked, quantized and cast layers are geometry of these, so that a kind of layer is described once.
+Masked, quantized and cast layers are subclasses of these, so a kind of layer is described once.
+A layer becomes one in place (`layer.__class__ = ...`): it stays the same object, so it keeps its
+name, its hooks and the attributes that the user's code reads.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from .computed_weights import computed_by, free_of_hooks
 from .layers import BY_NAME, PLAIN, SAME, WEIGHTED, PlainLayer, same_pads, torch_class
 from .modes import in_mode
 from .small import smaller
+
+if TYPE_CHECKING:
+    from ..language.context import Context
 
 INPUTS = 4  # that are looked at, of a layer that is called more often
 
@@ -90,6 +93,15 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
             found.left[name] = f"{found.done.pop(name)}, of which the network uses more than its output"
             found.baked.pop(name, None)
     return found
+
+
+def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
+    """Let layers whose own forward comes to a plain one be that, in place, and note it; return why others do not."""
+    found = make_plain(model, ctx.example)
+    ctx.notes += found.notes(ctx.where)
+    if found.done:
+        ctx.facts["plain"] = found.done
+    return found.left
 
 
 def has_own_forward(layer: nn.Module) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .masks import Masked
 from .packing import pack
-from .quantized import QuantizedLayer
-from .rounding import Rounding
+from .quantization.layers import QuantizedLayer
+from .quantization.rounding import Rounding
 
 FLOAT = 32  # bits of a scale, a bias and whatever is not rounded
 

@@ -1,4 +1,9 @@
-"""Smaller inputs, which show the same of a network's code in less time."""
+"""Smaller inputs, which show the same of a network's code in less time.
+
+Channels are coupled in the same way on a small image, so the trial of a cut runs on small images
+where the network takes them. The gate after the cut does so too, but only where the network's code
+reads nothing that could tell the size of a tensor (`SizesRead`); else it is shown the whole images.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError, cause_of
-from ._target import Images, Run, Target
+from ..language.target import Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,12 +44,12 @@ class Executorch(Target):
                images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         import torch
 
+        from ..exporting.lowered import by_operator
+        from ..exporting.shown import one_picture
+        from ..exporting.xnnpack import in_integers
         from ..surgery.cast import uncast
-        from ..surgery.network import Quantized
+        from ..surgery.quantization.network import Quantized
         from ..trees import concatenated, first
-        from ._decomposed import in_integers
-        from ._lowered import by_operator
-        from ._shown import one_picture
 
         one_picture(self, example)
         model = copy.deepcopy(model).cpu().float().eval()
@@ -92,7 +92,7 @@ def program_of(model: nn.Module, shown: Any) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from ._decomposed import read_as_floats
+    from ..exporting.xnnpack import read_as_floats
 
     batch = torch.export.Dim("batch", max=MOST)
     program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ..scratch import temporary
-from ._names import layer_named
-from ._target import WARM, Images, Run, Target, middle
+from ..exporting.onnx.names import layer_named
+from ..language.method import arg
+from ..language.target import WARM, Images, Run, Target, middle
+from ..system.scratch import temporary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,11 +89,11 @@ class Mnn(Target):
         import onnx
         import torch
 
-        from ._capped import relu_by_max
-        from ._child import answered, apart, child, tried
-        from ._onnx import export_onnx
-        from ._pooled import pool_by_window
-        from ._shown import one_picture
+        from ..exporting.isolated import answered, apart, child, tried
+        from ..exporting.onnx.capped import relu_by_max
+        from ..exporting.onnx.export import export_onnx
+        from ..exporting.onnx.pooling import pool_by_window
+        from ..exporting.shown import one_picture
 
         one_picture(self, example)
         if self.activations and images is None:
@@ -144,7 +144,7 @@ class Mnn(Target):
         """
         import numpy as np
 
-        from ._child import apart, child, tried
+        from ..exporting.isolated import apart, child, tried
 
         made, order = folder / "integer.mnn", folder / ORDER
         method = {"feature_quantize_method": str(self.activations).upper(), "weight_quantize_method": self.weights.upper(),

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ..scratch import temporary
-from ._target import Images, Run, Target
+from ..language.method import arg
+from ..language.target import Images, Run, Target
+from ..system.scratch import temporary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,9 +57,9 @@ class Ncnn(Target):
                images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         import onnx
 
-        from ._child import answered, apart, tried
-        from ._onnx import export_onnx
-        from ._shown import one_picture
+        from ..exporting.isolated import answered, apart, tried
+        from ..exporting.onnx.export import export_onnx
+        from ..exporting.shown import one_picture
 
         one_picture(self, example)
         spec = find_spec("pnnx")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
-from ..method import arg
-from ..scratch import temporary
-from . import _onnxz
-from ._names import layers_in
-from ._target import WARM, Fused, Images, Run, Target, middle
+from ..exporting.onnx import container as _onnxz
+from ..exporting.onnx.names import layers_in
+from ..language.method import arg
+from ..language.target import WARM, Fused, Images, Run, Target, middle
+from ..system.scratch import temporary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,8 @@ class Onnxruntime(Target):
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
-        from ._activations import looked_up
-        from ._onnx import export_onnx
+        from ..exporting.onnx.activations import looked_up
+        from ..exporting.onnx.export import export_onnx
 
         if not self.packed:
             export_onnx(model, path, shape, facts, adapt=looked_up, example=example)
@@ -108,8 +108,8 @@ class Onnxruntime(Target):
         """Count from the graph that ONNX Runtime runs, as it writes it down after its optimisations."""
         import onnx
 
-        from ._activations import wires
-        from ._why import in_onnx, named
+        from ..exporting.onnx.activations import wires
+        from ..exporting.reasons import in_onnx, named
 
         with temporary() as folder:
             optimised = Path(folder) / "optimised.onnx"

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..method import arg
-from ..scratch import temporary
-from ._names import layers_in
-from ._target import WARM, Fused, Images, Run, Target, middle
+from ..exporting.onnx.names import layers_in
+from ..language.method import arg
+from ..language.target import WARM, Fused, Images, Run, Target, middle
+from ..system.scratch import temporary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,14 +47,14 @@ class Openvino(Target):
 
     def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
                images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
-        from ..surgery.network import Quantized
-        from ._activations import joined
-        from ._onnx import export_onnx
+        from ..exporting.onnx.activations import joined
+        from ..exporting.onnx.export import export_onnx
+        from ..surgery.quantization.network import Quantized
 
         if not any(isinstance(layer, Quantized) and layer.few() for layer in model.modules()):
             export_onnx(model, path, shape, facts, adapt=joined, example=example)
             return
-        from ._packed import packed
+        from ..exporting.openvino_ir import packed
 
         with temporary() as folder:
             export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=joined, example=example)
@@ -64,7 +64,7 @@ class Openvino(Target):
         return "openvino/model.ir" if few else "onnx-openvino/model.onnx" if acts else super().file(few, acts)
 
     def load(self, path: Path, threads: int) -> Run:
-        from ._packed import one_bit, read
+        from ..exporting.openvino_ir import one_bit, read
 
         model, compiled = read(path), dict[tuple[int, ...], Any]()
         fixed = one_bit(model)
@@ -83,7 +83,7 @@ class Openvino(Target):
         return run
 
     def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
-        from ._packed import one_bit, read
+        from ..exporting.openvino_ir import one_bit, read
 
         model = read(path)
         if one_bit(model):
@@ -99,8 +99,8 @@ class Openvino(Target):
 
     def fused(self, path: Path) -> Fused | None:
         """Count from the graph that the CPU plugin runs, by the precision it chose for each operation."""
-        from ._packed import one_bit, read
-        from ._why import in_openvino, named
+        from ..exporting.openvino_ir import one_bit, read
+        from ..exporting.reasons import in_openvino, named
 
         model, done, single, rest = read(path), 0, 0, list[str]()
         if one_bit(model):

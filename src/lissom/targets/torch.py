@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError, cause_of
-from ..method import arg
-from ._released import released
-from ._target import Images, Run, Target
+from ..exporting.released import released
+from ..language.method import arg
+from ..language.target import Images, Run, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +46,9 @@ class Torch(Target):
                images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
         import torch
 
+        from ..exporting.shown import shown_to
         from ..surgery.cast import halved
-        from ..surgery.network import Quantized
-        from ._shown import shown_to
+        from ..surgery.quantization.network import Quantized
 
         model = copy.deepcopy(model).cpu().float().eval()
         shown = shown_to(model, shape, example)

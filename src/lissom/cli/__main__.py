@@ -1,0 +1,5 @@
+"""`python -m lissom.cli` is the command `lissom`."""
+
+from .main import main
+
+main()

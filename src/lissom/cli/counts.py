@@ -1,0 +1,50 @@
+"""Numbers as the command line takes them: seeds, counts, sizes."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import LissomError
+
+
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds that a text such as 0, 0,3 or 0-4 names.
+
+    >>> seeds_of("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 1000:
+            raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds")
+        found += range(first, last + 1)
+    return list(dict.fromkeys(found))
+
+
+def numbers_of(text: str, option: str, most: int) -> list[int]:
+    """Return the counts that a text such as 1 or 1,16 names.
+
+    >>> numbers_of("1,16", "--batch", 65536)
+    [1, 16]
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) and 1 <= int(part) <= most for part in parts):
+        raise LissomError(f"{option}: {text!r} was given; 1 or 1,16 fits, from 1 to {most}")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Return height and width that a text such as 32 or 32x48 names.
+
+    >>> size_of("32x48")
+    (32, 48)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text.strip().lower())
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= height <= 8192 or not 1 <= width <= 8192:
+        raise LissomError(f"--size: {text!r} was given; 32 or 32x48 fits, at most 8192")
+    return height, width

@@ -1,0 +1,1 @@
+"""What the commands explain, inspect, bench and store do, without their words."""

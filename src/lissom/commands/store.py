@@ -1,0 +1,187 @@
+"""What is done to a whole store: listing, deleting what nobody needs, checking it against its checksums, signing it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..errors import LissomError, counted
+from ..report.table import print_store
+from ..store.checks import many_read
+from ..store.manifest import code_in, manifest, own_record, seal, wrong
+from ..store.record import remedy
+from ..store.signing import key_path, user_key
+from ..store.store import Store
+
+Say = Callable[[str], None]
+Rows = list[dict[str, Any]]
+
+
+def told(store: Store, *, quiet: bool, **wanted: Any) -> None:
+    """Do what `lissom store` was told and print what comes of it, JSON if `quiet`; raise for what is not as written."""
+    rows = done(store, quiet=quiet, **wanted)
+    if quiet:
+        print(json.dumps(rows, indent=1))
+    if isinstance(rows, dict) and rows.get("wrong"):
+        raise LissomError(f"store: {len(rows['wrong'])} of {rows['entries'] + rows['artefacts']} folders in {store.root} "
+                          "are not what was written")
+
+
+def done(store: Store, *, prune: bool, yes: bool, keep: Sequence[str], remove: Sequence[str], verify: bool, trust: bool,
+         quiet: bool, ask: Callable[[str], bool], say: Say) -> Rows | dict[str, Any]:
+    """Do what `lissom store` was told, print it unless `quiet`, and return it."""
+    if remove:
+        gone = removed(store, [store.find(key) for key in remove])
+        shown([f"removed {key}" for key in gone], quiet)
+        return {"removed": gone}
+    if trust:
+        found = trusted(store, say)
+        named = ", ".join(f"{code} ({count})" for code, count in found["code"].items()) or "no code"
+        shown([f"signed {counted(found['signed'], 'entry')}, which name{'s' * (found['signed'] == 1)} {named}"], quiet)
+        return found
+    if verify:
+        checked = verified(store)
+        for line in checked["wrong"]:
+            say(line)
+        read = f"{counted(checked['entries'], 'entry')} and {counted(checked['artefacts'], 'folder')}"
+        shown([*checked["notes"], f"{read} of exported files read"], quiet)
+        return checked
+    rows = store_rows(store, say)
+    if prune:
+        keep = [store.find(key) for key in keep]
+        gone = unreached(store, keep)
+        if gone and not yes and not quiet:
+            print_store([row for row in rows if row["key"] in gone])
+            yes = ask(f"Delete these {len(gone)}?")
+        if yes:
+            gone = pruned(store, gone, keep)
+            rows = [row for row in rows if row["key"] not in gone]
+    if not quiet:
+        print_store(rows)
+    return rows
+
+
+def shown(lines: Iterable[str], quiet: bool) -> None:
+    """Print lines unless `quiet`."""
+    for line in () if quiet else lines:
+        print(line)
+
+
+def store_rows(store: Store, say: Say) -> Rows:
+    """Return one row for each entry that can be read: key, recipe, seed, size_bytes, age_s, finished; tell of the others."""
+    with many_read():
+        return [{"key": key, "recipe": record["recipe"], "seed": record["seed"], "size_bytes": store.size_bytes(key),
+                 "age_s": round(time.time() - record["created"]), "finished": record["finished"]}
+                for key, record in store.records(say)]
+
+
+def unreached(store: Store, keep: Sequence[str]) -> list[str]:
+    """Return the keys that lie on the way to no finished recipe; with `keep`, to none of those keys.
+
+    What living runs need is reached, and an entry that cannot be read is left to `--remove`.
+    """
+    with many_read():
+        records = {key: (record["before"], record["float"]["key"], record["finished"])
+                   for key, record in store.records(lambda _: None)}
+    reached: set[str] = set()
+    left = [*keep] or [key for key, (_, _, finished) in records.items() if finished]
+    left += store.running()
+    while left:
+        key = left.pop()
+        if key in records and key not in reached:
+            reached.add(key)
+            left += records[key][:2]
+    return [key for key in records if key not in reached]
+
+
+def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
+    """Delete the entries among `keys` that still nothing reaches, and what killed processes left; return their keys.
+
+    What a living run needs stays, with all that it was made from, and so does what a process is making or measuring.
+    """
+    gone = []
+    with store.lock(".prune"):  # a run that begins now waits, and then finds what is left
+        free = set(unreached(store, list(keep)))
+        for key in keys:
+            if key in free:
+                with store.free(key) as unused:
+                    if unused:
+                        store.remove(key)
+                        gone.append(key)
+    store.sweep(parts=0)
+    return gone
+
+
+def removed(store: Store, keys: Iterable[str]) -> list[str]:
+    """Delete entries by name, whether or not they can be read; raise for one that a process needs."""
+    keys = list(keys)
+    with store.lock(".prune"):
+        needed = store.running()
+        for key in keys:
+            with store.free(key) as free:
+                if key in needed or not free:
+                    raise LissomError(f"store: {key} is needed by a run that goes on; remove it when that has ended")
+                store.remove(key)
+    return keys
+
+
+def verified(store: Store) -> dict[str, Any]:
+    """Compare every file of a store with its checksum.
+
+    Return how many `entries` and `artefacts` were read, a line for each that is `wrong`, and `notes` on those that have
+    no checksums or are not signed by this user.
+    """
+    wrongs, notes, artefacts = [], [], 0
+    for key in store:
+        folder = store.folder(key)
+        places = [(folder, key), *((path, f"{key}/artefacts/{path.name}") for path in store.artefacts(key))]
+        artefacts += len(places) - 1
+        for place, name in places:
+            sealed = manifest(place, name)
+            if sealed is None:
+                notes.append(f"{name}: it has no checksums that can be read; `lissom store --trust` makes new ones")
+            elif (bad := wrong(place, sealed)) is not None:
+                cure = "it is made anew when it is needed" if place != folder else remedy(folder)
+                wrongs.append(f"{name}: {bad} is not what was written (its SHA-256 differs); {cure}")
+            elif place == folder:
+                try:
+                    store.record(key)
+                except LissomError as error:
+                    wrongs.append(str(error).removeprefix("store: "))
+                    continue
+                if not own_record(sealed, folder):
+                    wrongs.append(f"{name}: record.json is not what was written; {remedy(folder)}")
+        if (code := code_in(folder)) and not store.own(key):
+            notes.append(f"{key}: it names {code}, and is not signed by you")
+    return {"entries": len(list(store)), "artefacts": artefacts, "wrong": wrongs, "notes": notes}
+
+
+def trusted(store: Store, say: Say) -> dict[str, Any]:
+    """Sign every entry with this user's key; return how many were, and how many entries name which code.
+
+    One whose files are not what its checksums say is left as it is, and told.
+    """
+    if user_key() is None:
+        raise LissomError(f"store: {key_path()} cannot be written, so nothing can be signed")
+    named, signed = Counter[str](), 0
+    for key in store:
+        folder = store.folder(key)
+        sealed = manifest(folder, key)
+        try:
+            with store.lock(f"{key}.record"):
+                store.record(key)  # raises if it cannot be read
+                if sealed is not None and not own_record(sealed, folder):
+                    raise LissomError("record.json is not what was written")
+                if sealed is not None and (bad := wrong(folder, sealed)) is not None:
+                    raise LissomError(f"{bad} is not what was written (its SHA-256 differs)")
+                seal(folder, key)
+                code = code_in(folder)
+        except LissomError as error:
+            say(f"{key}: not signed: {error}")
+            continue
+        signed += 1
+        named.update([code] if code else [])
+    return {"signed": signed, "code": dict(named)}

@@ -1,0 +1,211 @@
+"""What PyTorch's exporters do twice is done once: operators that a target does not have are taken apart one by one.
+
+`torch.onnx.export` traces a network, and then all of its graph again, with sizes that are symbols:
+to take a handful of operators apart, and to write `relu_` as `relu`. The second time takes half to
+two thirds of an export. ExecuTorch does the same several times. Here each such operator is traced
+by itself. PyTorch does the whole where that would not mean the same: where code writes into a part
+of a tensor, or into what is read by another name later. The files are equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx
+from torch._ops import HigherOrderOperator, OpOverload
+from torch._subclasses import FakeTensor
+from torch.export import ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Made = TypeVar("Made")
+Table = dict[Any, Callable[..., Any]]  # what an operator becomes, for each that the target does not have
+Now = dict[fx.Node, Any]  # what stands for each node of a graph in the new one: a node, or a list of nodes
+
+
+class Whole(Exception):
+    """A graph that has to be traced again as a whole, and why."""
+
+
+def by_operator(make: Callable[[], Made]) -> Made:
+    """Return what `make` exports, with operators taken apart one by one; if it fails so, once more in PyTorch's own way."""
+    with lowered_by_operator() as taken:
+        try:
+            return make()
+        except Exception:  # whatever exporters raise
+            if not taken:
+                raise
+    return make()
+
+
+@contextlib.contextmanager
+def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
+    """Let `ExportedProgram.run_decompositions` go operator by operator in the block, where that means the same.
+
+    The programs that were taken apart so are in the list.
+    """
+    whole, taken = ExportedProgram.run_decompositions, list[ExportedProgram]()
+
+    def run(program: ExportedProgram, decomp_table: Table | None = None, **more: Any) -> ExportedProgram:
+        if decomp_table is not None and not more:
+            try:
+                graph, now = lowered(program, decomp_table)
+            except Exception:  # whatever tracing raises: the program is as it was, and PyTorch does it
+                pass
+            else:
+                taken.append(program)
+                return renewed(program, graph, now)
+        return whole(program, decomp_table, **more)
+
+    ExportedProgram.run_decompositions = run  # type: ignore[method-assign]
+    try:
+        yield taken
+    finally:
+        ExportedProgram.run_decompositions = whole  # type: ignore[method-assign]
+
+
+def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProgram:
+    """Return a program with a new graph, whose inputs and outputs may have other names; tensors are those of the first."""
+    names = {old.name: new.name for old, new in now.items() if isinstance(new, fx.Node)}
+    made, signature = copy.copy(program), copy.copy(program.graph_signature)
+    for kind in ("input_specs", "output_specs"):
+        specs = [copy.copy(spec) for spec in getattr(signature, kind)]
+        for spec in specs:
+            spec.arg = dataclasses.replace(spec.arg, name=names.get(spec.arg.name, spec.arg.name))
+        setattr(signature, kind, specs)
+    made._graph_signature = signature
+    made._graph_module = fx.GraphModule(program.graph_module, graph)
+    made._graph_module.meta.update(program.graph_module.meta)
+    return made
+
+
+def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
+    """Return the graph of a program without the operators in `table`, and without any that write into their input.
+
+    Raises Whole where a graph holds another, or where what is written into is a parameter, an input or read later by
+    another name.
+    """
+    nodes = list(program.graph.nodes)
+    mode = next(part.meta["val"].fake_mode for part in nodes if isinstance(part.meta.get("val"), FakeTensor))
+    graph, now = fx.Graph(), Now()
+    graph._codegen = program.graph._codegen
+    may_stay = torch.export.default_decompositions()
+    for place, node in enumerate(nodes):
+        if node.op == "get_attr" or isinstance(node.target, HigherOrderOperator):
+            raise Whole(f"{node.target} is a graph in a graph")
+        if node.target is operator.getitem and isinstance(now[node.args[0]], list):
+            now[node] = now[node.args[0]][node.args[1]]
+            continue
+        if not isinstance(node.target, OpOverload):
+            now[node] = graph.node_copy(node, now.__getitem__)
+            continue
+        called, written = node.target, written_by(node)
+        if written is not None:
+            if written.op == "placeholder" or read_by_other_names(written, nodes[:place], nodes[place + 1:]):
+                raise Whole(f"{called} writes into what is read later")
+            called = without_writing(called)
+        # PyTorch's exporter never keeps operators made of others that may return their input: flatten, dropout
+        if called in table or (called._can_decompose() and called not in may_stay) or is_attention_to_take_apart(node):
+            with mode:
+                now[node] = inlined(graph, node, called, now, table)
+        else:
+            now[node] = graph.node_copy(node, now.__getitem__)
+            now[node].target = called
+        if written is not None:
+            made, was = now[node].meta["val"], written.meta["val"]
+            if made.dtype != was.dtype or made.shape != was.shape:  # x.add_(y) keeps the type of x, x + y may not
+                raise Whole(f"{called} returns another type than {node.target}")
+            now[written] = now[node]
+    return graph, now
+
+
+def is_attention_to_take_apart(node: fx.Node) -> bool:
+    """Return whether a node is attention over other than four axes, which PyTorch's exporter to ONNX cannot write."""
+    return node.target is torch.ops.aten.scaled_dot_product_attention.default \
+        and any(part.meta["val"].ndim != 4 for part in node.all_input_nodes[:3])
+
+
+def written_by(node: fx.Node) -> fx.Node | None:
+    """Return the first argument of an operator that writes into it, or None of one that only reads.
+
+    Raises Whole for one that writes elsewhere.
+    """
+    schema = node.target._schema  # type: ignore[union-attr]
+    into = [k for k, argument in enumerate(schema.arguments) if argument.is_write]
+    if not into:
+        return None
+    if into != [0] or not isinstance(node.args[0], fx.Node):
+        raise Whole(f"{node.target} does not write into its first argument alone")
+    return node.args[0]
+
+
+def without_writing(called: OpOverload) -> OpOverload:
+    """Return `relu` for `relu_`; raises Whole where there is none."""
+    name = called._schema.name.split("::")[1]
+    alone = getattr(getattr(torch.ops, called.namespace), name.removesuffix("_"), None)
+    found = getattr(alone, called._overloadname, None)
+    if not isinstance(found, OpOverload) or found._schema.is_mutable:
+        raise Whole(f"nothing does what {called} does without writing")
+    return found
+
+
+def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.Node]) -> bool:
+    """Tell whether what shares the memory of `written`, and was made before, is read later as anything else."""
+    later = set(after)
+    return any(made is not written and memory(made) == memory(written) and not later.isdisjoint(made.users)
+               for made in before)
+
+
+def memory(node: fx.Node) -> int | None:
+    """Return what is equal for nodes whose tensors share memory."""
+    found = node.meta.get("val")
+    return found.untyped_storage()._cdata if isinstance(found, Tensor) else None
+
+
+def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table: Table) -> Any:
+    """Add what an operator is made of to `graph`; return the node of its result, or the list of those of its results."""
+    given, structure = tree_flatten((node.args, node.kwargs))
+    inputs = [part for part in given if isinstance(part, fx.Node)]
+
+    def computed(*values: Any) -> Any:
+        following = iter(values)
+        args, named = tree_unflatten([next(following) if isinstance(part, fx.Node) else part for part in given], structure)
+        return called(*args, **named)
+
+    parts = make_fx(computed, decomposition_table=table)(*[part.meta["val"] for part in inputs]).graph
+    here = Now(zip(parts.find_nodes(op="placeholder"), [now[part] for part in inputs], strict=True))
+    for part in parts.nodes:
+        if part.op == "call_function":
+            if isinstance(part.target, OpOverload) and part.target._schema.is_mutable:
+                raise Whole(f"{called} is made of {part.target}")
+            if part.target is torch.ops.aten.sym_numel.default:  # which the exporter to ONNX does not know
+                here[part] = count_of(graph, here[part.args[0]])
+                continue
+            here[part] = graph.node_copy(part, here.__getitem__)
+            here[part].meta = {**node.meta, "val": part.meta["val"]}
+        elif part.op == "get_attr":
+            raise Whole(f"{called} is made of a constant")
+    return fx.map_arg(parts.output_node().args[0], here.__getitem__)
+
+
+def count_of(graph: fx.Graph, tensor: fx.Node) -> fx.Node | int:
+    """Add the product of a tensor's sizes to `graph`; return its node, or the number where all sizes are known."""
+    total: fx.Node | int = 1
+    for axis, size in enumerate(tensor.meta["val"].shape):
+        part: fx.Node | int = size
+        if not isinstance(size, int):
+            part = graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+            part.meta = {**tensor.meta, "val": size}
+        if isinstance(total, int) and isinstance(part, int):
+            total *= part
+            continue
+        values = [each if isinstance(each, int) else each.meta["val"] for each in (total, part)]
+        total = graph.call_function(operator.mul, (total, part))
+        total.meta = {**tensor.meta, "val": values[0] * values[1]}
+    return total

@@ -1,0 +1,1 @@
+"""ONNX files: the export, the passes that each runtime needs, the compressed container."""

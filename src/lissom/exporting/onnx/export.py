@@ -1,0 +1,159 @@
+"""One ONNX file for every runtime that reads ONNX: float, or quantized with Q/DQ nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import LissomError, cause_of
+from ..released import released
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...trees import Tree
+    from ..shown import Shown
+
+OPSET = 21  # the first with the Q/DQ operators that surgery/quantization/ writes
+
+
+def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
+                in_integers: bool = True, adapt: Callable[[Any], None] | None = None,
+                example: Tree | None = None) -> None:
+    """Write `model`, which takes (n, *shape) or what is like `example`, as ONNX with a dynamic batch and metadata.
+
+    A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights keep the values
+    of their grid then, and activations are rounded only where some have fewer than 8 bits. Weights that `cast` stores in
+    16 bits are written so, or in float for readers without Q/DQ nodes. `adapt` changes the model as its runtime wants it.
+    Floats are float32, whatever the network has. A single input is 'images' and a single output 'outputs'; several have the
+    names of arguments, keys and fields. Each fact that is no text is written as JSON. The file is checked by onnx.checker.
+    Raises LissomError when the network cannot be exported.
+    """
+    import onnx
+
+    from ...surgery.cast import uncast
+    from ...surgery.quantization.network import Quantized
+    from ...tasks.given import network_of
+    from ..shown import shown_to
+    from .float_layers import kept_float
+    from .names import name_by_layer
+    from .weights import halved
+
+    model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
+    shown = shown_to(model, shape, example)
+    model = shown.network(model)
+    prefix, inner = "", model  # lissom's wrappers hold what they wrap as `network`
+    while type(inner).__module__.startswith("lissom.") and "network" in inner._modules:
+        inner, prefix = inner.get_submodule("network"), f"{prefix}network."
+    for layer in list(model.modules()):
+        if isinstance(layer, Quantized):
+            layer.freeze_integers() if in_integers else layer.freeze_weights()
+    kinds = uncast(model)
+    proto = converted(model, shown)
+    onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+    proto.producer_name = "lissom"
+    name_by_layer(proto, prefix)
+    # the exporter notes source lines, which name paths of this machine, and shapes, which any reader infers
+    del proto.graph.metadata_props[:], proto.graph.value_info[:]
+    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del part.metadata_props[:]
+    rewritten(proto)
+    if in_integers and kinds:
+        halved(proto, kinds)
+    kept_float(proto)
+    if adapt is not None:
+        adapt(proto)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # protobuf and onnx raise errors of their own
+        raise LissomError(f"export: the ONNX file does not hold together: {str(error).splitlines()[0]}") from error
+    onnx.save(proto, str(path))
+
+
+def rewritten(proto: Any) -> None:
+    """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same, in place."""
+    from .clipped import integers_clipped
+    from .parts import parts_rounded
+    from .weights import folded_at_load
+    from .wrapped import unwrapped
+
+    plain_zeros(proto)
+    unwrapped(proto)
+    parts_rounded(proto)
+    integers_clipped(proto)
+    folded_at_load(proto)
+
+
+def converted(model: nn.Module, shown: Shown) -> Any:
+    """Return the ONNX model that PyTorch's exporter makes of a network."""
+    import torch
+
+    from ..lowered import by_operator
+
+    try:
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
+            read_once()
+            warnings.simplefilter("ignore")
+            program = by_operator(lambda: torch.onnx.export(
+                model, shown.given, dynamo=True, opset_version=OPSET, verbose=False, input_names=shown.names,
+                output_names=shown.outputs, dynamic_shapes=shown.shapes(torch.export.Dim("batch"))))
+        assert program is not None
+        proto = program.model_proto
+    except Exception as error:  # the exporter raises whatever its passes raise
+        raise LissomError(f"export: the ONNX exporter cannot convert this network: {cause_of(error)}") from error
+    refuse_numbers(proto, shown)
+    return proto
+
+
+def read_once() -> None:
+    """Let PyTorch's exporter read the sources of its 500 functions once in a process, not at each export."""
+    from torch.onnx._internal.exporter import _registration
+
+    functions: Any = getattr(_registration, "onnxscript_apis", None)  # PyTorch's own, and so not for certain there
+    read = getattr(functions, "get_torchlib_ops", None)
+    if read is not None and not hasattr(read, "cache_info"):
+        functions.get_torchlib_ops = cache(read)
+
+
+def refuse_numbers(proto: Any, shown: Shown) -> None:
+    """Raise LissomError where an input takes one batch only, since the network made a number of it."""
+    axes = shown.shapes("batch")[0]
+    dynamic = dict(zip(shown.names, [axes] if isinstance(axes, dict) else axes, strict=True))
+    for given in proto.graph.input:
+        if dynamic.get(given.name) and given.type.tensor_type.shape.dim[0].dim_value:
+            raise LissomError(
+                f"export: the file would take batches of {given.type.tensor_type.shape.dim[0].dim_value} only, since the "
+                "network's code makes a number of its batch, as len(x) does; x.shape[0], or -1 in a view, keeps it open")
+
+
+def plain_zeros(proto: Any) -> None:
+    """Turn -0.0 among the weights of an ONNX model into 0.0, in place: a batch-norm of factor below 0 makes them.
+
+    They take no part in any sum, and a file with zeros of one kind packs better.
+    """
+    import onnx
+    from numpy import frombuffer
+
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.raw_data:
+            tensor.raw_data = (frombuffer(tensor.raw_data, "<f4") + 0.0).astype("<f4").tobytes()
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Keep the exporter's progress prints and log lines off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,84 @@
+"""Weights in an ONNX file that runtimes widen once, when they load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def halved(proto: Any, kinds: Iterable[str]) -> None:
+    """Store float32 tensors of two or more axes in 16 bits, a Cast behind them, wherever these lose nothing.
+
+    `kinds` are those of the network, "bf16" and "fp16". Weights that were rounded lose nothing, whatever the exporter has
+    called or transposed; a tensor that was not rounded and fits by chance stands for the same numbers. Runtimes widen the
+    weights when they load the file, so that they compute as with a file of float32.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        value, name = numpy_helper.to_array(tensor), tensor.name
+        for kind in sorted(kinds):
+            bits = in_bits(value, kind)
+            if bits is None:
+                continue
+            type16 = TensorProto.BFLOAT16 if kind == "bf16" else TensorProto.FLOAT16
+            tensor.CopyFrom(TensorProto(name=f"{name}.{kind}", dims=tensor.dims, data_type=type16, raw_data=bits.tobytes()))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+            break
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def folded_at_load(proto: Any) -> None:
+    """Put a Cast and a Mul in the place of each DequantizeLinear of weights without a zero point.
+
+    These meet floats, so that no integer kernel wants the pair of nodes. ONNX Runtime dequantizes
+    at every call and computes other nodes on constants once, when it loads the file. With
+    DequantizeLinear, files with rounded weights only ran at 0.45 of the speed of float ones.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes, replaced = [], set()
+    for node in proto.graph.node:
+        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
+        if weight is None or weight.data_type != TensorProto.INT8:
+            nodes.append(node)
+            continue
+        scale, name = numpy_helper.to_array(tensors[node.input[1]]), node.output[0]
+        replaced.add(node.input[1])
+        along = numpy_helper.from_array(scale.reshape(-1, *[1] * (len(weight.dims) - 1)), f"{name}.scale")
+        proto.graph.initializer.append(along)
+        nodes += [helper.make_node("Cast", [weight.name], [f"{name}.cast"], name=f"{name}.cast", to=TensorProto.FLOAT),
+                  helper.make_node("Mul", [f"{name}.cast", along.name], [name], name=f"{name}.mul")]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used or tensor.name not in replaced]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+
+
+def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
+    """Return float32 numbers as 16 bits each (uint16), None where that loses anything.
+
+    >>> import numpy as np
+    >>> in_bits(np.array([1.0, -2.5], np.float32), "bf16"), in_bits(np.array([0.1], np.float32), "bf16")
+    (array([16256, 49184], dtype=uint16), None)
+    """
+    import numpy as np
+
+    value = np.ascontiguousarray(value)
+    if kind == "bf16":  # the upper half of a float32
+        whole = value.view("<u4")
+        return None if (whole & 0xFFFF).any() else (whole >> 16).astype("<u2")
+    with np.errstate(over="ignore"):
+        half = value.astype("<f2")
+    return half.view("<u2") if np.array_equal(half.astype(np.float32).view("<u4"), value.view("<u4")) else None

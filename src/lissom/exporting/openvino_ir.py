@@ -1,0 +1,98 @@
+"""OpenVINO's own format with weights of few bits packed, in one file.
+
+Below 5 bits OpenVINO gets such a file in place of an ONNX one: ONNX has no single bits that
+OpenVINO reads, and weights of 4 bits stay float in it. They are packed in the file and widened to 8
+bits when it is read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ..system.scratch import temporary
+
+
+def packed(source: Path, path: Path) -> None:
+    """Write an ONNX file as OpenVINO's xml and bin: in one zip file at `path`, or side by side where that ends in .xml.
+
+    Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get these. With single bits
+    the file says batches of 1, since OpenVINO refuses them for any batch; `reshape` makes it another.
+    """
+    import openvino as ov
+
+    from .openvino_bits import binarised
+
+    model, _, _ = binarised(ov.Core().read_model(str(source)))
+    if one_bit(model):
+        model.reshape([1, *list(model.input(0).get_partial_shape())[1:]])
+    for node in constants(model, ov.Type.i8):
+        halved(node)
+    with temporary() as folder:
+        xml = path if path.suffix == ".xml" else Path(folder, "model.xml")
+        ov.save_model(model, xml, compress_to_fp16=False)  # a threshold must not be rounded
+        if xml == path:
+            return
+        with zipfile.ZipFile(path, "w") as archive:
+            for part in (xml, xml.with_suffix(".bin")):
+                archive.writestr(zipfile.ZipInfo(part.name), part.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def unpacked(source: Path, path: Path) -> None:
+    """Write what `packed` has put into one file as OpenVINO's own two: an .xml at `path` and a .bin beside it."""
+    with zipfile.ZipFile(source) as archive:
+        path.write_bytes(archive.read("model.xml"))
+        path.with_suffix(".bin").write_bytes(archive.read("model.bin"))
+
+
+def constants(model: Any, kind: Any) -> list[Any]:
+    """Return the constants of a model that are of one type."""
+    return [op for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_element_type() == kind]
+
+
+def halved(node: Any) -> None:
+    """Put a constant of 4 bits in the place of one of 8 bits, two weights in a byte, where its values fit."""
+    import numpy as np
+    import openvino as ov
+
+    values = node.data.reshape(-1)
+    if not len(values) or values.min() < -8 or values.max() > 7:
+        return
+    low = np.append(values, np.zeros(len(values) % 2, np.int8)).astype(np.uint8) & 15
+    pairs = low[::2] | low[1::2] << 4
+    fewer = ov.op.Constant(ov.Tensor(pairs, ov.Shape(node.shape), ov.Type.i4), shared_memory=False)  # else NumPy's memory
+    fewer.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(fewer.output(0))
+
+
+def widened(node: Any) -> None:
+    """Undo `halved`: of weights of 4 bits OpenVINO 2026.4 makes float convolutions, of those of 8 bits integer ones."""
+    import numpy as np
+    import openvino as ov
+
+    pairs = node.data.view(np.uint8).reshape(-1)
+    halves = np.stack([pairs & 15, pairs >> 4], 1).reshape(-1)[: int(np.prod(node.shape))].astype(np.int8)
+    values = np.where(halves > 7, halves - 16, halves).astype(np.int8).reshape(list(node.shape))
+    whole = ov.op.Constant(values, shared_memory=False)
+    whole.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(whole.output(0))
+
+
+def read(path: Path) -> Any:
+    """Read a model, an ov.Model, from an ONNX file or from one that `packed` wrote."""
+    import openvino as ov
+
+    core = ov.Core()
+    if not zipfile.is_zipfile(path):
+        return core.read_model(str(path))
+    with zipfile.ZipFile(path) as archive:
+        model = core.read_model(archive.read("model.xml"), archive.read("model.bin"))
+    for node in constants(model, ov.Type.i4):
+        widened(node)
+    return model
+
+
+def one_bit(model: Any) -> bool:
+    """Return whether a model computes some convolutions in single bits."""
+    return any(op.get_type_name() == "BinaryConvolution" for op in model.get_ops())

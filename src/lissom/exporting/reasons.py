@@ -1,0 +1,84 @@
+"""Why an operation of a quantized file does not run in integers, as the graphs of runtimes tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .openvino_bits import BIASED
+
+FLOAT_WEIGHTS, FLOAT_INPUTS, FLOAT_OUTPUT = "its weights are float", "it reads floats", "its output is not rounded"
+SEVERAL_GRIDS, OTHERS = "its output is rounded to several grids", "others read its output before it is rounded"
+
+MOVES = {"Flatten", "MaxPool", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul"}
+INTEGERS = {"i4", "i8", "u8"}
+
+
+def named(name: str, reason: str | None) -> str:
+    """Return the name of an operation with the reason, where one is known.
+
+    >>> named("stem/Conv", "it reads floats"), named("head/Gemm", None)
+    ('stem/Conv (it reads floats)', 'head/Gemm')
+    """
+    return f"{name} ({reason})" if reason else name
+
+
+def in_onnx(node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]) -> str | None:
+    """Return why ONNX Runtime left a node of its optimised graph in float, None where that cannot be seen."""
+    def source(name: str) -> Any:
+        while (found := made.get(name)) is not None and found.op_type in MOVES:
+            name = found.input[0]
+        return found
+
+    def is_weight(name: str) -> bool:
+        found = made.get(name)
+        unpacked = found is not None and found.op_type == "DequantizeLinear" and found.input[0] in constants
+        return unpacked or name in constants
+
+    read = [name for name in node.input[:2] if not is_weight(name)]
+    sources = [source(name) for name in read]
+    if any(found is None or found.op_type != "DequantizeLinear" for found in sources):
+        return FLOAT_INPUTS
+    if node.op_type != "Add" and any(name in constants for name in node.input[:2]):
+        return FLOAT_WEIGHTS
+    readers = users[node.output[0]]
+    while len(readers) == 1 and readers[0].op_type in MOVES | {"Clip", "Relu"}:
+        readers = users[readers[0].output[0]]
+    rounders = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+    if not rounders:
+        return FLOAT_OUTPUT
+    return None if len(readers) == 1 else SEVERAL_GRIDS if len(rounders) == len(readers) else OTHERS
+
+
+def in_openvino(model: Any) -> dict[str, str | None]:
+    """Return why OpenVINO would leave a convolution or product of a model in float, by name; None where nothing shows it.
+
+    The names are those of the operation and of what it becomes with its bias.
+    """
+    found = dict[str, str | None]()
+    for node in model.get_ops():
+        if node.get_type_name() in PRODUCTS:
+            reason = None if holds_integers(node) else FLOAT_WEIGHTS
+            name = node.get_friendly_name()
+            found[name] = found[name.removesuffix(BIASED)] = reason if reads_integers(node.input_value(0)) else FLOAT_INPUTS
+    return found
+
+
+def holds_integers(node: Any) -> bool:
+    """Return whether the weights of an operation of an OpenVINO model come from constants in integers."""
+    ahead = [node.input_value(1).get_node()]
+    while ahead:
+        found = ahead.pop()
+        if found.get_type_name() == "Constant" and found.get_element_type().get_type_name() in INTEGERS:
+            return True
+        ahead += [value.get_node() for value in found.input_values()]
+    return False
+
+
+def reads_integers(value: Any) -> bool:
+    """Return whether a value of an OpenVINO model is dequantized, as ONNX files write that: Convert, Subtract, Multiply."""
+    node = value.get_node()
+    while node.get_type_name() in MOVES | {"Subtract", "Multiply"}:
+        node = node.input_value(0).get_node()
+    return node.get_type_name() == "Convert" and node.input_value(0).get_element_type().get_type_name() in INTEGERS

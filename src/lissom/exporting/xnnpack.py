@@ -1,0 +1,111 @@
+"""A quantized network in PyTorch's own operators for integers, which ExecuTorch's XNNPACK reads.
+
+It reads no ONNX. It has no kernels for activations of other bits than 8, for linear layers behind a
+reshape and for convolutions whose outputs are read as floats: these stay float, and so do all other
+linear layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..language.grid import by_filter
+from ..surgery.quantization.layers import QuantizedConv2d
+from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.rounding import Rounding
+
+SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has
+
+RELUS = ("aten.relu", "aten.hardtanh", "aten.clamp")
+
+
+class InIntegers(Rounding):
+    """A rounding of activations that becomes int8 and is widened again; made by changing a rounding's class."""
+
+    unit: float
+    zero: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = (self.unit, self.zero, -128, 127, torch.int8)
+        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *given)
+        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *given)
+        return widened
+
+
+class IntegerConv2d(QuantizedConv2d):
+    """A convolution whose weights are widened from int8; made by changing a layer's class."""
+
+    codes: Tensor  # int8 (out ...)
+    scales: Tensor  # (out)
+    zeros: Tensor  # int64 (out)
+    floats: Tensor | None  # bias (out)
+
+    def whole(self, x: Tensor) -> Tensor:
+        if self.own is not None:
+            x = self.own(x)
+        given = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
+        return self.computed(x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats)
+
+    def in_floats(self) -> None:
+        """Become a float convolution with the same weights."""
+        weight, bias = self.codes * by_filter(self.scales, self.codes), self.floats
+        for name in ("codes", "scales", "zeros", "floats"):
+            del self._buffers[name]
+        self.make_plain(weight, bias)
+
+
+def in_integers(network: Quantized) -> bool:
+    """Prepare a network for an export in which convolutions run in integers; return False, with nothing done, if none can.
+
+    All activations must be rounded to 8 bits. Linear layers become float ones with weights on their grid.
+    """
+    import torchao.quantization.pt2e  # noqa: F401  which registers the operators
+
+    grids = [network.grid_of(site) for site in network.grids]
+    if not grids or any(grid.grid.at_run_time or grid.bits != 8 for grid in grids):
+        return False
+    codes = [grid.input_codes() for grid in grids]
+    if any(found.sign or found.top != 255 for found in codes):
+        return False
+    for layer in network.layers():
+        if isinstance(layer, QuantizedConv2d) and layer.rounding is not None and layer.step() is not None \
+                and layer.rounding.zeros() is None:  # XNNPACK's weights have no zero points
+            integers, scale, bias = layer.integers()
+            whole: dict[str, Any] = {"codes": integers.to(torch.int8), "scales": scale,
+                                     "zeros": torch.zeros(len(scale), dtype=torch.int64),
+                                     "floats": None if bias is None else bias.float()}
+            for name, value in whole.items():
+                layer.register_buffer(name, value)
+            layer.__class__ = IntegerConv2d
+            layer.norm = layer.rounding = None
+            layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)  # only the integers are to be in the file
+        else:
+            layer.make_plain(*layer.in_inference())
+    for grid, found in zip(grids, codes, strict=True):
+        grid.__class__ = InIntegers
+        grid.unit, grid.zero = float(found.step), int(found.zero) - SHIFT  # type: ignore[assignment]
+    return True
+
+
+def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
+    """Return the convolutions in integers of an exported network whose outputs are not all rounded, as those it returns.
+
+    XNNPACK has no kernel for them, and ExecuTorch none for their weights.
+    """
+    of = program.graph_signature.inputs_to_buffers
+    found = set[str]()
+    for node in program.graph.nodes:
+        if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
+            readers = [reader for made in node.users for reader in past_relu(made)]
+            if any(str(reader.target) != "quantized_decomposed.quantize_per_tensor.default" for reader in readers):
+                found.add(of[node.args[0].name].removesuffix(".codes"))
+    return found
+
+
+def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """Return what reads the output of a node, or of the ReLU after it."""
+    return [reader for user in node.users
+            for reader in (past_relu(user) if str(user.target).startswith(RELUS) else [user])]

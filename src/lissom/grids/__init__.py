@@ -1,0 +1,1 @@
+"""Grids: the values that numbers are rounded to, a file each."""

@@ -1,0 +1,1 @@
+"""Importance: how the channels of a layer are ranked, a file each."""

@@ -1,0 +1,53 @@
+"""A folder of methods: the file name is the method name, and the file is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import LissomError, unknown
+
+WORDS = {"steps": "step", "importance": "importance", "losses": "loss", "grids": "grid", "ranges": "range",
+         "targets": "target"}
+
+
+class Menu:
+    """List and import the methods of one folder; nothing is registered anywhere.
+
+    >>> "prune" in list(menu("steps"))
+    True
+    """
+
+    def __init__(self, folder: str) -> None:
+        if folder not in WORDS:
+            raise unknown("menu", "menu", folder, WORDS)
+        self.folder = folder
+        self.word = WORDS[folder]
+        self.path = Path(__file__).parents[1] / folder
+        self.imported: dict[str, type[Any]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(p.stem for p in self.path.glob("*.py") if not p.stem.startswith("_")))
+
+    def __getitem__(self, name: str) -> type[Any]:
+        """Return the class in `<folder>/<name>.py` that is called like the file, capitalised."""
+        if name in self.imported:
+            return self.imported[name]
+        if name not in list(self):
+            raise unknown("menu", self.word, name, self)
+        module = import_module(f"lissom.{self.folder}.{name}")
+        wanted = name.replace("_", "").lower()
+        for key, value in vars(module).items():
+            if key.lower() == wanted and isinstance(value, type):
+                self.imported[name] = value
+                return value
+        raise LissomError(f"lissom/{self.folder}/{name}.py: holds no class called like the file")
+
+
+@cache
+def menu(folder: str) -> Menu:
+    """Return the menu of a folder: steps, importance, losses, grids, ranges or targets."""
+    return Menu(folder)

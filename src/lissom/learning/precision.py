@@ -1,0 +1,52 @@
+"""What a device computes fastest in: layout of tensors and precision."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def layout_of(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return channels-last, the faster layout, unless the network holds a layer that it breaks on a CPU.
+
+    The gradient of a strided 1x1 convolution with fewer than 16 inputs, which are what a vector
+    register holds (pruned shortcuts have fewer), is wrong or ends the process there:
+    https://github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    broken = any(isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1
+                 and m.in_channels // m.groups < 16 for m in model.modules())
+    return torch.contiguous_format if broken and device.type == "cpu" else torch.channels_last
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device computes in it faster than in float32, else float32.
+
+    On a CPU that is one with AMX, or AMD's with AVX512-BF16. The rule asks for the processor and
+    measures nothing, so that the same machine always learns the same bits.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+    own = of_cpu()
+    # AMD's AVX512-BF16 multiplies bfloat16 at the full rate: 1.8 times the images per second of
+    # float32. Intel's with AVX512-BF16 and no AMX are slower than in float32
+    # (benchmarks/throughput.py)
+    amd = own.get("avx512_bf16", False) and str(own.get("cpu_name", "")).startswith("AMD")
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or amd else torch.float32
+
+
+def of_cpu() -> dict[str, Any]:
+    """Return what PyTorch knows of the processor; before 2.12 it does not tell."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> Any:
+    """Return the context in which the network computes in `precision`."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, precision)

@@ -1,0 +1,1 @@
+"""From a recipe to measured files: the plan, what carries it out, what measures it."""

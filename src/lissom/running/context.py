@@ -1,0 +1,68 @@
+"""What a step of a recipe is given where there is a task: its data, its loss, its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ..data.split import spread
+from ..errors import counted
+from ..language.context import Context
+from ..learning.evaluate import network_outputs, scored
+from ..learning.fit import fit
+
+if TYPE_CHECKING:
+    from ..language.training import Progress, Remembering, Term, TrainSettings
+    from ..learning.checkpoint import Checkpoints
+    from ..tasks.task import Task
+    from ..trees import Tree
+
+MIN_UPDATES = 40  # at batch-norm's usual momentum, 1.5 % of the old statistics are left after as many
+
+
+@dataclass
+class TaskContext(Context):
+    """A context with a task; `watch` is told how learning goes, `checkpoints` is where it goes on from after a kill."""
+
+    task: Task | None = None
+    watch: Callable[[Progress], None] | None = None
+    checkpoints: Checkpoints | None = None
+
+    @property
+    def known(self) -> Task:
+        """The task, which is there."""
+        assert self.task is not None
+        return self.task
+
+    def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
+        """Return up to `count` calibration samples in batches with their labels."""
+        return list(self.known.data.labelled(count, self.seed))
+
+    def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
+        """Return the task's first metric on up to `most` validation samples, of all classes."""
+        data = self.known.data
+        metrics = scored(self.known, *network_outputs(model, data, spread(data.valid, most), self.device))
+        return next(iter(metrics.values()), None)
+
+    def validation_count(self) -> int:
+        """Return how many validation samples there are."""
+        return len(self.known.data.valid)
+
+    def updates(self, epochs: int, batch: int) -> int:
+        """Return how many updates of the weights so many epochs are."""
+        return epochs * -(-len(self.known.data.train) // batch)
+
+    def learn(self, model: nn.Module, settings: TrainSettings, loss: Term | None = None, terms: tuple[Term, ...] = (),
+              extra: Iterable[nn.Module] = (), remembers: Sequence[Remembering] = ()) -> None:
+        """Train `model` in place, as the contract says."""
+        self.log += fit(model, self.known.data, settings, seed=self.seed, device=self.device,
+                        loss=loss or self.known.loss, terms=terms, where=self.where, watch=self.watch,
+                        extra=tuple(extra), remembers=remembers, checkpoints=self.checkpoints)
+        model.to("cpu")
+        updates = self.updates(settings.epochs, settings.batch)
+        if updates < MIN_UPDATES and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            self.notes.append(f"{self.where}: {counted(updates, 'step')}, too few for the running statistics of batch-norm "
+                              "to follow; more epochs or a smaller batch give more")

@@ -1,0 +1,46 @@
+"""How much of a grid of recipes is left, and about how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from ..language.step import Step
+
+SURGERY = 0.2  # what a step that does not learn counts beside an epoch of one that does
+
+
+class Ahead:
+    """The steps that have yet to run, by key; each weighs as much as its epochs."""
+
+    def __init__(self, steps: Mapping[str, Step], clock: Callable[[], float] = time.monotonic) -> None:
+        self.left = {key: float(getattr(step, "epochs", SURGERY)) for key, step in steps.items()}
+        self.total, self.done, self.clock, self.begun = len(self.left), 0.0, clock, clock()
+
+    def now(self, key: str) -> str:
+        """Return where in the grid a step is that begins now, and the time left if any has finished; '' for a lone step."""
+        if self.total < 2 or key not in self.left:
+            return ""
+        said = f"  [{self.total - len(self.left) + 1} of {self.total}"
+        if self.done:
+            said += f", about {spoken((self.clock() - self.begun) / self.done * sum(self.left.values()))} left"
+        return said + "]"
+
+    def finished(self, key: str) -> None:
+        """Count a step that has run."""
+        self.done += self.left.pop(key, 0.0)
+
+    def found(self, key: str) -> None:
+        """Leave out a step that turned out to be in the store."""
+        self.left.pop(key, None)
+
+
+def spoken(seconds: float) -> str:
+    """Return a length of time as a person says it.
+
+    >>> spoken(40), spoken(400), spoken(9000)
+    ('40 s', '7 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,298 @@
+"""Run recipes: each prefix once, from the store where it is there, and a record for each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..bench.clock import clock_of
+from ..bench.machine import machine
+from ..data.data import CPU
+from ..distillation.ensemble import Ensemble
+from ..errors import LissomError, Unmeasured, nearest
+from ..language.context import Clock
+from ..language.recipe import Recipe, Space
+from ..language.step import Step
+from ..language.target import Target
+from ..language.training import Progress
+from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
+from ..learning.evaluate import network_outputs, scored
+from ..learning.examine import examine
+from ..learning.precision import fast_precision
+from ..steps.distill import Distill
+from ..store.manifest import code_in
+from ..store.snapshot import read_structure, restore, save
+from ..store.store import Store, write_json
+from ..surgery.count import layer_table, macs, parameters
+from ..surgery.sizes import sizes
+from ..tasks.builders import code_named
+from ..tasks.task import Task, build_from, teacher_from, teachers_in
+from .context import TaskContext
+from .eta import Ahead
+from .measure import measure, silent
+from .plan import targets_of
+
+SCHEMA = 1
+
+
+@dataclass
+class Run:
+    """What a run goes by: the task, the store, the device to learn on, and whom to tell."""
+
+    task: Task
+    store: Store
+    device: torch.device = CPU
+    seed: int = 0
+    say: Callable[[str], None] = silent
+    watch: Callable[[Progress], None] | None = None
+    clock: Callable[[str], Clock] = field(default_factory=clock_of)
+    ahead: Ahead = field(default_factory=lambda: Ahead({}))
+    checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
+
+    def recipe(self, recipe: Recipe) -> list[str]:
+        """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
+        keys = recipe.keys(self.task.root(self.seed))
+        if leading(recipe) == 0:
+            if not self.task.given:
+                self.say("note: nothing has trained this network: the recipe does not begin with train, and there are no "
+                         "--weights")
+            self._ensure(recipe, -1, keys)
+        for place in range(len(keys)):
+            self._ensure(recipe, place, keys)
+        return keys
+
+    def rehearse(self, recipe: Recipe) -> None:
+        """Go through the recipe on an untrained network and two images; whatever is wrong with it comes to light.
+
+        This is done before the first epoch, so that surgery which cannot work is refused by then.
+        """
+        root, task = self.task.root(self.seed), self.task
+        keys = recipe.keys(root)
+        if all(key in self.store for key in keys):
+            return
+        model, few = task.fresh(self.seed), task.data.example(2)
+        with torch.no_grad():
+            for step in recipe.steps:
+                ctx = TaskContext(few[:1], lambda _: [few], task=task, where=str(step), teacher=self._teacher(recipe, keys),
+                              clock=self.clock)
+                model = step.rehearse(model, ctx)
+
+    def load(self, key: str) -> nn.Module:
+        """Load a finished network of this task."""
+        return restore(self.task.fresh, self.store.folder(key))
+
+    def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
+        key, name = (keys[place], recipe.steps[place]) if place >= 0 else (self.task.root(self.seed), "the network as given")
+        if key in self.store:
+            self.ahead.found(key)
+            return self.say(f"{key}  {name}: in the store")
+        with self.store.lock(key):  # a second process that wants the same waits, then finds it done
+            if key in self.store:
+                self.ahead.found(key)
+            else:
+                self.say(f"{key}  {name}{self.ahead.now(key)}")
+                self._make(recipe, place, keys, key)
+                self.ahead.finished(key)
+
+    def _make(self, recipe: Recipe, place: int, keys: list[str], key: str) -> None:
+        begin = time.time()
+        # The step starts from the files of the step before, even if that one has just run. So an
+        # interrupted run does exactly what an uninterrupted one does, and ends in the same bits.
+        before = keys[place - 1] if place > 0 else self.task.root(self.seed)
+        model = self.load(before) if place > 0 else self.task.fresh(self.seed)
+        task = self.task
+        step = recipe.steps[place] if place >= 0 else None
+        ctx = TaskContext(task.data.example(), lambda count: task.data.calibration(count, self.seed), device=self.device,
+                      seed=int(key, 16) % 2**31, task=task, teacher=self._teacher(recipe, keys), watch=self.watch,
+                      where=str(step), clock=self.clock, checkpoints=self._checkpoints(step, key))
+        if step is not None:
+            torch.manual_seed(ctx.seed)
+            model = step(model, ctx).to(CPU).eval()
+        with self.store.entry(key) as folder:
+            save(model, folder, task.spec)
+            (folder / "log.jsonl").write_text("".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8")
+            again = restore(task.fresh, folder)
+            images = task.data.example(4)
+            with torch.no_grad():
+                ctx.gate("reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0)
+            record = self._record(recipe, place, keys, again, ctx)
+            before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0  # of runs that were killed
+            record["seconds"] = round(before_s + time.time() - begin, 1)
+            write_json(folder / "record.json", record)
+        for note in ctx.notes:
+            self.say(f"{key}  note: {note}")
+
+    def _checkpoints(self, step: Step | None, key: str) -> Checkpoints | None:
+        if step is None or not step.learning or self.checkpoint_s is None:
+            return None
+        return Checkpoints(self.store.unfinished(key), self.checkpoint_s, lambda text: self.say(f"{key}  {text}"))
+
+    def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
+        def one(spec: str) -> nn.Module:
+            if os.path.isfile(spec.rpartition("=")[2]):
+                return teacher_from(spec, self.task)
+            key, own = self.store.find(spec), code_named(self.task.spec)
+            same = own is not None and own == code_in(self.store.folder(key))  # what the user named for this very run
+            return load_key(key, self.store, own if same else None)
+
+        def teacher(spec: str | None) -> nn.Module:
+            if spec is not None:
+                several = [one(name) for name in teachers_in(spec)]
+                return several[0] if len(several) == 1 else Ensemble(several).eval()
+            if self.task.teacher is not None:
+                return self.task.teacher()
+            return self.load(reference(recipe, keys, self.task.root(self.seed)))
+        return teacher
+
+    def _record(self, recipe: Recipe, place: int, keys: list[str], model: nn.Module, ctx: TaskContext) -> dict[str, Any]:
+        task, data, root = self.task, self.task.data, self.task.root(self.seed)
+        key = keys[place] if place >= 0 else root
+        scores = {name: scored(task, *network_outputs(model, data, split, self.device))
+                  for name, split in (("valid", data.valid), ("test", data.test))}
+        own = {"key": key, "scores": scores, "params": parameters(model), "macs": macs(model, ctx.example),
+               "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
+        source = reference(recipe, keys, root)
+        if source != key and source not in self.store:
+            raise LissomError(f"store: {source}, the uncompressed network that {key} is to be compared with, was deleted "
+                              "meanwhile; run it again")
+        other = own if source == key else {k: self.store.record(source)[k] for k in own}
+        return {"schema": SCHEMA, **own, "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
+                "recipe": str(Recipe(recipe.steps[:place + 1])), "step": str(recipe.steps[place]) if place >= 0 else "",
+                "seed": self.seed, "task": {"model": task.name, "data": data.name, "shape": list(data.shape),
+                                            "classes": len(data.classes), "train": len(data.train),
+                                            "valid": len(data.valid), "test": len(data.test), "spec": task.spec,
+                                            "preprocessing": data.preprocessing(), "notes": [*data.notes, *task.notes()]},
+                "sizes": sizes(model), "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
+                "layers": layer_table(model, ctx.example), "targets": {}, "machine": machine(),
+                "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+                "created": round(time.time())}
+
+
+def leading(recipe: Recipe) -> int:
+    """Return how many `train` steps the recipe begins with."""
+    count = 0
+    for step in recipe.steps:
+        if step.name() != "train":
+            break
+        count += 1
+    return count
+
+
+def reference(recipe: Recipe, keys: Sequence[str], root: str) -> str:
+    """Return the key of the uncompressed network: what the leading `train` steps made, else what was given.
+
+    It is the `float` of a record, the default teacher, and what latency is compared with. A step
+    `sparsify` does not count as training here: it already takes something from the network.
+    """
+    count = leading(recipe)
+    return keys[count - 1] if count else root
+
+
+def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".lissom", *,
+        targets: str | Iterable[Target] = (), seeds: Sequence[int] = (0,), threads: int = 1, device: str = "",
+        bake: bool = False, teacher: str | None = None, checkpoint: float = EVERY_MIN, say: Callable[[str], None] = silent,
+        watch: Callable[[Progress], None] | None = None) -> list[dict[str, Any]]:
+    """Run every recipe of a space for every seed; return the record of each finished recipe.
+
+    What the store holds is not run again. Each network is exported to every target and measured there beside the
+    uncompressed one. `teacher`, a key of the store or a weight file, is that of every `distill` step which names
+    none; `device` is where learning runs, a GPU if there is one. Every `checkpoint` minutes, 0 for never, learning
+    writes down where it is; a run that was killed goes on from there.
+    Raises LissomError before the first epoch for whatever can be known to be wrong by then, and Unmeasured, with the
+    records, when all is done but a file could not be exported or run.
+    """
+    space = Space(space) if isinstance(space, str) else space
+    recipes = [taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)]
+    wanted = targets_of(targets)
+    store = store if isinstance(store, Store) else Store(store)
+    store.check()
+    store.sweep()
+    examine(task)
+    for note in task.notes():
+        say(f"note: {note}")
+    chosen, every = device_of(device), every_s(checkpoint)
+    records, failed = [], list[LissomError]()
+    steps = {key: step for seed in seeds for recipe in recipes
+             for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)}
+    ahead = Ahead({key: step for key, step in steps.items() if key not in store})
+    runs = [Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), ahead, every) for seed in seeds]
+    for this, recipe in product(runs, recipes):
+        this.rehearse(recipe)
+    with store.needed([*steps, *map(task.root, seeds), *teachers(recipes, store)]):
+        for this in runs:
+            for recipe in recipes:
+                keys = this.recipe(recipe)
+                source = reference(recipe, keys, task.root(this.seed))
+                with store.lock(keys[-1]):  # of processes that want one network measured one does it, and the others read
+                    failed += measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
+                    records.append(store.update(keys[-1], {"finished": True}))
+    if failed:
+        raise Unmeasured(failed, records)
+    return records
+
+
+def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
+    """Return the keys of the teachers that recipes name."""
+    texts = [text for recipe in recipes for step in recipe.steps if isinstance(step, Distill) and step.teacher
+             for text in teachers_in(step.teacher)]
+    return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a log with None for what is no number, which JSON has no word for."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+
+def taught(recipe: Recipe, teacher: str | None) -> Recipe:
+    """Return the recipe with `teacher` written into every distill step that names none.
+
+    As a setting of the step it is in the key of the distilled network, which depends on the
+    teacher, and not in the keys of the steps before, which do not.
+    """
+    if teacher is None:
+        return recipe
+    if not any(step.name() == "distill" for step in recipe.steps):
+        raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
+    return Recipe(tuple(replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
+                        for step in recipe.steps))
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of that name, by default a GPU if there is one."""
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        word = "cuda" if name.lower() == "gpu" else nearest(name, ("cpu", "cuda", "mps", "xpu"))
+        hint = f"; did you mean '{word}'?" if word and word != name.partition(":")[0] else ""
+        raise LissomError(f"device: '{name}' cannot be used{hint} ({str(error).splitlines()[0]:.160})") from None
+    return chosen
+
+
+def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
+    """Load a finished network by key alone: the entry says how to build it.
+
+    Own code that it names is imported if this user's lissom wrote the entry, or as `given`.
+    """
+    key = store.find(key)
+    return restore(lambda: build_from_entry(key, store, given), store.folder(key))
+
+
+def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Module:
+    """Build the network of an entry afresh, as it was before any step."""
+    folder = store.folder(key)
+    build = read_structure(folder)["build"] or {}
+    code = code_named(build)
+    cure = (f"if it is yours, name it again (--model {code or '':.80}), or sign all that is in that store: "
+            f"lissom store --trust --store {store.root}")
+    return build_from(build, str(folder), given, trusted=code is None or store.own(key), cure=cure)

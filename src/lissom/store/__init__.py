@@ -1,0 +1,1 @@
+"""Finished networks on disk: entries, records, saved networks, signatures."""

@@ -1,0 +1,252 @@
+"""Write a network as two files and read it back: structure.json and model.safetensors, no pickle.
+
+The structure says only what surgery may have changed: which layers are of another class now, their
+widths and settings. Everything else comes from building the network afresh.
+It is not a difference from a fresh network: only reading it needs one, writing it needs nothing
+but the network itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import LissomError, type_of
+from ..surgery import cast, layers, masks
+from ..surgery.cast import CastLayer
+from ..surgery.channels import attention
+from ..surgery.channels.windows import PartitionAttention, WindowAttention, becomes
+from ..surgery.fold import Rest, StandIn, kind_of_norm, taken_out
+from ..surgery.plain_layers import become_plain
+from ..surgery.quantization import layers as quantized
+from ..surgery.quantization.layers import FEW, QuantizedLayer
+from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.rounding import Rounding
+from ..surgery.quantization.sites import kind_of
+from ..surgery.tensors import replace
+from . import structure as reader
+from .manifest import checked
+from .widths import misfit
+
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
+          "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
+WRONG = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
+OURS: tuple[type[nn.Module], ...] = (
+    nn.Identity, Rest, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
+    attention.HeadAttention, WindowAttention, PartitionAttention)
+CLASSES = {kind.__name__: kind for kind in OURS}
+
+
+def is_width(value: object) -> bool:
+    """Return whether an attribute is a number or a list of them, and not something of the user's own under that name."""
+    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(number, int) for number in value))
+
+
+def structure_of(model: nn.Module) -> dict[str, Any]:
+    """Return what has to be known, beside how to build the network, to rebuild `model`."""
+    rows: dict[str, Any] = {}
+    for name, layer in model.named_modules():
+        facts: dict[str, Any] = {key: vars(layer)[key] for key in (*WIDTHS, "kept")  # a property follows by itself
+                                 if is_width(vars(layer).get(key))}
+        if type(layer).__name__ in CLASSES:
+            facts["class"] = type(layer).__name__
+        if isinstance(layer, QuantizedLayer):
+            facts["quantized"] = layer.settings()
+        if isinstance(layer, CastLayer):
+            facts["cast"] = layer.settings()
+        if isinstance(layer, layers.PlainLayer) and layer.geometry is not None:
+            facts["geometry"] = layer.geometry
+        if facts:
+            rows[name] = facts
+    found: dict[str, Any] = {"format": reader.FORMAT, "layers": rows}
+    if isinstance(model, Quantized):
+        found["quantized"] = model.description()
+    return found
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and persistent buffer once, by its first name."""
+    kept = set(model.state_dict(keep_vars=True))
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value.detach() for name, value in named if name in kept}
+
+
+def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = None) -> None:
+    """Write `model` into a folder as structure.json and model.safetensors.
+
+    `build` says how to build the network afresh, for those who load it by key alone.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        structure = {**structure_of(model), "build": build,
+                     "buffers": sorted(name for name, _ in model.named_buffers())}
+        (folder / "structure.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
+        tensors = {name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()}
+        save_file(tensors, folder / "model.safetensors")
+    except Exception as error:  # safetensors reports a full disk as an exception of its own
+        if isinstance(error, OSError) or "os error" in str(error).lower():
+            raise LissomError(f"save: {folder} cannot be written ({error})") from None
+        raise
+
+
+def read_structure(folder: Path) -> dict[str, Any]:
+    """Read structure.json; raise LissomError if it is missing, broken or of another format."""
+    return reader.read_structure(folder, tuple(CLASSES), (*WIDTHS, "kept"))
+
+
+def few_bits(folder: Path) -> bool:
+    """Return whether the network saved in a folder has weights of 4 bits or fewer, which some formats pack."""
+    return any(facts["quantized"] and facts["quantized"]["rounding"] and facts["quantized"]["rounding"]["bits"] <= FEW
+               for facts in read_structure(folder)["layers"].values())
+
+
+def rounded_activations(folder: Path) -> bool:
+    """Return whether the network saved in a folder rounds what activations other than ReLU return."""
+    return any(kind_of(site) == "act" for site in (read_structure(folder)["quantized"] or {}).get("sites", ()))
+
+
+def restore(model: nn.Module | Callable[[], nn.Module], folder: str | Path) -> nn.Module:
+    """Turn a freshly built network, or what builds it, into the one that was saved in `folder`, bit-equal, in eval mode.
+
+    While it is built the files are compared with their checksums.
+    """
+    folder = Path(folder)
+    with checked(folder):
+        network = model if isinstance(model, nn.Module) else model()
+        try:
+            return _restored(network, folder)
+        except WRONG as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise LissomError(f"load: {folder} does not fit the network built ({said}); was it built the same way?") \
+                from error
+
+
+def _restored(model: nn.Module, folder: Path) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    structure = read_structure(folder)
+    try:
+        if not stat.S_ISREG(os.lstat(folder / "model.safetensors").st_mode):
+            raise OSError("a link or a device, not a file")
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
+    if structure["quantized"]:
+        model = Quantized(model, **structure["quantized"])
+    for name, facts in structure["layers"].items():
+        if "geometry" in facts:
+            _plain(_found(model, name, folder), facts["geometry"], name, tensors)
+    if isinstance(model, Quantized):
+        for name, facts in structure["layers"].items():
+            if facts["quantized"]:
+                _quantize(model, _found(model, name, folder), facts, folder)
+    for name, facts in structure["layers"].items():
+        _reshape(model, _found(model, name, folder), facts)
+    _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
+    for name, layer in model.named_modules():
+        if said := misfit(layer):
+            raise LissomError(f"load: {folder}: the widths of {name} are not those of its tensors ({said:.200})")
+    if isinstance(model, Quantized):
+        model.link()
+    return model.eval()
+
+
+def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?") from None
+
+
+def _plain(layer: nn.Module, geometry: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> None:
+    """Turn a layer with a forward of its own into the plain one that was made of it; one that is shared is saved once."""
+    def held(key: str) -> Tensor | None:
+        saved, own = tensors.get(f"{name}.{key}"), layer._parameters.get(key)
+        return own if saved is None or (own is not None and _cut_from(saved, own)) else saved
+
+    weight = held("weight")
+    if weight is None:
+        raise LissomError(f"load: nothing is saved for {name}.weight; was the network built the same way?")
+    become_plain(layer, geometry, weight, held("bias") if geometry["bias"] or f"{name}.bias" in tensors else None)
+
+
+def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:
+    """Turn a layer into a quantized one, without its tensors, which are filled in next."""
+    said = facts["quantized"]
+    _become(layer, facts["class"])
+    assert isinstance(layer, QuantizedLayer)
+    norm = _found(model, said["norm"], folder) if said["norm"] else None
+    assert norm is None or isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    layer.prepare(norm, said["masked"], said["norm"])
+    layer.site = said["site"]
+    layer.again = said["again"]
+    layer.rounding = Rounding.rebuilt(said["rounding"]) if said["rounding"] else None
+    if norm is not None:
+        taken_out(model, norm)
+        layer.norm = norm
+
+
+def _become(layer: nn.Module, kind: str) -> None:
+    """Change the class of a layer to one of ours that such layers become."""
+    ours, plain = CLASSES[kind], layers.torch_class(layer)
+    if plain is None and isinstance(layer, nn.MultiheadAttention):
+        plain = nn.MultiheadAttention
+    if not (becomes(layer) is ours if plain is None else issubclass(ours, plain)):
+        raise LissomError(f"load: {type_of(layer)} cannot become a {kind}; was the network built the same way?")
+    layer.__class__ = ours
+
+
+def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
+    kind = facts.get("class")
+    if kind in ("Rest", "Identity"):
+        if kind_of_norm(layer) is not None:
+            layer = taken_out(model, layer)
+        if isinstance(layer, StandIn) and "num_features" in facts:
+            layer.narrow(facts["num_features"])
+        return
+    if kind and type(layer).__name__ != kind:
+        _become(layer, kind)
+    if isinstance(layer, CastLayer):
+        layer.prepare(**facts["cast"])
+    for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if facts[k] is not None):
+        if isinstance(value, list) and isinstance(vars(layer).get(key), int):
+            raise LissomError(f"load: {key} of {type(layer).__name__}: expected a count, got {value!s:.80}")
+        setattr(layer, key, value)
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where: str) -> None:
+    for name, value in tensors.items():
+        path, _, key = name.rpartition(".")
+        try:
+            now = getattr(model.get_submodule(path), key, None)
+        except AttributeError:
+            raise LissomError(f"{where}: the network built has no place for '{name}'") from None
+        if isinstance(now, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
+            now.data.copy_(value)
+        elif (isinstance(now, Tensor) and not _cut_from(value, now)) or (now is None and key == "weight"):
+            raise LissomError(f"{where}: '{name}' does not fit the network built; was it built the same way?")
+        else:
+            # a copy lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another order
+            replace(model, name, value.clone(), buffer=name in buffers)
+    left = set(tensors_of(model)) - set(tensors)
+    left |= {f"{name}.{key}" for name, part in model.named_modules() if isinstance(part, Rounding)
+             for key in part.names if not hasattr(part, key)}
+    if left:
+        raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
+                          "was the network built the same way?")
+
+
+def _cut_from(value: Tensor, whole: Tensor) -> bool:
+    """Return whether surgery can have made `value` of `whole`: fewer channels, everything else the same."""
+    same = value.ndim < 4 or value.shape[2:] == whole.shape[2:]  # kernels keep their size
+    return (value.ndim == whole.ndim and same and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True)))

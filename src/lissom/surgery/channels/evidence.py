@@ -1,0 +1,142 @@
+"""What scores look at: weights, and on demand gradients and activations on calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import LissomError
+from .groups import Group
+
+Labelled = list[tuple[Tensor, Tensor | None]]  # batches of images with labels, None where there are none
+
+
+@dataclass
+class Evidence:
+    """A network, its groups, and labelled images, measured once and only if a score asks.
+
+    `loss` takes images, labels and outputs, cross-entropy if None; without labels the network's own answers stand for
+    them.
+    """
+
+    model: nn.Module
+    groups: Iterable[Group]
+    images: Callable[[], Labelled]
+    loss: Callable[[Tensor, Tensor, Any], Tensor] | None = None
+    seed: int = 0
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers by name, shared ones under each of their names."""
+        return dict([*self.model.named_parameters(remove_duplicate=False), *self.model.named_buffers()])
+
+    @cached_property
+    def draw(self) -> torch.Generator:
+        """The source of all chance."""
+        return torch.Generator().manual_seed(self.seed)
+
+    @cached_property
+    def gates(self) -> dict[str, Tensor]:
+        """What a gate of 1 on each channel of a layer's output would get as gradient: layer -> (images channels).
+
+        It is the sum over positions of activation times gradient, for each image by itself.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for images, labels in self._batches():
+            gates: dict[str, Tensor] = {}
+
+            def gated(name: str, layer: nn.Module, out: Tensor, gates: dict[str, Tensor] = gates) -> Tensor:
+                axis = channel_axis(layer, out)
+                if name not in gates:  # a layer that runs twice has one gate
+                    gates[name] = out.new_ones(len(out), out.shape[axis], requires_grad=True)
+                shape = [1] * out.ndim
+                shape[0], shape[axis] = gates[name].shape
+                return out * gates[name].view(shape)
+
+            with self._hooked(gated), torch.enable_grad():
+                outputs = self.model(images)
+                if not gates:
+                    continue  # every layer is called by its weights alone; `of` says so
+                loss = self._loss(images, labels, outputs) * len(images)
+                for name, slope in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
+                    found.setdefault(name, []).append(slope.float().cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def _loss(self, images: Tensor, labels: Tensor | None, outputs: Any) -> Tensor:
+        if self.loss is not None and labels is not None:
+            return self.loss(images, labels, outputs)
+        if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
+            raise LissomError('prune: by="taylor" and by="fisher" need a network that returns one tensor with a number for '
+                              'each class, or a task with a loss of its own; by="l1" needs weights alone')
+        return F.cross_entropy(outputs, outputs.detach().argmax(1) if labels is None else labels)
+
+    @cached_property
+    def activity(self) -> dict[str, Tensor]:
+        """The mean |activation| of each channel of a layer's output: layer -> (channels)."""
+        found: dict[str, list[Tensor]] = {}
+
+        def seen(name: str, layer: nn.Module, out: Tensor) -> None:
+            flat = out.detach().float().movedim(channel_axis(layer, out), 1).flatten(2) if out.ndim > 2 else out[..., None]
+            found.setdefault(name, []).append(flat.abs().mean((0, 2)).cpu())
+
+        with self._hooked(seen), torch.no_grad():
+            for images, _ in self._batches():
+                self.model(images)
+        return {name: torch.stack(parts).mean(0) for name, parts in found.items()}
+
+    def of(self, group: Group, measured: dict[str, Tensor], where: str) -> Tensor:
+        """Return what was measured at a group's layers, summed over what holds a unit: (... units).
+
+        Measured where channels leave: after the normalisation if there is one, else at the layer that makes them.
+        Before a batch-norm it would say nothing: weight times gradient of a filter sums to 0 there.
+        """
+        role = "scale" if group.layers("scale") else "out"
+        total = None
+        for member in group.members:
+            if member.role != role:
+                continue
+            values, unit = measured.get(member.layer), member.unit.flatten()
+            if values is None or values.shape[-1] % len(unit):
+                raise LissomError(f"{where}: {member.layer or 'the network'} was not called as a module that returns its "
+                                  "channels alone, so nothing was measured there; by=\"l1\" needs weights alone, and "
+                                  f"keep='{member.layer}' leaves it whole")
+            if values.shape[-1] != len(unit):
+                unit = unit.repeat_interleave(values.shape[-1] // len(unit))
+            mine = unit >= 0
+            found = values.new_zeros(*values.shape[:-1], group.size).index_add(-1, unit[mine], values[..., mine])
+            total = found if total is None else total + found
+        assert total is not None
+        return total
+
+    def _batches(self) -> Labelled:
+        batches = self.images()
+        if not batches or not len(batches[0][0]):
+            raise LissomError("prune: there are no calibration images")
+        return batches
+
+    def _hooked(self, call: Callable[[str, nn.Module, Tensor], Any]) -> ExitStack:
+        """Call on the output of every layer that makes or scales channels, while the context lasts."""
+        layers = {name for group in self.groups for role in ("out", "scale") for name in group.layers(role)}
+        hooks = ExitStack()
+        self.model.eval()
+        for name in layers:
+            layer = self.model.get_submodule(name)
+            if sum(p.ndim > 1 for p in layer.parameters()) > 1:
+                continue  # what it returns need not be what one of its weights makes
+
+            def hook(module: nn.Module, _: Any, out: Any, name: str = name) -> Any:
+                return call(name, module, out) if isinstance(out, Tensor) else None
+            hooks.callback(layer.register_forward_hook(hook).remove)
+        return hooks
+
+
+def channel_axis(layer: nn.Module, out: Tensor) -> int:
+    """Return the axis of channels in what a layer puts out: the last for linear layers, else the second."""
+    return out.ndim - 1 if isinstance(layer, nn.Linear) else 1

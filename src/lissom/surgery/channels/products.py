@@ -1,0 +1,112 @@
+"""What matrix products do to the labels of channels: with a layer's weights, with another activation, with a constant."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..trace import Op
+from .axes import same, varies
+from .labels import Labels, Weight
+from .refusals import computed
+
+ALIASES = {"_to_copy", "detach", "alias"}
+RESHAPED = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "clone", *ALIASES}
+
+
+def derived(weights: dict[int, Weight], op: Op) -> Weight | None:
+    """Return which parameter an operation turns or gives axes of length 1 to, and where its axes are now."""
+    x = op.args[0] if op.args else None
+    if not isinstance(x, Tensor) or id(x) not in weights or not op.outputs:
+        return None
+    name, axes = weights[id(x)]
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    if op.name in ("t", "transpose", "permute"):
+        order = list(range(x.ndim))
+        if op.name == "permute":
+            order = [d % x.ndim for d in op.args[1]]
+        elif x.ndim > 1:
+            one, two = op.args[1:3] if op.name == "transpose" else (0, 1)
+            order[one], order[two] = order[two], order[one]
+        return name, tuple(axes[d] for d in order)
+    out = op.outputs[0]
+    if op.name not in RESHAPED or [n for n in x.shape if n > 1] != [n for n in out.shape if n > 1]:
+        return None
+    wide = iter([axis for axis, n in zip(axes, x.shape, strict=True) if n > 1])
+    return name, tuple(next(wide) if n > 1 else None for n in out.shape)
+
+
+def product(net: Labels, op: Op) -> None:
+    """Multiply two activations (b n d) (b d m), as heads; an activation and a parameter, as a linear layer.
+
+    What mixes positions, all of which hold the same channels, leaves these where they are.
+    """
+    one, two = list(op.inputs())[-2:]
+    for x, weight, reads, makes in ((one, two, -2, -1), (two, one, -1, -2)):  # axes of the weight; of `x` the others
+        if id(x) in net.of and id(weight) not in net.of and x.ndim == op.outputs[0].ndim == weight.ndim:
+            labels, place = net.of[id(x)], net.weights.get(id(weight))
+            if not varies(labels, makes) and varies(labels, reads):
+                net.of[id(op.outputs[0])] = labels.narrow(makes, 0, 1).expand(op.outputs[0].shape)
+                return None
+            if place is not None and place[0] not in net.trace.buffers and weight.shape[:-2].numel() == 1:
+                return _layer(net, op, x, _places(place, weight, reads, makes), makes)
+    return heads(net, op)
+
+
+def _places(place: Weight, weight: Tensor, reads: int, makes: int) -> tuple[str, int | None, int | None]:
+    name, axes = place
+    axes = tuple(range(weight.ndim)) if axes is None else axes
+    return name, axes[reads], axes[makes]
+
+
+def heads(net: Labels, op: Op) -> None:
+    """Multiply activations, matrix by matrix: each pair of matrices is one unit."""
+    found = []
+    for tensor in op.inputs():
+        if id(tensor) in net.of:
+            tied = net.tie(net.of[id(tensor)], (-2, -1))
+            found.append(tied[..., :1, :1])
+    for one in found[1:]:
+        net.equal(found[0], one)
+    for out in op.outputs:
+        fits = out.ndim == found[0].ndim and out.shape[:-2] == found[0].shape[:-2]
+        net.of[id(out)] = found[0].expand(out.shape) if fits else same(out, 0)
+
+
+def _layer(net: Labels, op: Op, x: Tensor, weight: tuple[str, int | None, int | None], axis: int) -> None:
+    """Read the labels of `x` along an axis (-1 or -2), make new ones; `weight` is a name and its axes that read and make."""
+    name, reads, makes = weight
+    out, dim = op.outputs[0], x.ndim + axis
+    if reads is None or makes is None:
+        return computed(net, op, "the weights of a matrix product are computed")
+    labels = net.of[id(x)]
+    entering = net.tie(labels, [d for d in range(x.ndim) if d != dim]).movedim(dim, -1).flatten(0, -2)[0]
+    leaving = net.fresh(out.shape[axis], name.rpartition(".")[0])
+    net.use(name, makes, "out", leaving)
+    net.use(name, reads, "in", entering)
+    net.of[id(out)] = (leaving if axis == -1 else leaving[:, None]).expand(out.shape)
+    return None
+
+
+def linear(net: Labels, op: Op) -> None:
+    """Read the labels of channels at the last axis and make new ones."""
+    bias: Tensor | None
+    if op.name == "linear":
+        x, weight, bias = (*op.args, None)[:3]
+        inside, outside = 1, 0
+    else:
+        bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
+        inside, outside = 0, 1
+    place = net.weights.get(id(weight))
+    if bias is None and (place is None or id(x) not in net.of or place[0] in net.trace.buffers):
+        return product(net, op)
+    known = bias is None or id(bias) in net.trace.names or (id(bias) in net.of and bias.ndim == 1)
+    if place is None or id(x) not in net.of or not known or weight.ndim != 2:
+        return computed(net, op, "the weights of a matrix product are computed")
+    _layer(net, op, x, _places(place, weight, inside, outside), -1)
+    if bias is not None:
+        leaving = net.of[id(op.outputs[0])].flatten(0, -2)[0]
+        if id(bias) in net.of:
+            net.equal(net.of[id(bias)], leaving)
+        else:
+            net.use(net.trace.names[id(bias)], 0, "vector", leaving)
+    return None

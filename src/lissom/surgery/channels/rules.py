@@ -1,0 +1,337 @@
+"""What each operation does to the labels of channels.
+
+A rule may declare more labels equal than need be, never fewer: what is equal is cut together, which is always
+exact. Activations are (n c ...) for convolutions, pooling and batch-norm, (... c) for linear layers.
+Where an operation mixes channels (a reduction, a softmax, a product of two activations, a
+normalisation over some of them), its rule declares these equal and does not give up. So attention
+heads, groups of a group norm and channels that a shuffle interleaves become units by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..trace import Op
+from .axes import same, thin, varies
+from .labels import Labels
+from .products import heads, linear, product
+from .refusals import computed, unknown
+
+MOVES = {"permute", "transpose", "t", "split", "split_with_sizes", "chunk", "slice", "select", "unsqueeze", "squeeze",
+         "expand", "clone", "alias", "detach", "unbind", "contiguous", "pixel_shuffle", "pixel_unshuffle", "unsafe_split",
+         "unsafe_chunk", "narrow", "flip", "roll", "repeat", "index", "index_select", "im2col", "movedim", "unfold"}
+VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "view_as"}
+SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"}
+POINTWISE = {"relu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "elu", "leaky_relu",
+             "mish", "softplus", "clamp", "clamp_min", "clamp_max", "neg", "abs", "square", "sqrt", "rsqrt", "reciprocal",
+             "exp", "log", "erf", "sign", "round", "dropout", "native_dropout", "bernoulli", "pow", "add", "sub", "rsub",
+             "mul", "div", "maximum", "minimum", "hardshrink", "log_sigmoid_forward", "fill", "where", "lerp", "sin", "cos",
+             "_prelu_kernel", "masked_fill", "zeros_like", "ones_like", "full_like", "rand_like", "empty_like", "_to_copy",
+             "gt", "ge", "lt", "le", "eq", "ne", "logical_not", "addcmul", "relu6", "celu", "selu", "lift_fresh", "zero"}
+NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training",
+         "_native_batch_norm_legit", "batch_norm"}
+POOLS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d",
+         "adaptive_max_pool2d", "avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "reflection_pad1d",
+         "reflection_pad2d", "replication_pad2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
+         "_upsample_nearest_exact2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+         "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "grid_sampler_2d", "roi_align"}
+ZEROS_ADD_NOTHING = {"sum", "linalg_vector_norm"}
+REDUCTIONS = {"mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "linalg_vector_norm": 2}
+ATTENTION = {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
+             "_scaled_dot_product_flash_attention", "_scaled_dot_product_cudnn_attention",
+             "_scaled_dot_product_attention_math", "scaled_dot_product_attention"}
+Rule = Callable[["Labels", "Op"], None]
+
+
+def move(net: Labels, op: Op) -> None:
+    """Move labels as the data moves: by the operation itself. Numbers to index with are no data."""
+    def swap(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            labels = net.labels(value)
+            return same(value, 0) if labels is None else labels.expand(value.shape)
+        return value
+
+    args, settings = [swap(op.args[0]), *op.args[1:]], {k: v for k, v in op.kwargs.items() if k != "memory_format"}
+    if op.name == "im2col":  # PyTorch has it for floating-point numbers alone
+        moved = op.func(args[0].double(), *args[1:], **settings).long()
+    else:
+        moved = op.func(*args, **settings)
+    pieces = [moved] if isinstance(moved, Tensor) else list(moved)
+    if op.name in SPLITS and len({p.shape for p in pieces}) == 1 and net.makers(args[0]):
+        net.split |= net.makers(args[0])
+        if net.tied & net.makers(args[0]):
+            for one, two in pairwise(pieces):
+                net.equal(one, two)
+    for tensor, labels in zip(op.outputs, pieces, strict=True):
+        net.of[id(tensor)] = labels
+
+
+def view(net: Labels, op: Op) -> None:
+    """Reshape labels; where axes are merged in another order than channels were made in, tie what interleaves.
+
+    A channel shuffle merges (n g) after g blocks of n changed places with them: the network's code then counts on
+    every block keeping the same n, so the g channels of each n are cut together.
+    """
+    labels, shape = net.labels(op.args[0]), op.outputs[0].shape
+    if labels is None:
+        return unknown(net, op)
+    labels = labels.expand(op.args[0].shape)
+    for dims in _merges(labels.shape, shape):
+        dims = [d for d in dims if labels.shape[d] > 1 and varies(labels, d)]
+        if len(dims) > 1:
+            one = labels
+            for dim in set(range(labels.ndim)) - set(dims):
+                one = one.narrow(dim, 0, 1)
+            if bool((one.flatten().diff() < 0).any()):
+                net.tie(labels, dims[1:])
+    net.of[id(op.outputs[0])] = labels.reshape(shape)
+    return None
+
+
+def shuffle(net: Labels, op: Op) -> None:
+    """Shuffle channels: those that stand at one place in every group stay together, as in `view`."""
+    x, groups = net.of[id(op.args[0])], op.args[1]
+    tied = net.tie(x.unflatten(1, (groups, -1)), [1])
+    net.of[id(op.outputs[0])] = tied.transpose(1, 2).flatten(1, 2)
+
+
+def _merges(before: torch.Size, after: torch.Size) -> list[list[int]]:
+    """Return the runs of axes of `before` that become one axis of `after`."""
+    merges, i, j = [], 0, 0
+    while i < len(before) and j < len(after):
+        start, ends, left, right = i, j, before[i], after[j]
+        while left != right:
+            if left < right:
+                i += 1
+                left *= before[i]
+            else:
+                j += 1
+                right *= after[j]
+        if i > start and j == ends:
+            merges.append(list(range(start, i + 1)))
+        i, j = i + 1, j + 1
+    return merges
+
+
+def cat(net: Labels, op: Op) -> None:
+    """Concatenate labels; axes along which all of them repeat stay short. Positions put together hold the same channels."""
+    tensors = op.args[0]
+    dim = (op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)) % op.outputs[0].ndim
+    parts = []
+    for tensor in tensors:
+        labels = net.labels(tensor)
+        if tensor.shape != (0,):  # an empty tensor may be of any shape
+            labels = (torch.tensor(0) if labels is None else labels).expand(tensor.shape)
+            parts.append(labels.unsqueeze(dim) if op.name == "stack" else labels)
+    for d in range(op.outputs[0].ndim):
+        if d != dim and all(p.stride(d) == 0 for p in parts):
+            parts = [p.narrow(d, 0, 1) for p in parts]
+    if not any(varies(p, dim) for p in parts):
+        firsts = [p.narrow(dim, 0, 1) for p in parts if p.shape[dim]]
+        if any(varies(p, d) for p in firsts for d in range(p.ndim)):
+            for one in firsts[1:]:
+                net.equal(firsts[0], one)
+            parts = [firsts[0].expand(p.shape) for p in parts]
+    net.of[id(op.outputs[0])] = torch.cat(parts, dim).expand(op.outputs[0].shape)
+
+
+def pointwise(net: Labels, op: Op) -> None:
+    """Element by element: what meets must be the same channel, unless one number meets all channels."""
+    shape = op.outputs[0].shape
+    known = [net.of[id(t)] for t in op.inputs() if id(t) in net.of]
+    widest = max((f.expand(shape) for f in known), key=lambda f: thin(f)[0].numel())
+    varying = [d for d in range(-len(shape), 0) if varies(widest, d)]
+    for tensor in op.inputs():
+        labels = net.labels(tensor, widest)
+        if labels is None and tensor.numel() > 1 and any(-d <= tensor.ndim and tensor.shape[d] > 1 and tensor.stride(d)
+                                                         for d in varying):
+            return unknown(net, op, f"a tensor that is no parameter of one axis enters '{op.name}'")
+        if labels is not None and labels.numel() >= 1:
+            if varying and all(-d > labels.ndim or labels.shape[d] == 1 for d in varying):
+                net.freeze(labels, "it gates every channel of another activation")
+            else:
+                net.equal(widest, labels.expand(shape))
+    for tensor in op.outputs:
+        net.of[id(tensor)] = widest.expand(tensor.shape)
+    return None
+
+
+def pool(net: Labels, op: Op) -> None:
+    """Mix positions: each channel must fill all the positions it is mixed over."""
+    labels, out = net.of[id(op.args[0])], op.outputs[0]
+    if labels.ndim < 3:
+        return unknown(net, op)
+    one = net.tie(labels, range(2, labels.ndim))[(slice(None), slice(None), *[slice(0, 1)] * (labels.ndim - 2))]
+    for tensor in op.outputs:
+        fits = tensor.shape[:2] == out.shape[:2]
+        net.of[id(tensor)] = (one if fits else torch.tensor(0)).expand(tensor.shape)
+    return None
+
+
+def gated(net: Labels, op: Op) -> None:
+    """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
+    one, two = net.of[id(op.args[0])].chunk(2, op.args[1] if len(op.args) > 1 else -1)
+    net.equal(one, two)
+    net.of[id(op.outputs[0])] = one
+
+
+def write(net: Labels, op: Op) -> None:
+    """Write into a part of an activation: what is written takes the place of the same channel."""
+    into, what = op.args[:2]
+    if id(into) not in net.of:
+        return unknown(net, op, "it is written into a tensor that the code makes")
+    labels = net.labels(what, net.of[id(into)])
+    if labels is not None:
+        net.equal(net.of[id(into)], labels.expand(into.shape))
+    elif what.numel() > 1:
+        return unknown(net, op, "a tensor that is no parameter of one axis is written into it")
+    net.of[id(op.outputs[0])] = net.of[id(into)]
+    return None
+
+
+def unpool(net: Labels, op: Op) -> None:
+    """Put pooled numbers back where another activation had its largest: channel by channel."""
+    x, places = op.args[:2]
+    if id(x) not in net.of or id(places) not in net.of:
+        return unknown(net, op)
+    net.equal(net.of[id(x)], net.of[id(places)])
+    return pool(net, op)
+
+
+def pad(net: Labels, op: Op) -> None:
+    """Pad positions with a number; channels padded with it are the code's own."""
+    labels, amounts, out = net.of[id(op.args[0])], op.args[1], op.outputs[0]
+    for k in range(len(amounts) // 2):
+        dim = labels.ndim - 1 - k
+        before, after = amounts[2 * k], amounts[2 * k + 1]
+        if before < 0 or after < 0:
+            return unknown(net, op)
+        if before or after:
+            if not varies(labels, dim):  # every position is alike, those padded as well
+                labels = labels.narrow(dim, 0, 1).expand(*labels.shape[:dim], labels.shape[dim] + before + after,
+                                                         *labels.shape[dim + 1:])
+            else:
+                zero = torch.zeros((), dtype=torch.long)
+                ends = [zero.expand(*labels.shape[:dim], n, *labels.shape[dim + 1:]) for n in (before, after)]
+                labels = torch.cat([ends[0], labels, ends[1]], dim)
+    net.of[id(out)] = labels.expand(out.shape)
+    return None
+
+
+def reduce(net: Labels, op: Op) -> None:
+    """Reduce over axes: what is reduced together is cut together."""
+    labels, out, place = net.of[id(op.args[0])], op.outputs[0], REDUCTIONS[op.name]
+    given = op.args[place] if len(op.args) > place else op.kwargs.get("dim")
+    if given is None or isinstance(given, (bool, torch.dtype)) or (isinstance(given, (list, tuple)) and not given):
+        return unknown(net, op)
+    dims = sorted(d % labels.ndim for d in (given if isinstance(given, (list, tuple)) else [given]))
+    over = [d for d in range(labels.ndim) if varies(labels, d)]
+    if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
+        return None  # one number, of no channel, to which zeros add nothing; whether they are zeros, a trial shows
+    one = net.tie(labels, dims)
+    for dim in dims:
+        one = one.narrow(dim, 0, 1)
+    if out.ndim < labels.ndim:
+        for dim in reversed(dims):
+            one = one.squeeze(dim)
+    net.of[id(out)] = one.expand(out.shape)
+    return None
+
+
+def softmax(net: Labels, op: Op) -> None:
+    """Normalise over an axis: everything along it depends on everything."""
+    net.of[id(op.outputs[0])] = net.tie(net.of[id(op.args[0])], [op.args[1]])
+
+
+def convolution(net: Labels, op: Op) -> None:
+    """Read the labels of channels at axis 1 and make new ones; groups hold equal counts."""
+    x, weight, bias, *_, transposed, _, groups = op.args[:9]
+    name = net.trace.names.get(id(weight))
+    if name is None and bias is None and _filters_each_alike(net, op):
+        net.of[id(op.outputs[0])] = net.tie(net.of[id(x)], range(2, x.ndim))[..., :1, :1].expand(op.outputs[0].shape)
+        return None
+    if name is None or (bias is not None and id(bias) not in net.trace.names) or id(x) not in net.of:
+        return computed(net, op, "the weights of a convolution are computed")
+    labels, layer, out = net.of[id(x)], name.rpartition(".")[0], op.outputs[0]
+    if labels.ndim != out.ndim:
+        return unknown(net, op)
+    entering = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
+    filters, readers = (1, 0) if transposed else (0, 1)
+    if groups == 1:
+        leaving = net.fresh(out.shape[1], layer)
+        net.use(name, filters, "out", leaving)
+        net.use(name, readers, "in", entering)
+    elif x.shape[1] == groups:  # depthwise: what a channel makes goes with it
+        leaving = entering.repeat_interleave(out.shape[1] // groups)
+        net.use(name, 0, "out", entering if transposed else leaving)
+    else:
+        leaving = net.fresh(out.shape[1], layer)
+        net.blocks += [(leaving, groups), (entering, groups)]
+        net.use(name, filters, "out", leaving.view(groups, -1) if transposed else leaving)
+        net.use(name, readers, "in", entering if transposed else entering.view(groups, -1))
+    if bias is not None:
+        net.use(net.trace.names[id(bias)], 0, "vector", leaving)
+    net.of[id(out)] = leaving.view(1, -1, *[1] * (labels.ndim - 2)).expand(out.shape)
+    return None
+
+
+def _filters_each_alike(net: Labels, op: Op) -> bool:
+    """Return whether one constant filter, repeated, runs over every channel: a blur."""
+    x, weight, groups = op.args[0], op.args[1], op.args[8]
+    return (id(x) in net.of and id(weight) not in net.of and x.ndim == 4 and groups == x.shape[1] == op.outputs[0].shape[1]
+            and torch.equal(weight, weight[:1].expand_as(weight)))
+
+
+def batch_norm(net: Labels, op: Op) -> None:
+    """Normalise each channel by itself."""
+    x, tensors = op.args[0], op.args[1:5]
+    if any(isinstance(t, Tensor) and id(t) not in net.trace.names and net.labels(t) is None for t in tensors):
+        return unknown(net, op, "the scales of a batch-norm are computed")
+    labels = net.of[id(x)]
+    channels = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
+    for k, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            continue
+        if id(tensor) in net.trace.names:
+            net.use(net.trace.names[id(tensor)], 0, "vector" if k else "scale", channels)
+        else:
+            net.equal(net.of[id(tensor)], channels)
+    net.of[id(op.outputs[0])] = labels
+    return None
+
+
+def group_norm(net: Labels, op: Op) -> None:
+    """Normalise groups of channels: a group goes as a whole."""
+    labels, groups = net.of[id(op.args[0])], op.args[6]
+    if op.args[1] is None or any(id(t) not in net.trace.names for t in op.args[1:3]):
+        return unknown(net, op, "a group-norm without scales of its own")
+    channels = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
+    net.tie(channels.view(groups, -1), [1])
+    net.use(net.trace.names[id(op.args[1])], 0, "scale", channels)
+    net.use(net.trace.names[id(op.args[2])], 0, "vector", channels)
+    net.of[id(op.outputs[0])] = labels
+    return None
+
+
+def layer_norm(net: Labels, op: Op) -> None:
+    """Normalise over the last axes: what is averaged there cannot lose a part and stay the same."""
+    labels = net.of[id(op.args[0])]
+    if any(varies(labels, labels.ndim - 1 - k) for k in range(len(op.args[1]))):
+        net.freeze(labels, "layer normalisation averages over its channels")
+    net.of[id(op.outputs[0])] = labels
+
+
+RULES: dict[str, Rule] = {
+    "convolution": convolution, "_convolution": convolution, "addmm": linear, "linear": linear, "mm": linear,
+    "glu": gated, "copy_": write, "cat": cat, "stack": cat, "bmm": product, "matmul": product, "constant_pad_nd": pad,
+    "_softmax": softmax, "_log_softmax": softmax, "softmax": softmax,
+    "channel_shuffle": shuffle, "native_channel_shuffle": shuffle, "max_unpool2d": unpool, "max_unpool3d": unpool,
+    "native_group_norm": group_norm, "native_layer_norm": layer_norm,
+    **dict.fromkeys(MOVES, move), **dict.fromkeys(VIEWS, view), **dict.fromkeys(NORMS, batch_norm),
+    **dict.fromkeys(POOLS, pool), **dict.fromkeys(REDUCTIONS, reduce), **dict.fromkeys(ATTENTION, heads),
+    **dict.fromkeys(POINTWISE, pointwise), **{f"{name}_": pointwise for name in POINTWISE}}

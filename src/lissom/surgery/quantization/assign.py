@@ -1,0 +1,74 @@
+"""Which layer gets how many bits, so that a network of a given size errs least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+
+from ...trees import Tree, called, values_in
+from .bits import FLOAT, Spec
+from .layers import QuantizedLayer
+from .prepare import round_weights
+
+UNITS = 4000  # in how many parts a budget of bytes is counted
+Options = Mapping[str, Mapping[int, float]]  # layer -> bits -> noise
+
+
+def layer_bytes(layer: nn.Module, bits: int) -> float:
+    """Return the bytes of a layer's weights, and of their scales where they are rounded."""
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight.numel() * bits / 8 + (4 * len(layer.weight) if bits < FLOAT else 0)
+
+
+def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], images: Tree) -> dict[str, dict[int, float]]:
+    """Return for each layer and each grid it may have the noise that rounding it alone brings into the outputs.
+
+    `model` is prepared, nothing rounded yet; `images` (n c h w). Noise is the mean square of what the outputs change by,
+    over their own mean square. Of several layers it adds up, as far as their errors are not correlated.
+    """
+    found: dict[str, dict[int, float]] = {}
+    with torch.no_grad():
+        plain = values_in(called(model.eval(), images))
+        power = float(plain.square().mean())
+        for name, specs in options.items():
+            layer = model.get_submodule(name)
+            assert isinstance(layer, QuantizedLayer)
+            found[name] = {}
+            for spec in filter(None, specs):
+                round_weights(layer, spec)
+                gap = (values_in(called(model, images)) - plain).square().mean()
+                found[name][spec.bits] = float(gap) / max(power, 1e-12)
+            layer.rounding = None
+    return found
+
+
+def assigned(noise: Options, cost: Callable[[str, int], float], budget: float) -> dict[str, int] | None:
+    """Return the bits of each layer with the least sum of noise whose costs add up to at most `budget`.
+
+    None where no choice is so cheap. Costs are rounded up to a 4,000th of the budget, and solved exactly then, as a
+    knapsack with one choice for each layer.
+
+    >>> assigned({"a": {2: 5.0, 8: 1.0}, "b": {2: 9.0, 8: 1.0}}, lambda _, bits: bits, 10)
+    {'a': 2, 'b': 8}
+    """
+    unit = budget / UNITS
+    best: list[float] = [0.0] * (UNITS + 1)  # least noise for at most so many units
+    taken: list[list[int]] = []
+    for name, choices in noise.items():
+        parts = [(bits, ceil(cost(name, bits) / unit - 1e-9), value) for bits, value in choices.items()]
+        now, how = [float("inf")] * (UNITS + 1), [0] * (UNITS + 1)
+        for bits, price, value in parts:
+            for room in range(price, UNITS + 1):
+                if (sum_ := best[room - price] + value) < now[room]:
+                    now[room], how[room] = sum_, bits
+        best, taken = now, [*taken, how]
+    if best[UNITS] == float("inf"):
+        return None
+    room, bits_of = UNITS, dict[str, int]()
+    for name, how in zip(reversed(list(noise)), reversed(taken), strict=True):
+        bits_of[name] = how[room]
+        room -= ceil(cost(name, how[room]) / unit - 1e-9)
+    return {name: bits_of[name] for name in noise}

@@ -1,0 +1,217 @@
+"""Watch one forward pass: where values are made, and who reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...trees import Tree, copied, handed, tensors_in
+from ..entering import entering
+from ..layers import torch_class
+from .sites import PASSES, Sites, kind_of, paths_of
+
+BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}  # calls that are one operation with a ReLU after them
+# Functions whose result changes most where an operand is near 0: name -> place of that operand.
+# That operand is not rounded, and neither is what only such operands are made of: the nearest step
+# to a small number may be 0, and the quotient infinity.
+STEEP = {"div": 1, "div_": 1, "true_divide": 1, "__truediv__": 1, "__itruediv__": 1, "__rtruediv__": 0, "__rdiv__": 0,
+         "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
+
+
+@dataclass
+class Wiring:
+    """Which site's grid each site uses, and which site's values each layer reads.
+
+    `readers` names for each site with a grid of its own the layers that read it, None standing for other calls.
+    """
+
+    sites: dict[str, str]
+    inputs: dict[str, str | None]  # layer -> site, None where that differs from call to call
+    sources: dict[str, set[str]]  # layer -> the sites with a grid of their own whose values it reads, or its `entry`
+    calls: dict[str, int]  # kind of call -> how many; empty where that depends on the sample
+    sums: list[set[str]]  # sites that additions tie together: what is added, and where the sum is rounded
+    readers: dict[str, set[str | None]]
+    makers: dict[str, str]  # site -> the layer whose outputs it has
+
+    @property
+    def lost(self) -> set[str]:
+        """Return the layers that read what came from no site: calls that are not known have made it."""
+        return {layer for layer, found in self.sources.items() if entry(layer) in found}
+
+
+def entry(layer: str) -> str:
+    """Return the name of what a layer reads, whatever made it."""
+    return f"to_{layer.replace('.', '_')}"
+
+
+def weights_of(network: nn.Module) -> dict[int, str]:
+    """Return the layers by the id of their weight."""
+    return {id(layer.weight): name for name, layer in network.named_modules()
+            if torch_class(layer) is not None}
+
+
+def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
+    """Return the modules, as sites name them, whose own calls differ between runs; None if all runs make the same calls.
+
+    A mixture of experts has no such module, though its calls differ: each expert does what it does, or does not run.
+    """
+    weights = weights_of(network)
+
+    def order(inputs: Tree) -> list[tuple[str, str | None]]:
+        found: list[tuple[str, str | None]] = []
+
+        def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
+            found.append((name, weights.get(id(args[1])) if len(args) > 1 else None))
+            return out
+        with torch.no_grad(), Sites(visit):
+            handed(network.eval(), copied(inputs))
+        return found
+
+    orders = [order(inputs) for inputs in runs]
+    if all(other == orders[0] for other in orders):
+        return None
+    calls: dict[str, set[frozenset[tuple[str, int]]]] = {}
+
+    def left(path: str, made: Counter[str]) -> None:
+        calls.setdefault(path, set()).add(frozenset(made.items()))
+    for inputs in runs:
+        with torch.no_grad(), Sites(lambda _, __, out: out, paths=paths_of(network), left=left):
+            handed(network.eval(), copied(inputs))
+    return {path for path, seen in calls.items() if len(seen) > 1}
+
+
+class _Watch:
+    """What one forward pass does: which call reads what other calls have made."""
+
+    def __init__(self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]) -> None:
+        self.weights, self.loose = weights_of(network), loose
+        self.source: dict[int, str] = {}  # tensor -> site
+        self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
+        self.readers: dict[str, list[str]] = {}  # site -> the calls that read it
+        self.runs = Counter[str]()  # site -> how often it is reached
+        self.layers: dict[str, list[str | None]] = {}
+        self.layer_of: dict[str, str] = {}  # call -> layer
+        self.steep: set[str] = set()  # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
+        self.alive: list[Any] = []
+        for site, x in inputs.items():
+            if x.is_floating_point():
+                self.source[id(x)], self.reads[site], self.readers[site], self.runs[site] = site, [], [], 1
+
+    def read(self, args: tuple[Any, ...], reader: str) -> list[str]:
+        found = [self.source[id(a)] for a in tensors_in(args) if id(a) in self.source]
+        for site in found:
+            self.readers[site].append(reader)
+        return found
+
+    def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
+        layer = self.weights.get(id(weight))
+        if layer is not None:
+            self.layer_of[name] = layer
+            self.layers.setdefault(layer, []).append(self.source.get(id(args[0])))
+        found = self.read(args, name)
+        self.alive.extend([args, out])
+        if name.rpartition(":")[0] in self.loose and ":" in name:  # which call this is depends on the sample
+            self.source.pop(id(out), None)
+            return out
+        self.reads.setdefault(name, []).extend(found)
+        self.readers.setdefault(name, [])
+        self.runs[name] += 1
+        if id(out) in self.source:  # an operation in place: a name of its own for the result
+            out = out.view_as(out)
+        self.source[id(out)] = name
+        self.alive.append(out)
+        return out
+
+    def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        self.alive.extend([args, out])
+        outs, first = list(tensors_in(out)), args[0] if args else None
+        if func is Tensor.__setitem__:  # what is changed in part is of no site any more
+            self.read(args, "__setitem__")
+            self.source.pop(id(first), None)
+        if not outs or not isinstance(first, Tensor):
+            return
+        if (operand := steep_operand(func, args)) is not None and id(operand) in self.source:
+            self.steep.add(self.source[id(operand)])
+        if func in PASSES and id(first) in self.source:
+            for o in outs:
+                self.source.setdefault(id(o), self.source[id(first)])
+        elif outs[0].is_floating_point():
+            self.read(args, getattr(func, "__name__", "?"))
+            if out is first:  # changed in place by a call that is not known
+                self.source.pop(id(out), None)
+
+    def steep_sites(self) -> set[str]:
+        """Return the sites that must not be rounded: those of `steep`, and those that only such sites read."""
+        found = set(self.steep)
+        while more := {site for site, readers in self.readers.items() if readers and found.issuperset(readers)} - found:
+            found |= more
+        return found
+
+    def only_relu(self, site: str) -> bool:
+        """Return whether a ReLU alone reads what a site makes, each time."""
+        return len(self.readers[site]) == self.runs[site] and {*map(kind_of, self.readers[site])} == {"relu"}
+
+
+def steep_operand(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return the argument that a function must not be given rounded, None if there is no such."""
+    name = getattr(func, "__name__", "")
+    if name in ("pow", "__pow__"):
+        steep = len(args) > 1 and not (isinstance(args[1], (int, float)) and args[1] >= 1)
+        return args[0] if steep else None
+    place = STEEP.get(name)
+    return args[place] if place is not None and len(args) > place else None
+
+
+def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None) -> Wiring:
+    """Decide which activations need a grid, from one forward pass.
+
+    Everything computed is rounded, save what only a ReLU reads, what the network returns, and what
+    it divides by or takes the root or logarithm of. What only a ReLU reads is rounded behind it,
+    whatever made it: the two are one operation in integers, rounding twice in turn costs precision
+    for nothing, and OpenVINO 2026.4 dies of a concatenation that is rounded so. Max-pooling chooses
+    among values and so keeps the grid of its input. ONNX Runtime and OpenVINO fuse everything this
+    way. Integers that enter are never rounded. Where `loose` modules are given, calls are named by
+    module, and those of these modules stay float.
+    """
+    inputs = copied(images)
+    watch = _Watch(network, entering(network, inputs), loose or ())
+    with torch.no_grad(), Sites(watch.visit, watch.passed, paths=None if loose is None else paths_of(network)) as made:
+        ends = {watch.source.get(id(t)) for t in tensors_in(handed(network.eval(), inputs))}
+    reads, readers, layers = watch.reads, watch.readers, watch.layers
+    sites: dict[str, str] = {}
+    steep = watch.steep_sites()
+    for name in readers:
+        if name in ends or name in steep or (kind_of(name) in BEFORE_RELU and watch.only_relu(name)):
+            continue
+        own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
+        sites[name] = sites.get(own, name)
+    sums = [{sites[s] for s in (*reads[name], name if name in sites else readers[name][0]) if s in sites}
+            for name in reads if kind_of(name) == "add" and (name in sites or readers[name])]
+    reading: dict[str, set[str | None]] = {own: set() for own in sites.values()}
+    for name, own in sites.items():
+        reading[own] |= {watch.layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
+    sources = {layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()}
+    one = {layer: found[0] if len(set(found)) == 1 and found[0] in sites else None for layer, found in layers.items()}
+    calls = dict(made.counts) if loose is None else {}
+    return Wiring(sites, one, sources, calls, merged(sums), reading, watch.layer_of)
+
+
+def merged(sums: list[set[str]]) -> list[set[str]]:
+    """Join the sets that overlap.
+
+    >>> merged([{"a", "b"}, {"c"}, {"b", "d"}]) == [{"c"}, {"a", "b", "d"}]
+    True
+    """
+    out: list[set[str]] = []
+    for tied in sums:
+        for other in [group for group in out if group & tied]:
+            out.remove(other)
+            tied = tied | other
+        out.append(tied)
+    return out

@@ -1,0 +1,126 @@
+"""Turn a network into one whose layers and activations can be rounded, and round them as a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ...errors import LissomError
+from ...trees import Tree
+from ..fold import foldable, foldable_norm, taken_out
+from ..layers import torch_class
+from ..masks import Masked
+from .bits import Plan, Spec
+from .dataflow import Wiring, wiring
+from .layers import CLASSES, QuantizedLayer
+from .network import Quantized
+from .rounding import Rounding
+from .sites import kind_of
+
+Bounds = tuple[float, float]
+
+
+def unrounded(model: nn.Module) -> nn.Module:
+    """Return a network without the roundings that an earlier quantization put into it and around it."""
+    if not isinstance(model, Quantized):
+        return model
+    for layer in model.layers():
+        layer.rounding = layer.again = None
+        layer.follow(None)
+    return model.network
+
+
+def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, str]:
+    """Make every layer that can be one a quantized layer, in place, with its batch-norm in it; nothing is rounded yet.
+
+    Return why other layers of these kinds stay as they are.
+    """
+    called, left = wiring(model, example).inputs, dict[str, str]()
+    norms = dict(foldable(model, example)) if fold else {}
+    for name, layer in list(model.named_modules()):
+        kind = torch_class(layer)
+        if kind not in CLASSES or isinstance(layer, QuantizedLayer):
+            continue
+        if name not in called:
+            left[name] = "it is not called through its own weight"
+            continue
+        norm, masked = model.get_submodule(norms[name]) if name in norms else None, isinstance(layer, Masked)
+        layer.__class__ = CLASSES[kind]
+        assert isinstance(layer, QuantizedLayer)
+        if norm is not None and foldable_norm(norm):
+            taken_out(model, norm)
+            layer.prepare(norm, masked, f"network.{norms[name]}")
+        else:
+            layer.prepare(masked=masked)
+    model.eval()
+    return left
+
+
+def rounded(model: nn.Module, wires: Wiring, plan: Plan,
+            bounds_of: Callable[[str, Spec], Bounds]) -> tuple[Quantized, dict[str, Bounds]]:
+    """Put the roundings of a plan into a prepared network, in place; return it with the ranges of what is rounded.
+
+    `bounds_of` returns the range of a site on a grid. What an addition ties together gets one scale.
+    """
+    skipped = unsigned(wires, plan)
+    whole = Quantized(model, {site: own for site, own in wires.sites.items() if own in plan.sites}, wires.calls,
+                      skipped=skipped, tied=wires.sums)
+    bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
+    for site, spec in plan.sites.items():
+        whole.grids[site] = of_inputs(spec, bounds[site])
+    whole.tie()
+    for name, reads in wires.inputs.items():
+        layer = model.get_submodule(name)
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        layer.site = reads
+        if (weights := plan.weights.get(name)) is not None:
+            try:
+                round_weights(layer, weights)
+            except LissomError as error:
+                raise LissomError(f"quantize: {name}: {error}; keep= leaves it float") from None
+        if name in plan.own:
+            layer.again = again(name, wires, plan.own[name])
+            if layer.again not in whole.grids:  # layers that read the same round it alike
+                if plan.own[name].at_run_time:
+                    whole.grids[layer.again] = of_inputs(plan.own[name], (0.0, 0.0))
+                    continue
+                found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]]
+                bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
+                whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
+                if plan.own[name].signs and bounds[layer.again][0] >= 0 and not wires.sources[name] <= skipped:
+                    raise LissomError(f"quantize: what {name} reads is never negative, so that its signs say nothing; "
+                                      "inputs=1 rounds it to 0 or a step, and keep= leaves the layer float")
+    whole.to(next(model.parameters()).device)  # what ranges were measured on
+    whole.link()
+    return whole, bounds
+
+
+def unsigned(wires: Wiring, plan: Plan) -> set[str]:
+    """Return the ReLUs whose results are read for their signs only; these are left out.
+
+    Behind a ReLU all signs are plus, so the sign is taken of what comes before it. Where others
+    read the ReLU, too, it has to stay, and `rounded` refuses the signs.
+    """
+    return {site for site, readers in wires.readers.items() if kind_of(site) == "relu" and readers
+            and all(name is not None and name in plan.own and plan.own[name].signs for name in readers)}
+
+
+def again(layer: str, wires: Wiring, spec: Spec) -> str:
+    """Return a name for what rounds the values of a site once more, for all layers that read it on one grid."""
+    sources = wires.sources[layer]
+    word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "_")
+    return f"{word}_in_{spec.bits}"
+
+
+def of_inputs(spec: Spec, bounds: Bounds) -> Rounding:
+    """Return what rounds inputs whose range was measured."""
+    return Rounding(spec.grid, spec.bits, "inputs", spec.made().hold_inputs(*bounds, spec.bits))
+
+
+def round_weights(layer: QuantizedLayer, spec: Spec) -> None:
+    """Round the weights of a layer from now on."""
+    layer.rounding = Rounding(spec.grid, spec.bits, "weights")  # as its grid wants them, the layer hands them over
+    held = spec.made().hold_weights(layer.turned(layer.weight.detach()), spec.bits)
+    layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)

@@ -1,0 +1,1 @@
+"""What lissom asks of the operating system: temporary files, child processes, no telemetry."""

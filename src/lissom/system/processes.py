@@ -1,0 +1,52 @@
+"""How a process of our own is started, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import sys
+from pathlib import Path
+
+from .telemetry import OFF
+
+SOURCE = Path(__file__).parents[2]  # the folder that this package is in
+
+
+def surroundings(**more: str) -> dict[str, str]:
+    """Return the environment of a new process that can import this package, with `more` variables.
+
+    Nothing is imported from the folder that it happens to start in, no library reports to its maker, and text is UTF-8.
+    """
+    own = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(search_path())}
+    return {**os.environ, **OFF, **own, **more}
+
+
+def search_path() -> list[str]:
+    """Return the folders of PYTHONPATH as seen from here, and that of this package unless Python finds it by itself."""
+    found = [os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    installed = [*site.getsitepackages(), site.getusersitepackages()]
+    return found if str(SOURCE) in (*found, *installed) else [*found, str(SOURCE)]
+
+
+def command(module: str, *words: str | Path) -> list[str]:
+    """Return the command that runs a module of this package in a new process, not beside files of the current folder.
+
+    Without -P, `python -m` puts that folder in front of the standard library: a file named
+    random.py there would be run.
+    """
+    return [sys.executable, "-P", "-m", module, *map(str, words)]
+
+
+def ended(code: int) -> str:
+    """Return in words how a process ended.
+
+    >>> ended(3)
+    'ended with status 3'
+    """
+    if code >= 0:
+        return f"ended with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal, or another system's number
+        return f"was killed by signal {-code}"

@@ -1,0 +1,94 @@
+"""Who builds a network: a name of a menu, which is data, or the user's own code, which is imported.
+
+What an entry of the store says is trusted with names only: names of lissom, torchvision and timm
+are looked up in lists, never as attribute paths. Code is imported only if the user's own key has
+signed the entry, or if the user names that code again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LissomError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = ("torchvision", "timm")
+MOST = 1_000_000  # classes or channels
+
+
+def code_named(build: dict[str, Any]) -> str | None:
+    """Return the code that has to be imported to build a network again, as in net.py:make; None where names do.
+
+    >>> code_named({"model": "net.py:make"}), code_named({"task": "own.py:task"})
+    ('net.py:make', 'own.py:task')
+    >>> code_named({"model": "resnet20"}), code_named({"model": "torchvision:resnet18"})
+    (None, None)
+    """
+    if "task" in build:
+        return str(build["task"])
+    model = str(build.get("model", ""))
+    place = model.rpartition(":")[0]
+    return model if place and place not in LIBRARIES else None
+
+
+def arguments(build: dict[str, Any], where: str) -> dict[str, int]:
+    """Return what the builder of an entry is called with: numbers of classes and channels, and nothing else."""
+    found = {key: value for key, value in build.items() if key != "model"}
+    for key, value in found.items():
+        if key not in ("num_classes", "in_channels") or type(value) is not int or not 1 <= value <= MOST:
+            raise LissomError(f"load: {where}: expected num_classes and in_channels from 1 to {MOST}, got {key!r:.40}: "
+                              f"{value!r:.40}")
+    return found
+
+
+def library_model(library: str, name: str) -> Callable[..., nn.Module]:
+    """Return what builds a network of torchvision or timm by the name that it has in their lists."""
+    try:
+        module = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
+    except ImportError:
+        raise LissomError(f"model: {library} is not installed here; pip install {library}") from None
+    known = module.list_models()
+    if name not in known and (library == "torchvision" or name not in module.list_pretrained()):
+        close = nearest(name, known)
+        raise LissomError(f"model: {library} has no '{name:.60}'" + (f"; did you mean '{close}'?" if close else ""))
+    if library == "torchvision":
+        builder: Callable[..., nn.Module] = module.get_model_builder(name)
+        return builder
+
+    def build(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
+        made: nn.Module = module.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+        return made
+    return build
+
+
+def code_file(named: str) -> Path | None:
+    """Return the file that importing `named` would run, as in net.py:make or package.module:factory; imports nothing of it.
+
+    None where it cannot be told, and for what is installed in this Python: nobody else writes there.
+    """
+    place = named.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).resolve()
+    first, *rest = place.split(".")
+    path, sys.path[:] = list(sys.path), ["", *sys.path]
+    try:
+        spec = importlib.util.find_spec(first)
+        for count in range(1, len(rest) + 1):
+            spec = spec and PathFinder.find_spec(".".join([first, *rest[:count]]), spec.submodule_search_locations)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    finally:
+        sys.path[:] = path
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).resolve()
+    return None if file.is_relative_to(Path(sysconfig.get_path("purelib")).resolve()) else file

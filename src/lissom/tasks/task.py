@@ -1,0 +1,286 @@
+"""What a user brings: how to build the network, the data, the loss and the scores of merit."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LissomError, nearest, place_of, type_of
+from .builders import LIBRARIES, arguments, code_named, library_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..data.data import Data
+    from ..language.training import Term
+
+Score = Callable[["Tensor", "Tensor"], float]  # outputs, labels of a whole split -> a number, more is better
+
+
+def top1(outputs: Tensor, labels: Tensor) -> float:
+    """Return the share of images (n classes) whose largest output is that of their label (n)."""
+    return float((outputs.argmax(1) == labels).double().mean())
+
+
+def top5(outputs: Tensor, labels: Tensor) -> float:
+    """Return the share of images (n classes) whose label (n) is among their five largest outputs."""
+    return float((outputs.topk(5, 1).indices == labels[:, None]).any(1).double().mean())
+
+
+@dataclass
+class Task:
+    """A network to compress and what it is for.
+
+    `build` makes the network afresh, the same layers each time. `loss` takes (network, Batch) and returns a scalar,
+    cross-entropy if None. The first of `scores` is the one that tables and choices use; without any it is top-1, with
+    top-5 beside it where there are more classes. `source` names, with the fingerprint of the data, what networks of this
+    task are stored under: change it when `build` changes.
+    """
+
+    build: Callable[[], nn.Module]
+    data: Data
+    name: str = "model"
+    source: str = ""
+    loss: Term | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
+    teacher: Callable[[], nn.Module] | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""  # the file that the weights of a network which was trained elsewhere come from
+    given: bool = True  # whether `build` makes a network that has learned, as far as can be known
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            self.scores = {"top1": top1, **({"top5": top5} if len(self.data.classes) > 5 else {})}
+
+    @classmethod
+    def of(cls, model: str, data: Data, *, weights: str | None = None) -> Task:
+        """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
+
+        `model`: a built-in such as resnet20, torchvision:NAME, package.module:factory or path/to/file.py:factory.
+        The factory is given `num_classes` and `in_channels` if it takes them.
+        """
+        factory, source = factory_of(model)
+        wanted = {"num_classes": len(data.classes), "in_channels": data.channels}
+        takes = parameters_of(factory)
+        anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        given = {k: v for k, v in wanted.items() if k in takes or (anything and k == "num_classes")}
+
+        def build() -> nn.Module:
+            made = factory(**given)
+            if weights:
+                load_weights(made, weights)
+            return made
+
+        if weights:
+            source += " " + file_mark(weights)
+        return cls(build, data, model, f"{source} {given}", spec={"model": model, **given},
+                   weights=weights or "", given=bool(weights) or ":" in model)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of what the network is shown, if it was trained elsewhere."""
+        if not self.weights:
+            return []
+        seen, data = self.data.preprocessing(), self.data
+        mean, std = (", ".join(f"{value:.3f}" for value in seen[name]) for name in ("mean", "std"))
+        return [f"{self.weights} was trained elsewhere; images are resized to {data.size[0]}x{data.size[1]} and normalised "
+                f"by mean {mean}, deviation {std} of the training images of {data.name}; if it was trained with others, its "
+                "accuracy here is wrong"]
+
+    def root(self, seed: int) -> str:
+        """Return the key of the network before the first step."""
+        scores = sorted(name for name, score in self.scores.items() if score is not top5)  # it only comes beside top-1
+        facts = (self.name, self.source, self.data.fingerprint, scores, seed)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+    def fresh(self, seed: int = 0) -> nn.Module:
+        """Build the network with weights drawn from `seed`, in eval mode."""
+        import torch
+        from torch import nn
+
+        torch.manual_seed(seed)
+        try:
+            model = self.build()
+        except LissomError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise LissomError(f"model {self.name}: building it raised {told(error, str(error))}") from error
+        if not isinstance(model, nn.Module):
+            raise LissomError(f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module")
+        return model.eval()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def told(error: BaseException, said: str, on: str = "") -> str:
+    """Return what the user's own code raised, on what, what it says, and where it was raised."""
+    place = "" if isinstance(error, SyntaxError) else place_of(traceback.extract_tb(error.__traceback__))
+    said = f": {said}" if str(error).strip() else ""
+    return f"{type(error).__name__}{on}{said}{f' ({place})' if place else ''}"
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a factory can be called with; nothing for a module that does not say how it is made."""
+    from torch import nn
+
+    own = [c for c in getattr(factory, "__mro__", ()) if c not in (nn.Module, object)]
+    if own and not any("__init__" in vars(c) for c in own):
+        return {}
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C, or not callable: calling it will tell
+        return {}
+
+
+def check_model_spec(spec: str) -> None:
+    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, module:factory or file.py:factory."""
+    from ..models import check_name
+
+    place, colon, name = spec.rpartition(":")
+    if not colon:
+        if spec.endswith(".py") or "/" in spec:
+            raise LissomError(f"model: {spec!r} says no name in that file; wanted path/to/file.py:factory, a function or "
+                              "class that builds the network")
+        check_name(spec)
+    elif not place or not name:
+        raise LissomError(f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, package.module:factory or "
+                          "path/to/file.py:factory")
+    elif place.endswith(".py") and not os.path.isfile(place):
+        raise LissomError(f"model: there is no file {place}")
+
+
+def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
+    """Return what builds the network named by `spec`, and a text that changes when its source does."""
+    check_model_spec(spec)
+    place, _, name = spec.rpartition(":")
+    if not place:
+        from ..models import factory
+
+        return factory(name), spec
+    if place in LIBRARIES:
+        return library_model(place, name), spec
+    return loaded(place, name, "model")
+
+
+def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
+    """Import `name` from a module or a .py file; return it with a text that changes when the file does."""
+    try:
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            if str(path.parent) not in sys.path:
+                sys.path.insert(0, str(path.parent))
+            found = importlib.util.spec_from_file_location(f"lissom_user_{path.stem}", path)
+            assert found is not None and found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            sys.modules[found.name] = module
+            found.loader.exec_module(module)
+        else:
+            if "" not in sys.path:
+                sys.path.insert(0, "")
+            module = importlib.import_module(place)
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise LissomError(f"{what}: importing {place} raised {told(error, str(error))}") from error
+    if not hasattr(module, name):
+        close = nearest(name, dir(module))
+        raise LissomError(f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else ""))
+    file = Path(getattr(module, "__file__", None) or "")
+    mark = file_mark(str(file)) if file.is_file() else ""
+    return getattr(module, name), f"{place}:{name} {mark}"
+
+
+def teachers_in(text: str) -> list[str]:
+    """Return the teachers that a text names: one, or several with commas between them.
+
+    >>> teachers_in("4f2a, resnet56=big.safetensors")
+    ['4f2a', 'resnet56=big.safetensors']
+    """
+    model, equals, path = text.partition("=")
+    if os.path.isfile(text) or (equals and "," not in model and os.path.isfile(path)):
+        return [text]  # a file may have a comma in its name
+    return [part.strip() for part in text.split(",")]
+
+
+def teacher_code(text: str) -> str | None:
+    """Return the code of the user's own that a teacher, MODEL=FILE, would import; None where it imports none."""
+    model, equals, _ = text.rpartition("=")
+    return code_named({"model": model}) if equals else None
+
+
+def teacher_from(text: str, task: Task) -> nn.Module:
+    """Build the teacher in a weight file: the task's own kind of network, or another, as `MODEL=FILE`."""
+    model, _, path = text.rpartition("=")
+    return Task.of(model or task.name, task.data, weights=path).fresh()
+
+
+def build_from(build: dict[str, Any], where: str, given: str | None = None, *, trusted: bool = False,
+               cure: str = "give it again as `model`") -> nn.Module:
+    """Build a network afresh from what an entry of the store says of it.
+
+    Names of menus are data. Own code is imported where the entry is `trusted`, or where the user names it again as `given`.
+    """
+    code = code_named(build)
+    if code is None and "model" not in build:
+        raise LissomError(f"load: {where} does not say how its network is built; give the network as `model`")
+    if code and not trusted and given is None:
+        raise LissomError(f"load: {where} would import {code:.80}, and nothing shows that your lissom wrote it; {cure}")
+    if "task" in build:
+        return own_task(given or str(build["task"])).fresh()
+    named = given or str(build["model"])
+    factory, _ = factory_of(named)
+    try:
+        return factory(**arguments(build, where))
+    except LissomError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise LissomError(f"load: {where}: building {named:.80} raised {told(error, str(error))}") from error
+
+
+def file_mark(path: str) -> str:
+    """Return a text that changes when the file's content does."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise LissomError(f"weights: {path} cannot be read ({error.strerror})") from None
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing and an error.
+
+    A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like, its names with what
+    wrappers put before them. A .pt file is read with weights_only, which runs no code from it.
+    """
+    from .weights import load_state, read_checkpoint
+
+    load_state(model, read_checkpoint(path), path)
+
+
+def own_task(spec: str) -> Task:
+    """Load the task in `file.py:name`: a Task, or a function without arguments that returns one."""
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place.endswith(".py"):
+        raise LissomError(f"task: {spec!r} was given; file.py:name is wanted")
+    if not os.path.isfile(place):
+        raise LissomError(f"task: there is no file {place}")
+    found, source = loaded(place, name, "task")
+    if not isinstance(found, Task) and callable(found):
+        try:
+            found = found()
+        except LissomError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise LissomError(f"task: {spec} raised {told(error, str(error))}") from error
+    if not isinstance(found, Task):
+        raise LissomError(f"task: {spec} is {type_of(found)}; a lissom.Task is wanted")
+    return replace(found, source=f"{source} {found.source}", spec={"task": spec})

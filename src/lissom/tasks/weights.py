@@ -1,0 +1,118 @@
+"""Find the weights in a checkpoint, however a trainer wrote it; no code in it is run."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LissomError, cut, listed
+from .pickled import check
+
+HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "state_dict_ema",
+           "model_ema", "ema_state_dict", "ema", "student", "teacher")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+COUNTS = {"n_averaged"}  # what AveragedModel adds to the weights
+DEPTH = 3  # prefixes that lie around each other, and folders in folders
+
+State = dict[str, Tensor]
+
+
+def read_checkpoint(path: str) -> Any:
+    """Return what a .pt, .pth or .safetensors file holds, read with weights_only: tensors, numbers, argparse's options.
+
+    Raises LissomError for a file that cannot be read or that holds objects of other classes.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            if path.endswith(".safetensors"):
+                return load_file(path)
+            check(path, {name_of(kind) for kind in torch.serialization.get_safe_globals()})
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise LissomError(f"weights: {path} holds more than tensors and would run code when read{named_in(str(error))}; "
+                          "save model.state_dict() alone where it was made, better still as .safetensors") from None
+    except Exception as error:  # what torch.load says of files that are no state dicts is of many kinds
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LissomError(f"weights: {path} cannot be read ({cut(first, 200)})") from None
+
+
+def name_of(kind: Any) -> str:
+    """Return the name under which a class that the user holds for safe stands in a file."""
+    return str(kind[1]) if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def named_in(said: str) -> str:
+    """Return the class that PyTorch says a file needs, as it stands in the error line."""
+    found = said.partition("GLOBAL ")[2].partition(" was not")[0] if "GLOBAL " in said else ""
+    return f" (a {cut(found, 80)})" if found else ""
+
+
+def is_state(value: object) -> bool:
+    """Return whether something is a state dict: names with tensors."""
+    return isinstance(value, Mapping) and bool(value) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def states_in(held: Any, depth: int = DEPTH) -> Iterator[State]:
+    """Yield the state dicts in what a checkpoint holds, the likeliest first."""
+    if is_state(held) or (held == {} and depth == DEPTH):
+        yield dict(held)
+    elif isinstance(held, Mapping) and depth:
+        tensors = {k: v for k, v in held.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        for key in HOLDERS:
+            if isinstance(held.get(key), Mapping):
+                yield from states_in(held[key], depth - 1)
+        if tensors and all(isinstance(k, str) for k in held):
+            yield tensors
+
+
+def bared(state: State, own: Mapping[str, Tensor]) -> State:
+    """Return a state dict without what wrappers put before all names or, as Lightning does, before those of the network."""
+    state = {k: v for k, v in state.items() if k not in COUNTS or k in own}
+    for _ in range(DEPTH):
+        if own.keys() & state.keys():
+            break
+        for prefix in PREFIXES:
+            inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if inner and (len(inner) == len(state) or own.keys() <= inner.keys()):
+                state = inner
+                break
+        else:
+            break
+    return {k.replace("_orig_mod.", ""): v for k, v in state.items()} if not own.keys() & state.keys() else state
+
+
+def fits(state: State, own: Mapping[str, Tensor]) -> int:
+    """Return how many of the network's tensors are in a state dict in their shape."""
+    return sum(k in state and state[k].shape == v.shape for k, v in own.items())
+
+
+def load_state(model: nn.Module, held: Any, path: str) -> None:
+    """Load the state dict in what a checkpoint holds into `model`: all of it, or nothing and an error."""
+    own = model.state_dict()
+    found = [bared(state, own) for state in states_in(held)]
+    if not found:
+        keys = f", which has {listed(held)}" if isinstance(held, Mapping) and held else ""
+        raise LissomError(f"weights: {path} is not a state dict: names with tensors, nor holds one under a usual name{keys}")
+    state = max(found, key=lambda state: fits(state, own))  # the first of those that fit alike
+    wrong = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
+             for k in own if k in state and own[k].shape != state[k].shape]
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in own]
+    problems = [f"{what} ({len(keys)}): {', '.join(cut(k, 120) for k in keys[:6])}{', ...' if len(keys) > 6 else ''}"
+                for what, keys in zip(("missing from the file", "not in the network", "other shapes"),
+                                      (missing, extra, wrong), strict=True) if keys]
+    if problems:
+        other = not any(k in state for k in own)
+        cure = "; the names are those of another network: --model names the one that was trained" if other else ""
+        raise LissomError(f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}{cure}")
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,160 @@
+"""`lissom explain`: stages add up, the spoiled layer is named, remedies run, older processors are shown."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lissom
+from lissom import LissomError
+from lissom.bench.capped import capped
+from lissom.bench.machine import machine
+from lissom.cli.main import main
+from lissom.commands.explain import Explained
+from lissom.report.explanation import best_tried, concluded
+from lissom.report.page import unpacked
+from lissom.running.measure import exported
+from lissom.running.plan import one_target
+from lissom.store.store import Store
+from lissom.surgery.quantization.noise import layers_of
+
+RECIPE = "train(1) | {quantize(8, images=64), quantize(3, 3, first=3, images=64)}"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Store, list[dict[str, Any]]]:
+    store = Store(tmp_path_factory.mktemp("explain") / "store")
+    task = lissom.Task.of("resnet8", lissom.Data.of("digits"))
+    return task, store, lissom.run(RECIPE, task, store)
+
+
+def test_the_stages_add_up(runs: Any) -> None:
+    task, store, (eight, three) = runs
+    found = Explained(task, store, three["key"]).all([one_target("onnxruntime")], 100)
+    by = {row["name"]: row for row in found["stages"]}
+    assert by["float"]["score"] == pytest.approx(three["float"]["scores"]["test"]["top1"])
+    assert by["both, simulated"]["score"] == pytest.approx(three["scores"]["test"]["top1"])
+    assert by["folded"]["noise"] < 1e-5 < by["weights only"]["noise"] < by["both, simulated"]["noise"]
+    lost = by["both, simulated"]["lost"] - by["both, simulated"]["won"]
+    assert by["float"]["score"] - by["both, simulated"]["score"] == pytest.approx(lost / found["images"]["stages"])
+    assert found["targets"]["onnxruntime"]["agreement"] > 0.98 and found["targets"]["onnxruntime"]["capped"] == []
+    assert {row["name"] for row in found["layers"]} == set(layers_of(Explained(task, store, three["key"]).whole))
+    small = Explained(task, store, eight["key"]).all([], 100)
+    assert small["stages"][-1]["noise"] < found["stages"][-1]["noise"] / 3
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_layer_that_was_spoiled_is_named(runs: Any) -> None:
+    task, store, (eight, _) = runs
+    this = Explained(task, store, eight["key"])
+    layer = layers_of(this.whole)["blocks.1.conv2"]
+    assert layer.rounding is not None
+    with torch.no_grad():
+        layer.rounding.scale.mul_(40)  # type: ignore[operator]
+    found = this.all([], 100)
+    assert found["worst"][0] == "blocks.1.conv2"
+    assert any("blocks.1.conv2 (" in sentence for sentence in found["said"])
+    assert "weights" in found["said"][1]
+
+
+def test_what_was_left_float_is_said(runs: Any) -> None:
+    task, store, (eight, _) = runs
+    assert Explained(task, store, eight["key"]).left_float() == []
+    (row,) = lissom.run('train(1) | quantize(8, "dynamic", images=64)', task, store)
+    this = Explained(task, store, row["key"])
+    (said,) = this.left_float()
+    assert "1 of 10 layers" in said and "9 stay float: ranges at run time are for linear layers" in said
+    assert said in this.all([], 100)["said"]
+
+
+def test_remedies_are_run_and_compared(runs: Any) -> None:
+    task, store, (_, three) = runs
+    this = Explained(task, store, three["key"])
+    found = this.all([], 100)
+    names = [what for what, _ in this.remedies(found)]
+    assert {"range=minmax", "learned rounding", "corrected biases", "the worst layer float"} <= set(names)
+    assert len(names) == len({str(recipe) for _, recipe in this.remedies(found)})
+    this.remedies = lambda _: [  # type: ignore[method-assign,assignment]
+        r for r in Explained.remedies(this, found) if r[0] in ("range=minmax", "the worst three layers float")]
+    rows = this.tried(found, [], torch.device("cpu"))
+    assert {row["what"] for row in rows} == {"as it is", "range=minmax", "the worst three layers float"}
+    assert [row["valid"] for row in rows] == sorted((row["valid"] for row in rows), reverse=True)
+    as_is = next(row for row in rows if row["what"] == "as it is")
+    assert as_is["key"] == three["key"] and as_is["test"] == three["scores"]["test"]["top1"]
+
+
+def test_it_is_said_where_there_is_nothing_to_explain(runs: Any) -> None:
+    task, store, (eight, _) = runs
+    with pytest.raises(LissomError, match="is quantized"):
+        Explained(task, store, eight["float"]["key"])
+
+
+def test_a_loss_within_chance_is_called_that() -> None:
+    stages = [{"name": name, "score": score, "noise": noise, "lost": lost, "won": 5} for name, score, noise, lost in (
+        ("float", 0.9, 0.0, 0), ("folded", 0.9, 0.0, 0), ("weights only", 0.9, 0.03, 5), ("inputs only", 0.9, 0.04, 5),
+        ("both, simulated", 0.897, 0.05, 8))]
+    found = {"images": {"stages": 1000}, "stages": stages, "worst": [], "layers": [], "targets": {}}
+    assert "no more than chance might (±0.71)" in concluded(found)[0] and concluded(found)[1].startswith("64% of the noise")
+    stages[-1]["lost"], stages[-1]["score"] = 105, 0.8
+    assert "Rounding costs 10.00 points of 90.00" in concluded(found)[0] and "beyond chance (±2.06)" in concluded(found)[0]
+
+
+def test_what_was_learned_since_is_no_cost_of_rounding(runs: Any) -> None:
+    task, store, _ = runs
+    (record,) = lissom.run("train(1) | quantize(3, 3, first=3, images=64) | train(1, lr=0.02)", task, store)
+    found = Explained(task, store, record["key"]).all([], 50)
+    by = {row["name"]: row for row in found["stages"]}
+    learned, both = by["learned, not rounded"], by["both, simulated"]
+    assert learned["noise"] == learned["lost"] == learned["won"] == 0 and "folded" not in by
+    lost = both["lost"] - both["won"]
+    assert learned["score"] - both["score"] == pytest.approx(lost / found["images"]["stages"])
+    took, cost = found["said"][:2]
+    assert f"from {100 * by['float']['score']:.2f} to {100 * both['score']:.2f} points" in took
+    assert f"points of {100 * learned['score']:.2f}" in cost
+
+
+def test_what_was_tried_is_weighed_against_chance() -> None:
+    rows = [{"what": "as it is", "valid": 0.5}, {"what": "range=mse", "valid": 0.52}, {"what": "failed", "failed": "why"}]
+    assert best_tried(rows, 75) == ["Nothing tried is better than chance might make it: the best, range=mse, gives "
+                                    "+2.00 points on 75 validation images (±16.00)."]
+    assert best_tried(rows, 10_000) == ["Of what was tried, range=mse gives +2.00 points on 10000 validation images, beyond "
+                                        "chance (±1.39)."]
+    assert best_tried(rows[:1], 75) == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or one_target("openvino").missing() is not None, reason="x86 alone")
+def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> None:
+    task, store, (eight, _) = runs
+    (seven,) = lissom.run("train(1) | quantize(8, images=64, reduce_range=True)", task, store)
+    assert all(row["weights"]["bits"] == 7 for row in seven["facts"]["layers"])
+    target, images = one_target("openvino"), task.data.example(64).numpy()
+    gaps = {}
+    for record in (eight, seven):
+        path = exported(store, record["key"], target, False, task.fresh)
+        now, old = (capped(target, Path(path), images, cap) for cap in ("", "AVX2"))  # type: ignore[arg-type]
+        assert now is not None and old is not None and now[1] > 0
+        beyond = capped(target, Path(path), images, "AVX512_CORE_VNNI")
+        assert (beyond is None) == ("avx512_vnni" not in machine()["isa"]), "what this processor does not have, caps nothing"
+        gaps[record["key"]] = float(abs(now[0] - old[0]).max() / abs(now[0]).max())
+    assert gaps[seven["key"]] < 1e-3
+    assert torch.cpu._is_vnni_supported() is False or gaps[eight["key"]] > gaps[seven["key"]]
+
+
+def test_the_words_on_the_command_line(runs: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, store, (_, three) = runs
+    words = ["explain", three["key"][:6], "--data", "digits", "--model", "resnet8", "--store", str(store.root),
+             "--images", "50", "--to", "onnxruntime"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "both, simulated" in text and "Rounding costs" in text and "blocks.2.conv2" in text
+    with pytest.raises(SystemExit):
+        main(["report", three["key"], "--store", str(store.root), "-o", str(tmp_path / "r.html")])
+    page = (tmp_path / "r.html").read_text()
+    assert "Most of it enters at" in unpacked(page.split('id="data">')[1].split("</script>")[0])

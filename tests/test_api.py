@@ -1,0 +1,84 @@
+"""Surgery alone: what does not fit is said in one line that names what fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from networks import images, seasoned
+from torch import Tensor, nn
+
+import lissom
+from lissom import LissomError
+
+
+def test_an_example_that_the_network_does_not_take_is_said_with_its_shape() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    said = r"^apply: the network does not run on `example`, of shape \(3, 8, 9\); one input .* batch first: "
+    with pytest.raises(LissomError, match=said):
+        lissom.apply("quantize(8)", net, torch.randn(3, 8, 9))
+
+
+def test_a_quantized_network_is_not_cut() -> None:
+    seen = images(8, 16)
+    small = lissom.apply("quantize(8)", seasoned(), seen[:1], seen)
+    with pytest.raises(LissomError, match=r"prune\(0.5\): a quantized network is not cut; prune before quantize"):
+        lissom.apply("prune(0.5)", small, seen[:1], seen)
+
+
+def test_a_range_that_has_not_settled_names_layers_and_asks_for_images_only_if_there_are_more() -> None:
+    from lissom.language.context import Context
+    from lissom.language.method import method_of
+
+    def notes(count: int) -> list[str]:
+        seen = torch.cat([0.1 * images(32, 16), 40 * images(32, 16)])
+        ctx = Context(seen[:1], lambda wanted: list(seen[:wanted].split(8)), seed=0, where="quantize")
+        method_of("steps", f"quantize(8, images={count}, range='minmax')")(seasoned(), ctx)
+        return [note for note in ctx.notes if "has not settled" in note]
+    assert any("the range of what blocks.1.conv1 and blocks.1.shortcut.0 read" in note for note in notes(64))
+    assert all("more images= or a percentile" in note for note in notes(64)) and notes(64)
+    assert notes(512) and all("; a percentile would steady it" in note for note in notes(512))
+    assert all("of half the 64 images" in note for note in notes(512))
+
+
+def test_a_copied_network_is_what_deepcopy_makes() -> None:
+    from lissom.tasks.given import copied_module
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.gru = nn.Linear(4, 4), nn.GRU(4, 4)
+            self.two, self.again = nn.Linear(4, 4), self.one
+            self.two.weight = self.one.weight
+            self.cache: dict[str, Tensor] = {"bias": self.one.bias}
+            self.seen = [self.cache]
+            self.register_buffer("most", torch.ones(2), persistent=False)
+            self.seen_once = self.two.seen_once = 2 * self.one.weight  # computed, of which deepcopy takes no copy
+
+    net = Tied().train()
+    twin: Any = copied_module(net, {})
+    assert twin.two.weight is twin.one.weight is not net.one.weight and twin.again is twin.one
+    assert twin.cache["bias"] is twin.one.bias and twin.seen[0] is twin.cache is not net.cache
+    assert all(a is b for a, b in zip(twin.gru._flat_weights, twin.gru.parameters(), strict=True))
+    assert twin.seen_once is twin.two.seen_once is not net.seen_once and torch.equal(twin.seen_once, net.seen_once)
+    assert twin.training and list(twin.state_dict()) == list(net.state_dict()) and torch.equal(twin.most, net.most)
+    twin.one.register_forward_hook(lambda *_: None)
+    assert not net.one._forward_hooks
+
+
+def test_a_module_that_says_how_it_is_copied_is_copied_so() -> None:
+    from lissom.tasks.given import copied_module
+
+    class Own(nn.Linear):
+        def __getstate__(self) -> dict[str, Any]:
+            return {**vars(self), "session": None}
+
+    class Kept(nn.Linear):
+        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+            return self
+
+    net = nn.Sequential(Own(4, 4), Kept(4, 4))
+    net[0].session = open  # type: ignore[assignment]
+    twin = copied_module(net, {})
+    assert twin.get_submodule("0").session is None and twin.get_submodule("1") is net[1]
