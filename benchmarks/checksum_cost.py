@@ -1,7 +1,8 @@
 """What comparing checksums adds to loading a network: python benchmarks/checksum_cost.py [--turns 9]
 
-A network is saved and sealed as an entry of a store is. In each turn it is loaded twice, with the comparison and without,
-in changing order, and nothing that was hashed before is remembered. Printed are the medians and that of the ratios.
+A network is saved and sealed as an entry of a store is. In each turn it is loaded twice, with the
+comparison and without, in changing order, and nothing that was hashed before is remembered. Printed
+are the medians and that of the ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from lissom.models import factory
 from lissom.store import manifest, snapshot
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet50": lambda: torchvision.models.resnet50(weights=None), "resnet20": lambda: factory("resnet20")(num_classes=10)}
+    "resnet50": lambda: torchvision.models.resnet50(weights=None),
+    "resnet20": lambda: factory("resnet20")(num_classes=10),
+}
 
 
 def seconds(build: Callable[[], nn.Module], folder: Path, compared: bool) -> float:
@@ -52,9 +55,14 @@ def main() -> None:
                 order = (True, False) if turn % 2 else (False, True)
                 took = {compared: seconds(build, folder, compared) for compared in order}
                 pairs.append((took[True], took[False]))
-            with_it, without = (median(each) for each in zip(*pairs[1:], strict=True))  # the first warms up
+            # the first warms up
+            with_it, without = (median(each) for each in zip(*pairs[1:], strict=True))
             ratio = median(one / two for one, two in pairs[1:])
-            print(f"{name}: {with_it:.3f} s with checksums, {without:.3f} s without, ratio {ratio:.3f}", flush=True)
+            print(
+                f"{name}: {with_it:.3f} s with checksums, {without:.3f} s without, ratio "
+                f"{ratio:.3f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """What lissom can do to known networks, each proved; writes docs/results/coverage.md.
 
-    python benchmarks/coverage.py --rows docs/results/coverage.jsonl [--only PATTERN,...] [-o docs/results/coverage.md]
+    python benchmarks/coverage.py --rows docs/results/coverage.jsonl [--only PATTERN,...] [-o
+    docs/results/coverage.md]
 
-Networks have random weights and normalisations that matter, and images as small as they take. Units chosen at random
-are made exactly dead where they are made and cut out: the outputs, in float64, must be the same to rounding, of a
-detector with the boxes that the whole one chose. Then prune(0.5), quantize(8) and both are applied, saved, loaded again,
-which must give the same bits, and exported to ONNX Runtime and OpenVINO, where the file must answer as PyTorch does. Each
-network is tried by a process of its own, with limits of time and memory (--seconds, --memory); a line for each is added
-to --rows, and those there are not tried again. Needs timm.
+Networks have random weights and normalisations that matter, and images as small as they take. Units
+chosen at random are made exactly dead where they are made and cut out: the outputs, in float64,
+must be the same to rounding, of a detector with the boxes that the whole one chose. Then
+prune(0.5), quantize(8) and both are applied, saved, loaded again, which must give the same bits,
+and exported to ONNX Runtime and OpenVINO, where the file must answer as PyTorch does. Each network
+is tried by a process of its own, with limits of time and memory (--seconds, --memory); a line for
+each is added to --rows, and those there are not tried again. Needs timm.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ from lissom.exporting.onnx import export as _onnx
 from lissom.running.plan import one_target
 from lissom.surgery.channels.choose import lowest
 from lissom.surgery.channels.probe import cuttable
-from lissom.surgery.channels.slice import Cut, sliced
+from lissom.surgery.channels.slice import Cut, slice_channels
 from lissom.surgery.compare import answers, gap
 from lissom.surgery.count import macs
-from lissom.surgery.quantization.network import Quantized
+from lissom.surgery.quantization.network import QuantizedNetwork
 from lissom.trees import Tree, called, first, in_float, tensors_in
 
 EXACT = 1e-9
@@ -56,7 +58,9 @@ def lively(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None:
-                layer.running_mean.copy_(0.3 * torch.randn(layer.running_mean.shape, generator=draw))
+                layer.running_mean.copy_(
+                    0.3 * torch.randn(layer.running_mean.shape, generator=draw)
+                )
                 layer.running_var.copy_(0.5 + torch.rand(layer.running_var.shape, generator=draw))
         for p in model.parameters():
             if p.numel() < 65_536 and (p.ndim < 2 or p.min() == p.max()):
@@ -74,7 +78,9 @@ def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool)
         try:
             with torch.no_grad():
                 model(images[:1])
-        except Exception as error:  # whatever a forward says of images of a size that it does not take
+        except (
+            Exception
+        ) as error:  # whatever a forward says of images of a size that it does not take
             last = error
         else:
             return images
@@ -82,20 +88,36 @@ def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool)
 
 
 def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
-    """Kill random units where they are made and cut them out; return the difference, the share that can be cut, the rest."""
+    """Kill random units where they are made and cut them out; return the difference, the share that
+    can be cut, the rest.
+    """
     begin = time.process_time()
     groups = cuttable(model, first(images, 1))
     seconds = time.process_time() - begin
     free = sum(int((m.unit >= 0).sum()) for g in groups for m in g.members if m.role == "out")
-    every = sum(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in model.modules()
-                if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)))
-    every += sum(len(m.in_proj_weight) for m in model.modules() if isinstance(m, nn.MultiheadAttention))
+    every = sum(
+        layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        for layer in model.modules()
+        if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear))
+    )
+    every += sum(
+        len(m.in_proj_weight) for m in model.modules() if isinstance(m, nn.MultiheadAttention)
+    )
     draw = torch.Generator().manual_seed(1)
     cut: Cut = []
     for group in groups:
         step = group.step(1)
         count = int(torch.randint(1, max(2, group.size // step), (1,), generator=draw)) * step
-        cut.append((group, lowest(torch.rand(group.size, generator=draw), min(count, group.size - step), group.blocks)))
+        cut.append(
+            (
+                group,
+                lowest(
+                    torch.rand(group.size, generator=draw),
+                    min(count, group.size - step),
+                    group.blocks,
+                ),
+            )
+        )
     model = copy.deepcopy(model).double()
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
@@ -103,14 +125,23 @@ def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
             for m in group.members:
                 if m.role != "in" and "running" not in m.tensor:
                     dead = (m.unit >= 0) & units[m.unit.clamp_min(0)]
-                    parts = tensors[m.tensor].chunk(len(dead)) if dead.ndim == 2 else [tensors[m.tensor]]
+                    parts = (
+                        tensors[m.tensor].chunk(len(dead))
+                        if dead.ndim == 2
+                        else [tensors[m.tensor]]
+                    )
                     for part, gone in zip(parts, dead if dead.ndim == 2 else [dead], strict=True):
                         part.index_fill_(m.axis, gone.nonzero().flatten(), 0)
         some = in_float(first(images, 1), torch.float64)
         before = answers(model, some)
-        sliced(model, cut)
+        slice_channels(model, cut)
         found = gap(before, model, some)
-    return {"reachable": free / max(every, 1), "difference": found, "left": groups.left, "seconds": seconds}
+    return {
+        "reachable": free / max(every, 1),
+        "difference": found,
+        "left": groups.left,
+        "seconds": seconds,
+    }
 
 
 def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict[str, Any]:
@@ -125,17 +156,28 @@ def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict
         lissom.save(small, folder)
         again = lissom.load(folder, fresh).eval()
         with torch.no_grad():
-            same = [torch.equal(a, b) for a, b in zip(wanted, tensors_in(called(again, images)), strict=True)]
+            same = [
+                torch.equal(a, b)
+                for a, b in zip(wanted, tensors_in(called(again, images)), strict=True)
+            ]
         if not all(same):
             raise AssertionError("the network that was saved and loaded answers otherwise")
         with converted_once():
             for runtime in RUNTIMES:
-                found[runtime] = reasoned(lambda runtime=runtime: exported(small, runtime, Path(folder), images, wanted[0]))
+                found[runtime] = reasoned(
+                    lambda runtime=runtime: exported(
+                        small, runtime, Path(folder), images, wanted[0]
+                    )
+                )
     return found
 
 
-def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted: Tensor) -> dict[str, Any]:
-    """Export and run; return how many layers run in integers and on which share of the inputs the answers agree."""
+def exported(
+    small: nn.Module, runtime: str, folder: Path, images: Tree, wanted: Tensor
+) -> dict[str, Any]:
+    """Export and run; return how many layers run in integers and on which share of the inputs the
+    answers agree.
+    """
     target = one_target(runtime)
     path = folder / f"net.{target.ending}"
     if isinstance(images, Tensor):
@@ -143,10 +185,20 @@ def exported(small: nn.Module, runtime: str, folder: Path, images: Tree, wanted:
     else:
         lissom.export(small, runtime, path, example=first(images, 1))
     session = target.load(path, 1)  # in this process, since export has tried it in another
-    outputs = torch.from_numpy(np.concatenate([answered(session, example) for example in singles(images)]))
-    fused = target.fused(path) if any(isinstance(m, Quantized) for m in small.modules()) else None
-    return {"agreement": agreement(outputs, wanted), "noise": noise(outputs, wanted),
-            "integers": str(fused) if fused else None, "rest": list(fused.rest[:5]) if fused else []}
+    outputs = torch.from_numpy(
+        np.concatenate([answered(session, example) for example in singles(images)])
+    )
+    fused = (
+        target.fused(path)
+        if any(isinstance(m, QuantizedNetwork) for m in small.modules())
+        else None
+    )
+    return {
+        "agreement": agreement(outputs, wanted),
+        "noise": noise(outputs, wanted),
+        "integers": str(fused) if fused else None,
+        "rest": list(fused.rest[:5]) if fused else [],
+    }
 
 
 @contextmanager
@@ -159,6 +211,7 @@ def converted_once() -> Iterator[None]:
         if "model" not in kept:
             kept["model"] = convert(model, shown)
         return copy.deepcopy(kept["model"])
+
     _onnx.converted = converted
     try:
         yield
@@ -175,24 +228,37 @@ def answered(session: Any, example: Tree) -> np.ndarray:
 def singles(images: Tree) -> list[Tree]:
     """Return inputs one by one."""
     count = len(next(iter(tensors_in(images))))
-    return [tuple(t[k:k + 1] for t in tensors_in(images)) for k in range(count)]
+    return [tuple(t[k : k + 1] for t in tensors_in(images)) for k in range(count)]
 
 
 def agreement(one: Tensor, two: Tensor) -> float:
     """Return on which share of the answers two networks have the same largest output."""
-    return float((one.argmax(1) == two.argmax(1)).float().mean()) if one.ndim > 1 and one.shape[1] > 1 else 1.0
+    return (
+        float((one.argmax(1) == two.argmax(1)).float().mean())
+        if one.ndim > 1 and one.shape[1] > 1
+        else 1.0
+    )
 
 
 def noise(one: Tensor, two: Tensor) -> float:
-    """Return the root mean square of the difference over that of the outputs, infinity where shapes differ."""
+    """Return the root mean square of the difference over that of the outputs, infinity where shapes
+    differ.
+    """
     if one.shape != two.shape:
         return float("inf")
-    return float((one - two).float().square().mean().sqrt() / two.float().square().mean().sqrt().clamp_min(1e-9))
+    return float(
+        (one - two).float().square().mean().sqrt()
+        / two.float().square().mean().sqrt().clamp_min(1e-9)
+    )
 
 
 def channels(model: nn.Module) -> int:
     """Return how many channels the layers of a network make."""
-    return sum(len(m.weight) for m in model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)))
+    return sum(
+        len(m.weight)
+        for m in model.modules()
+        if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))
+    )
 
 
 def reasoned(call: Any) -> dict[str, Any]:
@@ -202,7 +268,10 @@ def reasoned(call: Any) -> dict[str, Any]:
     except lissom.LissomError as error:
         return {"reason": str(error)[:400]}
     except Exception as error:
-        return {"broken": f"{type(error).__name__}: {error}"[:400], "where": traceback.format_exc()[-1500:]}
+        return {
+            "broken": f"{type(error).__name__}: {error}"[:400],
+            "where": traceback.format_exc()[-1500:],
+        }
 
 
 def examined(network: Known) -> dict[str, Any]:
@@ -214,8 +283,12 @@ def examined(network: Known) -> dict[str, Any]:
     model = lively(build())
     several = name == "two inputs"
     images = inputs(model, shapes, several)
-    row: dict[str, Any] = {"family": family, "name": name, "params": sum(p.numel() for p in model.parameters()),
-                           "input": [list(t.shape[1:]) for t in tensors_in(images)]}
+    row: dict[str, Any] = {
+        "family": family,
+        "name": name,
+        "params": sum(p.numel() for p in model.parameters()),
+        "input": [list(t.shape[1:]) for t in tensors_in(images)],
+    }
     row["dead"] = reasoned(lambda: dead_difference(model, images))
     row["macs"] = reasoned(lambda: {"before": macs(model, first(images, 1))})
     for recipe in RECIPES:
@@ -236,8 +309,14 @@ def one(name: str, seconds: int, memory: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         try:
-            done = subprocess.run([sys.executable, __file__, "--one", name, "-o", str(out)], timeout=seconds,
-                                  capture_output=True, text=True, preexec_fn=lambda: limited(memory), check=False)
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", name, "-o", str(out)],
+                timeout=seconds,
+                capture_output=True,
+                text=True,
+                preexec_fn=lambda: limited(memory),
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return {"family": family, "name": plain, "error": f"not done after {seconds} s"}
         if out.exists():
@@ -248,9 +327,19 @@ def one(name: str, seconds: int, memory: int) -> dict[str, Any]:
 
 def verdict(row: dict[str, Any]) -> tuple[int, int]:
     """Return how many results of a row are wrong without a word, and how many broke."""
-    parts = [row["dead"], *(row[r] for r in RECIPES), *(row[r].get(t, {}) for r in RECIPES for t in RUNTIMES)] \
-        if "dead" in row else [{"broken": row["error"]}]
-    wrong = sum("AssertionError" in part.get("broken", "") or part.get("difference", 0) > EXACT for part in parts)
+    parts = (
+        [
+            row["dead"],
+            *(row[r] for r in RECIPES),
+            *(row[r].get(t, {}) for r in RECIPES for t in RUNTIMES),
+        ]
+        if "dead" in row
+        else [{"broken": row["error"]}]
+    )
+    wrong = sum(
+        "AssertionError" in part.get("broken", "") or part.get("difference", 0) > EXACT
+        for part in parts
+    )
     return wrong, sum("broken" in part and "AssertionError" not in part["broken"] for part in parts)
 
 
@@ -260,13 +349,38 @@ def line(row: dict[str, Any]) -> str:
         return f"| {row['name']} | | | | | | | {row['error']} |"
     dead, cut, rounded, both = row["dead"], *(row[r] for r in RECIPES)
     reach = f"{dead['reachable']:.0%}" if "reachable" in dead else "-"
-    proof = (f"{dead['difference']:.0e}" if dead["difference"] <= EXACT else f"**wrong: {dead['difference']:.2g}**") \
-        if "difference" in dead else "-"
+    proof = (
+        (
+            f"{dead['difference']:.0e}"
+            if dead["difference"] <= EXACT
+            else f"**wrong: {dead['difference']:.2g}**"
+        )
+        if "difference" in dead
+        else "-"
+    )
     left = f"{cut['channels'][1] / cut['channels'][0]:.0%}" if "channels" in cut else "-"
-    ints = [" ".join(part.get(t, {}).get("integers") or "-" for t in RUNTIMES) for part in (rounded, both)]
-    files = [part[t] for part in (cut, rounded, both) for t in RUNTIMES if "agreement" in part.get(t, {})]
-    alike = f"{min(f['agreement'] for f in files):.0%}, {max(f['noise'] for f in files):.0e}" if files else "-"
-    cells = (row["name"], "x".join(map(str, row["input"][0])), reach, proof, left, *ints, alike, reasons(row))
+    ints = [
+        " ".join(part.get(t, {}).get("integers") or "-" for t in RUNTIMES)
+        for part in (rounded, both)
+    ]
+    files = [
+        part[t] for part in (cut, rounded, both) for t in RUNTIMES if "agreement" in part.get(t, {})
+    ]
+    alike = (
+        f"{min(f['agreement'] for f in files):.0%}, {max(f['noise'] for f in files):.0e}"
+        if files
+        else "-"
+    )
+    cells = (
+        row["name"],
+        "x".join(map(str, row["input"][0])),
+        reach,
+        proof,
+        left,
+        *ints,
+        alike,
+        reasons(row),
+    )
     return "| " + " | ".join(cells) + " |"
 
 
@@ -276,9 +390,14 @@ def reasons(row: dict[str, Any]) -> str:
     for why in row["dead"].get("left", {}).values():
         if why not in ("an output of the network", "the input of the network"):
             found[f"whole: {why}"] = found.get(f"whole: {why}", 0) + 1
-    said = [f"{why} ({count})" for why, count in sorted(found.items(), key=lambda item: -item[1])[:2]]
+    said = [
+        f"{why} ({count})" for why, count in sorted(found.items(), key=lambda item: -item[1])[:2]
+    ]
     for recipe in RECIPES:
-        for where, part in (("", row[recipe]), *((f" to {t}", row[recipe].get(t, {})) for t in RUNTIMES)):
+        for where, part in (
+            ("", row[recipe]),
+            *((f" to {t}", row[recipe].get(t, {})) for t in RUNTIMES),
+        ):
             for word in ("reason", "broken"):
                 if word in part:
                     mark = "**broken** " * (word == "broken")
@@ -288,31 +407,62 @@ def reasons(row: dict[str, Any]) -> str:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
-    here, wrong, broken = machine(), sum(verdict(r)[0] for r in rows), sum(verdict(r)[1] for r in rows)
-    out = ["# What can be cut, rounded and exported", "",
-           "Made by `python benchmarks/coverage.py --rows docs/results/coverage.jsonl -o docs/results/coverage.md`: how is "
-           "said there.",
-           f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} results wrong without a "
-           f"word, {broken} raw errors.", "",
-           "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in float64 after channels "
-           "that were dead have been cut out. *Left*: channels after `prune(0.5)`. *In integers*: layers of those of "
-           "the file, in ONNX Runtime and in OpenVINO. *Agreement*: of answers with PyTorch, the least of all files, and "
-           f"the largest difference, as root mean square over that of the outputs. The {IMAGES} images are noise and the "
-           "weights random, so that the two largest outputs may lie closer together than one rounding step.", ""]
+    here, wrong, broken = (
+        machine(),
+        sum(verdict(r)[0] for r in rows),
+        sum(verdict(r)[1] for r in rows),
+    )
+    out = [
+        "# What can be cut, rounded and exported",
+        "",
+        "Made by `python benchmarks/coverage.py --rows docs/results/coverage.jsonl -o "
+        "docs/results/coverage.md`: how is "
+        "said there.",
+        f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} "
+        "results wrong without a "
+        f"word, {broken} raw errors.",
+        "",
+        "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in "
+        "float64 after channels "
+        "that were dead have been cut out. *Left*: channels after `prune(0.5)`. *In integers*: "
+        "layers of those of "
+        "the file, in ONNX Runtime and in OpenVINO. *Agreement*: of answers with PyTorch, the "
+        "least of all files, and "
+        f"the largest difference, as root mean square over that of the outputs. The {IMAGES} "
+        "images are noise and the "
+        "weights random, so that the two largest outputs may lie closer together than one rounding step.",
+        "",
+    ]
     for family in dict.fromkeys(row["family"] for row in rows):
         mine = [row for row in rows if row["family"] == family]
-        out += [f"## {family}: {len(mine)}", "", "| network | input | can be cut | dead | left | quantize(8) in integers | "
-                "prune(0.5), quantize(8) in integers | agreement | reasons |", "|---|---|---|---|---|---|---|---|---|",
-                *map(line, mine), ""]
+        out += [
+            f"## {family}: {len(mine)}",
+            "",
+            "| network | input | can be cut | dead | left | quantize(8) in integers | "
+            "prune(0.5), quantize(8) in integers | agreement | reasons |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *map(line, mine),
+            "",
+        ]
     return "\n".join(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="*", help="patterns of names, or of family/name, with commas between")
-    parser.add_argument("--rows", type=Path, help="a file with a line for each network; those there are not tried again")
-    parser.add_argument("--seconds", type=int, default=900, help="after which a network is given up")
-    parser.add_argument("--memory", type=int, default=12, help="GiB that a network's process may take")
+    parser.add_argument(
+        "--only", default="*", help="patterns of names, or of family/name, with commas between"
+    )
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        help="a file with a line for each network; those there are not tried again",
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=900, help="after which a network is given up"
+    )
+    parser.add_argument(
+        "--memory", type=int, default=12, help="GiB that a network's process may take"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
@@ -320,11 +470,17 @@ def main() -> None:
     if given.one:
         given.output.write_text(json.dumps(examined(every[given.one])))
         return
-    rows = [json.loads(text) for text in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
+    rows = (
+        [json.loads(text) for text in given.rows.read_text().splitlines()]
+        if given.rows and given.rows.exists()
+        else []
+    )
     done = {f"{row['family']}/{row['name']}" for row in rows}
     for name in every:
-        if name not in done and any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(name.partition("/")[2], p)
-                                    for p in given.only.split(",")):
+        if name not in done and any(
+            fnmatch.fnmatch(name, p) or fnmatch.fnmatch(name.partition("/")[2], p)
+            for p in given.only.split(",")
+        ):
             row = one(name, given.seconds, given.memory)
             rows.append(row)
             if given.rows:
@@ -332,7 +488,9 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
             print(line(row), flush=True)
     if given.output:
-        given.output.write_text(page(sorted(rows, key=lambda row: list(every).index(f"{row['family']}/{row['name']}"))))
+        given.output.write_text(
+            page(sorted(rows, key=lambda row: list(every).index(f"{row['family']}/{row['name']}")))
+        )
     wrong, broken = sum(verdict(row)[0] for row in rows), sum(verdict(row)[1] for row in rows)
     print(f"{len(rows)} networks: {wrong} results wrong without a word, {broken} raw errors")
     sys.exit(bool(wrong or broken))

@@ -1,10 +1,11 @@
-"""What a batch of distillation costs beside a batch of training and the teacher's forward pass, in turns in one process.
+"""What a batch of distillation costs beside a batch of training and the teacher's forward pass, in
+turns in one process.
 
     python benchmarks/distill_cost.py [--model resnet20] [--loss kd 'kd + gram'] [--rounds 8]
 
-Student and teacher are the same network. 1.00 would be a loss, features and weights that cost nothing. Turns are short, so
-that whatever else the machine does meets all of them; weights are measured once in each turn of 25 batches, which is
-four times as often as in training.
+Student and teacher are the same network. 1.00 would be a loss, features and weights that cost
+nothing. Turns are short, so that whatever else the machine does meets all of them; weights are
+measured once in each turn of 25 batches, which is four times as often as in training.
 """
 
 from __future__ import annotations
@@ -34,20 +35,35 @@ def pictures(count: int) -> Data:
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
     split = Images(pixels.to(DEVICE), torch.randint(0, 10, (count,), generator=draw).to(DEVICE))
-    return Data("noise", split, split, split, tuple("0123456789"), 3, (32, 32), (0.5,) * 3, (0.25,) * 3, True, "noise")
+    return Data(
+        "noise",
+        split,
+        split,
+        split,
+        tuple("0123456789"),
+        3,
+        (32, 32),
+        (0.5,) * 3,
+        (0.25,) * 3,
+        True,
+        "noise",
+    )
 
 
 def forward_only(teacher: nn.Module, data: Data, batch: int) -> Callable[[], None]:
     """Return what runs a teacher over as many batches as an epoch holds."""
     teacher = teacher.to(DEVICE).to(memory_format=layout_of(teacher, DEVICE)).eval()
     assert isinstance(data.train, Images)
-    images = data.normalised(data.train.pixels[:batch]).contiguous(memory_format=layout_of(teacher, DEVICE))
+    images = data.normalised(data.train.pixels[:batch]).contiguous(
+        memory_format=layout_of(teacher, DEVICE)
+    )
 
     def epoch() -> None:
         with torch.inference_mode(), autocast(DEVICE, fast_precision(DEVICE)):
             for _ in range(-(-len(data.train) // batch)):
                 answers = teacher(images)
             float(answers.sum())  # waits for the device
+
     return epoch
 
 
@@ -68,14 +84,25 @@ def main() -> None:
 
     def distilled(loss: str) -> Callable[[], None]:
         def epoch() -> None:
-            ctx = TaskContext(data.example().cpu(), lambda _: [], device=DEVICE, task=Task(network, data), where="distill",
-                          teacher=lambda _: network())
+            ctx = TaskContext(
+                data.example().cpu(),
+                lambda _: [],
+                device=DEVICE,
+                task=Task(network, data),
+                where="distill",
+                teacher=lambda _: network(),
+            )
             Distill(loss, 1, lr=0.01, batch=words.batch)(network(), ctx)
+
         return epoch
 
     ways: dict[str, Callable[[], object]] = {
-        "student": lambda: fit(network(), data, TrainSettings(1, lr=0.01, batch=words.batch), seed=0, device=DEVICE),
-        "teacher": forward_only(network(), data, words.batch), **{loss: distilled(loss) for loss in words.loss}}
+        "student": lambda: fit(
+            network(), data, TrainSettings(1, lr=0.01, batch=words.batch), seed=0, device=DEVICE
+        ),
+        "teacher": forward_only(network(), data, words.batch),
+        **{loss: distilled(loss) for loss in words.loss},
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(words.rounds + 1):  # the first warms up
         for name, way in ways.items():
@@ -85,11 +112,20 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - begin)
     count = len(data.train)
     for name, found in seconds.items():
-        print(f"{name:12} {count / statistics.median(found):8.0f} img/s   {' '.join(f'{count / s:.0f}' for s in found)}")
+        print(
+            f"{name:12} {count / statistics.median(found):8.0f} img/s   "
+            f"{' '.join(f'{count / s:.0f}' for s in found)}"
+        )
     for loss in words.loss:
-        ratios = [a / (b + c) for a, b, c in zip(seconds[loss], seconds["student"], seconds["teacher"], strict=True)]
-        print(f"{words.model} on {DEVICE}, batch {words.batch}, {fast_precision(DEVICE)}: "
-              f"{loss} / (student + teacher) = {statistics.median(ratios):.3f}   {' '.join(f'{r:.3f}' for r in ratios)}")
+        ratios = [
+            a / (b + c)
+            for a, b, c in zip(seconds[loss], seconds["student"], seconds["teacher"], strict=True)
+        ]
+        print(
+            f"{words.model} on {DEVICE}, batch {words.batch}, {fast_precision(DEVICE)}: "
+            f"{loss} / (student + teacher) = {statistics.median(ratios):.3f}   "
+            f"{' '.join(f'{r:.3f}' for r in ratios)}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Networks that coverage.py tries: small ones that test one thing, lissom's own, one of each family of the zoos."""
+"""Networks that coverage.py tries: small ones that test one thing, lissom's own, one of each family
+of the zoos.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +14,36 @@ from torch import Tensor, nn
 
 from lissom.models import factory
 
-SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)  # of images: the least that a network takes
+# of images: the least that a network takes
+SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)
 Build = Callable[[], nn.Module]
-Known = tuple[str, str, Build, tuple[tuple[int, ...], ...]]  # family, name, how to build it, shapes of inputs to try
+# family, name, how to build it, shapes of inputs to try
+Known = tuple[str, str, Build, tuple[tuple[int, ...], ...]]
 
-TORCHVISION = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t
-mnasnet0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large regnet_x_400mf regnet_y_400mf resnet18 resnet50
-resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vgg16_bn vit_b_16 wide_resnet50_2"""
+TORCHVISION = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3
+maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large regnet_x_400mf
+regnet_y_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t
+vgg11 vgg16_bn vit_b_16 wide_resnet50_2"""
 SEGMENTATION = "deeplabv3_mobilenet_v3_large fcn_resnet50 lraspp_mobilenet_v3_large"
-DETECTION = "fasterrcnn_mobilenet_v3_large_320_fpn retinanet_resnet50_fpn ssdlite320_mobilenet_v3_large fcos_resnet50_fpn"
+DETECTION = """fasterrcnn_mobilenet_v3_large_320_fpn retinanet_resnet50_fpn
+ssdlite320_mobilenet_v3_large fcos_resnet50_fpn"""
 TIMM = """beit_base_patch16_224 botnet26t_256 repvgg_a0 gernet_s mobileone_s0 cait_xxs24_224 coat_lite_tiny
-convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_m
-cspdarknet53 cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small
-efficientformer_l1 efficientformerv2_s0 efficientnet_lite0 tf_efficientnet_lite0 mixnet_s mobilenetv4_conv_small
-efficientvim_m1 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf
-gcvit_xxtiny ghostnet_100 hardcorenas_a hgnet_tiny hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small iformer_t
-inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnet_050 lcnetv2_small levit_128s lowformer_b0
-mambaout_femto coatnet_nano_rw_224 poolformer_s12 mixer_s32_224 gmlp_s16_224 resmlp_12_224 mobilenetv3_small_050
-mobilenetv5_300m mobilevit_xxs mvitv2_tiny naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small
-nf_resnet26 pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002 repghostnet_050
-repvit_m0_9 res2net50_14w_8s resnest14d resnet26d seresnet50 resnetv2_50 rexnet_100 selecsls42 legacy_seresnet18
-sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_cr_tiny_224
-swinv2_tiny_window8_256 tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_pcpvt_small vgg11_bn visformer_tiny
-vit_tiny_patch16_224 vit_small_r26_s32_224 vit_relpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224
+convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2
+cs3darknet_m cspdarknet53 cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla34 dpn68
+edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientnet_lite0 tf_efficientnet_lite0
+mixnet_s mobilenetv4_conv_small efficientvim_m1 efficientvit_b0 efficientvit_m0
+eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100
+hardcorenas_a hgnet_tiny hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small iformer_t
+inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnet_050 lcnetv2_small
+levit_128s lowformer_b0 mambaout_femto coatnet_nano_rw_224 poolformer_s12 mixer_s32_224
+gmlp_s16_224 resmlp_12_224 mobilenetv3_small_050 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
+naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small nf_resnet26 pit_ti_224
+pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002 repghostnet_050
+repvit_m0_9 res2net50_14w_8s resnest14d resnet26d seresnet50 resnetv2_50 rexnet_100 selecsls42
+legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs
+swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 swinv2_tiny_window8_256 tiny_vit_5m_224
+tnt_s_patch16_224 tresnet_m twins_pcpvt_small vgg11_bn visformer_tiny vit_tiny_patch16_224
+vit_small_r26_s32_224 vit_relpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224
 volo_d1_224 ese_vovnet19b_dw legacy_xception xception41 xcit_nano_12_p16_224"""
 
 
@@ -63,48 +72,81 @@ def block(inputs: int, *widths: int) -> nn.Sequential:
 
 def wide_and_deep() -> nn.Module:
     """Join a deep branch, of one output, and a wide one."""
-    deep = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 16),
-                         nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
-    return Net(lambda s, x: s.out(torch.cat([s.wide(x.flatten(1)), s.deep(x.flatten(1))], 1)).sigmoid(), deep=deep,
-               wide=nn.Linear(32, 3), out=nn.Linear(4, 1))
+    deep = nn.Sequential(
+        nn.Linear(32, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(32, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(16, 1),
+    )
+    return Net(
+        lambda s, x: s.out(torch.cat([s.wide(x.flatten(1)), s.deep(x.flatten(1))], 1)).sigmoid(),
+        deep=deep,
+        wide=nn.Linear(32, 3),
+        out=nn.Linear(4, 1),
+    )
 
 
 def concatenated_thrice() -> nn.Module:
     """Concatenate what was concatenated."""
+
     def forward(s: Any, x: Tensor) -> Tensor:
         y = torch.cat([s.one(x), s.two(x)], 1)
         return s.out(torch.cat([torch.cat([y, s.three(x)], 1), s.four(x)], 1))
-    return Net(forward, one=block(10, 10, 10), two=block(10, 20, 20), three=block(10, 30), four=block(10, 60),
-               out=nn.Conv2d(120, 10, 1))
+
+    return Net(
+        forward,
+        one=block(10, 10, 10),
+        two=block(10, 20, 20),
+        three=block(10, 30),
+        four=block(10, 60),
+        out=nn.Conv2d(120, 10, 1),
+    )
 
 
 def concatenated_and_split() -> nn.Module:
     """Split by widths that layers state, concatenate one part with another branch and add the other."""
+
     def forward(s: Any, x: Tensor) -> Tensor:
         side, y = s.side(x), s.one(x)
         first = s.two[0].in_channels - s.side[-1].num_features
         part, rest = y.split((first, s.one[-1].num_features - first), 1)
         return s.two(torch.cat([part, side], 1)) + rest
+
     return Net(forward, one=block(10, 10, 20), side=block(10, 10, 10), two=block(20, 10))
 
 
 def split_in_three() -> nn.Module:
     """Split by widths that layers state, two parts going through one layer."""
+
     def forward(s: Any, x: Tensor) -> Any:
         y, (one, two) = s.one(x), (s.two[0].in_channels, s.three[0].in_channels)
         a, b, c = y.split([one, one, two], 1)
         return s.two(a), s.two(b), s.three(c)
+
     return Net(forward, one=block(32, 32, 128), two=block(32, 32), three=block(64, 32))
 
 
 def scaled_by_length(unused: bool) -> nn.Module:
     """Divide by the length of each sample, with scales and biases of a module's own."""
+
     def forward(s: Any, x: Tensor) -> Tensor:
         y = F.relu(s.one(x))
         y = y / y.pow(2).sum(1, keepdim=True).sqrt()
         return s.three(s.two(y * s.scale + s.bias))
-    net = Net(forward, one=nn.Linear(128, 256), scale=nn.Parameter(1 + 0.1 * torch.randn(256)),
-              bias=nn.Parameter(0.1 * torch.randn(256)), two=nn.Linear(256, 256), three=nn.Linear(256, 10))
+
+    net = Net(
+        forward,
+        one=nn.Linear(128, 256),
+        scale=nn.Parameter(1 + 0.1 * torch.randn(256)),
+        bias=nn.Parameter(0.1 * torch.randn(256)),
+        two=nn.Linear(256, 256),
+        three=nn.Linear(256, 10),
+    )
     if unused:
         net.unused = nn.Parameter(torch.randn(10))
     return net
@@ -112,35 +154,55 @@ def scaled_by_length(unused: bool) -> nn.Module:
 
 def with_a_skip() -> nn.Module:
     """Add a linear layer's output to its input."""
-    return Net(lambda s, x: s.three((y := F.relu(s.one(x))) + F.relu(s.two(y))), one=nn.Linear(128, 256),
-               two=nn.Linear(256, 256), three=nn.Linear(256, 10))
+    return Net(
+        lambda s, x: s.three((y := F.relu(s.one(x))) + F.relu(s.two(y))),
+        one=nn.Linear(128, 256),
+        two=nn.Linear(256, 256),
+        three=nn.Linear(256, 10),
+    )
 
 
 def two_inputs() -> nn.Module:
     """Take two inputs and return three outputs."""
+
     def forward(s: Any, x: Tensor, y: Tensor) -> Any:
         x, y = F.relu(s.one(x)), F.relu(s.two(y))
         return x, y, F.relu(s.three(torch.cat([x, y], 1)))
+
     return Net(forward, one=nn.Linear(128, 32), two=nn.Linear(64, 32), three=nn.Linear(64, 1000))
 
 
 def joined_by_rows() -> nn.Module:
     """Concatenate along an axis of positions and split there again."""
+
     def forward(s: Any, x: Tensor) -> Tensor:
         one, two = s.one(x), s.side(x)
         y = s.first(torch.cat([one, two], 2))
         return s.second(y.split([one.shape[2], two.shape[2]], 2)[0])
-    return Net(forward, one=block(64, 64, 64), side=block(64, 64, 64), first=nn.Conv2d(64, 64, 1),
-               second=nn.Conv2d(64, 64, 1))
+
+    return Net(
+        forward,
+        one=block(64, 64, 64),
+        side=block(64, 64, 64),
+        first=nn.Conv2d(64, 64, 1),
+        second=nn.Conv2d(64, 64, 1),
+    )
 
 
 def viewed_as_an_image() -> nn.Module:
     """View what a linear layer makes as an image, by the width that the next layer states."""
+
     def forward(s: Any, x: Tensor) -> Tensor:
         y = F.relu(s.one(x)).view(-1, s.up.in_channels, 4, 4)
         return s.out(F.relu(s.upper(F.relu(s.up(y)))).flatten(1))
-    return Net(forward, one=nn.Linear(512, 1024), up=nn.ConvTranspose2d(64, 32, 4, 2, 1),
-               upper=nn.ConvTranspose2d(32, 16, 4, 2, 1), out=nn.Linear(4096, 10))
+
+    return Net(
+        forward,
+        one=nn.Linear(512, 1024),
+        up=nn.ConvTranspose2d(64, 32, 4, 2, 1),
+        upper=nn.ConvTranspose2d(32, 16, 4, 2, 1),
+        out=nn.Linear(4096, 10),
+    )
 
 
 def convolutions(*widths: int, transposed: bool = False) -> nn.Module:
@@ -148,39 +210,68 @@ def convolutions(*widths: int, transposed: bool = False) -> nn.Module:
     layers: list[nn.Module] = []
     for k, (a, b) in enumerate(zip((3, *widths), widths, strict=False)):
         second = (nn.ConvTranspose2d if transposed else nn.Conv2d)(a, b, 2, 2)
-        layers += [second if k == 1 else nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
+        layers += [
+            second if k == 1 else nn.Conv2d(a, b, 3, padding=1),
+            nn.BatchNorm2d(b),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers)
 
 
 def lenet() -> nn.Module:
     """View features as a row."""
-    return nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-                         nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-                         nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+        nn.ReLU(),
+    )
 
 
 def added_to_the_first() -> nn.Module:
     """Add in place what the first convolution made."""
+
     def forward(s: Any, x: Tensor) -> Tensor:
         first = s.one(x)
         y = s.three(s.two(first))
         y += first
         return y
-    return Net(forward, one=nn.Conv2d(3, 16, 3, padding=1), two=nn.Conv2d(16, 8, 3, padding=1),
-               three=nn.Conv2d(8, 16, 3, padding=1))
+
+    return Net(
+        forward,
+        one=nn.Conv2d(3, 16, 3, padding=1),
+        two=nn.Conv2d(16, 8, 3, padding=1),
+        three=nn.Conv2d(8, 16, 3, padding=1),
+    )
 
 
 SMALL: dict[str, tuple[Build, tuple[tuple[int, ...], ...]]] = {
-    "wide and deep": (wide_and_deep, ((32,),)), "concatenated thrice": (concatenated_thrice, ((10, 7, 7),)),
-    "concatenated and split": (concatenated_and_split, ((10, 7, 7),)), "split in three": (split_in_three, ((32, 7, 7),)),
+    "wide and deep": (wide_and_deep, ((32,),)),
+    "concatenated thrice": (concatenated_thrice, ((10, 7, 7),)),
+    "concatenated and split": (concatenated_and_split, ((10, 7, 7),)),
+    "split in three": (split_in_three, ((32, 7, 7),)),
     "scaled by length": (lambda: scaled_by_length(False), ((128,),)),
     "a parameter that nothing uses": (lambda: scaled_by_length(True), ((128,),)),
-    "linear layers with a skip": (with_a_skip, ((128,),)), "two inputs": (two_inputs, ((128,), (64,))),
-    "joined along rows": (joined_by_rows, ((64, 7, 7),)), "viewed as an image": (viewed_as_an_image, ((512,),)),
+    "linear layers with a skip": (with_a_skip, ((128,),)),
+    "two inputs": (two_inputs, ((128,), (64,))),
+    "joined along rows": (joined_by_rows, ((64, 7, 7),)),
+    "viewed as an image": (viewed_as_an_image, ((512,),)),
     "one channel at the end": (lambda: convolutions(16, 64, 1), ((3, 64, 64),)),
     "transposed convolution": (lambda: convolutions(16, 64, 8, transposed=True), ((3, 64, 64),)),
-    "LeNet": (lenet, ((1, 28, 28),)), "added to the first": (added_to_the_first, ((3, 32, 32),))}
-RIVAL = "alexnet convnext_base densenet121 googlenet resnet18 resnet50 vgg16_bn vit_b_16"  # the known ones among its tests
+    "LeNet": (lenet, ((1, 28, 28),)),
+    "added to the first": (added_to_the_first, ((3, 32, 32),)),
+}
+# the known ones among its tests
+RIVAL = "alexnet convnext_base densenet121 googlenet resnet18 resnet50 vgg16_bn vit_b_16"
 
 
 def networks() -> Iterator[Known]:
@@ -189,16 +280,29 @@ def networks() -> Iterator[Known]:
     for name, (build, shapes) in SMALL.items():
         yield "what Torch-Pruning tests", name, build, shapes
     for name in RIVAL.split():
-        yield "what Torch-Pruning tests", name, lambda name=name: known.get_model(name, weights=None), images
+        yield (
+            "what Torch-Pruning tests",
+            name,
+            lambda name=name: known.get_model(name, weights=None),
+            images,
+        )
     for name in ("nin", "nin_gc", "resnet56", "preresnet38", "vgg19", "densenet40"):
         yield "lissom", name, lambda name=name: factory(name)(num_classes=10), ((3, 32, 32),)
-    for family, names in (("torchvision", TORCHVISION), ("torchvision segmentation", SEGMENTATION),
-                          ("torchvision detection", DETECTION)):
+    for family, names in (
+        ("torchvision", TORCHVISION),
+        ("torchvision segmentation", SEGMENTATION),
+        ("torchvision detection", DETECTION),
+    ):
         for name in names.split():
             own: dict[str, Any] = {} if family == "torchvision" else {"weights_backbone": None}
             if "_resnet50_fpn" in name:  # detectors that enlarge images to 800 pixels otherwise
                 own |= {"min_size": 128, "max_size": 128}
-            yield family, name, lambda name=name, own=own: known.get_model(name, weights=None, **own), images
+            yield (
+                family,
+                name,
+                lambda name=name, own=own: known.get_model(name, weights=None, **own),
+                images,
+            )
     for name in TIMM.split():
         yield "timm", name, lambda name=name: in_timm(name), images
 

@@ -2,7 +2,8 @@
 
     python benchmarks/latency_budget.py [--models resnet20,vgg11] [--targets onnxruntime,openvino]
 
-Random weights, 3x32x32, one thread. "again" is a new measurement of the network that came out beside the uncut one.
+Random weights, 3x32x32, one thread. "again" is a new measurement of the network that came out
+beside the uncut one.
 """
 
 from __future__ import annotations
@@ -26,25 +27,40 @@ def main() -> None:
     parser.add_argument("--targets", default="onnxruntime,openvino")
     given = parser.parse_args()
     images, clock = torch.randn(64, 3, 32, 32), clock_of()
-    print("| model | runtime | asked | by the table | measured | again | networks measured | multiple | seconds |")
+    print(
+        "| model | runtime | asked | by the table | measured | again | networks measured | "
+        "multiple | seconds |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models.split(","):
         for target in given.targets.split(","):
             for amount, multiple in ((0.3, 4), (0.5, 4), (0.5, "auto")):
                 torch.manual_seed(0)
                 whole = factory(name)(num_classes=10).eval()
-                ctx = Context(images[:1], lambda count: [images[:count]], where="prune", clock=clock)
+                ctx = Context(
+                    images[:1], lambda count: [images[:count]], where="prune", clock=clock
+                )
                 begin = time.time()
                 try:
-                    small = Prune(amount, of="latency", on=target, multiple=multiple)(copy.deepcopy(whole), ctx)
+                    small = Prune(amount, of="latency", on=target, multiple=multiple)(
+                        copy.deepcopy(whole), ctx
+                    )
                 except LissomError as error:
                     print(f"| {name} | {target} | {amount} | {error} |", flush=True)
                     continue
                 spent, found = time.time() - begin, ctx.facts["amount"]
                 before, after = clock(target).latencies([whole, small], images[:1])
-                cells = (name, target, amount,
-                         f"{found['predicted']:.3f}", f"{found['removed']:.3f}", f"{1 - after / before:.3f}",
-                         found["measured"], ctx.facts["multiple"], f"{spent:.0f}")
+                cells = (
+                    name,
+                    target,
+                    amount,
+                    f"{found['predicted']:.3f}",
+                    f"{found['removed']:.3f}",
+                    f"{1 - after / before:.3f}",
+                    found["measured"],
+                    ctx.facts["multiple"],
+                    f"{spent:.0f}",
+                )
                 print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 

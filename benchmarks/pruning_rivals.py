@@ -1,12 +1,15 @@
-"""Half the multiply-adds of one trained network by lissom, by Torch-Pruning 1.6.1 and by chance, then the same epochs.
+"""Half the multiply-adds of one trained network by lissom, by Torch-Pruning 1.6.1 and by chance,
+then the same epochs.
 
-    python benchmarks/pruning_rivals.py --data folder:PATH --store STORE KEY [--seeds 0,1,2] [--epochs 5] [-o rivals.json]
+    python benchmarks/pruning_rivals.py --data folder:PATH --store STORE KEY [--seeds 0,1,2]
+    [--epochs 5] [-o rivals.json]
 
-KEY is a trained network of the store, as `lissom run 'train(15)' --data folder:PATH --model resnet20` leaves it.
-lissom: prune(0.5, of="macs", by="fisher", per="cost", multiple=4) | distill("kd + fmse", 5, alpha=0.3). random: the same
-with channels ranked by chance. torch-pruning: its group norm (GroupMagnitudeImportance, until 1.5 GroupNormImportance),
-ranked globally, in small steps to half the multiply-adds, then train(5): plain fine-tuning with the same optimiser,
-schedule, peak learning rate and augmentation. The last epoch counts, on the test set.
+KEY is a trained network of the store, as `lissom run 'train(15)' --data folder:PATH --model
+resnet20` leaves it. lissom: prune(0.5, of="macs", by="fisher", per="cost", multiple=4) |
+distill("kd + fmse", 5, alpha=0.3). random: the same with channels ranked by chance. torch-pruning:
+its group norm (GroupMagnitudeImportance, until 1.5 GroupNormImportance), ranked globally, in small
+steps to half the multiply-adds, then train(5): plain fine-tuning with the same optimiser, schedule,
+peak learning rate and augmentation. The last epoch counts, on the test set.
 """
 
 from __future__ import annotations
@@ -37,9 +40,16 @@ def by_torch_pruning(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """Prune in place to half the multiply-adds, the classifier left alone."""
     model.eval()
     goal = macs(model, example) / 2
-    pruner = tp.pruner.BasePruner(model, example, importance=tp.importance.GroupMagnitudeImportance(p=2),
-                                  global_pruning=True, pruning_ratio=0.9, iterative_steps=400, max_pruning_ratio=0.9,
-                                  ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear)])
+    pruner = tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=0.9,
+        iterative_steps=400,
+        max_pruning_ratio=0.9,
+        ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear)],
+    )
     while macs(model, example) > goal:
         pruner.step()
     return model
@@ -61,10 +71,14 @@ def main() -> None:
     teacher = restore(task.fresh(), store.folder(given.key))
     tail = f"({given.epochs}, lr={given.lr})"
     taught = f'distill("kd + fmse", {given.epochs}, lr={given.lr}, alpha=0.3)'
-    arms = {"lissom": f'prune(0.5, of="macs", by="fisher", per="cost", multiple=4) | {taught}',
-            "torch-pruning": f"train{tail}",
-            "random": f'prune(0.5, of="macs", by="random", multiple=4) | {taught}'}
-    rows: list[dict[str, Any]] = json.loads(given.output.read_text()) if given.output.exists() else []
+    arms = {
+        "lissom": f'prune(0.5, of="macs", by="fisher", per="cost", multiple=4) | {taught}',
+        "torch-pruning": f"train{tail}",
+        "random": f'prune(0.5, of="macs", by="random", multiple=4) | {taught}',
+    }
+    rows: list[dict[str, Any]] = (
+        json.loads(given.output.read_text()) if given.output.exists() else []
+    )
     for seed in map(int, given.seeds.split(",")):
         for arm, recipe in arms.items():
             if any(r["arm"] == arm and r["seed"] == seed for r in rows):
@@ -73,21 +87,36 @@ def main() -> None:
             if arm == "torch-pruning":
                 model = by_torch_pruning(model, data.example())
             for step in Recipe(recipe).steps:
-                ctx = TaskContext(data.example(), lambda count, seed=seed: data.calibration(count, seed), task=task,
-                                  seed=seed, teacher=lambda _: copy.deepcopy(teacher), where=str(step))
+                ctx = TaskContext(
+                    data.example(),
+                    lambda count, seed=seed: data.calibration(count, seed),
+                    task=task,
+                    seed=seed,
+                    teacher=lambda _: copy.deepcopy(teacher),
+                    where=str(step),
+                )
                 model = step(model, ctx)
             top1 = scored(task, *network_outputs(model, data, data.test))["top1"]
-            rows.append({"arm": arm, "seed": seed, "top1": top1,
-                         "macs": macs(model, data.example()) / macs(teacher, data.example()),
-                         "params": parameters(model) / parameters(teacher), "seconds": round(time.time() - begin)})
+            rows.append(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "top1": top1,
+                    "macs": macs(model, data.example()) / macs(teacher, data.example()),
+                    "params": parameters(model) / parameters(teacher),
+                    "seconds": round(time.time() - begin),
+                }
+            )
             print(rows[-1], flush=True)
             given.output.write_text(json.dumps(rows, indent=1))
     for arm in arms:
         found = [r["top1"] for r in rows if r["arm"] == arm]
         spread = f" +- {stdev(found):.4f}" if len(found) > 1 else ""
-        print(f"{arm:14} {mean(found):.4f}{spread} top-1 of {len(found)} seeds, "
-              f"{mean(r['macs'] for r in rows if r['arm'] == arm):.3f} of the MACs, "
-              f"{mean(r['params'] for r in rows if r['arm'] == arm):.3f} of the parameters")
+        print(
+            f"{arm:14} {mean(found):.4f}{spread} top-1 of {len(found)} seeds, "
+            f"{mean(r['macs'] for r in rows if r['arm'] == arm):.3f} of the MACs, "
+            f"{mean(r['params'] for r in rows if r['arm'] == arm):.3f} of the parameters"
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python benchmarks/pruning_speed.py [--only resnet50,densenet201] [--turns 5] [-o speed.json]
 
-The same job for both: a copy of a torchvision network with random weights loses half of the channels of every layer,
-ranked by the L2 norm of filters, the classifier's outputs left alone; one image of the network's size is given. Network
-by network they take turns; the median counts, of seconds of the processor on one thread, which are those of the clock where
-nothing else runs. What lissom does besides, its trial cut, its count of multiply-adds and
-its gate, is in its time.
+The same job for both: a copy of a torchvision network with random weights loses half of the
+channels of every layer, ranked by the L2 norm of filters, the classifier's outputs left alone; one
+image of the network's size is given. Network by network they take turns; the median counts, of
+seconds of the processor on one thread, which are those of the clock where nothing else runs. What
+lissom does besides, its trial cut, its count of multiply-adds and its gate, is in its time.
 """
 
 from __future__ import annotations
@@ -40,8 +40,14 @@ def by_torch_pruning(model: nn.Module, example: Tensor) -> nn.Module:
     """Cut half of the channels of a copy."""
     model = copy.deepcopy(model)
     outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
-    tp.pruner.BasePruner(model, example, importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.5,
-                         round_to=8, ignored_layers=outputs).step()
+    tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        round_to=8,
+        ignored_layers=outputs,
+    ).step()
     return model
 
 
@@ -54,8 +60,13 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     here, rows = machine(), []
-    arms: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {"lissom": by_lissom, "torch-pruning": by_torch_pruning}
-    print(f"{here['cpu']}, one thread, torch {here['libraries']['torch']}; median seconds of {given.turns}")
+    arms: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+        "lissom": by_lissom,
+        "torch-pruning": by_torch_pruning,
+    }
+    print(
+        f"{here['cpu']}, one thread, torch {here['libraries']['torch']}; median seconds of {given.turns}"
+    )
     for name in given.only.split(","):
         model = torchvision.models.get_model(name, weights=None).eval()
         example = torch.randn(1, 3, 224, 224)
@@ -67,11 +78,16 @@ def main() -> None:
                 small = cut(model, example)
                 if turn:  # the first wakes what is loaded when it is first used
                     seconds[arm].append(time.process_time() - begin)
-                left[arm] = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
+                left[arm] = sum(p.numel() for p in small.parameters()) / sum(
+                    p.numel() for p in model.parameters()
+                )
         ours, theirs = (median(seconds[arm]) for arm in arms)
         rows.append({"network": name, "seconds": seconds, "parameters_left": left})
-        print(f"{name:20} lissom {ours:6.2f}  torch-pruning {theirs:6.2f}  ratio {ours / theirs:5.2f}  "
-              f"parameters left {left['lissom']:.2f}, {left['torch-pruning']:.2f}", flush=True)
+        print(
+            f"{name:20} lissom {ours:6.2f}  torch-pruning {theirs:6.2f}  ratio {ours / theirs:5.2f}  "
+            f"parameters left {left['lissom']:.2f}, {left['torch-pruning']:.2f}",
+            flush=True,
+        )
         if given.output:
             given.output.write_text(json.dumps({"machine": here, "rows": rows}, indent=1))
 

@@ -1,8 +1,11 @@
-"""What a batch of quantization-aware training costs beside one in float, in turns in one process; and calibration.
+"""What a batch of quantization-aware training costs beside one in float, in turns in one process;
+and calibration.
 
-    python benchmarks/quantize_cost.py [--model resnet20] [--of 'quantize(8)' 'quantize(4, 4)'] [--rounds 8] [--float32]
+    python benchmarks/quantize_cost.py [--model resnet20] [--of 'quantize(8)' 'quantize(4, 4)']
+    [--rounds 8] [--float32]
 
-Turns are short, so that whatever else the machine does meets all of them. Calibration is `quantize` itself on 512 images.
+Turns are short, so that whatever else the machine does meets all of them. Calibration is `quantize`
+itself on 512 images.
 """
 
 from __future__ import annotations
@@ -25,12 +28,17 @@ def main() -> None:
     """Print images per second of each, and the ratio and the seconds of calibration of each recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--of", nargs="+", default=["quantize(8)", "quantize(4, 4)", "quantize(2, 2)",
-                                                    'quantize("ternary", 32)'])
+    parser.add_argument(
+        "--of",
+        nargs="+",
+        default=["quantize(8)", "quantize(4, 4)", "quantize(2, 2)", 'quantize("ternary", 32)'],
+    )
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--batches", type=int, default=6)
-    parser.add_argument("--float32", action="store_true", help="also where the machine would learn in bfloat16")
+    parser.add_argument(
+        "--float32", action="store_true", help="also where the machine would learn in bfloat16"
+    )
     words = parser.parse_args()
     precision = torch.float32 if words.float32 else None
     data = pictures(words.batch * words.batches)
@@ -60,8 +68,10 @@ def main() -> None:
     for name, found in seconds.items():
         ratios = [a / b for a, b in zip(found, seconds["float"], strict=True)]
         speed = len(data.train) / statistics.median(found)
-        print(f"{name:24} {speed:6.0f} img/s   / float = {statistics.median(ratios):.3f}   "
-              f"{' '.join(f'{r:.2f}' for r in ratios)}   calibration {calibration.get(name, 0):.1f} s")
+        print(
+            f"{name:24} {speed:6.0f} img/s   / float = {statistics.median(ratios):.3f}   "
+            f"{' '.join(f'{r:.2f}' for r in ratios)}   calibration {calibration.get(name, 0):.1f} s"
+        )
 
 
 if __name__ == "__main__":

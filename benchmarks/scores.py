@@ -1,9 +1,11 @@
-"""What each way to rank channels leaves of a trained network, right after the cut and with new batch-norm statistics.
+"""What each way to rank channels leaves of a trained network, right after the cut and with new
+batch-norm statistics.
 
-    python benchmarks/scores.py --data folder:PATH --store STORE KEY [--amount 0.5] [--of macs] [--multiple 4]
+    python benchmarks/scores.py --data folder:PATH --store STORE KEY [--amount 0.5] [--of macs]
+    [--multiple 4]
 
-Nothing is trained: "cut" is the validation accuracy of the cut network as it is, "statistics" with batch-norm measured
-anew on 1,024 training images.
+Nothing is trained: "cut" is the validation accuracy of the cut network as it is, "statistics" with
+batch-norm measured anew on 1,024 training images.
 """
 
 from __future__ import annotations
@@ -35,15 +37,47 @@ def main() -> None:
     whole = parameters(task.fresh())
     print(f"| by | per | scope | cut | statistics | {given.of} removed | parameters left |")
     print("|---|---|---|---|---|---|---|")
-    ways = [(by, "channel", scope) for scope in ("global", "isomorphic", "local") for by in menu("importance")]
-    ways += [(by, "cost", scope) for scope in ("global", "isomorphic") for by in ("fisher", "taylor")]
+    ways = [
+        (by, "channel", scope)
+        for scope in ("global", "isomorphic", "local")
+        for by in menu("importance")
+    ]
+    ways += [
+        (by, "cost", scope) for scope in ("global", "isomorphic") for by in ("fisher", "taylor")
+    ]
     for by, per, scope in ways:
-        ctx = TaskContext(data.example(), lambda count: data.calibration(count, 0), task=task, where="prune", seed=1)
-        step = Prune(given.amount, of=given.of, by=by, per=per, scope=scope, multiple=given.multiple, images=1024)
+        ctx = TaskContext(
+            data.example(),
+            lambda count: data.calibration(count, 0),
+            task=task,
+            where="prune",
+            seed=1,
+        )
+        step = Prune(
+            given.amount,
+            of=given.of,
+            by=by,
+            per=per,
+            scope=scope,
+            multiple=given.multiple,
+            images=1024,
+        )
         model = step(restore(task.fresh(), store.folder(given.key)), ctx)
         found = ctx.facts["recalibrated"]
-        cells = (by, per, scope, *(f"{v:.3f}" for v in (found["before"], found["after"], ctx.facts["amount"]["removed"],
-                                                        parameters(model) / whole)))
+        cells = (
+            by,
+            per,
+            scope,
+            *(
+                f"{v:.3f}"
+                for v in (
+                    found["before"],
+                    found["after"],
+                    ctx.facts["amount"]["removed"],
+                    parameters(model) / whole,
+                )
+            ),
+        )
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -1,10 +1,11 @@
-"""Seconds of `report`, `store`, `plan` and `show` on a store of 2,000 entries, each command in a process of its own.
+"""Seconds of `report`, `store`, `plan` and `show` on a store of 2,000 entries, each command in a
+process of its own.
 
     python benchmarks/store_commands.py [--entries 2000] [--rounds 3] [--model resnet56]
 
-One recipe is run to its end; its entries are then copied under the keys of a whole space, so that every file is as lissom
-writes it and `plan` finds the space done. The commands take turns; the least and the most of the rounds are printed, of
-the clock and of the processor.
+One recipe is run to its end; its entries are then copied under the keys of a whole space, so that
+every file is as lissom writes it and `plan` finds the space done. The commands take turns; the
+least and the most of the rounds are printed, of the clock and of the processor.
 """
 
 from __future__ import annotations
@@ -46,16 +47,25 @@ def filled(root: Path, model: str, entries: int) -> str:
         for place, (key, (folder, record)) in enumerate(zip(keys, patterns, strict=True)):
             if not (goal / key).exists():
                 shutil.copytree(folder, goal / key, copy_function=linked)
-                named = {"key": key, "before": keys[place - 1] if place else first, "step": str(recipe.steps[place]),
-                         "recipe": str(Recipe(recipe.steps[:place + 1])), "float": {**record["float"], "key": keys[0]},
-                         "targets": moved(record["targets"])}
-                (goal / key / "record.json").write_text(json.dumps({**record, **named}, indent=1), encoding="utf-8")
+                named = {
+                    "key": key,
+                    "before": keys[place - 1] if place else first,
+                    "step": str(recipe.steps[place]),
+                    "recipe": str(Recipe(recipe.steps[: place + 1])),
+                    "float": {**record["float"], "key": keys[0]},
+                    "targets": moved(record["targets"]),
+                }
+                (goal / key / "record.json").write_text(
+                    json.dumps({**record, **named}, indent=1), encoding="utf-8"
+                )
                 seal(goal / key, key)
     return space
 
 
 def linked(source: str, goal: str) -> None:
-    """Give a file a second name, since 2,000 copies of one network are gigabytes; copy what is written anew."""
+    """Give a file a second name, since 2,000 copies of one network are gigabytes; copy what is
+    written anew.
+    """
     if Path(source).name in ("record.json", "manifest.json"):
         shutil.copyfile(source, goal)
     else:
@@ -64,18 +74,27 @@ def linked(source: str, goal: str) -> None:
 
 def moved(targets: dict[str, Any]) -> dict[str, Any]:
     """Return targets with artefacts by their place in the entry."""
-    return {name: {**found, "artefact": "artefacts/" + found["artefact"].replace("\\", "/").rpartition("artefacts/")[2]}
-            for name, found in targets.items()}
+    return {
+        name: {
+            **found,
+            "artefact": "artefacts/"
+            + found["artefact"].replace("\\", "/").rpartition("artefacts/")[2],
+        }
+        for name, found in targets.items()
+    }
 
 
 def seconds(words: list[str], folder: Path) -> tuple[float, float]:
     """Return the seconds of a command by the clock, and by the processor with its children."""
     start, before = time.perf_counter(), os.times()
-    done = subprocess.run([sys.executable, "-m", "lissom.cli", *words], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lissom.cli", *words], cwd=folder, capture_output=True, text=True
+    )
     after = os.times()
     if done.returncode:
         raise SystemExit(f"{words[0]}: {done.stderr}")
-    return time.perf_counter() - start, sum(after[2:4]) - sum(before[2:4])  # of the children, user and system
+    # of the children, user and system
+    return time.perf_counter() - start, sum(after[2:4]) - sum(before[2:4])
 
 
 def main() -> None:
@@ -91,9 +110,14 @@ def main() -> None:
         store = Store(root / "store")
         keys = list(store)
         there = ["--store", str(store.root)]
-        commands = {"report": ["report", "-o", "report.html", *there], "store": ["store", *there],
-                    "plan": ["plan", space, "--model", words.model, *there], "show": ["show", keys[-1], *there],
-                    "show, all": ["show", *keys, *there], "--help": ["--help"]}
+        commands = {
+            "report": ["report", "-o", "report.html", *there],
+            "store": ["store", *there],
+            "plan": ["plan", space, "--model", words.model, *there],
+            "show": ["show", keys[-1], *there],
+            "show, all": ["show", *keys, *there],
+            "--help": ["--help"],
+        }
         found: dict[str, list[tuple[float, float]]] = {command: [] for command in commands}
         for _ in range(words.rounds):
             for command, line in commands.items():
@@ -102,7 +126,10 @@ def main() -> None:
         print(f"{len(keys)} entries, {size:.0f} MB; seconds of the clock, and of the processor")
         for command, times in found.items():
             clock, processor = zip(*times, strict=True)
-            print(f"{command:10} {min(clock):6.2f} to {max(clock):6.2f}  {min(processor):6.2f} to {max(processor):6.2f}")
+            print(
+                f"{command:10} {min(clock):6.2f} to {max(clock):6.2f}  {min(processor):6.2f} to "
+                f"{max(processor):6.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,15 @@ def seasoned(name: str = "resnet8") -> nn.Module:
 def chain() -> nn.Sequential:
     """Return two convolutions and a linear layer of four classes."""
     torch.manual_seed(0)
-    return nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(8, 4))
+    return nn.Sequential(
+        conv(3, 8),
+        nn.ReLU(),
+        conv(8, 8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
 
 
 class Net(nn.Module):

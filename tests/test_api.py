@@ -23,20 +23,32 @@ def test_an_example_that_the_network_does_not_take_is_said_with_its_shape() -> N
 def test_a_quantized_network_is_not_cut() -> None:
     seen = images(8, 16)
     small = lissom.apply("quantize(8)", seasoned(), seen[:1], seen)
-    with pytest.raises(LissomError, match=r"prune\(0.5\): a quantized network is not cut; prune before quantize"):
+    with pytest.raises(
+        LissomError,
+        match=r"prune\(0.5\): a quantized network is not cut; prune "
+        r"before quantize",
+    ):
         lissom.apply("prune(0.5)", small, seen[:1], seen)
 
 
-def test_a_range_that_has_not_settled_names_layers_and_asks_for_images_only_if_there_are_more() -> None:
+def test_a_range_that_has_not_settled_names_layers_and_asks_for_images_only_if_there_are_more() -> (
+    None
+):
     from lissom.language.context import Context
     from lissom.language.method import method_of
 
     def notes(count: int) -> list[str]:
         seen = torch.cat([0.1 * images(32, 16), 40 * images(32, 16)])
-        ctx = Context(seen[:1], lambda wanted: list(seen[:wanted].split(8)), seed=0, where="quantize")
+        ctx = Context(
+            seen[:1], lambda wanted: list(seen[:wanted].split(8)), seed=0, where="quantize"
+        )
         method_of("steps", f"quantize(8, images={count}, range='minmax')")(seasoned(), ctx)
         return [note for note in ctx.notes if "has not settled" in note]
-    assert any("the range of what blocks.1.conv1 and blocks.1.shortcut.0 read" in note for note in notes(64))
+
+    assert any(
+        "the range of what blocks.1.conv1 and blocks.1.shortcut.0 read" in note
+        for note in notes(64)
+    )
     assert all("more images= or a percentile" in note for note in notes(64)) and notes(64)
     assert notes(512) and all("; a percentile would steady it" in note for note in notes(512))
     assert all("of half the 64 images" in note for note in notes(512))
@@ -54,15 +66,22 @@ def test_a_copied_network_is_what_deepcopy_makes() -> None:
             self.cache: dict[str, Tensor] = {"bias": self.one.bias}
             self.seen = [self.cache]
             self.register_buffer("most", torch.ones(2), persistent=False)
-            self.seen_once = self.two.seen_once = 2 * self.one.weight  # computed, of which deepcopy takes no copy
+            # computed, of which deepcopy takes no copy
+            self.seen_once = self.two.seen_once = 2 * self.one.weight
 
     net = Tied().train()
     twin: Any = copied_module(net, {})
     assert twin.two.weight is twin.one.weight is not net.one.weight and twin.again is twin.one
     assert twin.cache["bias"] is twin.one.bias and twin.seen[0] is twin.cache is not net.cache
     assert all(a is b for a, b in zip(twin.gru._flat_weights, twin.gru.parameters(), strict=True))
-    assert twin.seen_once is twin.two.seen_once is not net.seen_once and torch.equal(twin.seen_once, net.seen_once)
-    assert twin.training and list(twin.state_dict()) == list(net.state_dict()) and torch.equal(twin.most, net.most)
+    assert twin.seen_once is twin.two.seen_once is not net.seen_once and torch.equal(
+        twin.seen_once, net.seen_once
+    )
+    assert (
+        twin.training
+        and list(twin.state_dict()) == list(net.state_dict())
+        and torch.equal(twin.most, net.most)
+    )
     twin.one.register_forward_hook(lambda *_: None)
     assert not net.one._forward_hooks
 

@@ -9,9 +9,18 @@ import pytest
 from lissom.errors import MOST, LissomError
 
 
-@pytest.mark.parametrize("text", [
-    "one\ntwo\r\n  three", "\x1b[31mred\x07", "a name \udcff", "\u2028\x85\x0b", "\0", "\n" * 5_000, "\x1b" * 999,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one\ntwo\r\n  three",
+        "\x1b[31mred\x07",
+        "a name \udcff",
+        "\u2028\x85\x0b",
+        "\0",
+        "\n" * 5_000,
+        "\x1b" * 999,
+    ],
+)
 def test_an_error_is_one_line_that_can_be_printed(text: str) -> None:
     said = str(LissomError(f"data: {text} is no image"))
     assert said.isprintable() and len(said) <= MOST and said.startswith("data: ") and said.encode()

@@ -12,19 +12,56 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "lissom"
 # In code tokens, without comments and docstrings: a limit in lines only packs them.
-MOST_FILE, MOST_FUNCTION = 3_000, 500
+MOST_FILE = 3_000
+MOST_FUNCTION = 500
+MOST_PER_LINE = 8  # tokens, on average over lines that are not blank
+MOST_LOOPS = 77  # comprehensions with more than one `for`; only goes down
 # What was larger when the limits were set; these numbers only go down.
 LARGER = {
-    "surgery/channels/rules.py": 4_504, "cli/main.py": 3_540, "exporting/openvino_bits.py": 3_177,
+    "surgery/channels/rules.py": 4_504,
+    "cli/main.py": 3_540,
+    "exporting/openvino_bits.py": 3_177,
     "exporting/openvino_bits.py: replace": 735,
-    "steps/mask.py: __call__": 609, "steps/quantize.py: __call__": 555, "surgery/channels/rules.py: convolution": 515,
-    "exporting/onnx/export.py: export_onnx": 510, "surgery/channels/windows.py: forward": 504,
+    "steps/mask.py: __call__": 609,
+    "steps/quantize.py: __call__": 555,
+    "surgery/channels/rules.py: convolution": 515,
+    "exporting/onnx/export.py: export_onnx": 510,
+    "surgery/channels/windows.py: forward": 504,
 }
-NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-# Rooms from the ground up: each imports from itself and from those below it. A file at the root is a room of its own.
+NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+# Rooms from the ground up: each imports from itself and from those below it. A file at the root is
+# a room of its own.
 ROOMS = (
-    "errors", "trees", "system", "language", "models", "data", "surgery", "grids", "ranges", "importance", "losses", "tasks",
-    "learning", "distillation", "steps", "store", "exporting", "targets", "bench", "running", "report", "commands", "api",
+    "errors",
+    "trees",
+    "system",
+    "language",
+    "models",
+    "data",
+    "surgery",
+    "grids",
+    "ranges",
+    "importance",
+    "losses",
+    "tasks",
+    "learning",
+    "distillation",
+    "steps",
+    "store",
+    "exporting",
+    "targets",
+    "bench",
+    "running",
+    "report",
+    "commands",
+    "api",
     "cli",
 )
 
@@ -38,7 +75,9 @@ def room_of(module: str) -> int:
 
 
 def modules() -> dict[str, Path]:
-    """Return every module of the package by its name within it, `surgery.fold` and the like, but the package itself."""
+    """Return every module of the package by its name within it, `surgery.fold` and the like, but
+    the package itself.
+    """
     names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
@@ -74,41 +113,82 @@ def code_tokens(text: str, tree: ast.Module) -> list[int]:
     docstrings = {
         node.body[0].lineno
         for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and ast.get_docstring(node)
     }
     return [
         token.start[0]
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type not in NO_CODE and not (token.type == tokenize.STRING and token.start[0] in docstrings)
+        if token.type not in NO_CODE
+        and not (token.type == tokenize.STRING and token.start[0] in docstrings)
     ]
 
 
-def problems() -> Iterator[str]:
-    """Yield every breach, a line each."""
-    total = 0
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name, text = path.relative_to(PACKAGE), path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        lines = code_tokens(text, tree)
-        total += len(lines)
-        if len(lines) > (most := LARGER.get(name.as_posix(), MOST_FILE)):
-            yield f"{name}: {len(lines)} tokens, at most {most}"
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                size = sum(node.lineno <= line <= (node.end_lineno or 0) for line in lines)
-                if size > (most := LARGER.get(f"{name.as_posix()}: {node.name}", MOST_FUNCTION)):
-                    yield f"{name}: {node.name} has {size} tokens, at most {most}"
+def size_problems(name: str, tree: ast.AST, lines: list[int]) -> Iterator[str]:
+    """Yield the file and the functions that are too large; `lines` are those of its tokens."""
+    if len(lines) > (most := LARGER.get(name, MOST_FILE)):
+        yield f"{name}: {len(lines)} tokens, at most {most}"
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            size = sum(node.lineno <= line <= (node.end_lineno or 0) for line in lines)
+            if size > (most := LARGER.get(f"{name}: {node.name}", MOST_FUNCTION)):
+                yield f"{name}: {node.name} has {size} tokens, at most {most}"
+
+
+def import_problems() -> Iterator[str]:
+    """Yield imports that point upwards, circles, and names that hide what a file holds."""
     known = modules()
     graph = {name: set(imports(path, known)) for name, path in known.items()}
     for name, path in known.items():
         if path.name.startswith("_") and path.name not in ("__init__.py", "__main__.py"):
-            yield f"{name}: its name begins with an underscore; say what it holds, in the room where it belongs"
+            yield f"{name}: its name begins with an underscore; name it after what it holds"
         for other in sorted(graph[name]):
             if room_of(other) > room_of(name):
                 yield f"{name}: imports {other}, which lies above it"
     for circle in circles(graph):
         yield "a circle of imports: " + " -> ".join(circle)
-    print(f"{total} tokens of code")
+
+
+def joins(node: ast.AST) -> bool:
+    """Return whether a statement assigns several values at once that do not depend on each other.
+
+    >>> [joins(ast.parse(text).body[0]) for text in ("a, b = 1, 2", "a, b = b, a", "a, b = c")]
+    [True, False, False]
+    """
+    if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)):
+        return False
+    target = node.targets[0]
+    if not isinstance(target, ast.Tuple) or any(isinstance(e, ast.Starred) for e in target.elts):
+        return False
+    values = ast.unparse(node.value)
+    return not any(ast.unparse(element) in values for element in target.elts)
+
+
+def problems() -> Iterator[str]:
+    """Yield every breach, a line each."""
+    total = written = long = loops = 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        tokens = code_tokens(text, tree)
+        yield from size_problems(name, tree, tokens)
+        yield from (
+            f"{name}, line {n.lineno}: one assignment a line" for n in ast.walk(tree) if joins(n)
+        )
+        total += len(tokens)
+        lines = [line for line in text.splitlines() if line.strip()]
+        written += len(lines)
+        long += sum(len(line) > 100 for line in lines)
+        loops += sum(len(getattr(node, "generators", ())) > 1 for node in ast.walk(tree))
+    yield from import_problems()
+    if total > MOST_PER_LINE * written:
+        yield f"{total / written:.1f} tokens a line, at most {MOST_PER_LINE}"
+    if long > 0.02 * written:
+        yield f"{long} of {written} lines are longer than 100 columns, at most 2 %"
+    if loops > MOST_LOOPS:
+        yield f"{loops} comprehensions with several loops, at most {MOST_LOOPS}"
+    print(f"{total} tokens of code, {total / written:.1f} a line")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Mutate what lissom reads from disk or from a user, and see that each mutant works or is refused in one line.
+"""Mutate what lissom reads from disk or from a user, and see that each mutant works or is refused
+in one line.
 
-    python tools/fuzz.py --family records --count 100000      the first 100,000 mutants of a family; all families by default
-    python tools/fuzz.py --replay records:1234                one again, with the traceback of what it does
+    python tools/fuzz.py --family records --count 100000      the first 100,000 mutants of a family;
+        all families by default
+    python tools/fuzz.py --replay records:1234                one again, with the traceback of what
+        it does
 
-The rule: a mutant is read, or a LissomError of one line and at most 1,000 characters says why not. No other exception,
-no more than 2 s of processor time, at most 512 MiB more than the valid files take, nothing written outside a scratch
-folder, nothing run. Mutants are drawn from `--seed` and their number, so that a number means the same one again; those
-that break the rule are kept in `--keep`. Exit 1 if any does.
+The rule: a mutant is read, or a LissomError of one line and at most 1,000 characters says why not.
+No other exception, no more than 2 s of processor time, at most 512 MiB more than the valid files
+take, nothing written outside a scratch folder, nothing run. Mutants are drawn from `--seed` and
+their number, so that a number means the same one again; those that break the rule are kept in
+`--keep`. Exit 1 if any does.
 """
 
 from __future__ import annotations
@@ -30,23 +34,34 @@ def main() -> int:
     words = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     names = [name for name in FAMILIES if name != "faulty"]
     words.add_argument(
-        "--family", action="append", choices=FAMILIES, help=f"one of {', '.join(names)}; all if not given"
+        "--family",
+        action="append",
+        choices=FAMILIES,
+        help=f"one of {', '.join(names)}; all if not given",
     )
     words.add_argument("--count", type=int, default=1_000, help="mutants of each family")
     words.add_argument("--first", type=int, default=0, help="the number of the first mutant")
     words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--minutes", type=float, default=float("inf"), help="stop a family after so many")
     words.add_argument(
-        "--keep", type=Path, default=Path("fuzz-found"), help="where mutants that break the rule are kept"
+        "--minutes", type=float, default=float("inf"), help="stop a family after so many"
     )
-    words.add_argument("--replay", metavar="FAMILY:NUMBER", help="read one mutant again and show what it does")
+    words.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("fuzz-found"),
+        help="where mutants that break the rule are kept",
+    )
+    words.add_argument(
+        "--replay", metavar="FAMILY:NUMBER", help="read one mutant again and show what it does"
+    )
     words.add_argument("--serve", choices=FAMILIES, help=argparse.SUPPRESS)
     words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = words.parse_args()
     if given.serve:
         serve(given.serve, given.seed, given.first, given.first + given.count, given.folder, None)
         return 0
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # on a disk, writing takes most of the time
+    # on a disk, writing takes most of the time
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="lissom-fuzz-", dir=memory) as folder:
         if given.replay:
             return replay(given.replay, given.seed, given.keep, Path(folder))
@@ -75,14 +90,18 @@ def replay(what: str, seed: int, kept: Path, folder: Path) -> int:
     family, file = family_of(name, folder), kept / f"{name}-{number}.json"
     row = json.loads(file.read_text()) if file.is_file() else {}
     mutant = (
-        decoded(row["mutant"]) if "mutant" in row and row["seed"] == seed else mutant_of(family, seed, int(number))
+        decoded(row["mutant"])
+        if "mutant" in row and row["seed"] == seed
+        else mutant_of(family, seed, int(number))
     )
     for place, data in mutant.items():
         print(f"{place}: {len(data):,} bytes: {data[:LONGEST]!r}")
     try:
         print("refused" if family.read(mutant) else "works")
     except Exception as error:  # whatever escapes is what is shown
-        traceback.print_exception(error.__cause__ if isinstance(error, Wrong) and error.__cause__ else error)
+        traceback.print_exception(
+            error.__cause__ if isinstance(error, Wrong) and error.__cause__ else error
+        )
         print(f"breaks the rule: {type(error).__name__}: {str(error)[:LONGEST]}")
         return 1
     said, _ = fault(family, mutant, [])

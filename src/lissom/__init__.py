@@ -16,10 +16,21 @@ __version__ = "0.1.0"
 
 # no name here is that of a module: importing the module would put it in the place of the function
 _HOMES = {
-    "LissomError": "errors", "LissomWarning": "errors",
-    "Recipe": "language.recipe", "Space": "language.recipe", "Step": "language.step", "arg": "language.method",
-    "Task": "tasks.task", "Data": "data.data", "run": "running.execute", "Store": "store.store",
-    "apply": "api", "save": "api", "load": "api", "export": "api", "latency": "api",
+    "LissomError": "errors",
+    "LissomWarning": "errors",
+    "Recipe": "language.recipe",
+    "Space": "language.recipe",
+    "Step": "language.step",
+    "arg": "language.method",
+    "Task": "tasks.task",
+    "Data": "data.data",
+    "run": "running.execute",
+    "Store": "store.store",
+    "apply": "api",
+    "save": "api",
+    "load": "api",
+    "export": "api",
+    "latency": "api",
 }
 __all__ = list(_HOMES)
 switch_off()

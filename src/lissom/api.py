@@ -16,31 +16,54 @@ if TYPE_CHECKING:
 
 
 @overload
-def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
-          *, seed: int = 0, notes: Literal[False] = False) -> nn.Module: ...
+def apply(
+    recipe: str,
+    model: nn.Module,
+    example: Any,
+    images: Any = None,
+    *,
+    seed: int = 0,
+    notes: Literal[False] = False,
+) -> nn.Module: ...
 
 
 @overload
-def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
-          *, seed: int = 0, notes: Literal[True]) -> tuple[nn.Module, list[str]]: ...
+def apply(
+    recipe: str,
+    model: nn.Module,
+    example: Any,
+    images: Any = None,
+    *,
+    seed: int = 0,
+    notes: Literal[True],
+) -> tuple[nn.Module, list[str]]: ...
 
 
-def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
-          *, seed: int = 0, notes: bool = False) -> nn.Module | tuple[nn.Module, list[str]]:
-    """Return a copy of `model` after the surgery steps of `recipe`; the copy is an ordinary module to train on.
+def apply(
+    recipe: str,
+    model: nn.Module,
+    example: Any,
+    images: Any = None,
+    *,
+    seed: int = 0,
+    notes: bool = False,
+) -> nn.Module | tuple[nn.Module, list[str]]:
+    """Return a copy of `model` after the surgery steps of `recipe`; the copy is an ordinary module
+    to train on.
 
-    `example` (n ...) is one input as the network takes it: a tensor or array, a tuple of its arguments, or a dict of them by
-    name. `images` are inputs to calibrate on and to compare with, `example` if None: a tensor (n ...) like it, or batches
-    or single samples, alone or before their labels, as a list or a DataLoader yields them.
-    With `notes` the sentences that the steps have to say come with the network; else a LissomWarning says which layers were
-    left as they are and why.
-    Weights of 16 bits keep their type under prune and mask, those in float64 under fold and equalize, too; what other steps
-    make of them is float32.
+    `example` (n ...) is one input as the network takes it: a tensor or array, a tuple of its
+    arguments, or a dict of them by name. `images` are inputs to calibrate on and to compare with,
+    `example` if None: a tensor (n ...) like it, or batches or single samples, alone or before their
+    labels, as a list or a DataLoader yields them. With `notes` the sentences that the steps have to
+    say come with the network; else a LissomWarning says which layers were left as they are and why.
+    Weights of 16 bits keep their type under prune and mask, those in float64 under fold and
+    equalize, too; what other steps make of them is float32.
     Raises LissomError for a step that learns, and for a network that answers differently each time.
 
     >>> import torch
     >>> from torch import nn
-    >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 4))
+    >>> layers = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten()
+    >>> net = nn.Sequential(*layers, nn.Linear(32 * 36, 4))
     >>> small = apply("prune(0.5) | quantize(8)", net, torch.randn(1, 3, 8, 8), torch.randn(16, 3, 8, 8))
     >>> sum(p.numel() for p in net.parameters()), sum(p.numel() for p in small.parameters())
     (5572, 2788)
@@ -50,7 +73,9 @@ def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
     steps = Recipe(recipe)
     for step in steps.steps:
         if step.learning:
-            raise LissomError(f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop")
+            raise LissomError(
+                f"apply: '{step}' learns and needs data; use lissom.run, or train in your own loop"
+            )
     steps.check()
     with torch.inference_mode(False):  # where it is on, operations cannot be told apart
         small, said, warned = _applied(steps, model, example, images, seed)
@@ -59,8 +84,9 @@ def apply(recipe: str, model: nn.Module, example: Any, images: Any = None,
     return (small, said) if notes else small
 
 
-def _applied(steps: Recipe, model: nn.Module, example: Any, images: Any,
-             seed: int) -> tuple[nn.Module, list[str], list[str]]:
+def _applied(
+    steps: Recipe, model: nn.Module, example: Any, images: Any, seed: int
+) -> tuple[nn.Module, list[str], list[str]]:
     """Return the network after the steps, with what they have to say and what of it is a warning."""
     from .data.samples import Samples, example_of
     from .tasks.given import copied_network, network_of
@@ -79,8 +105,9 @@ def _applied(steps: Recipe, model: nn.Module, example: Any, images: Any,
         raise
 
 
-def _in_turn(steps: Recipe, model: nn.Module, example: Any, samples: Any,
-             seed: int) -> tuple[nn.Module, list[str], list[str]]:
+def _in_turn(
+    steps: Recipe, model: nn.Module, example: Any, samples: Any, seed: int
+) -> tuple[nn.Module, list[str], list[str]]:
     """Take the steps one after the other."""
     import torch
 
@@ -90,12 +117,19 @@ def _in_turn(steps: Recipe, model: nn.Module, example: Any, samples: Any,
     from .trees import in_float, tensors_in
 
     device = next(tensors_in(example)).device
-    said, warned = list[str](), list[str]()
-    dtype, images = dtype_of(model), samples
+    said = list[str]()
+    warned = list[str]()
+    dtype = dtype_of(model)
+    images = samples
+
+    def samples_in_float(count: int) -> list[Any]:
+        return [in_float(batch) for batch in samples(count)]
+
     for step in steps.steps:
         torch.manual_seed(seed)
         if dtype != dtype_of(model):  # the last step has made it float32
-            example, images = in_float(example), lambda count: [in_float(batch) for batch in samples(count)]
+            example = in_float(example)
+            images = samples_in_float
         ctx = Context(example, images, seed=seed, device=device, where=str(step), clock=clock_of())
         model = step(model, ctx)
         said += ctx.notes
@@ -111,15 +145,23 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
     from .trees import called, first, shapes
 
     answers = []
-    others = [] if samples is None else [(first(batch, 1), "a sample of `images`") for batch in samples(1)]
+    others = (
+        []
+        if samples is None
+        else [(first(batch, 1), "a sample of `images`") for batch in samples(1)]
+    )
     for shown, what in [(example, "`example`"), *others]:
         try:
             with torch.no_grad():
                 answers.append(called(model, shown))
         except Exception as error:  # whatever the network's own code raises
             like = "" if shown is example else f"; `example` is {shapes(example)}"
-            raise LissomError(f"apply: the network does not run on {what}, of shape {shapes(shown)}{like}; one input as it "
-                              f"takes it fits, batch first: {cut(str(error) or type(error).__name__)}") from error
+            raise LissomError(
+                f"apply: the network does not run on {what}, of shape "
+                f"{shapes(shown)}{like}; one input as it "
+                "takes it fits, batch first: "
+                f"{cut(str(error) or type(error).__name__)}"
+            ) from error
     if reason := unsteady(model, example, answers[0]):
         raise LissomError(f"apply: {reason}")
 
@@ -142,12 +184,15 @@ def save(model: nn.Module, folder: str | Path) -> None:
     write(model, folder)
 
 
-def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path = ".lissom") -> nn.Module:
+def load(
+    place: str | Path, model: nn.Module | None = None, *, store: str | Path = ".lissom"
+) -> nn.Module:
     """Load a network: from a folder that `save` wrote, or by key from a store.
 
-    With a folder, `model` is the network freshly built, as it was before surgery; it is changed and returned.
-    With a key, the store knows how to build it. Code of yours that an entry names is imported if your lissom wrote the
-    entry; else it takes `model` here, too, or `lissom store --trust`.
+    With a folder, `model` is the network freshly built, as it was before surgery; it is changed and
+    returned. With a key, the store knows how to build it. Code of yours that an entry names is
+    imported if your lissom wrote the entry; else it takes `model` here, too, or `lissom store
+    --trust`.
     """
     from .running.execute import load_key
     from .store.snapshot import restore
@@ -157,18 +202,29 @@ def load(place: str | Path, model: nn.Module | None = None, *, store: str | Path
     if model is not None:
         return restore(model, kept.folder(kept.find(str(place))) if str(place) in kept else place)
     if (Path(place) / "structure.json").is_file():
-        raise LissomError(f"load: {place} is a folder; give the freshly built network as `model` too")
+        raise LissomError(
+            f"load: {place} is a folder; give the freshly built network as `model` too"
+        )
     return load_key(str(place), kept)
 
 
-def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int] = (), images: Any = None,
-           *, example: Any = None) -> Path:
-    """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime"; return its path.
+def export(
+    model: nn.Module,
+    target: str,
+    path: str | Path,
+    shape: Sequence[int] = (),
+    images: Any = None,
+    *,
+    example: Any = None,
+) -> Path:
+    """Write a network, which takes (n, *shape), to a file for a target such as "onnxruntime";
+    return its path.
 
-    `example` is one input as the network takes it, in place of `shape` where that does not say enough: integers, a tuple of
-    its arguments, or a dict of them by name. `images` (n, *shape) are inputs for a target that quantizes by itself, as
-    mnn(8, activations="kl") does. Floats in the file are float32, whatever the network has. The file is opened in its
-    runtime and compared with the network, on two of the images, the example or noise. Raises LissomError, with nothing
+    `example` is one input as the network takes it, in place of `shape` where that does not say
+    enough: integers, a tuple of its arguments, or a dict of them by name. `images` (n, *shape) are
+    inputs for a target that quantizes by itself, as mnn(8, activations="kl") does. Floats in the
+    file are float32, whatever the network has. The file is opened in its runtime and compared with
+    the network, on two of the images, the example or noise. Raises LissomError, with nothing
     written, if it cannot be made, does not run or answers otherwise.
 
     >>> import tempfile
@@ -188,27 +244,48 @@ def export(model: nn.Module, target: str, path: str | Path, shape: Sequence[int]
     try:
         shape = tuple(index(size) for size in shape)
     except TypeError:
-        raise LissomError("export: shape: expected the sizes of one input without the batch, as in (3, 224, 224), got "
-                          f"{type_of(shape)}; inputs themselves are given as example=") from None
+        raise LissomError(
+            "export: shape: expected the sizes of one input without the batch, as "
+            "in (3, 224, 224), got "
+            f"{type_of(shape)}; inputs themselves are given as example="
+        ) from None
     if not shape and example is None:
-        raise LissomError("export: the shape of an input without the batch is missing, as in shape=(3, 224, 224), or an "
-                          "input itself as example=")
-    chosen, seen, shown = one_target(target), as_tensors(images), as_tensors(example)
+        raise LissomError(
+            "export: the shape of an input without the batch is missing, as in "
+            "shape=(3, 224, 224), or an "
+            "input itself as example="
+        )
+    chosen = one_target(target)
+    seen = as_tensors(images)
+    shown = as_tensors(example)
     model = copied_network(network_of(model, "export"), "export")
     with torch.inference_mode(False), written(Path(path), "export") as beside:
-        chosen.export(model, beside, shape, {"baked": "false"},
-                      None if seen is None else lambda count: [seen[:count]], shown)
+        chosen.export(
+            model,
+            beside,
+            shape,
+            {"baked": "false"},
+            None if seen is None else lambda count: [seen[:count]],
+            shown,
+        )
         prove(chosen, beside, model, shape, seen if shown is None else shown)
     return Path(path)
 
 
-def latency(files: str | Path | Sequence[str | Path], targets: str, shape: Sequence[int], *,
-            threads: int = 1) -> list[dict[str, object]]:
-    """Time exported files, or one, on inputs of `shape` (n c h w) in every target, in turns; one row for each pair.
+def latency(
+    files: str | Path | Sequence[str | Path],
+    targets: str,
+    shape: Sequence[int],
+    *,
+    threads: int = 1,
+) -> list[dict[str, object]]:
+    """Time exported files, or one, on inputs of `shape` (n c h w) in every target, in turns; one
+    row for each pair.
 
     The batch is part of `shape` here.
 
-    `disturbed`: the ends of the interval are so far apart that the machine was busy with something else.
+    `disturbed`: the ends of the interval are so far apart that the machine was busy with something
+    else.
     """
     from .bench.intervals import wide
     from .bench.latency import latencies
@@ -222,8 +299,18 @@ def latency(files: str | Path | Sequence[str | Path], targets: str, shape: Seque
             raise LissomError(f"latency: there is no file {path}")
         check_shape(path, tuple(shape))
     timings = latencies(pairs, tuple(shape), threads=threads)
-    return [{"target": target, "artefact": str(path), "size_bytes": path.stat().st_size, "latency_ms": t.latency_ms(),
-             "disturbed": wide(t.latency_ms()),
-             "energy_mj": t.energy_mj, "load_ms": t.load_ms, "peak_mib": t.peak_mib, "resident_mib": t.resident_mib,
-             "threads": threads}
-            for (target, path), t in zip(pairs, timings, strict=True)]
+    return [
+        {
+            "target": target,
+            "artefact": str(path),
+            "size_bytes": path.stat().st_size,
+            "latency_ms": t.latency_ms(),
+            "disturbed": wide(t.latency_ms()),
+            "energy_mj": t.energy_mj,
+            "load_ms": t.load_ms,
+            "peak_mib": t.peak_mib,
+            "resident_mib": t.resident_mib,
+            "threads": threads,
+        }
+        for (target, path), t in zip(pairs, timings, strict=True)
+    ]

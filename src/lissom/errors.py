@@ -17,8 +17,8 @@ COLOUR = re.compile("\x1b\\[[0-9;]*m")  # of a terminal
 class LissomError(Exception):
     """Say in one line where something is wrong, what was given and what fits.
 
-    The command line prints it and exits with status 2; from Python it is raised as it is. What it quotes comes from
-    files, folders and other people's code: see `one_line`.
+    The command line prints it and exits with status 2; from Python it is raised as it is. What it
+    quotes comes from files, folders and other people's code: see `one_line`.
     """
 
     def __init__(self, text: str) -> None:
@@ -39,18 +39,22 @@ class Unmeasured(LissomError):
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line that every terminal prints: no line ends or control characters, no endless lists.
+    """Return a text in one line that every terminal prints: no line ends or control characters, no
+    endless lists.
 
     >>> one_line("a file \\x1b[31m\\n  is red")
     'a file \\\\x1b[31m is red'
     >>> len(one_line("no " * 1_000_000))
     1000
     """
-    if len(text) > MOST:  # how an error begins and the cure at its end help; a list in its middle does not
-        text = f"{text[:MOST * 2 // 3]} ... {text[5 + MOST * 2 // 3 - MOST:]}"
+    # how an error begins and the cure at its end help; a list in its middle does not
+    if len(text) > MOST:
+        text = f"{text[: MOST * 2 // 3]} ... {text[5 + MOST * 2 // 3 - MOST :]}"
     if not text.isprintable():
         text = " ".join(line.strip() for line in text.splitlines())
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:MOST]
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[
+            :MOST
+        ]
     return text
 
 
@@ -61,7 +65,11 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     ('a, b, c', '0, 1, 2, ... (750 in all)')
     """
     words = [cut(str(name), 80) for name in names]
-    return ", ".join(words) if len(words) <= most + 2 else f"{', '.join(words[:most])}, ... ({len(words)} in all)"
+    return (
+        ", ".join(words)
+        if len(words) <= most + 2
+        else f"{', '.join(words[:most])}, ... ({len(words)} in all)"
+    )
 
 
 def cut(text: str, most: int = 300) -> str:
@@ -71,11 +79,15 @@ def cut(text: str, most: int = 300) -> str:
     'a ... j'
     """
     line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 5 - most // 5]} ... {line[-(most // 5):]}"
+    return (
+        line if len(line) <= most else f"{line[: most - 5 - most // 5]} ... {line[-(most // 5) :]}"
+    )
 
 
 def cause_of(error: BaseException, most: int = 300) -> str:
-    """Return what an error comes from, in one line: the deepest cause that was named, and the user's line it is in."""
+    """Return what an error comes from, in one line: the deepest cause that was named, and the
+    user's line it is in.
+    """
     chain = [error]
     while (inner := chain[-1].__cause__) is not None and inner not in chain:
         chain.append(inner)
@@ -87,8 +99,14 @@ def cause_of(error: BaseException, most: int = 300) -> str:
 
 
 def place_of(frames: Iterable[FrameSummary]) -> str:
-    """Return where the user's own code is in a traceback: file and line, the innermost one; "" if it is not in it."""
-    others = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")), "<")
+    """Return where the user's own code is in a traceback: file and line, the innermost one; "" if
+    it is not in it.
+    """
+    others = (
+        str(Path(__file__).parent),
+        *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
+        "<",
+    )
     own = [frame for frame in frames if not frame.filename.startswith(others)]
     return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
@@ -115,15 +133,22 @@ def type_of(value: object) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option that `name` is a slip of, or that begins with it, or is spelled most like it, or None.
+    """Return the option that `name` is a slip of, or that begins with it, or is spelled most like
+    it, or None.
 
-    >>> nearest("prunne", ["train", "prune"]), nearest("onnx", ["mnn", "onnxruntime"]), nearest("nin-", ["nin-gc", "nin"])
-    ('prune', 'onnxruntime', 'nin')
+    >>> nearest("prunne", ["train", "prune"]), nearest("onnx", ["mnn", "onnxruntime"])
+    ('prune', 'onnxruntime')
+    >>> nearest("nin-", ["nin-gc", "nin"])
+    'nin'
     """
     options = list(options)
     slips = get_close_matches(name.lower(), options, n=1, cutoff=0.8)
-    begun = [option for option in options if len(name) > 2 and option.lower().startswith(name.lower())]
-    found = slips or sorted(begun, key=len) or get_close_matches(name.lower(), options, n=1, cutoff=0.5)
+    begun = [
+        option for option in options if len(name) > 2 and option.lower().startswith(name.lower())
+    ]
+    found = (
+        slips or sorted(begun, key=len) or get_close_matches(name.lower(), options, n=1, cutoff=0.5)
+    )
     return found[0] if found else None
 
 
@@ -136,4 +161,6 @@ def unknown(where: str, word: str, given: str, options: Iterable[str]) -> Lissom
     options = sorted(options)
     close = nearest(given, options)
     hint = f"; did you mean '{close}'?" if close else "."
-    return LissomError(f"{where}: there is no {word} '{given}'{hint} There are: {', '.join(options)}")
+    return LissomError(
+        f"{where}: there is no {word} '{given}'{hint} There are: {', '.join(options)}"
+    )

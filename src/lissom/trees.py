@@ -1,6 +1,7 @@
 """Inputs and outputs as trees: a tensor, or a tuple, list, dict or dataclass of them.
 
-A network is shown a tree as it is called: a tuple or list as its arguments, a dict as its arguments by name.
+A network is shown a tree as it is called: a tuple or list as its arguments, a dict as its arguments
+by name.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Tree: TypeAlias = Any  # a tensor, or a tuple, list, dict or dataclass of trees; anything else is handed on as it is
+# a tensor, or a tuple, list, dict or dataclass of trees; anything else is handed on as it is
+Tree: TypeAlias = Any
 
-PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)  # that hold no tensors
+# that hold no tensors
+PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 def tensors_in(tree: Tree) -> Iterator[Tensor]:
@@ -29,7 +32,9 @@ def tensors_in(tree: Tree) -> Iterator[Tensor]:
         for part in tree if isinstance(tree, (list, tuple)) else parts_of(tree):
             if isinstance(part, Tensor):
                 yield part
-            elif not isinstance(part, PLAIN):  # most arguments of an operation are, and parts_of takes its time to say so
+            elif not isinstance(
+                part, PLAIN
+            ):  # most arguments of an operation are, and parts_of takes its time to say so
                 yield from tensors_in(part)
 
 
@@ -59,7 +64,9 @@ def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = [field.name for field in dataclasses.fields(tree) if field.init]
-        return dataclasses.replace(tree, **{name: mapped(call, getattr(tree, name)) for name in fields})
+        return dataclasses.replace(
+            tree, **{name: mapped(call, getattr(tree, name)) for name in fields}
+        )
     return tree
 
 
@@ -74,7 +81,9 @@ def length(tree: Tree) -> int:
 
 
 def first(tree: Tree, count: int) -> Tree:
-    """Return the first `count` samples of a tree; a tensor without a batch axis of that length stays as it is."""
+    """Return the first `count` samples of a tree; a tensor without a batch axis of that length
+    stays as it is.
+    """
     whole = length(tree)
     return mapped(lambda t: t[:count] if t.ndim and len(t) == whole else t, tree)
 
@@ -84,7 +93,9 @@ def concatenated(trees: Sequence[Tree]) -> Tree:
     if len(trees) == 1:
         return trees[0]
     columns = zip(*(list(tensors_in(tree)) for tree in trees), strict=True)
-    return put_in(trees[0], [torch.cat(column) if column[0].ndim else column[0] for column in columns])
+    return put_in(
+        trees[0], [torch.cat(column) if column[0].ndim else column[0] for column in columns]
+    )
 
 
 def alike(trees: Sequence[Tree]) -> list[Tree]:
@@ -111,12 +122,17 @@ def shapes(tree: Tree) -> str:
     >>> shapes((torch.zeros(1, 2), torch.zeros(1)))
     '(1, 2), (1,)'
     """
-    return ", ".join(str(tuple(t.shape)) for t in tensors_in(tree)) or f"{type(tree).__name__} without a tensor"
+    return (
+        ", ".join(str(tuple(t.shape)) for t in tensors_in(tree))
+        or f"{type(tree).__name__} without a tensor"
+    )
 
 
 def values_in(tree: Tree) -> Tensor:
     """Return the floats of a tree as one vector in float64."""
-    return torch.cat([t.detach().double().flatten() for t in tensors_in(tree) if t.is_floating_point()])
+    return torch.cat(
+        [t.detach().double().flatten() for t in tensors_in(tree) if t.is_floating_point()]
+    )
 
 
 def in_float(tree: Tree, dtype: torch.dtype = torch.float32) -> Tree:

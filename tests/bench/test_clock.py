@@ -25,10 +25,19 @@ def images(count: int = 2) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("layer", [
-    nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(6, 12, 3, groups=3), nn.Conv2d(6, 6, 5, padding=2, groups=6),
-    nn.Conv2d(6, 8, 1, dilation=1), nn.Conv2d(6, 8, 3, dilation=2), nn.ConvTranspose2d(6, 8, 2, 2),
-    nn.ConvTranspose2d(6, 8, 3, groups=2)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(6, 8, 3, 2, 1),
+        nn.Conv2d(6, 12, 3, groups=3),
+        nn.Conv2d(6, 6, 5, padding=2, groups=6),
+        nn.Conv2d(6, 8, 1, dilation=1),
+        nn.Conv2d(6, 8, 3, dilation=2),
+        nn.ConvTranspose2d(6, 8, 2, 2),
+        nn.ConvTranspose2d(6, 8, 3, groups=2),
+    ],
+    ids=str,
+)
 def test_a_layer_file_has_the_shapes_of_the_layer(layer: nn.Module, tmp_path: Path) -> None:
     x = torch.randn(1, 6, 9, 9)
     found = layer_of(next(op for op in traced(layer, x).ops if op.name == "convolution"))
@@ -63,7 +72,9 @@ def test_times_between_the_points_are_interpolated_and_points_are_measured_once(
 
 
 def test_the_predictor_adds_up_the_layers_at_the_widths_kept() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Flatten(), nn.Linear(16 * 144, 4)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Flatten(), nn.Linear(16 * 144, 4)
+    ).eval()
     groups = cuttable(net, images()).free
     cost = Table().predictor(net, images(), groups)
     assert cost([32, 16]) == pytest.approx(3 * 32 + 32 * 16 + 16 * 144 * 4)
@@ -79,7 +90,9 @@ class Wrong:
     def multiple(self, model: nn.Module, example: Tensor) -> int:
         return 4
 
-    def predictor(self, model: nn.Module, example: Tensor, groups: Sequence[Group]) -> Callable[[Sequence[int]], float]:
+    def predictor(
+        self, model: nn.Module, example: Tensor, groups: Sequence[Group]
+    ) -> Callable[[Sequence[int]], float]:
         whole = sum(g.size for g in groups)
         return lambda kept: (sum(kept) / whole) ** self.error
 
@@ -97,7 +110,9 @@ def test_a_table_that_errs_is_put_right_by_measuring(error: float, amount: float
     small = Prune(amount, of="latency", multiple="auto")(net, ctx)
     found = ctx.facts["amount"]
     fresh = factory("resnet20")(num_classes=4)
-    assert 1 - macs(small, images()) / macs(fresh, images()) == pytest.approx(found["removed"], abs=1e-3)
+    assert 1 - macs(small, images()) / macs(fresh, images()) == pytest.approx(
+        found["removed"], abs=1e-3
+    )
     assert abs(found["removed"] - amount) < 0.03 and clock.measured == found["measured"] <= 8
     assert ctx.facts["multiple"] == 4
 
@@ -108,11 +123,15 @@ def test_what_is_out_of_reach_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(LissomError, match=r"0\.97 of the latency cannot be removed"):
         Prune(0.97, of="latency").rehearse(net, ctx)
     with pytest.raises(LissomError, match="latency is measured by"):
-        Prune(0.3, of="latency").rehearse(net, Context(images(1), lambda n: [images(2)], where="prune"))
+        Prune(0.3, of="latency").rehearse(
+            net, Context(images(1), lambda n: [images(2)], where="prune")
+        )
 
 
 def test_layers_are_timed_for_real_and_the_table_is_kept(tmp_path: Path) -> None:
-    small, large = (Layer(n, n, (3, 3), (size, size), (1, 1), (1, 1), (1, 1)) for n, size in ((8, 16), (96, 32)))
+    small, large = (
+        Layer(n, n, (3, 3), (size, size), (1, 1), (1, 1), (1, 1)) for n, size in ((8, 16), (96, 32))
+    )
     clock = LayerClock("onnxruntime", home=tmp_path)
     assert 0 < clock.ms(small) < clock.ms(large)
     clock.keep()
@@ -126,7 +145,9 @@ def test_layers_are_timed_for_real_and_the_table_is_kept(tmp_path: Path) -> None
         assert LayerClock("onnxruntime", home=tmp_path).table == {}
 
 
-def test_without_a_store_the_table_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_store_the_table_is_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     clock = LayerClock("onnxruntime")
     assert clock.ms(Layer(8, 8)) > 0

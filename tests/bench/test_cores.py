@@ -25,8 +25,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a pr
 
 def running(pid: int) -> bool:
     """Return whether a thread of a process, but for its first, runs, or would if a core were free."""
-    return any((thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
-               for thread in Path(f"/proc/{pid}/task").iterdir() if thread.name != str(pid))
+    return any(
+        (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        if thread.name != str(pid)
+    )
 
 
 @linux
@@ -56,24 +59,31 @@ def test_settling_waits_for_threads_that_spin(told: bool, monkeypatch: pytest.Mo
     if not told:
         monkeypatch.setattr(threads, "TASKS", Path("/there/is/none"))
     begin = time.monotonic()
-    spins = threading.Thread(target=lambda: sum(k for k in iter(lambda: time.monotonic() - begin < 0.3, False)))
+    spins = threading.Thread(
+        target=lambda: sum(k for k in iter(lambda: time.monotonic() - begin < 0.3, False))
+    )
     spins.start()
     threads.settle()
     assert not spins.is_alive() and time.monotonic() - begin < threads.SETTLE_S
     spins.join()
 
 
-def test_threads_wait_as_the_runtime_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_wait_as_the_runtime_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as on a busy machine, for training
     Onnxruntime().export(nn.Conv2d(3, 4, 1), tmp_path / "f.onnx", (3, 8, 8), {})
     with loaded("onnxruntime", tmp_path / "f.onnx", (1, 3, 8, 8)) as process:
         assert b"OMP_WAIT_POLICY" not in Path(f"/proc/{process.process.pid}/environ").read_bytes()
 
 
-@pytest.mark.parametrize(("busy", "given", "wanted"), [
-    (True, None, "PASSIVE"), (False, None, None), (True, "ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(
+    ("busy", "given", "wanted"),
+    [(True, None, "PASSIVE"), (False, None, None), (True, "ACTIVE", "ACTIVE")],
+)
 def test_threads_that_train_wait_asleep_where_others_run(
-        busy: bool, given: str | None, wanted: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy: bool, given: str | None, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cores, "others_run", lambda: busy)
     monkeypatch.setenv("OMP_WAIT_POLICY", given or "-")  # which puts back afterwards what there was
     if not given:
@@ -87,7 +97,9 @@ def test_others_run_if_they_do_at_every_look(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cores, "SPAN_S", 0)
     for counts, wanted in (("1", False), ("2", True), ("221", False), ("222223", True)):
         looks = iter(counts + counts[-1] * cores.LOOKS)
-        monkeypatch.setattr(Path, "read_text", lambda *_, looks=looks, **__: f"0.5 0.5 0.5 {next(looks)}/300 77")
+        monkeypatch.setattr(
+            Path, "read_text", lambda *_, looks=looks, **__: f"0.5 0.5 0.5 {next(looks)}/300 77"
+        )
         assert cores.others_run() is wanted, counts
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "macOS")
     assert cores.others_run() is False
@@ -97,7 +109,9 @@ def test_others_run_if_they_do_at_every_look(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_busy_processor_is_seen() -> None:
     cpu = cores_of(set(range(64)))[0][0]
     spin = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", spin, str(cpu)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", spin, str(cpu)], stdout=subprocess.PIPE
+    ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
@@ -108,7 +122,9 @@ def test_a_busy_processor_is_seen() -> None:
             process.kill()
 
 
-def test_more_threads_than_cores_or_another_system_choose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_than_cores_or_another_system_choose_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert quiet_cores(100_000) is None
     monkeypatch.setattr(cores, "used_s", dict)
     assert quiet_cores(1) is None
@@ -117,11 +133,20 @@ def test_more_threads_than_cores_or_another_system_choose_nothing(monkeypatch: p
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.integers(1, 6), st.data())
-def test_the_choice_is_a_processor_of_each_of_the_best_cores(sizes: list[int], count: int, data: st.DataObject) -> None:
+def test_the_choice_is_a_processor_of_each_of_the_best_cores(
+    sizes: list[int], count: int, data: st.DataObject
+) -> None:
     numbers = iter(range(99))
     every = [[next(numbers) for _ in range(size)] for size in sizes]
-    share = {cpu: data.draw(st.sampled_from([0.0, 0.2, 0.4, 1.0])) for core in every for cpu in core}
-    khz = {cpu: speed for core in every for speed in [data.draw(st.sampled_from([2, 4]))] for cpu in core}
+    share = {
+        cpu: data.draw(st.sampled_from([0.0, 0.2, 0.4, 1.0])) for core in every for cpu in core
+    }
+    khz = {
+        cpu: speed
+        for core in every
+        for speed in [data.draw(st.sampled_from([2, 4]))]
+        for cpu in core
+    }
     found = chosen(every, share, khz, count)
     if count > len(every):
         assert found is None
@@ -132,7 +157,8 @@ def test_the_choice_is_a_processor_of_each_of_the_best_cores(sizes: list[int], c
     for cpu, core in zip(found, used, strict=True):
         assert share[cpu] == min(share[other] for other in core)
     for core in every:
-        if core not in used:  # none that was passed over is free where a chosen one is busy, nor faster and as free
+        # none that was passed over is free where a chosen one is busy, nor faster and as free
+        if core not in used:
             for other in used:
                 mine, its = (sum(share[cpu] for cpu in one) > cores.BUSY for one in (core, other))
                 assert (mine, -khz[core[0]]) >= (its, -khz[other[0]])

@@ -37,15 +37,21 @@ def test_loading_imports_nothing_beyond_the_library(name: str) -> None:
     target: Any = method_of("targets", name)
     if target.missing():
         pytest.skip(target.missing())
-    done = subprocess.run([sys.executable, "-c", LOADED, name], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, name], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime(packed=True)", "openvino"])
-def test_a_large_file_adds_its_weights_and_a_small_one_next_to_nothing(target: str, tmp_path: Path) -> None:
+def test_a_large_file_adds_its_weights_and_a_small_one_next_to_nothing(
+    target: str, tmp_path: Path
+) -> None:
     found = {}
     for width in (8, 3000):
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.ReLU(), nn.Linear(width, width))
+        net = nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * 8 * 8, width), nn.ReLU(), nn.Linear(width, width)
+        )
         path = lissom.export(net, target, tmp_path / f"{width}.onnx", (3, 8, 8))
         (row,) = lissom.latency([path], target, (1, 3, 8, 8))
         found[width] = row["resident_mib"]

@@ -18,7 +18,7 @@ from lissom.bench.process import Process, loaded
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
 from lissom.exporting import isolated as _child
-from lissom.running.measure import odd
+from lissom.running.measure import measurement_notes
 from lissom.store.store import Store
 from lissom.system.processes import ended
 from lissom.tasks.task import Task
@@ -47,7 +47,11 @@ def test_a_process_that_is_killed_is_one_line(file: Path) -> None:
     with loaded("onnxruntime", file, SHAPE) as process:
         process.process.kill()
         process.process.wait()
-        with pytest.raises(LissomError, match=r"^onnxruntime: the process .* was killed by SIGKILL") as caught:
+        with pytest.raises(
+            LissomError,
+            match=r"^onnxruntime: the process .* was killed by "
+            r"SIGKILL",
+        ) as caught:
             process.run(np.zeros(SHAPE, np.float32))
     assert "\n" not in str(caught.value)
 
@@ -60,47 +64,79 @@ def test_a_file_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
         pass
 
 
-def test_a_runtime_that_dies_leaves_the_others_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_dies_leaves_the_others_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Process.run
 
     def dies(self: Any, images: np.ndarray) -> np.ndarray:
         if self.target == "onnxruntime":
             self.process.kill()
         return real(self, images)
+
     monkeypatch.setattr(Process, "run", dies)
     store, task = Store(tmp_path), Task.of("resnet8", Data.of("digits"))
-    with pytest.raises(Unmeasured, match=r"onnxruntime: .* killed by SIGKILL.*; 1 more .* everything else is") as caught:
+    with pytest.raises(
+        Unmeasured,
+        match=r"onnxruntime: .* killed by SIGKILL.*; 1 more .* "
+        r"everything else is",
+    ) as caught:
         lissom.run("{fold, quantize(8, images=16)}", task, store, targets="onnxruntime,openvino")
-    assert [sorted(record["targets"]) for record in caught.value.records] == [["openvino"], ["openvino"]]
+    assert [sorted(record["targets"]) for record in caught.value.records] == [
+        ["openvino"],
+        ["openvino"],
+    ]
     assert all(store.record(record["key"])["finished"] for record in caught.value.records)
 
 
 def test_a_file_that_is_slower_than_float_or_a_busy_machine_is_said() -> None:
-    def found(own: tuple[float, float, float], other: tuple[float, float, float], agreement: float = 1.0) -> dict[str, Any]:
-        return {"agreement": agreement, "not_fused": ["stem"], **{name: dict(zip(("low", "median", "high"), ms, strict=True))
-                for name, ms in (("latency_ms", own), ("float_latency_ms", other))}}
-    assert odd(found((1.0, 1.1, 1.2), (1.1, 1.2, 1.3))) == []
-    slow, = odd(found((2.0, 2.1, 2.2), (1.0, 1.0, 1.1)))
-    assert "slower than the uncompressed network, 2.1 ms to 1;" in slow and "not in integers: stem" in slow
-    unlike, busy = odd(found((2.0, 2.1, 2.2), (1.0, 1.0, 3.1), 0.9))
+    def found(
+        own: tuple[float, float, float], other: tuple[float, float, float], agreement: float = 1.0
+    ) -> dict[str, Any]:
+        return {
+            "agreement": agreement,
+            "not_fused": ["stem"],
+            **{
+                name: dict(zip(("low", "median", "high"), ms, strict=True))
+                for name, ms in (("latency_ms", own), ("float_latency_ms", other))
+            },
+        }
+
+    assert measurement_notes(found((1.0, 1.1, 1.2), (1.1, 1.2, 1.3))) == []
+    (slow,) = measurement_notes(found((2.0, 2.1, 2.2), (1.0, 1.0, 1.1)))
+    assert (
+        "slower than the uncompressed network, 2.1 ms to 1;" in slow
+        and "not in integers: stem" in slow
+    )
+    unlike, busy = measurement_notes(found((2.0, 2.1, 2.2), (1.0, 1.0, 3.1), 0.9))
     assert "agree on 90.00%" in unlike and "busy" in busy
 
 
-def test_files_of_the_current_folder_are_not_imported(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_current_folder_are_not_imported(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A child runs as `python -m`, which puts the current folder in front of the standard library."""
     here = tmp_path / "here"
     here.mkdir()
     for name in ("random", "numpy", "json"):
-        (here / f"{name}.py").write_text(f"open({str(here / 'executed')!r}, 'w')\nraise SystemExit('{name}')\n")
+        (here / f"{name}.py").write_text(
+            f"open({str(here / 'executed')!r}, 'w')\nraise SystemExit('{name}')\n"
+        )
     monkeypatch.chdir(here)
     for path in ("", os.pathsep, f"{os.pathsep}elsewhere"):
         monkeypatch.setenv("PYTHONPATH", path)
         with loaded("onnxruntime", file, SHAPE) as process:
             assert process.ms(0.01) > 0
-        _child.tried("onnxruntime", Path(shutil.copy(file, here)), SHAPE[1:], (4, 6, 6), "here", "")
+        _child.smoke_test(
+            "onnxruntime", Path(shutil.copy(file, here)), SHAPE[1:], (4, 6, 6), "here", ""
+        )
     assert not (here / "executed").exists()
 
 
 def test_the_end_of_a_process_is_told_on_any_system() -> None:
     assert [ended(code) for code in (-9, 1, 3221225477, -300)] == [
-        "was killed by SIGKILL", "ended with status 1", "ended with status 3221225477", "was killed by signal 300"]
+        "was killed by SIGKILL",
+        "ended with status 1",
+        "ended with status 3221225477",
+        "was killed by signal 300",
+    ]

@@ -1,4 +1,6 @@
-"""The command line: what is wrong is said in one line before anything is written, and text alone loads no torch."""
+"""The command line: what is wrong is said in one line before anything is written, and text alone
+loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,42 @@ OK = "prune(0.5)"
 # what can be said of the words alone
 AT_ONCE = {
     "unknown step": (["run", "prunne(0.5)"], "there is no step 'prunne'; did you mean 'prune'?"),
-    "unknown setting": (["run", "prune(0.5, byy=bn)"], "there is no setting 'byy'; did you mean 'by'?"),
+    "unknown setting": (
+        ["run", "prune(0.5, byy=bn)"],
+        "there is no setting 'byy'; did you mean 'by'?",
+    ),
     "out of bounds": (["run", "prune(1.5)"], "prune(amount=...): 1.5 was given; it must be < 1"),
-    "no recipe": (["run", ""], "recipe: it is empty"), "cut off": (["run", "prune(0.5"], "cannot be read"),
-    "two lines": (["run", "prune(0.5)\n| fold"], "cannot be read"), "order": (["run", "quantize(8) | prune(0.5)"], "step 2"),
-    "unknown target": (["run", OK, "--to", "onnxruntme"], "there is no target 'onnxruntme'; did you mean 'onnxruntime'?"),
-    "unknown setting of a target": (["run", OK, "--to", "openvino(precison='f32')"], "no setting 'precison'"),
-    "no provider": (["run", OK, "--to", 'onnxruntime(provider="cuda")'], "has no CUDAExecutionProvider: pip install"),
+    "no recipe": (["run", ""], "recipe: it is empty"),
+    "cut off": (["run", "prune(0.5"], "cannot be read"),
+    "two lines": (["run", "prune(0.5)\n| fold"], "cannot be read"),
+    "order": (["run", "quantize(8) | prune(0.5)"], "step 2"),
+    "unknown target": (
+        ["run", OK, "--to", "onnxruntme"],
+        "there is no target 'onnxruntme'; did you mean 'onnxruntime'?",
+    ),
+    "unknown setting of a target": (
+        ["run", OK, "--to", "openvino(precison='f32')"],
+        "no setting 'precison'",
+    ),
+    "no provider": (
+        ["run", OK, "--to", 'onnxruntime(provider="cuda")'],
+        "has no CUDAExecutionProvider: pip install",
+    ),
     "target cut off": (["run", OK, "--to", "onnxruntime("], "target: cannot be read"),
-    "unknown model": (["run", OK, "--model", "resnett20"], "no built-in network 'resnett20'; did you mean 'resnet20'?"),
+    "unknown model": (
+        ["run", OK, "--model", "resnett20"],
+        "no built-in network 'resnett20'; did you mean 'resnet20'?",
+    ),
     "unknown depth": (["run", OK, "--model", "resnet21"], "near 21 are 14, 20, 26"),
-    "no file of the model": (["run", OK, "--model", "gone.py:net"], "model: there is no file gone.py"),
+    "no file of the model": (
+        ["run", OK, "--model", "gone.py:net"],
+        "model: there is no file gone.py",
+    ),
     "no name of the model": (["run", OK, "--model", "file.py:"], "model: 'file.py:'"),
-    "unknown data": (["run", OK, "--data", "digit"], "there is no data set 'digit'; did you mean 'digits'?"),
+    "unknown data": (
+        ["run", OK, "--data", "digit"],
+        "there is no data set 'digit'; did you mean 'digits'?",
+    ),
     "folder without its word": (["run", OK, "--data", "images"], "folder:images names it"),
     "file without a name": (["run", OK, "--model", "file.py"], "wanted path/to/file.py:factory"),
     "no folder": (["run", OK, "--data", "folder:gone"], "'gone' is not a folder"),
@@ -42,54 +67,108 @@ AT_ONCE = {
     "negative seed": (["run", OK, "--seeds", "-1"], "--seeds: '-1' was given"),
     "no seed": (["run", OK, "--seeds", ""], "--seeds: '' was given"),
     "no digits": (["run", OK, "--seeds", "²"], "--seeds: '²' was given"),
-    "too many seeds": (["run", OK, "--seeds", "0-99999999999999999999"], "--seeds: '0-99999999999999999999' was given"),
+    "too many seeds": (
+        ["run", OK, "--seeds", "0-99999999999999999999"],
+        "--seeds: '0-99999999999999999999' was given",
+    ),
     "no size": (["run", OK, "--size", "0"], "--size: '0' was given"),
     "word for a size": (["run", OK, "--size", "big"], "--size: 'big'"),
     "three sizes": (["run", OK, "--size", "1x2x3"], "--size: '1x2x3'"),
     "size of no digits": (["run", OK, "--size", "²"], "--size: '²'"),
     "size too large": (["run", OK, "--size", "32x9000"], "at most 8192"),
     "two channels": (["run", OK, "--channels", "2"], "2 channels were asked for; 1 or 3 fits"),
-    "store below a file": (["run", OK, "--store", "file.txt/store"], "file.txt/store cannot be written"),
+    "store below a file": (
+        ["run", OK, "--store", "file.txt/store"],
+        "file.txt/store cannot be written",
+    ),
     "store that is a file": (["run", OK, "--store", "file.txt"], "file.txt cannot be written"),
-    "no file of the task": (["run", OK, "--task", "gone.py:task"], "task: there is no file gone.py"),
+    "no file of the task": (
+        ["run", OK, "--task", "gone.py:task"],
+        "task: there is no file gone.py",
+    ),
     "no task": (["run", OK, "--task", "gone"], "file.py:name is wanted"),
     "teacher for none": (["run", OK, "--teacher", "abc"], "'prune(0.5)' has no distill step"),
     "plan": (["plan", "prunne(0.5)"], "did you mean 'prune'?"),
     "plan of a size": (["plan", OK, "--size", "0"], "--size: '0'"),
     "list": (["list", "stpes"], "there is no menu or method 'stpes'; did you mean 'steps'?"),
-    "list of a menu": (["list", "steps", "prunne"], "there is no step 'prunne'; did you mean 'prune'?"),
-    "show": (["show", "abc"], "no key begins with 'abc'"), "report": (["report"], "holds no finished network"),
+    "list of a menu": (
+        ["list", "steps", "prunne"],
+        "there is no step 'prunne'; did you mean 'prune'?",
+    ),
+    "show": (["show", "abc"], "no key begins with 'abc'"),
+    "report": (["report"], "holds no finished network"),
     "report of a key": (["report", "abc"], "no key begins with 'abc'"),
     "store": (["store", "--prune", "--keep", "abc"], "no key begins with 'abc'"),
-    "unknown command": (["runn", OK], "runn"), "unknown option": (["run", OK, "--sead", "3"], "--sead"),
-    "no argument": (["run"], "recipe"), "many channels": (["run", OK, "--channels", "9"], "--channels"),
+    "unknown command": (["runn", OK], "runn"),
+    "unknown option": (["run", OK, "--sead", "3"], "--sead"),
+    "no argument": (["run"], "recipe"),
+    "many channels": (["run", OK, "--channels", "9"], "--channels"),
     "no threads": (["run", OK, "--threads", "0"], "--threads"),
-    "word for threads": (["run", OK, "--threads", "two"], "--threads")}
+    "word for threads": (["run", OK, "--threads", "two"], "--threads"),
+}
 
 # what is known only when torch, data and network are there
 LATER = {
-    "no such module": (["run", OK, "--model", "no_such_module_here:net"], "raised ModuleNotFoundError"),
-    "no such function": (["run", OK, "--model", "file.py:nett"], "file.py has no 'nett'; did you mean 'net'?"),
-    "network that raises": (["run", OK, "--model", "file.py:raises"],
-    "building it raised ValueError: two lines (file.py, line 8)"),
-    "network of other classes": (["run", OK, "--model", "file.py:net"], "it returns (2, 3) for 2 images"),
-    "network of other classes, plan": (["plan", OK, "--model", "file.py:net"], "it returns (2, 3) for 2 images"),
-    "unknown network of torchvision": (["run", OK, "--model", "torchvision:resnet19"], "did you mean 'resnet18'?"),
+    "no such module": (
+        ["run", OK, "--model", "no_such_module_here:net"],
+        "raised ModuleNotFoundError",
+    ),
+    "no such function": (
+        ["run", OK, "--model", "file.py:nett"],
+        "file.py has no 'nett'; did you mean 'net'?",
+    ),
+    "network that raises": (
+        ["run", OK, "--model", "file.py:raises"],
+        "building it raised ValueError: two lines (file.py, line 8)",
+    ),
+    "network of other classes": (
+        ["run", OK, "--model", "file.py:net"],
+        "it returns (2, 3) for 2 images",
+    ),
+    "network of other classes, plan": (
+        ["plan", OK, "--model", "file.py:net"],
+        "it returns (2, 3) for 2 images",
+    ),
+    "unknown network of torchvision": (
+        ["run", OK, "--model", "torchvision:resnet19"],
+        "did you mean 'resnet18'?",
+    ),
     "no file of weights": (["run", OK, "--weights", "gone.pt"], "weights: gone.pt cannot be read"),
-    "no file of weights, plan": (["plan", OK, "--weights", "gone.safetensors"], "weights: gone.safetensors cannot be read"),
-    "weights that run code": (["run", OK, "--weights", "code.pt"],
-    "weights: code.pt holds more than tensors and would run code"),
-    "weights of another network": (["run", OK, "--weights", "other.pt"],
-    "weights: other.pt does not fit; nothing was loaded"),
-    "weights of other names": (["run", OK, "--weights", "other.pt"], "another network: --model names the one that was"),
+    "no file of weights, plan": (
+        ["plan", OK, "--weights", "gone.safetensors"],
+        "weights: gone.safetensors cannot be read",
+    ),
+    "weights that run code": (
+        ["run", OK, "--weights", "code.pt"],
+        "weights: code.pt holds more than tensors and would run code",
+    ),
+    "weights of another network": (
+        ["run", OK, "--weights", "other.pt"],
+        "weights: other.pt does not fit; nothing was loaded",
+    ),
+    "weights of other names": (
+        ["run", OK, "--weights", "other.pt"],
+        "another network: --model names the one that was",
+    ),
     "empty weights": (["run", OK, "--weights", "empty.pt"], "weights: empty.pt cannot be read"),
     "folder without train": (["run", OK, "--data", "folder:images"], "has no folder 'train'"),
-    "unknown device": (["run", OK, "--device", "cudaa"], "device: 'cudaa' cannot be used; did you mean 'cuda'?"),
-    "device in short": (["run", OK, "--device", "gpu"], "device: 'gpu' cannot be used; did you mean 'cuda'?"),
+    "unknown device": (
+        ["run", OK, "--device", "cudaa"],
+        "device: 'cudaa' cannot be used; did you mean 'cuda'?",
+    ),
+    "device in short": (
+        ["run", OK, "--device", "gpu"],
+        "device: 'gpu' cannot be used; did you mean 'cuda'?",
+    ),
     "no file to time": (["bench", "gone.onnx"], "bench: there is no file gone.onnx"),
-    "images of other channels": (["run", OK, "--model", "torchvision:resnet18"], "--size and --channels"),
+    "images of other channels": (
+        ["run", OK, "--model", "torchvision:resnet18"],
+        "--size and --channels",
+    ),
     "unknown teacher": (["run", "distill(kd, 1, teacher='gone')"], "gone"),
-    "export": (["export", "abc"], "no key begins with 'abc'"), "bench": (["bench", "abc"], "no key begins with 'abc'")}
+    "export": (["export", "abc"], "no key begins with 'abc'"),
+    "bench": (["bench", "abc"], "no key begins with 'abc'"),
+}
 
 FILE = """
 from torch import nn
@@ -122,17 +201,25 @@ def contents(place: Path) -> set[str]:
 
 
 def lissom(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lissom.cli", *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "lissom.cli", *words], capture_output=True, text=True, timeout=60
+    )
 
 
 def test_the_command_is_installed() -> None:
-    child = subprocess.run([Path(sys.executable).with_name("lissom"), "list", "prune", "--json"], capture_output=True,
+    child = subprocess.run(
+        [Path(sys.executable).with_name("lissom"), "list", "prune", "--json"],
+        capture_output=True,
         text=True,
-                           timeout=60, check=True)
+        timeout=60,
+        check=True,
+    )
     assert json.loads(child.stdout)[0]["name"] == "prune"
 
 
-def one_line(place: Path, before: set[str], status: int | str | None, out: str, err: str, said: str) -> None:
+def one_line(
+    place: Path, before: set[str], status: int | str | None, out: str, err: str, said: str
+) -> None:
     assert status == 2, err
     assert out == ""
     assert err.startswith("lissom: ") and err.endswith("\n") and err.count("\n") == 1, err
@@ -141,7 +228,9 @@ def one_line(place: Path, before: set[str], status: int | str | None, out: str, 
 
 
 @pytest.mark.parametrize("case", [*AT_ONCE, *LATER])
-def test_what_is_wrong_is_said_in_one_line(place: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_said_in_one_line(
+    place: Path, case: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     words, said = {**AT_ONCE, **LATER}[case]
     before = contents(place)
     with pytest.raises(SystemExit) as caught:
@@ -149,8 +238,10 @@ def test_what_is_wrong_is_said_in_one_line(place: Path, case: str, capfd: pytest
     one_line(place, before, caught.value.code, *capfd.readouterr(), said)
 
 
-@pytest.mark.parametrize("case", ["unknown step", "unknown target", "no size", "store below a file",
-    "weights that run code"])
+@pytest.mark.parametrize(
+    "case",
+    ["unknown step", "unknown target", "no size", "store below a file", "weights that run code"],
+)
 def test_what_is_wrong_is_said_in_one_line_by_the_program_too(place: Path, case: str) -> None:
     words, said = {**AT_ONCE, **LATER}[case]
     before = contents(place)
@@ -167,12 +258,28 @@ def test_debug_shows_where_it_comes_from() -> None:
 
 # without torch
 
-@pytest.mark.parametrize("words", [
-    ["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["list", "prune"], ["run", "prunne(0.5)"],
-    ["plan", "prune(1.5)"],
-    ["run", OK, "--to", "onnxruntme"], ["run", OK, "--model", "resnet21"], ["run", OK, "--data", "digit"],
-    ["run", OK, "--seeds", "x"],
-    ["run", OK, "--size", "0"], ["run", OK, "--channels", "2"], ["show", "abc"], ["store"]], ids=" ".join)
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list"],
+        ["list", "--json"],
+        ["list", "prune"],
+        ["run", "prunne(0.5)"],
+        ["plan", "prune(1.5)"],
+        ["run", OK, "--to", "onnxruntme"],
+        ["run", OK, "--model", "resnet21"],
+        ["run", OK, "--data", "digit"],
+        ["run", OK, "--seeds", "x"],
+        ["run", OK, "--size", "0"],
+        ["run", OK, "--channels", "2"],
+        ["show", "abc"],
+        ["store"],
+    ],
+    ids=" ".join,
+)
 def test_text_alone_loads_neither_torch_nor_onnx(place: Path, words: list[str]) -> None:
     code = """
 import sys
@@ -181,21 +288,28 @@ try:
     main(sys.argv[1:])
 except SystemExit:
     pass
-slow = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "sklearn", "plotly", "numpy"} & set(sys.modules)
+slow = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "sklearn", "plotly", "numpy"}
+slow &= set(sys.modules)
 print(file=sys.stderr)
 print(*sorted(slow), file=sys.stderr)
 """
-    child = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=True)
+    child = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=True
+    )
     assert child.stderr.splitlines()[-1] == ""
 
 
 def test_help_names_every_command() -> None:
     child = lissom("--help")
     assert child.returncode == 0 and child.stderr == ""
-    assert all(f" {word} " in child.stdout for word in ("run", "plan", "list", "show", "report", "export", "bench", "store"))
+    assert all(
+        f" {word} " in child.stdout
+        for word in ("run", "plan", "list", "show", "report", "export", "bench", "store")
+    )
 
 
 # list and plan
+
 
 def test_list_holds_every_method_of_every_menu(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -203,42 +317,98 @@ def test_list_holds_every_method_of_every_menu(capsys: pytest.CaptureFixture[str
     assert not caught.value.code
     found = json.loads(capsys.readouterr().out)
     root = Path(menu("steps").path).parent
-    files = {(p.parent.name, p.stem) for folder in WORDS for p in (root / folder).glob("*.py") if not p.name.startswith("_")}
+    files = {
+        (p.parent.name, p.stem)
+        for folder in WORDS
+        for p in (root / folder).glob("*.py")
+        if not p.name.startswith("_")
+    }
     assert {(row["menu"], row["name"]) for row in found} == files and len(found) == len(files)
-    amount = next(s for row in found if row["name"] == "prune" for s in row["settings"] if s["name"] == "amount")
-    assert amount == {"name": "amount", "type": "float", "default": None, "required": True, "bounds": "> 0, < 1",
-                      "help": "fraction removed of what `of` counts"}
+    amount = next(
+        s
+        for row in found
+        if row["name"] == "prune"
+        for s in row["settings"]
+        if s["name"] == "amount"
+    )
+    assert amount == {
+        "name": "amount",
+        "type": "float",
+        "default": None,
+        "required": True,
+        "bounds": "> 0, < 1",
+        "help": "fraction to remove, measured in `of`",
+    }
 
 
-@pytest.mark.parametrize(("words", "names"), [
-    (["importance"], set(menu("importance"))), (["prune"], {"prune"}), (["steps", "prune"], {"prune"}),
-    (["targets"], set(menu("targets")))])
-def test_list_holds_what_is_asked_for(words: list[str], names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["importance"], set(menu("importance"))),
+        (["prune"], {"prune"}),
+        (["steps", "prune"], {"prune"}),
+        (["targets"], set(menu("targets"))),
+    ],
+)
+def test_list_holds_what_is_asked_for(
+    words: list[str], names: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main(["list", *words, "--json"])
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == names
 
 
-def test_list_prints_every_setting_with_its_bounds_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_every_setting_with_its_bounds_and_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["list", "prune"])
     out = " ".join(capsys.readouterr().out.split())
-    for word in ("Cut the channels", "amount", "required", "> 0, < 1", "fraction of", "multiple", "= 8", "scope",
-        "Li et al. 2016"):
+    for word in (
+        "Remove the least important channels",
+        "amount",
+        "required",
+        "> 0, < 1",
+        "fraction of",
+        "multiple",
+        "= 8",
+        "scope",
+        "Li et al. 2016",
+    ):
         assert word in out, word
 
 
-def test_plan_holds_every_step_once_in_order_and_writes_nothing(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_plan_holds_every_step_once_in_order_and_writes_nothing(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = contents(place)
     with pytest.raises(SystemExit) as caught:
-        main(["plan", "train(3) | {prune({0.3, 0.5}) | quantize(8), fold}", "--seeds", "0,1", "--size", "8", "--json"])
+        main(
+            [
+                "plan",
+                "train(3) | {prune({0.3, 0.5}) | quantize(8), fold}",
+                "--seeds",
+                "0,1",
+                "--size",
+                "8",
+                "--json",
+            ]
+        )
     out, err = capfd.readouterr()
     assert not caught.value.code and err == "" and contents(place) == before
     found = json.loads(out)
-    steps = [("train(3)", 0, False), ("prune(0.3)", 1, False), ("quantize(8)", 2, True), ("prune(0.5)", 1, False),
-             ("quantize(8)", 2, True), ("fold", 1, True)]
+    steps = [
+        ("train(3)", 0, False),
+        ("prune(0.3)", 1, False),
+        ("quantize(8)", 2, True),
+        ("prune(0.5)", 1, False),
+        ("quantize(8)", 2, True),
+        ("fold", 1, True),
+    ]
     for seed in (0, 1):
-        assert [(r["step"], r["depth"], r["recipe_ends"]) for r in found if r["seed"] == seed] == steps
+        assert [
+            (r["step"], r["depth"], r["recipe_ends"]) for r in found if r["seed"] == seed
+        ] == steps
     assert len({row["key"] for row in found}) == 12 and not any(row["done"] for row in found)
 
 
@@ -252,24 +422,37 @@ def test_plan_says_what_the_store_holds(place: Path, capfd: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(words)
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0].split() == [first, "done", "train(3)"] and lines[1].split()[1:] == ["to", "run", "fold"]
+    assert lines[0].split() == [first, "done", "train(3)"] and lines[1].split()[1:] == [
+        "to",
+        "run",
+        "fold",
+    ]
     assert lines[2] == "recipes: 1, steps: 2, of which 1 done, 1 to run"
 
 
 # the small grammars
 
-@pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0,3", [0, 3]), ("2-4", [2, 3, 4]), ("1,0-2", [1, 0, 2]), ("5-5",
-    [5])])
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0", [0]), ("0,3", [0, 3]), ("2-4", [2, 3, 4]), ("1,0-2", [1, 0, 2]), ("5-5", [5])],
+)
 def test_seeds_are_a_number_several_or_a_range(text: str, seeds: list[int]) -> None:
     assert seeds_of(text) == seeds
 
 
-@pytest.mark.parametrize(("text", "size"), [(None, None), ("32", (32, 32)), ("32x48", (32, 48)), ("1X8192", (1, 8192))])
-def test_a_size_is_one_number_or_height_by_width(text: str | None, size: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "size"), [(None, None), ("32", (32, 32)), ("32x48", (32, 48)), ("1X8192", (1, 8192))]
+)
+def test_a_size_is_one_number_or_height_by_width(
+    text: str | None, size: tuple[int, int] | None
+) -> None:
     assert size_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "32x", "-32", "32x-1", "3.5", "1e2", "0x20", "8193", "32 x"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "32x", "-32", "32x-1", "3.5", "1e2", "0x20", "8193", "32 x"]
+)
 def test_no_other_text_is_a_size(text: str) -> None:
     with pytest.raises(LissomError, match=r"^--size: "):
         size_of(text)
@@ -291,8 +474,11 @@ def test_inspect_says_what_can_be_cut(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_inspect_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, wanted in ((["--by", "l3"], "no importance 'l3'"), (["--on", "onnx"], "no target 'onnx'"),
-                          (["nokey"], "no key begins")):
+    for words, wanted in (
+        (["--by", "l3"], "no importance 'l3'"),
+        (["--on", "onnx"], "no target 'onnx'"),
+        (["nokey"], "no key begins"),
+    ):
         with pytest.raises(SystemExit) as caught:
             main(["inspect", *words])
         assert caught.value.code == 2 and wanted in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""`lissom bench`: rows beside baselines, ranks by intervals, layers by their names, energy where the processor says."""
+"""`lissom bench`: rows beside baselines, ranks by intervals, layers by their names, energy where
+the processor says.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from lissom.bench.latency import Timing, timing
 from lissom.bench.process import loaded
 from lissom.cli.counts import numbers_of
 from lissom.commands import bench as files
-from lissom.commands.bench import bench_things, compared
+from lissom.commands.bench import bench, compared
 from lissom.data.data import Data
 from lissom.exporting.onnx.names import layer_named
 from lissom.language.method import method_of
@@ -34,9 +36,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
 
 
 def test_a_key_stands_beside_its_uncompressed_network_in_every_runtime_for_floats(
-        kept: tuple[Store, str], capsys: pytest.CaptureFixture[str]) -> None:
+    kept: tuple[Store, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     store, key = kept
-    rows = bench_things([key[:6]], store, "onnxruntime", None, [1, 3], [1], layers=True)
+    rows = bench([key[:6]], store, "onnxruntime", None, [1, 3], [1], layers=True)
     for batch in (1, 3):
         found = [row for row in rows if row["batch"] == batch]
         assert [row["baseline"] for row in found] == [False] + [True] * (len(found) - 1)
@@ -45,27 +48,44 @@ def test_a_key_stands_beside_its_uncompressed_network_in_every_runtime_for_float
         for row in found:
             ms = row["latency_ms"]
             assert ms["low"] <= ms["median"] <= ms["high"] and ms["low"] <= ms["p99"]
-            assert row["faster"] == (None if row["disturbed"] else pytest.approx(fastest / ms["median"], rel=0.01))
-            assert row["rank"] == 1 + sum(other["latency_ms"]["high"] < ms["low"] for other in found)
+            assert row["faster"] == (
+                None if row["disturbed"] else pytest.approx(fastest / ms["median"], rel=0.01)
+            )
+            assert row["rank"] == 1 + sum(
+                other["latency_ms"]["high"] < ms["low"] for other in found
+            )
     assert rows[0]["layers"] and rows[1]["layers"] is None, "PyTorch does not say"
     print_bench(rows)
     said = capsys.readouterr().out
-    assert "batch 3, 1 thread" in said and "uncompressed" in said and "blocks.0.conv1" in said and "rank: one more" in said
+    assert (
+        "batch 3, 1 thread" in said
+        and "uncompressed" in said
+        and "blocks.0.conv1" in said
+        and "rank: one more" in said
+    )
 
 
-def test_files_stand_alone_and_keys_may(kept: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_stand_alone_and_keys_may(
+    kept: tuple[Store, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, key = kept
     exact = Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0)
-    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads, profiled: [exact for _ in pairs])
-    (row,) = bench_things([key], store, "onnxruntime", None, [1], [2], baselines=False)
-    assert row["threads"] == 2 and row["faster"] is None and row["rank"] == 1 and "layers" not in row
-    (alone,) = bench_things([row["artefact"]], store, "onnxruntime", None, [1], [1])
+    monkeypatch.setattr(
+        files, "latencies", lambda pairs, size, threads, profiled: [exact for _ in pairs]
+    )
+    (row,) = bench([key], store, "onnxruntime", None, [1], [2], baselines=False)
+    assert (
+        row["threads"] == 2 and row["faster"] is None and row["rank"] == 1 and "layers" not in row
+    )
+    (alone,) = bench([row["artefact"]], store, "onnxruntime", None, [1], [1])
     assert alone["name"] == row["artefact"] and alone["size_bytes"] == row["size_bytes"]
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "mnn"])
 @pytest.mark.parametrize("recipe", ["", "fold", "quantize(8)"])
-def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: str, tmp_path: Path) -> None:
+def test_a_runtime_says_the_time_of_each_layer_by_its_name(
+    target: str, recipe: str, tmp_path: Path
+) -> None:
     model, seen = seasoned(), images(16, 16)
     small = lissom.apply(recipe, model, seen[:1], seen) if recipe else model
     path = lissom.export(small, target, tmp_path / "net.onnx", tuple(seen.shape[1:]))
@@ -81,24 +101,34 @@ def test_a_runtime_says_the_time_of_each_layer_by_its_name(target: str, recipe: 
     assert all(ms >= 0 for _, ms in found) and 0.2 * whole < sum(ms for _, ms in found) < 10 * whole
 
 
-def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(kept: tuple[Store, str],
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(
+    kept: tuple[Store, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, key = kept
     ms = iter([1.0, 2.0, 8.0, 9.0, 4.0, 5.0] * 2)
-    monkeypatch.setattr(files, "latencies", lambda pairs, size, threads, profiled: [
-        Timing(next(ms), 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs])
+    monkeypatch.setattr(
+        files,
+        "latencies",
+        lambda pairs, size, threads, profiled: [
+            Timing(next(ms), 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs
+        ],
+    )
     real, said = files.exported, list[str]()
 
     def fails(store: Store, key: str, target: Any, *rest: Any) -> Path:
         if str(target) == "torch":
             raise LissomError("export: no")
         return real(store, key, target, *rest)
+
     monkeypatch.setattr(files, "exported", fails)
-    (other,) = lissom.run("quantize(8, images=8)", Task.of("resnet8", Data.of("digits")), store, seeds=(1,))
+    (other,) = lissom.run(
+        "quantize(8, images=8)", Task.of("resnet8", Data.of("digits")), store, seeds=(1,)
+    )
     monkeypatch.setattr(files, "FLOATS", ("torch", "onnxruntime"))
-    rows = bench_things([key, other["key"]], store, "onnxruntime", None, [1], [1], say=said.append)
-    assert [row["baseline"] for row in rows] == [False, False, True] or [row["baseline"] for row in rows] == [
-        False, False, True, True]
+    rows = bench([key, other["key"]], store, "onnxruntime", None, [1], [1], say=said.append)
+    assert [row["baseline"] for row in rows] == [False, False, True] or [
+        row["baseline"] for row in rows
+    ] == [False, False, True, True]
     for row in rows[:2]:
         source = store.record(store.find(row["name"]))["float"]["key"]
         own = next(r for r in rows[2:] if r["name"] in ("uncompressed", f"uncompressed {source}"))
@@ -106,7 +136,7 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(kept: 
         assert row["faster"] == (None if row["disturbed"] else pytest.approx(share, rel=0.01))
     assert said and all("in torch: export: no" in line for line in said)
     with pytest.raises(LissomError, match="names no target"):
-        bench_things([key], store, "", None, [1], [1])
+        bench([key], store, "", None, [1], [1])
 
 
 def test_networks_with_branches_keep_their_names_whole(tmp_path: Path) -> None:
@@ -121,6 +151,7 @@ def test_networks_with_branches_keep_their_names_whole(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             y = self.stem(x).mean((2, 3))
             return self.head(torch.cond(y.sum() > 0, lambda v: v * 2, lambda v: v - 1, (y,)))
+
     net, seen = Branches().eval(), torch.randn(4, 3, 8, 8)
     path = lissom.export(net, "onnxruntime", tmp_path / "net.onnx", (3, 8, 8))
     found = method_of("targets", "onnxruntime").load(path, 1)(seen.numpy())  # type: ignore[attr-defined]
@@ -132,7 +163,9 @@ def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
     import onnx
 
     seen = images(16, 16)
-    for k, recipe in enumerate(("quantize(8)", "quantize(4)", 'quantize("ternary", 32)', 'cast("fp16")')):
+    for k, recipe in enumerate(
+        ("quantize(8)", "quantize(4)", 'quantize("ternary", 32)', 'cast("fp16")')
+    ):
         small = lissom.apply(recipe, seasoned(), seen[:1], seen)
         path = lissom.export(small, "onnxruntime", tmp_path / f"{k}.onnx", tuple(seen.shape[1:]))
         nodes = onnx.load(str(path)).graph.node
@@ -143,14 +176,27 @@ def test_nodes_are_named_by_layer_under_every_wrapper(tmp_path: Path) -> None:
         assert all(node.op_type == "DequantizeLinear" for node in nodes if not node.name)
         made = [name for node in nodes for name in node.output]
         assert len(set(made)) == len(made)
-        assert not any(tensor.name.startswith("network.") for tensor in onnx.load(str(path)).graph.initializer)
+        assert not any(
+            tensor.name.startswith("network.") for tensor in onnx.load(str(path)).graph.initializer
+        )
 
 
-@pytest.mark.parametrize(("node", "layer"), [
-    ("stem/Conv", "stem"), ("blocks.0/Add", "blocks.0"), ("blocks.0.conv1/Conv_token_23", "blocks.0.conv1"),
-    ("QuantizeLinear_abcd_acdb_stem/Conv/WithoutBiases", "stem"), ("ReduceMean_acdb_abcd_Reshape", "ReduceMean"),
-    ("QuantizeLinear_12", "QuantizeLinear"), ("node_Conv_306", "node_Conv_306"), ("Transpose_token_42", "Transpose"),
-    ("outputs", "outputs"), ("blocks.0.conv1/Conv_raster_0", "blocks.0.conv1"), ("ReduceMean_raster_1", "ReduceMean")])
+@pytest.mark.parametrize(
+    ("node", "layer"),
+    [
+        ("stem/Conv", "stem"),
+        ("blocks.0/Add", "blocks.0"),
+        ("blocks.0.conv1/Conv_token_23", "blocks.0.conv1"),
+        ("QuantizeLinear_abcd_acdb_stem/Conv/WithoutBiases", "stem"),
+        ("ReduceMean_acdb_abcd_Reshape", "ReduceMean"),
+        ("QuantizeLinear_12", "QuantizeLinear"),
+        ("node_Conv_306", "node_Conv_306"),
+        ("Transpose_token_42", "Transpose"),
+        ("outputs", "outputs"),
+        ("blocks.0.conv1/Conv_raster_0", "blocks.0.conv1"),
+        ("ReduceMean_raster_1", "ReduceMean"),
+    ],
+)
 def test_names_that_runtimes_give_lead_back_to_layers(node: str, layer: str) -> None:
     assert layer_named(node) == layer
 
@@ -166,6 +212,7 @@ def test_energy_is_that_of_all_packages_and_a_counter_may_begin_again(tmp_path: 
         name = {"intel-rapl:0:0": "core", "intel-rapl:2": "psys"}.get(zone, "package-0")
         (tmp_path / zone / "name").write_text(f"{name}\n")
         (tmp_path / zone / "max_energy_range_uj").write_text("10000000\n")
+
     told("intel-rapl:0", 1_000_000), told("intel-rapl:1", 9_000_000), told("intel-rapl:0:0", 5)
     told("intel-rapl:2", 0)
     meter = Meter(tmp_path)
@@ -181,6 +228,7 @@ def test_energy_is_that_of_all_packages_and_a_counter_may_begin_again(tmp_path: 
 def test_timings_hold_the_slowest_calls_and_energy_by_call() -> None:
     class Still:
         load_ms = peak_mib = resident_mib = 1.0
+
     calls = [[1.0] * 50, [1.0] * 49 + [9.0], [2.0] * 50]
     found: Any = timing(Still(), calls, [0.5, 0.1, 0.25])  # type: ignore[arg-type]
     assert (found.median, found.p99, found.energy_mj) == (1.0, 2.0, 5.0)
@@ -190,7 +238,9 @@ def test_timings_hold_the_slowest_calls_and_energy_by_call() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "-1", "a", "1;2", "70000"])
 def test_counts_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(LissomError, match=r"--batch: .* was given; 1 or 1,16 fits, from 1 to 65536"):
+    with pytest.raises(
+        LissomError, match=r"--batch: .* was given; 1 or 1,16 fits, from 1 to 65536"
+    ):
         numbers_of(text, "--batch", 65536)
 
 
@@ -199,7 +249,9 @@ def test_names_of_several_lists_are_merged_in_their_order() -> None:
     assert merged([[], ["x"]]) == ["x"]
 
 
-def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_fail_leave_the_others_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.xml").write_bytes(b"12")
     (tmp_path / "a.bin").write_bytes(b"345")
 
@@ -207,32 +259,42 @@ def test_settings_that_fail_leave_the_others_measured(tmp_path: Path, monkeypatc
         if size[0] > 1:
             raise LissomError("openvino: out of memory")
         return [Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs]
+
     monkeypatch.setattr(files, "latencies", only_one)
     said = list[str]()
     store, file = Store(tmp_path / "s"), str(tmp_path / "a.xml")
-    (row,) = bench_things([file], store, "openvino", (3, 8, 8), [1, 64], [1], say=said.append)
+    (row,) = bench([file], store, "openvino", (3, 8, 8), [1, 64], [1], say=said.append)
     assert row["batch"] == 1 and row["size_bytes"] == 5, "weights beside the file count"
     assert said == ["batches of 64, threads 1: openvino: out of memory"]
     with pytest.raises(LissomError, match="nothing could be timed"):
-        bench_things([file], store, "openvino", (3, 8, 8), [32, 64], [1])
+        bench([file], store, "openvino", (3, 8, 8), [32, 64], [1])
     with pytest.raises(LissomError, match="out of memory"):
-        bench_things([file], store, "openvino", (3, 8, 8), [64], [1])
+        bench([file], store, "openvino", (3, 8, 8), [64], [1])
 
 
-def test_a_file_that_is_not_there_is_said_to_be_none_and_one_file_needs_no_list(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_said_to_be_none_and_one_file_needs_no_list(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(LissomError, match=r"^bench: there is no file .*nope\.onnx$"):
-        bench_things([str(tmp_path / "nope.onnx")], Store(tmp_path), "onnxruntime", None, [1], [1])
+        bench([str(tmp_path / "nope.onnx")], Store(tmp_path), "onnxruntime", None, [1], [1])
     with pytest.raises(LissomError, match=r"^latency: there is no file .*nope\.onnx$"):
         lissom.latency(str(tmp_path / "nope.onnx"), "onnxruntime", (1, 3, 8, 8))
-    with pytest.raises(LissomError, match=r"target: expected text such as \"onnxruntime\", got an int"):
+    with pytest.raises(
+        LissomError, match=r"target: expected text such as \"onnxruntime\", got an int"
+    ):
         lissom.latency(str(tmp_path / "nope.onnx"), (1, 3, 8, 8), (1, 3, 8, 8))  # type: ignore[arg-type]
 
 
 def test_nothing_is_faster_by_a_disturbed_timing() -> None:
     def taken(median: float, low: float, high: float) -> Timing:
         return Timing(median, low, high, high, None, 1.0, 1.0, 1.0)
+
     good, quick, torn = taken(2.0, 1.9, 2.1), taken(1.0, 0.9, 1.1), taken(3.0, 1.93, 32.0)
     assert compared(quick, [good, torn]) == {"faster": 2.0, "level": False, "disturbed": False}
-    assert compared(quick, [torn]) == compared(torn, [good]) == {"faster": None, "level": False, "disturbed": True}
+    assert (
+        compared(quick, [torn])
+        == compared(torn, [good])
+        == {"faster": None, "level": False, "disturbed": True}
+    )
     assert compared(quick, []) == {"faster": None, "level": False, "disturbed": False}
     assert compared(good, [good])["level"] and not compared(quick, [good])["level"]

@@ -39,11 +39,20 @@ def test_the_stages_add_up(runs: Any) -> None:
     by = {row["name"]: row for row in found["stages"]}
     assert by["float"]["score"] == pytest.approx(three["float"]["scores"]["test"]["top1"])
     assert by["both, simulated"]["score"] == pytest.approx(three["scores"]["test"]["top1"])
-    assert by["folded"]["noise"] < 1e-5 < by["weights only"]["noise"] < by["both, simulated"]["noise"]
+    assert (
+        by["folded"]["noise"] < 1e-5 < by["weights only"]["noise"] < by["both, simulated"]["noise"]
+    )
     lost = by["both, simulated"]["lost"] - by["both, simulated"]["won"]
-    assert by["float"]["score"] - by["both, simulated"]["score"] == pytest.approx(lost / found["images"]["stages"])
-    assert found["targets"]["onnxruntime"]["agreement"] > 0.98 and found["targets"]["onnxruntime"]["capped"] == []
-    assert {row["name"] for row in found["layers"]} == set(layers_of(Explained(task, store, three["key"]).whole))
+    assert by["float"]["score"] - by["both, simulated"]["score"] == pytest.approx(
+        lost / found["images"]["stages"]
+    )
+    assert (
+        found["targets"]["onnxruntime"]["agreement"] > 0.98
+        and found["targets"]["onnxruntime"]["capped"] == []
+    )
+    assert {row["name"] for row in found["layers"]} == set(
+        layers_of(Explained(task, store, three["key"]).whole)
+    )
     small = Explained(task, store, eight["key"]).all([], 100)
     assert small["stages"][-1]["noise"] < found["stages"][-1]["noise"] / 3
     json.dumps(found, allow_nan=False)
@@ -68,7 +77,10 @@ def test_what_was_left_float_is_said(runs: Any) -> None:
     (row,) = lissom.run('train(1) | quantize(8, "dynamic", images=64)', task, store)
     this = Explained(task, store, row["key"])
     (said,) = this.left_float()
-    assert "1 of 10 layers" in said and "9 stay float: ranges at run time are for linear layers" in said
+    assert (
+        "1 of 10 layers" in said
+        and "9 stay float: ranges at run time are for linear layers" in said
+    )
     assert said in this.all([], 100)["said"]
 
 
@@ -77,12 +89,21 @@ def test_remedies_are_run_and_compared(runs: Any) -> None:
     this = Explained(task, store, three["key"])
     found = this.all([], 100)
     names = [what for what, _ in this.remedies(found)]
-    assert {"range=minmax", "learned rounding", "corrected biases", "the worst layer float"} <= set(names)
+    assert {"range=minmax", "learned rounding", "corrected biases", "the worst layer float"} <= set(
+        names
+    )
     assert len(names) == len({str(recipe) for _, recipe in this.remedies(found)})
     this.remedies = lambda _: [  # type: ignore[method-assign,assignment]
-        r for r in Explained.remedies(this, found) if r[0] in ("range=minmax", "the worst three layers float")]
+        r
+        for r in Explained.remedies(this, found)
+        if r[0] in ("range=minmax", "the worst three layers float")
+    ]
     rows = this.tried(found, [], torch.device("cpu"))
-    assert {row["what"] for row in rows} == {"as it is", "range=minmax", "the worst three layers float"}
+    assert {row["what"] for row in rows} == {
+        "as it is",
+        "range=minmax",
+        "the worst three layers float",
+    }
     assert [row["valid"] for row in rows] == sorted((row["valid"] for row in rows), reverse=True)
     as_is = next(row for row in rows if row["what"] == "as it is")
     assert as_is["key"] == three["key"] and as_is["test"] == three["scores"]["test"]["top1"]
@@ -95,18 +116,32 @@ def test_it_is_said_where_there_is_nothing_to_explain(runs: Any) -> None:
 
 
 def test_a_loss_within_chance_is_called_that() -> None:
-    stages = [{"name": name, "score": score, "noise": noise, "lost": lost, "won": 5} for name, score, noise, lost in (
-        ("float", 0.9, 0.0, 0), ("folded", 0.9, 0.0, 0), ("weights only", 0.9, 0.03, 5), ("inputs only", 0.9, 0.04, 5),
-        ("both, simulated", 0.897, 0.05, 8))]
+    stages = [
+        {"name": name, "score": score, "noise": noise, "lost": lost, "won": 5}
+        for name, score, noise, lost in (
+            ("float", 0.9, 0.0, 0),
+            ("folded", 0.9, 0.0, 0),
+            ("weights only", 0.9, 0.03, 5),
+            ("inputs only", 0.9, 0.04, 5),
+            ("both, simulated", 0.897, 0.05, 8),
+        )
+    ]
     found = {"images": {"stages": 1000}, "stages": stages, "worst": [], "layers": [], "targets": {}}
-    assert "no more than chance might (±0.71)" in concluded(found)[0] and concluded(found)[1].startswith("64% of the noise")
+    assert "no more than chance might (±0.71)" in concluded(found)[0] and concluded(found)[
+        1
+    ].startswith("64% of the noise")
     stages[-1]["lost"], stages[-1]["score"] = 105, 0.8
-    assert "Rounding costs 10.00 points of 90.00" in concluded(found)[0] and "beyond chance (±2.06)" in concluded(found)[0]
+    assert (
+        "Rounding costs 10.00 points of 90.00" in concluded(found)[0]
+        and "beyond chance (±2.06)" in concluded(found)[0]
+    )
 
 
 def test_what_was_learned_since_is_no_cost_of_rounding(runs: Any) -> None:
     task, store, _ = runs
-    (record,) = lissom.run("train(1) | quantize(3, 3, first=3, images=64) | train(1, lr=0.02)", task, store)
+    (record,) = lissom.run(
+        "train(1) | quantize(3, 3, first=3, images=64) | train(1, lr=0.02)", task, store
+    )
     found = Explained(task, store, record["key"]).all([], 50)
     by = {row["name"]: row for row in found["stages"]}
     learned, both = by["learned, not rounded"], by["both, simulated"]
@@ -119,15 +154,26 @@ def test_what_was_learned_since_is_no_cost_of_rounding(runs: Any) -> None:
 
 
 def test_what_was_tried_is_weighed_against_chance() -> None:
-    rows = [{"what": "as it is", "valid": 0.5}, {"what": "range=mse", "valid": 0.52}, {"what": "failed", "failed": "why"}]
-    assert best_tried(rows, 75) == ["Nothing tried is better than chance might make it: the best, range=mse, gives "
-                                    "+2.00 points on 75 validation images (±16.00)."]
-    assert best_tried(rows, 10_000) == ["Of what was tried, range=mse gives +2.00 points on 10000 validation images, beyond "
-                                        "chance (±1.39)."]
+    rows = [
+        {"what": "as it is", "valid": 0.5},
+        {"what": "range=mse", "valid": 0.52},
+        {"what": "failed", "failed": "why"},
+    ]
+    assert best_tried(rows, 75) == [
+        "Nothing tried is better than chance might make it: the best, range=mse, gives "
+        "+2.00 points on 75 validation images (±16.00)."
+    ]
+    assert best_tried(rows, 10_000) == [
+        "Of what was tried, range=mse gives +2.00 points on 10000 validation images, beyond "
+        "chance (±1.39)."
+    ]
     assert best_tried(rows[:1], 75) == []
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or one_target("openvino").missing() is not None, reason="x86 alone")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or one_target("openvino").missing() is not None,
+    reason="x86 alone",
+)
 def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> None:
     task, store, (eight, _) = runs
     (seven,) = lissom.run("train(1) | quantize(8, images=64, reduce_range=True)", task, store)
@@ -139,16 +185,32 @@ def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> N
         now, old = (capped(target, Path(path), images, cap) for cap in ("", "AVX2"))  # type: ignore[arg-type]
         assert now is not None and old is not None and now[1] > 0
         beyond = capped(target, Path(path), images, "AVX512_CORE_VNNI")
-        assert (beyond is None) == ("avx512_vnni" not in machine()["isa"]), "what this processor does not have, caps nothing"
+        assert (beyond is None) == ("avx512_vnni" not in machine()["isa"]), (
+            "what this processor does not have, caps nothing"
+        )
         gaps[record["key"]] = float(abs(now[0] - old[0]).max() / abs(now[0]).max())
     assert gaps[seven["key"]] < 1e-3
     assert torch.cpu._is_vnni_supported() is False or gaps[eight["key"]] > gaps[seven["key"]]
 
 
-def test_the_words_on_the_command_line(runs: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_words_on_the_command_line(
+    runs: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     _, store, (_, three) = runs
-    words = ["explain", three["key"][:6], "--data", "digits", "--model", "resnet8", "--store", str(store.root),
-             "--images", "50", "--to", "onnxruntime"]
+    words = [
+        "explain",
+        three["key"][:6],
+        "--data",
+        "digits",
+        "--model",
+        "resnet8",
+        "--store",
+        str(store.root),
+        "--images",
+        "50",
+        "--to",
+        "onnxruntime",
+    ]
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 0

@@ -37,8 +37,13 @@ def lively(net: nn.Module, size: int = 16) -> tuple[Groups, Evidence]:
 
 def evidence(net: nn.Module, groups: Groups, size: int = 16) -> Evidence:
     draw, like = torch.Generator().manual_seed(1), next(net.parameters())
-    batches = [(torch.randn(6, 3, size, size, generator=draw).to(like), (torch.arange(6) % 4).to(like.device))
-               for _ in range(2)]
+    batches = [
+        (
+            torch.randn(6, 3, size, size, generator=draw).to(like),
+            (torch.arange(6) % 4).to(like.device),
+        )
+        for _ in range(2)
+    ]
     return Evidence(net, groups.free, lambda: list(batches), loss=loss)
 
 
@@ -57,22 +62,32 @@ def network(request: pytest.FixtureRequest) -> tuple[Groups, Evidence]:
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_a_score_is_one_finite_number_for_each_unit(name: str, network: tuple[Groups, Evidence]) -> None:
+def test_a_score_is_one_finite_number_for_each_unit(
+    name: str, network: tuple[Groups, Evidence]
+) -> None:
     groups, net = network
     for group in groups:
         found = method_of("importance", name)(group, net)
-        assert found.shape == (group.size,) and found.dtype == torch.float32 and torch.isfinite(found).all()
+        assert (
+            found.shape == (group.size,)
+            and found.dtype == torch.float32
+            and torch.isfinite(found).all()
+        )
         assert not found.requires_grad and (found >= 0).all() and len(found.unique()) > 1
 
 
 @pytest.mark.parametrize("name", [n for n in SCORES if n != "random"])
-def test_a_score_does_not_depend_on_the_order_of_members(name: str, network: tuple[Groups, Evidence]) -> None:
+def test_a_score_does_not_depend_on_the_order_of_members(
+    name: str, network: tuple[Groups, Evidence]
+) -> None:
     groups, net = network
     score = method_of("importance", name)
     for group in groups:
         members = list(group.members)
         random.Random(0).shuffle(members)
-        torch.testing.assert_close(score(Group(group.name, group.size, members), net), score(group, net))
+        torch.testing.assert_close(
+            score(Group(group.name, group.size, members), net), score(group, net)
+        )
 
 
 @pytest.mark.parametrize("name", [n for n in SCORES if n != "random"])
@@ -102,7 +117,9 @@ def test_a_score_takes_any_precision(name: str, dtype: torch.dtype) -> None:
     groups, net = lively(small())
     other = evidence(copy.deepcopy(net.model).to(dtype), groups)
     score = method_of("importance", name)
-    torch.testing.assert_close(score(groups.free[0], other), score(groups.free[0], net), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        score(groups.free[0], other), score(groups.free[0], net), rtol=0.02, atol=0.02
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in SCORES if n != "random"])
@@ -111,7 +128,9 @@ def test_a_score_does_not_depend_on_the_device(name: str) -> None:
     groups, net = lively(small())
     there = evidence(copy.deepcopy(net.model).cuda(), groups)
     score = method_of("importance", name)
-    torch.testing.assert_close(score(groups.free[0], there), score(groups.free[0], net), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        score(groups.free[0], there), score(groups.free[0], net), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in SCORES if n not in ("random", "fpgm")])
@@ -125,8 +144,12 @@ def test_a_dead_channel_scores_lowest(name: str) -> None:
 
 def test_the_same_seed_draws_the_same_scores() -> None:
     groups, net = lively(small())
-    draws = [method_of("importance", "random")(groups.free[0], Evidence(net.model, groups.free, list, seed=seed))
-             for seed in (3, 3, 4)]
+    draws = [
+        method_of("importance", "random")(
+            groups.free[0], Evidence(net.model, groups.free, list, seed=seed)
+        )
+        for seed in (3, 3, 4)
+    ]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
@@ -139,7 +162,9 @@ def rows_of(group: Group, net: Evidence) -> list[list[list[float]]]:
             units: list[list[float]] = [[] for _ in range(group.size)]
             for k, unit in enumerate(member.unit.tolist()):
                 if unit >= 0:
-                    units[unit] += net.tensors[member.tensor][k].detach().double().flatten().tolist()
+                    units[unit] += (
+                        net.tensors[member.tensor][k].detach().double().flatten().tolist()
+                    )
             layers.append(units)
     return layers
 
@@ -147,9 +172,12 @@ def rows_of(group: Group, net: Evidence) -> list[list[list[float]]]:
 def naive(name: str, units: list[list[float]]) -> list[float]:
     """Return the score of one layer in plain Python."""
     squares = [sum(v * v for v in u) for u in units]
-    found = {"l1": lambda: [sum(map(abs, u)) for u in units], "l2": lambda: [s ** 0.5 for s in squares],
-             "fpgm": lambda: [sum(math.dist(u, v) for v in units) for u in units],
-             "lamp": lambda: [s / sum(t for t in squares if t >= s) for s in squares]}[name]()
+    found = {
+        "l1": lambda: [sum(map(abs, u)) for u in units],
+        "l2": lambda: [s**0.5 for s in squares],
+        "fpgm": lambda: [sum(math.dist(u, v) for v in units) for u in units],
+        "lamp": lambda: [s / sum(t for t in squares if t >= s) for s in squares],
+    }[name]()
     return found if name == "lamp" else [f / (sum(found) / len(found)) for f in found]
 
 
@@ -160,7 +188,9 @@ def test_scores_of_filters_against_loops(name: str, model: str) -> None:
     for group in groups.free[:4]:
         layers = [naive(name, units) for units in rows_of(group, net)]
         wanted = torch.tensor([sum(values) / len(layers) for values in zip(*layers, strict=True)])
-        torch.testing.assert_close(method_of("importance", name)(group, net), wanted, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            method_of("importance", name)(group, net), wanted, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_bn_against_loops(network: tuple[Groups, Evidence]) -> None:
@@ -168,7 +198,9 @@ def test_bn_against_loops(network: tuple[Groups, Evidence]) -> None:
     for group in groups:
         found: list[list[float]] = [[] for _ in range(group.size)]
         for member in group.members:
-            for k, unit in enumerate(member.unit.flatten().tolist() if member.role == "scale" else []):
+            for k, unit in enumerate(
+                member.unit.flatten().tolist() if member.role == "scale" else []
+            ):
                 if unit >= 0:
                     found[unit].append(abs(float(net.tensors[member.tensor][k].detach())))
         wanted = [sum(f) / len(f) for f in found]
@@ -177,16 +209,18 @@ def test_bn_against_loops(network: tuple[Groups, Evidence]) -> None:
 
 def test_group_is_the_norm_of_all_that_a_cut_takes_along(network: tuple[Groups, Evidence]) -> None:
     """Zero one unit at a time: what the squares of all learned numbers lose is the square of its score."""
-    from lissom.surgery.channels.slice import masked
+    from lissom.surgery.channels.slice import zero_channels
 
     groups, net = network
     for group in groups.free[:3]:
         found, lost = method_of("importance", "group")(group, net), []
         for unit in range(0, group.size, 5):
             other = copy.deepcopy(net.model)
-            masked(other, [(group, torch.arange(group.size) == unit)])
-            before, after = (sum(float(p.detach().double().square().sum()) for p in m.parameters())
-                             for m in (net.model, other))
+            zero_channels(other, [(group, torch.arange(group.size) == unit)])
+            before, after = (
+                sum(float(p.detach().double().square().sum()) for p in m.parameters())
+                for m in (net.model, other)
+            )
             lost.append(before - after)
         ratio = found[::5].double().square() / torch.tensor(lost, dtype=torch.float64)
         torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
@@ -194,7 +228,9 @@ def test_group_is_the_norm_of_all_that_a_cut_takes_along(network: tuple[Groups, 
 
 @pytest.mark.parametrize("name", ["taylor", "fisher"])
 def test_what_the_loss_says_against_finite_differences(name: str) -> None:
-    """Scale a channel by 1 + h and 1 - h where it leaves, in every layer that holds it; the loss says the rest."""
+    """Scale a channel by 1 + h and 1 - h where it leaves, in every layer that holds it; the loss
+    says the rest.
+    """
     groups, net = lively(factory("resnet8")(num_classes=4).double())
     h = 1e-5
     for group in groups.free[:2]:
@@ -208,7 +244,14 @@ def test_what_the_loss_says_against_finite_differences(name: str) -> None:
                         norm = model.get_submodule(layer)
                         norm.weight[unit] *= 1 + sign * h
                         norm.bias[unit] *= 1 + sign * h
-                    losses.append(torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in net.images()]))
+                    losses.append(
+                        torch.cat(
+                            [
+                                F.cross_entropy(model(x), y, reduction="none")
+                                for x, y in net.images()
+                            ]
+                        )
+                    )
             slope = (losses[0] - losses[1]) / (2 * h)
             wanted = slope.mean().abs() if name == "taylor" else slope.square().mean() / 2
             torch.testing.assert_close(found[unit].double(), wanted, rtol=1e-3, atol=1e-6)
@@ -218,7 +261,9 @@ def test_activation_against_the_layer_itself() -> None:
     groups, net = lively(small())
     outs = [net.model[1](net.model[0](x)) for x, _ in net.images()]
     wanted = torch.cat(outs).abs().mean((0, 2, 3)).detach()
-    torch.testing.assert_close(method_of("importance", "activation")(groups.free[0], net), wanted / wanted.mean())
+    torch.testing.assert_close(
+        method_of("importance", "activation")(groups.free[0], net), wanted / wanted.mean()
+    )
 
 
 def test_without_labels_the_networks_own_answers_stand_for_them() -> None:
@@ -235,7 +280,10 @@ def test_bn_of_a_channel_that_a_norm_sees_at_many_positions_is_their_mean() -> N
     group = Group("c", 2, [Member("c.weight", 0, "out", torch.arange(2)), member])
     net = nn.Module()
     net.n, net.c = nn.Module(), nn.Module()
-    net.n.weight, net.c.weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 0.5, 0.5, 0.5])), nn.Parameter(torch.ones(2, 1))
+    net.n.weight, net.c.weight = (
+        nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 0.5, 0.5, 0.5])),
+        nn.Parameter(torch.ones(2, 1)),
+    )
     assert method_of("importance", "bn")(group, Evidence(net, [group], list)).tolist() == [2.0, 0.5]
 
 
@@ -249,19 +297,28 @@ def test_a_layer_that_is_not_called_as_a_module_is_an_error() -> None:
     class Functional(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return self[1](F.conv2d(x, self[0].weight, self[0].bias))
+
     groups, net = lively(Functional(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)))
     with pytest.raises(LissomError, match="was not called as a module"):
         method_of("importance", "taylor")(groups.free[0], net)
 
 
 @pytest.mark.parametrize("by", ["taylor", "fisher"])
-@pytest.mark.parametrize("wrap", [lambda y: (y, y), lambda y: {"out": y}, lambda y: y[:, 0], lambda y: y[:, :1]],
-                         ids=["tuple", "dict", "one number", "one column"])
-def test_outputs_that_are_no_answers_are_one_clear_line(by: str, wrap: Callable[[Tensor], Any]) -> None:
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda y: (y, y), lambda y: {"out": y}, lambda y: y[:, 0], lambda y: y[:, :1]],
+    ids=["tuple", "dict", "one number", "one column"],
+)
+def test_outputs_that_are_no_answers_are_one_clear_line(
+    by: str, wrap: Callable[[Tensor], Any]
+) -> None:
     class Wrapped(nn.Sequential):
         def forward(self, x: Tensor) -> Any:
             return wrap(super().forward(x))
-    groups, net = lively(Wrapped(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
+
+    groups, net = lively(
+        Wrapped(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    )
     net.loss = None
     with pytest.raises(LissomError, match="a number for each class"):
         method_of("importance", by)(groups.free[0], net)

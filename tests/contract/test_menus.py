@@ -1,4 +1,6 @@
-"""What every method of every menu keeps: its class, its words, its settings, its text, and that reading it is quick."""
+"""What every method of every menu keeps: its class, its words, its settings, its text, and that
+reading it is quick.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from lissom.language.menu import WORDS, menu
 from lissom.language.method import BOUNDS, Method, kind_text, method_of, ordered
 from lissom.language.step import Step
 
-EVERY = [pytest.param(folder, name, id=f"{folder}/{name}") for folder in WORDS for name in menu(folder)]
+EVERY = [
+    pytest.param(folder, name, id=f"{folder}/{name}") for folder in WORDS for name in menu(folder)
+]
 each = pytest.mark.parametrize(("folder", "name"), EVERY)
 
 
@@ -33,7 +37,11 @@ def plausible(kind: Any, facts: Any) -> Any:
         return choices[0]
     bounds = {key: facts[key] for key in BOUNDS if facts[key] is not None}
     tries = [1, 2, 8, 0.5, 0.9, 0.01, "text", True]
-    fits = [v for v in tries if type(v) is choices[0] and all(BOUNDS[k][1](v, edge) for k, edge in bounds.items())]
+    fits = [
+        v
+        for v in tries
+        if type(v) is choices[0] and all(BOUNDS[k][1](v, edge) for k, edge in bounds.items())
+    ]
     assert fits, f"no value is known for {kind_text(kind)} within {bounds}"
     return fits[0]
 
@@ -41,7 +49,13 @@ def plausible(kind: Any, facts: Any) -> Any:
 def sample(kind: type[Method]) -> Method:
     """Return a method with its defaults, and plausible values where there is none."""
     hints = get_type_hints(kind)
-    return kind(**{f.name: plausible(hints[f.name], f.metadata) for f in fields(kind) if f.default is MISSING})
+    return kind(
+        **{
+            f.name: plausible(hints[f.name], f.metadata)
+            for f in fields(kind)
+            if f.default is MISSING
+        }
+    )
 
 
 def test_every_menu_holds_something() -> None:
@@ -58,7 +72,9 @@ def test_the_file_holds_a_frozen_dataclass_called_like_it(folder: str, name: str
 
 
 @each
-def test_its_first_sentence_is_said_in_the_imperative_and_ends_with_a_period(folder: str, name: str) -> None:
+def test_its_first_sentence_is_said_in_the_imperative_and_ends_with_a_period(
+    folder: str, name: str
+) -> None:
     kind = menu(folder)[name]
     own = vars(kind).get("__doc__")
     assert own and not own.startswith(f"{kind.__name__}("), "a docstring of its own"
@@ -72,11 +88,15 @@ def test_its_first_sentence_is_said_in_the_imperative_and_ends_with_a_period(fol
 def test_every_setting_is_declared_with_arg_and_a_help(folder: str, name: str) -> None:
     kind = menu(folder)[name]
     for setting in fields(kind):
-        assert set(setting.metadata) == {"help", "menu", "sum", "late", *BOUNDS}, f"{setting.name} is not declared with arg"
+        assert set(setting.metadata) == {"help", "menu", "sum", "late", *BOUNDS}, (
+            f"{setting.name} is not declared with arg"
+        )
         help = setting.metadata["help"]
         assert help and not help.endswith(".") and "\n" not in help, setting.name
         assert setting.name.isidentifier() and not setting.name.startswith("_")
-        assert not hasattr(Step, setting.name), f"a setting cannot be called {setting.name}, which a step has already"
+        assert not hasattr(Step, setting.name), (
+            f"a setting cannot be called {setting.name}, which a step has already"
+        )
         assert setting.default_factory is MISSING
     described = settings_of(kind)
     assert [s.name for s in described] == [f.name for f in ordered(kind)]
@@ -126,11 +146,26 @@ def test_it_says_what_it_does_when_called(folder: str, name: str) -> None:
     kind = menu(folder)[name]
     own = [k for k in kind.__mro__ if "__call__" in vars(k) and k not in (Method, Step, object)]
     said = {"targets": {"export", "load"}, "grids": {"codes", "input_codes", "inputs"}}.get(folder)
-    ways = [k for k in kind.__mro__ if (said or set()) & set(vars(k)) and not k.__module__.split(".")[-1].startswith("_")]
+    ways = [
+        k
+        for k in kind.__mro__
+        if (said or set()) & set(vars(k)) and not k.__module__.split(".")[-1].startswith("_")
+    ]
     assert ways if said else own
 
 
-SLOW = {"torch", "numpy", "scipy", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "sklearn", "PIL"}
+SLOW = {
+    "torch",
+    "numpy",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "MNN",
+    "ncnn",
+    "sklearn",
+    "PIL",
+}
 
 
 def test_reading_every_method_loads_no_library_that_is_slow() -> None:
@@ -142,18 +177,28 @@ from lissom.language.menu import WORDS, menu
 found = [settings_of(menu(folder)[name]) for folder in WORDS for name in menu(folder)]
 print(len(found), *sorted({SLOW} & set(sys.modules)))
 """
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert child.stdout.split() == [str(len(EVERY))]
 
 
 def variants(kind: type[Method]) -> list[str]:
-    """Return the text of a method with its defaults, and with each setting at each of its choices, as far as they go."""
+    """Return the text of a method with its defaults, and with each setting at each of its choices,
+    as far as they go.
+    """
     hints, usual = get_type_hints(kind), sample(kind)
     found = [str(usual)]
     for setting in fields(kind):
         types = get_args(hints[setting.name]) or (hints[setting.name],)
         choices = [c for c in types if not isinstance(c, type)]  # of a Literal
-        choices += [True, False] if bool in types else [*menu(setting.metadata["menu"])] if setting.metadata["menu"] else []
+        choices += (
+            [True, False]
+            if bool in types
+            else [*menu(setting.metadata["menu"])]
+            if setting.metadata["menu"]
+            else []
+        )
         for choice in choices:
             with suppress(LissomError):  # it goes with other settings only
                 found.append(str(replace(usual, **{setting.name: choice})))
@@ -161,7 +206,12 @@ def variants(kind: type[Method]) -> list[str]:
 
 
 def test_a_method_is_read_from_any_text_and_named_without_a_library_that_is_slow() -> None:
-    texts = [(folder, text) for folder in WORDS for name in menu(folder) for text in variants(menu(folder)[name])]
+    texts = [
+        (folder, text)
+        for folder in WORDS
+        for name in menu(folder)
+        for text in variants(menu(folder)[name])
+    ]
     code = f"""
 import json, sys
 from lissom import Recipe, Space
@@ -172,10 +222,17 @@ for folder, text in json.load(sys.stdin):
     slow = sorted({SLOW} & set(sys.modules))
     if slow:
         sys.exit(f"{{folder}} {{text}} imports {{slow}}")
-spaces = ["train(1) | quantize({{8, 4}}, {{8, 4}}) | distill('kd + 0.5*gram', 2)", "mask(0.5) | quantize(8, 'dynamic')"]
+spaces = ["train(1) | quantize({{8, 4}}, {{8, 4}}) | distill('kd + 0.5*gram', 2)",
+          "mask(0.5) | quantize(8, 'dynamic')"]
 keys = [recipe.keys("0" * 12) for text in spaces for recipe in Space(text)]
 print(len(keys), *sorted({SLOW} & set(sys.modules)))
 """
-    child = subprocess.run([sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True, timeout=60)
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (child.returncode, child.stdout.split()) == (0, ["5"]), child.stderr
     assert len(texts) > 2 * len(EVERY)

@@ -1,4 +1,6 @@
-"""Data: splits that do not overlap, folders of images read whole or not at all, pixels to numbers, and augmentation."""
+"""Data: splits that do not overlap, folders of images read whole or not at all, pixels to numbers,
+and augmentation.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +45,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 # digits
 
+
 def test_digits_have_the_shapes_and_counts_they_are_known_by(digits: Data) -> None:
     assert (len(digits.train), len(digits.valid), len(digits.test)) == (1293, 144, 360)
     assert digits.shape == (1, 8, 8) and digits.classes == tuple("0123456789") and not digits.flip
@@ -63,25 +66,42 @@ def test_data_are_the_same_every_time(digits: Data) -> None:
     for part in ("train", "valid", "test"):
         assert torch.equal(getattr(again, part).pixels, getattr(digits, part).pixels)
         assert torch.equal(getattr(again, part).labels, getattr(digits, part).labels)
-    assert again.fingerprint == digits.fingerprint and (again.mean, again.std) == (digits.mean, digits.std)
+    assert again.fingerprint == digits.fingerprint and (again.mean, again.std) == (
+        digits.mean,
+        digits.std,
+    )
 
 
 def test_size_and_channels_are_those_asked_for_and_change_the_fingerprint(digits: Data) -> None:
     color = Data.of("digits", size=(10, 12), channels=3)
-    assert color.shape == (3, 10, 12) and color.example(2).shape == (2, 3, 10, 12) and len(color.mean) == 3
+    assert (
+        color.shape == (3, 10, 12)
+        and color.example(2).shape == (2, 3, 10, 12)
+        and len(color.mean) == 3
+    )
     assert torch.equal(color.train.pixels[:, 0], color.train.pixels[:, 2])  # type: ignore[attr-defined]
     assert color.fingerprint != digits.fingerprint
 
 
-@pytest.mark.parametrize(("size", "channels"), [((0, 8), 1), ((8, -1), 1), ((8, 8), 2), ((8, 8), 0)])
-def test_a_size_or_a_count_of_channels_that_no_image_has_is_refused(size: tuple[int, int], channels: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "channels"), [((0, 8), 1), ((8, -1), 1), ((8, 8), 2), ((8, 8), 0)]
+)
+def test_a_size_or_a_count_of_channels_that_no_image_has_is_refused(
+    size: tuple[int, int], channels: int
+) -> None:
     with pytest.raises(LissomError):
         Data.of("digits", size=size, channels=channels)
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("digit", "there is no data set 'digit'; did you mean 'digits'"), ("folder:", "is not a folder"),
-    ("folder:/no/where", "'/no/where' is not a folder"), ("", "there is no data set ''")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("digit", "there is no data set 'digit'; did you mean 'digits'"),
+        ("folder:", "is not a folder"),
+        ("folder:/no/where", "'/no/where' is not a folder"),
+        ("", "there is no data set ''"),
+    ],
+)
 def test_data_that_do_not_exist_are_refused(name: str, said: str) -> None:
     with pytest.raises(LissomError, match=said):
         check_spec(name)
@@ -92,12 +112,15 @@ def test_a_tenth_is_parted_off_for_validation() -> None:
     train, valid = parted(whole)
     assert len(train) == 180 and len(valid) == 20
     assert sorted([*train.labels.tolist(), *valid.labels.tolist()]) == list(range(200))
-    assert train.labels.tolist() == sorted(train.labels.tolist()) and valid.labels.tolist() != list(range(20))
+    assert train.labels.tolist() == sorted(train.labels.tolist()) and valid.labels.tolist() != list(
+        range(20)
+    )
     assert isinstance(valid, Images) and valid.pixels.flatten().tolist() == valid.labels.tolist()
     assert len(parted(whole, most=5)[1]) == 5
 
 
 # pixels to numbers
+
 
 def test_normalised_is_what_a_plain_loop_says(digits: Data) -> None:
     pixels = digits.test.pixels[:5]  # type: ignore[attr-defined]
@@ -110,7 +133,9 @@ def test_normalised_is_what_a_plain_loop_says(digits: Data) -> None:
 
 def test_normalised_takes_each_channel_by_its_own_mean_and_std() -> None:
     part = Images(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    data = Data("x", part, part, part, ("a", "b"), 3, (2, 2), (0.1, 0.2, 0.3), (0.5, 0.25, 1.0), False, "x")
+    data = Data(
+        "x", part, part, part, ("a", "b"), 3, (2, 2), (0.1, 0.2, 0.3), (0.5, 0.25, 1.0), False, "x"
+    )
     out = data.normalised(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     np.testing.assert_allclose(out[0, :, 0, 0].numpy(), [0.9 / 0.5, 0.8 / 0.25, 0.7], rtol=1e-6)
 
@@ -124,7 +149,9 @@ def test_mean_and_std_are_those_of_the_training_pixels() -> None:
 
 
 def test_images_that_are_all_one_color_have_a_std_that_can_be_divided_by() -> None:
-    assert statistics(Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3)))[1] == (0.001,)
+    assert statistics(Images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3)))[1] == (
+        0.001,
+    )
 
 
 def test_batches_hold_every_image_once_in_the_order_given() -> None:
@@ -144,19 +171,26 @@ def test_calibration_images_are_training_images_drawn_by_seed(digits: Data) -> N
     train = digits.normalised(digits.train.pixels)  # type: ignore[attr-defined]
     known = {image.numpy().tobytes() for image in train}
     assert all(image.numpy().tobytes() in known for image in one)
-    assert [len(b) for b in digits.calibration(150)] == [128, 22] and sum(map(len, digits.calibration(10**6))) == 1293
+    assert [len(b) for b in digits.calibration(150)] == [128, 22] and sum(
+        map(len, digits.calibration(10**6))
+    ) == 1293
 
 
 def test_resizing_leaves_images_of_that_size_and_keeps_a_flat_one_flat() -> None:
     pixels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=seeded())
     assert resized(pixels, (8, 8)) is pixels
-    assert torch.equal(resized(torch.full((1, 1, 8, 8), 77, dtype=torch.uint8), (5, 13)),
-                       torch.full((1, 1, 5, 13), 77, dtype=torch.uint8))
+    assert torch.equal(
+        resized(torch.full((1, 1, 8, 8), 77, dtype=torch.uint8), (5, 13)),
+        torch.full((1, 1, 5, 13), 77, dtype=torch.uint8),
+    )
 
 
 # folders
 
-def folder(root: Path, counts: dict[str, int], size: tuple[int, int] = (6, 8), ending: str = "png") -> dict[str, np.ndarray]:
+
+def folder(
+    root: Path, counts: dict[str, int], size: tuple[int, int] = (6, 8), ending: str = "png"
+) -> dict[str, np.ndarray]:
     """Write images of random pixels, two classes in each split; return the pixels by place."""
     draw, made = np.random.default_rng(0), {}
     for part, count in counts.items():
@@ -174,11 +208,18 @@ def test_a_folder_is_read_as_it_lies(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "train" / ".hidden").mkdir()
     data = Data.of(f"folder:{tmp_path}")
-    assert data.classes == ("cat", "dog") and data.shape == (3, 6, 8) and data.flip and data.notes == []
+    assert (
+        data.classes == ("cat", "dog")
+        and data.shape == (3, 6, 8)
+        and data.flip
+        and data.notes == []
+    )
     assert (len(data.train), len(data.valid), len(data.test)) == (10, 4, 6)
     assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
     for part in ("train", "valid", "test"):
-        wanted = np.stack([pixels for place, pixels in made.items() if place.startswith(part)]).transpose(0, 3, 1, 2)
+        wanted = np.stack(
+            [pixels for place, pixels in made.items() if place.startswith(part)]
+        ).transpose(0, 3, 1, 2)
         assert np.array_equal(getattr(data, part).pixels.numpy(), wanted)
 
 
@@ -211,12 +252,15 @@ def test_an_image_is_decoded_to_channels_height_width(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 9, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert np.array_equal(decoded(tmp_path / "a.png", 3, None), pixels.transpose(2, 0, 1))
-    assert decoded(tmp_path / "a.png", 3, (7, 4)).shape == (3, 7, 4) and decoded(tmp_path / "a.png", 1, None).shape == (1, 5,
-        9)
+    assert decoded(tmp_path / "a.png", 3, (7, 4)).shape == (3, 7, 4) and decoded(
+        tmp_path / "a.png", 1, None
+    ).shape == (1, 5, 9)
 
 
 def test_an_image_of_sixteen_bits_keeps_its_range(tmp_path: Path) -> None:
-    Image.fromarray(np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)).save(tmp_path / "a.png")
+    Image.fromarray(np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)).save(
+        tmp_path / "a.png"
+    )
     for channels in (1, 3):
         pixels = decoded(tmp_path / "a.png", channels, None)
         assert np.abs(pixels - np.linspace(0, 255, 48).reshape(1, 6, 8)).max() <= 1
@@ -238,17 +282,50 @@ def empty_class(root: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda root: shutil.rmtree(root / "test"), "has no folder 'test'; wanted: train/<class>"),
-    (lambda root: shutil.rmtree(root / "train"), "has no folder 'train'"),
-    (empty_class, "the class folder .*train/dog holds no image"),
-    (lambda root: shutil.rmtree(root / "test" / "dog"), "test holds 1 class folders; at least 2"),
-    (lambda root: (root / "test" / "dog").rename(root / "test" / "cow"), r"missing \['dog'\], not in train \['cow'\]"),
-    (lambda root: cut_short(root / "train" / "dog" / "1.png"), r"train/dog/1\.png: cannot be read as an image .*--skip-bad"),
-    (lambda root: (root / "test" / "cat" / "0.png").write_text("no image"), r"test/cat/0\.png: cannot be read as an image"),
-    (lambda root: (root / "test" / "cat" / "0.png").write_bytes(b""), r"test/cat/0\.png: cannot be read")],
-    ids=["no test", "no train", "empty class", "one class", "other class", "cut short", "text", "nothing"])
-def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path, change: Callable[[Path], Any], said: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda root: shutil.rmtree(root / "test"), "has no folder 'test'; wanted: train/<class>"),
+        (lambda root: shutil.rmtree(root / "train"), "has no folder 'train'"),
+        (empty_class, "the class folder .*train/dog holds no image"),
+        (
+            lambda root: shutil.rmtree(root / "test" / "dog"),
+            "test holds 1 class folders; at least 2",
+        ),
+        (
+            lambda root: (root / "test" / "dog").rename(root / "test" / "cow"),
+            r"missing \['dog'\], not "
+            r"in train \['cow'\]",
+        ),
+        (
+            lambda root: cut_short(root / "train" / "dog" / "1.png"),
+            r"train/dog/1\.png: cannot be read "
+            r"as an image .*--skip-bad",
+        ),
+        (
+            lambda root: (root / "test" / "cat" / "0.png").write_text("no image"),
+            r"test/cat/0\.png: "
+            r"cannot be read as an image",
+        ),
+        (
+            lambda root: (root / "test" / "cat" / "0.png").write_bytes(b""),
+            r"test/cat/0\.png: cannot be read",
+        ),
+    ],
+    ids=[
+        "no test",
+        "no train",
+        "empty class",
+        "one class",
+        "other class",
+        "cut short",
+        "text",
+        "nothing",
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(
+    tmp_path: Path, change: Callable[[Path], Any], said: str
+) -> None:
     folder(tmp_path, {"train": 3, "test": 3})
     change(tmp_path)
     with pytest.raises(LissomError, match=said):
@@ -256,7 +333,9 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path, change: Callable[[P
 
 
 @pytest.mark.parametrize("memory", [2 << 30, 100])
-def test_bad_files_are_left_out_and_counted_when_asked(tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_are_left_out_and_counted_when_asked(
+    tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(folder_module, "MEMORY", memory)
     monkeypatch.setattr(Files, "workers", 0)
     folder(tmp_path, {"train": 5, "test": 3})
@@ -278,7 +357,8 @@ def test_a_class_of_bad_files_alone_is_an_error_even_when_they_are_left_out(tmp_
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_read_batch_by_batch_give_the_pixels_that_memory_holds(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
     folder(tmp_path, {"train": 6, "test": 3})
     whole = Data.of(f"folder:{tmp_path}", size=(5, 7))
     monkeypatch.setattr(folder_module, "MEMORY", 100)
@@ -289,7 +369,13 @@ def test_files_read_batch_by_batch_give_the_pixels_that_memory_holds(
     for part, order in (("train", None), ("valid", None), ("test", torch.tensor([5, 0, 3]))):
         split = getattr(lazy, part)
         split.workers = workers
-        pairs = list(zip(split.batches(4, CPU, order), getattr(whole, part).batches(4, CPU, order), strict=True))
+        pairs = list(
+            zip(
+                split.batches(4, CPU, order),
+                getattr(whole, part).batches(4, CPU, order),
+                strict=True,
+            )
+        )
         assert pairs
         for (pixels, labels), (wanted, names) in pairs:
             assert torch.equal(pixels, wanted) and torch.equal(labels, names)
@@ -308,12 +394,16 @@ def test_a_bad_file_met_by_a_worker_process_is_named_in_one_line(tmp_path: Path)
 
 # augmentation
 
+
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randint(1, 256, (64, 3, 6, 8), dtype=torch.uint8, generator=seeded(5))  # no pixel is 0
+    # no pixel is 0
+    return torch.randint(1, 256, (64, 3, 6, 8), dtype=torch.uint8, generator=seeded(5))
 
 
-def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(images: torch.Tensor) -> None:
+def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(
+    images: torch.Tensor,
+) -> None:
     out, pad, shifts = crop(images, 2, seeded(1)), 2, set()
     assert out.shape == images.shape and out.dtype == images.dtype
     for before, after in zip(images.numpy(), out.numpy(), strict=True):
@@ -328,13 +418,21 @@ def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(image
                 fits += [(dy, dx)] if np.array_equal(after, wanted) else []
         assert len(fits) == 1
         shifts.update(fits)
-    assert len(shifts) > 15 and {s[0] for s in shifts} == {s[1] for s in shifts} == {-2, -1, 0, 1, 2}
+    assert len(shifts) > 15 and {s[0] for s in shifts} == {s[1] for s in shifts} == {
+        -2,
+        -1,
+        0,
+        1,
+        2,
+    }
 
 
 def test_flip_gives_the_image_or_its_mirror_about_as_often(images: torch.Tensor) -> None:
     out, mirrored = flip(images, seeded(1)), 0
     for before, after in zip(images.numpy(), out.numpy(), strict=True):
-        mirror = np.stack([[[row[7 - x] for x in range(8)] for row in channel] for channel in before])
+        mirror = np.stack(
+            [[[row[7 - x] for x in range(8)] for row in channel] for channel in before]
+        )
         same = np.array_equal(after, before)
         assert same != np.array_equal(after, mirror)
         mirrored += not same
@@ -342,7 +440,9 @@ def test_flip_gives_the_image_or_its_mirror_about_as_often(images: torch.Tensor)
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 20])
-def test_cutout_hides_one_square_that_may_lie_partly_outside(images: torch.Tensor, side: int) -> None:
+def test_cutout_hides_one_square_that_may_lie_partly_outside(
+    images: torch.Tensor, side: int
+) -> None:
     out, clipped = cutout(images.float(), side, seeded(1)), 0
     for before, after in zip(images.float().numpy(), out.numpy(), strict=True):
         hidden = (after == 0).all(0)
@@ -357,20 +457,31 @@ def test_cutout_hides_one_square_that_may_lie_partly_outside(images: torch.Tenso
                 fits |= np.array_equal(hidden, wanted)
         assert fits
         clipped += hidden.sum() < side * side
-    assert clipped == (0 if side == 1 else 64 if side == 20 else clipped) and (side in (1, 20) or 0 < clipped < 64)
+    assert clipped == (0 if side == 1 else 64 if side == 20 else clipped) and (
+        side in (1, 20) or 0 < clipped < 64
+    )
 
 
-@pytest.mark.parametrize("vary", [lambda p, g: crop(p, 2, g), flip, lambda p, g: cutout(p, 3, g)],
-    ids=["crop", "flip", "cutout"])
-def test_augmentation_is_drawn_from_the_generator_and_leaves_its_input(images: torch.Tensor, vary: Any) -> None:
+@pytest.mark.parametrize(
+    "vary",
+    [lambda p, g: crop(p, 2, g), flip, lambda p, g: cutout(p, 3, g)],
+    ids=["crop", "flip", "cutout"],
+)
+def test_augmentation_is_drawn_from_the_generator_and_leaves_its_input(
+    images: torch.Tensor, vary: Any
+) -> None:
     before = images.clone()
     one = vary(images, seeded(1))
-    assert torch.equal(one, vary(images, seeded(1))) and not torch.equal(one, vary(images, seeded(2)))
+    assert torch.equal(one, vary(images, seeded(1))) and not torch.equal(
+        one, vary(images, seeded(2))
+    )
     assert torch.equal(images, before)
 
 
 def test_no_padding_and_no_side_change_nothing(images: torch.Tensor) -> None:
-    assert torch.equal(crop(images, 0, seeded()), images) and torch.equal(cutout(images, 0, seeded()), images)
+    assert torch.equal(crop(images, 0, seeded()), images) and torch.equal(
+        cutout(images, 0, seeded()), images
+    )
 
 
 @pytest.mark.parametrize("most", [0, 1, 10, 37, 100, 1000])
@@ -386,25 +497,36 @@ def test_a_part_of_a_split_is_of_all_classes_though_they_lie_in_order(most: int)
 def test_a_step_measures_accuracy_on_images_of_every_class() -> None:
     labels = torch.arange(10).repeat_interleave(200)
     split = Images(labels.byte().view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), labels)
-    data = Data("in order", split, split, split, tuple("abcdefghij"), 1, (2, 2), (0.0,), (1.0,), False, "")
+    data = Data(
+        "in order", split, split, split, tuple("abcdefghij"), 1, (2, 2), (0.0,), (1.0,), False, ""
+    )
 
     def zeros(_: Tensor, labels: Tensor) -> float:
         return float((labels == 0).float().mean())
+
     task = Task(nn.Flatten, data, "net", scores={"zeros": zeros})
     ctx = TaskContext(torch.zeros(1, 1, 2, 2), lambda _: [], task=task)
     assert ctx.accuracy(nn.Flatten()) == pytest.approx(0.1)
 
 
-def test_no_image_starts_a_program_or_takes_more_memory_than_its_file_can_need(tmp_path: Path) -> None:
+def test_no_image_starts_a_program_or_takes_more_memory_than_its_file_can_need(
+    tmp_path: Path,
+) -> None:
     folder(tmp_path, {"train": 2, "test": 1})
     first = tmp_path / "train" / "cat" / "0.png"
-    first.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
-    with pytest.raises(LissomError, match=r"cat/0\.png: cannot be read as an image \(cannot identify"):
+    first.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(
+        LissomError, match=r"cat/0\.png: cannot be read as an image \(cannot identify"
+    ):
         Data.of(f"folder:{tmp_path}")
     body = b"IHDR" + struct.pack(">2I5B", 13_000, 13_000, 8, 2, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + body + struct.pack(">I", zlib.crc32(body))
     first.write_bytes(head + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
-    with pytest.raises(LissomError, match=r"cat/0\.png: .*it declares 13000 x 13000 pixels in 45 bytes"):
+    with pytest.raises(
+        LissomError, match=r"cat/0\.png: .*it declares 13000 x 13000 pixels in 45 bytes"
+    ):
         Data.of(f"folder:{tmp_path}")
     found = Data.of(f"folder:{tmp_path}", skip_bad=True)
     assert found.size == (6, 8), "a header alone does not say how large all images are made"
@@ -413,7 +535,11 @@ def test_no_image_starts_a_program_or_takes_more_memory_than_its_file_can_need(t
 def test_without_a_size_no_image_makes_all_others_huge(tmp_path: Path) -> None:
     folder(tmp_path, {"train": 2, "test": 1})
     Image.new("RGB", (1_500, 1_000)).save(tmp_path / "train" / "cat" / "0.png")
-    with pytest.raises(LissomError, match=r"cat/0\.png has 1500 x 1000 pixels, and all images would be resized .*--size"):
+    with pytest.raises(
+        LissomError,
+        match=r"cat/0\.png has 1500 x 1000 pixels, and all images "
+        r"would be resized .*--size",
+    ):
         Data.of(f"folder:{tmp_path}")
     assert Data.of(f"folder:{tmp_path}", size=(4, 4)).size == (4, 4)
 
@@ -428,16 +554,26 @@ def test_names_need_not_be_utf_8_but_those_of_classes(tmp_path: Path) -> None:
     assert len(Data.of(f"folder:{tmp_path}").classes) == 2
     for part in ("train", "test"):
         (tmp_path / part / "cat").rename(tmp_path / part / os.fsdecode(b"\xff"))
-    with pytest.raises(LissomError, match=r"\\udcff has a name with control characters, or one that is not UTF-8"):
+    with pytest.raises(
+        LissomError,
+        match=r"\\udcff has a name with control characters, or one "
+        r"that is not UTF-8",
+    ):
         Data.of(f"folder:{tmp_path}")
 
 
-@pytest.mark.parametrize(("file", "at", "byte"), [("train-images-idx3-ubyte", 3, 1), ("train-labels-idx1-ubyte", 12, 99)])
-def test_damaged_files_of_a_known_data_set_are_one_line(tmp_path: Path, file: str, at: int, byte: int) -> None:
+@pytest.mark.parametrize(
+    ("file", "at", "byte"), [("train-images-idx3-ubyte", 3, 1), ("train-labels-idx1-ubyte", 12, 99)]
+)
+def test_damaged_files_of_a_known_data_set_are_one_line(
+    tmp_path: Path, file: str, at: int, byte: int
+) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 20, 28, 28) + bytes(20 * 28 * 28))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 0x803, 20, 28, 28) + bytes(20 * 28 * 28)
+        )
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 20) + bytes(20))
     assert Data.of("fashion-mnist", root=tmp_path).shape == (1, 28, 28)
     broken = bytearray((raw / file).read_bytes())
@@ -447,7 +583,9 @@ def test_damaged_files_of_a_known_data_set_are_one_line(tmp_path: Path, file: st
         Data.of("fashion-mnist", root=tmp_path)
 
 
-def test_images_of_other_sizes_are_said_to_be_resized_unless_a_size_is_given(tmp_path: Path) -> None:
+def test_images_of_other_sizes_are_said_to_be_resized_unless_a_size_is_given(
+    tmp_path: Path,
+) -> None:
     folder(tmp_path, {"train": 2, "test": 1})
     assert not Data.of(f"folder:{tmp_path}").notes
     Image.new("RGB", (9, 7)).save(tmp_path / "train" / "dog" / "9.png")

@@ -1,4 +1,6 @@
-"""The digits are those of scikit-learn, split as it splits them, without the seconds that importing it takes."""
+"""The digits are those of scikit-learn, split as it splits them, without the seconds that importing
+it takes.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,18 @@ def test_the_images_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(digits, "find_spec", lambda _: None)
 
 
-@given(st.lists(st.integers(2, 40), min_size=2, max_size=12), st.floats(0.1, 0.9), st.integers(0, 2**32 - 1))
+@given(
+    st.lists(st.integers(2, 40), min_size=2, max_size=12),
+    st.floats(0.1, 0.9),
+    st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=200, deadline=None)
 def test_the_split_is_scikit_learns(counts: list[int], share: float, seed: int) -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     try:
-        wanted = train_test_split(np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels)
+        wanted = train_test_split(
+            np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels
+        )
     except ValueError:  # fewer images than classes in one part
         return
     for ours, theirs in zip(stratified(labels, share, seed), wanted, strict=True):
@@ -39,5 +47,7 @@ def test_the_split_is_scikit_learns(counts: list[int], share: float, seed: int) 
 
 def test_scikit_learn_is_not_imported() -> None:
     code = "import sys, lissom.data.source as s; s.load('digits'); print('sklearn' in sys.modules)"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"

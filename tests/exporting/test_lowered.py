@@ -1,4 +1,6 @@
-"""Operators taken apart one by one give the file that PyTorch's exporter gives, whatever writes into whatever."""
+"""Operators taken apart one by one give the file that PyTorch's exporter gives, whatever writes
+into whatever.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ SHAPE = (4, 6)
 
 
 class Program(nn.Module):
-    """A layer, and then operators that make new tensors of those there, or write into them; returns all of them."""
+    """A layer, and then operators that make new tensors of those there, or write into them; returns
+    all of them.
+    """
 
     def __init__(self, steps: tuple[tuple[str, int, int], ...]) -> None:
         super().__init__()
@@ -94,8 +98,14 @@ class Program(nn.Module):
         return nn.functional.layer_norm(one, SHAPE[1:])
 
 
-NAMES = [name for name, found in vars(Program).items() if callable(found) and name not in ("__init__", "forward")]
-steps = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8)
+NAMES = [
+    name
+    for name, found in vars(Program).items()
+    if callable(found) and name not in ("__init__", "forward")
+]
+steps = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +118,28 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example((("dropout", 0, 0), ("relu_", 1, 0)))
 @example((("flat", 0, 0), ("relu_", 0, 0), ("sum", 0, 1)))
 @example((("halves", 0, 0), ("half_doubled", 0, 0), ("same", 0, 0), ("hardtanh_", 2, 0)))
-def test_a_file_answers_as_pytorch_does(path: Path, steps: tuple[tuple[str, int, int], ...]) -> None:
+def test_a_file_answers_as_pytorch_does(
+    path: Path, steps: tuple[tuple[str, int, int], ...]
+) -> None:
     model = Program(steps).eval()
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = model(x)
     export_onnx(model, path, SHAPE, {})
-    answers = onnxruntime.InferenceSession(path).run(None, {"images": x.numpy()} if len(wanted) == 1 else
-                                                     {onnx.load(path).graph.input[0].name: x.numpy()})
+    answers = onnxruntime.InferenceSession(path).run(
+        None,
+        {"images": x.numpy()}
+        if len(wanted) == 1
+        else {onnx.load(path).graph.input[0].name: x.numpy()},
+    )
     for number, (answer, value) in enumerate(zip(answers, wanted, strict=True)):
         assert np.allclose(answer, value.numpy(), atol=1e-5), f"tensor {number} of {steps}"
 
 
 class Turned(nn.Module):
-    """Reshape what was turned, by a size that is left open, and, where that is wanted, attend over five axes."""
+    """Reshape what was turned, by a size that is left open, and, where that is wanted, attend over
+    five axes.
+    """
 
     def __init__(self, attends: bool) -> None:
         super().__init__()
@@ -133,7 +151,9 @@ class Turned(nn.Module):
         y = self.layer(x.transpose(1, 2)).transpose(1, 2).reshape(-1, 3, 2, 12)
         if not self.attends:
             return y.flatten(1)
-        q, k, v = self.shares(y[:, None]).unflatten(-1, (3, 2, 4)).permute(4, 0, 1, 2, 5, 3, 6).unbind(0)
+        q, k, v = (
+            self.shares(y[:, None]).unflatten(-1, (3, 2, 4)).permute(4, 0, 1, 2, 5, 3, 6).unbind(0)
+        )
         return nn.functional.scaled_dot_product_attention(q, k, v).flatten(1)
 
 
@@ -142,7 +162,8 @@ def test_sizes_left_open_and_attention_over_five_axes(runtime: str, tmp_path: Pa
     images = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
     target = one_target(runtime)
     model = Turned(attends=runtime != "executorch").eval()
-    lissom.export(model, runtime, tmp_path / f"m.{target.ending}", SHAPE, images)  # which compares the answers
+    # which compares the answers
+    lissom.export(model, runtime, tmp_path / f"m.{target.ending}", SHAPE, images)
 
 
 def whole(monkeypatch: pytest.MonkeyPatch, model: nn.Module, path: Path) -> list[str]:
@@ -162,10 +183,16 @@ def whole(monkeypatch: pytest.MonkeyPatch, model: nn.Module, path: Path) -> list
     return said
 
 
-@pytest.mark.parametrize(("step", "why"), [
-    (["relu_", "add_", "pooled", "dropout", "flat", "same", "halves", "normed"], None),
-    (["part_zero"], "writes into what is read later"), (["half_doubled"], "writes into what is read later")])
-def test_only_what_cannot_be_taken_apart_is_traced_again(path: Path, monkeypatch: pytest.MonkeyPatch, step: list[str],
-                                                         why: str | None) -> None:
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (["relu_", "add_", "pooled", "dropout", "flat", "same", "halves", "normed"], None),
+        (["part_zero"], "writes into what is read later"),
+        (["half_doubled"], "writes into what is read later"),
+    ],
+)
+def test_only_what_cannot_be_taken_apart_is_traced_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: list[str], why: str | None
+) -> None:
     said = whole(monkeypatch, Program(tuple((name, 0, 0) for name in step)).eval(), path)
     assert said == [] if why is None else why in said[0], said

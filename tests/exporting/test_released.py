@@ -28,7 +28,8 @@ for number in range(13):
     target.export(nn.Sequential(*layers), Path(sys.argv[2]), (3, 8, 8), {})
     if number in (4, 12):
         gc.collect(), gc.collect()  # what C++ held is free after the first
-        print(json.dumps([sum(type(f) is ShapeEnv for f in gc.get_objects()), psutil.Process().memory_info().rss]))
+        held = sum(type(f) is ShapeEnv for f in gc.get_objects())
+        print(json.dumps([held, psutil.Process().memory_info().rss]))
 """
 MIB = 2**20
 
@@ -40,8 +41,14 @@ def test_exports_leave_nothing_in_memory(name: str, tmp_path: Path) -> None:
     assert isinstance(target, Target)
     if target.missing():
         pytest.skip(target.missing() or "")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, name, str(tmp_path / f"net.{target.ending}")], env=surroundings(),
-                          capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name, str(tmp_path / f"net.{target.ending}")],
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (known, before), (left, after) = map(json.loads, done.stdout.splitlines()[-2:])
     assert left <= known and after - before < 4 * MIB, (known, left, (after - before) / MIB)

@@ -1,4 +1,6 @@
-"""Settings declared with `arg`: their checks, their text, what they say of themselves, and the identity made of them."""
+"""Settings declared with `arg`: their checks, their text, what they say of themselves, and the
+identity made of them.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,16 @@ def refusal(**values: Any) -> str:
 
 def test_arg_holds_help_bounds_and_default() -> None:
     found = {f.name: f for f in fields(Sample)}
-    assert found["count"].metadata == {"help": "how many", "low": 1, "high": None, "above": None, "below": 10, "menu": None,
-                                        "sum": False, "late": False}
+    assert found["count"].metadata == {
+        "help": "how many",
+        "low": 1,
+        "high": None,
+        "above": None,
+        "below": 10,
+        "menu": None,
+        "sum": False,
+        "late": False,
+    }
     assert found["share"].default == 0.5 and found["by"].metadata["menu"] == "importance"
 
 
@@ -71,22 +81,51 @@ def test_a_method_cannot_be_changed() -> None:
         Sample(1).count = 2  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("setting", "inside", "outside"), [
-    ("count", (1, 9), (0, 10, -5)), ("share", (0, 1, 0.3), (-0.01, 1.01)), ("speed", (0.001, 10), (0, -1, 10.5)),
-    ("limit", (None, 0.1), (0, -1))])
-def test_bounds_include_low_and_high_and_leave_out_above_and_below(setting: str, inside: Any, outside: Any) -> None:
+@pytest.mark.parametrize(
+    ("setting", "inside", "outside"),
+    [
+        ("count", (1, 9), (0, 10, -5)),
+        ("share", (0, 1, 0.3), (-0.01, 1.01)),
+        ("speed", (0.001, 10), (0, -1, 10.5)),
+        ("limit", (None, 0.1), (0, -1)),
+    ],
+)
+def test_bounds_include_low_and_high_and_leave_out_above_and_below(
+    setting: str, inside: Any, outside: Any
+) -> None:
     for value in inside:
         assert getattr(Sample(**{"count": 1, setting: value}), setting) == value
     for value in outside:
         assert f"({setting}=...): {value!r} was given; it must be " in refusal(**{setting: value})
 
 
-@pytest.mark.parametrize(("setting", "value"), [
-    ("count", 1.0), ("count", True), ("count", "1"), ("count", None), ("share", True), ("share", float("nan")),
-    ("share", float("inf")), ("share", "a"), ("share", None), ("limit", "a"), ("limit", float("nan")), ("flag", 1),
-    ("flag", "True"),
-    ("flag", None), ("mode", 1), ("mode", None), ("mode", True), ("level", 3), ("level", None), ("by", 3), ("by", None),
-    ("word", 3)])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("count", 1.0),
+        ("count", True),
+        ("count", "1"),
+        ("count", None),
+        ("share", True),
+        ("share", float("nan")),
+        ("share", float("inf")),
+        ("share", "a"),
+        ("share", None),
+        ("limit", "a"),
+        ("limit", float("nan")),
+        ("flag", 1),
+        ("flag", "True"),
+        ("flag", None),
+        ("mode", 1),
+        ("mode", None),
+        ("mode", True),
+        ("level", 3),
+        ("level", None),
+        ("by", 3),
+        ("by", None),
+        ("word", 3),
+    ],
+)
 def test_a_value_of_another_type_is_refused(setting: str, value: Any) -> None:
     assert f"({setting}=...): {value!r} was given; " in refusal(**{setting: value})
 
@@ -101,11 +140,15 @@ def test_a_choice_among_whole_numbers_takes_whole_numbers_only(value: Any) -> No
 
 
 def test_a_whole_number_given_for_a_float_becomes_one() -> None:
-    assert isinstance(Sample(1, share=1).share, float) and isinstance(Sample(1, limit=2).limit, float)
+    assert isinstance(Sample(1, share=1).share, float) and isinstance(
+        Sample(1, limit=2).limit, float
+    )
 
 
 def test_a_choice_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    assert "there is no choice 'fats'; did you mean 'fast'? There are: fast, slow" in refusal(mode="fats")
+    assert "there is no choice 'fats'; did you mean 'fast'? There are: fast, slow" in refusal(
+        mode="fats"
+    )
     assert "'2' was given; 1 | 2 fits" in refusal(level="2")
 
 
@@ -124,23 +167,47 @@ def test_the_text_of_a_method_gives_the_required_by_place_and_leaves_out_what_is
 
 
 def test_settings_by_name_alone_come_after_those_by_place() -> None:
-    assert [f.name for f in ordered(Sample)] == ["count", "share", "mode", "by", "limit", "flag", "level", "word", "speed"]
+    assert [f.name for f in ordered(Sample)] == [
+        "count",
+        "share",
+        "mode",
+        "by",
+        "limit",
+        "flag",
+        "level",
+        "word",
+        "speed",
+    ]
 
 
 def test_settings_of_says_what_is_known_of_each_setting() -> None:
     found = {s.name: s for s in settings_of(Sample)}
     assert list(found) == [f.name for f in ordered(Sample)]
     count, by = found["count"], found["by"]
-    assert (count.kind, count.required, count.default, count.bounds, count.help) == ("int", True, None, ">= 1, < 10",
-        "how many")
-    assert (by.kind, by.required, by.default) == ("str", False, "l1") and by.bounds == " | ".join(menu("importance"))
+    assert (count.kind, count.required, count.default, count.bounds, count.help) == (
+        "int",
+        True,
+        None,
+        ">= 1, < 10",
+        "how many",
+    )
+    assert (by.kind, by.required, by.default) == ("str", False, "l1") and by.bounds == " | ".join(
+        menu("importance")
+    )
     assert found["speed"].bounds == "> 0, <= 10" and found["limit"].kind == "float or None"
     assert found["mode"].kind == "'fast' | 'slow'" and found["flag"].bounds == ""
 
 
-@pytest.mark.parametrize(("kind", "text"), [
-    (int, "int"), (float | None, "float or None"), (Literal["a", "b"], "'a' | 'b'"), (Literal[8] | None, "8 or None"),
-    (str, "str")])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (int, "int"),
+        (float | None, "float or None"),
+        (Literal["a", "b"], "'a' | 'b'"),
+        (Literal[8] | None, "8 or None"),
+        (str, "str"),
+    ],
+)
 def test_a_type_is_named_as_a_user_says_it(kind: Any, text: str) -> None:
     assert kind_text(kind) == text
 
@@ -160,7 +227,9 @@ def test_a_late_setting_at_its_default_leaves_the_identity_as_it_was() -> None:
     assert json.loads(Later(third=4).identity())[2] == {"first": 1.0, "second": 2, "third": 4}
 
 
-def test_identity_of_a_method_that_names_another_changes_with_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_of_a_method_that_names_another_changes_with_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     prune = method_of("steps", "prune(0.5)")
     before = prune.identity()
     assert json.loads(before)[2]["by"] == L1().identity()
@@ -179,8 +248,12 @@ def test_a_method_that_does_nothing_says_so_when_called() -> None:
 
 
 @settings(max_examples=100, deadline=None, database=None)
-@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-       st.sampled_from([int, float, str, bool, int | None, float | None, Literal["a"], Literal[1] | None]))
+@given(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    st.sampled_from(
+        [int, float, str, bool, int | None, float | None, Literal["a"], Literal[1] | None]
+    ),
+)
 def test_any_value_is_taken_as_the_type_or_refused(value: Any, kind: Any) -> None:
     try:
         found = checked(value, kind, {"low": None}, "here")
@@ -190,7 +263,9 @@ def test_any_value_is_taken_as_the_type_or_refused(value: Any, kind: Any) -> Non
 
 
 def test_a_menu_lists_files_and_refuses_other_names() -> None:
-    assert "prune" in list(menu("steps")) and not {"__init__", "_onnx", "_target"} & set(menu("targets"))
+    assert "prune" in list(menu("steps")) and not {"__init__", "_onnx", "_target"} & set(
+        menu("targets")
+    )
     assert menu("steps") is menu("steps")
     with pytest.raises(LissomError, match="there is no step 'prunne'; did you mean 'prune'"):
         menu("steps")["prunne"]
@@ -198,7 +273,9 @@ def test_a_menu_lists_files_and_refuses_other_names() -> None:
         Menu("stepss")
 
 
-@pytest.mark.parametrize("text", ["percentile({0.9, 0.99})", "{minmax, percentile}", "minmax | minmax", "", "3"])
+@pytest.mark.parametrize(
+    "text", ["percentile({0.9, 0.99})", "{minmax, percentile}", "minmax | minmax", "", "3"]
+)
 def test_a_menu_makes_one_method_of_a_text_and_no_set(text: str) -> None:
     with pytest.raises(LissomError, match=r"^here: "):
         method_of("ranges", text, "here")
@@ -208,7 +285,9 @@ def test_a_menu_says_which_file_holds_no_class_of_its_name(monkeypatch: pytest.M
     import lissom.importance.l1 as module
 
     monkeypatch.delattr(module, "L1")
-    with pytest.raises(LissomError, match=r"lissom/importance/l1\.py: holds no class called like the file"):
+    with pytest.raises(
+        LissomError, match=r"lissom/importance/l1\.py: holds no class called like the file"
+    ):
         Menu("importance")["l1"]
 
 
@@ -220,5 +299,10 @@ def test_the_package_shows_its_public_names_alone() -> None:
 
 
 def test_the_nearest_name_is_offered_only_when_it_is_near() -> None:
-    assert nearest("PRUNE", ["train", "prune"]) == "prune" and nearest("xyz", ["train", "prune"]) is None
-    assert str(unknown("w", "step", "xyz", ["b", "a"])) == "w: there is no step 'xyz'. There are: a, b"
+    assert (
+        nearest("PRUNE", ["train", "prune"]) == "prune"
+        and nearest("xyz", ["train", "prune"]) is None
+    )
+    assert (
+        str(unknown("w", "step", "xyz", ["b", "a"])) == "w: there is no step 'xyz'. There are: a, b"
+    )

@@ -33,15 +33,38 @@ class Killed(BaseException):
 def data(count: int = 70, size: int = 8) -> Data:
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (count,), generator=draw)
-    pixels = torch.randint(0, 60, (count, 3, size, size), generator=draw) + 90 * labels.view(-1, 1, 1, 1)
+    pixels = torch.randint(0, 60, (count, 3, size, size), generator=draw) + 90 * labels.view(
+        -1, 1, 1, 1
+    )
     split = Images(pixels.byte(), labels)
-    return Data("bright", split, split, split, ("a", "b", "c"), 3, (size, size), (0.5,) * 3, (0.25,) * 3, True, "x")
+    return Data(
+        "bright",
+        split,
+        split,
+        split,
+        ("a", "b", "c"),
+        3,
+        (size, size),
+        (0.5,) * 3,
+        (0.25,) * 3,
+        True,
+        "x",
+    )
 
 
 def net(width: int = 16) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.2),
-                         nn.Conv2d(width, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Conv2d(width, width, 3, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, 3),
+    )
 
 
 class Noisy(nn.Module):
@@ -53,7 +76,12 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            x = x + 0.1 * random.random() + 0.1 * float(np.random.rand()) + 0.1 * torch.randn_like(x)
+            x = (
+                x
+                + 0.1 * random.random()
+                + 0.1 * float(np.random.rand())
+                + 0.1 * torch.randn_like(x)
+            )
         return self.layers(x)
 
 
@@ -73,6 +101,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, at: int, before: bool = False) -> None
         real(self, of, state)
         if count[0] == at:
             raise Killed
+
     monkeypatch.setattr(Checkpoints, "write", write)
 
 
@@ -88,16 +117,18 @@ RECIPES = {
     "a teacher, connectors, weights measured": 'distill("kd + fmse + mgd", 2, batch=16, share=0.3)',
     "zeros that stay": "train(1, batch=64) | mask(0.5) | train(2, batch=16)",
     "learned scales": 'train(1, batch=64) | quantize(4, grid="lsq") | train(2, batch=16, lr=0.01)',
-    "ranges that move":
-        'train(1, batch=64) | quantize(8, 4, inputs_grid="uniform(momentum=0.1)") | train(2, batch=16, lr=0.01)',
+    "ranges that move": 'train(1, batch=64) | quantize(8, 4, inputs_grid="uniform(momentum=0.1)") | train(2, '
+    "batch=16, lr=0.01)",
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_killed_run_goes_on_within_the_step_and_ends_bit_equal(recipe: str, tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_within_the_step_and_ends_bit_equal(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = lissom.run(recipe, task(), tmp_path / "whole", checkpoint=0)[0]["key"]
-    for at, before in ((4, False), (5, False), (8, True)):  # of 2 epochs of 5 steps: within, at the end of one, writing
+    # of 2 epochs of 5 steps: within, at the end of one, writing
+    for at, before in ((4, False), (5, False), (8, True)):
         store, said = tmp_path / f"killed at {at}", list[str]()
         with monkeypatch.context() as patch:
             dies(patch, at + recipe.count("batch=64") * 3, before)
@@ -118,6 +149,7 @@ def test_every_generator_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         model = Noisy()
         fit(model, data(), TrainSettings(2, batch=16), seed=3, device=CPU, checkpoints=checkpoints)
         return [p.detach() for p in model.parameters()]
+
     wanted = learned(None)
     with monkeypatch.context() as patch:
         dies(patch, 7)
@@ -148,12 +180,23 @@ class Fading(nn.Module):
         self.batches = memory
 
 
-def test_a_loss_of_ones_own_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_of_ones_own_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def learned(checkpoints: Checkpoints | None) -> Tensor:
         torch.manual_seed(1)
         model = net()
-        fit(model, data(), TrainSettings(2, batch=16), seed=3, device=CPU, loss=Fading(), checkpoints=checkpoints)
+        fit(
+            model,
+            data(),
+            TrainSettings(2, batch=16),
+            seed=3,
+            device=CPU,
+            loss=Fading(),
+            checkpoints=checkpoints,
+        )
         return torch.cat([p.detach().flatten() for p in model.parameters()])
+
     with monkeypatch.context() as patch:
         dies(patch, 7)
         with pytest.raises(Killed):
@@ -169,11 +212,19 @@ def begun(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Non
             learn(folder, **settings)
 
 
-def learn(folder: Path | None, *, width: int = 16, seed: int = 3, lr: float = 0.1, say: Any = print) -> Tensor:
+def learn(
+    folder: Path | None, *, width: int = 16, seed: int = 3, lr: float = 0.1, say: Any = print
+) -> Tensor:
     torch.manual_seed(1)
     model = net(width)
-    fit(model, data(), TrainSettings(2, batch=16, lr=lr), seed=seed, device=CPU,
-        checkpoints=Checkpoints(folder, 0.0, say) if folder else None)
+    fit(
+        model,
+        data(),
+        TrainSettings(2, batch=16, lr=lr),
+        seed=seed,
+        device=CPU,
+        checkpoints=Checkpoints(folder, 0.0, say) if folder else None,
+    )
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -197,11 +248,19 @@ def of_another_torch(path: Path) -> None:
     save_file(load_file(path), path, {"lissom": json.dumps(facts)})
 
 
-@pytest.mark.parametrize(("harm", "said"), [
-    (cut, "cannot be read"), (flipped, "changed, or damaged"), (of_another_torch, "its torch was 1.0, now it is"),
-    (lambda path: path.write_bytes(b""), "cannot be read"), (lambda path: path.write_text("no" * 99), "cannot be read")])
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut, "cannot be read"),
+        (flipped, "changed, or damaged"),
+        (of_another_torch, "its torch was 1.0, now it is"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_text("no" * 99), "cannot be read"),
+    ],
+)
 def test_a_checkpoint_that_is_broken_or_of_another_torch_is_set_aside(
-        harm: Callable[[Path], None], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harm: Callable[[Path], None], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun(tmp_path, monkeypatch)
     harm(tmp_path / "checkpoint.safetensors")
     notes: list[str] = []
@@ -210,19 +269,25 @@ def test_a_checkpoint_that_is_broken_or_of_another_torch_is_set_aside(
     assert (tmp_path / "checkpoint-aside.safetensors").exists()
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"seed": 4}, "its seed was 3"), ({"lr": 0.2}, "its pace was"),
-                                                ({"width": 24}, "was ((16")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"seed": 4}, "its seed was 3"), ({"lr": 0.2}, "its pace was"), ({"width": 24}, "was ((16")],
+)
 def test_a_checkpoint_of_another_recipe_or_network_is_set_aside(
-        settings: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun(tmp_path, monkeypatch)
     notes: list[str] = []
     assert torch.equal(learn(tmp_path, say=notes.append, **settings), learn(None, **settings))
     assert len(notes) == 1 and "set aside, the step starts anew" in notes[0] and said in notes[0]
 
 
-def test_a_disk_that_is_full_does_not_end_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_does_not_end_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("lissom.learning.checkpoint.os.replace", full)
     notes: list[str] = []
     assert torch.equal(learn(tmp_path, say=notes.append), learn(None))
@@ -236,22 +301,35 @@ def test_one_checkpoint_is_kept_as_often_as_was_asked(tmp_path: Path) -> None:
     assert checkpoints.written == 0 and not list(tmp_path.iterdir())
     checkpoints = Checkpoints(tmp_path, 0.0)
     fit(net(), data(), TrainSettings(1, batch=16), seed=0, device=CPU, checkpoints=checkpoints)
-    assert checkpoints.written == 6 and [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert checkpoints.written == 6 and [path.name for path in tmp_path.iterdir()] == [
+        "checkpoint.safetensors"
+    ]
 
 
-def test_measuring_that_is_killed_does_not_train_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_that_is_killed_does_not_train_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise Killed
+
     with monkeypatch.context() as patch:
         patch.setattr("lissom.running.execute.sizes", killed)
         with pytest.raises(Killed):
             lissom.run("train(2, batch=16)", task(), tmp_path / "store", checkpoint=NOW)
     taken: list[int] = []
-    lissom.run("train(2, batch=16)", task(), tmp_path / "store", checkpoint=NOW, watch=lambda p: taken.append(p.done))
+    lissom.run(
+        "train(2, batch=16)",
+        task(),
+        tmp_path / "store",
+        checkpoint=NOW,
+        watch=lambda p: taken.append(p.done),
+    )
     assert not taken
 
 
-def test_the_seconds_of_a_step_are_those_of_all_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seconds_of_a_step_are_those_of_all_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def started_ago(self: Checkpoints, of: dict[str, Any]) -> Any:
         self.begun -= 1000
         return Checkpoints.__dict__["_read"](self, of)
@@ -270,7 +348,12 @@ def test_the_seconds_of_a_step_are_those_of_all_its_runs(tmp_path: Path, monkeyp
 def test_what_is_packed_comes_back_as_it_lay_in_memory() -> None:
     held: dict[str, Tensor] = {}
     last = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    given = {"a": last, 2: (1, [True, None, "x", float("inf")]), "b": torch.tensor(3), "c": torch.randn(4, 4)[:, 1]}
+    given = {
+        "a": last,
+        2: (1, [True, None, "x", float("inf")]),
+        "b": torch.tensor(3),
+        "c": torch.randn(4, 4)[:, 1],
+    }
     found = unpacked(json.loads(json.dumps(packed(given, held))), held)
     assert list(found) == list(given) and found[2] == given[2] and isinstance(found[2], tuple)
     for name in ("a", "b", "c"):

@@ -27,18 +27,41 @@ def data(count: int = 70, size: int = 8) -> Data:
     """Return images whose class is how bright they are."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (count,), generator=draw)
-    pixels = torch.randint(0, 60, (count, 3, size, size), generator=draw) + 90 * labels.view(-1, 1, 1, 1)
+    pixels = torch.randint(0, 60, (count, 3, size, size), generator=draw) + 90 * labels.view(
+        -1, 1, 1, 1
+    )
     split = Images(pixels.byte(), labels)
-    return Data("bright", split, split, split, ("a", "b", "c"), 3, (size, size), (0.5,) * 3, (0.25,) * 3, True, "x")
+    return Data(
+        "bright",
+        split,
+        split,
+        split,
+        ("a", "b", "c"),
+        3,
+        (size, size),
+        (0.5,) * 3,
+        (0.25,) * 3,
+        True,
+        "x",
+    )
 
 
 def net(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1),
-                         nn.Flatten(), nn.Linear(8, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
 
 
-def trained(model: nn.Module, pace: TrainSettings | None = None, *, seed: int = 0, **settings: Any) -> list[dict[str, Any]]:
+def trained(
+    model: nn.Module, pace: TrainSettings | None = None, *, seed: int = 0, **settings: Any
+) -> list[dict[str, Any]]:
     pace = pace or TrainSettings(2, lr=0.1, batch=16)
     return fit(model, data(), pace, seed=seed, device=CPU, precision=torch.float32, **settings)
 
@@ -49,8 +72,16 @@ def test_weight_decay_spares_norms_and_biases() -> None:
     optimizer = optimizer_of(model, TrainSettings(1, lr=0.3, momentum=0.8, decay=0.01))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert {name: decay.get(id(p)) for name, p in model.named_parameters()} == {
-        "0.weight": 0.01, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0, "6.weight": None, "6.bias": 0.0}
-    assert all(g["nesterov"] and g["momentum"] == 0.8 and g["lr"] == 0.3 for g in optimizer.param_groups)
+        "0.weight": 0.01,
+        "0.bias": 0.0,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "6.weight": None,
+        "6.bias": 0.0,
+    }
+    assert all(
+        g["nesterov"] and g["momentum"] == 0.8 and g["lr"] == 0.3 for g in optimizer.param_groups
+    )
 
 
 def test_momentum_may_be_zero_and_groups_may_be_empty() -> None:
@@ -59,7 +90,9 @@ def test_momentum_may_be_zero_and_groups_may_be_empty() -> None:
 
 
 def test_adamw_takes_decay_and_its_first_beta_from_the_pace_and_learns() -> None:
-    optimizer = optimizer_of(net(), TrainSettings(1, lr=0.01, momentum=0.8, decay=0.02, optimizer="adamw"))
+    optimizer = optimizer_of(
+        net(), TrainSettings(1, lr=0.01, momentum=0.8, decay=0.02, optimizer="adamw")
+    )
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.02, 0.0]
     assert all(g["betas"] == (0.8, 0.999) for g in optimizer.param_groups)
@@ -68,15 +101,21 @@ def test_adamw_takes_decay_and_its_first_beta_from_the_pace_and_learns() -> None
 
 
 def test_adamw_with_a_rate_of_sgd_is_refused() -> None:
-    with pytest.raises(LissomError, match=r"train\(lr=...\): 0.2 suits sgd; with adamw about 0.003 fits"):
+    with pytest.raises(
+        LissomError, match=r"train\(lr=...\): 0.2 suits sgd; with adamw about 0.003 fits"
+    ):
         method_of("steps", 'train(2, optimizer="adamw")')
 
 
-@pytest.mark.parametrize(("schedule", "wanted"), [
-    ("constant", {0: 1, 0.5: 1, 0.99: 1}),
-    ("cosine", {0: 1, 0.25: (1 + math.sqrt(0.5)) / 2, 0.5: 0.5, 1: 0}),
-    ("step", {0: 1, 0.49: 1, 0.5: 0.1, 0.74: 0.1, 0.75: 0.01, 0.99: 0.01}),
-    ("onecycle", {0: 0.1, 0.125: 0.55, 0.25: 1, 0.625: 0.5, 1: 0})])
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("constant", {0: 1, 0.5: 1, 0.99: 1}),
+        ("cosine", {0: 1, 0.25: (1 + math.sqrt(0.5)) / 2, 0.5: 0.5, 1: 0}),
+        ("step", {0: 1, 0.49: 1, 0.5: 0.1, 0.74: 0.1, 0.75: 0.01, 0.99: 0.01}),
+        ("onecycle", {0: 0.1, 0.125: 0.55, 0.25: 1, 0.625: 0.5, 1: 0}),
+    ],
+)
 def test_the_rate_follows_its_schedule(schedule: Any, wanted: dict[float, float]) -> None:
     pace = TrainSettings(1, lr=0.4, schedule=schedule)
     for progress, rate in wanted.items():
@@ -88,7 +127,10 @@ def test_the_loop_takes_the_steps_and_rates_it_says() -> None:
     seen: list[Progress] = []
     rows = trained(net(), TrainSettings(3, lr=0.1, batch=16, schedule="cosine"), watch=seen.append)
     steps = 5 * 3
-    assert [r["epoch"] for r in rows] == [1, 2, 3] and (seen[-1].done, seen[-1].total) == (steps, steps)
+    assert [r["epoch"] for r in rows] == [1, 2, 3] and (seen[-1].done, seen[-1].total) == (
+        steps,
+        steps,
+    )
     for k, row in enumerate(rows):
         assert row["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * (5 * k + 4) / steps)))
         assert math.isfinite(row["loss"]) and 0 <= row["top1"] <= 1 and row["seconds"] > 0
@@ -102,6 +144,7 @@ def test_one_step_is_that_of_nesterov_by_hand() -> None:
     def loss(m: nn.Module, batch: Batch) -> Tensor:
         found.append(batch)
         return batch.outputs.square().mean()
+
     trained(model, TrainSettings(1, lr=0.1, batch=70, schedule="constant", decay=0.01), loss=loss)
     before(found[0].images).square().mean().backward()
     for (name, p), q in zip(before.named_parameters(), model.parameters(), strict=True):
@@ -117,15 +160,25 @@ def test_training_learns() -> None:
 def test_terms_are_added_to_the_loss() -> None:
     slow = TrainSettings(1, lr=1e-6, batch=16)
     plain = trained(net(), slow)
-    more = trained(net(), slow, terms=[lambda m, b: torch.tensor(2.0), lambda m, b: torch.tensor(0.5)])
+    more = trained(
+        net(), slow, terms=[lambda m, b: torch.tensor(2.0), lambda m, b: torch.tensor(0.5)]
+    )
     assert more[0]["loss"] == pytest.approx(plain[0]["loss"] + 2.5, abs=1e-3)
 
 
 def test_the_norm_of_the_gradient_is_limited() -> None:
     model = net()
     before = [p.detach().clone() for p in model.parameters()]
-    trained(model, TrainSettings(1, lr=1.0, batch=70, schedule="constant", momentum=0.0, decay=0.0, clip=1e-3))
-    moved = math.sqrt(sum(float((a - b).detach().square().sum()) for a, b in zip(before, model.parameters(), strict=True)))
+    trained(
+        model,
+        TrainSettings(1, lr=1.0, batch=70, schedule="constant", momentum=0.0, decay=0.0, clip=1e-3),
+    )
+    moved = math.sqrt(
+        sum(
+            float((a - b).detach().square().sum())
+            for a, b in zip(before, model.parameters(), strict=True)
+        )
+    )
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -138,6 +191,7 @@ def test_a_loss_that_is_no_number_names_epoch_and_step(value: float, at: int) ->
         nonlocal count
         count += 1
         return cross_entropy()(m, batch) + (value if count == at else 0.0)
+
     with pytest.raises(LissomError, match=rf"here: epoch {1 + (at > 5)}, step \d") as caught:
         trained(net(), loss=loss, where="here")
     assert "lower lr" in str(caught.value)
@@ -145,8 +199,10 @@ def test_a_loss_that_is_no_number_names_epoch_and_step(value: float, at: int) ->
 
 def test_a_rate_too_high_is_an_error_and_not_a_network_of_nan() -> None:
     with pytest.raises(LissomError, match="epoch"):
-        trained(nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Linear(32, 3)),
-                TrainSettings(5, lr=10, batch=4, schedule="constant"))
+        trained(
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Linear(32, 3)),
+            TrainSettings(5, lr=10, batch=4, schedule="constant"),
+        )
 
 
 @pytest.mark.parametrize("name", ["resnet8", "small"])
@@ -184,7 +240,9 @@ def test_frozen_parameters_stay() -> None:
 
 def test_an_empty_split_is_an_error() -> None:
     empty = data()
-    empty.train = Images(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
+    empty.train = Images(
+        torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)
+    )
     with pytest.raises(LissomError, match="empty"):
         fit(net(), empty, TrainSettings(1), seed=0, device=CPU)
 
@@ -197,6 +255,7 @@ def test_a_last_batch_of_one_image_trains_a_norm_over_one_value() -> None:
 def test_channels_last_is_avoided_where_it_breaks() -> None:
     def layout(*layers: nn.Module, device: str = "cpu") -> torch.memory_format:
         return layout_of(nn.Sequential(*layers), torch.device(device))
+
     last, contiguous = torch.channels_last, torch.contiguous_format
     assert layout(nn.Conv2d(8, 32, 1, stride=2)) == contiguous
     assert layout(nn.Conv2d(15, 32, 1, stride=(1, 2))) == contiguous
@@ -221,14 +280,19 @@ def test_gradients_are_right_in_the_layout_that_is_chosen(inputs: int) -> None:
     torch.testing.assert_close(layer.weight.grad.double(), wanted.weight.grad, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize(("cpu", "amx", "wanted"), [
-    ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, False, torch.bfloat16),
-    ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False, torch.float32),
-    ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, False, torch.float32),
-    ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, True, torch.bfloat16),
-    (None, False, torch.float32)])
-def test_training_computes_in_bfloat16_where_that_is_faster(cpu: dict | None, amx: bool, wanted: torch.dtype,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cpu", "amx", "wanted"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, False, torch.bfloat16),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, False, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, True, torch.bfloat16),
+        (None, False, torch.float32),
+    ],
+)
+def test_training_computes_in_bfloat16_where_that_is_faster(
+    cpu: dict | None, amx: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if cpu is None:  # an older PyTorch
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
@@ -248,7 +312,9 @@ def test_crops_are_shifts() -> None:
     pixels = torch.randint(1, 255, (20, 3, 8, 8), dtype=torch.uint8)
     for image, found in zip(pixels, crop(pixels, 2, torch.Generator().manual_seed(0)), strict=True):
         padded = nn.functional.pad(image, (2, 2, 2, 2))
-        assert any(torch.equal(found, padded[:, y:y + 8, x:x + 8]) for y in range(5) for x in range(5))
+        assert any(
+            torch.equal(found, padded[:, y : y + 8, x : x + 8]) for y in range(5) for x in range(5)
+        )
 
 
 def test_flips_mirror_about_half() -> None:
@@ -272,13 +338,26 @@ def test_batch_norm_stays_as_it_is_told(freeze: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained(model, TrainSettings(1, lr=0.1, batch=16, freeze=freeze))  # type: ignore[arg-type]
     same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
-    assert same == {"none": set(), "gamma": {"1.weight"}, "norm": {k for k in before if k.startswith("1.")}}[freeze]
+    assert (
+        same
+        == {
+            "none": set(),
+            "gamma": {"1.weight"},
+            "norm": {k for k in before if k.startswith("1.")},
+        }[freeze]
+    )
     assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("freeze", ["none", "ranges", "norm+ranges"])
-@pytest.mark.parametrize("grids", ["grid='lsq', inputs_grid='pact'", "grid='uniform(momentum=0.1, weights_momentum=0.1)'",
-                                   "grid='uniform(asymmetric_weights=True)'"])
+@pytest.mark.parametrize(
+    "grids",
+    [
+        "grid='lsq', inputs_grid='pact'",
+        "grid='uniform(momentum=0.1, weights_momentum=0.1)'",
+        "grid='uniform(asymmetric_weights=True)'",
+    ],
+)
 def test_ranges_stay_as_they_are_told(freeze: str, grids: str) -> None:
     shown = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     model = apply(f"quantize(4, 4, first=4, last=4, {grids})", net().eval(), shown[:1], shown)
@@ -287,7 +366,11 @@ def test_ranges_stay_as_they_are_told(freeze: str, grids: str) -> None:
     same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     ranges = {name for name in before if "rounding." in name or name.startswith("grids.")}
     norms = {name for name in before if ".norm." in name}
-    assert ranges and norms and not any(name.endswith("weight") and ".norm." not in name for name in same)
+    assert (
+        ranges
+        and norms
+        and not any(name.endswith("weight") and ".norm." not in name for name in same)
+    )
     if freeze == "none":
         moved = ranges - same
         assert any("rounding." in name for name in moved)
@@ -295,11 +378,17 @@ def test_ranges_stay_as_they_are_told(freeze: str, grids: str) -> None:
     else:
         assert ranges <= same
     assert (norms <= same) == (freeze == "norm+ranges")
-    assert all(p.requires_grad for p in model.parameters()) and not any(getattr(m, "still", False) for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters()) and not any(
+        getattr(m, "still", False) for m in model.modules()
+    )
 
 
 def test_ranges_of_a_network_that_has_none_cannot_stay() -> None:
-    with pytest.raises(LissomError, match=r'freeze="ranges": nothing in this network is rounded.*quantize first'):
+    with pytest.raises(
+        LissomError,
+        match=r'freeze="ranges": nothing in this network is '
+        r"rounded.*quantize first",
+    ):
         trained(net(), TrainSettings(1, batch=16, freeze="ranges"))
     context = Context(torch.zeros(1, 3, 8, 8), lambda _: [], where="train(1)")
     with pytest.raises(LissomError, match=r"^train\(1\): freeze="):
@@ -323,7 +412,8 @@ class WritesIntoParts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.layer(x).chunk(2, 1)
-        return torch.cat([b.mul_(2), a], 1).mean((2, 3))  # which PyTorch lets no network learn through
+        # which PyTorch lets no network learn through
+        return torch.cat([b.mul_(2), a], 1).mean((2, 3))
 
 
 def test_a_network_that_cannot_learn_is_said_in_one_line_with_the_line_of_its_code() -> None:

@@ -1,4 +1,6 @@
-"""The built-in networks: the sizes they are known by, the images they take, their widths, and surgery on them."""
+"""The built-in networks: the sizes they are known by, the images they take, their widths, and
+surgery on them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SMALL = [name for name in EVERY if int("0" + re.sub(r"\D", "", name)) < 60]
 def built(name: str, *given: int) -> nn.Module:
     """Return a network that has shapes and no numbers."""
     with torch.device("meta"):
-        return factory(name)(**dict(zip(("num_classes", "in_channels"), given, strict=False))).eval()
+        return factory(name)(
+            **dict(zip(("num_classes", "in_channels"), given, strict=False))
+        ).eval()
 
 
 def of_convolutions(net: nn.Module) -> int:
@@ -32,21 +36,33 @@ def convolutions(net: nn.Module) -> list[nn.Conv2d]:
     return [m for m in net.modules() if isinstance(m, nn.Conv2d)]
 
 
-@pytest.mark.parametrize(("name", "count"), [
-    ("preresnet38", 404_954),  # network slimming's 38-layer network, without its channel selection
-    ("resnet20", 272_474),  # 269,722 with the shortcuts of option A, and 2,752 for those of option B
-    ("densenet40", 1_059_298)])  # network slimming's 1.07 M hold 9,360 entries of channel selection
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        (
+            "preresnet38",
+            404_954,
+        ),  # network slimming's 38-layer network, without its channel selection
+        # 269,722 with the shortcuts of option A, and 2,752 for those of option B
+        ("resnet20", 272_474),
+        ("densenet40", 1_059_298),
+    ],
+)  # network slimming's 1.07 M hold 9,360 entries of channel selection
 def test_a_built_in_network_has_the_parameters_it_is_known_by(name: str, count: int) -> None:
     assert parameters(built(name, 10, 3)) == count
 
 
 def test_vgg_with_three_linear_layers_has_the_parameters_it_is_known_by() -> None:
-    assert parameters(built("vgg19_fc", 100)) == 39_327_652 - 5_504  # biases before batch-norm, which change nothing
+    # biases before batch-norm, which change nothing
+    assert parameters(built("vgg19_fc", 100)) == 39_327_652 - 5_504
 
 
-@pytest.mark.parametrize(("name", "count", "work"), [
-    ("nin", 966_986, 222_486_528), ("nin_gc", 582_666, 157_679_616)])
-def test_network_in_network_has_the_convolutions_it_is_known_by(name: str, count: int, work: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "count", "work"), [("nin", 966_986, 222_486_528), ("nin_gc", 582_666, 157_679_616)]
+)
+def test_network_in_network_has_the_convolutions_it_is_known_by(
+    name: str, count: int, work: int
+) -> None:
     net = built(name, 10, 3)
     assert of_convolutions(net) == count
     assert macs(factory(name)(), torch.zeros(1, 3, 32, 32)) == work
@@ -56,7 +72,17 @@ def test_network_in_network_has_the_convolutions_it_is_known_by(name: str, count
 def test_grouped_network_in_network_has_its_groups() -> None:
     net = built("nin_gc")
     assert [c.groups for c in convolutions(net)] == [1, 2, 2, 16, 4, 4, 32, 8, 1]
-    assert [c.out_channels for c in convolutions(net)] == [256, 256, 256, 512, 512, 512, 1024, 1024, 10]
+    assert [c.out_channels for c in convolutions(net)] == [
+        256,
+        256,
+        256,
+        512,
+        512,
+        512,
+        1024,
+        1024,
+        10,
+    ]
     assert [m.mixed for m in net.features if isinstance(m, Unit)] == [1, 1, 2, 2, 16, 4, 4, 32, 1]
 
 
@@ -72,8 +98,12 @@ def test_every_built_in_network_takes_images_of_any_channels_and_sizes(name: str
     model = built(name, 7, 2)
     for size in ((32, 32), (64, 48)):
         assert model(torch.zeros(2, 2, *size, device="meta")).shape == (2, 7)
-    depth = sum(isinstance(m, (nn.Conv2d, nn.Linear)) and "shortcut" not in key for key, m in model.named_modules())
-    linear = 2 if name.startswith("vgg") and "_fc" not in name else 0  # VGG counts three linear layers
+    depth = sum(
+        isinstance(m, (nn.Conv2d, nn.Linear)) and "shortcut" not in key
+        for key, m in model.named_modules()
+    )
+    # VGG counts three linear layers
+    linear = 2 if name.startswith("vgg") and "_fc" not in name else 0
     stated = re.sub(r"\D", "", name)
     assert depth + linear == (int(stated) if stated else 9)
 
@@ -83,16 +113,29 @@ def test_half_and_quarter_have_that_share_of_the_channels(name: str) -> None:
     whole = convolutions(built(name))
     for width, share in (("", 1), ("-half", 2), ("-quarter", 4)):
         for one, other in zip(whole, convolutions(built(name + width)), strict=True):
-            assert other.out_channels == (one.out_channels // share if one.out_channels != 10 else 10)
+            assert other.out_channels == (
+                one.out_channels // share if one.out_channels != 10 else 10
+            )
             assert other.groups == one.groups and other.kernel_size == one.kernel_size
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("vgg16-hlaf", "did you mean 'vgg16-half'"), ("vgg12-half", "vgg has the depths 11, 13, 16 and 19"),
-    ("densenet41", "a depth of densenet is 3n+4; near 41 are 37, 40, 43"), ("densenet4", "3n+4; near 4 are 7, 10"),
-    ("nin20", "did you mean 'nin'"), ("nin-gc", "no built-in network"), ("nin_gx", "did you mean 'nin_gc'"),
-    ("resnet20-halfquarter", "no built-in network"), ("vgg16-", "did you mean 'vgg16'")])
-def test_a_network_or_width_that_does_not_exist_is_refused_with_what_does(name: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vgg16-hlaf", "did you mean 'vgg16-half'"),
+        ("vgg12-half", "vgg has the depths 11, 13, 16 and 19"),
+        ("densenet41", "a depth of densenet is 3n+4; near 41 are 37, 40, 43"),
+        ("densenet4", "3n+4; near 4 are 7, 10"),
+        ("nin20", "did you mean 'nin'"),
+        ("nin-gc", "no built-in network"),
+        ("nin_gx", "did you mean 'nin_gc'"),
+        ("resnet20-halfquarter", "no built-in network"),
+        ("vgg16-", "did you mean 'vgg16'"),
+    ],
+)
+def test_a_network_or_width_that_does_not_exist_is_refused_with_what_does(
+    name: str, said: str
+) -> None:
     with pytest.raises(LissomError) as caught:
         check_name(name)
     assert said in str(caught.value)
@@ -102,19 +145,33 @@ def images(count: int = 4) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "nin_gc_bac-quarter",
-                                  "densenet10-half", "vgg11-quarter"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nin-quarter",
+        "nin_gc-quarter",
+        "nin_bac-quarter",
+        "nin_gc_bac-quarter",
+        "densenet10-half",
+        "vgg11-quarter",
+    ],
+)
 def test_surgery_works_on_a_narrow_network(name: str) -> None:
     torch.manual_seed(0)
     net = factory(name)(5).eval()
-    small, _ = lissom.apply("prune(0.3, multiple=1) | quantize(8)", net, images(1), images(), notes=True)  # some stay whole
+    # some stay whole
+    small, _ = lissom.apply(
+        "prune(0.3, multiple=1) | quantize(8)", net, images(1), images(), notes=True
+    )
     assert parameters(small) < parameters(net)
     with torch.no_grad():
         assert small(images()).shape == (4, 5)
 
 
-@pytest.mark.parametrize("name", ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "nin_gc_bac-quarter",
-                                  "densenet10-half"])
+@pytest.mark.parametrize(
+    "name",
+    ["nin-quarter", "nin_gc-quarter", "nin_bac-quarter", "nin_gc_bac-quarter", "densenet10-half"],
+)
 def test_a_new_network_learns(name: str) -> None:
     torch.manual_seed(0)
     net, labels = factory(name)(4).train(), torch.arange(8) % 4
@@ -128,4 +185,8 @@ def test_a_new_network_learns(name: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for k, p in net.named_parameters() if k.endswith("conv.weight"))
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0
+        for k, p in net.named_parameters()
+        if k.endswith("conv.weight")
+    )

@@ -1,4 +1,6 @@
-"""The report in a real browser: it draws, filters, sorts, follows clicks and keys, and stays quick with 500 runs."""
+"""The report in a real browser: it draws, filters, sorts, follows clicks and keys, and stays quick
+with 500 runs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from lissom.store.store import Store
 from lissom.surgery.quantization.bits import saturates
 from lissom.tasks.task import Task
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 SPACE = "train(1, batch=64) | {prune(0.3), prune(0.5) | quantize(8), quantize(4, 4)}"
 
 
@@ -43,8 +47,13 @@ def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.wrong = []
         tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
-        tab.on("console", lambda said: tab.wrong.append(said.text) if said.type == "error" else None)
-        tab.on("request", lambda asked: None if asked.url.startswith("file:") else tab.wrong.append(asked.url))
+        tab.on(
+            "console", lambda said: tab.wrong.append(said.text) if said.type == "error" else None
+        )
+        tab.on(
+            "request",
+            lambda asked: None if asked.url.startswith("file:") else tab.wrong.append(asked.url),
+        )
         tab.path = path
         yield tab
         browser.close()
@@ -73,7 +82,9 @@ def test_it_draws_every_network_and_asks_for_nothing(fresh: Any) -> None:
     assert fresh.title() == "lissom report" and len(rows(fresh)) == 6
     assert "3 networks, resnet8 on digits (360 test images)" in fresh.inner_text("#lead")
     for plot in ("plot1", "plot2", "curves", "channels"):
-        assert fresh.locator(f"#{plot} svg").count() and fresh.get_attribute(f"#{plot}", "aria-label")
+        assert fresh.locator(f"#{plot} svg").count() and fresh.get_attribute(
+            f"#{plot}", "aria-label"
+        )
     assert len(fresh.screenshot()) > 20_000
 
 
@@ -86,7 +97,9 @@ def test_times_of_layers_stand_beside_those_of_the_uncompressed_network(fresh: A
         names, was, now = fresh.evaluate(f"[{plot}.data[0].x, {plot}.data[0].y, {plot}.data[1].y]")
         assert {"stem", "head"} <= set(names) and len(names) == len(set(names))
         assert was[names.index("stem")] > 0 and now[names.index("stem")] > 0
-        assert runtime in fresh.get_attribute("#times", "aria-label") and "Most time: " in fresh.inner_text("#timesum")
+        assert runtime in fresh.get_attribute(
+            "#times", "aria-label"
+        ) and "Most time: " in fresh.inner_text("#timesum")
     before = now
     fresh.locator("#table tbody tr", has_text="prune(0.3)").first.click()
     assert fresh.evaluate(f"{plot}.data[1].y") != before
@@ -115,21 +128,30 @@ def test_clicks_and_keys_lead_to_the_run(fresh: Any) -> None:
     row.focus()
     fresh.keyboard.press("Enter")
     assert "quantize(4, inputs=4)" in fresh.inner_text("#recipe")
-    assert {"4/4", f"{7 if saturates() else 8}/8"} <= set(fresh.locator("#layers tbody td").all_inner_texts())
+    assert {"4/4", f"{7 if saturates() else 8}/8"} <= set(
+        fresh.locator("#layers tbody td").all_inner_texts()
+    )
     assert fresh.locator("#steps tbody tr").count() == 2 and "bytes:" in fresh.inner_text("#said")
     fresh.locator("#table tbody tr", has_text="prune(0.3)").first.click()
     assert fresh.inner_text("#recipe").endswith("prune(0.3)")
     box = fresh.locator("#plot2 .scatterlayer .points path").first.bounding_box()
-    wanted = fresh.evaluate("document.getElementById('plot2').data.find(t => t.customdata).customdata[0]")
+    wanted = fresh.evaluate(
+        "document.getElementById('plot2').data.find(t => t.customdata).customdata[0]"
+    )
     fresh.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    fresh.wait_for_function(f"document.getElementById('pick').value === {json.dumps(wanted)}", timeout=3000)
+    fresh.wait_for_function(
+        f"document.getElementById('pick').value === {json.dumps(wanted)}", timeout=3000
+    )
 
 
 def test_columns_sort_both_ways(fresh: Any) -> None:
     def sizes() -> list[float]:
         return [float(row.split("\t")[8].split()[0]) for row in rows(fresh)]
+
     head = fresh.locator("#table th button", has_text="file")
-    assert fresh.locator("#table th").nth(8).inner_text().startswith("file"), fresh.inner_text("#table thead")
+    assert fresh.locator("#table th").nth(8).inner_text().startswith("file"), fresh.inner_text(
+        "#table thead"
+    )
     head.click()
     once = sizes()
     head.click()
@@ -137,19 +159,28 @@ def test_columns_sort_both_ways(fresh: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling_and_paper_has_no_controls(fresh: Any, scheme: Any) -> None:
+def test_a_phone_needs_no_sideways_scrolling_and_paper_has_no_controls(
+    fresh: Any, scheme: Any
+) -> None:
     fresh.emulate_media(color_scheme=scheme)
     fresh.set_viewport_size({"width": 390, "height": 800})
     fresh.wait_for_timeout(300)
     assert fresh.evaluate("document.documentElement.scrollWidth") <= 390
-    ink, paper = (fresh.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
-    assert (sum(map(int, ink[4:-1].split(","))) < sum(map(int, paper[4:-1].split(",")))) == (scheme == "light")
+    ink, paper = (
+        fresh.evaluate(f"getComputedStyle(document.body).{name}")
+        for name in ("color", "backgroundColor")
+    )
+    assert (sum(map(int, ink[4:-1].split(","))) < sum(map(int, paper[4:-1].split(",")))) == (
+        scheme == "light"
+    )
     fresh.emulate_media(media="print", color_scheme="light")
     assert not fresh.is_visible("#filters") and fresh.is_visible("#table")
     fresh.emulate_media(media="screen")
 
 
-def test_500_runs_open_in_two_seconds_and_take_six_megabytes(store: Store, page: Any, tmp_path: Path) -> None:
+def test_500_runs_open_in_two_seconds_and_take_six_megabytes(
+    store: Store, page: Any, tmp_path: Path
+) -> None:
     many, keys = Store(tmp_path / "many"), [key for key in store if store.record(key)["targets"]]
     for key in store:
         shutil.copytree(store.folder(key), many.folder(key))
@@ -170,7 +201,9 @@ def test_500_runs_open_in_two_seconds_and_take_six_megabytes(store: Store, page:
     assert len(rows(page)) == 1000
 
 
-def test_what_rounding_costs_each_layer_is_drawn_and_told(store: Store, page: Any, tmp_path: Path) -> None:
+def test_what_rounding_costs_each_layer_is_drawn_and_told(
+    store: Store, page: Any, tmp_path: Path
+) -> None:
     shutil.copytree(store.root, tmp_path / "store")
     kept = Store(tmp_path / "store")
     key = next(key for key in kept if kept.record(key)["recipe"].endswith("quantize(4, inputs=4)"))
@@ -178,19 +211,38 @@ def test_what_rounding_costs_each_layer_is_drawn_and_told(store: Store, page: An
     kept.update(key, {"explanation": found})
     opened(page, write_report([key], kept, tmp_path / "report.html"))
     layers, names = found["layers"], [row["name"] for row in found["layers"]]
-    drawn = {trace["name"]: trace for trace in page.evaluate(
-        "document.getElementById('bylayer').data.map(t => ({name: t.name, x: t.x, y: t.y}))")}
-    assert drawn["this layer alone"] == {"name": "this layer alone", "x": [row["alone"] for row in layers], "y": names}
+    drawn = {
+        trace["name"]: trace
+        for trace in page.evaluate(
+            "document.getElementById('bylayer').data.map(t => ({name: t.name, x: t.x, y: t.y}))"
+        )
+    }
+    assert drawn["this layer alone"] == {
+        "name": "this layer alone",
+        "x": [row["alone"] for row in layers],
+        "y": names,
+    }
     assert drawn["all but this layer"]["x"] == [row["left_out"] for row in layers]
     assert drawn["inputs"]["x"] == [row["inputs"]["sqnr_db"] for row in layers]
-    assert {f"nothing rounded {found['ends']['float']:.4f}", f"all rounded {found['ends']['rounded']:.4f}"} <= set(drawn)
+    assert {
+        f"nothing rounded {found['ends']['float']:.4f}",
+        f"all rounded {found['ends']['rounded']:.4f}",
+    } <= set(drawn)
     assert page.locator("#bylayer .ytick").count() == len(layers), "a name for each"
     told = [row.split("\t") for row in page.locator("#rounded tbody tr").all_inner_texts()]
     assert [row[0] for row in told] == names
-    shares = [[f"{100 * row[of][what]:.1f} %" for what in ("use", "saturated") for of in ("weights", "inputs")]
-              for row in layers]
+    shares = [
+        [
+            f"{100 * row[of][what]:.1f} %"
+            for what in ("use", "saturated")
+            for of in ("weights", "inputs")
+        ]
+        for row in layers
+    ]
     assert [row[4:8] for row in told] == shares
-    assert sorted(page.locator("#rounded tr.worst td:first-child").all_inner_texts()) == sorted(found["worst"])
+    assert sorted(page.locator("#rounded tr.worst td:first-child").all_inner_texts()) == sorted(
+        found["worst"]
+    )
     assert all(sentence in page.inner_text("#explained") for sentence in found["said"])
 
 
@@ -203,19 +255,26 @@ def test_what_is_packed_comes_back() -> None:
 def test_facets_are_the_settings_that_differ() -> None:
     found = facets(["prune(0.3) | train(1)", 'prune(0.5, by="bn") | train(1)', "fold"])
     assert [(f["name"], f["values"]) for f in found] == [
-        ("prune amount", ["0.3", "0.5", NONE]), ("prune of", ["channels", "channels", NONE])]
+        ("prune amount", ["0.3", "0.5", NONE]),
+        ("prune of", ["channels", "channels", NONE]),
+    ]
     assert facets(["fold", "fold"]) == [] and facets(["", "a recipe of another (version"]) == []
     found = settings_in('prune(0.3, keep="a | b") | prune(0.5)')  # a text that looks like two steps
     assert (found["prune keep"], found["prune 2 amount"]) == ("a | b", "0.5")
 
 
-def test_networks_are_compared_layer_by_layer(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_are_compared_layer_by_layer(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     records = [store.record(key) for key in store]
     by = {record["recipe"].split(" | ", 1)[-1]: record for record in records if record["targets"]}
     whole, cut = by["quantize(4, inputs=4)"], by["prune(0.5) | quantize(8)"]
     found = compared(whole, cut, store)
     assert found["steps"] == [["quantize(4, inputs=4)"], ["prune(0.5)", "quantize(8)"]]
-    assert found["params"] == [whole["params"], cut["params"]] and set(found["targets"]) == {"onnxruntime", "openvino"}
+    assert found["params"] == [whole["params"], cut["params"]] and set(found["targets"]) == {
+        "onnxruntime",
+        "openvino",
+    }
     layer = next(row for row in found["layers"] if row["name"] == "blocks.0.conv1")
     top = f"{7 if saturates() else 8}/8"
     assert layer["bits"] == ["4/4", top] and layer["outputs"][1] < layer["outputs"][0]

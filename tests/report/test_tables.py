@@ -1,4 +1,6 @@
-"""Tables: a row for each recipe and target over its seeds, sorted, in the terminal, as Markdown and as CSV."""
+"""Tables: a row for each recipe and target over its seeds, sorted, in the terminal, as Markdown and
+as CSV.
+"""
 
 from __future__ import annotations
 
@@ -19,54 +21,112 @@ from lissom.report.table import cell, code_cell, markdown, print_record, print_r
 from lissom.store.store import Store
 
 
-def record(recipe: str, seed: int, score: float | None, targets: dict[str, float | None],
-           **more: float | None) -> dict[str, Any]:
+def record(
+    recipe: str,
+    seed: int,
+    score: float | None,
+    targets: dict[str, float | None],
+    **more: float | None,
+) -> dict[str, Any]:
     """Return what a table reads of a record: `targets` are their scores, `more` further scores."""
     scores = {"test": {"top1": score, **more}}
-    ran = {"latency_ms": {"median": 2.0 + seed, "low": 1.9 + seed, "high": 2.1 + seed}, "size_bytes": 1000,
-           "float_size_bytes": 4000,
-           "float_latency_ms": {"median": 8.0, "low": 7.0, "high": 9.0}, "fused": "3/3", "peak_mib": 50.0}
-    return {"task": {"model": "net", "data": "digits"},
-            "key": f"key{seed}", "recipe": recipe, "seed": seed, "params": 1000, "macs": 2000 + seed, "scores": scores,
-            "weights_bytes": 4000, "float": {"scores": scores, "weights_bytes": 8000, "params": 2000, "macs": 4000},
-            "machine": {"cpu": "some", "cores": 2},
-            "targets": {name: {"top1": found, **more, **ran} for name, found in targets.items()}}
+    ran = {
+        "latency_ms": {"median": 2.0 + seed, "low": 1.9 + seed, "high": 2.1 + seed},
+        "size_bytes": 1000,
+        "float_size_bytes": 4000,
+        "float_latency_ms": {"median": 8.0, "low": 7.0, "high": 9.0},
+        "fused": "3/3",
+        "peak_mib": 50.0,
+    }
+    return {
+        "task": {"model": "net", "data": "digits"},
+        "key": f"key{seed}",
+        "recipe": recipe,
+        "seed": seed,
+        "params": 1000,
+        "macs": 2000 + seed,
+        "scores": scores,
+        "weights_bytes": 4000,
+        "float": {"scores": scores, "weights_bytes": 8000, "params": 2000, "macs": 4000},
+        "machine": {"cpu": "some", "cores": 2},
+        "targets": {name: {"top1": found, **more, **ran} for name, found in targets.items()},
+    }
 
 
 def test_seeds_of_a_recipe_become_one_row_with_mean_and_spread() -> None:
     scores = [0.5, 0.7, 0.9]
-    rows = over_seeds(rows_of([record("a | b", seed, 0.9, {"onnxruntime": s, "openvino": 0.1}, top5=s / 2)
-                               for seed, s in enumerate(scores)] + [record("c", 0, 0.9, {"onnxruntime": 0.8}, top5=None)]))
+    rows = over_seeds(
+        rows_of(
+            [
+                record("a | b", seed, 0.9, {"onnxruntime": s, "openvino": 0.1}, top5=s / 2)
+                for seed, s in enumerate(scores)
+            ]
+            + [record("c", 0, 0.9, {"onnxruntime": 0.8}, top5=None)]
+        )
+    )
     assert [(r["recipe"], r["target"], r["seeds"]) for r in rows] == [
-        ("c", "onnxruntime", [0]), ("a | b", "onnxruntime", [0, 1, 2]), ("a | b", "openvino", [0, 1, 2])]
+        ("c", "onnxruntime", [0]),
+        ("a | b", "onnxruntime", [0, 1, 2]),
+        ("a | b", "openvino", [0, 1, 2]),
+    ]
     first = rows[1]
-    assert first["top1"] == pytest.approx(0.7) and first["spread"] == pytest.approx(statistics.stdev(scores))
-    assert first["more"] == {"top5": pytest.approx(0.35)} and first["ms"] == 3.0 and first["macs"] == 2001
+    assert first["top1"] == pytest.approx(0.7) and first["spread"] == pytest.approx(
+        statistics.stdev(scores)
+    )
+    assert (
+        first["more"] == {"top5": pytest.approx(0.35)}
+        and first["ms"] == 3.0
+        and first["macs"] == 2001
+    )
     assert rows[0]["spread"] is None and rows[0]["more"] == {"top5": None}
 
 
 def test_a_seed_without_a_score_leaves_no_mean() -> None:
-    row, = over_seeds(rows_of([record("a", 0, None, {"torch": None}), record("a", 1, 0.5, {"torch": 0.5})]))
+    (row,) = over_seeds(
+        rows_of([record("a", 0, None, {"torch": None}), record("a", 1, 0.5, {"torch": 0.5})])
+    )
     assert row["top1"] is None and row["spread"] is None and row["ms"] == 2.5
 
 
 def test_markdown_has_a_row_for_each_and_keeps_its_columns() -> None:
-    text = markdown(over_seeds(rows_of([record("a | b", s, 0.9, {"torch": 0.5 + s / 10}, top5=0.75) for s in (0, 1, 3)])))
+    text = markdown(
+        over_seeds(
+            rows_of(
+                [record("a | b", s, 0.9, {"torch": 0.5 + s / 10}, top5=0.75) for s in (0, 1, 3)]
+            )
+        )
+    )
     head, line, row = text.splitlines()
     assert head.count("|") == line.count("|") == row.replace(r"\|", "").count("|")
-    assert "`a \\| b`" in row and "| 0-1,3 |" in row and "| 0.6333 ±0.1528 |" in row and "top-5" in head and "0.7500" in row
+    assert (
+        "`a \\| b`" in row
+        and "| 0-1,3 |" in row
+        and "| 0.6333 ±0.1528 |" in row
+        and "top-5" in head
+        and "0.7500" in row
+    )
 
 
 def test_csv_has_every_number_of_every_network() -> None:
-    records = [record('prune(by="bn") | train(1)', s, 0.9, {"torch": 1 / 3}, top5=0.75) for s in (0, 1)]
+    records = [
+        record('prune(by="bn") | train(1)', s, 0.9, {"torch": 1 / 3}, top5=0.75) for s in (0, 1)
+    ]
     rows = list(csv.DictReader(io.StringIO(csv_of(rows_of(records)))))
-    assert [r["seed"] for r in rows] == ["0", "1"] and rows[0]["recipe"] == 'prune(by="bn") | train(1)'
-    assert float(rows[0]["top1"]) == 1 / 3 and rows[0]["top5"] == "0.75" and rows[1]["macs"] == "2001"
+    assert [r["seed"] for r in rows] == ["0", "1"] and rows[0][
+        "recipe"
+    ] == 'prune(by="bn") | train(1)'
+    assert (
+        float(rows[0]["top1"]) == 1 / 3 and rows[0]["top5"] == "0.75" and rows[1]["macs"] == "2001"
+    )
     assert csv_of([]) == ""
 
 
-def test_the_terminal_gets_recipes_by_number_and_scores_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
-    print_records([record("a | b", 0, 0.9, {"torch": 0.5}, auc=0.125), record("c", 0, 0.9, {}, auc=None)])
+def test_the_terminal_gets_recipes_by_number_and_scores_of_one_s_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_records(
+        [record("a | b", 0, 0.9, {"torch": 0.5}, auc=0.125), record("c", 0, 0.9, {}, auc=None)]
+    )
     text = capsys.readouterr().out
     assert "1  c" in text and "2  a | b" in text and "auc" in text and "0.1250" in text
     assert "PyTorch" in text and "±" not in text
@@ -75,9 +135,14 @@ def test_the_terminal_gets_recipes_by_number_and_scores_of_one_s_own(capsys: pyt
 
 def test_other_networks_data_and_versions_are_no_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     records = [record("a", 0, 0.5, {"torch": 0.5}) for _ in range(4)]
-    records[1]["task"], records[2]["task"] = {"model": "wide", "data": "digits"}, {"model": "net", "data": "photos"}
+    records[1]["task"], records[2]["task"] = (
+        {"model": "wide", "data": "digits"},
+        {"model": "net", "data": "photos"},
+    )
     rows = over_seeds(rows_of(records))
-    assert [row["seeds"] for row in rows] == [[0]] * 4 and all(row["spread"] is None for row in rows)
+    assert [row["seeds"] for row in rows] == [[0]] * 4 and all(
+        row["spread"] is None for row in rows
+    )
     print_records(records)
     said = capsys.readouterr().out
     assert "model" in said and "wide" in said and "photos" in said
@@ -93,30 +158,52 @@ def busy(name: str = "latency_ms", seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["latency_ms", "float_latency_ms"])
-def test_a_disturbed_measurement_makes_nothing_faster(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = over_seeds(rows_of([busy(name), record("a", 1, 0.9, {"torch": 0.5}), record("b", 0, 0.9, {"torch": 0.5})]))
+def test_a_disturbed_measurement_makes_nothing_faster(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = over_seeds(
+        rows_of(
+            [busy(name), record("a", 1, 0.9, {"torch": 0.5}), record("b", 0, 0.9, {"torch": 0.5})]
+        )
+    )
     assert {row["recipe"]: row["disturbed"] for row in rows} == {"a": True, "b": False}
-    assert "not measured well" in markdown(rows) and markdown(rows).count("x |") == 3  # b's, and how much smaller both are
+    # b's, and how much smaller both are
+    assert "not measured well" in markdown(rows) and markdown(rows).count("x |") == 3
     print_records([busy(name)])
     said = capsys.readouterr().out
-    assert "not measured well" in said and "more than 1.5x apart" in said and "4.00x" in said and "level" not in said
+    assert (
+        "not measured well" in said
+        and "more than 1.5x apart" in said
+        and "4.00x" in said
+        and "level" not in said
+    )
     assert said.count("4.00x") == 1, "how much smaller it is, not how much faster"
     assert "disturbed" in csv_of(rows_of([busy(name)])).splitlines()[0]
 
 
 def test_the_uncompressed_network_stands_as_it_was_measured_best() -> None:
     rows = with_references(rows_of([busy("float_latency_ms"), record("a", 0, 0.9, {"torch": 0.5})]))
-    assert [(row["ms"], row["wide"], row["disturbed"]) for row in rows if row.get("reference")] == [(8.0, False, False)]
+    assert [(row["ms"], row["wide"], row["disturbed"]) for row in rows if row.get("reference")] == [
+        (8.0, False, False)
+    ]
     rows = with_references(rows_of([busy("float_latency_ms")]))
     assert [row["wide"] for row in rows] == [False, True] and rows[0]["disturbed"]
 
 
 def test_a_record_and_a_comparison_say_that_the_machine_was_busy(
-        capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     scores = {"valid": {}, "test": {"top1": 0.9}}
     rest = {"scores": scores, "gates": [], "notes": [], "before": None, "facts": {}, "layers": []}
-    made, whole = [{**one, **rest, "float": {**one["float"], "scores": scores}, "task": {
-        **one["task"], "train": 1, "valid": 1, "test": 1}} for one in (busy(), record("fold", 1, 0.9, {"torch": 0.5}))]
+    made, whole = [
+        {
+            **one,
+            **rest,
+            "float": {**one["float"], "scores": scores},
+            "task": {**one["task"], "train": 1, "valid": 1, "test": 1},
+        }
+        for one in (busy(), record("fold", 1, 0.9, {"torch": 0.5}))
+    ]
     made["recipe"] = "fold"
     print_record(made)
     assert "note: torch: not measured well, the machine was busy" in capsys.readouterr().out
@@ -129,32 +216,44 @@ def test_a_record_and_a_comparison_say_that_the_machine_was_busy(
     assert file_text(made["targets"]["torch"]) == "0.5000, 1 kB, 8.000 ms (not measured well)"
 
 
-def test_the_count_of_integers_is_explained_where_runtimes_differ(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_count_of_integers_is_explained_where_runtimes_differ(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     made = record("a", 0, 0.9, {"onnxruntime": 0.5, "openvino": 0.5})
     print_records([made])
     assert "int8:" not in capsys.readouterr().out
     made["targets"]["openvino"]["fused"] = "2/2"
     print_records([made])
-    assert "OpenVINO computes an addition within the convolution before it" in capsys.readouterr().out
+    assert (
+        "OpenVINO computes an addition within the convolution before it" in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1+1", "@sum", "\tx", "a,b", 'a"b', "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["=HYPERLINK(1)", "+1", "-1+1", "@sum", "\tx", "a,b", 'a"b', "a\nb"]
+)
 def test_names_are_no_formulas_in_csv(name: str) -> None:
     made = record("a", 0, 0.9, {"torch": -0.5}, **{name: 0.25})
     made["task"] = {"model": name, "data": "digits"}
-    row, = csv.DictReader(io.StringIO(csv_of(rows_of([made]))))
+    (row,) = csv.DictReader(io.StringIO(csv_of(rows_of([made]))))
     guarded = f"'{name}" if name[0] in "=+-@\t" else name
     assert row["model"] == guarded and row[guarded] == "0.25" and row["top1"] == "-0.5"
 
 
 @pytest.mark.parametrize("name", ["a|b", "`a`", "a\nb", "*a*", "[a](b)", "<script>", "a\\|b", "``"])
 def test_names_stay_in_their_cells_of_markdown(name: str) -> None:
-    """Read back by the rules of GitHub: cells end at a bar without a backslash; code ends at as many backticks."""
+    """Read back by the rules of GitHub: cells end at a bar without a backslash; code ends at as
+    many backticks.
+    """
     made = [record(name, 0, 0.9, {"torch": 0.5}), record("c", 0, 0.9, {"torch": 0.5})]
     made[0]["task"] = {"model": name, "data": "digits"}
     lines = markdown(over_seeds(rows_of(made))).splitlines()
     assert len(lines) == 4
-    cells = [re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1] for line in lines if "key" not in line and "---" not in line]
+    cells = [
+        re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]
+        for line in lines
+        if "key" not in line and "---" not in line
+    ]
     assert len({len(row) for row in (*cells, lines[0].split("|")[1:-1])}) == 1
     plain = re.sub(r"\\([\\|`*_<>\[\]])", r"\1", cell(name))
     assert plain == " ".join(name.split()) and "<script>" not in cell(name)

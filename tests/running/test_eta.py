@@ -7,14 +7,16 @@ from pathlib import Path
 import lissom
 from lissom.data.data import Data
 from lissom.language.recipe import Recipe
-from lissom.running.eta import Ahead
+from lissom.running.eta import Eta
 from lissom.tasks.task import Task
 
 
 def test_time_left_goes_by_epochs_of_what_is_finished() -> None:
     now = [0.0]
-    steps = dict(zip("abcd", Recipe("train(4) | prune(0.5) | train(2) | train(8)").steps, strict=True))
-    ahead = Ahead(steps, lambda: now[0])
+    steps = dict(
+        zip("abcd", Recipe("train(4) | prune(0.5) | train(2) | train(8)").steps, strict=True)
+    )
+    ahead = Eta(steps, lambda: now[0])
     assert ahead.now("a") == "  [1 of 4]"
     now[0] = 400
     ahead.finished("a")
@@ -24,13 +26,17 @@ def test_time_left_goes_by_epochs_of_what_is_finished() -> None:
     now[0] = 500
     ahead.finished("c")
     assert ahead.now("d") == "  [4 of 4, about 11 min left]"
-    assert ahead.now("x") == "" and Ahead({"a": steps["a"]}).now("a") == ""
+    assert ahead.now("x") == "" and Eta({"a": steps["a"]}).now("a") == ""
 
 
-def test_a_grid_tells_where_it_is_over_all_seeds_and_leaves_out_what_the_store_has(tmp_path: Path) -> None:
+def test_a_grid_tells_where_it_is_over_all_seeds_and_leaves_out_what_the_store_has(
+    tmp_path: Path,
+) -> None:
     task = Task.of("resnet8", Data.of("digits"))
     lissom.run("train(1)", task, tmp_path)
     said: list[str] = []
     lissom.run("train(1) | {prune(0.3), prune(0.5)}", task, tmp_path, seeds=(0, 1), say=said.append)
     places = [line.split("[")[1].split("]")[0].split(",")[0] for line in said if " of 5" in line]
-    assert places == [f"{k} of 5" for k in range(1, 6)] and sum("left]" in line for line in said) == 4
+    assert (
+        places == [f"{k} of 5" for k in range(1, 6)] and sum("left]" in line for line in said) == 4
+    )

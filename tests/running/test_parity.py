@@ -1,4 +1,6 @@
-"""The comparison of a file with the simulation: what it lets through, and what it says of a processor that saturates."""
+"""The comparison of a file with the simulation: what it lets through, and what it says of a
+processor that saturates.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch
 import lissom
 from lissom import LissomError
 from lissom.data.data import Data
-from lissom.running.parity import Unlike, parity
+from lissom.running.parity import ParityError, parity
 from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
@@ -21,11 +23,17 @@ from lissom.tasks.task import Task
 
 @pytest.mark.parametrize("vnni", [False, True])
 def test_a_file_far_from_its_simulation_is_an_error_that_names_saturation_where_it_may_be(
-        vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    vnni: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lissom.surgery.quantization.bits.platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: vnni)
-    target, wanted = one_target("onnxruntime"), torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
-    assert parity(1.05 * wanted, wanted, target, quantized=True)["difference"] == pytest.approx(0.05, rel=1e-3)
+    target, wanted = (
+        one_target("onnxruntime"),
+        torch.randn(50, 10, generator=torch.Generator().manual_seed(0)),
+    )
+    assert parity(1.05 * wanted, wanted, target, quantized=True)["difference"] == pytest.approx(
+        0.05, rel=1e-3
+    )
     with pytest.raises(LissomError, match=r"differ by 0\.2 of their size") as raised:
         parity(1.2 * wanted, wanted, target, quantized=True, eight=True)
     assert ("no VNNI" in str(raised.value)) == (not vnni)
@@ -38,7 +46,9 @@ def test_a_file_far_from_its_simulation_is_an_error_that_names_saturation_where_
     assert "VNNI" not in str(raised.value)
 
 
-def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept, task = Store(tmp_path / "store"), Task.of("resnet8", Data.of("digits"))
     plain = Onnxruntime.export
 
@@ -48,6 +58,7 @@ def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(tmp_path: Pat
         weight = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
         weight.raw_data = bytes(len(weight.raw_data))
         onnx.save(proto, path)
+
     monkeypatch.setattr(Onnxruntime, "export", spoilt)
     with pytest.raises(LissomError, match="the gate 'exported = PyTorch' failed"):
         lissom.run("fold", task, kept, targets="onnxruntime")
@@ -56,7 +67,8 @@ def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(tmp_path: Pat
     file = Path(record["targets"]["onnxruntime"]["artefact"])
 
     def unlike(*_: Any, **__: Any) -> None:
-        raise Unlike("unlike")
+        raise ParityError("unlike")
+
     monkeypatch.setattr("lissom.running.measure.parity", unlike)
     with pytest.raises(LissomError, match="unlike"):
         lissom.run("fold", task, kept, targets="openvino")

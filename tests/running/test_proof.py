@@ -1,4 +1,6 @@
-"""What is exported is opened in its runtime and compared: a file that does not run, or answers otherwise, is not left."""
+"""What is exported is opened in its runtime and compared: a file that does not run, or answers
+otherwise, is not left.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ class ConvLSTM(nn.Module):
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.width, self.gates, self.out = width, nn.Conv2d(3 + width, 4 * width, 3, padding=1), nn.Conv2d(width, 4, 1)
+        self.width, self.gates, self.out = (
+            width,
+            nn.Conv2d(3 + width, 4 * width, 3, padding=1),
+            nn.Conv2d(width, 4, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = c = x.new_zeros(x.shape[0], self.width, *x.shape[3:])
@@ -37,12 +43,19 @@ class ConvLSTM(nn.Module):
 
 def padded(pads: tuple[int, ...]) -> nn.Module:
     def forward(net: Any, x: Tensor) -> Tensor:
-        return net.two(F.pad(net.one(F.pad(x, pads, mode="circular")).relu(), pads, mode="circular"))
+        return net.two(
+            F.pad(net.one(F.pad(x, pads, mode="circular")).relu(), pads, mode="circular")
+        )
+
     return Net(forward, one=nn.Conv2d(3, 8, 3), two=nn.Conv2d(8, 8, 3))
 
 
-@pytest.mark.parametrize(("pads", "recipe"), [((1, 1, 1, 1), "quantize(8)"), ((2, -1, 0, 3), "fold")])
-def test_circular_padding_is_the_same_in_every_runtime(tmp_path: Path, pads: tuple[int, ...], recipe: str) -> None:
+@pytest.mark.parametrize(
+    ("pads", "recipe"), [((1, 1, 1, 1), "quantize(8)"), ((2, -1, 0, 3), "fold")]
+)
+def test_circular_padding_is_the_same_in_every_runtime(
+    tmp_path: Path, pads: tuple[int, ...], recipe: str
+) -> None:
     torch.manual_seed(0)
     seen = images(8, 8)
     net = apply(recipe, padded(pads), seen[:1], seen)
@@ -67,10 +80,14 @@ def test_what_is_rounded_behind_a_concatenation_runs_in_every_runtime(tmp_path: 
 
 
 def spoiled(how: str) -> Any:
-    """Return an exporter that writes what no runtime opens, what none can run, or the file of another network."""
+    """Return an exporter that writes what no runtime opens, what none can run, or the file of
+    another network.
+    """
     from lissom.exporting.onnx.export import export_onnx
 
-    def export(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any], **more: Any) -> None:
+    def export(
+        model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any], **more: Any
+    ) -> None:
         if how == "weights":
             with torch.no_grad():
                 next(model.parameters()).add_(0.1)
@@ -81,20 +98,31 @@ def spoiled(how: str) -> Any:
             proto = onnx.load(str(path))
             proto.graph.node[0].op_type = "NoSuchThing"
             onnx.save(proto, str(path))
+
     return export
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    ("text", "cannot run the file that was made"), ("operator", "cannot run the file that was made"),
-    ("weights", "the gate 'exported = PyTorch' failed")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("text", "cannot run the file that was made"),
+        ("operator", "cannot run the file that was made"),
+        ("weights", "the gate 'exported = PyTorch' failed"),
+    ],
+)
 def test_a_file_that_does_not_run_or_answers_otherwise_is_not_left(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, said: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, said: str
+) -> None:
     export = spoiled(how)
-    monkeypatch.setattr("lissom.exporting.onnx.export.export_onnx", lambda model, *given, **more: export(
-        copy.deepcopy(model), *given, **more))
+    monkeypatch.setattr(
+        "lissom.exporting.onnx.export.export_onnx",
+        lambda model, *given, **more: export(copy.deepcopy(model), *given, **more),
+    )
     (tmp_path / "net.onnx").write_text("what was there")
     with pytest.raises(LissomError) as caught:
         lissom.export(seasoned(), "onnxruntime", tmp_path / "net.onnx", (3, 16, 16))
     assert said in str(caught.value) and "nothing was written" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    assert (tmp_path / "net.onnx").read_text() == "what was there" and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "net.onnx").read_text() == "what was there" and len(
+        list(tmp_path.iterdir())
+    ) == 1

@@ -1,4 +1,6 @@
-"""The step that distills: sums of losses and their weights, teachers, places, and the whole way through a run."""
+"""The step that distills: sums of losses and their weights, teachers, places, and the whole way
+through a run.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ from lissom.running.execute import Run
 from lissom.steps.distill import Distill
 from lissom.store.store import Store
 from lissom.surgery.channels.groups import groups_of
-from lissom.surgery.channels.slice import sliced
+from lissom.surgery.channels.slice import slice_channels
 from lissom.tasks.task import Task, teachers_in
 
 CPU = torch.device("cpu")
@@ -44,10 +46,14 @@ def images(count: int = 48, classes: int = 3, size: int = 16) -> Data:
     """Return images whose class is how bright they are."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, classes, (count,), generator=draw)
-    pixels = torch.randint(0, 60, (count, 3, size, size), generator=draw) + 60 * labels.view(-1, 1, 1, 1)
+    pixels = torch.randint(0, 60, (count, 3, size, size), generator=draw) + 60 * labels.view(
+        -1, 1, 1, 1
+    )
     split = Images(pixels.byte(), labels)
     names = tuple("abcdef"[:classes])
-    return Data("bright", split, split, split, names, 3, (size, size), (0.5,) * 3, (0.25,) * 3, True, "x")
+    return Data(
+        "bright", split, split, split, names, 3, (size, size), (0.5,) * 3, (0.25,) * 3, True, "x"
+    )
 
 
 DATA = images()
@@ -69,10 +75,17 @@ def resnet(name: str = "resnet8", seed: int = 0) -> nn.Module:
     return factory(name)(3).eval()
 
 
-def context(task: Task | None = None, teacher: nn.Module | None = None, where: str = "distill") -> Context:
+def context(
+    task: Task | None = None, teacher: nn.Module | None = None, where: str = "distill"
+) -> Context:
     task = task or Task(lambda: resnet(), DATA, "net")
-    return TaskContext(DATA.example(), lambda count: [DATA.example(count)], task=task, where=where,
-                   teacher=lambda spec: copy.deepcopy(teacher) if teacher is not None else task.fresh(1))
+    return TaskContext(
+        DATA.example(),
+        lambda count: [DATA.example(count)],
+        task=task,
+        where=where,
+        teacher=lambda spec: copy.deepcopy(teacher) if teacher is not None else task.fresh(1),
+    )
 
 
 def comparison(text: str, student: nn.Module, teacher: nn.Module, **more: Any) -> Comparison:
@@ -86,10 +99,20 @@ def values(compare: Comparison, student: nn.Module) -> list[Tensor]:
 
 # sums
 
-@pytest.mark.parametrize(("text", "shortest"), [
-    ("kd", "kd"), ("kd()", "kd"), ("kd+gram", "kd + gram"), ("kd + .5*gram", "kd + 0.5*gram"), ("2*kd + kd", "2.0*kd + kd"),
-    ("kd(temperature=2) + 3 * attention(2)", "kd(2.0) + 3.0*attention"), ("(kd + gram) + fmse", "kd + gram + fmse"),
-    ("logit_std(loss='dkd') + 1e-05*fmse", 'logit_std("dkd") + 1e-05*fmse')])
+
+@pytest.mark.parametrize(
+    ("text", "shortest"),
+    [
+        ("kd", "kd"),
+        ("kd()", "kd"),
+        ("kd+gram", "kd + gram"),
+        ("kd + .5*gram", "kd + 0.5*gram"),
+        ("2*kd + kd", "2.0*kd + kd"),
+        ("kd(temperature=2) + 3 * attention(2)", "kd(2.0) + 3.0*attention"),
+        ("(kd + gram) + fmse", "kd + gram + fmse"),
+        ("logit_std(loss='dkd') + 1e-05*fmse", 'logit_std("dkd") + 1e-05*fmse'),
+    ],
+)
 def test_a_sum_is_written_in_its_shortest_form_and_reads_back(text: str, shortest: str) -> None:
     step = Distill(text, 3)
     assert step.loss == shortest
@@ -98,36 +121,67 @@ def test_a_sum_is_written_in_its_shortest_form_and_reads_back(text: str, shortes
 
 
 @settings(max_examples=60, deadline=None, database=None)
-@given(st.lists(st.tuples(st.none() | st.floats(1e-12, 1e12), st.sampled_from(list(menu("losses")))), min_size=1,
-                max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.none() | st.floats(1e-12, 1e12), st.sampled_from(list(menu("losses")))),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_any_sum_reads_back(terms: list[tuple[float | None, str]]) -> None:
-    step = Distill(" + ".join(name if number is None else f"{number!r}*{name}" for number, name in terms), 1)
+    step = Distill(
+        " + ".join(name if number is None else f"{number!r}*{name}" for number, name in terms), 1
+    )
     assert [(number, loss.name()) for number, loss in step.terms("here")] == terms
     assert Recipe(str(step)).steps == (step,)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("kdd + gram", "distill(loss=...): there is no loss 'kdd'; did you mean 'kd'?"),
-    ("kd + gramm", "there is no loss 'gramm'; did you mean 'gram'?"),
-    ("kd + gram(clp=1)", "gram: there is no setting 'clp'; did you mean 'clip'?"),
-    ("kd + gram(clip=-1)", "gram(clip=...): -1 was given; it must be >= 0"),
-    ("kd - gram", "'kd - gram' was given; losses are added, each maybe with a number above 0 in front, as in: kd + 0.5"),
-    ("kd*2", "'kd * 2' was given"), ("2/kd", "'2 / kd' was given"), ("0*kd", "'0 * kd' was given"),
-    ("-1*kd", "'-1 * kd' was given"), ("True*kd", "was given"),
-    ("kd + 'x'*gram", "was given"), ("kd + 2*(gram + fmse)", "a loss is wanted"),
-    ("kd +", "cannot be read at column"),
-    ("kd + 1", "a loss is wanted"), ("", "there is no loss ''"), ("kd, gram", "a loss is wanted"),
-    ("1e999*kd", "was given"), ("{kd, gram} + fmse", "a loss is wanted"), ("kd({1, 2}) + gram", "one loss is wanted")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kdd + gram", "distill(loss=...): there is no loss 'kdd'; did you mean 'kd'?"),
+        ("kd + gramm", "there is no loss 'gramm'; did you mean 'gram'?"),
+        ("kd + gram(clp=1)", "gram: there is no setting 'clp'; did you mean 'clip'?"),
+        ("kd + gram(clip=-1)", "gram(clip=...): -1 was given; it must be >= 0"),
+        (
+            "kd - gram",
+            "'kd - gram' was given; losses are added, each maybe with a number above 0 in "
+            "front, as in: kd + 0.5",
+        ),
+        ("kd*2", "'kd * 2' was given"),
+        ("2/kd", "'2 / kd' was given"),
+        ("0*kd", "'0 * kd' was given"),
+        ("-1*kd", "'-1 * kd' was given"),
+        ("True*kd", "was given"),
+        ("kd + 'x'*gram", "was given"),
+        ("kd + 2*(gram + fmse)", "a loss is wanted"),
+        ("kd +", "cannot be read at column"),
+        ("kd + 1", "a loss is wanted"),
+        ("", "there is no loss ''"),
+        ("kd, gram", "a loss is wanted"),
+        ("1e999*kd", "was given"),
+        ("{kd, gram} + fmse", "a loss is wanted"),
+        ("kd({1, 2}) + gram", "one loss is wanted"),
+    ],
+)
 def test_a_sum_that_is_none_is_refused(text: str, said: str) -> None:
     with pytest.raises(LissomError) as caught:
         Distill(text, 3)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [
-    " + ".join(["kd"] * 3000), "2*" * 3000 + "kd", "(" * 3000 + "kd", "kd + " + "-" * 100_000 + "kd",
-    "2*" * 400 + "kd", "logit_std(" * 1000 + "kd" + ")" * 1000],
-    ids=["long", "factors", "brackets", "minus", "mixed", "calls"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        " + ".join(["kd"] * 3000),
+        "2*" * 3000 + "kd",
+        "(" * 3000 + "kd",
+        "kd + " + "-" * 100_000 + "kd",
+        "2*" * 400 + "kd",
+        "logit_std(" * 1000 + "kd" + ")" * 1000,
+    ],
+    ids=["long", "factors", "brackets", "minus", "mixed", "calls"],
+)
 def test_a_sum_nested_however_deeply_is_read_or_refused(text: str) -> None:
     try:
         found: Any = Distill(text, 3).terms("here")
@@ -143,8 +197,11 @@ def test_a_long_sum_is_read() -> None:
 
 def test_the_key_depends_on_every_loss_of_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["kd", "kd + gram", "gram + kd", "kd + 0.5*gram", "kd + 1.0*gram", "kd + gram(clip=1)"]
-    steps = [Distill(text, 3) for text in texts] + [Distill("kd", 3, temperature=4.0), Distill("kd", 3, share=0.4),
-                                                   Distill("kd", 3, at="blocks.1")]
+    steps = [Distill(text, 3) for text in texts] + [
+        Distill("kd", 3, temperature=4.0),
+        Distill("kd", 3, share=0.4),
+        Distill("kd", 3, at="blocks.1"),
+    ]
     keys = {step.key("root") for step in steps}
     assert len(keys) == len(steps)
     before = Distill("kd + logit_std(dkd)", 3).key("root")
@@ -153,24 +210,36 @@ def test_the_key_depends_on_every_loss_of_the_sum(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_list_says_that_losses_are_added() -> None:
-    row, = method_rows("steps", "distill")
+    (row,) = method_rows("steps", "distill")
     bounds = {s["name"]: s["bounds"] for s in row["settings"]}
     assert bounds["loss"] == "a sum of " + " | ".join(menu("losses"))
 
 
 def test_one_temperature_for_every_loss_that_has_one() -> None:
-    found = Distill("kd + gram + 0.5*logit_std(clipped) + dkd(temperature=9)", 3, temperature=3).terms("here")
+    found = Distill(
+        "kd + gram + 0.5*logit_std(clipped) + dkd(temperature=9)", 3, temperature=3
+    ).terms("here")
     assert [(number, str(loss)) for number, loss in found] == [
-        (None, "kd(3.0)"), (None, "gram"), (0.5, 'logit_std("clipped(temperature=3.0)")'), (None, "dkd(temperature=3.0)")]
-    with pytest.raises(LissomError, match=r"here: temperature=3 was given, but 'fmse \+ gram' has none"):
+        (None, "kd(3.0)"),
+        (None, "gram"),
+        (0.5, 'logit_std("clipped(temperature=3.0)")'),
+        (None, "dkd(temperature=3.0)"),
+    ]
+    with pytest.raises(
+        LissomError, match=r"here: temperature=3 was given, but 'fmse \+ gram' has none"
+    ):
         Distill("fmse + gram", 3, temperature=3).terms("here")
 
 
 # weights
 
+
 def norms(compare: Comparison, found: list[Tensor], student: nn.Module) -> list[float]:
     parameters = list(student.parameters())
-    return [w.value * gradient_norm(v, parameters) for w, v in zip(compare.balance.weights, found, strict=True)]
+    return [
+        w.value * gradient_norm(v, parameters)
+        for w, v in zip(compare.balance.weights, found, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 2.0])
@@ -198,8 +267,9 @@ def line(size: float, x: nn.Parameter) -> Tensor:
 def test_weights_are_measured_anew_and_smoothed() -> None:
     x, balance = nn.Parameter(torch.ones(2)), Balance([None, None], 0.5)
     for batch in range(EVERY):
-        assert float(balance([line(3, x), line(2 if batch == 0 else 50, x)], [x]).detach()) == pytest.approx(
-            3 + 0.75 * (2 if batch == 0 else 50))
+        assert float(
+            balance([line(3, x), line(2 if batch == 0 else 50, x)], [x]).detach()
+        ) == pytest.approx(3 + 0.75 * (2 if batch == 0 else 50))
     assert balance.measured == 1
     balance([line(1, x), line(6, x)], [x])
     assert balance.measured == 2
@@ -211,7 +281,8 @@ def test_where_there_is_no_gradient_yet_the_weight_is_looked_at_again() -> None:
     x, balance = nn.Parameter(torch.ones(2)), Balance([None, None, None], 0.5)
     for _ in range(6):
         balance([line(0, x), line(2, x), torch.tensor(1.0)], [x])
-    assert [w.value for w in balance.weights] == [1, 0, 0] and balance.measured == 4  # batches 0, 1, 2, 4
+    # batches 0, 1, 2, 4
+    assert [w.value for w in balance.weights] == [1, 0, 0] and balance.measured == 4
     for _ in range(4):
         balance([line(4, x), line(2, x), torch.tensor(1.0)], [x])
     assert balance.weights[1].value > 0 and balance.weights[2].value == 0
@@ -239,6 +310,7 @@ def test_a_sum_without_free_weights_is_never_measured() -> None:
 
 # comparing
 
+
 def test_the_teacher_is_as_in_inference_and_learns_nothing() -> None:
     student, teacher = resnet(seed=1).train(), resnet().train()
     before = copy.deepcopy(teacher.state_dict())
@@ -246,15 +318,20 @@ def test_the_teacher_is_as_in_inference_and_learns_nothing() -> None:
     compare.to(CPU, torch.channels_last)
     with compare.watching():
         compare(student(BATCH), LABELS).backward()
-    assert not teacher.training and all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert not teacher.training and all(
+        torch.equal(v, before[k]) for k, v in teacher.state_dict().items()
+    )
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in student.parameters())
 
 
 def test_the_teacher_runs_in_inference_mode() -> None:
     modes = []
-    teacher = Net(lambda s, x: (modes.append(torch.is_inference_mode_enabled()), s.head(s.one(x)))[1], one=conv(3, 4),
-                  head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))
+    teacher = Net(
+        lambda s, x: (modes.append(torch.is_inference_mode_enabled()), s.head(s.one(x)))[1],
+        one=conv(3, 4),
+        head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    )
     compare = comparison("kd", copy.deepcopy(teacher), teacher)
     found = compare.wanted(BATCH)
     assert modes == [True] and not found.logits.is_inference()
@@ -274,11 +351,13 @@ def test_the_teacher_runs_before_the_student_and_once() -> None:
 
 def test_features_reach_the_loss_channel_by_channel() -> None:
     student, teacher = resnet(seed=1), resnet()
-    found, = values(comparison("fmse", student, teacher, at="blocks.0,blocks.2"), student)
+    (found,) = values(comparison("fmse", student, teacher, at="blocks.0,blocks.2"), student)
     with torch.no_grad():
         wanted = 0.0
         for last in (1, 3):
-            ours, theirs = (net.blocks[:last](F.relu(net.bn(net.stem(BATCH)))) for net in (student, teacher))
+            ours, theirs = (
+                net.blocks[:last](F.relu(net.bn(net.stem(BATCH)))) for net in (student, teacher)
+            )
             wanted += (ours - theirs).square().mean()
     torch.testing.assert_close(found, wanted)
 
@@ -291,7 +370,9 @@ def test_a_cut_student_starts_with_nothing_to_learn_where_the_cut_changed_nothin
             if isinstance(m, nn.BatchNorm2d):
                 m.weight[::2], m.bias[::2] = 0, 0
     student = copy.deepcopy(teacher)
-    sliced(student, [(group, torch.arange(group.size) % 2 == 0) for group in groups_of(student, BATCH)])
+    slice_channels(
+        student, [(group, torch.arange(group.size) % 2 == 0) for group in groups_of(student, BATCH)]
+    )
     assert student.head.in_features == 32
     compare = comparison("fmse + gram + attention + pkt", student, teacher)
     assert [place.how for place in compare.places] == ["kept channels"] * 3
@@ -305,33 +386,52 @@ def test_a_cut_student_starts_with_nothing_to_learn_where_the_cut_changed_nothin
 def test_hooks_are_gone_after_an_error() -> None:
     def broken(*_: Any) -> Tensor:
         raise ValueError("the user's loss")
+
     student, teacher = resnet(seed=1), resnet()
     kept: list[nn.Module] = []
     ctx = context(Task(lambda: resnet(), DATA, loss=broken))
     ctx.teacher = lambda spec: kept.append(teacher) or teacher
     with pytest.raises(ValueError, match="the user's loss"):
         Distill("kd + gram", 1, batch=16)(student, ctx)
-    assert kept and not any(m._forward_hooks or m._forward_pre_hooks for net in (student, teacher) for m in net.modules())
+    assert kept and not any(
+        m._forward_hooks or m._forward_pre_hooks
+        for net in (student, teacher)
+        for m in net.modules()
+    )
 
 
 def test_another_architecture_is_compared_through_convolutions_that_learn_and_are_dropped(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     student, teacher, made = resnet(), resnet("resnet14"), []
     names = list(student.state_dict())
 
-    def seen(self: Context, model: nn.Module, pace: TrainSettings, loss: Any = None, terms: Any = (), extra: Any = (),
-             remembers: Any = ()) -> None:
+    def seen(
+        self: Context,
+        model: nn.Module,
+        pace: TrainSettings,
+        loss: Any = None,
+        terms: Any = (),
+        extra: Any = (),
+        remembers: Any = (),
+    ) -> None:
         made.append((list(extra), copy.deepcopy(list(extra))))
         fit(model, DATA, pace, seed=0, device=CPU, loss=loss, extra=extra)
+
     monkeypatch.setattr(TaskContext, "learn", seen)
     ctx = context(teacher=teacher)
     Distill("kd + fmse + mgd + attention", 1, batch=16)(student, ctx)
-    (after, before), = made
-    pairs = list(zip(nn.ModuleList(before).parameters(), nn.ModuleList(after).parameters(), strict=True))
+    ((after, before),) = made
+    pairs = list(
+        zip(nn.ModuleList(before).parameters(), nn.ModuleList(after).parameters(), strict=True)
+    )
     assert len(pairs) == 3 + 3 * 4 and all(not torch.equal(a, b) for a, b in pairs)
     assert list(student.state_dict()) == names
     assert [(p["student"], p["teacher"], p["how"]) for p in ctx.facts["places"]] == [
-        ("blocks.0", "blocks.1", "adapter"), ("blocks.1", "blocks.3", "adapter"), ("blocks", "blocks", "adapter")]
+        ("blocks.0", "blocks.1", "adapter"),
+        ("blocks.1", "blocks.3", "adapter"),
+        ("blocks", "blocks", "adapter"),
+    ]
 
 
 def test_losses_that_know_no_channels_need_no_adapter() -> None:
@@ -353,6 +453,7 @@ def test_losses_that_know_no_channels_never_see_an_adapter() -> None:
 
 # the value
 
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_value_is_that_of_the_labels_and_of_the_teacher(alpha: float) -> None:
     asked: list[int] = []
@@ -360,6 +461,7 @@ def test_the_value_is_that_of_the_labels_and_of_the_teacher(alpha: float) -> Non
     def labels(model: nn.Module, batch: Any) -> Tensor:
         asked.append(1)
         return cross_entropy()(model, batch)
+
     student, teacher = resnet(seed=1), resnet()
     before = copy.deepcopy(student).train()
     ctx = context(Task(lambda: resnet(), DATA, loss=labels), teacher)
@@ -391,17 +493,34 @@ def test_extra_modules_learn_and_are_limited_along_with_the_model() -> None:
     def run(clip: float | None) -> Tensor:
         torch.manual_seed(0)
         model, extra = nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), nn.Linear(3, 3)
-        before = torch.cat([p.detach().flatten().clone() for m in (model, extra) for p in m.parameters()])
-        pace = TrainSettings(1, lr=1.0, batch=48, schedule="constant", momentum=0.0, decay=0.0, clip=clip)
-        fit(model, DATA, pace, seed=0, device=CPU, loss=lambda m, b: extra(b.outputs).square().mean(), extra=[extra])
-        moved = torch.cat([p.detach().flatten() for m in (model, extra) for p in m.parameters()]) - before
+        before = torch.cat(
+            [p.detach().flatten().clone() for m in (model, extra) for p in m.parameters()]
+        )
+        pace = TrainSettings(
+            1, lr=1.0, batch=48, schedule="constant", momentum=0.0, decay=0.0, clip=clip
+        )
+        fit(
+            model,
+            DATA,
+            pace,
+            seed=0,
+            device=CPU,
+            loss=lambda m, b: extra(b.outputs).square().mean(),
+            extra=[extra],
+        )
+        moved = (
+            torch.cat([p.detach().flatten() for m in (model, extra) for p in m.parameters()])
+            - before
+        )
         assert moved[-12:].abs().max() > 0
         return moved.norm()
+
     assert float(run(1e-3)) == pytest.approx(1e-3, rel=1e-3)
     assert float(run(None)) > 1e-2
 
 
 # teachers
+
 
 def test_an_ensemble_answers_with_the_mean_of_the_logits() -> None:
     one, two = resnet(), resnet("resnet14")
@@ -416,8 +535,13 @@ def test_an_ensemble_answers_with_the_mean_of_the_logits() -> None:
 def test_teachers_are_told_apart_by_commas(tmp_path: Path) -> None:
     odd = tmp_path / "a,b.pt"
     odd.write_bytes(b"")
-    assert teachers_in("abc") == ["abc"] and teachers_in("abc , resnet8=x.pt") == ["abc", "resnet8=x.pt"]
-    assert teachers_in(str(odd)) == [str(odd)] and teachers_in(f"resnet8={odd}") == [f"resnet8={odd}"]
+    assert teachers_in("abc") == ["abc"] and teachers_in("abc , resnet8=x.pt") == [
+        "abc",
+        "resnet8=x.pt",
+    ]
+    assert teachers_in(str(odd)) == [str(odd)] and teachers_in(f"resnet8={odd}") == [
+        f"resnet8={odd}"
+    ]
 
 
 def test_the_key_depends_on_the_content_of_every_weight_file(tmp_path: Path) -> None:
@@ -435,6 +559,7 @@ def test_the_key_depends_on_the_content_of_every_weight_file(tmp_path: Path) -> 
 
 # what is refused before the first epoch
 
+
 class Wide(nn.Module):
     """A teacher of five classes."""
 
@@ -446,16 +571,34 @@ class Wide(nn.Module):
         return self.head(self.one(x))
 
 
-@pytest.mark.parametrize(("step", "said"), [
-    (Distill("kd", 1, teacher="x"), "here: the teacher answers with (5,) numbers, the student with (3,)"),
-    (Distill("fmse", 1, teacher="x"), "here: the teacher answers with (5,) numbers"),
-    (Distill("kd + gram", 1, at="blcks.1"), "here: at: no module of the student"),
-    (Distill("kd", 1, at="blocks.1"), "here: at='blocks.1' names places to compare, but 'kd' compares no features; fmse or"),
-    (Distill("fmse", 1, temperature=3), "here: temperature=3 was given, but 'fmse' has none"),
-    (Distill("gram", 1, at="blocks.1"), "gram: it compares pairs of places, and there is but one"),
-    (Distill("logit_std(gram)", 1), "logit_std(loss=...): 'gram' was given, which compares features"),
-    (Distill("logit_std(gram)", 1, temperature=3), "logit_std(loss=...): 'gram' was given")])
-def test_what_cannot_be_compared_is_refused_before_anything_is_trained(step: Distill, said: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (
+            Distill("kd", 1, teacher="x"),
+            "here: the teacher answers with (5,) numbers, the student with (3,)",
+        ),
+        (Distill("fmse", 1, teacher="x"), "here: the teacher answers with (5,) numbers"),
+        (Distill("kd + gram", 1, at="blcks.1"), "here: at: no module of the student"),
+        (
+            Distill("kd", 1, at="blocks.1"),
+            "here: at='blocks.1' names places to compare, but 'kd' compares no features; fmse or",
+        ),
+        (Distill("fmse", 1, temperature=3), "here: temperature=3 was given, but 'fmse' has none"),
+        (
+            Distill("gram", 1, at="blocks.1"),
+            "gram: it compares pairs of places, and there is but one",
+        ),
+        (
+            Distill("logit_std(gram)", 1),
+            "logit_std(loss=...): 'gram' was given, which compares features",
+        ),
+        (Distill("logit_std(gram)", 1, temperature=3), "logit_std(loss=...): 'gram' was given"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
+    step: Distill, said: str
+) -> None:
     ctx, student = context(where="here"), resnet()
     ctx.teacher = lambda spec: Wide()
     with pytest.raises(LissomError) as caught:
@@ -466,14 +609,20 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(step: Dis
 
 def test_a_teacher_that_was_made_for_other_images_is_refused() -> None:
     ctx = context(teacher=factory("resnet8")(3, in_channels=1), where="here")
-    with pytest.raises(LissomError, match=r"^here: the teacher raised RuntimeError on images of \(3, 16, 16\): "):
+    with pytest.raises(
+        LissomError,
+        match=r"^here: the teacher raised RuntimeError on images of "
+        r"\(3, 16, 16\): ",
+    ):
         Distill("kd", 1, teacher="x").rehearse(resnet(), ctx)
 
 
 def test_a_recipe_is_refused_before_its_first_step(tmp_path: Path) -> None:
     task = Task(lambda: resnet(), DATA, "net")
     with pytest.raises(LissomError, match=r"'blocks\.9'"):
-        lissom.run('train(1) | prune(0.5, multiple=4) | distill("gram", 1, at="blocks.9")', task, tmp_path)
+        lissom.run(
+            'train(1) | prune(0.5, multiple=4) | distill("gram", 1, at="blocks.9")', task, tmp_path
+        )
     assert not list(Store(tmp_path))
     with pytest.raises(LissomError, match="there is no teacher"):
         Distill("kd", 1)(resnet(), Context(BATCH[:1], lambda _: [BATCH]))
@@ -481,11 +630,15 @@ def test_a_recipe_is_refused_before_its_first_step(tmp_path: Path) -> None:
 
 # the whole way
 
+
 def test_two_stages_after_pruning_and_again_after_quantizing(tmp_path: Path) -> None:
     task = Task(lambda: resnet(), DATA, "net")
-    recipe = ('train(2, batch=16) | prune(0.5, multiple=4) | distill("fmse", 1, alpha=1, batch=16) | '
-              'distill("kd + gram + 0.25*mgd", 1, batch=16) | quantize(8, images=16) | distill("kd + fmse", 1, batch=16)')
-    record, = lissom.run(recipe, task, tmp_path)
+    recipe = (
+        'train(2, batch=16) | prune(0.5, multiple=4) | distill("fmse", 1, alpha=1, batch=16) | '
+        'distill("kd + gram + 0.25*mgd", 1, batch=16) | quantize(8, images=16) | '
+        'distill("kd + fmse", 1, batch=16)'
+    )
+    (record,) = lissom.run(recipe, task, tmp_path)
     store = Store(tmp_path)
     chain, key = [], record["key"]
     for _ in range(5):
@@ -495,16 +648,28 @@ def test_two_stages_after_pruning_and_again_after_quantizing(tmp_path: Path) -> 
     assert json.loads(json.dumps(last["facts"])) == last["facts"]
     for found in (last, second, first):
         assert [p["how"] for p in found["facts"]["places"]] == ["kept channels"] * 3
-        assert [p["student"] for p in found["facts"]["places"]] == ["blocks.0", "blocks.1", "blocks"]
-    assert [(t["loss"], t["measured"]) for t in second["facts"]["terms"]] == [("kd", 0), ("gram", 1), ("mgd", 0)]
-    assert second["facts"]["terms"][1]["weight"] > 0 and second["facts"]["terms"][2]["weight"] == 0.25
+        assert [p["student"] for p in found["facts"]["places"]] == [
+            "blocks.0",
+            "blocks.1",
+            "blocks",
+        ]
+    assert [(t["loss"], t["measured"]) for t in second["facts"]["terms"]] == [
+        ("kd", 0),
+        ("gram", 1),
+        ("mgd", 0),
+    ]
+    assert (
+        second["facts"]["terms"][1]["weight"] > 0 and second["facts"]["terms"][2]["weight"] == 0.25
+    )
     assert second["params"] == pruned["params"] and last["params"] == quantized["params"]
 
 
 def test_several_teachers_by_key(tmp_path: Path) -> None:
     task = Task.of("resnet8", DATA)
     records = [lissom.run(f"train({k}, batch=16)", task, tmp_path)[0]["key"] for k in (1, 2)]
-    taught, = lissom.run('train(1, batch=16) | distill("kd", 1, batch=16)', task, tmp_path, teacher=",".join(records))
+    (taught,) = lissom.run(
+        'train(1, batch=16) | distill("kd", 1, batch=16)', task, tmp_path, teacher=",".join(records)
+    )
     assert ",".join(records) in taught["recipe"]
     both = Run(task, Store(tmp_path))._teacher(Recipe("train(1)"), [])(",".join(records))
     one, two = (lissom.load(key, store=tmp_path) for key in records)
@@ -517,8 +682,11 @@ def test_several_teachers_by_key(tmp_path: Path) -> None:
 def test_a_student_of_digits_learns_from_the_network_it_was_cut_from(tmp_path: Path) -> None:
     task = Task.of("resnet8", Data.of("digits"))
     recipe = 'train(1, batch=64) | prune(0.5, multiple=4) | distill("kd + gram", 1, batch=64)'
-    record, = lissom.run(recipe, task, tmp_path)
-    again, = lissom.run(recipe, task, tmp_path / "again")
-    one, two = (Store(place).folder(record["key"]) / "model.safetensors" for place in (tmp_path, tmp_path / "again"))
+    (record,) = lissom.run(recipe, task, tmp_path)
+    (again,) = lissom.run(recipe, task, tmp_path / "again")
+    one, two = (
+        Store(place).folder(record["key"]) / "model.safetensors"
+        for place in (tmp_path, tmp_path / "again")
+    )
     assert one.read_bytes() == two.read_bytes() and again["facts"] == record["facts"]
     assert [t["loss"] for t in record["facts"]["terms"]] == ["kd", "gram"]

@@ -24,9 +24,9 @@ from lissom.data.split import Images
 from lissom.language.context import Context
 from lissom.learning.fit import TrainSettings, fit
 from lissom.steps.mask import Mask
-from lissom.surgery.fold import folded
+from lissom.surgery.fold import fold_batchnorms
 from lissom.surgery.masks import MaskedConv2d, MaskedLinear, Pattern, smallest
-from lissom.surgery.quantization.network import Quantized
+from lissom.surgery.quantization.network import QuantizedNetwork
 from lissom.surgery.sizes import sizes
 
 
@@ -37,7 +37,9 @@ def images(count: int = 8, size: int = 8) -> Tensor:
 def net(norm: bool = True) -> nn.Sequential:
     torch.manual_seed(0)
     norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(16)] if norm else [nn.Identity(), nn.Identity()]
-    return nn.Sequential(conv(3, 8), norms[0], nn.ReLU(), conv(8, 16, groups=2), norms[1], nn.ReLU(), head(16)).eval()
+    return nn.Sequential(
+        conv(3, 8), norms[0], nn.ReLU(), conv(8, 16, groups=2), norms[1], nn.ReLU(), head(16)
+    ).eval()
 
 
 def layers(model: nn.Module) -> dict[str, Any]:
@@ -56,27 +58,59 @@ def masked(text: str, model: nn.Module | None = None) -> tuple[nn.Module, Contex
 
 def data(size: int = 8) -> Data:
     draw = torch.Generator().manual_seed(0)
-    part = Images(torch.randint(0, 256, (24, 3, size, size), dtype=torch.uint8, generator=draw), torch.arange(24) % 5)
-    return Data("tiny", part, part, part, tuple("abcde"), 3, (size, size), (0.5,) * 3, (0.25,) * 3, False, "tiny")
+    part = Images(
+        torch.randint(0, 256, (24, 3, size, size), dtype=torch.uint8, generator=draw),
+        torch.arange(24) % 5,
+    )
+    return Data(
+        "tiny",
+        part,
+        part,
+        part,
+        tuple("abcde"),
+        3,
+        (size, size),
+        (0.5,) * 3,
+        (0.25,) * 3,
+        False,
+        "tiny",
+    )
 
 
 def learnt(model: nn.Module, epochs: int = 2) -> nn.Module:
-    fit(model, data(), TrainSettings(epochs, lr=0.05, batch=8, decay=0.1), seed=0, device=torch.device("cpu"))
+    fit(
+        model,
+        data(),
+        TrainSettings(epochs, lr=0.05, batch=8, decay=0.1),
+        seed=0,
+        device=torch.device("cpu"),
+    )
     return model
 
 
 # which weights
 
+
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(amount=st.floats(0.001, 0.999), shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1,
-    max_size=4), levels=st.integers(1, 5), seed=st.integers(0, 99))
-def test_exactly_the_amount_becomes_zero_smallest_and_first_ones_first(amount: float, shapes: Any, levels: int,
-        seed: int) -> None:
+@given(
+    amount=st.floats(0.001, 0.999),
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
+    levels=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_exactly_the_amount_becomes_zero_smallest_and_first_ones_first(
+    amount: float, shapes: Any, levels: int, seed: int
+) -> None:
     draw = torch.Generator().manual_seed(seed)
-    weights = [torch.randint(-levels, levels + 1, shape, generator=draw).float() for shape in shapes]  # many are equal
+    # many are equal
+    weights = [
+        torch.randint(-levels, levels + 1, shape, generator=draw).float() for shape in shapes
+    ]
     gone = torch.cat([g.flatten() for g in smallest(weights, Pattern(), amount)])
     flat = torch.cat([w.flatten() for w in weights]).abs()
-    wanted = sorted(range(len(flat)), key=lambda k: (float(flat[k]), k))[:round(amount * len(flat))]
+    wanted = sorted(range(len(flat)), key=lambda k: (float(flat[k]), k))[
+        : round(amount * len(flat))
+    ]
     assert sorted(gone.nonzero().flatten().tolist()) == sorted(wanted)
 
 
@@ -93,31 +127,42 @@ def test_a_local_mask_is_that_of_pytorch(amount: float) -> None:
 @pytest.mark.parametrize("amount", [0.1, 0.35, 0.5, 0.9, 0.99])
 def test_a_global_mask_is_that_of_pytorch(amount: float) -> None:
     found, other = layers(masked(f'mask({amount}, scope="global")')[0]), layers(net())
-    oracle.global_unstructured([(m, "weight") for m in other.values()], oracle.L1Unstructured, amount=amount)
+    oracle.global_unstructured(
+        [(m, "weight") for m in other.values()], oracle.L1Unstructured, amount=amount
+    )
     assert all(torch.equal(found[k].weight, other[k].weight) for k in found)
-    assert sum(int((m.weight == 0).sum()) for m in found.values()) == round(amount * sum(
-        m.weight.numel() for m in found.values()))
+    assert sum(int((m.weight == 0).sum()) for m in found.values()) == round(
+        amount * sum(m.weight.numel() for m in found.values())
+    )
 
 
 def test_a_mask_of_n_in_m_keeps_the_largest_of_neighbouring_inputs() -> None:
     torch.manual_seed(0)
     weight = torch.randn(6, 8, 3, 3)
-    gone, = smallest([weight], Pattern(4, 1, 2), 0)
+    (gone,) = smallest([weight], Pattern(4, 1, 2), 0)
     w, g = weight.numpy(), gone.numpy()
     for o, i, y, x in np.ndindex(6, 2, 3, 3):
         of = slice(4 * i, 4 * i + 4)
         assert set(np.flatnonzero(~g[o, of, y, x])) == set(np.argsort(np.abs(w[o, of, y, x]))[2:])
 
 
-@pytest.mark.parametrize(("text", "keep", "of"), [("2:4", 2, 4), ("1:4", 1, 4), ("3:4", 3, 4), ("4:8", 4, 8), ("1:2", 1, 2)])
+@pytest.mark.parametrize(
+    ("text", "keep", "of"),
+    [("2:4", 2, 4), ("1:4", 1, 4), ("3:4", 3, 4), ("4:8", 4, 8), ("1:2", 1, 2)],
+)
 def test_every_group_of_m_inputs_holds_n_weights(text: str, keep: int, of: int) -> None:
-    model = nn.Sequential(conv(3, 16), conv(16, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    model = nn.Sequential(
+        conv(3, 16), conv(16, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
     found, ctx = masked(f'mask(pattern="{text}")', model)
     for name in ("1", "5"):
         weight = layers(found)[name].weight
         counts = (weight != 0).movedim(1, -1).reshape(-1, of).sum(1)
         assert (counts == keep).all()
-    assert "its 3 inputs are no multiple of" in ctx.facts["left_whole"]["0"] and type(found[0]) is nn.Conv2d
+    assert (
+        "its 3 inputs are no multiple of" in ctx.facts["left_whole"]["0"]
+        and type(found[0]) is nn.Conv2d
+    )
     assert ctx.facts["sparsity"]["layers"] == pytest.approx(1 - keep / of)
 
 
@@ -131,7 +176,9 @@ def test_a_block_goes_as_one_and_the_smallest_mean_goes_first(block: int, scope:
         blocks = zero.view(-1, block, *zero.shape[1:])
         assert torch.equal(blocks.any(1), blocks.all(1))
         gone[name] = blocks.all(1).flatten()
-        means[name] = before[name].weight.detach().abs().view(-1, block, *zero.shape[1:]).mean(1).flatten()
+        means[name] = (
+            before[name].weight.detach().abs().view(-1, block, *zero.shape[1:]).mean(1).flatten()
+        )
     groups = [["0", "3"]] if scope == "global" else [["0"], ["3"]]
     for group in groups:
         mean, out = torch.cat([means[k] for k in group]), torch.cat([gone[k] for k in group])
@@ -141,7 +188,10 @@ def test_a_block_goes_as_one_and_the_smallest_mean_goes_first(block: int, scope:
 
 def test_a_block_does_not_reach_over_two_groups_of_filters() -> None:
     model = nn.Sequential(conv(3, 8), conv(8, 12, groups=2), head(12))
-    assert "its 6 outputs are no multiple of 4" in masked('mask(0.5, pattern="block")', model)[1].facts["left_whole"]["1"]
+    assert (
+        "its 6 outputs are no multiple of 4"
+        in masked('mask(0.5, pattern="block")', model)[1].facts["left_whole"]["1"]
+    )
 
 
 def test_ties_are_broken_by_position() -> None:
@@ -153,24 +203,46 @@ def test_ties_are_broken_by_position() -> None:
 
 # which layers
 
+
 def test_only_and_keep_choose_layers_by_name() -> None:
     def chosen(text: str) -> list[str]:
         return [row["name"] for row in masked(text)[1].facts["masked"]]
+
     assert chosen("mask(0.5)") == ["0", "3", "6.2"]
-    assert chosen("mask(0.5, only='6.*')") == ["6.2"] and chosen("mask(0.5, only='3, 0')") == ["0", "3"]
-    assert chosen("mask(0.5, keep='6.*,0')") == ["3"] and chosen("mask(0.5, only='?', keep='3')") == ["0"]
+    assert chosen("mask(0.5, only='6.*')") == ["6.2"] and chosen("mask(0.5, only='3, 0')") == [
+        "0",
+        "3",
+    ]
+    assert chosen("mask(0.5, keep='6.*,0')") == ["3"] and chosen(
+        "mask(0.5, only='?', keep='3')"
+    ) == ["0"]
     assert masked("mask(0.5, keep='0')")[1].facts["left_whole"] == {"0": "it was not chosen"}
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("mask(0.5, only='stemm')", "only: no layer is called 'stemm'; did you mean 'stem'? There are: "),
-    ("mask(0.5, keep='stem, lst*')", "keep: no layer is called 'lst*'; did you mean 'last'?"),
-    ("mask(0.5, only='bn')", "no layer is called 'bn'"),
-    ("mask(0.5, keep='*')", "no weight can be set to zero (stem: it was not chosen; body: "),
-    ("mask(pattern='3:7')", "no weight can be set to zero (stem: its 3 inputs are no multiple of 7")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "mask(0.5, only='stemm')",
+            "only: no layer is called 'stemm'; did you mean 'stem'? There are: ",
+        ),
+        ("mask(0.5, keep='stem, lst*')", "keep: no layer is called 'lst*'; did you mean 'last'?"),
+        ("mask(0.5, only='bn')", "no layer is called 'bn'"),
+        ("mask(0.5, keep='*')", "no weight can be set to zero (stem: it was not chosen; body: "),
+        (
+            "mask(pattern='3:7')",
+            "no weight can be set to zero (stem: its 3 inputs are no multiple of 7",
+        ),
+    ],
+)
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest(text: str, said: str) -> None:
-    model = Net(lambda n, x: n.last(n.bn(n.body(n.stem(x))).mean((2, 3))), stem=conv(3, 8), body=conv(8, 8),
-                bn=nn.BatchNorm2d(8), last=nn.Linear(8, 5))
+    model = Net(
+        lambda n, x: n.last(n.bn(n.body(n.stem(x))).mean((2, 3))),
+        stem=conv(3, 8),
+        body=conv(8, 8),
+        bn=nn.BatchNorm2d(8),
+        last=nn.Linear(8, 5),
+    )
     with pytest.raises(LissomError) as caught:
         masked(text, model)
     assert said in str(caught.value)
@@ -184,39 +256,62 @@ class Own(nn.Conv2d):
 
 
 def test_layers_that_cannot_hold_zeros_are_left_with_the_reason() -> None:
-    model = Net(lambda n, x: F.linear(n.up(n.normed(n.own(n.plain(x)))).mean((2, 3)), n.read.weight), plain=conv(3, 4),
-                own=Own(4, 4, 1), normed=nn.utils.parametrizations.weight_norm(conv(4, 4)), up=nn.ConvTranspose2d(4, 4, 2),
-                read=nn.Linear(4, 5), unused=nn.Linear(4, 4))
+    model = Net(
+        lambda n, x: F.linear(n.up(n.normed(n.own(n.plain(x)))).mean((2, 3)), n.read.weight),
+        plain=conv(3, 4),
+        own=Own(4, 4, 1),
+        normed=nn.utils.parametrizations.weight_norm(conv(4, 4)),
+        up=nn.ConvTranspose2d(4, 4, 2),
+        read=nn.Linear(4, 5),
+        unused=nn.Linear(4, 4),
+    )
     found, ctx = masked("mask(0.5)", model)
     left = ctx.facts["left_whole"]
-    assert [row["name"] for row in ctx.facts["masked"]] == ["plain", "normed", "up"] and type(found.own) is Own
+    assert [row["name"] for row in ctx.facts["masked"]] == ["plain", "normed", "up"] and type(
+        found.own
+    ) is Own
     assert left["own"] == "Own, whose forward also calls tanh"
     assert "not called as a layer" in left["read"] and "not called as a layer" in left["unused"]
 
 
 def test_layers_that_share_a_weight_are_masked_together_or_not_at_all() -> None:
     def shared(other: nn.Module) -> tuple[Any, Context]:
-        model = Net(lambda n, x: n.other(F.relu(n.one(x))).mean((2, 3)), one=conv(3, 3), other=other)
+        model = Net(
+            lambda n, x: n.other(F.relu(n.one(x))).mean((2, 3)), one=conv(3, 3), other=other
+        )
         model.other.weight = model.one.weight
         return masked("mask(0.5)", Net(lambda n, x: n.two(n.first(x)), first=conv(3, 3), two=model))
+
     found, ctx = shared(conv(3, 3))
-    assert type(found.two.one) is type(found.two.other) is MaskedConv2d and found.two.one.weight is found.two.other.weight
+    assert (
+        type(found.two.one) is type(found.two.other) is MaskedConv2d
+        and found.two.one.weight is found.two.other.weight
+    )
     assert [row["name"] for row in ctx.facts["masked"]] == ["first", "two.one"]
     assert "tanh" in shared(Own(3, 3, 3, padding=1))[1].facts["left_whole"]["two.other"]
-    assert "a layer of another kind" in shared(Own(3, 3, 3, padding=1))[1].facts["left_whole"]["two.one"]
+    assert (
+        "a layer of another kind"
+        in shared(Own(3, 3, 3, padding=1))[1].facts["left_whole"]["two.one"]
+    )
 
 
 # zeros stay
 
-@pytest.mark.parametrize("text", ["mask(0.7)", "mask(0.7, scope='global')", "mask(0.5, pattern=block)",
-                                  "mask(pattern='1:2')"])
+
+@pytest.mark.parametrize(
+    "text",
+    ["mask(0.7)", "mask(0.7, scope='global')", "mask(0.5, pattern=block)", "mask(pattern='1:2')"],
+)
 def test_zeros_stay_zero_while_the_network_learns_and_all_else_moves(text: str) -> None:
     model = masked(text)[0]
     before, was = zeros(model), copy.deepcopy(model.state_dict())
     learnt(model)
     for name, gone in zeros(model).items():
         assert torch.equal(gone, before[name]), name
-        assert not gone.all() and (layers(model)[name].weight != was[f"{name}.weight"])[~gone].float().mean() > 0.9
+        assert (
+            not gone.all()
+            and (layers(model)[name].weight != was[f"{name}.weight"])[~gone].float().mean() > 0.9
+        )
 
 
 def test_a_mask_multiplies_in_training_and_is_not_there_in_inference() -> None:
@@ -226,7 +321,10 @@ def test_a_mask_multiplies_in_training_and_is_not_there_in_inference() -> None:
         layer.weight[:, ::2] = 0
     assert not list(layer.eval().named_buffers()) and set(layer.state_dict()) == {"weight", "bias"}
     layer.train()
-    assert [k for k, _ in layer.named_buffers()] == ["mask"] and set(layer.state_dict()) == {"weight", "bias"}
+    assert [k for k, _ in layer.named_buffers()] == ["mask"] and set(layer.state_dict()) == {
+        "weight",
+        "bias",
+    }
     with torch.no_grad():
         layer.weight += 1  # whatever happens to a zero, it is not used
     x = torch.randn(3, 6)
@@ -277,21 +375,27 @@ def test_a_second_mask_only_adds_zeros() -> None:
 def test_zeros_survive_folding_quantizing_and_quantization_aware_training() -> None:
     model = masked("mask(0.6)")[0]
     before = zeros(model)
-    folded(model, images(1))
+    fold_batchnorms(model, images(1))
     assert all(torch.equal(gone, before[name]) for name, gone in zeros(model).items())
     small: Any = lissom.apply("mask(0.6) | quantize(8)", net(), images(1), images())
-    assert isinstance(small, Quantized) and len(small.layers()) == 3
+    assert isinstance(small, QuantizedNetwork) and len(small.layers()) == 3
     weights = {k: m.weight.detach().clone() for k, m in layers(small.network).items()}
     learnt(small)
     for name, layer in layers(small.network).items():
-        assert torch.equal(layer.weight == 0, before[name]) and not torch.equal(layer.weight, weights[name])
+        assert torch.equal(layer.weight == 0, before[name]) and not torch.equal(
+            layer.weight, weights[name]
+        )
         with torch.no_grad():
             assert (layer.in_inference()[0][before[name]] == 0).all()
 
 
 def test_what_was_not_masked_is_not_held_after_quantizing() -> None:
     small: Any = lissom.apply("mask(0.5, only='0') | quantize(8)", net(), images(1), images())
-    assert {k: m.masked for k, m in layers(small.network).items()} == {"0": True, "3": False, "6.2": False}
+    assert {k: m.masked for k, m in layers(small.network).items()} == {
+        "0": True,
+        "3": False,
+        "6.2": False,
+    }
     with torch.no_grad():
         small.network[3].weight[:, 0] = 0
     learnt(small)
@@ -301,8 +405,13 @@ def test_what_was_not_masked_is_not_held_after_quantizing() -> None:
 
 # with other steps, and on disk
 
-@pytest.mark.parametrize("recipe", ["mask(0.5)", "mask(pattern='2:4')", "mask(0.5) | fold", "mask(0.5) | quantize(8)"])
-def test_a_masked_network_comes_back_bit_equal_and_goes_on_holding_zeros(recipe: str, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    "recipe", ["mask(0.5)", "mask(pattern='2:4')", "mask(0.5) | fold", "mask(0.5) | quantize(8)"]
+)
+def test_a_masked_network_comes_back_bit_equal_and_goes_on_holding_zeros(
+    recipe: str, tmp_path: Path
+) -> None:
     small, _ = lissom.apply(recipe, net(), images(1), images(), notes=True)
     lissom.save(small, tmp_path)
     again = lissom.load(tmp_path, net())
@@ -317,7 +426,9 @@ def test_a_masked_network_comes_back_bit_equal_and_goes_on_holding_zeros(recipe:
 
 def chain() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(conv(3, 16), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 16), nn.ReLU(), head(16)).eval()
+    return nn.Sequential(
+        conv(3, 16), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 16), nn.ReLU(), head(16)
+    ).eval()
 
 
 def test_pruning_a_masked_network_takes_the_zeros_along(tmp_path: Path) -> None:
@@ -338,53 +449,82 @@ def test_pruning_a_masked_network_takes_the_zeros_along(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
 @pytest.mark.parametrize("recipe", ["mask(0.5)", "mask(0.5) | quantize(8)"])
-def test_an_exported_masked_network_answers_the_same(target: str, recipe: str, tmp_path: Path) -> None:
+def test_an_exported_masked_network_answers_the_same(
+    target: str, recipe: str, tmp_path: Path
+) -> None:
     from lissom.running.plan import one_target
 
     small = lissom.apply(recipe, net(), images(1), images())
     path = lissom.export(small, target, tmp_path / "net", (3, 8, 8))
     found = one_target(target).load(path, 1)(images().numpy())
     with torch.no_grad():
-        np.testing.assert_allclose(found, small(images()).numpy(), rtol=1e-3, atol=0.02 if "quantize" in recipe else 1e-5)
+        np.testing.assert_allclose(
+            found, small(images()).numpy(), rtol=1e-3, atol=0.02 if "quantize" in recipe else 1e-5
+        )
 
 
-def test_a_recipe_with_masks_runs_and_its_record_says_how_many_weights_are_zero(tmp_path: Path) -> None:
+def test_a_recipe_with_masks_runs_and_its_record_says_how_many_weights_are_zero(
+    tmp_path: Path,
+) -> None:
     recipe = "train(1) | 2 * mask(0.5, keep='0')"
     task = Task(net, data())
-    with pytest.raises(LissomError, match="no weight can be set to zero"):  # found before the first epoch
+    # found before the first epoch
+    with pytest.raises(LissomError, match="no weight can be set to zero"):
         lissom.run(recipe, task, tmp_path)
     assert not list(tmp_path.rglob("record.json"))
-    record, = lissom.run("mask(0.5) | train(1) | mask(0.8) | train(1) | quantize(8) | train(1)", task, tmp_path)
+    (record,) = lissom.run(
+        "mask(0.5) | train(1) | mask(0.8) | train(1) | quantize(8) | train(1)", task, tmp_path
+    )
     model = lissom.running.execute.Run(task, lissom.Store(tmp_path)).load(record["key"])
-    assert all(float(gone.float().mean()) == pytest.approx(0.8, abs=0.01) for gone in zeros(model).values())
+    assert all(
+        float(gone.float().mean()) == pytest.approx(0.8, abs=0.01) for gone in zeros(model).values()
+    )
 
 
 # what is said
 
+
 def test_the_record_counts_zeros_and_bytes() -> None:
     model, ctx = masked("mask(0.5, keep='6.*')")
     whole, held = sum(p.numel() for p in model.parameters()), 216 + 576
-    assert ctx.facts["masked"] == [{"name": "0", "weights": 216, "zeros": 108, "sparsity": 0.5},
-                                   {"name": "3", "weights": 576, "zeros": 288, "sparsity": 0.5}]
-    assert ctx.facts["sparsity"] == {"layers": 0.5, "network": pytest.approx(held / 2 / whole, abs=1e-6)}
+    assert ctx.facts["masked"] == [
+        {"name": "0", "weights": 216, "zeros": 108, "sparsity": 0.5},
+        {"name": "3", "weights": 576, "zeros": 288, "sparsity": 0.5},
+    ]
+    assert ctx.facts["sparsity"] == {
+        "layers": 0.5,
+        "network": pytest.approx(held / 2 / whole, abs=1e-6),
+    }
     assert ctx.facts["dense_bytes"] == 4 * whole
     assert ctx.facts["packed_bytes"] == 4 * (whole - held // 2) + held // 8
-    note, = ctx.notes
-    assert "latency does not change" in note and f"shrink to {ctx.facts['packed_bytes']} only once packed" in note
+    (note,) = ctx.notes
+    assert (
+        "latency does not change" in note
+        and f"shrink to {ctx.facts['packed_bytes']} only once packed" in note
+    )
 
 
-@pytest.mark.parametrize("recipe", ["mask(0.7)", "mask(0.5, pattern='block')", "mask(pattern='2:4')"])
+@pytest.mark.parametrize(
+    "recipe", ["mask(0.7)", "mask(0.5, pattern='block')", "mask(pattern='2:4')"]
+)
 def test_one_packer_counts_bytes(recipe: str) -> None:
     model, ctx = masked(recipe)
     assert ctx.facts["packed_bytes"] == sizes(model)["packed_bytes"] < ctx.facts["dense_bytes"]
 
 
-def test_zeros_are_shown_for_each_layer_after_later_steps_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zeros_are_shown_for_each_layer_after_later_steps_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lissom.cli.main import main
     from lissom.report.page import page_data
     from lissom.report.zeros import zeros_of
     from lissom.store.store import Store
-    record, = lissom.run("mask(0.7, scope='global', keep='6.*') | train(1) | quantize(8)", Task(net, data()), tmp_path)
+
+    (record,) = lissom.run(
+        "mask(0.7, scope='global', keep='6.*') | train(1) | quantize(8)",
+        Task(net, data()),
+        tmp_path,
+    )
     store = Store(tmp_path)
     found = zeros_of(store.record(record["key"]), store)
     assert found is not None and [row["name"] for row in found["layers"]] == ["0", "3"]
@@ -394,7 +534,9 @@ def test_zeros_are_shown_for_each_layer_after_later_steps_too(tmp_path: Path, ca
     shown = capsys.readouterr().out
     assert "69.9% of the weights of 2 layers are zero" in shown and "most in " in shown
     for row in found["layers"]:
-        assert re.search(rf"{row['name']} +{row['weights']} +{row['zeros']} +{row['sparsity']:.1%}", shown)
+        assert re.search(
+            rf"{row['name']} +{row['weights']} +{row['zeros']} +{row['sparsity']:.1%}", shown
+        )
     assert re.search(r"left whole: 6\.\S+: it was not chosen", shown)
     assert zeros_of(store.record(record["float"]["key"]), store) is None
 
@@ -406,14 +548,32 @@ def test_a_layer_without_weights_is_named() -> None:
     assert "every weight is zero in 3" in masked("mask(0.7, scope='global')", model)[1].notes[1]
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("mask", "step 1, mask: the amount is missing, as in mask(0.5)"), ("mask(pattern=block)", "the amount is missing"),
-    ("mask(0.4, pattern='2:4')", "2:4 is an amount of 0.5, and 0.4 was given; leave the amount out"),
-    ("mask(0.5, pattern='4:2')", "mask(pattern=...): '4:2' was given; 'element', 'block' or N:M fits"),
-    ("mask(0.5, pattern='2:2')", "'2:2' was given"), ("mask(0.5, pattern='0:4')", "'0:4' was given"),
-    ("mask(0.5, pattern='02:4')", "'02:4' was given"), ("mask(0.5, pattern='2:400')", "'2:400' was given"),
-    ("mask(0.5, pattern='elements')", "'elements' was given"), ("mask(1)", "it must be < 1"), ("mask(0)", "it must be > 0"),
-    ("quantize(8) | mask(0.5)", "step 2, mask(0.5): the weights are quantized already; mask before quantize")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mask", "step 1, mask: the amount is missing, as in mask(0.5)"),
+        ("mask(pattern=block)", "the amount is missing"),
+        (
+            "mask(0.4, pattern='2:4')",
+            "2:4 is an amount of 0.5, and 0.4 was given; leave the amount out",
+        ),
+        (
+            "mask(0.5, pattern='4:2')",
+            "mask(pattern=...): '4:2' was given; 'element', 'block' or N:M fits",
+        ),
+        ("mask(0.5, pattern='2:2')", "'2:2' was given"),
+        ("mask(0.5, pattern='0:4')", "'0:4' was given"),
+        ("mask(0.5, pattern='02:4')", "'02:4' was given"),
+        ("mask(0.5, pattern='2:400')", "'2:400' was given"),
+        ("mask(0.5, pattern='elements')", "'elements' was given"),
+        ("mask(1)", "it must be < 1"),
+        ("mask(0)", "it must be > 0"),
+        (
+            "quantize(8) | mask(0.5)",
+            "step 2, mask(0.5): the weights are quantized already; mask before quantize",
+        ),
+    ],
+)
 def test_what_cannot_be_a_mask_is_refused_when_the_recipe_is_read(text: str, said: str) -> None:
     with pytest.raises(LissomError) as caught:
         Recipe(text)

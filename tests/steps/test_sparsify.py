@@ -21,8 +21,12 @@ from lissom.tasks.task import Task
 
 def context(monkeypatch: pytest.MonkeyPatch, model: nn.Module, seen: list[Any]) -> Context:
     task = Task.of("resnet8", Data.of("digits"))
-    ctx = TaskContext(task.data.example(), lambda count: [task.data.example(count)], task=task, where="sparsify")
-    monkeypatch.setattr(TaskContext, "learn", lambda self, model, pace, terms, remembers: seen.append(terms[0]))
+    ctx = TaskContext(
+        task.data.example(), lambda count: [task.data.example(count)], task=task, where="sparsify"
+    )
+    monkeypatch.setattr(
+        TaskContext, "learn", lambda self, model, pace, terms, remembers: seen.append(terms[0])
+    )
     return ctx
 
 
@@ -45,7 +49,11 @@ def lively() -> nn.Module:
 
 def test_network_slimming_prices_the_absolute_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively()
-    wanted = 0.3 * sum(float(m.weight.detach().abs().sum()) for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    wanted = 0.3 * sum(
+        float(m.weight.detach().abs().sum())
+        for m in model.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    )
     value = price_of(Sparsify(0.3, 1), model, monkeypatch)()
     assert float(value.detach()) == pytest.approx(wanted, rel=1e-5)
     value.backward()
@@ -53,7 +61,9 @@ def test_network_slimming_prices_the_absolute_scales(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(norm.weight.grad, 0.3 * norm.weight.sign())
 
 
-def test_the_group_lasso_prices_the_norm_of_all_that_hangs_on_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_group_lasso_prices_the_norm_of_all_that_hangs_on_a_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = lively()
     groups, tensors = cuttable(model, torch.zeros(1, 1, 32, 32)), dict(model.named_parameters())
     wanted = 0.0
@@ -64,16 +74,20 @@ def test_the_group_lasso_prices_the_norm_of_all_that_hangs_on_a_channel(monkeypa
                 for k, unit in enumerate(m.unit.tolist()):
                     numbers = tensors[m.tensor].detach().select(m.axis, k).double()
                     squares[unit] += float(numbers.square().sum()) * (unit >= 0)
-        wanted += sum(s ** 0.5 for s in squares)
+        wanted += sum(s**0.5 for s in squares)
     price = price_of(Sparsify(0.1, 1, on="group"), model, monkeypatch)
     assert float(price().detach()) == pytest.approx(0.1 * wanted, rel=1e-4)
 
 
-def test_the_growing_price_begins_at_nothing_and_falls_on_small_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_growing_price_begins_at_nothing_and_falls_on_small_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = lively()
     price = price_of(Sparsify(1.0, 1, on="grow", batch=400), model, monkeypatch)  # four steps
     values = [float(price().detach()) for _ in range(5)]
-    assert values[1] == pytest.approx(2 * values[0], rel=1e-4) and values[3] == pytest.approx(4 * values[0], rel=1e-4)
+    assert values[1] == pytest.approx(2 * values[0], rel=1e-4) and values[3] == pytest.approx(
+        4 * values[0], rel=1e-4
+    )
     assert values[4] == pytest.approx(values[3])
     assert lag(torch.tensor([4.0, 1.0, 9.0])).tolist() == [0.5, 1.0, 0.0]
 
@@ -84,10 +98,14 @@ def test_what_is_priced_gets_smaller(on: Any) -> None:
     few = Data(**{**vars(data), "train": data.train.take(torch.arange(256))})
     task = Task.of("resnet8", few)
     model = task.fresh()
-    ctx = TaskContext(few.example(), lambda count: [few.example(count)], task=task, where="sparsify")
+    ctx = TaskContext(
+        few.example(), lambda count: [few.example(count)], task=task, where="sparsify"
+    )
     Sparsify(1e-2 if on == "bn" else 1e-3 if on == "group" else 1.0, 2, on=on, batch=32)(model, ctx)
     found = ctx.facts["sparsified"]
-    centre = [sum(k * n for k, n in enumerate(found[w])) / sum(found[w]) for w in ("before", "after")]
+    centre = [
+        sum(k * n for k, n in enumerate(found[w])) / sum(found[w]) for w in ("before", "after")
+    ]
     assert centre[1] < centre[0] and len(ctx.log) == 2
 
 
@@ -95,10 +113,17 @@ def test_nothing_to_price_is_an_error() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     ctx = Context(torch.zeros(1, 3, 8, 8), lambda count: [], where="sparsify")
     for on in ("bn", "group"):
-        with pytest.raises(LissomError, match=r"no batch-norm scales|nothing in this network can be cut"):
+        with pytest.raises(
+            LissomError, match=r"no batch-norm scales|nothing in this network can be cut"
+        ):
             Sparsify(0.1, 1, on=on).rehearse(model, ctx)
 
 
 def test_a_histogram_counts_both_over_the_same_bins() -> None:
     found = histogram(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 0.01, 2.0]), bins=4)
-    assert found == {"top": 4.0, "before": [0, 1, 1, 1], "after": [2, 0, 1, 0], "below_a_hundredth": [0.0, 0.6667]}
+    assert found == {
+        "top": 4.0,
+        "before": [0, 1, 1, 1],
+        "after": [2, 0, 1, 0],
+        "below_a_hundredth": [0.0, 0.6667],
+    }

@@ -1,4 +1,6 @@
-"""Whatever stands in a record, a log or a structure: it is read as values of their types, or told in one line."""
+"""Whatever stands in a record, a log or a structure: it is read as values of their types, or told
+in one line.
+"""
 
 from __future__ import annotations
 
@@ -25,36 +27,122 @@ from lissom.store.structure import read_structure
 
 KEY = "aaaaaaaaaaaa"
 MS = {"median": 2.0, "low": 1.9, "high": 2.1, "p99": 3.0}
-NETWORK = {"key": "bbbbbbbbbbbb", "scores": {"valid": {"top1": 0.9}, "test": {"top1": 0.9, "top5": None}},
-           "params": 100, "macs": 1000, "weights_bytes": 400}
+NETWORK = {
+    "key": "bbbbbbbbbbbb",
+    "scores": {"valid": {"top1": 0.9}, "test": {"top1": 0.9, "top5": None}},
+    "params": 100,
+    "macs": 1000,
+    "weights_bytes": 400,
+}
 LAYER = {"name": "stem", "kind": "Conv2d", "outputs": 8, "params": 100, "macs": 1000}
 RECORD: dict[str, Any] = {
-    **NETWORK, "schema": SCHEMA, "key": KEY, "before": "bbbbbbbbbbbb", "recipe": "train(1) | quantize(8)", "seed": 0,
-    "step": "quantize(8)", "created": 1.7e9,
-    "task": {"model": "resnet8", "data": "digits", "shape": [1, 8, 8], "classes": 10, "train": 9, "valid": 3, "test": 4,
-             "spec": {}, "preprocessing": {"mean": [0.5], "std": [0.2]}, "notes": []},
-    "sizes": {"theory_bytes": 90, "packed_bytes": 95}, "float": NETWORK, "notes": ["a"], "layers": [LAYER], "seconds": 1.5,
-    "facts": {"quantized": ["stem"], "layers": [{"name": "stem", "weights": {"bits": 8}, "inputs": None}]},
-    "gates": [{"name": "reloaded = saved", "difference": 0.0, "tolerance": 0.0}], "machine": {"cpu": "some", "cores": 2},
-    "targets": {"onnxruntime": {"artefact": "artefacts/onnx/model.onnx", "size_bytes": 100, "top1": 0.9,
-                                "float_size_bytes": 300, "latency_ms": MS, "float_latency_ms": MS,
-                                "agreement": 1.0, "fused": "1/1", "not_fused": [], "peak_mib": 50, "load_ms": 3.0,
-                                "resident_mib": 2.0, "gates": []}}}
+    **NETWORK,
+    "schema": SCHEMA,
+    "key": KEY,
+    "before": "bbbbbbbbbbbb",
+    "recipe": "train(1) | quantize(8)",
+    "seed": 0,
+    "step": "quantize(8)",
+    "created": 1.7e9,
+    "task": {
+        "model": "resnet8",
+        "data": "digits",
+        "shape": [1, 8, 8],
+        "classes": 10,
+        "train": 9,
+        "valid": 3,
+        "test": 4,
+        "spec": {},
+        "preprocessing": {"mean": [0.5], "std": [0.2]},
+        "notes": [],
+    },
+    "sizes": {"theory_bytes": 90, "packed_bytes": 95},
+    "float": NETWORK,
+    "notes": ["a"],
+    "layers": [LAYER],
+    "seconds": 1.5,
+    "facts": {
+        "quantized": ["stem"],
+        "layers": [{"name": "stem", "weights": {"bits": 8}, "inputs": None}],
+    },
+    "gates": [{"name": "reloaded = saved", "difference": 0.0, "tolerance": 0.0}],
+    "machine": {"cpu": "some", "cores": 2},
+    "targets": {
+        "onnxruntime": {
+            "artefact": "artefacts/onnx/model.onnx",
+            "size_bytes": 100,
+            "top1": 0.9,
+            "float_size_bytes": 300,
+            "latency_ms": MS,
+            "float_latency_ms": MS,
+            "agreement": 1.0,
+            "fused": "1/1",
+            "not_fused": [],
+            "peak_mib": 50,
+            "load_ms": 3.0,
+            "resident_mib": 2.0,
+            "gates": [],
+        }
+    },
+}
 STRUCTURE: dict[str, Any] = {
-    "format": 1, "build": {"model": "resnet8"}, "buffers": ["a"],
-    "layers": {"stem": {"class": "QuantizedConv2d", "in_channels": 3, "quantized": {
-        "site": "input0", "masked": False, "norm": None, "again": None,
-        "rounding": {"grid": "uniform", "bits": 8, "of": "weights", "names": ["scale"]}}}},
-    "quantized": {"sites": {"a": "a"}, "calls": {"conv": 1}, "skipped": [], "tied": [["a"]],
-                  "grids": {"a": {"grid": "uniform", "bits": 8, "of": "inputs", "names": ["scale"]}}}}
-STRANGE: list[Any] = [None, True, -1, 0, 2**63, 2**70, 10**400, 1.5, 1e308, "", "x" * 10_000, "../..", "\ud800", [], {},
-                      [[]], {"a": {}}, [None], {"": None}]
+    "format": 1,
+    "build": {"model": "resnet8"},
+    "buffers": ["a"],
+    "layers": {
+        "stem": {
+            "class": "QuantizedConv2d",
+            "in_channels": 3,
+            "quantized": {
+                "site": "input0",
+                "masked": False,
+                "norm": None,
+                "again": None,
+                "rounding": {"grid": "uniform", "bits": 8, "of": "weights", "names": ["scale"]},
+            },
+        }
+    },
+    "quantized": {
+        "sites": {"a": "a"},
+        "calls": {"conv": 1},
+        "skipped": [],
+        "tied": [["a"]],
+        "grids": {"a": {"grid": "uniform", "bits": 8, "of": "inputs", "names": ["scale"]}},
+    },
+}
+STRANGE: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    2**70,
+    10**400,
+    1.5,
+    1e308,
+    "",
+    "x" * 10_000,
+    "../..",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"a": {}},
+    [None],
+    {"": None},
+]
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield where something stands in nested lists and objects."""
     yield at
-    for name, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for name, part in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from places(part, (*at, name))
 
 
@@ -91,27 +179,44 @@ def put(store: Store, key: str, record: Any) -> None:
 def store(tmp_path: Path) -> Store:
     kept = Store(tmp_path / "store")
     put(kept, KEY, RECORD)
-    put(kept, "bbbbbbbbbbbb", {**RECORD, **NETWORK, "before": None, "recipe": "train(1)", "facts": {}})
+    put(
+        kept,
+        "bbbbbbbbbbbb",
+        {**RECORD, **NETWORK, "before": None, "recipe": "train(1)", "facts": {}},
+    )
     return kept
 
 
 def test_a_record_is_read_as_it_was_written_and_its_artefact_is_in_its_entry(store: Store) -> None:
     found = store.record(KEY)
-    assert found["targets"]["onnxruntime"]["artefact"] == str(store.folder(KEY) / "artefacts" / "onnx" / "model.onnx")
+    assert found["targets"]["onnxruntime"]["artefact"] == str(
+        store.folder(KEY) / "artefacts" / "onnx" / "model.onnx"
+    )
     found["targets"]["onnxruntime"]["artefact"] = "artefacts/onnx/model.onnx"
     assert {name: found[name] for name in RECORD} == RECORD and found["finished"] is False
 
 
 @pytest.mark.parametrize("more", [{}, {"top1": {}}, {"top1": 0.5}])
-def test_splits_that_nobody_knows_are_not_shown(store: Store, more: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_that_nobody_knows_are_not_shown(
+    store: Store, more: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(store, KEY, {**RECORD, "scores": {**RECORD["scores"], "other": more}})
     print_record(store.record(KEY))
     said = capsys.readouterr().out
     assert "test top1" in said and "other" not in said
 
 
-def test_what_earlier_steps_noted_is_shown_once_and_first(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    first = {**RECORD, **NETWORK, "before": None, "recipe": "train(1)", "facts": {}, "notes": ["train: one", "both: of it"]}
+def test_what_earlier_steps_noted_is_shown_once_and_first(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = {
+        **RECORD,
+        **NETWORK,
+        "before": None,
+        "recipe": "train(1)",
+        "facts": {},
+        "notes": ["train: one", "both: of it"],
+    }
     put(store, "bbbbbbbbbbbb", first)
     put(store, KEY, {**RECORD, "before": "bbbbbbbbbbbb", "notes": ["prune: two", "both: of it"]})
     print_record(store.record(KEY), store)
@@ -119,7 +224,9 @@ def test_what_earlier_steps_noted_is_shown_once_and_first(store: Store, capsys: 
     assert noted[:3] == ["note: train: one", "note: both: of it", "note: prune: two"]
 
 
-def test_names_with_brackets_are_shown_as_they_are(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_with_brackets_are_shown_as_they_are(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     odd = "[/red] [bold]x"
     put(store, KEY, {**RECORD, "layers": [{**row, "name": odd} for row in RECORD["layers"]]})
     found = store.record(KEY)
@@ -128,7 +235,9 @@ def test_names_with_brackets_are_shown_as_they_are(store: Store, capsys: pytest.
     assert odd in capsys.readouterr().out
 
 
-def test_whatever_stands_in_a_record_is_shown_or_told_in_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_stands_in_a_record_is_shown_or_told_in_one_line(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     shown = refused = 0
     for mutant in mutants(RECORD):
         put(store, KEY, mutant)
@@ -151,7 +260,9 @@ def test_whatever_stands_in_a_record_is_shown_or_told_in_one_line(store: Store, 
 def test_whatever_stands_in_a_structure_is_read_or_told_in_one_line(tmp_path: Path) -> None:
     begin, read = time.monotonic(), 0
     for mutant in mutants(STRUCTURE):
-        (tmp_path / "structure.json").write_bytes(json.dumps(mutant).encode("utf-8", "surrogatepass"))
+        (tmp_path / "structure.json").write_bytes(
+            json.dumps(mutant).encode("utf-8", "surrogatepass")
+        )
         try:
             read += bool(read_structure(tmp_path, ("QuantizedConv2d",), ("in_channels",)))
         except LissomError as error:
@@ -159,10 +270,25 @@ def test_whatever_stands_in_a_structure_is_read_or_told_in_one_line(tmp_path: Pa
     assert read and time.monotonic() - begin < 20
 
 
-@pytest.mark.parametrize("text", [
-    b"", b"{", b"\xff\xfe", b"\x00\x01", b"[" * 100_000, b'{"a":' * 100_000, b"NaN", b'{"params": Infinity}', b"1" * 5_000,
-    b'"' + b"x" * 100, json.dumps({**RECORD, "facts": {"a": 1e308}}).replace("1e+308", "1e999").encode(),
-    json.dumps({**RECORD, "seconds": float("nan")}).encode(), b" " * (17 << 20)], ids=range(13))
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"\x00\x01",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"NaN",
+        b'{"params": Infinity}',
+        b"1" * 5_000,
+        b'"' + b"x" * 100,
+        json.dumps({**RECORD, "facts": {"a": 1e308}}).replace("1e+308", "1e999").encode(),
+        json.dumps({**RECORD, "seconds": float("nan")}).encode(),
+        b" " * (17 << 20),
+    ],
+    ids=range(13),
+)
 def test_what_is_no_json_is_told_at_once(store: Store, text: bytes) -> None:
     put(store, KEY, text)
     begin = time.monotonic()
@@ -190,17 +316,41 @@ def test_a_log_of_a_training_that_failed_has_none_where_there_is_no_number(tmp_p
     assert read_log(tmp_path) == [{"epoch": 1, "loss": None}]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "artefacts", "artefacts/onnx", "artefacts/../../x", "../artefacts/../x/y",
-                                  "", "C:/x", "artefacts/onnx/..", "artefacts/C:/x", "artefacts/a/b\0", "artefacts//x",
-                                  "artefacts/onnx/m|x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "artefacts",
+        "artefacts/onnx",
+        "artefacts/../../x",
+        "../artefacts/../x/y",
+        "",
+        "C:/x",
+        "artefacts/onnx/..",
+        "artefacts/C:/x",
+        "artefacts/a/b\0",
+        "artefacts//x",
+        "artefacts/onnx/m|x",
+    ],
+)
 def test_an_artefact_leads_nowhere_else(store: Store, path: str) -> None:
-    put(store, KEY, {**RECORD, "targets": {"torch": {**RECORD["targets"]["onnxruntime"], "artefact": path}}})
+    put(
+        store,
+        KEY,
+        {**RECORD, "targets": {"torch": {**RECORD["targets"]["onnxruntime"], "artefact": path}}},
+    )
     with pytest.raises(LissomError, match="a path below artefacts/"):
         store.record(KEY)
 
 
-@pytest.mark.parametrize("path", ["/old/place/aaaaaaaaaaaa/artefacts/onnx/m.onnx", "artefacts/onnx/m.onnx",
-                                  "C:\\old\\aaaaaaaaaaaa\\artefacts\\onnx\\m.onnx"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/old/place/aaaaaaaaaaaa/artefacts/onnx/m.onnx",
+        "artefacts/onnx/m.onnx",
+        "C:\\old\\aaaaaaaaaaaa\\artefacts\\onnx\\m.onnx",
+    ],
+)
 def test_an_artefact_is_found_where_the_store_was_moved_to(tmp_path: Path, path: str) -> None:
     assert artefact(path, tmp_path / KEY, "") == tmp_path / KEY / "artefacts" / "onnx" / "m.onnx"
 
@@ -212,27 +362,42 @@ def test_a_record_without_its_uncompressed_network_is_no_record(store: Store) ->
 
 
 @pytest.mark.parametrize("before", [{KEY: KEY}, {KEY: "bbbbbbbbbbbb", "bbbbbbbbbbbb": KEY}])
-def test_what_was_made_from_itself_is_told_and_does_not_hang(store: Store, before: dict[str, str], tmp_path: Path) -> None:
+def test_what_was_made_from_itself_is_told_and_does_not_hang(
+    store: Store, before: dict[str, str], tmp_path: Path
+) -> None:
     for key, other in before.items():
         put(store, key, {**store.record(key), "before": other, "facts": {}})
     put(store, "cccccccccccc", {**RECORD, "key": "cccccccccccc", "before": None, "facts": {}})
-    for words in (["compare", KEY, "cccccccccccc"], ["show", KEY], ["store"], ["report", "-o", str(tmp_path / "r.html")],
-                  ["store", "--prune", "--yes"]):
+    for words in (
+        ["compare", KEY, "cccccccccccc"],
+        ["show", KEY],
+        ["store"],
+        ["report", "-o", str(tmp_path / "r.html")],
+        ["store", "--prune", "--yes"],
+    ):
         with pytest.raises(SystemExit):
             main([*words, "--store", str(store.root)])
     assert (tmp_path / "r.html").is_file() and list(chain("a", {"a": "b"}.get)) == ["a", "b"]
 
 
 def test_one_entry_that_cannot_be_read_is_one_line_and_the_others_go_on(
-        store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(store, "cccccccccccc", b"\x00")
-    for words, status in ((["store"], 0), (["show", KEY, "cccccccccccc", "bbbbbbbbbbbb"], 0),
-                          (["report", "-o", str(tmp_path / "r.html")], 0)):
+    for words, status in (
+        (["store"], 0),
+        (["show", KEY, "cccccccccccc", "bbbbbbbbbbbb"], 0),
+        (["report", "-o", str(tmp_path / "r.html")], 0),
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--store", str(store.root)])
         said = capsys.readouterr()
-        assert said.err.count("\n") == 1 and "the record of cccccccccccc cannot be read" in said.err, words
-        assert "--remove cccccccccccc" in said.err and said.out and ended.value.code == status, words
+        assert (
+            said.err.count("\n") == 1 and "the record of cccccccccccc cannot be read" in said.err
+        ), words
+        assert "--remove cccccccccccc" in said.err and said.out and ended.value.code == status, (
+            words
+        )
     assert (tmp_path / "r.html").is_file()
 
 
@@ -256,15 +421,38 @@ def test_a_report_that_fails_leaves_the_one_that_was_there(store: Store, tmp_pat
     path.write_text("before")
     with pytest.raises(LissomError):
         write_report(["no such key"], store, path)
-    assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert (
+        path.read_text() == "before"
+        and [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    )
 
 
-@pytest.mark.parametrize("words", [["store"], ["show", KEY], ["show", KEY, "bbbbbbbbbbbb"], ["compare", KEY, "bbbbbbbbbbbb"],
-                                   ["report", "-o", "r.html"], ["store", "--prune", "--yes"]], ids=" ".join)
-def test_what_is_finished_is_shown_without_torch(store: Store, tmp_path: Path, words: list[str]) -> None:
-    code = ("import sys\nfrom lissom.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as ended:\n"
-            "    assert not ended.code\n"
-            "print(sorted({'torch', 'onnx', 'scipy', 'sklearn'} & set(sys.modules)), file=sys.stderr)")
-    child = subprocess.run([sys.executable, "-c", code, *words, "--store", str(store.root)], cwd=tmp_path,
-                           capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["store"],
+        ["show", KEY],
+        ["show", KEY, "bbbbbbbbbbbb"],
+        ["compare", KEY, "bbbbbbbbbbbb"],
+        ["report", "-o", "r.html"],
+        ["store", "--prune", "--yes"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_finished_is_shown_without_torch(
+    store: Store, tmp_path: Path, words: list[str]
+) -> None:
+    code = (
+        "import sys\nfrom lissom.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept "
+        "SystemExit as ended:\n"
+        "    assert not ended.code\n"
+        "print(sorted({'torch', 'onnx', 'scipy', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, *words, "--store", str(store.root)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (child.returncode, child.stderr.strip()) == (0, "[]")

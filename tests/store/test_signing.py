@@ -35,8 +35,12 @@ def make(num_classes=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(4, num_classes))
 """
 RESNET = {"model": "resnet8", "num_classes": 3, "in_channels": 1}
-NUMBERS: dict[str, Any] = {"scores": {"valid": {"top1": 0.5}, "test": {"top1": 0.5}}, "params": 10, "macs": 10,
-                           "weights_bytes": 40}
+NUMBERS: dict[str, Any] = {
+    "scores": {"valid": {"top1": 0.5}, "test": {"top1": 0.5}},
+    "params": 10,
+    "macs": 10,
+    "weights_bytes": 40,
+}
 
 
 def network(classes: int = 3) -> nn.Module:
@@ -48,9 +52,18 @@ def put(store: Store, key: str, build: dict[str, Any], net: nn.Module) -> None:
     """Write an entry as a run does."""
     with store.entry(key) as folder:
         save(net, folder, build)
-        write_json(folder / "record.json", {"key": key, "before": None, "recipe": "", "seed": 0, **NUMBERS,
-                                            "float": {"key": key, **NUMBERS},
-                                            "task": {"model": "net", "data": "digits", "shape": [1, 2, 2]}})
+        write_json(
+            folder / "record.json",
+            {
+                "key": key,
+                "before": None,
+                "recipe": "",
+                "seed": 0,
+                **NUMBERS,
+                "float": {"key": key, **NUMBERS},
+                "task": {"model": "net", "data": "digits", "shape": [1, 2, 2]},
+            },
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -91,35 +104,63 @@ def test_what_this_user_wrote_is_loaded_without_a_word(own: Store) -> None:
 
 
 def test_the_key_is_one_file_for_its_user_alone(own: Store, home: Path) -> None:
-    assert [path for path in home.rglob("*") if path.is_file()] == [key_path()] == [home / "lissom" / "signing.key"]
+    assert (
+        [path for path in home.rglob("*") if path.is_file()]
+        == [key_path()]
+        == [home / "lissom" / "signing.key"]
+    )
     assert stat.S_IMODE(key_path().stat().st_mode) == 0o600 and len(user_key() or b"") == 32
 
 
 def test_processes_that_make_the_key_at_once_agree(tmp_path: Path, home: Path) -> None:
-    code = ("import lissom.store.signing as s, time, sys\n"
-            "time.sleep(float(sys.argv[1]) - time.time())\nprint(s.user_key().hex())")
+    code = (
+        "import lissom.store.signing as s, time, sys\n"
+        "time.sleep(float(sys.argv[1]) - time.time())\nprint(s.user_key().hex())"
+    )
     at = str(__import__("time").time() + 2)
-    runs = [subprocess.Popen([sys.executable, "-c", code, at], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, at], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     found = {run.communicate(timeout=60)[0].strip() for run in runs}
-    assert len(found) == 1 and found == {(user_key() or b"").hex()} and len(list((home / "lissom").iterdir())) == 1
+    assert (
+        len(found) == 1
+        and found == {(user_key() or b"").hex()}
+        and len(list((home / "lissom").iterdir())) == 1
+    )
 
 
-@pytest.mark.parametrize("build", [{"model": "os:system", "command": "touch RAN"}, {"model": "nets.py:make"},
-                                   {"task": "nets.py:make"}, {"model": "nets:make"},
-                                   {"model": "subprocess:call", "args": ["touch", "RAN"]}])
+@pytest.mark.parametrize(
+    "build",
+    [
+        {"model": "os:system", "command": "touch RAN"},
+        {"model": "nets.py:make"},
+        {"task": "nets.py:make"},
+        {"model": "nets:make"},
+        {"model": "subprocess:call", "args": ["touch", "RAN"]},
+    ],
+)
 @pytest.mark.parametrize("hide", [False, True])
-def test_a_stranger_names_no_code(own: Store, home: Path, build: dict[str, Any], hide: bool) -> None:
+def test_a_stranger_names_no_code(
+    own: Store, home: Path, build: dict[str, Any], hide: bool
+) -> None:
     folder = own.folder(KEY)
     changed(folder, "structure.json", lambda s: s.update(build=build))
     if hide:
         (folder / "manifest.json").unlink()
-    said = r"would import .*--model .*lissom store --trust --store" if hide else "structure.json is not what was written"
+    said = (
+        r"would import .*--model .*lissom store --trust --store"
+        if hide
+        else "structure.json is not what was written"
+    )
     refused(own, said)
     another_user(home)
     refused(own, said)
 
 
-def test_a_store_of_somebody_else_asks_and_is_read_when_its_code_is_named_again(own: Store, home: Path) -> None:
+def test_a_store_of_somebody_else_asks_and_is_read_when_its_code_is_named_again(
+    own: Store, home: Path
+) -> None:
     another_user(home)
     refused(own, "would import nets.py:make, and nothing shows that your lissom wrote it")
     assert load_key(KEY, own, "nets.py:make")[1].out_features == 3 and Path("RAN").exists()
@@ -128,12 +169,16 @@ def test_a_store_of_somebody_else_asks_and_is_read_when_its_code_is_named_again(
 
 
 def test_trust_signs_what_is_there_and_says_what_it_names(
-        own: Store, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own: Store, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(own, OTHER, RESNET, factory("resnet8")(num_classes=3, in_channels=1))
     another_user(home)
     with pytest.raises(SystemExit) as ended:
         main(["store", "--trust", "--store", str(own.root)])
-    assert ended.value.code == 0 and capsys.readouterr().out == "signed 2 entries, which name nets.py:make (1)\n"
+    assert (
+        ended.value.code == 0
+        and capsys.readouterr().out == "signed 2 entries, which name nets.py:make (1)\n"
+    )
     assert not Path("RAN").exists() and load_key(KEY, own) is not None
 
 
@@ -141,7 +186,10 @@ def test_trust_signs_nothing_that_is_damaged(own: Store, home: Path) -> None:
     another_user(home)
     changed(own.folder(KEY), "structure.json", lambda s: s.update(build={"model": "os:system"}))
     said: list[str] = []
-    assert trusted(own, said.append) == {"signed": 0, "code": {}} and "structure.json is not what was written" in said[0]
+    assert (
+        trusted(own, said.append) == {"signed": 0, "code": {}}
+        and "structure.json is not what was written" in said[0]
+    )
     refused(own, "structure.json is not what was written")
 
 
@@ -150,10 +198,21 @@ def test_names_of_menus_are_data_whoever_wrote_them(own: Store, home: Path) -> N
     another_user(home)
     (own.folder(OTHER) / "manifest.json").unlink()
     assert load_key(OTHER, own) is not None
-    for build in ({"model": "torchvision:models.resnet18"}, {"model": "torchvision:os.system"}, {"model": "timm:hf-hub:a/b"},
-                  {"model": "timm:layers.create_conv2d"}, {"model": "resnet8", "weights": "x"},
-                  {"model": "resnet8", "num_classes": 1e9}, {"model": "resnet8", "num_classes": 10**9},
-                  {"model": 3}, {"model": ""}, {}, None, {"model": "resnet8", "num_classes": "3"}, {"model": "a.b.c"}):
+    for build in (
+        {"model": "torchvision:models.resnet18"},
+        {"model": "torchvision:os.system"},
+        {"model": "timm:hf-hub:a/b"},
+        {"model": "timm:layers.create_conv2d"},
+        {"model": "resnet8", "weights": "x"},
+        {"model": "resnet8", "num_classes": 1e9},
+        {"model": "resnet8", "num_classes": 10**9},
+        {"model": 3},
+        {"model": ""},
+        {},
+        None,
+        {"model": "resnet8", "num_classes": "3"},
+        {"model": "a.b.c"},
+    ):
         changed(own.folder(OTHER), "structure.json", lambda s, build=build: s.update(build=build))  # type: ignore[misc]
         with pytest.raises(LissomError) as found:
             load_key(OTHER, own)
@@ -161,7 +220,8 @@ def test_names_of_menus_are_data_whoever_wrote_them(own: Store, home: Path) -> N
 
 
 def test_what_this_user_signed_does_not_run_the_code_of_another_folder(
-        own: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sent").mkdir()
     (tmp_path / "sent" / "nets.py").write_text(NETS)  # beside a store that this user once gave away
     shutil.copytree(own.root, tmp_path / "sent" / "store")
@@ -180,15 +240,21 @@ def test_entries_in_the_place_of_others_are_not_trusted(own: Store) -> None:
 
 
 @pytest.mark.parametrize("change", [{"recipe": "train(1)"}, {"before": OTHER}, {"params": 11}])
-def test_what_a_record_says_is_signed_and_measurements_are_not(own: Store, change: dict[str, Any]) -> None:
-    own.update(KEY, {"targets": {}, "finished": True, "inspection": {"groups": []}, "notes": ["measured"]})
+def test_what_a_record_says_is_signed_and_measurements_are_not(
+    own: Store, change: dict[str, Any]
+) -> None:
+    own.update(
+        KEY, {"targets": {}, "finished": True, "inspection": {"groups": []}, "notes": ["measured"]}
+    )
     assert own.own(KEY) and verified(own)["wrong"] == []
     changed(own.folder(KEY), "record.json", lambda r: r.update(change))
     assert not own.own(KEY) and len(verified(own)["wrong"]) == 1
     refused(own, "would import")
 
 
-def test_a_user_whose_key_cannot_be_written_can_work_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_whose_key_cannot_be_written_can_work_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     store = Store(tmp_path / "store")
@@ -200,25 +266,36 @@ def test_a_user_whose_key_cannot_be_written_can_work_all_the_same(tmp_path: Path
 
 def test_a_damaged_key_is_said_to_be_one_before_anything_runs(own: Store, tmp_path: Path) -> None:
     key_path().write_text("short")
-    with pytest.raises(LissomError, match=r"signing\.key: expected 64 hexadecimal digits.*delete it"):
+    with pytest.raises(
+        LissomError, match=r"signing\.key: expected 64 hexadecimal digits.*delete it"
+    ):
         own.check()
 
 
 # damage
 
+
 @pytest.mark.parametrize("name", ["model.safetensors", "structure.json"])
 def test_a_flipped_bit_is_one_line_that_says_what_to_remove(
-        own: Store, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own: Store, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = own.folder(KEY) / name
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(LissomError, match=rf"{name}.* is not what was written .*lissom store --remove {KEY} --store"):
+    with pytest.raises(
+        LissomError,
+        match=rf"{name}.* is not what was written .*lissom store --remove {KEY} --store",
+    ):
         lissom.load(KEY, network(), store=own.root)
     with pytest.raises(SystemExit) as ended:
         main(["store", "--verify", "--store", str(own.root)])
     said = capsys.readouterr()
-    assert ended.value.code == 2 and said.err.count("\n") == 2 and f"lissom store --remove {KEY}" in said.err
+    assert (
+        ended.value.code == 2
+        and said.err.count("\n") == 2
+        and f"lissom store --remove {KEY}" in said.err
+    )
     with pytest.raises(SystemExit) as ended:
         main(["store", "--remove", KEY, "--store", str(own.root)])
     assert ended.value.code == 0 and KEY not in own
@@ -233,19 +310,28 @@ def test_a_file_of_another_entry_is_not_taken(own: Store) -> None:
         load_key(KEY, own)
 
 
-def test_a_sound_store_is_verified_with_its_artefacts(own: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_store_is_verified_with_its_artefacts(
+    own: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     with own.artefact(KEY, "onnx") as folder:
         (folder / "model.onnx").write_bytes(b"12345")
     assert verified(own) == {"entries": 1, "artefacts": 1, "wrong": [], "notes": []}
     (own.folder(KEY) / "artefacts" / "onnx" / "model.onnx").write_bytes(b"1234")
     found = verified(own)["wrong"]
-    assert len(found) == 1 and "onnx: model.onnx is not what was written" in found[0] and "made anew" in found[0]
+    assert (
+        len(found) == 1
+        and "onnx: model.onnx is not what was written" in found[0]
+        and "made anew" in found[0]
+    )
 
 
 # paths
 
-@pytest.mark.parametrize("key", ["..", ".", "", "a/b", "../store", "/etc", "a\\b", "C:", "a\0b", "A", "a" * 65, ".locks",
-                                 "ä"])
+
+@pytest.mark.parametrize(
+    "key",
+    ["..", ".", "", "a/b", "../store", "/etc", "a\\b", "C:", "a\0b", "A", "a" * 65, ".locks", "ä"],
+)
 def test_a_key_leads_nowhere_else(own: Store, key: str) -> None:
     assert key not in own
     for use in (own.folder, own.record, own.log, own.remove):
@@ -259,11 +345,17 @@ def test_links_lead_nowhere_else(own: Store, tmp_path: Path) -> None:
     os.symlink(tmp_path / "elsewhere", own.root / OTHER)
     os.symlink(tmp_path / "elsewhere", own.folder(KEY) / "artefacts")
     for key in (OTHER, KEY):
-        with pytest.raises(LissomError, match="a folder that is no link"), own.artefact(key, "onnx"):
+        with (
+            pytest.raises(LissomError, match="a folder that is no link"),
+            own.artefact(key, "onnx"),
+        ):
             pass
     os.unlink(own.root / KEY / "artefacts")
-    for name, use in (("record.json", own.record), ("model.safetensors", lambda key: load_key(key, own, "nets.py:make")),
-                      ("structure.json", lambda key: load_key(key, own, "nets.py:make"))):
+    for name, use in (
+        ("record.json", own.record),
+        ("model.safetensors", lambda key: load_key(key, own, "nets.py:make")),
+        ("structure.json", lambda key: load_key(key, own, "nets.py:make")),
+    ):
         path = own.folder(KEY) / name
         path.rename(tmp_path / name)
         os.symlink(tmp_path / name, path)

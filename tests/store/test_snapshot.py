@@ -26,8 +26,12 @@ def mobile() -> nn.Module:
 
 
 BUILD: dict[str, Callable[[], nn.Module]] = {
-    **{name: lambda name=name: factory(name)(num_classes=5) for name in ("resnet20", "vgg11", "preresnet11")},
-    "mobilenet_v2": mobile}
+    **{
+        name: lambda name=name: factory(name)(num_classes=5)
+        for name in ("resnet20", "vgg11", "preresnet11")
+    },
+    "mobilenet_v2": mobile,
+}
 
 
 def images(count: int = 4, size: int = 32) -> Tensor:
@@ -35,8 +39,16 @@ def images(count: int = 4, size: int = 32) -> Tensor:
 
 
 def small_net() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
-                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
 
 
 @pytest.mark.parametrize("recipe", ["prune(0.5)", "prune(0.5) | quantize(8)"])
@@ -52,13 +64,19 @@ def test_saved_and_restored_is_bit_equal(name: str, recipe: str, tmp_path: Path)
     with torch.no_grad():
         assert torch.equal(again(images(3)), small(images(3)))
     a, b = small.state_dict(), again.state_dict()
-    assert list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+    assert list(a) == list(b) and all(
+        torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a
+    )
     assert [str(m) for m in small.modules()] == [str(m) for m in again.modules()]
-    assert [getattr(m, "kept", None) for m in small.modules()] == [getattr(m, "kept", None) for m in again.modules()]
+    assert [getattr(m, "kept", None) for m in small.modules()] == [
+        getattr(m, "kept", None) for m in again.modules()
+    ]
 
 
-@pytest.mark.parametrize("recipe", ["fold", "prune(0.5) | fold", "quantize(8)",
-                                    "prune(0.3, multiple=4) | prune(0.3, multiple=4)"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["fold", "prune(0.5) | fold", "quantize(8)", "prune(0.3, multiple=4) | prune(0.3, multiple=4)"],
+)
 def test_every_surgery_comes_back(recipe: str, tmp_path: Path) -> None:
     small = lissom.apply(recipe, small_net(), images(1, 8), images(8, 8))
     lissom.save(small, tmp_path)
@@ -77,8 +95,12 @@ def test_what_was_restored_can_be_trained_and_saved_again(recipe: str, tmp_path:
     again.train()
     again(images(8, 8)).square().mean().backward()
     optimizer.step()
-    assert all(not torch.equal(a, b) for a, b in zip(before, again.parameters(), strict=True)
-               if b.grad.abs().max() > 1e-5)  # a bias before batch-norm has no gradient but rounding
+    assert all(
+        not torch.equal(a, b)
+        for a, b in zip(before, again.parameters(), strict=True)
+        # a bias before batch-norm has no gradient but rounding
+        if b.grad.abs().max() > 1e-5
+    )
     again.eval()
     lissom.save(again, tmp_path / "two")
     third = lissom.load(tmp_path / "two", small_net())
@@ -91,7 +113,11 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.one, self.two = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)
+        self.stem, self.one, self.two = (
+            nn.Conv2d(3, 16, 3),
+            nn.Conv2d(16, 16, 3),
+            nn.Conv2d(16, 16, 3),
+        )
         self.two.weight = self.one.weight
         self.again, self.head = self.stem, nn.Linear(16, 4)
 
@@ -102,7 +128,11 @@ class Shared(nn.Module):
 
 def test_shared_parameters_stay_shared(tmp_path: Path) -> None:
     small = lissom.apply("prune(0.5)", Shared(), images(1, 8), images(4, 8))
-    assert small.one.weight is small.two.weight and small.again is small.stem and len(small.one.weight) == 8
+    assert (
+        small.one.weight is small.two.weight
+        and small.again is small.stem
+        and len(small.one.weight) == 8
+    )
     lissom.save(small, tmp_path)
     again = lissom.load(tmp_path, Shared())
     assert again.one.weight is again.two.weight and again.again is again.stem
@@ -119,13 +149,21 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def test_the_files_are_text_and_plain_numbers(tmp_path: Path) -> None:
-    lissom.save(lissom.apply("prune(0.5) | quantize(8)", small_net(), images(1, 8), images(8, 8)), tmp_path)
+    lissom.save(
+        lissom.apply("prune(0.5) | quantize(8)", small_net(), images(1, 8), images(8, 8)), tmp_path
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "structure.json"]
     structure = json.loads((tmp_path / "structure.json").read_text())
-    assert structure["format"] == 1 and structure["layers"]["network.0"]["class"] == "QuantizedConv2d"
+    assert (
+        structure["format"] == 1 and structure["layers"]["network.0"]["class"] == "QuantizedConv2d"
+    )
     data = (tmp_path / "model.safetensors").read_bytes()
-    header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
-    assert all(set(v) == {"dtype", "shape", "data_offsets"} for k, v in header.items() if k != "__metadata__")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert all(
+        set(v) == {"dtype", "shape", "data_offsets"}
+        for k, v in header.items()
+        if k != "__metadata__"
+    )
     assert b"\x80\x02" not in data[:2] and not data.startswith(b"PK")
 
 
@@ -134,6 +172,7 @@ def test_buffers_that_are_not_kept_are_not_saved(tmp_path: Path) -> None:
         net = small_net()
         net.register_buffer("scratch", torch.ones(3), persistent=False)
         return net
+
     net = build()
     net.scratch += 1
     lissom.save(net, tmp_path)
@@ -158,7 +197,8 @@ WRONG: dict[str, Callable[[], nn.Module]] = {
     "another network": lambda: nn.Linear(3, 3),
     "larger kernels": lambda: wrong(lambda n: n.__setitem__(0, nn.Conv2d(3, 16, 5, padding=2))),
     "no layer where one was": lambda: wrong(lambda n: n.__setitem__(3, nn.Identity())),
-    "another kind of layer": lambda: wrong(lambda n: n.__setitem__(7, nn.Conv2d(16, 4, 1)))}
+    "another kind of layer": lambda: wrong(lambda n: n.__setitem__(7, nn.Conv2d(16, 4, 1))),
+}
 
 
 @pytest.mark.parametrize("recipe", ["prune(0.5)", "prune(0.5) | quantize(8)"])
@@ -174,9 +214,22 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
         lissom.load(tmp_path / "nowhere", small_net())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 99}', '{"format": 1}', '{"format": 1, "layers": {}}',
-                                  '{"format": 1, "layers": [], "buffers": []}', "\x00\x01", '"text"',
-                                  '{"format": 1, "layers": {"0": {"class": "Unknown"}}, "buffers": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 99}',
+        '{"format": 1}',
+        '{"format": 1, "layers": {}}',
+        '{"format": 1, "layers": [], "buffers": []}',
+        "\x00\x01",
+        '"text"',
+        '{"format": 1, "layers": {"0": {"class": "Unknown"}}, "buffers": []}',
+    ],
+)
 def test_a_broken_structure_is_one_line(text: str, tmp_path: Path) -> None:
     saved(tmp_path, "prune(0.5)")
     (tmp_path / "structure.json").write_text(text)
@@ -234,6 +287,7 @@ def test_a_width_that_is_a_property_follows_by_itself(tmp_path: Path) -> None:
         @property
         def out_channels(self) -> int:
             return self[0].out_channels
+
     net = nn.Sequential(Block(nn.Conv2d(3, 16, 3)), nn.ReLU(), nn.Conv2d(16, 4, 3))
     small = lissom.apply("prune(0.5)", net, torch.randn(1, 3, 8, 8))
     save(small, tmp_path)
@@ -244,10 +298,15 @@ def test_what_reads_recurrently_comes_back_narrower(tmp_path: Path) -> None:
     class Reader(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two, self.out = nn.Conv2d(3, 16, 3), nn.LSTM(16, 8, batch_first=True), nn.Linear(8, 4)
+            self.one, self.two, self.out = (
+                nn.Conv2d(3, 16, 3),
+                nn.LSTM(16, 8, batch_first=True),
+                nn.Linear(8, 4),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.out(self.two(self.one(x).flatten(2).transpose(1, 2))[0][:, -1])
+
     net, x = Reader().eval(), torch.randn(2, 3, 8, 8)
     small = lissom.apply("prune(0.5)", net, x[:1])
     save(small, tmp_path)
@@ -255,13 +314,21 @@ def test_what_reads_recurrently_comes_back_narrower(tmp_path: Path) -> None:
     assert again.two.input_size == 8 and torch.equal(again(x), small(x))
 
 
-@pytest.mark.parametrize(("key", "value"), [("groups", 1000), ("groups", [1]), ("groups", 0), ("in_channels", 8)])
-def test_widths_that_are_not_those_of_the_weight_are_one_line(key: str, value: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("groups", 1000), ("groups", [1]), ("groups", 0), ("in_channels", 8)]
+)
+def test_widths_that_are_not_those_of_the_weight_are_one_line(
+    key: str, value: object, tmp_path: Path
+) -> None:
     lissom.save(lissom.apply("mask(0.5)", small_net(), images(1)), tmp_path)
     structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
     structure["layers"]["3"][key] = value
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
-    expected = "expected a count, got" if isinstance(value, list) else r"tensors \(.*, its weight \(16, 16, 3, 3\)\)$"
+    expected = (
+        "expected a count, got"
+        if isinstance(value, list)
+        else r"tensors \(.*, its weight \(16, 16, 3, 3\)\)$"
+    )
     with pytest.raises(LissomError, match=expected):
         lissom.load(tmp_path, small_net())
 
@@ -279,16 +346,31 @@ class Attending(nn.Module):
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
-@pytest.mark.parametrize(("layer", "key", "value"), [
-    ("norm", "num_groups", 3), ("norm", "num_groups", 0), ("norm", "num_channels", 4), ("curve", "num_parameters", 2),
-    ("attention", "num_heads", 3), ("attention", "num_heads", [4]), ("head", "in_features", 9), ("head", "out_features", 4)])
-def test_widths_of_every_kind_are_those_of_the_tensors(layer: str, key: str, value: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layer", "key", "value"),
+    [
+        ("norm", "num_groups", 3),
+        ("norm", "num_groups", 0),
+        ("norm", "num_channels", 4),
+        ("curve", "num_parameters", 2),
+        ("attention", "num_heads", 3),
+        ("attention", "num_heads", [4]),
+        ("head", "in_features", 9),
+        ("head", "out_features", 4),
+    ],
+)
+def test_widths_of_every_kind_are_those_of_the_tensors(
+    layer: str, key: str, value: object, tmp_path: Path
+) -> None:
     lissom.save(Attending(), tmp_path)
     lissom.load(tmp_path, Attending())
     structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
     structure["layers"][layer][key] = value
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
-    with pytest.raises(LissomError, match=rf"the widths of {layer} are not those of its tensors|expected a count, got"):
+    with pytest.raises(
+        LissomError,
+        match=rf"the widths of {layer} are not those of its tensors|expected a count, got",
+    ):
         lissom.load(tmp_path, Attending())
 
 
@@ -298,7 +380,9 @@ def test_a_grid_that_holds_something_else_is_one_line(names: list[str], tmp_path
     structure = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
     next(iter(structure["quantized"]["grids"].values()))["names"] = names
     (tmp_path / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
-    with pytest.raises(LissomError, match=r"names: expected what uniform holds: scale, zero_point, got"):
+    with pytest.raises(
+        LissomError, match=r"names: expected what uniform holds: scale, zero_point, got"
+    ):
         lissom.load(tmp_path, small_net())
 
 
@@ -307,13 +391,24 @@ def test_what_a_grid_holds_is_saved_or_said_to_be_missing(recipe: str, tmp_path:
     lissom.save(lissom.apply(recipe, small_net(), images(1), images()), tmp_path)
     tensors = _tensors(tmp_path)
     for name in [name for name in tensors if "rounding" in name or "grids" in name]:
-        save_file({other: value for other, value in tensors.items() if other != name}, tmp_path / "model.safetensors")
+        save_file(
+            {other: value for other, value in tensors.items() if other != name},
+            tmp_path / "model.safetensors",
+        )
         with pytest.raises(LissomError, match=f"nothing is saved for {re.escape(name)}"):
             lissom.load(tmp_path, small_net())
 
 
-@pytest.mark.parametrize(("layer", "kind"), [("head", "MaskedConv2d"), ("", "MaskedLinear"), ("curve", "WindowAttention"),
-                                             ("norm", "HeadAttention"), ("attention", "MaskedLinear")])
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        ("head", "MaskedConv2d"),
+        ("", "MaskedLinear"),
+        ("curve", "WindowAttention"),
+        ("norm", "HeadAttention"),
+        ("attention", "MaskedLinear"),
+    ],
+)
 def test_a_class_of_other_layers_is_one_line(layer: str, kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save(Attending(), tmp_path)

@@ -1,4 +1,6 @@
-"""The store: entries that are whole or not there, processes that take turns, and what is kept or swept away."""
+"""The store: entries that are whole or not there, processes that take turns, and what is kept or
+swept away.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,34 @@ from lissom.commands.store import store_rows, unreached
 from lissom.store.store import merged, write_json
 from lissom.system.scratch import machine_mark, scratch, temporary, written
 
-NUMBERS: dict[str, Any] = {"scores": {"valid": {"top1": 0.5}, "test": {"top1": 0.5}}, "params": 10, "macs": 10,
-                           "weights_bytes": 40}
+NUMBERS: dict[str, Any] = {
+    "scores": {"valid": {"top1": 0.5}, "test": {"top1": 0.5}},
+    "params": 10,
+    "macs": 10,
+    "weights_bytes": 40,
+}
 
 
-def record_of(key: str, before: str | None = None, source: str | None = None, **facts: Any) -> dict[str, Any]:
+def record_of(
+    key: str, before: str | None = None, source: str | None = None, **facts: Any
+) -> dict[str, Any]:
     """Return the least that is a record; one that is its own uncompressed network was trained."""
-    return {"key": key, "before": before, "float": {"key": source or key, **NUMBERS}, "seed": 0, "created": time.time(),
-            "recipe": "fold" if source not in (None, key) else "", "task": {"model": "net", "data": "digits"}, **NUMBERS,
-            **facts}
+    return {
+        "key": key,
+        "before": before,
+        "float": {"key": source or key, **NUMBERS},
+        "seed": 0,
+        "created": time.time(),
+        "recipe": "fold" if source not in (None, key) else "",
+        "task": {"model": "net", "data": "digits"},
+        **NUMBERS,
+        **facts,
+    }
 
 
-def entry(store: Store, key: str, before: str | None = None, source: str | None = None, **facts: Any) -> None:
+def entry(
+    store: Store, key: str, before: str | None = None, source: str | None = None, **facts: Any
+) -> None:
     with store.entry(key) as folder:
         write_json(folder / "record.json", record_of(key, before, source, **facts))
 
@@ -42,13 +60,23 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def process() -> Iterator[Start]:
     """Give what starts a Python that has `store` and `words`; whatever of it is left afterwards is ended."""
-    begin = "import sys, time, os\nfrom lissom.store.store import Store\nstore, words = Store(sys.argv[1]), sys.argv[2:]\n"
+    begin = (
+        "import sys, time, os\nfrom lissom.store.store import Store\n"
+        "store, words = Store(sys.argv[1]), sys.argv[2:]\n"
+    )
     children: list[subprocess.Popen[str]] = []
 
     def start(code: str, root: Path, *words: str) -> subprocess.Popen[str]:
-        children.append(subprocess.Popen([sys.executable, "-c", begin + code, str(root), *words], stdout=subprocess.PIPE,
-                                         stderr=subprocess.PIPE, text=True))
+        children.append(
+            subprocess.Popen(
+                [sys.executable, "-c", begin + code, str(root), *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
         return children[-1]
+
     yield start
     for child in children:
         child.kill()
@@ -66,6 +94,7 @@ def names(store: Store) -> set[str]:
 
 
 # one entry
+
 
 def test_nothing_is_written_until_the_first_entry(tmp_path: Path) -> None:
     store = Store(tmp_path / "a" / "b")
@@ -117,7 +146,9 @@ def test_an_artefact_becomes_part_of_its_entry(tmp_path: Path) -> None:
     with store.artefact("key", "onnx") as folder:
         (folder / "model.onnx").write_bytes(b"12345")
     assert (store.folder("key") / "artefacts" / "onnx" / "model.onnx").read_bytes() == b"12345"
-    assert store.size_bytes("key") == sum(p.stat().st_size for p in store.folder("key").rglob("*") if p.is_file())
+    assert store.size_bytes("key") == sum(
+        p.stat().st_size for p in store.folder("key").rglob("*") if p.is_file()
+    )
     assert [path.name for path in store.artefacts("key")] == ["onnx"] and store.sound("key", "onnx")
     (store.folder("key") / "artefacts" / "onnx" / "model.onnx").write_bytes(b"12x45")
     assert not store.sound("key", "onnx")
@@ -144,13 +175,19 @@ def test_a_log_has_one_row_for_each_line_and_none_without_a_file(tmp_path: Path)
 
 # finding
 
+
 def test_a_key_is_found_by_its_beginning_if_it_is_the_only_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for key in ("abc1", "abd2", "xyz3"):
         entry(store, key)
     assert store.find("x") == store.find("xyz3") == "xyz3" and store.find("abc") == "abc1"
-    for start, said in (("ab", "2 keys begin with 'ab'"), ("q", "no key begins with 'q'"), ("", "no key begins with ''"),
-                        ("xyz34", "no key"), ("bc1", "no key")):
+    for start, said in (
+        ("ab", "2 keys begin with 'ab'"),
+        ("q", "no key begins with 'q'"),
+        ("", "no key begins with ''"),
+        ("xyz34", "no key"),
+        ("bc1", "no key"),
+    ):
         with pytest.raises(LissomError, match=said):
             store.find(start)
 
@@ -174,12 +211,15 @@ def test_keys_come_oldest_first(tmp_path: Path) -> None:
 
 # a folder that cannot be written
 
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_store_below_a_file_cannot_be_written_and_says_so(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
     store = Store(tmp_path / place)
     for use in (store.writable, lambda: entry(store, "key"), lambda: store.lock("key").__enter__()):
-        with pytest.raises(LissomError, match=r"cannot be written .*; --store names another folder"):
+        with pytest.raises(
+            LissomError, match=r"cannot be written .*; --store names another folder"
+        ):
             use()
     assert list(store) == [] and (tmp_path / "file").read_text() == "x"
 
@@ -195,7 +235,10 @@ def test_a_json_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> No
 
 # processes
 
-def test_two_processes_that_want_one_key_take_turns_and_make_one_copy(tmp_path: Path, process: Start) -> None:
+
+def test_two_processes_that_want_one_key_take_turns_and_make_one_copy(
+    tmp_path: Path, process: Start
+) -> None:
     code = """
 with store.lock("key"):
     if "key" not in store:
@@ -209,24 +252,33 @@ with store.lock("key"):
     assert names(Store(tmp_path / "store")) == {"key", ".locks"}
 
 
-def test_a_lock_is_held_until_its_block_ends_and_for_one_key_alone(tmp_path: Path, process: Start) -> None:
+def test_a_lock_is_held_until_its_block_ends_and_for_one_key_alone(
+    tmp_path: Path, process: Start
+) -> None:
     store = Store(tmp_path)
     with store.lock("key"):
-        other, same = process('with store.lock("other"): print("got it")', tmp_path), \
-            process('with store.lock("key"): print("got it")', tmp_path)
+        other, same = (
+            process('with store.lock("other"): print("got it")', tmp_path),
+            process('with store.lock("key"): print("got it")', tmp_path),
+        )
         assert finished(other) == "got it\n"
         with pytest.raises(subprocess.TimeoutExpired):
             same.wait(0.5)
     assert finished(same) == "got it\n"
 
 
-def test_a_process_that_is_killed_lets_go_of_its_lock_and_leaves_no_entry(tmp_path: Path, process: Start) -> None:
-    holder = process("""
+def test_a_process_that_is_killed_lets_go_of_its_lock_and_leaves_no_entry(
+    tmp_path: Path, process: Start
+) -> None:
+    holder = process(
+        """
 with store.lock("key"), store.entry("key") as folder:
     (folder / "record.json").write_text("{}")
     print("held", flush=True)
     time.sleep(60)
-""", tmp_path)
+""",
+        tmp_path,
+    )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     waiter = process('with store.lock("key"): print("key" in store)', tmp_path)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -247,7 +299,8 @@ with store.lock("key"), store.entry("key") as folder:
 
 
 def test_a_sweep_spares_a_living_process_of_which_psutil_knows_nothing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(pid: int) -> None:
         raise psutil.NoSuchProcess(pid)  # as it does where /proc is hidden
 
@@ -268,7 +321,9 @@ def test_a_sweep_spares_what_a_living_process_writes(tmp_path: Path) -> None:
     assert "key" in store
 
 
-def test_measurements_of_processes_that_write_together_are_all_kept(tmp_path: Path, process: Start) -> None:
+def test_measurements_of_processes_that_write_together_are_all_kept(
+    tmp_path: Path, process: Start
+) -> None:
     store = Store(tmp_path)
     entry(store, "key")
     code = """
@@ -291,7 +346,9 @@ for n in range(100):
 def test_a_record_read_while_it_is_written_is_whole(tmp_path: Path, process: Start) -> None:
     store = Store(tmp_path)
     entry(store, "key")
-    child = process('for n in range(200): store.update("key", {"long": "x" * 20_000 + str(n)})', tmp_path)
+    child = process(
+        'for n in range(200): store.update("key", {"long": "x" * 20_000 + str(n)})', tmp_path
+    )
     seen = set()
     while child.poll() is None:
         seen.add(len(store.record("key")))  # raises if it is torn
@@ -311,11 +368,16 @@ def test_update_returns_what_it_wrote_and_needs_an_entry(tmp_path: Path) -> None
 def test_merging_lays_dictionaries_into_each_other_and_replaces_the_rest() -> None:
     old = {"a": {"x": 1, "y": {"z": 1}}, "b": [1], "c": 1}
     assert merged(old, {"a": {"y": {"w": 2}}, "b": [2], "c": {"d": 1}, "e": 5}) == {
-        "a": {"x": 1, "y": {"z": 1, "w": 2}}, "b": [2], "c": {"d": 1}, "e": 5}
+        "a": {"x": 1, "y": {"z": 1, "w": 2}},
+        "b": [2],
+        "c": {"d": 1},
+        "e": 5,
+    }
     assert old == {"a": {"x": 1, "y": {"z": 1}}, "b": [1], "c": 1}
 
 
 # what is kept
+
 
 def family(store: Store) -> None:
     """Two recipes that share `root - trained`; one of them ends, the other broke off."""
@@ -340,7 +402,10 @@ def test_what_lies_on_the_way_to_no_finished_recipe_is_unreached(tmp_path: Path)
 
 
 def test_nothing_is_unreached_in_an_empty_store(tmp_path: Path) -> None:
-    assert unreached(Store(tmp_path / "none"), []) == [] and store_rows(Store(tmp_path / "none"), print) == []
+    assert (
+        unreached(Store(tmp_path / "none"), []) == []
+        and store_rows(Store(tmp_path / "none"), print) == []
+    )
 
 
 def test_removing_deletes_one_entry_and_leaves_no_trace(tmp_path: Path) -> None:
@@ -370,20 +435,32 @@ def test_rows_say_key_recipe_seed_size_and_age(tmp_path: Path) -> None:
     entry(store, "other")
     rows = {row["key"]: row for row in store_rows(store, print)}
     assert rows["key"]["finished"] is True and rows["other"]["finished"] is False
-    assert rows["key"]["seed"] == 3 and 99 <= rows["key"]["age_s"] <= 102 and rows["other"]["age_s"] <= 2
-    assert rows["key"]["size_bytes"] == sum(len(p.read_bytes()) for p in store.folder("key").iterdir())
+    assert (
+        rows["key"]["seed"] == 3
+        and 99 <= rows["key"]["age_s"] <= 102
+        and rows["other"]["age_s"] <= 2
+    )
+    assert rows["key"]["size_bytes"] == sum(
+        len(p.read_bytes()) for p in store.folder("key").iterdir()
+    )
     assert json.dumps(list(rows.values()))
 
 
 # what outlives a process
 
-def test_what_is_unfinished_survives_a_kill_and_goes_when_the_entry_is_placed(tmp_path: Path, process: Start) -> None:
-    killed = process("""
+
+def test_what_is_unfinished_survives_a_kill_and_goes_when_the_entry_is_placed(
+    tmp_path: Path, process: Start
+) -> None:
+    killed = process(
+        """
 with store.lock("key"):
     (store.unfinished("key") / "checkpoint").write_text("half")
     print("held", flush=True)
     time.sleep(60)
-""", tmp_path)
+""",
+        tmp_path,
+    )
     assert killed.stdout is not None and killed.stdout.readline() == "held\n"
     store = Store(tmp_path)
     store.sweep(parts=0)
@@ -407,9 +484,13 @@ def test_what_is_unfinished_is_swept_when_nobody_holds_the_lock_for_a_day(tmp_pa
     assert names(store) == {".locks"}
 
 
-def test_what_a_living_run_needs_is_known_and_that_of_a_killed_one_forgotten(tmp_path: Path, process: Start) -> None:
+def test_what_a_living_run_needs_is_known_and_that_of_a_killed_one_forgotten(
+    tmp_path: Path, process: Start
+) -> None:
     store = Store(tmp_path)
-    runner = process('with store.needed(["b", "a"]): print("on", flush=True); time.sleep(60)', tmp_path)
+    runner = process(
+        'with store.needed(["b", "a"]): print("on", flush=True); time.sleep(60)', tmp_path
+    )
     assert runner.stdout is not None and runner.stdout.readline() == "on\n"
     with store.needed(["c"]):
         assert store.running() == {"a", "b", "c"}
@@ -427,27 +508,36 @@ def test_a_file_is_written_whole_or_the_one_before_stays(tmp_path: Path, place: 
         (new.parent / "beside.bin").write_text("weights")
         assert not path.exists()
     assert path.read_text() == "first" and path.with_name("beside.bin").read_text() == "weights"
-    for problem, said in ((OSError(28, "No space left on device"), "report: .* cannot be written .*No space left"),
-                          (ValueError("stop"), "stop")):
+    for problem, said in (
+        (OSError(28, "No space left on device"), "report: .* cannot be written .*No space left"),
+        (ValueError("stop"), "stop"),
+    ):
         with pytest.raises((LissomError, ValueError), match=said), written(path, "report") as new:  # noqa: PT012
             new.write_text("half")
             raise problem
-    assert path.read_text() == "first" and {p.name for p in path.parent.iterdir()} == {"out.txt", "beside.bin"}
+    assert path.read_text() == "first" and {p.name for p in path.parent.iterdir()} == {
+        "out.txt",
+        "beside.bin",
+    }
     with pytest.raises(LissomError, match="cannot be written"), written(path / "below", "report"):
         pass
 
 
 def test_temporary_folders_of_killed_processes_are_known_by_their_names(
-        tmp_path: Path, process: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, process: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", None)
-    killed = process("""
+    killed = process(
+        """
 from lissom.system.scratch import temporary
 with temporary():
     print("held", flush=True)
     time.sleep(60)
-""", tmp_path)
+""",
+        tmp_path,
+    )
     assert killed.stdout is not None and killed.stdout.readline() == "held\n"
     killed.kill()
     killed.communicate(timeout=30)

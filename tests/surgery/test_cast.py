@@ -1,4 +1,6 @@
-"""Weights stored in 16 bits: which values they have, what is left alone, that they learn, and what follows or not."""
+"""Weights stored in 16 bits: which values they have, what is left alone, that they learn, and what
+follows or not.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ import lissom
 from lissom import LissomError, Recipe, apply
 from lissom.language.context import Context
 from lissom.surgery.cast import CastConv2d, CastLayer, CastLinear, cast_layer, rounded, uncast
-from lissom.surgery.fold import folded
+from lissom.surgery.fold import fold_batchnorms
 
 KINDS = ["bf16", "fp16"]
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,8 +32,15 @@ def images(count: int = 8) -> Tensor:
 
 
 def fresh() -> nn.Sequential:
-    return nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 16, groups=2), nn.BatchNorm2d(16), nn.ReLU(),
-                         head(16))
+    return nn.Sequential(
+        conv(3, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        conv(8, 16, groups=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        head(16),
+    )
 
 
 def net() -> nn.Sequential:
@@ -65,6 +74,7 @@ def nearest(value: float, kind: str) -> float:
 
 # which values
 
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(value=st.floats(-60000, 60000, width=32))
@@ -77,30 +87,47 @@ def test_a_weight_is_rounded_to_the_nearest_of_16_bits(kind: Any, value: float) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_computes_with_its_rounded_weights_and_nothing_else_changes(kind: str) -> None:
     plain = net()
-    folded(plain, images(1))
+    fold_batchnorms(plain, images(1))
     small, ctx = cast(f"cast('{kind}')", net())
     for layer in plain.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             layer.weight.data = layer.weight.data.to(TYPES[kind]).float()
     assert torch.equal(outputs(small), outputs(plain))
-    assert 0 < float((outputs(small) - outputs(net())).abs().max()) < 0.02 * float(outputs(net()).abs().max())
-    assert ctx.facts["cast"] == ["0", "3", "6.2"] and ctx.facts["left_float"] == {} and ctx.facts["folded"] == ["0", "3"]
+    assert (
+        0
+        < float((outputs(small) - outputs(net())).abs().max())
+        < 0.02 * float(outputs(net()).abs().max())
+    )
+    assert (
+        ctx.facts["cast"] == ["0", "3", "6.2"]
+        and ctx.facts["left_float"] == {}
+        and ctx.facts["folded"] == ["0", "3"]
+    )
     assert [g["name"] for g in ctx.gates] == ["folded = unfolded"]
-    assert isinstance(small[0], CastConv2d) and isinstance(small[6][2], CastLinear) and isinstance(small[1], nn.Identity)
+    assert (
+        isinstance(small[0], CastConv2d)
+        and isinstance(small[6][2], CastLinear)
+        and isinstance(small[1], nn.Identity)
+    )
     assert all(p.dtype == torch.float32 for p in small.parameters())
 
 
 def test_fp16_loses_less_than_bf16() -> None:
     plain = outputs(net())
-    off = [float((outputs(cast(f"cast('{kind}')", net())[0]) - plain).abs().max()) for kind in KINDS]
+    off = [
+        float((outputs(cast(f"cast('{kind}')", net())[0]) - plain).abs().max()) for kind in KINDS
+    ]
     assert off[1] < off[0] / 4
 
 
 # what is left alone
 
+
 def test_only_and_keep_choose_layers() -> None:
     small, ctx = cast("cast('bf16', keep='6.*')", net())
-    assert ctx.facts["cast"] == ["0", "3"] and ctx.facts["left_float"] == {"6.2": "it was not chosen"}
+    assert ctx.facts["cast"] == ["0", "3"] and ctx.facts["left_float"] == {
+        "6.2": "it was not chosen"
+    }
     assert type(small[6][2]) is nn.Linear
     _, ctx = cast("cast('bf16', only='3')", net())
     assert ctx.facts["cast"] == ["3"] and set(ctx.facts["left_float"]) == {"0", "6.2"}
@@ -112,29 +139,58 @@ def test_layers_that_cannot_be_are_named_with_the_reason() -> None:
     class Own(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + 1
-    model = Net(lambda s, x: F.linear(s.up(s.own(x)).flatten(1), s.bare.weight) @ s.raw.weight + s.two(x).mean(),
-                own=Own(3, 4, 1), up=nn.ConvTranspose2d(4, 4, 1), bare=nn.Linear(256, 5), raw=nn.Linear(5, 5),
-                two=conv(3, 2))
+
+    model = Net(
+        lambda s, x: (
+            F.linear(s.up(s.own(x)).flatten(1), s.bare.weight) @ s.raw.weight + s.two(x).mean()
+        ),
+        own=Own(3, 4, 1),
+        up=nn.ConvTranspose2d(4, 4, 1),
+        bare=nn.Linear(256, 5),
+        raw=nn.Linear(5, 5),
+        two=conv(3, 2),
+    )
     _, ctx = cast("cast('bf16')", model.eval())
-    assert ctx.facts["cast"] == ["up", "two"] and set(ctx.facts["left_float"]) == {"own", "bare", "raw"}
-    assert "Own" in ctx.facts["left_float"]["own"] and "not called as a layer" in ctx.facts["left_float"]["bare"]
+    assert ctx.facts["cast"] == ["up", "two"] and set(ctx.facts["left_float"]) == {
+        "own",
+        "bare",
+        "raw",
+    }
+    assert (
+        "Own" in ctx.facts["left_float"]["own"]
+        and "not called as a layer" in ctx.facts["left_float"]["bare"]
+    )
 
 
 def test_a_weight_that_an_embedding_shares_is_left_float() -> None:
-    model = Net(lambda s, x: s.out(s.words((x[:, 0, 0] > 0).long())) + s.more(x).mean(), words=nn.Embedding(2, 6),
-                out=nn.Linear(6, 2), more=conv(3, 2))
+    model = Net(
+        lambda s, x: s.out(s.words((x[:, 0, 0] > 0).long())) + s.more(x).mean(),
+        words=nn.Embedding(2, 6),
+        out=nn.Linear(6, 2),
+        more=conv(3, 2),
+    )
     model.out.weight = model.words.weight
     _, ctx = cast("cast('bf16')", model.eval())
-    assert ctx.facts["cast"] == ["more"] and "layer of another kind" in ctx.facts["left_float"]["out"]
+    assert (
+        ctx.facts["cast"] == ["more"] and "layer of another kind" in ctx.facts["left_float"]["out"]
+    )
 
 
 def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
     model = Net(lambda s, x: s.two(s.one(x)).mean((2, 3)), one=conv(3, 3), two=conv(3, 3))
     model.two.weight = model.one.weight
     small, ctx = cast("cast('bf16')", model.eval())
-    assert ctx.facts["cast"] == ["one"] and isinstance(small.one, CastConv2d) and isinstance(small.two, CastConv2d)
+    assert (
+        ctx.facts["cast"] == ["one"]
+        and isinstance(small.one, CastConv2d)
+        and isinstance(small.two, CastConv2d)
+    )
     wanted = outputs(small)
-    assert uncast(small) == {"bf16"} and small.one.weight is small.two.weight and type(small.two) is nn.Conv2d
+    assert (
+        uncast(small) == {"bf16"}
+        and small.one.weight is small.two.weight
+        and type(small.two) is nn.Conv2d
+    )
     assert torch.equal(outputs(small), wanted)
 
 
@@ -152,7 +208,9 @@ def test_a_weight_that_fp16_does_not_hold_is_an_error_that_names_the_layer(value
 
 @pytest.mark.parametrize("recipe", ["cast('bf16', keep='*')", "cast('fp16', only='0', keep='0')"])
 def test_casting_nothing_is_an_error(recipe: str) -> None:
-    with pytest.raises(LissomError, match=r"no layer can be stored in 16 bits \(0: it was not chosen"):
+    with pytest.raises(
+        LissomError, match=r"no layer can be stored in 16 bits \(0: it was not chosen"
+    ):
         cast(recipe, net())
     with pytest.raises(LissomError, match="there are none"):
         cast("cast('bf16')", nn.Sequential(nn.ReLU(), nn.Flatten()))
@@ -170,11 +228,14 @@ def test_weights_of_16_bits_keep_their_values() -> None:
     weight = half[0].weight.detach().float()
     ctx = Context(images(1).bfloat16(), lambda count: [images().bfloat16()])
     small: Any = Recipe("cast('bf16')").steps[0](half, ctx)
-    assert isinstance(small[0], CastConv2d) and torch.equal(rounded(small[0].weight, "bf16"), weight)
+    assert isinstance(small[0], CastConv2d) and torch.equal(
+        rounded(small[0].weight, "bf16"), weight
+    )
     assert any("float32" in note for note in ctx.notes)
 
 
 # learning
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_steps_add_up_in_float32_and_what_is_computed_with_is_rounded(kind: str) -> None:
@@ -188,7 +249,9 @@ def test_small_steps_add_up_in_float32_and_what_is_computed_with_is_rounded(kind
         layer.weight.grad = None
         out = layer(torch.ones(1, 4))
         out.sum().backward()
-        assert torch.equal(layer.weight.grad, torch.ones(1, 4)), "the gradient is that of the weight itself"
+        assert torch.equal(layer.weight.grad, torch.ones(1, 4)), (
+            "the gradient is that of the weight itself"
+        )
         seen.append(float(out.detach()) / 4)
         layer.weight.data += step * layer.weight.grad
     assert float(layer.weight.detach()[0, 0]) == 1 + 40 * step
@@ -206,7 +269,9 @@ def test_training_lowers_the_loss_and_what_is_saved_comes_back(kind: str, tmp_pa
     again = lissom.load(tmp_path, fresh())
     assert torch.equal(outputs(again), outputs(small))
     assert [type(m) for m in again.modules()] == [type(m) for m in small.modules()]
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), small.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters(), small.parameters(), strict=True)
+    )
     assert all(m.kind == kind for m in again.modules() if isinstance(m, CastLayer))
     train(again, 2)
     train(small, 2)
@@ -232,16 +297,23 @@ def test_training_and_inference_compute_with_the_same_weights() -> None:
 
 # with masks, quantize, prune and others
 
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_masked_layer_keeps_its_zeros(kind: str, tmp_path: Path) -> None:
     small = apply(f"mask(0.6) | cast('{kind}')", net(), images(1), images())
     layers = [m for m in small.modules() if isinstance(m, CastLayer)]
     zeros = [m.weight.detach() == 0 for m in layers]
-    assert len(layers) == 3 and all(m.masked for m in layers) and 0.55 < float(zeros[1].float().mean()) < 0.65
+    assert (
+        len(layers) == 3
+        and all(m.masked for m in layers)
+        and 0.55 < float(zeros[1].float().mean()) < 0.65
+    )
     lissom.save(small, tmp_path)
     for model in (small, lissom.load(tmp_path, fresh())):
         train(model, 3)
-        for layer, zero in zip([m for m in model.modules() if isinstance(m, CastLayer)], zeros, strict=True):
+        for layer, zero in zip(
+            [m for m in model.modules() if isinstance(m, CastLayer)], zeros, strict=True
+        ):
             assert torch.equal(layer.weight.detach() == 0, zero) and "mask" not in layer._buffers
             assert bool((layer.stored(layer.weight)[zero] == 0).all())
     assert set(small.state_dict()) == set(apply("mask(0.6) | fold", net(), images(1)).state_dict())
@@ -249,22 +321,33 @@ def test_a_masked_layer_keeps_its_zeros(kind: str, tmp_path: Path) -> None:
 
 def test_quantize_takes_the_values_on() -> None:
     plain = net()
-    folded(plain, images(1))
+    fold_batchnorms(plain, images(1))
     for layer in plain.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             layer.weight.data = layer.weight.data.bfloat16().float()
     wanted = outputs(apply("quantize(4)", plain, images(1), images()))
-    assert torch.equal(outputs(apply("cast('bf16') | quantize(4)", net(), images(1), images())), wanted)
+    assert torch.equal(
+        outputs(apply("cast('bf16') | quantize(4)", net(), images(1), images())), wanted
+    )
     found: Any = apply("mask(0.6) | cast('bf16') | quantize(8)", net(), images(1), images())
     assert all(layer.masked for layer in found.layers())
     zeros = [layer.weight.detach() == 0 for layer in found.layers()]
     train(found, 2)
-    assert all(torch.equal(layer.weight.detach() == 0, zero) for layer, zero in zip(found.layers(), zeros, strict=True))
+    assert all(
+        torch.equal(layer.weight.detach() == 0, zero)
+        for layer, zero in zip(found.layers(), zeros, strict=True)
+    )
 
 
-@pytest.mark.parametrize(("one", "two", "says"), [
-    ("quantize(8)", "cast('bf16')", "integers"), ("cast('bf16')", "cast('fp16')", "16 bits already"),
-    ("cast('bf16')", "prune(0.5)", "prune before cast"), ("cast('bf16')", "mask(0.5)", "mask before cast")])
+@pytest.mark.parametrize(
+    ("one", "two", "says"),
+    [
+        ("quantize(8)", "cast('bf16')", "integers"),
+        ("cast('bf16')", "cast('fp16')", "16 bits already"),
+        ("cast('bf16')", "prune(0.5)", "prune before cast"),
+        ("cast('bf16')", "mask(0.5)", "mask before cast"),
+    ],
+)
 def test_what_cannot_follow_is_one_clear_line(one: str, two: str, says: str) -> None:
     with pytest.raises(LissomError, match=says):
         apply(f"{one} | {two}", net(), images(1), images())
@@ -285,5 +368,9 @@ def test_features_of_a_cast_network_are_found_and_compared() -> None:
 
     cut = apply("prune(0.5, multiple=1)", net(), images(1), images())
     wanted = places(cut, net(), images(1), None, "distill")
-    found = places(apply("cast('bf16')", cut, images(1), images()), net(), images(1), None, "distill")
-    assert {p.how for p in wanted} != {"adapter"} and [p.how for p in found] == [p.how for p in wanted]
+    found = places(
+        apply("cast('bf16')", cut, images(1), images()), net(), images(1), None, "distill"
+    )
+    assert {p.how for p in wanted} != {"adapter"} and [p.how for p in found] == [
+        p.how for p in wanted
+    ]

@@ -11,9 +11,17 @@ from lissom.models import factory
 from lissom.surgery.count import layer_macs, layer_table, macs, parameters
 
 
-@pytest.mark.parametrize("settings", [
-    {"kernel_size": 3}, {"kernel_size": (1, 5), "padding": (0, 2)}, {"kernel_size": 3, "stride": (2, 3)},
-    {"kernel_size": 3, "groups": 4}, {"kernel_size": 3, "groups": 8, "bias": False}, {"kernel_size": 3, "dilation": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": (1, 5), "padding": (0, 2)},
+        {"kernel_size": 3, "stride": (2, 3)},
+        {"kernel_size": 3, "groups": 4},
+        {"kernel_size": 3, "groups": 8, "bias": False},
+        {"kernel_size": 3, "dilation": 2},
+    ],
+)
 def test_a_convolution_by_hand(settings: dict[str, object]) -> None:
     layer = nn.Conv2d(8, 16, **settings)  # type: ignore[arg-type]
     with torch.no_grad():
@@ -21,7 +29,9 @@ def test_a_convolution_by_hand(settings: dict[str, object]) -> None:
     kernel = layer.kernel_size[0] * layer.kernel_size[1]
     wanted = h * w * 16 * (8 // layer.groups) * kernel
     assert macs(nn.Sequential(layer), torch.zeros(3, 8, 15, 14)) == wanted
-    assert parameters(layer) == 16 * (8 // layer.groups) * kernel + (0 if layer.bias is None else 16)
+    assert parameters(layer) == 16 * (8 // layer.groups) * kernel + (
+        0 if layer.bias is None else 16
+    )
 
 
 def test_a_linear_layer_by_hand() -> None:
@@ -32,6 +42,7 @@ def test_a_matrix_product_counts_and_additions_do_not() -> None:
     class Net(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x @ x.transpose(1, 2) + 1).relu()
+
     assert macs(Net(), torch.zeros(2, 5, 3)) == 5 * 5 * 3
 
 
@@ -41,7 +52,11 @@ def resnet20_by_hand(classes: int) -> tuple[int, int]:
     for outputs, size in ((16, 32), (32, 16), (64, 8)):
         for k in range(3):
             inputs = width if k == 0 else outputs
-            weights = inputs * outputs * 9 + outputs * outputs * 9 + (inputs * outputs if inputs != outputs else 0)
+            weights = (
+                inputs * outputs * 9
+                + outputs * outputs * 9
+                + (inputs * outputs if inputs != outputs else 0)
+            )
             total += weights * size * size
             params += weights + 4 * outputs + (2 * outputs if inputs != outputs else 0)
         width = outputs
@@ -67,8 +82,10 @@ def test_vgg16() -> None:
     assert macs(net, image) == total + 5120
 
 
-@pytest.mark.parametrize(("name", "params", "count"), [
-    ("resnet18", 11_689_512, 1_814_073_344), ("mobilenet_v2", 3_504_872, 300_774_272)])
+@pytest.mark.parametrize(
+    ("name", "params", "count"),
+    [("resnet18", 11_689_512, 1_814_073_344), ("mobilenet_v2", 3_504_872, 300_774_272)],
+)
 def test_known_networks_at_224(name: str, params: int, count: int) -> None:
     import torchvision.models as known
 
@@ -80,13 +97,20 @@ def test_known_networks_at_224(name: str, params: int, count: int) -> None:
 def test_the_layers_add_up() -> None:
     net, image = factory("resnet8")(num_classes=10), torch.zeros(2, 3, 16, 16)
     found = layer_macs(net, image)
-    layers = [name for name, layer in net.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    layers = [
+        name for name, layer in net.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))
+    ]
     assert sum(found[name] for name in layers) == found[""] > 0
     rows = layer_table(net, image)
     assert sum(row["params"] for row in rows) == parameters(net)
     assert sum(row["macs"] for row in rows) == found[""]
     assert next(row for row in rows if row["name"] == "stem") == {
-        "name": "stem", "kind": "Conv2d", "outputs": 16, "params": 432, "macs": 432 * 256}
+        "name": "stem",
+        "kind": "Conv2d",
+        "outputs": 16,
+        "params": 432,
+        "macs": 432 * 256,
+    }
 
 
 def test_shared_parameters_count_once_and_every_run_of_them_counts() -> None:
@@ -108,7 +132,9 @@ def test_a_quantized_network_counts_like_the_float_one() -> None:
     net, image = factory("resnet8")(num_classes=10).eval(), torch.randn(2, 3, 16, 16)
     small = apply("quantize(8)", net, image)
     assert macs(small, image) == macs(net, image)
-    assert {row["name"] for row in layer_table(small, image)} <= {row["name"] for row in layer_table(net, image)}
+    assert {row["name"] for row in layer_table(small, image)} <= {
+        row["name"] for row in layer_table(net, image)
+    }
 
 
 def test_a_parameter_that_modules_hand_on_is_no_obstacle() -> None:
@@ -132,6 +158,9 @@ def test_attention_and_recurrence_count_like_the_products_they_are_made_of() -> 
     x = torch.zeros(1, 5, 8)
     mixed = 2 * 5 * 5 * 8  # queries with keys, weights with values
     assert macs(Net(lambda s, x: s.m(x, x, x)[0], m=attention), x) == 5 * 8 * 32 + mixed
-    assert macs(Net(lambda s, x: s.m(x, x, x, need_weights=False)[0], m=attention), x) == 5 * 8 * 32 + mixed
+    assert (
+        macs(Net(lambda s, x: s.m(x, x, x, need_weights=False)[0], m=attention), x)
+        == 5 * 8 * 32 + mixed
+    )
     assert macs(layer, x) == 5 * 8 * 32 + mixed + 2 * 5 * 8 * 16
     assert macs(nn.LSTM(8, 6, batch_first=True), x) == 5 * 24 * (8 + 6)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery.compare import difference
-from lissom.surgery.fold import fold_pair, foldable, folded
+from lissom.surgery.fold import fold_batchnorms, fold_pair, foldable
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -25,8 +25,12 @@ def lively(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                for tensor, low, high in ((layer.weight, -2, 2), (layer.bias, -1, 1), (layer.running_mean, -1, 1),
-                                          (layer.running_var, 0.5, 2)):
+                for tensor, low, high in (
+                    (layer.weight, -2, 2),
+                    (layer.bias, -1, 1),
+                    (layer.running_mean, -1, 1),
+                    (layer.running_var, 0.5, 2),
+                ):
                     if tensor is not None:
                         tensor.copy_(torch.rand(tensor.shape, generator=draw) * (high - low) + low)
                 if layer.weight is not None:
@@ -43,7 +47,7 @@ def check_same(model: nn.Module, names: list[str], x: Tensor | None = None) -> n
     x = images() if x is None else x
     lively(model)
     small = copy.deepcopy(model)
-    assert sorted(folded(small, x)) == sorted(names)
+    assert sorted(fold_batchnorms(small, x)) == sorted(names)
     with torch.no_grad():
         torch.testing.assert_close(small.eval()(x), model.eval()(x), rtol=1e-9, atol=1e-9)
     return small
@@ -53,26 +57,42 @@ def check_same(model: nn.Module, names: list[str], x: Tensor | None = None) -> n
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_a_convolution_takes_in_its_norm(bias: bool, affine: bool, groups: int) -> None:
-    small = check_same(nn.Sequential(conv(bias=bias, groups=groups), nn.BatchNorm2d(4, affine=affine), nn.ReLU()), ["0"])
+    small = check_same(
+        nn.Sequential(conv(bias=bias, groups=groups), nn.BatchNorm2d(4, affine=affine), nn.ReLU()),
+        ["0"],
+    )
     assert isinstance(small[1], nn.Identity) and small[0].bias is not None
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 def test_a_linear_layer_takes_in_its_norm(bias: bool, affine: bool) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 5, bias=bias), nn.BatchNorm1d(5, affine=affine), nn.ReLU())
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(144, 5, bias=bias), nn.BatchNorm1d(5, affine=affine), nn.ReLU()
+    )
     assert isinstance(check_same(model, ["1"])[2], nn.Identity)
 
 
 def test_the_folded_numbers_are_those_of_the_formula() -> None:
     layer, norm = lively(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=1e-2)))
-    w, b, gamma, beta, mean, var = (t.detach().numpy().copy() for t in (
-        layer.weight, layer.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    w, b, gamma, beta, mean, var = (
+        t.detach().numpy().copy()
+        for t in (
+            layer.weight,
+            layer.bias,
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+        )
+    )
     fold_pair(layer, norm)
     for u in range(4):
         scale = gamma[u] / np.sqrt(var[u] + 1e-2)
         np.testing.assert_allclose(layer.weight[u].detach().numpy(), w[u] * scale, rtol=1e-12)
-        np.testing.assert_allclose(layer.bias[u].item(), beta[u] + (b[u] - mean[u]) * scale, rtol=1e-12)
+        np.testing.assert_allclose(
+            layer.bias[u].item(), beta[u] + (b[u] - mean[u]) * scale, rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 21), ("vgg11", 8), ("preresnet11", 6)])
@@ -90,13 +110,19 @@ def test_a_convolution_whose_output_is_returned_stays() -> None:
     def first(s: Any, x: Tensor) -> Any:
         y = s.c(x)
         return s.n(y), y
+
     model = Net(first, c=conv(), n=nn.BatchNorm2d(4))
     assert foldable(lively(model), images()) == []
 
 
-@pytest.mark.parametrize("between", [F.relu, F.relu_, lambda y: y.add_(1), lambda y: y.mul_(y), lambda y: y.clone()],
-                         ids=["relu", "relu_", "add_", "mul_", "clone"])
-def test_what_comes_between_layer_and_norm_forbids_folding(between: Callable[[Tensor], Tensor]) -> None:
+@pytest.mark.parametrize(
+    "between",
+    [F.relu, F.relu_, lambda y: y.add_(1), lambda y: y.mul_(y), lambda y: y.clone()],
+    ids=["relu", "relu_", "add_", "mul_", "clone"],
+)
+def test_what_comes_between_layer_and_norm_forbids_folding(
+    between: Callable[[Tensor], Tensor],
+) -> None:
     check_same(Net(lambda s, x: s.n(between(s.c(x))), c=conv(), n=nn.BatchNorm2d(4)), [])
 
 
@@ -105,6 +131,7 @@ def test_a_change_in_place_of_part_of_the_output_forbids_folding() -> None:
         y = s.c(x)
         y[:, 1] = 0.5
         return s.n(y)
+
     check_same(Net(forward, c=conv(), n=nn.BatchNorm2d(4)), [])
 
 
@@ -117,7 +144,9 @@ def test_a_layer_that_runs_twice_stays() -> None:
 
 
 def test_a_norm_that_runs_twice_stays() -> None:
-    check_same(Net(lambda s, x: s.n(s.d(F.relu(s.n(s.c(x))))), c=conv(), d=conv(), n=nn.BatchNorm2d(4)), [])
+    check_same(
+        Net(lambda s, x: s.n(s.d(F.relu(s.n(s.c(x))))), c=conv(), d=conv(), n=nn.BatchNorm2d(4)), []
+    )
 
 
 def test_layers_that_share_a_weight_stay() -> None:
@@ -135,12 +164,21 @@ def test_a_transposed_convolution_stays() -> None:
 
 
 def test_a_convolution_with_computed_weights_stays() -> None:
-    check_same(Net(lambda s, x: s.n(F.conv2d(x, s.c.weight / s.c.weight.norm())), c=conv(), n=nn.BatchNorm2d(4)), [])
+    check_same(
+        Net(
+            lambda s, x: s.n(F.conv2d(x, s.c.weight / s.c.weight.norm())),
+            c=conv(),
+            n=nn.BatchNorm2d(4),
+        ),
+        [],
+    )
 
 
 class AlwaysOfTheBatch(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0, self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0, self.eps
+        )
 
 
 class WithRelu(nn.BatchNorm2d):
@@ -155,7 +193,9 @@ class Doubled(nn.Conv2d):
 
 @pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
 @pytest.mark.parametrize("norm", [AlwaysOfTheBatch, WithRelu])
-def test_a_norm_that_does_more_than_a_norm_keeps_doing_it(norm: type[nn.Module], recipe: str) -> None:
+def test_a_norm_that_does_more_than_a_norm_keeps_doing_it(
+    norm: type[nn.Module], recipe: str
+) -> None:
     model = lively(nn.Sequential(conv(), norm(4), conv(), nn.ReLU())).float()
     x = images().float()
     check_near(apply(recipe, model, x[:1], x), model, x)
@@ -164,7 +204,9 @@ def test_a_norm_that_does_more_than_a_norm_keeps_doing_it(norm: type[nn.Module],
 @pytest.mark.parametrize("recipe", ["fold", "quantize(8)"])
 def test_a_norm_known_under_two_names_is_gone_under_both(recipe: str) -> None:
     one, norm = conv(), nn.BatchNorm2d(4)
-    model = lively(Net(lambda s, x: s.body(x), one=one, norm=norm, body=nn.Sequential(one, norm, nn.ReLU()))).float()
+    model = lively(
+        Net(lambda s, x: s.body(x), one=one, norm=norm, body=nn.Sequential(one, norm, nn.ReLU()))
+    ).float()
     x = images().float()
     check_near(apply(recipe, model, x[:1], x), model, x)
 
@@ -207,21 +249,23 @@ class Chaos(nn.Module):
 
 
 @pytest.mark.parametrize("recipe", ["fold", "equalize", "cast('bf16')", "quantize(8)"])
-def test_what_only_rounding_tells_apart_is_the_same(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_rounding_tells_apart_is_the_same(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model, x = Chaos().eval(), torch.randn(8, 3, 8, 8)
     model.norm.running_mean.normal_(), model.norm.running_var.uniform_(0.5, 2)
     merged = copy.deepcopy(model)
-    folded(merged, x)
+    fold_batchnorms(merged, x)
     assert difference(model, merged, x) > 1e-3, "in float32"
     apply(recipe, model, x[:1], x, notes=True)
 
     def wrongly(layer: nn.Module, *given: Any) -> list[str]:
-        done = folded(layer, *given)
+        done = fold_batchnorms(layer, *given)
         layer.get_submodule("conv").get_parameter("weight").data.mul_(1.01)
         return done
 
-    monkeypatch.setattr("lissom.surgery.fold.folded", wrongly)
+    monkeypatch.setattr("lissom.surgery.fold.fold_batchnorms", wrongly)
     if recipe != "quantize(8)":  # which folds in one go with much else
         with pytest.raises(LissomError, match=r"unfolded|unequalized"):
             apply(recipe, model, x[:1], x)

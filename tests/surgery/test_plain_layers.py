@@ -1,4 +1,6 @@
-"""Layers by what they do: a forward that pads or computes its weight, and then convolves, is a convolution to every step."""
+"""Layers by what they do: a forward that pads or computes its weight, and then convolves, is a
+convolution to every step.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Dynamic(nn.Conv2d):
         for n, k, s in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             more = max((math.ceil(n / s) - 1) * s + k - n, 0)
             pads += [more // 2, more - more // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(
+            F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
 
 
 class Fixed(nn.Conv2d):
@@ -58,7 +62,9 @@ class Standard(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         var, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
-        return self._conv_forward(x, (self.weight - mean) / (var + 1e-5).sqrt() * self.gain, self.bias)
+        return self._conv_forward(
+            x, (self.weight - mean) / (var + 1e-5).sqrt() * self.gain, self.bias
+        )
 
 
 class Functional(nn.Module):
@@ -66,7 +72,10 @@ class Functional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel, self.shift = nn.Parameter(torch.randn(8, 8, 3, 3) / 9), nn.Parameter(torch.randn(8))
+        self.kernel, self.shift = (
+            nn.Parameter(torch.randn(8, 8, 3, 3) / 9),
+            nn.Parameter(torch.randn(8)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.kernel, self.shift, padding="same")
@@ -78,16 +87,28 @@ def pruned() -> nn.Module:
 
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
-    "dynamic": lambda: Dynamic(8, 8, 3, stride=2), "fixed": lambda: Fixed(8, 8, (2, 3), stride=2),
-    "standard": lambda: Standard(8, 8, 3, padding=1, bias=False), "functional": Functional,
+    "dynamic": lambda: Dynamic(8, 8, 3, stride=2),
+    "fixed": lambda: Fixed(8, 8, (2, 3), stride=2),
+    "standard": lambda: Standard(8, 8, 3, padding=1, bias=False),
+    "functional": Functional,
     "weight_norm": lambda: parametrizations.weight_norm(conv(8, 8)),
     "spectral_norm": lambda: parametrizations.spectral_norm(conv(8, 8)),
-    "old spectral_norm": lambda: spectral_norm(conv(8, 8, groups=2)), "torch's prune": pruned}
+    "old spectral_norm": lambda: spectral_norm(conv(8, 8, groups=2)),
+    "torch's prune": pruned,
+}
 
 
 def network(kind: str) -> nn.Sequential:
     torch.manual_seed(0)
-    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), KINDS[kind](), nn.BatchNorm2d(8), nn.ReLU(), head(8))
+    net = nn.Sequential(
+        conv(3, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        KINDS[kind](),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        head(8),
+    )
     for _ in range(4):
         net.train()(images())
     net.eval()(images(1))
@@ -101,15 +122,28 @@ def test_a_layer_that_comes_to_a_convolution_becomes_one_and_no_output_changes(k
         wanted = {size: net(images(2, size)) for size in (7, 8, 9, 12)}
     found = make_plain(net, images(1))
     assert list(found.done) == ["3"] and not found.left
-    assert type(net[3]).__name__ == "PlainConv2d" and set(dict(net[3].named_parameters())) <= {"weight", "bias"}
+    assert type(net[3]).__name__ == "PlainConv2d" and set(dict(net[3].named_parameters())) <= {
+        "weight",
+        "bias",
+    }
     with torch.no_grad():
         assert all(torch.equal(net(images(2, size)), outputs) for size, outputs in wanted.items())
 
 
-@pytest.mark.parametrize("recipe", [
-    "fold", "mask(0.5) | cast('bf16')", "equalize", "cast('bf16') | quantize(4)", "prune(0.5, multiple=2) | quantize(8)"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "fold",
+        "mask(0.5) | cast('bf16')",
+        "equalize",
+        "cast('bf16') | quantize(4)",
+        "prune(0.5, multiple=2) | quantize(8)",
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_step_takes_it_and_the_network_comes_back_bit_equal(kind: str, recipe: str, tmp_path: Path) -> None:
+def test_every_step_takes_it_and_the_network_comes_back_bit_equal(
+    kind: str, recipe: str, tmp_path: Path
+) -> None:
     net = network(kind)
     small, notes = apply(recipe, net, images(1), images(), notes=True)
     assert not any(" stay" in note and "layers" in note for note in notes), notes
@@ -123,12 +157,20 @@ def test_every_step_takes_it_and_the_network_comes_back_bit_equal(kind: str, rec
 
 def test_what_is_baked_is_said() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(Standard(3, 8, 3), nn.ReLU(), Standard(8, 8, 3), parametrizations.weight_norm(conv(8, 8)),
-                        Dynamic(8, 8, 3), head(8))
+    net = nn.Sequential(
+        Standard(3, 8, 3),
+        nn.ReLU(),
+        Standard(8, 8, 3),
+        parametrizations.weight_norm(conv(8, 8)),
+        Dynamic(8, 8, 3),
+        head(8),
+    )
     _, notes = apply("quantize(8)", net, images(1), images(), notes=True)
     later = "which takes no part in later training"
-    assert notes[:2] == [f"quantize(8): 2 layers hold their weights as Standard computed them, {later}",
-                         f"quantize(8): 1 layer holds its weight as WeightNorm computed it, {later}"]
+    assert notes[:2] == [
+        f"quantize(8): 2 layers hold their weights as Standard computed them, {later}",
+        f"quantize(8): 1 layer holds its weight as WeightNorm computed it, {later}",
+    ]
 
 
 def test_a_network_whose_weights_hooks_compute_is_copied_and_stays_as_it_is() -> None:
@@ -154,24 +196,54 @@ def calling(call: Callable[[Any, Tensor], Any]) -> type[nn.Conv2d]:
         def forward(self, x: Tensor) -> Tensor:
             found: Tensor = call(self, x)
             return found
+
     return Own
 
 
-@pytest.mark.parametrize(("kind", "why"), [
-    (calling(lambda s, x: s._conv_forward(x, s.weight, s.bias).relu()), "also calls relu"),
-    (calling(lambda s, x: s._conv_forward(x * 2, s.weight, s.bias)), "also calls mul"),
-    (calling(lambda s, x: s._conv_forward(F.pad(x, (1, 1), value=1.0), s.weight, s.bias)), "other values than zeros"),
-    (calling(lambda s, x: s._conv_forward(F.pad(x, [1] * 4, "reflect"), s.weight, s.bias)), "other values than zeros"),
-    (calling(lambda s, x: s._conv_forward(x, s.weight * x.mean(), s.bias)), "depends on what it reads"),
-    (calling(lambda s, x: s._conv_forward(x, s.weight * torch.rand(()), s.bias)), "changes from call to call"),
-    (calling(lambda s, x: s._conv_forward(torch.from_numpy(x.detach().numpy() + 1), s.weight, s.bias)), "also calls numpy"),
-    (Odd, "in a way of its own")])
-def test_what_comes_to_no_convolution_is_left_with_its_true_reason(kind: type[nn.Conv2d], why: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (calling(lambda s, x: s._conv_forward(x, s.weight, s.bias).relu()), "also calls relu"),
+        (calling(lambda s, x: s._conv_forward(x * 2, s.weight, s.bias)), "also calls mul"),
+        (
+            calling(lambda s, x: s._conv_forward(F.pad(x, (1, 1), value=1.0), s.weight, s.bias)),
+            "other values than zeros",
+        ),
+        (
+            calling(lambda s, x: s._conv_forward(F.pad(x, [1] * 4, "reflect"), s.weight, s.bias)),
+            "other values than zeros",
+        ),
+        (
+            calling(lambda s, x: s._conv_forward(x, s.weight * x.mean(), s.bias)),
+            "depends on what it reads",
+        ),
+        (
+            calling(lambda s, x: s._conv_forward(x, s.weight * torch.rand(()), s.bias)),
+            "changes from call to call",
+        ),
+        (
+            calling(
+                lambda s, x: s._conv_forward(
+                    torch.from_numpy(x.detach().numpy() + 1), s.weight, s.bias
+                )
+            ),
+            "also calls numpy",
+        ),
+        (Odd, "in a way of its own"),
+    ],
+)
+def test_what_comes_to_no_convolution_is_left_with_its_true_reason(
+    kind: type[nn.Conv2d], why: str
+) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(conv(3, 8), nn.ReLU(), kind(8, 8, 3), head(8)).eval()
     before = copy.deepcopy(net)
     found = make_plain(net, images(1))
-    assert not found.done and why in found.left["2"] and found.left["2"].startswith(f"{kind.__name__}, whose ")
+    assert (
+        not found.done
+        and why in found.left["2"]
+        and found.left["2"].startswith(f"{kind.__name__}, whose ")
+    )
     assert type(net[2]) is kind
     torch.manual_seed(1)
     wanted = before(images())
@@ -186,11 +258,19 @@ def test_a_layer_of_which_the_network_uses_more_keeps_its_class() -> None:
 
         def scale(self) -> float:
             return 0.5
+
     torch.manual_seed(0)
-    net = Net(lambda s, x: s.head(s.a(x) * s.a.scale() + s.b(x)), a=Scaled(3, 8, 1), b=Scaled(3, 8, 1), head=head(8)).eval()
+    net = Net(
+        lambda s, x: s.head(s.a(x) * s.a.scale() + s.b(x)),
+        a=Scaled(3, 8, 1),
+        b=Scaled(3, 8, 1),
+        head=head(8),
+    ).eval()
     wanted = net(images())
     found = make_plain(net, images(1))
-    assert list(found.done) == ["b"] and found.left == {"a": "Scaled, of which the network uses more than its output"}
+    assert list(found.done) == ["b"] and found.left == {
+        "a": "Scaled, of which the network uses more than its output"
+    }
     assert torch.equal(net(images()), wanted)
 
 
@@ -225,13 +305,16 @@ class Twice(NormAct):
 
 
 @pytest.mark.parametrize("recipe", ["fold", "quantize(8)", "cast('bf16') | quantize(8)"])
-def test_a_batch_norm_that_holds_its_activation_is_folded_and_leaves_that(recipe: str, tmp_path: Path) -> None:
+def test_a_batch_norm_that_holds_its_activation_is_folded_and_leaves_that(
+    recipe: str, tmp_path: Path
+) -> None:
     def net(norm: type[NormAct]) -> nn.Sequential:
         torch.manual_seed(0)
         made = nn.Sequential(conv(3, 8), norm(8), Dynamic(8, 8, 3), norm(8), head(8))
         for _ in range(4):
             made.train()(images())
         return made.eval()
+
     small = apply(recipe, net(NormAct), images(1), images())
     inner = small.get_submodule("network") if hasattr(small, "network") else small
     assert [type(layer).__name__ for layer in inner[1].modules()] == ["Rest", "Identity", "ReLU"]  # type: ignore[index]
@@ -247,12 +330,18 @@ def test_a_batch_norm_that_holds_its_activation_is_folded_and_leaves_that(recipe
 
 # what stays float is said
 
+
 def test_what_stays_float_is_a_warning_and_a_note_with_counts_and_causes() -> None:
     torch.manual_seed(0)
     tanh = calling(lambda s, x: s._conv_forward(x, s.weight, s.bias).tanh())
-    net = nn.Sequential(conv(3, 8), tanh(8, 8, 3), nn.ReLU(), tanh(8, 8, 3), nn.ConvTranspose2d(8, 8, 2), head(8))
-    said = ("quantize(8): 2 of 5 layers; 2 stay float: Own, whose forward also calls tanh (1, 3); "
-            "1 stays float: ConvTranspose2d is a transposed convolution, for which ONNX Runtime has no integers (4)")
+    net = nn.Sequential(
+        conv(3, 8), tanh(8, 8, 3), nn.ReLU(), tanh(8, 8, 3), nn.ConvTranspose2d(8, 8, 2), head(8)
+    )
+    said = (
+        "quantize(8): 2 of 5 layers; 2 stay float: Own, whose forward also calls tanh (1, 3); "
+        "1 stays float: ConvTranspose2d is a transposed convolution, for which ONNX Runtime "
+        "has no integers (4)"
+    )
     with pytest.warns(LissomWarning) as warned:
         apply("quantize(8)", net, images(1), images())
     assert [str(w.message) for w in warned] == [said]
@@ -260,13 +349,25 @@ def test_what_stays_float_is_a_warning_and_a_note_with_counts_and_causes() -> No
     assert said in apply("quantize(8)", net, images(1), images(), notes=True)[1]
 
 
-@pytest.mark.parametrize("recipe", ["quantize(8, keep='1,3,4')", "quantize(8, only='0')", "mask(0.5, only='0')",
-                                    "cast('bf16', keep='1,3,4')", "quantize(8, first=32, keep='1,3,4')"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "quantize(8, keep='1,3,4')",
+        "quantize(8, only='0')",
+        "mask(0.5, only='0')",
+        "cast('bf16', keep='1,3,4')",
+        "quantize(8, first=32, keep='1,3,4')",
+    ],
+)
 def test_what_the_user_kept_is_no_news(recipe: str) -> None:
     torch.manual_seed(0)
     tanh = calling(lambda s, x: s._conv_forward(x, s.weight, s.bias).tanh())
-    net = nn.Sequential(conv(3, 8), tanh(8, 8, 3), nn.ReLU(), tanh(8, 8, 3), nn.ConvTranspose2d(8, 8, 2), head(8))
-    assert not any("stay" in note for note in apply(recipe, net, images(1), images(), notes=True)[1])
+    net = nn.Sequential(
+        conv(3, 8), tanh(8, 8, 3), nn.ReLU(), tanh(8, 8, 3), nn.ConvTranspose2d(8, 8, 2), head(8)
+    )
+    assert not any(
+        "stay" in note for note in apply(recipe, net, images(1), images(), notes=True)[1]
+    )
     apply(recipe, net, images(1), images())  # a warning would be an error
 
 
@@ -278,7 +379,10 @@ def test_layers_that_multiply_within_themselves_are_counted() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.embed, self.place = nn.Embedding(4, 8), nn.Parameter(torch.randn(9, 8))
-            self.attend, self.mix = nn.MultiheadAttention(8, 2, batch_first=True), nn.Parameter(torch.randn(8, 8))
+            self.attend, self.mix = (
+                nn.MultiheadAttention(8, 2, batch_first=True),
+                nn.Parameter(torch.randn(8, 8)),
+            )
             self.gru, self.out = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 5)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -290,20 +394,32 @@ def test_layers_that_multiply_within_themselves_are_counted() -> None:
     Recipe("quantize(8)").steps[0](Mixed().eval(), ctx)
     assert set(ctx.facts["left_float"]) == {"", "embed", "attend", "attend.out_proj", "gru"}
     assert ctx.warnings[0].startswith("quantize(8): 1 of 6 layers; ")
-    assert "Mixed multiplies by its weights in a forward of its own (the network itself)" in ctx.warnings[0] \
+    assert (
+        "Mixed multiplies by its weights in a forward of its own (the network itself)"
+        in ctx.warnings[0]
         or "2 more for other reasons" in ctx.warnings[0]
+    )
 
 
 # in runtimes
+
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_it_runs_in_integers(target: str, tmp_path: Path) -> None:
     from lissom.running.plan import one_target
 
     torch.manual_seed(0)
-    net = nn.Sequential(Dynamic(3, 16, 3, stride=2), nn.ReLU(), Fixed(16, 16, (2, 3)), nn.ReLU(),
-                        Standard(16, 16, 3, padding=1), nn.ReLU(), parametrizations.weight_norm(conv(16, 16)), nn.ReLU(),
-                        head(16))
+    net = nn.Sequential(
+        Dynamic(3, 16, 3, stride=2),
+        nn.ReLU(),
+        Fixed(16, 16, (2, 3)),
+        nn.ReLU(),
+        Standard(16, 16, 3, padding=1),
+        nn.ReLU(),
+        parametrizations.weight_norm(conv(16, 16)),
+        nn.ReLU(),
+        head(16),
+    )
     small = apply("quantize(8, reduce_range=True)", net, images(1, 16), images(16, 16))
     path = lissom.export(small, target, tmp_path / "net.onnx", (3, 16, 16))
     runtime = one_target(target)
@@ -317,7 +433,9 @@ def test_it_runs_in_integers(target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("axes", [1, 3])
-def test_convolutions_over_one_and_three_axes_run_in_integers(axes: int, target: str, tmp_path: Path) -> None:
+def test_convolutions_over_one_and_three_axes_run_in_integers(
+    axes: int, target: str, tmp_path: Path
+) -> None:
     from lissom.running.plan import one_target
 
     torch.manual_seed(0)
@@ -325,8 +443,16 @@ def test_convolutions_over_one_and_three_axes_run_in_integers(axes: int, target:
     shape, left = (2, *[9] * axes), 4**axes
 
     def net() -> nn.Sequential:
-        return nn.Sequential(kind(2, 16, 3, stride=2, padding=1), norm(16), nn.ReLU(), kind(16, 8, 2), nn.ReLU(),
-                             nn.Flatten(), nn.Linear(8 * left, 5))
+        return nn.Sequential(
+            kind(2, 16, 3, stride=2, padding=1),
+            norm(16),
+            nn.ReLU(),
+            kind(16, 8, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8 * left, 5),
+        )
+
     given, x = net().eval(), torch.randn(16, *shape)
     small, notes = apply("quantize(8, reduce_range=True)", given, x[:1], x, notes=True)
     assert not notes and type(small.get_submodule("network.0")).__name__ == f"QuantizedConv{axes}d"
@@ -345,7 +471,10 @@ def test_convolutions_over_one_and_three_axes_run_in_integers(axes: int, target:
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_transposed_convolutions_are_masked_and_cast(axes: int, tmp_path: Path) -> None:
-    """Against the values of the weight itself, rounded; the size of the output is asked for by name and by place."""
+    """Against the values of the weight itself, rounded; the size of the output is asked for by name
+    and by place.
+    """
+
     class Up(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -362,7 +491,9 @@ def test_transposed_convolutions_are_masked_and_cast(axes: int, tmp_path: Path) 
     assert not any(" stay" in note for note in notes)
     for layer in (wanted := copy.deepcopy(net)).children():
         weight = layer.weight.data  # type: ignore[union-attr]
-        weight[weight.abs() <= weight.abs().flatten().sort().values[round(0.5 * weight.numel()) - 1]] = 0
+        weight[
+            weight.abs() <= weight.abs().flatten().sort().values[round(0.5 * weight.numel()) - 1]
+        ] = 0
         layer.weight.data = weight.bfloat16().float()  # type: ignore[union-attr]
     with torch.no_grad():
         assert torch.equal(small(x), wanted(x))
@@ -370,9 +501,17 @@ def test_transposed_convolutions_are_masked_and_cast(axes: int, tmp_path: Path) 
     with torch.no_grad():
         assert torch.equal(load(tmp_path, Up())(x), wanted(x))
     small.train()(x).square().mean().backward()
-    assert all((p.grad == 0)[p == 0].all() for name, p in small.named_parameters() if name.endswith("weight"))
+    assert all(
+        (p.grad == 0)[p == 0].all()
+        for name, p in small.named_parameters()
+        if name.endswith("weight")
+    )
     with pytest.warns(LissomWarning, match="inputs where others have their outputs"):
-        apply("mask(0.5, pattern=block, block=2)", nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 4, 2)), images(1))
+        apply(
+            "mask(0.5, pattern=block, block=2)",
+            nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 4, 2)),
+            images(1),
+        )
 
 
 def test_a_layer_that_does_more_after_its_product_is_left_as_soon_as_that_shows() -> None:

@@ -23,10 +23,21 @@ def images(count: int = 32) -> Tensor:
 
 
 def network() -> Any:
-    """Return three layers: 8 filters with batch-norm, 16 with batch-norm and no bias, 10 outputs with bias."""
+    """Return three layers: 8 filters with batch-norm, 16 with batch-norm and no bias, 10 outputs
+    with bias.
+    """
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, bias=False),
-                        nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
     net(images())
     nn.init.normal_(net[1].weight)
     return net.eval()
@@ -50,13 +61,18 @@ def test_a_float_network_takes_32_bits_for_each_number() -> None:
     assert sizes(network()) == {"theory_bytes": 4 * count, "packed_bytes": 4 * count}
 
 
-@pytest.mark.parametrize(("bits", "each"), [("8", 8), ("4", 4), ("3", 3), ("2", 2), ("'ternary'", log2(3)), ("'binary'", 1)])
+@pytest.mark.parametrize(
+    ("bits", "each"),
+    [("8", 8), ("4", 4), ("3", 3), ("2", 2), ("'ternary'", log2(3)), ("'binary'", 1)],
+)
 def test_rounded_weights_take_the_bits_of_their_grid(bits: str, each: float) -> None:
     found, model = of(f"quantize({bits}, 8, reduce_range=False)")
     scales = biases = 8 + 16 + 10  # batch-norm is in both
     wanted = 8 * (FIRST + LAST) + each * MIDDLE + 32 * (scales + biases + scales_in(model))
     assert scales_in(model) >= 3 and found["theory_bytes"] == ceil(wanted / 8)
-    weights = sum(len(pack(layer.integers()[0].to(torch.int8).numpy())[1]) for layer in layers(model))
+    weights = sum(
+        len(pack(layer.integers()[0].to(torch.int8).numpy())[1]) for layer in layers(model)
+    )
     assert found["packed_bytes"] == weights + 4 * (scales + biases + scales_in(model))
     assert abs(found["packed_bytes"] - found["theory_bytes"]) < 0.06 * wanted / 8
 
@@ -70,7 +86,9 @@ def test_float_inputs_and_float_layers_have_no_scales() -> None:
 def test_a_batch_norm_of_its_own_counts_as_its_parameters() -> None:
     found, model = of("quantize(8, fold=False, reduce_range=False)")
     scales, biases, norms = 8 + 16 + 10, 8 + 10, 2 * (8 + 16)
-    assert found["theory_bytes"] == FIRST + MIDDLE + LAST + 4 * (scales + biases + norms + scales_in(model))
+    assert found["theory_bytes"] == FIRST + MIDDLE + LAST + 4 * (
+        scales + biases + norms + scales_in(model)
+    )
 
 
 def test_of_a_mask_the_rest_counts_and_a_bit_for_each_weight() -> None:
@@ -83,14 +101,24 @@ def test_of_a_mask_the_rest_counts_and_a_bit_for_each_weight() -> None:
     assert few == sizes(network()), "a bitmap that spares nothing is left out"
 
 
-@pytest.mark.parametrize(("bits", "each"), [("8", 8), ("4", 4), ("'ternary'", 1)])  # of ternary what is not 0 is a sign
+# of ternary what is not 0 is a sign
+@pytest.mark.parametrize(("bits", "each"), [("8", 8), ("4", 4), ("'ternary'", 1)])
 def test_masked_and_rounded(bits: str, each: int) -> None:
     found, model = of(f"mask(0.75) | quantize({bits}, reduce_range=False)")
     full = [int(layer.integers()[0].count_nonzero()) for layer in layers(model)]
     assert full[1] <= MIDDLE // 4
-    wanted = FIRST + MIDDLE + LAST + 8 * (full[0] + full[2]) + each * full[1] + 32 * (2 * 34 + scales_in(model))
+    wanted = (
+        FIRST
+        + MIDDLE
+        + LAST
+        + 8 * (full[0] + full[2])
+        + each * full[1]
+        + 32 * (2 * 34 + scales_in(model))
+    )
     assert found["theory_bytes"] == ceil(wanted / 8)
-    assert 0.94 * wanted / 8 < found["packed_bytes"] < wanted / 8 + 50, "small layers do not use all values of 8 bits"
+    assert 0.94 * wanted / 8 < found["packed_bytes"] < wanted / 8 + 50, (
+        "small layers do not use all values of 8 bits"
+    )
 
 
 def test_a_shared_weight_counts_once() -> None:

@@ -52,7 +52,9 @@ def test_code_that_knows_the_size_is_held_to_it(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_scripted_code_is_held_to_the_size() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 32, 3), torch.jit.script(nn.Hardswish()), nn.Conv2d(32, 4, 3)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), torch.jit.script(nn.Hardswish()), nn.Conv2d(32, 4, 3)
+    ).eval()
     assert cuttable(model, LARGE).sized
 
 
@@ -62,5 +64,7 @@ def test_code_that_knows_no_size_is_shown_small_images(name: str) -> None:
 
 
 def test_what_takes_no_small_image_is_held_to_the_large_one() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64 * 64, 4)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64 * 64, 4)
+    ).eval()
     assert cuttable(model, LARGE).sized

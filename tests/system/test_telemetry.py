@@ -20,12 +20,20 @@ TO_LATENCY = 'train(1, batch=256) | prune(0.1, of="latency", multiple=1)'
 def without_network(words: list[str]) -> list[str]:
     """Return a command that runs where there is no network, on systems that let it."""
     apart = ["unshare", "-n"]
-    able = shutil.which("unshare") and subprocess.run([*apart, "true"], capture_output=True, check=False).returncode == 0
+    able = (
+        shutil.which("unshare")
+        and subprocess.run([*apart, "true"], capture_output=True, check=False).returncode == 0
+    )
     return [*apart, *words] if able else words
 
 
 def written(*folders: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if not path.is_dir()}
+    return {
+        str(path.relative_to(folder))
+        for folder in folders
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
 
 
 @pytest.fixture
@@ -33,43 +41,77 @@ def fresh(tmp_path: Path) -> tuple[Path, Path, dict[str, str]]:
     """A home, a folder for temporary files, and an environment in which nothing else is set."""
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir(), scratch.mkdir()
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYTHONPATH") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "SYSTEMROOT", "PYTHONPATH")
+        if name in os.environ
+    }
     homes = {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home)}
     temporary = {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
-    return home, scratch, {**kept, **homes, **temporary, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return (
+        home,
+        scratch,
+        {**kept, **homes, **temporary, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
 
 
-def test_the_steps_of_the_demo_write_into_the_store_alone(fresh: tuple[Path, Path, dict[str, str]]) -> None:
+def test_the_steps_of_the_demo_write_into_the_store_alone(
+    fresh: tuple[Path, Path, dict[str, str]],
+) -> None:
     home, scratch, variables = fresh
-    for words in (["run", RECIPE, "--data", "digits", "--model", "resnet8", "--to", "onnxruntime,openvino"],
-                  ["run", TO_LATENCY, "--data", "digits", "--model", "resnet8"], ["report"]):
+    for words in (
+        ["run", RECIPE, "--data", "digits", "--model", "resnet8", "--to", "onnxruntime,openvino"],
+        ["run", TO_LATENCY, "--data", "digits", "--model", "resnet8"],
+        ["report"],
+    ):
         for _ in range(5):  # on a busy machine it may be measured that nothing becomes faster
-            done = subprocess.run(without_network([sys.executable, "-m", "lissom.cli", *words, "--store", "s"]), cwd=home,
-                                  env=variables, capture_output=True, text=True, encoding="utf-8", check=False)
+            done = subprocess.run(
+                without_network([sys.executable, "-m", "lissom.cli", *words, "--store", "s"]),
+                cwd=home,
+                env=variables,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                check=False,
+            )
             if "of the latency cannot be removed; measured were" not in done.stderr:
                 break
         assert done.returncode == 0, done.stderr
-    found = {name for name in written(home, scratch) if not name.startswith(("s/", ".config/lissom/"))}
+    found = {
+        name for name in written(home, scratch) if not name.startswith(("s/", ".config/lissom/"))
+    }
     assert found == {"lissom-report.html"}
     assert len(list((home / "s" / ".layers").iterdir())) == 1
 
 
-def test_a_process_without_lissoms_switches_would_write(fresh: tuple[Path, Path, dict[str, str]]) -> None:
+def test_a_process_without_lissoms_switches_would_write(
+    fresh: tuple[Path, Path, dict[str, str]],
+) -> None:
     """So that the test above would see it: importing OpenVINO makes a file in the home."""
     home, scratch, variables = fresh
-    subprocess.run(without_network([sys.executable, "-c", "import openvino"]), env=variables, check=True,
-                   capture_output=True)
+    subprocess.run(
+        without_network([sys.executable, "-c", "import openvino"]),
+        env=variables,
+        check=True,
+        capture_output=True,
+    )
     assert "intel/openvino_ga_cid" in written(home, scratch)
 
 
 def test_a_child_knows_the_switches_before_it_imports_anything() -> None:
-    said = subprocess.run([*command("lissom.bench.child")[:2], "-c", "import os; print(os.environ)"], env=surroundings(),
-                          capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [*command("lissom.bench.child")[:2], "-c", "import os; print(os.environ)"],
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert all(f"'{name}': '{value}'" in said for name, value in OFF.items())
 
 
 def test_openvino_is_imported_without_its_sender() -> None:
     code = "import lissom, sys, openvino.tools.ovc as ovc; print(type(ovc.telemetry).__module__)"
-    said = subprocess.run([sys.executable, "-c", code], env=surroundings(), capture_output=True, text=True,
-                          check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=surroundings(), capture_output=True, text=True, check=True
+    ).stdout
     assert said.strip() == "openvino.tools.ovc.telemetry_stub"

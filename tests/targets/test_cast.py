@@ -1,4 +1,6 @@
-"""Networks whose weights are stored in 16 bits, in files: half the bytes, the same answers, the values as rounded."""
+"""Networks whose weights are stored in 16 bits, in files: half the bytes, the same answers, the
+values as rounded.
+"""
 
 from __future__ import annotations
 
@@ -66,10 +68,15 @@ def target(name: str) -> Any:
 @pytest.mark.parametrize("runtime", list(menu("targets")))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["resnet20", "words"])
-def test_the_file_answers_as_pytorch_does_and_is_half(runtime: str, kind: str, name: str, tmp_path: Path) -> None:
+def test_the_file_answers_as_pytorch_does_and_is_half(
+    runtime: str, kind: str, name: str, tmp_path: Path
+) -> None:
     where, recipe = target(runtime), f"cast('{kind}')"
     if (runtime, name) == ("ncnn", "words"):
-        pytest.skip("ncnn drops the batch, and takes the mean of a float network's tokens along the wrong axis as well")
+        pytest.skip(
+            "ncnn drops the batch, and takes the mean of a float network's tokens along "
+            "the wrong axis as well"
+        )
     sizes = {}
     for word in (recipe, "fold"):
         path = tmp_path / f"{word[:4]}.{where.ending}"
@@ -78,14 +85,22 @@ def test_the_file_answers_as_pytorch_does_and_is_half(runtime: str, kind: str, n
     run = where.load(tmp_path / f"cast.{where.ending}", 1)
     wanted = answers(name, recipe)
     for count in (1, 6):
-        np.testing.assert_allclose(run(images()[:count].numpy()), wanted[:count], atol=2e-5 * np.abs(wanted).max())
-    assert np.abs(wanted - answers(name, "fold")).max() > 1e-4 * np.abs(wanted).max(), "the bound would not tell them apart"
+        np.testing.assert_allclose(
+            run(images()[:count].numpy()), wanted[:count], atol=2e-5 * np.abs(wanted).max()
+        )
+    assert np.abs(wanted - answers(name, "fold")).max() > 1e-4 * np.abs(wanted).max(), (
+        "the bound would not tell them apart"
+    )
     share = sizes[recipe] / sizes["fold"]
     print(f"{runtime} {kind} {name}: {sizes[recipe]} of {sizes['fold']} bytes, {share:.3f}")
     if runtime not in HALF:
         assert 0.98 < share < 1.02
     elif runtime == "torch":  # whose file holds a graph of as many bytes as a small network
-        weights = sum(m.weight.numel() for m in network(name).modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        weights = sum(
+            m.weight.numel()
+            for m in network(name).modules()
+            if isinstance(m, (nn.Conv2d, nn.Linear))
+        )
         assert sizes["fold"] - sizes[recipe] > 0.85 * 2 * weights
     else:
         assert 0.49 < share < 0.55
@@ -99,18 +114,37 @@ def test_every_weight_in_the_file_has_16_bits_and_every_bias_32(kind: str, tmp_p
     stored = [t for t in tensors if len(t.dims) > 1]
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert len(stored) == len(layers) == 22 and {t.data_type for t in stored} == {TYPES[kind]}
-    assert {t.data_type for t in tensors if len(t.dims) == 1 and t.data_type != TensorProto.INT64} == {TensorProto.FLOAT}
-    kept = {tuple(t.dims): numpy_helper.to_array(t).astype(np.float32) for t in stored if t.dims[0] == 10}
+    assert {
+        t.data_type for t in tensors if len(t.dims) == 1 and t.data_type != TensorProto.INT64
+    } == {TensorProto.FLOAT}
+    kept = {
+        tuple(t.dims): numpy_helper.to_array(t).astype(np.float32)
+        for t in stored
+        if t.dims[0] == 10
+    }
     assert np.array_equal(kept[10, 64], layers[-1].stored(layers[-1].weight).detach().numpy())
 
 
 def test_a_layer_that_is_kept_is_float32_in_the_file(tmp_path: Path) -> None:
-    lissom.export(network("words", "cast('bf16', keep='one')"), "onnxruntime", tmp_path / "m.onnx", (3, 32, 32))
-    found = {t.data_type: [] for t in onnx.load(str(tmp_path / "m.onnx")).graph.initializer if len(t.dims) > 1}
+    lissom.export(
+        network("words", "cast('bf16', keep='one')"),
+        "onnxruntime",
+        tmp_path / "m.onnx",
+        (3, 32, 32),
+    )
+    found = {
+        t.data_type: []
+        for t in onnx.load(str(tmp_path / "m.onnx")).graph.initializer
+        if len(t.dims) > 1
+    }
     for tensor in onnx.load(str(tmp_path / "m.onnx")).graph.initializer:
         if len(tensor.dims) > 1:
             found[tensor.data_type].append(int(np.prod(tensor.dims)))
-    assert found[TensorProto.FLOAT] == [64 * 256] and sorted(found[TensorProto.BFLOAT16]) == [640, 64 * 192, 64 * 256]
+    assert found[TensorProto.FLOAT] == [64 * 256] and sorted(found[TensorProto.BFLOAT16]) == [
+        640,
+        64 * 192,
+        64 * 256,
+    ]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -125,7 +159,9 @@ def test_the_runtime_computes_as_with_a_file_of_float32(runtime: str, tmp_path: 
     assert counts[0] == counts[1] == counts[2]
 
 
-def test_equal_networks_are_equal_files_and_export_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+def test_equal_networks_are_equal_files_and_export_leaves_the_network_as_it_was(
+    tmp_path: Path,
+) -> None:
     net = network("words", "cast('bf16')")
     before = [(type(m), p.clone()) for m in net.modules() for p in m.parameters(recurse=False)]
     files = []
@@ -153,8 +189,13 @@ def test_bits_are_those_of_pytorch_and_nothing_is_lost_unseen() -> None:
     for kind, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         half = values.to(dtype)
         bits = in_bits(half.float().numpy(), kind)
-        assert bits is not None and np.array_equal(bits, half.view(torch.int16).numpy().view(np.uint16))
+        assert bits is not None and np.array_equal(
+            bits, half.view(torch.int16).numpy().view(np.uint16)
+        )
         assert in_bits(values.numpy(), kind) is None
-    assert in_bits(np.array([70000.0], np.float32), "fp16") is None and in_bits(np.array([1e-8], np.float32), "fp16") is None
+    assert (
+        in_bits(np.array([70000.0], np.float32), "fp16") is None
+        and in_bits(np.array([1e-8], np.float32), "fp16") is None
+    )
     minus = in_bits(np.array([-0.0], np.float32), "fp16")
     assert minus is not None and int(minus[0]) == 0x8000

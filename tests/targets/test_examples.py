@@ -1,4 +1,6 @@
-"""Files of networks that take integers or several inputs, return several tensors, or cannot be exported at all."""
+"""Files of networks that take integers or several inputs, return several tensors, or cannot be
+exported at all.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Text(nn.Module):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_integers_and_several_inputs_run_under_their_own_names(runtime: str, tmp_path: Path) -> None:
+def test_integers_and_several_inputs_run_under_their_own_names(
+    runtime: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     net, ids, keep = Text().eval(), torch.randint(0, 50, (4, 12)), torch.rand(4, 12) > 0.3
     small, _ = lissom.apply("quantize(8)", net, (ids, keep), (ids, keep), notes=True)
@@ -45,10 +49,18 @@ def test_integers_and_several_inputs_run_under_their_own_names(runtime: str, tmp
 
 def test_a_shape_does_where_the_network_takes_integers(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(), nn.Linear(48, 4)).eval()
-    path, ids = lissom.export(net, "onnxruntime", tmp_path / "m.onnx", (12,)), torch.randint(0, 50, (3, 12))
+    path, ids = (
+        lissom.export(net, "onnxruntime", tmp_path / "m.onnx", (12,)),
+        torch.randint(0, 50, (3, 12)),
+    )
     with torch.no_grad():
-        assert np.abs(one_target("onnxruntime").load(path, 1)(ids.numpy())  # type: ignore[attr-defined]
-                      - net(ids).numpy()).max() < 1e-5
+        assert (
+            np.abs(
+                one_target("onnxruntime").load(path, 1)(ids.numpy())  # type: ignore[attr-defined]
+                - net(ids).numpy()
+            ).max()
+            < 1e-5
+        )
 
 
 class Starred(nn.Module):
@@ -64,7 +76,9 @@ class Starred(nn.Module):
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
 def test_a_quantized_network_takes_one_picture_by_its_place(target: str, tmp_path: Path) -> None:
     x = torch.randn(4, 3, 8, 8)
-    for number, net in enumerate((nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), Starred())):
+    for number, net in enumerate(
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), Starred())
+    ):
         small = lissom.apply("quantize(8)", net.eval(), x[:1], x)
         assert lissom.export(small, target, tmp_path / f"m{number}", (3, 8, 8), x).is_file()
 
@@ -85,7 +99,9 @@ class Many(nn.Module):
         return Answer(found.sigmoid(), [found.mean((2, 3)), found.amax((2, 3))])
 
 
-def test_outputs_have_the_names_of_fields_and_half_precision_becomes_float32(tmp_path: Path) -> None:
+def test_outputs_have_the_names_of_fields_and_half_precision_becomes_float32(
+    tmp_path: Path,
+) -> None:
     path = lissom.export(Many().half().eval(), "onnxruntime", tmp_path / "m.onnx", (3, 8, 8))
     outputs = onnxruntime.InferenceSession(str(path)).get_outputs()
     assert [part.name for part in outputs] == ["heat", "boxes_0", "boxes_1"]
@@ -100,20 +116,40 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
-def test_a_failed_export_tells_its_cause_and_the_line_in_one_line(target: str, tmp_path: Path) -> None:
-    with pytest.raises(LissomError, match=r"cannot convert this network: .*\(test_examples.py, line \d+\)$") as caught:
+def test_a_failed_export_tells_its_cause_and_the_line_in_one_line(
+    target: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        LissomError,
+        match=r"cannot convert this network: .*\(test_examples.py, "
+        r"line \d+\)$",
+    ) as caught:
         lissom.export(Branching(), target, tmp_path / "m.onnx", (3, 8, 8))
     said = str(caught.value)
-    assert "\x1b" not in said and "\n" not in said and "Failed to export" not in said and len(said) < 500
+    assert (
+        "\x1b" not in said
+        and "\n" not in said
+        and "Failed to export" not in said
+        and len(said) < 500
+    )
     assert "data-dependent" in said or "guard" in said
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    ({}, "the shape of an input without the batch is missing"),
-    ({"shape": (4, 8, 8)}, "does not run on zeros of shape"),
-    ({"example": torch.zeros(1, 4, 8, 8)}, r"does not run on `example`, of shape \(1, 4, 8, 8\)")])
-def test_an_input_that_does_not_fit_is_said(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "the shape of an input without the batch is missing"),
+        ({"shape": (4, 8, 8)}, "does not run on zeros of shape"),
+        (
+            {"example": torch.zeros(1, 4, 8, 8)},
+            r"does not run on `example`, of shape \(1, 4, 8, 8\)",
+        ),
+    ],
+)
+def test_an_input_that_does_not_fit_is_said(
+    more: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(LissomError, match=said):
         lissom.export(Many(), "onnxruntime", tmp_path / "m.onnx", **more)
 
@@ -128,4 +164,6 @@ def test_a_target_that_exports_nothing_says_so() -> None:
 def test_targets_of_one_picture_refuse_others(tmp_path: Path) -> None:
     for target in ("mnn", "ncnn", "executorch"):
         with pytest.raises(LissomError, match="its files take one tensor of floats"):
-            one_target(target).export(Many(), tmp_path / "m", (), {}, None, torch.zeros(1, 3, dtype=torch.long))  # type: ignore[attr-defined]
+            one_target(target).export(
+                Many(), tmp_path / "m", (), {}, None, torch.zeros(1, 3, dtype=torch.long)
+            )  # type: ignore[attr-defined]

@@ -14,7 +14,9 @@ import lissom
 from lissom import LissomError
 from lissom.targets.executorch import Executorch
 
-pytestmark = pytest.mark.skipif(Executorch().missing() is not None, reason=Executorch().missing() or "")
+pytestmark = pytest.mark.skipif(
+    Executorch().missing() is not None, reason=Executorch().missing() or ""
+)
 
 
 def answers(net: nn.Module, path: Path, seen: Tensor) -> tuple[Tensor, int]:
@@ -23,9 +25,18 @@ def answers(net: nn.Module, path: Path, seen: Tensor) -> tuple[Tensor, int]:
     return torch.from_numpy(Executorch().load(file, 1)(seen.numpy())), file.stat().st_size
 
 
-@pytest.mark.parametrize(("recipe", "smaller"), [
-    ("fold", 1), ("quantize(8)", 3), ("quantize(4)", 3), ("quantize(4, 4)", 1), ('cast("fp16")', 1),
-    ('quantize("ternary", 32)', 1), ("prune(0.5) | quantize(8)", 6)])
+@pytest.mark.parametrize(
+    ("recipe", "smaller"),
+    [
+        ("fold", 1),
+        ("quantize(8)", 3),
+        ("quantize(4)", 3),
+        ("quantize(4, 4)", 1),
+        ('cast("fp16")', 1),
+        ('quantize("ternary", 32)', 1),
+        ("prune(0.5) | quantize(8)", 6),
+    ],
+)
 def test_files_answer_like_pytorch(recipe: str, smaller: float, tmp_path: Path) -> None:
     net, seen = seasoned(), images(20, 16)
     whole = sum(p.numel() * 4 for p in net.parameters())
@@ -34,14 +45,17 @@ def test_files_answer_like_pytorch(recipe: str, smaller: float, tmp_path: Path) 
     with torch.no_grad():
         wanted = small(seen)
     assert found.shape == wanted.shape
-    most = 0.03 if recipe.endswith(("quantize(8)", "quantize(4)")) else 1e-5  # the former run in integers
+    # the former run in integers
+    most = 0.03 if recipe.endswith(("quantize(8)", "quantize(4)")) else 1e-5
     assert float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < most
     assert size < 1.5 * whole / smaller
 
 
 def test_any_number_of_images_goes_in_and_answers_stay(tmp_path: Path) -> None:
     net, seen = seasoned(), images(19, 16)
-    run = Executorch().load(lissom.export(net, "executorch", tmp_path / "net.pte", tuple(seen.shape[1:])), 2)
+    run = Executorch().load(
+        lissom.export(net, "executorch", tmp_path / "net.pte", tuple(seen.shape[1:])), 2
+    )
     once = run(seen.numpy())
     kept = once.copy()
     for count in (1, 8, 9):
@@ -49,9 +63,14 @@ def test_any_number_of_images_goes_in_and_answers_stay(tmp_path: Path) -> None:
     np.testing.assert_array_equal(once, kept)
 
 
-def test_a_convolution_that_the_network_returns_runs_in_float_and_the_others_in_integers(tmp_path: Path) -> None:
+def test_a_convolution_that_the_network_returns_runs_in_float_and_the_others_in_integers(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
-    net, seen = nn.Sequential(conv(3, 64), nn.ReLU(), conv(64, 64), nn.ReLU(), conv(64, 4)).eval(), images(20, 16)
+    net, seen = (
+        nn.Sequential(conv(3, 64), nn.ReLU(), conv(64, 64), nn.ReLU(), conv(64, 4)).eval(),
+        images(20, 16),
+    )
     small = lissom.apply("quantize(8)", net, seen[:1], seen)
     found, size = answers(small, tmp_path, seen)
     with torch.no_grad():
@@ -64,6 +83,11 @@ def test_a_network_it_cannot_convert_is_one_line(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x[x > 0].sum()[None] if x.sum() > 0 else x[:, 0, 0, :4]
-    with pytest.raises(LissomError, match=r"^export: ExecuTorch cannot convert this network: .+; onnxruntime may run it$"):
+
+    with pytest.raises(
+        LissomError,
+        match=r"^export: ExecuTorch cannot convert this network: .+; "
+        r"onnxruntime may run it$",
+    ):
         lissom.export(Odd(), "executorch", tmp_path / "net.pte", (3, 4, 4))
     assert list(tmp_path.iterdir()) == []

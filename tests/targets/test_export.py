@@ -1,4 +1,6 @@
-"""A network exported to a target answers there as it does in PyTorch, and in integers where it was quantized."""
+"""A network exported to a target answers there as it does in PyTorch, and in integers where it was
+quantized.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,11 @@ def known(name: str) -> nn.Module:
 
 
 BUILD: dict[str, Callable[[], nn.Module]] = {
-    "resnet8": lambda: factory("resnet8")(num_classes=10), "vgg11": lambda: factory("vgg11")(num_classes=10),
-    "resnet18": lambda: known("resnet18"), "mobilenet_v2": lambda: known("mobilenet_v2")}
+    "resnet8": lambda: factory("resnet8")(num_classes=10),
+    "vgg11": lambda: factory("vgg11")(num_classes=10),
+    "resnet18": lambda: known("resnet18"),
+    "mobilenet_v2": lambda: known("mobilenet_v2"),
+}
 ADDS = {"resnet8": 3, "vgg11": 0, "resnet18": 8, "mobilenet_v2": 10}
 _networks: dict[tuple[str, str], nn.Module] = {}
 _files: dict[tuple[str, str, str], Path] = {}
@@ -79,6 +84,7 @@ def network(name: str, kind: str) -> nn.Module:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, Target], Path]:
     """Return the exported file of a network for a target; targets of one ending share it."""
+
     def exported(name: str, kind: str, where: Target) -> Path:
         key = (name, kind, where.ending)
         if key not in _files:
@@ -87,6 +93,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, Target
             where.export(network(name, kind), path, (3, 32, 32), facts)
             _files[key] = path
         return _files[key]
+
     return exported
 
 
@@ -137,7 +144,9 @@ def test_an_onnx_file_says_what_it_is(kind: str, file: Any) -> None:
     assert facts_of(path) == {"recipe": "quantize(8)", "mean": "[0.5, 0.25]", "baked": "false"}
     proto = onnx.load(str(path))
     assert proto.producer_name == "lissom"
-    assert [v.name for v in proto.graph.input] == ["images"] and [v.name for v in proto.graph.output] == ["outputs"]
+    assert [v.name for v in proto.graph.input] == ["images"] and [
+        v.name for v in proto.graph.output
+    ] == ["outputs"]
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert not any(node.metadata_props for node in proto.graph.node)
     text = path.read_bytes()
@@ -150,25 +159,44 @@ def test_a_quantized_onnx_file_holds_integers(file: Any) -> None:
     kinds = {t.data_type for t in tensors.values()}
     assert {onnx.TensorProto.INT8, onnx.TensorProto.INT32, onnx.TensorProto.UINT8} <= kinds
     small = network("resnet8", "quantized")
-    weights = sum(int(np.prod(t.dims)) for t in tensors.values() if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1)
+    weights = sum(
+        int(np.prod(t.dims))
+        for t in tensors.values()
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    )
     assert weights == sum(layer.weight.numel() for layer in small.layers())
-    assert not any(t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 64 for t in tensors.values())
-    assert {n.op_type for n in proto.graph.node} & {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm", "Add"} != set()
+    assert not any(
+        t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 64 for t in tensors.values()
+    )
+    assert {n.op_type for n in proto.graph.node} & {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Conv",
+        "Gemm",
+        "Add",
+    } != set()
 
 
 def test_the_integers_in_the_file_are_those_of_the_formula(file: Any) -> None:
     from onnx import numpy_helper
 
     proto = onnx.load(str(file("resnet8", "quantized", target("onnxruntime"))))
-    stored = [numpy_helper.to_array(t) for t in proto.graph.initializer
-              if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    stored = [
+        numpy_helper.to_array(t)
+        for t in proto.graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    ]
     for layer in network("resnet8", "quantized").layers():
         weight = layer.weight.detach().double()
         top = 2 ** (layer.rounding.bits - 1) - 1
         scale = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1)) / top
         wanted = (weight / scale).round().clamp(-top, top).numpy()
-        assert any(s.shape == wanted.shape and np.abs(s - wanted).max() <= 1 and (s == wanted).mean() > 0.999
-                   for s in stored)
+        assert any(
+            s.shape == wanted.shape
+            and np.abs(s - wanted).max() <= 1
+            and (s == wanted).mean() > 0.999
+            for s in stored
+        )
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -179,7 +207,10 @@ def test_every_layer_and_add_runs_in_integers(name: str, runtime: str, file: Any
     found = where.fused(path)
     layers = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in network(name, "float").modules())
     apart = ADDS[name] if runtime == "onnxruntime" else 0  # OpenVINO adds within the convolution
-    print(f"fused {name} {runtime}: {found} of {layers} layers and {ADDS[name]} adds, float: {found and found.rest}")
+    print(
+        f"fused {name} {runtime}: {found} of {layers} layers and {ADDS[name]} adds, float: "
+        f"{found and found.rest}"
+    )
     assert found is not None and found.rest == () and found.done == found.total == layers + apart
     assert str(found) == f"{layers + apart}/{layers + apart}"
 
@@ -214,16 +245,31 @@ def test_export_leaves_the_network_as_it_was(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_pruned_and_quantized_network_exports(name: str, tmp_path: Path) -> None:
     where = target(name)
-    small = lissom.apply("prune(0.5) | quantize(8)", network("resnet8", "float"), images(1), images(8))
+    small = lissom.apply(
+        "prune(0.5) | quantize(8)", network("resnet8", "float"), images(1), images(8)
+    )
     where.export(small, tmp_path / f"m.{where.ending}", (3, 32, 32), {})
-    assert rms(where.load(tmp_path / f"m.{where.ending}", 1)(images(3).numpy()), outputs(small, images(3))) < 0.05
+    assert (
+        rms(
+            where.load(tmp_path / f"m.{where.ending}", 1)(images(3).numpy()),
+            outputs(small, images(3)),
+        )
+        < 0.05
+    )
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_dead_filter_is_right_in_the_file_after_training(name: str, tmp_path: Path) -> None:
     where = target(name)
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, 2),
+    ).eval()
     with torch.no_grad():
         net[2].weight[3], net[2].bias[3] = 0, 0.7
     small = lissom.apply("quantize(8)", net, images(1, 8), images(8, 8)).train()
@@ -231,7 +277,13 @@ def test_a_dead_filter_is_right_in_the_file_after_training(name: str, tmp_path: 
         small(images(8, 8))
     small.eval()
     where.export(small, tmp_path / f"m.{where.ending}", (3, 8, 8), {})
-    assert rms(where.load(tmp_path / f"m.{where.ending}", 1)(images(3, 8).numpy()), outputs(small, images(3, 8))) < 0.05
+    assert (
+        rms(
+            where.load(tmp_path / f"m.{where.ending}", 1)(images(3, 8).numpy()),
+            outputs(small, images(3, 8)),
+        )
+        < 0.05
+    )
 
 
 class Untraceable(nn.Module):
@@ -263,12 +315,18 @@ def test_an_input_in_place_of_a_shape_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_public_functions_export_and_time(tmp_path: Path) -> None:
-    path = lissom.export(network("resnet8", "float"), "onnxruntime", tmp_path / "m.onnx", (3, 32, 32))
+    path = lissom.export(
+        network("resnet8", "float"), "onnxruntime", tmp_path / "m.onnx", (3, 32, 32)
+    )
     assert path == tmp_path / "m.onnx" and facts_of(path) == {"baked": "false"}
     (row,) = lissom.latency([path], "onnxruntime", (1, 3, 32, 32))
     time = row["latency_ms"]
     assert isinstance(time, dict) and 0 < time["low"] <= time["median"] <= time["high"]
-    assert row["target"] == "onnxruntime" and row["artefact"] == str(path) and row["size_bytes"] == path.stat().st_size
+    assert (
+        row["target"] == "onnxruntime"
+        and row["artefact"] == str(path)
+        and row["size_bytes"] == path.stat().st_size
+    )
     assert row["load_ms"] > 0 and row["peak_mib"] > row["resident_mib"] > 0 and row["threads"] == 1
 
 
@@ -286,7 +344,12 @@ def test_one_target_at_a_time_is_exported(text: str, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(LissomError, match="cannot be written"):
-        lissom.export(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "onnxruntime", tmp_path / "file" / "m.onnx", (3, 2, 2))
+        lissom.export(
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 2)),
+            "onnxruntime",
+            tmp_path / "file" / "m.onnx",
+            (3, 2, 2),
+        )
 
 
 def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
@@ -309,9 +372,14 @@ def test_timing_a_file_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), ()])
 def test_a_file_is_timed_on_what_it_takes(shape: tuple[int, ...], tmp_path: Path) -> None:
     lissom.export(nn.Conv2d(3, 2, 3), "onnxruntime", tmp_path / "m.onnx", (3, 8, 8))
-    with pytest.raises(LissomError, match=r"takes inputs of shape \(any, 3, 8, 8\), the batch first; got \("):
+    with pytest.raises(
+        LissomError, match=r"takes inputs of shape \(any, 3, 8, 8\), the batch first; got \("
+    ):
         lissom.latency(tmp_path / "m.onnx", "onnxruntime", shape)
 
 
 def test_targets_are_read_from_text() -> None:
-    assert [str(t) for t in targets_of("onnxruntime, torch,onnxruntime")] == ["onnxruntime", "torch"]
+    assert [str(t) for t in targets_of("onnxruntime, torch,onnxruntime")] == [
+        "onnxruntime",
+        "torch",
+    ]

@@ -1,4 +1,6 @@
-"""Networks of few bits in the runtimes: the values of their simulation, all layers in integers, few bytes on disk."""
+"""Networks of few bits in the runtimes: the values of their simulation, all layers in integers, few
+bytes on disk.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,26 @@ from lissom import apply
 from lissom.exporting.openvino_ir import unpacked
 from lissom.models import factory
 from lissom.running.plan import one_target
-from lissom.surgery.quantization.network import Quantized
+from lissom.surgery.quantization.network import QuantizedNetwork
 
-BITS = ["quantize(4, 4)", "quantize(2, 2)", "quantize(4)", "quantize(8, 4)", "quantize('ternary', 8)",
-        "quantize('ternary', 32)", "quantize('binary', 8)", "quantize('binary', 'binary')", "quantize(8, 'ternary')",
-        "quantize(4, 4, grid='dorefa')", "quantize(4, 4, inputs_grid='pact')", "quantize(3, grid='pow2')",
-        "quantize(8, fold=False)", "quantize(5, 6)"]
-FLOATS = {"INFERENCE_PRECISION_HINT": "f32"}  # of OpenVINO, which prefers bf16 where the processor has it
+BITS = [
+    "quantize(4, 4)",
+    "quantize(2, 2)",
+    "quantize(4)",
+    "quantize(8, 4)",
+    "quantize('ternary', 8)",
+    "quantize('ternary', 32)",
+    "quantize('binary', 8)",
+    "quantize('binary', 'binary')",
+    "quantize(8, 'ternary')",
+    "quantize(4, 4, grid='dorefa')",
+    "quantize(4, 4, inputs_grid='pact')",
+    "quantize(3, grid='pow2')",
+    "quantize(8, fold=False)",
+    "quantize(5, 6)",
+]
+# of OpenVINO, which prefers bf16 where the processor has it
+FLOATS = {"INFERENCE_PRECISION_HINT": "f32"}
 FLOAT = {"quantize('ternary', 32)", "quantize('binary', 'binary')"}  # ONNX Runtime's, in part
 
 
@@ -32,7 +47,8 @@ FLOAT = {"quantize('ternary', 32)", "quantize('binary', 'binary')"}  # ONNX Runt
 def network(recipe: str) -> Any:
     """Return a quantized network whose batch-norm and learned steps have moved from where they began."""
     torch.manual_seed(0)
-    net = factory("nin-quarter" if "'binary')" in recipe else "resnet8")(num_classes=4)  # signs follow batch-norm
+    # signs follow batch-norm
+    net = factory("nin-quarter" if "'binary')" in recipe else "resnet8")(num_classes=4)
     net(images())
     found = apply(recipe, net.eval(), images(1), images())
     optimizer = torch.optim.SGD(found.parameters(), lr=0.01)
@@ -56,12 +72,17 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
     wanted = answers(recipe)
     found = target.load(path, 1)(images().numpy())
     rms = float(np.sqrt(np.square(found - wanted).mean() / np.square(wanted).mean()))
-    separate = runtime == "openvino" and "fold=False" in recipe  # a batch-norm of its own is rounded in another order
+    # a batch-norm of its own is rounded in another order
+    separate = runtime == "openvino" and "fold=False" in recipe
     assert rms < (0.06 if separate else 0.015)
     one = target.load(path, 1)(images(1).numpy())
     np.testing.assert_allclose(one, found[:1], atol=0.03 * np.abs(wanted).max())
     fused = target.fused(path)
-    if fused is not None and not (recipe in FLOAT and runtime == "onnxruntime") and ", 32)" not in recipe:
+    if (
+        fused is not None
+        and not (recipe in FLOAT and runtime == "onnxruntime")
+        and ", 32)" not in recipe
+    ):
         assert fused.rest == () and fused.total >= 9
 
 
@@ -69,7 +90,12 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
 def test_weights_that_meet_floats_are_widened_once(recipe: str, tmp_path: Path) -> None:
     """ONNX Runtime would run DequantizeLinear at every call: three times as slow as float."""
     target: Any = one_target("onnxruntime")
-    target.export(apply(recipe, seasoned(), images(1), images()), tmp_path / "m.onnx", (3, 16, 16), {"baked": "false"})
+    target.export(
+        apply(recipe, seasoned(), images(1), images()),
+        tmp_path / "m.onnx",
+        (3, 16, 16),
+        {"baked": "false"},
+    )
     kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
     assert kinds.count("Cast") == (0 if recipe == "quantize(4, 8)" else 10)
     assert ("DequantizeLinear" in kinds) == (recipe == "quantize(4, 8)")
@@ -78,7 +104,9 @@ def test_weights_that_meet_floats_are_widened_once(recipe: str, tmp_path: Path) 
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(tmp_path / "m.onnx", options, providers=["CPUExecutionProvider"])
-    assert "Cast" not in [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "Cast" not in [
+        node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node
+    ]
 
 
 @pytest.mark.parametrize("name", ["nin_bac-quarter", "nin_gc_bac-quarter"])
@@ -89,18 +117,30 @@ def test_signs_may_be_taken_of_pooled_sums(runtime: str, name: str, tmp_path: Pa
     assert small.skipped == {f"relu{k}" for k in range(2, 9)}
     target.export(small, tmp_path / "m", (3, 16, 16), {"baked": "false"})
     with torch.no_grad():
-        np.testing.assert_allclose(target.load(tmp_path / "m", 1)(images().numpy()), small(images()).numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            target.load(tmp_path / "m", 1)(images().numpy()), small(images()).numpy(), atol=1e-5
+        )
 
 
-@pytest.mark.parametrize("recipe", ["quantize(4, 4)", "quantize(2, 2)", "quantize('binary', 'binary')"])
+@pytest.mark.parametrize(
+    "recipe", ["quantize(4, 4)", "quantize(2, 2)", "quantize('binary', 'binary')"]
+)
 @pytest.mark.parametrize("runtime", ["mnn", "ncnn"])
-def test_runtimes_without_few_bits_round_in_float(runtime: str, recipe: str, tmp_path: Path) -> None:
+def test_runtimes_without_few_bits_round_in_float(
+    runtime: str, recipe: str, tmp_path: Path
+) -> None:
     target: Any = one_target(runtime)
     if target.missing() is not None:
         pytest.skip(target.missing())
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(),
-                          nn.Linear(1152, 4)).eval()
+    plain = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(1152, 4),
+    ).eval()
     small = apply(recipe, plain, images(1), images(16))
     target.export(small, tmp_path / "m", (3, 16, 16), {})
     with torch.no_grad():
@@ -109,12 +149,17 @@ def test_runtimes_without_few_bits_round_in_float(runtime: str, recipe: str, tmp
     assert np.sqrt(np.square(found - wanted).mean() / np.square(wanted).mean()) < 0.05
 
 
-@pytest.mark.parametrize("recipe", [r for r in BITS if not r.startswith(("quantize(8", "quantize(5"))])
+@pytest.mark.parametrize(
+    "recipe", [r for r in BITS if not r.startswith(("quantize(8", "quantize(5"))]
+)
 def test_the_integers_in_the_file_are_as_few_as_the_bits_say(recipe: str, tmp_path: Path) -> None:
     one_target("onnxruntime").export(network(recipe), tmp_path / "m.onnx", (3, 16, 16), {})  # type: ignore[attr-defined]
-    net: Quantized = network(recipe)
-    stored = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer
-              if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    net: QuantizedNetwork = network(recipe)
+    stored = [
+        numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "m.onnx").graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    ]
     few = 0
     for layer in net.layers():
         assert layer.rounding is not None
@@ -130,18 +175,27 @@ def test_openvino_files_hold_half_a_byte_and_a_bit(tmp_path: Path) -> None:
     target: Any = one_target("openvino")
     bits = {}
     for recipe in ("quantize(8)", "quantize(4, 4)", "quantize('binary', 'binary')"):
-        net = network(recipe) if "8)" not in recipe else apply(recipe, network(BITS[0]), images(1), images())
+        net = (
+            network(recipe)
+            if "8)" not in recipe
+            else apply(recipe, network(BITS[0]), images(1), images())
+        )
         target.export(net, tmp_path / "m", (3, 16, 16), {})
         weights = sum(layer.weight.numel() for layer in net.layers())
         bits[recipe] = 8 * (tmp_path / "m").stat().st_size / weights
-    assert bits["quantize(8)"] > 8 > bits["quantize(4, 4)"] + 2 and bits["quantize('binary', 'binary')"] < 4
+    assert (
+        bits["quantize(8)"] > 8 > bits["quantize(4, 4)"] + 2
+        and bits["quantize('binary', 'binary')"] < 4
+    )
 
 
 def test_a_saved_network_of_few_bits_says_so(tmp_path: Path) -> None:
     import lissom
     from lissom.store.snapshot import few_bits
 
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)
+    )
     for recipe, few in (("quantize(4)", True), ("quantize(8)", False), ("quantize(5)", False)):
         lissom.save(apply(recipe, net, images(1), images()), tmp_path / recipe)
         assert few_bits(tmp_path / recipe) is few
@@ -158,8 +212,12 @@ def test_openvino_opens_single_bits_by_itself(tmp_path: Path) -> None:
         model.reshape([count, 3, 16, 16])
         file = str(tmp_path / "m.xml") if count == 1 else model
         found = ov.Core().compile_model(file, "CPU", FLOATS)([images(8)[:count].numpy()])[0]
-        np.testing.assert_allclose(found, answers(recipe)[:count], atol=0.03 * np.abs(answers(recipe)).max())
-    np.testing.assert_allclose(target.load(tmp_path / "m.xml", 1)(images(8).numpy()), found, atol=1e-5)
+        np.testing.assert_allclose(
+            found, answers(recipe)[:count], atol=0.03 * np.abs(answers(recipe)).max()
+        )
+    np.testing.assert_allclose(
+        target.load(tmp_path / "m.xml", 1)(images(8).numpy()), found, atol=1e-5
+    )
 
 
 def test_openvino_opens_two_files_by_itself(tmp_path: Path) -> None:
@@ -171,6 +229,10 @@ def test_openvino_opens_two_files_by_itself(tmp_path: Path) -> None:
     unpacked(tmp_path / "m.ir", tmp_path / "n.xml")
     for name in ("m.xml", "n.xml"):
         found = ov.Core().compile_model(str(tmp_path / name), "CPU", FLOATS)([images(8).numpy()])[0]
-        np.testing.assert_allclose(found, answers("quantize(4, 4)")[:8], atol=0.05 * np.abs(answers("quantize(4, 4)")).max())
+        np.testing.assert_allclose(
+            found,
+            answers("quantize(4, 4)")[:8],
+            atol=0.05 * np.abs(answers("quantize(4, 4)")).max(),
+        )
         again = target.load(tmp_path / name, 1)(images(8).numpy())
         np.testing.assert_allclose(again, answers("quantize(4, 4)")[:8], atol=1e-3)

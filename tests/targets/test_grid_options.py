@@ -1,4 +1,6 @@
-"""Every setting of a grid: learned with, saved and loaded to the last bit, and exported as the simulation has it."""
+"""Every setting of a grid: learned with, saved and loaded to the last bit, and exported as the
+simulation has it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from torch import nn
 import lissom
 from lissom import apply
 from lissom.running.plan import one_target
-from lissom.surgery.quantization.network import Quantized
+from lissom.surgery.quantization.network import QuantizedNetwork
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*ranges at run time are for linear layers:lissom.LissomWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*ranges at run time are for linear layers:lissom.LissomWarning"
+)
 
 ASYMMETRIC = [
     "quantize(8, grid='uniform(asymmetric_weights=True)')",
@@ -25,7 +29,8 @@ ASYMMETRIC = [
     "quantize(8, 32, grid='uniform(asymmetric_weights=True)')",
     "quantize(8, 'dynamic', grid='uniform(asymmetric_weights=True)')",
     "quantize(4, 8, grid='uniform(asymmetric_weights=True, weights_momentum=0.1)')",
-    "quantize(4, 8, grid='uniform(asymmetric_weights=True)', rounding='learned', steps=20)"]
+    "quantize(4, 8, grid='uniform(asymmetric_weights=True)', rounding='learned', steps=20)",
+]
 OTHERS = [
     "quantize(8, grid='uniform(weights_momentum=0.1)')",
     "quantize('ternary', 'ternary', grid='ternary(centre=True, gradient=\"soft\")', "
@@ -33,7 +38,9 @@ OTHERS = [
     "quantize('ternary', 8, grid='ternary(gradient=\"ste\", through_scale=True)')",
     "quantize(4, 4, grid='dorefa(gradient=\"soft\")')",
     "quantize('binary', 8, grid='binary(gradient=\"ste\", through_scale=True)')",
-    "quantize('binary', 'binary', grid='binary(through_scale=True)', inputs_grid='binary(gradient=\"soft\")')"]
+    "quantize('binary', 'binary', grid='binary(through_scale=True)', "
+    "inputs_grid='binary(gradient=\"soft\")')",
+]
 
 
 def samples(count: int = 24) -> torch.Tensor:
@@ -42,19 +49,30 @@ def samples(count: int = 24) -> torch.Tensor:
 
 def fresh() -> nn.Sequential:
     torch.manual_seed(0)
-    blocks = [part for k, groups in ((0, 1), (1, 1), (2, 2)) for part in (
-        nn.Conv2d(16 if k else 3, 16, 3, padding=1, groups=groups, bias=k != 1), nn.BatchNorm2d(16), nn.ReLU())]
+    blocks = [
+        part
+        for k, groups in ((0, 1), (1, 1), (2, 2))
+        for part in (
+            nn.Conv2d(16 if k else 3, 16, 3, padding=1, groups=groups, bias=k != 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+        )
+    ]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
 
 
 @cache
 def network(recipe: str) -> Any:
-    """Return a small quantized network after three steps of learning, whose filters lean to one side or the other."""
+    """Return a small quantized network after three steps of learning, whose filters lean to one
+    side or the other.
+    """
     net = fresh()
     with torch.no_grad():
         for layer in net:
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                lean = torch.linspace(-2, 2, len(layer.weight)).view(-1, *[1] * (layer.weight.ndim - 1))
+                lean = torch.linspace(-2, 2, len(layer.weight)).view(
+                    -1, *[1] * (layer.weight.ndim - 1)
+                )
                 layer.weight += layer.weight.std() * lean
             if isinstance(layer, nn.BatchNorm2d):
                 layer.weight.copy_(torch.linspace(-1, 1.5, 16))
@@ -99,6 +117,8 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
 @pytest.mark.parametrize("recipe", ASYMMETRIC)
 def test_asymmetric_weights_have_zero_points(recipe: str) -> None:
     whole = network(recipe)
-    assert isinstance(whole, Quantized)
+    assert isinstance(whole, QuantizedNetwork)
     zeros = [layer.rounding.zeros() for layer in whole.layers() if layer.rounding is not None]
-    assert all(found is not None for found in zeros) and any(bool((found.abs() > 2).any()) for found in zeros)
+    assert all(found is not None for found in zeros) and any(
+        bool((found.abs() > 2).any()) for found in zeros
+    )

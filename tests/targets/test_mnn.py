@@ -1,4 +1,6 @@
-"""A network exported for MNN answers as in PyTorch, in float and in the integers of MNN's quantizer, or says why not."""
+"""A network exported for MNN answers as in PyTorch, in float and in the integers of MNN's
+quantizer, or says why not.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,12 @@ def net() -> nn.Module:
 
 def images(count: int) -> Tensor:
     """Return images as a network sees them; each channel has a range of its own."""
-    pixels = torch.randint(0, 256, (count, *SHAPE), generator=torch.Generator().manual_seed(count)).double() / 255
+    pixels = (
+        torch.randint(
+            0, 256, (count, *SHAPE), generator=torch.Generator().manual_seed(count)
+        ).double()
+        / 255
+    )
     mean, std = torch.tensor(FACTS["mean"]), torch.tensor(FACTS["std"])
     return ((pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)).float()
 
@@ -71,7 +78,9 @@ def made(text: str) -> Mnn:
 
 
 @pytest.fixture(scope="module")
-def answers(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[np.ndarray, Path]]:
+def answers(
+    net: nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[np.ndarray, Path]]:
     """Return what a target answers for five images, and its file, exported once."""
     kept: dict[str, tuple[np.ndarray, Path]] = {}
 
@@ -82,6 +91,7 @@ def answers(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callabl
             target.export(net, path, SHAPE, FACTS, lambda count: [images(count)])
             kept[text] = target.load(path, 1)(images(5).numpy()), path
         return kept[text]
+
     return found
 
 
@@ -99,11 +109,15 @@ def test_a_float_file_answers_like_pytorch_for_any_batch(net: nn.Module, answers
     found, path = answers("mnn")
     assert found.dtype == np.float32 and rms(found, wanted(net)) < 1e-5
     single = made("mnn").load(path, 1)
-    np.testing.assert_allclose(np.concatenate([single(images(5)[k:k + 1].numpy()) for k in range(5)]), found, atol=1e-4)
+    np.testing.assert_allclose(
+        np.concatenate([single(images(5)[k : k + 1].numpy()) for k in range(5)]), found, atol=1e-4
+    )
 
 
 @needs_mnn
-def test_eight_bit_weights_make_the_file_small_and_little_noise(net: nn.Module, answers: Any) -> None:
+def test_eight_bit_weights_make_the_file_small_and_little_noise(
+    net: nn.Module, answers: Any
+) -> None:
     found, path = answers("mnn(8)")
     assert 1e-6 < rms(found, wanted(net)) < 0.02
     assert path.stat().st_size < 0.5 * answers("mnn")[1].stat().st_size
@@ -113,7 +127,9 @@ def test_eight_bit_weights_make_the_file_small_and_little_noise(net: nn.Module, 
 
 @needs_mnn
 @pytest.mark.parametrize("method", ["kl", "admm", "ema"])
-def test_the_integers_of_the_quantizer_answer_like_the_network(method: str, net: nn.Module, answers: Any) -> None:
+def test_the_integers_of_the_quantizer_answer_like_the_network(
+    method: str, net: nn.Module, answers: Any
+) -> None:
     found, path = answers(f'mnn(8, activations="{method}", images=4)')
     assert found.shape == (5, 10) and 1e-3 < rms(found, wanted(net)) < 0.1
     assert path.stat().st_size < 0.5 * answers("mnn")[1].stat().st_size
@@ -121,69 +137,101 @@ def test_the_integers_of_the_quantizer_answer_like_the_network(method: str, net:
 
 @needs_mnn
 @pytest.mark.parametrize("method", ["kl", "admm"])
-def test_layers_that_are_kept_are_float_in_the_file(method: str, net: nn.Module, answers: Any, tmp_path: Path) -> None:
+def test_layers_that_are_kept_are_float_in_the_file(
+    method: str, net: nn.Module, answers: Any, tmp_path: Path
+) -> None:
     def rounded(text: str) -> dict[str, bool]:
         path = answers(text)[1]
-        words = _child.child("mnnconvert", "-f", "MNN", "--modelFile", path, "--JsonFile", tmp_path / "m.json")
-        _child.apart(words, tmp_path, tmp_path / "m.json", "the converter", "")
+        words = _child.child(
+            "mnnconvert", "-f", "MNN", "--modelFile", path, "--JsonFile", tmp_path / "m.json"
+        )
+        _child.run_isolated(words, tmp_path, tmp_path / "m.json", "the converter", "")
         ops = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["oplists"]
-        return {op["name"].split("/")[0].replace("outputs__matmul_converted", "head"): "symmetricQuan" in op["main"]
-                or "quanParameter" in op["main"] for op in ops if op["type"].startswith("Conv") and "main" in op
-                and "common" in op["main"]}
-    whole, some = (rounded(f'mnn(8, activations="{method}", images=4{more})') for more in ("", ', keep="bl*,head"'))
+        return {
+            op["name"].split("/")[0].replace("outputs__matmul_converted", "head"): "symmetricQuan"
+            in op["main"]
+            or "quanParameter" in op["main"]
+            for op in ops
+            if op["type"].startswith("Conv") and "main" in op and "common" in op["main"]
+        }
+
+    whole, some = (
+        rounded(f'mnn(8, activations="{method}", images=4{more})')
+        for more in ("", ', keep="bl*,head"')
+    )
     assert whole["block"] and whole["head"] and some == {**whole, "block": False, "head": False}
     right = wanted(net)
-    assert rms(answers(f'mnn(8, activations="{method}", images=4, keep="bl*,head")')[0], right) < 0.1
+    assert (
+        rms(answers(f'mnn(8, activations="{method}", images=4, keep="bl*,head")')[0], right) < 0.1
+    )
     with pytest.raises(LissomError, match="keep: no layer is called 'blok'; did you mean 'block'"):
-        made(f'mnn(8, activations="{method}", images=4, keep="blok")').export(net, tmp_path / "m.mnn", SHAPE, FACTS,
-                                                                             lambda count: [images(count)])
+        made(f'mnn(8, activations="{method}", images=4, keep="blok")').export(
+            net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
+        )
 
 
 @needs_mnn
 def test_nothing_is_printed_by_loading(answers: Any) -> None:
     code = f"from lissom.targets.mnn import Mnn; Mnn().load({str(answers('mnn')[1])!r}, 1); print('loaded')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == "loaded\n"
 
 
 @needs_mnn
-def test_export_leaves_a_file_and_what_the_quantizer_was_told(net: nn.Module, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_leaves_a_file_and_what_the_quantizer_was_told(
+    net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "out" / "m.mnn", SHAPE, FACTS,
-                                                            lambda count: [images(count)])
+    made('mnn(8, activations="kl", images=4)').export(
+        net, tmp_path / "out" / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
+    )
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"m.mnn", "m.quantizer.json"}
     told = json.loads((tmp_path / "out" / "m.quantizer.json").read_text(encoding="utf-8"))
-    assert told["feature_quantize_method"] == "KL" and told["used_image_num"] == 4 and told["path"] == "images/"
+    assert (
+        told["feature_quantize_method"] == "KL"
+        and told["used_image_num"] == 4
+        and told["path"] == "images/"
+    )
     assert "skip_quant_op_names" not in told
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @needs_mnn
-def test_a_quantizer_that_dies_is_one_line_that_names_another(net: nn.Module, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantizer_that_dies_is_one_line_that_names_another(
+    net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = _child.child
 
     def dies(*words: Any) -> list[Any]:
-        return [sys.executable, "-c", "import os; os.abort()"] if words[0] == "mnnquant" else real(*words)
+        return (
+            [sys.executable, "-c", "import os; os.abort()"]
+            if words[0] == "mnnquant"
+            else real(*words)
+        )
+
     monkeypatch.setattr(_child, "child", dies)
     with pytest.raises(LissomError, match="MNN's quantizer") as caught:
-        made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "m.mnn", SHAPE, FACTS,
-                                                                lambda count: [images(count)])
+        made('mnn(8, activations="kl", images=4)').export(
+            net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
+        )
     said = str(caught.value)
     assert "\n" not in said and 'activations="kl"' in said and 'activations="admm" may work' in said
     assert "SIGABRT" in said and not (tmp_path / "m.mnn").exists()
 
 
 @needs_mnn
-def test_a_file_that_answers_unlike_the_network_is_refused(net: nn.Module, tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_answers_unlike_the_network_is_refused(
+    net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "WRONG", 1e-9)
     with pytest.raises(LissomError, match="answers unlike the network"):
-        made('mnn(8, activations="kl", images=4)').export(net, tmp_path / "m.mnn", SHAPE, FACTS,
-                                                                lambda count: [images(count)])
+        made('mnn(8, activations="kl", images=4)').export(
+            net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
+        )
     assert not (tmp_path / "m.mnn").exists()
 
 
@@ -196,23 +244,38 @@ def test_a_quantized_network_is_handed_over_with_its_weights_on_their_grid(tmp_p
     proto = onnx.load(str(tmp_path / "m.onnx"))
     onnx.checker.check_model(proto, full_check=True)
     assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in proto.graph.node}
-    (weight,) = (numpy_helper.to_array(t) for t in proto.graph.initializer if t.dims == [8, 3, 3, 3])
+    (weight,) = (
+        numpy_helper.to_array(t) for t in proto.graph.initializer if t.dims == [8, 3, 3, 3]
+    )
     steps = weight / (np.abs(weight).max((1, 2, 3), keepdims=True) / 127)
-    assert np.abs(steps - steps.round()).max() < 1e-3 and np.abs(weight - plain[0].weight.detach().numpy()).max() > 1e-5
+    assert (
+        np.abs(steps - steps.round()).max() < 1e-3
+        and np.abs(weight - plain[0].weight.detach().numpy()).max() > 1e-5
+    )
     Mnn().export(small, tmp_path / "m.mnn", SHAPE, {})
     with torch.no_grad():
         right = small(images(5)).numpy()
     assert rms(Mnn().load(tmp_path / "m.mnn", 1)(images(5).numpy()), right) < 0.05
 
 
-def test_the_quantizer_is_told_the_preprocessing_in_the_order_of_the_channels(tmp_path: Path) -> None:
+def test_the_quantizer_is_told_the_preprocessing_in_the_order_of_the_channels(
+    tmp_path: Path,
+) -> None:
     for number, facts in enumerate([FACTS, {}]):
         order = calibration(tmp_path / str(number), images(3), SHAPE, facts)
-        pixels = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / str(number)).iterdir())]).astype(float)
+        pixels = np.stack(
+            [np.asarray(Image.open(p)) for p in sorted((tmp_path / str(number)).iterdir())]
+        ).astype(float)
         seen = (pixels - order["mean"]) * order["normal"]
-        assert np.abs(seen.transpose(0, 3, 1, 2) - images(3).numpy()).max() <= max(order["normal"]) / 1.9
+        assert (
+            np.abs(seen.transpose(0, 3, 1, 2) - images(3).numpy()).max()
+            <= max(order["normal"]) / 1.9
+        )
         assert order["format"] == "RGB" and (order["width"], order["height"]) == (7, 9)
-        assert order["batch_size"] == order["used_image_num"] == 3 and order["path"] == f"{tmp_path / str(number)}/"
+        assert (
+            order["batch_size"] == order["used_image_num"] == 3
+            and order["path"] == f"{tmp_path / str(number)}/"
+        )
         json.dumps(order)
     order = calibration(tmp_path / "known", images(3), SHAPE, FACTS)
     np.testing.assert_allclose(order["mean"], [127.5, 102.0, 76.5])
@@ -223,7 +286,9 @@ def test_a_network_with_its_preprocessing_inside_gets_pixels(tmp_path: Path) -> 
     pixels = torch.arange(63.0).view(1, 1, 9, 7) * 4
     order = calibration(tmp_path / "gray", pixels, (1, 9, 7), {**FACTS, "baked": "true"})
     assert order["format"] == "GRAY" and order["mean"] == [0.0] and order["normal"] == [1.0]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "gray" / "000000.png")), pixels[0, 0].numpy())
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "gray" / "000000.png")), pixels[0, 0].numpy()
+    )
 
 
 def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Path) -> None:
@@ -244,41 +309,86 @@ def test_settings_that_cannot_work_are_said_at_once(net: nn.Module, tmp_path: Pa
 
 
 def test_files_of_other_settings_are_kept_apart() -> None:
-    names = [made(text).file(False, False) for text in ("mnn", "mnn(8)", "mnn(4)", 'mnn(8, activations="kl")',
-                                               'mnn(8, activations="kl", images=50)', 'mnn(8, activations="ema")')]
-    names += [made(f'mnn(8, activations="kl", keep="{some}")').file(False, False) for some in ("a.b", "a*b")]
+    names = [
+        made(text).file(False, False)
+        for text in (
+            "mnn",
+            "mnn(8)",
+            "mnn(4)",
+            'mnn(8, activations="kl")',
+            'mnn(8, activations="kl", images=50)',
+            'mnn(8, activations="ema")',
+        )
+    ]
+    names += [
+        made(f'mnn(8, activations="kl", keep="{some}")').file(False, False)
+        for some in ("a.b", "a*b")
+    ]
     assert len(set(names)) == 8 and names[:2] == ["mnn/model.mnn", "mnn-8/model.mnn"]
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-/.") for name in names)
 
 
-@pytest.mark.parametrize(("code", "said"), [("import os; os.abort()", "was killed by SIGABRT"),
-                                            ("print('about to'); raise SystemExit(3)", "ended with status 3.*about to"),
-                                            ("print('fine')", "left no file.*fine")])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os; os.abort()", "was killed by SIGABRT"),
+        ("print('about to'); raise SystemExit(3)", "ended with status 3.*about to"),
+        ("print('fine')", "left no file.*fine"),
+    ],
+)
 def test_a_process_that_fails_is_one_error(code: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=f"^the converter {said}.*; try another$"):
-        _child.apart([sys.executable, "-c", code], tmp_path, tmp_path / "made", "the converter", "try another")
+        _child.run_isolated(
+            [sys.executable, "-c", code],
+            tmp_path,
+            tmp_path / "made",
+            "the converter",
+            "try another",
+        )
 
 
 def test_a_process_that_leaves_its_file_is_fine(tmp_path: Path) -> None:
-    _child.apart([sys.executable, "-c", "open('made', 'w')"], tmp_path, tmp_path / "made", "the converter", "")
+    _child.run_isolated(
+        [sys.executable, "-c", "open('made', 'w')"],
+        tmp_path,
+        tmp_path / "made",
+        "the converter",
+        "",
+    )
     assert (tmp_path / "made").is_file()
 
 
 @pytest.mark.parametrize("kind", ["Relu", "Clip", "open"])
 def test_an_activation_behind_a_sum_becomes_max_and_min_with_the_same_values(kind: str) -> None:
     ends = {"Relu": [], "Clip": ["low", "high"], "open": ["", "high"]}[kind]
-    nodes = [helper.make_node("Add", ["x", "x"], ["sum"]), helper.make_node("Relu", ["x"], ["z"]),
-             helper.make_node("Relu" if kind == "Relu" else "Clip", ["sum", *ends], ["y"])]
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["sum"]),
+        helper.make_node("Relu", ["x"], ["z"]),
+        helper.make_node("Relu" if kind == "Relu" else "Clip", ["sum", *ends], ["y"]),
+    ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5]) for name in "xyz"]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [
-        numpy_helper.from_array(np.float32(end), name) for name, end in (("low", -0.5), ("high", 1.5)) if name in ends])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        values[:1],
+        values[1:],
+        [
+            numpy_helper.from_array(np.float32(end), name)
+            for name, end in (("low", -0.5), ("high", 1.5))
+            if name in ends
+        ],
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     x = np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32)
     right = ReferenceEvaluator(proto).run(None, {"x": x})
     _capped.relu_by_max(proto)
     onnx.checker.check_model(proto, full_check=True)
     assert [n.op_type for n in proto.graph.node][:2] == ["Add", "Relu"], "what reads no sum stays"
-    assert [n.op_type for n in proto.graph.node][2:] == {"Relu": ["Max"], "Clip": ["Max", "Min"], "open": ["Min"]}[kind]
+    assert [n.op_type for n in proto.graph.node][2:] == {
+        "Relu": ["Max"],
+        "Clip": ["Max", "Min"],
+        "open": ["Min"],
+    }[kind]
     for found, value in zip(ReferenceEvaluator(proto).run(None, {"x": x}), right, strict=True):
         np.testing.assert_array_equal(found, value)
 
@@ -286,16 +396,25 @@ def test_an_activation_behind_a_sum_becomes_max_and_min_with_the_same_values(kin
 @pytest.mark.parametrize("kind", ["GlobalAveragePool", "keep", "flat"])
 def test_a_mean_over_the_image_becomes_pooling_with_the_same_values(kind: str) -> None:
     axes = numpy_helper.from_array(np.array([-1, 2]), "axes")
-    node = (helper.make_node(kind, ["x"], ["y"]) if kind == "GlobalAveragePool"
-            else helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=int(kind == "keep")))
+    node = (
+        helper.make_node(kind, ["x"], ["y"])
+        if kind == "GlobalAveragePool"
+        else helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=int(kind == "keep"))
+    )
     sizes = ["n", 2] if kind == "flat" else ["n", 2, 1, 1]
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 5, 3])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
-                              [] if kind == "GlobalAveragePool" else [axes])
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 5, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+        [] if kind == "GlobalAveragePool" else [axes],
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     x = np.random.default_rng(0).standard_normal((4, 2, 5, 3)).astype(np.float32)
     _pooled.pool_by_window(proto)
-    assert [n.op_type for n in proto.graph.node] == ["AveragePool", "Flatten"][: 1 + (kind == "flat")]
+    assert [n.op_type for n in proto.graph.node] == ["AveragePool", "Flatten"][
+        : 1 + (kind == "flat")
+    ]
     onnx.checker.check_model(proto, full_check=True)
     (found,) = ReferenceEvaluator(proto).run(None, {"x": x})
     np.testing.assert_allclose(found, x.mean((2, 3), keepdims=kind != "flat"), atol=1e-6)

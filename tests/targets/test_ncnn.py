@@ -76,7 +76,9 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     assert half.file(False, False) != Ncnn().file(False, False)
 
 
-def test_the_file_is_the_two_of_ncnn_and_nothing_else_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_the_two_of_ncnn_and_nothing_else_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
@@ -85,13 +87,19 @@ def test_the_file_is_the_two_of_ncnn_and_nothing_else_is_left(tmp_path: Path, mo
     path = tmp_path / "out" / "m.ncnn"
     exported(net, path)
     with zipfile.ZipFile(path) as pack:
-        assert pack.namelist() == ["model.param", "model.bin"] and pack.read("model.param").startswith(b"7767517")
+        assert pack.namelist() == ["model.param", "model.bin"] and pack.read(
+            "model.param"
+        ).startswith(b"7767517")
         held = sum(part.file_size for part in pack.infolist())
-    assert held < path.stat().st_size < held + 400, "not compressed: the bytes are those of the two files"
+    assert held < path.stat().st_size < held + 400, (
+        "not compressed: the bytes are those of the two files"
+    )
     first = path.read_bytes()
     exported(net, path)
     assert path.read_bytes() == first
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.ncnn"] and list((tmp_path / "scratch").iterdir()) == []
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.ncnn"] and list(
+        (tmp_path / "scratch").iterdir()
+    ) == []
 
 
 def test_a_quantized_network_computes_in_float_near_its_simulation(tmp_path: Path) -> None:
@@ -114,12 +122,17 @@ def test_a_network_that_ncnn_cannot_run_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_converter_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = _child.apart
+    real = _child.run_isolated
 
     def dies(command: list[object], *rest: object) -> None:
         real([sys.executable, "-c", "import os; os.abort()"], *rest)  # type: ignore[arg-type]
+
     monkeypatch.setattr(_child, "apart", dies)
-    with pytest.raises(LissomError, match=r"^ncnn: pnnx, the converter, was killed by SIGABRT; .*onnxruntime"):
+    with pytest.raises(
+        LissomError,
+        match=r"^ncnn: pnnx, the converter, was killed by SIGABRT; "
+        r".*onnxruntime",
+    ):
         exported(Net().eval(), tmp_path / "m.ncnn")
     assert not (tmp_path / "m.ncnn").exists()
 
@@ -143,7 +156,9 @@ class Tokens(nn.Module):
         return self.head(self.cut(x).flatten(2).transpose(1, 2).mean(1, keepdim=True)).squeeze(1)
 
 
-def test_a_file_that_answers_in_another_shape_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_answers_in_another_shape_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_child, "answered", lambda model, shape: (7,))
     said = r"1 images gave outputs of shape \(1, 10\), the network's is \(1, 7\); onnxruntime may"
     with pytest.raises(LissomError, match=said):

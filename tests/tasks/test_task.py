@@ -1,4 +1,6 @@
-"""Tasks: how a network is named and built, the depths that exist, weights that are loaded whole or not at all, own tasks."""
+"""Tasks: how a network is named and built, the depths that exist, weights that are loaded whole or
+not at all, own tasks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from lissom import Data, LissomError, Store, Task, run
 from lissom.commands.explain import Explained
-from lissom.commands.inspect import inspected
+from lissom.commands.inspect import inspect_network
 from lissom.data.data import CPU
 from lissom.data.split import Images, spread
 from lissom.learning.examine import examine
@@ -28,9 +30,16 @@ from lissom.report.page import unpacked, write_report
 from lissom.report.table import print_record
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
-from lissom.tasks.task import build_from, check_model_spec, load_weights, own_task, teacher_from, top1
+from lissom.tasks.task import (
+    build_from,
+    check_model_spec,
+    load_weights,
+    own_task,
+    teacher_from,
+    top1,
+)
 
-NETS = '''
+NETS = """
 from torch import nn
 import torch
 
@@ -87,7 +96,7 @@ class Silent(nn.Module):
         raise AssertionError
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +108,13 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data() -> Data:
     draw = torch.Generator().manual_seed(0)
-    part = Images(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=draw), torch.arange(12) % 10)
-    return Data("tiny", part, part, part, tuple("0123456789"), 1, (8, 8), (0.5,), (0.25,), False, "tiny")
+    part = Images(
+        torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=draw),
+        torch.arange(12) % 10,
+    )
+    return Data(
+        "tiny", part, part, part, tuple("0123456789"), 1, (8, 8), (0.5,), (0.25,), False, "tiny"
+    )
 
 
 @pytest.fixture
@@ -118,46 +132,75 @@ def refused(model: str, data: Data, **given: Any) -> str:
 
 # naming a network
 
+
 def test_a_built_in_network_gets_the_classes_and_channels_of_the_data(data: Data) -> None:
     task = Task.of("resnet8", data)
     examine(task)
     model = task.fresh()
     assert model.stem.in_channels == 1 and model.head.out_features == 10 and not model.training
-    assert task.spec == {"model": "resnet8", "num_classes": 10, "in_channels": 1} and task.name == "resnet8"
+    assert (
+        task.spec == {"model": "resnet8", "num_classes": 10, "in_channels": 1}
+        and task.name == "resnet8"
+    )
 
 
-@pytest.mark.parametrize(("name", "given"), [
-    ("plain", {}), ("classes", {"num_classes": 10}), ("both", {"num_classes": 10, "in_channels": 1}),
-    ("anything", {"num_classes": 10})])
-def test_a_factory_is_given_what_it_takes_and_no_more(data: Data, nets: str, name: str, given: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("plain", {}),
+        ("classes", {"num_classes": 10}),
+        ("both", {"num_classes": 10, "in_channels": 1}),
+        ("anything", {"num_classes": 10}),
+    ],
+)
+def test_a_factory_is_given_what_it_takes_and_no_more(
+    data: Data, nets: str, name: str, given: dict[str, int]
+) -> None:
     task = Task.of(f"{nets}:{name}", data)
     examine(task)
     assert task.spec == {"model": f"{nets}:{name}", **given}
 
 
-def test_a_network_is_named_by_module_and_factory(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_named_by_module_and_factory(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "package_of_nets").mkdir()
     (tmp_path / "package_of_nets" / "small.py").write_text(NETS)
     monkeypatch.syspath_prepend(tmp_path)
     examine(Task.of("package_of_nets.small:both", data))
-    assert "package_of_nets.small has no 'bothh'; did you mean 'both'" in refused("package_of_nets.small:bothh", data)
+    assert "package_of_nets.small has no 'bothh'; did you mean 'both'" in refused(
+        "package_of_nets.small:bothh", data
+    )
 
 
 def test_a_network_of_torchvision_is_named_by_its_builder(data: Data) -> None:
     task = Task.of("torchvision:squeezenet1_1", data)
     assert task.spec == {"model": "torchvision:squeezenet1_1", "num_classes": 10}
     assert task.fresh().classifier[1].out_channels == 10
-    assert "torchvision has no 'resnet19'; did you mean 'resnet18'?" in refused("torchvision:resnet19", data)
+    assert "torchvision has no 'resnet19'; did you mean 'resnet18'?" in refused(
+        "torchvision:resnet19", data
+    )
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("resnet21", "a depth of resnet is 6n+2; near 21 are 14, 20, 26"), ("resnet2", "6n+2; near 2 are 8, 14"),
-    ("resnet0", "6n+2"),
-    ("preresnet36", "a depth of preresnet is 9n+2; near 36 are 29, 38, 47"), ("preresnet20x", "no built-in network"),
-    ("vgg12", "vgg has the depths 11, 13, 16 and 19"), ("resnett20", "did you mean 'resnet20'"),
-    ("resnet", "no built-in network"),
-    ("", "no built-in network ''"), ("resnet-20", "no built-in network"), ("ResNet20", "did you mean 'resnet20'")])
-def test_a_network_that_does_not_exist_is_refused_with_what_does(data: Data, name: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet21", "a depth of resnet is 6n+2; near 21 are 14, 20, 26"),
+        ("resnet2", "6n+2; near 2 are 8, 14"),
+        ("resnet0", "6n+2"),
+        ("preresnet36", "a depth of preresnet is 9n+2; near 36 are 29, 38, 47"),
+        ("preresnet20x", "no built-in network"),
+        ("vgg12", "vgg has the depths 11, 13, 16 and 19"),
+        ("resnett20", "did you mean 'resnet20'"),
+        ("resnet", "no built-in network"),
+        ("", "no built-in network ''"),
+        ("resnet-20", "no built-in network"),
+        ("ResNet20", "did you mean 'resnet20'"),
+    ],
+)
+def test_a_network_that_does_not_exist_is_refused_with_what_does(
+    data: Data, name: str, said: str
+) -> None:
     with pytest.raises(LissomError) as caught:
         check_name(name)
     assert said in str(caught.value)
@@ -171,34 +214,55 @@ def test_a_name_of_a_network_that_cannot_be_one_is_refused(spec: str) -> None:
         check_model_spec(spec)
 
 
-@pytest.mark.parametrize(("spec", "said"), [
-    ("{nets}:clases", "has no 'clases'; did you mean 'classes'"),
-    ("{nets}:wants", "building it raised TypeError: wants() missing"),
-    ("{nets}:raises", "building it raised KeyError: 'no such layer'"),
-    ("{nets}:nothing", "returned a NoneType, not a torch.nn.Module"),
-    ("{nets}:number", "int"), ("{nets}:wrong", "it returns (2, 7) for 2 images; (batch, classes) = (2, 10) is wanted"),
-    ("{nets}:pair", "it returns tuple for 2 images; (batch, classes) = (2, 10) is wanted in training too"),
-    ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
-    ("{nets}:silent", "it raised AssertionError on images of shape (2, 1, 8, 8) (nets.py, line "),
-    ("{nets}:Silent", "it raised AssertionError on images of shape (2, 1, 8, 8)"),
-    ("no_such_module_here:net", "importing no_such_module_here raised ModuleNotFoundError"),
-    ("builtins:prnt", "builtins has no 'prnt'; did you mean 'print'"), ("builtins:dict", "returned a dict")])
-def test_a_network_that_cannot_be_used_is_refused_with_what_it_did(data: Data, nets: str, spec: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("{nets}:clases", "has no 'clases'; did you mean 'classes'"),
+        ("{nets}:wants", "building it raised TypeError: wants() missing"),
+        ("{nets}:raises", "building it raised KeyError: 'no such layer'"),
+        ("{nets}:nothing", "returned a NoneType, not a torch.nn.Module"),
+        ("{nets}:number", "int"),
+        ("{nets}:wrong", "it returns (2, 7) for 2 images; (batch, classes) = (2, 10) is wanted"),
+        (
+            "{nets}:pair",
+            "it returns tuple for 2 images; (batch, classes) = (2, 10) is wanted in training too",
+        ),
+        ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
+        (
+            "{nets}:silent",
+            "it raised AssertionError on images of shape (2, 1, 8, 8) (nets.py, line ",
+        ),
+        ("{nets}:Silent", "it raised AssertionError on images of shape (2, 1, 8, 8)"),
+        ("no_such_module_here:net", "importing no_such_module_here raised ModuleNotFoundError"),
+        ("builtins:prnt", "builtins has no 'prnt'; did you mean 'print'"),
+        ("builtins:dict", "returned a dict"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_refused_with_what_it_did(
+    data: Data, nets: str, spec: str, said: str
+) -> None:
     assert said in refused(spec.format(nets=nets), data)
 
 
-@pytest.mark.parametrize(("code", "said"), [
-    ("def x(:", "raised SyntaxError"), ("1\n2\ndef x(:", "(broken.py, line 3)"),
-    ("raise RuntimeError('oh')", "raised RuntimeError: oh (broken.py, line 1)"),
-    ("import nothing_here", "ModuleNotFound"),
-    ("import sys\nsys.exit(0)", "raised SystemExit")])
-def test_a_file_that_cannot_be_imported_is_refused_with_what_it_did(data: Data, tmp_path: Path, code: str,
-        said: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def x(:", "raised SyntaxError"),
+        ("1\n2\ndef x(:", "(broken.py, line 3)"),
+        ("raise RuntimeError('oh')", "raised RuntimeError: oh (broken.py, line 1)"),
+        ("import nothing_here", "ModuleNotFound"),
+        ("import sys\nsys.exit(0)", "raised SystemExit"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_refused_with_what_it_did(
+    data: Data, tmp_path: Path, code: str, said: str
+) -> None:
     (tmp_path / "broken.py").write_text(code)
     assert said in refused(f"{tmp_path}/broken.py:net", data)
 
 
 # building
+
 
 def test_fresh_weights_are_drawn_from_the_seed(data: Data, nets: str) -> None:
     task = Task.of(f"{nets}:random", data)
@@ -209,6 +273,7 @@ def test_fresh_weights_are_drawn_from_the_seed(data: Data, nets: str) -> None:
 def test_the_root_key_tells_networks_data_seeds_and_sources_apart(data: Data, nets: str) -> None:
     def root(name: str = "both", seed: int = 0) -> str:
         return Task.of(f"{nets}:{name}", data).root(seed)
+
     first = root()
     assert first == root() and len(first) == 12
     other = Data(**{**vars(data), "fingerprint": "other"})
@@ -225,10 +290,17 @@ def test_a_network_is_built_again_from_what_was_kept_of_it(data: Data, nets: str
 
 
 def test_top1_is_the_share_of_images_named_right() -> None:
-    assert top1(torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]), torch.tensor([1, 0, 0, 0])) == 0.75
+    assert (
+        top1(
+            torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]),
+            torch.tensor([1, 0, 0, 0]),
+        )
+        == 0.75
+    )
 
 
 # weights
+
 
 class Hidden:
     """Not a tensor."""
@@ -238,14 +310,21 @@ def saved(kind: str, state: dict[str, Tensor], folder: Path) -> str:
     """Write a weight file of a kind; return its path."""
     path = folder / (kind.replace(" ", "_") + (".safetensors" if "safetensors" in kind else ".pt"))
     contents: dict[str, Any] = {
-        "whole": state, "wrapped": {"state_dict": state, "epoch": 3}, "without counts": {
-            k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
-        "missing": {k: v for k, v in state.items() if k != "head.bias"}, "extra": {**state, "tail.bias": torch.zeros(3)},
-        "shapes": {**state, "head.bias": torch.zeros(3)}, "nothing": {}, "a list": [torch.zeros(2)],
+        "whole": state,
+        "wrapped": {"state_dict": state, "epoch": 3},
+        "without counts": {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        "missing": {k: v for k, v in state.items() if k != "head.bias"},
+        "extra": {**state, "tail.bias": torch.zeros(3)},
+        "shapes": {**state, "head.bias": torch.zeros(3)},
+        "nothing": {},
+        "a list": [torch.zeros(2)],
         "numbers": {"head.bias": 3},
-        "names that are numbers": {**state, 3: torch.zeros(2)}, "prefixed": {f"net.{k}": v for k, v in state.items()},
+        "names that are numbers": {**state, 3: torch.zeros(2)},
+        "prefixed": {f"net.{k}": v for k, v in state.items()},
         "data parallel": {f"module.{k}": v for k, v in state.items()},
-        "an object": {"state_dict": state, "args": Hidden()}, "a network": nn.Linear(2, 2)}
+        "an object": {"state_dict": state, "args": Hidden()},
+        "a network": nn.Linear(2, 2),
+    }
     if "safetensors" in kind:
         save_file(state, path)
     elif kind == "a plain pickle":
@@ -257,14 +336,16 @@ def saved(kind: str, state: dict[str, Tensor], folder: Path) -> str:
     else:
         torch.save(contents.get(kind, state), path)
     if kind.startswith("cut"):
-        path.write_bytes(path.read_bytes()[:-500 if kind.startswith("cut late") else 300])
+        path.write_bytes(path.read_bytes()[: -500 if kind.startswith("cut late") else 300])
     if kind.startswith("empty"):
         path.write_bytes(b"")
     return str(path)
 
 
 def tried(kind: str, folder: Path) -> tuple[nn.Module, nn.Module, str | None]:
-    """Load a kind of file into a network; return the source, the network, and what was said if it was refused."""
+    """Load a kind of file into a network; return the source, the network, and what was said if it
+    was refused.
+    """
     torch.manual_seed(1)
     source, model = factory("resnet8")(10, 1), factory("resnet8")(10, 1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -273,12 +354,16 @@ def tried(kind: str, folder: Path) -> tuple[nn.Module, nn.Module, str | None]:
         load_weights(model, path)
     except LissomError as error:
         assert path in str(error) and len(str(error).splitlines()) == 1  # noqa: PT017
-        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "nothing may be loaded"
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), (
+            "nothing may be loaded"
+        )
         return source, model, str(error)
     return source, model, None
 
 
-@pytest.mark.parametrize("kind", ["whole", "wrapped", "without counts", "safetensors", "data parallel"])
+@pytest.mark.parametrize(
+    "kind", ["whole", "wrapped", "without counts", "safetensors", "data parallel"]
+)
 def test_weights_that_fit_are_loaded(tmp_path: Path, kind: str) -> None:
     source, model, said = tried(kind, tmp_path)
     assert said is None
@@ -286,23 +371,40 @@ def test_weights_that_fit_are_loaded(tmp_path: Path, kind: str) -> None:
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "said"), [
-    ("missing", "does not fit; nothing was loaded. missing from the file (1): head.bias"),
-    ("extra", "nothing was loaded. not in the network (1): tail.bias"),
-    ("shapes", "other shapes (1): head.bias: (3,) in the file, (10,) in the network"),
-    ("nothing", "missing from the file (47): stem.weight, "), ("prefixed", "not in the network (56): net.stem.weight, "),
-    ("a list", "is not a state dict: names with tensors"), ("numbers", "is not a state dict"),
-    ("names that are numbers", "weights: "), ("an object", "holds more than tensors and would run code"),
-    ("a network", "holds more than tensors and would run code"), ("code", "weights: "), ("a plain pickle", "weights: "),
-    ("text", "weights: "), ("cut early", "cannot be read"), ("cut late", "cannot be read"), ("empty", "cannot be read"),
-    ("cut early safetensors", "cannot be read"), ("cut late safetensors", "cannot be read"),
-    ("empty safetensors", "cannot be read")])
-def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path: Path, kind: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "does not fit; nothing was loaded. missing from the file (1): head.bias"),
+        ("extra", "nothing was loaded. not in the network (1): tail.bias"),
+        ("shapes", "other shapes (1): head.bias: (3,) in the file, (10,) in the network"),
+        ("nothing", "missing from the file (47): stem.weight, "),
+        ("prefixed", "not in the network (56): net.stem.weight, "),
+        ("a list", "is not a state dict: names with tensors"),
+        ("numbers", "is not a state dict"),
+        ("names that are numbers", "weights: "),
+        ("an object", "holds more than tensors and would run code"),
+        ("a network", "holds more than tensors and would run code"),
+        ("code", "weights: "),
+        ("a plain pickle", "weights: "),
+        ("text", "weights: "),
+        ("cut early", "cannot be read"),
+        ("cut late", "cannot be read"),
+        ("empty", "cannot be read"),
+        ("cut early safetensors", "cannot be read"),
+        ("cut late safetensors", "cannot be read"),
+        ("empty safetensors", "cannot be read"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(
+    tmp_path: Path, kind: str, said: str
+) -> None:
     found = tried(kind, tmp_path)[2]
     assert found is not None and said in found
 
 
-def test_a_weight_file_that_is_not_there_is_refused_when_the_task_is_made(data: Data, tmp_path: Path) -> None:
+def test_a_weight_file_that_is_not_there_is_refused_when_the_task_is_made(
+    data: Data, tmp_path: Path
+) -> None:
     for path in (tmp_path / "gone.pt", tmp_path / "gone.safetensors", tmp_path):
         with pytest.raises(LissomError, match="cannot be read"):
             Task.of("resnet8", data, weights=str(path))
@@ -316,13 +418,16 @@ def test_weights_saved_from_data_parallel_are_those_of_the_network(tmp_path: Pat
     assert torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
 
 
-def test_a_task_with_weights_builds_that_network_under_a_key_of_its_own(data: Data, tmp_path: Path) -> None:
+def test_a_task_with_weights_builds_that_network_under_a_key_of_its_own(
+    data: Data, tmp_path: Path
+) -> None:
     torch.manual_seed(1)
     state = factory("resnet8")(10, 1).state_dict()
     path = saved("safetensors", state, tmp_path)
     task = Task.of("resnet8", data, weights=path)
-    assert torch.equal(task.fresh(0).head.weight, state["head.weight"]) and torch.equal(task.fresh(5).head.weight,
-        state["head.weight"])
+    assert torch.equal(task.fresh(0).head.weight, state["head.weight"]) and torch.equal(
+        task.fresh(5).head.weight, state["head.weight"]
+    )
     before = task.root(0)
     assert before != Task.of("resnet8", data).root(0)
     saved("safetensors", {**state, "head.bias": torch.ones(10)}, tmp_path)
@@ -340,7 +445,7 @@ def test_a_teacher_is_the_same_kind_of_network_or_another(data: Data, tmp_path: 
 
 # own tasks
 
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 from lissom import Data, Task
@@ -364,7 +469,7 @@ def number():
     return 3
 
 three = 3
-'''
+"""
 
 
 def test_an_own_task_is_an_object_or_what_makes_one(tmp_path: Path) -> None:
@@ -375,25 +480,40 @@ def test_an_own_task_is_an_object_or_what_makes_one(tmp_path: Path) -> None:
     assert task.name == "mine" and list(task.scores) == ["share"] and made.name == "model"
     assert task.spec == {"task": f"{tmp_path}/own.py:task"}
     assert build_from(task.spec, "here", trusted=True)[1].out_features == 2
-    assert task.root(0) != made.root(0) and task.root(0) == own_task(f"{tmp_path}/own.py:task").root(0)
+    assert task.root(0) != made.root(0) and task.root(0) == own_task(
+        f"{tmp_path}/own.py:task"
+    ).root(0)
     (tmp_path / "own.py").write_text(OWN + "# changed\n")
     assert task.root(0) != own_task(f"{tmp_path}/own.py:task").root(0)
 
 
 def test_an_own_task_that_another_module_holds_has_one_key_however_often_it_is_loaded(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "place_of_a_task.py").write_text(OWN)
     (tmp_path / "own.py").write_text("from place_of_a_task import task\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert own_task(f"{tmp_path}/own.py:task").root(0) == own_task(f"{tmp_path}/own.py:task").root(0)
+    assert own_task(f"{tmp_path}/own.py:task").root(0) == own_task(f"{tmp_path}/own.py:task").root(
+        0
+    )
 
 
-@pytest.mark.parametrize(("spec", "said"), [
-    ("own.py:raises", "raised ValueError: no data"), ("own.py:number", "is an int; a lissom.Task is wanted"),
-    ("own.py:three", "is an int; a lissom.Task"), ("own.py:tasks", "has no 'tasks'; did you mean 'task'"),
-    ("gone.py:task", "there is no file"), ("own:task", "file.py:name is wanted"), ("own.py", "file.py:name is wanted"),
-    ("", "file.py:name is wanted")])
-def test_an_own_task_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("own.py:raises", "raised ValueError: no data"),
+        ("own.py:number", "is an int; a lissom.Task is wanted"),
+        ("own.py:three", "is an int; a lissom.Task"),
+        ("own.py:tasks", "has no 'tasks'; did you mean 'task'"),
+        ("gone.py:task", "there is no file"),
+        ("own:task", "file.py:name is wanted"),
+        ("own.py", "file.py:name is wanted"),
+        ("", "file.py:name is wanted"),
+    ],
+)
+def test_an_own_task_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, said: str
+) -> None:
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LissomError, match=r"^task: ") as caught:
@@ -402,6 +522,7 @@ def test_an_own_task_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 # labels, splits, losses and scores of one's own
+
 
 class Loader:
     """A split as the docs say: labels, __len__ and batches, nothing else."""
@@ -412,7 +533,9 @@ class Loader:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.arange(len(self)) if order is None else order
         for part in order.split(size):
             yield self.pixels[part].to(device), self.labels[part].to(device)
@@ -421,7 +544,10 @@ class Loader:
 def two_stripes(count: int, seed: int) -> Loader:
     """Return noise with a bright left half, top half, both or neither; the labels (n 2) say which."""
     draw = torch.Generator().manual_seed(seed)
-    pixels, labels = torch.randint(0, 60, (count, 1, 8, 8), generator=draw), torch.randint(0, 2, (count, 2), generator=draw)
+    pixels, labels = (
+        torch.randint(0, 60, (count, 1, 8, 8), generator=draw),
+        torch.randint(0, 2, (count, 2), generator=draw),
+    )
     pixels[:, :, :, :4] += 90 * labels[:, 0, None, None, None]
     pixels[:, :, :4] += 90 * labels[:, 1, None, None, None]
     return Loader(pixels.byte(), labels.float())
@@ -436,26 +562,58 @@ def both_right(outputs: Tensor, labels: Tensor) -> float:
 
 
 def net() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
-                         nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 2))
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(64, 2),
+    )
 
 
 def striped(**changes: Any) -> Task:
-    """Return a task of two labels for each image, with a split, loss and score of its own, and with changes."""
-    parts = {name: changes.pop(name, two_stripes(count, seed)) for seed, (name, count) in
-             enumerate((("train", 256), ("valid", 64), ("test", 64)))}
-    data = Data("stripes", **parts, classes=("left", "top"), channels=1, size=(8, 8), mean=(0.3,), std=(0.2,), flip=False,
-                fingerprint="stripes")
-    return Task(changes.pop("build", net), data, **{"loss": bce, "scores": {"both": both_right}, **changes})
+    """Return a task of two labels for each image, with a split, loss and score of its own, and with
+    changes.
+    """
+    parts = {
+        name: changes.pop(name, two_stripes(count, seed))
+        for seed, (name, count) in enumerate((("train", 256), ("valid", 64), ("test", 64)))
+    }
+    data = Data(
+        "stripes",
+        **parts,
+        classes=("left", "top"),
+        channels=1,
+        size=(8, 8),
+        mean=(0.3,),
+        std=(0.2,),
+        flip=False,
+        fingerprint="stripes",
+    )
+    return Task(
+        changes.pop("build", net), data, **{"loss": bce, "scores": {"both": both_right}, **changes}
+    )
 
 
 def test_several_labels_for_each_image_are_learned_quantized_measured_and_explained(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, task = Store(tmp_path), striped()
-    (record,) = run("train(4, batch=16) | prune(0.5) | train(1) | quantize(8)", task, store, targets="onnxruntime")
+    (record,) = run(
+        "train(4, batch=16) | prune(0.5) | train(1) | quantize(8)",
+        task,
+        store,
+        targets="onnxruntime",
+    )
     assert record["scores"]["test"]["both"] > 0.9 and list(record["scores"]["test"]) == ["both"]
     file = record["targets"]["onnxruntime"]
-    assert file["both"] > 0.9 and file["agreement"] is None, "the largest of several labels is no answer"
+    assert file["both"] > 0.9 and file["agreement"] is None, (
+        "the largest of several labels is no answer"
+    )
     assert [row["top1"] for row in store.log(record["before"])] == [None]
     explained = Explained(task, store, record["key"])
     monkeypatch.setattr(explained, "remedies", lambda _: [])
@@ -469,12 +627,18 @@ def test_a_part_of_a_split_of_ones_own_is_its_images_in_that_order() -> None:
     whole = two_stripes(10, 0)
     part = spread(whole, 4)
     pixels, labels = next(part.batches(9, CPU, torch.tensor([3, 0])))
-    assert len(part) == 4 and torch.equal(pixels, whole.pixels[[7, 0]]) and torch.equal(labels, whole.labels[[7, 0]])
+    assert (
+        len(part) == 4
+        and torch.equal(pixels, whole.pixels[[7, 0]])
+        and torch.equal(labels, whole.labels[[7, 0]])
+    )
     assert torch.equal(part.labels, whole.labels[[0, 2, 5, 7]])
 
 
 class Unordered(Loader):
-    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         yield from super().batches(size, device, None if order is None else order.sort().values)
 
 
@@ -487,28 +651,72 @@ class Lengthless:
     labels = torch.zeros(4)
 
 
-def loader(kind: type[Loader] = Loader, images: int = 8, labels: int | None = None, size: int = 8, top: int = 2) -> Loader:
-    return kind(torch.zeros(images, 1, size, size, dtype=torch.uint8), torch.arange(labels or images) % top)
+def loader(
+    kind: type[Loader] = Loader,
+    images: int = 8,
+    labels: int | None = None,
+    size: int = 8,
+    top: int = 2,
+) -> Loader:
+    return kind(
+        torch.zeros(images, 1, size, size, dtype=torch.uint8), torch.arange(labels or images) % top
+    )
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"valid": Lengthless()}, "data stripes: the valid split, a Lengthless, has no __len__; a split has labels"),
-    ({"test": torch.zeros(3)}, "the test split, a Tensor, has no batches"),
-    ({"train": loader(Unready)}, "the train split: batches(2, device, order) raised TypeError"),
-    ({"train": loader(Unordered)}, "the train split: batches gave other labels for `order`"),
-    ({"test": loader(size=4)}, "the test split: batches gave images of shape (8, 1, 4, 4) for 8 indices; (8, 1, 8, 8)"),
-    ({"valid": two_stripes(0, 0)}, "the valid split is empty"),
-    ({"test": Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())}, "the test split is empty"),
-    ({"loss": None}, "are no classes (n, whole numbers); Task(loss=...)"),
-    ({"scores": {}}, "are no classes (n, whole numbers); Task(scores=...)"),
-    ({"loss": None, "scores": {}, **{name: loader(top=3) for name in ("train", "valid", "test")}},
-     "the labels of the train split go from 0 to 2; 0 to 1 fits, of 2 classes"),
-    ({"build": lambda: Pair()}, "it returns dict for 2 images; one tensor, batch first, is wanted in training too"),
-    ({"loss": lambda _, batch: F.cross_entropy(batch.outputs, batch.labels[:, :1])}, "its loss raised "),
-    ({"loss": lambda _, batch: batch.outputs - batch.labels}, "its loss returns (2, 2) for a batch; a tensor of one number"),
-    ({"scores": {"f1": lambda outputs, labels: outputs @ labels}}, "its score 'f1' raised RuntimeError"),
-    ({"scores": {"f1": lambda outputs, labels: outputs == labels}}, "its score 'f1' returns a Tensor; a number is wanted")])
-def test_what_does_not_fit_of_an_own_task_is_refused_before_anything_runs(changes: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"valid": Lengthless()},
+            "data stripes: the valid split, a Lengthless, has no __len__; a split has labels",
+        ),
+        ({"test": torch.zeros(3)}, "the test split, a Tensor, has no batches"),
+        ({"train": loader(Unready)}, "the train split: batches(2, device, order) raised TypeError"),
+        ({"train": loader(Unordered)}, "the train split: batches gave other labels for `order`"),
+        (
+            {"test": loader(size=4)},
+            "the test split: batches gave images of shape (8, 1, 4, 4) for 8 indices; (8, 1, 8, 8)",
+        ),
+        ({"valid": two_stripes(0, 0)}, "the valid split is empty"),
+        (
+            {"test": Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())},
+            "the test split is empty",
+        ),
+        ({"loss": None}, "are no classes (n, whole numbers); Task(loss=...)"),
+        ({"scores": {}}, "are no classes (n, whole numbers); Task(scores=...)"),
+        (
+            {
+                "loss": None,
+                "scores": {},
+                **{name: loader(top=3) for name in ("train", "valid", "test")},
+            },
+            "the labels of the train split go from 0 to 2; 0 to 1 fits, of 2 classes",
+        ),
+        (
+            {"build": lambda: Pair()},
+            "it returns dict for 2 images; one tensor, batch first, is wanted in training too",
+        ),
+        (
+            {"loss": lambda _, batch: F.cross_entropy(batch.outputs, batch.labels[:, :1])},
+            "its loss raised ",
+        ),
+        (
+            {"loss": lambda _, batch: batch.outputs - batch.labels},
+            "its loss returns (2, 2) for a batch; a tensor of one number",
+        ),
+        (
+            {"scores": {"f1": lambda outputs, labels: outputs @ labels}},
+            "its score 'f1' raised RuntimeError",
+        ),
+        (
+            {"scores": {"f1": lambda outputs, labels: outputs == labels}},
+            "its score 'f1' returns a Tensor; a number is wanted",
+        ),
+    ],
+)
+def test_what_does_not_fit_of_an_own_task_is_refused_before_anything_runs(
+    changes: dict[str, Any], said: str
+) -> None:
     with pytest.raises(LissomError) as caught:
         examine(striped(**changes))
     assert said in str(caught.value)
@@ -522,23 +730,37 @@ class Pair(nn.Module):
 def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_scores_take_it() -> None:
     def loss(_: nn.Module, batch: Any) -> Tensor:
         return batch.outputs.mean((1, 2, 3)).sub(batch.labels[:, 0]).square().mean()
-    examine(striped(build=lambda: nn.Conv2d(1, 2, 3), loss=loss, scores={"size": lambda outputs, _: outputs.shape[-1]}))
+
+    examine(
+        striped(
+            build=lambda: nn.Conv2d(1, 2, 3),
+            loss=loss,
+            scores={"size": lambda outputs, _: outputs.shape[-1]},
+        )
+    )
 
 
 def test_what_a_network_from_elsewhere_is_shown_is_said_wherever_its_numbers_are(
-        tmp_path: Path, data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, data: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(1)
     path = saved("safetensors", factory("resnet8")(10, 1).state_dict(), tmp_path)
-    task, store, said = Task.of("resnet8", data, weights=path), Store(tmp_path / "store"), list[str]()
-    note, = task.notes()
-    assert note.startswith(f"{path} was trained elsewhere; images are resized to 8x8 and normalised by mean 0.")
+    task, store, said = (
+        Task.of("resnet8", data, weights=path),
+        Store(tmp_path / "store"),
+        list[str](),
+    )
+    (note,) = task.notes()
+    assert note.startswith(
+        f"{path} was trained elsewhere; images are resized to 8x8 and normalised by mean 0."
+    )
     assert "its accuracy here is wrong" in note and not Task.of("resnet8", data).notes()
     (record,) = run("quantize(8)", task, store, say=said.append)
     assert said.count(f"note: {note}") == 1 and note in record["task"]["notes"]
     print_record(record)
     assert f"note: {note}" in capsys.readouterr().out
     assert Explained(task, store, record["key"]).all([], 8)["said"][0] == f"{note}."
-    print_inspection(inspected(task.fresh(), task, Prune(0.5)))
+    print_inspection(inspect_network(task.fresh(), task, Prune(0.5)))
     assert f"note: {note}" in capsys.readouterr().out
     write_report([], store, tmp_path / "report.html")
     held = re.search(r'id="data">(.*?)<', (tmp_path / "report.html").read_text())

@@ -1,4 +1,6 @@
-"""Every command of the README and the documentation runs, on tiny data; the pages build and their links lead somewhere."""
+"""Every command of the README and the documentation runs, on tiny data; the pages build and their
+links lead somewhere.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def make_net(num_classes=10, in_channels=3):
     return factory("resnet8")(num_classes, in_channels)
 
 def make_mixer(num_classes=10, in_channels=3):
-    return nn.Sequential(nn.Flatten(), nn.Linear(16 * 16 * in_channels, 32), nn.ReLU(), nn.Linear(32, num_classes))
+    first, last = nn.Linear(16 * 16 * in_channels, 32), nn.Linear(32, num_classes)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
 """
 
 
@@ -57,7 +60,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             inside = folder / "photos" / split / name
             inside.mkdir(parents=True)
             for k in range(count):
-                pixels = torch.randint(0, 256, (16, 16, 3), generator=draw, dtype=torch.uint8).numpy()
+                pixels = torch.randint(
+                    0, 256, (16, 16, 3), generator=draw, dtype=torch.uint8
+                ).numpy()
                 Image.fromarray(pixels).save(inside / f"{k}.png")
     (folder / "net.py").write_text(NETS)
     torch.manual_seed(0)
@@ -67,16 +72,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(words: str, place: Path) -> list[str]:
-    """Return a command for tiny data and one epoch of each step; KEY is the network that was finished last."""
+    """Return a command for tiny data and one epoch of each step; KEY is the network that was
+    finished last.
+    """
     words = re.sub(r"--data \S+", "--data folder:photos", words)
-    words = words.replace("torch,onnxruntime,openvino,mnn(8),ncnn,executorch", "mnn(8),ncnn")  # the rest: tests/targets
+    # the rest: tests/targets
+    words = words.replace("torch,onnxruntime,openvino,mnn(8),ncnn,executorch", "mnn(8),ncnn")
     words = re.sub(r"--model (?!net\.py)\S+", "--model resnet8", words)
-    words = re.sub(r"(train\(|sparsify\([\d.e-]+, |distill\((?:\"[^\"]*\"|\{[^}]*\}), )\d+", r"\g<1>1", words)
+    words = re.sub(
+        r"(train\(|sparsify\([\d.e-]+, |distill\((?:\"[^\"]*\"|\{[^}]*\}), )\d+", r"\g<1>1", words
+    )
     store = Store(place / ".lissom")
-    found = sorted((store.record(key) for key in store if store.record(key).get("finished")), key=lambda r: -r["created"])
-    rounded = [r["key"] for r in found if r["task"]["model"] == "resnet8" and "quantize" in r["recipe"]]
-    floats = [r["key"] for r in found if r["task"]["model"] == "resnet8" and r["recipe"].startswith("train(1)")
-              and "|" not in r["recipe"]]
+    found = sorted(
+        (store.record(key) for key in store if store.record(key).get("finished")),
+        key=lambda r: -r["created"],
+    )
+    rounded = [
+        r["key"] for r in found if r["task"]["model"] == "resnet8" and "quantize" in r["recipe"]
+    ]
+    floats = [
+        r["key"]
+        for r in found
+        if r["task"]["model"] == "resnet8"
+        and r["recipe"].startswith("train(1)")
+        and "|" not in r["recipe"]
+    ]
     if "--teacher" in words:
         words = words.replace("KEY", floats[0])
     words = words.replace("KEY2", (rounded or [""])[-1]).replace("KEY", (rounded or [""])[0])
@@ -85,10 +105,18 @@ def tiny(words: str, place: Path) -> list[str]:
     return shlex.split(words)[1:]
 
 
-def test_every_command_of_the_documentation_runs(place: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_of_the_documentation_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(place)
-    main_words = ["run", "train(1) | quantize(8, images=8)", "--data", "folder:photos", "--model", "resnet8"]
+    main_words = [
+        "run",
+        "train(1) | quantize(8, images=8)",
+        "--data",
+        "folder:photos",
+        "--model",
+        "resnet8",
+    ]
     for words in (main_words, ["run", "train(1)", "--data", "folder:photos", "--model", "resnet8"]):
         with pytest.raises(SystemExit):
             main(words)
@@ -101,8 +129,16 @@ def test_every_command_of_the_documentation_runs(place: Path, monkeypatch: pytes
         assert ended.value.code == 0, (page, words, capsys.readouterr().err[-600:])
         pages.add(page)
     capsys.readouterr()
-    assert pages >= {"README.md", "first-compression.md", "own-model.md", "distillation.md", "pruning.md", "quantization.md",
-                     "targets.md", "report.md"}
+    assert pages >= {
+        "README.md",
+        "first-compression.md",
+        "own-model.md",
+        "distillation.md",
+        "pruning.md",
+        "quantization.md",
+        "targets.md",
+        "report.md",
+    }
     assert (place / "lissom-report.html").is_file() and (place / "model.onnx").is_file()
 
 
@@ -111,16 +147,41 @@ def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
     assert all(cell["cell_type"] == "markdown" or cell["outputs"] == [] for cell in cells)
     code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
     code = code.replace("train(6)", "train(1)").replace('distill("kd", 3)', 'distill("kd", 1)')
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=surroundings(),
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=surroundings(),
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-800:]
-    assert done.stdout.count("openvino") == 2 and "-> " in done.stdout and (tmp_path / "small.onnx").is_file()
+    assert (
+        done.stdout.count("openvino") == 2
+        and "-> " in done.stdout
+        and (tmp_path / "small.onnx").is_file()
+    )
 
 
 def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-                          check=False)
+    words = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "methods" / "grids.html").read_text()
     assert all(f'id="{name}"' in text for name in ("binary", "lsq", "uniform"))
@@ -129,8 +190,12 @@ def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
             assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda file: file.stem)
-def test_a_recipe_file_is_read_and_says_how_it_is_run_where_it_ran_and_what_comes_out(file: Path) -> None:
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda file: file.stem
+)
+def test_a_recipe_file_is_read_and_says_how_it_is_run_where_it_ran_and_what_comes_out(
+    file: Path,
+) -> None:
     lines = file.read_text().splitlines()
     text = [line for line in lines if not line.startswith("#")]
     head = "\n".join(line for line in lines if line.startswith("#"))
@@ -142,9 +207,11 @@ def test_a_recipe_file_is_read_and_says_how_it_is_run_where_it_ran_and_what_come
         assert model is not None and factory(model[1]) and f"recipes/{file.name}" in head
 
 
-def test_the_lines_of_python_in_the_readme_run_on_an_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_python_in_the_readme_run_on_an_own_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    lines, = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    (lines,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     made = {"net": factory("resnet8")(10).eval(), "images": torch.randn(16, 3, 32, 32)}
     exec(lines, made)
     assert (tmp_path / "small.onnx").stat().st_size < 200_000

@@ -1,4 +1,6 @@
-"""What networks and inputs surgery takes: trees, integers, forwards that change, draw or choose; or the true reason."""
+"""What networks and inputs surgery takes: trees, integers, forwards that change, draw or choose; or
+the true reason.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,14 @@ from lissom.trees import tensors_in
 
 def small() -> nn.Sequential:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(),
-                        nn.Conv2d(16, 4, 1))
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 4, 1),
+    )
     net.train()(torch.randn(8, 3, 8, 8))
     return net.eval()
 
@@ -84,22 +92,49 @@ def test_each_of_several_inputs_has_a_range_of_its_own_however_it_is_given() -> 
     assert small.c.in_features == 16  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("given", [
-    DataLoader(TensorDataset(X, torch.zeros(8)), 4), [(X, torch.zeros(8))], X.numpy(), X.numpy().astype(np.float64),
-    [(x, 0) for x in X], TensorDataset(X, torch.zeros(8)), [{"label": 1, "image": X}], ((X, 1) for _ in range(2))],
-    ids=["loader", "pairs", "array", "float64", "samples", "dataset", "dicts", "generator"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        DataLoader(TensorDataset(X, torch.zeros(8)), 4),
+        [(X, torch.zeros(8))],
+        X.numpy(),
+        X.numpy().astype(np.float64),
+        [(x, 0) for x in X],
+        TensorDataset(X, torch.zeros(8)),
+        [{"label": 1, "image": X}],
+        ((X, 1) for _ in range(2)),
+    ],
+    ids=["loader", "pairs", "array", "float64", "samples", "dataset", "dicts", "generator"],
+)
 def test_samples_are_taken_as_people_have_them(given: Any) -> None:
     plain = lissom.apply("quantize(8)", small(), X[:1], X)
     found = lissom.apply("quantize(8)", small(), X[:1].numpy(), given)
-    assert far(plain, found, X) < 0.01  # a range of single samples is not that of a batch to the bit
+    # a range of single samples is not that of a batch to the bit
+    assert far(plain, found, X) < 0.01
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    (torch.randn(4, 1, 8, 8), r"does not run on a sample of `images`, of shape \(1, 1, 8, 8\); `example` is \(1, 3, 8, 8\)"),
-    ([("a", 1)], r"expected \(1, 3, 8, 8\) float32 as it has, alone or before a label; got \(str, int\)"),
-    (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), r"expected .* float32 as it has.*; got \(4, 3, 8, 8\) uint8"),
-    (3, "`images` is an int; expected a tensor or array"), ([], "there are no calibration images")],
-    ids=["shape", "text", "bytes", "number", "none"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            torch.randn(4, 1, 8, 8),
+            r"does not run on a sample of `images`, of shape \(1, 1, 8, 8\); "
+            r"`example` is \(1, 3, 8, 8\)",
+        ),
+        (
+            [("a", 1)],
+            r"expected \(1, 3, 8, 8\) float32 as it has, alone or before a label; got \(str, int\)",
+        ),
+        (
+            torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+            r"expected .* float32 as it has.*; got \(4, 3, "
+            r"8, 8\) uint8",
+        ),
+        (3, "`images` is an int; expected a tensor or array"),
+        ([], "there are no calibration images"),
+    ],
+    ids=["shape", "text", "bytes", "number", "none"],
+)
 def test_samples_that_do_not_fit_are_said_with_what_does(given: Any, said: str) -> None:
     with pytest.raises(LissomError, match=said):
         lissom.apply("quantize(8)", small(), X[:1], given)
@@ -141,9 +176,9 @@ def test_a_network_that_changes_its_input_works_and_leaves_the_samples(recipe: s
 
 
 def test_what_is_changed_in_place_by_an_unknown_call_has_no_grid_of_what_it_was() -> None:
-    from lissom.surgery.quantization.dataflow import wiring
+    from lissom.surgery.quantization.dataflow import trace_dataflow
 
-    assert wiring(Own("in place").eval(), X[:1]).inputs["inner.0"] is None
+    assert trace_dataflow(Own("in place").eval(), X[:1]).inputs["inner.0"] is None
 
 
 @pytest.mark.parametrize("recipe", ["fold", "equalize", "quantize(8)", "prune(0.5)"])
@@ -154,6 +189,7 @@ def test_inference_mode_changes_nothing(recipe: str) -> None:
 
     class Decorated(nn.Sequential):
         forward = torch.inference_mode()(nn.Sequential.forward)
+
     within = lissom.apply(recipe, Decorated(*small()), X[:1], X)
     with torch.no_grad():
         assert torch.equal(plain(X), around(X)) and torch.equal(plain(X), within(X))
@@ -164,7 +200,9 @@ class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.router, self.last = nn.Linear(6, 16), nn.Linear(16, 2), nn.Linear(16, 3)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)) for _ in range(2))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(x))
@@ -224,7 +262,11 @@ def test_tensors_in_a_dataclass_are_seen() -> None:
 def test_torchscript_meta_and_what_cannot_be_copied_are_named(tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match="deprecated"):
         script = torch.jit.script(small())
-    with pytest.raises(LissomError, match=r"TorchScript module, .*; give the nn.Module that it was made from"):
+    with pytest.raises(
+        LissomError,
+        match=r"TorchScript module, .*; give the nn.Module that it "
+        r"was made from",
+    ):
         lissom.apply("quantize(8)", script, X[:1], X)
     with torch.device("meta"):
         net = nn.Sequential(nn.Conv2d(3, 4, 3))
@@ -232,9 +274,17 @@ def test_torchscript_meta_and_what_cannot_be_copied_are_named(tmp_path: Path) ->
         lissom.apply("quantize(8)", net, X[:1], X)
     held = small()
     held[0].numbers = np  # type: ignore[assignment]
-    with pytest.raises(LissomError, match=r"the attribute '0.numbers' of the network cannot be copied .*module"):
+    with pytest.raises(
+        LissomError,
+        match=r"the attribute '0.numbers' of the network cannot be "
+        r"copied .*module",
+    ):
         lissom.apply("fold", held, X[:1], X)
-    with pytest.raises(LissomError, match=r"^export: the attribute '0.numbers' of the network cannot be copied"):
+    with pytest.raises(
+        LissomError,
+        match=r"^export: the attribute '0.numbers' of the network "
+        r"cannot be copied",
+    ):
         lissom.export(held, "onnxruntime", tmp_path / "net.onnx", X.shape[1:])
 
 
@@ -244,7 +294,11 @@ class Caching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.one, self.two, self.table = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), nn.Parameter(torch.rand(16))
+        self.one, self.two, self.table = (
+            nn.Conv2d(3, 16, 3),
+            nn.Conv2d(16, 4, 1),
+            nn.Parameter(torch.rand(16)),
+        )
         self.cache: dict[str, Tensor] = {}
         self.kept: list[Tensor] = []  # a name that lissom uses, too
 
@@ -252,14 +306,17 @@ class Caching(nn.Module):
         if str(x.device) not in self.cache:
             self.cache[str(x.device)] = self.table.exp()
             self.kept = [self.cache[str(x.device)]]
-        return self.two(torch.relu(self.one(x) + self.cache[str(x.device)][None, :, None, None])).mean((2, 3))
+        return self.two(
+            torch.relu(self.one(x) + self.cache[str(x.device)][None, :, None, None])
+        ).mean((2, 3))
 
 
 def test_what_a_network_computed_and_keeps_is_copied(tmp_path: Path) -> None:
     net = Caching().eval()
     wanted = net(X)  # with gradients, so that what it keeps is of a graph
     assert far(net, lissom.apply("quantize(8)", net, X[:1], X), X) < 0.05
-    with pytest.raises(LissomError, match="a tensor that is no parameter of one axis enters 'add'"):  # wide as it is
+    # wide as it is
+    with pytest.raises(LissomError, match="a tensor that is no parameter of one axis enters 'add'"):
         lissom.apply("prune(0.5)", net, X[:1], X)
     assert lissom.export(net, "onnxruntime", tmp_path / "net.onnx", X.shape[1:]).exists()
     lissom.save(net, tmp_path / "saved")
@@ -284,12 +341,16 @@ class Chooser(nn.Module):
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         scores, at = self.scores(x)[..., 0].topk(2, 1)
         found = self.values(x).gather(1, at[..., None].expand(-1, -1, 4))
-        return [{"values": value[score > 0], "scores": score[score > 0]} for value, score in zip(found, scores, strict=True)]
+        return [
+            {"values": value[score > 0], "scores": score[score > 0]}
+            for value, score in zip(found, scores, strict=True)
+        ]
 
 
 def test_decisions_are_taken_from_the_first_of_two_networks_and_what_decides_is_compared() -> None:
     torch.manual_seed(0)
-    one, x = Chooser().eval(), torch.randn(6, 1, 8).expand(6, 5, 8) + 1e-7 * torch.randn(6, 5, 8)  # all but ties
+    # all but ties
+    one, x = Chooser().eval(), torch.randn(6, 1, 8).expand(6, 5, 8) + 1e-7 * torch.randn(6, 5, 8)
     two, other = (Chooser().eval() for _ in range(2))
     two.load_state_dict(one.state_dict())
     other.load_state_dict(one.state_dict())
@@ -312,7 +373,9 @@ class Asking(nn.Module):
         x = self.bn(self.conv(x))
         if self.computes:
             x = x * self.bn.weight[:, None, None]
-        out: Tensor = self.head(x[:, : self.bn.num_features // 2] + self.bn.eps * len(self.bn.weight))
+        out: Tensor = self.head(
+            x[:, : self.bn.num_features // 2] + self.bn.eps * len(self.bn.weight)
+        )
         return out
 
 
@@ -323,7 +386,9 @@ def test_a_batchnorm_that_is_gone_still_answers(recipe: str, tmp_path: Any) -> N
     net(torch.randn(8, 3, 8, 8))
     nn.init.uniform_(net.bn.weight, 0.5, 2)
     found = lissom.apply(recipe, net.eval(), X[:1], X)
-    assert not isinstance(found.get_submodule("network.bn" if "q" in recipe else "bn"), nn.BatchNorm2d)
+    assert not isinstance(
+        found.get_submodule("network.bn" if "q" in recipe else "bn"), nn.BatchNorm2d
+    )
     assert far(net, found, X) < (0.03 if "q" in recipe else 1e-5)
     lissom.save(found, tmp_path)
     with torch.no_grad():
@@ -340,8 +405,12 @@ def test_a_batchnorm_whose_weight_the_forward_computes_with_stays(recipe: str) -
     assert far(net, found, X) < (0.03 if "q" in recipe else 1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["quantize(8)", "quantize(4, 4)", "quantize(8, 32)", "mask(0.5) | quantize(8)"])
-def test_learning_in_eval_mode_is_that_of_training_with_the_statistics_held(recipe: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    "recipe", ["quantize(8)", "quantize(4, 4)", "quantize(8, 32)", "mask(0.5) | quantize(8)"]
+)
+def test_learning_in_eval_mode_is_that_of_training_with_the_statistics_held(
+    recipe: str, tmp_path: Any
+) -> None:
     net = small()
     found = lissom.apply(recipe, net, X[:1], X)
     with torch.no_grad():
@@ -349,7 +418,12 @@ def test_learning_in_eval_mode_is_that_of_training_with_the_statistics_held(reci
     assert torch.equal(found(X), plain)  # with gradients the same to the bit
     found(X).square().mean().backward()
     eager = {name: p.grad.clone() for name, p in found.named_parameters() if p.grad is not None}
-    assert {"network.0.weight", "network.0.norm.weight", "network.0.norm.bias", "network.3.weight"} <= eager.keys()
+    assert {
+        "network.0.weight",
+        "network.0.norm.weight",
+        "network.0.norm.bias",
+        "network.3.weight",
+    } <= eager.keys()
     found.zero_grad()
     found.train()
     for norm in (m for m in found.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -358,7 +432,10 @@ def test_learning_in_eval_mode_is_that_of_training_with_the_statistics_held(reci
     for name, p in found.named_parameters():
         if p.grad is not None:
             assert F.cosine_similarity(eager[name].flatten(), p.grad.flatten(), 0) > 0.98, name
-    optimizer, zeros = torch.optim.SGD(found.eval().parameters(), 0.2), (found.network[3].weight == 0)  # type: ignore[index, union-attr]
+    optimizer, zeros = (
+        torch.optim.SGD(found.eval().parameters(), 0.2),
+        (found.network[3].weight == 0),
+    )  # type: ignore[index, union-attr]
     losses = []
     for _ in range(8):
         optimizer.zero_grad()
@@ -392,7 +469,9 @@ def test_weights_of_other_types_stay_so_but_where_they_are_rounded(dtype: torch.
     net, x = small().to(dtype), X.to(dtype)
     for recipe in ("prune(0.5)", "mask(0.5)", "fold", "equalize"):
         stays = dtype == torch.float64 or recipe in ("prune(0.5)", "mask(0.5)")
-        assert {p.dtype for p in lissom.apply(recipe, net, x[:1], x).parameters()} == {dtype if stays else torch.float32}
+        assert {p.dtype for p in lissom.apply(recipe, net, x[:1], x).parameters()} == {
+            dtype if stays else torch.float32
+        }
     for recipe in ("quantize(8)", "prune(0.5) | quantize(8)", "cast('bf16')"):
         found = lissom.apply(recipe, net, x[:1], x)
         assert {p.dtype for p in found.parameters()} == {torch.float32}
@@ -401,24 +480,45 @@ def test_weights_of_other_types_stay_so_but_where_they_are_rounded(dtype: torch.
 
 
 def detector() -> nn.Module:
-    """Return a small Faster R-CNN: a trunk, anchors, boxes that are kept by their scores, and heads that look at these."""
+    """Return a small Faster R-CNN: a trunk, anchors, boxes that are kept by their scores, and heads
+    that look at these.
+    """
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.rpn import AnchorGenerator
     from torchvision.ops import MultiScaleRoIAlign
 
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
-                          nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU())
+    trunk = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, 2, 1),
+        nn.ReLU(),
+    )
     trunk.out_channels = 32  # type: ignore[assignment]
-    return FasterRCNN(trunk, 4, min_size=64, max_size=64, box_score_thresh=0.0, rpn_pre_nms_top_n_test=40,
-                      rpn_post_nms_top_n_test=10, rpn_anchor_generator=AnchorGenerator(((16, 32),), ((0.5, 1.0),)),
-                      box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2)).eval()
+    return FasterRCNN(
+        trunk,
+        4,
+        min_size=64,
+        max_size=64,
+        box_score_thresh=0.0,
+        rpn_pre_nms_top_n_test=40,
+        rpn_post_nms_top_n_test=10,
+        rpn_anchor_generator=AnchorGenerator(((16, 32),), ((0.5, 1.0),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2),
+    ).eval()
 
 
-def test_a_detectors_trunk_and_heads_are_cut_and_quantized_and_its_choice_of_boxes_is_left() -> None:
+def test_a_detectors_trunk_and_heads_are_cut_and_quantized_and_its_choice_of_boxes_is_left() -> (
+    None
+):
     net, x = detector(), torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     cut, _ = lissom.apply("prune(0.3)", net, x[:1], x, notes=True)
-    assert sum(p.numel() for p in cut.parameters()) < 0.85 * sum(p.numel() for p in net.parameters())
+    assert sum(p.numel() for p in cut.parameters()) < 0.85 * sum(
+        p.numel() for p in net.parameters()
+    )
     assert cut.backbone[0].out_channels < 16 and cut.roi_heads.box_head.fc6.out_features < 1024  # type: ignore
     quantized, notes = lissom.apply("quantize(8)", net, x[:1], x, notes=True)
     assert len([layer for layer in quantized.layers() if layer.rounding is not None]) == 10  # type: ignore[operator]
@@ -437,6 +537,11 @@ def test_a_task_whose_network_draws_is_refused_before_it_runs() -> None:
     class Noisy(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x + torch.rand_like(x))
+
     examine(Task(lambda: net, data))
-    with pytest.raises(LissomError, match=r"model model: the network answers differently each time .*\(rand_like"):
+    with pytest.raises(
+        LissomError,
+        match=r"model model: the network answers differently each "
+        r"time .*\(rand_like",
+    ):
         examine(Task(lambda: Noisy(*net), data))

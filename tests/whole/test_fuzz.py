@@ -1,4 +1,6 @@
-"""What lissom reads, mutated: each mutant works or is refused in one line. `tools/fuzz.py` runs as many as one likes."""
+"""What lissom reads, mutated: each mutant works or is refused in one line. `tools/fuzz.py` runs as
+many as one likes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
-COUNTS = {"recipes": 200, "weights": 40, "images": 40, "packed": 60, "records": 40, "structures": 40, "safetensors": 30}
+COUNTS = {
+    "recipes": 200,
+    "weights": 40,
+    "images": 40,
+    "packed": 60,
+    "records": 40,
+    "structures": 40,
+    "safetensors": 30,
+}
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -32,7 +42,9 @@ for family in families:
 
 
 def test_mutants_work_or_are_refused_in_one_line(tmp_path: Path) -> None:
-    """In one process for all families, since importing takes longest; only a hang of it all is noticed as one."""
+    """In one process for all families, since importing takes longest; only a hang of it all is
+    noticed as one.
+    """
     done = subprocess.run(
         [sys.executable, "-P", "-c", CHILD, TOOLS, tmp_path, json.dumps(COUNTS)],
         capture_output=True,
@@ -44,15 +56,25 @@ def test_mutants_work_or_are_refused_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [line for line in lines if not line.endswith(" work")] == []
     works = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    assert all(0 < works[name] < count for name, count in COUNTS.items()), "some are read, some are refused"
+    assert all(0 < works[name] < count for name, count in COUNTS.items()), (
+        "some are read, some are refused"
+    )
 
 
-def test_whatever_breaks_the_rule_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_breaks_the_rule_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
     from fuzzing import watch
 
     found = watch.run(
-        "faulty", seed=1416, first=0, count=11, folder=tmp_path / "here", kept=tmp_path / "kept", say=lambda _: None
+        "faulty",
+        seed=1416,
+        first=0,
+        count=11,
+        folder=tmp_path / "here",
+        kept=tmp_path / "kept",
+        say=lambda _: None,
     )
     by_number = {number: fault for fault, numbers in found.faults.items() for number in numbers}
     said = [by_number.get(number, "") for number in range(11)]
@@ -70,7 +92,8 @@ def test_whatever_breaks_the_rule_is_noticed(tmp_path: Path, monkeypatch: pytest
         "Wrong: an error of several lines",
     ]
     assert all(
-        one.startswith(other) and bool(one) == bool(other) for one, other in zip(said, expected, strict=True)
+        one.startswith(other) and bool(one) == bool(other)
+        for one, other in zip(said, expected, strict=True)
     ), said
     assert found.count == 11 and found.works == 1 and len(list((tmp_path / "kept").iterdir())) == 9
     assert not (tmp_path / "lissom-fuzz-written").exists()

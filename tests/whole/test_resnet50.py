@@ -1,4 +1,6 @@
-"""One network of real size, the whole way after a cut: read back by another process, trained on, exported, shrunk."""
+"""One network of real size, the whole way after a cut: read back by another process, trained on,
+exported, shrunk.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from lissom import apply, export, load, save
 from lissom.surgery.channels.probe import cuttable
-from lissom.surgery.channels.slice import sliced
+from lissom.surgery.channels.slice import slice_channels
 
 READ = """
 import sys, torch, torchvision, lissom
@@ -52,12 +54,19 @@ def test_half_of_the_parameters_are_gone(whole: nn.Module, small: nn.Module) -> 
     assert all(m.out_channels % 8 == 0 for m in small.modules() if isinstance(m, nn.Conv2d))
 
 
-def test_another_process_reads_it_back_bit_for_bit(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
+def test_another_process_reads_it_back_bit_for_bit(
+    small: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
     save(small, tmp_path / "net")
-    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["model.safetensors", "structure.json"]
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == [
+        "model.safetensors",
+        "structure.json",
+    ]
     torch.save(images, tmp_path / "in.pt")
     words = [sys.executable, "-c", READ, tmp_path / "net", tmp_path / "in.pt", tmp_path / "out.pt"]
-    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    subprocess.run(
+        words, check=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    )
     with torch.inference_mode():
         assert torch.equal(torch.load(tmp_path / "out.pt", weights_only=True), small(images))
 
@@ -76,12 +85,22 @@ def test_it_trains_on(small: nn.Module, images: Tensor, tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_its_onnx_file_shrinks_in_proportion(whole: nn.Module, small: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    files = [export(m, "onnxruntime", tmp_path / f"{k}.onnx", (3, 64, 64)) for k, m in enumerate((whole, small))]
-    sizes, params = [f.stat().st_size for f in files], [sum(p.numel() for p in m.parameters()) for m in (whole, small)]
+def test_its_onnx_file_shrinks_in_proportion(
+    whole: nn.Module, small: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    files = [
+        export(m, "onnxruntime", tmp_path / f"{k}.onnx", (3, 64, 64))
+        for k, m in enumerate((whole, small))
+    ]
+    sizes, params = (
+        [f.stat().st_size for f in files],
+        [sum(p.numel() for p in m.parameters()) for m in (whole, small)],
+    )
     assert sizes[1] / sizes[0] == pytest.approx(params[1] / params[0], abs=0.01)
     weights = [numpy_helper.to_array(t) for t in onnx.load(files[1]).graph.initializer]
-    kept = sorted(tuple(m.weight.shape) for m in small.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    kept = sorted(
+        tuple(m.weight.shape) for m in small.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    )
     assert sorted(w.shape for w in weights if w.ndim in (2, 4)) == kept  # no trace of what was cut
     with torch.no_grad():
         wanted = small(images).numpy()
@@ -93,5 +112,5 @@ def test_its_onnx_file_shrinks_in_proportion(whole: nn.Module, small: nn.Module,
 def test_tracing_and_cutting_take_about_a_second(whole: nn.Module) -> None:
     model, begin = copy.deepcopy(whole), time.process_time()
     groups = cuttable(model, torch.zeros(1, 3, 224, 224))
-    sliced(model, [(g, torch.arange(g.size) < g.size // 2) for g in groups])
+    slice_channels(model, [(g, torch.arange(g.size) < g.size // 2) for g in groups])
     assert time.process_time() - begin < 5  # of all cores; about 1 where nothing else runs

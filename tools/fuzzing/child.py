@@ -1,4 +1,6 @@
-"""The process that reads mutants: it says the number of each before it reads it, and what went wrong with it."""
+"""The process that reads mutants: it says the number of each before it reads it, and what went
+wrong with it.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,28 @@ PACKAGE = str(Path(__file__).parents[2] / "src" / "lissom") + os.sep
 SECONDS = 2.0  # of processor time, for one mutant
 MEMORY = 512 << 20  # bytes above what the seeds take
 CHANGES = {
-    "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate",
-    "shutil.rmtree", "shutil.move",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.truncate",
+    "shutil.rmtree",
+    "shutil.move",
 }
 RUNS = {
-    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn",
-    "socket.connect", "socket.getaddrinfo", "webbrowser.open",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.startfile",
+    "pty.spawn",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "webbrowser.open",
 }
 
 
@@ -109,7 +127,9 @@ def serve(name: str, seed: int, first: int, last: int, folder: Path, given: Muta
             said = said or f"it took {more >> 20} MiB"
         count, worked = count + 1, worked + (not no and not said)
         if said:
-            say.write(json.dumps({"number": number, "fault": said, "mutant": encoded(mutant)}) + "\n")
+            say.write(
+                json.dumps({"number": number, "fault": said, "mutant": encoded(mutant)}) + "\n"
+            )
         if more > MEMORY:
             break
     say.write(json.dumps({"works": worked, "count": count}) + "\n")
@@ -120,7 +140,11 @@ def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], 
     home, devnull = str(folder), os.path.realpath(os.devnull)
     own = tuple(
         os.path.realpath(path)
-        for path in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), Path(__file__).parents[2] / "src")
+        for path in (
+            sysconfig.get_path("stdlib"),
+            sysconfig.get_path("purelib"),
+            Path(__file__).parents[2] / "src",
+        )
     )
 
     def inside(path: Any) -> bool:
@@ -145,7 +169,8 @@ def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], 
             stop(f"it calls {event}")
         elif event == "exec":
             name = getattr(given[0], "co_filename", "<string>")
-            if not name.startswith("<") and not os.path.realpath(name).startswith(own):  # an environment may be a link
+            # an environment may be a link
+            if not name.startswith("<") and not os.path.realpath(name).startswith(own):
                 stop(f"it runs code of {name!r}"[:100])
 
     return hook
@@ -182,7 +207,9 @@ def limit_address_space(more: int) -> None:
         import psutil
 
         used = psutil.Process().memory_info().vms
-        resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (used + more, resource.getrlimit(resource.RLIMIT_AS)[1])
+        )
     except (ImportError, ValueError, OSError):
         pass
 

@@ -1,4 +1,6 @@
-"""What every family of mutants is: a valid seed made once, a mutator, and a reader as a user would call it."""
+"""What every family of mutants is: a valid seed made once, a mutator, and a reader as a user would
+call it.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Family(ABC):
 
     @abstractmethod
     def read(self, mutant: Mutant) -> bool:
-        """Read a mutant in every way; return whether any refused it. Raises what a user would see beside a LissomError."""
+        """Read a mutant in every way; return whether any refused it. Raises what a user would see
+        beside a LissomError.
+        """
 
 
 def refused(reader: Callable[[], object]) -> bool:

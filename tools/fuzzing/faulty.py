@@ -13,8 +13,17 @@ from lissom.errors import LissomError
 from .family import Family, Mutant, refused
 
 WAYS = (
-    "works", "refused", "traceback", "hang", "memory", "long error", "writes outside", "runs a program",
-    "runs a file", "ends the process", "two lines",
+    "works",
+    "refused",
+    "traceback",
+    "hang",
+    "memory",
+    "long error",
+    "writes outside",
+    "runs a program",
+    "runs a file",
+    "ends the process",
+    "two lines",
 )
 
 
@@ -59,7 +68,9 @@ class Faulty(Family):
         def raises() -> None:
             if way in ("refused", "long error", "two lines"):
                 error = LissomError("")
-                error.args = ({"refused": "no", "long error": "no" * 1_000_000, "two lines": "no\nno"}[way],)
+                error.args = (
+                    {"refused": "no", "long error": "no" * 1_000_000, "two lines": "no\nno"}[way],
+                )
                 raise error
 
         return refused(raises)

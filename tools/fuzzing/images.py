@@ -12,18 +12,38 @@ from .family import Family, Mutant, Wrong, refused
 from .mutate import bytes_of
 
 FORMATS = (
-    "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "SGI", "IM", "MSP", "JPEG2000", "DDS",
-    "QOI", "AVIF", "ICNS", "XBM",
+    "PNG",
+    "JPEG",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "WEBP",
+    "PPM",
+    "ICO",
+    "TGA",
+    "PCX",
+    "SGI",
+    "IM",
+    "MSP",
+    "JPEG2000",
+    "DDS",
+    "QOI",
+    "AVIF",
+    "ICNS",
+    "XBM",
 )
 OTHERS = {  # what Pillow opens by running a program, by reading other files, or slowly
-    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(evil-ran) (w) file closefile\nshowpage\n"
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(evil-ran) (w) file "
+    b"closefile\nshowpage\n"
     b"%%EOF\n",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>",
     "pdf": b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<</Root 1 0 R>>",
     "text": b"not an image\n",
     "nothing": b"",
     "zeros": bytes(5_000),
-    "xpm": b'/* XPM */\nstatic char *x[] = {\n"8 8 1 1",\n"a c #000000",\n' + b'"aaaaaaaa",\n' * 8 + b"};",
+    "xpm": b'/* XPM */\nstatic char *x[] = {\n"8 8 1 1",\n"a c #000000",\n'
+    + b'"aaaaaaaa",\n' * 8
+    + b"};",
     "fits": b"SIMPLE  =                    T"
     + b" " * 50
     + b"BITPIX  =                    8"
@@ -32,8 +52,23 @@ OTHERS = {  # what Pillow opens by running a program, by reading other files, or
     + b" " * 2_700,
 }
 NAMES = (
-    "x.png", "x.PNG", "x.jpg", "x.png.png", ".x.png", "x y.png", "é.png", "x\n.png", "x\udcff.png", "[red].png",
-    "-x.png", "x.eps", "x.tif", "x.pdf", "x.h5", "x.txt", "x",
+    "x.png",
+    "x.PNG",
+    "x.jpg",
+    "x.png.png",
+    ".x.png",
+    "x y.png",
+    "é.png",
+    "x\n.png",
+    "x\udcff.png",
+    "[red].png",
+    "-x.png",
+    "x.eps",
+    "x.tif",
+    "x.pdf",
+    "x.h5",
+    "x.txt",
+    "x",
     "a" * 200 + ".png",
     "x.png~",
     "\u202ex.png",
@@ -47,7 +82,9 @@ class Images(Family):
     name = "images"
 
     def make(self, seed: Path) -> None:
-        """Write an image in every format that Pillow can write, and Fashion-MNIST's four files with a few images."""
+        """Write an image in every format that Pillow can write, and Fashion-MNIST's four files with
+        a few images.
+        """
         import numpy as np
         from PIL import Image
 
@@ -55,7 +92,9 @@ class Images(Family):
         for name in FORMATS:
             for mode in ("RGB", "L", "1"):
                 try:
-                    Image.fromarray(pixels).convert(mode).save(seed / f"{mode}.{name.lower()}", name)
+                    Image.fromarray(pixels).convert(mode).save(
+                        seed / f"{mode}.{name.lower()}", name
+                    )
                     break
                 except (
                     OSError,
@@ -85,15 +124,22 @@ class Images(Family):
     def begin(self, seed: Path) -> None:
         """Lay the folder out, and check that it can be read."""
         self.files = {
-            path.name: path.read_bytes() for path in sorted(seed.iterdir()) if path.is_file() and path.suffix
+            path.name: path.read_bytes()
+            for path in sorted(seed.iterdir())
+            if path.is_file() and path.suffix
         }
-        self.raw = {path.name: path.read_bytes() for path in sorted((seed / "FashionMNIST" / "raw").iterdir())}
+        self.raw = {
+            path.name: path.read_bytes()
+            for path in sorted((seed / "FashionMNIST" / "raw").iterdir())
+        }
         self.root = self.work / "photos"
         for part in ("train", "test"):
             for number, label in enumerate(("a", "b")):
                 (self.root / part / label).mkdir(parents=True, exist_ok=True)
                 for count in range(2 if part == "train" else 1):
-                    (self.root / part / label / f"{count}.png").write_bytes(self.files[("RGB.png", "P.png")[number]])
+                    (self.root / part / label / f"{count}.png").write_bytes(
+                        self.files[("RGB.png", "P.png")[number]]
+                    )
         (self.work / "FashionMNIST" / "raw").mkdir(parents=True, exist_ok=True)
         for name, data in self.raw.items():
             (self.work / "FashionMNIST" / "raw" / name).write_bytes(data)
@@ -187,7 +233,9 @@ def png_of(rng: Random, data: bytes) -> bytes:
                 side + body[4:],
                 body[:4] + side + body[8:],
                 side + side + body[8:],
-                body[:8] + bytes([rng.choice((0, 1, 2, 4, 8, 16, 255)), rng.randrange(8)]) + body[10:],
+                body[:8]
+                + bytes([rng.choice((0, 1, 2, 4, 8, 16, 255)), rng.randrange(8)])
+                + body[10:],
                 bytes_of(rng, body),
             )
         )

@@ -26,9 +26,39 @@ RAW = {
 }
 RARE = {"@megabyte", "@many", "@deep-list", "@deep-dict"}  # slow to write, so drawn less often
 STRANGE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 7, 2**31, 2**63 - 1, 2**63, -(2**63), 10**30, 0.0, -0.5, 1e-300, 1e300, "", " ", "a",
-    "\n\n\n", "../../outside", "/etc/passwd", "..", ".", "C:\\outside", "evil:build", "evil.py:build", "os:system",
-    "[/red]", "=1+1", "é\u202e", "nan", [],
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    7,
+    2**31,
+    2**63 - 1,
+    2**63,
+    -(2**63),
+    10**30,
+    0.0,
+    -0.5,
+    1e-300,
+    1e300,
+    "",
+    " ",
+    "a",
+    "\n\n\n",
+    "../../outside",
+    "/etc/passwd",
+    "..",
+    ".",
+    "C:\\outside",
+    "evil:build",
+    "evil.py:build",
+    "os:system",
+    "[/red]",
+    "=1+1",
+    "é\u202e",
+    "nan",
+    [],
     [[]],
     [None],
     [1, 2, 3],
@@ -39,13 +69,34 @@ STRANGE: tuple[Any, ...] = (
     ["a"],
 )
 BYTES = (
-    b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x80", b"\n", b"\r\n", b'"', b"\\", b"{", b"[", b"]" * 9, b"\xef\xbb\xbf",
-    b"\xed\xa0\x80", b"\0" * 64, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"PK\x03\x04", b"../", b"NaN", b"1e999", b"-1",
+    b"\0",
+    b"\xff",
+    b"\xff\xff\xff\xff",
+    b"\x80",
+    b"\n",
+    b"\r\n",
+    b'"',
+    b"\\",
+    b"{",
+    b"[",
+    b"]" * 9,
+    b"\xef\xbb\xbf",
+    b"\xed\xa0\x80",
+    b"\0" * 64,
+    b"\x7f\xff\xff\xff",
+    b"\x80\0\0\0",
+    b"PK\x03\x04",
+    b"../",
+    b"NaN",
+    b"1e999",
+    b"-1",
 )
 
 
 def bytes_of(rng: Random, data: bytes, other: bytes = b"") -> bytes:
-    """Return `data` with one to four changes: bits, bytes, pieces cut out, put in, doubled or taken from `other`."""
+    """Return `data` with one to four changes: bits, bytes, pieces cut out, put in, doubled or taken
+    from `other`.
+    """
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         at, size = rng.randrange(len(out) + 1), rng.choice((1, 1, 2, 4, 8, 30, 200))
@@ -76,7 +127,9 @@ def bytes_of(rng: Random, data: bytes, other: bytes = b"") -> bytes:
 
 
 def json_of(rng: Random, text: str, names: Sequence[str] = ()) -> str:
-    """Return a JSON text with one to three values, keys or lists of it changed; `names` are texts that fit somewhere."""
+    """Return a JSON text with one to three values, keys or lists of it changed; `names` are texts
+    that fit somewhere.
+    """
     tree = json.loads(text)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         tree = _changed(rng, tree, names)
@@ -101,7 +154,9 @@ def _changed(rng: Random, tree: Any, names: Sequence[str]) -> Any:
     elif kind == 6:
         other, at = rng.choice(places)
         holder[key] = json.loads(
-            json.dumps(other.get(at) if isinstance(other, dict) else other[at] if at < len(other) else 0)
+            json.dumps(
+                other.get(at) if isinstance(other, dict) else other[at] if at < len(other) else 0
+            )
         )
     elif kind == 7 and isinstance(holder, dict):
         holder[rng.choice(("", "x", str(key).upper(), "__class__", *names))] = holder.pop(key)
@@ -131,12 +186,25 @@ def _near(rng: Random, value: Any) -> Any:
         )
     if isinstance(value, str):
         return rng.choice(
-            (value[:-1], value + "x", value.upper(), value * 2, [value], value + "\n", {"name": value}, "../" + value)
+            (
+                value[:-1],
+                value + "x",
+                value.upper(),
+                value * 2,
+                [value],
+                value + "\n",
+                {"name": value},
+                "../" + value,
+            )
         )
     if isinstance(value, list):
-        return rng.choice((value[:-1], value * 2, value[::-1], dict(enumerate(map(str, value))), None))
+        return rng.choice(
+            (value[:-1], value * 2, value[::-1], dict(enumerate(map(str, value))), None)
+        )
     if isinstance(value, dict):
-        return rng.choice((list(value), list(value.values()), {**value, "more": value.copy()}, None, {}))
+        return rng.choice(
+            (list(value), list(value.values()), {**value, "more": value.copy()}, None, {})
+        )
     return 0
 
 
@@ -147,7 +215,8 @@ def strange(rng: Random, names: Sequence[str] = ()) -> Any:
     if rng.random() < 0.25:
         name = rng.choice(tuple(RAW))
         return name if name not in RARE or rng.random() < 0.1 else "@nan"
-    return deepcopy(rng.choice(STRANGE))  # a later change of the tree is not to change what is drawn
+    # a later change of the tree is not to change what is drawn
+    return deepcopy(rng.choice(STRANGE))
 
 
 def _places(tree: Any) -> Any:
@@ -155,7 +224,11 @@ def _places(tree: Any) -> Any:
     while left:
         holder = left.pop()
         for key, value in (
-            [*holder.items()] if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list) else ()
+            [*holder.items()]
+            if isinstance(holder, dict)
+            else enumerate(holder)
+            if isinstance(holder, list)
+            else ()
         ):
             yield holder, key
             left.append(value)
@@ -168,7 +241,9 @@ def safetensors_of(rng: Random, data: bytes, names: Sequence[str] = ()) -> bytes
     kind = rng.randrange(6)
     if kind < 3:
         head = json_of(
-            rng, head.decode(), (*names, "F64", "BF16", "I64", "BOOL", "F8_E4M3", "U8", "F4", "__metadata__")
+            rng,
+            head.decode(),
+            (*names, "F64", "BF16", "I64", "BOOL", "F8_E4M3", "U8", "F4", "__metadata__"),
         ).encode(errors="replace")
         return struct.pack("<Q", len(head)) + head + rest
     if kind == 3:

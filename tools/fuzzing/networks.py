@@ -10,7 +10,9 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        )
         self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
         self.last = nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=2)
         self.head = nn.Linear(16, 10)
@@ -43,11 +45,28 @@ class Mixed(nn.Module):
 
 
 RECIPES = (
-    "prune(0.5)", "quantize(8)", "quantize(4, inputs=4)", 'quantize("ternary")', 'quantize("binary")',
-    'quantize(4, grid="lsq")', "quantize(8, 32)", "mask(0.5)", 'cast("bf16")', "fold", "prune(0.5) | quantize(8)",
-    "mask(0.5) | quantize(8)", 'quantize(4, grid="pow2")', 'quantize(8, "dynamic")',
+    "prune(0.5)",
+    "quantize(8)",
+    "quantize(4, inputs=4)",
+    'quantize("ternary")',
+    'quantize("binary")',
+    'quantize(4, grid="lsq")',
+    "quantize(8, 32)",
+    "mask(0.5)",
+    'cast("bf16")',
+    "fold",
+    "prune(0.5) | quantize(8)",
+    "mask(0.5) | quantize(8)",
+    'quantize(4, grid="pow2")',
+    'quantize(8, "dynamic")',
     'quantize(4, grid="dorefa", fold=False)',
 )
-MORE = ("prune(0.5, multiple=2)", "quantize(8)", "mask(0.5)", 'cast("bf16")', "prune(0.5, multiple=2) | quantize(8)")
+MORE = (
+    "prune(0.5, multiple=2)",
+    "quantize(8)",
+    "mask(0.5)",
+    'cast("bf16")',
+    "prune(0.5, multiple=2) | quantize(8)",
+)
 NETWORKS = {"tiny": Tiny, "mixed": Mixed}
 SAVED = (*(("tiny", recipe) for recipe in RECIPES), *(("mixed", recipe) for recipe in MORE))

@@ -55,7 +55,11 @@ class Packed(Family):
 
     def mutant(self, rng: Random) -> Mutant:
         """Return the file changed by its bytes, by its parts, or by the tree of its index."""
-        return {"model.onnxz": zip_of(rng, self.data, _part) if rng.random() < 0.8 else bytes_of(rng, self.data)}
+        return {
+            "model.onnxz": zip_of(rng, self.data, _part)
+            if rng.random() < 0.8
+            else bytes_of(rng, self.data)
+        }
 
     def read(self, mutant: Mutant) -> bool:
         """Unpack the file."""
@@ -68,5 +72,7 @@ class Packed(Family):
 
 def _part(rng: Random, data: bytes) -> bytes:
     if data[:1] == b"{" and rng.random() < 0.9:
-        return json_of(rng, data.decode(), ("dense", "sparse", "int8", "float32")).encode(errors="replace")
+        return json_of(rng, data.decode(), ("dense", "sparse", "int8", "float32")).encode(
+            errors="replace"
+        )
     return bytes_of(rng, data)

@@ -37,7 +37,12 @@ class Records(Family):
         for number, record in enumerate(records):
             store.update(
                 record["key"],
-                {"targets": {"onnxruntime": target(record, 1.0 + number), "openvino": target(record, 0.9)}},
+                {
+                    "targets": {
+                        "onnxruntime": target(record, 1.0 + number),
+                        "openvino": target(record, 0.9),
+                    }
+                },
             )
 
     def begin(self, seed: Path) -> None:
@@ -47,12 +52,21 @@ class Records(Family):
             for path in sorted((seed / "store").rglob("*"))
             if path.is_file() and path.suffix in (".json", ".jsonl") and ".locks" not in path.parts
         }
-        self.keys = sorted({Path(name).parts[1] for name in self.files if name.endswith("/record.json")})
+        self.keys = sorted(
+            {Path(name).parts[1] for name in self.files if name.endswith("/record.json")}
+        )
         for name, data in self.files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).write_bytes(data)
         self.names = (
-            *self.keys, "top1", "test", "valid", "float", "onnxruntime", "stem.0", "quantize(8)",
+            *self.keys,
+            "top1",
+            "test",
+            "valid",
+            "float",
+            "onnxruntime",
+            "stem.0",
+            "quantize(8)",
             "../" + self.keys[0],
             "x" * 12,
         )
@@ -65,7 +79,8 @@ class Records(Family):
             return self._cycle(rng)
         kinds = ("record.json",) * 8 + (
             "log.jsonl",
-            *{Path(name).name for name in self.files} - {"record.json", "log.jsonl", "structure.json"},
+            *{Path(name).name for name in self.files}
+            - {"record.json", "log.jsonl", "structure.json"},
         )
         kind = rng.choice(sorted(kinds))
         name = rng.choice([name for name in self.files if name.endswith("/" + kind)])
@@ -83,7 +98,9 @@ class Records(Family):
         for key in rng.sample(self.keys, rng.choice((1, 2, 3))):
             name = f"store/{key}/record.json"
             record = json.loads(self.files[name])
-            record["before"] = rng.choice((*self.keys, key, "", None, "missing", f"../store/{key}", f"./{key}"))
+            record["before"] = rng.choice(
+                (*self.keys, key, "", None, "missing", f"../store/{key}", f"./{key}")
+            )
             if rng.random() < 0.5:
                 record["float"]["key"] = rng.choice((*self.keys, key, "missing"))
             mutant[name] = json.dumps(record).encode()
@@ -117,12 +134,19 @@ class Records(Family):
 
         def compare() -> None:
             for key in self.keys:
-                print_compared(compared(store.record(store.find(self.keys[0])), store.record(store.find(key)), store))
+                print_compared(
+                    compared(
+                        store.record(store.find(self.keys[0])), store.record(store.find(key)), store
+                    )
+                )
 
         def report() -> None:
             once = Once(store.root)
             read = [record for _, record in once.records(told.append)]
-            json.dumps(page_data([record for record in read if record["targets"]] or read, once), allow_nan=False)
+            json.dumps(
+                page_data([record for record in read if record["targets"]] or read, once),
+                allow_nan=False,
+            )
 
         def tables(form: str) -> Callable[[], None]:
             return lambda: print_records(store.several(self.keys), form)
@@ -132,13 +156,20 @@ class Records(Family):
             unreached(store, [])
 
         told: list[str] = []
-        ways: list[Callable[[], object]] = [alone, compare, report, entries, lambda: verified(store)]
+        ways: list[Callable[[], object]] = [
+            alone,
+            compare,
+            report,
+            entries,
+            lambda: verified(store),
+        ]
         ways += [tables(form) for form in ("table", "markdown", "csv")]
         chosen = ways
         no = False
         if mutant is not None:
             no = refused(lambda: [(store.record(key), store.log(key)) for key in self.keys])
-            # what is refused where it is read is so in every way: few are tried; what is not goes one of the ways
+            # what is refused where it is read is so in every way: few are tried; what is not goes
+            # one of the ways
             draw = Random(repr(sorted(mutant.items())))
             chosen = draw.sample(ways, 0 if no and draw.random() < 0.8 else 1)
         for way in chosen:

@@ -9,9 +9,32 @@ from .family import Family, Mutant, refused
 from .mutate import bytes_of, json_of, safetensors_of
 
 NAMES = (
-    "stem.0", "stem.1", "body.0", "last", "head", "head.weight", "Identity", "QuantizedConv2d", "QuantizedLinear",
-    "MaskedConv2d", "CastLinear", "WindowAttention", "", "forward", "__class__", "uniform", "lsq", "binary",
-    "ternary", "percentile(0.999)", "act", "add", "attention", "up", "HeadAttention", "MultiheadAttention",
+    "stem.0",
+    "stem.1",
+    "body.0",
+    "last",
+    "head",
+    "head.weight",
+    "Identity",
+    "QuantizedConv2d",
+    "QuantizedLinear",
+    "MaskedConv2d",
+    "CastLinear",
+    "WindowAttention",
+    "",
+    "forward",
+    "__class__",
+    "uniform",
+    "lsq",
+    "binary",
+    "ternary",
+    "percentile(0.999)",
+    "act",
+    "add",
+    "attention",
+    "up",
+    "HeadAttention",
+    "MultiheadAttention",
 )
 
 
@@ -58,8 +81,14 @@ class Structures(Family):
         name = rng.choice(list(self.files))
         data = self.files[name][self.file]
         if rng.random() < 0.75:
-            return {f"{name}/{self.file}": json_of(rng, data.decode(), NAMES).encode(errors="replace")}
-        return {f"{name}/{self.file}": bytes_of(rng, data, self.files[rng.choice(list(self.files))][self.file])}
+            return {
+                f"{name}/{self.file}": json_of(rng, data.decode(), NAMES).encode(errors="replace")
+            }
+        return {
+            f"{name}/{self.file}": bytes_of(
+                rng, data, self.files[rng.choice(list(self.files))][self.file]
+            )
+        }
 
     def read(self, mutant: Mutant) -> bool:
         """Load the network and run it on an image."""

@@ -1,4 +1,6 @@
-"""Run mutants in a child, watch its processor time and memory, and start another one where it hangs or dies."""
+"""Run mutants in a child, watch its processor time and memory, and start another one where it hangs
+or dies.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ EACH = 5  # mutants kept of one fault
 
 @dataclass
 class Found:
-    """What came of one family: how many were read, how many of these worked, and the faults with their numbers."""
+    """What came of one family: how many were read, how many of these worked, and the faults with
+    their numbers.
+    """
 
     count: int = 0
     works: int = 0
@@ -54,8 +58,12 @@ def run(
         done, faults = watched(name, seed, number, until, folder, begin + seconds)
         for row in faults:
             if row.get("alone"):  # it may have been the sum of all before it
-                _, faults_alone = watched(name, seed, row["number"], row["number"] + 1, folder, float("inf"))
-                row = next(iter(faults_alone), {**row, "fault": row["fault"] + ", but not by itself"})
+                _, faults_alone = watched(
+                    name, seed, row["number"], row["number"] + 1, folder, float("inf")
+                )
+                row = next(
+                    iter(faults_alone), {**row, "fault": row["fault"] + ", but not by itself"}
+                )
             numbers = found.faults.setdefault(row["fault"], [])
             numbers.append(row["number"])
             if len(numbers) == 1:
@@ -78,7 +86,9 @@ def keep(folder: Path, name: str, seed: int, row: dict[str, Any]) -> None:
 def watched(
     name: str, seed: int, first: int, last: int, folder: Path, until: float
 ) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Read mutants in one child until all are read, one ends it, or time is up; return counts, and rows of faults."""
+    """Read mutants in one child until all are read, one ends it, or time is up; return counts, and
+    rows of faults.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     place = {
         "HOME": str(folder),
@@ -90,13 +100,28 @@ def watched(
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     words = [
-        sys.executable, str(SCRIPT), "--serve", name, "--seed", str(seed), "--first", str(first), "--count",
-        str(last - first), "--folder", str(folder),
+        sys.executable,
+        str(SCRIPT),
+        "--serve",
+        name,
+        "--seed",
+        str(seed),
+        "--first",
+        str(first),
+        "--count",
+        str(last - first),
+        "--folder",
+        str(folder),
     ]
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=said, text=True, cwd=folder, env={**os.environ, **place}
+            words,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            cwd=folder,
+            env={**os.environ, **place},
         ) as child,
     ):
         state: dict[str, Any] = {"at": None, "rows": [], "ready": False}
@@ -121,7 +146,8 @@ def watched(
             faults.append(
                 {
                     "number": at if at is not None else first,
-                    "fault": ended or f"its process ended with {child.returncode}: {' '.join(last_words)[-100:]}",
+                    "fault": ended
+                    or f"its process ended with {child.returncode}: {' '.join(last_words)[-100:]}",
                     "alone": bool(ended) and last - first > 1,  # a busy machine may be why
                 }
             )
@@ -143,7 +169,14 @@ def _listen(child: subprocess.Popen[str], state: dict[str, Any]) -> None:
 
 def _wait(child: subprocess.Popen[str], state: dict[str, Any], until: float) -> str:
     """Wait for a child to end; end it, and say why, where one mutant takes too long or too much."""
-    process, at, spent, took, since, honest = psutil.Process(child.pid), None, 0.0, 0.0, time.monotonic(), 0
+    process, at, spent, took, since, honest = (
+        psutil.Process(child.pid),
+        None,
+        0.0,
+        0.0,
+        time.monotonic(),
+        0,
+    )
     with suppress(psutil.Error):
         while child.poll() is None:
             time.sleep(0.05)
@@ -173,10 +206,12 @@ def summary(name: str, found: Found) -> list[str]:
     wrong = sum(map(len, found.faults.values()))
     no = found.count - found.works - wrong
     lines = [
-        f"{name}: {found.count:,} mutants in {found.seconds:.0f} s: {found.works:,} work, {no:,} are refused, "
+        f"{name}: {found.count:,} mutants in {found.seconds:.0f} s: {found.works:,} work, {no:,} "
+        "are refused, "
         f"{wrong:,} break the rule"
     ]
     worst = Counter({fault: len(numbers) for fault, numbers in found.faults.items()}).most_common()
     return lines + [
-        f"  {count:6} x {fault}: {', '.join(map(str, found.faults[fault][:EACH]))}" for fault, count in worst
+        f"  {count:6} x {fault}: {', '.join(map(str, found.faults[fault][:EACH]))}"
+        for fault, count in worst
     ]

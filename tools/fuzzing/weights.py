@@ -82,13 +82,17 @@ class Weights(Family):
 
     def begin(self, seed: Path) -> None:
         """Read all seeds; the plain ones fit."""
-        self.files = {path.name: path.read_bytes() for path in sorted(seed.iterdir()) if path.suffix}
+        self.files = {
+            path.name: path.read_bytes() for path in sorted(seed.iterdir()) if path.suffix
+        }
         for name in ("plain.safetensors", "plain.pt", "plain-old.pth"):
             if self.read({name: self.files[name]}):
                 raise Wrong(f"the seed {name} is refused")
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a changed file: by bytes, by the pickle within, by the parts of the zip file, by the header."""
+        """Return a changed file: by bytes, by the pickle within, by the parts of the zip file, by
+        the header.
+        """
         name = rng.choice([*self.files, "plain.safetensors", "plain.safetensors"])
         data = self.files[name]
         if rng.random() < 0.1:
@@ -122,30 +126,61 @@ class Weights(Family):
 
 
 def drawn(rng: Random) -> bytes:
-    """Return a pickle of a few values that are used again and again, and of calls of what PyTorch allows and what not."""
+    """Return a pickle of a few values that are used again and again, and of calls of what PyTorch
+    allows and what not.
+    """
     out, held = [b"\x80\x02"], 0
 
     def value() -> bytes:
         if held and rng.random() < 0.6:
             return b"j" + struct.pack("<I", rng.randrange(max(0, held - 3), held))
-        text = rng.choice((b"storage", b"cpu", b"latin1", b"a" * 20_000 if rng.random() < 0.3 else b"a", b"head.weight"))
-        return rng.choice((
-            b"N", b"K\x07", b"J\xff\xff\xff\x7f", b"]", b"}", b")", b"X" + struct.pack("<I", len(text)) + text,
-            b"c" + rng.choice(NAMES) + b"\n",
-        ))
+        text = rng.choice(
+            (
+                b"storage",
+                b"cpu",
+                b"latin1",
+                b"a" * 20_000 if rng.random() < 0.3 else b"a",
+                b"head.weight",
+            )
+        )
+        return rng.choice(
+            (
+                b"N",
+                b"K\x07",
+                b"J\xff\xff\xff\x7f",
+                b"]",
+                b"}",
+                b")",
+                b"X" + struct.pack("<I", len(text)) + text,
+                b"c" + rng.choice(NAMES) + b"\n",
+            )
+        )
 
     for _ in range(rng.choice((3, 10, 40, 100))):
         kind = rng.randrange(8)
         if kind < 4:
             out.append(value() + value() + b"\x86")
         elif kind == 4:
-            out.append(b"c" + rng.choice(NAMES) + b"\n" + value() + rng.choice((b"", b"\x85")) + rng.choice((b"R", b"\x81")))
+            out.append(
+                b"c"
+                + rng.choice(NAMES)
+                + b"\n"
+                + value()
+                + rng.choice((b"", b"\x85"))
+                + rng.choice((b"R", b"\x81"))
+            )
         elif kind == 5:
             out.append(value() + value() + rng.choice((b"R", b"b", b"a", b"\x81")))
         elif kind == 6:
             out.append(rng.choice((b"}", value())) + value() + value() + b"s")
         else:
-            out.append(b"(" + value() * rng.choice((1, 2, 5)) + value() + b"t" + rng.choice((b"", b"", b"Q")))
+            out.append(
+                b"("
+                + value() * rng.choice((1, 2, 5))
+                + value()
+                + b"t"
+                + rng.choice((b"", b"", b"Q"))
+            )
         out.append(b"r" + struct.pack("<I", held))
         held += 1
     return b"".join(out) + b"."
@@ -154,10 +189,18 @@ def drawn(rng: Random) -> bytes:
 def _file(pickled: bytes, *, old: bool) -> bytes:
     """Return a file of torch.save around a pickle."""
     if old:
-        return b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + pickled
+        return (
+            b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+            + pickled
+        )
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        for name, part in (("data.pkl", pickled), ("byteorder", b"little"), ("data/0", bytes(64)), ("version", b"3\n")):
+        for name, part in (
+            ("data.pkl", pickled),
+            ("byteorder", b"little"),
+            ("data/0", bytes(64)),
+            ("version", b"3\n"),
+        ):
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
     return out.getvalue()
 
@@ -176,7 +219,9 @@ def pickle_of(rng: Random, data: bytes) -> bytes:
 
 
 def zip_of(rng: Random, data: bytes, change: Any) -> bytes:
-    """Return a zip file with a part changed, renamed, left out, doubled, blown up or packed in another way."""
+    """Return a zip file with a part changed, renamed, left out, doubled, blown up or packed in
+    another way.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = [(info.filename, archive.read(info)) for info in archive.infolist()]
     at, kind, how = rng.randrange(len(parts)), rng.randrange(7), zipfile.ZIP_STORED
@@ -186,7 +231,15 @@ def zip_of(rng: Random, data: bytes, change: Any) -> bytes:
     elif kind == 3:
         parts[at] = (
             rng.choice(
-                ("../" + name, "/" + name, name.upper(), name + "x", "", "a/b/data.pkl", "archive/constants.pkl")
+                (
+                    "../" + name,
+                    "/" + name,
+                    name.upper(),
+                    name + "x",
+                    "",
+                    "a/b/data.pkl",
+                    "archive/constants.pkl",
+                )
             ),
             part,
         )
@@ -196,7 +249,11 @@ def zip_of(rng: Random, data: bytes, change: Any) -> bytes:
         parts.append((name, bytes_of(rng, part)))
     else:
         how = zipfile.ZIP_DEFLATED
-        parts[at] = (name, part + bytes(rng.choice((1, 100, 10**6, 10**6, 3 * 10**8 if rng.random() < 0.02 else 1))))
+        parts[at] = (
+            name,
+            part
+            + bytes(rng.choice((1, 100, 10**6, 10**6, 3 * 10**8 if rng.random() < 0.02 else 1))),
+        )
     out = io.BytesIO()
     import warnings
 

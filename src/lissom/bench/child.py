@@ -1,9 +1,10 @@
 """The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
 
-First {target, path, threads, shape, pixels, cpus}, answered by {load_ms, resident_mib}. Then, until the input ends,
-{"seconds": s} runs noise for about s seconds and answers with the milliseconds of each call; {given, made} runs the
-images of one .npy file and leaves outputs in another; {"profile": n} answers with the layers and their ms, medians of n
-runs. Only the target's own library is imported here, so that memory and load time are the file's and the runtime's.
+First {target, path, threads, shape, pixels, cpus}, answered by {load_ms, resident_mib}. Then, until
+the input ends, {"seconds": s} runs noise for about s seconds and answers with the milliseconds of
+each call; {given, made} runs the images of one .npy file and leaves outputs in another; {"profile":
+n} answers with the layers and their ms, medians of n runs. Only the target's own library is
+imported here, so that memory and load time are the file's and the runtime's.
 """
 
 from __future__ import annotations
@@ -47,8 +48,14 @@ def main() -> None:
     before = resident_mib()
     run = target.load(Path(job["path"]), job["threads"])
     run(images)
-    load_ms, after = 1000 * (time.perf_counter() - start), resident_mib()
-    answer({"load_ms": load_ms, "resident_mib": None if after is None or before is None else after - before})
+    load_ms = 1000 * (time.perf_counter() - start)
+    after = resident_mib()
+    answer(
+        {
+            "load_ms": load_ms,
+            "resident_mib": None if after is None or before is None else after - before,
+        }
+    )
     for line in sys.stdin:
         order = json.loads(line)
         if "given" in order:
@@ -56,7 +63,13 @@ def main() -> None:
             answer({})
             continue
         if "profile" in order:
-            answer({"layers": target.profile(Path(job["path"]), images, job["threads"], order["profile"])})
+            answer(
+                {
+                    "layers": target.profile(
+                        Path(job["path"]), images, job["threads"], order["profile"]
+                    )
+                }
+            )
             continue
         times: list[float] = []
         end = time.perf_counter() + order["seconds"]

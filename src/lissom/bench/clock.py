@@ -1,4 +1,6 @@
-"""How long layers of any width take on a target: measured once on a machine, kept, and read between the points."""
+"""How long layers of any width take on a target: measured once on a machine, kept, and read between
+the points.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from ..system.scratch import temporary
 from .latency import latencies
 from .machine import machine
 
-POINTS = (1.0, 0.75, 0.5, 0.25)  # of the inputs and of the outputs of a layer, between which times are interpolated
+# of the inputs and of the outputs of a layer, between which times are interpolated
+POINTS = (1.0, 0.75, 0.5, 0.25)
 SECONDS = 0.03  # that one layer runs for
 TABLE = fields(ms=mapping(number(1e-9, 1e9)))
 IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, where there is no store
@@ -36,7 +39,9 @@ IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, where the
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, or a linear layer (kernel ()), as a runtime sees it: channels, kernel, and the size it works on."""
+    """A convolution, or a linear layer (kernel ()), as a runtime sees it: channels, kernel, and the
+    size it works on.
+    """
 
     inputs: int
     outputs: int
@@ -52,9 +57,15 @@ class Layer:
         """Return the layer with other widths: whole numbers, and as many in each group."""
         if self.groups > 1 and self.groups == self.inputs:  # depthwise
             width = max(1, round(inputs))
-            return replace(self, inputs=width, outputs=width * (self.outputs // self.inputs), groups=width)
+            return replace(
+                self, inputs=width, outputs=width * (self.outputs // self.inputs), groups=width
+            )
         step = self.groups
-        return replace(self, inputs=max(step, round(inputs / step) * step), outputs=max(step, round(outputs / step) * step))
+        return replace(
+            self,
+            inputs=max(step, round(inputs / step) * step),
+            outputs=max(step, round(outputs / step) * step),
+        )
 
     def model(self) -> bytes:
         """Return the layer as an ONNX file with random weights."""
@@ -62,16 +73,29 @@ class Layer:
         each = self.inputs // self.groups if not self.transposed else self.outputs // self.groups
         rows = self.outputs if not self.transposed else self.inputs
         weight = draw.standard_normal((rows, each, *self.kernel)).astype(np.float32)
-        shape: tuple[int, ...] = (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
+        shape: tuple[int, ...] = (
+            (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
+        )
         if self.kernel:
-            node = helper.make_node("ConvTranspose" if self.transposed else "Conv", ["x", "w"], ["y"], strides=self.stride,
-                                    pads=[*self.padding, *self.padding], dilations=self.dilation, group=self.groups)
+            node = helper.make_node(
+                "ConvTranspose" if self.transposed else "Conv",
+                ["x", "w"],
+                ["y"],
+                strides=self.stride,
+                pads=[*self.padding, *self.padding],
+                dilations=self.dilation,
+                group=self.groups,
+            )
         else:
             weight = np.ascontiguousarray(weight.reshape(rows, each).T)
             node = helper.make_node("MatMul", ["x", "w"], ["y"])
-        graph = helper.make_graph([node], "layer", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-                                  [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-                                  [numpy_helper.from_array(weight, "w")])
+        graph = helper.make_graph(
+            [node],
+            "layer",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(weight, "w")],
+        )
         built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         return onnx.shape_inference.infer_shapes(built).SerializeToString()
 
@@ -83,12 +107,22 @@ class Layer:
 
 def layer_of(op: Op) -> Layer:
     """Return the layer that a recorded convolution or matrix product is."""
-    x, out = (op.args[0] if op.name in ("convolution", "linear") else op.args[-2]), op.outputs[0]
+    x = op.args[0] if op.name in ("convolution", "linear") else op.args[-2]
+    out = op.outputs[0]
     if op.name != "convolution":
         return Layer(x.shape[-1], out.shape[-1], size=tuple(x.shape[:-1]))
     _, weight, _, stride, padding, dilation, transposed, _, groups = op.args[:9]
-    return Layer(x.shape[1], out.shape[1], tuple(weight.shape[2:]), tuple(x.shape[2:]), tuple(stride), tuple(padding),
-                 tuple(dilation), groups, bool(transposed))
+    return Layer(
+        x.shape[1],
+        out.shape[1],
+        tuple(weight.shape[2:]),
+        tuple(x.shape[2:]),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        bool(transposed),
+    )
 
 
 CALL = Layer(1, 1, size=(1,))  # next to no work: its time is that of a call
@@ -97,8 +131,8 @@ CALL = Layer(1, 1, size=(1,))  # next to no work: its time is that of a call
 class LayerClock:
     """Times layers and networks on one target that runs ONNX files, batch 1.
 
-    The table of layers is a file in `home`, a folder of the store in use, for each machine, target and library version.
-    Without `home` it is kept in memory while the process lives.
+    The table of layers is a file in `home`, a folder of the store in use, for each machine, target
+    and library version. Without `home` it is kept in memory while the process lives.
     """
 
     def __init__(self, target: str, threads: int = 1, home: Path | None = None) -> None:
@@ -107,7 +141,8 @@ class LayerClock:
         if found.ending != "onnx" or found.missing():
             reason = found.missing() or "layers are timed as ONNX files; onnxruntime fits"
             raise LissomError(f"latency on {target}: {reason}")
-        self.target, self.threads = found, threads
+        self.target = found
+        self.threads = threads
         facts = json.dumps([machine(), found.identity(), threads], sort_keys=True)
         name = f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
         self.path = home / name if home else None
@@ -120,20 +155,31 @@ class LayerClock:
             return {}
 
     def ms(self, layer: Layer) -> float:
-        """Return the latency of a layer in ms, from the table where it is there, less what calling a runtime takes."""
+        """Return the latency of a layer in ms, from the table where it is there, less what calling
+        a runtime takes.
+        """
         for one in (layer, CALL):
             if repr(one) not in self.table:
                 self.table[repr(one)] = self._timed(one)
         return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
 
     def keep(self) -> None:
-        """Write the table down, with what others have measured since; where that cannot be done, it is measured again."""
+        """Write the table down, with what others have measured since; where that cannot be done, it
+        is measured again.
+        """
         if self.path is None:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, {"machine": machine(), "target": str(self.target), "threads": self.threads,
-                                   "ms": {**self._read(), **self.table}})
+            write_json(
+                self.path,
+                {
+                    "machine": machine(),
+                    "target": str(self.target),
+                    "threads": self.threads,
+                    "ms": {**self._read(), **self.table},
+                },
+            )
         except (OSError, LissomError):
             return
 
@@ -141,7 +187,8 @@ class LayerClock:
         with temporary() as folder:
             path = Path(folder) / "layer.onnx"
             path.write_bytes(layer.model())
-            run, images = self.target.load(path, self.threads), layer.images()
+            run = self.target.load(path, self.threads)
+            images = layer.images()
             for _ in range(3):
                 run(images)
             times: list[float] = []
@@ -157,18 +204,32 @@ class LayerClock:
         across = [max(1.0, p * layer.inputs) for p in POINTS]
         along = [max(1.0, p * layer.outputs) for p in POINTS]
         if layer.groups > 1 and layer.groups == layer.inputs:
-            return float(np.interp(inputs, across[::-1], [self.ms(layer.cut(i, i)) for i in across][::-1]))
-        rows = [float(np.interp(outputs, along[::-1], [self.ms(layer.cut(i, o)) for o in along][::-1])) for i in across]
+            return float(
+                np.interp(inputs, across[::-1], [self.ms(layer.cut(i, i)) for i in across][::-1])
+            )
+        rows = [
+            float(np.interp(outputs, along[::-1], [self.ms(layer.cut(i, o)) for o in along][::-1]))
+            for i in across
+        ]
         return float(np.interp(inputs, across[::-1], rows[::-1]))
 
-    def predictor(self, model: nn.Module, example: Tensor, groups: Sequence[Group]) -> Callable[[Sequence[int]], float]:
-        """Return what predicts the latency in ms of a network's layers when so many units of each group are kept."""
-        shapes, trace = Shapes(model, groups), traced(model, example)
+    def predictor(
+        self, model: nn.Module, example: Tensor, groups: Sequence[Group]
+    ) -> Callable[[Sequence[int]], float]:
+        """Return what predicts the latency in ms of a network's layers when so many units of each
+        group are kept.
+        """
+        shapes = Shapes(model, groups)
+        trace = traced(model, example)
         transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.flips}
         layers: list[tuple[str, Layer]] = []
         for op in trace.ops:
             if op.name in ("convolution", "linear", "addmm", "mm"):
-                weight = op.args[1] if op.name in ("convolution", "linear") else transposed.get(id(op.args[-1]), op.args[-1])
+                weight = (
+                    op.args[1]
+                    if op.name in ("convolution", "linear")
+                    else transposed.get(id(op.args[-1]), op.args[-1])
+                )
                 name = trace.names.get(id(weight))
                 if name is not None:
                     layers.append((name, layer_of(op)))
@@ -178,7 +239,11 @@ class LayerClock:
             for name, layer in layers:
                 rows, each = shapes.shape(name, kept)[:2]
                 whole = shapes.full[name]
-                outs, ins = (each / whole[1], rows / whole[0]) if layer.transposed else (rows / whole[0], each / whole[1])
+                outs, ins = (
+                    (each / whole[1], rows / whole[0])
+                    if layer.transposed
+                    else (rows / whole[0], each / whole[1])
+                )
                 if layer.groups > 1 and layer.groups == layer.inputs:
                     ins = outs
                 total += self.at(layer, ins * layer.inputs, outs * layer.outputs)
@@ -189,18 +254,27 @@ class LayerClock:
         return cost
 
     def multiple(self, model: nn.Module, example: Tensor) -> int:
-        """Return the smallest number in whose multiples a channel of the costliest layer takes the least time.
+        """Return the smallest number in whose multiples a channel of the costliest layer takes the
+        least time.
 
-        Widths that are such a multiple and of nothing larger are timed; within 5 % of the best counts as the best.
+        Widths that are such a multiple and of nothing larger are timed; within 5 % of the best
+        counts as the best.
         """
         found = [layer_of(op) for op in traced(model, example).ops if op.name == "convolution"]
         layers = [layer for layer in found if layer.groups == 1]
         if not layers:
             return 8
-        heavy = max(layers, key=lambda y: y.inputs * y.outputs * int(np.prod(y.kernel)) * int(np.prod(y.size)))
+        heavy = max(
+            layers,
+            key=lambda y: y.inputs * y.outputs * int(np.prod(y.kernel)) * int(np.prod(y.size)),
+        )
         each: dict[int, float] = {}
         for m in (1, 2, 4, 8, 16, 32):
-            odd = [m * k for k in range(1, heavy.outputs // m + 1) if k % 2 and 0.4 <= m * k / heavy.outputs < 1][-3:]
+            odd = [
+                m * k
+                for k in range(1, heavy.outputs // m + 1)
+                if k % 2 and 0.4 <= m * k / heavy.outputs < 1
+            ][-3:]
             if odd:
                 each[m] = median([self.ms(heavy.cut(heavy.inputs, w)) / w for w in odd])
         self.keep()
@@ -220,13 +294,14 @@ class LayerClock:
 
 
 def clock_of(threads: int = 1, home: Path | None = None) -> Callable[[str], LayerClock]:
-    """Return what makes a clock for a target, each target once; tables of layers are kept in `home`, in memory if None."""
+    """Return what makes a clock for a target, each target once; tables of layers are kept in
+    `home`, in memory if None.
+    """
     made: dict[str, LayerClock] = {}
 
     def clock(target: str) -> LayerClock:
         if target not in made:
             made[target] = LayerClock(target, threads, home)
         return made[target]
+
     return clock
-
-

@@ -10,7 +10,8 @@ ZONES = Path("/sys/class/powercap")  # Linux's view of RAPL, which Intel's and A
 class Meter:
     """Joules that all processor packages have used since the last look; None where the system does not say.
 
-    It counts what the whole machine does, not one process. Source: https://docs.kernel.org/power/powercap/powercap.html
+    It counts what the whole machine does, not one process. Source:
+    https://docs.kernel.org/power/powercap/powercap.html
     """
 
     def __init__(self, zones: Path = ZONES) -> None:
@@ -19,22 +20,34 @@ class Meter:
 
     def _read(self) -> list[int] | None:
         try:
-            return [int((zone / "energy_uj").read_text(encoding="utf-8")) for zone in self.zones] or None
+            return [
+                int((zone / "energy_uj").read_text(encoding="utf-8")) for zone in self.zones
+            ] or None
         except (OSError, ValueError):  # since 2020 only root may read it
             return None
 
     def joules(self) -> float | None:
         """Return what was used since the last call, or since the meter was made."""
-        before, self.before = self.before, self._read()
+        before = self.before
+        self.before = self._read()
         if before is None or self.before is None:
             return None
-        return sum(self._since(zone, *pair) for zone, pair in zip(self.zones, zip(before, self.before, strict=True),
-                                                                  strict=True)) / 1e6
+        return (
+            sum(
+                self._since(zone, *pair)
+                for zone, pair in zip(
+                    self.zones, zip(before, self.before, strict=True), strict=True
+                )
+            )
+            / 1e6
+        )
 
     @staticmethod
     def _since(zone: Path, before: int, now: int) -> int:
         """Return the difference of a counter that begins again at its end."""
-        end = 0 if now >= before else int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
+        end = (
+            0 if now >= before else int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
+        )
         return now - before + end
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-APART = 1.5  # ends of an interval of latency, at most, for the number between them to be one to go by
+# ends of an interval of latency, at most, for the number between them to be one to go by
+APART = 1.5
 
 
 def wide(ms: dict[str, Any]) -> bool:
@@ -17,5 +18,7 @@ def wide(ms: dict[str, Any]) -> bool:
 
 
 def disturbed(found: dict[str, Any]) -> bool:
-    """Return whether a target's latency, or that of the uncompressed network beside it, was not measured well."""
+    """Return whether a target's latency, or that of the uncompressed network beside it, was not
+    measured well.
+    """
     return wide(found["latency_ms"]) or wide(found["float_latency_ms"])

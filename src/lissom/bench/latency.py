@@ -20,9 +20,11 @@ ROUND_S = 0.04  # seconds that one file runs in one round
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one batch in ms: median, the interval that holds it with 95 % confidence, and what 99 % of calls took.
+    """Latency of one batch in ms: median, the interval that holds it with 95 % confidence, and what
+    99 % of calls took.
 
-    `energy_mj` is what the processor used in one call, in mJ, whatever else ran counted in; None where it does not say.
+    `energy_mj` is what the processor used in one call, in mJ, whatever else ran counted in; None
+    where it does not say.
     """
 
     median: float
@@ -33,7 +35,8 @@ class Timing:
     load_ms: float
     peak_mib: float | None  # of both None where the system does not say
     resident_mib: float | None  # what loading and the first run added, over the runtime alone
-    layers: list[tuple[str, float]] | None = None  # ms of each by name; None where nobody asked or the runtime does not say
+    # ms of each by name; None where nobody asked or the runtime does not say
+    layers: list[tuple[str, float]] | None = None
 
     def latency_ms(self) -> dict[str, float]:
         """Return the numbers of a record."""
@@ -44,18 +47,29 @@ class Timing:
         return None if self.layers is None else {name: round(ms, 4) for name, ms in self.layers}
 
 
-def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, threads: int = 1,
-              pixels: bool = False, rounds: int = ROUNDS, profiled: int = 0) -> list[Timing]:
-    """Time (target, file) pairs on inputs of `shape` (n c h w), a fresh process each, in interleaved rounds, all on the
-    same cores.
+def latencies(
+    files: Sequence[tuple[str, Path]],
+    shape: tuple[int, ...],
+    *,
+    threads: int = 1,
+    pixels: bool = False,
+    rounds: int = ROUNDS,
+    profiled: int = 0,
+) -> list[Timing]:
+    """Time (target, file) pairs on inputs of `shape` (n c h w), a fresh process each, in
+    interleaved rounds, all on the same cores.
 
-    Each is warmed up until two rounds agree within 5 %. The interval is that of order statistics over rounds. The times of
-    layers, if asked for, are medians of `profiled` further runs.
+    Each is warmed up until two rounds agree within 5 %. The interval is that of order statistics
+    over rounds. The times of layers, if asked for, are medians of `profiled` further runs.
     """
     cpus = quiet_cores(threads)
     with ExitStack() as stack:
-        processes = [stack.enter_context(loaded(target, path, shape, threads=threads, pixels=pixels, cpus=cpus))
-                     for target, path in files]
+        processes = [
+            stack.enter_context(
+                loaded(target, path, shape, threads=threads, pixels=pixels, cpus=cpus)
+            )
+            for target, path in files
+        ]
         for process in processes:
             _warm(process)
         calls: list[list[list[float]]] = [[] for _ in processes]
@@ -66,20 +80,36 @@ def latencies(files: Sequence[tuple[str, Path]], shape: tuple[int, ...], *, thre
                 meter.joules()
                 each.append(process.times(ROUND_S))
                 joules.append(meter.joules())
-        found = [timing(process, own, joules) for process, own, joules in zip(processes, calls, used, strict=True)]
+        found = [
+            timing(process, own, joules)
+            for process, own, joules in zip(processes, calls, used, strict=True)
+        ]
         for place, process in enumerate(processes if profiled else ()):
-            with suppress(LissomError):  # a profiler that dies takes nothing with it that was measured
+            # a profiler that dies takes nothing with it that was measured
+            with suppress(LissomError):
                 found[place] = replace(found[place], layers=process.layers(profiled))
         return found
 
 
-def timing(process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]) -> Timing:
+def timing(
+    process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]
+) -> Timing:
     """Return what rounds of calls, in ms, and what each round used say of a process."""
-    medians, every = [median(found) for found in calls], sorted(ms for found in calls for ms in found)
+    medians = [median(found) for found in calls]
+    every = sorted(ms for found in calls for ms in found)
     known = [1000 * j / len(found) for found, j in zip(calls, joules, strict=True) if j is not None]
-    peak, resident = (None if mib is None else round(mib, 1) for mib in (process.peak_mib, process.resident_mib))
-    return Timing(median(medians), *interval(medians), every[min(len(every) - 1, int(0.99 * len(every)))],
-                  round(median(known), 4) if known else None, round(process.load_ms, 1), peak, resident)
+    peak, resident = (
+        None if mib is None else round(mib, 1) for mib in (process.peak_mib, process.resident_mib)
+    )
+    return Timing(
+        median(medians),
+        *interval(medians),
+        every[min(len(every) - 1, int(0.99 * len(every)))],
+        round(median(known), 4) if known else None,
+        round(process.load_ms, 1),
+        peak,
+        resident,
+    )
 
 
 def _warm(process: Process, most: int = 12) -> None:
@@ -97,6 +127,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> interval([1, 2, 3, 4, 5, 6, 7, 8, 9])
     (2, 8)
     """
-    found, n = sorted(values), len(values)
+    found = sorted(values)
+    n = len(values)
     down = max(0, int(n / 2 - 0.98 * sqrt(n)))
     return found[down], found[n - 1 - down]

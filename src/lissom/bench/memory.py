@@ -26,7 +26,8 @@ def peak_mib() -> float | None:
                 return int(line.split()[1]) / 1024
     with suppress(psutil.Error, OSError, AttributeError):  # the peak is Windows'
         return float(psutil.Process().memory_info().peak_wset) / 2**20
-    if sys.platform == "darwin":  # elsewhere it begins with the peak of the process that this one came from
+    # elsewhere it begins with the peak of the process that this one came from
+    if sys.platform == "darwin":
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -26,14 +26,17 @@ class Process:
     """Answers for images and milliseconds, from the process that `loaded` starts."""
 
     def __init__(self, target: str, process: subprocess.Popen[str], folder: Path) -> None:
-        self.target, self.process, self.folder = target, process, folder
+        self.target = target
+        self.process = process
+        self.folder = folder
         self.load_ms = 0.0
         self.peak_mib: float | None = None  # where the system does not say
         self.resident_mib: float | None = None
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """Send an order and return the answer; raise if the process died over it."""
-        stdin, stdout = self.process.stdin, self.process.stdout
+        stdin = self.process.stdin
+        stdout = self.process.stdout
         assert stdin is not None and stdout is not None
         try:
             stdin.write(json.dumps(order) + "\n")
@@ -45,20 +48,26 @@ class Process:
             self.process.wait()
             errors: IO[str] | None = self.process.stderr
             said = (errors.read().strip().splitlines() if errors else []) or ["none"]
-            raise LissomError(f"{self.target}: the process that runs the file {ended(self.process.returncode)}; its last "
-                              f"words: {said[-1].strip()[:200]}")
+            raise LissomError(
+                f"{self.target}: the process that runs the file "
+                f"{ended(self.process.returncode)}; its last "
+                f"words: {said[-1].strip()[:200]}"
+            )
         return dict(json.loads(line))
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return outputs (n ...) for images (n c h w)."""
-        given, made = self.folder / "given.npy", self.folder / "made.npy"
+        given = self.folder / "given.npy"
+        made = self.folder / "made.npy"
         np.save(given, images)
         self.ask({"given": str(given), "made": str(made)})
         found: np.ndarray = np.load(made)
         return found
 
     def times(self, seconds: float) -> list[float]:
-        """Run one batch of noise for a while and return the ms of each call; no thread of it runs afterwards."""
+        """Run one batch of noise for a while and return the ms of each call; no thread of it runs
+        afterwards.
+        """
         answer = self.ask({"seconds": seconds})
         self.peak_mib = answer["peak_mib"]
         return list(answer["times_ms"])
@@ -68,36 +77,67 @@ class Process:
         return median(self.times(seconds))
 
     def layers(self, times: int) -> list[tuple[str, float]] | None:
-        """Return the ms of each layer by name, medians of so many runs; None where the runtime does not say."""
+        """Return the ms of each layer by name, medians of so many runs; None where the runtime does
+        not say.
+        """
         found = self.ask({"profile": times})["layers"]
         return found if found is None else [(name, ms) for name, ms in found]
 
 
 @contextmanager
-def loaded(target: str, path: Path, shape: Sequence[int], *, threads: int = 1, pixels: bool = False,
-           cpus: Sequence[int] | None = None, more: Mapping[str, str] | None = None) -> Iterator[Process]:
-    """Start a process that has loaded a file and run it once on noise of `shape` (n c h w); end it afterwards.
+def loaded(
+    target: str,
+    path: Path,
+    shape: Sequence[int],
+    *,
+    threads: int = 1,
+    pixels: bool = False,
+    cpus: Sequence[int] | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Iterator[Process]:
+    """Start a process that has loaded a file and run it once on noise of `shape` (n c h w); end it
+    afterwards.
 
-    `pixels`: the file takes 0..255. `cpus`: it runs on these processors alone. `more` are environment variables.
+    `pixels`: the file takes 0..255. `cpus`: it runs on these processors alone. `more` are
+    environment variables.
     Raises LissomError if it dies, then or over any order.
     """
-    settings = surroundings(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {}))
+    settings = surroundings(
+        OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {})
+    )
     # Files are timed with threads as their runtime has them. If threads sleep while they wait, as
     # training on a busy machine wants it, PyTorch takes twice the time on two of them: the other
     # runtimes would look better beside it than they are.
     settings.pop("OMP_WAIT_POLICY", None)
     with ExitStack() as stack:
         folder = stack.enter_context(temporary())
-        process = subprocess.Popen(command("lissom.bench.child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", env=settings)
+        process = subprocess.Popen(
+            command("lissom.bench.child"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=settings,
+        )
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
             stack.callback(_close, pipe)
         stack.callback(process.wait)
         stack.callback(process.kill)
         found = Process(target, process, folder)
-        answer = found.ask({"target": target, "path": str(path.resolve()), "threads": threads, "shape": list(shape),
-                            "pixels": pixels, "cpus": cpus})
-        found.load_ms, found.resident_mib = answer["load_ms"], answer["resident_mib"]
+        answer = found.ask(
+            {
+                "target": target,
+                "path": str(path.resolve()),
+                "threads": threads,
+                "shape": list(shape),
+                "pixels": pixels,
+                "cpus": cpus,
+            }
+        )
+        found.load_ms = answer["load_ms"]
+        found.resident_mib = answer["resident_mib"]
         yield found
 
 

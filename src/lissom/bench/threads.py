@@ -19,8 +19,11 @@ QUIET = 3  # looks in a row, where only the time that the process has used can b
 
 
 def settle() -> None:
-    """Wait until no other thread of this process runs: ONNX Runtime's spin on for 45 ms, on a core the next file wants."""
-    end, quiet = time.monotonic() + SETTLE_S, 0
+    """Wait until no other thread of this process runs: ONNX Runtime's spin on for 45 ms, on a core
+    the next file wants.
+    """
+    end = time.monotonic() + SETTLE_S
+    quiet = 0
     while quiet < QUIET and time.monotonic() < end:
         before = time.process_time()
         others = others_run()
@@ -32,7 +35,9 @@ def settle() -> None:
 
 
 def others_run() -> bool | None:
-    """Return whether a thread beside this one runs, or would if a core were free; None where the system does not say."""
+    """Return whether a thread beside this one runs, or would if a core were free; None where the
+    system does not say.
+    """
     own = str(threading.get_native_id())
     try:
         tasks = [task for task in TASKS.iterdir() if task.name != own]
@@ -40,6 +45,8 @@ def others_run() -> bool | None:
         return None
     for task in tasks:
         with suppress(OSError):  # one that has ended since
-            if (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] == "R":
+            if (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[
+                2
+            ].split()[0] == "R":
                 return True
     return False

@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  help="Make a trained PyTorch network small and fast, and prove it on the runtime that ships.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make a trained PyTorch network small and fast, and prove it on the runtime that ships.",
+)
 
 
 def _version(wanted: bool) -> None:
@@ -19,6 +23,10 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _words(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-           debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False) -> None:
+def _words(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
     pass

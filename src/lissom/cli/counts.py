@@ -18,7 +18,9 @@ def seeds_of(text: str) -> list[int]:
         match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + 1000:
-            raise LissomError(f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds")
+            raise LissomError(
+                f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds"
+            )
         found += range(first, last + 1)
     return list(dict.fromkeys(found))
 

@@ -27,7 +27,9 @@ def main(words: Iterable[str] | None = None) -> None:
     given = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in given
     try:
-        status = app([word for word in given if word != "--debug"] or ["--help"], standalone_mode=False)
+        status = app(
+            [word for word in given if word != "--debug"] or ["--help"], standalone_mode=False
+        )
     except LissomError as error:
         if debug:
             raise

@@ -33,20 +33,47 @@ from .options import (
 
 
 @app.command()
-def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None,
-        task: OwnTask = None, to: Targets = "", teacher: Annotated[str | None, typer.Option(
-            "--teacher", help="Key, weight file, or MODEL=FILE, for distill.")] = None,
-        seeds: Seeds = "0", store: Place = STORE, threads: Threads = 1, bake: Bake = False, data_root: DataRoot = None,
-        size: Size = None, channels: Channels = None, skip_bad: SkipBad = False,
-        device: Annotated[str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")] = "",
-        checkpoint: Annotated[float, typer.Option("--checkpoint", min=0, help="Minutes between two checkpoints of learning, "
-                                                  "from which a killed run goes on; 0 for none.")] = 5,
-        form: Format = "table", json: Json = False) -> None:
+def run(
+    recipe: RecipeText,
+    data: DataName = "digits",
+    model: ModelName = "resnet20",
+    weights: Weights = None,
+    task: OwnTask = None,
+    to: Targets = "",
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Key, weight file, or MODEL=FILE, for distill.")
+    ] = None,
+    seeds: Seeds = "0",
+    store: Place = STORE,
+    threads: Threads = 1,
+    bake: Bake = False,
+    data_root: DataRoot = None,
+    size: Size = None,
+    channels: Channels = None,
+    skip_bad: SkipBad = False,
+    device: Annotated[
+        str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")
+    ] = "",
+    checkpoint: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint",
+            min=0,
+            help="Minutes between "
+            "two checkpoints of learning, "
+            "from which a killed run goes on; 0 for none.",
+        ),
+    ] = 5,
+    form: Format = "table",
+    json: Json = False,
+) -> None:
     """Run a recipe, or every recipe of a space, and measure what comes out."""
     from ..language.recipe import Space
     from ..running.plan import targets_of
 
-    space, wanted, numbers = Space(recipe), targets_of(to), seeds_of(seeds)
+    space = Space(recipe)
+    wanted = targets_of(to)
+    numbers = seeds_of(seeds)
     for one in space if teacher else ():
         if not any(step.name() == "distill" for step in one.steps):
             raise LissomError(f"--teacher: '{one}' has no distill step")
@@ -64,10 +91,23 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
         for note in brought.data.notes:
             live.say(f"data: {note}")
         try:
-            records = execute.run(space, brought, kept, targets=wanted, seeds=numbers, threads=threads, device=device,
-                                  bake=bake, teacher=teacher, checkpoint=checkpoint, say=live.say, watch=live.watch)
+            records = execute.run(
+                space,
+                brought,
+                kept,
+                targets=wanted,
+                seeds=numbers,
+                threads=threads,
+                device=device,
+                bake=bake,
+                teacher=teacher,
+                checkpoint=checkpoint,
+                say=live.say,
+                watch=live.watch,
+            )
         except Unmeasured as error:
-            records, failed = error.records, error
+            records = error.records
+            failed = error
     if json:
         print_json(records)
     else:
@@ -77,13 +117,27 @@ def run(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resne
 
 
 @app.command()
-def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None,
-         task: OwnTask = None, seeds: Seeds = "0", store: Place = STORE, data_root: DataRoot = None, size: Size = None,
-         channels: Channels = None, skip_bad: SkipBad = False, json: Json = False) -> None:
-    """Show the tree of steps, what the store holds of it and what would run; the network is run on two images."""
+def plan(
+    recipe: RecipeText,
+    data: DataName = "digits",
+    model: ModelName = "resnet20",
+    weights: Weights = None,
+    task: OwnTask = None,
+    seeds: Seeds = "0",
+    store: Place = STORE,
+    data_root: DataRoot = None,
+    size: Size = None,
+    channels: Channels = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Show the tree of steps, what the store holds of it and what would run; the network is run on
+    two images.
+    """
     from ..language.recipe import Space
 
-    space, numbers = Space(recipe), seeds_of(seeds)
+    space = Space(recipe)
+    numbers = seeds_of(seeds)
     brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
     from ..learning.examine import examine
 
@@ -92,8 +146,17 @@ def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resn
     from ..store.store import Store
 
     rows: list[dict[str, Any]] = [
-        {"seed": seed, "key": n.key, "step": n.step, "depth": n.depth, "done": n.done, "recipe_ends": n.last}
-        for seed in numbers for n in tree(space, brought.root(seed), Store(store))]
+        {
+            "seed": seed,
+            "key": n.key,
+            "step": n.step,
+            "depth": n.depth,
+            "done": n.done,
+            "recipe_ends": n.last,
+        }
+        for seed in numbers
+        for n in tree(space, brought.root(seed), Store(store))
+    ]
     if json:
         print_json(rows)
         return
@@ -101,21 +164,46 @@ def plan(recipe: RecipeText, data: DataName = "digits", model: ModelName = "resn
         mark = "done" if row["done"] else "to run"
         typer.echo(f"{row['key']}  {mark:7} {'  ' * row['depth']}{row['step']}")
     left = sum(not row["done"] for row in rows)
-    typer.echo(f"recipes: {len(space) * len(numbers)}, steps: {len(rows)}, of which {len(rows) - left} done, {left} to run")
+    typer.echo(
+        f"recipes: {len(space) * len(numbers)}, steps: {len(rows)}, of which "
+        f"{len(rows) - left} done, {left} to run"
+    )
 
 
 @app.command()
-def inspect(key: Annotated[str, typer.Argument(help="A key of the store; the network as given if none.")] = "",
-            data: DataName = "digits", model: ModelName = "resnet20", weights: Weights = None, task: OwnTask = None,
-            by: Annotated[str, typer.Option("--by", help="How channels are ranked.")] = "l1",
-            multiple: Annotated[int, typer.Option("--multiple", help="Channels are kept in multiples of this.", min=1)] = 8,
-            floor: Annotated[float, typer.Option("--floor", help="Least fraction kept in each layer.")] = 0.1,
-            sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Measure the accuracy of cutting each group "
-                                                      "alone.")] = False,
-            on: Annotated[str, typer.Option("--on", help="Measure the least latency in this runtime.")] = "",
-            threads: Threads = 1, store: Place = STORE, data_root: DataRoot = None, size: Size = None,
-            channels: Channels = None, skip_bad: SkipBad = False, json: Json = False) -> None:
-    """Show what pruning could do to a network: groups, what couples them, what is left whole, what can be removed."""
+def inspect(
+    key: Annotated[
+        str, typer.Argument(help="A key of the store; the network as given if none.")
+    ] = "",
+    data: DataName = "digits",
+    model: ModelName = "resnet20",
+    weights: Weights = None,
+    task: OwnTask = None,
+    by: Annotated[str, typer.Option("--by", help="How channels are ranked.")] = "l1",
+    multiple: Annotated[
+        int, typer.Option("--multiple", help="Channels are kept in multiples of this.", min=1)
+    ] = 8,
+    floor: Annotated[
+        float, typer.Option("--floor", help="Least fraction kept in each layer.")
+    ] = 0.1,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="Measure the accuracy of cutting each group alone."),
+    ] = False,
+    on: Annotated[
+        str, typer.Option("--on", help="Measure the least latency in this runtime.")
+    ] = "",
+    threads: Threads = 1,
+    store: Place = STORE,
+    data_root: DataRoot = None,
+    size: Size = None,
+    channels: Channels = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Show what pruning could do to a network: groups, what couples them, what is left whole, what
+    can be removed.
+    """
     from ..language.method import method_of
     from ..report.inspection import print_inspection
     from ..running.plan import one_target
@@ -127,12 +215,14 @@ def inspect(key: Annotated[str, typer.Argument(help="A key of the store; the net
     kept = Store(store)
     found = kept.find(key) if key else ""
     brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
-    from ..commands.inspect import inspected, network_of
+    from ..commands.inspect import inspect_network, network_of
     from ..steps.prune import Prune
 
     network = network_of(found, kept, brought)
     step = Prune(0.5, by=by, multiple=multiple, floor=floor, on=on or "onnxruntime")
-    seen = inspected(network, brought, step, sensitivity=sensitivity, latency=bool(on), threads=threads)
+    seen = inspect_network(
+        network, brought, step, sensitivity=sensitivity, latency=bool(on), threads=threads
+    )
     if found:
         kept.update(found, {"inspection": seen})
     if json:
@@ -142,18 +232,37 @@ def inspect(key: Annotated[str, typer.Argument(help="A key of the store; the net
 
 
 @app.command()
-def explain(key: Annotated[str, typer.Argument(help="A key of the store: a quantized network.")], data: DataName = "digits",
-            model: ModelName = "resnet20", weights: Weights = None, task: OwnTask = None, to: Targets = "",
-            images: Annotated[int, typer.Option("--images", help="Validation images for each layer.", min=1)] = 1000,
-            remedy: Annotated[bool, typer.Option("--try", help="Run what might help, too, and compare.")] = False,
-            device: Annotated[str, typer.Option("--device", help="Where steps after quantize learn again.")] = "",
-            store: Place = STORE, data_root: DataRoot = None, size: Size = None, channels: Channels = None,
-            skip_bad: SkipBad = False, json: Json = False) -> None:
-    """Show where a quantized network loses accuracy: by stage, by layer, in every file; and what would mend it."""
+def explain(
+    key: Annotated[str, typer.Argument(help="A key of the store: a quantized network.")],
+    data: DataName = "digits",
+    model: ModelName = "resnet20",
+    weights: Weights = None,
+    task: OwnTask = None,
+    to: Targets = "",
+    images: Annotated[
+        int, typer.Option("--images", help="Validation images for each layer.", min=1)
+    ] = 1000,
+    remedy: Annotated[
+        bool, typer.Option("--try", help="Run what might help, too, and compare.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option("--device", help="Where steps after quantize learn again.")
+    ] = "",
+    store: Place = STORE,
+    data_root: DataRoot = None,
+    size: Size = None,
+    channels: Channels = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Show where a quantized network loses accuracy: by stage, by layer, in every file; and what
+    would mend it.
+    """
     from ..running.plan import targets_of
     from ..store.store import Store
 
-    wanted, kept = targets_of(to), Store(store)
+    wanted = targets_of(to)
+    kept = Store(store)
     found = kept.find(key)
     brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
     from ..commands.explain import Explained

@@ -13,8 +13,13 @@ from .options import STORE, Format, Json, Place, print_json
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="steps, importance, losses, grids, ranges, targets.")] = "",
-          name: Annotated[str, typer.Argument(help="One method.")] = "", json: Json = False) -> None:
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="steps, importance, losses, grids, ranges, targets.")
+    ] = "",
+    name: Annotated[str, typer.Argument(help="One method.")] = "",
+    json: Json = False,
+) -> None:
     """Print every method with its settings, defaults, bounds and help."""
     from ..report.methods import method_rows, print_methods
 
@@ -26,8 +31,12 @@ def list_(what: Annotated[str, typer.Argument(help="steps, importance, losses, g
 
 
 @app.command()
-def show(keys: Annotated[list[str], typer.Argument(help="Keys of the store, or their beginnings.")], store: Place = STORE,
-         form: Format = "table", json: Json = False) -> None:
+def show(
+    keys: Annotated[list[str], typer.Argument(help="Keys of the store, or their beginnings.")],
+    store: Place = STORE,
+    form: Format = "table",
+    json: Json = False,
+) -> None:
     """Print the record of a finished network, or the table of several."""
     from ..report.table import print_record, print_records
     from ..store.store import Store
@@ -43,8 +52,12 @@ def show(keys: Annotated[list[str], typer.Argument(help="Keys of the store, or t
 
 
 @app.command()
-def compare(first: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")],
-            second: Annotated[str, typer.Argument(help="Another.")], store: Place = STORE, json: Json = False) -> None:
+def compare(
+    first: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+    store: Place = STORE,
+    json: Json = False,
+) -> None:
     """Show what differs between two finished networks: steps, scores, sizes, and layer by layer."""
     from ..report.comparison import compared, print_compared
     from ..store.store import Store
@@ -58,9 +71,16 @@ def compare(first: Annotated[str, typer.Argument(help="A key of the store, or it
 
 
 @app.command()
-def report(keys: Annotated[list[str] | None, typer.Argument(help="Keys; every measured network if none.")] = None,
-           store: Place = STORE, output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] =
-           Path("lissom-report.html"), json: Json = False) -> None:
+def report(
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys; every measured network if none.")
+    ] = None,
+    store: Place = STORE,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path(
+        "lissom-report.html"
+    ),
+    json: Json = False,
+) -> None:
     """Write the HTML report: one page that needs no network."""
     from ..report.page import write_report
     from ..store.store import Store
@@ -71,17 +91,42 @@ def report(keys: Annotated[list[str] | None, typer.Argument(help="Keys; every me
 
 
 @app.command()
-def store(prune: Annotated[bool, typer.Option("--prune", help="Delete what no finished recipe reaches.")] = False,
-          yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
-          keep: Annotated[list[str] | None, typer.Option("--keep", help="Keys to keep with all before them.")] = None,
-          remove: Annotated[list[str] | None, typer.Option("--remove", help="Delete this entry.")] = None,
-          verify: Annotated[bool, typer.Option("--verify", help="Compare all files with their checksums.")] = False,
-          trust: Annotated[bool, typer.Option("--trust", help="Sign all entries as your own: what code they name will be "
-                                                              "imported.")] = False,
-          store: Place = STORE, json: Json = False) -> None:
-    """List the finished networks with size and age, check them, sign them, or delete those that nothing reaches."""
+def store(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what no finished recipe reaches.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", help="Keys to keep with all before them.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="Delete this entry.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare all files with their checksums.")
+    ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Sign all entries as your own: what code they name will be imported."
+        ),
+    ] = False,
+    store: Place = STORE,
+    json: Json = False,
+) -> None:
+    """List the finished networks with size and age, check them, sign them, or delete those that
+    nothing reaches.
+    """
     from ..commands.store import told
     from ..store.store import Store
 
-    told(Store(store), prune=prune, yes=yes, keep=keep or [], remove=remove or [], verify=verify, trust=trust,
-         quiet=json, ask=typer.confirm, say=lambda text: typer.echo(text, err=True))
+    told(
+        Store(store),
+        prune=prune,
+        yes=yes,
+        keep=keep or [],
+        remove=remove or [],
+        verify=verify,
+        trust=trust,
+        quiet=json,
+        ask=typer.confirm,
+        say=lambda text: typer.echo(text, err=True),
+    )

@@ -14,9 +14,17 @@ from .options import STORE, Again, Bake, Channels, Json, Place, Size, Targets, p
 
 
 @app.command()
-def export(key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")], to: Targets = "onnxruntime",
-           output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")] = None,
-           bake: Bake = False, model: Again = None, store: Place = STORE, json: Json = False) -> None:
+def export(
+    key: Annotated[str, typer.Argument(help="A key of the store, or its beginning.")],
+    to: Targets = "onnxruntime",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")
+    ] = None,
+    bake: Bake = False,
+    model: Again = None,
+    store: Place = STORE,
+    json: Json = False,
+) -> None:
     """Write a finished network as a file for a runtime."""
     from ..store.store import Store
 
@@ -27,31 +35,58 @@ def export(key: Annotated[str, typer.Argument(help="A key of the store, or its b
 
     with Live(quiet=json) as live:
         path = export_key(found, kept, to, output, bake, model, say=live.begin)
-    typer.echo(jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size}) if json else str(path))
+    typer.echo(
+        jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size})
+        if json
+        else str(path)
+    )
 
 
 @app.command()
-def bench(things: Annotated[list[str], typer.Argument(help="Keys of the store, or files.")],
-          to: Targets = "onnxruntime",
-          batch: Annotated[str, typer.Option("--batch", help="Images at once: 1 or 1,16.")] = "1",
-          threads: Annotated[str, typer.Option("--threads", help="Threads of a runtime: 1 or 1,2.")] = "1",
-          layers: Annotated[bool, typer.Option("--layers", help="Time each layer, too, where the runtime can.")] = False,
-          baselines: Annotated[bool, typer.Option(help="Beside keys: their uncompressed network in every runtime for "
-                                                       "floats.")] = True,
-          size: Size = None, channels: Channels = None, model: Again = None, store: Place = STORE,
-          json: Json = False) -> None:
+def bench(
+    things: Annotated[list[str], typer.Argument(help="Keys of the store, or files.")],
+    to: Targets = "onnxruntime",
+    batch: Annotated[str, typer.Option("--batch", help="Images at once: 1 or 1,16.")] = "1",
+    threads: Annotated[
+        str, typer.Option("--threads", help="Threads of a runtime: 1 or 1,2.")
+    ] = "1",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time each layer, too, where the runtime can.")
+    ] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Beside keys: their uncompressed network in every runtime for floats."),
+    ] = True,
+    size: Size = None,
+    channels: Channels = None,
+    model: Again = None,
+    store: Place = STORE,
+    json: Json = False,
+) -> None:
     """Time networks or files in a runtime, in turns, a fresh process each."""
     from ..store.store import Store
 
-    batches, counts, kept = numbers_of(batch, "--batch", 65536), numbers_of(threads, "--threads", 1024), Store(store)
+    batches = numbers_of(batch, "--batch", 65536)
+    counts = numbers_of(threads, "--threads", 1024)
+    kept = Store(store)
     for thing in things:
         kept.file_or_key(thing)
-    from ..commands.bench import bench_things
+    from ..commands.bench import bench
     from ..report.benchmark import print_bench
 
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
-    rows = bench_things(things, kept, to, given, batches, counts, layers=layers, baselines=baselines, model=model,
-                        say=lambda text: typer.echo(text, err=True))
+    rows = bench(
+        things,
+        kept,
+        to,
+        given,
+        batches,
+        counts,
+        layers=layers,
+        baselines=baselines,
+        model=model,
+        say=lambda text: typer.echo(text, err=True),
+    )
     if json:
         print_json(rows)
     else:

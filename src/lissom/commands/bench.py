@@ -29,17 +29,30 @@ FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
 PROFILED = 50  # runs that the time of each layer is a median of
 
 
-def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool, model: str | None = None,
-               say: Callable[[str], None] = silent) -> Path:
+def export_key(
+    key: str,
+    store: Store,
+    to: str,
+    output: Path | None,
+    bake: bool,
+    model: str | None = None,
+    say: Callable[[str], None] = silent,
+) -> Path:
     """Write a finished network as a file for one target, named as the target names it unless `output` says.
 
-    What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends otherwise than in .xml.
+    What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends
+    otherwise than in .xml.
     """
-    found = exported(store, key, one_target(to), bake, lambda: build_from_entry(key, store, model), say=say)
+    found = exported(
+        store, key, one_target(to), bake, lambda: build_from_entry(key, store, model), say=say
+    )
     two = found.suffix == ".ir"
     output = output or Path("model.xml" if two else found.name)
     with written(output, "export") as new:
-        unpacked(found, new) if two and output.suffix == ".xml" else shutil.copyfile(found, new)
+        if two and output.suffix == ".xml":
+            unpacked(found, new)
+        else:
+            shutil.copyfile(found, new)
         beside = found.with_name(found.name + ".json")
         if beside.is_file():
             shutil.copyfile(beside, new.with_name(new.name + ".json"))
@@ -47,7 +60,7 @@ def export_key(key: str, store: Store, to: str, output: Path | None, bake: bool,
 
 
 @dataclass(frozen=True)
-class Thing:
+class Candidate:
     """What is to be timed: a name, the target as text, the file, and the shape (c h w) of one input."""
 
     name: str
@@ -58,43 +71,81 @@ class Thing:
     baseline: bool = False
 
 
-def bench_things(things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, batches: Sequence[int],
-                 threads: Sequence[int], *, layers: bool = False, baselines: bool = True, model: str | None = None,
-                 say: Callable[[str], None] = silent) -> list[dict[str, Any]]:
-    """Time keys and files in every target, in turns; one row for each pair, for each size of batch and number of threads.
+def bench(
+    things: list[str],
+    store: Store,
+    to: str,
+    shape: tuple[int, ...] | None,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    *,
+    layers: bool = False,
+    baselines: bool = True,
+    model: str | None = None,
+    say: Callable[[str], None] = silent,
+) -> list[dict[str, Any]]:
+    """Time keys and files in every target, in turns; one row for each pair, for each size of batch
+    and number of threads.
 
-    Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is installed. `shape` (c h w)
-    is needed for files whose input does not say it; ONNX files do. `model` builds networks whose entries name others' code.
-    `layers` adds the ms of each layer to the rows.
-    `rank` counts those that were surely faster under the same settings, by intervals that do not overlap, and begins with 1;
-    `faster` is against the fastest baseline of the same network, None where either was
-    `disturbed`, and `level` says that the two cannot be told apart. A baseline that cannot be made is told and left out.
+    Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is
+    installed. `shape` (c h w) is needed for files whose input does not say it; ONNX files do.
+    `model` builds networks whose entries name others' code. `layers` adds the ms of each layer to
+    the rows. `rank` counts those that were surely faster under the same settings, by intervals that
+    do not overlap, and begins with 1; `faster` is against the fastest baseline of the same network,
+    None where either was `disturbed`, and `level` says that the two cannot be told apart. A
+    baseline that cannot be made is told and left out.
     """
     if not (targets := targets_of(to)):
         raise LissomError("bench: --to names no target")
-    pairs = [chosen(thing, target, store, shape, model) for target in targets for thing in things]
+    pairs = [resolve(thing, target, store, shape, model) for target in targets for thing in things]
     if baselines:
-        pairs += uncompressed(list(dict.fromkeys(pair.source for pair in pairs if pair.source)), store, say, model)
+        pairs += uncompressed(
+            list(dict.fromkeys(pair.source for pair in pairs if pair.source)), store, say, model
+        )
     if len({pair.shape for pair in pairs}) > 1:
-        raise LissomError("bench: the networks take inputs of different shapes; time them one by one")
+        raise LissomError(
+            "bench: the networks take inputs of different shapes; time them one by one"
+        )
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
         size = (batch, *pairs[0].shape)
         try:
-            timings = latencies([(pair.target, pair.path) for pair in pairs], size, threads=count,
-                                profiled=PROFILED if layers else 0)
+            timings = latencies(
+                [(pair.target, pair.path) for pair in pairs],
+                size,
+                threads=count,
+                profiled=PROFILED if layers else 0,
+            )
         except LissomError as error:
             if len(batches) * len(threads) == 1:
                 raise
-            say(f"batches of {batch}, threads {count}: {error}")  # what else was asked for is still answered
+            # what else was asked for is still answered
+            say(f"batches of {batch}, threads {count}: {error}")
             continue
         for pair, timing in zip(pairs, timings, strict=True):
-            own = [t for t, p in zip(timings, pairs, strict=True) if p.baseline and p.source == pair.source]
-            rows.append({"name": pair.name, "target": pair.target, "baseline": pair.baseline, "artefact": str(pair.path),
-                         "batch": batch, "threads": count, "size_bytes": size_of(pair.path),
-                         "latency_ms": timing.latency_ms(), "rank": 1 + sum(t.high < timing.low for t in timings),
-                         **compared(timing, own), "energy_mj": timing.energy_mj,
-                         "load_ms": timing.load_ms, "peak_mib": timing.peak_mib, "resident_mib": timing.resident_mib})
+            own = [
+                t
+                for t, p in zip(timings, pairs, strict=True)
+                if p.baseline and p.source == pair.source
+            ]
+            rows.append(
+                {
+                    "name": pair.name,
+                    "target": pair.target,
+                    "baseline": pair.baseline,
+                    "artefact": str(pair.path),
+                    "batch": batch,
+                    "threads": count,
+                    "size_bytes": size_of(pair.path),
+                    "latency_ms": timing.latency_ms(),
+                    "rank": 1 + sum(t.high < timing.low for t in timings),
+                    **compared(timing, own),
+                    "energy_mj": timing.energy_mj,
+                    "load_ms": timing.load_ms,
+                    "peak_mib": timing.peak_mib,
+                    "resident_mib": timing.resident_mib,
+                }
+            )
             if layers:
                 rows[-1]["layers"] = timing.layers
     if not rows:
@@ -111,21 +162,38 @@ def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
     fastest = min(baselines, default=None, key=lambda t: t.median)
     disturbed = any(wide(t.latency_ms()) for t in (timing, fastest) if t)
     faster = round(fastest.median / timing.median, 3) if fastest and not disturbed else None
-    level = faster is not None and fastest is not None and timing.low <= fastest.high and fastest.low <= timing.high
+    level = (
+        faster is not None
+        and fastest is not None
+        and timing.low <= fastest.high
+        and fastest.low <= timing.high
+    )
     return {"faster": faster, "level": level, "disturbed": disturbed}
 
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file, with those of the weights beside it that OpenVINO's .xml names."""
     beside = path.with_suffix(".bin")
-    return path.stat().st_size + (beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0)
+    return path.stat().st_size + (
+        beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0
+    )
 
 
-def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | None, model: str | None = None) -> Thing:
-    """Return what a word of the command line names: a file, or a key whose file is made if the store has none."""
-    found, source = store.file_or_key(thing), None
+def resolve(
+    thing: str,
+    target: Target,
+    store: Store,
+    shape: tuple[int, ...] | None,
+    model: str | None = None,
+) -> Candidate:
+    """Return what a word of the command line names: a file, or a key whose file is made if the
+    store has none.
+    """
+    found = store.file_or_key(thing)
+    source = None
     if isinstance(found, Path):
-        path, wanted = found, shape or shape_of(found)
+        path = found
+        wanted = shape or shape_of(found)
     else:
         key = found
         source = store.record(key)["float"]["key"]
@@ -134,10 +202,12 @@ def chosen(thing: str, target: Target, store: Store, shape: tuple[int, ...] | No
     fits = (f".{target.ending}", *target.others)
     if path.suffix not in fits:
         raise LissomError(f"bench: {target} runs {' and '.join(fits)} files; {path} was given")
-    return Thing(thing, str(target), path, wanted, source)
+    return Candidate(thing, str(target), path, wanted, source)
 
 
-def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None], model: str | None = None) -> list[Thing]:
+def uncompressed(
+    keys: Sequence[str], store: Store, say: Callable[[str], None], model: str | None = None
+) -> list[Candidate]:
     """Return networks as they were before compression, in every runtime for floats that is installed here."""
     made = [target for text in FLOATS if isinstance(target := method_of("targets", text), Target)]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
@@ -147,7 +217,16 @@ def uncompressed(keys: Sequence[str], store: Store, say: Callable[[str], None], 
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
         try:
             path = exported(store, key, target, False, partial(build_from_entry, key, store, model))
-            found.append(Thing(name, str(target), path, tuple(store.record(key)["task"]["shape"]), key, baseline=True))
+            found.append(
+                Candidate(
+                    name,
+                    str(target),
+                    path,
+                    tuple(store.record(key)["task"]["shape"]),
+                    key,
+                    baseline=True,
+                )
+            )
         except LissomError as error:
             say(f"no baseline {name} in {target}: {error}")
     return found
@@ -159,7 +238,9 @@ def shape_of(path: Path) -> tuple[int, ...]:
         raise LissomError(f"bench: {path} does not say what it takes; --size and --channels do")
     sizes = sizes_of(path)[1:]
     if not sizes or not all(sizes):
-        raise LissomError(f"bench: {path} takes inputs of any size; --size and --channels choose one")
+        raise LissomError(
+            f"bench: {path} takes inputs of any size; --size and --channels choose one"
+        )
     return sizes
 
 
@@ -169,7 +250,11 @@ def sizes_of(path: Path) -> tuple[int, ...]:
 
     whole = read(path) if is_packed(path) else None
     try:
-        proto = onnx.load(str(path), load_external_data=False) if whole is None else onnx.load_model_from_string(whole)
+        proto = (
+            onnx.load(str(path), load_external_data=False)
+            if whole is None
+            else onnx.load_model_from_string(whole)
+        )
         dims = proto.graph.input[0].type.tensor_type.shape.dim
     except Exception as error:  # protobuf raises errors of its own for a broken file
         raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None
@@ -180,6 +265,10 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> None:
     """Raise LissomError if an ONNX file does not take inputs of `shape` (n c h w)."""
     if path.suffix in (".onnx", ENDING):
         wanted = sizes_of(path)
-        if len(wanted) != len(shape) or any(size not in (0, given) for size, given in zip(wanted, shape, strict=True)):
+        if len(wanted) != len(shape) or any(
+            size not in (0, given) for size, given in zip(wanted, shape, strict=True)
+        ):
             said = ", ".join(str(size or "any") for size in wanted)
-            raise LissomError(f"latency: {path} takes inputs of shape ({said}), the batch first; got {shape}")
+            raise LissomError(
+                f"latency: {path} takes inputs of shape ({said}), the batch first; got {shape}"
+            )

@@ -17,7 +17,14 @@ from ..data.split import spread
 from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..language.target import Target
-from ..learning.evaluate import agreement, are_classes, file_outputs, network_outputs, scored
+from ..learning.evaluate import (
+    agreement,
+    are_classes,
+    file_outputs,
+    network_outputs,
+    relative,
+    scored,
+)
 from ..report.explanation import LEARNED, UNLIKE, best_tried, concluded
 from ..report.rows import main_score
 from ..running.execute import run
@@ -29,9 +36,9 @@ from ..store.store import Store
 from ..surgery.coverage import told
 from ..surgery.plain_layers import make_plain
 from ..surgery.quantization.layers import QuantizedLayer
-from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import Layers, layer_noise, layers_of, rounding_only, roundings
-from ..surgery.quantization.prepare import prepared, unrounded
+from ..surgery.quantization.prepare import prepare_layers, unrounded
 from ..tasks.task import Task, teacher_code, teachers_in
 
 WORST = 3  # layers that are named
@@ -51,22 +58,31 @@ class Explained:
         self.record = self.store.record(self.key)
         made = self.record["task"]
         if made["data"] != self.task.data.name:
-            raise LissomError(f"explain: {self.key} learned on {made['data']}; --data says {self.task.data.name}")
+            raise LissomError(
+                f"explain: {self.key} learned on {made['data']}; --data says {self.task.data.name}"
+            )
         try:
             whole = restore(self.task.fresh, self.store.folder(self.key))
         except LissomError as error:
             if made["model"] == self.task.name:
                 raise
-            raise LissomError(f"explain: {self.key} is a {made['model']}; --model says {self.task.name}") from error
-        if not isinstance(whole, Quantized):
-            raise LissomError(f"explain: nothing of {self.key} is quantized ({self.record['recipe'] or 'as given'})")
+            raise LissomError(
+                f"explain: {self.key} is a {made['model']}; --model says {self.task.name}"
+            ) from error
+        if not isinstance(whole, QuantizedNetwork):
+            raise LissomError(
+                f"explain: nothing of {self.key} is quantized "
+                f"({self.record['recipe'] or 'as given'})"
+            )
         self.whole = whole
         self.steps = Recipe(self.record["recipe"]).steps
         self.place = max(k for k, step in enumerate(self.steps) if isinstance(step, Quantize))
         self.trained = self.place < len(self.steps) - 1
 
     def source(self) -> str:
-        """Return the key of the float network to compare with: the one quantized, if nothing learned since."""
+        """Return the key of the float network to compare with: the one quantized, if nothing
+        learned since.
+        """
         found: str = self.record["float"]["key"] if self.trained else self.record["before"]
         return found
 
@@ -79,9 +95,12 @@ class Explained:
         before = unrounded(restore(self.task.fresh, self.store.folder(self.source())))
         before = copy.deepcopy(before)
         make_plain(before, self.task.data.example())
-        prepared(before, self.task.data.example(), step.fold)
-        return {name: layer for name, layer in before.named_modules()
-                if isinstance(layer, QuantizedLayer) and name in layers_of(self.whole)}
+        prepare_layers(before, self.task.data.example(), step.fold)
+        return {
+            name: layer
+            for name, layer in before.named_modules()
+            if isinstance(layer, QuantizedLayer) and name in layers_of(self.whole)
+        }
 
     def all(self, targets: Sequence[Target], images: int = 1000) -> dict[str, Any]:
         """Return what is found; the layers are looked at on up to `images` validation images."""
@@ -89,24 +108,45 @@ class Explained:
         stages, simulated, labels = self.stages(floats)
         layers, ends = self.layers(images, floats)
         found: dict[str, Any] = {
-            "images": {"stages": len(labels), "layers": min(images, len(self.task.data.valid))}, "against": self.source(),
-            "trained_since": self.trained, "stages": stages, "layers": layers, "ends": ends,
-            "targets": {str(target): self.artefact(target, simulated, labels) for target in targets}}
-        found["worst"] = [row["name"] for row in sorted(found["layers"], key=lambda row: -row["noise"])[:WORST]]
-        found["said"] = [*(f"{note}." for note in self.task.notes()), *self.left_float(), *concluded(found)]
+            "images": {"stages": len(labels), "layers": min(images, len(self.task.data.valid))},
+            "against": self.source(),
+            "trained_since": self.trained,
+            "stages": stages,
+            "layers": layers,
+            "ends": ends,
+            "targets": {
+                str(target): self.artefact(target, simulated, labels) for target in targets
+            },
+        }
+        found["worst"] = [
+            row["name"] for row in sorted(found["layers"], key=lambda row: -row["noise"])[:WORST]
+        ]
+        found["said"] = [
+            *(f"{note}." for note in self.task.notes()),
+            *self.left_float(),
+            *concluded(found),
+        ]
         return found
 
     def left_float(self) -> list[str]:
         """Return one sentence on the layers that the quantizing step left float, and why, or none."""
-        record, step = self.record, str(self.steps[self.place])
+        record = self.record
+        step = str(self.steps[self.place])
         while record["step"] != step and record["before"] in self.store:
             record = self.store.record(record["before"])
         facts = record["facts"]
-        return [f"{said}." for said in [told(step, facts.get("quantized", 0), facts.get("left_float", {}), "float")] if said]
+        return [
+            f"{said}."
+            for said in [
+                told(step, facts.get("quantized", 0), facts.get("left_float", {}), "float")
+            ]
+            if said
+        ]
 
     def stages(self, floats: Layers | None) -> tuple[list[dict[str, Any]], Tensor, Tensor]:
         """Return top-1 on the test images with ever more rounded, and outputs and labels of the whole."""
-        test, whole = self.task.data.test, self.whole
+        test = self.task.data.test
+        whole = self.whole
         layers = layers_of(whole).values()
         weights = [r for layer in layers for r in roundings(layer, "weights")]
         inputs = [whole.grid_of(site) for site in whole.grids]
@@ -115,44 +155,65 @@ class Explained:
         reference, labels = network_outputs(source, self.task.data, test)
         rows = [self.stage("float", reference, reference, labels)]
         simulated = reference
-        for name, kept in ((LEARNED if self.trained else "folded", []), ("weights only", weights), ("inputs only", inputs),
-                           ("both, simulated", [*weights, *inputs])):
+        for name, kept in (
+            (LEARNED if self.trained else "folded", []),
+            ("weights only", weights),
+            ("inputs only", inputs),
+            ("both, simulated", [*weights, *inputs]),
+        ):
             with rounding_only(whole, kept, floats):
                 simulated, _ = network_outputs(whole, self.task.data, test)
-            reference = simulated if name == LEARNED else reference  # rounding did not do what learning did
+            # rounding did not do what learning did
+            reference = simulated if name == LEARNED else reference
             rows.append(self.stage(name, simulated, reference, labels))
         return rows, simulated, labels
 
-    def stage(self, name: str, outputs: Tensor, reference: Tensor, labels: Tensor) -> dict[str, Any]:
+    def stage(
+        self, name: str, outputs: Tensor, reference: Tensor, labels: Tensor
+    ) -> dict[str, Any]:
         """Return the scores of one stage, and how often its answer became wrong or right."""
-        row: dict[str, Any] = {"name": name, "score": main_score(scored(self.task, outputs, labels)),
-                               "noise": relative(outputs, reference)}
+        row: dict[str, Any] = {
+            "name": name,
+            "score": self.metric(outputs, labels),
+            "noise": relative(outputs, reference),
+        }
         if outputs.ndim == 2 and are_classes(labels):
-            now, then = outputs.argmax(1) == labels, reference.argmax(1) == labels
+            now = outputs.argmax(1) == labels
+            then = reference.argmax(1) == labels
             row.update(lost=int((then & ~now).sum()), won=int((now & ~then).sum()))
         return row
 
-    def layers(self, images: int, floats: Layers | None) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
-        """Return a row for each layer: what rounding does to it, and the network with it alone and all but it rounded.
+    def layers(
+        self, images: int, floats: Layers | None
+    ) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
+        """Return a row for each layer: what rounding does to it, and the network with it alone and
+        all but it rounded.
 
         Beside them, on the same images, the scores with nothing and with everything rounded.
         """
-        data, whole, layers = self.task.data, self.whole, layers_of(self.whole)
+        data = self.task.data
+        whole = self.whole
+        layers = layers_of(self.whole)
         some = spread(data.valid, images)
         rows = layer_noise(whole, data.calibration(min(256, images)), floats)
         inputs = [whole.grid_of(site) for site in whole.grids]
         every = [*(r for layer in layers.values() for r in roundings(layer, "weights")), *inputs]
         with rounding_only(whole, [], floats):
             reference, labels = network_outputs(whole, data, some)
-        ends = {"float": main_score(scored(self.task, reference, labels)),
-                "rounded": main_score(scored(self.task, network_outputs(whole, data, some)[0], labels))}
+        ends = {
+            "float": self.metric(reference, labels),
+            "rounded": self.metric(network_outputs(whole, data, some)[0], labels),
+        }
         for row in rows:
             own = roundings(layers[row["name"]])
             self.say(f"{self.key}  {row['name']}: alone and left out, {len(some)} images")
-            for word, kept in (("alone", own), ("left_out", [r for r in every if not any(r is o for o in own)])):
+            for word, kept in (
+                ("alone", own),
+                ("left_out", [r for r in every if not any(r is o for o in own)]),
+            ):
                 with rounding_only(whole, kept, floats):
                     outputs, _ = network_outputs(whole, data, some)
-                row[word] = main_score(scored(self.task, outputs, labels))
+                row[word] = self.metric(outputs, labels)
                 if word == "alone":
                     row["noise"] = relative(outputs, reference)
         return rows, ends
@@ -160,14 +221,20 @@ class Explained:
     def artefact(self, target: Target, simulated: Tensor, labels: Tensor) -> dict[str, Any]:
         """Return what a file answers on the test images, and what it would on older processors."""
         self.say(f"{self.key}  {target}: {len(labels)} images")
-        path = exported(self.store, self.key, target, False, self.task.fresh, self.task.data.calibration)
+        path = exported(
+            self.store, self.key, target, False, self.task.fresh, self.task.data.calibration
+        )
         with loaded(str(target), path, (1, *self.task.data.shape)) as process:
             outputs, _ = file_outputs(process.run, self.task, self.task.data.test, False)
         fused = target.fused(path)
-        row: dict[str, Any] = {"score": main_score(scored(self.task, outputs, labels)),
-                               "noise": relative(outputs, simulated),
-               "agreement": agreement(outputs, simulated, labels), "fused": None if fused is None else str(fused),
-               "not_fused": [] if fused is None else list(fused.rest), "capped": []}
+        row: dict[str, Any] = {
+            "score": self.metric(outputs, labels),
+            "noise": relative(outputs, simulated),
+            "agreement": agreement(outputs, simulated, labels),
+            "fused": None if fused is None else str(fused),
+            "not_fused": [] if fused is None else list(fused.rest),
+            "capped": [],
+        }
         if target.name() == "openvino":
             row["capped"] = self.older(target, path)
         return row
@@ -175,7 +242,10 @@ class Explained:
     def older(self, target: Target, path: Any) -> list[dict[str, Any]]:
         """Return scores and latency of a file under caps on the processor's instruction set."""
         some = spread(self.task.data.test, CAPPED)
-        pairs = [(self.task.data.normalised(pixels), labels) for pixels, labels in some.batches(250, torch.device("cpu"))]
+        pairs = [
+            (self.task.data.normalised(pixels), labels)
+            for pixels, labels in some.batches(250, torch.device("cpu"))
+        ]
         images, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
         rows: list[dict[str, Any]] = []
         plain = torch.zeros(0)
@@ -185,53 +255,137 @@ class Explained:
                 continue
             outputs = torch.from_numpy(found[0])
             plain = outputs if not rows else plain
-            rows.append({"cap": cap or "as it is", "score": main_score(scored(self.task, outputs, labels)),
-                         "noise": relative(outputs, plain), "latency_ms": round(found[1], 4)})
+            rows.append(
+                {
+                    "cap": cap or "as it is",
+                    "score": self.metric(outputs, labels),
+                    "noise": relative(outputs, plain),
+                    "latency_ms": round(found[1], 4),
+                }
+            )
         return rows
 
-    def tried(self, found: dict[str, Any], targets: Sequence[Target], device: torch.device) -> list[dict[str, Any]]:
-        """Run what might help, each as a recipe of its own, and return what came of it, best on validation first."""
+    def tried(
+        self, found: dict[str, Any], targets: Sequence[Target], device: torch.device
+    ) -> list[dict[str, Any]]:
+        """Run what might help, each as a recipe of its own, and return what came of it, best on
+        validation first.
+        """
         root = self.task.root(self.record["seed"])
         if Recipe(self.steps).keys(root)[-1] != self.key:
-            raise LissomError(f"explain: {self.key} was made of another network or other data than given here; --try needs "
-                              "the same --data, --model and --weights")
-        named = [text for step in self.steps for text in teachers_in(getattr(step, "teacher", None) or "")]
+            raise LissomError(
+                f"explain: {self.key} was made of another network or other data "
+                "than given here; --try needs "
+                "the same --data, --model and --weights"
+            )
+        named = [
+            text
+            for step in self.steps
+            for text in teachers_in(getattr(step, "teacher", None) or "")
+        ]
         code = next(filter(teacher_code, named), None)
         if code and not self.store.own(self.key):
-            raise LissomError(f"explain: the recipe of {self.key} would import {code:.80}, and nothing shows that your "
-                              f"lissom wrote it; lissom store --trust --store {self.store.root} signs it")
-        rows, main = list[dict[str, Any]](), next(iter(self.task.scores))
+            raise LissomError(
+                f"explain: the recipe of {self.key} would import {code:.80}, and "
+                "nothing shows that your "
+                f"lissom wrote it; lissom store --trust --store {self.store.root} signs it"
+            )
+        rows = list[dict[str, Any]]()
+        main = next(iter(self.task.scores))
         for what, recipe in [("as it is", Recipe(self.steps)), *self.remedies(found)]:
             try:
-                (record,) = run(recipe, self.task, self.store, targets=targets, seeds=[self.record["seed"]],
-                                device=str(device), say=self.say)
+                (record,) = run(
+                    recipe,
+                    self.task,
+                    self.store,
+                    targets=targets,
+                    seeds=[self.record["seed"]],
+                    device=str(device),
+                    say=self.say,
+                )
             except LissomError as error:
                 rows.append({"what": what, "recipe": str(recipe), "failed": str(error)})
                 continue
-            rows.append({"what": what, "recipe": str(recipe), "key": record["key"], "failed": None,
-                         "valid": main_score(record["scores"]["valid"]), "test": main_score(record["scores"]["test"]),
-                         "targets": {t: {"score": f[main], "size_bytes": f["size_bytes"], "latency_ms": f["latency_ms"]}
-                                     for t, f in record["targets"].items() if t in map(str, targets)}})
+            rows.append(
+                {
+                    "what": what,
+                    "recipe": str(recipe),
+                    "key": record["key"],
+                    "failed": None,
+                    "valid": main_score(record["scores"]["valid"]),
+                    "test": main_score(record["scores"]["test"]),
+                    "targets": {
+                        t: {
+                            "score": f[main],
+                            "size_bytes": f["size_bytes"],
+                            "latency_ms": f["latency_ms"],
+                        }
+                        for t, f in record["targets"].items()
+                        if t in map(str, targets)
+                    },
+                }
+            )
         found["said"] += best_tried(rows, len(self.task.data.valid))
         return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
+
+    def metric(self, outputs: Tensor, labels: Tensor) -> float | None:
+        """Return the task's first metric of outputs (n classes) against labels (n)."""
+        return main_score(scored(self.task, outputs, labels))
 
     def remedies(self, found: dict[str, Any]) -> list[tuple[str, Recipe]]:
         """Return what might help this network, in words and as recipes."""
         step = self.steps[self.place]
         assert isinstance(step, Quantize)
         changes: list[tuple[str, dict[str, Any]]] = [
-            *((f"range={name}", {"range": name}) for name in ("minmax", "percentile", "mse")
-              if step.inputs != 32 and not (step.range or "").startswith(name)),
-            *([] if step.rounding != "nearest" or step.weights == 32 else [("learned rounding", {"rounding": "learned"})]),
-            *([] if step.correct or step.weights == 32 else [("corrected biases", {"correct": True})]),
-            *([("weights of 7 bits", {"reduce_range": True})] if any(
-                row["noise"] > UNLIKE for target in found["targets"].values() for row in target["capped"]) else []),
+            *(
+                (f"range={name}", {"range": name})
+                for name in ("minmax", "percentile", "mse")
+                if step.inputs != 32 and not (step.range or "").startswith(name)
+            ),
+            *(
+                []
+                if step.rounding != "nearest" or step.weights == 32
+                else [("learned rounding", {"rounding": "learned"})]
+            ),
+            *(
+                []
+                if step.correct or step.weights == 32
+                else [("corrected biases", {"correct": True})]
+            ),
+            *(
+                [("weights of 7 bits", {"reduce_range": True})]
+                if any(
+                    row["noise"] > UNLIKE
+                    for target in found["targets"].values()
+                    for row in target["capped"]
+                )
+                else []
+            ),
             ("the worst layer float", {"keep": joined(step.keep, found["worst"][:1])}),
-            ("the worst three layers float", {"keep": joined(step.keep, found["worst"])})]
-        recipes = [(what, Recipe((*self.steps[: self.place], replace(step, **change), *self.steps[self.place + 1:])))
-                   for what, change in changes]
-        if not any(isinstance(earlier, (Quantize, Equalize)) for earlier in self.steps[: self.place]):
-            recipes.append(("equalized before", Recipe((*self.steps[: self.place], Equalize(), *self.steps[self.place:]))))
+            ("the worst three layers float", {"keep": joined(step.keep, found["worst"])}),
+        ]
+        recipes = [
+            (
+                what,
+                Recipe(
+                    (
+                        *self.steps[: self.place],
+                        replace(step, **change),
+                        *self.steps[self.place + 1 :],
+                    )
+                ),
+            )
+            for what, change in changes
+        ]
+        if not any(
+            isinstance(earlier, (Quantize, Equalize)) for earlier in self.steps[: self.place]
+        ):
+            recipes.append(
+                (
+                    "equalized before",
+                    Recipe((*self.steps[: self.place], Equalize(), *self.steps[self.place :])),
+                )
+            )
         return recipes
 
 
@@ -242,10 +396,3 @@ def joined(patterns: str, names: Sequence[str]) -> str:
     'a*,b'
     """
     return ",".join([*filter(None, [patterns]), *names])
-
-
-def relative(outputs: Tensor, reference: Tensor) -> float:
-    """Return the root mean square of what differs, over that of the reference."""
-    gap = (outputs.double() - reference.double()).square().mean().sqrt()
-    return float(gap / reference.double().square().mean().sqrt().clamp_min(1e-12))
-

@@ -15,46 +15,79 @@ from ..running.context import TaskContext
 from ..running.execute import load_key
 from ..steps.prune import Prune
 from ..store.store import Store
-from ..surgery.channels.budget import Options, cost_of
-from ..surgery.channels.slice import masked, sliced
+from ..surgery.channels.budget import WidthSearch, cost_of
+from ..surgery.channels.slice import slice_channels, zero_channels
 from ..tasks.builders import code_named
 from ..tasks.task import Task
 
 AMOUNTS = (0.25, 0.5, 0.75)
 
 
-def inspected(model: nn.Module, task: Task, step: Prune, *, sensitivity: bool = False, latency: bool = False,
-              threads: int = 1) -> dict[str, Any]:
-    """Return groups, what is left whole and why, and how much of channels, params and macs `step` could remove.
+def inspect_network(
+    model: nn.Module,
+    task: Task,
+    step: Prune,
+    *,
+    sensitivity: bool = False,
+    latency: bool = False,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Return groups, what is left whole and why, and how much of channels, params and macs `step`
+    could remove.
 
-    With `latency` the narrowest network is measured beside the whole one on the target `step.on`; with `sensitivity`
-    the accuracy on validation images is measured with each group alone cut by a quarter, a half and three quarters,
-    nothing retrained.
+    With `latency` the narrowest network is measured beside the whole one on the target `step.on`;
+    with `sensitivity` the accuracy on validation images is measured with each group alone cut by a
+    quarter, a half and three quarters, nothing retrained.
     """
-    ctx = TaskContext(task.data.example(), task.data.calibration, task=task, where="inspect", clock=clock_of(threads))
+    ctx = TaskContext(
+        task.data.example(),
+        task.data.calibration,
+        task=task,
+        where="inspect",
+        clock=clock_of(threads),
+    )
     options = step.options(model, ctx, ctx.labelled(step.images))
-    costs = {of: cost_of(of, model, options.groups, ctx.example) for of in ("channels", "params", "macs")}
+    costs = {
+        of: cost_of(of, model, options.groups, ctx.example) for of in ("channels", "params", "macs")
+    }
     found: dict[str, Any] = {
-        "by": step.by, "multiple": ctx.facts["multiple"], "floor": step.floor,
+        "by": step.by,
+        "multiple": ctx.facts["multiple"],
+        "floor": step.floor,
         "groups": [described(options, k, costs) for k in range(len(options.groups))],
-        "left_whole": ctx.facts["left_whole"], "notes": task.notes(),
-        "removable": {of: reach(Options(options.groups, options.scores, options.widths, options.chunks, cost))
-                      for of, cost in costs.items()}}
+        "left_whole": ctx.facts["left_whole"],
+        "notes": task.notes(),
+        "removable": {
+            of: reach(
+                WidthSearch(options.groups, options.scores, options.widths, options.chunks, cost)
+            )
+            for of, cost in costs.items()
+        },
+    }
     narrow = [allowed[-1] for allowed in options.widths]
     if latency:
         small = copy.deepcopy(model)
-        sliced(small, options.cut(narrow))
+        slice_channels(small, options.cut(narrow))
         whole_ms, least_ms = step.clock(ctx).latencies([model, small], ctx.example)
-        found["latency"] = {"on": step.on, "whole_ms": round(whole_ms, 4), "narrowest_ms": round(least_ms, 4),
-                            "most": round(1 - least_ms / whole_ms, 4)}
+        found["latency"] = {
+            "on": step.on,
+            "whole_ms": round(whole_ms, 4),
+            "narrowest_ms": round(least_ms, 4),
+            "most": round(1 - least_ms / whole_ms, 4),
+        }
     if sensitivity:
-        found["sensitivity"] = {"score": ctx.accuracy(model), "amounts": list(AMOUNTS),
-                                "groups": sensitivities(model, ctx, options)}
+        found["sensitivity"] = {
+            "score": ctx.accuracy(model),
+            "amounts": list(AMOUNTS),
+            "groups": sensitivities(model, ctx, options),
+        }
     return found
 
 
 def network_of(key: str, store: Store, task: Task) -> nn.Module:
-    """Return the network of an entry that learned on the data of a task, or that of the task itself if there is no key."""
+    """Return the network of an entry that learned on the data of a task, or that of the task itself
+    if there is no key.
+    """
     if not key:
         return task.fresh()
     if (learned := store.record(key)["task"]["data"]) != task.data.name:
@@ -62,14 +95,22 @@ def network_of(key: str, store: Store, task: Task) -> nn.Module:
     return load_key(key, store, code_named(task.spec))
 
 
-def described(options: Options, k: int, costs: dict[str, Any]) -> dict[str, Any]:
+def described(options: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, Any]:
     """Return what there is to know of one group."""
-    group, start = options.groups[k], options.start
-    one = [*start[:k], options.widths[k][-1], *start[k + 1:]]
-    return {"name": group.name, "units": group.size, "least": options.widths[k][-1], "step": step_of(options.widths[k]),
-            "made_by": group.layers("out"), "read_by": group.layers("in"), "normalised_by": group.layers("scale"),
-            "even_over": [int(blocks.max()) + 1 for blocks in group.blocks],
-            "removable": {of: round(1 - cost(one) / cost(start), 4) for of, cost in costs.items()}}
+    group = options.groups[k]
+    start = options.start
+    one = [*start[:k], options.widths[k][-1], *start[k + 1 :]]
+    return {
+        "name": group.name,
+        "units": group.size,
+        "least": options.widths[k][-1],
+        "step": step_of(options.widths[k]),
+        "made_by": group.layers("out"),
+        "read_by": group.layers("in"),
+        "normalised_by": group.layers("scale"),
+        "even_over": [int(blocks.max()) + 1 for blocks in group.blocks],
+        "removable": {of: round(1 - cost(one) / cost(start), 4) for of, cost in costs.items()},
+    }
 
 
 def step_of(widths: Sequence[int]) -> int | None:
@@ -78,17 +119,29 @@ def step_of(widths: Sequence[int]) -> int | None:
     >>> step_of([20, 16, 8]), step_of([6])
     (8, None)
     """
-    return widths[-2] - widths[-1] if len(widths) > 2 else widths[0] - widths[1] if len(widths) > 1 else None
+    return (
+        widths[-2] - widths[-1]
+        if len(widths) > 2
+        else widths[0] - widths[1]
+        if len(widths) > 1
+        else None
+    )
 
 
-def reach(options: Options) -> dict[str, float]:
+def reach(options: WidthSearch) -> dict[str, float]:
     """Return the least and the largest fraction that can be removed."""
     start = options.start
-    least = [options.removed([*start[:k], w[1], *start[k + 1:]]) for k, w in enumerate(options.widths) if len(w) > 1]
+    least = [
+        options.removed([*start[:k], w[1], *start[k + 1 :]])
+        for k, w in enumerate(options.widths)
+        if len(w) > 1
+    ]
     return {"least": round(min(least, default=0.0), 4), "most": round(options.most, 4)}
 
 
-def sensitivities(model: nn.Module, ctx: Context, options: Options) -> dict[str, list[float | None]]:
+def sensitivities(
+    model: nn.Module, ctx: Context, options: WidthSearch
+) -> dict[str, list[float | None]]:
     """Return for each group the score with that share of it alone zeroed, for each of AMOUNTS."""
     found: dict[str, list[float | None]] = {}
     for k, group in enumerate(options.groups):
@@ -98,6 +151,6 @@ def sensitivities(model: nn.Module, ctx: Context, options: Options) -> dict[str,
             kept = options.start
             kept[k] = max(step, round((1 - amount) * group.size / step) * step)
             trial = copy.deepcopy(model)
-            masked(trial, options.cut(kept))
+            zero_channels(trial, options.cut(kept))
             found[group.name].append(ctx.accuracy(trial))
     return found

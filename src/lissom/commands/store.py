@@ -1,4 +1,6 @@
-"""What is done to a whole store: listing, deleting what nobody needs, checking it against its checksums, signing it."""
+"""What is done to a whole store: listing, deleting what nobody needs, checking it against its
+checksums, signing it.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,33 @@ Rows = list[dict[str, Any]]
 
 
 def told(store: Store, *, quiet: bool, **wanted: Any) -> None:
-    """Do what `lissom store` was told and print what comes of it, JSON if `quiet`; raise for what is not as written."""
+    """Do what `lissom store` was told and print what comes of it, JSON if `quiet`; raise for what
+    is not as written.
+    """
     rows = done(store, quiet=quiet, **wanted)
     if quiet:
         print(json.dumps(rows, indent=1))
     if isinstance(rows, dict) and rows.get("wrong"):
-        raise LissomError(f"store: {len(rows['wrong'])} of {rows['entries'] + rows['artefacts']} folders in {store.root} "
-                          "are not what was written")
+        raise LissomError(
+            f"store: {len(rows['wrong'])} of {rows['entries'] + rows['artefacts']} "
+            f"folders in {store.root} "
+            "are not what was written"
+        )
 
 
-def done(store: Store, *, prune: bool, yes: bool, keep: Sequence[str], remove: Sequence[str], verify: bool, trust: bool,
-         quiet: bool, ask: Callable[[str], bool], say: Say) -> Rows | dict[str, Any]:
+def done(
+    store: Store,
+    *,
+    prune: bool,
+    yes: bool,
+    keep: Sequence[str],
+    remove: Sequence[str],
+    verify: bool,
+    trust: bool,
+    quiet: bool,
+    ask: Callable[[str], bool],
+    say: Say,
+) -> Rows | dict[str, Any]:
     """Do what `lissom store` was told, print it unless `quiet`, and return it."""
     if remove:
         gone = removed(store, [store.find(key) for key in remove])
@@ -40,13 +58,21 @@ def done(store: Store, *, prune: bool, yes: bool, keep: Sequence[str], remove: S
     if trust:
         found = trusted(store, say)
         named = ", ".join(f"{code} ({count})" for code, count in found["code"].items()) or "no code"
-        shown([f"signed {counted(found['signed'], 'entry')}, which name{'s' * (found['signed'] == 1)} {named}"], quiet)
+        shown(
+            [
+                f"signed {counted(found['signed'], 'entry')}, which "
+                f"name{'s' * (found['signed'] == 1)} {named}"
+            ],
+            quiet,
+        )
         return found
     if verify:
         checked = verified(store)
         for line in checked["wrong"]:
             say(line)
-        read = f"{counted(checked['entries'], 'entry')} and {counted(checked['artefacts'], 'folder')}"
+        read = (
+            f"{counted(checked['entries'], 'entry')} and {counted(checked['artefacts'], 'folder')}"
+        )
         shown([*checked["notes"], f"{read} of exported files read"], quiet)
         return checked
     rows = store_rows(store, say)
@@ -71,11 +97,21 @@ def shown(lines: Iterable[str], quiet: bool) -> None:
 
 
 def store_rows(store: Store, say: Say) -> Rows:
-    """Return one row for each entry that can be read: key, recipe, seed, size_bytes, age_s, finished; tell of the others."""
+    """Return one row for each entry that can be read: key, recipe, seed, size_bytes, age_s,
+    finished; tell of the others.
+    """
     with many_read():
-        return [{"key": key, "recipe": record["recipe"], "seed": record["seed"], "size_bytes": store.size_bytes(key),
-                 "age_s": round(time.time() - record["created"]), "finished": record["finished"]}
-                for key, record in store.records(say)]
+        return [
+            {
+                "key": key,
+                "recipe": record["recipe"],
+                "seed": record["seed"],
+                "size_bytes": store.size_bytes(key),
+                "age_s": round(time.time() - record["created"]),
+                "finished": record["finished"],
+            }
+            for key, record in store.records(say)
+        ]
 
 
 def unreached(store: Store, keep: Sequence[str]) -> list[str]:
@@ -84,8 +120,10 @@ def unreached(store: Store, keep: Sequence[str]) -> list[str]:
     What living runs need is reached, and an entry that cannot be read is left to `--remove`.
     """
     with many_read():
-        records = {key: (record["before"], record["float"]["key"], record["finished"])
-                   for key, record in store.records(lambda _: None)}
+        records = {
+            key: (record["before"], record["float"]["key"], record["finished"])
+            for key, record in store.records(lambda _: None)
+        }
     reached: set[str] = set()
     left = [*keep] or [key for key, (_, _, finished) in records.items() if finished]
     left += store.running()
@@ -98,9 +136,11 @@ def unreached(store: Store, keep: Sequence[str]) -> list[str]:
 
 
 def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
-    """Delete the entries among `keys` that still nothing reaches, and what killed processes left; return their keys.
+    """Delete the entries among `keys` that still nothing reaches, and what killed processes left;
+    return their keys.
 
-    What a living run needs stays, with all that it was made from, and so does what a process is making or measuring.
+    What a living run needs stays, with all that it was made from, and so does what a process is
+    making or measuring.
     """
     gone = []
     with store.lock(".prune"):  # a run that begins now waits, and then finds what is left
@@ -123,7 +163,10 @@ def removed(store: Store, keys: Iterable[str]) -> list[str]:
         for key in keys:
             with store.free(key) as free:
                 if key in needed or not free:
-                    raise LissomError(f"store: {key} is needed by a run that goes on; remove it when that has ended")
+                    raise LissomError(
+                        f"store: {key} is needed by a run that goes on; remove it "
+                        "when that has ended"
+                    )
                 store.remove(key)
     return keys
 
@@ -131,21 +174,31 @@ def removed(store: Store, keys: Iterable[str]) -> list[str]:
 def verified(store: Store) -> dict[str, Any]:
     """Compare every file of a store with its checksum.
 
-    Return how many `entries` and `artefacts` were read, a line for each that is `wrong`, and `notes` on those that have
-    no checksums or are not signed by this user.
+    Return how many `entries` and `artefacts` were read, a line for each that is `wrong`, and
+    `notes` on those that have no checksums or are not signed by this user.
     """
-    wrongs, notes, artefacts = [], [], 0
+    wrongs = []
+    notes = []
+    artefacts = 0
     for key in store:
         folder = store.folder(key)
-        places = [(folder, key), *((path, f"{key}/artefacts/{path.name}") for path in store.artefacts(key))]
+        places = [
+            (folder, key),
+            *((path, f"{key}/artefacts/{path.name}") for path in store.artefacts(key)),
+        ]
         artefacts += len(places) - 1
         for place, name in places:
             sealed = manifest(place, name)
             if sealed is None:
-                notes.append(f"{name}: it has no checksums that can be read; `lissom store --trust` makes new ones")
+                notes.append(
+                    f"{name}: it has no checksums that can be read; `lissom store "
+                    "--trust` makes new ones"
+                )
             elif (bad := wrong(place, sealed)) is not None:
                 cure = "it is made anew when it is needed" if place != folder else remedy(folder)
-                wrongs.append(f"{name}: {bad} is not what was written (its SHA-256 differs); {cure}")
+                wrongs.append(
+                    f"{name}: {bad} is not what was written (its SHA-256 differs); {cure}"
+                )
             elif place == folder:
                 try:
                     store.record(key)
@@ -166,7 +219,8 @@ def trusted(store: Store, say: Say) -> dict[str, Any]:
     """
     if user_key() is None:
         raise LissomError(f"store: {key_path()} cannot be written, so nothing can be signed")
-    named, signed = Counter[str](), 0
+    named = Counter[str]()
+    signed = 0
     for key in store:
         folder = store.folder(key)
         sealed = manifest(folder, key)

@@ -32,6 +32,7 @@ def cutout(images: Tensor, side: int, draw: Generator) -> Tensor:
     x = torch.randint(0, w, (n,), generator=draw).to(images.device).view(-1, 1, 1, 1)
     rows = torch.arange(h, device=images.device).view(1, 1, -1, 1)
     columns = torch.arange(w, device=images.device).view(1, 1, 1, -1)
-    low, high = side // 2, side - side // 2
+    low = side // 2
+    high = side - side // 2
     hidden = (rows >= y - low) & (rows < y + high) & (columns >= x - low) & (columns < x + high)
     return images.masked_fill(hidden, 0)

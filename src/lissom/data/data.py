@@ -39,12 +39,20 @@ class Data:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, *, root: Path | None = None, size: tuple[int, int] | None = None,
-           channels: int | None = None, skip_bad: bool = False) -> Data:
+    def of(
+        cls,
+        name: str,
+        *,
+        root: Path | None = None,
+        size: tuple[int, int] | None = None,
+        channels: int | None = None,
+        skip_bad: bool = False,
+    ) -> Data:
         """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
 
-        `size` (height, width) and `channels` (1 or 3) default to what the images have; `root` is where torchvision
-        keeps its data sets. Raises LissomError for what cannot be read, unless `skip_bad`.
+        `size` (height, width) and `channels` (1 or 3) default to what the images have; `root` is
+        where torchvision keeps its data sets. Raises LissomError for what cannot be read, unless
+        `skip_bad`.
 
         >>> Data.of("digits").shape
         (1, 32, 32)
@@ -58,7 +66,9 @@ class Data:
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return what the network sees of `pixels` (n c h w, 0..255): (pixels / 255 - mean) / std."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.mean, self.std)
+        )
         return (pixels.float() - 255 * mean) / (255 * std)
 
     def example(self, count: int = 1) -> Tensor:
@@ -73,27 +83,56 @@ class Data:
 
     def labelled(self, count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Return the images that `calibration` returns, each batch with its labels."""
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
-        return [(self.normalised(pixels), labels) for pixels, labels in self.train.batches(128, CPU, order)]
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[
+            :count
+        ]
+        return [
+            (self.normalised(pixels), labels)
+            for pixels, labels in self.train.batches(128, CPU, order)
+        ]
 
     def preprocessing(self) -> dict[str, Any]:
         """Return what whoever runs an exported file has to know."""
-        return {"channels": self.channels, "height": self.size[0], "width": self.size[1],
-                "mean": list(self.mean), "std": list(self.std), "order": "RGB" if self.channels == 3 else "gray",
-                "classes": list(self.classes)}
+        return {
+            "channels": self.channels,
+            "height": self.size[0],
+            "width": self.size[1],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "order": "RGB" if self.channels == 3 else "gray",
+            "classes": list(self.classes),
+        }
 
 
 def completed(read: Read) -> Data:
-    """Complete what a source read: measure mean and std, and split a validation set off where there is none."""
+    """Complete what a source read: measure mean and std, and split a validation set off where there
+    is none.
+    """
     train, valid = (read.train, read.valid) if read.valid is not None else parted(read.train)
     mean, std = statistics(train)
-    facts = f"{read.fingerprint} {len(train)} {len(valid)} {len(read.test)} {read.channels} {read.size}"
+    facts = (
+        f"{read.fingerprint} {len(train)} {len(valid)} {len(read.test)} {read.channels} {read.size}"
+    )
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return Data(read.name, train, valid, read.test, read.classes, read.channels, read.size, mean, std, read.flip,
-                fingerprint, read.notes)
+    return Data(
+        read.name,
+        train,
+        valid,
+        read.test,
+        read.classes,
+        read.channels,
+        read.size,
+        mean,
+        std,
+        read.flip,
+        fingerprint,
+        read.notes,
+    )
 
 
-def parted(train: Images | Files, share: float = 0.1, most: int = 2500) -> tuple[Images | Files, Images | Files]:
+def parted(
+    train: Images | Files, share: float = 0.1, most: int = 2500
+) -> tuple[Images | Files, Images | Files]:
     """Split a tenth of the images (at most 2,500), the same ones every time, off for validation."""
     count = min(most, max(1, round(share * len(train))))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(20))
@@ -103,7 +142,9 @@ def parted(train: Images | Files, share: float = 0.1, most: int = 2500) -> tuple
 def statistics(train: Split, most: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over at most 10,000 images, in 0..1."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(21))[:most]
-    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    count = 0
+    total = torch.zeros(1, dtype=torch.float64)
+    squares = torch.zeros(1, dtype=torch.float64)
     for pixels, _ in train.batches(500, CPU, order):
         values = pixels.double().transpose(0, 1).flatten(1) / 255
         count += values.shape[1]

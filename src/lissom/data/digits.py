@@ -1,4 +1,6 @@
-"""The digits that come with scikit-learn, read without importing it: that takes longer than all else `plan` does."""
+"""The digits that come with scikit-learn, read without importing it: that takes longer than all
+else `plan` does.
+"""
 
 from __future__ import annotations
 
@@ -27,27 +29,31 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which places train and which test, in order: of each class the same share, drawn by chance.
 
-    `labels` (n) are classes from 0 on. The split is that of scikit-learn's train_test_split with `stratify`, drawn from
-    the same generator in the same order.
+    `labels` (n) are classes from 0 on. The split is that of scikit-learn's train_test_split with
+    `stratify`, drawn from the same generator in the same order.
     """
     draw = np.random.RandomState(seed)
     counts = np.bincount(labels)
     tests = int(np.ceil(share * len(labels)))
     to_train = shared_out(counts, len(labels) - tests, draw)
     to_test = shared_out(counts - to_train, tests, draw)
-    train, test = list[int](), list[int]()
+    train = list[int]()
+    test = list[int]()
     for label, (first, more) in enumerate(zip(to_train, to_test, strict=True)):
         places = np.flatnonzero(labels == label)[draw.permutation(counts[label])]
         train += places[:first].tolist()
-        test += places[first:first + more].tolist()
+        test += places[first : first + more].tolist()
     return np.sort(train), np.sort(test)
 
 
 def shared_out(counts: np.ndarray, total: int, draw: np.random.RandomState) -> np.ndarray:
-    """Return how many of each class's `counts` make up `total`: by the largest remainder, and chance where two are equal."""
+    """Return how many of each class's `counts` make up `total`: by the largest remainder, and
+    chance where two are equal.
+    """
     exact = counts / counts.sum() * total
     found = np.floor(exact).astype(int)
-    remainder, missing = exact - found, total - found.sum()
+    remainder = exact - found
+    missing = total - found.sum()
     for value in np.unique(remainder)[::-1]:
         if not missing:
             break

@@ -30,13 +30,18 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
         if (root / part).is_dir():
             splits[part] = classes_of(root / part)
         elif part != "valid":
-            raise LissomError(f"data: {root} has no folder '{part}'; wanted: train/<class>/*, test/<class>/*")
+            raise LissomError(
+                f"data: {root} has no folder '{part}'; wanted: train/<class>/*, test/<class>/*"
+            )
     classes = tuple(splits["train"])
     for part, found in splits.items():
         if set(found) != set(classes):
-            missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
-            raise LissomError(f"data: the classes of {root / part} differ from those of train: "
-                              f"missing {missing or 'none'}, not in train {extra or 'none'}")
+            missing = sorted(set(classes) - set(found))
+            extra = sorted(set(found) - set(classes))
+            raise LissomError(
+                f"data: the classes of {root / part} differ from those of train: "
+                f"missing {missing or 'none'}, not in train {extra or 'none'}"
+            )
     seen = hashlib.sha256()
     for part, found in sorted(splits.items()):
         for paths in found.values():
@@ -47,15 +52,29 @@ def read_folder(root: Path, size: tuple[int, int] | None, channels: int, skip_ba
     size = size or first_size(splits["train"])
     total = sum(len(p) for found in splits.values() for p in found.values())
     lazy = total * channels * size[0] * size[1] > MEMORY
-    read, bad = {}, Counter[str]()
+    read = {}
+    bad = Counter[str]()
     for part, found in splits.items():
         read[part] = _read(found, classes, channels, size, skip_bad, lazy, bad, part)
     notes = [f"{part}: {counted(count, 'unreadable file')} left out" for part, count in bad.items()]
     if not size_given and sizes_differ(splits["train"], size):
-        notes.append(f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), the size of the first; "
-                     "--size says another")
-    return Read(f"folder:{root.name}", read["train"], read.get("valid"), read["test"], classes, channels=channels, size=size,
-                flip=True, fingerprint=f"{seen.hexdigest()} {dict(bad)}", notes=notes)
+        notes.append(
+            f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), "
+            "the size of the first; "
+            "--size says another"
+        )
+    return Read(
+        f"folder:{root.name}",
+        read["train"],
+        read.get("valid"),
+        read["test"],
+        classes,
+        channels=channels,
+        size=size,
+        flip=True,
+        fingerprint=f"{seen.hexdigest()} {dict(bad)}",
+        notes=notes,
+    )
 
 
 def classes_of(folder: Path) -> dict[str, list[Path]]:
@@ -65,10 +84,16 @@ def classes_of(folder: Path) -> dict[str, list[Path]]:
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     found = {}
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if any(category(letter) in ("Cc", "Cs") for letter in child.name):  # records and exported files hold classes
-            raise LissomError(f"data: the class folder {child} has a name with control characters, or one that is not "
-                              "UTF-8; rename it")
-        found[child.name] = sorted(p for p in child.iterdir() if p.suffix.lower() in endings and p.is_file())
+        # records and exported files hold classes
+        if any(category(letter) in ("Cc", "Cs") for letter in child.name):
+            raise LissomError(
+                f"data: the class folder {child} has a name with control "
+                "characters, or one that is not "
+                "UTF-8; rename it"
+            )
+        found[child.name] = sorted(
+            p for p in child.iterdir() if p.suffix.lower() in endings and p.is_file()
+        )
         if not found[child.name]:
             raise LissomError(f"data: the class folder {child} holds no image")
     if len(found) < 2:
@@ -84,8 +109,11 @@ def first_size(found: dict[str, list[Path]]) -> tuple[int, int]:
         except LissomError:
             continue
         if height * width > UNASKED:
-            raise LissomError(f"data: {path} has {width} x {height} pixels, and all images would be resized to that; "
-                              "say what the network is to read: --size HEIGHTxWIDTH")
+            raise LissomError(
+                f"data: {path} has {width} x {height} pixels, and all images would "
+                "be resized to that; "
+                "say what the network is to read: --size HEIGHTxWIDTH"
+            )
         return height, width
     raise LissomError("data: not one training image can be read")
 
@@ -95,14 +123,23 @@ def sizes_differ(found: dict[str, list[Path]], size: tuple[int, int]) -> bool:
     from PIL import Image
 
     for path in (path for paths in found.values() for path in paths[:LOOKED_AT]):
-        with suppress(Exception), Image.open(path) as image:  # what cannot be read is told of elsewhere
+        # what cannot be read is told of elsewhere
+        with suppress(Exception), Image.open(path) as image:
             if (image.height, image.width) != size:
                 return True
     return False
 
 
-def _read(found: dict[str, list[Path]], classes: tuple[str, ...], channels: int, size: tuple[int, int],
-          skip_bad: bool, lazy: bool, bad: Counter[str], part: str) -> Images | Files:
+def _read(
+    found: dict[str, list[Path]],
+    classes: tuple[str, ...],
+    channels: int,
+    size: tuple[int, int],
+    skip_bad: bool,
+    lazy: bool,
+    bad: Counter[str],
+    part: str,
+) -> Images | Files:
     paths = [path for name in classes for path in found[name]]
     labels = torch.tensor([k for k, name in enumerate(classes) for _ in found[name]])
 
@@ -113,11 +150,13 @@ def _read(found: dict[str, list[Path]], classes: tuple[str, ...], channels: int,
             if not skip_bad:
                 raise
             return None
-        return pixels[:0] if lazy else pixels  # a lazy split is decoded once now only to find bad files
+        # a lazy split is decoded once now only to find bad files
+        return pixels[:0] if lazy else pixels
 
     if lazy and not skip_bad:
         return Files(paths, labels, channels, size)
-    pixels = [one(path) for path in paths]  # threads are slower: small images are decoded under Python's lock
+    # threads are slower: small images are decoded under Python's lock
+    pixels = [one(path) for path in paths]
     good = [i for i, p in enumerate(pixels) if p is not None]
     if len(good) < len(paths):
         bad[part] = len(paths) - len(good)

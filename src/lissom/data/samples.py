@@ -1,4 +1,6 @@
-"""What users have at hand as samples, as batches that a network takes: tensors, arrays, pairs with labels, data loaders."""
+"""What users have at hand as samples, as batches that a network takes: tensors, arrays, pairs with
+labels, data loaders.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,20 @@ def example_of(given: Any, model: nn.Module) -> Tree:
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
     tree = as_tensors(given)
     if not any(True for _ in tensors_in(tree)):
-        raise LissomError(f"apply: `example` is {type_of(given)}; expected one input as the network takes it: a "
-                          "tensor (n ...), a tuple of its arguments, or a dict of them by name")
+        raise LissomError(
+            f"apply: `example` is {type_of(given)}; expected one input as the "
+            "network takes it: a "
+            "tensor (n ...), a tuple of its arguments, or a dict of them by name"
+        )
     if not list(tensors_in(given)):  # arrays, whose float64 nobody chose
         tree = mapped(lambda t: t.to(weight.dtype) if t.is_floating_point() else t, tree)
     return mapped(lambda t: t.detach().clone().to(weight.device), tree)
 
 
 def fitted(given: Tree, example: Tree) -> Tree | None:
-    """Return what of a tree has the form of the example: the same arguments, maybe without the axis of the batch."""
+    """Return what of a tree has the form of the example: the same arguments, maybe without the axis
+    of the batch.
+    """
     if isinstance(example, Tensor):
         if not isinstance(given, Tensor) or given.ndim not in (example.ndim, example.ndim - 1):
             return None
@@ -50,24 +57,38 @@ def fitted(given: Tree, example: Tree) -> Tree | None:
         if not isinstance(given, Mapping) or not given.keys() >= example.keys():
             return None
         found = {key: fitted(given[key], part) for key, part in example.items()}
-        return None if any(part is None and example[key] is not None for key, part in found.items()) else found
+        return (
+            None
+            if any(part is None and example[key] is not None for key, part in found.items())
+            else found
+        )
     if isinstance(example, (list, tuple)):
         if not isinstance(given, (list, tuple)) or len(given) < len(example):
             return None
         parts = [fitted(part, like) for part, like in zip(given, example, strict=False)]
-        return None if any(part is None and like is not None for part, like in zip(parts, example, strict=True)) \
+        return (
+            None
+            if any(
+                part is None and like is not None for part, like in zip(parts, example, strict=True)
+            )
             else tuple(parts)
+        )
     return example
 
 
 def picked(given: Tree, example: Tree) -> Tree | None:
-    """Return the inputs in what a data loader yields: all of it, what stands before a label, or the one tensor that fits."""
+    """Return the inputs in what a data loader yields: all of it, what stands before a label, or the
+    one tensor that fits.
+    """
     found = fitted(given, example)
     if found is None and isinstance(given, (list, tuple)) and given:
         return fitted(given[0], example)
     if found is None and isinstance(given, Mapping) and isinstance(example, Tensor):
-        fits = [part for part in (fitted(part, example) for part in parts_of(given))
-                if part is not None and part.shape[1:] == example.shape[1:]]
+        fits = [
+            part
+            for part in (fitted(part, example) for part in parts_of(given))
+            if part is not None and part.shape[1:] == example.shape[1:]
+        ]
         return fits[0] if len(fits) == 1 else None
     return found
 
@@ -77,12 +98,21 @@ class Samples:
 
     def __init__(self, given: Any, example: Tree) -> None:
         self.example = example
-        tree = as_tensors(given) if isinstance(given, (np.ndarray, Tensor, Mapping, list, tuple)) else given
+        tree = (
+            as_tensors(given)
+            if isinstance(given, (np.ndarray, Tensor, Mapping, list, tuple))
+            else given
+        )
         several = isinstance(example, (list, tuple)) and isinstance(tree, (list, tuple))
-        whole = isinstance(tree, (Tensor, Mapping)) or (several and fitted(tree, example) is not None)
+        whole = isinstance(tree, (Tensor, Mapping)) or (
+            several and fitted(tree, example) is not None
+        )
         if not whole and not isinstance(tree, Iterable) and not hasattr(tree, "__getitem__"):
-            raise LissomError(f"apply: `images` is {type_of(given)}; expected a tensor or array (n ...), or batches "
-                              "of them, as a list or a DataLoader yields them")
+            raise LissomError(
+                f"apply: `images` is {type_of(given)}; expected a tensor or array "
+                "(n ...), or batches "
+                "of them, as a list or a DataLoader yields them"
+            )
         self.left: Iterator[Any] = iter([tree]) if whole else iter(tree)
         self.kept: list[Tree] = []
 
@@ -105,8 +135,11 @@ class Samples:
         tree = as_tensors(given)
         found = picked(tree, self.example)
         if found is None:
-            raise LissomError(f"apply: `images` do not fit `example`: expected {described(self.example)} as it has, alone "
-                              f"or before a label; got {described(tree)}")
+            raise LissomError(
+                "apply: `images` do not fit `example`: expected "
+                f"{described(self.example)} as it has, alone "
+                f"or before a label; got {described(tree)}"
+            )
         return found
 
 
@@ -123,5 +156,3 @@ def described(tree: Tree) -> str:
     if isinstance(tree, (list, tuple)):
         return cut(f"({', '.join(map(described, tree[:6]))}{', ...' if len(tree) > 6 else ''})")
     return type(tree).__name__
-
-

@@ -18,7 +18,9 @@ KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH")
 
 
 def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | None = None) -> None:
-    """Raise unless `spec` names a data set, in a size and with channels that images can have; reads no image."""
+    """Raise unless `spec` names a data set, in a size and with channels that images can have; reads
+    no image.
+    """
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise LissomError(f"data: the size {size} was given; (height, width) of at least 1 fits")
     if channels not in (None, 1, 3):
@@ -28,12 +30,20 @@ def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | N
             raise LissomError(f"data: {spec[7:]!r} is not a folder")
     elif spec not in KNOWN[:-1]:
         if os.path.isdir(os.path.expanduser(spec)):
-            raise LissomError(f"data: there is no data set '{spec}', but a folder; folder:{spec} names it")
+            raise LissomError(
+                f"data: there is no data set '{spec}', but a folder; folder:{spec} names it"
+            )
         raise unknown("data", "data set", spec, KNOWN)
 
 
-def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = None,
-         channels: int | None = None, skip_bad: bool = False) -> Read:
+def load(
+    spec: str,
+    *,
+    root: Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+) -> Read:
     """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
 
     `size` (height, width) and `channels` (1 or 3) default to what the images have.
@@ -51,7 +61,8 @@ def load(spec: str, *, root: Path | None = None, size: tuple[int, int] | None = 
 def digits(size: tuple[int, int], channels: int) -> Read:
     """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split.
 
-    Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
+    Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI
+    repository.
     """
     import numpy as np
     import torch
@@ -63,15 +74,28 @@ def digits(size: tuple[int, int], channels: int) -> Read:
     pixels = np.round(images * (255 / 16)).astype(np.uint8)[:, None]
 
     def part(order: np.ndarray) -> Images:
-        return Images(resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1),
-                      torch.from_numpy(labels[order]).long())
+        return Images(
+            resized(torch.from_numpy(pixels[order]), size).repeat(1, channels, 1, 1),
+            torch.from_numpy(labels[order]).long(),
+        )
 
     train, test = stratified(labels, 0.2, seed=0)
-    return Read("digits", part(train), None, part(test), tuple("0123456789"), channels=channels, size=size,
-                flip=False, fingerprint="scikit-learn digits")
+    return Read(
+        "digits",
+        part(train),
+        None,
+        part(test),
+        tuple("0123456789"),
+        channels=channels,
+        size=size,
+        flip=False,
+        fingerprint="scikit-learn digits",
+    )
 
 
-def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None, channels: int | None) -> Read:
+def from_torchvision(
+    spec: str, root: Path | None, size: tuple[int, int] | None, channels: int | None
+) -> Read:
     """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from an existing root, or download it there."""
     import numpy as np
     import torch
@@ -79,35 +103,70 @@ def from_torchvision(spec: str, root: Path | None, size: tuple[int, int] | None,
 
     from .split import Images, Read
 
-    kind = {"cifar10": known.CIFAR10, "cifar100": known.CIFAR100, "fashion-mnist": known.FashionMNIST}[spec]
+    kind = {
+        "cifar10": known.CIFAR10,
+        "cifar100": known.CIFAR100,
+        "fashion-mnist": known.FashionMNIST,
+    }[spec]
     where = root or Path.home() / ".cache" / "lissom" / "data"
-    parts, classes, own = [], (), 1 if spec == "fashion-mnist" else 3
+    parts = []
+    classes = ()
+    own = 1 if spec == "fashion-mnist" else 3
     for train in (True, False):
         try:
             found = kind(str(where), train=train, download=False)
         except RuntimeError:
             try:
                 found = kind(str(where), train=train, download=True)
-            except Exception as error:  # the download speaks many protocols, each with errors of its own
-                raise LissomError(f"data {spec}: not found in {where}, or damaged, and cannot be downloaded ({error}); "
-                                  "--data-root names a folder that holds it") from None
+            except (
+                Exception
+            ) as error:  # the download speaks many protocols, each with errors of its own
+                raise LissomError(
+                    f"data {spec}: not found in {where}, or damaged, and cannot be "
+                    f"downloaded ({error}); "
+                    "--data-root names a folder that holds it"
+                ) from None
         except Exception as error:  # what a damaged file makes its reader say
-            raise LissomError(f"data {spec}: what {where} holds cannot be read ({error or type(error).__name__}); without "
-                              "these files it is downloaded again") from None
+            raise LissomError(
+                f"data {spec}: what {where} holds cannot be read "
+                f"({error or type(error).__name__}); without "
+                "these files it is downloaded again"
+            ) from None
         array = np.asarray(found.data)
-        pixels = torch.from_numpy(array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2).copy())
+        pixels = torch.from_numpy(
+            array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2).copy()
+        )
         wanted = channels or own
         if wanted != own:
-            pixels = pixels.repeat(1, 3, 1, 1) if wanted == 3 else pixels.float().mean(1, keepdim=True).byte()
-        labels, classes = torch.as_tensor(found.targets).long(), tuple(found.classes)
-        if not 0 < len(pixels) == len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-            raise LissomError(f"data {spec}: what {where} holds is damaged: {len(pixels)} images and {len(labels)} labels "
-                              f"of {len(classes)} classes; without these files it is downloaded again")
+            pixels = (
+                pixels.repeat(1, 3, 1, 1)
+                if wanted == 3
+                else pixels.float().mean(1, keepdim=True).byte()
+            )
+        labels = torch.as_tensor(found.targets).long()
+        classes = tuple(found.classes)
+        if not 0 < len(pixels) == len(labels) or not 0 <= int(labels.min()) <= int(
+            labels.max()
+        ) < len(classes):
+            raise LissomError(
+                f"data {spec}: what {where} holds is damaged: {len(pixels)} images "
+                f"and {len(labels)} labels "
+                f"of {len(classes)} classes; without these files it is downloaded again"
+            )
         size = size or (pixels.shape[2], pixels.shape[3])
         parts.append(Images(resized(pixels, size), labels))
     shape = parts[0].pixels.shape
-    return Read(spec, parts[0], None, parts[1], classes, channels=shape[1], size=(shape[2], shape[3]), flip=True,
-                fingerprint=spec)
+    return Read(
+        spec,
+        parts[0],
+        None,
+        parts[1],
+        classes,
+        channels=shape[1],
+        size=(shape[2], shape[3]),
+        flip=True,
+        fingerprint=spec,
+    )
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:

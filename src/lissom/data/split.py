@@ -17,8 +17,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..errors import LissomError
 
 # what Pillow decodes by itself, where it was built with it: for others, as EPS, it starts a program
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX", "SGI",
-           "QOI", "DDS")
+FORMATS = tuple(
+    """
+    PNG JPEG MPO WEBP TIFF GIF BMP DIB PPM JPEG2000 AVIF TGA ICO PCX SGI QOI DDS
+    """.split()
+)
 LARGE = 1 << 24  # pixels that any file may declare: 128 MiB while they are decoded
 DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
 
@@ -33,7 +36,9 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels, labels) on `device`; `order` holds the indices to visit, all in turn if None."""
         ...
 
@@ -52,7 +57,9 @@ class Part:
     def __len__(self) -> int:
         return len(self.order)
 
-    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         return self.whole.batches(size, device, self.order if order is None else self.order[order])
 
 
@@ -80,13 +87,17 @@ class Images:
         """Return the split of the images at the given indices."""
         return Images(self.pixels[order], self.labels[order])
 
-    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self) if order is None else len(order), size):
             if order is None:
-                pixels, labels = self.pixels[start:start + size], self.labels[start:start + size]
+                pixels = self.pixels[start : start + size]
+                labels = self.labels[start : start + size]
             else:
-                index = order[start:start + size].to(self.pixels.device)
-                pixels, labels = self.pixels[index], self.labels[index]
+                index = order[start : start + size].to(self.pixels.device)
+                pixels = self.pixels[index]
+                labels = self.labels[index]
             yield pixels.to(device), labels.to(device)
 
 
@@ -104,7 +115,9 @@ class Files(Dataset[Tensor | str]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        """Return the pixels of a file, or what is wrong with it: raised in a worker, it comes with a whole traceback."""
+        """Return the pixels of a file, or what is wrong with it: raised in a worker, it comes with
+        a whole traceback.
+        """
         try:
             return torch.from_numpy(decoded(self.paths[index], self.channels, self.size))
         except LissomError as error:
@@ -115,19 +128,28 @@ class Files(Dataset[Tensor | str]):
         paths = [self.paths[i] for i in order.tolist()]
         return Files(paths, self.labels[order], self.channels, self.size, self.workers)
 
-    def batches(self, size: int, device: torch.device, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         part = self if order is None else self.take(order)
         if not len(part):
             return
         # A DataLoader draws a number when it is made, and a run that goes on makes one loader more.
         # With a generator of its own it does not change what others draw.
-        loader = DataLoader(part, batch_size=size, num_workers=self.workers, pin_memory=device.type == "cuda",
-                            collate_fn=stacked, generator=torch.Generator())  # not the one that dropout draws from
+        loader = DataLoader(
+            part,
+            batch_size=size,
+            num_workers=self.workers,
+            pin_memory=device.type == "cuda",
+            # not the one that dropout draws from
+            collate_fn=stacked,
+            generator=torch.Generator(),
+        )
         start = 0
         for pixels in loader:
             if isinstance(pixels, str):
                 raise LissomError(pixels)
-            labels = part.labels[start:start + len(pixels)]
+            labels = part.labels[start : start + len(pixels)]
             start += len(pixels)
             yield pixels.to(device, non_blocking=True), labels.to(device)
 
@@ -150,18 +172,23 @@ def opened() -> list[str]:
 def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
     """Read an image file to (c h w) uint8, resized to `size` (height, width) if it differs.
 
-    Raises LissomError, naming the file, for one that is no image, is cut short or declares more than it can hold.
+    Raises LissomError, naming the file, for one that is no image, is cut short or declares more
+    than it can hold.
     """
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged here, by the size of the file
+            # judged here, by the size of the file
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=opened())
         with image:
             pixels = image.width * image.height
             if pixels > max(LARGE, DENSEST * path.stat().st_size):
-                raise ValueError(f"it declares {image.width} x {image.height} pixels in {path.stat().st_size} bytes")
+                raise ValueError(
+                    f"it declares {image.width} x {image.height} pixels in "
+                    f"{path.stat().st_size} bytes"
+                )
             if image.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
                 picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             else:
@@ -169,7 +196,9 @@ def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarr
             picture = picture.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
         said = str(error) or type(error).__name__
-        raise LissomError(f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out") from None
+        raise LissomError(
+            f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
+        ) from None
     if size is not None and picture.size != (size[1], size[0]):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     array = np.asarray(picture)

@@ -25,15 +25,18 @@ class Weight:
 class Balance:
     """Add up terms: the first as it is, each further one so that its gradient is a `share` of the first's.
 
-    weight of term i = share * norm of the first term's gradient / norm of term i's, over all parameters of the
-    student together. Measured on the first batch and every EVERY batches, each norm the mean of what was measured
-    and of what it was. A number in front of a term is its weight.
+    weight of term i = share * norm of the first term's gradient / norm of term i's, over all
+    parameters of the student together. Measured on the first batch and every EVERY batches, each
+    norm the mean of what was measured and of what it was. A number in front of a term is its
+    weight.
     """
 
     def __init__(self, numbers: Sequence[float | None], share: float) -> None:
         self.share = share
-        self.weights = [Weight(number if number is not None else float(k == 0), number is not None or k == 0)
-                        for k, number in enumerate(numbers)]
+        self.weights = [
+            Weight(number if number is not None else float(k == 0), number is not None or k == 0)
+            for k, number in enumerate(numbers)
+        ]
         self.batches = self.measured = 0
 
     def __call__(self, values: Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -41,16 +44,23 @@ class Balance:
         if self._due():
             self._measure(values, [p for p in parameters if p.requires_grad])
         self.batches += 1
-        return torch.stack([w.value * value for w, value in zip(self.weights, values, strict=True)]).sum()
+        return torch.stack(
+            [w.value * value for w, value in zip(self.weights, values, strict=True)]
+        ).sum()
 
     def memory(self) -> dict[str, Any]:
         """Return what has been measured so far."""
-        return {"weights": [asdict(weight) for weight in self.weights], "batches": self.batches, "measured": self.measured}
+        return {
+            "weights": [asdict(weight) for weight in self.weights],
+            "batches": self.batches,
+            "measured": self.measured,
+        }
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Go on from what `memory` returned."""
         self.weights = [Weight(**weight) for weight in memory["weights"]]
-        self.batches, self.measured = memory["batches"], memory["measured"]
+        self.batches = memory["batches"]
+        self.measured = memory["measured"]
 
     def _due(self) -> bool:
         """A weight that is 0, since there was no gradient yet, is looked at more often at the beginning."""

@@ -22,39 +22,69 @@ Term = tuple[float | None, Loss]  # the number in front of a loss, and the loss
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network gives on a batch: `logits` (n classes), and `features`, one (n c h w) for each place compared."""
+    """What a network gives on a batch: `logits` (n classes), and `features`, one (n c h w) for each
+    place compared.
+    """
 
     logits: Tensor
     features: list[Tensor]
 
 
 class Comparison:
-    """The terms of a distillation loss with everything they need: places, adapters, their own modules, weights.
+    """The terms of a distillation loss with everything they need: places, adapters, their own
+    modules, weights.
 
-    `student` and `teacher` are on one device with `example` (n c h w). Within `watching()` the teacher runs before the
-    student whenever that does, and features of both are noted.
-    Where the teacher is an ensemble, features are those of its first member.
+    `student` and `teacher` are on one device with `example` (n c h w). Within `watching()` the
+    teacher runs before the student whenever that does, and features of both are noted. Where the
+    teacher is an ensemble, features are those of its first member.
     Raises LissomError if there is nothing to compare that the terms ask for.
     """
 
-    def __init__(self, terms: Sequence[Term], student: nn.Module, teacher: nn.Module, example: Tensor, *,
-                 at: str | None = None, share: float = 0.5, where: str = "distill") -> None:
-        self.terms, self.student, self.teacher, self.where = terms, student, teacher, where
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        student: nn.Module,
+        teacher: nn.Module,
+        example: Tensor,
+        *,
+        at: str | None = None,
+        share: float = 0.5,
+        where: str = "distill",
+    ) -> None:
+        self.terms = terms
+        self.student = student
+        self.teacher = teacher
+        self.where = where
         self.first = teacher.members[0] if isinstance(teacher, Ensemble) else teacher
         features = [loss for _, loss in terms if isinstance(loss, FeatureLoss)]
         if at is not None and not features:
             given = " + ".join(str(loss) for _, loss in terms)
-            raise LissomError(f"{where}: at='{at}' names places to compare, but '{given}' compares no features; "
-                              "fmse or gram does")
-        self.places: list[Place] = places(student, self.first, example, at, where) if features else []
+            raise LissomError(
+                f"{where}: at='{at}' names places to compare, but '{given}' "
+                "compares no features; "
+                "fmse or gram does"
+            )
+        self.places: list[Place] = (
+            places(student, self.first, example, at, where) if features else []
+        )
         self.balance = Balance([number for number, _ in terms], share)
         narrow = any(not loss.any_width for loss in features)  # only these losses need adapters
-        self.adapters = nn.ModuleList(adapter(place) if narrow else nn.Identity() for place in self.places)
-        widths = [place.teacher.shape[0] if place.channels is None else len(place.channels) for place in self.places]
-        self.modules = [loss.modules(widths) if isinstance(loss, FeatureLoss) else nn.ModuleList() for _, loss in terms]
+        self.adapters = nn.ModuleList(
+            adapter(place) if narrow else nn.Identity() for place in self.places
+        )
+        widths = [
+            place.teacher.shape[0] if place.channels is None else len(place.channels)
+            for place in self.places
+        ]
+        self.modules = [
+            loss.modules(widths) if isinstance(loss, FeatureLoss) else nn.ModuleList()
+            for _, loss in terms
+        ]
         self._seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self._wanted: Answer | None = None  # the teacher's, on the images that the student saw last
-        self._index: list[Tensor | None] = [p.channels if p.how == "kept channels" else None for p in self.places]
+        self._index: list[Tensor | None] = [
+            p.channels if p.how == "kept channels" else None for p in self.places
+        ]
 
     @property
     def trained(self) -> nn.ModuleList:
@@ -69,22 +99,29 @@ class Comparison:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Run the teacher and note features at every forward pass; hooks are gone afterwards, whatever happens.
+        """Run the teacher and note features at every forward pass; hooks are gone afterwards,
+        whatever happens.
 
-        The teacher runs first: once the student's activations are held for its gradient, a CPU has to ask the system for
-        fresh memory for those of the teacher, at every batch, which takes a third longer.
+        The teacher runs first: once the student's activations are held for its gradient, a CPU has
+        to ask the system for fresh memory for those of the teacher, at every batch, which takes a
+        third longer.
         """
+
         def first(_: nn.Module, given: tuple[Any, ...]) -> None:
             self._wanted = self.wanted(given[0])
 
-        with watched(self.student, [p.student for p in self.places]) as ours, \
-                watched(self.first, [p.teacher for p in self.places]) as theirs:
-            self._seen, hook = (ours, theirs), self.student.register_forward_pre_hook(first)
+        with (
+            watched(self.student, [p.student for p in self.places]) as ours,
+            watched(self.first, [p.teacher for p in self.places]) as theirs,
+        ):
+            self._seen = (ours, theirs)
+            hook = self.student.register_forward_pre_hook(first)
             try:
                 yield
             finally:
                 hook.remove()
-                self._seen, self._wanted = ({}, {}), None
+                self._seen = ({}, {})
+                self._wanted = None
 
     def wanted(self, images: Tensor) -> Answer:
         """Run the teacher on images (n c h w), in inference mode and the precision of training."""
@@ -92,24 +129,37 @@ class Comparison:
             logits = self.teacher(images)
         # copies, since tensors made in inference mode cannot take part in a gradient
         kept = [self._seen[1][place.teacher.name] for place in self.places]
-        return Answer(logits.to(torch.float32, copy=True),
-                      [f.to(torch.float32, copy=True) if index is None else f.index_select(1, index).float()
-                       for f, index in zip(kept, self._index, strict=True)])
+        return Answer(
+            logits.to(torch.float32, copy=True),
+            [
+                f.to(torch.float32, copy=True)
+                if index is None
+                else f.index_select(1, index).float()
+                for f, index in zip(kept, self._index, strict=True)
+            ],
+        )
 
     def found(self, logits: Tensor) -> Answer:
-        """Return what the student gave in its last forward pass, of which `logits` (n classes) are the outputs."""
+        """Return what the student gave in its last forward pass, of which `logits` (n classes) are
+        the outputs.
+        """
         return Answer(logits, [self._seen[0][place.student.name].float() for place in self.places])
 
     def values(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return the value of each term for the student's last forward pass, which gave `logits`; `labels` are (n).
+        """Return the value of each term for the student's last forward pass, which gave `logits`;
+        `labels` are (n).
 
         Raises LissomError if the networks answer with different numbers of classes.
         """
-        found, wanted = self.found(logits), self._wanted
+        found = self.found(logits)
+        wanted = self._wanted
         assert wanted is not None, "the student runs within watching()"
         if wanted.logits.shape != found.logits.shape:
-            raise LissomError(f"{self.where}: the teacher answers with {tuple(wanted.logits.shape[1:])} numbers, "
-                              f"the student with {tuple(found.logits.shape[1:])}")
+            raise LissomError(
+                f"{self.where}: the teacher answers with "
+                f"{tuple(wanted.logits.shape[1:])} numbers, "
+                f"the student with {tuple(found.logits.shape[1:])}"
+            )
         adapted = [adapt(f) for adapt, f in zip(self.adapters, found.features, strict=True)]
         values = []
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
@@ -121,23 +171,42 @@ class Comparison:
         return values
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum for a batch on which the student has just run, and measure the weights when it is time."""
+        """Return the sum for a batch on which the student has just run, and measure the weights
+        when it is time.
+        """
         return self.balance(self.values(logits, labels), self.student.parameters())
 
     def facts(self) -> dict[str, Any]:
-        """Return for the record: the terms with their weights, and the places with how channels went together."""
-        terms = [{"loss": str(loss), "weight": w.value, "first_weight": w.value if w.first is None else w.first,
-                  "measured": 0 if w.fixed else self.balance.measured}
-                 for (_, loss), w in zip(self.terms, self.balance.weights, strict=True)]
-        found = [{"student": p.student.name, "teacher": p.teacher.name, "size": list(p.student.size),
-                  "student_channels": p.student.shape[0], "teacher_channels": p.teacher.shape[0],
-                  "how": "any width" if p.how == "adapter" and isinstance(a, nn.Identity) else p.how}
-                 for p, a in zip(self.places, self.adapters, strict=True)]
+        """Return for the record: the terms with their weights, and the places with how channels
+        went together.
+        """
+        terms = [
+            {
+                "loss": str(loss),
+                "weight": w.value,
+                "first_weight": w.value if w.first is None else w.first,
+                "measured": 0 if w.fixed else self.balance.measured,
+            }
+            for (_, loss), w in zip(self.terms, self.balance.weights, strict=True)
+        ]
+        found = [
+            {
+                "student": p.student.name,
+                "teacher": p.teacher.name,
+                "size": list(p.student.size),
+                "student_channels": p.student.shape[0],
+                "teacher_channels": p.teacher.shape[0],
+                "how": "any width" if p.how == "adapter" and isinstance(a, nn.Identity) else p.how,
+            }
+            for p, a in zip(self.places, self.adapters, strict=True)
+        ]
         return {"terms": terms, **({"places": found} if found else {})}
 
 
 def adapter(place: Place) -> nn.Module:
-    """Return the 1x1 convolution that makes the teacher's channels of the student's, where they are not the same."""
+    """Return the 1x1 convolution that makes the teacher's channels of the student's, where they are
+    not the same.
+    """
     if place.channels is not None:
         return nn.Identity()
     return nn.Conv2d(place.student.shape[0], place.teacher.shape[0], 1, bias=False)

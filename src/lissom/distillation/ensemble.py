@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 
 class Ensemble(nn.Module):
-    """Answer with the mean of the members' logits: the geometric mean of their probabilities, at every temperature."""
+    """Answer with the mean of the members' logits: the geometric mean of their probabilities, at
+    every temperature.
+    """
 
     def __init__(self, members: Iterable[nn.Module]) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Features inside two networks: where they are made, which of them go together, and which channels of these."""
+"""Features inside two networks: where they are made, which of them go together, and which channels
+of these.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,14 @@ from ..errors import LissomError, nearest
 from ..surgery.cast import CastLayer, uncast
 from ..surgery.channels.follow import labels_of
 from ..surgery.quantization.layers import QuantizedLayer
-from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.network import QuantizedNetwork
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a module made: features of (c h w), in `calls` calls; `changed` says that they were changed in place later."""
+    """What a module made: features of (c h w), in `calls` calls; `changed` says that they were
+    changed in place later.
+    """
 
     name: str
     shape: tuple[int, int, int]
@@ -38,8 +42,8 @@ class Output:
 class Place:
     """Two modules whose features are compared. `channels` are the teacher's, one for each of the student's.
 
-    `how`: "same" for channel by channel, "kept channels" where the student lost some, "adapter" where no channel
-    of one is known to be one of the other.
+    `how`: "same" for channel by channel, "kept channels" where the student lost some, "adapter"
+    where no channel of one is known to be one of the other.
     """
 
     student: Output
@@ -57,21 +61,29 @@ class Place:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the user's own network, whose modules have the names that the user knows."""
-    return model.network if isinstance(model, Quantized) else model
+    return model.network if isinstance(model, QuantizedNetwork) else model
 
 
 def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
-    """Run `network` on `example` (n c h w) and return what each module made of it, in the order in which they finished."""
+    """Run `network` on `example` (n c h w) and return what each module made of it, in the order in
+    which they finished.
+    """
     found: dict[str, tuple[Tensor, int, int]] = {}  # tensor, version, calls
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def note(_: nn.Module, __: Any, out: Any) -> None:
-            calls = found.pop(name)[2] if name in found else 0  # the last call counts, also for the order
+            # the last call counts, also for the order
+            calls = found.pop(name)[2] if name in found else 0
             if isinstance(out, Tensor) and out.ndim == 4:
                 found[name] = (out, out._version, calls + 1)
+
         return note
 
-    hooks = [module.register_forward_hook(hook(name)) for name, module in unwrapped(network).named_modules() if name]
+    hooks = [
+        module.register_forward_hook(hook(name))
+        for name, module in unwrapped(network).named_modules()
+        if name
+    ]
     mode = network.training
     try:
         with torch.no_grad():
@@ -80,12 +92,16 @@ def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
         network.train(mode)
         for one in hooks:
             one.remove()
-    return {name: Output(name, (t.shape[1], t.shape[2], t.shape[3]), calls, t._version != version)
-            for name, (t, version, calls) in found.items()}
+    return {
+        name: Output(name, (t.shape[1], t.shape[2], t.shape[3]), calls, t._version != version)
+        for name, (t, version, calls) in found.items()
+    }
 
 
 def stage_ends(made: dict[str, Output]) -> list[Output]:
-    """Return the last module to finish at each size, but for 1x1, in order; one that runs more than once is none."""
+    """Return the last module to finish at each size, but for 1x1, in order; one that runs more than
+    once is none.
+    """
     ends: dict[tuple[int, int], Output] = {}
     for one in made.values():
         if one.calls == 1 and one.size != (1, 1):
@@ -94,20 +110,27 @@ def stage_ends(made: dict[str, Output]) -> list[Output]:
     return list(ends.values())
 
 
-def pairs(at: str | None, student: dict[str, Output], teacher: dict[str, Output], where: str) -> list[tuple[Output, Output]]:
+def pairs(
+    at: str | None, student: dict[str, Output], teacher: dict[str, Output], where: str
+) -> list[tuple[Output, Output]]:
     """Return the outputs to compare: the stage ends of one size if `at` is None, else those that it names.
 
-    `at` is a list such as "blocks.2,blocks.*=layer*": patterns of module names, in which * stands for anything
-    between two dots. A student's module without "=" goes with the teacher's of that name and size, else with the
-    teacher's stage end of that size. Raises LissomError for a pattern that matches nothing.
+    `at` is a list such as "blocks.2,blocks.*=layer*": patterns of module names, in which * stands
+    for anything between two dots. A student's module without "=" goes with the teacher's of that
+    name and size, else with the teacher's stage end of that size. Raises LissomError for a pattern
+    that matches nothing.
     """
     ends = {one.size: one for one in stage_ends(teacher)}
     if at is None:
         found = [(one, ends[one.size]) for one in stage_ends(student) if one.size in ends]
         if not found:
-            raise LissomError(f"{where}: student and teacher have no features of one size to compare; the student's stages "
-                              f"end in {listed(stage_ends(student))}, the teacher's in {listed(stage_ends(teacher))}; "
-                              'at="student=teacher" names others')
+            raise LissomError(
+                f"{where}: student and teacher have no features of one size to "
+                "compare; the student's stages "
+                f"end in {listed(stage_ends(student))}, the teacher's in "
+                f"{listed(stage_ends(teacher))}; "
+                'at="student=teacher" names others'
+            )
         return found
     found = []
     for part in at.split(","):
@@ -116,41 +139,57 @@ def pairs(at: str | None, student: dict[str, Output], teacher: dict[str, Output]
         if equals:
             theirs = named(right, teacher, "teacher", where)
             if len(ours) != len(theirs):
-                raise LissomError(f"{where}: at='{part.strip()}' names {len(ours)} modules of the student and "
-                                  f"{len(theirs)} of the teacher")
+                raise LissomError(
+                    f"{where}: at='{part.strip()}' names {len(ours)} modules of the "
+                    "student and "
+                    f"{len(theirs)} of the teacher"
+                )
         else:
             theirs = [_counterpart(one, teacher, ends, where) for one in ours]
         for one, two in zip(ours, theirs, strict=True):
             if one.size != two.size:
-                raise LissomError(f"{where}: at='{part.strip()}': features of the student's '{one.name}' are "
-                                  f"{one.size[0]}x{one.size[1]}, those of the teacher's '{two.name}' "
-                                  f"{two.size[0]}x{two.size[1]}")
+                raise LissomError(
+                    f"{where}: at='{part.strip()}': features of the student's '{one.name}' are "
+                    f"{one.size[0]}x{one.size[1]}, those of the teacher's '{two.name}' "
+                    f"{two.size[0]}x{two.size[1]}"
+                )
             found.append((one, two))
     order = list(student)
     return sorted(dict.fromkeys(found), key=lambda pair: order.index(pair[0].name))
 
 
-def _counterpart(one: Output, teacher: dict[str, Output], ends: dict[tuple[int, int], Output], where: str) -> Output:
+def _counterpart(
+    one: Output, teacher: dict[str, Output], ends: dict[tuple[int, int], Output], where: str
+) -> Output:
     same = teacher.get(one.name)
     if same is not None and same.size == one.size:
         return same
     if one.size not in ends:
-        raise LissomError(f"{where}: at='{one.name}': the teacher has no such module and no stage of "
-                          f"{one.size[0]}x{one.size[1]}; its stages end in {listed(list(ends.values()))}. "
-                          f'at="{one.name}=NAME" names its counterpart')
+        raise LissomError(
+            f"{where}: at='{one.name}': the teacher has no such module and no stage of "
+            f"{one.size[0]}x{one.size[1]}; its stages end in {listed(list(ends.values()))}. "
+            f'at="{one.name}=NAME" names its counterpart'
+        )
     return ends[one.size]
 
 
 def named(pattern: str, made: dict[str, Output], whose: str, where: str) -> list[Output]:
     """Return the outputs whose module names match a pattern, part by part between the dots."""
     wanted = pattern.split(".")
-    found = [one for name, one in made.items() if len(parts := name.split(".")) == len(wanted)
-             and all(fnmatchcase(part, word) for part, word in zip(parts, wanted, strict=True))]
+    found = [
+        one
+        for name, one in made.items()
+        if len(parts := name.split(".")) == len(wanted)
+        and all(fnmatchcase(part, word) for part, word in zip(parts, wanted, strict=True))
+    ]
     if not found:
         close = nearest(pattern, made)
         hint = f"; did you mean '{close}'?" if close else "."
-        raise LissomError(f"{where}: at: no module of the {whose} that makes features (n c h w) is called '{pattern}'{hint} "
-                          f"Its stages end in {listed(stage_ends(made))}")
+        raise LissomError(
+            f"{where}: at: no module of the {whose} that makes features (n c h w) "
+            f"is called '{pattern}'{hint} "
+            f"Its stages end in {listed(stage_ends(made))}"
+        )
     return found
 
 
@@ -159,8 +198,12 @@ def listed(places: Iterable[Output]) -> str:
     return ", ".join(f"{one.name} ({one.size[0]}x{one.size[1]})" for one in places) or "nothing"
 
 
-def places(student: nn.Module, teacher: nn.Module, example: Tensor, at: str | None, where: str) -> list[Place]:
-    """Return where to compare two networks and how their channels go together, from a forward pass of each."""
+def places(
+    student: nn.Module, teacher: nn.Module, example: Tensor, at: str | None, where: str
+) -> list[Place]:
+    """Return where to compare two networks and how their channels go together, from a forward pass
+    of each.
+    """
     found = pairs(at, outputs(student, example[:1]), outputs(teacher, example[:1]), where)
     match = matching(unwrapped(student), unwrapped(teacher), example)
     return [Place(one, two, match(one, two)) for one, two in found]
@@ -174,50 +217,66 @@ Match = Callable[[Output, Output], Tensor | None]
 def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
     """Return what says which of the teacher's channels are the student's, None where that is not known.
 
-    A student that was cut from the teacher's architecture still has layers of the same names, and each remembers
-    in `kept` which of its outputs are left. A channel of a feature goes back to the layers that made it, over adds,
-    concatenations and shuffles; the teacher's channel that goes back to the same outputs is its counterpart.
+    A student that was cut from the teacher's architecture still has layers of the same names, and
+    each remembers in `kept` which of its outputs are left. A channel of a feature goes back to the
+    layers that made it, over adds, concatenations and shuffles; the teacher's channel that goes
+    back to the same outputs is its counterpart.
     """
     if not akin(student, teacher):
         return lambda _, __: None
-    if not any(hasattr(layer, "kept") for network in (student, teacher) for layer in network.modules()):
+    if not any(
+        hasattr(layer, "kept") for network in (student, teacher) for layer in network.modules()
+    ):
         return lambda one, two: torch.arange(one.shape[0]) if one.name == two.name else None
-    ours, theirs = _Origins(student, example), _Origins(teacher, example)
+    ours = _Origins(student, example)
+    theirs = _Origins(teacher, example)
     roots = {origin: root for root, origins in theirs.made.items() for origin in origins}
 
     def match(one: Output, two: Output) -> Tensor | None:
         if one.name not in ours.at or two.name not in theirs.at:
             return None
-        mine, yours = ours.at[one.name], theirs.at[two.name]
+        mine = ours.at[one.name]
+        yours = theirs.at[two.name]
         found = torch.zeros(one.shape[0], dtype=torch.long)
         for root, spots in mine.items():
             # 0 is the input of the network, and whatever could not be followed
-            counterparts = {roots.get(origin) for origin in ours.made.get(root, ())} or ({0} if root == 0 else set())
+            counterparts = {roots.get(origin) for origin in ours.made.get(root, ())} or (
+                {0} if root == 0 else set()
+            )
             only = counterparts.pop() if len(counterparts) == 1 else None
             wanted = [] if only is None else yours.get(only, [])
             if len(wanted) != len(spots):
                 return None
-            found[spots] = torch.tensor(wanted)  # channels that are one are in the same order in both
+            # channels that are one are in the same order in both
+            found[spots] = torch.tensor(wanted)
         return found
 
     return match
 
 
 def akin(student: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether two networks can be one architecture, cut or not: their layers have the same names and widths."""
-    ours, theirs = _layers(student), _layers(teacher)
+    """Return whether two networks can be one architecture, cut or not: their layers have the same
+    names and widths.
+    """
+    ours = _layers(student)
+    theirs = _layers(teacher)
     return ours.keys() == theirs.keys() and all(_fits(ours[name], theirs[name]) for name in ours)
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
-    return {name: m for name, m in network.named_modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))}
+    return {
+        name: m
+        for name, m in network.named_modules()
+        if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))
+    }
 
 
 def _fits(one: Any, two: Any) -> bool:
     """Return whether both layers can have had the same outputs at first."""
     if one.weight.ndim != two.weight.ndim or one.weight.shape[2:] != two.weight.shape[2:]:
         return False
-    kept, other = getattr(one, "kept", None), getattr(two, "kept", None)
+    kept = getattr(one, "kept", None)
+    other = getattr(two, "kept", None)
     if kept is None or other is None:
         cut, whole = (kept, two) if kept is not None else (other, one)
         return len(one.weight) == len(two.weight) if cut is None else max(cut) < len(whole.weight)
@@ -225,7 +284,9 @@ def _fits(one: Any, two: Any) -> bool:
 
 
 class _Origins:
-    """Where the channels of a network come from: the outputs of layers, as they were counted before any cut."""
+    """Where the channels of a network come from: the outputs of layers, as they were counted before
+    any cut.
+    """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         labels = labels_of(_float(network), example)
@@ -237,7 +298,8 @@ class _Origins:
                 kept = getattr(network.get_submodule(layer), "kept", None)
                 for k, made in enumerate(root[use.labels.reshape(-1).numpy()].tolist()):
                     self.made.setdefault(made, set()).add((layer, k if kept is None else kept[k]))
-        self.at: dict[str, dict[int, list[int]]] = {}  # module -> root -> channels of the module that have it
+        # module -> root -> channels of the module that have it
+        self.at: dict[str, dict[int, list[int]]] = {}
         for name, found in labels.at.items():
             if found.ndim == 4 and torch.equal(found, found[:, :, :1, :1].expand_as(found)):
                 spots = self.at.setdefault(name, {})
@@ -246,7 +308,9 @@ class _Origins:
 
 
 def _float(network: nn.Module) -> nn.Module:
-    """Return the network with ordinary layers in place of those whose weights are rounded: labels do not see through."""
+    """Return the network with ordinary layers in place of those whose weights are rounded: labels
+    do not see through.
+    """
     if not any(isinstance(m, (QuantizedLayer, CastLayer)) for m in network.modules()):
         return network
     network = copy.deepcopy(network)
@@ -260,6 +324,7 @@ def _float(network: nn.Module) -> nn.Module:
 
 # features as they are made
 
+
 @contextmanager
 def watched(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Tensor]]:
     """Within this context, fill a dictionary with what the modules of `wanted` make at each forward pass."""
@@ -268,10 +333,14 @@ def watched(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Te
     def hook(one: Output) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, out: Tensor) -> None:
             seen[one.name] = out.clone() if one.changed else out
+
         return keep
 
     network = unwrapped(model)
-    hooks = [network.get_submodule(one.name).register_forward_hook(hook(one)) for one in dict.fromkeys(wanted)]
+    hooks = [
+        network.get_submodule(one.name).register_forward_hook(hook(one))
+        for one in dict.fromkeys(wanted)
+    ]
     try:
         yield seen
     finally:

@@ -19,18 +19,36 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def apart(words: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str) -> None:
+def run_isolated(
+    words: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str
+) -> None:
     """Run a command in `folder`, with `more` environment variables, which is to leave a file `makes`.
 
-    Raises LissomError, which begins with `where` and ends with `hint`, if it fails, is killed or leaves no file.
+    Raises LissomError, which begins with `where` and ends with `hint`, if it fails, is killed or
+    leaves no file.
     """
-    done = subprocess.run([str(word) for word in words], cwd=folder, env=surroundings(**more), capture_output=True,
-                          text=True, encoding="utf-8", errors="replace", check=False)
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=folder,
+        env=surroundings(**more),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if done.returncode == 0 and makes.is_file():
         return
     end = ended(done.returncode) if done.returncode else "left no file"
-    said = [line for text in (done.stdout, done.stderr) for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    raise LissomError(f"{where} {end}; its last words: {said[-1].strip()[:200] if said else 'none'}; {hint}")
+    said = [
+        line
+        for text in (done.stdout, done.stderr)
+        for line in text.replace("\r", "\n").splitlines()
+        if line.strip()
+    ]
+    raise LissomError(
+        f"{where} {end}; its last words: {said[-1].strip()[:200] if said else 'none'}; {hint}"
+    )
 
 
 def child(*words: str | Path) -> list[str]:
@@ -38,16 +56,18 @@ def child(*words: str | Path) -> list[str]:
     return command("lissom.exporting.isolated", *words)
 
 
-def tried(target: str, path: Path, shape: Sequence[int], outputs: Sequence[int], where: str, hint: str) -> None:
+def smoke_test(
+    target: str, path: Path, shape: Sequence[int], outputs: Sequence[int], where: str, hint: str
+) -> None:
     """Load a file and run it on one image of `shape` and on two in a process of its own.
 
     Raises LissomError if that fails, or makes anything but `outputs`, the shape of one answer.
     """
     sizes = [",".join(map(str, size)) for size in (shape, outputs)]
-    apart(child("try", target, path.resolve(), *sizes), path.parent, path, where, hint)
+    run_isolated(child("try", target, path.resolve(), *sizes), path.parent, path, where, hint)
 
 
-def answered(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
+def output_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of what a network answers to one image of `shape`."""
     import torch
 
@@ -75,7 +95,10 @@ def main() -> None:
     for count in (1, 2):
         found = run(np.zeros((count, *shape), np.float32))
         if found.shape != (count, *outputs):
-            raise SystemExit(f"{count} images gave outputs of shape {found.shape}, the network's is {(count, *outputs)}")
+            raise SystemExit(
+                f"{count} images gave outputs of shape {found.shape}, the network's "
+                f"is {(count, *outputs)}"
+            )
 
 
 if __name__ == "__main__":

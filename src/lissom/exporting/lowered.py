@@ -1,4 +1,5 @@
-"""What PyTorch's exporters do twice is done once: operators that a target does not have are taken apart one by one.
+"""What PyTorch's exporters do twice is done once: operators that a target does not have are taken
+apart one by one.
 
 `torch.onnx.export` traces a network, and then all of its graph again, with sizes that are symbols:
 to take a handful of operators apart, and to write `relu_` as `relu`. The second time takes half to
@@ -25,8 +26,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Made = TypeVar("Made")
-Table = dict[Any, Callable[..., Any]]  # what an operator becomes, for each that the target does not have
-Now = dict[fx.Node, Any]  # what stands for each node of a graph in the new one: a node, or a list of nodes
+# what an operator becomes, for each that the target does not have
+Table = dict[Any, Callable[..., Any]]
+# what stands for each node of a graph in the new one: a node, or a list of nodes
+Now = dict[fx.Node, Any]
 
 
 class Whole(Exception):
@@ -34,7 +37,9 @@ class Whole(Exception):
 
 
 def by_operator(make: Callable[[], Made]) -> Made:
-    """Return what `make` exports, with operators taken apart one by one; if it fails so, once more in PyTorch's own way."""
+    """Return what `make` exports, with operators taken apart one by one; if it fails so, once more
+    in PyTorch's own way.
+    """
     with lowered_by_operator() as taken:
         try:
             return make()
@@ -46,17 +51,23 @@ def by_operator(make: Callable[[], Made]) -> Made:
 
 @contextlib.contextmanager
 def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
-    """Let `ExportedProgram.run_decompositions` go operator by operator in the block, where that means the same.
+    """Let `ExportedProgram.run_decompositions` go operator by operator in the block, where that
+    means the same.
 
     The programs that were taken apart so are in the list.
     """
-    whole, taken = ExportedProgram.run_decompositions, list[ExportedProgram]()
+    whole = ExportedProgram.run_decompositions
+    taken = list[ExportedProgram]()
 
-    def run(program: ExportedProgram, decomp_table: Table | None = None, **more: Any) -> ExportedProgram:
+    def run(
+        program: ExportedProgram, decomp_table: Table | None = None, **more: Any
+    ) -> ExportedProgram:
         if decomp_table is not None and not more:
             try:
                 graph, now = lowered(program, decomp_table)
-            except Exception:  # whatever tracing raises: the program is as it was, and PyTorch does it
+            except (
+                Exception
+            ):  # whatever tracing raises: the program is as it was, and PyTorch does it
                 pass
             else:
                 taken.append(program)
@@ -71,9 +82,12 @@ def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
 
 
 def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProgram:
-    """Return a program with a new graph, whose inputs and outputs may have other names; tensors are those of the first."""
+    """Return a program with a new graph, whose inputs and outputs may have other names; tensors are
+    those of the first.
+    """
     names = {old.name: new.name for old, new in now.items() if isinstance(new, fx.Node)}
-    made, signature = copy.copy(program), copy.copy(program.graph_signature)
+    made = copy.copy(program)
+    signature = copy.copy(program.graph_signature)
     for kind in ("input_specs", "output_specs"):
         specs = [copy.copy(spec) for spec in getattr(signature, kind)]
         for spec in specs:
@@ -86,14 +100,18 @@ def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProg
 
 
 def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
-    """Return the graph of a program without the operators in `table`, and without any that write into their input.
+    """Return the graph of a program without the operators in `table`, and without any that write
+    into their input.
 
-    Raises Whole where a graph holds another, or where what is written into is a parameter, an input or read later by
-    another name.
+    Raises Whole where a graph holds another, or where what is written into is a parameter, an input
+    or read later by another name.
     """
     nodes = list(program.graph.nodes)
-    mode = next(part.meta["val"].fake_mode for part in nodes if isinstance(part.meta.get("val"), FakeTensor))
-    graph, now = fx.Graph(), Now()
+    mode = next(
+        part.meta["val"].fake_mode for part in nodes if isinstance(part.meta.get("val"), FakeTensor)
+    )
+    graph = fx.Graph()
+    now = Now()
     graph._codegen = program.graph._codegen
     may_stay = torch.export.default_decompositions()
     for place, node in enumerate(nodes):
@@ -105,30 +123,43 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
         if not isinstance(node.target, OpOverload):
             now[node] = graph.node_copy(node, now.__getitem__)
             continue
-        called, written = node.target, written_by(node)
+        called = node.target
+        written = written_by(node)
         if written is not None:
-            if written.op == "placeholder" or read_by_other_names(written, nodes[:place], nodes[place + 1:]):
+            if written.op == "placeholder" or read_by_other_names(
+                written, nodes[:place], nodes[place + 1 :]
+            ):
                 raise Whole(f"{called} writes into what is read later")
             called = without_writing(called)
-        # PyTorch's exporter never keeps operators made of others that may return their input: flatten, dropout
-        if called in table or (called._can_decompose() and called not in may_stay) or is_attention_to_take_apart(node):
+        # PyTorch's exporter never keeps operators made of others that may return their input:
+        # flatten, dropout
+        if (
+            called in table
+            or (called._can_decompose() and called not in may_stay)
+            or is_attention_to_take_apart(node)
+        ):
             with mode:
                 now[node] = inlined(graph, node, called, now, table)
         else:
             now[node] = graph.node_copy(node, now.__getitem__)
             now[node].target = called
         if written is not None:
-            made, was = now[node].meta["val"], written.meta["val"]
-            if made.dtype != was.dtype or made.shape != was.shape:  # x.add_(y) keeps the type of x, x + y may not
+            made = now[node].meta["val"]
+            was = written.meta["val"]
+            # x.add_(y) keeps the type of x, x + y may not
+            if made.dtype != was.dtype or made.shape != was.shape:
                 raise Whole(f"{called} returns another type than {node.target}")
             now[written] = now[node]
     return graph, now
 
 
 def is_attention_to_take_apart(node: fx.Node) -> bool:
-    """Return whether a node is attention over other than four axes, which PyTorch's exporter to ONNX cannot write."""
-    return node.target is torch.ops.aten.scaled_dot_product_attention.default \
-        and any(part.meta["val"].ndim != 4 for part in node.all_input_nodes[:3])
+    """Return whether a node is attention over other than four axes, which PyTorch's exporter to
+    ONNX cannot write.
+    """
+    return node.target is torch.ops.aten.scaled_dot_product_attention.default and any(
+        part.meta["val"].ndim != 4 for part in node.all_input_nodes[:3]
+    )
 
 
 def written_by(node: fx.Node) -> fx.Node | None:
@@ -156,10 +187,14 @@ def without_writing(called: OpOverload) -> OpOverload:
 
 
 def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.Node]) -> bool:
-    """Tell whether what shares the memory of `written`, and was made before, is read later as anything else."""
+    """Tell whether what shares the memory of `written`, and was made before, is read later as
+    anything else.
+    """
     later = set(after)
-    return any(made is not written and memory(made) == memory(written) and not later.isdisjoint(made.users)
-               for made in before)
+    return any(
+        made is not written and memory(made) == memory(written) and not later.isdisjoint(made.users)
+        for made in before
+    )
 
 
 def memory(node: fx.Node) -> int | None:
@@ -169,22 +204,29 @@ def memory(node: fx.Node) -> int | None:
 
 
 def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table: Table) -> Any:
-    """Add what an operator is made of to `graph`; return the node of its result, or the list of those of its results."""
+    """Add what an operator is made of to `graph`; return the node of its result, or the list of
+    those of its results.
+    """
     given, structure = tree_flatten((node.args, node.kwargs))
     inputs = [part for part in given if isinstance(part, fx.Node)]
 
     def computed(*values: Any) -> Any:
         following = iter(values)
-        args, named = tree_unflatten([next(following) if isinstance(part, fx.Node) else part for part in given], structure)
+        args, named = tree_unflatten(
+            [next(following) if isinstance(part, fx.Node) else part for part in given], structure
+        )
         return called(*args, **named)
 
-    parts = make_fx(computed, decomposition_table=table)(*[part.meta["val"] for part in inputs]).graph
+    parts = make_fx(computed, decomposition_table=table)(
+        *[part.meta["val"] for part in inputs]
+    ).graph
     here = Now(zip(parts.find_nodes(op="placeholder"), [now[part] for part in inputs], strict=True))
     for part in parts.nodes:
         if part.op == "call_function":
             if isinstance(part.target, OpOverload) and part.target._schema.is_mutable:
                 raise Whole(f"{called} is made of {part.target}")
-            if part.target is torch.ops.aten.sym_numel.default:  # which the exporter to ONNX does not know
+            # which the exporter to ONNX does not know
+            if part.target is torch.ops.aten.sym_numel.default:
                 here[part] = count_of(graph, here[part.args[0]])
                 continue
             here[part] = graph.node_copy(part, here.__getitem__)
@@ -195,7 +237,9 @@ def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table:
 
 
 def count_of(graph: fx.Graph, tensor: fx.Node) -> fx.Node | int:
-    """Add the product of a tensor's sizes to `graph`; return its node, or the number where all sizes are known."""
+    """Add the product of a tensor's sizes to `graph`; return its node, or the number where all
+    sizes are known.
+    """
     total: fx.Node | int = 1
     for axis, size in enumerate(tensor.meta["val"].shape):
         part: fx.Node | int = size

@@ -15,10 +15,12 @@ from ..system.scratch import temporary
 
 
 def packed(source: Path, path: Path) -> None:
-    """Write an ONNX file as OpenVINO's xml and bin: in one zip file at `path`, or side by side where that ends in .xml.
+    """Write an ONNX file as OpenVINO's xml and bin: in one zip file at `path`, or side by side
+    where that ends in .xml.
 
-    Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get these. With single bits
-    the file says batches of 1, since OpenVINO refuses them for any batch; `reshape` makes it another.
+    Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get
+    these. With single bits the file says batches of 1, since OpenVINO refuses them for any batch;
+    `reshape` makes it another.
     """
     import openvino as ov
 
@@ -36,11 +38,15 @@ def packed(source: Path, path: Path) -> None:
             return
         with zipfile.ZipFile(path, "w") as archive:
             for part in (xml, xml.with_suffix(".bin")):
-                archive.writestr(zipfile.ZipInfo(part.name), part.read_bytes(), zipfile.ZIP_DEFLATED)
+                archive.writestr(
+                    zipfile.ZipInfo(part.name), part.read_bytes(), zipfile.ZIP_DEFLATED
+                )
 
 
 def unpacked(source: Path, path: Path) -> None:
-    """Write what `packed` has put into one file as OpenVINO's own two: an .xml at `path` and a .bin beside it."""
+    """Write what `packed` has put into one file as OpenVINO's own two: an .xml at `path` and a .bin
+    beside it.
+    """
     with zipfile.ZipFile(source) as archive:
         path.write_bytes(archive.read("model.xml"))
         path.with_suffix(".bin").write_bytes(archive.read("model.bin"))
@@ -48,7 +54,11 @@ def unpacked(source: Path, path: Path) -> None:
 
 def constants(model: Any, kind: Any) -> list[Any]:
     """Return the constants of a model that are of one type."""
-    return [op for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_element_type() == kind]
+    return [
+        op
+        for op in model.get_ops()
+        if op.get_type_name() == "Constant" and op.get_element_type() == kind
+    ]
 
 
 def halved(node: Any) -> None:
@@ -61,18 +71,25 @@ def halved(node: Any) -> None:
         return
     low = np.append(values, np.zeros(len(values) % 2, np.int8)).astype(np.uint8) & 15
     pairs = low[::2] | low[1::2] << 4
-    fewer = ov.op.Constant(ov.Tensor(pairs, ov.Shape(node.shape), ov.Type.i4), shared_memory=False)  # else NumPy's memory
+    # else NumPy's memory
+    fewer = ov.op.Constant(ov.Tensor(pairs, ov.Shape(node.shape), ov.Type.i4), shared_memory=False)
     fewer.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(fewer.output(0))
 
 
 def widened(node: Any) -> None:
-    """Undo `halved`: of weights of 4 bits OpenVINO 2026.4 makes float convolutions, of those of 8 bits integer ones."""
+    """Undo `halved`: of weights of 4 bits OpenVINO 2026.4 makes float convolutions, of those of 8
+    bits integer ones.
+    """
     import numpy as np
     import openvino as ov
 
     pairs = node.data.view(np.uint8).reshape(-1)
-    halves = np.stack([pairs & 15, pairs >> 4], 1).reshape(-1)[: int(np.prod(node.shape))].astype(np.int8)
+    halves = (
+        np.stack([pairs & 15, pairs >> 4], 1)
+        .reshape(-1)[: int(np.prod(node.shape))]
+        .astype(np.int8)
+    )
     values = np.where(halves > 7, halves - 16, halves).astype(np.int8).reshape(list(node.shape))
     whole = ov.op.Constant(values, shared_memory=False)
     whole.set_friendly_name(node.get_friendly_name())

@@ -7,10 +7,22 @@ from typing import Any
 
 from .openvino_bits import BIASED
 
-FLOAT_WEIGHTS, FLOAT_INPUTS, FLOAT_OUTPUT = "its weights are float", "it reads floats", "its output is not rounded"
-SEVERAL_GRIDS, OTHERS = "its output is rounded to several grids", "others read its output before it is rounded"
+FLOAT_WEIGHTS = "its weights are float"
+FLOAT_INPUTS = "it reads floats"
+FLOAT_OUTPUT = "its output is not rounded"
+SEVERAL_GRIDS = "its output is rounded to several grids"
+OTHERS = "others read its output before it is rounded"
 
-MOVES = {"Flatten", "MaxPool", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+MOVES = {
+    "Flatten",
+    "MaxPool",
+    "ReorderInput",
+    "ReorderOutput",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul"}
 INTEGERS = {"i4", "i8", "u8"}
 
@@ -24,8 +36,11 @@ def named(name: str, reason: str | None) -> str:
     return f"{name} ({reason})" if reason else name
 
 
-def in_onnx(node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]) -> str | None:
+def in_onnx(
+    node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]
+) -> str | None:
     """Return why ONNX Runtime left a node of its optimised graph in float, None where that cannot be seen."""
+
     def source(name: str) -> Any:
         while (found := made.get(name)) is not None and found.op_type in MOVES:
             name = found.input[0]
@@ -33,7 +48,11 @@ def in_onnx(node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any
 
     def is_weight(name: str) -> bool:
         found = made.get(name)
-        unpacked = found is not None and found.op_type == "DequantizeLinear" and found.input[0] in constants
+        unpacked = (
+            found is not None
+            and found.op_type == "DequantizeLinear"
+            and found.input[0] in constants
+        )
         return unpacked or name in constants
 
     read = [name for name in node.input[:2] if not is_weight(name)]
@@ -52,7 +71,8 @@ def in_onnx(node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any
 
 
 def in_openvino(model: Any) -> dict[str, str | None]:
-    """Return why OpenVINO would leave a convolution or product of a model in float, by name; None where nothing shows it.
+    """Return why OpenVINO would leave a convolution or product of a model in float, by name; None
+    where nothing shows it.
 
     The names are those of the operation and of what it becomes with its bias.
     """
@@ -61,7 +81,9 @@ def in_openvino(model: Any) -> dict[str, str | None]:
         if node.get_type_name() in PRODUCTS:
             reason = None if holds_integers(node) else FLOAT_WEIGHTS
             name = node.get_friendly_name()
-            found[name] = found[name.removesuffix(BIASED)] = reason if reads_integers(node.input_value(0)) else FLOAT_INPUTS
+            found[name] = found[name.removesuffix(BIASED)] = (
+                reason if reads_integers(node.input_value(0)) else FLOAT_INPUTS
+            )
     return found
 
 
@@ -70,15 +92,23 @@ def holds_integers(node: Any) -> bool:
     ahead = [node.input_value(1).get_node()]
     while ahead:
         found = ahead.pop()
-        if found.get_type_name() == "Constant" and found.get_element_type().get_type_name() in INTEGERS:
+        if (
+            found.get_type_name() == "Constant"
+            and found.get_element_type().get_type_name() in INTEGERS
+        ):
             return True
         ahead += [value.get_node() for value in found.input_values()]
     return False
 
 
 def reads_integers(value: Any) -> bool:
-    """Return whether a value of an OpenVINO model is dequantized, as ONNX files write that: Convert, Subtract, Multiply."""
+    """Return whether a value of an OpenVINO model is dequantized, as ONNX files write that:
+    Convert, Subtract, Multiply.
+    """
     node = value.get_node()
     while node.get_type_name() in MOVES | {"Subtract", "Multiply"}:
         node = node.input_value(0).get_node()
-    return node.get_type_name() == "Convert" and node.input_value(0).get_element_type().get_type_name() in INTEGERS
+    return (
+        node.get_type_name() == "Convert"
+        and node.input_value(0).get_element_type().get_type_name() in INTEGERS
+    )

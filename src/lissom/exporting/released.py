@@ -11,13 +11,15 @@ from typing import Any
 def released() -> Iterator[None]:
     """Let PyTorch remember nothing of what is exported in the block.
 
-    The environment of the symbols that stand for sizes lists tensors whose sizes are such symbols, which name the
-    environment. The sizes are held in C++, where Python does not look for circles. Caches hold the symbols, too.
+    The environment of the symbols that stand for sizes lists tensors whose sizes are such symbols,
+    which name the environment. The sizes are held in C++, where Python does not look for circles.
+    Caches hold the symbols, too.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    made, begin = list[Any](), ShapeEnv.__init__
+    made = list[Any]()
+    begin = ShapeEnv.__init__
 
     def noted(self: Any, *given: Any, **named: Any) -> None:
         made.append(self)
@@ -31,7 +33,8 @@ def released() -> Iterator[None]:
         for environment in made:
             if getattr(environment, "tracked_fakes", None):
                 environment.tracked_fakes.clear()
-        FakeTensorMode.cache_clear()  # without it while it works, an export would take half as long again
+        # without it while it works, an export would take half as long again
+        FakeTensorMode.cache_clear()
         for method in vars(ShapeEnv).values():
             if callable(clear := getattr(method, "cache_clear", None)):
                 clear()

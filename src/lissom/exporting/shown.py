@@ -11,17 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError, cause_of
-from ..trees import Tree, called, concatenated, first, handed, length, mapped, put_in, shapes, tensors_in
+from ..trees import (
+    Tree,
+    called,
+    concatenated,
+    first,
+    handed,
+    length,
+    mapped,
+    put_in,
+    shapes,
+    tensors_in,
+)
 
 EXAMPLE = "where it takes integers or several inputs, give some as `example`"
 
 
 class Flat(nn.Module):
-    """A network that takes and returns its tensors in a tuple, as a file has them; `form` is the tree of its inputs."""
+    """A network that takes and returns its tensors in a tuple, as a file has them; `form` is the
+    tree of its inputs.
+    """
 
     def __init__(self, network: nn.Module, form: Tree) -> None:
         super().__init__()
-        self.network, self.form = network, form
+        self.network = network
+        self.form = form
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensors_in(handed(self.network, put_in(self.form, inputs))))
@@ -49,28 +63,47 @@ class Shown:
     def shapes(self, batch: Any) -> tuple[Any]:
         """Return which axes of these are the batch, as torch.export wants it."""
         whole = length(self.inputs)
-        axes = tuple({0: batch} if t.ndim and len(t) == whole else {} for t in tensors_in(self.inputs))
+        axes = tuple(
+            {0: batch} if t.ndim and len(t) == whole else {} for t in tensors_in(self.inputs)
+        )
         return (axes,) if self.flat or self.starred else (axes[0],)
 
 
 def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> Shown:
-    """Return what a network in float32 is exported with; `model` is on the CPU. Raises where it does not run on it."""
-    tried = [example] if example is not None else [torch.zeros(2, *shape), torch.zeros(2, *shape, dtype=torch.long)]
+    """Return what a network in float32 is exported with; `model` is on the CPU. Raises where it
+    does not run on it.
+    """
+    tried = (
+        [example]
+        if example is not None
+        else [torch.zeros(2, *shape), torch.zeros(2, *shape, dtype=torch.long)]
+    )
     errors: list[Exception] = []
     for inputs in tried:
-        inputs = mapped(lambda t: t.detach().cpu().float() if t.is_floating_point() else t.detach().cpu(), inputs)
-        inputs = first(concatenated([inputs, inputs]), 2)  # one sample says nothing of the axis that is the batch
+        inputs = mapped(
+            lambda t: t.detach().cpu().float() if t.is_floating_point() else t.detach().cpu(),
+            inputs,
+        )
+        # one sample says nothing of the axis that is the batch
+        inputs = first(concatenated([inputs, inputs]), 2)
         try:
             with torch.no_grad():
                 answer = called(model.eval(), inputs)
         except Exception as error:  # whatever the network's own code raises
             errors.append(error)
             continue
-        names, outputs = input_names(model, inputs), unlike(output_names(answer), input_names(model, inputs))
+        names = input_names(model, inputs)
+        outputs = unlike(output_names(answer), input_names(model, inputs))
         flat = not (isinstance(inputs, Tensor) and isinstance(answer, Tensor))
         return Shown(inputs, names, outputs, flat, starred(model))
-    what = "zeros of shape " + str((2, *shape)) if example is None else f"`example`, of shape {shapes(example)}"
-    raise LissomError(f"export: the network does not run on {what}; {EXAMPLE}: {cause_of(errors[0])}") from errors[0]
+    what = (
+        "zeros of shape " + str((2, *shape))
+        if example is None
+        else f"`example`, of shape {shapes(example)}"
+    )
+    raise LissomError(
+        f"export: the network does not run on {what}; {EXAMPLE}: {cause_of(errors[0])}"
+    ) from errors[0]
 
 
 def starred(model: nn.Module) -> bool:
@@ -80,14 +113,27 @@ def starred(model: nn.Module) -> bool:
 
 
 def input_names(model: nn.Module, inputs: Tree) -> list[str]:
-    """Return names for the tensors of a tree of inputs: "images" for a single one, else those of the arguments."""
+    """Return names for the tensors of a tree of inputs: "images" for a single one, else those of
+    the arguments.
+    """
     if isinstance(inputs, Tensor):
         return ["images"]
-    while type(model).__module__.startswith("lissom.") and "network" in model._modules:  # whose own forward takes anything
+    # whose own forward takes anything
+    while type(model).__module__.startswith("lissom.") and "network" in model._modules:
         model = model.get_submodule("network")
-    arguments = [name for name, p in inspect.signature(model.forward).parameters.items() if p.kind is not p.VAR_POSITIONAL]
-    named = inputs if isinstance(inputs, Mapping) else {
-        arguments[k] if k < len(arguments) else f"input_{k}": part for k, part in enumerate(inputs)}
+    arguments = [
+        name
+        for name, p in inspect.signature(model.forward).parameters.items()
+        if p.kind is not p.VAR_POSITIONAL
+    ]
+    named = (
+        inputs
+        if isinstance(inputs, Mapping)
+        else {
+            arguments[k] if k < len(arguments) else f"input_{k}": part
+            for k, part in enumerate(inputs)
+        }
+    )
     return unlike(list(named_in(named, "")), [])
 
 
@@ -97,7 +143,9 @@ def output_names(answer: Tree) -> list[str]:
     >>> output_names({"out": torch.zeros(1), "aux": (torch.zeros(1), torch.zeros(1))})
     ['out', 'aux_0', 'aux_1']
     """
-    return list(named_in(answer, "" if not isinstance(answer, (Tensor, list, tuple)) else "outputs"))
+    return list(
+        named_in(answer, "" if not isinstance(answer, (Tensor, list, tuple)) else "outputs")
+    )
 
 
 def named_in(tree: Tree, name: str) -> Iterator[str]:
@@ -109,7 +157,13 @@ def named_in(tree: Tree, name: str) -> Iterator[str]:
         tree = {field.name: getattr(tree, field.name, None) for field in dataclasses.fields(tree)}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         tree = dict(zip(tree._fields, tree, strict=True))
-    parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    parts = (
+        tree.items()
+        if isinstance(tree, Mapping)
+        else enumerate(tree)
+        if isinstance(tree, (list, tuple))
+        else ()
+    )
     for key, part in parts:
         yield from named_in(part, f"{name}_{key}" if name else str(key))
 
@@ -127,5 +181,7 @@ def unlike(names: list[str], taken: list[str]) -> list[str]:
 def one_picture(target: object, example: Tree | None) -> None:
     """Raise where a target that takes a single tensor of floats alone is given another example."""
     if example is not None and not (isinstance(example, Tensor) and example.is_floating_point()):
-        raise LissomError(f"{target}: its files take one tensor of floats; onnxruntime and openvino take integers and "
-                          "several inputs")
+        raise LissomError(
+            f"{target}: its files take one tensor of floats; onnxruntime and openvino take integers and "
+            "several inputs"
+        )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..language.grid import by_filter
 from ..surgery.quantization.layers import QuantizedConv2d
-from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 
 SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has
@@ -23,7 +23,9 @@ RELUS = ("aten.relu", "aten.hardtanh", "aten.clamp")
 
 
 class InIntegers(Rounding):
-    """A rounding of activations that becomes int8 and is widened again; made by changing a rounding's class."""
+    """A rounding of activations that becomes int8 and is widened again; made by changing a
+    rounding's class.
+    """
 
     unit: float
     zero: int
@@ -47,20 +49,25 @@ class IntegerConv2d(QuantizedConv2d):
         if self.own is not None:
             x = self.own(x)
         given = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
-        return self.computed(x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats)
+        return self.computed(
+            x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats
+        )
 
     def in_floats(self) -> None:
         """Become a float convolution with the same weights."""
-        weight, bias = self.codes * by_filter(self.scales, self.codes), self.floats
+        weight = self.codes * by_filter(self.scales, self.codes)
+        bias = self.floats
         for name in ("codes", "scales", "zeros", "floats"):
             del self._buffers[name]
         self.make_plain(weight, bias)
 
 
-def in_integers(network: Quantized) -> bool:
-    """Prepare a network for an export in which convolutions run in integers; return False, with nothing done, if none can.
+def in_integers(network: QuantizedNetwork) -> bool:
+    """Prepare a network for an export in which convolutions run in integers; return False, with
+    nothing done, if none can.
 
-    All activations must be rounded to 8 bits. Linear layers become float ones with weights on their grid.
+    All activations must be rounded to 8 bits. Linear layers become float ones with weights on their
+    grid.
     """
     import torchao.quantization.pt2e  # noqa: F401  which registers the operators
 
@@ -71,27 +78,37 @@ def in_integers(network: Quantized) -> bool:
     if any(found.sign or found.top != 255 for found in codes):
         return False
     for layer in network.layers():
-        if isinstance(layer, QuantizedConv2d) and layer.rounding is not None and layer.step() is not None \
-                and layer.rounding.zeros() is None:  # XNNPACK's weights have no zero points
+        if (
+            isinstance(layer, QuantizedConv2d)
+            and layer.rounding is not None
+            and layer.step() is not None
+            and layer.rounding.zeros() is None
+        ):  # XNNPACK's weights have no zero points
             integers, scale, bias = layer.integers()
-            whole: dict[str, Any] = {"codes": integers.to(torch.int8), "scales": scale,
-                                     "zeros": torch.zeros(len(scale), dtype=torch.int64),
-                                     "floats": None if bias is None else bias.float()}
+            whole: dict[str, Any] = {
+                "codes": integers.to(torch.int8),
+                "scales": scale,
+                "zeros": torch.zeros(len(scale), dtype=torch.int64),
+                "floats": None if bias is None else bias.float(),
+            }
             for name, value in whole.items():
                 layer.register_buffer(name, value)
             layer.__class__ = IntegerConv2d
             layer.norm = layer.rounding = None
-            layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)  # only the integers are to be in the file
+            # only the integers are to be in the file
+            layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
         else:
             layer.make_plain(*layer.in_inference())
     for grid, found in zip(grids, codes, strict=True):
         grid.__class__ = InIntegers
-        grid.unit, grid.zero = float(found.step), int(found.zero) - SHIFT  # type: ignore[assignment]
+        grid.unit = float(found.step)  # type: ignore[assignment]
+        grid.zero = int(found.zero) - SHIFT  # type: ignore[assignment]
     return True
 
 
 def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
-    """Return the convolutions in integers of an exported network whose outputs are not all rounded, as those it returns.
+    """Return the convolutions in integers of an exported network whose outputs are not all rounded,
+    as those it returns.
 
     XNNPACK has no kernel for them, and ExecuTorch none for their weights.
     """
@@ -100,12 +117,18 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
     for node in program.graph.nodes:
         if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
             readers = [reader for made in node.users for reader in past_relu(made)]
-            if any(str(reader.target) != "quantized_decomposed.quantize_per_tensor.default" for reader in readers):
+            if any(
+                str(reader.target) != "quantized_decomposed.quantize_per_tensor.default"
+                for reader in readers
+            ):
                 found.add(of[node.args[0].name].removesuffix(".codes"))
     return found
 
 
 def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
     """Return what reads the output of a node, or of the ReLU after it."""
-    return [reader for user in node.users
-            for reader in (past_relu(user) if str(user.target).startswith(RELUS) else [user])]
+    return [
+        reader
+        for user in node.users
+        for reader in (past_relu(user) if str(user.target).startswith(RELUS) else [user])
+    ]

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..language.grid import NEAR, Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped
+from ..language.grid import (
+    NEAR,
+    Codes,
+    Grid,
+    by_filter,
+    centred,
+    need_inputs,
+    per_filter,
+    scaled,
+    sloped,
+)
 from ..language.method import arg
 
 if TYPE_CHECKING:
@@ -17,32 +27,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Binary(Grid):
-    """Keep the sign of weights, times the mean size of each filter; of inputs the sign alone, 0 counting as plus.
+    """Round weights to their signs times one scale per filter, and inputs to their signs.
 
-    w: value = a sign(w), a = mean|w| of the filter; x: value = sign(x), or with zero=True 1 where x >= 0, else 0
-    gradient with respect to what is rounded: ste, g; saturate, g where |x| < 1, else 0; soft, g max(0, 1 - |x|) for
-    weights and inputs alike; xnor, for weights alone:
-    (a g [|w| <= 1] + sign(w) mean(sign(w) g)) (1 - 1/in) n, n values in a filter of `in` inputs
-    with through_scale=True, that of a = mean|w| too: sign(w) mean(sign(w) g) is added; with ste this is plain autograd
-    Inputs down to -1e-6 count as 0. With centre=True each weight is used less its mean over the inputs, then clipped to
-    [-1, 1].
-    Source: Rastegari et al. 2016, XNOR-Net, https://arxiv.org/abs/1603.05279; Courbariaux et al. 2016, BinaryNet,
-    https://arxiv.org/abs/1602.02830, for saturate. Differs: centring is done on use, and learned through.
+    weight: (out in h w), inputs: (n ...)
+    weights: value = a sign(w)    a = mean|w| of the filter, 1 with scale=False
+    inputs:  value = sign(x)      with zero=True: 1 where x >= 0, else 0
+    sign(0) is 1. Inputs from -1e-6 to 0 count as 0.
+
+    Gradient, with g = dL/dvalue, n the number of weights in a filter and `in` its input channels:
+    weights: dL/dw = a h(w) g
+             dL/dw = (a g [|w| <= 1] + sign(w) mean(sign(w) g)) (1 - 1/in) n    with xnor
+    inputs:  dL/dx = h(x) g
+    ste:      h(v) = 1, the straight-through estimator; xnor uses it for inputs
+    saturate: h(v) = 1 where |v| < 1, else 0
+    soft:     h(v) = max(0, 1 - |v|)
+    through_scale=True adds the gradient through a = mean|w|, which is sign(w) mean(sign(w) g). With
+    gradient="ste" this is what autograd computes.
+
+    centre=True subtracts from each weight the mean over the input channels and clips the result to
+    [-1, 1]. Raises LissomError with centre=True or xnor where filters have only one input channel.
+
+    Also known as: binarization, binarized neural networks (BNN), XNOR-Net, BinaryNet.
+    Source: Rastegari et al. 2016, XNOR-Net: ImageNet Classification Using Binary Convolutional
+    Neural Networks, https://arxiv.org/abs/1603.05279; Courbariaux et al. 2016, BinaryNet,
+    https://arxiv.org/abs/1602.02830, for saturate.
+    Differs: the weights are centered in the forward pass, and gradients flow through that.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (1,)
     of_inputs: ClassVar[tuple[int, ...]] = (1,)
 
-    scale: bool = arg("signs of weights stand for a value of each filter, not for 1", True)
-    gradient: Literal["ste", "saturate", "soft", "xnor"] = arg("what stands for the gradient of the sign", "saturate")
-    centre: bool = arg("weights lose their mean over the inputs and are clipped to [-1, 1]", False)
-    zero: bool = arg("inputs become 0 or 1, not -1 or 1", False)
-    through_scale: bool = arg("weights learn through the value that their signs stand for, too", False, late=True)
+    scale: bool = arg("scale the signs by mean |w| of each filter", True)
+    gradient: Literal["ste", "saturate", "soft", "xnor"] = arg(
+        "surrogate gradient of the sign; ste = straight-through estimator", "saturate"
+    )
+    centre: bool = arg(
+        "subtract the weights' mean over the input channels and clip to [-1, 1]", False
+    )
+    zero: bool = arg("round inputs to 0 or 1 instead of -1 or 1", False)
+    through_scale: bool = arg("also pass the gradient through the scale", False, late=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.through_scale and (not self.scale or self.gradient == "xnor"):
-            why = "gradient='xnor' has its own term for it" if self.scale else "signs that stand for 1 have no scale"
+            why = (
+                "gradient='xnor' has its own term for it"
+                if self.scale
+                else "signs that stand for 1 have no scale"
+            )
             raise LissomError(f"binary(through_scale=True): {why}; leave it out")
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
@@ -57,7 +89,11 @@ class Binary(Grid):
         import torch
 
         w = self._centred(weight.detach())
-        scale = per_filter(w).abs().mean(1).clamp_min(1e-12) if self.scale else torch.ones(len(w), device=w.device)
+        scale = (
+            per_filter(w).abs().mean(1).clamp_min(1e-12)
+            if self.scale
+            else torch.ones(len(w), device=w.device)
+        )
         return torch.where(w >= 0, 1.0, -1.0), scale
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
@@ -66,7 +102,9 @@ class Binary(Grid):
         if self.gradient == "xnor":
             through = _xnor(w, codes, by_filter(scale, weight))
             return through + (codes * by_filter(scale, weight) - through).detach()
-        return scaled(codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient))
+        return scaled(
+            codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient)
+        )
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         from ..surgery.quantization.kernels import signs
@@ -76,7 +114,8 @@ class Binary(Grid):
     def input_codes(self, bits: int, held: Held) -> Codes:
         import torch
 
-        # far integers make small steps, in whose multiples biases are held: in units of 1 a bias would be far off
+        # far integers make small steps, in whose multiples biases are held: in units of 1 a bias
+        # would be far off
         zero, top = (0, 255) if self.zero else (127, 254)
         return Codes(torch.tensor(1.0), zero, top, torch.tensor(1 / (top - zero)), sign=True)
 
@@ -94,7 +133,11 @@ def _xnor(w: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         def backward(ctx: object, grad: Tensor) -> Tensor:  # noqa: ARG004
             size = w[0].numel()
             mean = per_filter(codes * grad).mean(1)
-            return (scale * (w.abs() <= 1) * grad + codes * by_filter(mean, w)) * (1 - 1 / w.shape[1]) * size
+            return (
+                (scale * (w.abs() <= 1) * grad + codes * by_filter(mean, w))
+                * (1 - 1 / w.shape[1])
+                * size
+            )
 
     found: Tensor = Through.apply(w)
     return found

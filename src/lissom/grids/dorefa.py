@@ -16,16 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dorefa(Grid):
-    """Squeeze the weights of a layer into [-1, 1] by tanh and round them; clip inputs to [0, 1] and round them.
+    """Squash weights into [-1, 1] with tanh, clip inputs to [0, 1], and round both.
 
-    w: u = tanh(w) / (2 max|tanh(w)|) + 1/2, value = 2 round(u n) / n - 1, n = 2^bits - 1; of 1 bit, sign(w) mean|w|
-    x: value = round(n clamp(prescale * x, 0, 1)) / n
-    gradient: as if nothing were rounded, that of tanh and clamp included; with gradient= times h of what is rounded,
-    v = 2 u - 1 (of 1 bit v = w / mean|w|) and of inputs v = 2 prescale x - 1: ste 1, saturate 1 where |v| < 1, else 0,
-    soft max(0, 1 - |v|); ste leaves clamp out of it
-    Neither is scaled back, so batch-norm has to follow, and learning: there is no good post-training form.
-    Source: Zhou et al. 2016, DoReFa-Net, https://arxiv.org/abs/1606.06160. Differs: n = 254 for weights of 8
-    bits, so that they are the whole numbers -127..127, which runtimes hold.
+    weights: value = 2 round(n u) / n - 1    u = tanh(w) / (2 max|tanh(w)|) + 1/2, n = 2^bits - 1
+             value = mean|w| sign(w)         with 1 bit
+             max and mean are those of the whole layer
+    inputs:  value = round(n clamp(prescale x, 0, 1)) / n
+
+    Gradient, with h of `gradient`:
+    weights: dvalue/dw = h(v) dv/dw       v = 2 u - 1
+             dvalue/dw = h(v)             v = w / mean|w|, with 1 bit
+    inputs:  dvalue/dx = prescale h(v)    v = 2 prescale x - 1
+    ste:      h(v) = 1, the straight-through estimator; the default for weights
+    saturate: h(v) = 1 where |v| < 1, else 0; the default for inputs
+    soft:     h(v) = max(0, 1 - |v|)
+
+    The values are not scaled back to the range of w and x. So batch-norm must follow the layer, and
+    training must follow the quantization: there is no good post-training form.
+
+    Also known as: DoReFa-Net.
+    Source: Zhou et al. 2016, DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with
+    Low Bitwidth Gradients, https://arxiv.org/abs/1606.06160.
+    Differs: n = 254 for weights of 8 bits, so that they are the integers -127..127, which runtimes
+    support.
     """
 
     version: ClassVar[int] = 2
@@ -33,9 +46,14 @@ class Dorefa(Grid):
     of_weights: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
 
-    prescale: float = arg("what inputs are multiplied by before they are clipped", 0.1, above=0, high=100)
+    prescale: float = arg(
+        "factor on the inputs before they are clipped to [0, 1]", 0.1, above=0, high=100
+    )
     gradient: Literal["ste", "saturate", "soft"] | None = arg(
-        "what stands for the gradient of rounding; None: of weights ste, of inputs saturate", None, late=True)
+        "surrogate gradient of rounding; None = ste for weights, saturate for inputs",
+        None,
+        late=True,
+    )
 
     def _whole(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, int]:
         """Return whole numbers with their gradient, the scale of the layer, and n of more than one bit."""
@@ -56,7 +74,9 @@ class Dorefa(Grid):
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
         whole, scale, _ = self._whole(weight.detach(), bits)
-        return whole.round(), scale.to(weight.device).expand(len(weight)).contiguous().clamp_min(1e-12)
+        return whole.round(), scale.to(weight.device).expand(len(weight)).contiguous().clamp_min(
+            1e-12
+        )
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         whole, scale, _ = self._whole(weight, bits)

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dynamic(Grid):
-    """Round inputs to equal steps over their own range, measured at each call over all that is in it.
+    """Round inputs of linear layers to 8 bits over the range found in each call.
 
-    x: s = (max(x, 0) - min(x, 0)) / 255, 1 where that is 0, z = round(-min(x, 0) / s), q = clamp(round(x / s) + z, 0, 255)
-    gradient: as if nothing were rounded
-    No image is needed beforehand; what a call holds, the size of the batch included, says how each of its values is
-    rounded. Linear layers alone have such integer kernels.
-    Source: https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html, whose formula it is.
+    inputs: (n ...), one scale and zero point for the whole tensor
+    s = (max(x, 0) - min(x, 0)) / 255        1 where that is 0
+    z = round(-min(x, 0) / s)
+    q = clamp(round(x / s) + z, 0, 255)      value = (q - z) s
+    dvalue/dx = 1, the straight-through estimator
+
+    No calibration samples are needed. How a value is rounded depends on everything else in the
+    call, also on the size of the batch. Only linear layers have such integer kernels.
+
+    Also known as: dynamic quantization, dynamic range quantization.
+    Source: ONNX, DynamicQuantizeLinear,
+    https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html, for the formula.
     """
 
     of_inputs: ClassVar[tuple[int, ...]] = (8,)
@@ -35,7 +42,8 @@ class Dynamic(Grid):
         import torch
 
         y = x.detach().float()
-        low, high = y.amin().clamp(max=0), y.amax().clamp(min=0)
+        low = y.amin().clamp(max=0)
+        high = y.amax().clamp(min=0)
         scale = (high - low) / 255
         scale = torch.where(scale > 0, scale, 1.0)
         zero = (-low / scale).round().clamp(0, 255)

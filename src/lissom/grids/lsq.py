@@ -16,15 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lsq(Grid):
-    """Round to multiples of a step that training learns by gradient, along with the weights.
+    """Round to multiples of a scale that is trained together with the weights.
 
-    w: q = clamp(round(w / s), -2^(bits-1), 2^(bits-1) - 1), a step s for each filter; from -127 with 8 bits
-    x: q = clamp(round(x / s) + z, 0, 2^bits - 1), z = 0 where the measured range has nothing below 0
-    gradient: of x, that of x inside the range, else 0; of s, round(x / s) - x / s inside, the end of the grid outside,
-    times 1 / sqrt(values * (2^bits - 1) / 2) so that steps learn as fast as weights do
-    Untrained, the step of a filter is the one of least squared error. Source: Esser et al. 2019, Learned Step Size
-    Quantization, https://arxiv.org/abs/1902.08153. Differs: that start, a step for each filter, and
-    (2^bits - 1) / 2 in place of the greatest integer, which is 2^(bits-1) - 1 for weights and 2^bits - 1 for inputs.
+    weights: q = clamp(round(w / s), low, high)             value = q s, one s per filter
+             low = -2^(bits-1), high = 2^(bits-1) - 1       low = -127 with 8 bits
+    inputs:  q = clamp(round(x / s) + z, 0, 2^bits - 1)     value = (q - z) s, one s per tensor
+             z = 0 where the measured range has nothing below 0
+
+    Gradient, for inputs and in the same way for weights with z = 0:
+    dvalue/dx = 1 inside the range, else 0
+    dvalue/ds = c (round(x / s) - x / s)    inside the range
+                c (q - z)                   outside, where q is an end of the grid
+    c = 1 / sqrt(n (2^bits - 1) / 2)        n = values per filter or sample
+
+    With c, scales learn as fast as weights. The first scale of a filter is the one of least squared
+    error; that of inputs comes from the measured range.
+
+    Also known as: learned step size quantization (LSQ), learnable scale.
+    Source: Esser et al. 2019, Learned Step Size Quantization, https://arxiv.org/abs/1902.08153.
+    Differs: the first scale of weights; one scale per filter; and (2^bits - 1) / 2 in c in place of
+    the largest integer, which is 2^(bits-1) - 1 for weights and 2^bits - 1 for inputs.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
@@ -45,7 +56,9 @@ class Lsq(Grid):
         from ..surgery.quantization.kernels import equal_filters
 
         slow = (weight[0].numel() * (2**bits - 1) / 2) ** -0.5
-        return equal_filters(weight.float(), held["step"].abs().clamp_min(1e-12), *self.ends(bits), slow)
+        return equal_filters(
+            weight.float(), held["step"].abs().clamp_min(1e-12), *self.ends(bits), slow
+        )
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch
@@ -58,7 +71,9 @@ class Lsq(Grid):
 
         top = 2**bits - 1
         slow = (x[0].numel() * top / 2) ** -0.5
-        return equal_steps(x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, slow)
+        return equal_steps(
+            x, held["step"].abs().clamp_min(1e-12), int(held["zero_point"]), top, slow
+        )
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         step = held["step"].detach().abs().clamp_min(1e-12)[0]
@@ -66,13 +81,19 @@ class Lsq(Grid):
 
 
 def nearest_step(rows: Tensor, low: int, high: int, tries: int = 60) -> Tensor:
-    """Return for each row (out rest) the step of least squared error on the grid low..high, of `tries` sizes."""
+    """Return for each row (out rest) the step of least squared error on the grid low..high, of
+    `tries` sizes.
+    """
     import torch
 
     largest = rows.abs().amax(1).clamp_min(1e-12)
-    best, error = largest / max(high, 1), torch.full_like(largest, float("inf"))
+    best = largest / max(high, 1)
+    error = torch.full_like(largest, float("inf"))
     for part in torch.linspace(1.0, 0.15, tries):
         step = part * largest / max(high, 1)
-        found = ((rows / step[:, None]).round().clamp(low, high) * step[:, None] - rows).square().sum(1)
-        best, error = torch.where(found < error, step, best), torch.minimum(found, error)
+        found = (
+            ((rows / step[:, None]).round().clamp(low, high) * step[:, None] - rows).square().sum(1)
+        )
+        best = torch.where(found < error, step, best)
+        error = torch.minimum(found, error)
     return best

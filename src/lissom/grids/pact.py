@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pact(Grid):
-    """Clip inputs at a bound that training learns by gradient, then round them to equal steps between 0 and it.
+    """Clip inputs to [0, a] with a trained bound a and round them to equally spaced values.
 
-    x: y = clamp(x, 0, a), q = round(y * n / a), n = 2^bits - 1
-    gradient: of x, that of y inside 0..a, else 0; of a, 1 where x >= a, else 0
-    Inputs below 0 become 0: it is for what a ReLU gives. Weights go with another grid.
-    Source: Choi et al. 2018, PACT, https://arxiv.org/abs/1805.06085. Differs: a starts at the measured bound.
+    y = clamp(x, 0, a)
+    q = round(n y / a)       n = 2^bits - 1, value = q a / n
+    dvalue/dx = 1 where 0 < x < a, else 0
+    dvalue/da = 1 where x >= a, else 0
+
+    Inputs below 0 become 0, so use it for the outputs of ReLUs. Weights need another grid.
+
+    Also known as: parameterized clipping activation (PACT), learned clipping.
+    Source: Choi et al. 2018, PACT: Parameterized Clipping Activation for Quantized Neural Networks,
+    https://arxiv.org/abs/1805.06085.
+    Differs: a starts at the upper end of the measured range.
     """
 
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)

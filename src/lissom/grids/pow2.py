@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pow2(Grid):
-    """Round each weight to 0 or to plus or minus a power of two times the largest of its filter.
+    """Round weights to 0 or powers of two, times the largest absolute weight of the filter.
 
-    w: value = sign(w) s 2^-k, k = clamp(round(log2(s / |w|)), 0, top), s = max|w| of the filter, top = 2^(bits-1) - 2;
-    0 where |w| < s 2^-top / 2. Steps are fine near 0, where most weights are, and coarse far out.
-    gradient: as if nothing were rounded
-    Source: Miyashita, Lee and Murmann 2016, https://arxiv.org/abs/1603.01025; Zhou et al. 2017, Incremental Network
-    Quantization, https://arxiv.org/abs/1702.03044. Of 4 bits 7 powers are 64..1, whole numbers that runtimes hold.
+    value = sign(w) s 2^-k    k = clamp(round(log2(s / |w|)), 0, top)
+    value = 0                 where |w| < s 2^-top / 2
+    s = max|w| of the filter, top = 2^(bits-1) - 2
+    dvalue/dw = 1, the straight-through estimator
+
+    The values are dense near 0, where most weights are, and sparse far from it. With 4 bits there
+    are 7 powers, 64..1 as integers, which runtimes support.
+
+    Also known as: power-of-two quantization, logarithmic quantization.
+    Source: Miyashita, Lee and Murmann 2016, Convolutional Neural Networks using Logarithmic Data
+    Representation, https://arxiv.org/abs/1603.01025; Zhou et al. 2017, Incremental Network
+    Quantization, https://arxiv.org/abs/1702.03044.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4)

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
-from ..language.grid import Codes, Grid, by_filter, centred, need_inputs, per_filter, scaled, sloped, through
+from ..language.grid import (
+    Codes,
+    Grid,
+    by_filter,
+    centred,
+    need_inputs,
+    per_filter,
+    scaled,
+    sloped,
+    through,
+)
 from ..language.method import arg
 
 if TYPE_CHECKING:
@@ -17,41 +27,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ternary(Grid):
-    """Set the small weights of each filter to 0 and the others to plus or minus one value; inputs to -s, 0 or s.
+    """Round weights to -a, 0 or a, with one a per filter, and inputs to -s, 0 or s.
 
-    w: d = threshold * mean|w|; t = 1 where w > d, -1 where w < -d, else 0; value = a t, a = mean of |w| where t != 0
-    with gap = r: t = 1 where w >= d, -1 where w <= -d, 0 where |w| <= r d, else what it was before (which stops
-    weights near d from flickering)
-    x: q = clamp(round(x / s), -1, 1), s the larger end of the measured range; 0, s or 2 s where nothing is below 0
-    gradient of weights: that of w itself, as in the paper; with gradient= that of the product a t: a g h(w), h of ste 1, of
-    saturate 1 where |w| < 1, else 0, of soft max(0, 1 - |w|); with through_scale=True and sign(w) sum(t g) / count(t != 0)
-    where t != 0, that of a
-    gradient of inputs: that of x inside the range, else 0, as is that of saturate; of ste g; of soft
-    g max(0, 1 - |x - m| / s), m the middle of the range
-    With centre=True each weight is used less its mean over the inputs, then clipped to [-1, 1].
-    Source: Li, Zhang and Liu 2016, Ternary Weight Networks, https://arxiv.org/abs/1605.04711; the gap and centring are those
-    of https://github.com/666DZY666/micronet, which has the gap with scale=False. Differs: centring is done on use, and
-    learned through.
+    weight: (out in h w), inputs: (n ...)
+    weights: t = sign(w) where |w| > d, else 0    d = threshold * mean|w| of the filter
+             value = a t                          a = mean|w| where t != 0, 1 with scale=False
+    gap=r:   t = sign(w) where |w| >= d, 0 where |w| <= r d, else the previous t,
+             which stops weights near d from flickering
+    inputs:  value = s clamp(round(x / s), -1, 1)    s = the larger end of the measured range
+             value = s clamp(round(x / s), 0, 2)     s = half the upper end, where all x >= 0
+
+    Gradient, with g = dL/dvalue:
+    weights: dL/dw = g                 by default, as in the paper
+             dL/dw = a h(w) g          with `gradient`; through_scale=True adds, where t != 0,
+                                       the gradient through a: sign(w) sum(t g) / count(t != 0)
+    inputs:  dL/dx = h((x - m) / s) g  m = the middle of the range
+    ste:      h(v) = 1, the straight-through estimator
+    saturate: h(v) = 1 where |v| < 1, else 0; the default for inputs
+    soft:     h(v) = max(0, 1 - |v|)
+
+    centre=True subtracts from each weight the mean over the input channels and clips the result to
+    [-1, 1]. Raises LissomError with centre=True where filters have only one input channel.
+
+    Also known as: ternary weight networks (TWN), ternarization.
+    Source: Li, Zhang and Liu 2016, Ternary Weight Networks, https://arxiv.org/abs/1605.04711; for
+    gap and centre, https://github.com/666DZY666/micronet, which has the gap with scale=False.
+    Differs: the weights are centered in the forward pass, and gradients flow through that.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2,)
     of_inputs: ClassVar[tuple[int, ...]] = (2,)
 
-    threshold: float = arg("the size below which a weight becomes 0, in means of |w|", 0.7, above=0, high=3)
-    scale: bool = arg("plus and minus stand for a value of each filter, not for 1", True)
-    gap: float | None = arg("where between 0 and the threshold the old value begins to be kept; None for no gap", None,
-                            above=0, below=1)
+    threshold: float = arg(
+        "weights smaller than this times mean |w| of the filter become 0", 0.7, above=0, high=3
+    )
+    scale: bool = arg("scale -1 and 1 by mean |w| of the filter's nonzero weights", True)
+    gap: float | None = arg(
+        "keep the previous value above gap * threshold; None = no gap",
+        None,
+        above=0,
+        below=1,
+    )
     gradient: Literal["ste", "saturate", "soft"] | None = arg(
-        "what stands for the gradient of the three values; None: of weights that of the weight itself, of inputs saturate",
-        None, late=True)
-    centre: bool = arg("weights lose their mean over the inputs and are clipped to [-1, 1]", False, late=True)
-    through_scale: bool = arg("weights learn through the value that plus and minus stand for, too", False, late=True)
+        "surrogate gradient of rounding; None = 1 for weights, saturate for inputs",
+        None,
+        late=True,
+    )
+    centre: bool = arg(
+        "subtract the weights' mean over the input channels and clip to [-1, 1]", False, late=True
+    )
+    through_scale: bool = arg("also pass the gradient through the scale", False, late=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.through_scale and (not self.scale or self.gradient is None):
-            why = "plus and minus that stand for 1 have no scale; leave it out" if not self.scale else \
-                "the gradient of the weight itself knows no scale; gradient='ste' is that of the product"
+            why = (
+                "plus and minus that stand for 1 have no scale; leave it out"
+                if not self.scale
+                else "the gradient of the weight itself knows no scale; gradient='ste' is that of the product"
+            )
             raise LissomError(f"ternary(through_scale=True): {why}")
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
@@ -91,21 +125,31 @@ class Ternary(Grid):
         codes, scale = self.codes(weight.detach(), bits, held)
         if self.gradient is None:
             return w + (codes * by_filter(scale, w) - w).detach()
-        return scaled(codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient))
+        return scaled(
+            codes, scale, w.abs() if self.through_scale else None, sloped(w, self.gradient)
+        )
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch
 
-        size, zero = (max(-low, high), 1) if low < 0 else (high / 2, 0)  # of what a ReLU gives nothing is below 0
-        return {"scale": torch.tensor(max(size, 1e-8)), "zero_point": torch.tensor(zero, dtype=torch.int32)}
+        # of what a ReLU gives nothing is below 0
+        size, zero = (max(-low, high), 1) if low < 0 else (high / 2, 0)
+        return {
+            "scale": torch.tensor(max(size, 1e-8)),
+            "zero_point": torch.tensor(zero, dtype=torch.int32),
+        }
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         from ..surgery.quantization.kernels import equal_steps
 
-        scale, zero = held["scale"], int(held["zero_point"])
+        scale = held["scale"]
+        zero = int(held["zero_point"])
         if self.gradient in (None, "saturate"):
             return equal_steps(x, scale, zero, 2)
-        return through(equal_steps(x.detach(), scale, zero, 2), scale * sloped(x / scale - (1 - zero), self.gradient))
+        return through(
+            equal_steps(x.detach(), scale, zero, 2),
+            scale * sloped(x / scale - (1 - zero), self.gradient),
+        )
 
     def input_codes(self, bits: int, held: Held) -> Codes:
         return Codes(held["scale"], int(held["zero_point"]), 2, held["scale"])

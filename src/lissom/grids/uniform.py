@@ -16,30 +16,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Uniform(Grid):
-    """Round to equal steps: weights symmetric around 0 up to the largest of them, inputs over their measured range.
+    """Round to equally spaced values, with one scale per channel or per tensor.
 
-    w: s = max|w| / n, q = clamp(round(w / s), -n, n), n = 2^(bits - 1) - 1, for each filter or for the tensor; with
-    asymmetric_weights, s and z as for inputs, low = min(w, 0) and high = max(w, 0)
-    x: s = (high - low) / (2^bits - 1), z = round(-low / s), q = clamp(round(x / s) + z, 0, 2^bits - 1)
-    with momentum=m a step of training moves low and high by m towards the ends of what it saw; with weights_momentum=m
-    those of the weights likewise, which otherwise are theirs at each step
-    gradient: that of x or w inside the range and 0 outside
-    Zero points of weights are for comparison: OpenVINO computes convolutions of such weights in float.
-    Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877. Differs: there weights have one value fewer.
+    weight: (out in h w), inputs: (n ...)
+    weights: q = clamp(round(w / s), -n, n)                value = q s
+             s = max|w| / n, n = 2^(bits-1) - 1            max over each filter, or over the layer
+    inputs:  q = clamp(round(x / s) + z, 0, 2^bits - 1)    value = (q - z) s
+             s = (high - low) / (2^bits - 1)               low..high = measured range with 0 in it
+             z = round(-low / s)
+    dvalue/dx = 1 inside the range (straight-through estimator), else 0; the same for w
+
+    With asymmetric_weights=True weights have a zero point, too: low = min(w, 0), high = max(w, 0).
+    It is for comparison: OpenVINO computes convolutions with such weights in float.
+
+    In training:
+    momentum=m:          low += m (min(x) - low), high += m (max(x) - high) with each batch x;
+                         by default the range stays as measured
+    weights_momentum=m:  the same for the range of the weights; by default m = 1
+
+    Also known as: affine quantization, linear quantization, integer quantization, symmetric
+    quantization, asymmetric quantization, per-channel quantization, per-tensor quantization.
+    Source: Jacob et al. 2017, Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877.
+    Differs: weights with a zero point have 2^bits values; in the paper they have one fewer.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
 
-    granularity: Literal["channel", "tensor"] = arg("a scale for each filter, or one for all of a layer", "channel")
-    symmetric: bool = arg("inputs that go below 0 get the same range on either side of it", False)
-    momentum: float | None = arg("how far a step of training moves the range of inputs to what it saw; None: it stays", None,
-                                 above=0, high=1)
+    granularity: Literal["channel", "tensor"] = arg(
+        "per-channel or per-tensor scale of the weights", "channel"
+    )
+    symmetric: bool = arg("give inputs that go below 0 a range symmetric around 0", False)
+    momentum: float | None = arg(
+        "weight of each training batch in the input range; None = fixed range",
+        None,
+        above=0,
+        high=1,
+    )
     asymmetric_weights: bool = arg(
-        "each filter has a range of its own and a zero point, not one as far below 0 as above", False, late=True)
+        "give weights a zero point and a range that is not symmetric around 0",
+        False,
+        late=True,
+    )
     weights_momentum: float | None = arg(
-        "how far a step of training moves the range of weights to what it is then; None: all the way", None, above=0, high=1,
-        late=True)
+        "weight of each update in the weight range; None = 1",
+        None,
+        above=0,
+        high=1,
+        late=True,
+    )
 
     @property
     def one_scale(self) -> bool:
@@ -47,12 +73,15 @@ class Uniform(Grid):
 
     def hold_weights(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
         low, high = self.span(weight)
-        return self._steps(low, high, bits) | ({} if self.weights_momentum is None else {"low": low, "high": high})
+        return self._steps(low, high, bits) | (
+            {} if self.weights_momentum is None else {"low": low, "high": high}
+        )
 
     def move_weights(self, weight: Tensor, bits: int, held: Held) -> None:
         low, high = self.span(weight)
         if self.weights_momentum is not None:
-            low, high = held["low"].lerp_(low, self.weights_momentum), held["high"].lerp_(high, self.weights_momentum)
+            low = held["low"].lerp_(low, self.weights_momentum)
+            high = held["high"].lerp_(high, self.weights_momentum)
         for name, value in self._steps(low, high, bits).items():
             held[name].copy_(value)
 
@@ -62,20 +91,27 @@ class Uniform(Grid):
     def span(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ends of each filter's range (out), 0 in it, of a weight (out ...)."""
         low, high = per_filter(weight.detach().float()).aminmax(dim=1)
-        low, high = low.clamp(max=0), high.clamp(min=0)
+        low = low.clamp(max=0)
+        high = high.clamp(min=0)
         if self.granularity == "tensor":
-            low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+            low = low.amin().expand_as(low)
+            high = high.amax().expand_as(high)
         return low.contiguous(), high.contiguous()
 
     def _steps(self, low: Tensor, high: Tensor, bits: int) -> dict[str, Tensor]:
-        """Return the scale and, with zero points, the zero point of filters that range from `low` (out) to `high` (out)."""
+        """Return the scale and, with zero points, the zero point of filters that range from `low`
+        (out) to `high` (out).
+        """
         import torch
 
         if not self.asymmetric_weights:
             return {"scale": (torch.maximum(-low, high) / (2 ** (bits - 1) - 1)).clamp_min(1e-12)}
         top = 2**bits - 1
         scale = ((high - low) / top).clamp_min(1e-12)
-        return {"scale": scale, "zero_point": (-low / scale).round().clamp(0, top).sub(2 ** (bits - 1)).int()}
+        return {
+            "scale": scale,
+            "zero_point": (-low / scale).round().clamp(0, top).sub(2 ** (bits - 1)).int(),
+        }
 
     def ends(self, bits: int) -> tuple[int, int]:
         return (0 if self.asymmetric_weights else 1) - 2 ** (bits - 1), 2 ** (bits - 1) - 1
@@ -92,7 +128,9 @@ class Uniform(Grid):
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         from ..surgery.quantization.kernels import equal_filters
 
-        return equal_filters(weight.float(), held["scale"], *self.ends(bits), zero=self.zeros(bits, held))
+        return equal_filters(
+            weight.float(), held["scale"], *self.ends(bits), zero=self.zeros(bits, held)
+        )
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch
@@ -138,6 +176,7 @@ def affine(low: float, high: float, top: int = 255) -> tuple[float, int]:
     >>> affine(-55.0, 200.0)
     (1.0, 55)
     """
-    low, high = min(low, 0.0), max(high, 0.0)
+    low = min(low, 0.0)
+    high = max(high, 0.0)
     scale = max((high - low) / top, 1e-8)
     return scale, max(0, min(top, round(-low / scale)))

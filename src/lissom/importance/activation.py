@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Activation(Method):
-    """Return the mean |activation| of each channel over images and positions, relative to the mean of the group.
+    """Rank channels by their mean absolute activation on calibration samples.
 
-    The activation is that after the normalisation, if one follows. Needs images, no labels.
-    Source: Molchanov et al. 2017, Pruning Convolutional Neural Networks, https://arxiv.org/abs/1611.06440, section 2.2.
+    importance[u] = A[u] / mean over v of A[v]
+    A[u]          = sum over the layers that hold u of mean over (n h w) of |a[u]|
+
+    a: (n c h w), output of the normalization after the layer, or of the layer if there is none
+    Needs calibration samples, but no labels.
+    Also known as: mean activation, activation magnitude.
+    Source: Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient
+    Inference, https://arxiv.org/abs/1611.06440, section 2.2.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
-        size = net.of(group, net.activity, 'prune(by="activation")')
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
+        size = evidence.of(group, evidence.activity, 'prune(by="activation")')
         return size / size.mean().clamp_min(1e-12)

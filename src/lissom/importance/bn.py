@@ -17,24 +17,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bn(Method):
-    """Return |gamma| of each channel, the mean over the batch-norms that the channel passes.
+    """Rank channels by the absolute scale |gamma| of their batch-norm.
 
+    importance[u] = mean over the batch-norms that u passes of |gamma[u]|
+
+    gamma: (c), the weight of batch-norm or group norm
+    `prune` leaves a layer whole if no such norm follows it, and raises LissomError if that is true
+    of all layers.
+    Also known as: batch-norm scale, gamma, network slimming criterion.
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming,
-    https://arxiv.org/abs/1708.06519. Differs: channels that residual adds tie together take the mean of
-    their scales, instead of being left to a selection layer.
+    https://arxiv.org/abs/1708.06519.
+    Differs: channels that residual adds tie together get the mean of their scales. The paper uses a
+    channel selection layer there.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         import torch
 
         scales = [m for m in group.members if m.role == "scale"]
         if not scales:
-            raise LissomError(f"prune(by=\"bn\"): no batch-norm follows {', '.join(group.layers('out')[:3])}; "
-                              'by="l1" needs none')
+            raise LissomError(
+                'prune(by="bn"): no batch-norm follows '
+                f"{', '.join(group.layers('out')[:3])}; "
+                'by="l1" needs none'
+            )
         total = torch.zeros(group.size)
         for member in scales:
             mine = member.unit >= 0
-            scale = net.tensors[member.tensor].detach().float().abs().cpu()[mine]
-            seen = torch.zeros(2, group.size).index_add(1, member.unit[mine], torch.stack([scale, torch.ones_like(scale)]))
+            scale = evidence.tensors[member.tensor].detach().float().abs().cpu()[mine]
+            seen = torch.zeros(2, group.size).index_add(
+                1, member.unit[mine], torch.stack([scale, torch.ones_like(scale)])
+            )
             total += seen[0] / seen[1].clamp_min(1)
         return total / len(scales)

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fisher(Method):
-    """Return the Fisher information of a gate on each channel: the second-order estimate of what it is worth.
+    """Rank channels by a second-order estimate of how much the loss changes without them.
 
-    score[u] = mean over images of ( sum over positions of a[u] * dL/da[u] )^2 / 2
-    What holds a channel in several layers is summed before it is squared.
-    Source: Theis et al. 2018, https://arxiv.org/abs/1801.05787; Liu et al. 2021, Group Fisher Pruning,
-    https://arxiv.org/abs/2108.00708.
+    importance[u] = mean over n of g[u]^2 / 2
+    g[u]          = sum over (h w) of a[u] * dL/da[u], the gradient of a gate on channel u
+
+    a: (n c h w), output of the normalization after the layer, or of the layer if there is none
+    L: the task's loss, or cross-entropy if it has none; without labels, cross-entropy with the
+       network's own predictions. Cross-entropy needs outputs (n classes ...) and raises LissomError
+       for others.
+    If several layers hold a channel, their gradients g are added before they are squared.
+    Also known as: Fisher pruning, empirical Fisher, squared gate gradient.
+    Source: Theis et al. 2018, Faster Gaze Prediction with Dense Networks and Fisher Pruning,
+    https://arxiv.org/abs/1801.05787; Liu et al. 2021, Group Fisher Pruning for Practical Network
+    Compression, https://arxiv.org/abs/2108.00708.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
-        return net.of(group, net.gates, 'prune(by="fisher")').square().mean(0) / 2
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
+        return evidence.of(group, evidence.gates, 'prune(by="fisher")').square().mean(0) / 2

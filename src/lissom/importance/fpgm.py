@@ -16,16 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fpgm(Method):
-    """Return the sum of distances of each channel's filters to those of all others, relative to the mean of the layer.
+    """Rank channels by the distance of their filters to all other filters of the layer.
 
-    score[u] = mean over layers that make u of ( sum over v of ||w[u] - w[v]||, divided by its mean )
-    Filters near the geometric median of their layer are the most replaceable, whatever their size.
-    Source: He et al. 2019, Filter Pruning via Geometric Median, https://arxiv.org/abs/1811.00250.
+    importance[u] = mean over layers of ( D[u] / mean over v of D[v] )
+    D[u]          = sum over v of || w[u] - w[v] ||
+
+    layers: those that produce channel u, several if a residual add ties them together
+    w[u]: the filters of channel u, from weight: (out in h w)
+    Filters near the geometric median of their layer are the easiest to replace, whatever their
+    norm.
+    Also known as: geometric median, filter pruning via geometric median (FPGM).
+    Source: He et al. 2019, Filter Pruning via Geometric Median for Deep Convolutional Neural
+    Networks Acceleration, https://arxiv.org/abs/1811.00250.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         import torch
 
         from ..surgery.channels.filters import relative
 
-        return relative(group, net, lambda rows: torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1))
+        return relative(
+            group,
+            evidence,
+            lambda rows: torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(
+                1
+            ),
+        )

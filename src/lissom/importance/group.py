@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group(Method):
-    """Return the Euclidean norm of all the weights that a channel's removal takes along, relative to the mean.
+    """Rank channels by the L2 norm of all weights that are removed with them.
 
-    score[u] = sqrt( sum of w^2 over filters, biases, scales and the weights that read u ), divided by its mean over u
-    Source: Fang et al. 2023, DepGraph, https://arxiv.org/abs/2301.12900, equation 4.
-    Differs: divided by the mean of the group, not by its largest.
+    importance[u] = N[u] / mean over v of N[v]
+    N[u]          = sqrt( sum of w^2 over everything that is removed with channel u )
+
+    w: filters, biases and normalization scales of u, and the weights of later layers that read u
+    Also known as: DepGraph, group L2 norm, structural importance.
+    Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning,
+    https://arxiv.org/abs/2301.12900, equation 4.
+    Differs: divided by the mean of the group, not by its maximum.
     """
 
-    def __call__(self, group: Channels, net: Evidence) -> Tensor:
-        size = group.sums(net.tensors, ("out", "in", "scale", "vector"), 2).detach().sqrt().cpu()
+    def __call__(self, group: Channels, evidence: Evidence) -> Tensor:
+        size = (
+            group.sums(evidence.tensors, ("out", "in", "scale", "vector"), 2).detach().sqrt().cpu()
+        )
         return size / size.mean().clamp_min(1e-12)

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L1(Method):
-    """Return the sum of |w| of each channel's filters, relative to the mean of the layer.
+    """Rank channels by the L1 norm of their filters, relative to the mean of the layer.
 
-    score[u] = mean over layers that make u of ( |w[u]|.sum() / mean over channels of |w|.sum() )
+    importance[u] = mean over layers of ( |w[u]|.sum() / mean over v of |w[v]|.sum() )
+
+    layers: those that produce channel u, several if a residual add ties them together
+    w[u]: the filters of channel u, from weight: (out in h w)
     The division makes layers comparable when channels of all layers are ranked together.
-    Source: Li et al. 2016, Pruning Filters for Efficient ConvNets, https://arxiv.org/abs/1608.08710.
+    Also known as: L1 norm, magnitude pruning of filters.
+    Source: Li et al. 2016, Pruning Filters for Efficient ConvNets,
+    https://arxiv.org/abs/1608.08710.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         from ..surgery.channels.filters import relative
 
-        return relative(group, net, lambda rows: rows.abs().sum(1))
+        return relative(group, evidence, lambda rows: rows.abs().sum(1))

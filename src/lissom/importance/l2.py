@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L2(Method):
-    """Return the Euclidean norm of each channel's filters, relative to the mean of the layer.
+    """Rank channels by the L2 norm of their filters, relative to the mean of the layer.
 
-    score[u] = mean over layers that make u of ( ||w[u]|| / mean over channels of ||w|| )
-    Source: Li et al. 2016, Pruning Filters for Efficient ConvNets, https://arxiv.org/abs/1608.08710 (section 4.4);
-    He et al. 2018, Soft Filter Pruning, https://arxiv.org/abs/1808.06866.
+    importance[u] = mean over layers of ( ||w[u]|| / mean over v of ||w[v]|| )
+
+    layers: those that produce channel u, several if a residual add ties them together
+    w[u]: the filters of channel u, from weight: (out in h w)
+    Also known as: L2 norm, Euclidean norm, magnitude pruning of filters.
+    Source: Li et al. 2016, Pruning Filters for Efficient ConvNets,
+    https://arxiv.org/abs/1608.08710, section 4.4; He et al. 2018, Soft Filter Pruning,
+    https://arxiv.org/abs/1808.06866.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         from ..surgery.channels.filters import relative
 
-        return relative(group, net, lambda rows: rows.norm(dim=1))
+        return relative(group, evidence, lambda rows: rows.norm(dim=1))

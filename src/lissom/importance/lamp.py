@@ -16,18 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lamp(Method):
-    """Return each channel's share of the squared norm of those channels of its layer that are not smaller.
+    """Rank channels by squared filter norm, as a share of all channels at least as large.
 
-    score[u] = mean over layers that make u of ( ||w[u]||^2 / sum of ||w[v]||^2 over v with ||w[v]|| >= ||w[u]|| )
-    The largest of every layer scores 1, so that a global ranking empties no layer; nothing has to be normalised.
-    Source: Lee et al. 2021, Layer-Adaptive Sparsity for the Magnitude-based Pruning, https://arxiv.org/abs/2010.07611.
-    Differs: for channels in place of single weights.
+    importance[u] = mean over layers of ( ||w[u]||^2 / S[u] )
+    S[u]          = sum of ||w[v]||^2 over all v of the layer with ||w[v]|| >= ||w[u]||
+
+    layers: those that produce channel u, several if a residual add ties them together
+    w[u]: the filters of channel u, from weight: (out in h w)
+    The largest channel of every layer gets 1, so a global ranking never empties a layer. No other
+    normalization is needed.
+    Also known as: layer-adaptive magnitude pruning.
+    Source: Lee et al. 2021, Layer-Adaptive Sparsity for the Magnitude-based Pruning,
+    https://arxiv.org/abs/2010.07611.
+    Differs: it ranks channels; the paper ranks single weights.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         from ..surgery.channels.filters import averaged
 
         def share(rows: Tensor) -> Tensor:
             squares = rows.square().sum(1)
             return squares / squares.mul(squares[None] >= squares[:, None]).sum(1).clamp_min(1e-30)
-        return averaged(group, net, share)
+
+        return averaged(group, evidence, share)

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Random(Method):
-    """Return a number drawn evenly from [0, 1) for each channel; the seed of the run decides.
+    """Rank channels at random, as a baseline that every other importance should beat.
 
-    Source: Mittal et al. 2018, Recovering from Random Pruning, https://arxiv.org/abs/1801.10447.
+    importance[u] ~ uniform on [0, 1), drawn with the seed of the run
+
+    Also known as: random pruning.
+    Source: Mittal et al. 2018, Recovering from Random Pruning: On the Plasticity of Deep
+    Convolutional Neural Networks, https://arxiv.org/abs/1801.10447.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
         import torch
 
-        return torch.rand(group.size, generator=net.draw)
+        return torch.rand(group.size, generator=evidence.draw)

@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Taylor(Method):
-    """Return the first-order estimate of how much the loss changes when a channel is zeroed.
+    """Rank channels by a first-order estimate of how much the loss changes without them.
 
-    score[u] = | mean over images of sum over positions of a[u] * dL/da[u] |
-    a is the activation after the normalisation, if one follows: of the filters before it the estimate would be 0,
-    since a normalisation undoes their size. What holds a channel in several layers is summed first.
-    Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, https://arxiv.org/abs/1906.10771.
+    importance[u] = | mean over n of sum over (h w) of a[u] * dL/da[u] |
+
+    a: (n c h w), output of the normalization after the layer, or of the layer if there is none
+    L: the task's loss, or cross-entropy if it has none; without labels, cross-entropy with the
+       network's own predictions. Cross-entropy needs outputs (n classes ...) and raises LissomError
+       for others.
+    Before a normalization the estimate would be 0, because normalization undoes any scaling of a
+    filter. If several layers hold a channel, their estimates are added before the absolute value.
+    Also known as: first-order Taylor expansion, gate gradient.
+    Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning,
+    https://arxiv.org/abs/1906.10771.
     """
 
-    def __call__(self, group: Group, net: Evidence) -> Tensor:
-        return net.of(group, net.gates, 'prune(by="taylor")').mean(0).abs()
+    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
+        return evidence.of(group, evidence.gates, 'prune(by="taylor")').mean(0).abs()

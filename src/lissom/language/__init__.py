@@ -1,1 +1,3 @@
-"""What a user writes and what every method promises: grammar, menus, settings, and the contract of each menu."""
+"""What a user writes and what every method promises: grammar, menus, settings, and the contract of
+each menu.
+"""

@@ -31,7 +31,9 @@ class Clock(Protocol):
         """Return of what number widths should be multiples, as timing shows."""
         ...
 
-    def predictor(self, model: nn.Module, example: Tensor, groups: Sequence[Any]) -> Callable[[Sequence[int]], float]:
+    def predictor(
+        self, model: nn.Module, example: Tensor, groups: Sequence[Any]
+    ) -> Callable[[Sequence[int]], float]:
         """Return what predicts the latency in ms of a network that keeps so many units of each group."""
         ...
 
@@ -55,9 +57,9 @@ class TaskContract(Protocol):
 class Context:
     """What a step may use, and where it leaves what it found out.
 
-    `example`, one sample, and `images(count)`, batches of calibration samples, are trees of tensors as the network
-    takes them (trees.py); of pictures (n c h w), normalised.
-    Here there is no task: surgery is used alone, inside somebody's own training. With one, see running/context.py.
+    `example`, one sample, and `images(count)`, batches of calibration samples, are trees of tensors
+    as the network takes them (trees.py); of pictures (n c h w), normalised. Here there is no task:
+    surgery is used alone, inside somebody's own training. With one, see running/context.py.
     """
 
     example: Tree
@@ -66,36 +68,54 @@ class Context:
     device: torch.device = field(default_factory=cpu)
     task: TaskContract | None = None
     teacher: Callable[[str | None], nn.Module] | None = None
-    clock: Callable[[str], Clock] | None = None  # what times networks on a target, given the target's text
+    # what times networks on a target, given the target's text
+    clock: Callable[[str], Clock] | None = None
     where: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)  # those of the notes that say what was asked for and not done
+    # those of the notes that say what was asked for and not done
+    warnings: list[str] = field(default_factory=list)
     gates: list[dict[str, Any]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def in_float32(self, model: nn.Module, double: bool = True) -> Context:
-        """Make the floats of a network float32, in place; return a context whose samples are, and say so in the notes.
+        """Make the floats of a network float32, in place; return a context whose samples are, and
+        say so in the notes.
 
-        Weights of 16 bits that change by a factor would be rounded once more; float64 may stay where nothing is rounded.
+        Weights of 16 bits that change by a factor would be rounded once more; float64 may stay
+        where nothing is rounded.
         """
         import torch
 
         from ..trees import in_float
 
-        kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} - {torch.float32}
+        kinds = {
+            t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()
+        } - {torch.float32}
         if not kinds or (not double and kinds == {torch.float64}):
             return self
         model.float()
-        self.notes.append(f"{self.where}: the network was in {' and '.join(sorted(str(k)[6:] for k in kinds))}; new weights "
-                          "are computed in float32, which it is in from here on")
-        return replace(self, example=in_float(self.example), images=lambda count: [in_float(x) for x in self.images(count)])
+        self.notes.append(
+            f"{self.where}: the network was in "
+            f"{' and '.join(sorted(str(k)[6:] for k in kinds))}; new weights "
+            "are computed in float32, which it is in from here on"
+        )
+        return replace(
+            self,
+            example=in_float(self.example),
+            images=lambda count: [in_float(x) for x in self.images(count)],
+        )
 
     def finite(self, model: nn.Module) -> None:
-        """Raise if a weight or a statistic of batch-norm is NaN or infinite, which surgery would spread or hide."""
+        """Raise if a weight or a statistic of batch-norm is NaN or infinite, which surgery would
+        spread or hide.
+        """
         import torch
 
-        held = (*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if "running_" in n.rpartition(".")[2]))
+        held = (
+            *model.named_parameters(),
+            *((n, b) for n, b in model.named_buffers() if "running_" in n.rpartition(".")[2]),
+        )
         for name, value in held:
             if not torch.isfinite(value).all():
                 raise LissomError(f"{self.where}: {name} holds NaN or infinity")
@@ -104,12 +124,18 @@ class Context:
         """Record that two networks were compared; raise if they differ by more than `tolerance`."""
         self.gates.append({"name": name, "difference": difference, "tolerance": tolerance})
         if math.isnan(difference):
-            raise LissomError(f"{self.where}: the gate '{name}' failed: the outputs hold NaN or infinity on the calibration "
-                              "images; look whether an image does, or whether the network itself answers so")
+            raise LissomError(
+                f"{self.where}: the gate '{name}' failed: the outputs hold NaN or "
+                "infinity on the calibration "
+                "images; look whether an image does, or whether the network itself answers so"
+            )
         if not difference <= tolerance:
-            raise LissomError(f"{self.where}: the gate '{name}' failed: the outputs differ by {difference:.2g} of their "
-                              f"size, at most {tolerance:.2g} is allowed; the network was not changed. "
-                              "Please report the network: this is a bug in lissom")
+            raise LissomError(
+                f"{self.where}: the gate '{name}' failed: the outputs differ by "
+                f"{difference:.2g} of their "
+                f"size, at most {tolerance:.2g} is allowed; the network was not changed. "
+                "Please report the network: this is a bug in lissom"
+            )
 
     def batch(self, count: int = 64) -> Tree:
         """Return up to `count` calibration samples in one batch: of several shapes, those of the first."""
@@ -121,11 +147,15 @@ class Context:
         return first(concatenated(alike(found)), count)
 
     def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
-        """Return up to `count` calibration samples in batches with their labels, None where nobody gave any."""
+        """Return up to `count` calibration samples in batches with their labels, None where nobody
+        gave any.
+        """
         return [(images, None) for images in self.images(count)]
 
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
-        """Return the task's first metric on up to `most` validation samples, of all classes; None without a task."""
+        """Return the task's first metric on up to `most` validation samples, of all classes; None
+        without a task.
+        """
         return None
 
     def validation_count(self) -> int:
@@ -136,10 +166,20 @@ class Context:
         """Return how many updates of the weights so many epochs are."""
         return 0
 
-    def learn(self, model: nn.Module, settings: TrainSettings, loss: Term | None = None, terms: tuple[Term, ...] = (),
-              extra: Iterable[nn.Module] = (), remembers: Sequence[Remembering] = ()) -> None:
-        """Train `model` in place on the task's data with its loss, unless another is given; `extra` learns along.
+    def learn(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        loss: Term | None = None,
+        terms: tuple[Term, ...] = (),
+        extra: Iterable[nn.Module] = (),
+        remembers: Sequence[Remembering] = (),
+    ) -> None:
+        """Train `model` in place on the task's data with its loss, unless another is given; `extra`
+        learns along.
 
         `remembers` are what else changes from batch to batch, and is kept in checkpoints.
         """
-        raise LissomError(f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop")
+        raise LissomError(
+            f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop"
+        )

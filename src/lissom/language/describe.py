@@ -30,8 +30,12 @@ def settings_of(method: type[Method]) -> list[Setting]:
 def _described(setting: Field[Any], kind: Any) -> Setting:
     facts = setting.metadata
     required = setting.default is MISSING
-    words = [f"{sign} {facts[key]:g}" for key, (sign, _) in BOUNDS.items() if facts.get(key) is not None]
+    words = [
+        f"{sign} {facts[key]:g}" for key, (sign, _) in BOUNDS.items() if facts.get(key) is not None
+    ]
     if facts.get("menu"):
         words = [("a sum of " if facts.get("sum") else "") + " | ".join(menu(facts["menu"]))]
     default = None if required else setting.default
-    return Setting(setting.name, kind_text(kind), default, required, ", ".join(words), facts.get("help", ""))
+    return Setting(
+        setting.name, kind_text(kind), default, required, ", ".join(words), facts.get("help", "")
+    )

@@ -8,7 +8,8 @@
 
 It is a subset of Python's expressions, so Python's own parser reads it: `ast` gives precedence,
 quoting and the columns of errors, and there is no parser of our own to maintain.
-A space without braces is a recipe; every choice of one item from each brace is one recipe of the space.
+A space without braces is a recipe; every choice of one item from each brace is one recipe of the
+space.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ def parsed(text: str, where: str) -> ast.expr:
     except SyntaxError as error:
         ends_open = text[-1:] in OPERATORS
         column = len(text) if ends_open else error.offset or 1
-        near = " ".join(text[max(0, column - 12):column + 12].split())
+        near = " ".join(text[max(0, column - 12) : column + 12].split())
         why = f": {error.msg}" if "never closed" in error.msg or "unmatched" in error.msg else ""
         if ends_open:
             why = f": nothing follows '{text[-1]}'"
-        raise LissomError(f"{where}: cannot be read at column {column}, near '{near}'{why}") from None
+        raise LissomError(
+            f"{where}: cannot be read at column {column}, near '{near}'{why}"
+        ) from None
     except (ValueError, RecursionError, MemoryError):
         raise LissomError(f"{where}: cannot be read; an example: train(10) | prune(0.5)") from None
 
@@ -59,24 +62,33 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
     if isinstance(node, ast.Set):
         for item in node.elts:
             yield from values_of(item, where)
-    elif isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, (int, float, str, bool))):
+    elif isinstance(node, ast.Constant) and (
+        node.value is None or isinstance(node.value, (int, float, str, bool))
+    ):
         yield node.value
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         for value in values_of(node.operand, where):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise LissomError(f"{where}: '{ast.unparse(node)}' is not a value")
             yield -value if isinstance(node.op, ast.USub) else value
-    elif isinstance(node, ast.Name) or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+    elif isinstance(node, ast.Name) or (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ):
         yield ast.unparse(node)  # by=bn is by="bn"; the setting's menu or type judges it
     else:
-        raise LissomError(f"{where}: '{ast.unparse(node)}' is not a value; a number, a text in quotes "
-                          "or a {set} of them fits")
+        raise LissomError(
+            f"{where}: '{ast.unparse(node)}' is not a value; a number, a text in quotes "
+            "or a {set} of them fits"
+        )
 
 
 def repeats(value: Any) -> int:
     """Return how often what stands behind `*` is repeated."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise LissomError(f"recipe: {value!r} was given before *; a whole number of at least 1 fits, as in 4 * prune(0.1)")
+        raise LissomError(
+            f"recipe: {value!r} was given before *; a whole number of at least 1 "
+            "fits, as in 4 * prune(0.1)"
+        )
     return value
 
 
@@ -93,23 +105,29 @@ def limit(recipes: int, longest: int = 1) -> None:
 def written(words: Sequence[str]) -> str:
     """Write steps in order, what is repeated once with the number of times before it.
 
-    At each place the repeat that leaves out most letters is taken, which need not be the shortest text of all.
+    At each place the repeat that leaves out most letters is taken, which need not be the shortest
+    text of all.
 
     >>> written(["train", "prune", "fold", "prune", "fold", "mask", "mask"])
     'train | 2 * (prune | fold) | 2 * mask'
     """
-    parts, at = [], 0
+    parts = []
+    at = 0
     while at < len(words):
-        best, saved = (1, 1), 0  # how many steps are repeated, how often
+        # how many steps are repeated, how often
+        best = (1, 1)
+        saved = 0
         for size in range(1, (len(words) - at) // 2 + 1):
-            once, count = words[at:at + size], 1
-            while words[at + count * size:at + (count + 1) * size] == once:
+            once = words[at : at + size]
+            count = 1
+            while words[at + count * size : at + (count + 1) * size] == once:
                 count += 1
             spared = (count - 1) * len(" | ".join([*once, ""]))
             if spared > saved:
-                best, saved = (size, count), spared
+                best = (size, count)
+                saved = spared
         size, count = best
-        text = words[at] if size == 1 else f"({written(words[at:at + size])})"
+        text = words[at] if size == 1 else f"({written(words[at : at + size])})"
         parts.append(text if count == 1 else f"{count} * {text}")
         at += size * count
     return " | ".join(parts)

@@ -1,4 +1,6 @@
-"""What every grid is: a set of values that tensors are rounded to, and the gradient that training uses in its place."""
+"""What every grid is: a set of values that tensors are rounded to, and the gradient that training
+uses in its place.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,15 @@ from .method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-NEAR = -1e-6  # what lies between it and 0 counts as 0: sums that are 0 come out of runtimes on either side of it
+# what lies between it and 0 counts as 0: sums that are 0 come out of runtimes on either side of it
+NEAR = -1e-6
 Held = Mapping[str, "Tensor"]  # what a layer holds for a grid: scales, say
 
 
 @dataclass(frozen=True)
 class Codes:
-    """How inputs are held as integers: q = clamp(round(x / scale) + zero, 0, top), and stand for (q - zero) * step.
+    """How inputs are held as integers: q = clamp(round(x / scale) + zero, 0, top), and stand for (q
+    - zero) * step.
 
     With `sign`, q is `top` where x >= NEAR and 0 elsewhere.
     """
@@ -42,7 +46,8 @@ class Grid(Method):
 
     of_weights: ClassVar[tuple[int, ...]] = ()  # the bits it can round weights to
     of_inputs: ClassVar[tuple[int, ...]] = ()
-    at_run_time: ClassVar[bool] = False  # whether inputs show their range at each call, so that nothing is held for them
+    # whether inputs show their range at each call, so that nothing is held for them
+    at_run_time: ClassVar[bool] = False
     learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
 
     @property
@@ -60,26 +65,32 @@ class Grid(Method):
         return {}
 
     def ends(self, bits: int) -> tuple[int, int] | None:
-        """Return the least and the greatest integer of a weight where all between them are values; None otherwise.
+        """Return the least and the greatest integer of a weight where all between them are values;
+        None otherwise.
 
         They are those with `zeros` added.
         """
         return None
 
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
-        """Return a weight (out ...) as integers, in float, of which 0 stands for 0, and the scale of each filter (out).
+        """Return a weight (out ...) as integers, in float, of which 0 stands for 0, and the scale
+        of each filter (out).
 
         They are in -128..127, or are once `zeros` are added.
         """
         raise TypeError(f"{type(self).__name__} does not round weights")
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
-        """Return a weight (out ...) on the grid, with the gradient that training uses: as if nothing were rounded."""
+        """Return a weight (out ...) on the grid, with the gradient that training uses: as if
+        nothing were rounded.
+        """
         codes, scale = self.codes(weight.detach(), bits, held)
         return weight + (codes * by_filter(scale, weight) - weight).detach()
 
     def zeros(self, bits: int, held: Held) -> Tensor | None:
-        """Return what is added to the integers of each filter (out), so that they fit in 8 bits; None for nothing."""
+        """Return what is added to the integers of each filter (out), so that they fit in 8 bits;
+        None for nothing.
+        """
         return None
 
     def move_weights(self, weight: Tensor, bits: int, held: Held) -> None:
@@ -129,14 +140,21 @@ def centred(weight: Tensor) -> Tensor:
 
 
 def need_inputs(weight: Tensor, what: str) -> None:
-    """Raise LissomError where the filters of a weight (out in ...) have one input, whose mean is that input itself."""
+    """Raise LissomError where the filters of a weight (out in ...) have one input, whose mean is
+    that input itself.
+    """
     if weight.shape[1] == 1:
-        raise LissomError(f"{what} takes means over the inputs of a filter, and these have one alone, so that "
-                          "nothing would be left")
+        raise LissomError(
+            f"{what} takes means over the inputs of a filter, and these have one "
+            "alone, so that "
+            "nothing would be left"
+        )
 
 
 def sloped(x: Tensor, gradient: str | None) -> Tensor:
-    """Return a function of x (...) whose derivative is 1; with saturate 0 where |x| >= 1, with soft max(0, 1 - |x|)."""
+    """Return a function of x (...) whose derivative is 1; with saturate 0 where |x| >= 1, with soft
+    max(0, 1 - |x|).
+    """
     if gradient not in ("saturate", "soft"):
         return x
     near = x.clamp(-1, 1)
@@ -144,10 +162,11 @@ def sloped(x: Tensor, gradient: str | None) -> Tensor:
 
 
 def scaled(signs: Tensor, scale: Tensor, sizes: Tensor | None, x: Tensor) -> Tensor:
-    """Return scale * signs for signs (out ...) in -1, 0, 1 and a scale (out), with the gradient of that product.
+    """Return scale * signs for signs (out ...) in -1, 0, 1 and a scale (out), with the gradient of
+    that product.
 
-    It reaches x (out ...), whose derivative is to stand for that of the signs, times the scale; and with `sizes`
-    (out ...), of which the scale is the mean where the sign is not 0, these too.
+    It reaches x (out ...), whose derivative is to stand for that of the signs, times the scale; and
+    with `sizes` (out ...), of which the scale is the mean where the sign is not 0, these too.
     """
     value = signs * by_filter(scale, signs)
     learned = by_filter(scale, signs) * x
@@ -159,5 +178,7 @@ def scaled(signs: Tensor, scale: Tensor, sizes: Tensor | None, x: Tensor) -> Ten
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round to whole numbers; the gradient is that of x itself. Source: Bengio et al. 2013, arXiv 1308.3432."""
+    """Round to whole numbers; the gradient is that of x itself. Source: Bengio et al. 2013, arXiv
+    1308.3432.
+    """
     return x + (x.round() - x).detach()

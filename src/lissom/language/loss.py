@@ -21,7 +21,11 @@ class Loss(Method):
     def at_temperature(self, temperature: float) -> Self | None:
         """Return this loss with another temperature; None if it has none."""
         settings = self.settings()
-        return type(self)(**{**settings, "temperature": temperature}) if "temperature" in settings else None
+        return (
+            type(self)(**{**settings, "temperature": temperature})
+            if "temperature" in settings
+            else None
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class FeatureLoss(Loss):
     any_width: ClassVar[bool] = False
 
     def modules(self, widths: Sequence[int]) -> nn.ModuleList:
-        """Return what is trained beside the student, for places with `widths` channels; the call is given it then."""
+        """Return what is trained beside the student, for places with `widths` channels; the call is
+        given it then.
+        """
         from torch import nn
 
         return nn.ModuleList()

@@ -10,8 +10,14 @@ from typing import Any
 
 from ..errors import LissomError, unknown
 
-WORDS = {"steps": "step", "importance": "importance", "losses": "loss", "grids": "grid", "ranges": "range",
-         "targets": "target"}
+WORDS = {
+    "steps": "step",
+    "importance": "importance",
+    "losses": "loss",
+    "grids": "grid",
+    "ranges": "range",
+    "targets": "target",
+}
 
 
 class Menu:

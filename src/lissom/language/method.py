@@ -23,16 +23,29 @@ from .menu import Menu
 from .menu import menu as menu_of
 
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "above": (">", operator.gt), "low": (">=", operator.ge), "below": ("<", operator.lt), "high": ("<=", operator.le)}
+    "above": (">", operator.gt),
+    "low": (">=", operator.ge),
+    "below": ("<", operator.lt),
+    "high": ("<=", operator.le),
+}
 
 _KINDS: dict[type, dict[str, Any]] = {}  # by class: the type of each setting
 _ORDERED: dict[type, tuple[Field[Any], ...]] = {}  # by class: its fields
 _DEFAULTS: dict[type, dict[str, Any]] = {}  # by class: the defaults that were found to fit
 
 
-def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: float | None = None,
-        above: float | None = None, below: float | None = None, menu: str | None = None, sum: bool = False,
-        late: bool = False) -> Any:
+def arg(
+    help: str,
+    default: Any = MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    menu: str | None = None,
+    sum: bool = False,
+    late: bool = False,
+) -> Any:
     """Declare one setting of a method: its help, default and what it may be.
 
     `low` and `high` are bounds that are allowed themselves, `above` and `below` are not; `menu`
@@ -42,8 +55,16 @@ def arg(help: str, default: Any = MISSING, *, low: float | None = None, high: fl
     already, leaves their keys as they are: at its default, which must mean what was done before, it
     is no part of the identity.
     """
-    facts = {"help": help, "low": low, "high": high, "above": above, "below": below, "menu": menu, "sum": sum,
-             "late": late}
+    facts = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "menu": menu,
+        "sum": sum,
+        "late": late,
+    }
     return field(default=default, metadata=facts)
 
 
@@ -54,9 +75,11 @@ class Method:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        kinds, defaults = kinds_of(type(self)), _DEFAULTS.setdefault(type(self), {})
+        kinds = kinds_of(type(self))
+        defaults = _DEFAULTS.setdefault(type(self), {})
         for setting in ordered(type(self)):
-            name, value = setting.name, getattr(self, setting.name)
+            name = setting.name
+            value = getattr(self, setting.name)
             untouched = value is setting.default
             if untouched and name in defaults:  # as most settings of most methods are
                 value = defaults[name]
@@ -80,7 +103,9 @@ class Method:
         words = []
         for place, setting in enumerate(ordered(type(self))):
             value = getattr(self, setting.name)
-            if setting.default is MISSING or (place == 0 and value != setting.default and not setting.kw_only):
+            if setting.default is MISSING or (
+                place == 0 and value != setting.default and not setting.kw_only
+            ):
                 words.append(_text(value))
             elif value != setting.default:
                 words.append(f"{setting.name}={_text(value)}")
@@ -114,7 +139,9 @@ def ordered(method: type[Method]) -> tuple[Field[Any], ...]:
 
 
 def kinds_of(method: type[Method]) -> dict[str, Any]:
-    """Return the type of each setting; Python evaluates annotations anew at each call, and a space makes thousands."""
+    """Return the type of each setting; Python evaluates annotations anew at each call, and a space
+    makes thousands.
+    """
     if method not in _KINDS:
         _KINDS[method] = get_type_hints(method)
     return _KINDS[method]
@@ -145,7 +172,8 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
     else:
         literal = next((k for k in options if get_origin(k) is Literal), None)
         words = [choice for choice in get_args(literal) if isinstance(choice, str)]
-        if isinstance(value, str) and words and value not in map(str, get_args(literal)):  # '8' is no 8
+        # '8' is no 8
+        if isinstance(value, str) and words and value not in map(str, get_args(literal)):
             raise unknown(where, "choice", value, map(str, get_args(literal)))
         raise LissomError(f"{where}: {value!r} was given; {kind_text(kind)} fits")
     for key, (sign, holds) in BOUNDS.items():
@@ -168,10 +196,16 @@ def _of_menu(folder: str, several: bool, text: str, where: str | None) -> Method
 
 def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
     if get_origin(kind) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(kind)), value
+        return any(
+            type(value) is type(choice) and value == choice for choice in get_args(kind)
+        ), value
     if kind is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308 \
-            and float(value) == value  # a whole number that no float is would become another
+        good = (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and abs(value) < 1e308
+            and float(value) == value
+        )  # a whole number that no float is would become another
         return good, float(value) + 0.0 if good else value  # + 0.0 makes one zero of two
     if kind is int:
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -191,7 +225,8 @@ def _text(value: Any) -> str:
 
 @lru_cache(4096)  # the steps of a space name the same few
 def method_of(folder: str, text: str, where: str | None = None) -> Any:
-    """Build one method of a menu from text such as `percentile(0.999)`, or just `l1`; sets are not allowed in it.
+    """Build one method of a menu from text such as `percentile(0.999)`, or just `l1`; sets are not
+    allowed in it.
 
     >>> method_of("importance", "l1")
     L1()
@@ -215,7 +250,11 @@ def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:
     where = where or menu.word
     tree = parsed(f"({text.strip()},)", where)
     try:
-        return [method for item in getattr(tree, "elts", [tree]) for method in methods_in(item, menu, where)]
+        return [
+            method
+            for item in getattr(tree, "elts", [tree])
+            for method in methods_in(item, menu, where)
+        ]
     except RecursionError:
         raise LissomError(f"{where}: it is nested too deeply") from None
 
@@ -223,22 +262,29 @@ def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:
 def methods_in(node: ast.expr, menu: Menu, where: str) -> Iterator[Method]:
     """Yield the method that a tree names, one for each choice from the {sets} of its settings."""
     if isinstance(node, ast.Name):
-        name, call = node.id, None
+        name = node.id
+        call = None
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        name, call = node.func.id, node
+        name = node.func.id
+        call = node
     else:
-        raise LissomError(f"{where}: a {menu.word} is wanted, as in {next(iter(menu))}(...); "
-                          f"'{ast.unparse(node)}' was given")
+        raise LissomError(
+            f"{where}: a {menu.word} is wanted, as in {next(iter(menu))}(...); "
+            f"'{ast.unparse(node)}' was given"
+        )
     if name not in menu.imported and name not in list(menu):
         raise unknown(where, menu.word, name, menu)
     method = menu[name]
     for values in _settings(call, method):
-        yield _made(method, tuple((setting, type(value), value) for setting, value in values.items()))  # type: ignore[arg-type]
+        typed = tuple((setting, type(value), value) for setting, value in values.items())
+        yield _made(method, typed)  # type: ignore[arg-type]
 
 
 @lru_cache(20_000)
 def _made(method: Callable[..., Method], settings: tuple[tuple[str, type, Any], ...]) -> Method:
-    """Build a method, once for all recipes that hold it; types stand beside values, since 1, 1.0 and True are equal."""
+    """Build a method, once for all recipes that hold it; types stand beside values, since 1, 1.0
+    and True are equal.
+    """
     return method(**{name: value for name, _, value in settings})
 
 
@@ -248,9 +294,15 @@ def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str,
     given: dict[str, list[Any]] = {}
     if call is not None:
         if len(call.args) > len(placed):
-            raise LissomError(f"{method.name()}: {len(call.args)} settings were given without a name; it takes "
-                              f"{len(placed)}: {', '.join(placed) or 'none'}")
-        pairs = [*zip(placed, call.args, strict=False), *((k.arg or "**", k.value) for k in call.keywords)]
+            raise LissomError(
+                f"{method.name()}: {len(call.args)} settings were given without a "
+                "name; it takes "
+                f"{len(placed)}: {', '.join(placed) or 'none'}"
+            )
+        pairs = [
+            *zip(placed, call.args, strict=False),
+            *((k.arg or "**", k.value) for k in call.keywords),
+        ]
         for name, node in pairs:
             if name not in names:
                 raise unknown(method.name(), "setting", name, names)
@@ -259,8 +311,10 @@ def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str,
             given[name] = list(values_of(node, f"{method.name()}({name}=...)"))
     for f in ordered(method):
         if f.default is MISSING and f.name not in given:
-            raise LissomError(f"{method.name()}: '{f.name}' is missing: {f.metadata.get('help')}; "
-                              f"'lissom list {method.name()}' shows what fits")
+            raise LissomError(
+                f"{method.name()}: '{f.name}' is missing: {f.metadata.get('help')}; "
+                f"'lissom list {method.name()}' shows what fits"
+            )
     limit(math.prod(map(len, given.values())))
     for choice in product(*given.values()):
         yield dict(zip(given, choice, strict=True))
@@ -274,7 +328,10 @@ class Sum:
 
     def __str__(self) -> str:
         """Return the shortest text that reads back as the same sum."""
-        return " + ".join(str(method) if weight is None else f"{weight!r}*{method}" for weight, method in self.terms)
+        return " + ".join(
+            str(method) if weight is None else f"{weight!r}*{method}"
+            for weight, method in self.terms
+        )
 
     def identity(self) -> str:
         """Return what makes this sum this sum: every number and the identity of every method."""
@@ -282,7 +339,8 @@ class Sum:
 
 
 def sum_of(folder: str, text: str, where: str | None = None) -> Sum:
-    """Build the methods of a menu that a text adds up: `kd`, `kd + gram`, `kd(temperature=4) + 0.5*attention`.
+    """Build the methods of a menu that a text adds up: `kd`, `kd + gram`, `kd(temperature=4) +
+    0.5*attention`.
 
     >>> str(sum_of("losses", "kd( ) + .5 * gram(clip=1)"))
     'kd + 0.5*gram(1.0)'
@@ -301,8 +359,15 @@ def sum_of(folder: str, text: str, where: str | None = None) -> Sum:
 def _term(node: ast.expr, menu: Menu, where: str) -> tuple[float | None, Method]:
     if not isinstance(node, ast.BinOp):
         return None, method_of(menu.folder, ast.unparse(node), where)
-    weight = node.left.value if isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Constant) else None
+    weight = (
+        node.left.value
+        if isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Constant)
+        else None
+    )
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < 1e308:
-        raise LissomError(f"{where}: '{ast.unparse(node)}' was given; {menu.word}es are added, each maybe with a "
-                          "number above 0 in front, as in: kd + 0.5*gram")
+        raise LissomError(
+            f"{where}: '{ast.unparse(node)}' was given; {menu.word}es are added, "
+            "each maybe with a "
+            "number above 0 in front, as in: kd + 0.5*gram"
+        )
     return float(weight), method_of(menu.folder, ast.unparse(node.right), where)

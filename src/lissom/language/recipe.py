@@ -67,7 +67,9 @@ class Space:
     def __init__(self, text: str) -> None:
         self.text = text
         if not text.strip():
-            raise LissomError("recipe: it is empty; an example: train(10) | prune(0.5) | quantize(8)")
+            raise LissomError(
+                "recipe: it is empty; an example: train(10) | prune(0.5) | quantize(8)"
+            )
         try:
             found = _sequences(parsed(text, "recipe"))
         except RecursionError:
@@ -94,12 +96,15 @@ def _sequences(node: ast.expr) -> list[tuple[Step, ...]]:
             limit(len(found) * len(after), max(map(len, found)) + max(map(len, after)))
             found = dict.fromkeys(a + b for a in found for b in after)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        counts, each = [*map(repeats, values_of(node.left, "recipe"))], _sequences(node.right)
+        counts = [*map(repeats, values_of(node.left, "recipe"))]
+        each = _sequences(node.right)
         limit(len(counts) * len(each), max(counts) * max(map(len, each)))
         found = dict.fromkeys(steps * count for count in counts for steps in each)
     elif isinstance(node, ast.Set):
         found = dict.fromkeys(steps for option in node.elts for steps in _sequences(option))
     else:
-        found = dict.fromkeys((step,) for step in methods_in(node, menu("steps"), "recipe") if isinstance(step, Step))
+        found = dict.fromkeys(
+            (step,) for step in methods_in(node, menu("steps"), "recipe") if isinstance(step, Step)
+        )
     limit(len(found))
     return list(found)

@@ -19,14 +19,17 @@ class Step(Method):
     """Turn a network into another: `learning` changes weights and needs data, surgery changes layers."""
 
     learning: ClassVar[bool] = False
-    compares: ClassVar[bool] = False  # whether it fails on a network that answers differently each time
+    # whether it fails on a network that answers differently each time
+    compares: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Return the changed network; `model` may be changed in place and must not be used afterwards."""
         raise TypeError(f"{type(self).__name__} does not say what it does")
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Do on an untrained network what can be wrong with the step, before anything is trained; return a network."""
+        """Do on an untrained network what can be wrong with the step, before anything is trained;
+        return a network.
+        """
         return self(model, ctx)
 
     def key(self, before: str) -> str:

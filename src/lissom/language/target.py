@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 WARM = 5  # runs before those that a profile is taken of
 
-# images (n c h w) float32 -> outputs (n classes); a list of all inputs of a file -> a list of all its outputs
+# images (n c h w) float32 -> outputs (n classes); a list of all inputs of a file -> a list of all
+# its outputs
 Run = Callable[[Any], Any]
-Images = Callable[[int], "list[Tensor]"]  # how many -> training images as the network sees them, in batches (n c h w)
+# how many -> training images as the network sees them, in batches (n c h w)
+Images = Callable[[int], "list[Tensor]"]
 
 
 @dataclass(frozen=True)
 class Fused:
     """How much of a quantized file runs in integers: layers that do, all layers, and the names of the rest.
 
-    A name is followed by the reason, in parentheses, where the runtime's graph shows it. `single` of the layers that run in
-    integers do so in single bits.
+    A name is followed by the reason, in parentheses, where the runtime's graph shows it. `single`
+    of the layers that run in integers do so in single bits.
     """
 
     done: int
@@ -37,55 +39,74 @@ class Fused:
     single: int = 0
 
     def __str__(self) -> str:
-        return f"{self.done}/{self.total}" + (f" ({self.single} in single bits)" if self.single else "")
+        return f"{self.done}/{self.total}" + (
+            f" ({self.single} in single bits)" if self.single else ""
+        )
 
 
 @dataclass(frozen=True)
 class Target(Method):
     """A runtime with its settings: it exports a network to a file and runs such a file.
 
-    `ending` is that of its files; targets whose files have one name share what was exported. `others` are endings, with
-    their dots, of further files that it runs; `module` is what has to be imported to run one.
+    `ending` is that of its files; targets whose files have one name share what was exported.
+    `others` are endings, with their dots, of further files that it runs; `module` is what has to be
+    imported to run one.
     """
 
     ending: ClassVar[str] = ""
     others: ClassVar[tuple[str, ...]] = ()
     module: ClassVar[str] = ""
-    precise: ClassVar[float] = 1e-3  # the largest difference from PyTorch allowed to a float network
+    # the largest difference from PyTorch allowed to a float network
+    precise: ClassVar[float] = 1e-3
 
     def missing(self) -> str | None:
         """Return why the target cannot run here and what to install, or None."""
         return None
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None, example: Tree | None = None) -> None:
-        """Write `model`, which takes (n, *shape) or what is like `example`, to `path` with `facts` as its metadata.
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
+        """Write `model`, which takes (n, *shape) or what is like `example`, to `path` with `facts`
+        as its metadata.
 
-        A target with a quantizer of its own shows it the images. What is written computes in float32 and in integers.
+        A target with a quantizer of its own shows it the images. What is written computes in
+        float32 and in integers.
         """
         raise TypeError(f"{type(self).__name__} does not export")
 
     def file(self, few: bool, acts: bool) -> str:
         """Return folder and name of the file among a network's artefacts; targets of one name share the file.
 
-        `few`: it has weights of 4 bits or fewer; `acts`: it rounds the values of activations other than ReLU.
+        `few`: it has weights of 4 bits or fewer; `acts`: it rounds the values of activations other
+        than ReLU.
         """
         return f"{self.ending}/model.{self.ending}"
 
     def plain(self) -> Target:
-        """Return the target on which the uncompressed network is to be measured beside: one that rounds nothing."""
+        """Return the target on which the uncompressed network is to be measured beside: one that
+        rounds nothing.
+        """
         return self
 
     def rounds(self) -> bool:
-        """Return whether the file of a float network is rounded, so that it is held to the noise this adds."""
+        """Return whether the file of a float network is rounded, so that it is held to the noise
+        this adds.
+        """
         return False
 
     def load(self, path: Path, threads: int) -> Run:
         """Return a callable that runs the file on that many threads."""
         raise TypeError(f"{type(self).__name__} does not load")
 
-    def profile(self, path: Path, images: np.ndarray, threads: int,
-                times: int) -> list[tuple[str, float]] | None:
+    def profile(
+        self, path: Path, images: np.ndarray, threads: int, times: int
+    ) -> list[tuple[str, float]] | None:
         """Return the layers of a file as they run on `images` (n c h w), with the median ms of each.
 
         What belongs to no layer has the name of its operation. None where the runtime does not say.
@@ -93,14 +114,18 @@ class Target(Method):
         return None
 
     def fused(self, path: Path) -> Fused | None:
-        """Return how many convolutions, linear layers and adds run in integers; None where that is not known."""
+        """Return how many convolutions, linear layers and adds run in integers; None where that is
+        not known.
+        """
         return None
 
 
 def middle(runs: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """Return for each name the median over runs of what it takes in one, in the order in which the names come first.
+    """Return for each name the median over runs of what it takes in one, in the order in which the
+    names come first.
 
-    >>> middle([[("stem", 2.0), ("head", 1.0), ("stem", 4.0)], [("stem", 5.0)], [("stem", 9.0), ("head", 3.0)]])
+    >>> runs = [("stem", 2.0), ("head", 1.0), ("stem", 4.0)], [("stem", 5.0)], [("stem", 9.0), ("head", 3.0)]
+    >>> middle(runs)
     [('stem', 6.0), ('head', 1.0)]
     """
     found: dict[str, list[float]] = {}

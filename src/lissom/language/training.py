@@ -46,7 +46,8 @@ class TrainSettings:
         """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).
 
         onecycle: linear from 0.1 of the peak to the peak over the first quarter, then linear to 0.
-        cosine: lr * (1 + cos(pi * progress)) / 2. step: lr, a tenth of it after 1/2, a hundredth after 3/4.
+        cosine: lr * (1 + cos(pi * progress)) / 2. step: lr, a tenth of it after 1/2, a hundredth
+        after 3/4.
         """
         if self.schedule == "constant":
             return self.lr

@@ -11,13 +11,17 @@ from ..language.training import Freeze
 from ..surgery.quantization.rounding import Rounding
 
 
-def hold_norms(model: nn.Module, momentum: float | None, freeze: Freeze) -> Callable[[], None]:
-    """Set the batch-norms of a network in training mode: their momentum, None for their own, and what stays as it is.
+def configure_batchnorm(
+    model: nn.Module, momentum: float | None, freeze: Freeze
+) -> Callable[[], None]:
+    """Set the batch-norms of a network in training mode: their momentum, None for their own, and
+    what stays as it is.
 
-    gamma: their scales do not learn. norm: they run as in inference, with the statistics they have, and nothing of them
-    learns. ranges: the scales and zero points that weights and inputs are rounded with stay, whatever their grid would do
-    with them; what a grid computes of the weights alone, as binary does, it has not held and goes on. norm+ranges: both.
-    Return what undoes it, which is to be called once the network is back in inference mode.
+    gamma: their scales do not learn. norm: they run as in inference, with the statistics they have,
+    and nothing of them learns. ranges: the scales and zero points that weights and inputs are
+    rounded with stay, whatever their grid would do with them; what a grid computes of the weights
+    alone, as binary does, it has not held and goes on. norm+ranges: both. Return what undoes it,
+    which is to be called once the network is back in inference mode.
     Raises LissomError where ranges are to stay and nothing is rounded. Source: Jacob et al. 2017,
     https://arxiv.org/abs/1712.05877, section 3.1, for norm; fine-tuning with both frozen is that of
     https://github.com/666DZY666/micronet, there qaft.
@@ -25,7 +29,10 @@ def hold_norms(model: nn.Module, momentum: float | None, freeze: Freeze) -> Call
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     roundings = [m for m in model.modules() if isinstance(m, Rounding) and "ranges" in freeze]
     if "ranges" in freeze and not roundings:
-        raise LissomError(f'freeze="{freeze}": nothing in this network is rounded, so it has no ranges; quantize first')
+        raise LissomError(
+            f'freeze="{freeze}": nothing in this network is rounded, so it has no '
+            "ranges; quantize first"
+        )
     before = [m.momentum for m in norms]
     held = [p for r in roundings for p in r.parameters()]
     held += [m.weight for m in norms if freeze == "gamma" or "norm" in freeze]
@@ -47,4 +54,5 @@ def hold_norms(model: nn.Module, momentum: float | None, freeze: Freeze) -> Call
             rounding.still = False
         for parameter in still:
             parameter.requires_grad_(True)
+
     return release

@@ -1,4 +1,5 @@
-"""What a training loop needs to go on after it was killed: one file, written beside and renamed; nothing is unpickled.
+"""What a training loop needs to go on after it was killed: one file, written beside and renamed;
+nothing is unpickled.
 
 The file is safetensors. Its metadata hold, as JSON, everything that is no tensor, and a checksum.
 So one rename replaces the whole checkpoint.
@@ -44,7 +45,9 @@ def silent(_: str) -> None:
 
 @dataclass
 class Checkpoints:
-    """Keeps one checkpoint in `folder`, at most every `every_s` seconds; `say` is told what becomes of an old one."""
+    """Keeps one checkpoint in `folder`, at most every `every_s` seconds; `say` is told what becomes
+    of an old one.
+    """
 
     folder: Path
     every_s: float = 60 * EVERY_MIN
@@ -52,7 +55,8 @@ class Checkpoints:
     written: int = 0
     last: float = field(default_factory=time.monotonic)
     begun: float = field(default_factory=time.monotonic)
-    before_s: float = 0.0  # that earlier runs took to come to the checkpoint which this one goes on from
+    # that earlier runs took to come to the checkpoint which this one goes on from
+    before_s: float = 0.0
 
     @property
     def path(self) -> Path:
@@ -64,12 +68,19 @@ class Checkpoints:
         return time.monotonic() - self.last >= self.every_s
 
     def write(self, of: dict[str, Any], state: Any) -> None:
-        """Replace the checkpoint by one rename. `of` says what must be the same for whoever goes on from it."""
+        """Replace the checkpoint by one rename. `of` says what must be the same for whoever goes on
+        from it.
+        """
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
-        facts = {"format": FORMAT, "of": of, "state": packed(state, tensors), "sum": checksum(tensors),
-                 "seconds": self.before_s + time.monotonic() - self.begun}
+        facts = {
+            "format": FORMAT,
+            "of": of,
+            "state": packed(state, tensors),
+            "sum": checksum(tensors),
+            "seconds": self.before_s + time.monotonic() - self.begun,
+        }
         new = self.folder / f".checkpoint.{os.getpid()}"
         try:
             save_file(tensors, new, {"lissom": json.dumps(facts)})
@@ -82,11 +93,15 @@ class Checkpoints:
             if not isinstance(error, OSError) and "os error" not in str(error).lower():
                 raise
             self.say(f"no checkpoint could be written ({error}); the step goes on without")
-        self.written, self.last = self.written + 1, time.monotonic()
+        self.written = self.written + 1
+        self.last = time.monotonic()
 
     def read(self, of: dict[str, Any]) -> Any:
-        """Return the state of the checkpoint, None if there is none; one that does not fit is set aside and told."""
-        for rest in self.folder.glob(".checkpoint.*"):  # of a process that was killed while it wrote
+        """Return the state of the checkpoint, None if there is none; one that does not fit is set
+        aside and told.
+        """
+        # of a process that was killed while it wrote
+        for rest in self.folder.glob(".checkpoint.*"):
             with suppress(OSError):
                 rest.unlink()
         if not self.path.exists():
@@ -114,16 +129,30 @@ class Checkpoints:
             if facts["format"] != FORMAT:
                 raise Unusable(f"its format is {facts['format']}, not {FORMAT}")
             before = facts["of"]
-            if differing := sorted(name for name in before.keys() | of.keys() if before.get(name) != of.get(name)):
+            if differing := sorted(
+                name for name in before.keys() | of.keys() if before.get(name) != of.get(name)
+            ):
                 name = differing[0]
                 raise Unusable(f"its {name} was {before.get(name)}, now it is {of.get(name)}")
             if facts["sum"] != checksum(tensors):
                 raise Unusable("it was changed, or damaged, after it was written")
-            state, self.before_s = unpacked(facts["state"], tensors), float(facts.get("seconds", 0))
+            state = unpacked(facts["state"], tensors)
+            self.before_s = float(facts.get("seconds", 0))
             return state
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
-                RuntimeError) as error:  # whatever reading a damaged file comes upon
-            raise Unusable(f"it cannot be read ({type(error).__name__}: {str(error)[:100]})") from None
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            RecursionError,
+            RuntimeError,
+        ) as error:  # whatever reading a damaged file comes upon
+            raise Unusable(
+                f"it cannot be read ({type(error).__name__}: {str(error)[:100]})"
+            ) from None
 
 
 def every_s(minutes: float) -> float | None:
@@ -138,13 +167,16 @@ def every_s(minutes: float) -> float | None:
 
 
 def packed(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return nested dictionaries, lists, tuples, numbers and tensors as JSON takes them; tensors are put into `tensors`."""
+    """Return nested dictionaries, lists, tuples, numbers and tensors as JSON takes them; tensors
+    are put into `tensors`.
+    """
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name, "stride": list(value.stride())}
     if isinstance(value, dict):
-        return {"dict": [[key, packed(each, tensors)] for key, each in value.items()]}  # keys may be numbers
+        # keys may be numbers
+        return {"dict": [[key, packed(each, tensors)] for key, each in value.items()]}
     if isinstance(value, tuple):
         return {"tuple": [packed(each, tensors) for each in value]}
     if isinstance(value, list):
@@ -171,7 +203,9 @@ def unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tuple(unpacked(each, tensors) for each in value["tuple"])
     found = tensors[value["tensor"]]
     if found.is_contiguous() and list(found.stride()) == value["stride"]:
-        return found.clone()  # lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another order
+        # lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another
+        # order
+        return found.clone()
     return torch.empty_strided(found.shape, value["stride"], dtype=found.dtype).copy_(found)
 
 
@@ -186,14 +220,20 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 def held(module: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and every buffer, persistent or not: masks and moving ranges are buffers."""
-    return {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
+    return {
+        name: value.detach()
+        for name, value in (*module.named_parameters(), *module.named_buffers())
+    }
 
 
 def refill(module: nn.Module, values: dict[str, Tensor]) -> None:
     """Fill a module with what `held` returned of it, in place. Raises Unusable if it is another one."""
     now = held(module)
     for name in {**now, **values}:  # in the network's order: the first that differs is told
-        sizes = [None if name not in each else (tuple(each[name].shape), each[name].dtype) for each in (values, now)]
+        sizes = [
+            None if name not in each else (tuple(each[name].shape), each[name].dtype)
+            for each in (values, now)
+        ]
         if sizes[0] != sizes[1]:
             raise Unusable(f"'{name}' was {sizes[0]}, now it is {sizes[1]}")
     for name, value in now.items():

@@ -14,7 +14,7 @@ from ..data.split import Files, Images
 from ..errors import LissomError, type_of
 from ..language.training import Batch
 from ..surgery.steady import unsteady
-from ..tasks.task import Task, first_line, told, top1, top5
+from ..tasks.task import Task, describe_error, first_line, top1, top5
 from .evaluate import are_classes
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def examine(task: Task) -> None:
     for name in ("train", "valid", "test"):
         check_split(getattr(data, name), data, f"data {data.name}: the {name} split")
     check_labels(task)
-    model, outputs = task.fresh(), torch.zeros(0)
+    model = task.fresh()
+    outputs = torch.zeros(0)
     for training in (True, False):
         outputs = answered(task, model.train(training))
         if training and task.loss is not None:
@@ -48,69 +49,103 @@ def check_split(split: Split, data: Data, where: str) -> None:
             raise LissomError(f"{where}, {type_of(split)}, has no {method}; {WANTED}")
     if not isinstance(split.labels, Tensor) or len(split.labels) != len(split):
         held = len(split.labels) if hasattr(split.labels, "__len__") else "no"
-        raise LissomError(f"{where}: labels: a tensor of {len(split)}, one for each image, is wanted; got a "
-                          f"{type(split.labels).__name__} of {held}")
+        raise LissomError(
+            f"{where}: labels: a tensor of {len(split)}, one for each image, is wanted; got a "
+            f"{type(split.labels).__name__} of {held}"
+        )
     if not len(split):
         raise LissomError(f"{where} is empty")
     if isinstance(split, (Images, Files)):
         return
-    order = torch.arange(len(split) - 1, -1, -1)[:FEW]  # from the end, so that one who does not look at it is found out
+    # from the end, so that one who does not look at it is found out
+    order = torch.arange(len(split) - 1, -1, -1)[:FEW]
     pixels, labels = asked(split, order, f"{where}: batches(2, device, order)")
     if tuple(pixels.shape) != (len(order), *data.shape):
-        raise LissomError(f"{where}: batches gave images of shape {tuple(pixels.shape)} for {len(order)} indices; "
-                          f"{(len(order), *data.shape)} is wanted")
+        raise LissomError(
+            f"{where}: batches gave images of shape {tuple(pixels.shape)} for "
+            f"{len(order)} indices; "
+            f"{(len(order), *data.shape)} is wanted"
+        )
     if not torch.equal(labels.cpu(), split.labels[order].cpu()):
-        raise LissomError(f"{where}: batches gave other labels for `order` than labels[order]; it must visit those indices "
-                          "in that order")
+        raise LissomError(
+            f"{where}: batches gave other labels for `order` than labels[order]; it "
+            "must visit those indices "
+            "in that order"
+        )
 
 
 def asked(split: Split, order: Tensor, where: str) -> tuple[Tensor, Tensor]:
     """Return what a split delivers for an order, all batches in one."""
     try:
         pairs = list(split.batches(2, CPU, order))
-        return torch.cat([pixels for pixels, _ in pairs]), torch.cat([labels for _, labels in pairs])
+        return torch.cat([pixels for pixels, _ in pairs]), torch.cat(
+            [labels for _, labels in pairs]
+        )
     except LissomError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LissomError(f"{where} raised {told(error, first_line(error))}; it must yield pairs of tensors, pixels "
-                          "(n c h w) and labels (n)") from error
+        raise LissomError(
+            f"{where} raised {describe_error(error, first_line(error))}; it must yield pairs "
+            "of tensors, pixels "
+            "(n c h w) and labels (n)"
+        ) from error
 
 
 def check_labels(task: Task) -> None:
-    """Raise if the task's own loss and scores are missing where labels are no classes, or classes are out of reach."""
+    """Raise if the task's own loss and scores are missing where labels are no classes, or classes
+    are out of reach.
+    """
     classes = len(task.data.classes)
     for name in ("train", "valid", "test"):
         labels = getattr(task.data, name).labels
         if are_classes(labels):
-            low, high = int(labels.min()), int(labels.max())
+            low = int(labels.min())
+            high = int(labels.max())
             if task.loss is None and not 0 <= low <= high < classes:
-                raise LissomError(f"data {task.data.name}: the labels of the {name} split go from {low} to {high}; "
-                                  f"0 to {classes - 1} fits, of {classes} classes")
+                raise LissomError(
+                    f"data {task.data.name}: the labels of the {name} split go from "
+                    f"{low} to {high}; "
+                    f"0 to {classes - 1} fits, of {classes} classes"
+                )
         elif task.loss is None or any(score in (top1, top5) for score in task.scores.values()):
             part = "loss" if task.loss is None else "scores"
             kind = f"{tuple(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
-            raise LissomError(f"task {task.name}: its labels, {kind} in the {name} split, are no classes (n, whole numbers)"
-                              f"; Task({part}=...) says what they are for")
+            raise LissomError(
+                f"task {task.name}: its labels, {kind} in the {name} split, are no "
+                "classes (n, whole numbers)"
+                f"; Task({part}=...) says what they are for"
+            )
 
 
 def answered(task: Task, model: nn.Module) -> Tensor:
     """Return what a network says of two images; raise unless it is a tensor that the task can take."""
-    images, classes = task.data.example(2), len(task.data.classes)
+    images = task.data.example(2)
+    classes = len(task.data.classes)
     try:
         with torch.no_grad():
             out: Any = model(images)
     except Exception as error:  # the user's own code may raise anything
-        said = told(error, first_line(error), f" on images of shape {tuple(images.shape)}")
-        raise LissomError(f"model {task.name}: it raised {said}; --size and --channels (size=, channels= of Data.of) make "
-                          "images fit") from error
+        said = describe_error(
+            error, first_line(error), f" on images of shape {tuple(images.shape)}"
+        )
+        raise LissomError(
+            f"model {task.name}: it raised {said}; --size and --channels (size=, "
+            "channels= of Data.of) make "
+            "images fit"
+        ) from error
     what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     said = f"model {task.name}: it returns {what} for {len(images)} images; "
     also = " in training too" if model.training else ""
-    if task.loss is None and (not isinstance(out, Tensor) or tuple(out.shape) != (len(images), classes)):
+    if task.loss is None and (
+        not isinstance(out, Tensor) or tuple(out.shape) != (len(images), classes)
+    ):
         raise LissomError(f"{said}(batch, classes) = ({len(images)}, {classes}) is wanted{also}")
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(images):
-        raise LissomError(f"{said}one tensor, batch first, is wanted{also}: files and scores take no other; several outputs "
-                          "can be joined by torch.cat and taken apart again in the loss")
+        raise LissomError(
+            f"{said}one tensor, batch first, is wanted{also}: files and scores take no other; "
+            "several outputs "
+            "can be joined by torch.cat and taken apart again in the loss"
+        )
     return out
 
 
@@ -118,25 +153,35 @@ def check_loss(task: Task, model: nn.Module, outputs: Tensor) -> None:
     """Raise unless the task's own loss gives one number for two training images."""
     assert task.loss is not None
     images, labels = task.data.labelled(2)[0]
-    value = called(partial(task.loss, model, Batch(images, labels, outputs.float())), f"task {task.name}: its loss")
+    value = called(
+        partial(task.loss, model, Batch(images, labels, outputs.float())),
+        f"task {task.name}: its loss",
+    )
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise LissomError(f"task {task.name}: its loss returns {what} for a batch; a tensor of one number is wanted, as a "
-                          "mean over the batch is")
+        raise LissomError(
+            f"task {task.name}: its loss returns {what} for a batch; a tensor of one number is wanted, as a "
+            "mean over the batch is"
+        )
 
 
 def check_scores(task: Task, outputs: Tensor) -> None:
-    """Raise unless each score gives a number: for true labels, since it may want every class, and outputs that repeat."""
+    """Raise unless each score gives a number: for true labels, since it may want every class, and
+    outputs that repeat.
+    """
     labels = task.data.valid.labels
-    labels = labels[torch.arange(min(SCORED, len(labels))) * len(labels) // min(SCORED, len(labels))].cpu()
+    labels = labels[
+        torch.arange(min(SCORED, len(labels))) * len(labels) // min(SCORED, len(labels))
+    ].cpu()
     many = outputs.float()[torch.arange(len(labels)) % len(outputs)]
     for name, score in task.scores.items():
         value = called(partial(score, many, labels), f"task {task.name}: its score '{name}'")
         try:
             float(value)
         except (TypeError, ValueError, RuntimeError):
-            raise LissomError(f"task {task.name}: its score '{name}' returns {type_of(value)}; a number is "
-                              "wanted") from None
+            raise LissomError(
+                f"task {task.name}: its score '{name}' returns {type_of(value)}; a number is wanted"
+            ) from None
 
 
 def called(function: Callable[[], Any], where: str) -> Any:
@@ -147,4 +192,4 @@ def called(function: Callable[[], Any], where: str) -> Any:
     except LissomError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LissomError(f"{where} raised {told(error, first_line(error))}") from error
+        raise LissomError(f"{where} raised {describe_error(error, first_line(error))}") from error

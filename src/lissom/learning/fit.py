@@ -19,8 +19,8 @@ from ..data.data import Data
 from ..data.split import Images
 from ..errors import LissomError, cause_of
 from ..language.training import Batch, Progress, Remembering, TrainSettings
-from ..surgery.quantization.network import Quantized
-from .batchnorm import hold_norms
+from ..surgery.quantization.network import QuantizedNetwork
+from .batchnorm import configure_batchnorm
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
 from .precision import autocast, fast_precision, layout_of, of_cpu
 
@@ -28,44 +28,94 @@ if TYPE_CHECKING:
     from ..language.training import Term
 
 
-def fit(model: nn.Module, data: Data, pace: TrainSettings, *, seed: int, device: torch.device, loss: Term | None = None,
-        terms: Sequence[Term] = (), where: str = "fit", watch: Callable[[Progress], None] | None = None,
-        precision: torch.dtype | None = None, extra: Sequence[nn.Module] = (), remembers: Sequence[Remembering] = (),
-        checkpoints: Checkpoints | None = None) -> list[dict[str, Any]]:
+def fit(
+    model: nn.Module,
+    data: Data,
+    pace: TrainSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    loss: Term | None = None,
+    terms: Sequence[Term] = (),
+    where: str = "fit",
+    watch: Callable[[Progress], None] | None = None,
+    precision: torch.dtype | None = None,
+    extra: Sequence[nn.Module] = (),
+    remembers: Sequence[Remembering] = (),
+    checkpoints: Checkpoints | None = None,
+) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
-    `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are added
-    to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where labels are no classes)
-    and seconds. Weight decay spares batch-norm and biases. `precision` is that of autocast:
-    `fast_precision(device)` if None. `extra` are modules that `loss` uses and that learn along with the model.
-    `remembers` is what else changes from batch to batch; with `checkpoints` the loop goes on from the last one, and
-    ends bit-equal to one that was never killed.
+    `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are
+    added to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where
+    labels are no classes) and seconds. Weight decay spares batch-norm and biases. `precision` is
+    that of autocast: `fast_precision(device)` if None. `extra` are modules that `loss` uses and
+    that learn along with the model. `remembers` is what else changes from batch to batch; with
+    `checkpoints` the loop goes on from the last one, and ends bit-equal to one that was never
+    killed.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
         raise LissomError(f"{where}: the training split is empty")
-    loop = Loop(model, data, pace, seed, device, loss or cross_entropy(pace.smoothing), terms, where, watch,
-                precision or fast_precision(device), extra, remembers)
+    loop = Loop(
+        model,
+        data,
+        pace,
+        seed,
+        device,
+        loss or cross_entropy(pace.smoothing),
+        terms,
+        where,
+        watch,
+        precision or fast_precision(device),
+        extra,
+        remembers,
+    )
     return loop.run(checkpoints)
 
 
 class Loop:
     """Learning as it goes on: `state` is everything that the next step depends on."""
 
-    def __init__(self, model: nn.Module, data: Data, pace: TrainSettings, seed: int, device: torch.device, loss: Term,
-                 terms: Sequence[Term], where: str, watch: Callable[[Progress], None] | None, precision: torch.dtype,
-                 extra: Sequence[nn.Module], remembers: Sequence[Remembering]) -> None:
-        self.model, self.data, self.pace, self.seed, self.device = model, data, pace, seed, device
-        self.losses, self.where, self.watch, self.precision = (loss, *terms), where, watch, precision
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        pace: TrainSettings,
+        seed: int,
+        device: torch.device,
+        loss: Term,
+        terms: Sequence[Term],
+        where: str,
+        watch: Callable[[Progress], None] | None,
+        precision: torch.dtype,
+        extra: Sequence[nn.Module],
+        remembers: Sequence[Remembering],
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.pace = pace
+        self.seed = seed
+        self.device = device
+        self.losses = (loss, *terms)
+        self.where = where
+        self.watch = watch
+        self.precision = precision
         self.draw = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # for layers that draw
         self.learner = nn.ModuleList([model, *extra])
         self.learner.to(device).to(memory_format=layout_of(model, device)).train()
-        self.release = hold_norms(self.learner, pace.norm_momentum, pace.freeze)
+        self.release = configure_batchnorm(self.learner, pace.norm_momentum, pace.freeze)
         self.layout = layout_of(model, device)
-        self.held = nn.ModuleList([self.learner, *(each for each in self.losses if isinstance(each, nn.Module))])
+        self.held = nn.ModuleList(
+            [self.learner, *(each for each in self.losses if isinstance(each, nn.Module))]
+        )
         own: list[Any] = [each for each in self.losses if isinstance(each, Remembering)]
-        self.remembers = [*remembers, *own, *(each for each in self.learner.modules() if isinstance(each, Quantized))]
+        self.remembers = [
+            *remembers,
+            *own,
+            *(each for each in self.learner.modules() if isinstance(each, QuantizedNetwork)),
+        ]
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
         self.optimizer = optimizer_of(self.learner, pace)
         self.each = math.ceil(len(self.train) / pace.batch)
@@ -76,47 +126,74 @@ class Loop:
         """Begin an epoch: draw the order of its images; no batch is taken yet."""
         self.order = torch.randperm(len(self.train), generator=self.draw)
         self.taken = self.seen = 0
-        self.total, self.right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.total = torch.zeros((), device=self.device)
+        self.right = torch.zeros((), device=self.device)
         self.spent_s = 0.0
 
     def run(self, checkpoints: Checkpoints | None) -> list[dict[str, Any]]:
         """Learn to the end, from the checkpoint if there is one that fits; return one row for each epoch."""
-        if checkpoints is not None and (state := checkpoints.read(self.circumstances())) is not None:
+        if (
+            checkpoints is not None
+            and (state := checkpoints.read(self.circumstances())) is not None
+        ):
             self._go_on(state, checkpoints)
         while len(self.rows) < self.pace.epochs:
             self._epoch(checkpoints)
-            self.rows.append({"epoch": len(self.rows) + 1, "lr": self.optimizer.param_groups[0]["lr"],
-                              "loss": float(self.total) / self.seen, "top1": share(self.right, self.seen),
-                              "seconds": self.spent_s})
+            self.rows.append(
+                {
+                    "epoch": len(self.rows) + 1,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "loss": float(self.total) / self.seen,
+                    "top1": share(self.right, self.seen),
+                    "seconds": self.spent_s,
+                }
+            )
             if len(self.rows) < self.pace.epochs:
                 self._begin()
-        if checkpoints is not None and checkpoints.written:  # measuring the network may take long, too
+        # measuring the network may take long, too
+        if checkpoints is not None and checkpoints.written:
             checkpoints.write(self.circumstances(), self.state())
         self.model.eval().to(memory_format=torch.contiguous_format)
-        self.release()  # once in inference: on the way there ranges follow the weights, unless they are held
+        # once in inference: on the way there ranges follow the weights, unless they are held
+        self.release()
         return self.rows
 
     def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:
         fresh = copy.deepcopy(self.state())
         try:
             self.resume(state)
-        except (Unusable, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (
+            Unusable,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             self.resume(fresh)
             checkpoints.set_aside(f"it does not fit ({error})")
         else:
             epoch = min(len(self.rows) + 1, self.pace.epochs)
-            checkpoints.say(f"goes on from the checkpoint of an earlier run, in epoch {epoch}/{self.pace.epochs}")
+            checkpoints.say(
+                "goes on from the checkpoint of an earlier run, in epoch "
+                f"{epoch}/{self.pace.epochs}"
+            )
 
     def _epoch(self, checkpoints: Checkpoints | None) -> None:
-        begin, size = time.perf_counter() - self.spent_s, self.pace.batch
-        rest = self.order[self.taken * size:]
+        begin = time.perf_counter() - self.spent_s
+        size = self.pace.batch
+        rest = self.order[self.taken * size :]
         for pixels, labels in self.train.batches(size, self.device, rest) if len(rest) else ():
             self.taken += 1
             if len(labels) == 1 and self.seen:
                 continue  # one image has no batch statistics
             value = self._step(pixels, labels)
             self.spent_s = time.perf_counter() - begin
-            if self.taken % 10 == 0 or self._done() == self.each * self.pace.epochs or self.seen >= len(self.train) - 1:
+            if (
+                self.taken % 10 == 0
+                or self._done() == self.each * self.pace.epochs
+                or self.seen >= len(self.train) - 1
+            ):
                 self._look(value)
             if checkpoints is not None and checkpoints.due():
                 checkpoints.write(self.circumstances(), self.state())
@@ -128,7 +205,9 @@ class Loop:
         """Learn from one batch; return the value of its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
-        images = augmented(pixels, self.data, self.pace, self.draw).contiguous(memory_format=self.layout)
+        images = augmented(pixels, self.data, self.pace, self.draw).contiguous(
+            memory_format=self.layout
+        )
         with autocast(self.device, self.precision), own_code():
             outputs = self.model(images)
         batch = Batch(images, labels, outputs.float())
@@ -149,24 +228,56 @@ class Loop:
     def _look(self, value: Tensor) -> None:
         """Raise if the loss is no number; tell whoever watches."""
         epoch = len(self.rows) + 1
-        mean = finite(self.total / self.seen, value, f"{self.where}: epoch {epoch}, step {self.taken}")
+        mean = finite(
+            self.total / self.seen, value, f"{self.where}: epoch {epoch}, step {self.taken}"
+        )
         if self.watch:
-            self.watch(Progress(epoch, self.pace.epochs, self._done(), self.each * self.pace.epochs, mean,
-                                share(self.right, self.seen), self.seen / self.spent_s, self.spent_s / self.taken))
+            self.watch(
+                Progress(
+                    epoch,
+                    self.pace.epochs,
+                    self._done(),
+                    self.each * self.pace.epochs,
+                    mean,
+                    share(self.right, self.seen),
+                    self.seen / self.spent_s,
+                    self.spent_s / self.taken,
+                )
+            )
 
     def circumstances(self) -> dict[str, Any]:
-        """Return what must be the same for a loop that goes on from a checkpoint of this one to end in the same bits."""
-        return {"step": self.where, "seed": self.seed, "pace": asdict(self.pace), "data": self.data.fingerprint,
-                "images": len(self.train), "device": str(self.device), "precision": str(self.precision),
-                "threads": torch.get_num_threads(), "processor": f"{of_cpu().get('cpu_name')}, "
-                f"{torch.backends.cpu.get_cpu_capability()}", "torch": torch.__version__}
+        """Return what must be the same for a loop that goes on from a checkpoint of this one to end
+        in the same bits.
+        """
+        return {
+            "step": self.where,
+            "seed": self.seed,
+            "pace": asdict(self.pace),
+            "data": self.data.fingerprint,
+            "images": len(self.train),
+            "device": str(self.device),
+            "precision": str(self.precision),
+            "threads": torch.get_num_threads(),
+            "processor": f"{of_cpu().get('cpu_name')}, {torch.backends.cpu.get_cpu_capability()}",
+            "torch": torch.__version__,
+        }
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
-        return {"tensors": held(self.held), "optimizer": self.optimizer.state_dict(), "rows": self.rows,
-                "memories": [one.memory() for one in self.remembers], "draw": self.draw.get_state(),
-                "generators": generators(self.device), "order": self.order, "taken": self.taken, "seen": self.seen,
-                "total": self.total, "right": self.right, "spent_s": self.spent_s}
+        return {
+            "tensors": held(self.held),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": self.rows,
+            "memories": [one.memory() for one in self.remembers],
+            "draw": self.draw.get_state(),
+            "generators": generators(self.device),
+            "order": self.order,
+            "taken": self.taken,
+            "seen": self.seen,
+            "total": self.total,
+            "right": self.right,
+            "spent_s": self.spent_s,
+        }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -175,17 +286,24 @@ class Loop:
         for one, memory in zip(self.remembers, state["memories"], strict=True):
             one.recall(memory)
         self.draw.set_state(state["draw"])
-        self.rows, self.order, self.taken, self.seen = (state[name] for name in ("rows", "order", "taken", "seen"))
-        self.total, self.right = state["total"].to(self.device), state["right"].to(self.device)
+        self.rows, self.order, self.taken, self.seen = (
+            state[name] for name in ("rows", "order", "taken", "seen")
+        )
+        self.total = state["total"].to(self.device)
+        self.right = state["right"].to(self.device)
         self.spent_s = state["spent_s"]
         regenerate(state["generators"], self.device)
 
 
 def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, or AdamW; weight decay is for weights of two or more dimensions alone."""
+    """Return SGD with Nesterov momentum, or AdamW; weight decay is for weights of two or more
+    dimensions alone.
+    """
     learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in learned if p.ndim > 1], "weight_decay": pace.decay},
-              {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": pace.decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if pace.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=pace.lr, betas=(pace.momentum, 0.999))
@@ -193,7 +311,9 @@ def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer
 
 
 def augmented(pixels: Tensor, data: Data, pace: TrainSettings, draw: torch.Generator) -> Tensor:
-    """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as `pace` says."""
+    """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as
+    `pace` says.
+    """
     wanted = pace.augment if pace.augment != "auto" else "crop+flip" if data.flip else "crop"
     if "crop" in wanted:
         pixels = crop(pixels, max(1, min(data.size) // 8), draw)
@@ -207,24 +327,32 @@ def augmented(pixels: Tensor, data: Data, pace: TrainSettings, draw: torch.Gener
 
 def cross_entropy(smoothing: float = 0.0) -> Term:
     """Return the cross-entropy of outputs (n classes) against labels, with label smoothing."""
+
     def value(_: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(batch.outputs, batch.labels, label_smoothing=smoothing)
+
     return value
 
 
 @contextmanager
 def own_code() -> Iterator[None]:
-    """Say in one line what the user's own network raises while it learns: what is tried before keeps no gradients."""
+    """Say in one line what the user's own network raises while it learns: what is tried before
+    keeps no gradients.
+    """
     try:
         yield
     except LissomError:
         raise
     except Exception as error:
-        raise LissomError(f"the network raised an error while it learned: {cause_of(error)}") from error
+        raise LissomError(
+            f"the network raised an error while it learned: {cause_of(error)}"
+        ) from error
 
 
 def correct(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return how many of the largest outputs (n classes) are those of their labels (n); NaN where labels are no classes."""
+    """Return how many of the largest outputs (n classes) are those of their labels (n); NaN where
+    labels are no classes.
+    """
     if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
         return torch.full((), torch.nan, device=outputs.device)
     return (outputs.argmax(1) == labels).sum()
@@ -238,5 +366,7 @@ def share(right: Tensor, seen: int) -> float | None:
 def finite(mean: Tensor, value: Tensor, where: str) -> float:
     """Return the mean loss as a number, or raise if it is none."""
     if not (torch.isfinite(mean) and torch.isfinite(value)):
-        raise LissomError(f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help")
+        raise LissomError(
+            f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help"
+        )
     return float(mean)

@@ -16,8 +16,13 @@ def layout_of(model: nn.Module, device: torch.device) -> torch.memory_format:
     register holds (pruned shortcuts have fewer), is wrong or ends the process there:
     https://github.com/uxlfoundation/oneDNN/issues/6035.
     """
-    broken = any(isinstance(m, nn.Conv2d) and set(m.kernel_size) == {1} and max(m.stride) > 1
-                 and m.in_channels // m.groups < 16 for m in model.modules())
+    broken = any(
+        isinstance(m, nn.Conv2d)
+        and set(m.kernel_size) == {1}
+        and max(m.stride) > 1
+        and m.in_channels // m.groups < 16
+        for m in model.modules()
+    )
     return torch.contiguous_format if broken and device.type == "cpu" else torch.channels_last
 
 
@@ -28,7 +33,11 @@ def fast_precision(device: torch.device) -> torch.dtype:
     measures nothing, so that the same machine always learns the same bits.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float32
+        )
     if device.type != "cpu":
         return torch.float32
     own = of_cpu()

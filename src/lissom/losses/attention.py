@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attention(FeatureLoss):
-    """Return the squared distance of attention maps: how strongly channels answer at each position, at length 1.
+    """Match the teacher's spatial attention maps.
 
-    Q = sum over channels of |f|^power, as a vector of h*w;  sum over places of mean over the batch of
-    || Q_s / ||Q_s|| - Q_t / ||Q_t|| ||^2
-    student, teacher: a list of (n c h w); the numbers of channels may differ. Source: Zagoruyko and Komodakis 2017,
-    Paying More Attention to Attention, https://arxiv.org/abs/1612.03928. Differs: the distance is squared, as in the
-    authors' code, and summed over positions, where theirs takes the mean.
+    Q(f) = sum over c of |f|^power, as a vector (h*w)
+    loss = sum over feature layers of mean over n of || Q(s) / ||Q(s)|| - Q(t) / ||Q(t)|| ||^2
+
+    student, teacher: one s, t: (n c h w) per feature layer; the number of channels may differ
+    Also known as: attention transfer (AT), activation-based attention.
+    Source: Zagoruyko and Komodakis 2017, Paying More Attention to Attention,
+    https://arxiv.org/abs/1612.03928.
+    Differs: the distance is squared, as in the authors' code, but summed over positions; their code
+    takes the mean.
     """
 
     any_width: ClassVar[bool] = True
 
-    power: float = arg("p, to which each value is raised", 2.0, low=1, high=10)
+    power: float = arg("exponent of |f|", 2.0, low=1, high=10)
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         import torch
 
-        gaps = [attention_map(s, self.power) - attention_map(t, self.power) for s, t in zip(student, teacher, strict=True)]
+        gaps = [
+            attention_map(s, self.power) - attention_map(t, self.power)
+            for s, t in zip(student, teacher, strict=True)
+        ]
         return torch.stack([gap.square().sum(1).mean() for gap in gaps]).sum()
 
 

@@ -14,15 +14,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clipped(LogitLoss):
-    """Return the cross-entropy with the teacher's softened answers, each class counting from a threshold on.
+    """Match the teacher's softened outputs by cross-entropy and ignore small terms.
 
-    sum over classes of max(0, -softmax(teacher / T) * log(softmax(student) + 1e-6) - clip), mean over the batch
-    The temperature is the teacher's alone. A student that answers like its teacher does not have loss 0.
-    student, teacher: (n classes). Source: the logit loss of https://github.com/ckdghk77/Network-Compression-Gram.
+    p    = softmax(teacher / T),  q = softmax(student)
+    loss = mean over n of sum over classes of max(0, -p * log(q + 1e-6) - clip)
+
+    student, teacher: (n classes)
+    The temperature applies to the teacher only. The loss is not 0 for a student that equals its
+    teacher.
+    Source: the logit loss of https://github.com/ckdghk77/Network-Compression-Gram.
     """
 
-    clip: float = arg("what of each class does not count", 0.1, low=0, high=100)
-    temperature: float = arg("T, by which the teacher's logits are divided", 2.0, above=0, high=100)
+    clip: float = arg(
+        "subtracted from the term of each class; below 0 counts as 0", 0.1, low=0, high=100
+    )
+    temperature: float = arg(
+        "T: the teacher's logits are divided by it before the softmax", 2.0, above=0, high=100
+    )
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         each = -(teacher / self.temperature).softmax(1) * (student.softmax(1) + 1e-6).log()

@@ -14,29 +14,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dist(LogitLoss):
-    """Return how far student and teacher are from being correlated, within each image and within each class.
+    """Match how the teacher's outputs correlate within each sample and within each class.
 
-    p = softmax(teacher / T), q = softmax(student / T), both (n classes), r Pearson's correlation:
-    T^2 * (beta * mean over images of (1 - r(q_i, p_i)) + gamma * mean over classes of (1 - r(q_c, p_c)))
-    The student may be less sure than the teacher throughout: probabilities that differ by scale and shift agree.
+    p    = softmax(teacher / T),  q = softmax(student / T)
+    loss = T^2 * ( beta  * mean over samples i of (1 - r(q[i, :], p[i, :]))
+                 + gamma * mean over classes c of (1 - r(q[:, c], p[:, c])) )
+
+    student, teacher: (n classes);  r: Pearson correlation
+    Scale and shift of the probabilities do not matter, so the student may be less confident than
+    the teacher.
+    Also known as: DIST, Pearson correlation loss, inter-class and intra-class relations.
     Source: Huang, You, Wang, Qian and Xu 2022, Knowledge Distillation from A Stronger Teacher,
     https://arxiv.org/abs/2205.10536.
     """
 
-    beta: float = arg("weight of the relation between the classes of an image", 1.0, low=0, high=1000)
-    gamma: float = arg("weight of the relation between the images for a class", 1.0, low=0, high=1000)
-    temperature: float = arg("T, by which logits are divided before the softmax", 1.0, above=0, high=100)
+    beta: float = arg(
+        "weight of the correlation within each sample (inter-class)", 1.0, low=0, high=1000
+    )
+    gamma: float = arg(
+        "weight of the correlation within each class (intra-class)", 1.0, low=0, high=1000
+    )
+    temperature: float = arg(
+        "T: logits are divided by it before the softmax", 1.0, above=0, high=100
+    )
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         t = self.temperature
-        found, wanted = (student / t).softmax(1), (teacher / t).softmax(1)
+        found = (student / t).softmax(1)
+        wanted = (teacher / t).softmax(1)
         inter = 1 - pearson(found, wanted).mean()
         intra = 1 - pearson(found.t(), wanted.t()).mean()
         return t * t * (self.beta * inter + self.gamma * intra)
 
 
 def pearson(one: Tensor, two: Tensor) -> Tensor:
-    """Return the correlation of each row of `one` (n k) with that of `two` (n k), 0 for a row that is constant."""
+    """Return the correlation of each row of `one` (n k) with that of `two` (n k), 0 for a row that
+    is constant.
+    """
     import torch.nn.functional as F
 
-    return F.cosine_similarity(one - one.mean(1, keepdim=True), two - two.mean(1, keepdim=True), dim=1, eps=1e-8)
+    return F.cosine_similarity(
+        one - one.mean(1, keepdim=True), two - two.mean(1, keepdim=True), dim=1, eps=1e-8
+    )

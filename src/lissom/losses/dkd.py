@@ -14,20 +14,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dkd(LogitLoss):
-    """Return the two parts of kd with a weight each: how sure of the right class, and how the others compare.
+    """Match the target class and the other classes of the teacher's outputs separately.
 
-    p = softmax(teacher / T), q = softmax(student / T), y the label:
-    T^2 * mean over the batch of  alpha * KL((p_y, 1 - p_y) || (q_y, 1 - q_y))
-                                 + beta * KL(p_k / (1 - p_y) || q_k / (1 - q_y), over k != y)
-    kd is the same with alpha = 1 and beta = 1 - p_y: it forgets the other classes where the teacher is sure.
-    student, teacher: (n classes), labels: (n). Source: Zhao, Cui, Song, Qiu and Liang 2022, Decoupled Knowledge
-    Distillation, https://arxiv.org/abs/2203.08679. Differs: computed with logarithms throughout, so that nothing is
-    added to a probability to keep it from 0; the weight does not rise over the first epochs.
+    p    = softmax(teacher / T),  q = softmax(student / T),  y = label
+    loss = T^2 * mean over n of ( alpha * KL((p_y, 1 - p_y) || (q_y, 1 - q_y))
+                                + beta  * KL(p_k / (1 - p_y) || q_k / (1 - q_y), over k != y) )
+
+    student, teacher: (n classes), labels: (n)
+    `kd` is the same with alpha = 1 and beta = 1 - p_y, so it neglects the other classes where the
+    teacher is confident.
+    Also known as: decoupled knowledge distillation, TCKD + NCKD.
+    Source: Zhao, Cui, Song, Qiu and Liang 2022, Decoupled Knowledge Distillation,
+    https://arxiv.org/abs/2203.08679.
+    Differs: computed in log space, so nothing is added to a probability to keep it above 0. The
+    weight does not warm up over the first epochs.
     """
 
-    alpha: float = arg("weight of the right class", 1.0, low=0, high=1000)
-    beta: float = arg("weight of the other classes", 8.0, low=0, high=1000)
-    temperature: float = arg("T, by which logits are divided before the softmax", 4.0, above=0, high=100)
+    alpha: float = arg("weight of the target class (TCKD)", 1.0, low=0, high=1000)
+    beta: float = arg("weight of the other classes (NCKD)", 8.0, low=0, high=1000)
+    temperature: float = arg(
+        "T: logits are divided by it before the softmax", 4.0, above=0, high=100
+    )
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         import torch.nn.functional as F
@@ -41,7 +48,9 @@ class Dkd(LogitLoss):
 
 
 def parts(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split log-probabilities (n classes): those of right and not right (n 2), and of the others (n classes-1) alone."""
+    """Split log-probabilities (n classes): those of right and not right (n 2), and of the others (n
+    classes-1) alone.
+    """
     import torch
 
     places = torch.arange(logs.shape[1] - 1, device=logs.device).expand(len(logs), -1)

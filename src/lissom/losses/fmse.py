@@ -15,18 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fmse(FeatureLoss):
-    """Return the mean squared difference of features, summed over the places compared.
+    """Match the teacher's features by mean squared error.
 
-    sum over places of mean of max(0, (student - teacher)^2 - clip)
-    student, teacher: a list of (n c h w). Source: Romero et al. 2014, FitNets, https://arxiv.org/abs/1412.6550;
-    with clip=0.1 the feature loss of https://github.com/ckdghk77/Network-Compression-Gram. Differs: a pruned student
-    needs no adapter, since it is compared on the channels that it kept.
+    loss = sum over feature layers of mean over (n c h w) of max(0, (s - t)^2 - clip)
+
+    student, teacher: one s, t: (n c h w) per feature layer
+    Also known as: FitNets, hint loss, feature MSE.
+    Source: Romero et al. 2014, FitNets: Hints for Thin Deep Nets, https://arxiv.org/abs/1412.6550;
+    with clip=0.1, the feature loss of https://github.com/ckdghk77/Network-Compression-Gram.
+    Differs: a pruned student needs no adapter, because it is compared on the channels that it kept.
     """
 
-    clip: float = arg("what of each squared difference does not count", 0.0, low=0, high=1e6)
+    clip: float = arg(
+        "subtracted from each squared difference; below 0 counts as 0", 0.0, low=0, high=1e6
+    )
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         import torch
 
         gaps = [(s - t).square() for s, t in zip(student, teacher, strict=True)]
-        return torch.stack([(gap - self.clip).relu().mean() if self.clip else gap.mean() for gap in gaps]).sum()
+        return torch.stack(
+            [(gap - self.clip).relu().mean() if self.clip else gap.mean() for gap in gaps]
+        ).sum()

@@ -16,19 +16,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gram(FeatureLoss):
-    """Return how far the student's FSP matrices, inner products of the channels of two places, are from the teacher's.
+    """Match the teacher's FSP matrices: inner products of channels of two feature layers.
 
-    G = A B^T / (h w), A: (n a h*w), B: (n b h*w);  scale * sum over pairs of mean of max(0, (G_s - G_t)^2 - clip)
-    pairs="next" takes each place with the next; where A has more positions, the largest of each window of A counts.
-    pairs="stage" takes the first with the last place of each size, which is a Gram matrix where there is but one.
-    student, teacher: a list of (n c h w). Source: Yim, Joo, Bae and Kim 2017, A Gift from Knowledge Distillation,
-    https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html;
-    with pairs="stage", clip=1 and scale=0.1 the loss of https://github.com/ckdghk77/Network-Compression-Gram.
+    G    = A B^T / (h*w), with A: (n a h*w) and B: (n b h*w) from two feature layers
+    loss = scale * sum over pairs of mean over (n a b) of max(0, (G_student - G_teacher)^2 - clip)
+
+    student, teacher: one (n c h w) per feature layer
+    pairs="next": each feature layer with the next one; if the resolutions differ, the larger is
+      max-pooled to the smaller. Raises LissomError if there is only one feature layer.
+    pairs="stage": the first with the last feature layer of each resolution; if there is only one, G
+      is its Gram matrix.
+    Also known as: FSP (flow of solution procedure), Gram matrices.
+    Source: Yim, Joo, Bae and Kim 2017, A Gift from Knowledge Distillation,
+    https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html; with
+    pairs="stage", clip=1 and scale=0.1, the loss of
+    https://github.com/ckdghk77/Network-Compression-Gram.
     """
 
-    clip: float = arg("what of each squared difference does not count", 0.0, low=0, high=1e6)
-    scale: float = arg("by which the sum is multiplied", 1.0, above=0, high=1e6)
-    pairs: Literal["next", "stage"] = arg("which places go together", "next")
+    clip: float = arg(
+        "subtracted from each squared difference; below 0 counts as 0", 0.0, low=0, high=1e6
+    )
+    scale: float = arg("factor on the loss", 1.0, above=0, high=1e6)
+    pairs: Literal["next", "stage"] = arg(
+        "pair each feature layer with the next, or the first with the last of each resolution",
+        "next",
+    )
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         import torch
@@ -41,15 +53,23 @@ class Gram(FeatureLoss):
 
     def _pairs(self, sizes: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
         if self.pairs == "stage":
-            same = [[k for k, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)]
+            same = [
+                [k for k, other in enumerate(sizes) if other == size]
+                for size in dict.fromkeys(sizes)
+            ]
             return [(places[0], places[-1]) for places in same]
         if len(sizes) < 2:
-            raise LissomError('gram: it compares pairs of places, and there is but one; pairs="stage" takes it with itself')
+            raise LissomError(
+                "gram: it compares pairs of places, and there is but one; "
+                'pairs="stage" takes it with itself'
+            )
         return [(k, k + 1) for k in range(len(sizes) - 1)]
 
 
 def flow(one: Tensor, two: Tensor) -> Tensor:
-    """Return the FSP matrices (n a b) of features (n a h w) and (n b h w), the larger brought to the size of the smaller."""
+    """Return the FSP matrices (n a b) of features (n a h w) and (n b h w), the larger brought to
+    the size of the smaller.
+    """
     import torch.nn.functional as F
 
     size = (min(one.shape[2], two.shape[2]), min(one.shape[3], two.shape[3]))

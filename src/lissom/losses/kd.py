@@ -14,17 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kd(LogitLoss):
-    """Return the divergence of the student's softened answers from the teacher's.
+    """Match the teacher's softened outputs by KL divergence.
 
-    T^2 * KL(softmax(teacher / T) || softmax(student / T)), summed over classes, mean over the batch.
-    student, teacher: (n classes). Source: Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531.
+    p    = softmax(teacher / T),  q = softmax(student / T)
+    loss = T^2 * mean over n of sum over classes of p * log(p / q)
+
+    student, teacher: (n classes)
+    Also known as: knowledge distillation with soft targets, Hinton loss.
+    Source: Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network,
+    https://arxiv.org/abs/1503.02531.
     """
 
-    temperature: float = arg("T, by which logits are divided before the softmax", 4.0, above=0, high=100)
+    temperature: float = arg(
+        "T: logits are divided by it before the softmax", 4.0, above=0, high=100
+    )
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         import torch.nn.functional as F
 
         t = self.temperature
-        wanted, found = F.log_softmax(teacher / t, 1), F.log_softmax(student / t, 1)
+        wanted = F.log_softmax(teacher / t, 1)
+        found = F.log_softmax(student / t, 1)
         return t * t * F.kl_div(found, wanted, reduction="batchmean", log_target=True)

@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogitStd(LogitLoss):
-    """Standardise both networks' logits, then compare them with another loss.
+    """Standardize the logits of both networks, then compare them with another loss.
 
-    loss(z(student), z(teacher)),  z(x) = (x - mean(x)) / std(x), over the classes of each image
-    A small student cannot reach the size of a large teacher's logits, and need not.
-    student, teacher: (n classes). Source: Sun, Ren, Li, Wang and Cao 2024, Logit Standardization in Knowledge
-    Distillation, https://arxiv.org/abs/2403.01427.
+    z(x) = (x - mean(x)) / std(x), over the classes of each sample
+    loss = inner loss of z(student), z(teacher)
+
+    student, teacher: (n classes)
+    A small student cannot reach the magnitude of a large teacher's logits, and does not need to.
+    Raises LissomError if the inner loss compares features.
+    Also known as: logit standardization, z-score of logits.
+    Source: Sun, Ren, Li, Wang and Cao 2024, Logit Standardization in Knowledge Distillation,
+    https://arxiv.org/abs/2403.01427.
     """
 
-    loss: str = arg("the loss of the standardised logits, one of those that compare logits", "kd", menu="losses")
+    loss: str = arg("loss on the standardized logits; it must compare logits", "kd", menu="losses")
 
     @property
     def inner(self) -> LogitLoss:
         """The loss that is given standardised logits. Raises LissomError if it does not compare logits."""
         found = method_of("losses", self.loss)
         if not isinstance(found, LogitLoss):
-            raise LissomError(f"logit_std(loss=...): {self.loss!r} was given, which compares features; "
-                              "a loss that compares logits is wanted, such as kd")
+            raise LissomError(
+                f"logit_std(loss=...): {self.loss!r} was given, which compares features; "
+                "a loss that compares logits is wanted, such as kd"
+            )
         return found
 
     def at_temperature(self, temperature: float) -> Self | None:

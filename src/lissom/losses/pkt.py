@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pkt(FeatureLoss):
-    """Return the divergence of the student's neighbourhoods of images from the teacher's.
+    """Match which samples of a batch are similar in the teacher's features.
 
-    x: the mean of each channel, (n c);  k_ij = (cos(x_i, x_j) + 1) / 2;  p_ij = k_ij / sum over j of k_ij
-    sum over places of mean over i of KL(p_i of the teacher || p_i of the student)
-    student, teacher: a list of (n c h w); the numbers of channels may differ. Source: Passalis and Tefas 2018,
-    Learning Deep Representations with Probabilistic Knowledge Transfer, https://arxiv.org/abs/1803.10837.
-    Differs: summed over the images that an image is compared with, where the authors' code takes the mean, so that the
-    size of the loss does not depend on that of the batch; several places may be compared.
+    x    = mean over (h w) of the feature: (n c)
+    k_ij = (cos(x_i, x_j) + 1) / 2
+    p_ij = k_ij / sum over j of k_ij
+    loss = sum over feature layers of mean over i of KL(p_i of the teacher || p_i of the student)
+
+    student, teacher: one (n c h w) per feature layer; the number of channels may differ
+    Also known as: probabilistic knowledge transfer (PKT).
+    Source: Passalis and Tefas 2018, Learning Deep Representations with Probabilistic Knowledge
+    Transfer, https://arxiv.org/abs/1803.10837.
+    Differs: sums over j, where the authors' code takes the mean, so the loss does not depend on the
+    batch size; several feature layers may be compared.
     """
 
     any_width: ClassVar[bool] = True
@@ -30,14 +35,21 @@ class Pkt(FeatureLoss):
         import torch
         import torch.nn.functional as F
 
-        return torch.stack([F.kl_div(neighbours(s), neighbours(t), reduction="batchmean", log_target=True)
-                            for s, t in zip(student, teacher, strict=True)]).sum()
+        return torch.stack(
+            [
+                F.kl_div(neighbours(s), neighbours(t), reduction="batchmean", log_target=True)
+                for s, t in zip(student, teacher, strict=True)
+            ]
+        ).sum()
 
 
 def neighbours(feature: Tensor) -> Tensor:
-    """Return for features (n c h w) the logarithm (n n) of how near each image is to each, every row adding up to 1."""
+    """Return for features (n c h w) the logarithm (n n) of how near each image is to each, every
+    row adding up to 1.
+    """
     import torch.nn.functional as F
 
     x = F.normalize(feature.mean((2, 3)), dim=1)
-    near = ((x @ x.t() + 1) / 2).clamp_min(1e-7)  # opposite images are no neighbours, but a logarithm is taken
+    # opposite images are no neighbours, but a logarithm is taken
+    near = ((x @ x.t() + 1) / 2).clamp_min(1e-7)
     return near.log() - near.sum(1, keepdim=True).log()

@@ -1,6 +1,8 @@
-"""Small networks for 32x32 images, built by name: resnet20, preresnet38, vgg16, nin, densenet40 and their like.
+"""Small networks for 32x32 images, built by name: resnet20, preresnet38, vgg16, nin, densenet40 and
+their like.
 
-A name may end in -half or -quarter: the same network with that share of the channels in every layer.
+A name may end in -half or -quarter: the same network with that share of the channels in every
+layer.
 """
 
 from __future__ import annotations
@@ -15,37 +17,49 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHRINK = {"": 1, "-half": 2, "-quarter": 4}
-KNOWN = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "preresnet38", "preresnet92",
-         "preresnet164", "vgg11", "vgg13", "vgg16", "vgg19", "vgg19_fc", "densenet40", "nin", "nin_gc",
-         "nin_bac", "nin_gc_bac")
+KNOWN = tuple(
+    """
+    resnet20 resnet32 resnet44 resnet56 resnet110 preresnet38 preresnet92 preresnet164 vgg11
+    vgg13 vgg16 vgg19 vgg19_fc densenet40 nin nin_gc nin_bac nin_gc_bac
+    """.split()
+)
 EVERY = tuple(name + width for name in KNOWN for width in SHRINK)
 DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = first * n + second
 
 
 def parsed(name: str) -> tuple[str, int, int]:
-    """Return family, depth (0 for a family of one) and what widths are divided by; raise if there is no such network.
+    """Return family, depth (0 for a family of one) and what widths are divided by; raise if there
+    is no such network.
 
     >>> parsed("vgg16-quarter")
     ('vgg', 16, 4)
     """
-    found = re.fullmatch(r"(?:(nin(?:_gc)?(?:_bac)?)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
-                         re.sub(r"^(vgg\d+)_fc", r"\1", name))
+    found = re.fullmatch(
+        r"(?:(nin(?:_gc)?(?:_bac)?)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
+        re.sub(r"^(vgg\d+)_fc", r"\1", name),
+    )
     if not found:
         raise unknown("model", "built-in network", name, EVERY if "-" in name else KNOWN)
-    family, depth, shrink = found[1] or found[2], int(found[3] or 0), SHRINK[found[4]]
+    family = found[1] or found[2]
+    depth = int(found[3] or 0)
+    shrink = SHRINK[found[4]]
     if family == "vgg" and depth not in (11, 13, 16, 19):
         raise LissomError(f"model: {name}: vgg has the depths 11, 13, 16 and 19")
     step, extra = DEPTHS.get(family, (1, 0))
     if family in DEPTHS and (depth < step + extra or (depth - extra) % step):
         n = max(1, round((depth - extra) / step))
         fits = sorted({step * k + extra for k in (max(1, n - 1), n, n + 1)})
-        raise LissomError(f"model: {name}: a depth of {family} is {step}n+{extra}; near {depth} are "
-                          f"{', '.join(map(str, fits))}")
+        raise LissomError(
+            f"model: {name}: a depth of {family} is {step}n+{extra}; near {depth} are "
+            f"{', '.join(map(str, fits))}"
+        )
     return family, depth, shrink
 
 
 def check_name(name: str) -> None:
-    """Raise unless `name` is a built-in network: a known family at a depth it has, maybe half or a quarter as wide."""
+    """Raise unless `name` is a built-in network: a known family at a depth it has, maybe half or a
+    quarter as wide.
+    """
     parsed(name)
 
 
@@ -57,8 +71,13 @@ def factory(name: str) -> Callable[..., nn.Module]:
 
     family, depth, shrink = parsed(name)
     kinds: dict[str, Callable[..., nn.Module]] = {
-        "resnet": partial(resnet.ResNet, depth), "preresnet": partial(resnet.PreResNet, depth),
-        "vgg": partial(vgg.VGG, depth, hidden=4096 if "_fc" in name else 0), "densenet": partial(densenet.DenseNet, depth),
-        "nin": nin.NIN, "nin_gc": partial(nin.NIN, grouped=True),
-        "nin_bac": partial(nin.NIN, ahead=True), "nin_gc_bac": partial(nin.NIN, grouped=True, ahead=True)}
+        "resnet": partial(resnet.ResNet, depth),
+        "preresnet": partial(resnet.PreResNet, depth),
+        "vgg": partial(vgg.VGG, depth, hidden=4096 if "_fc" in name else 0),
+        "densenet": partial(densenet.DenseNet, depth),
+        "nin": nin.NIN,
+        "nin_gc": partial(nin.NIN, grouped=True),
+        "nin_bac": partial(nin.NIN, ahead=True),
+        "nin_gc_bac": partial(nin.NIN, grouped=True, ahead=True),
+    }
     return partial(kinds[family], shrink=shrink)

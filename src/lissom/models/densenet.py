@@ -1,7 +1,9 @@
 """DenseNet for 32x32 images: three blocks in which every layer reads all before it.
 
-Source: Huang et al. 2016, Densely Connected Convolutional Networks, https://arxiv.org/abs/1608.06993.
-Differs: 24 channels enter the first block, as in Liu et al. 2017, https://arxiv.org/abs/1708.06519, not 16.
+Source: Huang et al. 2016, Densely Connected Convolutional Networks,
+https://arxiv.org/abs/1608.06993.
+Differs: 24 channels enter the first block, as in Liu et al. 2017, https://arxiv.org/abs/1708.06519,
+not 16.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, grows: bool) -> None:
         super().__init__()
-        self.bn, self.conv, self.grows = nn.BatchNorm2d(inputs), conv(inputs, outputs, 3 if grows else 1), grows
+        self.bn = nn.BatchNorm2d(inputs)
+        self.conv = conv(inputs, outputs, 3 if grows else 1)
+        self.grows = grows
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(F.relu(self.bn(x)))
@@ -28,7 +32,9 @@ class Dense(nn.Module):
 class DenseNet(nn.Module):
     """The DenseNet of depth 3n+4: three blocks of n layers, each adding 12 channels."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1
+    ) -> None:
         super().__init__()
         growth = 12 // shrink
         width = 2 * growth
@@ -39,7 +45,9 @@ class DenseNet(nn.Module):
             for _ in range((depth - 4) // 3):
                 layers.append(Dense(width, growth, True))
                 width += growth
-        self.features, self.bn, self.head = nn.Sequential(*layers), nn.BatchNorm2d(width), nn.Linear(width, num_classes)
+        self.features = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, num_classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

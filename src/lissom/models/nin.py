@@ -1,8 +1,10 @@
 """Network in Network for 32x32 images, dense or with grouped convolutions and channel shuffles.
 
-Source: Lin, Chen and Yan 2013, Network In Network, https://arxiv.org/abs/1312.4400; Zhang et al. 2017, ShuffleNet,
-https://arxiv.org/abs/1707.01083, for grouped convolutions with a shuffle between them.
-Differs: batch-norm after every convolution in place of dropout, and no ReLU before the last, global pooling.
+Source: Lin, Chen and Yan 2013, Network In Network, https://arxiv.org/abs/1312.4400; Zhang et al.
+2017, ShuffleNet, https://arxiv.org/abs/1707.01083, for grouped convolutions with a shuffle between
+them.
+Differs: batch-norm after every convolution in place of dropout, and no ReLU before the last, global
+pooling.
 """
 
 from __future__ import annotations
@@ -23,10 +25,19 @@ class Unit(nn.Module):
     With `ahead` batch-norm and ReLU come before the convolution, and work on what it reads.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, groups: int, mixed: int, relu: bool,
-                 ahead: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        groups: int,
+        mixed: int,
+        relu: bool,
+        ahead: bool = False,
+    ) -> None:
         super().__init__()
-        self.mixed = mixed if groups > 1 else 1  # a convolution of one group reads all channels anyway
+        # a convolution of one group reads all channels anyway
+        self.mixed = mixed if groups > 1 else 1
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
         self.bn = nn.BatchNorm2d(inputs if ahead else outputs)
         self.act: nn.Module = nn.ReLU() if relu else nn.Identity()
@@ -41,23 +52,41 @@ class Unit(nn.Module):
 class NIN(nn.Module):
     """Three stages of a spatial and two 1x1 convolutions, halved in size between them, and a global mean.
 
-    With the widths of `nin` 966,986 parameters in convolutions, with those of `nin_gc` 582,666. With `ahead` the order is
-    batch-norm, ReLU, convolution, pooling, in all but the first: pooling then compares sums, not the signs of
-    a network with binary inputs (Rastegari et al. 2016, https://arxiv.org/abs/1603.05279, figure 3).
+    With the widths of `nin` 966,986 parameters in convolutions, with those of `nin_gc` 582,666.
+    With `ahead` the order is batch-norm, ReLU, convolution, pooling, in all but the first: pooling
+    then compares sums, not the signs of a network with binary inputs (Rastegari et al. 2016,
+    https://arxiv.org/abs/1603.05279, figure 3).
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, shrink: int = 1, grouped: bool = False,
-                 ahead: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        shrink: int = 1,
+        grouped: bool = False,
+        ahead: bool = False,
+    ) -> None:
         super().__init__()
-        widths = [width // shrink for width in (GROUPED_WIDTHS if grouped else WIDTHS)] + [num_classes]
+        widths = [width // shrink for width in (GROUPED_WIDTHS if grouped else WIDTHS)] + [
+            num_classes
+        ]
         groups = GROUPS if grouped else (1,) * 9
         kernels = (5, 1, 1, 3 if grouped else 5, 1, 1, 3, 1, 1)
         layers: list[nn.Module] = []
         for k, (inputs, outputs) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             if k in (3, 6):
                 layers.append(nn.MaxPool2d(3, 2, 1))
-            layers.append(Unit(inputs, outputs, kernels[k], groups[k], groups[k - 1] if k else 1,
-                               k < 8 or ahead, ahead and k > 0))
+            layers.append(
+                Unit(
+                    inputs,
+                    outputs,
+                    kernels[k],
+                    groups[k],
+                    groups[k - 1] if k else 1,
+                    k < 8 or ahead,
+                    ahead and k > 0,
+                )
+            )
         self.features = nn.Sequential(*layers)
         initialise(self)
 

@@ -1,7 +1,8 @@
 """Residual networks for 32x32 images.
 
-Source: He, Zhang, Ren and Sun 2015, Deep Residual Learning, https://arxiv.org/abs/1512.03385 (section 4.2)
-and 2016, Identity Mappings in Deep Residual Networks, https://arxiv.org/abs/1603.05027.
+Source: He, Zhang, Ren and Sun 2015, Deep Residual Learning, https://arxiv.org/abs/1512.03385
+(section 4.2) and 2016, Identity Mappings in Deep Residual Networks,
+https://arxiv.org/abs/1603.05027.
 Differs: shortcuts that change shape are 1x1 convolutions (option B), which every runtime quantizes.
 """
 
@@ -21,8 +22,10 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = conv(outputs, outputs, 3), nn.BatchNorm2d(outputs)
+        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
@@ -35,11 +38,15 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The CIFAR ResNet of depth 6n+2: three stages of n blocks, 16, 32 and 64 channels wide."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1
+    ) -> None:
         super().__init__()
         first = 16 // shrink
-        self.stem, self.bn = conv(in_channels, first, 3), nn.BatchNorm2d(first)
-        blocks, width = [], first
+        self.stem = conv(in_channels, first, 3)
+        self.bn = nn.BatchNorm2d(first)
+        blocks = []
+        width = first
         for stage in range(3):
             for k in range((depth - 2) // 6):
                 outputs = first << stage
@@ -59,9 +66,12 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, width, 1)
-        self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, stride)
-        self.bn3, self.conv3 = nn.BatchNorm2d(width), conv(width, 4 * width, 1)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv(inputs, width, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, 4 * width, 1)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != 4 * width:
             self.shortcut = conv(inputs, 4 * width, 1, stride)
@@ -75,11 +85,14 @@ class Bottleneck(nn.Module):
 class PreResNet(nn.Module):
     """The pre-activation bottleneck ResNet of depth 9n+2 that network slimming is measured on."""
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1) -> None:
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1
+    ) -> None:
         super().__init__()
         first = 16 // shrink
         self.stem = conv(in_channels, first, 3)
-        blocks, width = [], first
+        blocks = []
+        width = first
         for stage in range(3):
             for k in range((depth - 2) // 9):
                 blocks.append(Bottleneck(width, first << stage, 2 if stage and not k else 1))

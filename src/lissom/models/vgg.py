@@ -1,7 +1,8 @@
 """VGG with batch-norm for 32x32 images, with one linear layer or the three of the original.
 
-Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556; the CIFAR form of Liu et al. 2017,
-Learning Efficient Convolutional Networks through Network Slimming, https://arxiv.org/abs/1708.06519.
+Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556; the CIFAR form of Liu et al.
+2017, Learning Efficient Convolutional Networks through Network Slimming,
+https://arxiv.org/abs/1708.06519.
 Differs: the last pooling takes the mean over whatever size is left, so that other image sizes fit.
 """
 
@@ -18,11 +19,18 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 class VGG(nn.Module):
     """Five stages of 3x3 convolutions, 64 to 512 channels, halved in size between them.
 
-    `hidden` are the units of each of two more linear layers: 4096 in the original, 39 M parameters at depth 19.
+    `hidden` are the units of each of two more linear layers: 4096 in the original, 39 M parameters
+    at depth 19.
     """
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1,
-                 hidden: int = 0) -> None:
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        shrink: int = 1,
+        hidden: int = 0,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = in_channels
@@ -37,9 +45,15 @@ class VGG(nn.Module):
         self.head: nn.Module = nn.Linear(width, num_classes)
         if hidden:
             hidden //= shrink
-            self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Dropout(),
-                                      nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(),
-                                      nn.Linear(hidden, num_classes))
+            self.head = nn.Sequential(
+                nn.Linear(width, hidden),
+                nn.ReLU(inplace=True),
+                nn.Dropout(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(inplace=True),
+                nn.Dropout(),
+                nn.Linear(hidden, num_classes),
+            )
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING
 from ..language.method import Method, arg
 
 if TYPE_CHECKING:
-    from ..surgery.quantization.calibrate import Seen
+    from ..surgery.quantization.calibrate import RangeStats
 
 
 @dataclass(frozen=True)
 class Ema(Method):
-    """Return the exponential moving average of the least and the greatest value of each batch.
+    """Take the exponential moving average of the minimum and maximum of each batch.
 
-    low = (1 - momentum) low + momentum min(batch), the first batch as it is; high alike. An outlier of one batch
-    counts little. Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.1.
+    low  = (1 - momentum) * low  + momentum * min(batch)
+    high = (1 - momentum) * high + momentum * max(batch)
+
+    The first batch sets low and high. An outlier in one batch has little effect.
+    Also known as: moving average observer, moving average min-max.
+    Source: Jacob et al. 2017, Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877, section 3.1.
     """
 
-    momentum: float = arg("how much a batch counts against what was before", 0.1, above=0, high=1)
+    momentum: float = arg("weight of each new batch", 0.1, above=0, high=1)
 
-    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
         low, high = seen.bounds[0]
         for least, greatest in seen.bounds[1:]:
-            low, high = low + self.momentum * (least - low), high + self.momentum * (greatest - high)
+            low = low + self.momentum * (least - low)
+            high = high + self.momentum * (greatest - high)
         return low, high

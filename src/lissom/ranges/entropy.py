@@ -10,38 +10,47 @@ from ..language.method import Method, arg
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..surgery.quantization.calibrate import Seen
+    from ..surgery.quantization.calibrate import RangeStats
 
 AROUND = 4  # bins on either side of one that show whether it is a spike
 
 
 @dataclass(frozen=True)
 class Entropy(Method):
-    """Return the bounds at which the histogram of |x| changes least, in relative entropy, when it is quantized.
+    """Choose the clipping bound with the least KL divergence after quantization.
 
-    argmin over t of sum p log(p / q): p the histogram up to t, all that is beyond counted in its last bin; q the
-    same merged into as many bins as the grid has steps between 0 and t, and spread out again over the bins that are not
-    empty. What a bin holds beyond twice the median of the nine bins around it is a spike: one value that occurs often, as
-    the background of an image does. Rounding moves all of a spike alike, so it stays in its bin in q too.
+    bound = argmin over t of sum over bins of p * log(p / q)
+    low   = max(smallest value, -bound)
+    high  = min(largest value, bound)
+
+    p: histogram of |x| up to t, without zeros; the values beyond t are added to its last bin
+    q: histogram of |x| up to t, merged into as many bins as the grid has levels between 0 and t,
+       then spread evenly over those original bins that were not empty
+    A spike is what a bin holds beyond twice the median of the nine bins around it: one value that
+    occurs often, such as an image background. Rounding moves all of a spike alike, so q keeps it in
+    its bin.
+    Also known as: KL divergence calibration, entropy calibration, relative entropy.
     Source: Migacz 2017, 8-bit Inference with TensorRT (GTC S7310).
-    Differs: there every range has 128 steps, here those of the grid, more where fewer values are negative. There each bin
-    is tried as a bound, here every 256th part of the histogram. There spikes are like other values: merging
-    spreads them, the more the wider the range, and a bound at a spike hides all that is beyond in it; so a range is cut at
-    a spike. NVIDIA's later tools and this one leave zeros out for the same reason; ONNX Runtime counts them.
+    Differs: there, every range has 128 levels; here, the number follows the grid and is larger if
+    fewer values are negative. There, every bin is tried as a bound; here, every 256th part of the
+    histogram. There, merging spreads spikes like all other values, and more so in a wider range,
+    while a bound at a spike hides all values beyond it in the spike; so ranges get cut at spikes.
+    Zeros are left out for the same reason, as in NVIDIA's later tools; ONNX Runtime counts them.
     """
 
     version: ClassVar[int] = 2
 
-    bins: int = arg("bins of the histogram", 2048, low=256, high=65_536)
+    bins: int = arg("number of histogram bins", 2048, low=256, high=65_536)
 
-    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:
         import numpy as np
 
         largest = max(-seen.low, seen.high)
         if largest == 0 or seen.low == seen.high:
             return seen.low, seen.high
         sizes = seen.values().abs().numpy()
-        counts, _ = np.histogram(sizes[sizes > 0], self.bins, (0, largest))  # 0 is on every grid, and ReLUs give many
+        # 0 is on every grid, and ReLUs give many
+        counts, _ = np.histogram(sizes[sizes > 0], self.bins, (0, largest))
         smooth, spikes = parted(counts)
 
         def clipped(last: int) -> tuple[float, float]:
@@ -69,13 +78,16 @@ def parted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     whole = counts.astype(np.float64)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(whole, AROUND, mode="reflect"), 2 * AROUND + 1)
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(whole, AROUND, mode="reflect"), 2 * AROUND + 1
+    )
     smooth = np.minimum(whole, 2 * np.median(around, axis=1))
     return smooth, whole - smooth
 
 
 def divergence(smooth: np.ndarray, spikes: np.ndarray, last: int, steps: int) -> float:
-    """Return the relative entropy of a histogram, cut off after `last` bins, from itself in `steps` merged bins.
+    """Return the relative entropy of a histogram, cut off after `last` bins, from itself in `steps`
+    merged bins.
 
     Only the smooth part is merged; all that is cut off counts in its last bin.
     """
@@ -84,12 +96,15 @@ def divergence(smooth: np.ndarray, spikes: np.ndarray, last: int, steps: int) ->
     p = smooth[:last].copy()
     filled = p > 0
     group = np.arange(last) * steps // last
-    total, many = np.bincount(group, p, steps), np.bincount(group, filled, steps)
+    total = np.bincount(group, p, steps)
+    many = np.bincount(group, filled, steps)
     q = np.where(filled, (total / np.maximum(many, 1))[group], 0)
     p[-1] += smooth[last:].sum() + spikes[last:].sum()
     if (p[~filled] > 0).any():
         q = np.maximum(q, np.where(p > 0, 1e-4, 0))  # what lies beyond fell into an empty bin
     still = spikes[:last].sum()  # as many in q as in p
-    ends, held = (p.sum() + still, q.sum() + still), p > 0
-    p, q = p[held] / ends[0], q[held] / ends[1]
+    ends = (p.sum() + still, q.sum() + still)
+    held = p > 0
+    p = p[held] / ends[0]
+    q = q[held] / ends[1]
     return float((p * np.log(p / q)).sum() + still / ends[0] * np.log(ends[1] / ends[0]))

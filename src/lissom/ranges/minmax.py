@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 from ..language.method import Method
 
 if TYPE_CHECKING:
-    from ..surgery.quantization.calibrate import Seen
+    from ..surgery.quantization.calibrate import RangeStats
 
 
 @dataclass(frozen=True)
 class Minmax(Method):
-    """Return the least and the greatest value seen: nothing saturates, one outlier widens every step."""
+    """Take the smallest and the largest value of the calibration samples.
 
-    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
+    low  = min(x)
+    high = max(x)
+
+    No calibration value is clipped, but a single outlier makes the scale coarser for all values.
+    Also known as: min-max observer, min-max calibration.
+    """
+
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
         return seen.low, seen.high

@@ -8,33 +8,54 @@ from typing import TYPE_CHECKING
 from ..language.method import Method, arg
 
 if TYPE_CHECKING:
-    from ..surgery.quantization.calibrate import Seen
+    from ..surgery.quantization.calibrate import RangeStats
 
 MOST = 100_000  # values that are rounded for each range tried
 
 
 @dataclass(frozen=True)
 class Mse(Method):
-    """Return the whole range, shrunk to the share at which rounding and saturating together err least.
+    """Shrink the full range to the fraction with the least squared quantization error.
 
-    argmin over f of mean((grid(x; f low, f high) - x)^2), the grid having as many steps as the bits at hold give.
-    Few bits saturate more. Source: Banner et al. 2018, https://arxiv.org/abs/1810.05723, who solve it for Laplace and
-    Gauss; here it is tried on the values themselves.
+    f    = argmin over r of mean((grid(x; r * min, r * max) - x)^2)
+    low  = f * min
+    high = f * max
+
+    grid: uniform, with 2^bits levels from r * min to r * max, widened to contain 0
+    min, max: the smallest and the largest value seen;  x: a sample of the values
+    The error is that of rounding and clipping together. Fewer bits clip more.
+    Also known as: MSE calibration, MSE observer, MSE-optimal clipping.
+    Source: Banner et al. 2018, Post-training 4-bit Quantization of Convolution Networks for
+    Rapid-deployment, https://arxiv.org/abs/1810.05723.
+    Differs: the paper solves it for Laplace and Gaussian distributions; here, fractions are tried
+    on the values themselves.
     """
 
-    tries: int = arg("ranges that are tried, evenly between a twentieth and the whole", 60, low=2, high=10_000)
+    tries: int = arg(
+        "number of fractions to try, evenly spaced from 0.05 to 1", 60, low=2, high=10_000
+    )
 
-    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:
         import torch
 
         from ..grids.uniform import affine
 
         values = seen.values()
         values = values[:: -(-len(values) // MOST)]
-        best, least = (seen.low, seen.high), float("inf")
+        best = (seen.low, seen.high)
+        least = float("inf")
         for part in torch.linspace(1, 0.05, self.tries).tolist():
             scale, zero = affine(part * seen.low, part * seen.high, top)
-            found = ((values / scale).round().add_(zero).clamp_(0, top).sub_(zero).mul_(scale).sub_(values)).square_()
+            found = (
+                (values / scale)
+                .round()
+                .add_(zero)
+                .clamp_(0, top)
+                .sub_(zero)
+                .mul_(scale)
+                .sub_(values)
+            ).square_()
             if (error := float(found.double().mean())) < least:
-                best, least = (part * seen.low, part * seen.high), error
+                best = (part * seen.low, part * seen.high)
+                least = error
         return best

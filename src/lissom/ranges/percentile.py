@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING
 from ..language.method import Method, arg
 
 if TYPE_CHECKING:
-    from ..surgery.quantization.calibrate import Seen
+    from ..surgery.quantization.calibrate import RangeStats
 
 
 @dataclass(frozen=True)
 class Percentile(Method):
-    """Return the values that leave a share of (1 - p) out on either side; those saturate.
+    """Clip a small share of the values at each end of the range.
 
-    low = quantile(values, 1 - p), high = quantile(values, p), over a sample of each batch.
-    Source: Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342; Wu et al. 2020, https://arxiv.org/abs/2004.09602.
+    low  = quantile(x, 1 - p)
+    high = quantile(x, p)
+
+    x: a random sample of the values of each batch
+    Also known as: percentile calibration, quantile clipping.
+    Source: Krishnamoorthi 2018, Quantizing Deep Convolutional Networks for Efficient Inference: A
+    Whitepaper, https://arxiv.org/abs/1806.08342; Wu et al. 2020, Integer Quantization for Deep
+    Learning Inference: Principles and Empirical Evaluation, https://arxiv.org/abs/2004.09602.
     """
 
-    p: float = arg("share of the values at or below the upper bound", 0.9999, above=0.5, high=1)
+    p: float = arg(
+        "quantile of the upper bound; the lower bound is at 1 - p", 0.9999, above=0.5, high=1
+    )
 
-    def __call__(self, seen: Seen, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
         values = seen.values().sort().values
         last = len(values) - 1
         return float(values[round(last * (1 - self.p))]), float(values[round(last * self.p)])

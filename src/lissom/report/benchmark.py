@@ -12,18 +12,26 @@ from .terminal import terminal
 
 
 def print_bench(rows: Sequence[dict[str, Any]]) -> None:
-    """Print timings, a table for each batch and number of threads, fastest first; then the time of each layer."""
-    console, asked = terminal(), list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
+    """Print timings, a table for each batch and number of threads, fastest first; then the time of
+    each layer.
+    """
+    console = terminal()
+    asked = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
     for batch, threads in asked:
-        some = sorted((row for row in rows if (row["batch"], row["threads"]) == (batch, threads)),
-                      key=lambda row: row["latency_ms"]["median"])
+        some = sorted(
+            (row for row in rows if (row["batch"], row["threads"]) == (batch, threads)),
+            key=lambda row: row["latency_ms"]["median"],
+        )
         console.print(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}")
         print_wide(console, timings(some))
         if any(row.get("layers") for row in some):
             print_wide(console, by_layer([row for row in some if row.get("layers")]))
     said = ["rank: one more than those that are surely faster; equal ranks are not told apart"]
     if any(row["faster"] for row in rows):
-        said.append("faster: than the fastest uncompressed network in any runtime; level: the intervals overlap")
+        said.append(
+            "faster: than the fastest uncompressed network in any runtime; level: the "
+            "intervals overlap"
+        )
     if any(row["disturbed"] for row in rows):
         said.append(WHY_BADLY)
     if any(row["energy_mj"] for row in rows):
@@ -34,22 +42,50 @@ def print_bench(rows: Sequence[dict[str, Any]]) -> None:
 def timings(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table of timings."""
     table = Table(box=None, header_style="bold")
-    optional = [name for name in ("faster", "energy_mj") if any(row[name] or (row["disturbed"] and name == "faster")
-                                                                for row in rows)]
-    for name in ("rank", "name", "target", "ms", "95 %", "p99", *("mJ" if o == "energy_mj" else o for o in optional), "file",
-                 "load ms", "adds MiB", "peak MiB"):
-        table.add_column(name, justify="left" if name in ("name", "target") else "right", no_wrap=True)
+    optional = [
+        name
+        for name in ("faster", "energy_mj")
+        if any(row[name] or (row["disturbed"] and name == "faster") for row in rows)
+    ]
+    for name in (
+        "rank",
+        "name",
+        "target",
+        "ms",
+        "95 %",
+        "p99",
+        *("mJ" if o == "energy_mj" else o for o in optional),
+        "file",
+        "load ms",
+        "adds MiB",
+        "peak MiB",
+    ):
+        table.add_column(
+            name, justify="left" if name in ("name", "target") else "right", no_wrap=True
+        )
     for row in rows:
         ms = row["latency_ms"]
         more = [faster(row) if o == "faster" else number(row[o], 2) for o in optional]
-        table.add_row(str(row["rank"]), row["name"], row["target"], f"{ms['median']:.3f}",
-                      f"{ms['low']:.3f}-{ms['high']:.3f}", f"{ms['p99']:.3f}", *more, size_text(row["size_bytes"]),
-                      f"{row['load_ms']:.0f}", number(row["resident_mib"], 1), number(row["peak_mib"], 0))
+        table.add_row(
+            str(row["rank"]),
+            row["name"],
+            row["target"],
+            f"{ms['median']:.3f}",
+            f"{ms['low']:.3f}-{ms['high']:.3f}",
+            f"{ms['p99']:.3f}",
+            *more,
+            size_text(row["size_bytes"]),
+            f"{row['load_ms']:.0f}",
+            number(row["resident_mib"], 1),
+            number(row["peak_mib"], 0),
+        )
     return table
 
 
 def faster(row: dict[str, Any]) -> str:
-    """Return how much faster than the fastest baseline, where both were measured well and can be told apart."""
+    """Return how much faster than the fastest baseline, where both were measured well and can be
+    told apart.
+    """
     if row["disturbed"]:
         return BADLY
     return "-" if row["faster"] is None else "level" if row["level"] else f"{row['faster']:.2f}x"
@@ -61,7 +97,9 @@ def number(value: float | None, places: int) -> str:
 
 
 def by_layer(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the ms of each layer, a column for each row; layers that a runtime made part of others have none."""
+    """Return the ms of each layer, a column for each row; layers that a runtime made part of others
+    have none.
+    """
     table = Table(box=None, header_style="bold", title="ms of each layer", title_justify="left")
     table.add_column("layer", no_wrap=True)
     for row in rows:

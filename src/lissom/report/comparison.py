@@ -20,33 +20,63 @@ COLUMNS = ("outputs", "params", "macs", "bits")
 
 
 def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
-    """Return the layers of a record, with `bits` of weights and inputs as in 4/8 where a step rounded them."""
+    """Return the layers of a record, with `bits` of weights and inputs as in 4/8 where a step
+    rounded them.
+    """
     rounded: dict[str, str] = {}
     for entry in store.chain(record):
         if "quantized" in entry["facts"]:
-            rounded = {row["name"]: "/".join(str(row[of]["bits"]) if row[of] else "float" for of in ("weights", "inputs"))
-                       for row in entry["facts"].get("layers", [])}
+            rounded = {
+                row["name"]: "/".join(
+                    str(row[of]["bits"]) if row[of] else "float" for of in ("weights", "inputs")
+                )
+                for row in entry["facts"].get("layers", [])
+            }
             break
     return [{**row, "bits": rounded.get(row["name"])} for row in record["layers"]]
 
 
 def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Return two records as pairs: `steps` that only one has, scores, counts, targets that both have, layers."""
+    """Return two records as pairs: `steps` that only one has, scores, counts, targets that both
+    have, layers.
+    """
     rows = [{row["name"]: row for row in layer_rows(record, store)} for record in (first, second)]
     names = list(rows[0]) + [name for name in rows[1] if name not in rows[0]]
-    layers = [{"name": name, **{column: [found[name][column] if name in found else None for found in rows]
-                                for column in COLUMNS}} for name in names]
+    layers = [
+        {
+            "name": name,
+            **{
+                column: [found[name][column] if name in found else None for found in rows]
+                for column in COLUMNS
+            },
+        }
+        for name in names
+    ]
     both = [name for name in first["targets"] if name in second["targets"]]
     steps = [steps_of(record["recipe"]) for record in (first, second)]
     main = next(iter(first["scores"]["test"]), "top1")
-    return {"keys": [first["key"], second["key"]], "recipes": [first["recipe"], second["recipe"]],
-            "seeds": [first["seed"], second["seed"]], "steps": different(*steps),
-            "scores": {split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
-                       for split in ("valid", "test")},
-            **{name: [r[name] for r in (first, second)] for name in ("params", "macs")},
-            "targets": {name: {what: [r["targets"][name].get(main if what == "score" else what) for r in (first, second)]
-                               for what in ("score", "latency_ms", "size_bytes", "fused")} for name in both},
-            "layers": layers}
+    return {
+        "keys": [first["key"], second["key"]],
+        "recipes": [first["recipe"], second["recipe"]],
+        "seeds": [first["seed"], second["seed"]],
+        "steps": different(*steps),
+        "scores": {
+            split: [main_score(r["scores"].get(split, {})) for r in (first, second)]
+            for split in ("valid", "test")
+        },
+        **{name: [r[name] for r in (first, second)] for name in ("params", "macs")},
+        "targets": {
+            name: {
+                what: [
+                    r["targets"][name].get(main if what == "score" else what)
+                    for r in (first, second)
+                ]
+                for what in ("score", "latency_ms", "size_bytes", "fused")
+            }
+            for name in both
+        },
+        "layers": layers,
+    }
 
 
 def steps_of(recipe: str) -> list[str]:
@@ -63,14 +93,23 @@ def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
     >>> different(["train(3)", "prune(0.5)"], ["train(3)", "prune(0.3)", "fold"])
     [['prune(0.5)'], ['prune(0.3)', 'fold']]
     """
-    changes = [c for c in SequenceMatcher(a=list(first), b=list(second), autojunk=False).get_opcodes() if c[0] != "equal"]
-    return [[step for c in changes for step in first[c[1]:c[2]]], [step for c in changes for step in second[c[3]:c[4]]]]
+    changes = [
+        c
+        for c in SequenceMatcher(a=list(first), b=list(second), autojunk=False).get_opcodes()
+        if c[0] != "equal"
+    ]
+    return [
+        [step for c in changes for step in first[c[1] : c[2]]],
+        [step for c in changes for step in second[c[3] : c[4]]],
+    ]
 
 
 def print_compared(found: dict[str, Any]) -> None:
     """Print what differs between two networks: steps, numbers, and the layers that are not alike."""
     console = terminal()
-    for key, recipe, seed, only in zip(found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True):
+    for key, recipe, seed, only in zip(
+        found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True
+    ):
         console.print(f"{key}  {recipe or 'the network as given'}  seed {seed}", soft_wrap=True)
         console.print(f"    only here: {' | '.join(only) or 'nothing'}", soft_wrap=True)
     table = Table(box=None, header_style="bold")
@@ -82,17 +121,31 @@ def print_compared(found: dict[str, Any]) -> None:
         _row(table, name, found[name], count_text)
     for target, values in found["targets"].items():
         _row(table, f"{target} score", values["score"], lambda v: number(v, 4), share=False)
-        _row(table, f"{target} ms", [ms["median"] for ms in values["latency_ms"]], lambda v: number(v, 3),
-             said=BADLY if any(map(wide, values["latency_ms"])) else None)
+        _row(
+            table,
+            f"{target} ms",
+            [ms["median"] for ms in values["latency_ms"]],
+            lambda v: number(v, 3),
+            said=BADLY if any(map(wide, values["latency_ms"])) else None,
+        )
         _row(table, f"{target} file", values["size_bytes"], size_text)
     print_wide(console, table)
     for said in about_ms(found["targets"]):
         console.print(said, soft_wrap=True)
-    lone = [[row["name"] for row in found["layers"] if row["params"][1 - side] is None] for side in (0, 1)]
-    changed = [row for row in found["layers"] if row["name"] not in lone[0] + lone[1]
-               and any(row[column][0] != row[column][1] for column in COLUMNS)]
+    lone = [
+        [row["name"] for row in found["layers"] if row["params"][1 - side] is None]
+        for side in (0, 1)
+    ]
+    changed = [
+        row
+        for row in found["layers"]
+        if row["name"] not in lone[0] + lone[1]
+        and any(row[column][0] != row[column][1] for column in COLUMNS)
+    ]
     shared = len(found["layers"]) - len(lone[0]) - len(lone[1])
-    console.print(f"\n{len(changed)} of {shared} layers that both have differ{':' if changed else ''}")
+    console.print(
+        f"\n{len(changed)} of {shared} layers that both have differ{':' if changed else ''}"
+    )
     if changed:
         print_wide(console, layer_table(changed))
     for key, names in zip(found["keys"], lone, strict=True):
@@ -103,7 +156,9 @@ def print_compared(found: dict[str, Any]) -> None:
 def about_ms(targets: dict[str, Any]) -> list[str]:
     """Return what is to be known of latencies that stand side by side."""
     latencies = [ms for values in targets.values() for ms in values["latency_ms"]]
-    said = ["ms were taken in different runs; `lissom bench` takes them in turns"] if latencies else []
+    said = (
+        ["ms were taken in different runs; `lissom bench` takes them in turns"] if latencies else []
+    )
     return [*said, WHY_BADLY] if any(wide(ms) for ms in latencies) else said
 
 
@@ -115,13 +170,23 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         cells = []
         for column in COLUMNS:
-            said = ["-" if v is None else str(v) if column == "bits" else count_text(v) for v in row[column]]
+            said = [
+                "-" if v is None else str(v) if column == "bits" else count_text(v)
+                for v in row[column]
+            ]
             cells.append(said[0] if row[column][0] == row[column][1] else " > ".join(said))
         table.add_row(row["name"], *cells)
     return table
 
 
-def _row(table: Table, name: str, pair: Sequence[Any], text: Any, share: bool = True, said: str | None = None) -> None:
+def _row(
+    table: Table,
+    name: str,
+    pair: Sequence[Any],
+    text: Any,
+    share: bool = True,
+    said: str | None = None,
+) -> None:
     first, second = pair
     change = said or ""
     if said is None and first is not None and second is not None:

@@ -11,70 +11,106 @@ from ..bench.intervals import wide
 from .table import BADLY
 from .terminal import terminal
 
-LEARNED = "learned, not rounded"  # the stage that a network has which went on learning once it was rounded
+# the stage that a network has which went on learning once it was rounded
+LEARNED = "learned, not rounded"
 UNLIKE = 0.02  # of their size: how far answers on an older processor may lie from those on this one
 
 
 def concluded(found: dict[str, Any]) -> list[str]:
     """Return what the numbers say, in sentences."""
     by = {row["name"]: row for row in found["stages"]}
-    count, both, plain = found["images"]["stages"], by["both, simulated"], by.get(LEARNED, by["float"])
+    count = found["images"]["stages"]
+    both = by["both, simulated"]
+    plain = by.get(LEARNED, by["float"])
     said = []
     if LEARNED in by and both["score"] is not None:
-        said.append(f"Learning with rounding took the network from {100 * by['float']['score']:.2f} to "
-                    f"{100 * both['score']:.2f} points; what it learned, not rounded, gives {100 * plain['score']:.2f}.")
+        said.append(
+            f"Learning with rounding took the network from {100 * by['float']['score']:.2f} to "
+            f"{100 * both['score']:.2f} points; what it learned, not rounded, gives "
+            f"{100 * plain['score']:.2f}."
+        )
     if both["score"] is not None and "lost" in both:
-        loss, chance = plain["score"] - both["score"], 1.96 * math.sqrt(both["lost"] + both["won"]) / count
-        said.append(f"Rounding costs {100 * loss:.2f} points of {100 * plain['score']:.2f} ({both['lost']} of {count} "
-                    f"images became wrong, {both['won']} right), "
-                    f"{'no more than chance might' if abs(loss) <= chance else 'beyond chance'} (±{100 * chance:.2f}).")
+        loss = plain["score"] - both["score"]
+        chance = 1.96 * math.sqrt(both["lost"] + both["won"]) / count
+        said.append(
+            f"Rounding costs {100 * loss:.2f} points of {100 * plain['score']:.2f} "
+            f"({both['lost']} of {count} "
+            f"images became wrong, {both['won']} right), "
+            f"{'no more than chance might' if abs(loss) <= chance else 'beyond chance'} "
+            f"(±{100 * chance:.2f})."
+        )
     parts = {name: by[name]["noise"] ** 2 for name in ("weights only", "inputs only")}
     larger = max(parts, key=lambda name: parts[name])
     if sum(parts.values()) > 0:
-        said.append(f"{parts[larger] / sum(parts.values()):.0%} of the noise comes from rounding "
-                    f"{'weights' if larger.startswith('w') else 'inputs'}.")
-    rows, total = found["layers"], sum(row["noise"] ** 2 for row in found["layers"])
+        said.append(
+            f"{parts[larger] / sum(parts.values()):.0%} of the noise comes from rounding "
+            f"{'weights' if larger.startswith('w') else 'inputs'}."
+        )
+    rows = found["layers"]
+    total = sum(row["noise"] ** 2 for row in found["layers"])
     if total > 0:
         shares = {row["name"]: row["noise"] ** 2 / total for row in rows}
-        said.append("Most of it enters at " + ", ".join(f"{name} ({shares[name]:.0%})" for name in found["worst"]) + ".")
+        said.append(
+            "Most of it enters at "
+            + ", ".join(f"{name} ({shares[name]:.0%})" for name in found["worst"])
+            + "."
+        )
     for row in rows:
         said += complaints(row)
     for name, target in found["targets"].items():
         if target["agreement"] is not None:
-            said.append(f"{name} gives the simulation's answer on {target['agreement']:.2%} of the images"
-                        + (f", {target['fused']} operations in integers" if target["fused"] else "")
-                        + (f"; not: {', '.join(target['not_fused'][:5])}." if target["not_fused"] else "."))
+            said.append(
+                f"{name} gives the simulation's answer on {target['agreement']:.2%} of the images"
+                + (f", {target['fused']} operations in integers" if target["fused"] else "")
+                + (f"; not: {', '.join(target['not_fused'][:5])}." if target["not_fused"] else ".")
+            )
         unlike = [row for row in target["capped"] if row["noise"] > UNLIKE]
         if unlike:
-            said.append(f"{name}: with no more than {' or '.join(row['cap'] for row in unlike)} its answers would differ by "
-                        f"{max(row['noise'] for row in unlike):.0%} of their size, since 8-bit products saturate without "
-                        "VNNI; quantize(..., reduce_range=True) does not.")
+            said.append(
+                f"{name}: with no more than {' or '.join(row['cap'] for row in unlike)} "
+                "its answers would differ by "
+                f"{max(row['noise'] for row in unlike):.0%} of their size, since 8-bit "
+                "products saturate without "
+                "VNNI; quantize(..., reduce_range=True) does not."
+            )
     return said
 
 
 def complaints(row: dict[str, Any]) -> list[str]:
     """Return what is odd about the ranges of one layer, and what would mend it."""
-    said, inputs = [], row["inputs"]
+    said = []
+    inputs = row["inputs"]
     if inputs and (inputs["saturated"] or 0) > 0.01:
-        said.append(f"{row['name']}: {inputs['saturated']:.1%} of its inputs lie beyond the range; range=\"minmax\" "
-                    "holds all.")
+        said.append(
+            f"{row['name']}: {inputs['saturated']:.1%} of its inputs lie beyond the "
+            'range; range="minmax" '
+            "holds all."
+        )
     if inputs and inputs["use"] is not None and inputs["use"] < 0.4:
-        said.append(f"{row['name']}: nearly all of its inputs use {inputs['use']:.0%} of the range; range=\"mse\" "
-                    "weighs the rest against it.")
+        said.append(
+            f'{row["name"]}: nearly all of its inputs use {inputs["use"]:.0%} of the range; range="mse" '
+            "weighs the rest against it."
+        )
     return said
 
 
 def best_tried(rows: list[dict[str, Any]], count: int) -> list[str]:
-    """Return what the scores on `count` validation images say of what was tried, the first of it the network as it is."""
+    """Return what the scores on `count` validation images say of what was tried, the first of it
+    the network as it is.
+    """
     known = [row for row in rows if row.get("valid") is not None]
     if len(known) < 2 or known[0] is not rows[0] or not 0 <= known[0]["valid"] <= 1:
         return []
-    plain, best = known[0]["valid"], max(known[1:], key=lambda row: row["valid"])
+    plain = known[0]["valid"]
+    best = max(known[1:], key=lambda row: row["valid"])
     chance = 1.96 * math.sqrt(2 * plain * (1 - plain) / count)
     gain = f"gives {100 * (best['valid'] - plain):+.2f} points on {count} validation images"
-    return [f"Of what was tried, {best['what']} {gain}, beyond chance (±{100 * chance:.2f})."
-            if best["valid"] - plain > chance else
-            f"Nothing tried is better than chance might make it: the best, {best['what']}, {gain} (±{100 * chance:.2f})."]
+    return [
+        f"Of what was tried, {best['what']} {gain}, beyond chance (±{100 * chance:.2f})."
+        if best["valid"] - plain > chance
+        else f"Nothing tried is better than chance might make it: the best, {best['what']}, "
+        f"{gain} (±{100 * chance:.2f})."
+    ]
 
 
 def print_explanation(found: dict[str, Any]) -> None:
@@ -82,28 +118,56 @@ def print_explanation(found: dict[str, Any]) -> None:
     console = terminal()
     stages = table("stage", "score", "noise", "now wrong", "now right")
     for row in found["stages"]:
-        stages.add_row(row["name"], number(row["score"], 4), percent(row["noise"]), str(row.get("lost", "-")),
-                       str(row.get("won", "-")))
+        stages.add_row(
+            row["name"],
+            number(row["score"], 4),
+            percent(row["noise"]),
+            str(row.get("lost", "-")),
+            str(row.get("won", "-")),
+        )
     for name, row in found["targets"].items():
-        stages.add_row(name, number(row["score"], 4), percent(row["noise"]) + " of simulated", "", "")
+        stages.add_row(
+            name, number(row["score"], 4), percent(row["noise"]) + " of simulated", "", ""
+        )
         for other in row["capped"]:
-            stages.add_row(f"  {other['cap']}: {other['latency_ms']:.3f} ms", number(other["score"], 4),
-                           percent(other["noise"]), "", "")
+            stages.add_row(
+                f"  {other['cap']}: {other['latency_ms']:.3f} ms",
+                number(other["score"], 4),
+                percent(other["noise"]),
+                "",
+                "",
+            )
     console.print(stages)
     layers = table("layer", "bits", "dB w", "dB x", "use", "beyond", "noise", "alone", "without")
     for row in sorted(found["layers"], key=lambda row: -row["noise"]):
-        weights, inputs = row["weights"] or {}, row["inputs"] or {}
-        layers.add_row(row["name"], f"{weights.get('bits', 32)}/{inputs.get('bits', 32)}", number(weights.get("sqnr_db"), 1),
-                       number(inputs.get("sqnr_db"), 1), percent(inputs.get("use")), percent(inputs.get("saturated")),
-                       percent(row["noise"]), number(row["alone"], 4), number(row["left_out"], 4))
+        weights = row["weights"] or {}
+        inputs = row["inputs"] or {}
+        layers.add_row(
+            row["name"],
+            f"{weights.get('bits', 32)}/{inputs.get('bits', 32)}",
+            number(weights.get("sqnr_db"), 1),
+            number(inputs.get("sqnr_db"), 1),
+            percent(inputs.get("use")),
+            percent(inputs.get("saturated")),
+            percent(row["noise"]),
+            number(row["alone"], 4),
+            number(row["left_out"], 4),
+        )
     console.print()
     console.print(layers)
     if found.get("tried"):
         tried = table("tried", "validation", "test", "files", "key")
         for row in found["tried"]:
-            files = ", ".join(f"{target} {file_text(file)}" for target, file in row.get("targets", {}).items())
-            tried.add_row(row["what"], number(row.get("valid"), 4), number(row.get("test"), 4), row["failed"] or files,
-                          row.get("key", ""))
+            files = ", ".join(
+                f"{target} {file_text(file)}" for target, file in row.get("targets", {}).items()
+            )
+            tried.add_row(
+                row["what"],
+                number(row.get("valid"), 4),
+                number(row.get("test"), 4),
+                row["failed"] or files,
+                row.get("key", ""),
+            )
         console.print()
         console.print(tried)
     console.print()
@@ -114,16 +178,22 @@ def print_explanation(found: dict[str, Any]) -> None:
 def file_text(found: dict[str, Any]) -> str:
     """Return score, size and latency of a file."""
     badly = f" ({BADLY})" if wide(found["latency_ms"]) else ""
-    return (f"{number(found.get('score', found.get('top1')), 4)}, {found['size_bytes'] / 1000:.0f} kB, "
-            f"{found['latency_ms']['median']:.3f} ms{badly}")
+    return (
+        f"{number(found.get('score', found.get('top1')), 4)}, {found['size_bytes'] / 1000:.0f} kB, "
+        f"{found['latency_ms']['median']:.3f} ms{badly}"
+    )
 
 
 def table(*heads: str) -> Table:
     """Return a table whose first column is text."""
     made = Table(box=None, header_style="bold", padding=(0, 1))
     for place, name in enumerate(heads):
-        made.add_column(name, justify="left" if place == 0 or name in ("files", "key") else "right", overflow="fold",
-                        no_wrap=name == "layer")
+        made.add_column(
+            name,
+            justify="left" if place == 0 or name in ("files", "key") else "right",
+            overflow="fold",
+            no_wrap=name == "layer",
+        )
     return made
 
 

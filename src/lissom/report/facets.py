@@ -34,9 +34,15 @@ def settings_in(recipe: str) -> dict[str, str]:
 
 
 def steps_in(recipe: str) -> list[tuple[str, dict[str, str]]]:
-    """Return name and settings of every step; each text of a step is read once, since thousands of recipes share a few."""
+    """Return name and settings of every step; each text of a step is read once, since thousands of
+    recipes share a few.
+    """
     try:
-        return [step for part in recipe.split(" | ") for step in named_settings(part)] if recipe else []
+        return (
+            [step for part in recipe.split(" | ") for step in named_settings(part)]
+            if recipe
+            else []
+        )
     except LissomError:  # a setting is a text with ' | ' in it
         return named_settings(recipe)
 
@@ -44,15 +50,22 @@ def steps_in(recipe: str) -> list[tuple[str, dict[str, str]]]:
 @cache
 def named_settings(recipe: str) -> list[tuple[str, dict[str, str]]]:
     """Return name and settings of every step of a recipe."""
-    return [(step.name(), {name: str(value) for name, value in step.settings().items()}) for step in Recipe(recipe).steps]
+    return [
+        (step.name(), {name: str(value) for name, value in step.settings().items()})
+        for step in Recipe(recipe).steps
+    ]
 
 
 def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[dict[str, Any]]:
     """Return the settings in which the recipes differ: their names, and the value of each recipe in order.
 
-    `more` is what else is known of each. Settings that always differ together are one; at most twelve are told.
+    `more` is what else is known of each. Settings that always differ together are one; at most
+    twelve are told.
     """
-    each = [{**extra, **settings_in(recipe)} for recipe, extra in zip(recipes, more or [{}] * len(recipes), strict=True)]
+    each = [
+        {**extra, **settings_in(recipe)}
+        for recipe, extra in zip(recipes, more or [{}] * len(recipes), strict=True)
+    ]
     found: dict[tuple[str, ...], str] = {}
     for name in dict.fromkeys(name for one in each for name in one):
         values = tuple(one.get(name, NONE) for one in each)
@@ -60,4 +73,7 @@ def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[
             place = {value: k for k, value in enumerate(dict.fromkeys(values))}
             alike = tuple(str(place[value]) for value in values)
             found.setdefault(alike, name)
-    return [{"name": name, "values": [one.get(name, NONE) for one in each]} for name in list(found.values())[:MOST]]
+    return [
+        {"name": name, "values": [one.get(name, NONE) for one in each]}
+        for name in list(found.values())[:MOST]
+    ]

@@ -20,9 +20,15 @@ class Live:
     def __init__(self, quiet: bool = False) -> None:
         self.console = terminal(stderr=True)
         self.plain = quiet or not self.console.is_terminal
-        self.bars = Bars(TextColumn("{task.description}", style="bold", markup=False), BarColumn(),
-                         TextColumn("{task.fields[facts]}", markup=False),
-                         TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True)
+        self.bars = Bars(
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
         self.bar = None if self.plain else self.bars.add_task("", facts="", visible=False)
 
     def __enter__(self) -> Live:
@@ -30,7 +36,12 @@ class Live:
             self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self.plain:
             self.bars.stop()
 
@@ -41,7 +52,9 @@ class Live:
         self.console.print(text, soft_wrap=True)
 
     def begin(self, text: str) -> None:
-        """Tell what begins and may take long: one line, and on a terminal a bar that moves and counts seconds."""
+        """Tell what begins and may take long: one line, and on a terminal a bar that moves and
+        counts seconds.
+        """
         self.say(text)
         if self.bar is not None:
             self.bars.reset(self.bar, total=None, description="", facts="", visible=True)
@@ -51,8 +64,16 @@ class Live:
         top1 = "" if now.top1 is None else f"  top-1 {now.top1:.3f}"
         facts = f"loss {now.loss:.3f}{top1}  {now.images_per_s:,.0f} img/s"
         if self.bar is not None:
-            self.bars.update(self.bar, description=f"epoch {now.epoch}/{now.epochs}", completed=now.done, total=now.total,
-                             facts=facts, visible=True)
+            self.bars.update(
+                self.bar,
+                description=f"epoch {now.epoch}/{now.epochs}",
+                completed=now.done,
+                total=now.total,
+                facts=facts,
+                visible=True,
+            )
         elif now.done % max(1, now.total // now.epochs) == 0:
             left = (now.total - now.done) * now.seconds_per_step
-            self.console.print(f"  epoch {now.epoch}/{now.epochs}  {facts}  {left:.0f} s left", soft_wrap=True)
+            self.console.print(
+                f"  epoch {now.epoch}/{now.epochs}  {facts}  {left:.0f} s left", soft_wrap=True
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from inspect import getdoc
 from typing import Any
 
@@ -9,35 +11,107 @@ from ..errors import unknown
 from ..language.describe import settings_of
 from ..language.menu import WORDS, menu
 
-
-def method_rows(folder: str = "", name: str = "") -> list[dict[str, Any]]:
-    """Return one row for each method of a menu, of all menus, or for the one that is named."""
-    if folder and folder not in WORDS and not name:
-        name, folder = folder, next((f for f in WORDS if folder in list(menu(f))), "")
-        if not folder:
-            raise unknown("list", "menu or method", name, [*WORDS, *(n for f in WORDS for n in menu(f))])
-    rows = []
-    for place in [folder] if folder else WORDS:
-        for found in [name] if name else menu(place):
-            method = menu(place)[found]
-            settings = [{"name": s.name, "type": s.kind, "default": s.default, "required": s.required, "bounds": s.bounds,
-                         "help": s.help} for s in settings_of(method)]
-            rows.append({"menu": place, "name": found, "does": getdoc(method) or "", "settings": settings})
-    return rows
+Row = dict[str, Any]  # menu, name, does, also, settings
+SHARED = 5  # settings of one method that an earlier one has too, from which on they are named only
 
 
-def print_methods(rows: list[dict[str, Any]], long: bool = False) -> None:
+def method_rows(folder: str = "", name: str = "") -> list[Row]:
+    """Return one row for each method of a menu, of all menus, or for what a word names.
+
+    A word may be a method's name, or another name of it in the field: `adaround`, `cle`.
+    Raises LissomError for a word that names nothing.
+    """
+    if name:
+        return [row_of(folder, name)]
+    if not folder or folder in WORDS:
+        places = [folder] if folder else WORDS
+        return [row_of(place, each) for place in places for each in menu(place)]
+    rows = method_rows()
+    named = [row for row in rows if row["name"] == folder]
+    also = [row for row in rows if any(means(other, folder) for other in row["also"])]
+    if not named and not also:
+        raise unknown("list", "menu or method", folder, [*WORDS, *(row["name"] for row in rows)])
+    return named or also
+
+
+def row_of(folder: str, name: str) -> Row:
+    """Return what is known of one method."""
+    method = menu(folder)[name]
+    settings = [
+        {
+            "name": setting.name,
+            "type": setting.kind,
+            "default": setting.default,
+            "required": setting.required,
+            "bounds": setting.bounds,
+            "help": setting.help,
+        }
+        for setting in settings_of(method)
+    ]
+    does = getdoc(method) or ""
+    return {
+        "menu": folder,
+        "name": name,
+        "does": does,
+        "also": other_names(does),
+        "settings": settings,
+    }
+
+
+def other_names(text: str) -> list[str]:
+    """Return the names after `Also known as:` in a docstring; the list may go on over several lines.
+
+    >>> other_names("Do it.\\n\\nAlso known as: one name (ON),\\nanother.\\nSource: none")
+    ['one name', 'ON', 'another']
+    """
+    found = re.search(
+        r"^Also known as: (.*?)(?=\n\s*\n|\n[A-Z][a-z]+: |\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    if found is None:
+        return []
+    names = re.split(r"[,;()]|\.(?:\s|$)", " ".join(found[1].split()))
+    return [name.strip() for name in names if name.strip()]
+
+
+def means(other: str, word: str) -> bool:
+    """Return whether a word is one of another name, or all of it, whatever its case and hyphens.
+
+    >>> means("AdaRound for rounding=learned", "adaround"), means("batch-norm folding", "fold")
+    (True, False)
+    """
+    plain = re.sub(r"[-_ ]+", " ", other.lower())
+    return bool(re.search(rf"\b{re.escape(re.sub('[-_ ]+', ' ', word.lower()))}\b", plain))
+
+
+def print_methods(rows: Sequence[Row], long: bool = False) -> None:
     """Print methods, plainly: this answers at once; `long` adds the whole description."""
     place = ""
+    printed: dict[str, str] = {}  # setting as it was printed -> method
     for row in rows:
         if row["menu"] != place:
             place = row["menu"]
+            printed = {}
             print(f"\n{place}")
-        lines = row["does"].splitlines()
-        print(f"  {row['name']}  {lines[0]}")
+        first, *rest = row["does"].splitlines()
+        print(f"  {row['name']}  {first}")
         if long:
-            print("\n".join(f"  {line}".rstrip() for line in lines[1:]) + "\n")
-        for s in row["settings"]:
-            default = "required" if s["required"] else f"= {s['default']!r}"
-            facts = ", ".join(filter(None, [s["type"], s["bounds"]]))
-            print(f"    {s['name']:<11} {default:<15} {facts:<28} {s['help']}")
+            print("\n".join(f"  {line}".rstrip() for line in rest) + "\n")
+        shared = [s for s in row["settings"] if str(s) in printed]
+        if long or len(shared) < SHARED:
+            shared = []
+        for setting in row["settings"]:
+            if setting not in shared:
+                print_setting(setting, long)
+            printed.setdefault(str(setting), row["name"])
+        if shared:
+            names = ", ".join(setting["name"] for setting in shared)
+            print(f"    and, as in {printed[str(shared[0])]}: {names}")
+
+
+def print_setting(setting: dict[str, Any], long: bool) -> None:
+    """Print one setting: its name, default and help; `long` adds a line with what it may be."""
+    default = "required" if setting["required"] else f"= {setting['default']!r}"
+    print(f"    {setting['name']:<13} {default:<15} {setting['help']}".rstrip())
+    if long:
+        facts = ", ".join(filter(None, [setting["type"], setting["bounds"]]))
+        print(f"{'':<34}{facts}")

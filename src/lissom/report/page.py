@@ -27,7 +27,9 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Once(Store):
-    """A store each record of which is read once: those of a chain are asked for by every network behind them."""
+    """A store each record of which is read once: those of a chain are asked for by every network
+    behind them.
+    """
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -53,12 +55,16 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
         records = [record for _, record in store.records(tell, keys or None)]
         chosen = records if keys else [record for record in records if record["targets"]] or records
         if not chosen:
-            raise LissomError(f"report: the store {store.root} holds no finished network; `lissom run` makes them")
+            raise LissomError(
+                f"report: the store {store.root} holds no finished network; `lissom run` makes them"
+            )
         data = orjson.dumps(page_data(chosen, store))
     from plotly.offline import get_plotlyjs
 
     page = TEMPLATE.read_text(encoding="utf-8")
-    page = page.replace("/*PLOTLY*/", packed(get_plotlyjs().encode())).replace("/*DATA*/", packed(data))
+    page = page.replace("/*PLOTLY*/", packed(get_plotlyjs().encode())).replace(
+        "/*DATA*/", packed(data)
+    )
     with written(output, "report") as new:
         new.write_text(page, encoding="utf-8")
     return output
@@ -88,37 +94,59 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
             tell(str(error))
     records = [record for record in records if record["key"] in runs]
     own = rows_of(records)
-    rows, means = with_references(own), over_seeds(own)
-    return {"uncompressed": uncompressed(records, store), "rows": rows,
-            "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
-            "scores": list(dict.fromkeys(name for row in own for name in row["more"])), "runs": runs, "steps": steps,
-            "facets": chosen_by(rows, means),
-            "machines": different([record["machine"] for record in records])}
+    rows = with_references(own)
+    means = over_seeds(own)
+    return {
+        "uncompressed": uncompressed(records, store),
+        "rows": rows,
+        "means": means if any(len(row["seeds"]) > 1 for row in means) else [],
+        "scores": list(dict.fromkeys(name for row in own for name in row["more"])),
+        "runs": runs,
+        "steps": steps,
+        "facets": chosen_by(rows, means),
+        "machines": different([record["machine"] for record in records]),
+    }
 
 
 def different(values: Sequence[Any]) -> list[Any]:
     """Return the values that differ, in order."""
-    return list({orjson.dumps(value, option=orjson.OPT_SORT_KEYS): value for value in values}.values())
+    return list(
+        {orjson.dumps(value, option=orjson.OPT_SORT_KEYS): value for value in values}.values()
+    )
 
 
 def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, dict[str, Any]]:
     """Return the layers of each uncompressed network by name, which all runs of it share."""
     found = {record["float"]["key"]: record for record in records}
-    return {key: {row["name"]: row for row in (store.readable(key) or record)["layers"]} for key, record in found.items()}
+    return {
+        key: {row["name"]: row for row in (store.readable(key) or record)["layers"]}
+        for key, record in found.items()
+    }
 
 
-def chosen_by(rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what rows differ in, names and values; each row gets its own as `by`, a reference None for those of steps."""
-    kinds = dict.fromkeys(tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference"))
+def chosen_by(
+    rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what rows differ in, names and values; each row gets its own as `by`, a reference None
+    for those of steps.
+    """
+    kinds = dict.fromkeys(
+        tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference")
+    )
     places = {kind: place for place, kind in enumerate(kinds)}
-    found = facets([kind[0] for kind in kinds], [dict(zip(TASK, kind[1:], strict=True)) for kind in kinds])
+    found = facets(
+        [kind[0] for kind in kinds], [dict(zip(TASK, kind[1:], strict=True)) for kind in kinds]
+    )
     for row in (*rows, *means):
         if row.get("reference"):
             row["by"] = [row[name] if (name := facet["name"]) in TASK else None for facet in found]
         else:
             place = places[tuple(row[name] for name in ("recipe", *TASK))]
             row["by"] = [facet["values"][place] for facet in found]
-    return [{"name": facet["name"], "values": sorted(set(facet["values"]), key=natural)} for facet in found]
+    return [
+        {"name": facet["name"], "values": sorted(set(facet["values"]), key=natural)}
+        for facet in found
+    ]
 
 
 def natural(text: str) -> list[tuple[float, str]]:
@@ -128,7 +156,11 @@ def natural(text: str) -> list[tuple[float, str]]:
     ['9', '10', 'a']
     """
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(float(part), "") if number % 2 else (float("inf"), part) for number, part in enumerate(parts) if part]
+    return [
+        (float(part), "") if number % 2 else (float("inf"), part)
+        for number, part in enumerate(parts)
+        if part
+    ]
 
 
 def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,11 +168,27 @@ def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     known = [row for row in rows if row["float_ms"] is not None]
     for row in sorted(known, key=float_wide):
-        found.setdefault((row["target"], row["seed"], row["float_top1"], row["float_size_bytes"]), {
-            **row, "recipe": "the uncompressed network", "key": "", "top1": row["float_top1"], "ms": row["float_ms"],
-            "low_ms": row["float_low_ms"], "high_ms": row["float_high_ms"], "size_bytes": row["float_size_bytes"],
-            "more": {}, "peak_mib": None, "fused": None, "params": row["float_params"], "macs": row["float_macs"],
-            "wide": float_wide(row), "disturbed": float_wide(row), "reference": True})
+        found.setdefault(
+            (row["target"], row["seed"], row["float_top1"], row["float_size_bytes"]),
+            {
+                **row,
+                "recipe": "the uncompressed network",
+                "key": "",
+                "top1": row["float_top1"],
+                "ms": row["float_ms"],
+                "low_ms": row["float_low_ms"],
+                "high_ms": row["float_high_ms"],
+                "size_bytes": row["float_size_bytes"],
+                "more": {},
+                "peak_mib": None,
+                "fused": None,
+                "params": row["float_params"],
+                "macs": row["float_macs"],
+                "wide": float_wide(row),
+                "disturbed": float_wide(row),
+                "reference": True,
+            },
+        )
     return [*rows, *found.values()]
 
 
@@ -149,18 +197,39 @@ def float_wide(row: dict[str, Any]) -> bool:
     return wide({"low": row["float_low_ms"], "high": row["float_high_ms"]})
 
 
-def details(record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def details(
+    record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """Return layers and what the targets say of one run; add its steps to those known already."""
     chain = store.chain(record)
     for entry in chain:
         if entry["key"] not in steps:
-            steps[entry["key"]] = {"step": entry["step"], "log": store.log(entry["key"]), "seconds": entry["seconds"],
-                                   "scores": entry["scores"], "params": entry["params"], "macs": entry["macs"],
-                                   "gates": entry["gates"], "notes": entry["notes"],
-                                   "sparsified": entry["facts"].get("sparsified")}
-    return {"recipe": record["recipe"], "seed": record["seed"], "task": record["task"],
-            "layers": layer_rows(record, store), "uncompressed": record["float"]["key"],
-            "chain": [entry["key"] for entry in reversed(chain)], "targets": record["targets"],
-            "notes": [f"{target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)],
-            "sizes": size_lines(record), "zeros": zeros_of(record, store),
-            "inspection": record.get("inspection"), "explanation": record.get("explanation")}
+            steps[entry["key"]] = {
+                "step": entry["step"],
+                "log": store.log(entry["key"]),
+                "seconds": entry["seconds"],
+                "scores": entry["scores"],
+                "params": entry["params"],
+                "macs": entry["macs"],
+                "gates": entry["gates"],
+                "notes": entry["notes"],
+                "sparsified": entry["facts"].get("sparsified"),
+            }
+    return {
+        "recipe": record["recipe"],
+        "seed": record["seed"],
+        "task": record["task"],
+        "layers": layer_rows(record, store),
+        "uncompressed": record["float"]["key"],
+        "chain": [entry["key"] for entry in reversed(chain)],
+        "targets": record["targets"],
+        "notes": [
+            f"{target}: {note}"
+            for target, found in record["targets"].items()
+            for note in notes_of(found)
+        ],
+        "sizes": size_lines(record),
+        "zeros": zeros_of(record, store),
+        "inspection": record.get("inspection"),
+        "explanation": record.get("explanation"),
+    }

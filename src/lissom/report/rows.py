@@ -12,7 +12,16 @@ from ..bench.intervals import disturbed, wide
 
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # what a formula begins with
-AVERAGED = ("top1", "float_top1", "ms", "float_ms", "size_bytes", "float_size_bytes", "params", "macs")
+AVERAGED = (
+    "top1",
+    "float_top1",
+    "ms",
+    "float_ms",
+    "size_bytes",
+    "float_size_bytes",
+    "params",
+    "macs",
+)
 
 
 def main_score(scores: dict[str, Any]) -> float | None:
@@ -21,36 +30,75 @@ def main_score(scores: dict[str, Any]) -> float | None:
 
 
 def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
-    """Return one row for each record and target, plain numbers by column; `top1` is the first score, `more` the others.
+    """Return one row for each record and target, plain numbers by column; `top1` is the first
+    score, `more` the others.
 
-    Both are those of the file in that target, or of PyTorch where nothing was exported; `score` is the first one's name.
-    `wide`: its own latency was not measured well; `disturbed`: its own or that of the uncompressed network was not.
+    Both are those of the file in that target, or of PyTorch where nothing was exported; `score` is
+    the first one's name. `wide`: its own latency was not measured well; `disturbed`: its own or
+    that of the uncompressed network was not.
     """
     rows = []
     for record in records:
         name, *others = record["scores"]["test"] or ["top1"]
-        common = {"key": record["key"], "score": name, "model": record["task"]["model"], "data": record["task"]["data"],
-                  "size": "x".join(map(str, record["task"].get("shape", []))), "created": record.get("created", 0),
-                  "recipe": record["recipe"] or "as given", "seed": record["seed"],
-                  "params": record["params"], "macs": record["macs"],
-                  "float_top1": main_score(record["float"]["scores"]["test"]),
-                  "float_params": record["float"]["params"], "float_macs": record["float"]["macs"]}
+        common = {
+            "key": record["key"],
+            "score": name,
+            "model": record["task"]["model"],
+            "data": record["task"]["data"],
+            "size": "x".join(map(str, record["task"].get("shape", []))),
+            "created": record.get("created", 0),
+            "recipe": record["recipe"] or "as given",
+            "seed": record["seed"],
+            "params": record["params"],
+            "macs": record["macs"],
+            "float_top1": main_score(record["float"]["scores"]["test"]),
+            "float_params": record["float"]["params"],
+            "float_macs": record["float"]["macs"],
+        }
         for target, found in record["targets"].items():
-            rows.append({**common, "target": target, "top1": found.get(name), "more": {o: found.get(o) for o in others},
-                         "ms": found["latency_ms"]["median"], "float_ms": found["float_latency_ms"]["median"],
-                         "low_ms": found["latency_ms"]["low"], "high_ms": found["latency_ms"]["high"],
-                         "float_low_ms": found["float_latency_ms"]["low"],
-                         "float_high_ms": found["float_latency_ms"]["high"],
-                         "size_bytes": found["size_bytes"], "float_size_bytes": found["float_size_bytes"],
-                         "wide": wide(found["latency_ms"]), "disturbed": disturbed(found),
-                         "fused": in_integers(found), "peak_mib": found["peak_mib"]})
+            rows.append(
+                {
+                    **common,
+                    "target": target,
+                    "top1": found.get(name),
+                    "more": {o: found.get(o) for o in others},
+                    "ms": found["latency_ms"]["median"],
+                    "float_ms": found["float_latency_ms"]["median"],
+                    "low_ms": found["latency_ms"]["low"],
+                    "high_ms": found["latency_ms"]["high"],
+                    "float_low_ms": found["float_latency_ms"]["low"],
+                    "float_high_ms": found["float_latency_ms"]["high"],
+                    "size_bytes": found["size_bytes"],
+                    "float_size_bytes": found["float_size_bytes"],
+                    "wide": wide(found["latency_ms"]),
+                    "disturbed": disturbed(found),
+                    "fused": in_integers(found),
+                    "peak_mib": found["peak_mib"],
+                }
+            )
         if not record["targets"]:
-            rows.append({**common, "target": "PyTorch", "top1": main_score(record["scores"]["test"]), "ms": None,
-                         "more": {o: record["scores"]["test"][o] for o in others}, "float_ms": None, "low_ms": None,
-                         "high_ms": None, "float_low_ms": None, "float_high_ms": None,
-                         "size_bytes": record.get("sizes", {}).get("packed_bytes", record["weights_bytes"]),
-                         "fused": None, "peak_mib": None, "wide": False, "disturbed": False,
-                         "float_size_bytes": record["float"]["weights_bytes"]})
+            rows.append(
+                {
+                    **common,
+                    "target": "PyTorch",
+                    "top1": main_score(record["scores"]["test"]),
+                    "ms": None,
+                    "more": {o: record["scores"]["test"][o] for o in others},
+                    "float_ms": None,
+                    "low_ms": None,
+                    "high_ms": None,
+                    "float_low_ms": None,
+                    "float_high_ms": None,
+                    "size_bytes": record.get("sizes", {}).get(
+                        "packed_bytes", record["weights_bytes"]
+                    ),
+                    "fused": None,
+                    "peak_mib": None,
+                    "wide": False,
+                    "disturbed": False,
+                    "float_size_bytes": record["float"]["weights_bytes"],
+                }
+            )
     return rows
 
 
@@ -60,39 +108,67 @@ def in_integers(found: dict[str, Any]) -> str | None:
     >>> in_integers({"fused": "1/50", "macs_in_integers": 0.031}), in_integers({"fused": "50/50"})
     ('1/50, 3% of MACs', '50/50')
     """
-    layers, share = found["fused"], found.get("macs_in_integers")
-    return layers if not layers or share is None or share >= 0.5 else f"{layers}, {share:.0%} of MACs"
+    layers = found["fused"]
+    share = found.get("macs_in_integers")
+    return (
+        layers if not layers or share is None or share >= 0.5 else f"{layers}, {share:.0%} of MACs"
+    )
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
     """Return one row for each recipe, network, data and target, with means over its seeds, best first.
 
-    `seeds` are these; `spread` is the sample standard deviation of the first score, None of a single seed. What has the
-    same seed as another, being of other settings or an older version, is no further seed: it has a row of its own.
+    `seeds` are these; `spread` is the sample standard deviation of the first score, None of a
+    single seed. What has the same seed as another, being of other settings or an older version, is
+    no further seed: it has a row of its own.
     """
     alike: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
-        same, number = (row["recipe"], row["target"], row["model"], row["data"], row["size"]), 0
+        same = (row["recipe"], row["target"], row["model"], row["data"], row["size"])
+        number = 0
         while any(other["seed"] == row["seed"] for other in alike.get((*same, number), [])):
             number += 1
         alike.setdefault((*same, number), []).append(row)
-    found = [{**group[0], "seeds": [row["seed"] for row in group], "keys": [row["key"] for row in group],
-              "more": {name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]},
-              "spread": spread([row["top1"] for row in group]), "level": all(level(row) for row in group),
-              "wide": any(row["wide"] for row in group), "disturbed": any(row["disturbed"] for row in group),
-              **{name: mean([row[name] for row in group]) for name in AVERAGED}} for group in alike.values()]
+    found = [
+        {
+            **group[0],
+            "seeds": [row["seed"] for row in group],
+            "keys": [row["key"] for row in group],
+            "more": {
+                name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]
+            },
+            "spread": spread([row["top1"] for row in group]),
+            "level": all(level(row) for row in group),
+            "wide": any(row["wide"] for row in group),
+            "disturbed": any(row["disturbed"] for row in group),
+            **{name: mean([row[name] for row in group]) for name in AVERAGED},
+        }
+        for group in alike.values()
+    ]
     return sorted(found, key=lambda row: -(row["top1"] or 0))
 
 
 def level(row: Row) -> bool:
-    """Return whether a network and its uncompressed one cannot be told apart in latency: their intervals overlap."""
-    return bool(row["ms"]) and row["low_ms"] <= row["float_high_ms"] and row["float_low_ms"] <= row["high_ms"]
+    """Return whether a network and its uncompressed one cannot be told apart in latency: their
+    intervals overlap.
+    """
+    return (
+        bool(row["ms"])
+        and row["low_ms"] <= row["float_high_ms"]
+        and row["float_low_ms"] <= row["high_ms"]
+    )
 
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, None where a value is missing."""
     known = [v for v in values if v is not None]
-    return None if len(known) < len(values) else statistics.fmean(known) if len(set(known)) > 1 else known[0]
+    return (
+        None
+        if len(known) < len(values)
+        else statistics.fmean(known)
+        if len(set(known)) > 1
+        else known[0]
+    )
 
 
 def spread(values: Sequence[float | None]) -> float | None:
@@ -102,16 +178,24 @@ def spread(values: Sequence[float | None]) -> float | None:
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """Return rows as comma-separated values with a head, every number in full; further scores are columns of their name.
+    """Return rows as comma-separated values with a head, every number in full; further scores are
+    columns of their name.
 
     Text that a spreadsheet would take for a formula has an apostrophe before it.
     """
     if not rows:
         return ""
-    flat = [{plain(k): plain(v) for k, v in ({k: v for k, v in row.items() if k != "more"} | row["more"]).items()}
-            for row in rows]
+    flat = [
+        {
+            plain(k): plain(v)
+            for k, v in ({k: v for k, v in row.items() if k != "more"} | row["more"]).items()
+        }
+        for row in rows
+    ]
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
+    writer = csv.DictWriter(
+        out, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()

@@ -20,10 +20,16 @@ from .zeros import print_zeros, zeros_of
 
 LEFT = ("target", "key", "keys", "model", "data")
 BADLY = "not measured well"
-WHY_BADLY = (f"{BADLY}: the ends of an interval of latency are more than {APART}x apart; measure again when the machine is "
-             "idle")
-INT8 = ("int8: layers and additions that run in integers, as each runtime counts them: OpenVINO computes an addition within "
-        "the convolution before it, and counts them as one")
+WHY_BADLY = (
+    f"{BADLY}: the ends of an interval of latency are more than {APART}x apart; measure "
+    "again when the machine is "
+    "idle"
+)
+INT8 = (
+    "int8: layers and additions that run in integers, as each runtime counts them: OpenVINO "
+    "computes an addition within "
+    "the convolution before it, and counts them as one"
+)
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -31,26 +37,46 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns that rows over seeds need: their titles, and how a row is said in them."""
     several = any(len(row["seeds"]) > 1 for row in rows)
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
-    differ: list[Column] = [(name, itemgetter(name)) for name in ("model", "data", "size")
-                            if len({row[name] for row in rows}) > 1]
-    return [*differ, ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
-            ("target", lambda row: row["target"]),
-            (title(rows[0]["score"]) if len({row["score"] for row in rows}) == 1 else "score",
-             lambda row: number(row["top1"], 4) + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")),
-            *((title(name), partial(said_more, name)) for name in more),
-            ("vs float", lambda row: "-" if None in (row["top1"], row["float_top1"])
-             else f"{row['top1'] - row['float_top1']:+.4f}"),
-            ("ms", lambda row: number(row["ms"], 3)),
-            ("faster", faster),
-            ("file", lambda row: size_text(row["size_bytes"])),
-            ("smaller", lambda row: f"{row['float_size_bytes'] / row['size_bytes']:.2f}x"),
-            ("params", lambda row: count_text(row["params"])), ("MACs", lambda row: count_text(row["macs"])),
-            ("int8", lambda row: row["fused"] or "-"),
-            ("keys" if several else "key", lambda row: " ".join(row["keys"]))]
+    differ: list[Column] = [
+        (name, itemgetter(name))
+        for name in ("model", "data", "size")
+        if len({row[name] for row in rows}) > 1
+    ]
+    return [
+        *differ,
+        ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
+        ("target", lambda row: row["target"]),
+        (
+            title(rows[0]["score"]) if len({row["score"] for row in rows}) == 1 else "score",
+            lambda row: (
+                number(row["top1"], 4)
+                + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")
+            ),
+        ),
+        *((title(name), partial(said_more, name)) for name in more),
+        (
+            "vs float",
+            lambda row: (
+                "-"
+                if None in (row["top1"], row["float_top1"])
+                else f"{row['top1'] - row['float_top1']:+.4f}"
+            ),
+        ),
+        ("ms", lambda row: number(row["ms"], 3)),
+        ("faster", faster),
+        ("file", lambda row: size_text(row["size_bytes"])),
+        ("smaller", lambda row: f"{row['float_size_bytes'] / row['size_bytes']:.2f}x"),
+        ("params", lambda row: count_text(row["params"])),
+        ("MACs", lambda row: count_text(row["macs"])),
+        ("int8", lambda row: row["fused"] or "-"),
+        ("keys" if several else "key", lambda row: " ".join(row["keys"])),
+    ]
 
 
 def faster(row: Row) -> str:
-    """Return how much faster than the uncompressed network, where both were measured well and can be told apart."""
+    """Return how much faster than the uncompressed network, where both were measured well and can
+    be told apart.
+    """
     if row["ms"] is None:
         return "-"
     if row["disturbed"]:
@@ -93,7 +119,9 @@ def ranges_text(seeds: Sequence[int]) -> str:
 
 
 def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
-    """Print records, sorted by the first score: as a table or markdown, a row for all seeds, or as csv, a row for each."""
+    """Print records, sorted by the first score: as a table or markdown, a row for all seeds, or as
+    csv, a row for each.
+    """
     if form == "csv":
         print(csv_of(rows_of(records)), end="")
     elif form == "markdown":
@@ -104,10 +132,17 @@ def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
 
 def markdown(rows: list[Row]) -> str:
     """Return rows over seeds as a table of Markdown."""
-    shown: list[Column] = [("recipe", lambda row: code_cell(row["recipe"])),
-                           *((name, lambda row, text=text: cell(text(row))) for name, text in columns(rows))]
-    return "\n".join(["| " + " | ".join(cell(name) for name, _ in shown) + " |", "|---" * len(shown) + "|",
-                      *("| " + " | ".join(text(row) for _, text in shown) + " |" for row in rows)])
+    shown: list[Column] = [
+        ("recipe", lambda row: code_cell(row["recipe"])),
+        *((name, lambda row, text=text: cell(text(row))) for name, text in columns(rows)),
+    ]
+    return "\n".join(
+        [
+            "| " + " | ".join(cell(name) for name, _ in shown) + " |",
+            "|---" * len(shown) + "|",
+            *("| " + " | ".join(text(row) for _, text in shown) + " |" for row in rows),
+        ]
+    )
 
 
 def cell(text: object) -> str:
@@ -135,7 +170,8 @@ def print_table(records: list[dict[str, Any]]) -> None:
     """Print one row for each recipe and target; the recipes stand above, by number."""
     rows = over_seeds(rows_of(records))
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-    console, shown = terminal(), columns(rows)
+    console = terminal()
+    shown = columns(rows)
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for name in ("#", *(name for name, _ in shown)):
         table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "keys")
@@ -146,10 +182,16 @@ def print_table(records: list[dict[str, Any]]) -> None:
     print_wide(console, table)
     if records:
         machine = records[0]["machine"]
-        said = ["test accuracy in PyTorch", "sizes as packed, since no file was measured (--to names runtimes)"]
+        said = [
+            "test accuracy in PyTorch",
+            "sizes as packed, since no file was measured (--to names runtimes)",
+        ]
         if any(row["ms"] for row in rows):
-            said = ["test accuracy of the exported file", "median latency of one image",
-                    "against the uncompressed network in the same runtime"]
+            said = [
+                "test accuracy of the exported file",
+                "median latency of one image",
+                "against the uncompressed network in the same runtime",
+            ]
         if any(row["level"] and not row["disturbed"] for row in rows):
             said.append("level: the intervals of both overlap")
         if any(row["disturbed"] for row in rows):
@@ -158,7 +200,9 @@ def print_table(records: list[dict[str, Any]]) -> None:
             said.append(INT8)
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
-        console.print(f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True)
+        console.print(
+            f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True
+        )
 
 
 def print_wide(console: Console, table: Table) -> None:
@@ -169,18 +213,32 @@ def print_wide(console: Console, table: Table) -> None:
 
 def print_record(record: dict[str, Any], store: Store | None = None) -> None:
     """Print what matters of one record; with its store, where the zeros are that a step before it made."""
-    task, before = record["task"], record["float"]
-    lines = [f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
-             f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, {task['test']} test)"]
-    lines += [f"{split} {name}: {number(value, 4)} (float {number(before['scores'][split].get(name), 4)})"
-              for split in ("valid", "test") for name, value in record["scores"][split].items()]
+    task = record["task"]
+    before = record["float"]
+    lines = [
+        f"{record['key']}  {record['recipe'] or 'the network as given'}  seed {record['seed']}",
+        f"{task['model']} on {task['data']} ({task['train']} train, {task['valid']} valid, "
+        f"{task['test']} test)",
+    ]
+    lines += [
+        f"{split} {name}: {number(value, 4)} (float {number(before['scores'][split].get(name), 4)})"
+        for split in ("valid", "test")
+        for name, value in record["scores"][split].items()
+    ]
     lines += [f"{count}: {record[count]:,} of {before[count]:,}" for count in ("params", "macs")]
     lines += size_lines(record)
-    lines += [f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}" for g in record["gates"]]
+    lines += [
+        f"gate: {g['name']}: {g['difference']:.3g}, at most {g['tolerance']:g}"
+        for g in record["gates"]
+    ]
     made = [record] if store is None else store.chain(record)[::-1]
     notes = [*task.get("notes", []), *(note for entry in made for note in entry["notes"])]
     lines += [f"note: {note}" for note in dict.fromkeys(notes)]
-    lines += [f"note: {target}: {note}" for target, found in record["targets"].items() for note in notes_of(found)]
+    lines += [
+        f"note: {target}: {note}"
+        for target, found in record["targets"].items()
+        for note in notes_of(found)
+    ]
     print("\n".join(lines))
     if store is not None and (found := zeros_of(record, store)):
         print_zeros(found)
@@ -188,7 +246,9 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
 
 
 def notes_of(found: dict[str, Any]) -> list[str]:
-    """Return what a record notes of a target; those of earlier versions do not say when the machine was busy."""
+    """Return what a record notes of a target; those of earlier versions do not say when the machine
+    was busy.
+    """
     return found["notes"] if "notes" in found else [WHY_BADLY] if disturbed(found) else []
 
 
@@ -197,28 +257,51 @@ def size_lines(record: dict[str, Any]) -> list[str]:
 
     Records of earlier versions do not have all of it.
     """
-    found, lines = record.get("sizes"), []
+    found = record.get("sizes")
+    lines = []
     if found:
-        lines.append(f"bytes: {found['theory_bytes']:,} in theory, {found['packed_bytes']:,} packed, "
-                     f"{record['weights_bytes']:,} as PyTorch holds them")
+        lines.append(
+            f"bytes: {found['theory_bytes']:,} in theory, {found['packed_bytes']:,} packed, "
+            f"{record['weights_bytes']:,} as PyTorch holds them"
+        )
     for target, held in record["targets"].items():
-        resident, peak = (f"{held[mib]} MiB" if held.get(mib) is not None else "not measured"
-                          for mib in ("resident_mib", "peak_mib"))
-        lines.append(f"{target}: {held['size_bytes']:,} bytes in the file, {resident} when running, "
-                     f"{peak} at most with the runtime")
+        resident, peak = (
+            f"{held[mib]} MiB" if held.get(mib) is not None else "not measured"
+            for mib in ("resident_mib", "peak_mib")
+        )
+        lines.append(
+            f"{target}: {held['size_bytes']:,} bytes in the file, {resident} when running, "
+            f"{peak} at most with the runtime"
+        )
     return lines
 
 
 def print_store(rows: list[dict[str, Any]]) -> None:
     """Print the entries of a store, which may be thousands: plain lines take no time beside a table."""
     cells = [("key", "size", "age", "seed", "", "recipe")]
-    cells += [(row["key"], size_text(row["size_bytes"]), f"{row['age_s'] / 3600:.1f} h", str(row["seed"]),
-               "finished" if row["finished"] else "", row["recipe"] or "the network as given") for row in rows]
+    cells += [
+        (
+            row["key"],
+            size_text(row["size_bytes"]),
+            f"{row['age_s'] / 3600:.1f} h",
+            str(row["seed"]),
+            "finished" if row["finished"] else "",
+            row["recipe"] or "the network as given",
+        )
+        for row in rows
+    ]
     key, size, age, seed, mark, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
-    lines = [f" {a:{key}}  {b:>{size}}  {c:>{age}}  {d:>{seed}}  {e:{mark}}  {recipe}" for a, b, c, d, e, recipe in cells]
+    lines = [
+        f" {a:{key}}  {b:>{size}}  {c:>{age}}  {d:>{seed}}  {e:{mark}}  {recipe}"
+        for a, b, c, d, e, recipe in cells
+    ]
     console = terminal()
     console.print(lines[0], style="bold", soft_wrap=True)
-    print(*lines[1:], f"{counted(len(rows), 'network')}, {size_text(sum(row['size_bytes'] for row in rows))}", sep="\n")
+    print(
+        *lines[1:],
+        f"{counted(len(rows), 'network')}, {size_text(sum(row['size_bytes'] for row in rows))}",
+        sep="\n",
+    )
 
 
 def size_text(count: float) -> str:
@@ -243,5 +326,6 @@ def scaled(count: float, units: tuple[str, ...]) -> str:
     """Return three digits of a number with the unit that fits."""
     place = 0
     while count >= 999.5 and place < len(units) - 1:
-        count, place = count / 1000, place + 1
+        count = count / 1000
+        place = place + 1
     return f"{count:.3g}{units[place]}"

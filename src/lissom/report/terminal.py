@@ -1,4 +1,6 @@
-"""A console that prints text as it is: names and recipes may hold brackets, which Rich would take for markup."""
+"""A console that prints text as it is: names and recipes may hold brackets, which Rich would take
+for markup.
+"""
 
 from __future__ import annotations
 

@@ -14,10 +14,12 @@ from .terminal import terminal
 def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
     """Return what the last mask among the steps of a network says of itself; None where no step masked.
 
-    `layers` has a row for each layer that it masked, `said` sentences on all of them. The zeros stay in later steps, and
-    so do the counts, unless channels are cut afterwards: then they are those of the network that was masked.
+    `layers` has a row for each layer that it masked, `said` sentences on all of them. The zeros
+    stay in later steps, and so do the counts, unless channels are cut afterwards: then they are
+    those of the network that was masked.
     """
-    entry, seen = record, {record["key"]}
+    entry = record
+    seen = {record["key"]}
     while "masked" not in entry["facts"]:
         before = entry["before"] or ""
         if before in seen or before not in store:
@@ -25,42 +27,64 @@ def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
         seen.add(before)
         entry = store.record(before)
     facts = entry["facts"]
-    return {"step": entry["step"], "layers": facts["masked"], "said": sentences(entry["step"], facts)}
+    return {
+        "step": entry["step"],
+        "layers": facts["masked"],
+        "said": sentences(entry["step"], facts),
+    }
 
 
 def sentences(step: str, facts: dict[str, Any]) -> list[str]:
-    """Return what there is to say of a mask: how much of what is zero, where most and least, what it left and why.
+    """Return what there is to say of a mask: how much of what is zero, where most and least, what
+    it left and why.
 
     >>> facts = {"masked": [{"name": "a", "sparsity": 0.4}, {"name": "b", "sparsity": 0.6}],
-    ...          "left_whole": {"c": "it was not chosen"}, "sparsity": {"layers": 0.5, "network": 0.3}, "dense_bytes": 800,
-    ...          "packed_bytes": 500}
-    >>> print(*sentences("mask(0.5)", facts), sep="\\n")
-    mask(0.5): 50.0% of the weights of 2 layers are zero, 30.0% of all parameters; most in b (60.0%), least in a (40.0%)
+    ...          "left_whole": {"c": "it was not chosen"}, "sparsity": {"layers": 0.5, "network": 0.3},
+    ...          "dense_bytes": 800, "packed_bytes": 500}
+    >>> first, *rest = sentences("mask(0.5)", facts)
+    >>> print(*first.split("; "), *rest, sep="\\n")
+    mask(0.5): 50.0% of the weights of 2 layers are zero, 30.0% of all parameters
+    most in b (60.0%), least in a (40.0%)
     800 bytes as they were, 500 packed; latency does not change, since no runtime here skips single zeros
     left whole: c: it was not chosen
     """
     rows = sorted(facts["masked"], key=lambda row: row["sparsity"])
-    said = f"{step}: {facts['sparsity']['layers']:.1%} of the weights of {counted(len(rows), 'layer')} are zero, " \
-           f"{facts['sparsity']['network']:.1%} of all parameters"
+    said = (
+        f"{step}: {facts['sparsity']['layers']:.1%} of the weights of "
+        f"{counted(len(rows), 'layer')} are zero, "
+        f"{facts['sparsity']['network']:.1%} of all parameters"
+    )
     if rows and rows[0]["sparsity"] < rows[-1]["sparsity"]:
-        said += "; " + ", ".join(f"{word} in {row['name']} ({row['sparsity']:.1%})"
-                                 for word, row in (("most", rows[-1]), ("least", rows[0])))
+        said += "; " + ", ".join(
+            f"{word} in {row['name']} ({row['sparsity']:.1%})"
+            for word, row in (("most", rows[-1]), ("least", rows[0]))
+        )
     reasons: dict[str, list[str]] = {}
     for layer, why in facts["left_whole"].items():
         reasons.setdefault(why, []).append(layer)
-    return [said, f"{facts['dense_bytes']:,} bytes as they were, {facts['packed_bytes']:,} packed; latency does not change, "
-            "since no runtime here skips single zeros",
-            *(f"left whole: {', '.join(layers[:6])}{f' and {len(layers) - 6} more' if len(layers) > 6 else ''}: {why}"
-              for why, layers in reasons.items())]
+    return [
+        said,
+        f"{facts['dense_bytes']:,} bytes as they were, {facts['packed_bytes']:,} packed; latency "
+        "does not change, "
+        "since no runtime here skips single zeros",
+        *(
+            "left whole: "
+            f"{', '.join(layers[:6])}{f' and {len(layers) - 6} more' if len(layers) > 6 else ''}: {why}"
+            for why, layers in reasons.items()
+        ),
+    ]
 
 
 def print_zeros(found: dict[str, Any]) -> None:
     """Print the zeros of each layer, and what there is to say of them."""
-    console, table = terminal(), Table(box=None, header_style="bold", padding=(0, 1))
+    console = terminal()
+    table = Table(box=None, header_style="bold", padding=(0, 1))
     for name in ("layer", "weights", "zeros", "share"):
         table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
     for row in found["layers"]:
-        table.add_row(row["name"], f"{row['weights']:,}", f"{row['zeros']:,}", f"{row['sparsity']:.1%}")
+        table.add_row(
+            row["name"], f"{row['weights']:,}", f"{row['zeros']:,}", f"{row['sparsity']:.1%}"
+        )
     for line in found["said"]:
         console.print(line, soft_wrap=True)
     console.print(table)

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from ..tasks.task import Task
     from ..trees import Tree
 
-MIN_UPDATES = 40  # at batch-norm's usual momentum, 1.5 % of the old statistics are left after as many
+# at batch-norm's usual momentum, 1.5 % of the old statistics are left after as many
+MIN_UPDATES = 40
 
 
 @dataclass
 class TaskContext(Context):
-    """A context with a task; `watch` is told how learning goes, `checkpoints` is where it goes on from after a kill."""
+    """A context with a task; `watch` is told how learning goes, `checkpoints` is where it goes on
+    from after a kill.
+    """
 
     task: Task | None = None
     watch: Callable[[Progress], None] | None = None
@@ -44,7 +47,9 @@ class TaskContext(Context):
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
         """Return the task's first metric on up to `most` validation samples, of all classes."""
         data = self.known.data
-        metrics = scored(self.known, *network_outputs(model, data, spread(data.valid, most), self.device))
+        metrics = scored(
+            self.known, *network_outputs(model, data, spread(data.valid, most), self.device)
+        )
         return next(iter(metrics.values()), None)
 
     def validation_count(self) -> int:
@@ -55,14 +60,37 @@ class TaskContext(Context):
         """Return how many updates of the weights so many epochs are."""
         return epochs * -(-len(self.known.data.train) // batch)
 
-    def learn(self, model: nn.Module, settings: TrainSettings, loss: Term | None = None, terms: tuple[Term, ...] = (),
-              extra: Iterable[nn.Module] = (), remembers: Sequence[Remembering] = ()) -> None:
+    def learn(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        loss: Term | None = None,
+        terms: tuple[Term, ...] = (),
+        extra: Iterable[nn.Module] = (),
+        remembers: Sequence[Remembering] = (),
+    ) -> None:
         """Train `model` in place, as the contract says."""
-        self.log += fit(model, self.known.data, settings, seed=self.seed, device=self.device,
-                        loss=loss or self.known.loss, terms=terms, where=self.where, watch=self.watch,
-                        extra=tuple(extra), remembers=remembers, checkpoints=self.checkpoints)
+        self.log += fit(
+            model,
+            self.known.data,
+            settings,
+            seed=self.seed,
+            device=self.device,
+            loss=loss or self.known.loss,
+            terms=terms,
+            where=self.where,
+            watch=self.watch,
+            extra=tuple(extra),
+            remembers=remembers,
+            checkpoints=self.checkpoints,
+        )
         model.to("cpu")
         updates = self.updates(settings.epochs, settings.batch)
-        if updates < MIN_UPDATES and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-            self.notes.append(f"{self.where}: {counted(updates, 'step')}, too few for the running statistics of batch-norm "
-                              "to follow; more epochs or a smaller batch give more")
+        if updates < MIN_UPDATES and any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
+        ):
+            self.notes.append(
+                f"{self.where}: {counted(updates, 'step')}, too few for the running "
+                "statistics of batch-norm "
+                "to follow; more epochs or a smaller batch give more"
+            )

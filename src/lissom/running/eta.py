@@ -10,20 +10,28 @@ from ..language.step import Step
 SURGERY = 0.2  # what a step that does not learn counts beside an epoch of one that does
 
 
-class Ahead:
+class Eta:
     """The steps that have yet to run, by key; each weighs as much as its epochs."""
 
-    def __init__(self, steps: Mapping[str, Step], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, steps: Mapping[str, Step], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.left = {key: float(getattr(step, "epochs", SURGERY)) for key, step in steps.items()}
-        self.total, self.done, self.clock, self.begun = len(self.left), 0.0, clock, clock()
+        self.total = len(self.left)
+        self.done = 0.0
+        self.clock = clock
+        self.begun = clock()
 
     def now(self, key: str) -> str:
-        """Return where in the grid a step is that begins now, and the time left if any has finished; '' for a lone step."""
+        """Return where in the grid a step is that begins now, and the time left if any has
+        finished; '' for a lone step.
+        """
         if self.total < 2 or key not in self.left:
             return ""
         said = f"  [{self.total - len(self.left) + 1} of {self.total}"
         if self.done:
-            said += f", about {spoken((self.clock() - self.begun) / self.done * sum(self.left.values()))} left"
+            seconds = (self.clock() - self.begun) / self.done * sum(self.left.values())
+            said += f", about {spoken(seconds)} left"
         return said + "]"
 
     def finished(self, key: str) -> None:

@@ -38,7 +38,7 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from .context import TaskContext
-from .eta import Ahead
+from .eta import Eta
 from .measure import measure, silent
 from .plan import targets_of
 
@@ -56,7 +56,7 @@ class Run:
     say: Callable[[str], None] = silent
     watch: Callable[[Progress], None] | None = None
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
-    ahead: Ahead = field(default_factory=lambda: Ahead({}))
+    ahead: Eta = field(default_factory=lambda: Eta({}))
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
 
     def recipe(self, recipe: Recipe) -> list[str]:
@@ -64,27 +64,39 @@ class Run:
         keys = recipe.keys(self.task.root(self.seed))
         if leading(recipe) == 0:
             if not self.task.given:
-                self.say("note: nothing has trained this network: the recipe does not begin with train, and there are no "
-                         "--weights")
+                self.say(
+                    "note: nothing has trained this network: the recipe does not begin with "
+                    "train, and there are no "
+                    "--weights"
+                )
             self._ensure(recipe, -1, keys)
         for place in range(len(keys)):
             self._ensure(recipe, place, keys)
         return keys
 
     def rehearse(self, recipe: Recipe) -> None:
-        """Go through the recipe on an untrained network and two images; whatever is wrong with it comes to light.
+        """Go through the recipe on an untrained network and two images; whatever is wrong with it
+        comes to light.
 
         This is done before the first epoch, so that surgery which cannot work is refused by then.
         """
-        root, task = self.task.root(self.seed), self.task
+        root = self.task.root(self.seed)
+        task = self.task
         keys = recipe.keys(root)
         if all(key in self.store for key in keys):
             return
-        model, few = task.fresh(self.seed), task.data.example(2)
+        model = task.fresh(self.seed)
+        few = task.data.example(2)
         with torch.no_grad():
             for step in recipe.steps:
-                ctx = TaskContext(few[:1], lambda _: [few], task=task, where=str(step), teacher=self._teacher(recipe, keys),
-                              clock=self.clock)
+                ctx = TaskContext(
+                    few[:1],
+                    lambda _: [few],
+                    task=task,
+                    where=str(step),
+                    teacher=self._teacher(recipe, keys),
+                    clock=self.clock,
+                )
                 model = step.rehearse(model, ctx)
 
     def load(self, key: str) -> nn.Module:
@@ -92,7 +104,11 @@ class Run:
         return restore(self.task.fresh, self.store.folder(key))
 
     def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
-        key, name = (keys[place], recipe.steps[place]) if place >= 0 else (self.task.root(self.seed), "the network as given")
+        key, name = (
+            (keys[place], recipe.steps[place])
+            if place >= 0
+            else (self.task.root(self.seed), "the network as given")
+        )
         if key in self.store:
             self.ahead.found(key)
             return self.say(f"{key}  {name}: in the store")
@@ -112,21 +128,35 @@ class Run:
         model = self.load(before) if place > 0 else self.task.fresh(self.seed)
         task = self.task
         step = recipe.steps[place] if place >= 0 else None
-        ctx = TaskContext(task.data.example(), lambda count: task.data.calibration(count, self.seed), device=self.device,
-                      seed=int(key, 16) % 2**31, task=task, teacher=self._teacher(recipe, keys), watch=self.watch,
-                      where=str(step), clock=self.clock, checkpoints=self._checkpoints(step, key))
+        ctx = TaskContext(
+            task.data.example(),
+            lambda count: task.data.calibration(count, self.seed),
+            device=self.device,
+            seed=int(key, 16) % 2**31,
+            task=task,
+            teacher=self._teacher(recipe, keys),
+            watch=self.watch,
+            where=str(step),
+            clock=self.clock,
+            checkpoints=self._checkpoints(step, key),
+        )
         if step is not None:
             torch.manual_seed(ctx.seed)
             model = step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
-            (folder / "log.jsonl").write_text("".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8")
+            (folder / "log.jsonl").write_text(
+                "".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8"
+            )
             again = restore(task.fresh, folder)
             images = task.data.example(4)
             with torch.no_grad():
-                ctx.gate("reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0)
+                ctx.gate(
+                    "reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0
+                )
             record = self._record(recipe, place, keys, again, ctx)
-            before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0  # of runs that were killed
+            # of runs that were killed
+            before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0
             record["seconds"] = round(before_s + time.time() - begin, 1)
             write_json(folder / "record.json", record)
         for note in ctx.notes:
@@ -135,14 +165,18 @@ class Run:
     def _checkpoints(self, step: Step | None, key: str) -> Checkpoints | None:
         if step is None or not step.learning or self.checkpoint_s is None:
             return None
-        return Checkpoints(self.store.unfinished(key), self.checkpoint_s, lambda text: self.say(f"{key}  {text}"))
+        return Checkpoints(
+            self.store.unfinished(key), self.checkpoint_s, lambda text: self.say(f"{key}  {text}")
+        )
 
     def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
         def one(spec: str) -> nn.Module:
             if os.path.isfile(spec.rpartition("=")[2]):
                 return teacher_from(spec, self.task)
-            key, own = self.store.find(spec), code_named(self.task.spec)
-            same = own is not None and own == code_in(self.store.folder(key))  # what the user named for this very run
+            key = self.store.find(spec)
+            own = code_named(self.task.spec)
+            # what the user named for this very run
+            same = own is not None and own == code_in(self.store.folder(key))
             return load_key(key, self.store, own if same else None)
 
         def teacher(spec: str | None) -> nn.Module:
@@ -152,30 +186,65 @@ class Run:
             if self.task.teacher is not None:
                 return self.task.teacher()
             return self.load(reference(recipe, keys, self.task.root(self.seed)))
+
         return teacher
 
-    def _record(self, recipe: Recipe, place: int, keys: list[str], model: nn.Module, ctx: TaskContext) -> dict[str, Any]:
-        task, data, root = self.task, self.task.data, self.task.root(self.seed)
+    def _record(
+        self, recipe: Recipe, place: int, keys: list[str], model: nn.Module, ctx: TaskContext
+    ) -> dict[str, Any]:
+        task = self.task
+        data = self.task.data
+        root = self.task.root(self.seed)
         key = keys[place] if place >= 0 else root
-        scores = {name: scored(task, *network_outputs(model, data, split, self.device))
-                  for name, split in (("valid", data.valid), ("test", data.test))}
-        own = {"key": key, "scores": scores, "params": parameters(model), "macs": macs(model, ctx.example),
-               "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
+        scores = {
+            name: scored(task, *network_outputs(model, data, split, self.device))
+            for name, split in (("valid", data.valid), ("test", data.test))
+        }
+        own = {
+            "key": key,
+            "scores": scores,
+            "params": parameters(model),
+            "macs": macs(model, ctx.example),
+            "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        }
         source = reference(recipe, keys, root)
         if source != key and source not in self.store:
-            raise LissomError(f"store: {source}, the uncompressed network that {key} is to be compared with, was deleted "
-                              "meanwhile; run it again")
+            raise LissomError(
+                f"store: {source}, the uncompressed network that {key} is to be "
+                "compared with, was deleted "
+                "meanwhile; run it again"
+            )
         other = own if source == key else {k: self.store.record(source)[k] for k in own}
-        return {"schema": SCHEMA, **own, "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
-                "recipe": str(Recipe(recipe.steps[:place + 1])), "step": str(recipe.steps[place]) if place >= 0 else "",
-                "seed": self.seed, "task": {"model": task.name, "data": data.name, "shape": list(data.shape),
-                                            "classes": len(data.classes), "train": len(data.train),
-                                            "valid": len(data.valid), "test": len(data.test), "spec": task.spec,
-                                            "preprocessing": data.preprocessing(), "notes": [*data.notes, *task.notes()]},
-                "sizes": sizes(model), "float": other, "facts": ctx.facts, "notes": ctx.notes, "gates": ctx.gates,
-                "layers": layer_table(model, ctx.example), "targets": {}, "machine": machine(),
-                "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
-                "created": round(time.time())}
+        return {
+            "schema": SCHEMA,
+            **own,
+            "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
+            "recipe": str(Recipe(recipe.steps[: place + 1])),
+            "step": str(recipe.steps[place]) if place >= 0 else "",
+            "seed": self.seed,
+            "task": {
+                "model": task.name,
+                "data": data.name,
+                "shape": list(data.shape),
+                "classes": len(data.classes),
+                "train": len(data.train),
+                "valid": len(data.valid),
+                "test": len(data.test),
+                "spec": task.spec,
+                "preprocessing": data.preprocessing(),
+                "notes": [*data.notes, *task.notes()],
+            },
+            "sizes": sizes(model),
+            "float": other,
+            "facts": ctx.facts,
+            "notes": ctx.notes,
+            "gates": ctx.gates,
+            "layers": layer_table(model, ctx.example),
+            "targets": {},
+            "machine": machine(),
+            "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+            "created": round(time.time()),
+        }
 
 
 def leading(recipe: Recipe) -> int:
@@ -198,21 +267,35 @@ def reference(recipe: Recipe, keys: Sequence[str], root: str) -> str:
     return keys[count - 1] if count else root
 
 
-def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".lissom", *,
-        targets: str | Iterable[Target] = (), seeds: Sequence[int] = (0,), threads: int = 1, device: str = "",
-        bake: bool = False, teacher: str | None = None, checkpoint: float = EVERY_MIN, say: Callable[[str], None] = silent,
-        watch: Callable[[Progress], None] | None = None) -> list[dict[str, Any]]:
+def run(
+    space: str | Space | Recipe,
+    task: Task,
+    store: str | Path | Store = ".lissom",
+    *,
+    targets: str | Iterable[Target] = (),
+    seeds: Sequence[int] = (0,),
+    threads: int = 1,
+    device: str = "",
+    bake: bool = False,
+    teacher: str | None = None,
+    checkpoint: float = EVERY_MIN,
+    say: Callable[[str], None] = silent,
+    watch: Callable[[Progress], None] | None = None,
+) -> list[dict[str, Any]]:
     """Run every recipe of a space for every seed; return the record of each finished recipe.
 
-    What the store holds is not run again. Each network is exported to every target and measured there beside the
-    uncompressed one. `teacher`, a key of the store or a weight file, is that of every `distill` step which names
-    none; `device` is where learning runs, a GPU if there is one. Every `checkpoint` minutes, 0 for never, learning
-    writes down where it is; a run that was killed goes on from there.
-    Raises LissomError before the first epoch for whatever can be known to be wrong by then, and Unmeasured, with the
-    records, when all is done but a file could not be exported or run.
+    What the store holds is not run again. Each network is exported to every target and measured
+    there beside the uncompressed one. `teacher`, a key of the store or a weight file, is that of
+    every `distill` step which names none; `device` is where learning runs, a GPU if there is one.
+    Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
+    goes on from there.
+    Raises LissomError before the first epoch for whatever can be known to be wrong by then, and
+    Unmeasured, with the records, when all is done but a file could not be exported or run.
     """
     space = Space(space) if isinstance(space, str) else space
-    recipes = [taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)]
+    recipes = [
+        taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)
+    ]
     wanted = targets_of(targets)
     store = store if isinstance(store, Store) else Store(store)
     store.check()
@@ -220,12 +303,21 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
     examine(task)
     for note in task.notes():
         say(f"note: {note}")
-    chosen, every = device_of(device), every_s(checkpoint)
-    records, failed = [], list[LissomError]()
-    steps = {key: step for seed in seeds for recipe in recipes
-             for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)}
-    ahead = Ahead({key: step for key, step in steps.items() if key not in store})
-    runs = [Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), ahead, every) for seed in seeds]
+    chosen = device_of(device)
+    every = every_s(checkpoint)
+    records = []
+    failed = list[LissomError]()
+    steps = {
+        key: step
+        for seed in seeds
+        for recipe in recipes
+        for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)
+    }
+    ahead = Eta({key: step for key, step in steps.items() if key not in store})
+    runs = [
+        Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), ahead, every)
+        for seed in seeds
+    ]
     for this, recipe in product(runs, recipes):
         this.rehearse(recipe)
     with store.needed([*steps, *map(task.root, seeds), *teachers(recipes, store)]):
@@ -233,8 +325,11 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
             for recipe in recipes:
                 keys = this.recipe(recipe)
                 source = reference(recipe, keys, task.root(this.seed))
-                with store.lock(keys[-1]):  # of processes that want one network measured one does it, and the others read
-                    failed += measure(task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say)
+                # of processes that want one network measured one does it, and the others read
+                with store.lock(keys[-1]):
+                    failed += measure(
+                        task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say
+                    )
                     records.append(store.update(keys[-1], {"finished": True}))
     if failed:
         raise Unmeasured(failed, records)
@@ -243,14 +338,22 @@ def run(space: str | Space | Recipe, task: Task, store: str | Path | Store = ".l
 
 def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
     """Return the keys of the teachers that recipes name."""
-    texts = [text for recipe in recipes for step in recipe.steps if isinstance(step, Distill) and step.teacher
-             for text in teachers_in(step.teacher)]
+    texts = [
+        text
+        for recipe in recipes
+        for step in recipe.steps
+        if isinstance(step, Distill) and step.teacher
+        for text in teachers_in(step.teacher)
+    ]
     return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of a log with None for what is no number, which JSON has no word for."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def taught(recipe: Recipe, teacher: str | None) -> Recipe:
@@ -263,8 +366,12 @@ def taught(recipe: Recipe, teacher: str | None) -> Recipe:
         return recipe
     if not any(step.name() == "distill" for step in recipe.steps):
         raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
-    return Recipe(tuple(replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
-                        for step in recipe.steps))
+    return Recipe(
+        tuple(
+            replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
+            for step in recipe.steps
+        )
+    )
 
 
 def device_of(name: str) -> torch.device:
@@ -275,7 +382,9 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         word = "cuda" if name.lower() == "gpu" else nearest(name, ("cpu", "cuda", "mps", "xpu"))
         hint = f"; did you mean '{word}'?" if word and word != name.partition(":")[0] else ""
-        raise LissomError(f"device: '{name}' cannot be used{hint} ({str(error).splitlines()[0]:.160})") from None
+        raise LissomError(
+            f"device: '{name}' cannot be used{hint} ({str(error).splitlines()[0]:.160})"
+        ) from None
     return chosen
 
 
@@ -293,6 +402,8 @@ def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Mod
     folder = store.folder(key)
     build = read_structure(folder)["build"] or {}
     code = code_named(build)
-    cure = (f"if it is yours, name it again (--model {code or '':.80}), or sign all that is in that store: "
-            f"lissom store --trust --store {store.root}")
+    cure = (
+        f"if it is yours, name it again (--model {code or '':.80}), or sign all that is in that store: "
+        f"lissom store --trust --store {store.root}"
+    )
     return build_from(build, str(folder), given, trusted=code is None or store.own(key), cure=cure)

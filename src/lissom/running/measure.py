@@ -22,9 +22,9 @@ from ..store.snapshot import few_bits, restore, rounded_activations
 from ..store.store import Store
 from ..surgery.count import layer_macs
 from ..surgery.quantization.layers import QuantizedLayer
-from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.network import QuantizedNetwork
 from ..tasks.task import Task
-from .parity import Unlike, in_eight_bits, parity, prove
+from .parity import ParityError, in_eight_bits, parity, prove
 
 PROFILED = 20  # runs that the time of each layer is a median of
 
@@ -50,20 +50,39 @@ class Baked(nn.Module):
 
 
 def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
-    """Return what an exported file says of itself; one that normalises by itself gives no numbers to do it again."""
-    seen, (height, width) = record["task"]["preprocessing"], record["task"]["shape"][-2:]
-    return {"key": record["key"], "recipe": record["recipe"], "model": record["task"]["model"],
-            "baked": "true" if bake else "false", "input": "pixels 0..255" if bake else "(pixels / 255 - mean) / std",
-            "resize": f"to {height}x{width}, bilinear",
-            **{name: value for name, value in seen.items() if not bake or name not in ("mean", "std")}}
+    """Return what an exported file says of itself; one that normalises by itself gives no numbers
+    to do it again.
+    """
+    seen = record["task"]["preprocessing"]
+    (height, width) = record["task"]["shape"][-2:]
+    return {
+        "key": record["key"],
+        "recipe": record["recipe"],
+        "model": record["task"]["model"],
+        "baked": "true" if bake else "false",
+        "input": "pixels 0..255" if bake else "(pixels / 255 - mean) / std",
+        "resize": f"to {height}x{width}, bilinear",
+        **{name: value for name, value in seen.items() if not bake or name not in ("mean", "std")},
+    }
 
 
-def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable[[], nn.Module],
-             images: Images | None = None, *, proven: bool = True, say: Callable[[str], None] = silent) -> Path:
-    """Return the file of a network for a target, making it if the store has none; targets of one file share it.
+def exported(
+    store: Store,
+    key: str,
+    target: Target,
+    bake: bool,
+    fresh: Callable[[], nn.Module],
+    images: Images | None = None,
+    *,
+    proven: bool = True,
+    say: Callable[[str], None] = silent,
+) -> Path:
+    """Return the file of a network for a target, making it if the store has none; targets of one
+    file share it.
 
-    `fresh` builds the network as it was before any step; `images` are what a target's own quantizer looks at. What is made
-    is run and compared with the network on a few inputs if `proven`; whoever runs it on all of them next says no.
+    `fresh` builds the network as it was before any step; `images` are what a target's own quantizer
+    looks at. What is made is run and compared with the network on a few inputs if `proven`; whoever
+    runs it on all of them next says no.
     """
     home = store.folder(key)
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
@@ -75,7 +94,8 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
         if not store.sound(key, name):
             store.discard(key, name)
             say(f"{key}  {target}: export{', with preprocessing' if bake else ''}")
-            model, record = restore(fresh, store.folder(key)), store.record(key)
+            model = restore(fresh, store.folder(key))
+            record = store.record(key)
             seen = record["task"]["preprocessing"]
             facts = metadata(record, bake)
             with store.artefact(key, name) as folder:
@@ -86,94 +106,183 @@ def exported(store: Store, key: str, target: Target, bake: bool, fresh: Callable
                     say(f"{key}  {target}: the file is run and compared with the network")
                     some = None if images is None or bake else torch.cat(images(2))
                     prove(target, folder / path.name, whole, shape, some, pixels=bake)
-                if not path.suffix.startswith(".onnx"):  # which hold the facts themselves, packed or not
-                    (folder / f"{path.name}.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+                # which hold the facts themselves, packed or not
+                if not path.suffix.startswith(".onnx"):
+                    (folder / f"{path.name}.json").write_text(
+                        json.dumps(facts, indent=1), encoding="utf-8"
+                    )
     return path
 
 
-def measure(task: Task, store: Store, key: str, source: str, targets: Sequence[Target], *, threads: int = 1,
-            bake: bool = False, batch: int = 1, say: Callable[[str], None] = silent) -> list[LissomError]:
+def measure(
+    task: Task,
+    store: Store,
+    key: str,
+    source: str,
+    targets: Sequence[Target],
+    *,
+    threads: int = 1,
+    bake: bool = False,
+    batch: int = 1,
+    say: Callable[[str], None] = silent,
+) -> list[LissomError]:
     """Measure the network `key` on every target and write what was found into its record.
 
-    Latency is taken in turns with that of the uncompressed network `source` in the same runtime. What was measured
-    before under the same settings is kept, if it was measured well. Return what went wrong: one target
-    that fails does not keep others.
+    Latency is taken in turns with that of the uncompressed network `source` in the same runtime.
+    What was measured before under the same settings is kept, if it was measured well. Return what
+    went wrong: one target that fails does not keep others.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
     missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
     if not missing:
         return []
-    model, failed = restore(task.fresh, store.folder(key)), []
+    model = restore(task.fresh, store.folder(key))
+    failed = []
     simulated, labels = network_outputs(model, task.data, task.data.test)
     for target in missing:
         say(f"{key}  {target}: export, {len(labels)} images, latency")
         try:
-            path = exported(store, key, target, bake, task.fresh, task.data.calibration, proven=False)
+            path = exported(
+                store, key, target, bake, task.fresh, task.data.calibration, proven=False
+            )
             other = exported(store, source, target.plain(), bake, task.fresh)
-            found = measured(task, target, path, other, model, simulated, labels, threads=threads, batch=batch, bake=bake)
+            found = measured(
+                task,
+                target,
+                path,
+                other,
+                model,
+                simulated,
+                labels,
+                threads=threads,
+                batch=batch,
+                bake=bake,
+            )
         except LissomError as error:
             say(f"{key}  {error}")
             failed.append(error)
-            if isinstance(error, Unlike) and all(f["artefact"] != str(path) for f in store.record(key)["targets"].values()):
-                shutil.rmtree(path.parent, ignore_errors=True)  # so that the next attempt makes it anew
+            if isinstance(error, ParityError) and all(
+                f["artefact"] != str(path) for f in store.record(key)["targets"].values()
+            ):
+                # so that the next attempt makes it anew
+                shutil.rmtree(path.parent, ignore_errors=True)
             continue
-        found["notes"] = odd(found)
+        found["notes"] = measurement_notes(found)
         store.update(key, {"targets": {str(target): found}})
         for note in found["notes"]:
             say(f"{key}  note: {target}: {note}")
     return failed
 
 
-def odd(found: dict[str, Any]) -> list[str]:
+def measurement_notes(found: dict[str, Any]) -> list[str]:
     """Return what a user would rather hear than find in the numbers of one target."""
-    own, other, alike = found["latency_ms"], found["float_latency_ms"], found["agreement"]
+    own = found["latency_ms"]
+    other = found["float_latency_ms"]
+    alike = found["agreement"]
     notes = []
     if alike is not None and alike < 0.995:
         notes.append(f"it and PyTorch agree on {alike:.2%} of the test images")
     if disturbed(found):
-        notes.append(f"not measured well, the machine was busy: {own['low']:.3g} to {own['high']:.3g} ms, the uncompressed "
-                     f"network {other['low']:.3g} to {other['high']:.3g}; the same command measures again")
+        notes.append(
+            f"not measured well, the machine was busy: {own['low']:.3g} to "
+            f"{own['high']:.3g} ms, the uncompressed "
+            f"network {other['low']:.3g} to {other['high']:.3g}; the same command measures again"
+        )
     if (share := found.get("macs_in_integers")) is not None and share < 0.5:
         notes.append(f"only {share:.0%} of the multiply-adds run in integers")
     if not disturbed(found) and own["low"] > other["high"]:
-        floats = f"; not in integers: {', '.join(found['not_fused'][:5])}" if found["not_fused"] else ""
-        notes.append(f"slower than the uncompressed network, {own['median']:.3g} ms to {other['median']:.3g}; layers with "
-                     f"few channels or depthwise ones may cost more to round than their products save{floats}")
+        floats = (
+            f"; not in integers: {', '.join(found['not_fused'][:5])}" if found["not_fused"] else ""
+        )
+        notes.append(
+            f"slower than the uncompressed network, {own['median']:.3g} ms to "
+            f"{other['median']:.3g}; layers with "
+            "few channels or depthwise ones may cost more to round than their products "
+            f"save{floats}"
+        )
     return notes
 
 
-def measured(task: Task, target: Target, path: Path, other: Path, model: nn.Module, simulated: Tensor, labels: Tensor, *,
-             threads: int, batch: int, bake: bool) -> dict[str, Any]:
+def measured(
+    task: Task,
+    target: Target,
+    path: Path,
+    other: Path,
+    model: nn.Module,
+    simulated: Tensor,
+    labels: Tensor,
+    *,
+    threads: int,
+    batch: int,
+    bake: bool,
+) -> dict[str, Any]:
     """Return what a record says of the file of a network; `other` is that of the uncompressed one."""
     shape = (batch, *task.data.shape)
     with loaded(str(target), path, shape, threads=threads, pixels=bake) as process:
         outputs, _ = file_outputs(process.run, task, task.data.test, bake)
-    eight = isinstance(model, Quantized) and in_eight_bits(model)
-    gates = [parity(outputs, simulated, target, quantized=isinstance(model, Quantized) or target.rounds(), eight=eight)]
-    own, float_own = latencies([(str(target), path), (str(target.plain()), other)], shape, threads=threads, pixels=bake,
-                               profiled=PROFILED)
-    fused = target.fused(path) if isinstance(model, Quantized) else None
+    eight = isinstance(model, QuantizedNetwork) and in_eight_bits(model)
+    gates = [
+        parity(
+            outputs,
+            simulated,
+            target,
+            quantized=isinstance(model, QuantizedNetwork) or target.rounds(),
+            eight=eight,
+        )
+    ]
+    own, float_own = latencies(
+        [(str(target), path), (str(target.plain()), other)],
+        shape,
+        threads=threads,
+        pixels=bake,
+        profiled=PROFILED,
+    )
+    fused = target.fused(path) if isinstance(model, QuantizedNetwork) else None
     share = None if fused is None else share_in_integers(model, task.data.example(), fused, path)
-    return {"threads": threads, "batch": batch, "bake": bake, "artefact": str(path), "size_bytes": path.stat().st_size,
-            **scored(task, outputs, labels), "agreement": agreement(outputs, simulated, labels), "gates": gates,
-            "latency_ms": own.latency_ms(),
-            "float_latency_ms": float_own.latency_ms(), "float_size_bytes": other.stat().st_size, "load_ms": own.load_ms,
-            "peak_mib": own.peak_mib, "resident_mib": own.resident_mib, "fused": str(fused) if fused else None,
-            "macs_in_integers": share, "not_fused": list(fused.rest) if fused else [], "layers_ms": own.layers_ms(),
-            "float_layers_ms": float_own.layers_ms()}
+    return {
+        "threads": threads,
+        "batch": batch,
+        "bake": bake,
+        "artefact": str(path),
+        "size_bytes": path.stat().st_size,
+        **scored(task, outputs, labels),
+        "agreement": agreement(outputs, simulated, labels),
+        "gates": gates,
+        "latency_ms": own.latency_ms(),
+        "float_latency_ms": float_own.latency_ms(),
+        "float_size_bytes": other.stat().st_size,
+        "load_ms": own.load_ms,
+        "peak_mib": own.peak_mib,
+        "resident_mib": own.resident_mib,
+        "fused": str(fused) if fused else None,
+        "macs_in_integers": share,
+        "not_fused": list(fused.rest) if fused else [],
+        "layers_ms": own.layers_ms(),
+        "float_layers_ms": float_own.layers_ms(),
+    }
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
     """Return the share of all multiply-adds that is of layers which run in integers in a file."""
     named = layers_in(path)
-    floats = {named(name.partition(" (")[0], "") for name in fused.rest}  # the last may have the name of the output
+    # the last may have the name of the output
+    floats = {named(name.partition(" (")[0], "") for name in fused.rest}
     counts = layer_macs(model, example)
-    done = sum(counts.get(name, 0) for name, layer in model.named_modules() if isinstance(layer, QuantizedLayer)
-               and layer.rounding is not None and name.removeprefix("network.") not in floats)
+    done = sum(
+        counts.get(name, 0)
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLayer)
+        and layer.rounding is not None
+        and name.removeprefix("network.") not in floats
+    )
     return round(done / max(counts[""], 1), 4)
 
 
 def _same(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
     """Return whether a target was measured under these settings, and well; its file is there still."""
-    return found is not None and all(found.get(k) == v for k, v in settings.items()) and not disturbed(found) \
+    return (
+        found is not None
+        and all(found.get(k) == v for k, v in settings.items())
+        and not disturbed(found)
         and Path(found["artefact"]).is_file()
+    )

@@ -40,7 +40,8 @@ def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
                 found[key] = replace(found[key], last=True)
         for parent, child in pairwise([root, *keys]):
             children.setdefault(parent, {})[child] = None
-    ordered, left = list[Node](), [root]
+    ordered = list[Node]()
+    left = [root]
     while left:  # depth first; a recipe may have more steps than Python nests calls
         key = left.pop()
         if key in found:
@@ -50,7 +51,9 @@ def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
 
 
 def targets_of(wanted: str | Iterable[str | Target]) -> list[Target]:
-    """Return targets from text such as `onnxruntime,openvino(precision="bf16")`; raise if one cannot run here."""
+    """Return targets from text such as `onnxruntime,openvino(precision="bf16")`; raise if one
+    cannot run here.
+    """
     from ..language.target import Target
 
     named = list[object]()
@@ -62,7 +65,7 @@ def targets_of(wanted: str | Iterable[str | Target]) -> list[Target]:
     found = list[Target]()
     for target in named:
         if not isinstance(target, Target):
-            raise LissomError(f"target: expected text such as \"onnxruntime\", got {type_of(target)}")
+            raise LissomError(f'target: expected text such as "onnxruntime", got {type_of(target)}')
         if reason := target.missing():
             raise LissomError(f"target {target}: {reason}")
         found.append(target)

@@ -15,27 +15,39 @@ if TYPE_CHECKING:
     from ..language.context import Context
 
 
-AFTER = {"quantize": "the weights are integers of 8 bits or fewer already; leave cast out, or put it before quantize",
-         "cast": "the weights are stored in 16 bits already; one cast with keep= or only= is enough"}
+AFTER = {
+    "quantize": "the weights are integers of 8 bits or fewer already; leave cast out, or put "
+    "it before quantize",
+    "cast": "the weights are stored in 16 bits already; one cast with keep= or only= is enough",
+}
 
 
 @dataclass(frozen=True)
 class Cast(Step):
-    """Store the weights of convolutions and linear layers in 16 bits; they are computed with as float32.
+    """Store weights of convolutions and linear layers in 16 bits; computation stays float32.
 
-    Files take half the bytes and nothing else changes: biases stay float32, no activation is rounded. bf16 has the range
-    of float32 and 8 bits of precision, fp16 has 11 and ends at 65504. Runtimes that compute in 16 bits are a
-    setting of the target, as in openvino(precision="bf16"). Batch-norm goes into the layer before it first.
-    Followed by a learning step the weights go on in float32, and what is computed with is rounded; the gradient is
-    that of the weight itself.
-    Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740, section 3.1.
+    bf16: 8 bits of precision, the range of float32
+    fp16: 11 bits of precision, values up to 65504
+
+    Files take half the bytes; biases and activations stay float32. Batch-norm is folded into the
+    preceding layer first. To compute in 16 bits, use a setting of the target, as in
+    openvino(precision="bf16").
+
+    Before a learning step: training continues in float32, and the forward pass uses the rounded
+    weights. The gradient is that of the float32 weight (straight-through estimator).
+    Raises LissomError where a weight is too large for fp16.
+
+    Also known as: half precision, 16-bit weights, fp16 weights, float16 weights, bf16 weights,
+    bfloat16 weights.
+    Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740,
+    section 3.1.
     """
 
     version: ClassVar[int] = 2
 
-    to: Literal["bf16", "fp16"] = arg("what a weight is stored in")
-    keep: str = arg("layers left float32, glob patterns with commas between", "")
-    only: str = arg("the only layers stored so, glob patterns with commas between; all if empty", "")
+    to: Literal["bf16", "fp16"] = arg("16-bit format of the weights")
+    keep: str = arg("layers to keep float32: glob patterns, comma-separated", "")
+    only: str = arg("layers to cast: glob patterns, comma-separated; empty = all", "")
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         return next((AFTER[step.name()] for step in earlier if step.name() in AFTER), None)
@@ -46,7 +58,7 @@ class Cast(Step):
         from ..surgery.cast import CLASSES, CastLayer, cast_layer
         from ..surgery.compare import gate_same
         from ..surgery.coverage import chosen, tell_left_out, unable
-        from ..surgery.fold import folded
+        from ..surgery.fold import fold_batchnorms
         from ..surgery.masks import Pattern, maskable
         from ..surgery.plain_layers import settle_plain
         from ..surgery.quantization.layers import QuantizedLayer
@@ -58,8 +70,8 @@ class Cast(Step):
         ctx.finite(model)
         own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
-        ctx.facts["folded"] = folded(model, ctx.example)
-        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), folded)
+        ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
+        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
         found, left = maskable(model, ctx.example, Pattern())
         unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
@@ -69,14 +81,19 @@ class Cast(Step):
             if name not in wanted:
                 continue
             if self.to == "fp16" and float(weight.abs().max()) > 65504:
-                raise LissomError(f"{ctx.where}: {name} has a weight of {float(weight.abs().max()):.3g}, and fp16 ends at "
-                                  f"65504; bf16 holds it, or keep='{name}' leaves the layer float32")
+                raise LissomError(
+                    f"{ctx.where}: {name} has a weight of "
+                    f"{float(weight.abs().max()):.3g}, and fp16 ends at "
+                    f"65504; bf16 holds it, or keep='{name}' leaves the layer float32"
+                )
             for layer in owners:
                 cast_layer(layer, self.to)
             done.append(name)
         if not done:
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
-            raise LissomError(f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there are none'})")
+            raise LissomError(
+                f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there are none'})"
+            )
         tell_left_out(ctx, done, left, "float32")
         ctx.facts.update(cast=done, left_float=left)
         return model

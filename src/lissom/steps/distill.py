@@ -20,36 +20,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distill(Learning):
-    """Train on the labels and on what a teacher makes of the same augmented batches.
+    """Train on the labels and on the outputs or features of a teacher network.
 
-    value = (1 - alpha) * task loss + alpha * (first loss + sum of weight * further loss)
-    `loss` adds up losses, "kd + gram" or "kd(temperature=2) + 0.5*attention". A number in front of a loss is its
-    weight. A further loss without one is weighed so that its gradient, over all the student's parameters, has
-    `share` of the length of the first's, measured on the first batch and every 100 batches.
-    The teacher is the recipe's own network as it was before anything was taken from it (after its leading
-    `train` steps), or the one that `teacher` names: a key of the store, a weight file, MODEL=FILE for another network, or
-    several of these, which answer with the mean of their logits. It runs in inference mode, in the precision of the
-    student. Losses of features compare the ends of stages, or what `at` names. A pruned student is compared on the
-    channels that it kept; a teacher of another architecture through 1x1 convolutions, which are dropped afterwards.
-    Source: Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531.
+    loss = (1 - alpha) * task loss + alpha * (first loss + sum of weight * further loss)
+    weight = share * |gradient of the first loss| / |gradient of the further loss|
+    images: (n c h w), outputs: (n classes), features: (n c h w)
+
+    `loss` is one loss or a sum, as in "kd + gram" or "kd(temperature=2) + 0.5*attention". A number
+    in front of a loss sets its weight. Other weights are measured as above on the first batch and
+    every 100 batches, from gradient norms over all parameters of the student.
+
+    By default the teacher is the recipe's own network before compression (after its leading `train`
+    steps). `teacher` names another: a key of the store, a weight file, MODEL=FILE for another
+    network, or several of these, separated by commas, whose logits are averaged. It sees the same
+    augmented batches, in inference mode and in the precision of the student.
+
+    Losses on features compare the ends of stages, or the layers in `at`. A pruned student is
+    compared on the channels that it kept. If the teacher has another architecture, 1x1 convolutions
+    map the student's channels to the teacher's; they are trained with the student and dropped
+    afterwards.
+
+    Also known as: knowledge distillation (KD), feature distillation, teacher-student training.
+    Source: Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network,
+    https://arxiv.org/abs/1503.02531.
     """
 
-    loss: str = arg("what of the teacher to match", menu="losses", sum=True)
-    epochs: int = arg("how often the training data is seen", low=1, high=100_000)
+    loss: str = arg("distillation loss, or a weighted sum of losses", menu="losses", sum=True)
+    epochs: int = arg("training epochs", low=1, high=100_000)
     _: KW_ONLY
-    lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.1, above=0, high=10)
-    alpha: float = arg("share of the teacher's loss, the rest is the labels'; 1 for no labels", 0.9, low=0, high=1)
-    temperature: float | None = arg("T of every loss that has one; None for their own", None, above=0, high=100)
-    share: float = arg("length of the gradient of a further loss, as a share of the first's", 0.5, above=0, high=100)
-    at: str | None = arg('places to compare, as in "layer1,layer*" or "student=teacher"; None for the ends of stages', None)
-    teacher: str | None = arg("key, weight file, MODEL=FILE or several with commas; None for the uncompressed network", None)
+    lr: float = arg(
+        "peak learning rate; adamw needs about a hundredth of sgd's", 0.1, above=0, high=10
+    )
+    alpha: float = arg(
+        "weight of the teacher's loss; the task loss gets 1 - alpha", 0.9, low=0, high=1
+    )
+    temperature: float | None = arg(
+        "temperature of every loss that has one; None = their own", None, above=0, high=100
+    )
+    share: float = arg(
+        "gradient norm of each loss without a number, relative to the first loss",
+        0.5,
+        above=0,
+        high=100,
+    )
+    at: str | None = arg(
+        'feature layers, "layer1,layer*" or "student=teacher"; None = ends of stages',
+        None,
+    )
+    teacher: str | None = arg(
+        "key, weight file, MODEL=FILE, or several; None = the uncompressed network",
+        None,
+    )
 
     def identity(self) -> str:
         """Return the settings, a weight file standing for its content."""
         from ..tasks.task import file_mark, teachers_in
 
         paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
-        return super().identity() + "".join(file_mark(path) for path in paths if path and os.path.isfile(path))
+        return super().identity() + "".join(
+            file_mark(path) for path in paths if path and os.path.isfile(path)
+        )
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
@@ -61,13 +91,16 @@ class Distill(Learning):
         if ctx.task is None or ctx.teacher is None:
             return model
         own = self.teacher is None and ctx.task.teacher is None  # which is still to be trained
-        teacher, images = ctx.task.fresh() if own else ctx.teacher(self.teacher), ctx.batch(2)
+        teacher = ctx.task.fresh() if own else ctx.teacher(self.teacher)
+        images = ctx.batch(2)
         try:
             with torch.no_grad():
                 teacher.eval()(images)
         except Exception as error:  # a network made for other images may raise anything
-            raise LissomError(f"{ctx.where}: the teacher raised {type(error).__name__} on images of "
-                              f"{tuple(images.shape[1:])}: {first_line(error)}") from None
+            raise LissomError(
+                f"{ctx.where}: the teacher raised {type(error).__name__} on images of "
+                f"{tuple(images.shape[1:])}: {first_line(error)}"
+            ) from None
         compare = self._comparison(model, teacher, ctx)
         with torch.no_grad(), compare.watching():
             compare.values(model.eval()(images), torch.zeros(len(images), dtype=torch.long))
@@ -77,37 +110,62 @@ class Distill(Learning):
         """Return the losses with the numbers in front of them, `temperature` set in those that have one."""
         from ..language.loss import Loss
 
-        found = [(number, loss) for number, loss in sum_of("losses", self.loss).terms if isinstance(loss, Loss)]
+        found = [
+            (number, loss)
+            for number, loss in sum_of("losses", self.loss).terms
+            if isinstance(loss, Loss)
+        ]
         if self.temperature is None:
             return found
         warmed = [loss.at_temperature(self.temperature) for _, loss in found]
         if not any(warmed):
-            raise LissomError(f"{where}: temperature={self.temperature:g} was given, but '{self.loss}' has none; "
-                              "losses of logits do, such as kd")
+            raise LissomError(
+                f"{where}: temperature={self.temperature:g} was given, but "
+                f"'{self.loss}' has none; "
+                "losses of logits do, such as kd"
+            )
         return [(number, new or loss) for (number, loss), new in zip(found, warmed, strict=True)]
 
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
         from ..distillation.comparison import Comparison
 
-        return Comparison(self.terms(ctx.where), model, teacher.eval(), ctx.example, at=self.at, share=self.share,
-                          where=ctx.where)
+        return Comparison(
+            self.terms(ctx.where),
+            model,
+            teacher.eval(),
+            ctx.example,
+            at=self.at,
+            share=self.share,
+            where=ctx.where,
+        )
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         from ..learning.fit import cross_entropy
         from ..learning.precision import layout_of
 
         if ctx.teacher is None or ctx.task is None:
-            raise LissomError(f"{ctx.where}: there is no teacher; use lissom.run, which keeps the uncompressed network")
+            raise LissomError(
+                f"{ctx.where}: there is no teacher; use lissom.run, which keeps the uncompressed network"
+            )
         compare = self._comparison(model, ctx.teacher(self.teacher), ctx)
         compare.to(ctx.device, layout_of(model, ctx.device))
         task_loss = ctx.task.loss or cross_entropy()
 
         def value(student: nn.Module, batch: Batch) -> Tensor:
             taught = compare(batch.outputs, batch.labels)
-            return taught if self.alpha == 1 else (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
+            return (
+                taught
+                if self.alpha == 1
+                else (1 - self.alpha) * task_loss(student, batch) + self.alpha * taught
+            )
 
         with compare.watching():
-            ctx.learn(model, self.train_settings(self.epochs), loss=value, extra=compare.trained,
-                      remembers=[compare.balance])
+            ctx.learn(
+                model,
+                self.train_settings(self.epochs),
+                loss=value,
+                extra=compare.trained,
+                remembers=[compare.balance],
+            )
         ctx.facts.update(compare.facts())
         return model

@@ -17,20 +17,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Equalize(Step):
-    """Scale the channels between two layers so that what makes each and what reads it have weights of equal range.
+    """Rescale the channels between two layers so that the weight ranges of both match.
 
-    s = sqrt(r1 / r2), r1 = max|w| of the filter that makes the channel, r2 = max|w| of what reads it
-    first layer: w' = w / s, b' = b / s;  second: w' = w * s.  Afterwards both ranges are sqrt(r1 * r2).
-    Batch-norm is folded first. Pairs are layers with nothing between them but what keeps a positive factor of a
-    channel: ReLU, leaky ReLU, PReLU, pooling, means over space, flattening. Pairs that share a layer are swept until
-    the scales settle. The outputs stay the same to float rounding, which a gate checks on real images. It helps
-    where a layer has one scale for all its filters; biases grow with their filters, and nothing absorbs them.
-    Source: Nagel et al. 2019, https://arxiv.org/abs/1906.04721, section 4.1.
+    s = sqrt(r1 / r2)                      r1 = max|w| of the filter that produces the channel
+                                           r2 = max|w| of the weights that read it
+    first layer:  w' = w / s, b' = b / s
+    second layer: w' = w s                 both ranges are then sqrt(r1 r2)
+
+    The outputs stay the same up to float rounding; this is checked on real samples. Batch-norm is
+    folded first. Two layers are a pair if only the second reads the first, through operations that
+    keep a positive factor of a channel: ReLU, leaky ReLU, PReLU, pooling, means over space,
+    flattening. Pairs that share a layer are swept until the scales converge.
+
+    It helps where all filters of a layer share one scale. Biases are scaled with their filters and
+    are not absorbed.
+
+    Also known as: cross-layer equalization (CLE), weight equalization.
+    Source: Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias
+    Correction, https://arxiv.org/abs/1906.04721, section 4.1.
     """
 
     version: ClassVar[int] = 2
 
-    sweeps: int = arg("most sweeps over all pairs; fewer where the scales have settled", 40, low=1, high=10_000)
+    sweeps: int = arg(
+        "maximum number of sweeps over all pairs; fewer if the scales converge",
+        40,
+        low=1,
+        high=10_000,
+    )
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if any(step.name() == "quantize" for step in earlier):
@@ -41,23 +55,37 @@ class Equalize(Step):
         import copy
 
         from ..surgery.compare import gate_same
-        from ..surgery.fold import folded
+        from ..surgery.fold import fold_batchnorms
         from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.equalize import equalized, pairs
-        from ..surgery.quantization.network import Quantized
+        from ..surgery.quantization.equalize import equalize_pairs, pairs
+        from ..surgery.quantization.network import QuantizedNetwork
 
-        if isinstance(model, Quantized):
-            raise LissomError(f"{ctx.where}: the weights are quantized already; equalize before quantize")
+        if isinstance(model, QuantizedNetwork):
+            raise LissomError(
+                f"{ctx.where}: the weights are quantized already; equalize before quantize"
+            )
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
         settle_plain(model, ctx)
         before = copy.deepcopy(model)
-        ctx.facts["folded"] = folded(model, ctx.example)
+        ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
         found = pairs(model, ctx.example)
-        ctx.facts["equalized"] = equalized(model, found, self.sweeps)
+        ctx.facts["equalized"] = equalize_pairs(model, found, self.sweeps)
         if not found:
-            ctx.notes.append(f"{ctx.where}: no two layers follow each other through ReLU, pooling and the like alone, so "
-                             "there was nothing to equalize")
-        gate_same(ctx, "equalized = unequalized", before, model, ctx.batch(32),
-                      lambda net, example: (folded(net, example), equalized(net, pairs(net, example), self.sweeps)))
+            ctx.notes.append(
+                f"{ctx.where}: no two layers follow each other through ReLU, pooling "
+                "and the like alone, so "
+                "there was nothing to equalize"
+            )
+        gate_same(
+            ctx,
+            "equalized = unequalized",
+            before,
+            model,
+            ctx.batch(32),
+            lambda net, example: (
+                fold_batchnorms(net, example),
+                equalize_pairs(net, pairs(net, example), self.sweeps),
+            ),
+        )
         return model

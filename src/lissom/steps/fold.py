@@ -18,12 +18,19 @@ DONE = "batch-norm is in the quantized layers already; leave fold out, or put it
 
 @dataclass(frozen=True)
 class Fold(Step):
-    """Fold each batch-norm that alone reads a convolution or linear layer into that layer.
+    """Fold each batch-norm into the convolution or linear layer before it.
 
-    w' = w * gamma / sqrt(var + eps);  b' = beta + (b - mean) * gamma / sqrt(var + eps)
-    The outputs stay the same to float rounding, which a gate checks on real images. In front of signs it is a threshold
-    for each channel that batch-norm becomes, in the file that OpenVINO computes in single bits.
-    Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.2.
+    w' = w * gamma / sqrt(var + eps)
+    b' = beta + (b - mean) * gamma / sqrt(var + eps)
+
+    The outputs stay the same up to float rounding; this is checked on real samples. A batch-norm is
+    folded only if nothing else reads the output of the layer; layers that run more than once stay
+    as they are. In the file that OpenVINO computes in single bits, a batch-norm before a sign
+    becomes one threshold per channel instead.
+
+    Also known as: batch-norm folding, batch-norm fusion, BN folding, BN fusion.
+    Source: Jacob et al. 2017, Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference, https://arxiv.org/abs/1712.05877, section 3.2.
     """
 
     version: ClassVar[int] = 2
@@ -35,18 +42,21 @@ class Fold(Step):
         import copy
 
         from ..surgery.compare import gate_same
-        from ..surgery.fold import folded
+        from ..surgery.fold import fold_batchnorms
         from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.network import Quantized
+        from ..surgery.quantization.network import QuantizedNetwork
 
-        if isinstance(model, Quantized):
+        if isinstance(model, QuantizedNetwork):
             raise LissomError(f"{ctx.where}: {DONE}")
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
         settle_plain(model, ctx)
         before = copy.deepcopy(model)
-        if not (done := folded(model, ctx.example)):
-            ctx.notes.append(f"{ctx.where}: no batch-norm alone reads a convolution or linear layer; nothing was folded")
+        if not (done := fold_batchnorms(model, ctx.example)):
+            ctx.notes.append(
+                f"{ctx.where}: no batch-norm alone reads a convolution or linear "
+                "layer; nothing was folded"
+            )
         ctx.facts["folded"] = done
-        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), folded)
+        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
         return model

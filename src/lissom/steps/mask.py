@@ -18,30 +18,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mask(Step):
-    """Set the smallest weights of convolutions and linear layers to zero; they stay zero while the network learns.
+    """Set the smallest weights to zero and keep them at zero in later training.
 
-    element: single weights, smallest |w| first. block: `block` neighbouring outputs at one input and kernel place
-    ("4x1"), smallest mean |w| first. N:M, as "2:4": of every M neighbouring inputs at one output and kernel place the
-    N largest stay, so the pattern is the amount. With element and block round(amount * n) of n go, of equal ones
-    the first; what is zero already counts, so a second mask only adds zeros. Magnitudes are compared as they are,
-    with scope="global" those of all layers. No runtime here is faster for single zeros; files shrink once packed.
-    Source: Han et al. 2015, https://arxiv.org/abs/1506.02626; Mishra et al. 2021, https://arxiv.org/abs/2104.08378.
+    weight: (out in h w)
+    element: single weights, smallest |w| first
+    block:   `block` adjacent outputs at one input and kernel position, smallest mean |w| first
+    N:M:     of every M adjacent inputs at one output and kernel position, the N largest |w| stay
+
+    With element and block, round(amount * n) of n weights or blocks become zero, the first among
+    equal ones; weights that are zero already count. With N:M, the pattern determines the amount. A
+    second mask only adds zeros. Weights are compared as they are, with scope="global" across all
+    layers.
+
+    No runtime here is faster for single zeros; files become smaller once they are packed.
+    Raises LissomError where no weight can be set to zero.
+
+    Also known as: unstructured pruning, magnitude pruning, weight pruning, block sparsity, N:M
+    sparsity, 2:4 sparsity, semi-structured sparsity.
+    Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks,
+    https://arxiv.org/abs/1506.02626; Mishra et al. 2021, Accelerating Sparse Deep Neural Networks,
+    https://arxiv.org/abs/2104.08378.
     """
 
     version: ClassVar[int] = 2
 
-    amount: float | None = arg("fraction of weights set to zero; left out with N:M", None, above=0, below=1)
-    scope: Literal["local", "global"] = arg("each layer loses the fraction, or all layers together", "local")
-    pattern: str = arg("element, block, or N:M, which keeps N of every M inputs", "element")
+    amount: float | None = arg(
+        "fraction of weights to set to zero; leave it out with N:M", None, above=0, below=1
+    )
+    scope: Literal["local", "global"] = arg(
+        "local = the fraction of each layer; global = across all layers", "local"
+    )
+    pattern: str = arg(
+        'element, block, or N:M such as "2:4", which keeps N of every M inputs', "element"
+    )
     block: int = arg("outputs in a block", 4, low=2, high=64)
-    keep: str = arg("layers left as they are, glob patterns with commas between", "")
-    only: str = arg("the only layers masked, glob patterns with commas between; all if empty", "")
+    keep: str = arg("layers to leave unchanged: glob patterns, comma-separated", "")
+    only: str = arg("layers to mask: glob patterns, comma-separated; empty = all", "")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pattern not in ("element", "block") and self.ratio is None:
-            raise LissomError(f"mask(pattern=...): {self.pattern!r} was given; 'element', 'block' or N:M fits, "
-                              "N below M below 100, as in '2:4'")
+            raise LissomError(
+                f"mask(pattern=...): {self.pattern!r} was given; 'element', 'block' "
+                "or N:M fits, "
+                "N below M below 100, as in '2:4'"
+            )
 
     @property
     def ratio(self) -> tuple[int, int] | None:
@@ -58,7 +79,10 @@ class Mask(Step):
             return "the amount is missing, as in mask(0.5)" if self.amount is None else None
         share = 1 - self.ratio[0] / self.ratio[1]
         if self.amount is not None and abs(self.amount - share) > 1e-9:
-            return f"{self.pattern} is an amount of {share:g}, and {self.amount:g} was given; leave the amount out"
+            return (
+                f"{self.pattern} is an amount of {share:g}, and {self.amount:g} was given; "
+                "leave the amount out"
+            )
         return None
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
@@ -81,16 +105,30 @@ class Mask(Step):
         unable(model, ctx.example, left, own, CLASSES)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
         layers = {name: owners for name, owners in found.items() if name in wanted}
-        weights: dict[str, Tensor] = {name: owners[0].weight.detach() for name, owners in layers.items()}
+        weights: dict[str, Tensor] = {
+            name: owners[0].weight.detach() for name, owners in layers.items()
+        }
         if not all(torch.isfinite(w).all() for w in weights.values()):
             raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
-        together = [[*weights.values()]] if self.scope == "global" else [[w] for w in weights.values()]
+        together = (
+            [[*weights.values()]] if self.scope == "global" else [[w] for w in weights.values()]
+        )
         marks = [mark for some in together for mark in smallest(some, pattern, self.amount or 0.0)]
-        zeros = {name: mark | (w == 0).cpu() for (name, w), mark in zip(weights.items(), marks, strict=True)}
+        zeros = {
+            name: mark | (w == 0).cpu()
+            for (name, w), mark in zip(weights.items(), marks, strict=True)
+        }
         if not any(bool((weights[name].cpu()[zero] != 0).any()) for name, zero in zeros.items()):
-            why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3]) if not layers else "as many are zero already"
-            raise LissomError(f"{ctx.where}: no weight can be set to zero ({why or 'there are none'})")
-        before, images = copy.deepcopy(model), ctx.batch(16)
+            why = (
+                "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
+                if not layers
+                else "as many are zero already"
+            )
+            raise LissomError(
+                f"{ctx.where}: no weight can be set to zero ({why or 'there are none'})"
+            )
+        before = copy.deepcopy(model)
+        images = ctx.batch(16)
         wrong = 0
         for name, owners in layers.items():
             for weight in (weights[name], before.get_parameter(f"{name}.weight").detach()):
@@ -105,8 +143,12 @@ class Mask(Step):
         self.report(model, weights, left, ctx)
         return model
 
-    def report(self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context) -> None:
-        """Leave in `ctx` how many weights are zero, and how many bytes the network takes with and without them."""
+    def report(
+        self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context
+    ) -> None:
+        """Leave in `ctx` how many weights are zero, and how many bytes the network takes with and
+        without them.
+        """
         from ..surgery.coverage import tell_left_out
         from ..surgery.sizes import sizes
 
@@ -115,12 +157,21 @@ class Mask(Step):
         of_network = sum(zeros.values()) / sum(p.numel() for p in model.parameters())
         dense = sum(p.numel() * p.element_size() for p in model.parameters())
         packed = sizes(model)["packed_bytes"]
-        ctx.facts["masked"] = [{"name": name, "weights": w.numel(), "zeros": zeros[name],
-                                "sparsity": round(zeros[name] / w.numel(), 6)} for name, w in weights.items()]
+        ctx.facts["masked"] = [
+            {
+                "name": name,
+                "weights": w.numel(),
+                "zeros": zeros[name],
+                "sparsity": round(zeros[name] / w.numel(), 6),
+            }
+            for name, w in weights.items()
+        ]
         ctx.facts["sparsity"] = {"layers": round(of_layers, 6), "network": round(of_network, 6)}
         tell_left_out(ctx, weights, left, "whole")
         ctx.facts.update(left_whole=left, dense_bytes=dense, packed_bytes=packed)
-        ctx.notes.append(f"{ctx.where}: {of_network:.1%} of all parameters are zero; latency does not change, since no "
-                         f"runtime here skips single zeros, and {dense} bytes shrink to {packed} only once packed")
+        ctx.notes.append(
+            f"{ctx.where}: {of_network:.1%} of all parameters are zero; latency does not change, since no "
+            f"runtime here skips single zeros, and {dense} bytes shrink to {packed} only once packed"
+        )
         if empty := [name for name, w in weights.items() if zeros[name] == w.numel()]:
             ctx.notes.append(f"{ctx.where}: every weight is zero in {', '.join(empty)}")

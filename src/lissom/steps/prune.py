@@ -16,50 +16,72 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..language.context import Clock, Context
-    from ..surgery.channels.budget import Options
+    from ..surgery.channels.budget import WidthSearch
     from ..surgery.channels.evidence import Labelled
     from ..surgery.channels.groups import Groups
     from ..trees import Tree
 
 
-ASKED = ("an output of the network", "the input of the network", "keep='", "only='")  # which nobody would have cut
+# which nobody would have cut
+ASKED = ("an output of the network", "the input of the network", "keep='", "only='")
 
 
 @dataclass(frozen=True)
 class Prune(Step):
-    """Cut the channels that a score ranks lowest, with everything that depends on them.
+    """Remove the least important channels, together with everything that depends on them.
 
-    `amount` is the fraction removed of all channels, parameters, multiply-adds, or of the latency measured on a
-    target. Channels that a residual add, a concatenation or a depthwise convolution ties together are cut together
-    and count once. Whole multiples of channels go, in the order of their mean score, until what is left comes
-    nearest to what was asked; an amount that cannot be reached within one multiple is refused. Each layer keeps at
-    least one multiple and `floor` of its channels; a layer that is not wider than one multiple is left whole.
-    A grouped convolution keeps equal counts in every group; which ones may differ. What cannot be followed through
-    the network is left whole and named in the record. A gate checks on real images that the cut network does what
-    the same network does with those channels zeroed. Batch-norm statistics are then measured anew.
-    Source: Li et al. 2016, https://arxiv.org/abs/1608.08710; Fang et al. 2023, DepGraph,
-    https://arxiv.org/abs/2301.12900, for cutting coupled layers together; Fang et al. 2024, Isomorphic Pruning,
-    https://arxiv.org/abs/2407.04616, for ranking within layers of one kind.
+    `amount` is the fraction to remove of all channels, parameters or multiply-adds, or of the
+    latency measured on a target. Channels that a residual add, a concatenation or a depthwise
+    convolution couples are removed together and count once. Channels go in whole multiples, those
+    of the lowest mean importance first, until the result is nearest to `amount`. Raises LissomError
+    where `amount` cannot be reached within one multiple.
+
+    Each layer keeps at least one multiple and the fraction `floor` of its channels; a layer that is
+    not wider than one multiple is left whole. A grouped convolution keeps equally many channels in
+    each group; the groups may keep different ones. What cannot be traced through the network is
+    left whole and named in the record.
+
+    A check on real samples compares the pruned network with the same network whose channels are
+    zeroed instead. Batch-norm statistics are then measured again.
+
+    Also known as: structured pruning, channel pruning, filter pruning.
+    Source: Li et al. 2016, Pruning Filters for Efficient ConvNets,
+    https://arxiv.org/abs/1608.08710; Fang et al. 2023, DepGraph: Towards Any Structural Pruning,
+    https://arxiv.org/abs/2301.12900, for removing coupled channels together; Fang et al. 2024,
+    Isomorphic Pruning for Vision Models, https://arxiv.org/abs/2407.04616, for ranking within
+    layers of one kind.
     """
 
     version: ClassVar[int] = 3
     compares: ClassVar[bool] = True
 
-    amount: float = arg("fraction removed of what `of` counts", above=0, below=1)
-    of: Literal["channels", "params", "macs", "latency"] = arg("what the amount is a fraction of", "channels")
-    by: str = arg("how channels are ranked", "l1", menu="importance")
+    amount: float = arg("fraction to remove, measured in `of`", above=0, below=1)
+    of: Literal["channels", "params", "macs", "latency"] = arg(
+        "what `amount` is a fraction of", "channels"
+    )
+    by: str = arg("importance measure that ranks channels", "l1", menu="importance")
     scope: Literal["global", "local", "isomorphic"] = arg(
-        "rank all layers together, each by itself, or layers of one kind together", "global")
-    per: Literal["channel", "cost"] = arg("rank by score, or by score over the cost that goes with the channel", "channel")
+        "rank across all layers, within each layer, or within layers of one kind", "global"
+    )
+    per: Literal["channel", "cost"] = arg(
+        "rank by importance, or by importance per cost saved", "channel"
+    )
     multiple: int | Literal["auto"] = arg(
-        "channels are kept in multiples of this; auto times layers on `on`", 8, low=1, high=1024)
-    floor: float = arg("least fraction of channels kept in each layer", 0.1, low=0, below=1)
-    rounds: int = arg("cut in so many equal parts, ranking anew before each", 1, low=1, high=1000)
-    keep: str = arg("layers left whole, glob patterns with commas between", "")
-    only: str = arg("layers cut, with those coupled to them, no others: patterns as in keep; all if empty", "")
-    recalibrate: bool = arg("measure batch-norm statistics anew on training images after the cut", True)
-    images: int = arg("training images for scores and statistics", 512, low=1, high=1_000_000)
-    on: str = arg("the target whose latency counts", "onnxruntime", menu="targets")
+        "keep channels in multiples of this; auto benchmarks layers on `on`", 8, low=1, high=1024
+    )
+    floor: float = arg("smallest fraction of channels to keep in each layer", 0.1, low=0, below=1)
+    rounds: int = arg(
+        "prune in this many equal parts, ranking again before each", 1, low=1, high=1000
+    )
+    keep: str = arg("layers to leave whole: glob patterns, comma-separated", "")
+    only: str = arg("layers to prune, with those coupled to them: glob patterns; empty = all", "")
+    recalibrate: bool = arg(
+        "measure batch-norm statistics again on training samples afterwards", True
+    )
+    images: int = arg(
+        "training samples for importance and batch-norm statistics", 512, low=1, high=1_000_000
+    )
+    on: str = arg("target on which latency is measured", "onnxruntime", menu="targets")
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if any(step.name() == "quantize" for step in earlier):
@@ -83,7 +105,8 @@ class Prune(Step):
 
         left = 1.0  # of what was there before the first round
         for turn in range(1, self.rounds + 1):
-            share, last = 1 - (1 - self.amount * turn / self.rounds) / left, turn == self.rounds
+            share = 1 - (1 - self.amount * turn / self.rounds) / left
+            last = turn == self.rounds
             if share > 0:  # whole multiples may have taken more than this round's part already
                 options = self.options(model, ctx, ctx.labelled(self.images))
                 if self.of == "latency":
@@ -92,12 +115,24 @@ class Prune(Step):
                     left *= 1 - self.cut(model, ctx, options, share, left, last)
             if self.recalibrate:
                 self.measure_statistics(model, ctx, tell=last)
-        whole = {name: why for name, why in ctx.facts["left_whole"].items() if not why.startswith((*ASKED, "in part: "))}
-        tell_left_out(ctx, {name for group in ctx.facts.get("groups", ()) for name in group["layers"]}, whole, "whole")
+        whole = {
+            name: why
+            for name, why in ctx.facts["left_whole"].items()
+            if not why.startswith((*ASKED, "in part: "))
+        }
+        tell_left_out(
+            ctx,
+            {name for group in ctx.facts.get("groups", ()) for name in group["layers"]},
+            whole,
+            "whole",
+        )
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - left, 6)}
         if self.of != "latency" and abs(1 - left - self.amount) > 0.02:
-            ctx.notes.append(f"{ctx.where}: {1 - left:.3f} of the {self.of} were removed, the nearest that multiples of "
-                             f"{ctx.facts['multiple']} and the floor allow to {self.amount:.3g}")
+            ctx.notes.append(
+                f"{ctx.where}: {1 - left:.3f} of the {self.of} were removed, the "
+                "nearest that multiples of "
+                f"{ctx.facts['multiple']} and the floor allow to {self.amount:.3g}"
+            )
         return model
 
     def groups(self, model: nn.Module, ctx: Context) -> Groups:
@@ -107,111 +142,185 @@ class Prune(Step):
         from ..surgery.channels.probe import cuttable
         from ..surgery.names import matching
         from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.network import Quantized
+        from ..surgery.quantization.network import QuantizedNetwork
 
-        if isinstance(model, Quantized):
+        if isinstance(model, QuantizedNetwork):
             raise LissomError(f"{ctx.where}: a quantized network is not cut; prune before quantize")
         settle_plain(model, ctx)
         found = cuttable(model, ctx.example)
         makers = {name for group in found.free for name in group.layers("out")}  # of any kind
-        layers = [name for name, m in model.named_modules() if name in makers or isinstance(
-            m, (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention))]
+        layers = [
+            name
+            for name, m in model.named_modules()
+            if name in makers
+            or isinstance(m, (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention))
+        ]
         keep = matching(layers, self.keep, f"{ctx.where}: keep")
         only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)
         free = []
         for group in found.free:
             made = set(group.layers("out"))
             if made & keep or not made & only:
-                found.left.update(dict.fromkeys(made, f"keep='{self.keep}'" if made & keep else f"only='{self.only}'"))
+                found.left.update(
+                    dict.fromkeys(
+                        made, f"keep='{self.keep}'" if made & keep else f"only='{self.only}'"
+                    )
+                )
             else:
                 free.append(group)
         if not free:
             reasons = "; ".join(f"{k}: {v}" for k, v in list(found.left.items())[:3])
-            raise LissomError(f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})")
+            raise LissomError(
+                f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})"
+            )
         cut = {name for group in free for name in group.layers("out")}
-        found.left = {name: f"in part: {why}" if name in cut else why for name, why in found.left.items()}
+        found.left = {
+            name: f"in part: {why}" if name in cut else why for name, why in found.left.items()
+        }
         found.free = free
         return found
 
-    def options(self, model: nn.Module, ctx: Context, labelled: Labelled) -> Options:
+    def options(self, model: nn.Module, ctx: Context, labelled: Labelled) -> WidthSearch:
         """Score every group and return the widths that the network can be cut to."""
-        from ..surgery.channels.budget import Options, chunks_of, cost_of, widths_of
+        from ..surgery.channels.budget import WidthSearch, cost_of, width_steps_of, widths_of
         from ..surgery.channels.evidence import Evidence
 
         groups = self.groups(model, ctx)
         score = method_of("importance", self.by)
         evidence = Evidence(model, groups.free, lambda: labelled, task_loss(model, ctx), ctx.seed)
-        scores, unranked = [], []
+        scores = []
+        unranked = []
         for group in groups.free:
             try:
                 scores.append(score(group, evidence).detach().cpu())
-            except LissomError as error:  # a layer without a norm, say; the others can still be ranked
+            except (
+                LissomError
+            ) as error:  # a layer without a norm, say; the others can still be ranked
                 unranked.append((group, error))
         if not scores:
             raise unranked[0][1]
         for group, reason in unranked:
             groups.left.update(dict.fromkeys(group.layers("out"), str(reason)))
-        groups.free = [group for group in groups.free if group not in [other for other, _ in unranked]]
-        multiple = self.multiple if isinstance(self.multiple, int) else self.clock(ctx).multiple(model, ctx.example)
+        groups.free = [
+            group for group in groups.free if group not in [other for other, _ in unranked]
+        ]
+        multiple = (
+            self.multiple
+            if isinstance(self.multiple, int)
+            else self.clock(ctx).multiple(model, ctx.example)
+        )
         first = first_widths(ctx)  # the floor is a share of what the first round found
-        widths = [widths_of(group, multiple, self.floor * first.get(group.name, group.size) / group.size)
-                  for group in groups.free]
+        widths = [
+            widths_of(group, multiple, self.floor * first.get(group.name, group.size) / group.size)
+            for group in groups.free
+        ]
         ctx.facts.update(multiple=multiple, left_whole=groups.left)
-        cost = self.clock(ctx).predictor(model, ctx.example, groups.free) if self.of == "latency" else \
-            cost_of(self.of, model, groups.free, ctx.example)
-        chunks = chunks_of(scores, widths, groups.free, self.scope, cost if self.per == "cost" else None)
-        return Options(groups.free, scores, widths, chunks, cost, groups.rounds, groups.decides, groups.sized)
+        cost = (
+            self.clock(ctx).predictor(model, ctx.example, groups.free)
+            if self.of == "latency"
+            else cost_of(self.of, model, groups.free, ctx.example)
+        )
+        chunks = width_steps_of(
+            scores, widths, groups.free, self.scope, cost if self.per == "cost" else None
+        )
+        return WidthSearch(
+            groups.free, scores, widths, chunks, cost, groups.rounds, groups.decides, groups.sized
+        )
 
-    def cut(self, model: nn.Module, ctx: Context, options: Options, amount: float, left: float = 1.0,
-            last: bool = True) -> float:
-        """Cut the network in place to the widths that come nearest to the amount, or refuse; return what was removed.
+    def cut(
+        self,
+        model: nn.Module,
+        ctx: Context,
+        options: WidthSearch,
+        amount: float,
+        left: float = 1.0,
+        last: bool = True,
+    ) -> float:
+        """Cut the network in place to the widths that come nearest to the amount, or refuse; return
+        what was removed.
 
-        `left` is what earlier rounds left of the whole; a round but the last may find nothing small enough to cut.
+        `left` is what earlier rounds left of the whole; a round but the last may find nothing small
+        enough to cut.
         """
-        kept = options.alike(amount) if self.scope == "local" and self.of == "channels" else options.nearest(amount)
+        kept = (
+            options.alike(amount)
+            if self.scope == "local" and self.of == "channels"
+            else options.nearest(amount)
+        )
         if options.removed(kept) == 0:  # the same share of every layer is less than one multiple
             kept = options.nearest(amount)
-        found, most, grain = options.removed(kept), options.most, options.grain(kept)
+        found = options.removed(kept)
+        most = options.most
+        grain = options.grain(kept)
         if (found == 0 and last and left == 1) or amount > most + grain:
-            least = min((options.removed([*options.start[:k], w[1], *options.start[k + 1:]])
-                         for k, w in enumerate(options.widths) if len(w) > 1), default=0.0)
-            raise LissomError(f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be removed; with multiple="
-                              f"{ctx.facts['multiple']} and floor={self.floor:g} this network can lose "
-                              f"{1 - left * (1 - least):.3g} to {1 - left * (1 - most):.3g} of them")
+            least = min(
+                (
+                    options.removed([*options.start[:k], w[1], *options.start[k + 1 :]])
+                    for k, w in enumerate(options.widths)
+                    if len(w) > 1
+                ),
+                default=0.0,
+            )
+            raise LissomError(
+                f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be "
+                "removed; with multiple="
+                f"{ctx.facts['multiple']} and floor={self.floor:g} this network can lose "
+                f"{1 - left * (1 - least):.3g} to {1 - left * (1 - most):.3g} of them"
+            )
         ctx.facts.setdefault("amount", {"of": self.of, "most": round(most, 4)})
         if found:
             carried_out(model, ctx, options, kept)
         return found
 
-    def cut_to_latency(self, model: nn.Module, ctx: Context, options: Options, amount: float) -> float:
-        """Cut the network in place so that its measured latency falls by the fraction `amount`; return by how much."""
+    def cut_to_latency(
+        self, model: nn.Module, ctx: Context, options: WidthSearch, amount: float
+    ) -> float:
+        """Cut the network in place so that its measured latency falls by the fraction `amount`;
+        return by how much.
+        """
         from ..surgery.channels.latency import NEAR, widths_for_latency
 
         found = widths_for_latency(model, options, amount, self.clock(ctx), ctx.example, ctx.where)
-        before_ms = ctx.facts.get("amount", {}).get("before_ms", found.before_ms)  # of the first round
-        ctx.facts["amount"] = {"of": "latency", "asked": round(amount, 6), "removed": round(found.removed, 4),
-                               "predicted": found.predicted, "before_ms": before_ms, "after_ms": found.after_ms,
-                               "measured": found.measured}
+        # of the first round
+        before_ms = ctx.facts.get("amount", {}).get("before_ms", found.before_ms)
+        ctx.facts["amount"] = {
+            "of": "latency",
+            "asked": round(amount, 6),
+            "removed": round(found.removed, 4),
+            "predicted": found.predicted,
+            "before_ms": before_ms,
+            "after_ms": found.after_ms,
+            "measured": found.measured,
+        }
         if abs(found.removed - amount) > NEAR:
-            ctx.notes.append(f"{ctx.where}: the latency fell by {found.removed:.3f}, the nearest that was found to "
-                             f"{amount:.3g}")
+            ctx.notes.append(
+                f"{ctx.where}: the latency fell by {found.removed:.3f}, the nearest "
+                "that was found to "
+                f"{amount:.3g}"
+            )
         carried_out(model, ctx, options, found.kept)
         return found.removed
 
     def clock(self, ctx: Context) -> Clock:
         """Return what times layers and networks on the target `on`."""
         if ctx.clock is None:
-            raise LissomError(f"{ctx.where}: latency is measured by lissom.run and lissom.apply alone")
+            raise LissomError(
+                f"{ctx.where}: latency is measured by lissom.run and lissom.apply alone"
+            )
         return ctx.clock(self.on)
 
     def measure_statistics(self, model: nn.Module, ctx: Context, tell: bool) -> None:
         """Measure batch-norm statistics anew, and with `tell` what that alone does for the accuracy."""
-        from ..surgery.channels.recalibrate import recalibrated
+        from ..surgery.channels.recalibrate import recalibrate_batchnorms
 
         before = ctx.accuracy(model) if tell else None
-        norms = recalibrated(model, ctx.images(self.images))
+        norms = recalibrate_batchnorms(model, ctx.images(self.images))
         if tell and norms:
-            ctx.facts["recalibrated"] = {"norms": norms, "before": before, "after": ctx.accuracy(model)}
+            ctx.facts["recalibrated"] = {
+                "norms": norms,
+                "before": before,
+                "after": ctx.accuracy(model),
+            }
 
 
 def first_widths(ctx: Context) -> dict[str, int]:
@@ -224,34 +333,51 @@ def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any],
     from ..language.training import Batch
 
     own = ctx.task.loss if ctx.task is not None else None
-    return None if own is None else lambda images, labels, outputs: own(model, Batch(images, labels, outputs))
+    return (
+        None
+        if own is None
+        else lambda images, labels, outputs: own(model, Batch(images, labels, outputs))
+    )
 
 
-def carried_out(model: nn.Module, ctx: Context, options: Options, kept: list[int]) -> None:
-    """Cut `model` in place to `kept` units of each group, and hold it against itself with those zeroed that go."""
-    from ..surgery.channels.slice import masked, sliced
+def carried_out(model: nn.Module, ctx: Context, options: WidthSearch, kept: list[int]) -> None:
+    """Cut `model` in place to `kept` units of each group, and hold it against itself with those
+    zeroed that go.
+    """
+    from ..surgery.channels.slice import slice_channels, zero_channels
     from ..surgery.compare import answers, gap
     from ..surgery.small import smaller
 
-    cut, first = options.cut(kept), first_widths(ctx)
-    ctx.facts["groups"] = [{"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
-                           for g, w in zip(options.groups, kept, strict=True)]
+    cut = options.cut(kept)
+    first = first_widths(ctx)
+    ctx.facts["groups"] = [
+        {"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
+        for g, w in zip(options.groups, kept, strict=True)
+    ]
     images = ctx.batch(8)
-    if not options.sized and (small := smaller(images)) is not None:  # which proves the same in less time
+    # which proves the same in less time
+    if not options.sized and (small := smaller(images)) is not None:
         images = small
-    masked(model, cut)  # what is cut next
+    zero_channels(model, cut)  # what is cut next
     wanted = answers(*shown(model, images, options.rounds), decides=options.decides)
-    sliced(model, cut)
+    slice_channels(model, cut)
     try:
         found = gap(wanted, *shown(model, images, options.rounds))
-    except Exception as error:  # whatever the user's forward raises on a width that no trial has met
-        raise LissomError(f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); keep= leaves "
-                          "layers whole") from error
+    except (
+        Exception
+    ) as error:  # whatever the user's forward raises on a width that no trial has met
+        raise LissomError(
+            f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); "
+            "keep= leaves "
+            "layers whole"
+        ) from error
     ctx.gate("sliced = masked", found, 1e-3)
 
 
 def shown(model: nn.Module, images: Tree, rounds: bool) -> tuple[nn.Module, Tree]:
-    """Return what is compared: a network and its inputs, in float64 if its forward `rounds` to 16 bits, as autocast does."""
+    """Return what is compared: a network and its inputs, in float64 if its forward `rounds` to 16
+    bits, as autocast does.
+    """
     import copy
 
     from torch import float64

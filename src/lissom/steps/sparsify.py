@@ -21,52 +21,84 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sparsify(Learning):
-    """Train with a price on what a pruning step will rank: scales, or all that hangs on a channel.
+    """Train with a sparsity penalty, so that unneeded channels shrink before pruning.
 
-    bn:    loss = task loss + weight * sum |gamma|, network slimming
-    group: loss = task loss + weight * sum over channels of ||w[u]||, w[u] being all that a cut of u would take along
-    grow:  loss = task loss + weight * progress * sum of g[u] / 2 * ||w[u]||^2 over filters and scales, where g[u] goes
-           from 0 for the largest channel of its group to 1 for the smallest, and progress from 0 to 1
-    Source: Liu et al. 2017, Network Slimming, https://arxiv.org/abs/1708.06519; Yuan and Lin 2006, group lasso, with the
-    groups of Fang et al. 2023, DepGraph, https://arxiv.org/abs/2301.12900; Wang et al. 2021, Neural Pruning via Growing
-    Regularization, https://arxiv.org/abs/2012.09243. Differs: grow spares nothing but the largest channel, since how
-    many will go is not known here.
+    bn:    loss = task loss + weight * sum |gamma|
+    group: loss = task loss + weight * sum over channels u of ||w[u]||
+    grow:  loss = task loss + weight * progress * sum over channels u of g[u] / 2 * ||w[u]||^2
+    gamma:    scales of all batch-norms
+    w[u]:     group: all weights that are removed with channel u; grow: its filters and scales
+    g[u]:     from 0 for the largest channel of its group to 1 for the smallest
+    progress: from 0 to 1 over the step
+
+    Raises LissomError where the network has no batch-norm scales (bn) or no channel that can be
+    pruned (group, grow).
+
+    Also known as: network slimming for on="bn", group lasso for on="group", growing regularization
+    (GReg) for on="grow", sparsity regularization.
+    Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming,
+    https://arxiv.org/abs/1708.06519; Yuan and Lin 2006, Model Selection and Estimation in
+    Regression with Grouped Variables, for the group lasso, with the groups of Fang et al. 2023,
+    DepGraph: Towards Any Structural Pruning, https://arxiv.org/abs/2301.12900; Wang et al. 2021,
+    Neural Pruning via Growing Regularization, https://arxiv.org/abs/2012.09243.
+    Differs: grow puts a penalty on all channels but the largest, since it is not known here how
+    many will be removed.
     """
 
     version: ClassVar[int] = 3
 
-    weight: float = arg("price of one unit of |gamma|, of a norm, or of half a squared norm", above=0, high=10)
-    epochs: int = arg("how often the training data is seen", low=1, high=100_000)
+    weight: float = arg(
+        "penalty strength, per unit of |gamma|, norm, or half squared norm", above=0, high=10
+    )
+    epochs: int = arg("training epochs", low=1, high=100_000)
     _: KW_ONLY
-    on: Literal["bn", "group", "grow"] = arg("what is made small", "bn")
-    lr: float = arg("peak learning rate of SGD with Nesterov momentum", 0.05, above=0, high=10)
+    on: Literal["bn", "group", "grow"] = arg(
+        "penalty on batch-norm scales, on whole channels, or growing on small channels", "bn"
+    )
+    lr: float = arg(
+        "peak learning rate; adamw needs about a hundredth of sgd's", 0.05, above=0, high=10
+    )
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Raise if the network has nothing to make sparse."""
-        self._scales(model, ctx) if self.on == "bn" else self._groups(model, ctx)
+        if self.on == "bn":
+            self._scales(model, ctx)
+        else:
+            self._groups(model, ctx)
         return super().rehearse(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         grown = Grown(ctx.updates(self.epochs, self.batch))
-        price, sizes = self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
+        price, sizes = (
+            self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
+        )
         before = sizes()
         ctx.learn(model, self.train_settings(self.epochs), terms=(price,), remembers=[grown])
-        ctx.facts["sparsified"] = {"of": "|gamma|" if self.on == "bn" else "norm of a channel", **histogram(before, sizes())}
+        ctx.facts["sparsified"] = {
+            "of": "|gamma|" if self.on == "bn" else "norm of a channel",
+            **histogram(before, sizes()),
+        }
         return model
 
-    def _slimming(self, model: nn.Module, ctx: Context) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
+    def _slimming(
+        self, model: nn.Module, ctx: Context
+    ) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
         from torch import cat, stack
 
         scales = self._scales(model, ctx)
 
         def price(_: nn.Module, __: Batch) -> Tensor:
             return self.weight * stack([s.abs().sum() for s in scales]).sum()
+
         return price, lambda: cat([s.detach().abs().cpu() for s in scales])
 
-    def _lasso(self, model: nn.Module, ctx: Context, grown: Grown) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
+    def _lasso(
+        self, model: nn.Module, ctx: Context, grown: Grown
+    ) -> tuple[Callable[..., Tensor], Callable[[], Tensor]]:
         from torch import cat, stack
 
-        groups, tensors = self._groups(model, ctx), dict(model.named_parameters(remove_duplicate=False))
+        groups = self._groups(model, ctx)
+        tensors = dict(model.named_parameters(remove_duplicate=False))
         roles = ("out", "in", "scale", "vector") if self.on == "group" else ("out", "scale")
 
         def squares() -> list[Tensor]:
@@ -76,7 +108,10 @@ class Sparsify(Learning):
             found = squares()
             if self.on == "group":
                 return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in found]).sum()
-            return self.weight * grown.share() / 2 * stack([(s * lag(s)).sum() for s in found]).sum()
+            return (
+                self.weight * grown.share() / 2 * stack([(s * lag(s)).sum() for s in found]).sum()
+            )
+
         return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
 
     def _groups(self, model: nn.Module, ctx: Context) -> list[Group]:
@@ -84,17 +119,28 @@ class Sparsify(Learning):
 
         groups = cuttable(model, ctx.example).free
         if not groups:
-            raise LissomError(f"{ctx.where}: nothing in this network can be cut, so there is nothing to make small")
+            raise LissomError(
+                f"{ctx.where}: nothing in this network can be cut, so there is "
+                "nothing to make small"
+            )
         return groups
 
     @staticmethod
     def _scales(model: nn.Module, ctx: Context) -> list[Tensor]:
         from torch import nn
 
-        scales: list[Tensor] = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-                                and m.weight is not None and m.weight.requires_grad]
+        scales: list[Tensor] = [
+            m.weight
+            for m in model.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            and m.weight is not None
+            and m.weight.requires_grad
+        ]
         if not scales:
-            raise LissomError(f'{ctx.where}: the network has no batch-norm scales to make small; on="group" needs none')
+            raise LissomError(
+                f"{ctx.where}: the network has no batch-norm scales to make small; "
+                'on="group" needs none'
+            )
         return scales
 
 
@@ -102,7 +148,8 @@ class Grown:
     """How far a price has grown: from 0 to 1 over so many steps of learning."""
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.taken = steps, 0
+        self.steps = steps
+        self.taken = 0
 
     def share(self) -> float:
         """Return the share at the next step."""
@@ -125,10 +172,14 @@ def lag(squares: Tensor) -> Tensor:
 
 
 def histogram(before: Tensor, after: Tensor, bins: int = 40) -> dict[str, Any]:
-    """Return counts of two sets of sizes over the same `bins` from 0 to the largest, and the share near 0 of each."""
+    """Return counts of two sets of sizes over the same `bins` from 0 to the largest, and the share
+    near 0 of each.
+    """
     import torch
 
     top = max(float(before.max()), float(after.max()), 1e-12)
-    counts = [torch.histc(values.float(), bins, 0, top).int().tolist() for values in (before, after)]
+    counts = [
+        torch.histc(values.float(), bins, 0, top).int().tolist() for values in (before, after)
+    ]
     small = [round(float((values < 0.01 * top).float().mean()), 4) for values in (before, after)]
     return {"top": top, "before": counts[0], "after": counts[1], "below_a_hundredth": small}

@@ -1,7 +1,8 @@
 """JSON as a value of known types, ranges and depth, or one line that says what is not so.
 
-A check is a function of a value; it returns the value as readers get it, or raises Wrong, to which whoever looks into an
-object or a list adds the place. A store of thousands is read at each listing, so nothing is made for what is right.
+A check is a function of a value; it returns the value as readers get it, or raises Wrong, to which
+whoever looks into an object or a list adds the place. A store of thousands is read at each listing,
+so nothing is made for what is right.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Wrong(ValueError):
 
 # files
 
+
 def text_of(path: Path) -> str:
     """Return the text of a regular file of at most 16 MiB; no link, no pipe."""
     found = os.lstat(path)
@@ -58,7 +60,9 @@ def text_of(path: Path) -> str:
 
 @contextmanager
 def many_read() -> Iterator[None]:
-    """Read many files in the block without looking for circles, a third of the time: what JSON says has none."""
+    """Read many files in the block without looking for circles, a third of the time: what JSON says
+    has none.
+    """
     looked = gc.isenabled()
     gc.disable()
     try:
@@ -107,8 +111,11 @@ def _shallow(value: Any, at_each: Callable[[list[Any]], object] | None = None) -
     for _ in range(MOST_DEPTH + 1):
         if at_each is not None:
             at_each(level)
-        outer = [found.values() if found.__class__ is dict else found for found in level
-                 if found.__class__ is dict or found.__class__ is list]
+        outer = [
+            found.values() if found.__class__ is dict else found
+            for found in level
+            if found.__class__ is dict or found.__class__ is list
+        ]
         if not outer:
             return
         level = [*chain.from_iterable(outer)]
@@ -118,27 +125,38 @@ def _shallow(value: Any, at_each: Callable[[list[Any]], object] | None = None) -
 def _of_64_bits(level: list[Any]) -> None:
     """Raise for numbers that are larger: orjson takes none, but Python."""
     for found in level:
-        if not (math.isfinite(found) if type(found) is float else type(found) is not int or abs(found) <= LARGEST):
+        if not (
+            math.isfinite(found)
+            if type(found) is float
+            else type(found) is not int or abs(found) <= LARGEST
+        ):
             raise Wrong("JSON", "finite numbers of 64 bits", found)
 
 
 # checks
 
+
 def number(low: float = -LARGEST, high: float = LARGEST, what: str = "a number") -> Check:
     """Accept a finite number from `low` to `high`."""
+
     def check(value: Any) -> Any:
         if type(value) not in (int, float) or not low <= value <= high:
-            raise Wrong("", what if what != "a number" else f"a number from {low:g} to {high:g}", value)
+            raise Wrong(
+                "", what if what != "a number" else f"a number from {low:g} to {high:g}", value
+            )
         return value
+
     return check
 
 
 def whole(low: int = 0, high: int = LARGEST) -> Check:
     """Accept a whole number from `low` to `high`."""
+
     def check(value: Any) -> Any:
         if type(value) is not int or not low <= value <= high:
             raise Wrong("", f"a whole number from {low} to {high}", value)
         return value
+
     return check
 
 
@@ -168,6 +186,7 @@ def maybe(check: Check) -> Check:
 
 def listing(check: Check) -> Check:
     """Accept a list of such values."""
+
     def each(value: Any) -> Any:
         if type(value) is not list:
             raise Wrong("", "a list", value)
@@ -175,11 +194,13 @@ def listing(check: Check) -> Check:
             return [check(part) for part in value]
         except Wrong:  # once more, to say where
             return [at(place, check, part) for place, part in enumerate(value)]
+
     return each
 
 
 def mapping(check: Check) -> Check:
     """Accept an object with such values under any names."""
+
     def each(value: Any) -> Any:
         if type(value) is not dict:
             raise Wrong("", "an object", value)
@@ -187,12 +208,16 @@ def mapping(check: Check) -> Check:
             return {name: check(part) for name, part in value.items()}
         except Wrong:  # once more, to say where
             return {name: at(name, check, part) for name, part in value.items()}
+
     return each
 
 
 def fields(**wanted: Check | tuple[Check, Any]) -> Check:
     """Accept an object with these fields, and others; a field given as (check, default) may be missing."""
-    pairs = [(name, *(check if isinstance(check, tuple) else (check, MISSING))) for name, check in wanted.items()]
+    pairs = [
+        (name, *(check if isinstance(check, tuple) else (check, MISSING)))
+        for name, check in wanted.items()
+    ]
 
     def check(value: Any) -> Any:
         if type(value) is not dict:
@@ -213,6 +238,7 @@ def fields(**wanted: Check | tuple[Check, Any]) -> Check:
             found = {**value} if found is value else found
             found[name] = read
         return found
+
     return check
 
 

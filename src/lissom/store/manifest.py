@@ -1,8 +1,9 @@
 """What an entry of the store consists of: the SHA-256 of its files, signed with the user's key.
 
-The checksums tell damage, the signature tells whose entry it is. What may change later, measurements, is not in it;
-everything that decides what is imported or run is: the structure with how the network is built, the weights, the recipe and
-the entries it names, and where the code lies that it names.
+The checksums tell damage, the signature tells whose entry it is. What may change later,
+measurements, is not in it; everything that decides what is imported or run is: the structure with
+how the network is built, the weights, the recipe and the entries it names, and where the code lies
+that it names.
 
 A store is data: what it names is imported only if the user's own key has signed it. The place of
 the code is signed too, so that an entry which comes back from somebody else does not run the code
@@ -29,8 +30,10 @@ from .signing import canonical, same, signature, user_key
 
 NAME = "manifest.json"
 FORMAT = 1
-LATER = ("targets", "finished", "notes")  # what a record is told after it was written; other fields may be added
-CHUNK = 8 << 20  # bytes hashed at once: between two parts a thread waits for one that builds a network to let it run
+# what a record is told after it was written; other fields may be added
+LATER = ("targets", "finished", "notes")
+# bytes hashed at once: between two parts a thread waits for one that builds a network to let it run
+CHUNK = 8 << 20
 HASHED: dict[tuple[int, ...], str] = {}  # what this process has read already
 
 
@@ -46,27 +49,47 @@ class Manifest:
 
 
 def seal(folder: Path, name: str) -> None:
-    """Write the manifest of a folder of the name KEY or KEY/artefacts/NAME, signed with the user's key if there is one."""
-    files = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
-             and path.name not in (NAME, "record.json") and path.relative_to(folder).parts[0] != "artefacts"}
+    """Write the manifest of a folder of the name KEY or KEY/artefacts/NAME, signed with the user's
+    key if there is one.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name not in (NAME, "record.json")
+        and path.relative_to(folder).parts[0] != "artefacts"
+    }
     record = record_in(folder)
     fields = sorted(set(record) - set(LATER))
-    facts = {"format": FORMAT, "name": name, "files": files, "code": code_of(folder),
-             "record": {"fields": fields, "sha256": digest_of(record, fields)}}
+    facts = {
+        "format": FORMAT,
+        "name": name,
+        "files": files,
+        "code": code_of(folder),
+        "record": {"fields": fields, "sha256": digest_of(record, fields)},
+    }
     key = user_key()
-    (folder / NAME).write_text(json.dumps({**facts, "signature": signature(facts, key) if key else None}, indent=1),
-                               encoding="utf-8")
+    (folder / NAME).write_text(
+        json.dumps({**facts, "signature": signature(facts, key) if key else None}, indent=1),
+        encoding="utf-8",
+    )
 
 
 def manifest(folder: Path, name: str) -> Manifest | None:
     """Return the manifest of a folder of that name; None where there is none or it cannot be read."""
     try:
         facts = parsed(text_of(folder / NAME))
-        signed, files, record = facts.pop("signature"), facts["files"], facts["record"]
-        if facts["format"] != FORMAT or not all(isinstance(v, str) for v in (*files, *files.values(), *record["fields"])):
+        signed = facts.pop("signature")
+        files = facts["files"]
+        record = facts["record"]
+        if facts["format"] != FORMAT or not all(
+            isinstance(v, str) for v in (*files, *files.values(), *record["fields"])
+        ):
             return None
         key = user_key() if isinstance(signed, str) else None
-        own = bool(key) and same(signature(facts, key or b""), str(signed)) and facts["name"] == name
+        own = (
+            bool(key) and same(signature(facts, key or b""), str(signed)) and facts["name"] == name
+        )
         return Manifest(str(facts["name"]), files, record, facts["code"], own)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -74,13 +97,20 @@ def manifest(folder: Path, name: str) -> Manifest | None:
 
 def wrong(folder: Path, sealed: Manifest, names: Iterable[str] | None = None) -> str | None:
     """Return the first file of a folder that is not what was sealed, None if all are, or those of `names`."""
-    return next((name for name in (sealed.files if names is None else names) if name in sealed.files
-                 and digest(folder / name) != sealed.files[name]), None)
+    return next(
+        (
+            name
+            for name in (sealed.files if names is None else names)
+            if name in sealed.files and digest(folder / name) != sealed.files[name]
+        ),
+        None,
+    )
 
 
 @contextmanager
 def checked(folder: Path) -> Iterator[None]:
-    """Compare a network's files with their checksums while the block reads them; raise LissomError where they differ.
+    """Compare a network's files with their checksums while the block reads them; raise LissomError
+    where they differ.
 
     A thread hashes the files while the network is built, each file once in a process: loading a
     ResNet-50 takes 1.01 times as long as without checksums (benchmarks/checksum_cost.py).
@@ -102,13 +132,20 @@ def checked(folder: Path) -> Iterator[None]:
 def refuse(folder: Path, name: str | None) -> None:
     """Raise LissomError if a file of an entry is not what was written."""
     if name is not None:
-        raise LissomError(f"store: {folder / name} is not what was written (its SHA-256 differs); {remedy(folder)}")
+        raise LissomError(
+            f"store: {folder / name} is not what was written (its SHA-256 differs); "
+            f"{remedy(folder)}"
+        )
 
 
 def own_record(sealed: Manifest, folder: Path) -> bool:
     """Return whether the record of an entry says what it did when it was sealed."""
-    fields, record = sealed.record["fields"], record_in(folder)
-    return all(name in record for name in fields) and digest_of(record, fields) == sealed.record["sha256"]
+    fields = sealed.record["fields"]
+    record = record_in(folder)
+    return (
+        all(name in record for name in fields)
+        and digest_of(record, fields) == sealed.record["sha256"]
+    )
 
 
 def digest(path: Path) -> str:
@@ -142,14 +179,18 @@ def record_in(folder: Path) -> dict[str, Any]:
 
 
 def code_of(folder: Path) -> str | None:
-    """Return the SHA-256 of the path of the code that a network's structure names; None where it names none."""
+    """Return the SHA-256 of the path of the code that a network's structure names; None where it
+    names none.
+    """
     named = code_in(folder)
     file = named and code_file(named)
     return hashlib.sha256(str(file).encode()).hexdigest() if file else None
 
 
 def code_in(folder: Path) -> str | None:
-    """Return the code that the structure of a saved network names; None where it names none or cannot be read."""
+    """Return the code that the structure of a saved network names; None where it names none or
+    cannot be read.
+    """
     try:
         return code_named(parsed(text_of(folder / "structure.json"))["build"] or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -27,7 +27,8 @@ def key_path() -> Path:
 
 
 def user_key(*, make: bool = True) -> bytes | None:
-    """Return the user's key (32 bytes), made if there is none yet; None where the system lets nobody write one.
+    """Return the user's key (32 bytes), made if there is none yet; None where the system lets
+    nobody write one.
 
     Of two processes that make it at once, both return that of the first.
     """
@@ -39,8 +40,11 @@ def user_key(*, make: bool = True) -> bytes | None:
     except (OSError, ValueError):
         return None
     if len(found) != 2 * BYTES or not all(digit in "0123456789abcdef" for digit in found):
-        raise LissomError(f"{path}: expected {2 * BYTES} hexadecimal digits, got something else; delete it, and "
-                          "`lissom store --trust` signs what you have with a new key")
+        raise LissomError(
+            f"{path}: expected {2 * BYTES} hexadecimal digits, got something else; "
+            "delete it, and "
+            "`lissom store --trust` signs what you have with a new key"
+        )
     return bytes.fromhex(found)
 
 
@@ -49,7 +53,9 @@ def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        with os.fdopen(
+            os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+        ) as file:
             file.write(secrets.token_hex(BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -26,7 +26,7 @@ from ..surgery.fold import Rest, StandIn, kind_of_norm, taken_out
 from ..surgery.plain_layers import become_plain
 from ..surgery.quantization import layers as quantized
 from ..surgery.quantization.layers import FEW, QuantizedLayer
-from ..surgery.quantization.network import Quantized
+from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 from ..surgery.quantization.sites import kind_of
 from ..surgery.tensors import replace
@@ -34,26 +34,60 @@ from . import structure as reader
 from .manifest import checked
 from .widths import misfit
 
-WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups",
-          "num_channels", "num_parameters", "input_size", *attention.HEADS, *attention.WIDTHS)
-WRONG = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
+WIDTHS = (
+    "in_channels",
+    "out_channels",
+    "groups",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_groups",
+    "num_channels",
+    "num_parameters",
+    "input_size",
+    *attention.HEADS,
+    *attention.WIDTHS,
+)
+WRONG = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    ArithmeticError,
+)
 OURS: tuple[type[nn.Module], ...] = (
-    nn.Identity, Rest, *layers.PLAIN.values(), *quantized.CLASSES.values(), *masks.CLASSES.values(), *cast.CLASSES.values(),
-    attention.HeadAttention, WindowAttention, PartitionAttention)
+    nn.Identity,
+    Rest,
+    *layers.PLAIN.values(),
+    *quantized.CLASSES.values(),
+    *masks.CLASSES.values(),
+    *cast.CLASSES.values(),
+    attention.HeadAttention,
+    WindowAttention,
+    PartitionAttention,
+)
 CLASSES = {kind.__name__: kind for kind in OURS}
 
 
 def is_width(value: object) -> bool:
-    """Return whether an attribute is a number or a list of them, and not something of the user's own under that name."""
-    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(number, int) for number in value))
+    """Return whether an attribute is a number or a list of them, and not something of the user's
+    own under that name.
+    """
+    return isinstance(value, int) or (
+        isinstance(value, list) and all(isinstance(number, int) for number in value)
+    )
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
     """Return what has to be known, beside how to build the network, to rebuild `model`."""
     rows: dict[str, Any] = {}
     for name, layer in model.named_modules():
-        facts: dict[str, Any] = {key: vars(layer)[key] for key in (*WIDTHS, "kept")  # a property follows by itself
-                                 if is_width(vars(layer).get(key))}
+        # a property follows by itself
+        facts: dict[str, Any] = {
+            key: vars(layer)[key] for key in (*WIDTHS, "kept") if is_width(vars(layer).get(key))
+        }
         if type(layer).__name__ in CLASSES:
             facts["class"] = type(layer).__name__
         if isinstance(layer, QuantizedLayer):
@@ -65,7 +99,7 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
         if facts:
             rows[name] = facts
     found: dict[str, Any] = {"format": reader.FORMAT, "layers": rows}
-    if isinstance(model, Quantized):
+    if isinstance(model, QuantizedNetwork):
         found["quantized"] = model.description()
     return found
 
@@ -87,10 +121,15 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        structure = {**structure_of(model), "build": build,
-                     "buffers": sorted(name for name, _ in model.named_buffers())}
+        structure = {
+            **structure_of(model),
+            "build": build,
+            "buffers": sorted(name for name, _ in model.named_buffers()),
+        }
         (folder / "structure.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
-        tensors = {name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()}
+        tensors = {
+            name: value.cpu().contiguous().clone() for name, value in tensors_of(model).items()
+        }
         save_file(tensors, folder / "model.safetensors")
     except Exception as error:  # safetensors reports a full disk as an exception of its own
         if isinstance(error, OSError) or "os error" in str(error).lower():
@@ -104,18 +143,28 @@ def read_structure(folder: Path) -> dict[str, Any]:
 
 
 def few_bits(folder: Path) -> bool:
-    """Return whether the network saved in a folder has weights of 4 bits or fewer, which some formats pack."""
-    return any(facts["quantized"] and facts["quantized"]["rounding"] and facts["quantized"]["rounding"]["bits"] <= FEW
-               for facts in read_structure(folder)["layers"].values())
+    """Return whether the network saved in a folder has weights of 4 bits or fewer, which some
+    formats pack.
+    """
+    return any(
+        facts["quantized"]
+        and facts["quantized"]["rounding"]
+        and facts["quantized"]["rounding"]["bits"] <= FEW
+        for facts in read_structure(folder)["layers"].values()
+    )
 
 
 def rounded_activations(folder: Path) -> bool:
     """Return whether the network saved in a folder rounds what activations other than ReLU return."""
-    return any(kind_of(site) == "act" for site in (read_structure(folder)["quantized"] or {}).get("sites", ()))
+    return any(
+        kind_of(site) == "act"
+        for site in (read_structure(folder)["quantized"] or {}).get("sites", ())
+    )
 
 
 def restore(model: nn.Module | Callable[[], nn.Module], folder: str | Path) -> nn.Module:
-    """Turn a freshly built network, or what builds it, into the one that was saved in `folder`, bit-equal, in eval mode.
+    """Turn a freshly built network, or what builds it, into the one that was saved in `folder`,
+    bit-equal, in eval mode.
 
     While it is built the files are compared with their checksums.
     """
@@ -126,8 +175,10 @@ def restore(model: nn.Module | Callable[[], nn.Module], folder: str | Path) -> n
             return _restored(network, folder)
         except WRONG as error:
             said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise LissomError(f"load: {folder} does not fit the network built ({said}); was it built the same way?") \
-                from error
+            raise LissomError(
+                f"load: {folder} does not fit the network built ({said}); was it "
+                "built the same way?"
+            ) from error
 
 
 def _restored(model: nn.Module, folder: Path) -> nn.Module:
@@ -142,11 +193,11 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
     except (OSError, SafetensorError) as error:
         raise LissomError(f"load: {folder}/model.safetensors cannot be read ({error})") from None
     if structure["quantized"]:
-        model = Quantized(model, **structure["quantized"])
+        model = QuantizedNetwork(model, **structure["quantized"])
     for name, facts in structure["layers"].items():
         if "geometry" in facts:
             _plain(_found(model, name, folder), facts["geometry"], name, tensors)
-    if isinstance(model, Quantized):
+    if isinstance(model, QuantizedNetwork):
         for name, facts in structure["layers"].items():
             if facts["quantized"]:
                 _quantize(model, _found(model, name, folder), facts, folder)
@@ -155,8 +206,10 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
     _fill(model, tensors, set(structure["buffers"]), f"load: {folder}")
     for name, layer in model.named_modules():
         if said := misfit(layer):
-            raise LissomError(f"load: {folder}: the widths of {name} are not those of its tensors ({said:.200})")
-    if isinstance(model, Quantized):
+            raise LissomError(
+                f"load: {folder}: the widths of {name} are not those of its tensors ({said:.200})"
+            )
+    if isinstance(model, QuantizedNetwork):
         model.link()
     return model.eval()
 
@@ -165,19 +218,34 @@ def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise LissomError(f"load: {folder}: the network built has no layer '{name}'; was it built the same way?") from None
+        raise LissomError(
+            f"load: {folder}: the network built has no layer '{name}'; was it built the same way?"
+        ) from None
 
 
-def _plain(layer: nn.Module, geometry: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> None:
-    """Turn a layer with a forward of its own into the plain one that was made of it; one that is shared is saved once."""
+def _plain(
+    layer: nn.Module, geometry: dict[str, Any], name: str, tensors: dict[str, Tensor]
+) -> None:
+    """Turn a layer with a forward of its own into the plain one that was made of it; one that is
+    shared is saved once.
+    """
+
     def held(key: str) -> Tensor | None:
-        saved, own = tensors.get(f"{name}.{key}"), layer._parameters.get(key)
+        saved = tensors.get(f"{name}.{key}")
+        own = layer._parameters.get(key)
         return own if saved is None or (own is not None and _cut_from(saved, own)) else saved
 
     weight = held("weight")
     if weight is None:
-        raise LissomError(f"load: nothing is saved for {name}.weight; was the network built the same way?")
-    become_plain(layer, geometry, weight, held("bias") if geometry["bias"] or f"{name}.bias" in tensors else None)
+        raise LissomError(
+            f"load: nothing is saved for {name}.weight; was the network built the same way?"
+        )
+    become_plain(
+        layer,
+        geometry,
+        weight,
+        held("bias") if geometry["bias"] or f"{name}.bias" in tensors else None,
+    )
 
 
 def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:
@@ -198,11 +266,14 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
 
 def _become(layer: nn.Module, kind: str) -> None:
     """Change the class of a layer to one of ours that such layers become."""
-    ours, plain = CLASSES[kind], layers.torch_class(layer)
+    ours = CLASSES[kind]
+    plain = layers.torch_class(layer)
     if plain is None and isinstance(layer, nn.MultiheadAttention):
         plain = nn.MultiheadAttention
     if not (becomes(layer) is ours if plain is None else issubclass(ours, plain)):
-        raise LissomError(f"load: {type_of(layer)} cannot become a {kind}; was the network built the same way?")
+        raise LissomError(
+            f"load: {type_of(layer)} cannot become a {kind}; was the network built the same way?"
+        )
     layer.__class__ = ours
 
 
@@ -220,7 +291,9 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
         layer.prepare(**facts["cast"])
     for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if facts[k] is not None):
         if isinstance(value, list) and isinstance(vars(layer).get(key), int):
-            raise LissomError(f"load: {key} of {type(layer).__name__}: expected a count, got {value!s:.80}")
+            raise LissomError(
+                f"load: {key} of {type(layer).__name__}: expected a count, got {value!s:.80}"
+            )
         setattr(layer, key, value)
 
 
@@ -233,20 +306,36 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
             raise LissomError(f"{where}: the network built has no place for '{name}'") from None
         if isinstance(now, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
             now.data.copy_(value)
-        elif (isinstance(now, Tensor) and not _cut_from(value, now)) or (now is None and key == "weight"):
-            raise LissomError(f"{where}: '{name}' does not fit the network built; was it built the same way?")
+        elif (isinstance(now, Tensor) and not _cut_from(value, now)) or (
+            now is None and key == "weight"
+        ):
+            raise LissomError(
+                f"{where}: '{name}' does not fit the network built; was it built the same way?"
+            )
         else:
-            # a copy lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another order
+            # a copy lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in
+            # another order
             replace(model, name, value.clone(), buffer=name in buffers)
     left = set(tensors_of(model)) - set(tensors)
-    left |= {f"{name}.{key}" for name, part in model.named_modules() if isinstance(part, Rounding)
-             for key in part.names if not hasattr(part, key)}
+    left |= {
+        f"{name}.{key}"
+        for name, part in model.named_modules()
+        if isinstance(part, Rounding)
+        for key in part.names
+        if not hasattr(part, key)
+    }
     if left:
-        raise LissomError(f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
-                          "was the network built the same way?")
+        raise LissomError(
+            f"{where}: nothing is saved for {', '.join(sorted(left)[:5])}; "
+            "was the network built the same way?"
+        )
 
 
 def _cut_from(value: Tensor, whole: Tensor) -> bool:
     """Return whether surgery can have made `value` of `whole`: fewer channels, everything else the same."""
     same = value.ndim < 4 or value.shape[2:] == whole.shape[2:]  # kernels keep their size
-    return (value.ndim == whole.ndim and same and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True)))
+    return (
+        value.ndim == whole.ndim
+        and same
+        and all(a <= b for a, b in zip(value.shape, whole.shape, strict=True))
+    )

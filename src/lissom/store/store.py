@@ -1,7 +1,8 @@
-"""A folder of finished prefixes: root/<key>/{record.json, model.safetensors, structure.json, log.jsonl, artefacts/}.
+"""A folder of finished prefixes: root/<key>/{record.json, model.safetensors, structure.json,
+log.jsonl, artefacts/}.
 
-An entry appears by one rename, so that it is whole or not there. Two processes that want the same key
-take turns: the lock is the kernel's and ends with the process that holds it, however it ends.
+An entry appears by one rename, so that it is whole or not there. Two processes that want the same
+key take turns: the lock is the kernel's and ends with the process that holds it, however it ends.
 There is one lock for each key (`filelock`): the second process waits, and does not train or time
 the same thing beside the first. So the store needs a file system with working locks.
 """
@@ -38,7 +39,8 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
-        self.tables = self.root / ".layers"  # how long layers take on this machine, for all networks
+        # how long layers take on this machine, for all networks
+        self.tables = self.root / ".layers"
 
     def __contains__(self, key: str) -> bool:
         return bool(KEY.fullmatch(key)) and (self.root / key / "record.json").is_file()
@@ -50,14 +52,24 @@ class Store:
             for place in places:
                 with suppress(OSError):  # what has no record is no entry, or is deleted now
                     if KEY.fullmatch(place.name):
-                        found.append((os.stat(f"{place.path}{os.sep}record.json").st_mtime, place.name))
+                        found.append(
+                            (os.stat(f"{place.path}{os.sep}record.json").st_mtime, place.name)
+                        )
         return (name for _, name in sorted(found))
 
     def folder(self, key: str) -> Path:
         """Return the folder of an entry; raise where that could lie outside the store."""
-        folder = f"{self.root}{os.sep}{key}"  # texts are quick to join, paths are not, and a store has thousands
-        if not KEY.fullmatch(key) or os.path.islink(folder) or os.path.islink(f"{folder}{os.sep}artefacts"):
-            raise LissomError(f"store {self.root}: {key!r:.80} is no entry: expected a key, and a folder that is no link")
+        # texts are quick to join, paths are not, and a store has thousands
+        folder = f"{self.root}{os.sep}{key}"
+        if (
+            not KEY.fullmatch(key)
+            or os.path.islink(folder)
+            or os.path.islink(f"{folder}{os.sep}artefacts")
+        ):
+            raise LissomError(
+                f"store {self.root}: {key!r:.80} is no entry: expected a key, and a "
+                "folder that is no link"
+            )
         return Path(folder)
 
     def file_or_key(self, thing: str) -> Path | str:
@@ -75,15 +87,21 @@ class Store:
         found = [key for key in self if start and key.startswith(start)]
         if len(found) != 1:
             what = "no key begins" if not found else f"{len(found)} keys begin"
-            raise LissomError(f"store {self.root}: {what} with '{start}'; `lissom store` lists them")
+            raise LissomError(
+                f"store {self.root}: {what} with '{start}'; `lissom store` lists them"
+            )
         return found[0]
 
     def record(self, key: str) -> dict[str, Any]:
         """Read the record of an entry; raise LissomError for one that is not as docs/record.md says."""
         return read_record(self.folder(key))
 
-    def records(self, say: Callable[[str], None], keys: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield keys and records, of all entries, oldest first, if none are named; of what cannot be read `say` tells."""
+    def records(
+        self, say: Callable[[str], None], keys: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield keys and records, of all entries, oldest first, if none are named; of what cannot
+        be read `say` tells.
+        """
         for key in self if keys is None else keys:
             try:
                 yield key, self.record(key)
@@ -91,7 +109,9 @@ class Store:
                 say(str(error))
 
     def several(self, starts: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the records of entries by the beginnings of their keys; what cannot be read is told, if others can be."""
+        """Return the records of entries by the beginnings of their keys; what cannot be read is
+        told, if others can be.
+        """
         keys = list(dict.fromkeys(self.find(start) for start in starts))
         return [record for _, record in self.records(tell, keys)] or [self.record(keys[0])]
 
@@ -107,7 +127,9 @@ class Store:
         return read_log(self.folder(key))
 
     def chain(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return a record and those of all that it was made from, as far as they can be read, the first network last."""
+        """Return a record and those of all that it was made from, as far as they can be read, the
+        first network last.
+        """
         found = {record["key"]: record}
 
         def before(key: str) -> str | None:
@@ -116,6 +138,7 @@ class Store:
                 return earlier if earlier in found else None  # in a circle, which `chain` tells
             found[read["key"]] = read
             return earlier
+
         return [found[key] for key in chain(record["key"], before)]
 
     @contextmanager
@@ -142,7 +165,8 @@ class Store:
 
     @contextmanager
     def needed(self, keys: Iterable[str]) -> Iterator[None]:
-        """Keep entries, and all that they were made from, from being pruned until the block ends, or the process does.
+        """Keep entries, and all that they were made from, from being pruned until the block ends,
+        or the process does.
 
         The keys are written to a file beside a lock, which this process holds to its end. Pruning
         reads the files whose locks are held and forgets the others. It holds the lock `.prune`
@@ -179,9 +203,10 @@ class Store:
     def unfinished(self, key: str) -> Path:
         """Return the folder for what is finished of an entry so far; made if need be.
 
-        It belongs to the process that holds the key's lock and outlives it: the next one goes on from what is there. It is
-        gone when the entry is placed. If nobody holds the lock, a run deletes the folder once it is
-        a day old, and `lissom store --prune --yes` deletes it at once.
+        It belongs to the process that holds the key's lock and outlives it: the next one goes on
+        from what is there. It is gone when the entry is placed. If nobody holds the lock, a run
+        deletes the folder once it is a day old, and `lissom store --prune --yes` deletes it at
+        once.
         """
         self.writable()
         folder = self.root / f".part-{key}"
@@ -212,7 +237,9 @@ class Store:
             self._place(folder, home / name)
 
     def discard(self, key: str, name: str) -> None:
-        """Delete an artefact, if it is there: one that is damaged, or that somebody else wrote, is made anew."""
+        """Delete an artefact, if it is there: one that is damaged, or that somebody else wrote, is
+        made anew.
+        """
         with scratch(self.root) as folder, suppress(FileNotFoundError):
             os.replace(self.folder(key) / "artefacts" / name, folder / name)
 
@@ -220,7 +247,8 @@ class Store:
         """Merge measurements into the record of an entry, safely beside other writers."""
         with self.lock(f"{key}.record"):
             self.record(key)  # raises if it cannot be read
-            folder, sealed = self.folder(key), manifest(self.folder(key), key)
+            folder = self.folder(key)
+            sealed = manifest(self.folder(key), key)
             own = sealed is not None and sealed.own and own_record(sealed, folder)
             write_json(folder / "record.json", stored(merged(record_in(folder), change), folder))
             if sealed and own and not own_record(sealed, folder) and wrong(folder, sealed) is None:
@@ -228,12 +256,19 @@ class Store:
             return self.record(key)
 
     def own(self, key: str) -> bool:
-        """Return whether this user's lissom wrote how a network is built, and the code for it still lies where it did."""
+        """Return whether this user's lissom wrote how a network is built, and the code for it still
+        lies where it did.
+        """
         folder = self.folder(key)
         sealed = manifest(folder, key)
-        return (sealed is not None and sealed.own and wrong(folder, sealed, ["structure.json"]) is None
-                and "structure.json" in sealed.files and code_of(folder) == sealed.code
-                and own_record(sealed, folder))
+        return (
+            sealed is not None
+            and sealed.own
+            and wrong(folder, sealed, ["structure.json"]) is None
+            and "structure.json" in sealed.files
+            and code_of(folder) == sealed.code
+            and own_record(sealed, folder)
+        )
 
     def sound(self, key: str, name: str) -> bool:
         """Return whether an artefact is there as this user's lissom wrote it.
@@ -251,7 +286,9 @@ class Store:
             os.replace(self.folder(key), folder / key)
 
     def sweep(self, parts: float = DAY_S) -> None:
-        """Delete what killed processes left behind: scratch folders, and unfinished entries that are `parts` seconds old."""
+        """Delete what killed processes left behind: scratch folders, and unfinished entries that
+        are `parts` seconds old.
+        """
         sweep(self.root, Path(tempfile.gettempdir()))
         if not self.root.is_dir():
             return
@@ -272,7 +309,8 @@ class Store:
     def _place(self, folder: Path, goal: Path) -> None:
         for path in folder.rglob("*"):
             if path.is_file():
-                with path.open("r+b") as file:  # Windows syncs no file that is open for reading alone
+                # Windows syncs no file that is open for reading alone
+                with path.open("r+b") as file:
                     os.fsync(file.fileno())
         try:
             os.chmod(folder, 0o755)
@@ -288,8 +326,11 @@ class Store:
         while not place.exists() and place != place.parent:
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK):
-            raise LissomError(f"store: {self.root} cannot be written (no permission in {place}, or no folder); "
-                              "--store names another")
+            raise LissomError(
+                f"store: {self.root} cannot be written (no permission in {place}, "
+                "or no folder); "
+                "--store names another"
+            )
 
     def writable(self) -> None:
         """Make the root folder; raise if nothing can be written there."""
@@ -298,14 +339,20 @@ class Store:
             if not os.access(self.root, os.W_OK):
                 raise PermissionError("no permission to write")
         except OSError as error:
-            raise LissomError(f"store: {self.root} cannot be written ({error}); --store names another folder") from None
+            raise LissomError(
+                f"store: {self.root} cannot be written ({error}); --store names another folder"
+            ) from None
 
 
 def _bytes(place: str) -> int:
     total = 0
     with suppress(OSError), os.scandir(place) as found:
         for part in found:
-            total += _bytes(part.path) if part.is_dir(follow_symlinks=False) else part.stat(follow_symlinks=False).st_size
+            total += (
+                _bytes(part.path)
+                if part.is_dir(follow_symlinks=False)
+                else part.stat(follow_symlinks=False).st_size
+            )
     return total
 
 

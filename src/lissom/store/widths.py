@@ -13,17 +13,24 @@ Norm = nn.modules.batchnorm._NormBase
 
 
 def _convolution(layer: Any) -> bool:
-    groups, shape = layer.groups, layer.weight.shape
+    groups = layer.groups
+    shape = layer.weight.shape
     if len(shape) < 2 or groups < 1 or shape[0] % groups:
         return False
-    first, second = shape[0], shape[1] * groups
+    first = shape[0]
+    second = shape[1] * groups
     widths = (first, second) if layer.transposed else (second, first)
-    return widths == (layer.in_channels, layer.out_channels) and layer.out_channels % groups == 0 \
+    return (
+        widths == (layer.in_channels, layer.out_channels)
+        and layer.out_channels % groups == 0
         and _long(layer.bias, layer.out_channels)
+    )
 
 
 def _linear(layer: Any) -> bool:
-    return tuple(layer.weight.shape) == (layer.out_features, layer.in_features) and _long(layer.bias, layer.out_features)
+    return tuple(layer.weight.shape) == (layer.out_features, layer.in_features) and _long(
+        layer.bias, layer.out_features
+    )
 
 
 def _norm(layer: Any) -> bool:
@@ -32,8 +39,11 @@ def _norm(layer: Any) -> bool:
 
 
 def _group_norm(layer: Any) -> bool:
-    return layer.num_groups >= 1 and layer.num_channels % layer.num_groups == 0 \
+    return (
+        layer.num_groups >= 1
+        and layer.num_channels % layer.num_groups == 0
         and all(_long(tensor, layer.num_channels) for tensor in (layer.weight, layer.bias))
+    )
 
 
 def _prelu(layer: Any) -> bool:
@@ -46,9 +56,15 @@ def _attention(layer: Any) -> bool:
         return False
     if layer.in_proj_weight is None:  # keys or values of another width: three weights
         return True
-    wide, shape = layer.num_heads * layer.head_dim, tuple(layer.in_proj_weight.shape)
-    return len(shape) == 2 and shape[0] == 3 * wide and (cut or shape[1] == layer.embed_dim) \
-        and _long(layer.in_proj_bias, 3 * wide) and layer.out_proj.weight.shape[-1] == wide
+    wide = layer.num_heads * layer.head_dim
+    shape = tuple(layer.in_proj_weight.shape)
+    return (
+        len(shape) == 2
+        and shape[0] == 3 * wide
+        and (cut or shape[1] == layer.embed_dim)
+        and _long(layer.in_proj_bias, 3 * wide)
+        and layer.out_proj.weight.shape[-1] == wide
+    )
 
 
 def _long(tensor: Tensor | None, width: int) -> bool:
@@ -67,7 +83,9 @@ KINDS: tuple[tuple[type[nn.Module], tuple[str, ...], Callable[[Any], bool]], ...
 
 
 def misfit(layer: nn.Module) -> str:
-    """Return what a layer says of its widths, and the shape of its weight, where the two do not fit; "" if they do."""
+    """Return what a layer says of its widths, and the shape of its weight, where the two do not
+    fit; "" if they do.
+    """
     for kind, names, fits in KINDS:
         if isinstance(layer, kind):
             said: Any = {name: getattr(layer, name) for name in names}

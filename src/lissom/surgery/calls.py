@@ -1,4 +1,6 @@
-"""What a layer's forward does to its input: zeros around it, then one product, then nothing; or something else."""
+"""What a layer's forward does to its input: zeros around it, then one product, then nothing; or
+something else.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,15 @@ from torch.overrides import TorchFunctionMode
 from ..trees import tensors_in
 from .looks import LOOKS
 
-PRODUCTS: dict[Any, str] = {torch.conv1d: "Conv1d", torch.conv2d: "Conv2d", torch.conv3d: "Conv3d", F.linear: "Linear"}
+PRODUCTS: dict[Any, str] = {
+    torch.conv1d: "Conv1d",
+    torch.conv2d: "Conv2d",
+    torch.conv3d: "Conv3d",
+    F.linear: "Linear",
+}
 ARGUMENTS = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-KEEPS: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}  # the values as they are
+# the values as they are
+KEEPS: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}
 
 
 class Enough(Exception):
@@ -25,8 +33,8 @@ class Enough(Exception):
 class Calls(TorchFunctionMode):
     """Follow a layer's input through the calls of its forward.
 
-    `kind` and `given` are those of the product, `pads` the zeros added before it, as F.pad takes them; `other` is what
-    else is done to the input, or to what became of it.
+    `kind` and `given` are those of the product, `pads` the zeros added before it, as F.pad takes
+    them; `other` is what else is done to the input, or to what became of it.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -34,7 +42,8 @@ class Calls(TorchFunctionMode):
         self.alive: list[Any] = [x]
         self.of_input = {id(x)}
         self.pads: list[int] = []
-        self.kind, self.given = "", dict[str, Any]()
+        self.kind = ""
+        self.given = dict[str, Any]()
         self.result: Tensor | None = None
         self.other: str | None = None
 
@@ -45,7 +54,9 @@ class Calls(TorchFunctionMode):
         if func in LOOKS or not any(id(t) in self.of_input for t in tensors_in([args, kwargs])):
             return out
         if self.result is None and func in PRODUCTS:
-            self.product(PRODUCTS[func], {**dict(zip(("input", *ARGUMENTS), args, strict=False)), **kwargs})
+            self.product(
+                PRODUCTS[func], {**dict(zip(("input", *ARGUMENTS), args, strict=False)), **kwargs}
+            )
             self.result = out
         elif self.result is None and func is F.pad:
             if not self.padded(*args[1:], **kwargs):
@@ -63,7 +74,8 @@ class Calls(TorchFunctionMode):
 
     def product(self, kind: str, given: dict[str, Any]) -> None:
         """Take note of a convolution or linear call of what was made of the input."""
-        self.kind, self.given = kind, {**ARGUMENTS, **given}
+        self.kind = kind
+        self.given = {**ARGUMENTS, **given}
         if any(id(self.given[name]) in self.of_input for name in ("weight", "bias")):
             self.other = "whose weight depends on what it reads"
         if len(self.pads) > 2 * (self.given["weight"].ndim - 2):
@@ -104,7 +116,9 @@ def calls_of(layer: nn.Module, x: Tensor) -> Calls:
     with torch.no_grad(), Calls(x) as calls, suppress(Enough):
         out = layer.forward(x)
     if calls.result is None:
-        calls.other = calls.other or "whose forward does not convolve or multiply by a call that can be seen"
+        calls.other = (
+            calls.other or "whose forward does not convolve or multiply by a call that can be seen"
+        )
     elif out is not calls.result:
         calls.other = calls.other or "whose forward returns more than its product"
     return calls

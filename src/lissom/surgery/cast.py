@@ -1,7 +1,9 @@
 """Layers whose weights are stored in 16 bits and computed with as float32.
 
-The float32 parameter stays, so that a layer learns as before; what it computes with is that parameter rounded.
-Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740, section 3.1.
+The float32 parameter stays, so that a layer learns as before; what it computes with is that
+parameter rounded.
+Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740,
+section 3.1.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class CastLayer(PlainLayer):
 
     def prepare(self, kind: Kind, masked: bool = False) -> None:
         """Set what the class of a layer that has just been changed expects."""
-        self.kind, self.masked = kind, masked
+        self.kind = kind
+        self.masked = masked
 
     def settings(self) -> dict[str, Any]:
         """Return what a rebuilt layer must be told."""
@@ -43,18 +46,23 @@ class CastLayer(PlainLayer):
         return super().train(mode)
 
     def stored(self, x: Tensor) -> Tensor:
-        """Return the weight (out ...) at the values that 16 bits hold; the gradient is that of the weight itself."""
+        """Return the weight (out ...) at the values that 16 bits hold; the gradient is that of the
+        weight itself.
+        """
         weight = held(self)
         if weight.dtype == TYPES[self.kind]:  # in a file
             return weight.to(x.dtype)
         found = rounded(weight, self.kind)
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return found
-        return found + (weight - weight.detach())  # is what was found to the bit, as w + (found - w) need not be
+        # is what was found to the bit, as w + (found - w) need not be
+        return found + (weight - weight.detach())
 
 
 def rounded(weight: Tensor, kind: Kind) -> Tensor:
-    """Return a weight (out ...) rounded to 16 bits, in its own type; beyond what fp16 holds, the largest that it does."""
+    """Return a weight (out ...) rounded to 16 bits, in its own type; beyond what fp16 holds, the
+    largest that it does.
+    """
     top = torch.finfo(TYPES[kind]).max
     return weight.detach().clamp(-top, top).to(TYPES[kind]).to(weight.dtype)
 
@@ -87,15 +95,21 @@ class CastConvTranspose3d(CastLayer, layers.PlainConvTranspose3d):
     """A transposed convolution over three axes whose weights are stored in 16 bits."""
 
 
-CLASSES: dict[type, type[CastLayer]] = {nn.Conv1d: CastConv1d, nn.Conv2d: CastConv2d, nn.Conv3d: CastConv3d,
-                                        nn.Linear: CastLinear,
-    nn.ConvTranspose1d: CastConvTranspose1d, nn.ConvTranspose2d: CastConvTranspose2d,
-    nn.ConvTranspose3d: CastConvTranspose3d}
+CLASSES: dict[type, type[CastLayer]] = {
+    nn.Conv1d: CastConv1d,
+    nn.Conv2d: CastConv2d,
+    nn.Conv3d: CastConv3d,
+    nn.Linear: CastLinear,
+    nn.ConvTranspose1d: CastConvTranspose1d,
+    nn.ConvTranspose2d: CastConvTranspose2d,
+    nn.ConvTranspose3d: CastConvTranspose3d,
+}
 
 
 def cast_layer(layer: nn.Module, kind: Kind) -> None:
     """Make a convolution or linear layer, masked or not, one that is stored in 16 bits, in place."""
-    masked, plain = isinstance(layer, Masked), torch_class(layer)
+    masked = isinstance(layer, Masked)
+    plain = torch_class(layer)
     assert plain is not None
     layer.__class__ = CLASSES[plain]
     assert isinstance(layer, CastLayer)
@@ -115,7 +129,8 @@ def uncast(model: nn.Module) -> set[Kind]:
         kinds.add(layer.kind)
         with torch.no_grad():  # in place: layers that share a weight go on sharing it
             layer.weight.copy_(rounded(layer.weight, layer.kind))
-        plain, training = torch_class(layer), layer.training
+        plain = torch_class(layer)
+        training = layer.training
         assert plain is not None
         hold_zeros(layer, False)
         layer.__class__ = MASKED[plain] if layer.masked else back(layer)  # type: ignore[assignment]
@@ -128,4 +143,6 @@ def halved(model: nn.Module) -> None:
     """Let layers hold their weights in 16 bits, in place, for the export that comes next."""
     for layer in model.modules():
         if isinstance(layer, CastLayer):
-            layer.weight = nn.Parameter(rounded(layer.weight, layer.kind).to(TYPES[layer.kind]), requires_grad=False)
+            layer.weight = nn.Parameter(
+                rounded(layer.weight, layer.kind).to(TYPES[layer.kind]), requires_grad=False
+            )

@@ -1,9 +1,10 @@
 """Compare what two networks answer, taking the decisions that depend on the data from the first.
 
-A detector keeps the boxes with the highest scores, a mixture of experts asks the expert that a score names: two
-networks whose scores differ by rounding may decide otherwise, and then their answers cannot be compared at all. So each
-integer or boolean that the first network computes from its inputs' floats is given to the second in the place of its own,
-and the floats that it was decided by are compared as well.
+A detector keeps the boxes with the highest scores, a mixture of experts asks the expert that a
+score names: two networks whose scores differ by rounding may decide otherwise, and then their
+answers cannot be compared at all. So each integer or boolean that the first network computes from
+its inputs' floats is given to the second in the place of its own, and the floats that it was
+decided by are compared as well.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .modes import in_mode
 if TYPE_CHECKING:
     from ..language.context import Context
 
-BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}  # return values and where these are
+# return values and where these are
+BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}
 
 
 @dataclass
@@ -36,11 +38,15 @@ class Decision:
 
 
 class Decisions(TorchDispatchMode):
-    """Note the decisions of a forward pass, or with `given` put those in the place of what is decided here."""
+    """Note the decisions of a forward pass, or with `given` put those in the place of what is
+    decided here.
+    """
 
     def __init__(self, inputs: Tree, given: Sequence[Decision] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.given, self.made, self.follows = given, list[Decision](), True
+        self.given = given
+        self.made = list[Decision]()
+        self.follows = True
         self.alive: list[Any] = list(tensors_in(inputs))
         self.depends = {id(t) for t in self.alive}  # ids of what depends on the inputs
 
@@ -56,7 +62,8 @@ class Decisions(TorchDispatchMode):
             return result
         by = [t for t in read if t.is_floating_point()]
         name = str(func.overloadpacket.__name__)
-        if by and decides(result) and "max_pool" not in name:  # its values hardly change where another place is the largest
+        # its values hardly change where another place is the largest
+        if by and decides(result) and "max_pool" not in name:
             result = self.decided(name, by, result, args, kwargs)
         outs = list(tensors_in(result))
         self.alive.append(outs)
@@ -70,7 +77,11 @@ class Decisions(TorchDispatchMode):
         if self.given is None:
             return result
         other = self.given[place] if place < len(self.given) else None
-        if other is None or other.name != name or [t.shape for t in other.by] != [t.shape for t in by]:
+        if (
+            other is None
+            or other.name != name
+            or [t.shape for t in other.by] != [t.shape for t in by]
+        ):
             self.follows = False
             return result
         if name not in BY_INDEX or not isinstance(result, tuple):
@@ -95,20 +106,29 @@ class Answers:
 
     tensors: list[Tensor]
     decisions: list[Decision]
-    followed: bool = True  # whether it decided as often, and on as many values, as the network whose decisions it was given
+    # whether it decided as often, and on as many values, as the network whose decisions it was
+    # given
+    followed: bool = True
 
 
-def answers(model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True) -> Answers:
-    """Return what a network answers in eval mode; weights and inputs of 16 bits are widened, whose rounding would show.
+def answers(
+    model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True
+) -> Answers:
+    """Return what a network answers in eval mode; weights and inputs of 16 bits are widened, whose
+    rounding would show.
 
-    `decides`: its decisions are noted, which takes time; False for a network that is known to make none.
+    `decides`: its decisions are noted, which takes time; False for a network that is known to make
+    none.
     """
     if any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors_in(inputs)):
-        model, inputs = copy.deepcopy(model).float(), in_float(inputs)
+        model = copy.deepcopy(model).float()
+        inputs = in_float(inputs)
     shown = copied(inputs)
     if not decides:
         with torch.no_grad():
-            return Answers([t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))], [])
+            return Answers(
+                [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))], []
+            )
     with torch.no_grad(), Decisions(shown, given) as decisions:
         made = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
     return Answers(made, decisions.made, decisions.follows)
@@ -117,13 +137,14 @@ def answers(model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = N
 def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
     """Return the largest difference of a network's outputs from those wanted, over the largest output.
 
-    Where networks decide something by their values, this one is given the decisions of the other, and the values that it
-    would have decided by are compared, too.
+    Where networks decide something by their values, this one is given the decisions of the other,
+    and the values that it would have decided by are compared, too.
     """
     if not wanted.decisions:
         return apart(wanted.tensors, answers(model, inputs, decides=False).tensors)
     found = answers(model, inputs, wanted.decisions)
-    if not found.followed or len(found.decisions) != len(wanted.decisions):  # a rounding to signs decides, too
+    # a rounding to signs decides, too
+    if not found.followed or len(found.decisions) != len(wanted.decisions):
         return apart(wanted.tensors, answers(model, inputs).tensors)
     by = [[t for decision in made.decisions for t in decision.by] for made in (wanted, found)]
     gaps = [apart(wanted.tensors, found.tensors), apart(*by)]
@@ -135,10 +156,14 @@ def difference(one: nn.Module, two: nn.Module, inputs: Tree) -> float:
     return gap(answers(one, inputs), two, inputs)
 
 
-def difference_in_float64(model: nn.Module, change: Callable[[nn.Module, Tree], object], example: Tree,
-                          inputs: Tree) -> float | None:
-    """Return the difference that `change(model, example)` makes in float64; None for code that takes no such numbers."""
-    one, two = copy.deepcopy(model).double(), copy.deepcopy(model).double()
+def difference_in_float64(
+    model: nn.Module, change: Callable[[nn.Module, Tree], object], example: Tree, inputs: Tree
+) -> float | None:
+    """Return the difference that `change(model, example)` makes in float64; None for code that
+    takes no such numbers.
+    """
+    one = copy.deepcopy(model).double()
+    two = copy.deepcopy(model).double()
     try:
         change(two, in_float(example, torch.float64))
         return difference(one, two, in_float(inputs, torch.float64))
@@ -150,20 +175,36 @@ def apart(one: list[Tensor], two: list[Tensor]) -> float:
     """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
     if len(one) != len(two):
         return float("inf")
-    found = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) if a.shape == b.shape else float("inf")
-             for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
+    found = [
+        float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
+        if a.shape == b.shape
+        else float("inf")
+        for a, b in zip(one, two, strict=True)
+        if a.is_floating_point() and a.numel()
+    ]
     return float("nan") if any(v != v for v in found) else max(found, default=0.0)
 
 
-def gate_same(ctx: Context, name: str, before: nn.Module, after: nn.Module, images: Tree,
-              change: Callable[[nn.Module, Tree], object], example: Tree = None) -> None:
-    """Record that a network was compared with what it was before a change that should leave it the same function.
+def gate_same(
+    ctx: Context,
+    name: str,
+    before: nn.Module,
+    after: nn.Module,
+    images: Tree,
+    change: Callable[[nn.Module, Tree], object],
+    example: Tree = None,
+) -> None:
+    """Record that a network was compared with what it was before a change that should leave it the
+    same function.
 
-    A network may make so much of the rounding of float32 that nothing else shows. Then `change`, which is given a
-    network to change in place and an example of its inputs, is done in float64.
+    A network may make so much of the rounding of float32 that nothing else shows. Then `change`,
+    which is given a network to change in place and an example of its inputs, is done in float64.
     """
-    found, tolerance = difference(before, after, images), 1e-3
+    found = difference(before, after, images)
+    tolerance = 1e-3
     if found > tolerance:
-        exact = difference_in_float64(before, change, ctx.example if example is None else example, images)
+        exact = difference_in_float64(
+            before, change, ctx.example if example is None else example, images
+        )
         found = found if exact is None else exact
     ctx.gate(name, found, tolerance)

@@ -1,4 +1,6 @@
-"""Weights that PyTorch computes of other parameters before a layer runs: parametrizations, and hooks of torch.nn.utils."""
+"""Weights that PyTorch computes of other parameters before a layer runs: parametrizations, and
+hooks of torch.nn.utils.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,26 @@ from torch import nn
 
 
 def computed_by(layer: nn.Module) -> str:
-    """Return the name of what computes the weight of a layer: weight_norm's class say, or else the layer's own."""
+    """Return the name of what computes the weight of a layer: weight_norm's class say, or else the
+    layer's own.
+    """
     parts = layer._modules.get("parametrizations")
-    made = [] if parts is None else [
-        m for name, m in parts.named_modules() if name.rpartition(".")[2].isdecimal()]  # weight.0: the first of a list
+    made = (
+        []
+        if parts is None
+        else [
+            # weight.0: the first of a list
+            m
+            for name, m in parts.named_modules()
+            if name.rpartition(".")[2].isdecimal()
+        ]
+    )
     names = [type(m).__name__.strip("_") for m in made]
-    names += [type(owner_of(hook)).__name__ for hook in layer._forward_pre_hooks.values() if computes(hook)]
+    names += [
+        type(owner_of(hook)).__name__
+        for hook in layer._forward_pre_hooks.values()
+        if computes(hook)
+    ]
     return " and ".join(dict.fromkeys(names)) or type(layer).__name__
 
 
@@ -30,7 +46,11 @@ def computes(hook: Any) -> bool:
 
 def free_of_hooks(layer: nn.Module) -> None:
     """Take away the hooks that compute weights before each call, in place."""
-    for hooks in (layer._forward_pre_hooks, layer._state_dict_hooks, layer._load_state_dict_pre_hooks):
+    for hooks in (
+        layer._forward_pre_hooks,
+        layer._state_dict_hooks,
+        layer._load_state_dict_pre_hooks,
+    ):
         for key, hook in list(hooks.items()):
             if computes(hook):
                 del hooks[key]

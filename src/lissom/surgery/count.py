@@ -1,8 +1,9 @@
 """Count parameters and multiply-adds, of the whole and of each layer.
 
-One convention everywhere: a multiply-add (MAC) is one multiplication with its addition in a convolution, linear
-layer or other matrix product, for one image; biases, normalisation and activations are not counted. Parameters
-are all learned numbers, batch-norm's included, shared ones once. PyTorch's own counter does the counting.
+One convention everywhere: a multiply-add (MAC) is one multiplication with its addition in a
+convolution, linear layer or other matrix product, for one image; biases, normalisation and
+activations are not counted. Parameters are all learned numbers, batch-norm's included, shared ones
+once. PyTorch's own counter does the counting.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ def parameters(model: nn.Module) -> int:
 
 def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
     """Return the multiply-adds of each layer on one image of `example` (n c h w); "" is the whole."""
-    mode, counter = model.training, FlopCounterMode(display=False)
+    mode = model.training
+    counter = FlopCounterMode(display=False)
     learned = [p for p in model.parameters() if p.requires_grad]
-    model.eval().requires_grad_(False)  # the counter stumbles over a parameter that modules hand on to each other
+    # the counter stumbles over a parameter that modules hand on to each other
+    model.eval().requires_grad_(False)
     try:
         with decomposed(model), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
             called(model, first(example, 1))
@@ -39,7 +42,8 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
         for p in learned:
             p.requires_grad_(True)
     counts = counter.get_flop_counts()
-    root, found = type(model).__name__, {"": sum(counts.get("Global", {}).values()) // 2}
+    root = type(model).__name__
+    found = {"": sum(counts.get("Global", {}).values()) // 2}
     for name, flops in counts.items():
         if name != "Global":
             found[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
@@ -53,10 +57,13 @@ def weight_macs(trace: Trace) -> dict[str, int]:
     for op in trace.ops:
         if op.name == "convolution":
             weight = op.args[1]
-            sites = op.args[0] if op.args[6] else op.outputs[0]  # a transposed convolution works at its inputs
+            # a transposed convolution works at its inputs
+            sites = op.args[0] if op.args[6] else op.outputs[0]
             count = sites[0, 0].numel() * weight.numel()
         elif op.name in ("addmm", "mm", "linear"):
-            weight = op.args[1] if op.name == "linear" else transposed.get(id(op.args[-1]), op.args[-1])
+            weight = (
+                op.args[1] if op.name == "linear" else transposed.get(id(op.args[-1]), op.args[-1])
+            )
             count = op.outputs[0].numel() // op.outputs[0].shape[-1] * weight.numel()
         else:
             continue
@@ -74,7 +81,11 @@ def macs(model: nn.Module, example: Tensor) -> int:
 def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
     """Return one row for each layer that holds parameters: name, kind, outputs, parameters, macs."""
     counts = layer_macs(model, example)
-    was = {f"{name}.norm": layer.norm_name for name, layer in model.named_modules() if isinstance(layer, QuantizedLayer)}
+    was = {
+        f"{name}.norm": layer.norm_name
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLayer)
+    }
     rows = []
     for name, layer in model.named_modules():
         if isinstance(layer, Rounding):
@@ -83,6 +94,13 @@ def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
         if own:
             weight = getattr(layer, "weight", None)
             outputs = int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim else None
-            rows.append({"name": (was.get(name) or name).removeprefix("network."), "kind": type(layer).__name__,
-                         "outputs": outputs, "params": own, "macs": counts.get(name, 0)})
+            rows.append(
+                {
+                    "name": (was.get(name) or name).removeprefix("network."),
+                    "kind": type(layer).__name__,
+                    "outputs": outputs,
+                    "params": own,
+                    "macs": counts.get(name, 0),
+                }
+            )
     return rows

@@ -1,4 +1,6 @@
-"""Which layers of a network hold weights, and a sentence about those that a step was asked for and did not change."""
+"""Which layers of a network hold weights, and a sentence about those that a step was asked for and
+did not change.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +18,42 @@ from .trace import traced
 if TYPE_CHECKING:
     from ..language.context import Context
 
-NOT_CHOSEN, FIRST, LAST = "it was not chosen", "it is the first layer", "it is the last layer"
+NOT_CHOSEN = "it was not chosen"
+FIRST = "it is the first layer"
+LAST = "it is the last layer"
 AT_RUN_TIME = "ranges at run time are for linear layers"
 CHOSEN = {NOT_CHOSEN, FIRST, LAST}  # by the user, who need not be told
 TABLES = (nn.Embedding, nn.EmbeddingBag)
-WHOLE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)  # of PyTorch, with weights in their own operations
+# of PyTorch, with weights in their own operations
+WHOLE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
 PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "addbmm", "linear", "embedding"}
-REASONS, NAMES = 3, 3  # that a sentence says
+# that a sentence says
+REASONS = 3
+NAMES = 3
 
 
 def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]:
     """Return the layers that multiply by weights of their own, or look them up, by name.
 
-    Of classes that are not PyTorch's, one whose parameters take part in a product of a forward pass on `example` (n ...).
+    Of classes that are not PyTorch's, one whose parameters take part in a product of a forward pass
+    on `example` (n ...).
     """
-    found, others = dict[str, nn.Module](), dict[str, str]()  # others: parameter -> the layer that it is of
+    # others: parameter -> the layer that it is of
+    found = dict[str, nn.Module]()
+    others = dict[str, str]()
     for name, layer in model.named_modules():
         if isinstance(layer, (*WEIGHTED, *TABLES, *WHOLE)):
             found[name] = layer
         elif not isinstance(layer, Rounding):
-            own = name.partition("parametrizations.")[0].removesuffix(".")  # which hold a layer's parameters for it
-            others.update({f"{name}.{key}".removeprefix("."): own for key, p in layer._parameters.items()
-                           if p is not None and p.ndim > 1 and own not in found})
+            # which hold a layer's parameters for it
+            own = name.partition("parametrizations.")[0].removesuffix(".")
+            others.update(
+                {
+                    f"{name}.{key}".removeprefix("."): own
+                    for key, p in layer._parameters.items()
+                    if p is not None and p.ndim > 1 and own not in found
+                }
+            )
     if others:
         reading = {others[name] for name in multiplied(model, example) if name in others}
         found.update((name, layer) for name, layer in model.named_modules() if name in reading)
@@ -47,7 +63,8 @@ def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]
 def multiplied(model: nn.Module, example: Tree) -> set[str]:
     """Return the parameters that products of a forward pass read, as they are or computed with."""
     trace = traced(model, example)
-    of = {key: {name} for key, name in trace.names.items()}  # id of a tensor -> the parameters alone that it is made of
+    # id of a tensor -> the parameters alone that it is made of
+    of = {key: {name} for key, name in trace.names.items()}
     found: set[str] = set()
     for op in trace.ops:
         made_of = [of.get(id(t)) for t in op.inputs()]
@@ -58,9 +75,15 @@ def multiplied(model: nn.Module, example: Tree) -> set[str]:
     return found
 
 
-def unable(model: nn.Module, example: Tree, left: dict[str, str], own: Mapping[str, str],
-           kinds: Collection[type[nn.Module]]) -> None:
-    """Add to `left` each layer with weights that is of none of the kinds that can be changed, with the reason.
+def unable(
+    model: nn.Module,
+    example: Tree,
+    left: dict[str, str],
+    own: Mapping[str, str],
+    kinds: Collection[type[nn.Module]],
+) -> None:
+    """Add to `left` each layer with weights that is of none of the kinds that can be changed, with
+    the reason.
 
     `own` says why layers with a forward of their own came to no plain one (plain_layers.py).
     """
@@ -81,8 +104,11 @@ def why_not(layer: nn.Module) -> str:
     return f"{name} multiplies by its weights in a forward of its own"
 
 
-def chosen(found: Iterable[str], left: dict[str, str], only: str, keep: str, where: str) -> set[str]:
-    """Return the layers of `found` that the user wants changed, by patterns; in `left` the others are marked as not chosen.
+def chosen(
+    found: Iterable[str], left: dict[str, str], only: str, keep: str, where: str
+) -> set[str]:
+    """Return the layers of `found` that the user wants changed, by patterns; in `left` the others
+    are marked as not chosen.
 
     Patterns may name the layers in `left` as well, which cannot be changed.
     """
@@ -94,7 +120,8 @@ def chosen(found: Iterable[str], left: dict[str, str], only: str, keep: str, whe
 
 
 def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word: str) -> str | None:
-    """Return in one line how many layers a step changed and why not the others; None where only the user's choice was left.
+    """Return in one line how many layers a step changed and why not the others; None where only the
+    user's choice was left.
 
     `left` says why for each layer that was not; `word` is what these stay.
 
@@ -109,15 +136,21 @@ def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word:
         return None
     count = done if isinstance(done, int) else len(done)
     groups = sorted(causes.items(), key=lambda cause: -len(cause[1]))
-    said = [f"{len(names)} stay{'s' if len(names) == 1 else ''} {word}: {reason} ({some(names)})"
-            for reason, names in groups[:REASONS]]
+    said = [
+        f"{len(names)} stay{'s' if len(names) == 1 else ''} {word}: {reason} ({some(names)})"
+        for reason, names in groups[:REASONS]
+    ]
     rest = sum(len(names) for _, names in groups[REASONS:])
     said += [f"{rest} more for other reasons"] if rest else []
     return "; ".join([f"{where}: {count} of {count + len(left)} layers", *said])
 
 
-def tell_left_out(ctx: Context, done: Collection[str] | int, left: Mapping[str, str], word: str = "float") -> None:
-    """Note which layers a step did not change though it could be asked to; `left` says why, `word` what they stay."""
+def tell_left_out(
+    ctx: Context, done: Collection[str] | int, left: Mapping[str, str], word: str = "float"
+) -> None:
+    """Note which layers a step did not change though it could be asked to; `left` says why, `word`
+    what they stay.
+    """
     if said := told(ctx.where, done, left, word):
         ctx.notes.append(said)
         ctx.warnings.append(said)

@@ -12,7 +12,8 @@ from ..trees import Tree, tensors_in
 
 
 def entering(network: nn.Module, inputs: Tree) -> dict[str, Tensor]:
-    """Return the tensors of a tree of inputs by site: "input" for the first argument, "input_NAME" for others.
+    """Return the tensors of a tree of inputs by site: "input" for the first argument, "input_NAME"
+    for others.
 
     >>> import torch
     >>> list(entering(nn.Bilinear(2, 2, 2), (torch.zeros(1, 2), torch.ones(1, 2))))
@@ -25,7 +26,9 @@ def entering(network: nn.Module, inputs: Tree) -> dict[str, Tensor]:
     return entering_as(network, tuple(inputs), {})
 
 
-def entering_as(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+def entering_as(
+    network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Return the tensors among the arguments of a call by site, as `entering` names them."""
     if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
         return {"input": args[0]}

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 Norm = nn.modules.batchnorm._BatchNorm
-NORMS: list[type[Norm]] = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]  # over one, two and three axes
+# over one, two and three axes
+NORMS: list[type[Norm]] = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]
 
 
 def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     """Return (layer, batch-norm) for every batch-norm that alone reads a convolution or linear layer.
 
-    Layers and norms that run more than once are left alone: what folds in one place is wrong in the other.
+    Layers and norms that run more than once are left alone: what folds in one place is wrong in the
+    other.
     """
     trace = traced(model, example)
     reads = trace.uses()
@@ -33,18 +35,33 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(id(op.args[-1]))
             made[id(op.outputs[0])] = trace.names.get(id(weight), "")
-        elif "batch_norm" in op.name and op.args[3] is not None and (op.name.endswith("no_training") or not op.args[5]):
+        elif (
+            "batch_norm" in op.name
+            and op.args[3] is not None
+            and (op.name.endswith("no_training") or not op.args[5])
+        ):
             norms.append((id(op.args[0]), trace.names.get(id(op.args[3]), "")))
     runs = Counter([*made.values(), *(mean for _, mean in norms)])
     pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
-    found = [(weight.rpartition(".")[0], mean.rpartition(".")[0]) for weight, mean in pairs
-             if runs[weight] == runs[mean] == 1 and weight and mean]
-    return [(layer, norm) for layer, norm in found if not read_elsewhere(model.get_submodule(norm), reads)]
+    found = [
+        (weight.rpartition(".")[0], mean.rpartition(".")[0])
+        for weight, mean in pairs
+        if runs[weight] == runs[mean] == 1 and weight and mean
+    ]
+    return [
+        (layer, norm)
+        for layer, norm in found
+        if not read_elsewhere(model.get_submodule(norm), reads)
+    ]
 
 
 def read_elsewhere(norm: nn.Module, reads: Counter[int]) -> bool:
-    """Return whether something beside a batch-norm itself computes with its tensors, which folding would change."""
-    return any(reads[id(t)] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)))
+    """Return whether something beside a batch-norm itself computes with its tensors, which folding
+    would change.
+    """
+    return any(
+        reads[id(t)] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
+    )
 
 
 def fold_pair(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, norm: Norm) -> None:
@@ -71,11 +88,12 @@ def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def folded(model: nn.Module, example: Tree) -> list[str]:
+def fold_batchnorms(model: nn.Module, example: Tree) -> list[str]:
     """Fold every batch-norm that can be, in place; return the names of the layers that took one in."""
     done = []
     for source, name in foldable(model, example):
-        layer, norm = model.get_submodule(source), model.get_submodule(name)
+        layer = model.get_submodule(source)
+        norm = model.get_submodule(name)
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) and foldable_norm(norm):
             fold_pair(layer, norm)
             taken_out(model, norm)
@@ -84,14 +102,16 @@ def folded(model: nn.Module, example: Tree) -> list[str]:
 
 
 class StandIn(nn.Module):
-    """What stands in the place of a batch-norm that went into the layer before it: it answers what the norm would.
+    """What stands in the place of a batch-norm that went into the layer before it: it answers what
+    the norm would.
 
     A forward may ask how many channels a norm has, or what its epsilon is.
     """
 
     def stand_in_for(self, norm: nn.Module) -> None:
         """Answer from now on as this norm does."""
-        self.__dict__["norm"] = norm  # no submodule: it is no part of the network any more, or one of another layer
+        # no submodule: it is no part of the network any more, or one of another layer
+        self.__dict__["norm"] = norm
         self.num_features = int(getattr(norm, "num_features", 0))
 
     def narrow(self, width: int) -> None:
@@ -132,13 +152,23 @@ def foldable_norm(layer: nn.Module) -> TypeIs[Norm]:
     assert isinstance(layer, Norm)
     if layer.running_mean is None or layer.running_var is None:
         return False
-    axes, draw = NORMS.index(kind) + 1, torch.Generator().manual_seed(0)
+    axes = NORMS.index(kind) + 1
+    draw = torch.Generator().manual_seed(0)
     x = 3 * torch.randn(2, layer.num_features, *[3] * axes, generator=draw).to(layer.running_mean)
     modes = {m: m.training for m in layer.modules()}
     layer.eval()
     try:
         with torch.no_grad():
-            y = F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
+            y = F.batch_norm(
+                x,
+                layer.running_mean,
+                layer.running_var,
+                layer.weight,
+                layer.bias,
+                False,
+                0.0,
+                layer.eps,
+            )
             return torch.equal(layer.forward(x.clone()), Rest(*layer.children())(y))
     except Exception:  # whatever the code of the user's own raises on random values
         return False
@@ -153,7 +183,8 @@ def kind_of_norm(layer: nn.Module) -> type[Norm] | None:
 
 
 def taken_out(model: nn.Module, layer: nn.Module) -> StandIn:
-    """Take a batch-norm out of a network, wherever it is, and leave it plain; what it did after normalising stays there.
+    """Take a batch-norm out of a network, wherever it is, and leave it plain; what it did after
+    normalising stays there.
 
     Return that, or what does nothing.
     """

@@ -1,4 +1,5 @@
-"""The kinds of layers whose weights surgery changes, each as a class that computes with a weight handed to it.
+"""The kinds of layers whose weights surgery changes, each as a class that computes with a weight
+handed to it.
 
 Masked, quantized and cast layers are subclasses of these, so a kind of layer is described once.
 A layer becomes one in place (`layer.__class__ = ...`): it stays the same object, so it keeps its
@@ -13,14 +14,16 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAME = "same"  # zeros as TensorFlow adds them: as many as make the output the input's size over the stride, rounded up
+# zeros as TensorFlow adds them: as many as make the output the input's size over the stride,
+# rounded up
+SAME = "same"
 
 
 class PlainLayer(nn.Module):
     """A layer that says how it computes with another weight.
 
-    `geometry` is what a rebuilt layer must be told where a forward of somebody's own became this plain operation
-    (plain_layers.py), else None.
+    `geometry` is what a rebuilt layer must be told where a forward of somebody's own became this
+    plain operation (plain_layers.py), else None.
     """
 
     weight: Tensor
@@ -30,8 +33,12 @@ class PlainLayer(nn.Module):
     def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
         return self.computed(input, self.weight, self.bias, *more, **named)
 
-    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any, **named: Any) -> Tensor:
-        """Return the layer's own operation with another weight (out in ...) and bias (out), and what else it was given."""
+    def computed(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any, **named: Any
+    ) -> Tensor:
+        """Return the layer's own operation with another weight (out in ...) and bias (out), and
+        what else it was given.
+        """
         raise NotImplementedError
 
 
@@ -82,12 +89,18 @@ class PlainLinear(PlainLayer, nn.Linear):
 class PlainTransposed(PlainLayer):
     """A transposed convolution, whose weight is (in out ...); its call may name the size of its output."""
 
-    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
+    def computed(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None
+    ) -> Tensor:
         layer: Any = self
         axes = weight.ndim - 2
-        rest = layer._output_padding(x, output_size, layer.stride, layer.padding, layer.kernel_size, axes, layer.dilation)
+        rest = layer._output_padding(
+            x, output_size, layer.stride, layer.padding, layer.kernel_size, axes, layer.dilation
+        )
         call = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
-        return call(x, weight, bias, layer.stride, layer.padding, rest, layer.groups, layer.dilation)
+        return call(
+            x, weight, bias, layer.stride, layer.padding, rest, layer.groups, layer.dilation
+        )
 
 
 class PlainConvTranspose1d(PlainTransposed, nn.ConvTranspose1d):
@@ -103,11 +116,17 @@ class PlainConvTranspose3d(PlainTransposed, nn.ConvTranspose3d):
 
 
 PLAIN: dict[type[nn.Module], type[PlainLayer]] = {
-    nn.Conv1d: PlainConv1d, nn.Conv2d: PlainConv2d, nn.Conv3d: PlainConv3d, nn.Linear: PlainLinear,
-    nn.ConvTranspose1d: PlainConvTranspose1d, nn.ConvTranspose2d: PlainConvTranspose2d,
-    nn.ConvTranspose3d: PlainConvTranspose3d}
+    nn.Conv1d: PlainConv1d,
+    nn.Conv2d: PlainConv2d,
+    nn.Conv3d: PlainConv3d,
+    nn.Linear: PlainLinear,
+    nn.ConvTranspose1d: PlainConvTranspose1d,
+    nn.ConvTranspose2d: PlainConvTranspose2d,
+    nn.ConvTranspose3d: PlainConvTranspose3d,
+}
 BY_NAME = {kind.__name__: kind for kind in PLAIN}
-WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)  # their subclasses hold a weight, whatever they do with it
+# their subclasses hold a weight, whatever they do with it
+WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def torch_class(layer: nn.Module) -> type[nn.Module] | None:
@@ -118,7 +137,10 @@ def torch_class(layer: nn.Module) -> type[nn.Module] | None:
     """
     if layer._parameters.get("weight") is None:  # it is computed of other parameters
         return None
-    return next((kind for kind, plain in PLAIN.items() if type(layer) is kind or isinstance(layer, plain)), None)
+    return next(
+        (kind for kind, plain in PLAIN.items() if type(layer) is kind or isinstance(layer, plain)),
+        None,
+    )
 
 
 def back(layer: nn.Module) -> type[nn.Module]:
@@ -128,7 +150,9 @@ def back(layer: nn.Module) -> type[nn.Module]:
     return kind if vars(layer).get("geometry") is None else PLAIN[kind]
 
 
-def same_pads(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
+def same_pads(
+    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
     """Return the zeros before and after each axis, last axis first, that make ceil(size / stride) outputs.
 
     >>> same_pads((8, 9), (3, 3), (2, 2), (1, 1))

@@ -1,7 +1,8 @@
 """Layers whose zeros stay zero while they learn, and which weights a mask takes.
 
-The zeros are the mask: nothing else is stored. In training a layer uses its weight times the mask (weight != 0), so
-the gradient at a zero is 0 and weight decay acts on 0; in inference it is the plain layer.
+The zeros are the mask: nothing else is stored. In training a layer uses its weight times the mask
+(weight != 0), so the gradient at a zero is 0 and weight decay acts on 0; in inference it is the
+plain layer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from .layers import PLAIN, PlainLayer, torch_class
 
 
 def hold_zeros(layer: nn.Module, hold: bool) -> None:
-    """Begin or end to hold the zeros of `layer.weight` where they are now, by a buffer that is never saved."""
+    """Begin or end to hold the zeros of `layer.weight` where they are now, by a buffer that is
+    never saved.
+    """
     if hold:
         assert isinstance(layer.weight, Tensor)
         layer.register_buffer("mask", layer.weight.detach() != 0, persistent=False)
@@ -30,11 +33,16 @@ def hold_zeros(layer: nn.Module, hold: bool) -> None:
 def held(layer: nn.Module) -> Tensor:
     """Return the weight of a layer; of one that holds its zeros, cut off from the gradient there.
 
-    w * mask, written as a choice: a product is a call that quantization sees, as it would one of the user's own.
+    w * mask, written as a choice: a product is a call that quantization sees, as it would one of
+    the user's own.
     """
     assert isinstance(layer.weight, Tensor)
     mask = layer._buffers.get("mask")
-    if mask is None and torch.is_grad_enabled() and getattr(layer, "masked", isinstance(layer, Masked)):
+    if (
+        mask is None
+        and torch.is_grad_enabled()
+        and getattr(layer, "masked", isinstance(layer, Masked))
+    ):
         mask = layer.weight.detach() != 0  # it learns in eval mode
     return layer.weight if mask is None else torch.where(mask, layer.weight, 0.0)
 
@@ -81,21 +89,29 @@ class MaskedConvTranspose3d(Masked, layers.PlainConvTranspose3d):
     """A transposed convolution over three axes whose zero weights stay zero."""
 
 
-CLASSES: dict[type, type[Masked]] = {nn.Conv1d: MaskedConv1d, nn.Conv2d: MaskedConv2d, nn.Conv3d: MaskedConv3d,
-                                     nn.Linear: MaskedLinear,
-    nn.ConvTranspose1d: MaskedConvTranspose1d, nn.ConvTranspose2d: MaskedConvTranspose2d,
-    nn.ConvTranspose3d: MaskedConvTranspose3d}
+CLASSES: dict[type, type[Masked]] = {
+    nn.Conv1d: MaskedConv1d,
+    nn.Conv2d: MaskedConv2d,
+    nn.Conv3d: MaskedConv3d,
+    nn.Linear: MaskedLinear,
+    nn.ConvTranspose1d: MaskedConvTranspose1d,
+    nn.ConvTranspose2d: MaskedConvTranspose2d,
+    nn.ConvTranspose3d: MaskedConvTranspose3d,
+}
 
 
 def bare(layer: nn.Module) -> bool:
-    """Return whether the weight of a layer is used as it is, or masked; not rounded, nor cast, nor computed."""
+    """Return whether the weight of a layer is used as it is, or masked; not rounded, nor cast, nor
+    computed.
+    """
     kind = torch_class(layer)
     return kind is not None and type(layer) in (kind, PLAIN[kind], CLASSES[kind])
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where zeros may lie: cells of `size` weights along `axis`, of each of which `keep` stay, or all or none.
+    """Where zeros may lie: cells of `size` weights along `axis`, of each of which `keep` stay, or
+    all or none.
 
     >>> Pattern(2, axis=1).cells(torch.arange(8).view(2, 4))
     tensor([[0, 1],
@@ -111,7 +127,10 @@ class Pattern:
     def misfit(self, layer: nn.modules.conv._ConvNd | nn.Linear) -> str | None:
         """Say why the weight of `layer` does not divide into cells, or None."""
         if self.size > 1 and isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            return "a transposed convolution has its inputs where others have their outputs; single weights fit"
+            return (
+                "a transposed convolution has its inputs where others have their outputs; "
+                "single weights fit"
+            )
         length = layer.weight.shape[self.axis]
         if self.axis == 0:
             length //= getattr(layer, "groups", 1)  # filters of two groups read different inputs
@@ -121,23 +140,30 @@ class Pattern:
 
     def cells(self, weight: Tensor) -> Tensor:
         """Return the values of a weight (out in ...) cell by cell: (cells size)."""
-        return weight.unflatten(self.axis, (-1, self.size)).movedim(self.axis + 1, -1).reshape(-1, self.size)
+        return (
+            weight.unflatten(self.axis, (-1, self.size))
+            .movedim(self.axis + 1, -1)
+            .reshape(-1, self.size)
+        )
 
     def places(self, weight: Tensor) -> Tensor:
         """Return for each cell where its values are in the flattened weight: (cells size)."""
         return self.cells(torch.arange(weight.numel()).view(weight.shape))
 
 
-def maskable(model: nn.Module, example: Tree,
-             pattern: Pattern) -> tuple[dict[str, list[PlainLayer]], dict[str, str]]:
+def maskable(
+    model: nn.Module, example: Tree, pattern: Pattern
+) -> tuple[dict[str, list[PlainLayer]], dict[str, str]]:
     """Return the layers that can hold zeros, those with one weight under one name, and why the others cannot.
 
-    A layer must be of a class that can be changed and must be called, on `example` (n ...), as itself: a forward
-    that reads the weight of a layer alone would not meet the mask.
+    A layer must be of a class that can be changed and must be called, on `example` (n ...), as
+    itself: a forward that reads the weight of a layer alone would not meet the mask.
     """
     reached: set[nn.Module] = set()
     mode = model.training
-    hooks = [m.register_forward_pre_hook(lambda layer, _: reached.add(layer)) for m in model.modules()]
+    hooks = [
+        m.register_forward_pre_hook(lambda layer, _: reached.add(layer)) for m in model.modules()
+    ]
     try:
         with torch.no_grad():
             called(model.eval(), first(example, 1))
@@ -170,17 +196,20 @@ def maskable(model: nn.Module, example: Tree,
 def smallest(weights: list[Tensor], pattern: Pattern, amount: float) -> list[Tensor]:
     """Return for each weight a boolean that marks what to set to zero, ranked over all of them together.
 
-    Of N:M cells all but the N largest; else round(amount * cells) cells with the smallest mean |w|. Of equal ones
-    the first go.
+    Of N:M cells all but the N largest; else round(amount * cells) cells with the smallest mean |w|.
+    Of equal ones the first go.
     """
     cells = [pattern.cells(w.detach().float().cpu().abs()) for w in weights]
     if pattern.keep is not None:
-        rows = [c.argsort(dim=1, stable=True)[:, :pattern.size - pattern.keep] for c in cells]
-        chosen = [torch.zeros_like(c, dtype=torch.bool).scatter_(1, r, True) for c, r in zip(cells, rows, strict=True)]
+        rows = [c.argsort(dim=1, stable=True)[:, : pattern.size - pattern.keep] for c in cells]
+        chosen = [
+            torch.zeros_like(c, dtype=torch.bool).scatter_(1, r, True)
+            for c, r in zip(cells, rows, strict=True)
+        ]
     else:
         ranks = torch.cat([c.mean(1) for c in cells])
         gone = torch.zeros(len(ranks), dtype=torch.bool)
-        gone[ranks.argsort(stable=True)[:round(amount * len(ranks))]] = True
+        gone[ranks.argsort(stable=True)[: round(amount * len(ranks))]] = True
         chosen = [g[:, None].expand(-1, pattern.size) for g in gone.split([len(c) for c in cells])]
     marked = []
     for weight, choice in zip(weights, chosen, strict=True):

@@ -7,13 +7,20 @@ from torch import nn
 
 
 def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
-    """Do what model.train(training) does, and return the model; layers that do more than to take note of it do so."""
+    """Do what model.train(training) does, and return the model; layers that do more than to take
+    note of it do so.
+    """
     modules = list(model.modules())
     if all(module.training == training for module in modules):
         return model
     kinds = {type(module) for module in modules}
-    if all(kind.train is nn.Module.train and not issubclass(kind, torch.jit.ScriptModule) for kind in kinds) \
-            and type(model).eval is nn.Module.eval:
+    if (
+        all(
+            kind.train is nn.Module.train and not issubclass(kind, torch.jit.ScriptModule)
+            for kind in kinds
+        )
+        and type(model).eval is nn.Module.eval
+    ):
         for module in modules:
             module.__dict__["training"] = training
         return model

@@ -9,18 +9,24 @@ from ..errors import LissomError, nearest
 
 
 def matching(names: Iterable[str], patterns: str, where: str) -> set[str]:
-    """Return the names that any of the comma-separated `patterns` matches; one that matches nothing is an error.
+    """Return the names that any of the comma-separated `patterns` matches; one that matches nothing
+    is an error.
 
     >>> sorted(matching(["stem", "layer1.0", "layer1.1"], "stem,layer1.*", "prune"))
     ['layer1.0', 'layer1.1', 'stem']
     """
-    names, found = list(names), set()
+    names = list(names)
+    found = set()
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         hits = {name for name in names if fnmatchcase(name, pattern)}
         if not hits:
             close = nearest(pattern, names)
             some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise LissomError(f"{where}: no layer is called '{pattern}'" + (f"; did you mean '{close}'?" if close else ";")
-                              + f" There are: {some}")
+            raise LissomError(
+                f"{where}: no layer is called "
+                f"'{pattern}'"
+                + (f"; did you mean '{close}'?" if close else ";")
+                + f" There are: {some}"
+            )
         found |= hits
     return found

@@ -1,8 +1,10 @@
-"""One tensor in few bytes: integers of few values, and whatever is mostly zeros. Knows nothing of networks or files.
+"""One tensor in few bytes: integers of few values, and whatever is mostly zeros. Knows nothing of
+networks or files.
 
-Integers (int8) become digits, places in the sorted list of the values that occur: nothing where there is one value,
-one bit for two, five digits in a byte for three (3^5 = 243), else as few bits as the digits need. Other types keep
-their bytes. Either may be sparse: one bit for each element, 1 where it is not zero, then these elements alone.
+Integers (int8) become digits, places in the sorted list of the values that occur: nothing where
+there is one value, one bit for two, five digits in a byte for three (3^5 = 243), else as few bits
+as the digits need. Other types keep their bytes. Either may be sparse: one bit for each element, 1
+where it is not zero, then these elements alone.
 """
 
 from __future__ import annotations
@@ -27,22 +29,25 @@ def pack(values: Array) -> tuple[str, bytes]:
     flat = np.ascontiguousarray(values).reshape(-1)
     coded = _coded if flat.dtype == np.int8 else lambda some: some.tobytes()
     full = flat.view(np.uint8).reshape(len(flat), flat.itemsize).any(1)
-    dense, sparse = coded(flat), np.packbits(full).tobytes() + coded(flat[full])
+    dense = coded(flat)
+    sparse = np.packbits(full).tobytes() + coded(flat[full])
     return ("sparse", sparse) if len(sparse) < len(dense) else ("dense", dense)
 
 
 def unpack(kind: str, data: bytes, count: int, dtype: str) -> Array:
-    """Return the elements (count) that `pack` packed; raise ValueError where the bytes cannot be those of so many."""
+    """Return the elements (count) that `pack` packed; raise ValueError where the bytes cannot be
+    those of so many.
+    """
     if kind == "dense":
         return _elements(data, count, dtype)
     if kind != "sparse":
         raise ValueError(f"nothing is packed as {kind!r}")
-    bitmap = np.frombuffer(data[:-(-count // 8)], np.uint8)
+    bitmap = np.frombuffer(data[: -(-count // 8)], np.uint8)
     if len(bitmap) * 8 < count:
         raise ValueError(f"{len(data)} bytes do not say where {count} elements are zero")
     full = np.unpackbits(bitmap, count=count).astype(bool)
     found = np.zeros(count, dtype)
-    found[full] = _elements(data[len(bitmap):], int(full.sum()), dtype)
+    found[full] = _elements(data[len(bitmap) :], int(full.sum()), dtype)
     return found
 
 
@@ -57,17 +62,21 @@ def _elements(data: bytes, count: int, dtype: str) -> Array:
 def _coded(values: Array) -> bytes:
     """Return integers (count) as the list of values, then digits.
 
-    The list is how many values there are and each of them, or 0, the least and the greatest where all between them
-    count: of two the shorter.
+    The list is how many values there are and each of them, or 0, the least and the greatest where
+    all between them count: of two the shorter.
     """
     there = np.flatnonzero(np.bincount(values.astype(np.int16) + 128, minlength=256)) - 128
     if not len(there):
         there = np.zeros(1, int)
     span = np.arange(there[0], there[-1] + 1)
-    if len(there) < 2 or 1 + len(there) + _length(len(values), len(there)) < 3 + _length(len(values), len(span)):
-        head, levels = bytes([len(there)]) + there.astype(np.int8).tobytes(), there
+    if len(there) < 2 or 1 + len(there) + _length(len(values), len(there)) < 3 + _length(
+        len(values), len(span)
+    ):
+        head = bytes([len(there)]) + there.astype(np.int8).tobytes()
+        levels = there
     else:
-        head, levels = b"\0" + span[[0, -1]].astype(np.int8).tobytes(), span
+        head = b"\0" + span[[0, -1]].astype(np.int8).tobytes()
+        levels = span
     place = np.zeros(256, np.uint8)
     place[levels + 128] = np.arange(len(levels))
     return head + _written(place[values.astype(np.int16) + 128], len(levels))
@@ -75,11 +84,11 @@ def _coded(values: Array) -> bytes:
 
 def _decoded(data: bytes, count: int) -> Array:
     many = data[0] if data else 0
-    listed = np.frombuffer(data[1:1 + (many or 2)], np.int8)
+    listed = np.frombuffer(data[1 : 1 + (many or 2)], np.int8)
     if len(listed) != (many or 2):
         raise ValueError("the list of values is cut off")
     levels = listed if many else np.arange(int(listed[0]), int(listed[1]) + 1).astype(np.int8)
-    digits = _read(data[1 + len(listed):], count, len(levels))
+    digits = _read(data[1 + len(listed) :], count, len(levels))
     if len(digits) and digits.max() >= len(levels):
         raise ValueError("a digit stands for no value")
     return levels[digits]
@@ -103,17 +112,18 @@ def _read(data: bytes, count: int, base: int) -> Array:
     """Undo `_written`."""
     if base < 1 or len(data) != _length(count, base):
         raise ValueError(f"{len(data)} bytes do not hold {count} digits below {base}")
-    packed, digits = np.frombuffer(data, np.uint8), np.empty(count, np.uint8)
+    packed = np.frombuffer(data, np.uint8)
+    digits = np.empty(count, np.uint8)
     if base == 3 and len(packed) and packed.max() >= 243:
         raise ValueError("a byte does not hold five digits below 3")
     width = (base - 1).bit_length()
     for begin in range(0, count, PIECE):  # in pieces, since a digit takes many bytes on its way
-        some = digits[begin:begin + PIECE]
+        some = digits[begin : begin + PIECE]
         if base == 3:
-            bytes_ = packed[begin // 5:(begin + PIECE) // 5]
-            some[:] = (bytes_[:, None] // TRITS % 3).reshape(-1)[:len(some)]
+            bytes_ = packed[begin // 5 : (begin + PIECE) // 5]
+            some[:] = (bytes_[:, None] // TRITS % 3).reshape(-1)[: len(some)]
         else:
-            bytes_ = packed[begin * width // 8:(begin + PIECE) * width // 8]
+            bytes_ = packed[begin * width // 8 : (begin + PIECE) * width // 8]
             bits = np.unpackbits(bytes_, count=len(some) * width).reshape(len(some), width)
             some[:] = (bits << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
     return digits

@@ -1,9 +1,11 @@
-"""Layers by what they do, not by their class: a forward that comes to a plain convolution or linear layer becomes one.
+"""Layers by what they do, not by their class: a forward that comes to a plain convolution or linear
+layer becomes one.
 
-Somebody's subclass of a convolution may pad its input, or compute its weight from other parameters, as weight
-standardisation and weight_norm do, and then convolve. On inputs that the layer really gets, its calls are recorded; where
-there is nothing but zeros added around the input and one product with a weight that the input has no part in, the layer
-becomes a class of layers.py with these zeros and this weight. Everything else in lissom then knows it as a convolution.
+Somebody's subclass of a convolution may pad its input, or compute its weight from other parameters,
+as weight standardisation and weight_norm do, and then convolve. On inputs that the layer really
+gets, its calls are recorded; where there is nothing but zeros added around the input and one
+product with a weight that the input has no part in, the layer becomes a class of layers.py with
+these zeros and this weight. Everything else in lissom then knows it as a convolution.
 """
 
 from __future__ import annotations
@@ -39,14 +41,20 @@ class PlainLayers:
     """Which layers became plain, and why others of classes that are not PyTorch's did not."""
 
     done: dict[str, str] = field(default_factory=dict)  # layer -> the class that it had
-    baked: dict[str, str] = field(default_factory=dict)  # layer -> what computed the weight that it now holds
+    # layer -> what computed the weight that it now holds
+    baked: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
     def notes(self, where: str) -> list[str]:
         """Return a sentence for each thing that computed weights and is gone."""
         counts = {what: list(self.baked.values()).count(what) for what in self.baked.values()}
-        return [f"{where}: {count} layer{'s hold their weights' if count > 1 else ' holds its weight'} as {what} computed "
-                f"{'them' if count > 1 else 'it'}, which takes no part in later training" for what, count in counts.items()]
+        return [
+            f"{where}: {count} "
+            f"layer{'s hold their weights' if count > 1 else ' holds its weight'} as {what} computed "
+            f"{'them' if count > 1 else 'it'}, which takes no part in later "
+            "training"
+            for what, count in counts.items()
+        ]
 
 
 @dataclass
@@ -61,8 +69,8 @@ class Plain:
 def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
     """Turn each layer of `model` whose forward comes to a plain one into that, in place; no output changes.
 
-    `example` (n ...) is run to see what the layers read. A layer without which the network does not do what it did is put
-    back.
+    `example` (n ...) is run to see what the layers read. A layer without which the network does not
+    do what it did is put back.
     """
     found = PlainLayers()
     own = {name: layer for name, layer in model.named_modules() if has_own_forward(layer)}
@@ -84,19 +92,24 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
             found.left[name] = f"{word}, whose forward fails by itself ({type(error).__name__})"
         else:
             outputs = outputs if before else outputs_of(model, example)
-            before[name], found.done[name] = state(layer), word
+            before[name] = state(layer)
+            found.done[name] = word
             if plain.weight is not layer._parameters.get("weight"):
                 found.baked[name] = computed_by(layer)
             become_plain(layer, plain.geometry, plain.weight, plain.bias)
     if before and not same(model, example, outputs):
         for name in put_back(model, own, before, example, outputs):
-            found.left[name] = f"{found.done.pop(name)}, of which the network uses more than its output"
+            found.left[name] = (
+                f"{found.done.pop(name)}, of which the network uses more than its output"
+            )
             found.baked.pop(name, None)
     return found
 
 
 def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
-    """Let layers whose own forward comes to a plain one be that, in place, and note it; return why others do not."""
+    """Let layers whose own forward comes to a plain one be that, in place, and note it; return why
+    others do not.
+    """
     found = make_plain(model, ctx.example)
     ctx.notes += found.notes(ctx.where)
     if found.done:
@@ -106,22 +119,33 @@ def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
 
 def has_own_forward(layer: nn.Module) -> bool:
     """Return whether the forward or the weight of a layer may be other than those of PyTorch's classes."""
-    if isinstance(layer, (torch.jit.ScriptModule, PlainLayer)) or type(layer).__module__.startswith("lissom."):
+    if isinstance(layer, (torch.jit.ScriptModule, PlainLayer)) or type(layer).__module__.startswith(
+        "lissom."
+    ):
         return False
     if isinstance(layer, WEIGHTED):
-        return torch_class(layer) is None and (layer._parameters.get("weight") is None
-                                               or not type(layer).__module__.startswith("torch.nn.modules"))
+        return torch_class(layer) is None and (
+            layer._parameters.get("weight") is None
+            or not type(layer).__module__.startswith("torch.nn.modules")
+        )
     return not type(layer).__module__.startswith("torch.") and any(
-        p is not None and p.ndim > 1 for p in layer._parameters.values())
+        p is not None and p.ndim > 1 for p in layer._parameters.values()
+    )
 
 
 def inputs_of(model: nn.Module, own: dict[str, nn.Module], example: Tree) -> dict[str, list[Any]]:
-    """Return what some layers of a network read on the first item of `example`, or on a part of it if that is enough."""
+    """Return what some layers of a network read on the first item of `example`, or on a part of it
+    if that is enough.
+    """
     inputs: dict[str, list[Any]] = {name: [] for name in own}
     small = smaller(example)
-    hooks = [layer.register_forward_pre_hook(
-        lambda _, args, kwargs, name=name: inputs[name].append([*args, *kwargs.values()]), with_kwargs=True)
-        for name, layer in own.items()]
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: inputs[name].append([*args, *kwargs.values()]),
+            with_kwargs=True,
+        )
+        for name, layer in own.items()
+    ]
     try:
         if small is not None:
             with suppress(Exception):  # whatever the network's own code raises on a small image
@@ -145,7 +169,8 @@ def outputs_of(model: nn.Module, example: Tree) -> list[Tensor]:
 @contextmanager
 def bare(model: nn.Module) -> Iterator[None]:
     """Run a network in eval mode for a while; modes and buffers are afterwards as they were."""
-    modes, kept = {m: m.training for m in model.modules()}, [(b, b.clone()) for b in model.buffers()]
+    modes = {m: m.training for m in model.modules()}
+    kept = [(b, b.clone()) for b in model.buffers()]
     in_mode(model)
     try:
         yield
@@ -159,12 +184,15 @@ def bare(model: nn.Module) -> Iterator[None]:
 
 
 def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
-    """Return what a layer comes to on the inputs that it was called with; raise NotPlain if it comes to no plain one."""
+    """Return what a layer comes to on the inputs that it was called with; raise NotPlain if it
+    comes to no plain one.
+    """
     if not inputs:
         raise NotPlain("which is not called as a layer")
     if any(len(given) != 1 or not isinstance(given[0], Tensor) for given in inputs):
         raise NotPlain("which is called with more than one input")
-    runs, one = [], calls_of(layer, inputs[0][0])
+    runs = []
+    one = calls_of(layer, inputs[0][0])
     if one.other is None:
         runs = [calls_of(layer, x) for (x,) in inputs[1:INPUTS]]
         runs.append(calls_of(layer, inputs[0][0]))  # a weight that is drawn is another one now
@@ -173,7 +201,9 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
         runs += other_sizes(layer, one, inputs[0][0])
     if other := next((run.other for run in runs if run.other), None):
         raise NotPlain(other)
-    if not all(unchanged(run.given[name], one.given[name]) for run in runs for name in ("weight", "bias")):
+    if not all(
+        unchanged(run.given[name], one.given[name]) for run in runs for name in ("weight", "bias")
+    ):
         raise NotPlain("whose weight changes from call to call")
     geometry = one.geometry()
     if one.kind != "Linear":
@@ -184,7 +214,10 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
 def other_sizes(layer: nn.Module, one: Calls, x: Tensor) -> Iterator[Calls]:
     """Yield the calls of a convolution on small inputs of several sizes, as far as it takes them."""
     geometry = one.geometry()
-    least = [d * (k - 1) + 1 for d, k in zip(geometry["dilation"], one.given["weight"].shape[2:], strict=True)]
+    least = [
+        d * (k - 1) + 1
+        for d, k in zip(geometry["dilation"], one.given["weight"].shape[2:], strict=True)
+    ]
     for more in range(max(geometry["stride"]) + 1):
         try:
             yield calls_of(layer, x.new_zeros((1, x.shape[1], *(size + more for size in least))))
@@ -193,13 +226,18 @@ def other_sizes(layer: nn.Module, one: Calls, x: Tensor) -> Iterator[Calls]:
 
 
 def pads_of(runs: list[Calls]) -> list[int] | str | None:
-    """Return the zeros that a convolution adds to inputs of several sizes, before its own padding; None for none."""
+    """Return the zeros that a convolution adds to inputs of several sizes, before its own padding;
+    None for none.
+    """
     zeros = [run.zeros() for run in runs]
     if all(found == zeros[0] for found in zeros):
         return zeros[0] if any(zeros[0]) else None
-    geometry, kernel = runs[0].geometry(), runs[0].given["weight"].shape[2:]
-    if all(found == same_pads(run.alive[0].shape[2:], kernel, geometry["stride"], geometry["dilation"])
-           for found, run in zip(zeros, runs, strict=True)):
+    geometry = runs[0].geometry()
+    kernel = runs[0].given["weight"].shape[2:]
+    if all(
+        found == same_pads(run.alive[0].shape[2:], kernel, geometry["stride"], geometry["dilation"])
+        for found, run in zip(zeros, runs, strict=True)
+    ):
         return SAME
     raise NotPlain("whose padding follows the size of its input in a way of its own")
 
@@ -209,7 +247,9 @@ def unchanged(one: Tensor | None, two: Tensor | None) -> bool:
     return one is two or (one is not None and two is not None and torch.equal(one, two))
 
 
-def become_plain(layer: nn.Module, geometry: dict[str, Any], weight: Tensor, bias: Tensor | None) -> None:
+def become_plain(
+    layer: nn.Module, geometry: dict[str, Any], weight: Tensor, bias: Tensor | None
+) -> None:
     """Turn a layer into a plain one of this geometry, weight and bias, in place; what computed them goes.
 
     A tensor that is a parameter already stays that parameter, for those who share it.
@@ -228,27 +268,52 @@ def become_plain(layer: nn.Module, geometry: dict[str, Any], weight: Tensor, bia
     if geometry["kind"] == "Linear":
         layer.__dict__.update(out_features=len(weight), in_features=weight.shape[1])
         return
-    layer.__dict__.update({key: tuple(value) if isinstance(value, list) else value for key, value in geometry.items()
-                           if key not in ("kind", "bias", "pads")})
-    layer.__dict__.update(pads=geometry["pads"], padding_mode="zeros", transposed=False,
-                          output_padding=(0,) * (weight.ndim - 2), kernel_size=tuple(weight.shape[2:]),
-                          out_channels=len(weight), in_channels=weight.shape[1] * geometry["groups"])
+    layer.__dict__.update(
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in geometry.items()
+            if key not in ("kind", "bias", "pads")
+        }
+    )
+    layer.__dict__.update(
+        pads=geometry["pads"],
+        padding_mode="zeros",
+        transposed=False,
+        output_padding=(0,) * (weight.ndim - 2),
+        kernel_size=tuple(weight.shape[2:]),
+        out_channels=len(weight),
+        in_channels=weight.shape[1] * geometry["groups"],
+    )
 
 
 def shares(model: nn.Module, layer: nn.Module) -> bool:
-    """Return whether another layer has a parameter that this one would lose, since its weight is computed of it."""
-    mine = {id(p) for p in layer.parameters()} - {id(layer._parameters.get(name)) for name in ("weight", "bias")}
+    """Return whether another layer has a parameter that this one would lose, since its weight is
+    computed of it.
+    """
+    mine = {id(p) for p in layer.parameters()} - {
+        id(layer._parameters.get(name)) for name in ("weight", "bias")
+    }
     inside = set(layer.modules())
-    return any(id(p) in mine for other in model.modules() if other not in inside for p in other._parameters.values())
+    return any(
+        id(p) in mine
+        for other in model.modules()
+        if other not in inside
+        for p in other._parameters.values()
+    )
 
 
 def state(layer: nn.Module) -> tuple[type, dict[str, Any]]:
     """Return what makes a layer what it is, to put it back."""
-    return type(layer), {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(layer).items()}
+    return type(layer), {
+        key: copy.copy(value) if isinstance(value, dict) else value
+        for key, value in vars(layer).items()
+    }
 
 
 def same(model: nn.Module, example: Tree, outputs: list[Tensor]) -> bool:
-    """Return whether a network still returns these outputs, to float rounding: a kernel may sum in another order."""
+    """Return whether a network still returns these outputs, to float rounding: a kernel may sum in
+    another order.
+    """
     try:
         now = outputs_of(model, example)
     except Exception:  # whatever the network's own code raises on a layer of another class
@@ -256,17 +321,28 @@ def same(model: nn.Module, example: Tree, outputs: list[Tensor]) -> bool:
 
     def near(a: Tensor, b: Tensor) -> bool:
         size = float(b.abs().max()) if b.numel() else 0.0
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=1e-6 * size, equal_nan=True)
+        return a.shape == b.shape and torch.allclose(
+            a.double(), b.double(), rtol=0, atol=1e-6 * size, equal_nan=True
+        )
+
     return len(now) == len(outputs) and all(map(near, now, outputs))
 
 
-def put_back(model: nn.Module, own: dict[str, nn.Module], before: dict[str, Any], example: Tree,
-             outputs: list[Tensor]) -> list[str]:
+def put_back(
+    model: nn.Module,
+    own: dict[str, nn.Module],
+    before: dict[str, Any],
+    example: Tree,
+    outputs: list[Tensor],
+) -> list[str]:
     """Give layers the class back without which the network does not do what it did; return which."""
-    plain, needed = {name: state(own[name]) for name in before}, list[str]()
+    plain = {name: state(own[name]) for name in before}
+    needed = list[str]()
 
     def put(name: str, states: dict[str, Any]) -> None:
-        own[name].__class__, own[name].__dict__ = states[name][0], dict(states[name][1])
+        own[name].__class__ = states[name][0]
+        own[name].__dict__ = dict(states[name][1])
+
     for name in before:
         put(name, before)
     for name in before:

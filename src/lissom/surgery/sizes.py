@@ -1,4 +1,6 @@
-"""What the numbers that inference needs take: in theory, by the bits of each, and packed as `packing.py` packs them."""
+"""What the numbers that inference needs take: in theory, by the bits of each, and packed as
+`packing.py` packs them.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +30,26 @@ class Sizes(NamedTuple):
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
-    """Return `theory_bytes` and `packed_bytes` of a network in inference: each number once, without any file around it.
+    """Return `theory_bytes` and `packed_bytes` of a network in inference: each number once, without
+    any file around it.
 
-    Rounded weights count with the bits of their grid, log2(3) for ternary; of a masked layer the weights that are not
-    zero alone, with one bit for every weight that says where, if that is less. Scales of filters and of inputs, biases
-    and all that is not rounded have 32 bits. A batch-norm that a quantized layer owns is in its scales and biases;
-    others count as their parameters. Packed, weights of quantized and masked layers take what `pack` makes of them.
+    Rounded weights count with the bits of their grid, log2(3) for ternary; of a masked layer the
+    weights that are not zero alone, with one bit for every weight that says where, if that is less.
+    Scales of filters and of inputs, biases and all that is not rounded have 32 bits. A batch-norm
+    that a quantized layer owns is in its scales and biases; others count as their parameters.
+    Packed, weights of quantized and masked layers take what `pack` makes of them.
     """
-    total, seen = Sizes(), set[int]()
+    total = Sizes()
+    seen = set[int]()
     owned = {id(layer.norm) for layer in model.modules() if isinstance(layer, QuantizedLayer)}
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, Rounding):
                 total = total.plus(floats(int(layer.of == "inputs" and bool(layer.names))))
             elif id(layer) not in owned:
-                fresh = [p for p in layer._parameters.values() if p is not None and id(p) not in seen]
+                fresh = [
+                    p for p in layer._parameters.values() if p is not None and id(p) not in seen
+                ]
                 seen |= {id(p) for p in fresh}
                 total = total.plus(of_layer(layer, fresh))
     return {"theory_bytes": ceil(total.bits / 8), "packed_bytes": total.packed}
@@ -58,20 +65,24 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter]) -> Sizes:
             found = found.plus(floats(value.numel()))
     if isinstance(layer, QuantizedLayer):
         biased = layer.bias is not None or layer.norm is not None
-        found = found.plus(floats(len(layer.weight) * (int(layer.rounding is not None) + int(biased))))
+        found = found.plus(
+            floats(len(layer.weight) * (int(layer.rounding is not None) + int(biased)))
+        )
     return found
 
 
 def of_weight(layer: QuantizedLayer | Masked) -> Sizes:
     """Return the sizes of a weight alone, without its scales."""
     rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
-    values: Tensor = layer.weight.detach().float() + 0.0  # of -0.0, too, 0.0; files hold float32, whatever the network does
+    # of -0.0, too, 0.0; files hold float32, whatever the network does
+    values: Tensor = layer.weight.detach().float() + 0.0
     each = rest = float(FLOAT)
     if rounding is not None:
         assert isinstance(layer, QuantizedLayer)
         values = layer.integers()[0]
         ternary = rounding.grid.name() == "ternary"
-        each, rest = (log2(3), 1.0) if ternary else (rounding.bits, rounding.bits)  # of those that are not 0: a sign
+        # of those that are not 0: a sign
+        each, rest = (log2(3), 1.0) if ternary else (rounding.bits, rounding.bits)
     bits = values.numel() * each
     if isinstance(layer, Masked) or layer.masked:
         bits = min(bits, values.numel() + int(values.count_nonzero()) * rest)

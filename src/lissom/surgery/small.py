@@ -17,8 +17,16 @@ from ..trees import Tree
 SMALL = 64  # pixels
 # what code may read of a tensor without learning its size
 SIZELESS: set[Any] = {
-    Tensor.dim, Tensor.ndimension, Tensor.is_floating_point, Tensor.get_device, Tensor.__hash__,
-    *(getattr(Tensor, name).__get__ for name in ("ndim", "dtype", "device", "layout", "is_cuda", "requires_grad"))}
+    Tensor.dim,
+    Tensor.ndimension,
+    Tensor.is_floating_point,
+    Tensor.get_device,
+    Tensor.__hash__,
+    *(
+        getattr(Tensor, name).__get__
+        for name in ("ndim", "dtype", "device", "layout", "is_cuda", "requires_grad")
+    ),
+}
 
 
 def smaller(example: Tree) -> Tensor | None:
@@ -36,7 +44,8 @@ def smaller(example: Tree) -> Tensor | None:
 class SizesRead(TorchFunctionMode):
     """Note whether code reads of any tensor what may depend on its size: anything that is not a tensor again.
 
-    Operations of PyTorch do to a small image what they do to a large one; only code that knows the size can do otherwise.
+    Operations of PyTorch do to a small image what they do to a large one; only code that knows the
+    size can do otherwise.
     """
 
     def __init__(self) -> None:

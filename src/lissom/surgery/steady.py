@@ -43,6 +43,12 @@ def unsteady(model: nn.Module, inputs: Tree, answer: Tree = None) -> str | None:
         with _Draws() as draws:
             called(model, inputs)
     drawn = f" ({', '.join(list(draws.found)[:3])})" if draws.found else ""
-    return (f"the network answers differently each time in eval mode{drawn}: what surgery makes of it cannot be compared. "
-            + ("Switch the drawing of random numbers off outside training" if draws.found else
-               "It keeps something from call to call; reset that in its forward"))
+    return (
+        f"the network answers differently each time in eval mode{drawn}: what surgery makes "
+        "of it cannot be compared. "
+        + (
+            "Switch the drawing of random numbers off outside training"
+            if draws.found
+            else "It keeps something from call to call; reset that in its forward"
+        )
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-Owners = dict[int, list[tuple[nn.Module, str]]]  # parameter -> the layers that hold it, with its name there
+# parameter -> the layers that hold it, with its name there
+Owners = dict[int, list[tuple[nn.Module, str]]]
 
 
 def owners_of(model: nn.Module) -> Owners:
@@ -18,12 +19,19 @@ def owners_of(model: nn.Module) -> Owners:
     return found
 
 
-def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = None, owners: Owners | None = None,
-            layer: nn.Module | None = None) -> list[nn.Module]:
-    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on sharing it. Return these.
+def replace(
+    model: nn.Module,
+    name: str,
+    value: Tensor,
+    buffer: bool | None = None,
+    owners: Owners | None = None,
+    layer: nn.Module | None = None,
+) -> list[nn.Module]:
+    """Put `value` in the place of a parameter or buffer; layers that share a parameter go on
+    sharing it. Return these.
 
-    `buffer` says what a tensor is that the layer does not have yet. If many are replaced, `owners` is what
-    `owners_of` returned before the first, and `layer` the one that holds the tensor.
+    `buffer` says what a tensor is that the layer does not have yet. If many are replaced, `owners`
+    is what `owners_of` returned before the first, and `layer` the one that holds the tensor.
     """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path) if layer is None else layer
@@ -35,8 +43,12 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
         layer.register_buffer(key, value)
         return [layer]
     old = layer._parameters.get(key)
-    fresh = nn.Parameter(value, requires_grad=old.requires_grad if old is not None else value.is_floating_point())
-    holders = [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)])
+    fresh = nn.Parameter(
+        value, requires_grad=old.requires_grad if old is not None else value.is_floating_point()
+    )
+    holders = (
+        [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)])
+    )
     for owner, alias in holders:
         owner._parameters[alias] = fresh
         if isinstance(owner, nn.RNNBase):  # keeps a list of its own
@@ -47,18 +59,26 @@ def replace(model: nn.Module, name: str, value: Tensor, buffer: bool | None = No
 
 
 class Held:
-    """A network as it is, to which `restore` brings it back after cuts: classes, attributes, tensors and their numbers."""
+    """A network as it is, to which `restore` brings it back after cuts: classes, attributes,
+    tensors and their numbers.
+    """
 
     OWN = ("_parameters", "_buffers", "_flat_weights")  # what `replace` changes in place
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules, modules = [], list(model.modules())
+        self.modules = []
+        modules = list(model.modules())
         for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):  # of which nothing is cut
                 held = vars(module)
                 own = {key: held[key].copy() for key in self.OWN if key in held}
                 self.modules.append((module, module.__class__, dict(held), own))
-        tensors = [t for module in modules for held in (module._parameters, module._buffers) for t in held.values()]
+        tensors = [
+            t
+            for module in modules
+            for held in (module._parameters, module._buffers)
+            for t in held.values()
+        ]
         self.numbers = [(t, t.data) for t in {id(t): t for t in tensors}.values() if t is not None]
 
     def restore(self) -> None:
@@ -76,10 +96,14 @@ def match_widths(layer: nn.Module) -> None:
     """Make the widths that a layer states agree with the shapes of its tensors."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         first, second = layer.weight.shape[:2]
-        if layer.in_channels == layer.groups > 1:  # depthwise: a group for each channel that is left
-            layer.groups = first if layer.transposed else first // (layer.out_channels // layer.groups)
-        layer.in_channels, layer.out_channels = ((first, second * layer.groups) if layer.transposed else
-                                                 (second * layer.groups, first))
+        # depthwise: a group for each channel that is left
+        if layer.in_channels == layer.groups > 1:
+            layer.groups = (
+                first if layer.transposed else first // (layer.out_channels // layer.groups)
+            )
+        layer.in_channels, layer.out_channels = (
+            (first, second * layer.groups) if layer.transposed else (second * layer.groups, first)
+        )
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, nn.modules.batchnorm._NormBase):

@@ -59,8 +59,10 @@ class Trace:
     outputs: tuple[Tensor, ...] = ()
     names: dict[int, str] = field(default_factory=dict)  # id of a parameter or buffer -> its name
     buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
-    made: dict[str, Tensor] = field(default_factory=dict)  # module -> what it returned last, where that is a tensor
-    sized: bool = False  # whether the network's code may do something else with an image of another size
+    # module -> what it returned last, where that is a tensor
+    made: dict[str, Tensor] = field(default_factory=dict)
+    # whether the network's code may do something else with an image of another size
+    sized: bool = False
 
     def uses(self) -> Counter[int]:
         """Return how often each tensor is read, being returned counted as a reading."""
@@ -69,14 +71,21 @@ class Trace:
         return read
 
     def decides(self) -> bool:
-        """Return whether floats decide something that is read later: an integer, a boolean or a number of Python's."""
+        """Return whether floats decide something that is read later: an integer, a boolean or a
+        number of Python's.
+        """
         read = self.uses()
-        return any(any(t.is_floating_point() for t in op.inputs()) for op in self.ops if isinstance(
-            op.result, (bool, int, float)) or any(not t.is_floating_point() and read[id(t)] for t in op.outputs))
+        return any(
+            any(t.is_floating_point() for t in op.inputs())
+            for op in self.ops
+            if isinstance(op.result, (bool, int, float))
+            or any(not t.is_floating_point() and read[id(t)] for t in op.outputs)
+        )
 
     def live(self) -> list[Op]:
         """Return the operations that the outputs depend on; those that change a tensor in place all count."""
-        wanted, found = {id(t) for t in self.outputs}, []
+        wanted = {id(t) for t in self.outputs}
+        found = []
         for op in reversed(self.ops):
             if op.name.endswith("_") or any(id(t) in wanted for t in op.outputs):
                 found.append(op)
@@ -102,7 +111,8 @@ class _Recorder(TorchDispatchMode):
 def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     """Run `model` in eval mode on the first item of `example` (n ...) and record its operations.
 
-    With `training`, in training mode on the first two: batch statistics need more than one. Running statistics move.
+    With `training`, in training mode on the first two: batch statistics need more than one. Running
+    statistics move.
     """
     one = copied(first(example, 1 + training))
     trace = Trace(tuple(tensors_in(one)))
@@ -114,7 +124,8 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
         after.callback(_restored, modes)
         after.enter_context(decomposed(model))
         for name, module in model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks, and shows nothing of its code
+            # takes no hooks, and shows nothing of its code
+            if isinstance(module, torch.jit.ScriptModule):
                 trace.sized = True
                 continue
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
@@ -127,8 +138,11 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
 
 @contextmanager
 def decomposed(model: nn.Module) -> Iterator[None]:
-    """Let PyTorch run attention and LSTMs as the matrix products that they are made of, where it has one operation."""
-    attention, recurrent = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    """Let PyTorch run attention and LSTMs as the matrix products that they are made of, where it
+    has one operation.
+    """
+    attention = torch.backends.mha.get_fastpath_enabled()
+    recurrent = torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     if any(isinstance(m, nn.RNNBase) for m in model.modules()):
         torch._C._set_mkldnn_enabled(False)
@@ -149,4 +163,5 @@ def _noted(trace: Trace, name: str) -> Any:
     def note(_: nn.Module, __: Any, out: Any) -> None:
         if isinstance(out, Tensor):
             trace.made[name] = out
+
     return note

@@ -16,21 +16,27 @@ SOURCE = Path(__file__).parents[2]  # the folder that this package is in
 def surroundings(**more: str) -> dict[str, str]:
     """Return the environment of a new process that can import this package, with `more` variables.
 
-    Nothing is imported from the folder that it happens to start in, no library reports to its maker, and text is UTF-8.
+    Nothing is imported from the folder that it happens to start in, no library reports to its
+    maker, and text is UTF-8.
     """
     own = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(search_path())}
     return {**os.environ, **OFF, **own, **more}
 
 
 def search_path() -> list[str]:
-    """Return the folders of PYTHONPATH as seen from here, and that of this package unless Python finds it by itself."""
-    found = [os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    """Return the folders of PYTHONPATH as seen from here, and that of this package unless Python
+    finds it by itself.
+    """
+    found = [
+        os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
+    ]
     installed = [*site.getsitepackages(), site.getusersitepackages()]
     return found if str(SOURCE) in (*found, *installed) else [*found, str(SOURCE)]
 
 
 def command(module: str, *words: str | Path) -> list[str]:
-    """Return the command that runs a module of this package in a new process, not beside files of the current folder.
+    """Return the command that runs a module of this package in a new process, not beside files of
+    the current folder.
 
     Without -P, `python -m` puts that folder in front of the standard library: a file named
     random.py there would be run.

@@ -1,7 +1,8 @@
 """Folders for what is not finished yet, and files that are there whole or not at all.
 
-A folder is named after the machine and the process that made it, so that the next process can tell whether
-a killed one left it behind. It lies beside what it will become, so that one rename finishes it.
+A folder is named after the machine and the process that made it, so that the next process can tell
+whether a killed one left it behind. It lies beside what it will become, so that one rename finishes
+it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def _held(begin: str, root: Path | None, what: str, refused: str, cure: str) -> 
         yield folder
     except OSError as error:
         if error.errno in FULL:
-            raise LissomError(f"{what if root else folder.parent} is full ({error}); {cure}") from None
+            raise LissomError(
+                f"{what if root else folder.parent} is full ({error}); {cure}"
+            ) from None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -52,7 +55,9 @@ def _held(begin: str, root: Path | None, what: str, refused: str, cure: str) -> 
 
 
 @contextmanager
-def scratch(root: Path, where: str = "store", cure: str = "`lissom store --prune` frees space") -> Iterator[Path]:
+def scratch(
+    root: Path, where: str = "store", cure: str = "`lissom store --prune` frees space"
+) -> Iterator[Path]:
     """Give an empty folder under `root` that is gone afterwards, whatever happened."""
     with _held(".new", root, f"{where}: {root}", "", cure) as folder:
         yield folder
@@ -68,10 +73,11 @@ def temporary() -> Iterator[Path]:
 
 @contextmanager
 def written(path: Path, where: str) -> Iterator[Path]:
-    """Give a path of the same name in a folder beside `path`; what is written there takes its place if the block ends well.
+    """Give a path of the same name in a folder beside `path`; what is written there takes its place
+    if the block ends well.
 
-    Files that the block writes beside it go along. Raises LissomError, which begins with `where`, for what the system
-    refuses. A full disk or a kill leaves the file that was at `path`.
+    Files that the block writes beside it go along. Raises LissomError, which begins with `where`,
+    for what the system refuses. A full disk or a kill leaves the file that was at `path`.
     """
     goal = path.resolve()  # of a link what it leads to
     try:
@@ -84,10 +90,12 @@ def written(path: Path, where: str) -> Iterator[Path]:
         sweep(goal.parent)
         with scratch(goal.parent, where, "nothing was written") as folder:
             yield folder / goal.name
-            for part in sorted(folder.iterdir(), key=lambda part: part.name == goal.name):  # the file itself comes last
+            # the file itself comes last
+            for part in sorted(folder.iterdir(), key=lambda part: part.name == goal.name):
                 os.replace(part, goal.with_name(part.name))
     except Exception as error:
-        if isinstance(error, OSError) or "No space left" in str(error):  # libraries have exceptions of their own for it
+        # libraries have exceptions of their own for it
+        if isinstance(error, OSError) or "No space left" in str(error):
             raise LissomError(f"{where}: {path} cannot be written ({_line(error)})") from None
         raise
 
@@ -109,7 +117,9 @@ def sweep(*roots: Path) -> None:
 
 
 def left_behind(folder: Path) -> bool:
-    """Return whether the process that made a scratch folder has ended; of another machine's, whether it is a day old."""
+    """Return whether the process that made a scratch folder has ended; of another machine's,
+    whether it is a day old.
+    """
     found = NAMED.match(folder.name)
     if folder.name in OWN:
         return False
@@ -132,7 +142,9 @@ def left_behind(folder: Path) -> bool:
 
 
 def alive(pid: int) -> bool:
-    """Return whether there is a process of this number; on POSIX the kernel is asked, since psutil wants /proc for it."""
+    """Return whether there is a process of this number; on POSIX the kernel is asked, since psutil
+    wants /proc for it.
+    """
     if os.name != "posix":
         return psutil.pid_exists(pid)
     try:

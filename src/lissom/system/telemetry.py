@@ -7,13 +7,20 @@ import sys
 from typing import Any
 
 # ONNX Runtime's, which is on by default; that of Hugging Face's hub, which timm imports; Ray's
-OFF = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-# OpenVINO has no switch but a file in the user's home. It does without the package that sends, where there is none
+OFF = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+# OpenVINO has no switch but a file in the user's home. It does without the package that sends,
+# where there is none
 SENDERS = ("openvino_telemetry",)
 
 
 def switch_off() -> None:
-    """Switch telemetry off in this process and in those that it starts; called before anything else is imported."""
+    """Switch telemetry off in this process and in those that it starts; called before anything else
+    is imported.
+    """
     os.environ.update(OFF)
     modules: dict[str, Any] = sys.modules
     for name in SENDERS:

@@ -21,49 +21,71 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-MOST = 8  # images that a file takes at once: memory is planned for as many; ExecuTorch 1.5 plans for 15 at most
+# images that a file takes at once: memory is planned for as many; ExecuTorch 1.5 plans for 15 at
+# most
+MOST = 8
 
 
 @dataclass(frozen=True)
 class Executorch(Target):
-    """Run a .pte file in ExecuTorch, PyTorch's runtime for phones and small devices, with XNNPACK's kernels.
+    """Export to ExecuTorch (.pte), the PyTorch runtime for phones and small devices.
 
-    Convolutions of a network whose activations are all rounded to 8 bits run in integers, whatever the bits of their
-    weights, if what they compute is rounded. Linear layers run in float with weights on their grid, and so does the whole
-    network where some activations have other bits: XNNPACK has no kernels for these.
-    Source: https://docs.pytorch.org/executorch, https://github.com/google/XNNPACK
+    It uses XNNPACK's kernels on the CPU. If all activations have 8 bits, convolutions run in
+    integers, whatever the bits of their weights, except those whose output is not rounded. Linear
+    layers run in float with weights on their grid. If some activations have other bits, the whole
+    network does: XNNPACK has no kernels for these.
+
+    Also known as: XNNPACK, pte.
+    Source: ExecuTorch, https://docs.pytorch.org/executorch; XNNPACK,
+    https://github.com/google/XNNPACK
     """
 
     ending: ClassVar[str] = "pte"
     module: ClassVar[str] = "executorch.runtime"
 
     def missing(self) -> str | None:
-        return None if find_spec("executorch") else "ExecuTorch is not installed: pip install 'lissom[executorch]'"
+        return (
+            None
+            if find_spec("executorch")
+            else "ExecuTorch is not installed: pip install 'lissom[executorch]'"
+        )
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
-               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
         import torch
 
         from ..exporting.lowered import by_operator
         from ..exporting.shown import one_picture
         from ..exporting.xnnpack import in_integers
         from ..surgery.cast import uncast
-        from ..surgery.quantization.network import Quantized
+        from ..surgery.quantization.network import QuantizedNetwork
         from ..trees import concatenated, first
 
         one_picture(self, example)
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
-            if isinstance(layer, Quantized) and not in_integers(layer):
+            if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
                 layer.freeze_weights()
         uncast(model)
-        shown = torch.zeros(2, *shape) if example is None else first(concatenated([example, example]), 2)
+        shown = (
+            torch.zeros(2, *shape)
+            if example is None
+            else first(concatenated([example, example]), 2)
+        )
         try:
             with hushed(), torch.no_grad():
                 made = by_operator(lambda: program_of(model, shown))
         except Exception as error:  # its passes raise whatever they raise
-            raise LissomError(f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
-                              ) from error
+            raise LissomError(
+                f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
+            ) from error
         path.write_bytes(made)
 
     def load(self, path: Path, threads: int) -> Run:
@@ -80,9 +102,13 @@ class Executorch(Target):
 
         def run(images: np.ndarray, _: object = program) -> np.ndarray:
             # the next answer is written into the same memory
-            parts = [method.execute([part.contiguous()])[0].clone() for part in torch.from_numpy(images).split(MOST)]
+            parts = [
+                method.execute([part.contiguous()])[0].clone()
+                for part in torch.from_numpy(images).split(MOST)
+            ]
             found: np.ndarray = torch.cat(parts).numpy()
             return found
+
         return run
 
 
@@ -100,7 +126,11 @@ def program_of(model: nn.Module, shown: Any) -> bytes:
         for name in floats:
             model.get_submodule(name).in_floats()  # type: ignore[operator]
         program = torch.export.export(model, (shown,), dynamic_shapes=({0: batch},))
-    buffer: bytes = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+    buffer: bytes = (
+        to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        .to_executorch()
+        .buffer
+    )
     return buffer
 
 

@@ -35,47 +35,73 @@ WRONG = 0.5  # root mean square of the difference over that of the outputs: no r
 
 @dataclass(frozen=True)
 class Mnn(Target):
-    """Run an MNN file: float, with weights of few bits, or in 8-bit integers that MNN's own quantizer chose.
+    """Export to MNN: float, few-bit weights, or 8-bit integers from MNN's own quantizer.
 
-    `bits` alone makes the file smaller: layers compute in float. With `activations` they compute in 8-bit integers, whose
-    ranges MNN's quantizer finds on training images with the network's own preprocessing: kl clips them for the least
-    divergence, admm for the least squared error (it takes all images at once, and a minute for 100), ema follows their
-    extremes. A network that `quantize` rounded is handed over in float, its weights on their grid; the ranges of its
-    activations are not, since MNN's converter does not read them.
+    bits:        makes the file smaller; layers still compute in float
+    activations: layers compute in 8-bit integers. MNN's quantizer finds the ranges of activations
+                 on training samples, with the preprocessing of the network:
+                 kl    clips them for the least divergence
+                 admm  clips them for the least squared error; it takes all samples at once, and a
+                       minute for 100
+                 ema   follows their extremes
+    A network that `quantize` rounded is passed on in float, with weights on their grid. The ranges
+    of its activations are not passed on, since MNN's converter does not read them. The settings
+    that MNN's quantizer got are kept next to the file, with the ending .quantizer.json.
 
-    Raises LissomError where MNN's converter, quantizer or runtime gives up, each in a process of its own, and where the
-    quantizer's file answers unlike the network: MNN 3.6 falls back to ema where a batch-norm cannot be folded, and then
-    loses each relu behind an addition (with activations="ema" it is handed over in another form).
-    The quantizer's own settings, as it was given them, are kept beside the file, with the ending .quantizer.json.
-    Source: https://github.com/alibaba/MNN, https://mnn-docs.readthedocs.io/en/latest/tools/quant.html.
+    Raises LissomError where MNN's converter, quantizer or runtime fails (each runs in a process of
+    its own), and where the outputs of the quantized file are far from the network's. MNN 3.6 falls
+    back to ema where a batch-norm cannot be folded, and then loses each ReLU behind an addition;
+    with activations="ema" lissom writes these ReLUs in another form.
+
+    Also known as: Mobile Neural Network.
+    Source: MNN, https://github.com/alibaba/MNN; its quantizer,
+    https://mnn-docs.readthedocs.io/en/latest/tools/quant.html.
     """
 
     ending: ClassVar[str] = "mnn"
     module: ClassVar[str] = "MNN.nn"
 
-    bits: int | None = arg("bits that each weight is stored in; None leaves them float", None, low=2, high=8)
+    bits: int | None = arg("bits of each stored weight; None = float", None, low=2, high=8)
     activations: Literal["kl", "admm", "ema"] | None = arg(
-        "how MNN's quantizer finds the ranges of activations; None computes in float", None)
-    weights: Literal["max_abs", "admm"] = arg("how that quantizer scales the weights of a filter", "max_abs")
-    images: int = arg("training images that it looks at", 100, low=1)
-    keep: str = arg("layers that the quantizer leaves float, glob patterns with commas between; not with ema", "", late=True)
+        "how MNN's quantizer finds activation ranges; None = compute in float", None
+    )
+    weights: Literal["max_abs", "admm"] = arg(
+        "how MNN's quantizer scales the weights of a filter", "max_abs"
+    )
+    images: int = arg("calibration samples for MNN's quantizer", 100, low=1)
+    keep: str = arg(
+        "layers that MNN's quantizer leaves float: glob patterns; not with ema",
+        "",
+        late=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.activations and self.bits != 8:
-            raise LissomError(f"mnn(activations={self.activations!r}): bits={self.bits} was given; MNN's quantizer makes "
-                              "weights of 8 bits, so bits=8 fits")
+            raise LissomError(
+                f"mnn(activations={self.activations!r}): bits={self.bits} was "
+                "given; MNN's quantizer makes "
+                "weights of 8 bits, so bits=8 fits"
+            )
 
         if self.keep and self.activations in (None, "ema"):
-            why = "without activations every layer is float" if self.activations is None else \
-                "MNN's quantizer leaves nothing out under ema; kl and admm do"
+            why = (
+                "without activations every layer is float"
+                if self.activations is None
+                else "MNN's quantizer leaves nothing out under ema; kl and admm do"
+            )
             raise LissomError(f"{self.name()}(keep={self.keep!r}): {why}")
 
     def missing(self) -> str | None:
-        return None if find_spec("MNN") and find_spec("_tools") else "MNN is not installed: pip install 'lissom[mnn]'"
+        return (
+            None
+            if find_spec("MNN") and find_spec("_tools")
+            else "MNN is not installed: pip install 'lissom[mnn]'"
+        )
 
-    def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
-        own = f"-{zlib.crc32(self.keep.encode()):08x}" if self.keep else ""  # patterns differ in what no name may hold
+    def file(self, few: bool, acts: bool) -> str:
+        # patterns differ in what no name may hold
+        own = f"-{zlib.crc32(self.keep.encode()):08x}" if self.keep else ""
         return re.sub(r"\W+", "-", str(self)).strip("-") + own + "/model.mnn"
 
     def plain(self) -> Target:
@@ -84,12 +110,19 @@ class Mnn(Target):
     def rounds(self) -> bool:
         return self.bits is not None
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None, example: Tree | None = None) -> None:
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
         import onnx
         import torch
 
-        from ..exporting.isolated import answered, apart, child, tried
+        from ..exporting.isolated import child, output_shape, run_isolated, smoke_test
         from ..exporting.onnx.capped import relu_by_max
         from ..exporting.onnx.export import export_onnx
         from ..exporting.onnx.pooling import pool_by_window
@@ -97,27 +130,44 @@ class Mnn(Target):
 
         one_picture(self, example)
         if self.activations and images is None:
-            raise LissomError(f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
-                              "--to has them, and without activations none are needed")
+            raise LissomError(
+                f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
+                "--to has them, and without activations none are needed"
+            )
         with temporary() as scratch:
             folder = Path(scratch)
-            source, made = folder / "model.onnx", folder / "model.mnn"
+            source = folder / "model.onnx"
+            made = folder / "model.mnn"
             export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
             names = self.left_float(proto)
-            words: list[str | Path] = ["-f", "ONNX", "--modelFile", source, "--MNNModel", made, "--bizCode", "lissom"]
+            words: list[str | Path] = [
+                "-f",
+                "ONNX",
+                "--modelFile",
+                source,
+                "--MNNModel",
+                made,
+                "--bizCode",
+                "lissom",
+            ]
             if self.activations:
                 pool_by_window(proto)
                 if self.activations == "ema":
                     relu_by_max(proto)
                 onnx.save(proto, str(source))
-                words.append("--keepInputFormat=0")  # admm writes beyond the input of any other layout
+                # admm writes beyond the input of any other layout
+                words.append("--keepInputFormat=0")
             elif self.bits:
                 words += ["--weightQuantBits", str(self.bits)]
             hint = "onnxruntime may run this network"
-            apart(child("mnnconvert", *words), folder, made, f"{self}: MNN's converter", hint)
-            outputs = answered(model, shape)
-            tried(str(self), made, shape, outputs, f"{self}: MNN, running the converted file,", hint)
+            run_isolated(
+                child("mnnconvert", *words), folder, made, f"{self}: MNN's converter", hint
+            )
+            outputs = output_shape(model, shape)
+            smoke_test(
+                str(self), made, shape, outputs, f"{self}: MNN, running the converted file,", hint
+            )
             if self.activations and images is not None:
                 shown = torch.cat(list(images(self.images))).cpu()
                 made = self.quantized(folder, made, shown, shape, outputs, facts | {"skip": names})
@@ -130,35 +180,69 @@ class Mnn(Target):
         """Return what MNN calls the operations of the layers that are to stay float."""
         from ..surgery.names import matching
 
-        nodes = [node for node in proto.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
-        layers = matching({layer_named(node.name): None for node in nodes}, self.keep, f"{self}: keep")
+        nodes = [
+            node
+            for node in proto.graph.node
+            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        ]
+        layers = matching(
+            {layer_named(node.name): None for node in nodes}, self.keep, f"{self}: keep"
+        )
         chosen = [node for node in nodes if layer_named(node.name) in layers]
-        return [name for node in chosen for word in dict.fromkeys((node.name, *node.output))
-                for name in (word, f"{word}__matmul_converted")]
+        return [
+            name
+            for node in chosen
+            for word in dict.fromkeys((node.name, *node.output))
+            for name in (word, f"{word}__matmul_converted")
+        ]
 
-    def quantized(self, folder: Path, whole: Path, images: Tensor, shape: tuple[int, ...], outputs: tuple[int, ...],
-                  facts: dict[str, Any]) -> Path:
+    def quantized(
+        self,
+        folder: Path,
+        whole: Path,
+        images: Tensor,
+        shape: tuple[int, ...],
+        outputs: tuple[int, ...],
+        facts: dict[str, Any],
+    ) -> Path:
         """Return the integer file that MNN's quantizer makes of a float one; raise if it answers unlike that.
 
-        `facts` says of the images what `calibration` wants to know, and the operations to leave float as `skip`.
+        `facts` says of the images what `calibration` wants to know, and the operations to leave
+        float as `skip`.
         """
         import numpy as np
 
-        from ..exporting.isolated import apart, child, tried
+        from ..exporting.isolated import child, run_isolated, smoke_test
 
-        made, order = folder / "integer.mnn", folder / ORDER
-        method = {"feature_quantize_method": str(self.activations).upper(), "weight_quantize_method": self.weights.upper(),
-                  **({"skip_quant_op_names": facts["skip"]} if facts.get("skip") else {})}
-        order.write_text(json.dumps(calibration(folder / "images", images, shape, facts) | method), encoding="utf-8")
+        made = folder / "integer.mnn"
+        order = folder / ORDER
+        method = {
+            "feature_quantize_method": str(self.activations).upper(),
+            "weight_quantize_method": self.weights.upper(),
+            **({"skip_quant_op_names": facts["skip"]} if facts.get("skip") else {}),
+        }
+        order.write_text(
+            json.dumps(calibration(folder / "images", images, shape, facts) | method),
+            encoding="utf-8",
+        )
         hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
-        apart(child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint)
-        tried(str(self), made, shape, outputs, f"{self}: MNN, running the quantized file,", hint)
+        run_isolated(
+            child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint
+        )
+        smoke_test(
+            str(self), made, shape, outputs, f"{self}: MNN, running the quantized file,", hint
+        )
         given = np.ascontiguousarray(images[:16].float().numpy())
         wanted, found = (self.load(file, 1)(given) for file in (whole, made))
-        off = float(np.sqrt(np.square(found - wanted).mean() / max(np.square(wanted).mean(), 1e-12)))
+        off = float(
+            np.sqrt(np.square(found - wanted).mean() / max(np.square(wanted).mean(), 1e-12))
+        )
         if not off <= WRONG:
-            raise LissomError(f"{self}: the file of MNN's quantizer answers unlike the network: outputs differ by {off:.2g} "
-                              f"of their size on the images that it was shown; {hint}")
+            raise LissomError(
+                f"{self}: the file of MNN's quantizer answers unlike the network: outputs differ "
+                f"by {off:.2g} "
+                f"of their size on the images that it was shown; {hint}"
+            )
         return made
 
     def load(self, path: Path, threads: int) -> Run:
@@ -168,7 +252,9 @@ class Mnn(Target):
             import MNN.expr as express
             import MNN.nn
 
-        runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "normal"},))
+        runtime = MNN.nn.create_runtime_manager(
+            ({"backend": "CPU", "numThread": threads, "precision": "normal"},)
+        )
         # ema renames the output, so that inputs and outputs are left to MNN to find
         network = MNN.nn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
 
@@ -176,18 +262,28 @@ class Mnn(Target):
             given = express.const(images, list(images.shape), express.NCHW, express.float)
             found = express.convert(network.forward([given])[0], express.NCHW)
             return np.array(found.read())  # a view of memory that goes with `found`
+
         return run
 
-    def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
+    def profile(
+        self, path: Path, images: np.ndarray, threads: int, times: int
+    ) -> list[tuple[str, float]]:
         with hushed():
             import MNN
 
             network = MNN.Interpreter(str(path))
-            session = network.createSession({"backend": "CPU", "numThread": threads, "precision": "normal"})
+            session = network.createSession(
+                {"backend": "CPU", "numThread": threads, "precision": "normal"}
+            )
             given = network.getSessionInput(session)
             network.resizeTensor(given, images.shape)
             network.resizeSession(session)
-        values = MNN.Tensor(images.shape, MNN.Halide_Type_Float, images.ravel().tolist(), MNN.Tensor_DimensionType_Caffe)
+        values = MNN.Tensor(
+            images.shape,
+            MNN.Halide_Type_Float,
+            images.ravel().tolist(),
+            MNN.Tensor_DimensionType_Caffe,
+        )
         given.copyFrom(values)
         runs: list[list[tuple[str, float]]] = []
         begun = 0.0
@@ -209,9 +305,12 @@ class Mnn(Target):
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Keep off standard output what a library writes there past Python: MNN, what the CPU can, on being imported."""
+    """Keep off standard output what a library writes there past Python: MNN, what the CPU can, on
+    being imported.
+    """
     sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
         yield
@@ -221,31 +320,53 @@ def hushed() -> Iterator[None]:
         os.close(nowhere)
 
 
-def calibration(folder: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]) -> dict[str, Any]:
-    """Write images, as the network sees them, as PNG files, and return what MNN's quantizer has to know of them.
+def calibration(
+    folder: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write images, as the network sees them, as PNG files, and return what MNN's quantizer has to
+    know of them.
 
-    It computes (pixel - mean) * normal. `facts` says mean and std in 0..1; without them the pixels span the range of
-    the images. Raises LissomError for what is no image of 1 or 3 channels.
+    It computes (pixel - mean) * normal. `facts` says mean and std in 0..1; without them the pixels
+    span the range of the images. Raises LissomError for what is no image of 1 or 3 channels.
     """
     import torch
     from PIL import Image
 
     seen = images.double()
     if len(shape) != 3 or shape[0] not in (1, 3) or tuple(seen.shape[1:]) != shape:
-        raise LissomError(f"mnn: inputs of shape {tuple(seen.shape[1:])} for a network that takes {shape} were given; MNN's "
-                          "quantizer reads images of 1 or 3 channels")
+        raise LissomError(
+            f"mnn: inputs of shape {tuple(seen.shape[1:])} for a network that takes {shape} were "
+            "given; MNN's "
+            "quantizer reads images of 1 or 3 channels"
+        )
     low = seen.amin((0, 2, 3))
     step = ((seen.amax((0, 2, 3)) - low) / 255).clamp_min(1e-12)
     if facts.get("baked") == "true":
-        low, step = torch.zeros(shape[0]), torch.ones(shape[0])
+        low = torch.zeros(shape[0])
+        step = torch.ones(shape[0])
     elif "mean" in facts and "std" in facts:
         mean, std = (torch.tensor(facts[word], dtype=torch.float64) for word in ("mean", "std"))
-        low, step = -mean / std, 1 / (255 * std)
-    pixels = ((seen - low.view(-1, 1, 1)) / step.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
+        low = -mean / std
+        step = 1 / (255 * std)
+    pixels = (
+        ((seen - low.view(-1, 1, 1)) / step.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
+    )
     folder.mkdir()
     for k, image in enumerate(pixels.numpy()):
-        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(folder / f"{k:06}.png")
+        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(
+            folder / f"{k:06}.png"
+        )
     # one batch of all: with more batches, ema writes beyond the memory of the first
-    return {"format": "RGB" if shape[0] == 3 else "GRAY", "mean": (-low / step).tolist(), "normal": step.tolist(),
-            "width": shape[2], "height": shape[1], "path": f"{folder}/", "used_image_num": len(pixels),
-            "batch_size": len(pixels), "quant_bits": 8, "feature_clamp_value": 127, "weight_clamp_value": 127}
+    return {
+        "format": "RGB" if shape[0] == 3 else "GRAY",
+        "mean": (-low / step).tolist(),
+        "normal": step.tolist(),
+        "width": shape[2],
+        "height": shape[1],
+        "path": f"{folder}/",
+        "used_image_num": len(pixels),
+        "batch_size": len(pixels),
+        "quant_bits": 8,
+        "feature_clamp_value": 127,
+        "weight_clamp_value": 127,
+    }

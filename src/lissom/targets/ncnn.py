@@ -25,27 +25,36 @@ HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
 
 @dataclass(frozen=True)
 class Ncnn(Target):
-    """Run a network in ncnn, image by image: the format has no batches.
+    """Export to ncnn; it runs one image at a time, since the format has no batches.
 
-    The file is an uncompressed zip of the two that ncnn reads, model.param and model.bin, as pnnx writes them. In f16
-    weights are stored in 16 bits, and computed with where the CPU can. A network that `quantize` rounded
-    computes in float, its weights on their grid: the converter for integers is no part of the Python package.
+    The file is an uncompressed zip of the two files that ncnn reads, model.param and model.bin, as
+    pnnx writes them. With precision="f16" weights are stored in 16 bits, and the CPU computes in 16
+    bits if it can. A network that `quantize` rounded computes in float, with weights on their grid:
+    ncnn's integer converter is not part of the Python package.
 
-    Raises LissomError where pnnx or ncnn gives up; both are tried in a process of their own.
-    Source: https://github.com/Tencent/ncnn
+    Raises LissomError where pnnx or ncnn fails; both are tried in a process of their own.
+
+    Also known as: pnnx.
+    Source: ncnn, https://github.com/Tencent/ncnn
     """
 
     ending: ClassVar[str] = "ncnn"
     module: ClassVar[str] = "ncnn"
 
-    precision: Literal["f32", "f16"] = arg("what weights are stored in", "f32")
+    precision: Literal["f32", "f16"] = arg("format of the stored weights", "f32")
 
     def missing(self) -> str | None:
         found = find_spec("ncnn") and find_spec("pnnx")
-        return None if found else "ncnn or its converter pnnx is not installed: pip install 'lissom[ncnn]'"
+        return (
+            None
+            if found
+            else "ncnn or its converter pnnx is not installed: pip install 'lissom[ncnn]'"
+        )
 
-    def file(self, few: bool, acts: bool) -> str:  # noqa: ARG002
-        return ("ncnn" if self.precision == "f32" else f"ncnn-{self.precision}") + f"/model.{self.ending}"
+    def file(self, few: bool, acts: bool) -> str:
+        return (
+            "ncnn" if self.precision == "f32" else f"ncnn-{self.precision}"
+        ) + f"/model.{self.ending}"
 
     def plain(self) -> Target:
         return Ncnn()
@@ -53,11 +62,18 @@ class Ncnn(Target):
     def rounds(self) -> bool:
         return self.precision == "f16"
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],  # noqa: ARG002
-               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
         import onnx
 
-        from ..exporting.isolated import answered, apart, tried
+        from ..exporting.isolated import output_shape, run_isolated, smoke_test
         from ..exporting.onnx.export import export_onnx
         from ..exporting.shown import one_picture
 
@@ -66,21 +82,39 @@ class Ncnn(Target):
         assert spec is not None and spec.origin is not None
         with temporary() as scratch:
             folder = Path(scratch)
-            source, made = folder / "model.onnx", folder / path.name
+            source = folder / "model.onnx"
+            made = folder / path.name
             export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
             for value in (*proto.graph.input, *proto.graph.output):
                 value.type.tensor_type.shape.dim[0].dim_value = 1
             onnx.save(proto, str(source))
             sizes = ",".join(map(str, (1, *shape)))
-            apart([Path(spec.origin).with_name("pnnx"), "model.onnx", f"inputshape=[{sizes}]f32",
-                   f"fp16={int(self.precision == 'f16')}"], folder, folder / "model.ncnn.bin",
-                  f"{self}: pnnx, the converter,", "onnxruntime may run this network")
+            run_isolated(
+                [
+                    Path(spec.origin).with_name("pnnx"),
+                    "model.onnx",
+                    f"inputshape=[{sizes}]f32",
+                    f"fp16={int(self.precision == 'f16')}",
+                ],
+                folder,
+                folder / "model.ncnn.bin",
+                f"{self}: pnnx, the converter,",
+                "onnxruntime may run this network",
+            )
             with zipfile.ZipFile(made, "w") as pack:
                 for part in PARTS:  # a fixed date makes equal networks equal files
-                    pack.writestr(zipfile.ZipInfo(part), (folder / part.replace(".", ".ncnn.")).read_bytes())
-            tried(str(self), made, shape, answered(model, shape), f"{self}: ncnn, running the converted file,",
-                  "onnxruntime may run this network")
+                    pack.writestr(
+                        zipfile.ZipInfo(part), (folder / part.replace(".", ".ncnn.")).read_bytes()
+                    )
+            smoke_test(
+                str(self),
+                made,
+                shape,
+                output_shape(model, shape),
+                f"{self}: ncnn, running the converted file,",
+                "onnxruntime may run this network",
+            )
             path.write_bytes(made.read_bytes())
 
     def load(self, path: Path, threads: int) -> Run:
@@ -95,17 +129,26 @@ class Ncnn(Target):
             pack.extractall(folder, PARTS)
             graph, weights = (str(Path(folder) / part) for part in PARTS)
             if network.load_param(graph) or network.load_model(weights):
-                raise LissomError(f"{self}: ncnn cannot load {path.name}; it may hold an operation that ncnn does not have")
-        first, last = network.input_names()[0], network.output_names()[0]
+                raise LissomError(
+                    f"{self}: ncnn cannot load {path.name}; it may hold an "
+                    "operation that ncnn does not have"
+                )
+        first = network.input_names()[0]
+        last = network.output_names()[0]
 
         def one(image: np.ndarray) -> np.ndarray:
             runner = network.create_extractor()
-            runner.input(first, ncnn.Mat(np.ascontiguousarray(image)).clone())  # a layer may write over it, aligned
+            # a layer may write over it, aligned
+            runner.input(first, ncnn.Mat(np.ascontiguousarray(image)).clone())
             code, found = runner.extract(last)
             if code:
-                raise LissomError(f"{self}: ncnn cannot run {path.name} on an image of shape {image.shape} (code {code})")
+                raise LissomError(
+                    f"{self}: ncnn cannot run {path.name} on an image of shape "
+                    f"{image.shape} (code {code})"
+                )
             return np.array(found)
 
         def run(images: np.ndarray) -> np.ndarray:
             return np.stack([one(image) for image in images])
+
         return run

@@ -21,21 +21,45 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-INTEGER = {"QLinearConv", "QGemm", "QLinearMatMul", "QLinearAdd", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
-           "DynamicQuantizeMatMul"}
-FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "NhwcFusedConv", "ConvTranspose"}
-PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-             "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")}
+INTEGER = {
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "QLinearAdd",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}
+FLOAT = {
+    "Conv",
+    "FusedConv",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "Add",
+    "NhwcFusedConv",
+    "ConvTranspose",
+}
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 
 
 @dataclass(frozen=True)
 class Onnxruntime(Target):
-    """Run the ONNX file in ONNX Runtime, all graph optimisations on.
+    """Export to ONNX and run in ONNX Runtime, with all graph optimizations on.
 
-    ONNX holds an integer weight in 8 bits and a zero in 32, whatever the bits of its grid and the share of zeros.
-    With `packed` the file is a zip of our own, model.onnxz, which holds the same ONNX file with its weights in as few
-    bits as their values need; loading it restores the very bytes, so that answers and latency are the same.
-    Source: https://onnxruntime.ai
+    ONNX stores each integer weight in 8 bits and each float weight in 32, whatever the bits of its
+    grid and the fraction of zeros. packed=True writes model.onnxz instead, a zip file that holds
+    the same ONNX file with weights in as few bits as their values need. Loading it restores exactly
+    these bytes, so outputs and latency are the same.
+
+    Also known as: ONNX, ORT.
+    Source: ONNX Runtime, https://onnxruntime.ai
     """
 
     ending: ClassVar[str] = "onnx"
@@ -43,12 +67,22 @@ class Onnxruntime(Target):
     others: ClassVar[tuple[str, ...]] = (_onnxz.ENDING,)
 
     _: KW_ONLY
-    packed: bool = arg("weights take the bits that their values need, in a file that only lissom reads", False)
-    provider: Literal["cpu", "cuda", "tensorrt"] = arg("what computes; the latter two need a GPU and onnxruntime-gpu", "cpu")
+    packed: bool = arg(
+        "store weights in as few bits as they need; only lissom reads the file", False
+    )
+    provider: Literal["cpu", "cuda", "tensorrt"] = arg(
+        "execution provider; cuda and tensorrt need a GPU and onnxruntime-gpu", "cpu"
+    )
 
     def identity(self) -> str:
         """Leave `packed` out: it changes no latency, and what is measured by it must keep its name."""
-        return json.dumps([self.name(), self.version, {} if self.provider == "cpu" else {"provider": self.provider}])
+        return json.dumps(
+            [
+                self.name(),
+                self.version,
+                {} if self.provider == "cpu" else {"provider": self.provider},
+            ]
+        )
 
     def missing(self) -> str | None:
         if not find_spec("onnxruntime"):
@@ -57,12 +91,27 @@ class Onnxruntime(Target):
             return None
         import onnxruntime
 
-        wanted, there = PROVIDERS[self.provider][0], onnxruntime.get_available_providers()
-        return None if wanted in there else (f"this ONNX Runtime has no {wanted}: pip install onnxruntime-gpu; it has "
-                                             f"{', '.join(there)}")
+        wanted = PROVIDERS[self.provider][0]
+        there = onnxruntime.get_available_providers()
+        return (
+            None
+            if wanted in there
+            else (
+                f"this ONNX Runtime has no {wanted}: pip install "
+                "onnxruntime-gpu; it has "
+                f"{', '.join(there)}"
+            )
+        )
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
         from ..exporting.onnx.activations import looked_up
         from ..exporting.onnx.export import export_onnx
 
@@ -70,7 +119,9 @@ class Onnxruntime(Target):
             export_onnx(model, path, shape, facts, adapt=looked_up, example=example)
             return
         with temporary() as folder:
-            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up, example=example)
+            export_onnx(
+                model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up, example=example
+            )
             _onnxz.write(Path(folder) / "model.onnx", path)
 
     def file(self, few: bool, acts: bool) -> str:
@@ -87,12 +138,16 @@ class Onnxruntime(Target):
             if isinstance(images, list):
                 return session.run(None, dict(zip(names, images, strict=True)))
             return session.run(None, {names[0]: images})[0]
+
         return run
 
-    def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
+    def profile(
+        self, path: Path, images: np.ndarray, threads: int, times: int
+    ) -> list[tuple[str, float]]:
         with temporary() as folder:
             session = _session(path, threads, self.provider, profile=Path(folder) / "profile")
-            name, layer = session.get_inputs()[0].name, layers_in(path)
+            name = session.get_inputs()[0].name
+            layer = layers_in(path)
             runs: list[list[tuple[str, float]]] = [[]]
             for _ in range(WARM + times):
                 session.run(None, {name: images})
@@ -116,39 +171,64 @@ class Onnxruntime(Target):
             _session(path, 1, self.provider, optimised)
             graph = onnx.load(str(optimised)).graph
         constants = {tensor.name for tensor in graph.initializer}
-        biases = constants | {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants}
+        biases = constants | {
+            n.output[0]
+            for n in graph.node
+            if n.op_type == "DequantizeLinear" and n.input[0] in constants
+        }
         done = [n for n in graph.node if n.op_type in INTEGER]
         made, users = wires(graph)
-        rest = [named(n.name or n.output[0], in_onnx(n, made, users, constants)) for n in graph.node if n.op_type in FLOAT
-                and not (n.op_type == "Add" and any(name in biases for name in n.input))]
+        rest = [
+            named(n.name or n.output[0], in_onnx(n, made, users, constants))
+            for n in graph.node
+            if n.op_type in FLOAT
+            and not (n.op_type == "Add" and any(name in biases for name in n.input))
+        ]
         return Fused(len(done), len(done) + len(rest), tuple(rest))
 
 
-def _session(path: Path, threads: int, provider: str = "cpu", optimised: Path | None = None,
-             profile: Path | None = None) -> Any:
+def _session(
+    path: Path,
+    threads: int,
+    provider: str = "cpu",
+    optimised: Path | None = None,
+    profile: Path | None = None,
+) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
         options.log_severity_level = 4
     if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not _onnxz.is_packed(path):
-        return on_provider(ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider])), provider)
+        return on_provider(
+            ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider])), provider
+        )
     whole = _onnxz.read(path)
     try:
         session = ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
-    except Exception as error:  # errors of its own; they do not say which file, since it is given none
-        raise LissomError(f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})") from None
+    except (
+        Exception
+    ) as error:  # errors of its own; they do not say which file, since it is given none
+        raise LissomError(
+            f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})"
+        ) from None
     return on_provider(session, provider)
 
 
 def on_provider(session: Any, provider: str) -> Any:
-    """Return a session, or raise if it runs elsewhere: ONNX Runtime falls back to the CPU and says nothing."""
+    """Return a session, or raise if it runs elsewhere: ONNX Runtime falls back to the CPU and says
+    nothing.
+    """
     if PROVIDERS[provider][0] not in session.get_providers():
-        raise LissomError(f"onnxruntime: {PROVIDERS[provider][0]} cannot be used here; it would run in "
-                          f"{', '.join(session.get_providers())}")
+        raise LissomError(
+            f"onnxruntime: {PROVIDERS[provider][0]} cannot be used here; it would run in "
+            f"{', '.join(session.get_providers())}"
+        )
     return session

@@ -19,54 +19,89 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-LAYERS = {"Convolution", "BinaryConvolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution"}
+LAYERS = {
+    "Convolution",
+    "BinaryConvolution",
+    "FullyConnected",
+    "MatMul",
+    "Deconvolution",
+    "GroupConvolution",
+}
 
 
 @dataclass(frozen=True)
 class Openvino(Target):
-    """Run the ONNX file in OpenVINO's CPU plugin; quantized layers run in 8 bits, the others in `precision`.
+    """Export to OpenVINO and run on the CPU; quantized layers run in 8-bit integers.
 
-    A network with weights of 4 bits or fewer becomes a file of OpenVINO's own, which holds them as 4 bits each: two files,
-    .xml and .bin, where it is exported to a name that ends in .xml; in the store one, a zip of both. lissom widens these
-    weights to 8 bits on loading, since OpenVINO itself would compute them in float.
-    Convolutions whose inputs and weights are binary hold single bits there, and compute in them.
-    Source: https://docs.openvino.ai
+    Float layers run in `precision`. The file is ONNX, except for networks with weights of at most 4
+    bits. These become OpenVINO's own format, which stores such weights in 4 bits each. That is an
+    `.xml` and a `.bin` file if the name ends in `.xml`, else (as in the store) one zip file of
+    both. lissom widens these weights to 8 bits when it loads the file, since OpenVINO itself would
+    compute them in float. Convolutions with binary inputs and weights are stored in single bits and
+    run in single bits.
+
+    Also known as: OpenVINO IR.
+    Source: OpenVINO, https://docs.openvino.ai
     """
 
     ending: ClassVar[str] = "onnx"
     module: ClassVar[str] = "openvino"
     others: ClassVar[tuple[str, ...]] = (".ir", ".xml")
 
-    precision: Literal["f32", "bf16"] = arg("what float layers compute in; bf16 needs a CPU that has it", "f32")
+    precision: Literal["f32", "bf16"] = arg(
+        "precision of float layers; bf16 needs a CPU that has it", "f32"
+    )
 
     def missing(self) -> str | None:
-        return None if find_spec("openvino") else "OpenVINO is not installed: pip install 'lissom[openvino]'"
+        return (
+            None
+            if find_spec("openvino")
+            else "OpenVINO is not installed: pip install 'lissom[openvino]'"
+        )
 
     def rounds(self) -> bool:
         return self.precision == "bf16"
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
         from ..exporting.onnx.activations import joined
         from ..exporting.onnx.export import export_onnx
-        from ..surgery.quantization.network import Quantized
+        from ..surgery.quantization.network import QuantizedNetwork
 
-        if not any(isinstance(layer, Quantized) and layer.few() for layer in model.modules()):
+        if not any(
+            isinstance(layer, QuantizedNetwork) and layer.few() for layer in model.modules()
+        ):
             export_onnx(model, path, shape, facts, adapt=joined, example=example)
             return
         from ..exporting.openvino_ir import packed
 
         with temporary() as folder:
-            export_onnx(model, Path(folder) / "model.onnx", shape, facts, adapt=joined, example=example)
+            export_onnx(
+                model, Path(folder) / "model.onnx", shape, facts, adapt=joined, example=example
+            )
             packed(Path(folder) / "model.onnx", path)
 
     def file(self, few: bool, acts: bool) -> str:
-        return "openvino/model.ir" if few else "onnx-openvino/model.onnx" if acts else super().file(few, acts)
+        return (
+            "openvino/model.ir"
+            if few
+            else "onnx-openvino/model.onnx"
+            if acts
+            else super().file(few, acts)
+        )
 
     def load(self, path: Path, threads: int) -> Run:
         from ..exporting.openvino_ir import one_bit, read
 
-        model, compiled = read(path), dict[tuple[int, ...], Any]()
+        model = read(path)
+        compiled = dict[tuple[int, ...], Any]()
         fixed = one_bit(model)
 
         def run(images: Any) -> Any:
@@ -80,9 +115,12 @@ class Openvino(Target):
                 compiled[shape] = self._compiled(model, threads)
             found: np.ndarray = compiled[shape]([images])[0]
             return found.copy()  # OpenVINO writes the next answer into the same memory
+
         return run
 
-    def profile(self, path: Path, images: np.ndarray, threads: int, times: int) -> list[tuple[str, float]]:
+    def profile(
+        self, path: Path, images: np.ndarray, threads: int, times: int
+    ) -> list[tuple[str, float]]:
         from ..exporting.openvino_ir import one_bit, read
 
         model = read(path)
@@ -93,8 +131,13 @@ class Openvino(Target):
         runs = []
         for _ in range(WARM + times):
             request.infer([images])
-            runs.append([(layer(found.node_name, ""), found.real_time.total_seconds() * 1000)
-                         for found in request.profiling_info if found.status == found.Status.EXECUTED])
+            runs.append(
+                [
+                    (layer(found.node_name, ""), found.real_time.total_seconds() * 1000)
+                    for found in request.profiling_info
+                    if found.status == found.Status.EXECUTED
+                ]
+            )
         return middle(runs[WARM:])
 
     def fused(self, path: Path) -> Fused | None:
@@ -102,21 +145,34 @@ class Openvino(Target):
         from ..exporting.openvino_ir import one_bit, read
         from ..exporting.reasons import in_openvino, named
 
-        model, done, single, rest = read(path), 0, 0, list[str]()
+        model = read(path)
+        done = 0
+        single = 0
+        rest = list[str]()
         if one_bit(model):
-            model.reshape([1, *(d.get_length() for d in list(model.input(0).get_partial_shape())[1:])])
+            model.reshape(
+                [1, *(d.get_length() for d in list(model.input(0).get_partial_shape())[1:])]
+            )
         reasons = in_openvino(model)
         for op in self._compiled(model, 1).get_runtime_model().get_ordered_ops():
             facts = op.get_rt_info()
-            kind, precision = str(facts["layerType"].astype(str)), str(facts["runtimePrecision"].astype(str))
-            if kind not in LAYERS and not (kind == "Eltwise" and "add" in op.get_friendly_name().split("/")[-1].lower()):
+            kind = str(facts["layerType"].astype(str))
+            precision = str(facts["runtimePrecision"].astype(str))
+            if kind not in LAYERS and not (
+                kind == "Eltwise" and "add" in op.get_friendly_name().split("/")[-1].lower()
+            ):
                 continue
             if precision in ("u8", "i8", "u1"):
                 done += 1
                 single += precision == "u1"
             elif kind in LAYERS or op.get_input_size() == 2:
                 of = str(facts["originalLayersNames"].astype(str)).split(",")
-                rest.append(named(op.get_friendly_name(), next((reasons[name] for name in of if name in reasons), None)))
+                rest.append(
+                    named(
+                        op.get_friendly_name(),
+                        next((reasons[name] for name in of if name in reasons), None),
+                    )
+                )
         return Fused(done, done + len(rest), tuple(rest), single)
 
     def _compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
@@ -124,10 +180,16 @@ class Openvino(Target):
         from openvino.passes import ConstantFolding, Manager
 
         if not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-            # weights alone are quantized: 2026.4 multiplies some of them by their scales at run time, and wrongly
+            # weights alone are quantized: 2026.4 multiplies some of them by their scales at run
+            # time, and wrongly
             passes = Manager()
             passes.register_pass(ConstantFolding())
             passes.run_passes(model)
-        settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_PRECISION_HINT": self.precision, **(more or {})}
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": self.precision,
+            **(more or {}),
+        }
         return ov.Core().compile_model(model, "CPU", settings)

@@ -23,50 +23,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Torch(Target):
-    """Run the network in PyTorch, eagerly, from a torch.export file; quantized layers are simulated in float.
+    """Export with torch.export and run in PyTorch; quantized layers are simulated in float.
 
-    Weights that `cast` stores in 16 bits are so in the file and are widened at each call. With `compile` torch.compile makes
-    machine code of the network, its weights frozen into it, when the file is loaded; that takes a minute and a C++ compiler.
+    Weights that `cast` stores in 16 bits are stored so in the file (.pt2) and widened in each call.
+    compile=True compiles the network with torch.compile, with constant weights, when the file is
+    loaded. That takes a minute and needs a C++ compiler; without it the network runs eagerly.
 
-    Source: https://docs.pytorch.org/docs/stable/export.html
+    Also known as: torch.export, torch.compile, pt2.
+    Source: torch.export, https://docs.pytorch.org/docs/stable/export.html
     """
 
     ending: ClassVar[str] = "pt2"
     module: ClassVar[str] = "torch.export"
 
     _: KW_ONLY
-    compile: bool = arg("compile the network on loading", False)
+    compile: bool = arg("compile the network with torch.compile when it is loaded", False)
 
     def missing(self) -> str | None:
         from shutil import which
 
-        return None if not self.compile or which("c++") else "torch.compile needs a C++ compiler, and there is no c++"
+        return (
+            None
+            if not self.compile or which("c++")
+            else "torch.compile needs a C++ compiler, and there is no c++"
+        )
 
-    def export(self, model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-               images: Images | None = None, example: Tree | None = None) -> None:  # noqa: ARG002
+    def export(
+        self,
+        model: nn.Module,
+        path: Path,
+        shape: tuple[int, ...],
+        facts: dict[str, Any],
+        images: Images | None = None,
+        example: Tree | None = None,
+    ) -> None:
         import torch
 
         from ..exporting.shown import shown_to
         from ..surgery.cast import halved
-        from ..surgery.quantization.network import Quantized
+        from ..surgery.quantization.network import QuantizedNetwork
 
         model = copy.deepcopy(model).cpu().float().eval()
         shown = shown_to(model, shape, example)
         model = shown.network(model)
         halved(model)
         for layer in list(model.modules()):
-            if isinstance(layer, Quantized):
+            if isinstance(layer, QuantizedNetwork):
                 layer.freeze_weights()
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
         try:
             with warnings.catch_warnings(), torch.no_grad(), released():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(model, shown.given, dynamic_shapes=shown.shapes(torch.export.Dim("batch")))
+                program = torch.export.export(
+                    model, shown.given, dynamic_shapes=shown.shapes(torch.export.Dim("batch"))
+                )
                 torch.export.save(program, path, extra_files={"lissom.json": json.dumps(text)})
         except OSError:
             raise
-        except Exception as error:  # torch.export raises whatever the network's code or its passes raise
-            raise LissomError(f"export: torch.export cannot convert this network: {cause_of(error)}") from error
+        except (
+            Exception
+        ) as error:  # torch.export raises whatever the network's code or its passes raise
+            raise LissomError(
+                f"export: torch.export cannot convert this network: {cause_of(error)}"
+            ) from error
 
     def load(self, path: Path, threads: int) -> Run:
         import torch
@@ -85,4 +104,5 @@ class Torch(Target):
             with torch.no_grad():
                 found: np.ndarray = network(torch.from_numpy(images)).numpy()
             return found
+
         return run

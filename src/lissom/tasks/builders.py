@@ -26,7 +26,8 @@ MOST = 1_000_000  # classes or channels
 
 
 def code_named(build: dict[str, Any]) -> str | None:
-    """Return the code that has to be imported to build a network again, as in net.py:make; None where names do.
+    """Return the code that has to be imported to build a network again, as in net.py:make; None
+    where names do.
 
     >>> code_named({"model": "net.py:make"}), code_named({"task": "own.py:task"})
     ('net.py:make', 'own.py:task')
@@ -41,49 +42,73 @@ def code_named(build: dict[str, Any]) -> str | None:
 
 
 def arguments(build: dict[str, Any], where: str) -> dict[str, int]:
-    """Return what the builder of an entry is called with: numbers of classes and channels, and nothing else."""
+    """Return what the builder of an entry is called with: numbers of classes and channels, and
+    nothing else.
+    """
     found = {key: value for key, value in build.items() if key != "model"}
     for key, value in found.items():
-        if key not in ("num_classes", "in_channels") or type(value) is not int or not 1 <= value <= MOST:
-            raise LissomError(f"load: {where}: expected num_classes and in_channels from 1 to {MOST}, got {key!r:.40}: "
-                              f"{value!r:.40}")
+        if (
+            key not in ("num_classes", "in_channels")
+            or type(value) is not int
+            or not 1 <= value <= MOST
+        ):
+            raise LissomError(
+                f"load: {where}: expected num_classes and in_channels from 1 to "
+                f"{MOST}, got {key!r:.40}: "
+                f"{value!r:.40}"
+            )
     return found
 
 
 def library_model(library: str, name: str) -> Callable[..., nn.Module]:
     """Return what builds a network of torchvision or timm by the name that it has in their lists."""
     try:
-        module = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
+        module = importlib.import_module(
+            "torchvision.models" if library == "torchvision" else "timm"
+        )
     except ImportError:
-        raise LissomError(f"model: {library} is not installed here; pip install {library}") from None
+        raise LissomError(
+            f"model: {library} is not installed here; pip install {library}"
+        ) from None
     known = module.list_models()
     if name not in known and (library == "torchvision" or name not in module.list_pretrained()):
         close = nearest(name, known)
-        raise LissomError(f"model: {library} has no '{name:.60}'" + (f"; did you mean '{close}'?" if close else ""))
+        raise LissomError(
+            f"model: {library} has no "
+            f"'{name:.60}'" + (f"; did you mean '{close}'?" if close else "")
+        )
     if library == "torchvision":
         builder: Callable[..., nn.Module] = module.get_model_builder(name)
         return builder
 
     def build(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-        made: nn.Module = module.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+        made: nn.Module = module.create_model(
+            name, pretrained=False, num_classes=num_classes, in_chans=in_channels
+        )
         return made
+
     return build
 
 
 def code_file(named: str) -> Path | None:
-    """Return the file that importing `named` would run, as in net.py:make or package.module:factory; imports nothing of it.
+    """Return the file that importing `named` would run, as in net.py:make or
+    package.module:factory; imports nothing of it.
 
-    None where it cannot be told, and for what is installed in this Python: nobody else writes there.
+    None where it cannot be told, and for what is installed in this Python: nobody else writes
+    there.
     """
     place = named.rpartition(":")[0]
     if place.endswith(".py"):
         return Path(place).resolve()
     first, *rest = place.split(".")
-    path, sys.path[:] = list(sys.path), ["", *sys.path]
+    path = list(sys.path)
+    sys.path[:] = ["", *sys.path]
     try:
         spec = importlib.util.find_spec(first)
         for count in range(1, len(rest) + 1):
-            spec = spec and PathFinder.find_spec(".".join([first, *rest[:count]]), spec.submodule_search_locations)
+            spec = spec and PathFinder.find_spec(
+                ".".join([first, *rest[:count]]), spec.submodule_search_locations
+            )
     except (ImportError, ValueError, AttributeError):
         return None
     finally:

@@ -13,28 +13,53 @@ from torch import nn
 from ..errors import LissomError, cut
 from ..trees import Tree, tensors_in
 
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__new__",
-           "__slots__")  # by any of these a class of module may say how it wants to be copied
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+COPYING = (
+    "__deepcopy__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+    "__new__",
+    "__slots__",
+)  # by any of these a class of module may say how it wants to be copied
 ATOMS = {bool, int, float, str, type(None)}  # which a copy shares with the original
 HOLDERS = (dict, OrderedDict, set, list)
 
 
 def network_of(model: object, where: str) -> nn.Module:
-    """Return the network itself where it was wrapped by torch.compile or for several GPUs; raise where none can be had."""
+    """Return the network itself where it was wrapped by torch.compile or for several GPUs; raise
+    where none can be had.
+    """
     if not isinstance(model, nn.Module):
-        raise LissomError(f"{where}: expected a torch.nn.Module as the network, got {type(model).__name__}")
+        raise LissomError(
+            f"{where}: expected a torch.nn.Module as the network, got {type(model).__name__}"
+        )
     while (inner := WRAPPERS.get(type(model).__name__)) in model._modules and inner is not None:
         model = model.get_submodule(inner)
     if isinstance(model, torch.jit.ScriptModule):
-        raise LissomError(f"{where}: the network is a TorchScript module, whose layers cannot be changed; give the "
-                          "nn.Module that it was made from")
+        raise LissomError(
+            f"{where}: the network is a TorchScript module, whose layers cannot be "
+            "changed; give the "
+            "nn.Module that it was made from"
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
-            raise LissomError(f"{where}: {name} is on the meta device and holds no numbers; load the weights first, as with "
-                              "model.to_empty(device='cpu') and model.load_state_dict(...)")
+            raise LissomError(
+                f"{where}: {name} is on the meta device and holds no numbers; load "
+                "the weights first, as with "
+                "model.to_empty(device='cpu') and model.load_state_dict(...)"
+            )
         if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-            raise LissomError(f"{where}: {name} has no shape yet; run the network once, so that its lazy layers are made")
+            raise LissomError(
+                f"{where}: {name} has no shape yet; run the network once, so that "
+                "its lazy layers are made"
+            )
     return model
 
 
@@ -47,18 +72,28 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
     """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
     try:
         return copied_module(model, {}).eval()
-    except RuntimeError as error:  # tensors that somebody's own code has computed and keeps where nobody looks
-        raise LissomError(f"{where}: the network cannot be copied ({str(error).split('.')[0]}); where a layer keeps "
-                          "tensors that it computed, remove these first") from None
+    except (
+        RuntimeError
+    ) as error:  # tensors that somebody's own code has computed and keeps where nobody looks
+        raise LissomError(
+            f"{where}: the network cannot be copied ({str(error).split('.')[0]}); "
+            "where a layer keeps "
+            "tensors that it computed, remove these first"
+        ) from None
     except Exception as error:  # whatever attributes raise that cannot be copied
         name = next((name for name in attributes(model) if not copies(model, name)), None)
         what = "the network" if name is None else f"the attribute '{name}' of the network"
-        raise LissomError(f"{where}: {what} cannot be copied ({cut(str(error) or type(error).__name__, 120)}); "
-                          "make it where it is used, or give its class a __deepcopy__") from error
+        raise LissomError(
+            f"{where}: {what} cannot be copied "
+            f"({cut(str(error) or type(error).__name__, 120)}); "
+            "make it where it is used, or give its class a __deepcopy__"
+        ) from error
 
 
 def copy_computed(kept: Tree, memo: dict[int, Any]) -> None:
-    """Copy what a layer computed and keeps, of which copy.deepcopy takes no copy: weights made by hooks, caches."""
+    """Copy what a layer computed and keeps, of which copy.deepcopy takes no copy: weights made by
+    hooks, caches.
+    """
     for tensor in tensors_in(kept):
         if not tensor.is_leaf and id(tensor) not in memo:
             memo[id(tensor)] = tensor.detach().clone()
@@ -70,8 +105,11 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     `memo` maps ids of what was copied to the copies, as that of copy.deepcopy does.
     """
     kind = type(module)
-    if id(module) in memo or kind in copyreg.dispatch_table or any(
-            getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in COPYING):
+    if (
+        id(module) in memo
+        or kind in copyreg.dispatch_table
+        or any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in COPYING)
+    ):
         for layer in module.modules():
             copy_computed(vars(layer), memo)
         copied: nn.Module = copy.deepcopy(module, memo)
@@ -83,7 +121,10 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if type(value) in ATOMS or (type(value) is tuple and ATOMS.issuperset(map(type, value))):
             state[name] = value
         elif name == "_modules" and type(value) is dict:
-            state[name] = {key: layer if layer is None else copied_module(layer, memo) for key, layer in value.items()}
+            state[name] = {
+                key: layer if layer is None else copied_module(layer, memo)
+                for key, layer in value.items()
+            }
         elif type(value) in HOLDERS and not value:
             state[name] = memo[id(value)] = type(value)()
         else:
@@ -95,8 +136,12 @@ def copied_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def attributes(model: nn.Module) -> list[str]:
     """Return the names of what modules keep beside their tensors and layers."""
-    return [f"{path}.{name}".lstrip(".") for path, layer in model.named_modules() for name in vars(layer)
-            if not hasattr(nn.Module(), name)]
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, layer in model.named_modules()
+        for name in vars(layer)
+        if not hasattr(nn.Module(), name)
+    ]
 
 
 def copies(model: nn.Module, name: str) -> bool:

@@ -1,9 +1,10 @@
-"""Look through a file of torch.save before PyTorch reads it: what would cost it time or memory without end is refused.
+"""Look through a file of torch.save before PyTorch reads it: what would cost it time or memory
+without end is refused.
 
-PyTorch runs no code from a file either. But it prints what it refuses, whatever that is, and looks for words in what
-it printed, in a time that grows with the square of the length of a word; and it hashes, makes room
-for and unpacks whatever it is told to. Nothing is built here: only the stack of the pickle is
-followed, without values, which takes as long as reading the file.
+PyTorch runs no code from a file either. But it prints what it refuses, whatever that is, and looks
+for words in what it printed, in a time that grows with the square of the length of a word; and it
+hashes, makes room for and unpacks whatever it is told to. Nothing is built here: only the stack of
+the pickle is followed, without values, which takes as long as reading the file.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles that a file of PyTorch before 1.6 begins with
+# the first of the five pickles that a file of PyTorch before 1.6 begins with
+MAGIC = 0x1950A86A20F9469CFC6C
 PICKLES = 5
 NAME = 200  # letters of the name of a class
 KEY = 100  # values in a key: hashed again at each use
 CALL = 1_000  # values that a function is called with, or that an object is made of
 SHARED = 10_000  # values in a tuple that stand in the file once and are used again and again
-ALLOWED = ("torch", "collections.", "builtins.", "_codecs.", "argparse.")  # all others PyTorch refuses by name
+# all others PyTorch refuses by name
+ALLOWED = ("torch", "collections.", "builtins.", "_codecs.", "argparse.")
 
 NUMBERS = {"BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
 TEXTS = {"BINUNICODE", "SHORT_BINSTRING"}
@@ -58,7 +61,8 @@ class Holder:
 
 
 def check(path: str, allowed: Collection[str] = ()) -> None:
-    """Raise ValueError if a file of torch.save asks for what no state dict needs; `allowed` are classes of the user's own.
+    """Raise ValueError if a file of torch.save asks for what no state dict needs; `allowed` are
+    classes of the user's own.
 
     Files that PyTorch refuses at once, in few words, are left to it.
     """
@@ -78,7 +82,10 @@ def _check_zip(path: str, allowed: Collection[str]) -> None:
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if (whole := sum(part.file_size for part in parts)) > size:
-            raise Unfit(f"expected parts that are stored as they are, got {whole:,} bytes in a file of {size:,}")
+            raise Unfit(
+                f"expected parts that are stored as they are, got {whole:,} bytes in a "
+                f"file of {size:,}"
+            )
         for part in parts:
             if part.filename.lower().endswith("data.pkl"):
                 with archive.open(part) as file:
@@ -102,7 +109,11 @@ class Machine:
         try:
             for opcode, given, _ in pickletools.genops(file):
                 self.count += 1
-                if not (self._value(opcode.name, given) or self._moved(opcode.name, given) or self._done(opcode.name)):
+                if not (
+                    self._value(opcode.name, given)
+                    or self._moved(opcode.name, given)
+                    or self._done(opcode.name)
+                ):
                     return self.stack.pop() if opcode.name == "STOP" else self.STRANGE
         except (IndexError, KeyError):
             raise Unfit("its pickle is damaged") from None
@@ -166,16 +177,24 @@ class Machine:
             holder.largest = max([holder.largest, *map(size_of, values)])
 
     def _done(self, name: str) -> bool:
-        """Do what makes an object; return whether the opcode does. Raises Unfit for what no state dict does."""
+        """Do what makes an object; return whether the opcode does. Raises Unfit for what no state
+        dict does.
+        """
         if name not in ("REDUCE", "NEWOBJ", "BUILD", "BINPERSID"):
             return False
         given = self._pop()
         if name == "BINPERSID":
-            if not isinstance(given, Tuple) or given.size > KEY or any(isinstance(part, Holder) for part in given.parts):
+            if (
+                not isinstance(given, Tuple)
+                or given.size > KEY
+                or any(isinstance(part, Holder) for part in given.parts)
+            ):
                 raise Unfit(f"it names a tensor by {told(given)}")
             self.stack.append(Holder("a tensor"))
             return True
-        if size_of(given) > CALL or (name == "BUILD" and isinstance(given, Holder) and given.kind == "EMPTY_LIST"):
+        if size_of(given) > CALL or (
+            name == "BUILD" and isinstance(given, Holder) and given.kind == "EMPTY_LIST"
+        ):
             raise Unfit(f"an object is made of {told(given)}")
         if name != "BUILD":
             self._called(self._pop(), given)
@@ -187,9 +206,15 @@ class Machine:
         first, second = (*given.parts, None, None)[:2]
         # what counts values hashes them; a number makes so many bytes; a text has only one encoding
         room = function.name == "builtins.bytearray" and isinstance(first, int)
-        code = function.name in ("builtins.bytearray", "_codecs.encode") and second not in (None, "latin1", "latin-1")
-        many = function.name in ("builtins.set", "collections.Counter") and (
-            first.largest if isinstance(first, Holder) else size_of(first)) > KEY
+        code = function.name in ("builtins.bytearray", "_codecs.encode") and second not in (
+            None,
+            "latin1",
+            "latin-1",
+        )
+        many = (
+            function.name in ("builtins.set", "collections.Counter")
+            and (first.largest if isinstance(first, Holder) else size_of(first)) > KEY
+        )
         if room or code or many:
             raise Unfit(f"it calls {function.name} in a way that no state dict does")
         self.stack.append(Holder("a result"))
@@ -198,7 +223,8 @@ class Machine:
         return self.stack.pop()
 
     def _marked(self) -> list[Any]:
-        items, self.stack = self.stack, self.marks.pop()
+        items = self.stack
+        self.stack = self.marks.pop()
         return items
 
 
@@ -211,5 +237,10 @@ def told(value: Any) -> str:
     """Return in few words what a value is."""
     if isinstance(value, Global):
         return value.name
-    return f"a tuple of {value.size:,} values" if isinstance(value, Tuple) else "no function, text or number" \
-        if isinstance(value, Holder) else f"a {type(value).__name__}"
+    return (
+        f"a tuple of {value.size:,} values"
+        if isinstance(value, Tuple)
+        else "no function, text or number"
+        if isinstance(value, Holder)
+        else f"a {type(value).__name__}"
+    )

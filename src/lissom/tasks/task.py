@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..data.data import Data
     from ..language.training import Term
 
-Score = Callable[["Tensor", "Tensor"], float]  # outputs, labels of a whole split -> a number, more is better
+# outputs, labels of a whole split -> a number, more is better
+Score = Callable[["Tensor", "Tensor"], float]
 
 
 def top1(outputs: Tensor, labels: Tensor) -> float:
@@ -40,10 +41,11 @@ def top5(outputs: Tensor, labels: Tensor) -> float:
 class Task:
     """A network to compress and what it is for.
 
-    `build` makes the network afresh, the same layers each time. `loss` takes (network, Batch) and returns a scalar,
-    cross-entropy if None. The first of `scores` is the one that tables and choices use; without any it is top-1, with
-    top-5 beside it where there are more classes. `source` names, with the fingerprint of the data, what networks of this
-    task are stored under: change it when `build` changes.
+    `build` makes the network afresh, the same layers each time. `loss` takes (network, Batch) and
+    returns a scalar, cross-entropy if None. The first of `scores` is the one that tables and
+    choices use; without any it is top-1, with top-5 beside it where there are more classes.
+    `source` names, with the fingerprint of the data, what networks of this task are stored under:
+    change it when `build` changes.
     """
 
     build: Callable[[], nn.Module]
@@ -54,7 +56,8 @@ class Task:
     scores: dict[str, Score] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
-    weights: str = ""  # the file that the weights of a network which was trained elsewhere come from
+    # the file that the weights of a network which was trained elsewhere come from
+    weights: str = ""
     given: bool = True  # whether `build` makes a network that has learned, as far as can be known
 
     def __post_init__(self) -> None:
@@ -65,8 +68,9 @@ class Task:
     def of(cls, model: str, data: Data, *, weights: str | None = None) -> Task:
         """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
 
-        `model`: a built-in such as resnet20, torchvision:NAME, package.module:factory or path/to/file.py:factory.
-        The factory is given `num_classes` and `in_channels` if it takes them.
+        `model`: a built-in such as resnet20, torchvision:NAME, package.module:factory or
+        path/to/file.py:factory. The factory is given `num_classes` and `in_channels` if it takes
+        them.
         """
         factory, source = factory_of(model)
         wanted = {"num_classes": len(data.classes), "in_channels": data.channels}
@@ -82,22 +86,35 @@ class Task:
 
         if weights:
             source += " " + file_mark(weights)
-        return cls(build, data, model, f"{source} {given}", spec={"model": model, **given},
-                   weights=weights or "", given=bool(weights) or ":" in model)
+        return cls(
+            build,
+            data,
+            model,
+            f"{source} {given}",
+            spec={"model": model, **given},
+            weights=weights or "",
+            given=bool(weights) or ":" in model,
+        )
 
     def notes(self) -> list[str]:
         """Return what a user should know of what the network is shown, if it was trained elsewhere."""
         if not self.weights:
             return []
-        seen, data = self.data.preprocessing(), self.data
+        seen = self.data.preprocessing()
+        data = self.data
         mean, std = (", ".join(f"{value:.3f}" for value in seen[name]) for name in ("mean", "std"))
-        return [f"{self.weights} was trained elsewhere; images are resized to {data.size[0]}x{data.size[1]} and normalised "
-                f"by mean {mean}, deviation {std} of the training images of {data.name}; if it was trained with others, its "
-                "accuracy here is wrong"]
+        return [
+            f"{self.weights} was trained elsewhere; images are resized to "
+            f"{data.size[0]}x{data.size[1]} and normalised "
+            f"by mean {mean}, deviation {std} of the training images of {data.name}; if it "
+            "was trained with others, its "
+            "accuracy here is wrong"
+        ]
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
-        scores = sorted(name for name, score in self.scores.items() if score is not top5)  # it only comes beside top-1
+        # it only comes beside top-1
+        scores = sorted(name for name, score in self.scores.items() if score is not top5)
         facts = (self.name, self.source, self.data.fingerprint, scores, seed)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
@@ -112,9 +129,13 @@ class Task:
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"model {self.name}: building it raised {told(error, str(error))}") from error
+            raise LissomError(
+                f"model {self.name}: building it raised {describe_error(error, str(error))}"
+            ) from error
         if not isinstance(model, nn.Module):
-            raise LissomError(f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module")
+            raise LissomError(
+                f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
+            )
         return model.eval()
 
 
@@ -123,9 +144,13 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def told(error: BaseException, said: str, on: str = "") -> str:
+def describe_error(error: BaseException, said: str, on: str = "") -> str:
     """Return what the user's own code raised, on what, what it says, and where it was raised."""
-    place = "" if isinstance(error, SyntaxError) else place_of(traceback.extract_tb(error.__traceback__))
+    place = (
+        ""
+        if isinstance(error, SyntaxError)
+        else place_of(traceback.extract_tb(error.__traceback__))
+    )
     said = f": {said}" if str(error).strip() else ""
     return f"{type(error).__name__}{on}{said}{f' ({place})' if place else ''}"
 
@@ -144,18 +169,25 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
 
 
 def check_model_spec(spec: str) -> None:
-    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, module:factory or file.py:factory."""
+    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME,
+    module:factory or file.py:factory.
+    """
     from ..models import check_name
 
     place, colon, name = spec.rpartition(":")
     if not colon:
         if spec.endswith(".py") or "/" in spec:
-            raise LissomError(f"model: {spec!r} says no name in that file; wanted path/to/file.py:factory, a function or "
-                              "class that builds the network")
+            raise LissomError(
+                f"model: {spec!r} says no name in that file; wanted "
+                "path/to/file.py:factory, a function or "
+                "class that builds the network"
+            )
         check_name(spec)
     elif not place or not name:
-        raise LissomError(f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, package.module:factory or "
-                          "path/to/file.py:factory")
+        raise LissomError(
+            f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, package.module:factory or "
+            "path/to/file.py:factory"
+        )
     elif place.endswith(".py") and not os.path.isfile(place):
         raise LissomError(f"model: there is no file {place}")
 
@@ -190,10 +222,14 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
                 sys.path.insert(0, "")
             module = importlib.import_module(place)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise LissomError(f"{what}: importing {place} raised {told(error, str(error))}") from error
+        raise LissomError(
+            f"{what}: importing {place} raised {describe_error(error, str(error))}"
+        ) from error
     if not hasattr(module, name):
         close = nearest(name, dir(module))
-        raise LissomError(f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else ""))
+        raise LissomError(
+            f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else "")
+        )
     file = Path(getattr(module, "__file__", None) or "")
     mark = file_mark(str(file)) if file.is_file() else ""
     return getattr(module, name), f"{place}:{name} {mark}"
@@ -212,7 +248,9 @@ def teachers_in(text: str) -> list[str]:
 
 
 def teacher_code(text: str) -> str | None:
-    """Return the code of the user's own that a teacher, MODEL=FILE, would import; None where it imports none."""
+    """Return the code of the user's own that a teacher, MODEL=FILE, would import; None where it
+    imports none.
+    """
     model, equals, _ = text.rpartition("=")
     return code_named({"model": model}) if equals else None
 
@@ -223,17 +261,29 @@ def teacher_from(text: str, task: Task) -> nn.Module:
     return Task.of(model or task.name, task.data, weights=path).fresh()
 
 
-def build_from(build: dict[str, Any], where: str, given: str | None = None, *, trusted: bool = False,
-               cure: str = "give it again as `model`") -> nn.Module:
+def build_from(
+    build: dict[str, Any],
+    where: str,
+    given: str | None = None,
+    *,
+    trusted: bool = False,
+    cure: str = "give it again as `model`",
+) -> nn.Module:
     """Build a network afresh from what an entry of the store says of it.
 
-    Names of menus are data. Own code is imported where the entry is `trusted`, or where the user names it again as `given`.
+    Names of menus are data. Own code is imported where the entry is `trusted`, or where the user
+    names it again as `given`.
     """
     code = code_named(build)
     if code is None and "model" not in build:
-        raise LissomError(f"load: {where} does not say how its network is built; give the network as `model`")
+        raise LissomError(
+            f"load: {where} does not say how its network is built; give the network as `model`"
+        )
     if code and not trusted and given is None:
-        raise LissomError(f"load: {where} would import {code:.80}, and nothing shows that your lissom wrote it; {cure}")
+        raise LissomError(
+            f"load: {where} would import {code:.80}, and nothing shows that your "
+            f"lissom wrote it; {cure}"
+        )
     if "task" in build:
         return own_task(given or str(build["task"])).fresh()
     named = given or str(build["model"])
@@ -243,7 +293,9 @@ def build_from(build: dict[str, Any], where: str, given: str | None = None, *, t
     except LissomError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LissomError(f"load: {where}: building {named:.80} raised {told(error, str(error))}") from error
+        raise LissomError(
+            f"load: {where}: building {named:.80} raised {describe_error(error, str(error))}"
+        ) from error
 
 
 def file_mark(path: str) -> str:
@@ -256,10 +308,12 @@ def file_mark(path: str) -> str:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing and an error.
+    """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing
+    and an error.
 
-    A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like, its names with what
-    wrappers put before them. A .pt file is read with weights_only, which runs no code from it.
+    A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like,
+    its names with what wrappers put before them. A .pt file is read with weights_only, which runs
+    no code from it.
     """
     from .weights import load_state, read_checkpoint
 
@@ -280,7 +334,7 @@ def own_task(spec: str) -> Task:
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"task: {spec} raised {told(error, str(error))}") from error
+            raise LissomError(f"task: {spec} raised {describe_error(error, str(error))}") from error
     if not isinstance(found, Task):
         raise LissomError(f"task: {spec} is {type_of(found)}; a lissom.Task is wanted")
     return replace(found, source=f"{source} {found.source}", spec={"task": spec})

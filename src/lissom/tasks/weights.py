@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from ..errors import LissomError, cut, listed
 from .pickled import check
 
-HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "state_dict_ema",
-           "model_ema", "ema_state_dict", "ema", "student", "teacher")
+HOLDERS = tuple(
+    """
+    state_dict model_state_dict model net network module weights params state_dict_ema model_ema
+    ema_state_dict ema student teacher
+    """.split()
+)
 PREFIXES = ("module.", "_orig_mod.", "model.")
 COUNTS = {"n_averaged"}  # what AveragedModel adds to the weights
 DEPTH = 3  # prefixes that lie around each other, and folders in folders
@@ -24,7 +28,8 @@ State = dict[str, Tensor]
 
 
 def read_checkpoint(path: str) -> Any:
-    """Return what a .pt, .pth or .safetensors file holds, read with weights_only: tensors, numbers, argparse's options.
+    """Return what a .pt, .pth or .safetensors file holds, read with weights_only: tensors, numbers,
+    argparse's options.
 
     Raises LissomError for a file that cannot be read or that holds objects of other classes.
     """
@@ -38,9 +43,15 @@ def read_checkpoint(path: str) -> Any:
             check(path, {name_of(kind) for kind in torch.serialization.get_safe_globals()})
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise LissomError(f"weights: {path} holds more than tensors and would run code when read{named_in(str(error))}; "
-                          "save model.state_dict() alone where it was made, better still as .safetensors") from None
-    except Exception as error:  # what torch.load says of files that are no state dicts is of many kinds
+        raise LissomError(
+            f"weights: {path} holds more than tensors and would run code when "
+            f"read{named_in(str(error))}; "
+            "save model.state_dict() alone where it was made, better still as "
+            ".safetensors"
+        ) from None
+    except (
+        Exception
+    ) as error:  # what torch.load says of files that are no state dicts is of many kinds
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LissomError(f"weights: {path} cannot be read ({cut(first, 200)})") from None
 
@@ -58,8 +69,11 @@ def named_in(said: str) -> str:
 
 def is_state(value: object) -> bool:
     """Return whether something is a state dict: names with tensors."""
-    return isinstance(value, Mapping) and bool(value) and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
 
 
 def states_in(held: Any, depth: int = DEPTH) -> Iterator[State]:
@@ -76,7 +90,9 @@ def states_in(held: Any, depth: int = DEPTH) -> Iterator[State]:
 
 
 def bared(state: State, own: Mapping[str, Tensor]) -> State:
-    """Return a state dict without what wrappers put before all names or, as Lightning does, before those of the network."""
+    """Return a state dict without what wrappers put before all names or, as Lightning does, before
+    those of the network.
+    """
     state = {k: v for k, v in state.items() if k not in COUNTS or k in own}
     for _ in range(DEPTH):
         if own.keys() & state.keys():
@@ -88,7 +104,11 @@ def bared(state: State, own: Mapping[str, Tensor]) -> State:
                 break
         else:
             break
-    return {k.replace("_orig_mod.", ""): v for k, v in state.items()} if not own.keys() & state.keys() else state
+    return (
+        {k.replace("_orig_mod.", ""): v for k, v in state.items()}
+        if not own.keys() & state.keys()
+        else state
+    )
 
 
 def fits(state: State, own: Mapping[str, Tensor]) -> int:
@@ -102,17 +122,36 @@ def load_state(model: nn.Module, held: Any, path: str) -> None:
     found = [bared(state, own) for state in states_in(held)]
     if not found:
         keys = f", which has {listed(held)}" if isinstance(held, Mapping) and held else ""
-        raise LissomError(f"weights: {path} is not a state dict: names with tensors, nor holds one under a usual name{keys}")
+        raise LissomError(
+            f"weights: {path} is not a state dict: names with tensors, nor holds "
+            f"one under a usual name{keys}"
+        )
     state = max(found, key=lambda state: fits(state, own))  # the first of those that fit alike
-    wrong = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
-             for k in own if k in state and own[k].shape != state[k].shape]
+    wrong = [
+        f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
-    problems = [f"{what} ({len(keys)}): {', '.join(cut(k, 120) for k in keys[:6])}{', ...' if len(keys) > 6 else ''}"
-                for what, keys in zip(("missing from the file", "not in the network", "other shapes"),
-                                      (missing, extra, wrong), strict=True) if keys]
+    problems = [
+        f"{what} ({len(keys)}): "
+        f"{', '.join(cut(k, 120) for k in keys[:6])}{', ...' if len(keys) > 6 else ''}"
+        for what, keys in zip(
+            ("missing from the file", "not in the network", "other shapes"),
+            (missing, extra, wrong),
+            strict=True,
+        )
+        if keys
+    ]
     if problems:
         other = not any(k in state for k in own)
-        cure = "; the names are those of another network: --model names the one that was trained" if other else ""
-        raise LissomError(f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}{cure}")
+        cure = (
+            "; the names are those of another network: --model names the one that was trained"
+            if other
+            else ""
+        )
+        raise LissomError(
+            f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}{cure}"
+        )
     model.load_state_dict(state, strict=False)

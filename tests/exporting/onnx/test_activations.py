@@ -1,4 +1,6 @@
-"""Activations other than ReLU are rounded in the file as its runtime computes them fastest, and answer as simulated."""
+"""Activations other than ReLU are rounded in the file as its runtime computes them fastest, and
+answer as simulated.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,24 @@ from lissom.store.snapshot import rounded_activations
 from lissom.targets.onnxruntime import Onnxruntime
 from lissom.targets.openvino import Openvino
 
-ACTS = {"silu": nn.SiLU(), "hardswish": nn.Hardswish(), "gelu": nn.GELU(), "leaky": nn.LeakyReLU(0.1),
-        "sigmoid": nn.Sigmoid(), "elu": nn.ELU(), "mish": nn.Mish(), "prelu": nn.PReLU(), "tanh": nn.Tanh()}
+ACTS = {
+    "silu": nn.SiLU(),
+    "hardswish": nn.Hardswish(),
+    "gelu": nn.GELU(),
+    "leaky": nn.LeakyReLU(0.1),
+    "sigmoid": nn.Sigmoid(),
+    "elu": nn.ELU(),
+    "mish": nn.Mish(),
+    "prelu": nn.PReLU(),
+    "tanh": nn.Tanh(),
+}
 X = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def quantized(act: nn.Module, recipe: str = "quantize(8)") -> nn.Module:
-    """Return a network with two convolutions before the activation alone, and one whose output an addition reads, too."""
+    """Return a network with two convolutions before the activation alone, and one whose output an
+    addition reads, too.
+    """
     torch.manual_seed(0)
 
     def forward(n: Net, x: torch.Tensor) -> torch.Tensor:
@@ -33,8 +46,15 @@ def quantized(act: nn.Module, recipe: str = "quantize(8)") -> nn.Module:
         z = n.act(y)
         w = n.three(y + z)
         return n.head((n.act(w) * w.mean((2, 3), keepdim=True)).mean((2, 3)))
-    model = Net(forward, one=nn.Conv2d(3, 8, 3, 1, 1), two=nn.Conv2d(8, 8, 3, 1, 1), three=nn.Conv2d(8, 8, 3, 1, 1), act=act,
-                head=nn.Linear(8, 5)).eval()
+
+    model = Net(
+        forward,
+        one=nn.Conv2d(3, 8, 3, 1, 1),
+        two=nn.Conv2d(8, 8, 3, 1, 1),
+        three=nn.Conv2d(8, 8, 3, 1, 1),
+        act=act,
+        head=nn.Linear(8, 5),
+    ).eval()
     return lissom.apply(recipe, model, X[:1], X)
 
 
@@ -54,7 +74,9 @@ def test_both_files_answer_as_simulated_and_run_in_integers(name: str, tmp_path:
         gap = target.load(path, 1)(X.numpy()) - wanted
         assert np.sqrt(np.square(gap).mean() / np.square(wanted).mean()) < 0.03, str(target)
         fused = target.fused(path)
-        assert fused is not None and not [layer for layer in fused.rest if "/Add" not in layer], str(target)
+        assert fused is not None and not [layer for layer in fused.rest if "/Add" not in layer], (
+            str(target)
+        )
     ours, theirs = kinds(tmp_path / "onnxruntime.onnx"), kinds(tmp_path / "openvino.onnx")
     assert ours["Conv"] == theirs["Conv"] == 3
     rounds = ours["QuantizeLinear"] - theirs["QuantizeLinear"] - 3 * (name == "silu")
@@ -70,11 +92,18 @@ def test_onnxruntime_computes_silu_in_integers(tmp_path: Path) -> None:
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "o.onnx"), 4
     ort.InferenceSession(str(tmp_path / "f.onnx"), options, providers=["CPUExecutionProvider"])
     found = kinds(tmp_path / "o.onnx")
-    assert found["QLinearSigmoid"] == 3 and found["QLinearMul"] >= 3 and not found["Sigmoid"] and not found["Mul"]
+    assert (
+        found["QLinearSigmoid"] == 3
+        and found["QLinearMul"] >= 3
+        and not found["Sigmoid"]
+        and not found["Mul"]
+    )
 
 
 def test_fewer_bits_stay_where_they_are(tmp_path: Path) -> None:
-    Onnxruntime().export(quantized(nn.Hardswish(), "quantize(8, 6)"), tmp_path / "f.onnx", (3, 8, 8), {})
+    Onnxruntime().export(
+        quantized(nn.Hardswish(), "quantize(8, 6)"), tmp_path / "f.onnx", (3, 8, 8), {}
+    )
     proto = onnx.load(str(tmp_path / "f.onnx"))
     clipped = sum(node.op_type == "Clip" for node in proto.graph.node)
     joined(proto)
@@ -99,17 +128,26 @@ def test_the_runtimes_share_a_file_unless_activations_are_rounded(tmp_path: Path
     assert not rounded_activations(tmp_path / "float")
 
 
-BEFORE = {"cat": lambda x, y: torch.cat([x, y], 1), "mul": lambda x, y: torch.cat([x, y], 1) * torch.cat([y, x], 1),
-          "pool": lambda x, y: nn.functional.interpolate(torch.cat([x, y], 1), scale_factor=2.0)}
+BEFORE = {
+    "cat": lambda x, y: torch.cat([x, y], 1),
+    "mul": lambda x, y: torch.cat([x, y], 1) * torch.cat([y, x], 1),
+    "pool": lambda x, y: nn.functional.interpolate(torch.cat([x, y], 1), scale_factor=2.0),
+}
 
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_what_only_a_relu_reads_is_rounded_once(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Net(lambda n, x: n.head(n.three(BEFORE[name](n.one(x), n.two(x)).relu()).mean((2, 3))),
-                one=nn.Conv2d(3, 8, 3, 1, 1), two=nn.Conv2d(3, 8, 1), three=nn.Conv2d(16, 8, 3), head=nn.Linear(8, 5))
+    model = Net(
+        lambda n, x: n.head(n.three(BEFORE[name](n.one(x), n.two(x)).relu()).mean((2, 3))),
+        one=nn.Conv2d(3, 8, 3, 1, 1),
+        two=nn.Conv2d(3, 8, 1),
+        three=nn.Conv2d(16, 8, 3),
+        head=nn.Linear(8, 5),
+    )
     model = lissom.apply("quantize(8)", model.eval(), X[:1], X)
-    for target in ("onnxruntime", "openvino"):  # export runs the file: OpenVINO dies of concatenations rounded twice
+    # export runs the file: OpenVINO dies of concatenations rounded twice
+    for target in ("onnxruntime", "openvino"):
         lissom.export(model, target, tmp_path / f"{target}.onnx", (3, 8, 8), X)
     proto = onnx.load(str(tmp_path / "onnxruntime.onnx"))
     made = {output: node for node in proto.graph.node for output in node.output}

@@ -1,4 +1,6 @@
-"""A ReLU6 before a grid that reaches beyond it leaves the layer before it in integers, and the same integers."""
+"""A ReLU6 before a grid that reaches beyond it leaves the layer before it in integers, and the same
+integers.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,14 @@ def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", ACTS)
 def test_every_layer_runs_in_integers(name: str, recipe: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Net(forward, stem=nn.Conv2d(3, 16, 3, padding=1), one=nn.Conv2d(16, 16, 3, padding=1),
-                two=nn.Conv2d(16, 16, 3, padding=1), act=ACTS[name], head=nn.Linear(16, 5)).eval()
+    model = Net(
+        forward,
+        stem=nn.Conv2d(3, 16, 3, padding=1),
+        one=nn.Conv2d(16, 16, 3, padding=1),
+        two=nn.Conv2d(16, 16, 3, padding=1),
+        act=ACTS[name],
+        head=nn.Linear(16, 5),
+    ).eval()
     with torch.no_grad():
         for layer in (model.stem, model.one, model.two):
             layer.weight.mul_(6)  # so that activations reach 6
@@ -53,16 +61,27 @@ def test_every_layer_runs_in_integers(name: str, recipe: str, tmp_path: Path) ->
 
 def graph(kind: str, ends: list[float | None], scale: float, zero: int) -> onnx.ModelProto:
     """Return `images` plus 0, clipped, rounded: integers."""
-    tensors = {"none": np.float32(0), "scale": np.float32(scale), "zero": np.uint8(zero),
-               **{f"end{i}": np.float32(end) for i, end in enumerate(ends) if end is not None}}
+    tensors = {
+        "none": np.float32(0),
+        "scale": np.float32(scale),
+        "zero": np.uint8(zero),
+        **{f"end{i}": np.float32(end) for i, end in enumerate(ends) if end is not None},
+    }
     names = ["sum", *(f"end{i}" if end is not None else "" for i, end in enumerate(ends))]
-    nodes = [helper.make_node("Add", ["images", "none"], ["sum"]), helper.make_node(kind, names, ["clip"], "clip"),
-             helper.make_node("QuantizeLinear", ["clip", "scale", "zero"], ["codes"]),
-             helper.make_node("Reshape", ["codes", "shape"], ["out"])]
+    nodes = [
+        helper.make_node("Add", ["images", "none"], ["sum"]),
+        helper.make_node(kind, names, ["clip"], "clip"),
+        helper.make_node("QuantizeLinear", ["clip", "scale", "zero"], ["codes"]),
+        helper.make_node("Reshape", ["codes", "shape"], ["out"]),
+    ]
     tensors["shape"] = np.int64([-1])
-    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n"])],
-                             [helper.make_tensor_value_info("out", TensorProto.UINT8, ["n"])],
-                             [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()])
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("out", TensorProto.UINT8, ["n"])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+    )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
@@ -72,7 +91,9 @@ def codes_of(proto: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return np.asarray(session.run(None, {"images": images})[0])
 
 
@@ -81,11 +102,19 @@ END = st.one_of(st.none(), st.floats(-20, 20, width=32))
 
 @given(st.floats(2**-10, 3, width=32), st.integers(0, 255), END, END, st.integers(0, 2**31))
 @settings(max_examples=100, deadline=None)
-def test_the_integers_are_the_same(scale: float, zero: int, low: float | None, high: float | None, seed: int) -> None:
+def test_the_integers_are_the_same(
+    scale: float, zero: int, low: float | None, high: float | None, seed: int
+) -> None:
     draw = np.random.default_rng(seed)
     ends = sorted([low, high]) if low is not None and high is not None else [low, high]
     edges = [end for end in ends if end is not None] + [(k + 0.5) * scale for k in range(-9, 9)]
-    images = np.float32([*draw.normal(0, 10, 200), *edges, *(np.nextafter(np.float32(e), np.float32(99)) for e in edges)])
+    images = np.float32(
+        [
+            *draw.normal(0, 10, 200),
+            *edges,
+            *(np.nextafter(np.float32(e), np.float32(99)) for e in edges),
+        ]
+    )
     for kind in ("Clip", "Relu"):
         proto = graph(kind, ends if kind == "Clip" else [], scale, zero)
         wanted = codes_of(proto, images)

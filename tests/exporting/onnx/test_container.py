@@ -1,4 +1,6 @@
-"""The packed file of ONNX Runtime: the very bytes of the ordinary one, far fewer on disk, and nothing taken on trust."""
+"""The packed file of ONNX Runtime: the very bytes of the ordinary one, far fewer on disk, and
+nothing taken on trust.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,11 @@ def network(name: str = "resnet8") -> Any:
 
 @cache
 def exported(recipe: str, name: str) -> tuple[nn.Module, bytes]:
-    model = apply(recipe, network(name), images(1), images(), notes=True)[0] if recipe else network(name)
+    model = (
+        apply(recipe, network(name), images(1), images(), notes=True)[0]
+        if recipe
+        else network(name)
+    )
     with tempfile.TemporaryDirectory() as folder:
         ORDINARY.export(model, Path(folder) / "model.onnx", (3, 16, 16), {"baked": "false"})
         return model, (Path(folder) / "model.onnx").read_bytes()
@@ -60,8 +66,17 @@ def files(recipe: str, folder: Path, name: str = "resnet8") -> tuple[Path, Path,
     return plain, packed, model
 
 
-@pytest.mark.parametrize("recipe", ["", "mask(pattern='2:4') | quantize(4)", "quantize(8)", "quantize('ternary', 32)",
-                                    "quantize(3, grid='pow2')", "quantize('binary', 1)"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "",
+        "mask(pattern='2:4') | quantize(4)",
+        "quantize(8)",
+        "quantize('ternary', 32)",
+        "quantize(3, grid='pow2')",
+        "quantize('binary', 1)",
+    ],
+)
 def test_the_packed_file_is_the_ordinary_one(recipe: str, tmp_path: Path) -> None:
     plain, packed, _ = files(recipe, tmp_path)
     assert _onnxz.read(packed) == plain.read_bytes()
@@ -69,19 +84,27 @@ def test_the_packed_file_is_the_ordinary_one(recipe: str, tmp_path: Path) -> Non
     x = images().numpy()
     assert np.array_equal(PACKED.load(packed, 1)(x), ORDINARY.load(plain, 1)(x))
     assert PACKED.fused(packed) == ORDINARY.fused(plain)
-    assert np.array_equal(ORDINARY.load(packed, 1)(x), PACKED.load(plain, 1)(x)), "either reads both"
+    assert np.array_equal(ORDINARY.load(packed, 1)(x), PACKED.load(plain, 1)(x)), (
+        "either reads both"
+    )
 
 
-@pytest.mark.parametrize("grid", ["quantize('binary')", "quantize('ternary')", "quantize(2)", "quantize(3)", "quantize(4)"])
+@pytest.mark.parametrize(
+    "grid",
+    ["quantize('binary')", "quantize('ternary')", "quantize(2)", "quantize(3)", "quantize(4)"],
+)
 def test_weights_take_the_bits_of_their_grid(grid: str, tmp_path: Path) -> None:
     _, packed, model = files(grid, tmp_path)
     bits = {"quantize('binary')": 1, "quantize('ternary')": 1.6}.get(grid) or int(grid[9])
     layers = [m for m in model.modules() if isinstance(m, QuantizedLayer)]
     count = [m.weight.numel() for m in layers]
-    wanted, ends = sum(count[1:-1]) * bits / 8, count[0] + count[-1]  # which have 8 bits and stay where they are
+    # which have 8 bits and stay where they are
+    wanted, ends = sum(count[1:-1]) * bits / 8, count[0] + count[-1]
     with zipfile.ZipFile(packed) as archive:
         found = archive.getinfo("weights").file_size
-    assert 0.98 * wanted < found < wanted + ends + 20 * len(layers), "each layer has a list of its values"
+    assert 0.98 * wanted < found < wanted + ends + 20 * len(layers), (
+        "each layer has a list of its values"
+    )
     assert packed.stat().st_size < wanted + ends + 15_000, "graph, scales and biases"
 
 
@@ -111,7 +134,11 @@ def test_names_and_keys() -> None:
 
 def parts(path: Path) -> tuple[dict[str, Any], bytes, bytes]:
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("index.json")), archive.read("graph"), archive.read("weights")
+        return (
+            json.loads(archive.read("index.json")),
+            archive.read("graph"),
+            archive.read("weights"),
+        )
 
 
 def rewritten(path: Path, index: Any, graph: bytes, weights: bytes) -> None:
@@ -131,7 +158,15 @@ def test_truncated_damaged_and_wrong_files_are_refused_in_one_line(tmp_path: Pat
     _, packed, _ = files("quantize('ternary')", tmp_path)
     whole, wrong = packed.read_bytes(), tmp_path / "wrong.onnxz"
     draw = np.random.default_rng(0)
-    for data in (b"", b"PK", whole[:100], whole[:-1], whole[:len(whole) // 2], draw.bytes(5000), b"PK\x03\x04" + bytes(99)):
+    for data in (
+        b"",
+        b"PK",
+        whole[:100],
+        whole[:-1],
+        whole[: len(whole) // 2],
+        draw.bytes(5000),
+        b"PK\x03\x04" + bytes(99),
+    ):
         wrong.write_bytes(data)
         refused(wrong)
     x, answers = images(2).numpy(), PACKED.load(packed, 1)(images(2).numpy())
@@ -150,15 +185,44 @@ def test_an_index_that_lies_is_refused(tmp_path: Path) -> None:
     _, packed, _ = files("quantize('ternary')", tmp_path)
     index, graph, weights = parts(packed)
     wrong, rows = tmp_path / "wrong.onnxz", index["tensors"]
-    lies: list[Any] = [[], {}, {"format": 2, "tensors": rows}, {"format": 1}, {"format": 1, "tensors": rows[1:]},
-                       {"format": 1, "tensors": [*rows, rows[-1]]}, {"format": 1, "tensors": rows[::-1]}]
-    for column, value in ((0, "int32"), (1, rows[0][1] + 5), (1, -1), (1, 2**62), (1, 1.5), (2, "zip"), (3, 0), (3, 2**40),
-                          (3, True), (4, rows[0][4] + 10**7), (4, -4), (4, None)):
-        lies.append({"format": 1, "tensors": [[*rows[0][:column], value, *rows[0][column + 1:]], *rows[1:]]})
+    lies: list[Any] = [
+        [],
+        {},
+        {"format": 2, "tensors": rows},
+        {"format": 1},
+        {"format": 1, "tensors": rows[1:]},
+        {"format": 1, "tensors": [*rows, rows[-1]]},
+        {"format": 1, "tensors": rows[::-1]},
+    ]
+    for column, value in (
+        (0, "int32"),
+        (1, rows[0][1] + 5),
+        (1, -1),
+        (1, 2**62),
+        (1, 1.5),
+        (2, "zip"),
+        (3, 0),
+        (3, 2**40),
+        (3, True),
+        (4, rows[0][4] + 10**7),
+        (4, -4),
+        (4, None),
+    ):
+        lies.append(
+            {
+                "format": 1,
+                "tensors": [[*rows[0][:column], value, *rows[0][column + 1 :]], *rows[1:]],
+            }
+        )
     for lie in lies:
         rewritten(wrong, lie, graph, weights)
         refused(wrong)
-    for some in ((graph, weights[:-1]), (graph, weights + b"0"), (graph[:300], weights), (b"", b"")):
+    for some in (
+        (graph, weights[:-1]),
+        (graph, weights + b"0"),
+        (graph[:300], weights),
+        (b"", b""),
+    ):
         rewritten(wrong, {"format": 1, "tensors": rows}, *some)
         refused(wrong)
     bomb = {"format": 1, "tensors": [["int8", 2**31 + 1, "dense", 2, 0]]}

@@ -32,14 +32,24 @@ def half_returned(net: Any, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("forward", [halves, rows, half_returned])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_parts_stay_in_integers(forward: Callable[[Any, Tensor], Tensor], runtime: str, tmp_path: Path) -> None:
+def test_parts_stay_in_integers(
+    forward: Callable[[Any, Tensor], Tensor], runtime: str, tmp_path: Path
+) -> None:
     target: Any = one_target(runtime)
     torch.manual_seed(0)
-    made = Net(lambda net, x: net.head(forward(net, net.a(x).relu()).mean((2, 3))), a=conv(3, 16), b=conv(8, 8),
-               c=conv(8, 8), head=nn.Linear(8, 4))
+    made = Net(
+        lambda net, x: net.head(forward(net, net.a(x).relu()).mean((2, 3))),
+        a=conv(3, 16),
+        b=conv(8, 8),
+        c=conv(8, 8),
+        head=nn.Linear(8, 4),
+    )
     model = apply("quantize(8)", made.eval(), images(1), images())
     target.export(model, tmp_path / "m.onnx", (3, 16, 16), {})
     assert target.fused(tmp_path / "m.onnx").rest == ()
     with torch.no_grad():
         wanted = model(images(8)).numpy()
-    assert np.abs(target.load(tmp_path / "m.onnx", 1)(images(8).numpy()) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert (
+        np.abs(target.load(tmp_path / "m.onnx", 1)(images(8).numpy()) - wanted).max()
+        < 1e-5 * np.abs(wanted).max()
+    )

@@ -20,7 +20,7 @@ from lissom.surgery.channels.choose import lowest
 from lissom.surgery.channels.groups import Groups, groups_of
 from lissom.surgery.channels.probe import cuttable
 from lissom.surgery.channels.rules import RULES
-from lissom.surgery.channels.slice import Cut, masked, sliced
+from lissom.surgery.channels.slice import Cut, slice_channels, zero_channels
 from lissom.surgery.compare import difference
 
 EXACT = 1e-9  # everything here is computed in float64
@@ -32,15 +32,21 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._NormBase):
-                for tensor, low, high in ((layer.weight, -1.5, 1.5), (layer.bias, -1, 1), (layer.running_mean, -1, 1),
-                                          (layer.running_var, 0.5, 2)):
+                for tensor, low, high in (
+                    (layer.weight, -1.5, 1.5),
+                    (layer.bias, -1, 1),
+                    (layer.running_mean, -1, 1),
+                    (layer.running_var, 0.5, 2),
+                ):
                     if tensor is not None:
                         tensor.copy_(torch.rand(tensor.shape, generator=draw) * (high - low) + low)
     return model.double().eval()
 
 
 def images(count: int = 4, size: int = 8, channels: int = 3) -> Tensor:
-    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(
+        count, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
 
 
 def random_cut(groups: Groups, seed: int) -> Cut:
@@ -59,8 +65,8 @@ def check_exact(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
     lively(model, seed)
     cut = random_cut(cuttable(model, x), seed)
     zeroed, small = copy.deepcopy(model), copy.deepcopy(model)
-    masked(zeroed, cut)
-    sliced(small, cut)
+    zero_channels(zeroed, cut)
+    slice_channels(small, cut)
     with torch.no_grad():
         assert small(x).shape == model(x).shape
     assert difference(zeroed, small, x) < EXACT
@@ -68,7 +74,9 @@ def check_exact(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
 
 
 def check_dead(model: nn.Module, x: Tensor, seed: int = 0) -> None:
-    """Make random units exactly dead where they are made, and leave those who read them alone: cutting changes nothing."""
+    """Make random units exactly dead where they are made, and leave those who read them alone:
+    cutting changes nothing.
+    """
     lively(model, seed)
     groups = cuttable(model, x)
     cut = random_cut(groups, seed)
@@ -77,9 +85,13 @@ def check_dead(model: nn.Module, x: Tensor, seed: int = 0) -> None:
         for group, units in cut:
             for member in group.members:
                 if member.role != "in" and "running" not in member.tensor:
-                    kill(tensors[member.tensor], member.axis, (member.unit >= 0) & units[member.unit.clamp_min(0)])
+                    kill(
+                        tensors[member.tensor],
+                        member.axis,
+                        (member.unit >= 0) & units[member.unit.clamp_min(0)],
+                    )
     small = copy.deepcopy(model)
-    sliced(small, cut)
+    slice_channels(small, cut)
     assert difference(model, small, x) < EXACT
 
 
@@ -92,7 +104,11 @@ def kill(tensor: Tensor, axis: int, dead: Tensor) -> None:
 class Residual(nn.Module):
     def __init__(self, width: int, inner: int, inplace: bool) -> None:
         super().__init__()
-        self.one, self.bn, self.two = conv(width, inner), nn.BatchNorm2d(inner), conv(inner, width, bias=False)
+        self.one, self.bn, self.two = (
+            conv(width, inner),
+            nn.BatchNorm2d(inner),
+            conv(inner, width, bias=False),
+        )
         self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,14 +161,38 @@ def networks(draw: st.DrawFn) -> nn.Module:
     """Draw a small network of blocks that couple channels in every way known here."""
     torch.manual_seed(draw(st.integers(0, 99)))
     width = draw(st.integers(2, 7))
-    layers: list[nn.Module] = [conv(3, width), nn.BatchNorm2d(width), nn.ReLU(inplace=draw(st.booleans()))]
-    for kind in draw(st.lists(st.sampled_from(
-            ["conv", "residual", "concat", "depthwise", "excite", "spatial", "twice", "pool", "grouped", "dropout"]),
-            min_size=1, max_size=5)):
+    layers: list[nn.Module] = [
+        conv(3, width),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=draw(st.booleans())),
+    ]
+    for kind in draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    "conv",
+                    "residual",
+                    "concat",
+                    "depthwise",
+                    "excite",
+                    "spatial",
+                    "twice",
+                    "pool",
+                    "grouped",
+                    "dropout",
+                ]
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    ):
         if kind == "conv":
             wider = draw(st.integers(2, 7))
             stride = draw(st.integers(1, 3))
-            layers += [nn.Conv2d(width, wider, draw(st.sampled_from([1, 3])), stride, padding=1), nn.ReLU()]
+            layers += [
+                nn.Conv2d(width, wider, draw(st.sampled_from([1, 3])), stride, padding=1),
+                nn.ReLU(),
+            ]
             width = wider
         elif kind == "residual":
             layers.append(Residual(width, draw(st.integers(1, 5)), draw(st.booleans())))
@@ -161,12 +201,22 @@ def networks(draw: st.DrawFn) -> nn.Module:
             layers.append(Concat(width, grown))
             width += grown
         elif kind == "depthwise":
-            layers += [conv(width, width, groups=width, bias=draw(st.booleans())), nn.BatchNorm2d(width), nn.ReLU6()]
+            layers += [
+                conv(width, width, groups=width, bias=draw(st.booleans())),
+                nn.BatchNorm2d(width),
+                nn.ReLU6(),
+            ]
         elif kind == "grouped" and width % 2 == 0:
             layers.append(conv(width, 4, groups=2))
             width = 4
         elif kind == "pool":
-            layers.append(draw(st.sampled_from([nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2, 2, 1), nn.Upsample(scale_factor=2)])))
+            layers.append(
+                draw(
+                    st.sampled_from(
+                        [nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2, 2, 1), nn.Upsample(scale_factor=2)]
+                    )
+                )
+            )
         elif kind == "dropout":
             layers.append(nn.Dropout2d(0.5))
         elif kind in ("excite", "spatial", "twice"):
@@ -187,11 +237,15 @@ def test_sliced_is_masked_on_random_networks(model: nn.Module, seed: int) -> Non
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(model=networks(), seed=st.integers(0, 99))
-def test_cutting_dead_channels_changes_nothing_on_random_networks(model: nn.Module, seed: int) -> None:
+def test_cutting_dead_channels_changes_nothing_on_random_networks(
+    model: nn.Module, seed: int
+) -> None:
     check_dead(model, images(3, 6), seed)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "preresnet11", "vgg11", "nin-half", "nin_gc-half", "densenet13"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "preresnet11", "vgg11", "nin-half", "nin_gc-half", "densenet13"]
+)
 def test_cutting_dead_channels_changes_nothing(name: str) -> None:
     check_dead(factory(name)(num_classes=10), images(2, 16))
 
@@ -201,8 +255,19 @@ def test_sliced_is_masked(name: str) -> None:
     check_exact(factory(name)(num_classes=10), images(2, 16))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "squeezenet1_1", "efficientnet_b0",
-                                  "mnasnet0_5", "resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        "densenet121",
+        "squeezenet1_1",
+        "efficientnet_b0",
+        "mnasnet0_5",
+        "resnet18",
+        "shufflenet_v2_x0_5",
+        "mobilenet_v3_small",
+    ],
+)
 def test_sliced_is_masked_on_known_networks(name: str) -> None:
     import torchvision.models as known
 
@@ -210,8 +275,18 @@ def test_sliced_is_masked_on_known_networks(name: str) -> None:
     assert any(hasattr(layer, "kept") for layer in small.modules())
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "convnext_tiny", "swin_v2_t", "regnet_y_400mf",
-                                  "segmentation/lraspp_mobilenet_v3_large", "detection/fasterrcnn_mobilenet_v3_large_fpn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        "shufflenet_v2_x0_5",
+        "convnext_tiny",
+        "swin_v2_t",
+        "regnet_y_400mf",
+        "segmentation/lraspp_mobilenet_v3_large",
+        "detection/fasterrcnn_mobilenet_v3_large_fpn",
+    ],
+)
 def test_cutting_dead_channels_of_known_networks_changes_nothing(name: str) -> None:
     from torchvision.models import get_model
 
@@ -227,99 +302,248 @@ def shuffled(x: Tensor, groups: int) -> Tensor:
 
 HARD: dict[str, Callable[[], nn.Module]] = {
     "grouped and shuffled": lambda: Net(
-        lambda s, x: s.head(s.d(F.relu(s.c(shuffled(s.b(s.a(x)), 4))))), a=conv(3, 16), b=conv(16, 64, groups=4),
-        c=conv(64, 16, groups=8), d=conv(16, 8), head=head(8)),
-    "grouped": lambda: nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 24, groups=4), nn.ReLU(),
-                                     conv(24, 12, groups=3), head(12)),
-    "group norm": lambda: nn.Sequential(conv(3, 16), nn.GroupNorm(4, 16), nn.ReLU(), conv(16, 8), head(8)),
-    "transposed and grouped": lambda: nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 12, 2, 2, groups=4), conv(12, 8),
-                                                    head(8)),
+        lambda s, x: s.head(s.d(F.relu(s.c(shuffled(s.b(s.a(x)), 4))))),
+        a=conv(3, 16),
+        b=conv(16, 64, groups=4),
+        c=conv(64, 16, groups=8),
+        d=conv(16, 8),
+        head=head(8),
+    ),
+    "grouped": lambda: nn.Sequential(
+        conv(3, 16), nn.ReLU(), conv(16, 24, groups=4), nn.ReLU(), conv(24, 12, groups=3), head(12)
+    ),
+    "group norm": lambda: nn.Sequential(
+        conv(3, 16), nn.GroupNorm(4, 16), nn.ReLU(), conv(16, 8), head(8)
+    ),
+    "transposed and grouped": lambda: nn.Sequential(
+        conv(3, 8), nn.ConvTranspose2d(8, 12, 2, 2, groups=4), conv(12, 8), head(8)
+    ),
     "attention with a hidden layer": lambda: Net(
-        lambda s, x: s.head(s.m(s.a(x).flatten(2).transpose(1, 2)).transpose(1, 2).unsqueeze(3)), a=conv(3, 8),
-        m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), head=head(8)),
+        lambda s, x: s.head(s.m(s.a(x).flatten(2).transpose(1, 2)).transpose(1, 2).unsqueeze(3)),
+        a=conv(3, 8),
+        m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        head=head(8),
+    ),
     "positions learned": lambda: positions(),
-    "the same twice": lambda: Net(lambda s, x: s.head(torch.cat([y := s.a(x), y], 1)), a=conv(3, 8), head=head(16)),
-    "shuffled": lambda: Net(lambda s, x: s.head(s.b(shuffled(s.a(x), 4))), a=conv(3, 16), b=conv(16, 8), head=head(8)),
-    "split at a number": lambda: Net(lambda s, x: s.head(s.b((y := s.a(x))[:, :6]) + s.c(y[:, 6:])),
-                                     a=conv(3, 16), b=conv(6, 8), c=conv(10, 8), head=head(8)),
-    "some channels alone": lambda: Net(lambda s, x: s.head(s.a(x)[:, 2:14]), a=conv(3, 16), head=head(12)),
-    "one channel alone": lambda: Net(lambda s, x: s.head((y := s.a(x)) * y[:, 3:4]), a=conv(3, 16), head=head(16)),
-    "halves": lambda: Net(lambda s, x: s.head(s.b((y := s.a(x).chunk(2, 1))[0]) + s.c(y[1])),
-                          a=conv(3, 16), b=conv(8, 8), c=conv(8, 8), head=head(8)),
-    "halves change places": lambda: Net(lambda s, x: s.head(s.b(torch.cat(s.a(x).chunk(2, 1)[::-1], 1))),
-                                        a=conv(3, 16), b=conv(16, 8), head=head(8)),
-    "split in pieces of five": lambda: Net(lambda s, x: s.head(sum(f(y) for f, y in zip(s.b, s.a(x).split(5, 1),
-        strict=True))),
-                                           a=conv(3, 15), b=nn.ModuleList([conv(5, 8) for _ in range(3)]), head=head(8)),
-    "gated by the other half": lambda: Net(lambda s, x: s.head(F.glu(s.a(x), 1)), a=conv(3, 16), head=head(8)),
-    "written into a part": lambda: Net(lambda s, x: s.head(doubled(s.a(x))), a=conv(3, 16), head=head(16)),
-    "written over the other half": lambda: Net(lambda s, x: s.head(other_half(s.a(x))), a=conv(3, 16), head=head(16)),
+    "the same twice": lambda: Net(
+        lambda s, x: s.head(torch.cat([y := s.a(x), y], 1)), a=conv(3, 8), head=head(16)
+    ),
+    "shuffled": lambda: Net(
+        lambda s, x: s.head(s.b(shuffled(s.a(x), 4))), a=conv(3, 16), b=conv(16, 8), head=head(8)
+    ),
+    "split at a number": lambda: Net(
+        lambda s, x: s.head(s.b((y := s.a(x))[:, :6]) + s.c(y[:, 6:])),
+        a=conv(3, 16),
+        b=conv(6, 8),
+        c=conv(10, 8),
+        head=head(8),
+    ),
+    "some channels alone": lambda: Net(
+        lambda s, x: s.head(s.a(x)[:, 2:14]), a=conv(3, 16), head=head(12)
+    ),
+    "one channel alone": lambda: Net(
+        lambda s, x: s.head((y := s.a(x)) * y[:, 3:4]), a=conv(3, 16), head=head(16)
+    ),
+    "halves": lambda: Net(
+        lambda s, x: s.head(s.b((y := s.a(x).chunk(2, 1))[0]) + s.c(y[1])),
+        a=conv(3, 16),
+        b=conv(8, 8),
+        c=conv(8, 8),
+        head=head(8),
+    ),
+    "halves change places": lambda: Net(
+        lambda s, x: s.head(s.b(torch.cat(s.a(x).chunk(2, 1)[::-1], 1))),
+        a=conv(3, 16),
+        b=conv(16, 8),
+        head=head(8),
+    ),
+    "split in pieces of five": lambda: Net(
+        lambda s, x: s.head(sum(f(y) for f, y in zip(s.b, s.a(x).split(5, 1), strict=True))),
+        a=conv(3, 15),
+        b=nn.ModuleList([conv(5, 8) for _ in range(3)]),
+        head=head(8),
+    ),
+    "gated by the other half": lambda: Net(
+        lambda s, x: s.head(F.glu(s.a(x), 1)), a=conv(3, 16), head=head(8)
+    ),
+    "written into a part": lambda: Net(
+        lambda s, x: s.head(doubled(s.a(x))), a=conv(3, 16), head=head(16)
+    ),
+    "written over the other half": lambda: Net(
+        lambda s, x: s.head(other_half(s.a(x))), a=conv(3, 16), head=head(16)
+    ),
     "a constant mixes places": lambda: Net(
-        lambda s, x: s.out(F.relu(s.mix @ s.a(x).flatten(2).transpose(1, 2)).mean(1)), a=conv(3, 16),
-        mix=nn.Buffer(torch.rand(64, 64)), out=nn.Linear(16, 4)),
+        lambda s, x: s.out(F.relu(s.mix @ s.a(x).flatten(2).transpose(1, 2)).mean(1)),
+        a=conv(3, 16),
+        mix=nn.Buffer(torch.rand(64, 64)),
+        out=nn.Linear(16, 4),
+    ),
     "places mixed from the right": lambda: Net(
-        lambda s, x: s.out(F.relu(s.a(x).flatten(2) @ torch.eye(64, dtype=x.dtype).roll(3, 1)).mean(2)), a=conv(3, 16),
-        out=nn.Linear(16, 4)),
+        lambda s, x: s.out(
+            F.relu(s.a(x).flatten(2) @ torch.eye(64, dtype=x.dtype).roll(3, 1)).mean(2)
+        ),
+        a=conv(3, 16),
+        out=nn.Linear(16, 4),
+    ),
     "einsum with a layer's weight": lambda: Net(
-        lambda s, x: s.head(torch.einsum("bchw,oc->bohw", F.relu(s.a(x)), s.b.weight)), a=conv(3, 16), b=nn.Linear(16, 8),
-        head=head(8)),
+        lambda s, x: s.head(torch.einsum("bchw,oc->bohw", F.relu(s.a(x)), s.b.weight)),
+        a=conv(3, 16),
+        b=nn.Linear(16, 8),
+        head=head(8),
+    ),
     "normalised embedding": lambda: Net(
-        lambda s, x: s.out(F.normalize(F.relu(s.a(x)).mean((2, 3)), dim=-1)), a=conv(3, 16), out=nn.Linear(16, 4)),
+        lambda s, x: s.out(F.normalize(F.relu(s.a(x)).mean((2, 3)), dim=-1)),
+        a=conv(3, 16),
+        out=nn.Linear(16, 4),
+    ),
     "normalised behind a sigmoid": lambda: Net(
-        lambda s, x: s.out(F.normalize(s.a(x).mean((2, 3)).sigmoid(), dim=-1)), a=conv(3, 16), out=nn.Linear(16, 4)),
+        lambda s, x: s.out(F.normalize(s.a(x).mean((2, 3)).sigmoid(), dim=-1)),
+        a=conv(3, 16),
+        out=nn.Linear(16, 4),
+    ),
     "divided by the sum of all": lambda: Net(
-        lambda s, x: s.head((y := F.relu(s.a(x))) / (1 + y.sum(1, keepdim=True))), a=conv(3, 16), head=head(16)),
-    "view of fixed size": lambda: Net(lambda s, x: s.out(s.a(x).view(-1, 16 * 64)), a=conv(3, 16), out=nn.Linear(1024, 4)),
-    "rolled": lambda: Net(lambda s, x: s.head(s.b(s.a(x).roll(5, 1))), a=conv(3, 16), b=conv(16, 8), head=head(8)),
-    "every other channel": lambda: Net(lambda s, x: s.head(s.a(x)[:, ::2]), a=conv(3, 16), head=head(8)),
-    "chosen by index": lambda: Net(lambda s, x: s.head(s.a(x)[:, [1, 5, 3]]), a=conv(3, 16), head=head(3)),
-    "channels one by one": lambda: Net(lambda s, x: s.head(s.b((y := s.a(x)).reshape(-1, 1, *y.shape[2:])).view(y.shape)),
-                                       a=conv(3, 16), b=conv(1, 1), head=head(16)),
-    "depth multiplier": lambda: nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 8), conv(8, 16, groups=8), conv(16,
-        8), head(8)),
-    "instance norm": lambda: nn.Sequential(conv(3, 16), nn.InstanceNorm2d(16, affine=True), conv(16, 8), head(8)),
+        lambda s, x: s.head((y := F.relu(s.a(x))) / (1 + y.sum(1, keepdim=True))),
+        a=conv(3, 16),
+        head=head(16),
+    ),
+    "view of fixed size": lambda: Net(
+        lambda s, x: s.out(s.a(x).view(-1, 16 * 64)), a=conv(3, 16), out=nn.Linear(1024, 4)
+    ),
+    "rolled": lambda: Net(
+        lambda s, x: s.head(s.b(s.a(x).roll(5, 1))), a=conv(3, 16), b=conv(16, 8), head=head(8)
+    ),
+    "every other channel": lambda: Net(
+        lambda s, x: s.head(s.a(x)[:, ::2]), a=conv(3, 16), head=head(8)
+    ),
+    "chosen by index": lambda: Net(
+        lambda s, x: s.head(s.a(x)[:, [1, 5, 3]]), a=conv(3, 16), head=head(3)
+    ),
+    "channels one by one": lambda: Net(
+        lambda s, x: s.head(s.b((y := s.a(x)).reshape(-1, 1, *y.shape[2:])).view(y.shape)),
+        a=conv(3, 16),
+        b=conv(1, 1),
+        head=head(16),
+    ),
+    "depth multiplier": lambda: nn.Sequential(
+        conv(3, 16), nn.ReLU(), conv(16, 8), conv(8, 16, groups=8), conv(16, 8), head(8)
+    ),
+    "instance norm": lambda: nn.Sequential(
+        conv(3, 16), nn.InstanceNorm2d(16, affine=True), conv(16, 8), head(8)
+    ),
     "batch norm with computed scales": lambda: Net(
-        lambda s, x: s.head(F.batch_norm(s.a(x), s.n.running_mean, s.n.running_var, s.n.weight.abs(), s.n.bias)),
-        a=conv(3, 16), n=nn.BatchNorm2d(16), head=head(16)),
-    "batch norm of the batch": lambda: nn.Sequential(conv(3, 16), nn.BatchNorm2d(16, track_running_stats=False), head(16)),
-    "bias that is computed": lambda: Net(lambda s, x: s.head(F.conv2d(x, s.a.weight, s.a.bias * 2)), a=conv(3, 16),
-        head=head(16)),
+        lambda s, x: s.head(
+            F.batch_norm(s.a(x), s.n.running_mean, s.n.running_var, s.n.weight.abs(), s.n.bias)
+        ),
+        a=conv(3, 16),
+        n=nn.BatchNorm2d(16),
+        head=head(16),
+    ),
+    "batch norm of the batch": lambda: nn.Sequential(
+        conv(3, 16), nn.BatchNorm2d(16, track_running_stats=False), head(16)
+    ),
+    "bias that is computed": lambda: Net(
+        lambda s, x: s.head(F.conv2d(x, s.a.weight, s.a.bias * 2)), a=conv(3, 16), head=head(16)
+    ),
     "weights read backwards": lambda: Net(
         lambda s, x: s.out(F.linear(F.relu(s.w(s.a(x).mean((2, 3)))), s.w.weight.t()).relu()),
-        a=conv(3, 16), w=nn.Linear(16, 8), out=nn.Linear(16, 4)),
-    "one dimension": lambda: Net(lambda s, x: s.head(s.c(F.relu(s.b(s.a(x.flatten(2))))).unsqueeze(3)),
+        a=conv(3, 16),
+        w=nn.Linear(16, 8),
+        out=nn.Linear(16, 4),
+    ),
+    "one dimension": lambda: Net(
+        lambda s, x: s.head(s.c(F.relu(s.b(s.a(x.flatten(2))))).unsqueeze(3)),
         a=nn.Conv1d(3, 16, 3),
-                                 b=nn.Conv1d(16, 16, 3, groups=16), c=nn.Conv1d(16, 8, 3), head=head(8)),
-    "three dimensions": lambda: Net(lambda s, x: s.head(s.b(s.a(x.unsqueeze(2))).flatten(2, 3)), a=nn.Conv3d(3, 16,
-        (1, 3, 3)),
-                                    b=nn.Conv3d(16, 16, 1, groups=16), head=head(16)),
-    "odd strides": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, (3, 2)), nn.Conv2d(8, 8, (1, 2), (1, 2), dilation=(1,
-        2)), head(8)),
-    "transposed convolution": lambda: nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 6, 2, 2), conv(6, 8), head(8)),
+        b=nn.Conv1d(16, 16, 3, groups=16),
+        c=nn.Conv1d(16, 8, 3),
+        head=head(8),
+    ),
+    "three dimensions": lambda: Net(
+        lambda s, x: s.head(s.b(s.a(x.unsqueeze(2))).flatten(2, 3)),
+        a=nn.Conv3d(3, 16, (1, 3, 3)),
+        b=nn.Conv3d(16, 16, 1, groups=16),
+        head=head(16),
+    ),
+    "odd strides": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, (3, 2)), nn.Conv2d(8, 8, (1, 2), (1, 2), dilation=(1, 2)), head(8)
+    ),
+    "transposed convolution": lambda: nn.Sequential(
+        conv(3, 8), nn.ConvTranspose2d(8, 6, 2, 2), conv(6, 8), head(8)
+    ),
     "prelu": lambda: nn.Sequential(conv(3, 8), nn.PReLU(8), conv(8, 8), head(8)),
-    "circular": lambda: nn.Sequential(conv(3, 8), conv(8, 8, padding_mode="circular"), conv(8, 8), head(8)),
-    "into a buffer": lambda: Net(lambda s, x: s.head(s.b(filled(s.a(x)))), a=conv(3, 8), b=conv(12, 8), head=head(8)),
-    "batch norm after flatten": lambda: nn.Sequential(conv(3, 4), nn.Flatten(), nn.BatchNorm1d(256), nn.Linear(256, 4)),
-    "shuffled by PyTorch": lambda: nn.Sequential(conv(3, 16), nn.ChannelShuffle(4), conv(16, 8), head(8)),
-    "patches": lambda: Net(lambda s, x: s.l(F.unfold(F.relu(s.a(x)), 2, stride=2).mean(2)), a=conv(3, 8),
-                           l=nn.Linear(32, 5)),
-    "pooled and put back": lambda: Net(lambda s, x: s.head(s.c(F.max_unpool2d(s.b((y := F.max_pool2d(
-        s.a(x), 2, return_indices=True))[0]), y[1], 2))), a=conv(3, 8), b=conv(8, 8), c=conv(8, 8), head=head(8)),
-    "blurred": lambda: Net(lambda s, x: s.head(F.conv2d(y := s.a(x), torch.ones(1, 1, 3, 3, dtype=x.dtype).repeat(
-        y.shape[1], 1, 1, 1), groups=y.shape[1])), a=conv(3, 8), head=head(8)),
-    "scales that are mapped": lambda: Net(lambda s, x: s.head(s.a(x) * torch.sigmoid(s.n.weight) + F.softplus(
-        s.n.bias)), a=conv(3, 8), n=holder(weight=(1, 8, 1, 1), bias=(1, 8, 1, 1)), head=head(8)),
-    "matrices by hand": lambda: Net(lambda s, x: s.out(F.relu(s.a(x).mean((2, 3)) @ s.n.one.T) @ s.n.two), a=conv(3, 16),
-                                    n=holder(one=(12, 16), two=(12, 8)), out=nn.Linear(8, 4)),
-    "read by an LSTM": lambda: Net(lambda s, x: s.out(s.r(s.a(x).flatten(2).transpose(1, 2))[0][:, -1]), a=conv(3, 8),
-                                   r=nn.LSTM(8, 6, 2, batch_first=True), out=nn.Linear(6, 4)),
-    "read by a GRU": lambda: Net(lambda s, x: s.out(s.r(s.a(x).flatten(2).transpose(1, 2))[0][:, -1]), a=conv(3, 8),
-                                 r=nn.GRU(8, 6, batch_first=True, bidirectional=True), out=nn.Linear(12, 4)),
-    "instance norm without scales": lambda: nn.Sequential(conv(3, 16), nn.InstanceNorm2d(16), conv(16, 8),
-                                                          nn.InstanceNorm2d(8), head(8)),
-    "attention": lambda: Net(lambda s, x: s.head(s.m(*[s.a(x).flatten(2).transpose(1, 2)] * 3)[0].transpose(1,
-        2).unsqueeze(3)),
-                             a=conv(3, 8), m=nn.MultiheadAttention(8, 2, batch_first=True), head=head(8)),
+    "circular": lambda: nn.Sequential(
+        conv(3, 8), conv(8, 8, padding_mode="circular"), conv(8, 8), head(8)
+    ),
+    "into a buffer": lambda: Net(
+        lambda s, x: s.head(s.b(filled(s.a(x)))), a=conv(3, 8), b=conv(12, 8), head=head(8)
+    ),
+    "batch norm after flatten": lambda: nn.Sequential(
+        conv(3, 4), nn.Flatten(), nn.BatchNorm1d(256), nn.Linear(256, 4)
+    ),
+    "shuffled by PyTorch": lambda: nn.Sequential(
+        conv(3, 16), nn.ChannelShuffle(4), conv(16, 8), head(8)
+    ),
+    "patches": lambda: Net(
+        lambda s, x: s.l(F.unfold(F.relu(s.a(x)), 2, stride=2).mean(2)),
+        a=conv(3, 8),
+        l=nn.Linear(32, 5),
+    ),
+    "pooled and put back": lambda: Net(
+        lambda s, x: s.head(
+            s.c(
+                F.max_unpool2d(s.b((y := F.max_pool2d(s.a(x), 2, return_indices=True))[0]), y[1], 2)
+            )
+        ),
+        a=conv(3, 8),
+        b=conv(8, 8),
+        c=conv(8, 8),
+        head=head(8),
+    ),
+    "blurred": lambda: Net(
+        lambda s, x: s.head(
+            F.conv2d(
+                y := s.a(x),
+                torch.ones(1, 1, 3, 3, dtype=x.dtype).repeat(y.shape[1], 1, 1, 1),
+                groups=y.shape[1],
+            )
+        ),
+        a=conv(3, 8),
+        head=head(8),
+    ),
+    "scales that are mapped": lambda: Net(
+        lambda s, x: s.head(s.a(x) * torch.sigmoid(s.n.weight) + F.softplus(s.n.bias)),
+        a=conv(3, 8),
+        n=holder(weight=(1, 8, 1, 1), bias=(1, 8, 1, 1)),
+        head=head(8),
+    ),
+    "matrices by hand": lambda: Net(
+        lambda s, x: s.out(F.relu(s.a(x).mean((2, 3)) @ s.n.one.T) @ s.n.two),
+        a=conv(3, 16),
+        n=holder(one=(12, 16), two=(12, 8)),
+        out=nn.Linear(8, 4),
+    ),
+    "read by an LSTM": lambda: Net(
+        lambda s, x: s.out(s.r(s.a(x).flatten(2).transpose(1, 2))[0][:, -1]),
+        a=conv(3, 8),
+        r=nn.LSTM(8, 6, 2, batch_first=True),
+        out=nn.Linear(6, 4),
+    ),
+    "read by a GRU": lambda: Net(
+        lambda s, x: s.out(s.r(s.a(x).flatten(2).transpose(1, 2))[0][:, -1]),
+        a=conv(3, 8),
+        r=nn.GRU(8, 6, batch_first=True, bidirectional=True),
+        out=nn.Linear(12, 4),
+    ),
+    "instance norm without scales": lambda: nn.Sequential(
+        conv(3, 16), nn.InstanceNorm2d(16), conv(16, 8), nn.InstanceNorm2d(8), head(8)
+    ),
+    "attention": lambda: Net(
+        lambda s, x: s.head(
+            s.m(*[s.a(x).flatten(2).transpose(1, 2)] * 3)[0].transpose(1, 2).unsqueeze(3)
+        ),
+        a=conv(3, 8),
+        m=nn.MultiheadAttention(8, 2, batch_first=True),
+        head=head(8),
+    ),
 }
 
 
@@ -332,11 +556,15 @@ def holder(**shapes: tuple[int, ...]) -> nn.Module:
 
 
 def positions() -> nn.Module:
-    """Add a learned number for each channel and place, scale by one for each channel, join a learned token."""
+    """Add a learned number for each channel and place, scale by one for each channel, join a
+    learned token.
+    """
+
     def forward(s: Any, x: Tensor) -> Tensor:
         y = s.one(x).flatten(2).transpose(1, 2)  # n places channels
         y = torch.cat([s.token.expand(len(y), -1, -1), y], 1) + s.place
         return s.head(F.gelu(y).mean(1) * s.scale[None])
+
     net = Net(forward, one=conv(3, 8), head=nn.Linear(8, 4))
     net.token, net.place = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 65, 8))
     net.scale = nn.Parameter(torch.randn(8))
@@ -367,19 +595,53 @@ def test_what_is_cut_is_exact_or_left_whole(name: str, seed: int) -> None:
     check_exact(HARD[name](), images(3), seed)
 
 
-@pytest.mark.parametrize(("name", "layer"), [
-    ("grouped and shuffled", "d"), ("grouped and shuffled", "a"), ("grouped and shuffled", "c"), ("grouped", "2"),
-    ("shuffled", "a"), ("halves", "a"), ("halves change places", "a"), ("group norm", "0"), ("prelu", "0"),
-    ("transposed convolution", "1"), ("transposed and grouped", "1"), ("attention with a hidden layer", "m.linear1"),
-    ("positions learned", "one"), ("depth multiplier", "0"), ("depth multiplier", "4"), ("one dimension", "a"),
-    ("one dimension", "c"), ("three dimensions", "a"), ("odd strides", "0"), ("transposed convolution", "2"),
-    ("shuffled by PyTorch", "0"), ("patches", "a"), ("pooled and put back", "a"), ("blurred", "a"),
-    ("scales that are mapped", "a"), ("matrices by hand", "a"), ("matrices by hand", "n"), ("read by an LSTM", "a"),
-    ("read by a GRU", "a"), ("instance norm without scales", "0"),
-    ("gated by the other half", "a"), ("written over the other half", "a"), ("a constant mixes places", "a"),
-    ("places mixed from the right", "a"), ("einsum with a layer's weight", "a"), ("einsum with a layer's weight", "b"),
-    ("normalised embedding", "a"), ("divided by the sum of all", "a"), ("circular", "1"),
-    ("batch norm after flatten", "0"), ("batch norm of the batch", "0"), ("instance norm", "2")])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("grouped and shuffled", "d"),
+        ("grouped and shuffled", "a"),
+        ("grouped and shuffled", "c"),
+        ("grouped", "2"),
+        ("shuffled", "a"),
+        ("halves", "a"),
+        ("halves change places", "a"),
+        ("group norm", "0"),
+        ("prelu", "0"),
+        ("transposed convolution", "1"),
+        ("transposed and grouped", "1"),
+        ("attention with a hidden layer", "m.linear1"),
+        ("positions learned", "one"),
+        ("depth multiplier", "0"),
+        ("depth multiplier", "4"),
+        ("one dimension", "a"),
+        ("one dimension", "c"),
+        ("three dimensions", "a"),
+        ("odd strides", "0"),
+        ("transposed convolution", "2"),
+        ("shuffled by PyTorch", "0"),
+        ("patches", "a"),
+        ("pooled and put back", "a"),
+        ("blurred", "a"),
+        ("scales that are mapped", "a"),
+        ("matrices by hand", "a"),
+        ("matrices by hand", "n"),
+        ("read by an LSTM", "a"),
+        ("read by a GRU", "a"),
+        ("instance norm without scales", "0"),
+        ("gated by the other half", "a"),
+        ("written over the other half", "a"),
+        ("a constant mixes places", "a"),
+        ("places mixed from the right", "a"),
+        ("einsum with a layer's weight", "a"),
+        ("einsum with a layer's weight", "b"),
+        ("normalised embedding", "a"),
+        ("divided by the sum of all", "a"),
+        ("circular", "1"),
+        ("batch norm after flatten", "0"),
+        ("batch norm of the batch", "0"),
+        ("instance norm", "2"),
+    ],
+)
 def test_what_can_be_cut_is_not_left_whole(name: str, layer: str) -> None:
     model = lively(HARD[name]())
     assert any(layer in group.layers("out") for group in cuttable(model, images()))
@@ -401,9 +663,19 @@ def test_prune_of_a_hard_network_works_or_says_why_not(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::lissom.LissomWarning")
 def test_a_branch_that_begins_at_zero_is_cut_right_too() -> None:
-    """What multiplies a branch by zero hides from the outputs that it was cut wrongly; training would uncover it."""
-    model = lively(Net(lambda s, x: s.head((y := F.relu(s.stem(x))) + s.bn(s.two(s.one(y).roll(5, 1)))), stem=conv(3, 16),
-                       one=conv(16, 32), two=conv(32, 16), bn=nn.BatchNorm2d(16), head=head(16)))
+    """What multiplies a branch by zero hides from the outputs that it was cut wrongly; training
+    would uncover it.
+    """
+    model = lively(
+        Net(
+            lambda s, x: s.head((y := F.relu(s.stem(x))) + s.bn(s.two(s.one(y).roll(5, 1)))),
+            stem=conv(3, 16),
+            one=conv(16, 32),
+            two=conv(32, 16),
+            bn=nn.BatchNorm2d(16),
+            head=head(16),
+        )
+    )
     with torch.no_grad():
         model.bn.weight.zero_()
     small = apply("prune(0.3, multiple=1)", model, images(1), images())
@@ -414,18 +686,34 @@ def test_a_branch_that_begins_at_zero_is_cut_right_too() -> None:
                 gone = [k for k in range(getattr(model, layer).out_channels) if k not in kept]
                 getattr(model, layer).weight[gone], getattr(model, layer).bias[gone] = 0, 0
                 if layer == "stem":
-                    for tensor in (model.two.weight, model.two.bias, model.bn.bias, model.bn.running_mean):
+                    for tensor in (
+                        model.two.weight,
+                        model.two.bias,
+                        model.bn.bias,
+                        model.bn.running_mean,
+                    ):
                         tensor[gone] = 0
         for net in (small, model):
             net.bn.weight.fill_(1)
         torch.testing.assert_close(small(images()), model(images()))
 
 
-@pytest.mark.parametrize("wrap", [lambda y, z: (y, z), lambda y, z: {"one": y, "two": [z]}], ids=["tuple", "dict"])
+@pytest.mark.parametrize(
+    "wrap", [lambda y, z: (y, z), lambda y, z: {"one": y, "two": [z]}], ids=["tuple", "dict"]
+)
 @pytest.mark.parametrize("recipe", ["prune(0.5)", "fold"])
-def test_networks_may_return_more_than_one_tensor(wrap: Callable[[Tensor, Tensor], Any], recipe: str) -> None:
-    model = lively(Net(lambda s, x: wrap(s.head(y := s.bn(s.two(F.relu(s.one(x))))), y), one=conv(3, 16), two=conv(16, 16),
-                       bn=nn.BatchNorm2d(16), head=head(16)))
+def test_networks_may_return_more_than_one_tensor(
+    wrap: Callable[[Tensor, Tensor], Any], recipe: str
+) -> None:
+    model = lively(
+        Net(
+            lambda s, x: wrap(s.head(y := s.bn(s.two(F.relu(s.one(x))))), y),
+            one=conv(3, 16),
+            two=conv(16, 16),
+            bn=nn.BatchNorm2d(16),
+            head=head(16),
+        )
+    )
     small = apply(recipe, model, images(1), images(4))
     if recipe == "fold":
         for a, b in zip(_flat(small(images(2))), _flat(model(images(2))), strict=True):
@@ -444,6 +732,7 @@ def test_a_branch_that_only_training_runs_still_runs_after_a_cut() -> None:
     def forward(s: Any, x: Tensor) -> Any:
         y = F.relu(s.one(x))
         return (s.head(y), s.extra(y)) if s.training else s.head(y)
+
     model = lively(Net(forward, one=conv(3, 16), head=head(16), extra=head(16)))
     small = apply("prune(0.5)", model, images(1), images(4))
     assert small.one.out_channels == 8
@@ -454,18 +743,33 @@ def test_what_is_kept_composes_over_two_cuts() -> None:
     model = lively(nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 12), head(12)))
     first = copy.deepcopy(model)
     for seed in (3, 4):
-        sliced(model, random_cut(cuttable(model, images()), seed))
+        slice_channels(model, random_cut(cuttable(model, images()), seed))
     for k in (0, 2):
         kept, layer = model[k].kept, model[k]
-        assert kept == sorted(set(kept)) and len(kept) == layer.out_channels == len(layer.weight) < first[k].out_channels
+        assert (
+            kept == sorted(set(kept))
+            and len(kept) == layer.out_channels == len(layer.weight) < first[k].out_channels
+        )
         read = range(3) if k == 0 else model[0].kept
-        torch.testing.assert_close(layer.weight, first[k].weight[kept][:, list(read)], rtol=0, atol=0)
+        torch.testing.assert_close(
+            layer.weight, first[k].weight[kept][:, list(read)], rtol=0, atol=0
+        )
         torch.testing.assert_close(layer.bias, first[k].bias[kept], rtol=0, atol=0)
 
 
 def test_the_widths_that_layers_state_follow_their_tensors() -> None:
-    small = check_exact(nn.Sequential(conv(3, 8), conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(512, 6),
-                                      nn.Linear(6, 4)), images(), 2)
+    small = check_exact(
+        nn.Sequential(
+            conv(3, 8),
+            conv(8, 8, groups=8),
+            nn.BatchNorm2d(8),
+            nn.Flatten(),
+            nn.Linear(512, 6),
+            nn.Linear(6, 4),
+        ),
+        images(),
+        2,
+    )
     first, depth, norm, _, one, two = small
     width = first.weight.shape[0]
     assert (first.in_channels, first.out_channels, first.groups) == (3, width, 1)
@@ -475,8 +779,13 @@ def test_the_widths_that_layers_state_follow_their_tensors() -> None:
 
 
 def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
-    model = Net(lambda s, x: s.head(torch.cat([s.one(y := s.stem(x)), s.two(F.relu(y))], 1)),
-                stem=conv(3, 8), one=conv(8, 6), two=conv(8, 6), head=head(12))
+    model = Net(
+        lambda s, x: s.head(torch.cat([s.one(y := s.stem(x)), s.two(F.relu(y))], 1)),
+        stem=conv(3, 8),
+        one=conv(8, 6),
+        two=conv(8, 6),
+        head=head(12),
+    )
     model.two.weight = model.one.weight
     small = check_exact(model, images(), 2)
     assert small.one.weight is small.two.weight and small.one.weight.shape[0] < 6
@@ -495,7 +804,9 @@ def test_frozen_parameters_stay_frozen() -> None:
     model[0].requires_grad_(False)
     small = check_exact(model, images(), 1)
     assert small[0].out_channels < 8
-    assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in small.parameters()] == [
+        p.requires_grad for p in model.parameters()
+    ]
 
 
 def test_the_difference_is_relative_to_the_largest_output() -> None:
@@ -508,10 +819,17 @@ def test_the_difference_is_relative_to_the_largest_output() -> None:
 
 
 def test_the_dead_channels_of_a_grouped_and_shuffled_network_are_cut_without_a_trace() -> None:
-    """Every odd channel of conv(groups=4) -> shuffle(4) -> conv(groups=8) is dead; other tools change the output."""
+    """Every odd channel of conv(groups=4) -> shuffle(4) -> conv(groups=8) is dead; other tools
+    change the output.
+    """
     torch.manual_seed(0)
-    model = lively(Net(lambda s, x: s.two(shuffled(s.one(x), 4)), one=nn.Conv2d(16, 64, 3, padding=1, groups=4),
-                       two=nn.Conv2d(64, 32, 3, padding=1, groups=8)))
+    model = lively(
+        Net(
+            lambda s, x: s.two(shuffled(s.one(x), 4)),
+            one=nn.Conv2d(16, 64, 3, padding=1, groups=4),
+            two=nn.Conv2d(64, 32, 3, padding=1, groups=8),
+        )
+    )
     with torch.no_grad():
         model.one.weight[1::2], model.one.bias[1::2] = 0, 0
     x = images(2, channels=16)
@@ -519,15 +837,22 @@ def test_the_dead_channels_of_a_grouped_and_shuffled_network_are_cut_without_a_t
     units = torch.arange(group.size) % 2 == 1
     assert set(group.members[0].unit[1::2].tolist()) == set(units.nonzero().flatten().tolist())
     small = copy.deepcopy(model)
-    sliced(small, [(group, units)])
-    assert small.one.out_channels == small.two.in_channels == 32 and (small.one.groups, small.two.groups) == (4, 8)
+    slice_channels(small, [(group, units)])
+    assert small.one.out_channels == small.two.in_channels == 32 and (
+        small.one.groups,
+        small.two.groups,
+    ) == (4, 8)
     assert difference(model, small, x) < EXACT
 
 
 def test_parts_of_one_layer_are_groups_of_different_names() -> None:
     model = lively(HARD["some channels alone"]())
-    split = Net(lambda s, x: s.head(torch.cat([(y := s.a(x).chunk(2, 1))[0], s.b(y[1]), y[1]], 1)), a=conv(3, 16),
-                b=conv(8, 8), head=head(24))
+    split = Net(
+        lambda s, x: s.head(torch.cat([(y := s.a(x).chunk(2, 1))[0], s.b(y[1]), y[1]], 1)),
+        a=conv(3, 16),
+        b=conv(8, 8),
+        head=head(24),
+    )
     for net in (model, lively(split)):
         names = [group.name for group in groups_of(net, images())]
         assert len(names) == len(set(names)) >= 1
@@ -536,7 +861,10 @@ def test_parts_of_one_layer_are_groups_of_different_names() -> None:
 
 def test_an_instance_norm_without_tensors_states_its_width() -> None:
     small = check_exact(HARD["instance norm without scales"](), images(), 1)
-    assert (small[1].num_features, small[3].num_features) == (small[0].out_channels, small[2].out_channels)
+    assert (small[1].num_features, small[3].num_features) == (
+        small[0].out_channels,
+        small[2].out_channels,
+    )
     assert small[1].num_features < 16
 
 
@@ -544,13 +872,22 @@ def test_an_instance_norm_without_tensors_states_its_width() -> None:
 def test_rounding_is_not_taken_for_a_difference(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = lively(factory("resnet20")(num_classes=10)).to(dtype)
-    small = apply("prune(0.4, multiple=1, recalibrate=False)", model, images(1, 16).to(dtype), images(4, 16).to(dtype))
+    small = apply(
+        "prune(0.4, multiple=1, recalibrate=False)",
+        model,
+        images(1, 16).to(dtype),
+        images(4, 16).to(dtype),
+    )
     assert small.stem.weight.dtype == dtype and small.head.weight.shape[1] < 64
 
 
 def test_networks_that_take_whole_numbers_are_cut() -> None:
-    model = Net(lambda s, x: s.out(F.relu(s.one(s.words(x).transpose(1, 2))).mean(2)), words=nn.Embedding(20, 16),
-                one=nn.Conv1d(16, 12, 3), out=nn.Linear(12, 4))
+    model = Net(
+        lambda s, x: s.out(F.relu(s.one(s.words(x).transpose(1, 2))).mean(2)),
+        words=nn.Embedding(20, 16),
+        one=nn.Conv1d(16, 12, 3),
+        out=nn.Linear(12, 4),
+    )
     words = torch.randint(0, 20, (4, 10))
     assert apply("prune(0.5, multiple=1)", model, words[:1], words).one.out_channels == 6
 
@@ -581,28 +918,56 @@ def test_a_network_with_weights_that_hooks_compute_is_cut() -> None:
 
 
 def test_a_trial_that_passes_by_chance_is_not_taken_for_a_proof() -> None:
-    """Both halves of what is split lose the same where all groups are as narrow, or where the pattern of a trial fits."""
-    narrow = Net(lambda s, x: s.head(torch.cat([(y := shuffled(s.a(x), 2).chunk(2, 1))[0], s.b(y[1])], 1)), a=conv(3, 8),
-                 b=conv(4, 4), head=head(8))
-    wide = Net(lambda s, x: s.head(s.d((y := torch.cat([s.a(x), s.b(x), s.c(x)], 1).chunk(2, 1))[0]) + s.e(y[1])),
-               a=conv(3, 4), b=conv(3, 8), c=conv(3, 4), d=conv(8, 8), e=conv(8, 8), head=head(8))
+    """Both halves of what is split lose the same where all groups are as narrow, or where the
+    pattern of a trial fits.
+    """
+    narrow = Net(
+        lambda s, x: s.head(torch.cat([(y := shuffled(s.a(x), 2).chunk(2, 1))[0], s.b(y[1])], 1)),
+        a=conv(3, 8),
+        b=conv(4, 4),
+        head=head(8),
+    )
+    wide = Net(
+        lambda s, x: s.head(
+            s.d((y := torch.cat([s.a(x), s.b(x), s.c(x)], 1).chunk(2, 1))[0]) + s.e(y[1])
+        ),
+        a=conv(3, 4),
+        b=conv(3, 8),
+        c=conv(3, 4),
+        d=conv(8, 8),
+        e=conv(8, 8),
+        head=head(8),
+    )
     for model in (narrow, wide):
         for seed in range(3):
             check_exact(copy.deepcopy(model), images(), seed)
 
 
 @pytest.mark.parametrize("place", [0, 3, 6])
-def test_one_missed_coupling_among_many_groups_is_found(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All groups are tried at once: the one whose channels are not where labels say is left whole, and no other."""
+def test_one_missed_coupling_among_many_groups_is_found(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All groups are tried at once: the one whose channels are not where labels say is left whole,
+    and no other.
+    """
+
     def forward(s: Any, x: Tensor) -> Tensor:
         for k, layer in enumerate(s.layers):
             x = F.relu(layer(x))
             x = x.flip(1) if k == place else x
         return s.head(x)
-    model = lively(Net(forward, layers=nn.ModuleList([conv(3 if k == 0 else 16, 16) for k in range(7)]), head=head(16)))
+
+    model = lively(
+        Net(
+            forward,
+            layers=nn.ModuleList([conv(3 if k == 0 else 16, 16) for k in range(7)]),
+            head=head(16),
+        )
+    )
     every = [f"layers.{k}" for k in range(7)]
     assert [group.name for group in cuttable(model, images())] == every
-    monkeypatch.setitem(RULES, "flip", RULES["relu"])  # which says that channels stay where they are
+    # which says that channels stay where they are
+    monkeypatch.setitem(RULES, "flip", RULES["relu"])
     groups = cuttable(model, images())
     assert [group.name for group in groups] == [name for name in every if name != f"layers.{place}"]
     assert groups.left[f"layers.{place}"] == "the network's code does not follow a cut"
@@ -612,10 +977,13 @@ def test_the_line_that_does_not_follow_a_cut_is_named() -> None:
     def forward(s: Any, x: Tensor) -> Tensor:
         x = F.relu(s.b(F.relu(s.a(x))))
         return s.head(x.view(len(x), 16, *x.shape[2:]) + s.c(x))
+
     model = lively(Net(forward, a=conv(3, 8), b=conv(8, 16), c=conv(16, 16), head=head(16)))
     groups, line = cuttable(model, images()), forward.__code__.co_firstlineno + 2
     assert [group.name for group in groups] == ["a"]
-    assert groups.left["b"] == f"the network's code does not follow a cut (test_slice.py, line {line})"
+    assert (
+        groups.left["b"] == f"the network's code does not follow a cut (test_slice.py, line {line})"
+    )
 
 
 @pytest.mark.parametrize("units", [2, 3, 16])
@@ -623,9 +991,17 @@ def test_the_line_that_does_not_follow_a_cut_is_named() -> None:
 def test_either_end_of_a_group_is_tried(units: int, last: bool) -> None:
     """A channel that the code reads by its number is found at the first place and at the last."""
     number = units - 1 if last else 0
-    model = lively(Net(lambda s, x: s.head(s.a(x) * s.b(x)[:, number:number + 1].sigmoid()), a=conv(3, units),
-                       b=conv(3, units), head=head(units)))
-    assert all("b" not in group.layers("out") or group.size < units for group in cuttable(model, images()))
+    model = lively(
+        Net(
+            lambda s, x: s.head(s.a(x) * s.b(x)[:, number : number + 1].sigmoid()),
+            a=conv(3, units),
+            b=conv(3, units),
+            head=head(units),
+        )
+    )
+    assert all(
+        "b" not in group.layers("out") or group.size < units for group in cuttable(model, images())
+    )
 
 
 def test_a_trial_leaves_the_network_as_it_was() -> None:
@@ -640,10 +1016,14 @@ def test_a_trial_leaves_the_network_as_it_was() -> None:
 
 
 def test_a_forward_that_rounds_to_16_bits_is_cut() -> None:
-    """What it computes differs by its rounding after a cut; in float64, which autocast lets alone, by nothing."""
+    """What it computes differs by its rounding after a cut; in float64, which autocast lets alone,
+    by nothing.
+    """
+
     def forward(s: Any, x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return s.head(F.relu(s.b(F.relu(s.a(x))))).float()
+
     model = Net(forward, a=conv(3, 16), b=conv(16, 16), head=head(16)).float()
     small = apply("prune(0.5)", model, images(1).float(), images().float())
     assert (small.a.out_channels, small.b.out_channels) == (8, 8)
@@ -651,10 +1031,14 @@ def test_a_forward_that_rounds_to_16_bits_is_cut() -> None:
 
 def test_a_network_that_chooses_nothing_is_cut_elsewhere() -> None:
     """As a detector that finds no box: what channel 0 decides keeps its place."""
+
     def forward(s: Any, x: Tensor) -> Any:
         y = F.relu(s.b(F.relu(s.a(x)))).mean((2, 3))
         return s.out(y), s.box(y[y[:, 0] > 1e9])
-    model = lively(Net(forward, a=conv(3, 16), b=conv(16, 16), out=nn.Linear(16, 4), box=nn.Linear(16, 4)))
+
+    model = lively(
+        Net(forward, a=conv(3, 16), b=conv(16, 16), out=nn.Linear(16, 4), box=nn.Linear(16, 4))
+    )
     groups = cuttable(model, images())
     assert [group.name for group in groups] == ["a"] and "b" in groups.left
 
@@ -663,6 +1047,12 @@ def test_what_is_read_from_regions_is_cut() -> None:
     from torchvision.ops import roi_align
 
     boxes = torch.tensor([[0.0, 0, 0, 4, 4], [0, 2, 2, 7, 7]])
-    model = lively(Net(lambda s, x: s.head(roi_align(F.relu(s.a(x)), boxes.to(x.dtype), 3)), a=conv(3, 16), head=head(16)))
+    model = lively(
+        Net(
+            lambda s, x: s.head(roi_align(F.relu(s.a(x)), boxes.to(x.dtype), 3)),
+            a=conv(3, 16),
+            head=head(16),
+        )
+    )
     check_exact(model, images(2), 1)
     assert [group.name for group in cuttable(model, images())] == ["a"]

@@ -13,32 +13,45 @@ from lissom import apply
 from lissom.language.context import Context
 from lissom.language.method import method_of
 from lissom.steps.quantize import Quantize
-from lissom.surgery.quantization.dataflow import entry, wiring
+from lissom.surgery.quantization.dataflow import entry, trace_dataflow
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "unflatten": lambda y: y.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
     "shuffle": lambda y: nn.functional.channel_shuffle(y, 2),
-    "swapaxes": lambda y: y.swapaxes(2, 3), "movedim": lambda y: y.movedim(2, 3), "flip": lambda y: y.flip(2),
-    "roll": lambda y: torch.roll(y, 1, 2), "unbind": lambda y: torch.stack(y.unbind(0)),
+    "swapaxes": lambda y: y.swapaxes(2, 3),
+    "movedim": lambda y: y.movedim(2, 3),
+    "flip": lambda y: y.flip(2),
+    "roll": lambda y: torch.roll(y, 1, 2),
+    "unbind": lambda y: torch.stack(y.unbind(0)),
 }
 UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
-    "sort": lambda y: y.sort(2).values, "cumsum": lambda y: 3 * y.cumsum(2), "pad": lambda y: nn.functional.pad(y, (1, 1)),
-    "of numbers": lambda y: torch.linspace(-5, 5, y[0].numel()).view_as(y[:1]).expand_as(y) * y.amax(),
+    "sort": lambda y: y.sort(2).values,
+    "cumsum": lambda y: 3 * y.cumsum(2),
+    "pad": lambda y: nn.functional.pad(y, (1, 1)),
+    "of numbers": lambda y: (
+        torch.linspace(-5, 5, y[0].numel()).view_as(y[:1]).expand_as(y) * y.amax()
+    ),
 }
 
 
 def between(call: Callable[[Tensor], Tensor]) -> nn.Module:
     """Return a network that makes a call between a ReLU and a convolution, on values of up to 40."""
     torch.manual_seed(0)
-    net = Net(lambda s, x: s.head(s.second(call(s.first(x).relu())).mean((2, 3))),
-              first=nn.Conv2d(3, 8, 3), second=nn.Conv2d(8, 8, 1), head=nn.Linear(8, 4))
+    net = Net(
+        lambda s, x: s.head(s.second(call(s.first(x).relu())).mean((2, 3))),
+        first=nn.Conv2d(3, 8, 3),
+        second=nn.Conv2d(8, 8, 1),
+        head=nn.Linear(8, 4),
+    )
     with torch.no_grad():
         net.get_submodule("first").weight.mul_(12)  # type: ignore[operator, union-attr]
     return net.eval()
 
 
 @pytest.mark.parametrize("call", [*KNOWN.values(), *UNKNOWN.values()], ids=[*KNOWN, *UNKNOWN])
-def test_quantizing_changes_little_whatever_is_called_between_layers(call: Callable[[Tensor], Tensor]) -> None:
+def test_quantizing_changes_little_whatever_is_called_between_layers(
+    call: Callable[[Tensor], Tensor],
+) -> None:
     net, seen = between(call), images()
     small = apply("quantize(8, range='minmax')", net, seen[:1], seen)
     with torch.no_grad():
@@ -48,12 +61,12 @@ def test_quantizing_changes_little_whatever_is_called_between_layers(call: Calla
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != "unbind"])
 def test_what_only_moves_values_keeps_their_grid(name: str) -> None:
-    wires = wiring(between(KNOWN[name]), images()[:1])
+    wires = trace_dataflow(between(KNOWN[name]), images()[:1])
     assert wires.inputs["second"] == "relu1" and not wires.lost
 
 
 def test_of_a_call_that_is_not_known_it_is_measured_what_the_layer_reads() -> None:
-    wires = wiring(between(UNKNOWN["sort"]), images()[:1])
+    wires = trace_dataflow(between(UNKNOWN["sort"]), images()[:1])
     assert wires.lost == {"second"} and entry("second") in wires.sources["second"]
 
 
@@ -76,7 +89,9 @@ def test_networks_with_shuffles_answer_as_before(name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_ranges_that_ruin_the_outputs_are_noted(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_that_ruin_the_outputs_are_noted(
+    wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if wrong:
         monkeypatch.setattr(Quantize, "bounds", lambda self, seen, *rest: (0.0, 0.01))
     ctx = Context(images(1), lambda count: [images()])

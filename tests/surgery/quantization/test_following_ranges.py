@@ -1,4 +1,6 @@
-"""Ranges that move on in training, as those of Google's scheme do: moving averages, ties kept, saved and exported."""
+"""Ranges that move on in training, as those of Google's scheme do: moving averages, ties kept,
+saved and exported.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,20 @@ def test_a_range_is_the_moving_average_of_the_ends_of_each_step(symmetric: bool)
         small(x)
         low, high = low + 0.25 * (float(x.min()) - low), high + 0.25 * (float(x.max()) - high)
         held = small.grid("input").held
-        assert float(held["low"]) == pytest.approx(low, rel=1e-5) and float(held["high"]) == pytest.approx(high, rel=1e-5)
+        assert float(held["low"]) == pytest.approx(low, rel=1e-5) and float(
+            held["high"]
+        ) == pytest.approx(high, rel=1e-5)
         top = max(-low, high)
         scale, zero = affine(-top, top) if symmetric else affine(low, high)
-        assert float(held["scale"]) == pytest.approx(scale, rel=1e-5) and abs(int(held["zero_point"]) - zero) <= 1
+        assert (
+            float(held["scale"]) == pytest.approx(scale, rel=1e-5)
+            and abs(int(held["zero_point"]) - zero) <= 1
+        )
     before = {name: value.clone() for name, value in small.state_dict().items()}
     small.eval()(9 * images())
-    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items()), "inference moves nothing"
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items()), (
+        "inference moves nothing"
+    )
 
 
 def test_without_it_ranges_stay() -> None:
@@ -62,9 +71,16 @@ def test_what_is_added_keeps_one_scale_and_files_agree(bits: int, tmp_path: Path
     start = {site: float(small.grid_of(site).held["scale"]) for site in small.grids}
     trained(small)
     assert all(start[site] != float(small.grid_of(site).held["scale"]) for site in small.grids)
-    ties = [[small.grid(site).held["scale"] for site in tied if small.grid(site) is not None] for tied in small.tied]
-    assert any(len(tied) > 1 for tied in ties) and all(len({float(s) for s in tied}) == 1 for tied in ties)
-    assert all(small.grid(site).input_codes().zero == 0 for site in small.shared if site.startswith("relu"))
+    ties = [
+        [small.grid(site).held["scale"] for site in tied if small.grid(site) is not None]
+        for tied in small.tied
+    ]
+    assert any(len(tied) > 1 for tied in ties) and all(
+        len({float(s) for s in tied}) == 1 for tied in ties
+    )
+    assert all(
+        small.grid(site).input_codes().zero == 0 for site in small.shared if site.startswith("relu")
+    )
     lissom.save(small, tmp_path / "saved")
     again: nn.Module = lissom.load(tmp_path / "saved", seasoned())
     with torch.no_grad():

@@ -22,10 +22,10 @@ from lissom.language.context import Context
 from lissom.language.method import method_of
 from lissom.language.recipe import Recipe, Space
 from lissom.models import factory
-from lissom.surgery.quantization.calibrate import Seen, observed
-from lissom.surgery.quantization.dataflow import wiring
+from lissom.surgery.quantization.calibrate import RangeStats, observe_ranges
+from lissom.surgery.quantization.dataflow import trace_dataflow
 from lissom.surgery.quantization.layers import QuantizedConv2d, QuantizedLinear
-from lissom.surgery.quantization.network import Quantized
+from lissom.surgery.quantization.network import QuantizedNetwork
 from lissom.surgery.quantization.rounding import Rounding
 
 
@@ -34,7 +34,9 @@ def images(count: int = 8, size: int = 8, seed: int = 1) -> Tensor:
 
 
 def grid_of_inputs(low: float, high: float, bits: int = 8) -> Any:
-    return Rounding("uniform", bits, "inputs", method_of("grids", "uniform").hold_inputs(low, high, bits))
+    return Rounding(
+        "uniform", bits, "inputs", method_of("grids", "uniform").hold_inputs(low, high, bits)
+    )
 
 
 def quantized_layer(layer: Any, step: float | None = None) -> Any:
@@ -61,6 +63,7 @@ def untied(x: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
 
 # the grid of activations
 
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(low=st.floats(-100, 100), width=st.floats(1e-3, 200))
 def test_the_grid_of_a_range_holds_zero_and_reaches_both_ends(low: float, width: float) -> None:
@@ -68,12 +71,25 @@ def test_the_grid_of_a_range_holds_zero_and_reaches_both_ends(low: float, width:
     scale, zero = affine(low, high)
     assert isinstance(zero, int) and 0 <= zero <= 255
     assert scale == pytest.approx((max(high, 0) - min(low, 0)) / 255)
-    assert (0 - zero) * scale <= min(low, 0) + 0.51 * scale and (255 - zero) * scale >= max(high, 0) - 0.51 * scale
+    assert (0 - zero) * scale <= min(low, 0) + 0.51 * scale and (255 - zero) * scale >= max(
+        high, 0
+    ) - 0.51 * scale
 
 
-@pytest.mark.parametrize(("low", "high", "scale", "zero"), [
-    (0, 255, 1.0, 0), (-255, 0, 1.0, 255), (-1, 254, 1.0, 1), (5, 5, 5 / 255, 0), (-5, -5, 5 / 255, 255), (0, 0, 1e-8, 0)])
-def test_ranges_of_one_value_and_of_one_sign(low: float, high: float, scale: float, zero: int) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "zero"),
+    [
+        (0, 255, 1.0, 0),
+        (-255, 0, 1.0, 255),
+        (-1, 254, 1.0, 1),
+        (5, 5, 5 / 255, 0),
+        (-5, -5, 5 / 255, 255),
+        (0, 0, 1e-8, 0),
+    ],
+)
+def test_ranges_of_one_value_and_of_one_sign(
+    low: float, high: float, scale: float, zero: int
+) -> None:
     assert affine(low, high) == (pytest.approx(scale), zero)
     found = grid_of_inputs(low, high)(torch.tensor([low, high, 0.0]))
     assert torch.isfinite(found).all() and found[2] == 0
@@ -87,7 +103,9 @@ def test_activations_are_rounded_as_the_formula_says(low: float, high: float, se
     x = 8 * torch.randn(2000, generator=torch.Generator().manual_seed(seed))
     found, scale = grid(x).numpy(), float(grid.scale)
     sure = untied(x.numpy(), scale)
-    np.testing.assert_allclose(found[sure], naive(x.numpy(), scale, int(grid.zero_point))[sure], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found[sure], naive(x.numpy(), scale, int(grid.zero_point))[sure], rtol=1e-5, atol=1e-6
+    )
     assert len(np.unique(found)) <= 256
     inside = (x.numpy() > low) & (x.numpy() < high)
     assert np.abs(found - x.numpy())[inside].max() <= 1.01 * scale
@@ -111,6 +129,7 @@ def test_half_precision_comes_out_as_it_went_in() -> None:
 
 # the grid of weights
 
+
 def on_grid(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     with torch.no_grad():
         return layer.in_inference()[0].flatten(1).numpy(), layer.weight.detach().flatten(1).numpy()
@@ -126,7 +145,9 @@ def test_weights_are_rounded_as_the_formula_says(kind: str) -> None:
         wanted = np.clip(np.rint(weights[u].astype(np.float64) / scale), -127, 127) * scale
         sure = untied(weights[u], scale)
         np.testing.assert_allclose(found[u][sure], wanted[sure], rtol=1e-5)
-        assert len(np.unique(found[u])) <= 255 and np.abs(found[u] - weights[u]).max() <= 0.501 * scale
+        assert (
+            len(np.unique(found[u])) <= 255 and np.abs(found[u] - weights[u]).max() <= 0.501 * scale
+        )
         assert np.abs(found[u]).max() == pytest.approx(np.abs(weights[u]).max(), rel=1e-6)
 
 
@@ -148,55 +169,95 @@ def test_the_gradient_of_weights_passes_in_training() -> None:
 
 # where grids are put
 
+
 def sites(net: nn.Module, x: Tensor | None = None) -> dict[str, str]:
-    return wiring(net, images(2) if x is None else x).sites
+    return trace_dataflow(net, images(2) if x is None else x).sites
 
 
 def test_what_only_a_relu_reads_and_what_is_returned_get_no_grid() -> None:
     assert sites(nn.Sequential(conv(3, 4), nn.ReLU())) == {"input": "input"}
     net = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 4))
-    found = wiring(net, images(2))
+    found = trace_dataflow(net, images(2))
     assert set(found.sites) == {"input", "conv1", "relu1"}
     assert found.inputs == {"0": "input", "3": "relu1"}
 
 
 def test_a_residual_add_reads_two_grids() -> None:
-    net = Net(lambda s, x: s.head(F.adaptive_avg_pool2d(F.relu(s.two(y := F.relu(s.one(x))) + y), 1).flatten(1)),
-              one=conv(3, 4), two=conv(4, 4), head=nn.Linear(4, 2))
-    found = wiring(net, images(2))
+    net = Net(
+        lambda s, x: s.head(
+            F.adaptive_avg_pool2d(F.relu(s.two(y := F.relu(s.one(x))) + y), 1).flatten(1)
+        ),
+        one=conv(3, 4),
+        two=conv(4, 4),
+        head=nn.Linear(4, 2),
+    )
+    found = trace_dataflow(net, images(2))
     assert set(found.sites) == {"input", "relu1", "conv2", "relu2", "pool1"}
     assert found.inputs == {"one": "input", "two": "relu1", "head": "pool1"}
 
 
-@pytest.mark.parametrize("add", [lambda y, z: y.__iadd__(z), lambda y, z: y.add_(z), torch.add], ids=["iadd", "add_", "add"])
-def test_an_add_that_a_layer_reads_gets_its_own_grid(add: Callable[[Tensor, Tensor], Tensor]) -> None:
-    net = Net(lambda s, x: s.three(add(s.two(y := F.relu(s.one(x))), y)), one=conv(3, 4), two=conv(4, 4), three=conv(4, 2))
-    found = wiring(net, images(2))
-    assert set(found.sites) == {"input", "relu1", "conv2", "add1"} and found.inputs["three"] == "add1"
+@pytest.mark.parametrize(
+    "add",
+    [lambda y, z: y.__iadd__(z), lambda y, z: y.add_(z), torch.add],
+    ids=["iadd", "add_", "add"],
+)
+def test_an_add_that_a_layer_reads_gets_its_own_grid(
+    add: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    net = Net(
+        lambda s, x: s.three(add(s.two(y := F.relu(s.one(x))), y)),
+        one=conv(3, 4),
+        two=conv(4, 4),
+        three=conv(4, 2),
+    )
+    found = trace_dataflow(net, images(2))
+    assert (
+        set(found.sites) == {"input", "relu1", "conv2", "add1"} and found.inputs["three"] == "add1"
+    )
 
 
 def test_max_pooling_keeps_the_grid_of_its_input() -> None:
-    net = nn.Sequential(conv(3, 4), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(4, 4), nn.ReLU())
-    found = wiring(net, images(2))
-    assert found.sites == {"input": "input", "relu1": "relu1", "maxpool1": "relu1", "maxpool2": "relu1"}
+    net = nn.Sequential(
+        conv(3, 4), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(4, 4), nn.ReLU()
+    )
+    found = trace_dataflow(net, images(2))
+    assert found.sites == {
+        "input": "input",
+        "relu1": "relu1",
+        "maxpool1": "relu1",
+        "maxpool2": "relu1",
+    }
     assert found.inputs["4"] == "maxpool2"
 
 
 def test_what_hands_values_on_keeps_the_grid() -> None:
-    net = Net(lambda s, x: s.head(F.dropout(F.relu(s.one(x)).flatten(1).view(2, -1), 0.5, s.training)), one=conv(3, 4),
-              head=nn.Linear(256, 2))
-    assert wiring(net, images(2)).inputs == {"one": "input", "head": "relu1"}
+    net = Net(
+        lambda s, x: s.head(F.dropout(F.relu(s.one(x)).flatten(1).view(2, -1), 0.5, s.training)),
+        one=conv(3, 4),
+        head=nn.Linear(256, 2),
+    )
+    assert trace_dataflow(net, images(2)).inputs == {"one": "input", "head": "relu1"}
 
 
 def test_a_layer_that_reads_different_values_from_call_to_call_has_no_site() -> None:
-    net = Net(lambda s, x: s.twice(F.relu(s.twice(F.relu(s.one(x))))), one=conv(3, 4), twice=conv(4, 4))
-    assert wiring(net, images(2)).inputs == {"one": "input", "twice": None}
+    net = Net(
+        lambda s, x: s.twice(F.relu(s.twice(F.relu(s.one(x))))), one=conv(3, 4), twice=conv(4, 4)
+    )
+    assert trace_dataflow(net, images(2)).inputs == {"one": "input", "twice": None}
 
 
-@pytest.mark.parametrize("wrap", [lambda y, z: (y, z), lambda y, z: {"one": y, "two": z}, lambda y, z: {"both": [y, z]}],
-                         ids=["tuple", "dict", "nested"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda y, z: (y, z), lambda y, z: {"one": y, "two": z}, lambda y, z: {"both": [y, z]}],
+    ids=["tuple", "dict", "nested"],
+)
 def test_all_that_a_network_returns_stays_float(wrap: Callable[[Tensor, Tensor], Any]) -> None:
-    net = Net(lambda s, x: wrap(s.two(y := F.relu(s.one(x))), s.three(y)), one=conv(3, 4), two=conv(4, 2), three=conv(4, 2))
+    net = Net(
+        lambda s, x: wrap(s.two(y := F.relu(s.one(x))), s.three(y)),
+        one=conv(3, 4),
+        two=conv(4, 2),
+        three=conv(4, 2),
+    )
     assert set(sites(net)) == {"input", "relu1"}
 
 
@@ -206,12 +267,15 @@ def test_an_operation_in_place_whose_result_is_thrown_away_keeps_the_network_rig
         F.relu(y, inplace=True)
         y.add_(s.two(x))
         return s.three(y)
+
     torch.manual_seed(0)
     net = Net(forward, one=conv(3, 8), two=conv(3, 8), three=conv(8, 4)).eval()
     check_near(apply("quantize(8)", net, images(1), images()), net)
 
 
-def check_near(small: nn.Module, net: nn.Module, bound: float = 0.05, x: Tensor | None = None) -> None:
+def check_near(
+    small: nn.Module, net: nn.Module, bound: float = 0.05, x: Tensor | None = None
+) -> None:
     x = images() if x is None else x
     with torch.no_grad():
         a, b = small.eval()(x), net.eval()(x)
@@ -219,6 +283,7 @@ def check_near(small: nn.Module, net: nn.Module, bound: float = 0.05, x: Tensor 
 
 
 # the whole
+
 
 @pytest.mark.parametrize("name", ["resnet8", "vgg11", "preresnet11"])
 def test_a_quantized_network_stays_near_the_float_one(name: str) -> None:
@@ -228,7 +293,7 @@ def test_a_quantized_network_stays_near_the_float_one(name: str) -> None:
     small = apply("quantize(8, range='minmax')", net, x[:1], x)
     check_near(small, net, 0.15, x)
     layers = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in net.modules())
-    assert isinstance(small, Quantized) and len(small.layers()) == layers
+    assert isinstance(small, QuantizedNetwork) and len(small.layers()) == layers
 
 
 def integers(x: np.ndarray, scale: float, zero: int) -> np.ndarray:
@@ -248,7 +313,9 @@ def test_the_simulation_is_what_integer_arithmetic_gives() -> None:
     for k, after in ((0, "relu1"), (2, None)):
         layer, scale, zero = frozen.network[k], float(grid.scale), int(grid.zero_point)
         assert layer.weight_q.dtype == torch.int8 and layer.bias_q.dtype == torch.int32
-        total = (integers(value, scale, zero) - zero) @ layer.weight_q.numpy().astype(np.int64).T + layer.bias_q.numpy()
+        total = (integers(value, scale, zero) - zero) @ layer.weight_q.numpy().astype(
+            np.int64
+        ).T + layer.bias_q.numpy()
         value = total * scale * layer.weight_scale.numpy().astype(np.float64)
         if after:
             grid = small.grids[after]
@@ -281,13 +348,22 @@ def check_biases(small: Any) -> None:
     frozen.freeze_integers()
     for layer in frozen.layers():
         back = layer.bias_q.double() * layer.bias_scale.double()
-        torch.testing.assert_close(back, layer.bias.detach().double(), rtol=1e-3, atol=float(layer.bias_scale.max()))
+        torch.testing.assert_close(
+            back, layer.bias.detach().double(), rtol=1e-3, atol=float(layer.bias_scale.max())
+        )
 
 
 @pytest.mark.parametrize("how", ["minmax", "percentile"])
 @pytest.mark.parametrize("spoil", [lambda y: y.sqrt(), lambda y: y / 0], ids=["nan", "infinity"])
-def test_activations_that_are_no_numbers_are_an_error(how: str, spoil: Callable[[Tensor], Tensor]) -> None:
-    net = Net(lambda s, x: s.head(s.two(spoil(s.one(x))).flatten(1)), one=conv(3, 4), two=conv(4, 4), head=nn.Linear(256, 2))
+def test_activations_that_are_no_numbers_are_an_error(
+    how: str, spoil: Callable[[Tensor], Tensor]
+) -> None:
+    net = Net(
+        lambda s, x: s.head(s.two(spoil(s.one(x))).flatten(1)),
+        one=conv(3, 4),
+        two=conv(4, 4),
+        head=nn.Linear(256, 2),
+    )
     with pytest.raises(LissomError):
         apply(f"quantize(8, range='{how}')", net, images(1), images())
 
@@ -312,7 +388,10 @@ def test_a_network_without_layers_is_an_error() -> None:
 
 def test_quantizing_twice_is_quantizing_once_with_the_later_bits() -> None:
     net = chain().eval()
-    once, twice = (apply(recipe, net, images(1), images()) for recipe in ("quantize(4)", "quantize(8) | quantize(4)"))
+    once, twice = (
+        apply(recipe, net, images(1), images())
+        for recipe in ("quantize(4)", "quantize(8) | quantize(4)")
+    )
     with torch.no_grad():
         torch.testing.assert_close(twice(images()), once(images()), rtol=0, atol=0)
 
@@ -323,7 +402,10 @@ def test_the_layers_left_float_are_named() -> None:
     class Own(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * 2
-    net = nn.Sequential(Own(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2), nn.Flatten(), nn.Linear(196, 2)).eval()
+
+    net = nn.Sequential(
+        Own(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2), nn.Flatten(), nn.Linear(196, 2)
+    ).eval()
     ctx = Context(images(1), lambda count: [images()])
     small = method_of("steps", "quantize(8)")(net, ctx)
     assert ctx.facts["quantized"] == 1 and set(ctx.facts["left_float"]) == {"0", "2"}
@@ -332,14 +414,18 @@ def test_the_layers_left_float_are_named() -> None:
 
 # what is measured
 
+
 def test_bounds_and_values_are_those_of_all_batches() -> None:
     net = chain().eval()
     batches = [images(4, seed=s) for s in range(3)]
-    seen = observed(net, batches, sites(net))
+    seen = observe_ranges(net, batches, sites(net))
     with torch.no_grad():
         relu = torch.cat([net[1](net[0](b)) for b in batches])
     assert (seen["relu1"].low, seen["relu1"].high) == (float(relu.min()), float(relu.max()))
-    assert (seen["input"].low, seen["input"].high) == (float(torch.cat(batches).min()), float(torch.cat(batches).max()))
+    assert (seen["input"].low, seen["input"].high) == (
+        float(torch.cat(batches).min()),
+        float(torch.cat(batches).max()),
+    )
     torch.testing.assert_close(seen["relu1"].values().sort().values, relu.flatten().sort().values)
 
 
@@ -347,7 +433,7 @@ def test_bounds_and_values_are_those_of_all_batches() -> None:
 def test_the_sample_of_values_is_of_all_columns(shape: tuple[int, ...]) -> None:
     """Pixels at the border see padding: a sample of them alone would mislead every range."""
     columns = torch.arange(float(shape[3])).expand(shape)
-    seen = Seen()
+    seen = RangeStats()
     seen.add(columns)
     counts = torch.stack([(seen.values() == k).float().mean() for k in range(shape[3])]) * shape[3]
     assert counts.min() > 0.8 and counts.max() < 1.2
@@ -362,20 +448,29 @@ def test_float_export_holds_the_rounded_weights() -> None:
         torch.testing.assert_close(frozen(images()), small(images()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("text", "bits"), [("quantize(8)", 7), ("quantize(8, reduce_range=False)", 8), ("quantize(4)", 4)])
-def test_weights_have_7_bits_where_sums_of_8_would_saturate(text: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [("quantize(8)", 7), ("quantize(8, reduce_range=False)", 8), ("quantize(4)", 4)],
+)
+def test_weights_have_7_bits_where_sums_of_8_would_saturate(
+    text: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lissom.surgery.quantization.bits.platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
     ctx = Context(images(1), lambda count: [images(count)])
     small: Any = Recipe(text).steps[0](chain(), ctx)
     assert small.layers()[1].rounding.bits == bits
-    assert all(float(layer.integers()[0].abs().max()) <= 63 for layer in small.layers()) == (bits != 8)
+    assert all(float(layer.integers()[0].abs().max()) <= 63 for layer in small.layers()) == (
+        bits != 8
+    )
     assert any("no VNNI" in note for note in ctx.notes) == (bits != 8)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_first_and_last_layers_are_on_no_grid_that_images_or_logits_do_not_fit(bits: int) -> None:
-    layers = apply(f"quantize({bits}, grid='dorefa', first=2, last=2)", seasoned(), images(1), images(32)).layers()
+    layers = apply(
+        f"quantize({bits}, grid='dorefa', first=2, last=2)", seasoned(), images(1), images(32)
+    ).layers()
     grids = [layer.rounding.grid.name() for layer in layers]
     assert grids[0] == grids[-1] == "uniform" and set(grids[1:-1]) == {"dorefa"}
     assert layers[0].feed.grid.name() == "uniform" and float(layers[0].feed(images(1)).min()) < 0
@@ -383,12 +478,18 @@ def test_first_and_last_layers_are_on_no_grid_that_images_or_logits_do_not_fit(b
 
 def test_thirty_two_bits_of_both_leave_the_network_as_it_was_and_say_so() -> None:
     assert len(Space("quantize({4, 8, 32}, {8, 32})")) == 6, "a space of bits can hold it"
-    net, context = chain(), Context(images(1), lambda count: [images(count)], where="quantize(32, 32)")
+    net, context = (
+        chain(),
+        Context(images(1), lambda count: [images(count)], where="quantize(32, 32)"),
+    )
     before = {name: value.clone() for name, value in net.state_dict().items()}
     step = method_of("steps", "quantize(32, 32)")
     assert step(net, context) is net and type(net) is nn.Sequential
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert context.notes == ["quantize(32, 32): weights and inputs of 32 bits are not rounded; the network is what it was"]
+    assert context.notes == [
+        "quantize(32, 32): weights and inputs of 32 bits are not rounded; "
+        "the network is what it was"
+    ]
     whole = apply("quantize(8)", net, images(1), images())
     assert step(whole, context) is whole, "nor is a quantized network another then"
     with pytest.raises(LissomError, match="inputs of 32 bits are not rounded"):

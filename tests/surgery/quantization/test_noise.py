@@ -11,10 +11,17 @@ from networks import images, seasoned
 from torch import Tensor, nn
 
 from lissom import apply
-from lissom.surgery.fold import folded
-from lissom.surgery.quantization.network import Quantized
-from lissom.surgery.quantization.noise import Tally, layer_noise, layers_of, rounding_only, roundings, weight_noise
-from lissom.surgery.quantization.prepare import prepared
+from lissom.surgery.fold import fold_batchnorms
+from lissom.surgery.quantization.network import QuantizedNetwork
+from lissom.surgery.quantization.noise import (
+    Tally,
+    layer_noise,
+    layers_of,
+    rounding_only,
+    roundings,
+    weight_noise,
+)
+from lissom.surgery.quantization.prepare import prepare_layers
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +35,11 @@ def outputs(net: nn.Module) -> Tensor:
     return found
 
 
-def everything(whole: Quantized) -> tuple[list[Any], list[Any]]:
-    return ([r for layer in layers_of(whole).values() for r in roundings(layer, "weights")],
-            [whole.grid_of(site) for site in whole.grids])
+def everything(whole: QuantizedNetwork) -> tuple[list[Any], list[Any]]:
+    return (
+        [r for layer in layers_of(whole).values() for r in roundings(layer, "weights")],
+        [whole.grid_of(site) for site in whole.grids],
+    )
 
 
 def test_with_nothing_rounded_it_is_the_folded_network(net: nn.Module) -> None:
@@ -47,19 +56,25 @@ def test_with_nothing_rounded_it_is_the_folded_network(net: nn.Module) -> None:
 
 
 def test_weights_alone_is_the_network_with_weights_put_on_their_grid(net: nn.Module) -> None:
-    whole: Any = apply("quantize(4, 4, reduce_range=False)", net, images(1), images())  # as beside floats they never need be
+    # as beside floats they never need be
+    whole: Any = apply("quantize(4, 4, reduce_range=False)", net, images(1), images())
     alone: Any = apply("quantize(4, 32)", net, images(1), images())
     with rounding_only(whole, everything(whole)[0]):
         assert torch.allclose(outputs(whole), outputs(alone), atol=1e-5)
 
 
 def test_learned_rounding_and_corrected_biases_are_put_back(net: nn.Module) -> None:
-    whole: Any = apply("quantize(3, 4, rounding='learned', steps=40, correct=True)", net, images(1), images())
+    whole: Any = apply(
+        "quantize(3, 4, rounding='learned', steps=40, correct=True)", net, images(1), images()
+    )
     before, after = net, outputs(whole)
     import copy
+
     copied = copy.deepcopy(before)
-    prepared(copied, images(1))
-    floats: Any = {name: layer for name, layer in copied.named_modules() if name in layers_of(whole)}
+    prepare_layers(copied, images(1))
+    floats: Any = {
+        name: layer for name, layer in copied.named_modules() if name in layers_of(whole)
+    }
     with rounding_only(whole, []):
         assert not torch.allclose(outputs(whole), outputs(net), atol=1e-3)
     with rounding_only(whole, [], floats):
@@ -71,8 +86,12 @@ def test_learned_rounding_and_corrected_biases_are_put_back(net: nn.Module) -> N
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_tally_is_what_numpy_counts(symmetric: bool) -> None:
-    whole: Any = apply(f"quantize(8, 5, first=8, grid='uniform(symmetric={symmetric})', range='percentile')",
-                       nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval(), images(1), images())
+    whole: Any = apply(
+        f"quantize(8, 5, first=8, grid='uniform(symmetric={symmetric})', range='percentile')",
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval(),
+        images(1),
+        images(),
+    )
     rounding, x = whole.grid_of("input"), images() * 1.3
     tally = Tally()
     for part in x.split(10):
@@ -91,23 +110,31 @@ def test_a_tally_is_what_numpy_counts(symmetric: bool) -> None:
 
 def test_weights_against_the_layers_own_values(net: nn.Module) -> None:
     import copy
+
     whole: Any = apply("quantize(4)", net, images(1), images())
     flat = copy.deepcopy(net)
-    folded(flat, images(1))
+    fold_batchnorms(flat, images(1))
     for name, layer in layers_of(whole).items():
         row = weight_noise(layer, layer.weight)
-        weight = flat.get_submodule(name).weight.detach().double()  # batch-norm multiplied in: the same SQNR per filter
+        # batch-norm multiplied in: the same SQNR per filter
+        weight = flat.get_submodule(name).weight.detach().double()
         rounded = layer.in_inference()[0].double()
-        per_filter = (weight.flatten(1).square().sum(1) / (weight - rounded).flatten(1).square().sum(1)).log10() * 10
+        per_filter = (
+            weight.flatten(1).square().sum(1) / (weight - rounded).flatten(1).square().sum(1)
+        ).log10() * 10
         assert per_filter.min() - 0.1 <= row["sqnr_db"] <= per_filter.max() + 0.1
         assert 0 < row["use"] <= 1 and 0 <= row["saturated"] < 0.1
 
 
 def test_more_bits_less_noise_and_exact_layers_have_none(net: nn.Module) -> None:
-    rows = {bits: layer_noise(apply(f"quantize({bits}, {bits})", net, images(1), images()), [images()])  # type: ignore[arg-type]
-            for bits in (2, 4, 8)}
+    rows = {
+        bits: layer_noise(apply(f"quantize({bits}, {bits})", net, images(1), images()), [images()])  # type: ignore[arg-type]
+        for bits in (2, 4, 8)
+    }
     for two, four, eight in zip(*rows.values(), strict=True):
-        assert two["weights"]["sqnr_db"] <= four["weights"]["sqnr_db"] <= eight["weights"]["sqnr_db"]
+        assert (
+            two["weights"]["sqnr_db"] <= four["weights"]["sqnr_db"] <= eight["weights"]["sqnr_db"]
+        )
         assert two["inputs"]["sqnr_db"] <= four["inputs"]["sqnr_db"] <= eight["inputs"]["sqnr_db"]
     floats = layer_noise(apply("quantize(4, 32)", net, images(1), images()), [images()])  # type: ignore[arg-type]
     assert all(row["inputs"] is None for row in floats)

@@ -37,14 +37,24 @@ def error(small: nn.Module, net: nn.Module, x: Tensor) -> float:
         return float((small(x) - net(x)).square().mean() / net(x).square().mean())
 
 
-@pytest.mark.parametrize(("bits", "grid", "share", "how"), [(4, "lsq", 0.8, "learned"), (3, "lsq", 0.8, "learned"),
-                                                            (4, "uniform", 0.9, "learned"), (4, "lsq", 0.8, "blocks")])
-def test_learned_rounding_errs_less_and_moves_no_weight_by_more_than_a_step(bits: int, grid: str, share: float,
-                                                                            how: str) -> None:
+@pytest.mark.parametrize(
+    ("bits", "grid", "share", "how"),
+    [
+        (4, "lsq", 0.8, "learned"),
+        (3, "lsq", 0.8, "learned"),
+        (4, "uniform", 0.9, "learned"),
+        (4, "lsq", 0.8, "blocks"),
+    ],
+)
+def test_learned_rounding_errs_less_and_moves_no_weight_by_more_than_a_step(
+    bits: int, grid: str, share: float, how: str
+) -> None:
     net, fresh = trained(), images(64, seed=9)
     with torch.no_grad():  # as steps of a recipe run
-        near, learned = (apply(f"quantize({bits}, grid='{grid}'{more})", net, images(1), images())
-                         for more in ("", f", rounding='{how}', steps=100"))
+        near, learned = (
+            apply(f"quantize({bits}, grid='{grid}'{more})", net, images(1), images())
+            for more in ("", f", rounding='{how}', steps=100")
+        )
     assert error(learned, net, fresh) < share * error(near, net, fresh)
     changed = 0
     for one, other in zip(near.layers(), learned.layers(), strict=True):  # type: ignore[operator]
@@ -54,7 +64,9 @@ def test_learned_rounding_errs_less_and_moves_no_weight_by_more_than_a_step(bits
         low, high = one.rounding.grid.ends(one.rounding.bits)
         wanted = (one.weight.detach() / scale).floor()
         assert bool(((whole.round() - wanted.clamp(low, high)).abs() <= 1).all())
-        changed += int((whole.round() != (one.weight.detach() / scale).round().clamp(low, high)).sum())
+        changed += int(
+            (whole.round() != (one.weight.detach() / scale).round().clamp(low, high)).sum()
+        )
     assert changed > 100, "nearest would have done"
 
 
@@ -63,13 +75,20 @@ def test_of_one_linear_layer_learned_rounding_finds_almost_the_best_of_all() -> 
     for seed in range(5):
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(6, 1, bias=False)).eval()
-        x = torch.randn(512, 6) @ torch.randn(6, 6)  # inputs that go together, so that errors can cancel
-        small: Any = apply("quantize(3, 32, grid='uniform', first=3, last=3, rounding='learned', steps=800)", net, x[:1], x)
+        # inputs that go together, so that errors can cancel
+        x = torch.randn(512, 6) @ torch.randn(6, 6)
+        small: Any = apply(
+            "quantize(3, 32, grid='uniform', first=3, last=3, rounding='learned', steps=800)",
+            net,
+            x[:1],
+            x,
+        )
         layer = small.layers()[0]
         weight, scale = net[0].weight.detach()[0], float(layer.rounding.scale)
 
         def off(rounded: Tensor, x: Tensor = x, weight: Tensor = weight) -> float:
             return float((x @ rounded - x @ weight).square().mean())
+
         ups = [torch.tensor([choice >> k & 1 for k in range(6)]) for choice in range(2**6)]
         every = sorted(off(((weight / scale).floor() + up).clamp(-3, 3) * scale) for up in ups)
         found = off(layer.weight.detach()[0])
@@ -79,25 +98,40 @@ def test_of_one_linear_layer_learned_rounding_finds_almost_the_best_of_all() -> 
 
 
 def test_corrected_biases_leave_the_means_of_outputs_where_they_were() -> None:
-    net = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 4))
+    net = nn.Sequential(
+        conv(3, 8),
+        nn.ReLU(),
+        conv(8, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2048, 4),
+    )
     net = net.eval()
     for how, bound in (("False", None), ("True", 2e-3)):
-        small: Any = apply(f"quantize(2, 32, first=2, last=2, correct={how})", net, images(1), images())
+        small: Any = apply(
+            f"quantize(2, 32, first=2, last=2, correct={how})", net, images(1), images()
+        )
         with torch.no_grad():
             gap = (small(images()) - net(images())).mean(0).abs().max()
         assert gap < bound if bound else gap > 0.02
-    assert error(apply("quantize(2, 32, correct=True)", net, images(1), images()), net, images()) < \
-        error(apply("quantize(2, 32)", net, images(1), images()), net, images())
+    assert error(
+        apply("quantize(2, 32, correct=True)", net, images(1), images()), net, images()
+    ) < error(apply("quantize(2, 32)", net, images(1), images()), net, images())
 
 
 def test_the_zeros_of_a_mask_stay_zero() -> None:
     net = trained()
-    small: Any = apply("mask(0.8) | quantize(3, rounding='learned', steps=300)", net, images(1), images())
+    small: Any = apply(
+        "mask(0.8) | quantize(3, rounding='learned', steps=300)", net, images(1), images()
+    )
     for layer in small.layers():
         assert float((layer.weight == 0).float().mean()) > 0.75 and layer.masked
     plain: Any = apply("mask(0.8) | quantize(3)", net, images(1), images())
-    assert all(bool((one.weight[other.weight == 0] == 0).all())
-               for one, other in zip(small.layers(), plain.layers(), strict=True))
+    assert all(
+        bool((one.weight[other.weight == 0] == 0).all())
+        for one, other in zip(small.layers(), plain.layers(), strict=True)
+    )
 
 
 def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +140,8 @@ def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("rounding was learned on an untrained network")
-    monkeypatch.setattr("lissom.surgery.quantization.reconstruct.learned_rounding", never)
+
+    monkeypatch.setattr("lissom.surgery.quantization.reconstruct.learn_rounding", never)
     step: Any = method_of("steps", "quantize(4, rounding='learned', steps=9)")
     step.rehearse(trained(), Context(images(1), lambda count: [images(count)]))
     with pytest.raises(AssertionError, match="untrained"):
@@ -118,8 +153,15 @@ def test_a_layer_without_a_bias_gets_one_that_is_saved(tmp_path: Any) -> None:
 
     def fresh() -> nn.Module:
         torch.manual_seed(0)
-        return Net(lambda s, x: s.two(s.one(x).relu()).mean((2, 3)), one=nn.Conv2d(3, 8, 3, bias=False), two=conv(8, 4))
-    small = apply("quantize(3, correct=True, rounding='learned', steps=20)", fresh(), images(1), images())
+        return Net(
+            lambda s, x: s.two(s.one(x).relu()).mean((2, 3)),
+            one=nn.Conv2d(3, 8, 3, bias=False),
+            two=conv(8, 4),
+        )
+
+    small = apply(
+        "quantize(3, correct=True, rounding='learned', steps=20)", fresh(), images(1), images()
+    )
     lissom.save(small, tmp_path)
     with torch.no_grad():
         assert torch.equal(lissom.load(tmp_path, fresh())(images()), small(images()))
@@ -127,10 +169,16 @@ def test_a_layer_without_a_bias_gets_one_that_is_saved(tmp_path: Any) -> None:
 
 def test_grids_of_other_steps_are_left_to_their_own_rounding() -> None:
     net = trained()
-    near, learned = (apply(f"quantize('ternary'{more})", net, images(1), images())
-                     for more in ("", ", rounding='learned', steps=20"))
-    same = [torch.equal(one.weight, other.weight) for one, other in zip(near.layers(), learned.layers(), strict=True)]
-    assert same == [False, *[True] * (len(same) - 2), False]  # the first and the last have equal steps of 8 bits
+    near, learned = (
+        apply(f"quantize('ternary'{more})", net, images(1), images())
+        for more in ("", ", rounding='learned', steps=20")
+    )
+    same = [
+        torch.equal(one.weight, other.weight)
+        for one, other in zip(near.layers(), learned.layers(), strict=True)
+    ]
+    # the first and the last have equal steps of 8 bits
+    assert same == [False, *[True] * (len(same) - 2), False]
 
 
 def test_a_block_is_what_adds_and_runs_alone_as_it_does_in_its_network() -> None:
@@ -143,13 +191,25 @@ def test_a_block_is_what_adds_and_runs_alone_as_it_does_in_its_network() -> None
     read, made = recorded(small, part, [images()])
     with torch.no_grad():
         assert torch.equal(small.run(part, read, calls)[0], made)
-        assert not torch.equal(small.run(part, read, Counter())[0], made), "its activations meet its own grids"
+        assert not torch.equal(small.run(part, read, Counter())[0], made), (
+            "its activations meet its own grids"
+        )
 
 
 def test_blocks_are_layers_where_nothing_is_added() -> None:
-    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 4))
-    one, other = (apply(f"quantize(3, rounding='{how}', steps=20)", net.eval(), images(1), images())
-                  for how in ("learned", "blocks"))
+    net = nn.Sequential(
+        conv(3, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        conv(8, 8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2048, 4),
+    )
+    one, other = (
+        apply(f"quantize(3, rounding='{how}', steps=20)", net.eval(), images(1), images())
+        for how in ("learned", "blocks")
+    )
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
 
 

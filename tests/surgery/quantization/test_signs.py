@@ -1,4 +1,6 @@
-"""Binary inputs: signs are taken of what comes before a ReLU, and a layer that could only ever read one value is refused."""
+"""Binary inputs: signs are taken of what comes before a ReLU, and a layer that could only ever read
+one value is refused.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,18 @@ def images(count: int = 16) -> Tensor:
 
 def chain(pool: bool = False, inplace: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace), nn.MaxPool2d(2) if pool else nn.Identity(),
-                        nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                        nn.Linear(8, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace),
+        nn.MaxPool2d(2) if pool else nn.Identity(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
     for _ in range(20):
         net(images())
     return net.eval()
@@ -71,6 +82,11 @@ def test_it_is_saved(tmp_path: Path) -> None:
 
 
 def test_other_inputs_keep_their_relus() -> None:
-    for recipe in ("quantize('binary', 8)", "quantize(1, 1)", "quantize('ternary', 'ternary')", "quantize(2, 2)"):
+    for recipe in (
+        "quantize('binary', 8)",
+        "quantize(1, 1)",
+        "quantize('ternary', 'ternary')",
+        "quantize(2, 2)",
+    ):
         small: Any = apply(recipe, chain(), images(1), images())
         assert small.skipped == frozenset()

@@ -1,4 +1,6 @@
-"""What a forward divides by, or takes the root or logarithm of, is not rounded: 0 in place of a little would ruin it."""
+"""What a forward divides by, or takes the root or logarithm of, is not rounded: 0 in place of a
+little would ruin it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,13 @@ X[::2] *= 1e-3  # whose norms are small beside those of the others
 DIVIDED: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "by a constant": lambda n, y: y / (n.spread**0.5 + 1e-8),
     "by its norm": lambda n, y: y / (y.square().sum(1, keepdim=True).sqrt() + 1e-6),
-    "by the root of its mean square": lambda n, y: y * (y.pow(2).mean(1, keepdim=True) + 1e-9).rsqrt(),
+    "by the root of its mean square": lambda n, y: (
+        y * (y.pow(2).mean(1, keepdim=True) + 1e-9).rsqrt()
+    ),
     "by a power": lambda n, y: y * torch.pow(y.pow(2).mean(1, keepdim=True) + 1e-9, -0.5),
-    "by its spread": lambda n, y: (y - y.mean(1, keepdim=True)) / torch.sqrt(y.var(1, keepdim=True) + 1e-9),
+    "by its spread": lambda n, y: (
+        (y - y.mean(1, keepdim=True)) / torch.sqrt(y.var(1, keepdim=True) + 1e-9)
+    ),
     "into one": lambda n, y: y * (1 / (y.abs().mean(1, keepdim=True) + 1e-6)),
     "by a reciprocal": lambda n, y: y * torch.reciprocal(y.abs().mean(1, keepdim=True) + 1e-6),
     "logarithm": lambda n, y: torch.log(y.abs() + 1e-6),
@@ -30,8 +36,12 @@ DIVIDED: dict[str, Callable[[Net, Tensor], Tensor]] = {
 
 def network(way: Callable[[Net, Tensor], Tensor]) -> Net:
     torch.manual_seed(0)
-    net = Net(lambda n, x: n.head(n.two(way(n, n.one(x))).mean((2, 3))), one=nn.Conv2d(3, 8, 3, bias=False),
-              two=nn.Conv2d(8, 8, 1), head=nn.Linear(8, 5))
+    net = Net(
+        lambda n, x: n.head(n.two(way(n, n.one(x))).mean((2, 3))),
+        one=nn.Conv2d(3, 8, 3, bias=False),
+        two=nn.Conv2d(8, 8, 1),
+        head=nn.Linear(8, 5),
+    )
     net.register_buffer("spread", torch.logspace(-9, 3, 8)[:, None, None])
     return net.eval()
 
@@ -46,7 +56,8 @@ def far(net: nn.Module, other: nn.Module) -> float:
 @pytest.mark.parametrize("name", DIVIDED)
 def test_what_is_divided_by_is_not_rounded(name: str) -> None:
     net = network(DIVIDED[name])
-    small, _ = lissom.apply("quantize(8)", net, X[:1], X, notes=True)  # some ranges have not settled
+    # some ranges have not settled
+    small, _ = lissom.apply("quantize(8)", net, X[:1], X, notes=True)
     outputs = small(X)
     assert outputs.isfinite().all()
     assert {site for site in small.shared if site.startswith("add")} == set()
@@ -57,4 +68,6 @@ def test_what_is_divided_by_is_not_rounded(name: str) -> None:
 def test_numbers_that_are_none_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiring, "steep_operand", lambda *_: None)
     with pytest.raises(LissomError, match="expected finite outputs, got infinity or NaN"):
-        lissom.apply("quantize(8)", network(lambda n, y: DIVIDED["by a constant"](n, y.relu())), X[:1], X)
+        lissom.apply(
+            "quantize(8)", network(lambda n, y: DIVIDED["by a constant"](n, y.relu())), X[:1], X
+        )

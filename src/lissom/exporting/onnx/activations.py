@@ -1,4 +1,5 @@
-"""Rounding around activations other than ReLU, of which each runtime makes integers its own way, in an ONNX file.
+"""Rounding around activations other than ReLU, of which each runtime makes integers its own way, in
+an ONNX file.
 
 Between a convolution and a SiLU, say, the network rounds, and after the SiLU again. OpenVINO
 computes both in one operation if nothing lies between them, and is 1.1 to 1.5 times as fast so;
@@ -13,25 +14,52 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ACTIVATIONS = {"Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Sigmoid", "Tanh"}
+ACTIVATIONS = {
+    "Elu",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Mish",
+    "PRelu",
+    "Sigmoid",
+    "Tanh",
+}
 
 
 def joined(proto: Any) -> None:
     """Take out what rounds to 8 bits between a convolution and its activation, in place, for OpenVINO.
 
-    Fewer bits, which have a clip between their two nodes, stay: they are no mere detail of how a file is computed.
+    Fewer bits, which have a clip between their two nodes, stay: they are no mere detail of how a
+    file is computed.
     """
     made, users = wires(proto.graph)
     ends = {value.name for value in proto.graph.output}
     for back in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
         rounds = made.get(back.input[0])
-        before = made.get(rounds.input[0]) if rounds is not None and rounds.op_type == "QuantizeLinear" else None
-        alone = all(len(users[name]) == 1 for node in (before, rounds) if node is not None for name in node.output)
-        if before is None or before.op_type != "Conv" or not alone or back.output[0] in ends \
-                or not is_activation(back.output[0], users):
+        before = (
+            made.get(rounds.input[0])
+            if rounds is not None and rounds.op_type == "QuantizeLinear"
+            else None
+        )
+        alone = all(
+            len(users[name]) == 1
+            for node in (before, rounds)
+            if node is not None
+            for name in node.output
+        )
+        if (
+            before is None
+            or before.op_type != "Conv"
+            or not alone
+            or back.output[0] in ends
+            or not is_activation(back.output[0], users)
+        ):
             continue
         for node in users[back.output[0]]:
-            node.input[:] = [before.output[0] if name == back.output[0] else name for name in node.input]
+            node.input[:] = [
+                before.output[0] if name == back.output[0] else name for name in node.input
+            ]
         proto.graph.node.remove(back)
         proto.graph.node.remove(rounds)
 
@@ -42,28 +70,50 @@ def looked_up(proto: Any) -> None:
     from onnx import helper, numpy_helper
 
     made, users = wires(proto.graph)
-    found = [node for node in proto.graph.node if node.op_type == "Sigmoid" and is_rounded(node.input[0], made)
-             and [(u.op_type, set(u.input)) for u in users[node.output[0]]] == [("Mul", {*node.input, *node.output})]
-             and all(u.op_type == "QuantizeLinear" for u in users[users[node.output[0]][0].output[0]])]
+    found = [
+        node
+        for node in proto.graph.node
+        if node.op_type == "Sigmoid"
+        and is_rounded(node.input[0], made)
+        and [(u.op_type, set(u.input)) for u in users[node.output[0]]]
+        == [("Mul", {*node.input, *node.output})]
+        and all(u.op_type == "QuantizeLinear" for u in users[users[node.output[0]][0].output[0]])
+    ]
     if not found:
         return
-    scale, zero = "/unit", "/unit:0"
-    proto.graph.initializer.extend([numpy_helper.from_array(array(1 / 255, "float32"), scale),
-                                    numpy_helper.from_array(array(0, "uint8"), zero)])
+    scale = "/unit"
+    zero = "/unit:0"
+    proto.graph.initializer.extend(
+        [
+            numpy_helper.from_array(array(1 / 255, "float32"), scale),
+            numpy_helper.from_array(array(0, "uint8"), zero),
+        ]
+    )
     for node in found:
         (reader,) = users[node.output[0]]
-        codes, values = f"{node.output[0]}/q", f"{node.output[0]}/dq"
+        codes = f"{node.output[0]}/q"
+        values = f"{node.output[0]}/dq"
         reader.input[:] = [values if name == node.output[0] else name for name in reader.input]
         place = list(proto.graph.node).index(node) + 1
-        proto.graph.node.insert(place, helper.make_node("QuantizeLinear", [node.output[0], scale, zero], [codes], codes))
-        proto.graph.node.insert(place + 1, helper.make_node("DequantizeLinear", [codes, scale, zero], [values], values))
+        proto.graph.node.insert(
+            place, helper.make_node("QuantizeLinear", [node.output[0], scale, zero], [codes], codes)
+        )
+        proto.graph.node.insert(
+            place + 1, helper.make_node("DequantizeLinear", [codes, scale, zero], [values], values)
+        )
 
 
 def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
-    """Return whether an activation alone reads a value: one node or, as in SiLU, also what multiplies its result with it."""
-    inner = {output for node in users[name] if node.op_type in ACTIVATIONS for output in node.output}
+    """Return whether an activation alone reads a value: one node or, as in SiLU, also what
+    multiplies its result with it.
+    """
+    inner = {
+        output for node in users[name] if node.op_type in ACTIVATIONS for output in node.output
+    }
     rest = [node for node in users[name] if node.op_type not in ACTIVATIONS]
-    return bool(inner) and all(node.op_type == "Mul" and set() < {*node.input} - {name} <= inner for node in rest)
+    return bool(inner) and all(
+        node.op_type == "Mul" and set() < {*node.input} - {name} <= inner for node in rest
+    )
 
 
 def is_rounded(name: str, made: dict[str, Any]) -> bool:
@@ -73,7 +123,8 @@ def is_rounded(name: str, made: dict[str, Any]) -> bool:
 
 def wires(graph: Any) -> tuple[dict[str, Any], defaultdict[str, list[Any]]]:
     """Return which node makes each value, and which nodes read it."""
-    made, users = {}, defaultdict(list)
+    made = {}
+    users = defaultdict(list)
     for node in graph.node:
         made.update(dict.fromkeys(node.output, node))
         for name in set(node.input):

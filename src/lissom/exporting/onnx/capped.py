@@ -10,9 +10,10 @@ SUMS = {"Add", "Sub", "Mul", "Div"}
 def relu_by_max(proto: Any) -> None:
     """Turn each Relu and Clip that alone reads a sum into Max and Min with a constant, in place.
 
-    MNN 3.6's converter makes such an activation a field of the addition (`activationType`), which its quantizer forgets
-    when it rebuilds the graph for ema: the ranges are then those of sums that are never clipped, and the answers are far
-    off. Max and Min stay operations of their own. The other methods keep the field, and are worse with Max.
+    MNN 3.6's converter makes such an activation a field of the addition (`activationType`), which
+    its quantizer forgets when it rebuilds the graph for ema: the ranges are then those of sums that
+    are never clipped, and the answers are far off. Max and Min stay operations of their own. The
+    other methods keep the field, and are worse with Max.
     """
     from numpy import array
     from onnx import helper, numpy_helper
@@ -20,11 +21,15 @@ def relu_by_max(proto: Any) -> None:
     made = {name: node for node in proto.graph.node for name in node.output}
     nodes = []
     for node in proto.graph.node:
-        if node.op_type not in ("Relu", "Clip") or made.get(node.input[0]) is None \
-                or made[node.input[0]].op_type not in SUMS:
+        if (
+            node.op_type not in ("Relu", "Clip")
+            or made.get(node.input[0]) is None
+            or made[node.input[0]].op_type not in SUMS
+        ):
             nodes.append(node)
             continue
-        low, high = node.input[1:2] or [""], node.input[2:3] or [""]
+        low = node.input[1:2] or [""]
+        high = node.input[2:3] or [""]
         if node.op_type == "Relu":
             low = [f"{node.output[0]}/nought"]
             proto.graph.initializer.append(numpy_helper.from_array(array(0, "float32"), low[0]))
@@ -33,7 +38,9 @@ def relu_by_max(proto: Any) -> None:
         for place, (kind, end) in enumerate(ends):
             last = place + 1 == len(ends)
             name = node.output[0] if last else f"{node.output[0]}/{kind}"
-            nodes.append(helper.make_node(kind, [value, end], [name], name=node.name if last else name))
+            nodes.append(
+                helper.make_node(kind, [value, end], [name], name=node.name if last else name)
+            )
             value = name
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)

@@ -1,9 +1,10 @@
 """A clip of integers in place of a clip of floats before they are rounded, in an ONNX file.
 
-ONNX Runtime computes a convolution in integers if its output is rounded next. A ReLU6 between the two it takes out where
-the grid ends at 6 or below. A grid that reaches farther, since an addition shares it or it has fewer than 8 bits, leaves
-the ReLU6 there and the convolution in float. Rounding keeps the order of numbers, so that it may come first: with Q(x) =
-QuantizeLinear(x), Q(min(max(x, low), high)) = min(max(Q(x), Q(low)), Q(high)).
+ONNX Runtime computes a convolution in integers if its output is rounded next. A ReLU6 between the
+two it takes out where the grid ends at 6 or below. A grid that reaches farther, since an addition
+shares it or it has fewer than 8 bits, leaves the ReLU6 there and the convolution in float. Rounding
+keeps the order of numbers, so that it may come first: with Q(x) = QuantizeLinear(x), Q(min(max(x,
+low), high)) = min(max(Q(x), Q(low)), Q(high)).
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ WHOLE = (0, 255)
 
 
 def integers_clipped(proto: Any) -> None:
-    """Let each Relu and Clip between a sum and its rounding clip the integers instead, in place, where that changes them."""
+    """Let each Relu and Clip between a sum and its rounding clip the integers instead, in place,
+    where that changes them.
+    """
     graph = proto.graph
     made, users = wires(graph)
     ends = {value.name for value in graph.output}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for clip in [node for node in graph.node if node.op_type in ("Relu", "Clip")]:
-        before, readers = made.get(clip.input[0]), users[clip.output[0]]
+        before = made.get(clip.input[0])
+        readers = users[clip.output[0]]
         alone = len(users[clip.input[0]]) == 1 and ends.isdisjoint([*clip.input, *clip.output])
-        if before is None or before.op_type not in SUMS or not alone \
-                or [node.op_type for node in readers] != ["QuantizeLinear"]:
+        if (
+            before is None
+            or before.op_type not in SUMS
+            or not alone
+            or [node.op_type for node in readers] != ["QuantizeLinear"]
+        ):
             continue
         (rounds,) = readers
         codes = bounds(clip, rounds, tensors)
@@ -40,15 +48,23 @@ def integers_clipped(proto: Any) -> None:
 
 
 def bounds(clip: Any, rounds: Any, tensors: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the codes of a clip's ends on the grid of a QuantizeLinear; None where they are not known, or not one pair."""
+    """Return the codes of a clip's ends on the grid of a QuantizeLinear; None where they are not
+    known, or not one pair.
+    """
     import numpy as np
     from onnx import numpy_helper
 
     def number(name: str, default: float) -> np.ndarray:
-        return numpy_helper.to_array(tensors[name]).reshape(()) if name else np.array(default, np.float32)
+        return (
+            numpy_helper.to_array(tensors[name]).reshape(())
+            if name
+            else np.array(default, np.float32)
+        )
 
     given = [*rounds.input[1:], *clip.input[1:]]
-    if len(rounds.input) < 3 or any(name and (name not in tensors or prod(tensors[name].dims) != 1) for name in given):
+    if len(rounds.input) < 3 or any(
+        name and (name not in tensors or prod(tensors[name].dims) != 1) for name in given
+    ):
         return None
     scale, zero = (number(name, 0) for name in rounds.input[1:])
     if zero.dtype != np.uint8:
@@ -68,8 +84,10 @@ def clip_codes(graph: Any, rounds: Any, readers: Sequence[Any], codes: tuple[int
 
     name = f"{rounds.output[0]}/clipped"
     ends = [f"{name}/low", f"{name}/high"]
-    graph.initializer.extend(numpy_helper.from_array(np.array(code, np.uint8), end)
-                             for code, end in zip(codes, ends, strict=True))
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(code, np.uint8), end)
+        for code, end in zip(codes, ends, strict=True)
+    )
     for node in readers:
         node.input[:] = [name if given == rounds.output[0] else given for given in node.input]
     place = list(graph.node).index(rounds) + 1

@@ -1,7 +1,9 @@
-"""An ONNX file in few bytes: what holds weights is cut out of it and packed; reading puts the very bytes back.
+"""An ONNX file in few bytes: what holds weights is cut out of it and packed; reading puts the very
+bytes back.
 
-A zip file of three parts: `graph`, the file without those tensors; `weights`, what `surgery/packing.py` made of them,
-one behind the other; `index.json`, for each of them [type, elements, how it is packed, bytes packed, place in the file].
+A zip file of three parts: `graph`, the file without those tensors; `weights`, what
+`surgery/packing.py` made of them, one behind the other; `index.json`, for each of them [type,
+elements, how it is packed, bytes packed, place in the file].
 
 The file is cut and put together as bytes, not as a graph: what is loaded is the ordinary file, bit
 by bit. So nothing has to be compared, and loading needs no ONNX library in memory. A packed file
@@ -20,11 +22,16 @@ from ...errors import LissomError
 
 ENDING = ".onnxz"
 FORMAT = 1
-TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4)}  # by name in the index: NumPy's name, bytes of an element
+# by name in the index: NumPy's name, bytes of an element
+TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4)}
 WORTH = 16  # bytes that a tensor must spare, since its line in the index takes some
 MOST = 2**31  # bytes of a file in ONNX's own format
-MOST_INDEX, MOST_TENSORS = 4 << 20, 20_000
-SLACK, PARTS, WHOLE = 64 << 20, 50, 200  # a file of n bytes becomes at most SLACK + WHOLE * n, its parts SLACK + PARTS * n
+MOST_INDEX = 4 << 20
+MOST_TENSORS = 20_000
+# a file of n bytes becomes at most SLACK + WHOLE * n, its parts SLACK + PARTS * n
+SLACK = 64 << 20
+PARTS = 50
+WHOLE = 200
 
 
 def write(source: Path, path: Path) -> None:
@@ -36,9 +43,13 @@ def write(source: Path, path: Path) -> None:
 
     data = source.read_bytes()
     kinds = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.FLOAT: "float32"}
-    graph, weights, rows, at = list[bytes](), list[bytes](), list[list[Any]](), 0
+    graph = list[bytes]()
+    weights = list[bytes]()
+    rows = list[list[Any]]()
+    at = 0
     for tensor in onnx.load_model_from_string(data).graph.initializer:
-        raw, kind = tensor.raw_data, kinds.get(tensor.data_type)
+        raw = tensor.raw_data
+        kind = kinds.get(tensor.data_type)
         if kind is None or len(raw) <= WORTH:
             continue
         values = frombuffer(raw, TYPES[kind][0])
@@ -51,17 +62,26 @@ def write(source: Path, path: Path) -> None:
             at = place + len(raw)
     index = json.dumps({"format": FORMAT, "tensors": rows}, separators=(",", ":")).encode()
     with zipfile.ZipFile(path, "w") as archive:
-        for name, part in (("index.json", index), ("graph", b"".join([*graph, data[at:]])), ("weights", b"".join(weights))):
+        for name, part in (
+            ("index.json", index),
+            ("graph", b"".join([*graph, data[at:]])),
+            ("weights", b"".join(weights)),
+        ):
             info = zipfile.ZipInfo(name)  # of 1980, so that no clock is in the file
             info.create_system = 3
             archive.writestr(info, part, zipfile.ZIP_DEFLATED, 9)
     if len(data) > most(path.stat().st_size, WHOLE):
-        raise LissomError(f"onnxruntime: {len(data)} bytes of nearly nothing but zeros became {path.stat().st_size}; such a "
-                          "file would be refused when it is read")
+        raise LissomError(
+            f"onnxruntime: {len(data)} bytes of nearly nothing but zeros became "
+            f"{path.stat().st_size}; such a "
+            "file would be refused when it is read"
+        )
 
 
 def is_packed(path: Path) -> bool:
-    """Return whether a file says that it is packed, by its ending or its first bytes, as no ONNX file does."""
+    """Return whether a file says that it is packed, by its ending or its first bytes, as no ONNX
+    file does.
+    """
     if path.suffix == ENDING:
         return True
     with path.open("rb") as file:
@@ -74,7 +94,9 @@ def read(path: str | Path) -> bytes:
         return _restored(Path(path))
     except Exception as error:  # a damaged zip file makes its reader raise errors of many kinds
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise LissomError(f"onnxruntime: {path} is no packed ONNX file, or a damaged one ({said[0]})") from None
+        raise LissomError(
+            f"onnxruntime: {path} is no packed ONNX file, or a damaged one ({said[0]})"
+        ) from None
 
 
 def _restored(path: Path) -> bytes:
@@ -83,30 +105,38 @@ def _restored(path: Path) -> bytes:
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         parts = [archive.getinfo(name) for name in ("index.json", "graph", "weights")]
-        if parts[0].file_size > MOST_INDEX or sum(part.file_size for part in parts) > most(size, PARTS):
+        if parts[0].file_size > MOST_INDEX or sum(part.file_size for part in parts) > most(
+            size, PARTS
+        ):
             raise ValueError("its parts are too large for a file of its size")
         index, graph, weights = (archive.read(part) for part in parts)
     found = json.loads(index)
     if found["format"] != FORMAT:
         raise ValueError(f"its format is {found['format']!r}, not {FORMAT}")
     check(found["tensors"], len(graph), len(weights), most(size, WHOLE))
-    whole, taken, begin = io.BytesIO(), 0, 0
+    whole = io.BytesIO()
+    taken = 0
+    begin = 0
     for kind, count, how, length, place in found["tensors"]:
         between = place - whole.tell()
-        whole.write(graph[taken:taken + between])
-        whole.write(unpack(how, weights[begin:begin + length], count, TYPES[kind][0]).data)
-        taken, begin = taken + between, begin + length
+        whole.write(graph[taken : taken + between])
+        whole.write(unpack(how, weights[begin : begin + length], count, TYPES[kind][0]).data)
+        taken = taken + between
+        begin = begin + length
     whole.write(graph[taken:])
     return whole.getvalue()
 
 
 def most(size: int, times: int) -> int:
-    """Return how many bytes may come of a file of `size` bytes: what is nearly all zeros becomes very many."""
+    """Return how many bytes may come of a file of `size` bytes: what is nearly all zeros becomes
+    very many.
+    """
     return min(MOST, SLACK + times * size)
 
 
 def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> None:
-    """Raise ValueError unless the rows of an index fit one another, the lengths of graph and weights, and the limit.
+    """Raise ValueError unless the rows of an index fit one another, the lengths of graph and
+    weights, and the limit.
 
     Nothing has been made room for by then.
     """
@@ -114,12 +144,21 @@ def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> Non
     if len(tensors) > MOST_TENSORS:
         raise ValueError(f"it names {len(tensors)} tensors, at most {MOST_TENSORS} are read")
     for kind, count, how, length, place in tensors:
-        if not all(type(number) is int and number >= 0 for number in (count, length, place)) or kind not in TYPES:
+        if (
+            not all(type(number) is int and number >= 0 for number in (count, length, place))
+            or kind not in TYPES
+        ):
             raise ValueError("its index holds what is no number, or no type")
-        least = -(-count // 8) if how == "sparse" else count * TYPES[kind][1] if kind != "int8" else 0
-        between, begin, end = place - end, begin + length, place + count * TYPES[kind][1]
+        least = (
+            -(-count // 8) if how == "sparse" else count * TYPES[kind][1] if kind != "int8" else 0
+        )
+        between = place - end
+        begin = begin + length
+        end = place + count * TYPES[kind][1]
         taken += between
         if between < 0 or taken > graph or length < least or end > limit:
-            raise ValueError("its index does not fit its graph, or says more than a file of its size holds")
+            raise ValueError(
+                "its index does not fit its graph, or says more than a file of its size holds"
+            )
     if begin != weights or end + graph - taken > limit:
         raise ValueError("its index does not fit its weights, or its graph is too large")

@@ -25,71 +25,98 @@ if TYPE_CHECKING:
 OPSET = 21  # the first with the Q/DQ operators that surgery/quantization/ writes
 
 
-def export_onnx(model: nn.Module, path: Path, shape: tuple[int, ...], facts: dict[str, Any],
-                in_integers: bool = True, adapt: Callable[[Any], None] | None = None,
-                example: Tree | None = None) -> None:
-    """Write `model`, which takes (n, *shape) or what is like `example`, as ONNX with a dynamic batch and metadata.
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    shape: tuple[int, ...],
+    facts: dict[str, Any],
+    in_integers: bool = True,
+    adapt: Callable[[Any], None] | None = None,
+    example: Tree | None = None,
+) -> None:
+    """Write `model`, which takes (n, *shape) or what is like `example`, as ONNX with a dynamic
+    batch and metadata.
 
-    A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights keep the values
-    of their grid then, and activations are rounded only where some have fewer than 8 bits. Weights that `cast` stores in
-    16 bits are written so, or in float for readers without Q/DQ nodes. `adapt` changes the model as its runtime wants it.
-    Floats are float32, whatever the network has. A single input is 'images' and a single output 'outputs'; several have the
-    names of arguments, keys and fields. Each fact that is no text is written as JSON. The file is checked by onnx.checker.
+    A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights
+    keep the values of their grid then, and activations are rounded only where some have fewer than
+    8 bits. Weights that `cast` stores in 16 bits are written so, or in float for readers without
+    Q/DQ nodes. `adapt` changes the model as its runtime wants it. Floats are float32, whatever the
+    network has. A single input is 'images' and a single output 'outputs'; several have the names of
+    arguments, keys and fields. Each fact that is no text is written as JSON. The file is checked by
+    onnx.checker.
     Raises LissomError when the network cannot be exported.
     """
     import onnx
 
     from ...surgery.cast import uncast
-    from ...surgery.quantization.network import Quantized
+    from ...surgery.quantization.network import QuantizedNetwork
     from ...tasks.given import network_of
     from ..shown import shown_to
-    from .float_layers import kept_float
+    from .float_layers import keep_float_layers
     from .names import name_by_layer
     from .weights import halved
 
     model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
     shown = shown_to(model, shape, example)
     model = shown.network(model)
-    prefix, inner = "", model  # lissom's wrappers hold what they wrap as `network`
+    # lissom's wrappers hold what they wrap as `network`
+    prefix = ""
+    inner = model
     while type(inner).__module__.startswith("lissom.") and "network" in inner._modules:
-        inner, prefix = inner.get_submodule("network"), f"{prefix}network."
+        inner = inner.get_submodule("network")
+        prefix = f"{prefix}network."
     for layer in list(model.modules()):
-        if isinstance(layer, Quantized):
-            layer.freeze_integers() if in_integers else layer.freeze_weights()
+        if isinstance(layer, QuantizedNetwork):
+            if in_integers:
+                layer.freeze_integers()
+            else:
+                layer.freeze_weights()
     kinds = uncast(model)
     proto = converted(model, shown)
-    onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+    onnx.helper.set_model_props(
+        proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    )
     proto.producer_name = "lissom"
     name_by_layer(proto, prefix)
-    # the exporter notes source lines, which name paths of this machine, and shapes, which any reader infers
+    # the exporter notes source lines, which name paths of this machine, and shapes, which any
+    # reader infers
     del proto.graph.metadata_props[:], proto.graph.value_info[:]
-    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+    for part in (
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+    ):
         del part.metadata_props[:]
     rewritten(proto)
     if in_integers and kinds:
         halved(proto, kinds)
-    kept_float(proto)
+    keep_float_layers(proto)
     if adapt is not None:
         adapt(proto)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # protobuf and onnx raise errors of their own
-        raise LissomError(f"export: the ONNX file does not hold together: {str(error).splitlines()[0]}") from error
+        raise LissomError(
+            f"export: the ONNX file does not hold together: {str(error).splitlines()[0]}"
+        ) from error
     onnx.save(proto, str(path))
 
 
 def rewritten(proto: Any) -> None:
-    """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same, in place."""
+    """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same,
+    in place.
+    """
     from .clipped import integers_clipped
     from .parts import parts_rounded
-    from .weights import folded_at_load
+    from .weights import fold_scales_at_load
     from .wrapped import unwrapped
 
     plain_zeros(proto)
     unwrapped(proto)
     parts_rounded(proto)
     integers_clipped(proto)
-    folded_at_load(proto)
+    fold_scales_at_load(proto)
 
 
 def converted(model: nn.Module, shown: Shown) -> Any:
@@ -102,13 +129,24 @@ def converted(model: nn.Module, shown: Shown) -> Any:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
             read_once()
             warnings.simplefilter("ignore")
-            program = by_operator(lambda: torch.onnx.export(
-                model, shown.given, dynamo=True, opset_version=OPSET, verbose=False, input_names=shown.names,
-                output_names=shown.outputs, dynamic_shapes=shown.shapes(torch.export.Dim("batch"))))
+            program = by_operator(
+                lambda: torch.onnx.export(
+                    model,
+                    shown.given,
+                    dynamo=True,
+                    opset_version=OPSET,
+                    verbose=False,
+                    input_names=shown.names,
+                    output_names=shown.outputs,
+                    dynamic_shapes=shown.shapes(torch.export.Dim("batch")),
+                )
+            )
         assert program is not None
         proto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise
-        raise LissomError(f"export: the ONNX exporter cannot convert this network: {cause_of(error)}") from error
+        raise LissomError(
+            f"export: the ONNX exporter cannot convert this network: {cause_of(error)}"
+        ) from error
     refuse_numbers(proto, shown)
     return proto
 
@@ -117,7 +155,8 @@ def read_once() -> None:
     """Let PyTorch's exporter read the sources of its 500 functions once in a process, not at each export."""
     from torch.onnx._internal.exporter import _registration
 
-    functions: Any = getattr(_registration, "onnxscript_apis", None)  # PyTorch's own, and so not for certain there
+    # PyTorch's own, and so not for certain there
+    functions: Any = getattr(_registration, "onnxscript_apis", None)
     read = getattr(functions, "get_torchlib_ops", None)
     if read is not None and not hasattr(read, "cache_info"):
         functions.get_torchlib_ops = cache(read)
@@ -130,12 +169,16 @@ def refuse_numbers(proto: Any, shown: Shown) -> None:
     for given in proto.graph.input:
         if dynamic.get(given.name) and given.type.tensor_type.shape.dim[0].dim_value:
             raise LissomError(
-                f"export: the file would take batches of {given.type.tensor_type.shape.dim[0].dim_value} only, since the "
-                "network's code makes a number of its batch, as len(x) does; x.shape[0], or -1 in a view, keeps it open")
+                "export: the file would take batches of "
+                f"{given.type.tensor_type.shape.dim[0].dim_value} only, since the "
+                "network's code makes a number of its batch, as len(x) does; x.shape[0], or -1 in "
+                "a view, keeps it open"
+            )
 
 
 def plain_zeros(proto: Any) -> None:
-    """Turn -0.0 among the weights of an ONNX model into 0.0, in place: a batch-norm of factor below 0 makes them.
+    """Turn -0.0 among the weights of an ONNX model into 0.0, in place: a batch-norm of factor below
+    0 makes them.
 
     They take no part in any sum, and a file with zeros of one kind packs better.
     """

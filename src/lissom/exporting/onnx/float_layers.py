@@ -1,12 +1,13 @@
 """Layers of float weights amid integers in an ONNX file, which ONNX Runtime is kept from rounding by itself.
 
-Where such a layer stands between a DequantizeLinear and a QuantizeLinear, ONNX Runtime 1.32 makes integers of its weights,
-with one scale for all filters, whoever wrote the file. It does so if the input has one scale for the whole tensor.
-So a layer that was meant to stay float did not, and such a file answered ten times as far from the
-simulation as it should.
-Here the layer reads the same integers through a DequantizeLinear of its own with one scale for each channel, all of them
-equal: the same numbers at the same price. OpenVINO computes with it as before.
-Source: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc, https://github.com/microsoft/onnxruntime
+Where such a layer stands between a DequantizeLinear and a QuantizeLinear, ONNX Runtime 1.32 makes
+integers of its weights, with one scale for all filters, whoever wrote the file. It does so if the
+input has one scale for the whole tensor. So a layer that was meant to stay float did not, and such
+a file answered ten times as far from the simulation as it should. Here the layer reads the same
+integers through a DequantizeLinear of its own with one scale for each channel, all of them equal:
+the same numbers at the same price. OpenVINO computes with it as before.
+Source: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc,
+https://github.com/microsoft/onnxruntime
 """
 
 from __future__ import annotations
@@ -18,30 +19,47 @@ from .activations import wires
 from .names import SHORT
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # a MatMul and an Add become a Gemm
-MOVES = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}  # ONNX Runtime rounds behind these
+# ONNX Runtime rounds behind these
+MOVES = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 
-def kept_float(proto: Any) -> None:
-    """Let each layer of float weights that reads integers read them with a scale for each channel, in place."""
+def keep_float_layers(proto: Any) -> None:
+    """Let each layer of float weights that reads integers read them with a scale for each channel,
+    in place.
+    """
     made, _ = wires(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    layers = [(node, path) for node in proto.graph.node if node.op_type in LAYERS and is_float(node.input[1], made, tensors)
-              and (path := path_to(node.input[0], made, tensors))]
+    layers = [
+        (node, path)
+        for node in proto.graph.node
+        if node.op_type in LAYERS
+        and is_float(node.input[1], made, tensors)
+        and (path := path_to(node.input[0], made, tensors))
+    ]
     if not layers:  # nothing to infer shapes for
         return
-    shapes, own = shapes_in(proto), dict[str, str]()  # own: values, and what such layers read in their place
+    # own: values, and what such layers read in their place
+    shapes = shapes_in(proto)
+    own = dict[str, str]()
     unread = dict[str, str]()
     for layer, path in layers:
         sizes = shapes.get(path[0].output[0], [])
-        axis = next((i for i, size in enumerate(sizes) if i and size > 1), None)  # one scale of size 1 counts as a scalar
+        # one scale of size 1 counts as a scalar
+        axis = next((i for i, size in enumerate(sizes) if i and size > 1), None)
         if axis is None:
             continue
         for node in (node for node in path if node.output[0] not in own):
-            copy = by_channel(proto.graph, node, axis, sizes[axis], tensors) if node is path[0] else type(node)()
+            copy = (
+                by_channel(proto.graph, node, axis, sizes[axis], tensors)
+                if node is path[0]
+                else type(node)()
+            )
             if node is not path[0]:
                 copy.CopyFrom(node)
                 copy.input[0] = own[node.input[0]]
-            own[node.output[0]] = copy.output[0] = copy.name = own_name(layer, node.op_type, proto.graph)
+            own[node.output[0]] = copy.output[0] = copy.name = own_name(
+                layer, node.op_type, proto.graph
+            )
             place = list(proto.graph.node).index(layer)
             ahead, left = rounded_before(copy, made) if node is path[0] else ([], [])
             unread.update(dict.fromkeys(left, ""))
@@ -65,26 +83,32 @@ def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str
 
 
 def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-    """Let a DequantizeLinear that is behind a Concat read integers that were rounded before they were put together.
+    """Let a DequantizeLinear that is behind a Concat read integers that were rounded before they
+    were put together.
 
-    The integers are the same. OpenVINO 2026.4 moves the rounding there by itself, but not the scales of each channel with
-    it, and then cannot compile the file (MoveFakeQuantize: "Argument shapes are inconsistent"). Return the nodes that make
-    these integers, in order, and the values that were read before.
+    The integers are the same. OpenVINO 2026.4 moves the rounding there by itself, but not the
+    scales of each channel with it, and then cannot compile the file (MoveFakeQuantize: "Argument
+    shapes are inconsistent"). Return the nodes that make these integers, in order, and the values
+    that were read before.
     """
     from onnx import helper
 
-    rounds, between = made[back.input[0]], list[Any]()
+    rounds = made[back.input[0]]
+    between = list[Any]()
     joined = made.get(rounds.input[0]) if rounds.op_type == "QuantizeLinear" else None
     while joined is not None and joined.op_type == "Relu":
         between.insert(0, joined)
         joined = made.get(joined.input[0])
     if joined is None or joined.op_type != "Concat":
         return [], []
-    codes, nodes = list[str](), list[Any]()
+    codes = list[str]()
+    nodes = list[Any]()
     for number, value in enumerate(joined.input):
         for node in (*between, rounds):
             name = f"{back.name}/{SHORT.get(node.op_type, node.op_type)}_{number}"
-            nodes.append(helper.make_node(node.op_type, [value, *node.input[1:]], [name], name=name))
+            nodes.append(
+                helper.make_node(node.op_type, [value, *node.input[1:]], [name], name=name)
+            )
             value = name
         codes.append(value)
     back.input[0] = f"{back.name}/{joined.op_type}"
@@ -95,10 +119,16 @@ def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[
 
 def own_name(layer: Any, kind: str, graph: Any) -> str:
     """Return a name for a node that belongs to a layer, one that no node and no value has."""
-    taken = {name for node in graph.node for name in (node.name, *node.output)} | {t.name for t in graph.initializer}
+    taken = {name for node in graph.node for name in (node.name, *node.output)} | {
+        t.name for t in graph.initializer
+    }
     scope = layer.name.rpartition("/")[0]
     stem = f"{scope}/{SHORT.get(kind, kind)}" if scope else SHORT.get(kind, kind)
-    return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if name not in taken)
+    return next(
+        name
+        for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2)))
+        if name not in taken
+    )
 
 
 def is_float(name: str, made: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
@@ -106,20 +136,33 @@ def is_float(name: str, made: Mapping[str, Any], tensors: Mapping[str, Any]) -> 
     if name in tensors:
         return True
     node = made.get(name)
-    return node is not None and node.op_type != "DequantizeLinear" and bool(node.input) \
+    return (
+        node is not None
+        and node.op_type != "DequantizeLinear"
+        and bool(node.input)
         and all(is_float(given, made, tensors) for given in node.input if given)
+    )
 
 
 def path_to(name: str, made: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Any]:
-    """Return the nodes that a value comes through, from a DequantizeLinear of one scale on; none if there is no such."""
+    """Return the nodes that a value comes through, from a DequantizeLinear of one scale on; none if
+    there is no such.
+    """
     path = list[Any]()
     while (node := made.get(name)) is not None and len(node.output) == 1:
         path.insert(0, node)
         if node.op_type not in MOVES:
             break
         name = node.input[0]
-    scalar = bool(path) and path[0].op_type == "DequantizeLinear" and path[0].input[0] in made and all(
-        given in tensors and list(tensors[given].dims) in ([], [1]) for given in path[0].input[1:])
+    scalar = (
+        bool(path)
+        and path[0].op_type == "DequantizeLinear"
+        and path[0].input[0] in made
+        and all(
+            given in tensors and list(tensors[given].dims) in ([], [1])
+            for given in path[0].input[1:]
+        )
+    )
     return path if scalar else []
 
 
@@ -127,14 +170,20 @@ def shapes_in(proto: Any) -> dict[str, list[int]]:
     """Return the sizes of all values within a model, 0 where they are not fixed."""
     from onnx import shape_inference
 
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            for value in shape_inference.infer_shapes(proto).graph.value_info}
+    return {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in shape_inference.infer_shapes(proto).graph.value_info
+    }
 
 
 def forget(graph: Any, names: Mapping[str, str]) -> None:
     """Remove the nodes that make these values, in place, unless something reads them."""
-    read = {value.name for value in graph.output} | {name for node in graph.node for name in node.input}
+    read = {value.name for value in graph.output} | {
+        name for node in graph.node for name in node.input
+    }
     for node in reversed(list(graph.node)):
         if node.output[0] in names and node.output[0] not in read:
             graph.node.remove(node)
-            read = {value.name for value in graph.output} | {name for other in graph.node for name in other.input}
+            read = {value.name for value in graph.output} | {
+                name for other in graph.node for name in other.input
+            }

@@ -13,25 +13,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-SCOPES = "pkg.torch.onnx.name_scopes"  # what the exporter notes at each node: all modules around it, and the call
+# what the exporter notes at each node: all modules around it, and the call
+SCOPES = "pkg.torch.onnx.name_scopes"
 
-SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}  # of which there are many, and files are to be small
+# of which there are many, and files are to be small
+SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
 LONG = {short: kind for kind, short in SHORT.items()}
 
-WEIGHTED = r"Conv|Gemm|MatMul"  # what operations that hold weights have in their names, fused and integer ones too
+# what operations that hold weights have in their names, fused and integer ones too
+WEIGHTED = r"Conv|Gemm|MatMul"
 
 
 def name_by_layer(proto: Any, prefix: str) -> None:
-    """Name each node of an exported model after the layer that it comes from, as in blocks.0.conv1/Conv, in place.
+    """Name each node of an exported model after the layer that it comes from, as in
+    blocks.0.conv1/Conv, in place.
 
-    What follows the slash is the operation, and a number where a layer has several. Outputs are named as their nodes,
-    except the graph's own. `prefix` is what lissom's wrappers put ahead of the names of the network's layers and tensors;
-    sites at which activations are rounded belong to the layer they are in. What makes weights of integers, and is gone
-    once a file is loaded, has no name, and its output a number.
+    What follows the slash is the operation, and a number where a layer has several. Outputs are
+    named as their nodes, except the graph's own. `prefix` is what lissom's wrappers put ahead of
+    the names of the network's layers and tensors; sites at which activations are rounded belong to
+    the layer they are in. What makes weights of integers, and is gone once a file is loaded, has no
+    name, and its output a number.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
     kept = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
-    taken, renamed = set(kept), dict[str, str]()
+    taken = set(kept)
+    renamed = dict[str, str]()
     for tensor in proto.graph.initializer:
         own = tensor.name.removeprefix(prefix)
         if own not in taken:
@@ -39,15 +45,24 @@ def name_by_layer(proto: Any, prefix: str) -> None:
             taken.add(own)
     for node in proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:
-            renamed[node.output[0]], node.name = f"/{len(renamed)}", ""
+            renamed[node.output[0]] = f"/{len(renamed)}"
+            node.name = ""
             continue
-        where = layer_of(next((p.value for p in node.metadata_props if p.key == SCOPES), "[]"), prefix)
-        if re.search(WEIGHTED, node.op_type) and node.input[1] in weights and node.input[1].endswith(".weight"):
-            # the exporter folds batch-norm into the convolution before it, and then says that of the batch-norm
+        where = layer_of(
+            next((p.value for p in node.metadata_props if p.key == SCOPES), "[]"), prefix
+        )
+        if (
+            re.search(WEIGHTED, node.op_type)
+            and node.input[1] in weights
+            and node.input[1].endswith(".weight")
+        ):
+            # the exporter folds batch-norm into the convolution before it, and then says that of
+            # the batch-norm
             where = node.input[1].removeprefix(prefix).removesuffix(".weight")
         kind = SHORT.get(node.op_type, node.op_type)
         stem = f"{where}/{kind}" if where else kind
-        name, number = stem, 0
+        name = stem
+        number = 0
         while name in taken:
             number += 1
             name = f"{stem}_{number}"
@@ -60,7 +75,9 @@ def name_by_layer(proto: Any, prefix: str) -> None:
 
 
 def rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give values other names, in a graph and in those that its nodes hold as branches and loops, in place."""
+    """Give values other names, in a graph and in those that its nodes hold as branches and loops,
+    in place.
+    """
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -82,14 +99,16 @@ def layer_of(scopes: str, prefix: str) -> str:
     except (SyntaxError, ValueError):
         return ""
     inner = next((s for s in reversed(around) if s and not s.startswith("grids.")), "")
-    return "" if inner + "." == prefix or not inner.startswith(prefix) else inner.removeprefix(prefix)
+    return (
+        "" if inner + "." == prefix or not inner.startswith(prefix) else inner.removeprefix(prefix)
+    )
 
 
 def layers_in(path: Path) -> Callable[[str, str], str]:
     """Return what leads from the name of a node, and what a runtime made of it, to the layer of a file.
 
-    ONNX Runtime names a convolution after the activation that it took in; the layer is that of the convolution. Of files
-    other than ONNX the name itself says it.
+    ONNX Runtime names a convolution after the activation that it took in; the layer is that of the
+    convolution. Of files other than ONNX the name itself says it.
     """
     import onnx
 
@@ -98,30 +117,43 @@ def layers_in(path: Path) -> Callable[[str, str], str]:
     if path.suffix not in (".onnx", _onnxz.ENDING):
         return lambda name, _: layer_named(name)
     whole = _onnxz.read(path) if _onnxz.is_packed(path) else None
-    proto = onnx.load(str(path), load_external_data=False) if whole is None else onnx.load_model_from_string(whole)
+    proto = (
+        onnx.load(str(path), load_external_data=False)
+        if whole is None
+        else onnx.load_model_from_string(whole)
+    )
     made = {name: node for node in proto.graph.node for name in (*node.output, node.name)}
 
     def layer(name: str, made_of: str) -> str:
         node = made.get(re.sub(r"(_token_\d+|_nchwc)$", "", name))
         if node is None:
             return layer_named(name)
-        while re.search(WEIGHTED, made_of) and not re.search(WEIGHTED, node.op_type) and node.input[0] in made:
+        while (
+            re.search(WEIGHTED, made_of)
+            and not re.search(WEIGHTED, node.op_type)
+            and node.input[0] in made
+        ):
             node = made[node.input[0]]
         return layer_named(node.name or name)
+
     return layer
 
 
 def layer_named(node: str) -> str:
-    """Return the layer of a node as a runtime names it, which adds words of its own, or its operation if it has none.
+    """Return the layer of a node as a runtime names it, which adds words of its own, or its
+    operation if it has none.
 
     Nodes of files that others made keep their names.
 
-    >>> layer_named("blocks.1.shortcut.0/Conv_token_23"), layer_named("ReduceMean_acdb_abcd_Reshape"), layer_named("q_2")
-    ('blocks.1.shortcut.0', 'ReduceMean', 'QuantizeLinear')
+    >>> layer_named("blocks.1.shortcut.0/Conv_token_23"), layer_named("q_2")
+    ('blocks.1.shortcut.0', 'QuantizeLinear')
+    >>> layer_named("ReduceMean_acdb_abcd_Reshape")
+    'ReduceMean'
     """
     if node in LONG or (node.rpartition("_")[0] in LONG and node.rpartition("_")[2].isdecimal()):
         return LONG[node.partition("_")[0]]
     first = node.split("/")[0]
     if "/" in node:
-        return re.sub(r"^.*_(abcd|acdb)_", "", first)  # a change of layout, named after what it stands between
+        # a change of layout, named after what it stands between
+        return re.sub(r"^.*_(abcd|acdb)_", "", first)
     return re.sub(r"^([A-Z][A-Za-z]*)_(\d+|token_.*|raster_.*|(abcd|acdb)_.*)$", r"\1", first)

@@ -1,4 +1,5 @@
-"""Parts of a rounded value, rounded once more on the same grid, so that ONNX Runtime hands them on as integers.
+"""Parts of a rounded value, rounded once more on the same grid, so that ONNX Runtime hands them on
+as integers.
 
 It splits integers only between one Q/DQ pair and the next. No number changes.
 """
@@ -18,15 +19,25 @@ def parts_rounded(proto: Any) -> None:
     ends = {value.name for value in proto.graph.output}
     for node in [node for node in proto.graph.node if node.op_type == "Split"]:
         back = made.get(node.input[0])
-        rounds = made.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
-        if back is None or rounds is None or rounds.op_type != "QuantizeLinear":  # of fewer bits, what clips lies between
+        rounds = (
+            made.get(back.input[0])
+            if back is not None and back.op_type == "DequantizeLinear"
+            else None
+        )
+        # of fewer bits, what clips lies between
+        if back is None or rounds is None or rounds.op_type != "QuantizeLinear":
             continue
         place = list(proto.graph.node).index(node) + 1
         for part in node.output:
             readers = users[part]
-            if part in ends or not readers or all(user.op_type == "QuantizeLinear" for user in readers):
+            if (
+                part in ends
+                or not readers
+                or all(user.op_type == "QuantizeLinear" for user in readers)
+            ):
                 continue
-            codes, values = f"{part}/q", f"{part}/dq"
+            codes = f"{part}/q"
+            values = f"{part}/dq"
             for user in readers:
                 user.input[:] = [values if name == part else name for name in user.input]
             for like, given, name in ((rounds, part, codes), (back, codes, values)):

@@ -8,28 +8,45 @@ from typing import Any
 def pool_by_window(proto: Any) -> None:
     """Turn means over the whole image into average pooling, where the size is known, in place.
 
-    MNN 3.6 needs it: its quantizer dies over a mean with the method kl, and its converter gets a GlobalAveragePool
-    wrong in the layout that the quantizer wants.
+    MNN 3.6 needs it: its quantizer dies over a mean with the method kl, and its converter gets a
+    GlobalAveragePool wrong in the layout that the quantizer wants.
     """
     from onnx import helper, numpy_helper, shape_inference
 
     inferred = shape_inference.infer_shapes(proto).graph
-    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.value_info, *inferred.input)}
+    sizes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*inferred.value_info, *inferred.input)
+    }
     constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     nodes = []
     for node in proto.graph.node:
         size = sizes.get(node.input[0], []) if node.input else []
         whole = node.op_type == "GlobalAveragePool" or (
-            node.op_type == "ReduceMean" and len(node.input) > 1 and node.input[1] in constants
-            and sorted(axis % 4 for axis in constants[node.input[1]].tolist()) == [2, 3])
+            node.op_type == "ReduceMean"
+            and len(node.input) > 1
+            and node.input[1] in constants
+            and sorted(axis % 4 for axis in constants[node.input[1]].tolist()) == [2, 3]
+        )
         if not whole or len(size) != 4 or not all(size[2:]):
             nodes.append(node)
             continue
         flat = any(a.name == "keepdims" and a.i == 0 for a in node.attribute)
         pooled = node.output[0] + "_pooled" if flat else node.output[0]
-        nodes.append(helper.make_node("AveragePool", [node.input[0]], [pooled], name=pooled, kernel_shape=size[2:],
-                                      strides=size[2:], pads=[0, 0, 0, 0]))
+        nodes.append(
+            helper.make_node(
+                "AveragePool",
+                [node.input[0]],
+                [pooled],
+                name=pooled,
+                kernel_shape=size[2:],
+                strides=size[2:],
+                pads=[0, 0, 0, 0],
+            )
+        )
         if flat:
-            nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], name=node.output[0], axis=1))
+            nodes.append(
+                helper.make_node("Flatten", [pooled], [node.output[0]], name=node.output[0], axis=1)
+            )
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)

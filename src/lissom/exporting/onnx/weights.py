@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 def halved(proto: Any, kinds: Iterable[str]) -> None:
     """Store float32 tensors of two or more axes in 16 bits, a Cast behind them, wherever these lose nothing.
 
-    `kinds` are those of the network, "bf16" and "fp16". Weights that were rounded lose nothing, whatever the exporter has
-    called or transposed; a tensor that was not rounded and fits by chance stands for the same numbers. Runtimes widen the
-    weights when they load the file, so that they compute as with a file of float32.
+    `kinds` are those of the network, "bf16" and "fp16". Weights that were rounded lose nothing,
+    whatever the exporter has called or transposed; a tensor that was not rounded and fits by chance
+    stands for the same numbers. Runtimes widen the weights when they load the file, so that they
+    compute as with a file of float32.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -22,21 +23,33 @@ def halved(proto: Any, kinds: Iterable[str]) -> None:
     for tensor in proto.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
-        value, name = numpy_helper.to_array(tensor), tensor.name
+        value = numpy_helper.to_array(tensor)
+        name = tensor.name
         for kind in sorted(kinds):
             bits = in_bits(value, kind)
             if bits is None:
                 continue
             type16 = TensorProto.BFLOAT16 if kind == "bf16" else TensorProto.FLOAT16
-            tensor.CopyFrom(TensorProto(name=f"{name}.{kind}", dims=tensor.dims, data_type=type16, raw_data=bits.tobytes()))
-            casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+            tensor.CopyFrom(
+                TensorProto(
+                    name=f"{name}.{kind}",
+                    dims=tensor.dims,
+                    data_type=type16,
+                    raw_data=bits.tobytes(),
+                )
+            )
+            casts.append(
+                helper.make_node(
+                    "Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT
+                )
+            )
             break
     nodes = [*casts, *proto.graph.node]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
 
 
-def folded_at_load(proto: Any) -> None:
+def fold_scales_at_load(proto: Any) -> None:
     """Put a Cast and a Mul in the place of each DequantizeLinear of weights without a zero point.
 
     These meet floats, so that no integer kernel wants the pair of nodes. ONNX Runtime dequantizes
@@ -46,22 +59,38 @@ def folded_at_load(proto: Any) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes, replaced = [], set()
+    nodes = []
+    replaced = set()
     for node in proto.graph.node:
-        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
+        weight = (
+            tensors.get(node.input[0])
+            if node.op_type == "DequantizeLinear" and len(node.input) == 2
+            else None
+        )
         if weight is None or weight.data_type != TensorProto.INT8:
             nodes.append(node)
             continue
-        scale, name = numpy_helper.to_array(tensors[node.input[1]]), node.output[0]
+        scale = numpy_helper.to_array(tensors[node.input[1]])
+        name = node.output[0]
         replaced.add(node.input[1])
-        along = numpy_helper.from_array(scale.reshape(-1, *[1] * (len(weight.dims) - 1)), f"{name}.scale")
+        along = numpy_helper.from_array(
+            scale.reshape(-1, *[1] * (len(weight.dims) - 1)), f"{name}.scale"
+        )
         proto.graph.initializer.append(along)
-        nodes += [helper.make_node("Cast", [weight.name], [f"{name}.cast"], name=f"{name}.cast", to=TensorProto.FLOAT),
-                  helper.make_node("Mul", [f"{name}.cast", along.name], [name], name=f"{name}.mul")]
+        nodes += [
+            helper.make_node(
+                "Cast", [weight.name], [f"{name}.cast"], name=f"{name}.cast", to=TensorProto.FLOAT
+            ),
+            helper.make_node("Mul", [f"{name}.cast", along.name], [name], name=f"{name}.mul"),
+        ]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used or tensor.name not in replaced]
+    kept = [
+        tensor
+        for tensor in proto.graph.initializer
+        if tensor.name in used or tensor.name not in replaced
+    ]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
 
@@ -81,4 +110,8 @@ def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
         return None if (whole & 0xFFFF).any() else (whole >> 16).astype("<u2")
     with np.errstate(over="ignore"):
         half = value.astype("<f2")
-    return half.view("<u2") if np.array_equal(half.astype(np.float32).view("<u4"), value.view("<u4")) else None
+    return (
+        half.view("<u2")
+        if np.array_equal(half.astype(np.float32).view("<u4"), value.view("<u4"))
+        else None
+    )

@@ -1,6 +1,7 @@
 """Circular padding in an ONNX file, as slices that are put together: OpenVINO reads no Pad of mode "wrap".
 
-Where what is padded was rounded, the integers are: the layer behind it then reads a DequantizeLinear, and runs in integers.
+Where what is padded was rounded, the integers are: the layer behind it then reads a
+DequantizeLinear, and runs in integers.
 """
 
 from __future__ import annotations
@@ -23,8 +24,17 @@ def unwrapped(proto: Any) -> None:
         count = len(pads) // 2
         given = tensors.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
         axes = range(count) if given is None else numpy_helper.to_array(given).tolist()
-        back = next((n for n in graph.node if n.op_type == "DequantizeLinear" and n.output[0] == node.input[0]), None)
-        place, name, made = list(graph.node).index(node), node.name or node.output[0], list[Any]()
+        back = next(
+            (
+                n
+                for n in graph.node
+                if n.op_type == "DequantizeLinear" and n.output[0] == node.input[0]
+            ),
+            None,
+        )
+        place = list(graph.node).index(node)
+        name = node.name or node.output[0]
+        made = list[Any]()
         value = node.input[0] if back is None else back.input[0]
         for axis, low, high in zip(axes, pads[:count], pads[count:], strict=True):
             if low or high:
@@ -32,7 +42,11 @@ def unwrapped(proto: Any) -> None:
         if back is None:
             made.append(helper.make_node("Identity", [value], [node.output[0]], name=name))
         else:
-            made.append(helper.make_node("DequantizeLinear", [value, *back.input[1:]], [node.output[0]], name=name))
+            made.append(
+                helper.make_node(
+                    "DequantizeLinear", [value, *back.input[1:]], [node.output[0]], name=name
+                )
+            )
             made[-1].attribute.extend(back.attribute)
         graph.node.remove(node)
         for other in reversed(made):
@@ -43,24 +57,39 @@ def unwrapped(proto: Any) -> None:
     forget(graph, unread)
 
 
-def around(graph: Any, made: list[Any], value: str, name: str, axis: int, low: int, high: int) -> str:
-    """Add the nodes that lay `low` elements of the end before a value and `high` of its beginning behind; return the result.
+def around(
+    graph: Any, made: list[Any], value: str, name: str, axis: int, low: int, high: int
+) -> str:
+    """Add the nodes that lay `low` elements of the end before a value and `high` of its beginning
+    behind; return the result.
 
     Where one is below 0, so much is cut off first, as PyTorch does it.
     """
     from onnx import helper
 
     def part(of: str, which: str, start: int, end: int) -> str:
-        made.append(helper.make_node("Slice", [of, *(number(graph, n) for n in (start, end, axis))], [f"{name}/{which}"],
-                                     name=f"{name}/{which}"))
+        made.append(
+            helper.make_node(
+                "Slice",
+                [of, *(number(graph, n) for n in (start, end, axis))],
+                [f"{name}/{which}"],
+                name=f"{name}/{which}",
+            )
+        )
         return f"{name}/{which}"
 
-    middle = value if low >= 0 and high >= 0 else part(value, "middle", max(0, -low), high if high < 0 else FAR)
+    middle = (
+        value
+        if low >= 0 and high >= 0
+        else part(value, "middle", max(0, -low), high if high < 0 else FAR)
+    )
     before = [part(middle, "end", -low, FAR)] if low > 0 else []
     behind = [part(middle, "begin", 0, high)] if high > 0 else []
     if not before and not behind:
         return middle
-    made.append(helper.make_node("Concat", [*before, middle, *behind], [name], name=name, axis=axis))
+    made.append(
+        helper.make_node("Concat", [*before, middle, *behind], [name], name=name, axis=axis)
+    )
     return name
 
 

@@ -17,29 +17,45 @@ WIDTHS = ("attn_dim", "all_head_size", "all_head_dim", "inner_dim", "attention_d
 
 
 class HeadAttention(nn.MultiheadAttention):
-    """Multi-head attention on its own input, of which some heads were cut out; made by changing a layer's class.
+    """Multi-head attention on its own input, of which some heads were cut out; made by changing a
+    layer's class.
 
-    PyTorch's own forward takes the width of all heads for that of the input. Here `num_heads` counts the heads that
-    are left, of `head_dim` each: in_proj_weight (3 * heads * head_dim, embed_dim), out_proj (embed_dim, heads * head_dim).
+    PyTorch's own forward takes the width of all heads for that of the input. Here `num_heads`
+    counts the heads that are left, of `head_dim` each: in_proj_weight (3 * heads * head_dim,
+    embed_dim), out_proj (embed_dim, heads * head_dim).
     """
 
     @property
-    def _qkv_same_embed_dim(self) -> bool:  # nn.TransformerEncoderLayer would compute it by itself otherwise
+    # nn.TransformerEncoderLayer would compute it by itself otherwise
+    def _qkv_same_embed_dim(self) -> bool:
         return False
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
-                need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
-                is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return outputs and, if asked for, attention weights, as nn.MultiheadAttention does."""
         assert self.in_proj_weight is not None
         batched = query.ndim == 3
-        inputs = [t if self.batch_first and batched else t.transpose(0, 1) if batched else t[None]
-                  for t in (query, key, value)]
+        inputs = [
+            t if self.batch_first and batched else t.transpose(0, 1) if batched else t[None]
+            for t in (query, key, value)
+        ]
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(x, w, b).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-                   for x, w, b in zip(inputs, self.in_proj_weight.chunk(3), biases, strict=True))  # n heads places head_dim
+        q, k, v = (
+            F.linear(x, w, b).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            # n heads places head_dim
+            for x, w, b in zip(inputs, self.in_proj_weight.chunk(3), biases, strict=True)
+        )
         mask = self._mask(q, key_padding_mask, attn_mask, is_causal)
-        weights = (q * self.head_dim ** -0.5) @ k.transpose(-2, -1)
+        weights = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
         weights = (weights if mask is None else weights + mask).softmax(-1)
         mixed = F.dropout(weights, self.dropout, self.training) @ v
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -49,15 +65,22 @@ class HeadAttention(nn.MultiheadAttention):
         weights = weights.mean(1) if average_attn_weights else weights
         return out, weights if batched else weights[0]
 
-    def _mask(self, q: Tensor, padding: Tensor | None, mask: Tensor | None, causal: bool) -> Tensor | None:
+    def _mask(
+        self, q: Tensor, padding: Tensor | None, mask: Tensor | None, causal: bool
+    ) -> Tensor | None:
         """Return what is added to the products (n heads places places), None for nothing."""
         if mask is None and causal:
             mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
         parts = []
         if mask is not None:
             if mask.ndim == 3 and len(mask) != len(q) * self.num_heads:
-                raise ValueError(f"a mask for each head has {len(mask)} of them; {len(q) * self.num_heads} are left")
-            parts.append(_added(mask, q).unflatten(0, (len(q), -1)) if mask.ndim == 3 else _added(mask, q))
+                raise ValueError(
+                    f"a mask for each head has {len(mask)} of them; "
+                    f"{len(q) * self.num_heads} are left"
+                )
+            parts.append(
+                _added(mask, q).unflatten(0, (len(q), -1)) if mask.ndim == 3 else _added(mask, q)
+            )
         if padding is not None:
             parts.append(_added(padding if padding.ndim == 2 else padding[None], q)[:, None, None])
         return sum(parts[1:], parts[0]) if parts else None
@@ -65,33 +88,45 @@ class HeadAttention(nn.MultiheadAttention):
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
     """Return a mask as numbers to add: True becomes minus infinity."""
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, float("-inf")) \
-        if mask.dtype == torch.bool else mask.to(like.dtype)
+    return (
+        torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(
+            mask, float("-inf")
+        )
+        if mask.dtype == torch.bool
+        else mask.to(like.dtype)
+    )
 
 
 def count_heads(layers: Mapping[str, nn.Module], group: Group, kept: int) -> None:
     """Tell the layers around a group, if its units may be heads, that `kept` of them are left.
 
-    Attention written by hand keeps its number of heads as an attribute beside the layers that make them. Whether
-    that was all the code needed, a trial has to show.
+    Attention written by hand keeps its number of heads as an attribute beside the layers that make
+    them. Whether that was all the code needed, a trial has to show.
     """
     for path in group.layers("out"):
         owner: Any = layers[path.rpartition(".")[0]]
         for name in HEADS:
             if type(_plain(owner, name)) is int and getattr(owner, name) == group.size:
                 for width in WIDTHS:
-                    if type(_plain(owner, width)) is int and getattr(owner, width) % group.size == 0:
+                    if (
+                        type(_plain(owner, width)) is int
+                        and getattr(owner, width) % group.size == 0
+                    ):
                         setattr(owner, width, getattr(owner, width) // group.size * kept)
                 setattr(owner, name, kept)
 
 
 def _plain(layer: nn.Module, name: str) -> Any:
-    """Return an attribute of a layer or its class, None if there is none; neither parameters nor layers are looked at."""
+    """Return an attribute of a layer or its class, None if there is none; neither parameters nor
+    layers are looked at.
+    """
     return vars(layer).get(name, getattr(type(layer), name, None))
 
 
 def match_attention(layer: nn.MultiheadAttention) -> None:
-    """Change PyTorch's attention, of which heads or inputs were cut, to the class that can do with what is left."""
+    """Change PyTorch's attention, of which heads or inputs were cut, to the class that can do with
+    what is left.
+    """
     weight = layer.in_proj_weight
     if weight is not None and tuple(weight.shape) != (3 * layer.embed_dim, layer.embed_dim):
         layer.num_heads = len(weight) // (3 * layer.head_dim)

@@ -12,7 +12,9 @@ def same(like: Tensor, label: int) -> Tensor:
 
 
 def varies(labels: Tensor, dim: int) -> bool:
-    """Return whether labels differ along an axis; one that is not there, counted from the last (-1), does not."""
+    """Return whether labels differ along an axis; one that is not there, counted from the last
+    (-1), does not.
+    """
     if -dim > labels.ndim or labels.shape[dim] <= 1 or labels.stride(dim) == 0:
         return False
     return not torch.equal(labels, labels.narrow(dim, 0, 1).expand_as(labels))
@@ -22,5 +24,6 @@ def thin(*labels: Tensor) -> tuple[Tensor, ...]:
     """Drop from label tensors of one shape the axes along which each merely repeats."""
     for dim in range(labels[0].ndim):
         if all(t.stride(dim) == 0 for t in labels):
-            labels = tuple(t.narrow(dim, 0, min(1, t.shape[dim])) for t in labels)  # none may be there, as of boxes
+            # none may be there, as of boxes
+            labels = tuple(t.narrow(dim, 0, min(1, t.shape[dim])) for t in labels)
     return labels

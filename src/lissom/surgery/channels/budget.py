@@ -1,4 +1,5 @@
-"""What a cut costs and saves, known before it is made: parameters, multiply-adds, and the widths that meet a budget.
+"""What a cut costs and saves, known before it is made: parameters, multiply-adds, and the widths
+that meet a budget.
 
 Each group offers its widths, multiple by multiple. The chunks between them are put in order and
 taken until the cost is nearest to the budget. What a network costs at given widths is computed from
@@ -24,7 +25,7 @@ Cost = Callable[[Sequence[int]], float]  # of a network that keeps so many units
 
 
 @dataclass(frozen=True)
-class Chunk:
+class WidthStep:
     """A step downwards: group `group` goes on to keep `kept` units; the least `score` goes first."""
 
     score: float
@@ -38,7 +39,8 @@ class Shapes:
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
         self.full = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self.sizes = [group.size for group in groups]
-        self.lost: dict[str, list[tuple[int, int, float]]] = {}  # tensor -> axis, group, indices of one unit
+        # tensor -> axis, group, indices of one unit
+        self.lost: dict[str, list[tuple[int, int, float]]] = {}
         for k, group in enumerate(groups):
             for member in group.members:
                 blocks = len(member.unit) if member.unit.ndim == 2 else 1
@@ -65,8 +67,13 @@ def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor)
     if of == "params":
         weights = {name: float(p.numel()) for name, p in model.named_parameters()}
     else:
-        weights = {name: float(n) for name, n in weight_macs(traced(model, example)).items() if name in shapes.full}
-        weights[""] = layer_macs(model, example)[""] - sum(weights.values())  # products of activations
+        weights = {
+            name: float(n)
+            for name, n in weight_macs(traced(model, example)).items()
+            if name in shapes.full
+        }
+        # products of activations
+        weights[""] = layer_macs(model, example)[""] - sum(weights.values())
     fixed = sum(cost for name, cost in weights.items() if name not in shapes.lost)
     cut = [(name, cost) for name, cost in weights.items() if name in shapes.lost]
     return lambda kept: fixed + sum(cost * shapes.share(name, kept) for name, cost in cut)
@@ -75,8 +82,9 @@ def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor)
 def widths_of(group: Group, multiple: int, floor: float) -> list[int]:
     """Return the numbers of units that a group may keep, all of them first.
 
-    They are multiples of what makes every layer keep a multiple of `multiple` channels, at least one such and at
-    least `floor` of the units; a group that is not wider than one such is left whole.
+    They are multiples of what makes every layer keep a multiple of `multiple` channels, at least
+    one such and at least `floor` of the units; a group that is not wider than one such is left
+    whole.
 
     >>> widths_of(Group("", 20), 8, 0.1), widths_of(Group("", 6), 8, 0.1)
     ([20, 16, 8], [6])
@@ -86,24 +94,34 @@ def widths_of(group: Group, multiple: int, floor: float) -> list[int]:
     return [group.size, *range((group.size - 1) // step * step, least - 1, -step)]
 
 
-def chunks_of(scores: Sequence[Tensor], widths: Sequence[list[int]], groups: Sequence[Group], scope: str,
-              cost: Cost | None = None) -> list[Chunk]:
-    """Return the steps downwards of all groups in the order in which they are taken, the least important first.
+def width_steps_of(
+    scores: Sequence[Tensor],
+    widths: Sequence[list[int]],
+    groups: Sequence[Group],
+    scope: str,
+    cost: Cost | None = None,
+) -> list[WidthStep]:
+    """Return the steps downwards of all groups in the order in which they are taken, the least
+    important first.
 
-    With scope="global" the mean score of the units lost decides, or with `cost` their sum over the cost that goes; with
-    "local" the share that its group has lost by then, so that all groups shrink alike; with "isomorphic" its rank among
-    the groups of the same kind.
+    With scope="global" the mean score of the units lost decides, or with `cost` their sum over the
+    cost that goes; with "local" the share that its group has lost by then, so that all groups
+    shrink alike; with "isomorphic" its rank among the groups of the same kind.
     """
     found = []
     for k, allowed in enumerate(widths):
         least = float("-inf")
         ranks = scores[k].sort(descending=True).values
         for before, after in pairwise(allowed):
-            score = 1 - (before + after) / 2 / allowed[0] if scope == "local" else float(ranks[after:before].mean())
+            score = (
+                1 - (before + after) / 2 / allowed[0]
+                if scope == "local"
+                else float(ranks[after:before].mean())
+            )
             if cost is not None and scope != "local":
                 score *= (before - after) / _saved(cost, [w[0] for w in widths], k, before, after)
             least = max(least, score)  # a group loses its chunks in order
-            found.append(Chunk(least, k, after))
+            found.append(WidthStep(least, k, after))
     found.sort(key=lambda c: (c.score, c.group, -c.kept))
     if scope == "isomorphic":
         found = _by_kind(found, widths, groups)
@@ -112,37 +130,47 @@ def chunks_of(scores: Sequence[Tensor], widths: Sequence[list[int]], groups: Seq
 
 def _saved(cost: Cost, start: list[int], k: int, before: int, after: int) -> float:
     """Return what the cost falls by when group `k`, all others whole, goes from one width to another."""
-    high, low = (cost([*start[:k], width, *start[k + 1:]]) for width in (before, after))
+    high, low = (cost([*start[:k], width, *start[k + 1 :]]) for width in (before, after))
     return max(high - low, 1e-12)
 
 
-def _by_kind(chunks: list[Chunk], widths: Sequence[list[int]], groups: Sequence[Group]) -> list[Chunk]:
+def _by_kind(
+    chunks: list[WidthStep], widths: Sequence[list[int]], groups: Sequence[Group]
+) -> list[WidthStep]:
     """Replace scores by the share of the channels of all groups of one kind that are lost with the chunk."""
     kinds = [kind_of(group) for group in groups]
-    total = {kind: sum(w[0] for w, other in zip(widths, kinds, strict=True) if other == kind) for kind in kinds}
-    lost, now, ranked = dict.fromkeys(kinds, 0), [w[0] for w in widths], []
+    total = {
+        kind: sum(w[0] for w, other in zip(widths, kinds, strict=True) if other == kind)
+        for kind in kinds
+    }
+    lost = dict.fromkeys(kinds, 0)
+    now = [w[0] for w in widths]
+    ranked = []
     for chunk in chunks:
-        kind, size = kinds[chunk.group], now[chunk.group] - chunk.kept
-        ranked.append(Chunk((lost[kind] + size / 2) / total[kind], chunk.group, chunk.kept))
+        kind = kinds[chunk.group]
+        size = now[chunk.group] - chunk.kept
+        ranked.append(WidthStep((lost[kind] + size / 2) / total[kind], chunk.group, chunk.kept))
         lost[kind] += size
         now[chunk.group] = chunk.kept
     return sorted(ranked, key=lambda c: (c.score, c.group, -c.kept))
 
 
 def kind_of(group: Group) -> tuple[tuple[str, int, int, int], ...]:
-    """Return what groups of the same kind have in common: how many tensors of which role, axis and rank they hold."""
+    """Return what groups of the same kind have in common: how many tensors of which role, axis and
+    rank they hold.
+    """
     marks = [(m.role, m.axis, m.unit.ndim, len(m.unit) // group.size) for m in group.members]
     return tuple(sorted(marks))
 
 
 @dataclass
-class Options:
+class WidthSearch:
     """The widths that a network can be cut to: `chunks` are taken in order until `cost` is what is wanted."""
 
     groups: list[Group]
     scores: list[Tensor]
     widths: list[list[int]]
-    chunks: list[Chunk]
+    chunks: list[WidthStep]
     cost: Cost
     rounds: bool = False  # as `Groups` has it
     decides: bool = True
@@ -165,17 +193,26 @@ class Options:
     def nearest(self, amount: float) -> list[int]:
         """Return the widths, taking chunks in order, at which the fraction removed comes nearest to `amount`.
 
-        Where the last chunk is a large one, some that rank next to it are taken or put back in its place.
+        Where the last chunk is a large one, some that rank next to it are taken or put back in its
+        place.
         """
-        low, high = 0, len(self.chunks)
+        low = 0
+        high = len(self.chunks)
         while high - low > 1:  # what is removed grows with every chunk
             middle = (low + high) // 2
-            low, high = (middle, high) if self.removed(self._after(middle)) <= amount else (low, middle)
-        kept = min((self._after(low), self._after(high)), key=lambda kept: abs(self.removed(kept) - amount))
-        near = {chunk.group for chunk in self.chunks[max(0, low - 8):low + 8]}
+            low, high = (
+                (middle, high) if self.removed(self._after(middle)) <= amount else (low, middle)
+            )
+        kept = min(
+            (self._after(low), self._after(high)), key=lambda kept: abs(self.removed(kept) - amount)
+        )
+        near = {chunk.group for chunk in self.chunks[max(0, low - 8) : low + 8]}
         for _ in range(8):
-            best = min((other for k in near for other in self._beside(kept, k)), default=kept,
-                       key=lambda other: abs(self.removed(other) - amount))
+            best = min(
+                (other for k in near for other in self._beside(kept, k)),
+                default=kept,
+                key=lambda other: abs(self.removed(other) - amount),
+            )
             if abs(self.removed(best) - amount) >= abs(self.removed(kept) - amount):
                 break
             kept = best
@@ -184,23 +221,37 @@ class Options:
     def _beside(self, kept: Sequence[int], k: int) -> list[list[int]]:
         """Return the widths with one multiple more or less in group `k`."""
         place = self.widths[k].index(kept[k])
-        return [[*kept[:k], self.widths[k][p], *kept[k + 1:]] for p in (place - 1, place + 1)
-                if 0 <= p < len(self.widths[k])]
+        return [
+            [*kept[:k], self.widths[k][p], *kept[k + 1 :]]
+            for p in (place - 1, place + 1)
+            if 0 <= p < len(self.widths[k])
+        ]
 
     def alike(self, amount: float) -> list[int]:
         """Return for each group the allowed width nearest to the same share of it; of two the larger."""
-        return [min(allowed, key=lambda w: (abs(w - (1 - amount) * allowed[0]), -w)) for allowed in self.widths]
+        return [
+            min(allowed, key=lambda w: (abs(w - (1 - amount) * allowed[0]), -w))
+            for allowed in self.widths
+        ]
 
     def grain(self, kept: Sequence[int]) -> float:
         """Return by how much the fraction changes at most when one group keeps one multiple less or more."""
         here = self.removed(kept)
-        return max((abs(self.removed(other) - here) for k in range(len(kept)) for other in self._beside(kept, k)),
-                   default=0.0)
+        return max(
+            (
+                abs(self.removed(other) - here)
+                for k in range(len(kept))
+                for other in self._beside(kept, k)
+            ),
+            default=0.0,
+        )
 
     def cut(self, kept: Sequence[int]) -> Cut:
         """Return which units go so that these widths stay: those of the lowest scores."""
-        return [(group, lowest(score, group.size - width, group.blocks))
-                for group, score, width in zip(self.groups, self.scores, kept, strict=True)]
+        return [
+            (group, lowest(score, group.size - width, group.blocks))
+            for group, score, width in zip(self.groups, self.scores, kept, strict=True)
+        ]
 
     def _after(self, count: int) -> list[int]:
         kept = self.start

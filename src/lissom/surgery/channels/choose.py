@@ -11,8 +11,9 @@ from ...errors import LissomError
 def lowest(scores: Tensor, count: int, blocks: list[Tensor] | None = None) -> Tensor:
     """Return a boolean that marks the `count` units of lowest score; of equal ones the last.
 
-    Each of `blocks` holds the block of every unit; every block of it keeps the same number. One such list is a
-    choice for each block. Several, as where a grouped convolution feeds another through a shuffle, are the linear
+    Each of `blocks` holds the block of every unit; every block of it keeps the same number. One
+    such list is a choice for each block. Several, as where a grouped convolution feeds another
+    through a shuffle, are the linear
     programme  maximise sum of kept scores, so many kept in each block,  solved exactly by HiGHS.
 
     >>> lowest(torch.tensor([3., 1., 2., 0.]), 2).tolist()
@@ -31,7 +32,7 @@ def lowest(scores: Tensor, count: int, blocks: list[Tensor] | None = None) -> Te
         parts = int(blocks[0].max()) + 1
         for block in range(parts):
             mine = (blocks[0] == block).nonzero().flatten()
-            worst = scores[mine].argsort(descending=True, stable=True)[keep // parts:]
+            worst = scores[mine].argsort(descending=True, stable=True)[keep // parts :]
             marked[mine[worst]] = True
         return marked
     return _programme(scores, keep, blocks)
@@ -42,12 +43,21 @@ def _programme(scores: Tensor, keep: int, blocks: list[Tensor]) -> Tensor:
     from scipy.optimize import LinearConstraint, milp
 
     value = scores.double().numpy()
-    rows = np.concatenate([(b.numpy() == np.arange(int(b.max()) + 1)[:, None]).astype(float) for b in blocks])
+    rows = np.concatenate(
+        [(b.numpy() == np.arange(int(b.max()) + 1)[:, None]).astype(float) for b in blocks]
+    )
     each = np.concatenate([np.full(int(b.max()) + 1, keep / (int(b.max()) + 1)) for b in blocks])
     spread = max(float(np.ptp(value)), 1e-12)
-    found = milp(-(value - value.min()) / spread, constraints=LinearConstraint(rows, each, each),
-                 integrality=np.ones(len(value)), bounds=(0, 1))
+    found = milp(
+        -(value - value.min()) / spread,
+        constraints=LinearConstraint(rows, each, each),
+        integrality=np.ones(len(value)),
+        bounds=(0, 1),
+    )
     if found.x is None:
-        raise LissomError(f"prune: {keep} of {len(value)} channels cannot be spread evenly over the groups of the "
-                          "convolutions that make and read them")
+        raise LissomError(
+            f"prune: {keep} of {len(value)} channels cannot be spread evenly over "
+            "the groups of the "
+            "convolutions that make and read them"
+        )
     return torch.from_numpy(found.x < 0.5)

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from ...errors import LissomError
 from .groups import Group
 
-Labelled = list[tuple[Tensor, Tensor | None]]  # batches of images with labels, None where there are none
+# batches of images with labels, None where there are none
+Labelled = list[tuple[Tensor, Tensor | None]]
 
 
 @dataclass
 class Evidence:
     """A network, its groups, and labelled images, measured once and only if a score asks.
 
-    `loss` takes images, labels and outputs, cross-entropy if None; without labels the network's own answers stand for
-    them.
+    `loss` takes images, labels and outputs, cross-entropy if None; without labels the network's own
+    answers stand for them.
     """
 
     model: nn.Module
@@ -35,7 +36,9 @@ class Evidence:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """The parameters and buffers by name, shared ones under each of their names."""
-        return dict([*self.model.named_parameters(remove_duplicate=False), *self.model.named_buffers()])
+        return dict(
+            [*self.model.named_parameters(remove_duplicate=False), *self.model.named_buffers()]
+        )
 
     @cached_property
     def draw(self) -> torch.Generator:
@@ -44,7 +47,8 @@ class Evidence:
 
     @cached_property
     def gates(self) -> dict[str, Tensor]:
-        """What a gate of 1 on each channel of a layer's output would get as gradient: layer -> (images channels).
+        """What a gate of 1 on each channel of a layer's output would get as gradient: layer ->
+        (images channels).
 
         It is the sum over positions of activation times gradient, for each image by itself.
         """
@@ -52,7 +56,9 @@ class Evidence:
         for images, labels in self._batches():
             gates: dict[str, Tensor] = {}
 
-            def gated(name: str, layer: nn.Module, out: Tensor, gates: dict[str, Tensor] = gates) -> Tensor:
+            def gated(
+                name: str, layer: nn.Module, out: Tensor, gates: dict[str, Tensor] = gates
+            ) -> Tensor:
                 axis = channel_axis(layer, out)
                 if name not in gates:  # a layer that runs twice has one gate
                     gates[name] = out.new_ones(len(out), out.shape[axis], requires_grad=True)
@@ -65,7 +71,9 @@ class Evidence:
                 if not gates:
                     continue  # every layer is called by its weights alone; `of` says so
                 loss = self._loss(images, labels, outputs) * len(images)
-                for name, slope in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
+                for name, slope in zip(
+                    gates, torch.autograd.grad(loss, list(gates.values())), strict=True
+                ):
                     found.setdefault(name, []).append(slope.float().cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}
 
@@ -73,8 +81,11 @@ class Evidence:
         if self.loss is not None and labels is not None:
             return self.loss(images, labels, outputs)
         if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
-            raise LissomError('prune: by="taylor" and by="fisher" need a network that returns one tensor with a number for '
-                              'each class, or a task with a loss of its own; by="l1" needs weights alone')
+            raise LissomError(
+                'prune: by="taylor" and by="fisher" need a network that returns one '
+                "tensor with a number for "
+                'each class, or a task with a loss of its own; by="l1" needs weights alone'
+            )
         return F.cross_entropy(outputs, outputs.detach().argmax(1) if labels is None else labels)
 
     @cached_property
@@ -83,7 +94,11 @@ class Evidence:
         found: dict[str, list[Tensor]] = {}
 
         def seen(name: str, layer: nn.Module, out: Tensor) -> None:
-            flat = out.detach().float().movedim(channel_axis(layer, out), 1).flatten(2) if out.ndim > 2 else out[..., None]
+            flat = (
+                out.detach().float().movedim(channel_axis(layer, out), 1).flatten(2)
+                if out.ndim > 2
+                else out[..., None]
+            )
             found.setdefault(name, []).append(flat.abs().mean((0, 2)).cpu())
 
         with self._hooked(seen), torch.no_grad():
@@ -94,23 +109,31 @@ class Evidence:
     def of(self, group: Group, measured: dict[str, Tensor], where: str) -> Tensor:
         """Return what was measured at a group's layers, summed over what holds a unit: (... units).
 
-        Measured where channels leave: after the normalisation if there is one, else at the layer that makes them.
-        Before a batch-norm it would say nothing: weight times gradient of a filter sums to 0 there.
+        Measured where channels leave: after the normalisation if there is one, else at the layer
+        that makes them. Before a batch-norm it would say nothing: weight times gradient of a filter
+        sums to 0 there.
         """
         role = "scale" if group.layers("scale") else "out"
         total = None
         for member in group.members:
             if member.role != role:
                 continue
-            values, unit = measured.get(member.layer), member.unit.flatten()
+            values = measured.get(member.layer)
+            unit = member.unit.flatten()
             if values is None or values.shape[-1] % len(unit):
-                raise LissomError(f"{where}: {member.layer or 'the network'} was not called as a module that returns its "
-                                  "channels alone, so nothing was measured there; by=\"l1\" needs weights alone, and "
-                                  f"keep='{member.layer}' leaves it whole")
+                raise LissomError(
+                    f"{where}: {member.layer or 'the network'} was not called as a "
+                    "module that returns its "
+                    'channels alone, so nothing was measured there; by="l1" needs '
+                    "weights alone, and "
+                    f"keep='{member.layer}' leaves it whole"
+                )
             if values.shape[-1] != len(unit):
                 unit = unit.repeat_interleave(values.shape[-1] // len(unit))
             mine = unit >= 0
-            found = values.new_zeros(*values.shape[:-1], group.size).index_add(-1, unit[mine], values[..., mine])
+            found = values.new_zeros(*values.shape[:-1], group.size).index_add(
+                -1, unit[mine], values[..., mine]
+            )
             total = found if total is None else total + found
         assert total is not None
         return total
@@ -123,7 +146,12 @@ class Evidence:
 
     def _hooked(self, call: Callable[[str, nn.Module, Tensor], Any]) -> ExitStack:
         """Call on the output of every layer that makes or scales channels, while the context lasts."""
-        layers = {name for group in self.groups for role in ("out", "scale") for name in group.layers(role)}
+        layers = {
+            name
+            for group in self.groups
+            for role in ("out", "scale")
+            for name in group.layers(role)
+        }
         hooks = ExitStack()
         self.model.eval()
         for name in layers:
@@ -133,6 +161,7 @@ class Evidence:
 
             def hook(module: nn.Module, _: Any, out: Any, name: str = name) -> Any:
                 return call(name, module, out) if isinstance(out, Tensor) else None
+
             hooks.callback(layer.register_forward_hook(hook).remove)
         return hooks
 

@@ -1,4 +1,6 @@
-"""What the scores that look at filters share: one number for each filter, averaged over the layers that make a channel."""
+"""What the scores that look at filters share: one number for each filter, averaged over the layers
+that make a channel.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,26 @@ from .evidence import Evidence
 from .groups import Group
 
 
-def averaged(group: Group, net: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the mean over layers of `value`, which maps filters (units numbers) to a number for each unit."""
-    total, makers = torch.zeros(group.size), [m for m in group.members if m.role == "out"]
+def averaged(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean over layers of `value`, which maps filters (units numbers) to a number for
+    each unit.
+    """
+    total = torch.zeros(group.size)
+    makers = [m for m in group.members if m.role == "out"]
     for member in makers:
-        rows, unit = member.slices(net.tensors[member.tensor].detach().float())
+        rows, unit = member.slices(evidence.tensors[member.tensor].detach().float())
         total += value(stacked(rows, unit, group.size)).cpu()
     return total / len(makers)
 
 
-def relative(group: Group, net: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:
+def relative(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the same with `value` divided by its mean over the units, so that layers can be compared."""
+
     def over_mean(rows: Tensor) -> Tensor:
         found = value(rows)
         return found / found.mean().clamp_min(1e-12)
-    return averaged(group, net, over_mean)
+
+    return averaged(group, evidence, over_mean)
 
 
 def stacked(rows: Tensor, unit: Tensor, size: int) -> Tensor:
@@ -36,4 +43,5 @@ def stacked(rows: Tensor, unit: Tensor, size: int) -> Tensor:
     order = unit.argsort(stable=True)
     if bool((counts == counts[0]).all()):
         return rows[order].reshape(size, -1)
-    return rows[order[counts.cumsum(0) - counts]]  # units that hold different numbers are compared by their first
+    # units that hold different numbers are compared by their first
+    return rows[order[counts.cumsum(0) - counts]]

@@ -1,8 +1,9 @@
 """Follow channels through a network: run its operations on labels in place of numbers.
 
-Moving data moves labels; adding two activations declares their labels equal; a convolution or linear layer reads the
-labels of its inputs and makes new ones; whatever mixes channels declares those equal that it mixes. An operation that is
-not known makes everything that enters and leaves it uncuttable, with the reason: an unknown is never guessed.
+Moving data moves labels; adding two activations declares their labels equal; a convolution or
+linear layer reads the labels of its inputs and makes new ones; whatever mixes channels declares
+those equal that it mixes. An operation that is not known makes everything that enters and leaves it
+uncuttable, with the reason: an unknown is never guessed.
 """
 
 from __future__ import annotations
@@ -20,21 +21,31 @@ from .refusals import unknown
 from .rules import MOVES, POINTWISE, RULES, VIEWS
 
 
-def labels_of(model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False) -> Labels:
+def labels_of(
+    model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False
+) -> Labels:
     """Return the labels of a network's channels, seen in a forward pass on `example` (n ...).
 
-    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each part. With
-    `training`, what the network does in training counts as well, auxiliary heads for one.
+    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each
+    part. With `training`, what the network does in training counts as well, auxiliary heads for
+    one.
     """
     labels = Labels(tied)
     for mode in (True, False) if training else (False,):
         labels.traces.append(traced(model, example, mode))
         follow(labels)
     made = labels.trace.made
-    labels.at = {name: labels.of[id(tensor)] for name, tensor in made.items() if id(tensor) in labels.of}
+    labels.at = {
+        name: labels.of[id(tensor)] for name, tensor in made.items() if id(tensor) in labels.of
+    }
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and name in labels.at and layer.weight is None \
-                and layer.running_mean is None and labels.at[name].shape[1] == layer.num_features:
+        if (
+            isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+            and name in labels.at
+            and layer.weight is None
+            and layer.running_mean is None
+            and labels.at[name].shape[1] == layer.num_features
+        ):
             labels.widths.append(Use(name, 1, "width", labels.at[name][0].flatten(1)[:, 0]))
     return labels
 
@@ -57,10 +68,15 @@ def run_on_labels(labels: Labels, op: Op) -> None:
         return
     label_constants(labels, op)
     single = op.name in MOVES or op.name in VIEWS or op.name in POINTWISE
-    if any(id(t) in labels.of for t in op.inputs()) or (single and maps_vector(labels, op)):  # constants carry none
+    # constants carry none
+    if any(id(t) in labels.of for t in op.inputs()) or (single and maps_vector(labels, op)):
         try:
             RULES.get(op.name, unknown)(labels, op)
-        except (RuntimeError, LookupError, ValueError):  # an operation in a form that its rule does not foresee
+        except (
+            RuntimeError,
+            LookupError,
+            ValueError,
+        ):  # an operation in a form that its rule does not foresee
             unknown(labels, op)
 
 
@@ -69,7 +85,8 @@ def is_parameter_view(labels: Labels, op: Op) -> bool:
     place = derived(labels.weights, op)
     if place is None:
         return False
-    x, out = op.args[0], op.outputs[0]
+    x = op.args[0]
+    out = op.outputs[0]
     labels.weights[id(out)] = place
     names = labels.trace.names
     if op.name in ALIASES and id(x) in names:
@@ -79,16 +96,21 @@ def is_parameter_view(labels: Labels, op: Op) -> bool:
 
 
 def label_constants(labels: Labels, op: Op) -> None:
-    """Label what no layer makes: a constant that a linear layer reads, and a table of which rows are looked up."""
+    """Label what no layer makes: a constant that a linear layer reads, and a table of which rows
+    are looked up.
+    """
     if op.name in ("addmm", "mm", "linear"):
         x, weight = op.args[1:] if op.name == "addmm" else op.args[:2]
         if id(x) not in labels.of and id(weight) in labels.weights:
             labels.of[id(x)] = same(x, 0)
     elif op.name == "index" and id(op.args[0]) in labels.trace.names and op.args[0].ndim == 2:
-        table, looked_up = op.args[0], [axis for axis, index in enumerate(op.args[1]) if index is not None]
+        table = op.args[0]
+        looked_up = [axis for axis, index in enumerate(op.args[1]) if index is not None]
         if len(looked_up) == 1:
             along = torch.arange(table.shape[1 - looked_up[0]])
-            labels.labels(table, (along if looked_up == [0] else along[:, None]).expand(table.shape))
+            labels.labels(
+                table, (along if looked_up == [0] else along[:, None]).expand(table.shape)
+            )
 
 
 def maps_vector(labels: Labels, op: Op) -> bool:

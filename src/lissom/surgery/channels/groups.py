@@ -18,7 +18,9 @@ from .labels import Labels, Use
 
 @dataclass
 class Member:
-    """A use within a group: `unit`, of the shape of the use's labels, holds the unit of each index, or -1 for none."""
+    """A use within a group: `unit`, of the shape of the use's labels, holds the unit of each index,
+    or -1 for none.
+    """
 
     tensor: str
     axis: int
@@ -36,12 +38,18 @@ class Member:
         return int((self.unit >= 0).sum())
 
     def slices(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the numbers (k numbers) along the axis and the unit (k) of each, those of no unit left out."""
+        """Return the numbers (k numbers) along the axis and the unit (k) of each, those of no unit
+        left out.
+        """
         if self.unit.ndim == 1:
             flat = weight.movedim(self.axis, 0).reshape(len(self.unit), -1)
         else:  # the blocks of the first axis hold different units each
             blocks, each = self.unit.shape
-            flat = weight.reshape(blocks, -1, each, math.prod(weight.shape[2:])).transpose(1, 2).reshape(blocks * each, -1)
+            flat = (
+                weight.reshape(blocks, -1, each, math.prod(weight.shape[2:]))
+                .transpose(1, 2)
+                .reshape(blocks * each, -1)
+            )
         unit = self.unit.flatten().to(weight.device)
         if self.count == len(unit):
             return flat, unit
@@ -52,8 +60,9 @@ class Member:
 class Group:
     """Channels that the same layers make and read. `size` units can each be cut without the others.
 
-    `blocks` holds for each unit the block that it lies in; every block must keep the same number. `widths` are the
-    layers, named in place of a tensor, that state a number of channels and have no tensor to cut.
+    `blocks` holds for each unit the block that it lies in; every block must keep the same number.
+    `widths` are the layers, named in place of a tensor, that state a number of channels and have no
+    tensor to cut.
     """
 
     name: str
@@ -67,7 +76,9 @@ class Group:
         return list(dict.fromkeys(m.layer for m in self.members if m.role == role))
 
     def step(self, multiple: int) -> int:
-        """Return of how many units the number kept is a multiple, so that every layer keeps a multiple of channels."""
+        """Return of how many units the number kept is a multiple, so that every layer keeps a
+        multiple of channels.
+        """
         steps = [int(blocks.max()) + 1 for blocks in self.blocks]
         for member in self.members:
             if member.role == "out":
@@ -81,18 +92,21 @@ class Group:
         for member in self.members:
             if member.role in roles and "running_" not in member.tensor:
                 numbers, unit = member.slices(tensors[member.tensor].float())
-                found = numbers.new_zeros(self.size).index_add(0, unit, numbers.abs().pow(power).sum(1))
+                found = numbers.new_zeros(self.size).index_add(
+                    0, unit, numbers.abs().pow(power).sum(1)
+                )
                 total = found if total is None else total + found
         return torch.zeros(self.size) if total is None else total
 
 
 @dataclass
 class Groups:
-    """The groups of a network that can be cut, the layers left whole, with the reason, and those split into equal parts.
+    """The groups of a network that can be cut, the layers left whole, with the reason, and those
+    split into equal parts.
 
-    `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in float64 only; `decides`,
-    that it may decide something by its values, as which boxes to keep; `sized`, that its code may do something else with
-    an image of another size.
+    `rounds` says that the forward itself rounds, to 16 bits say, so that cuts can be compared in
+    float64 only; `decides`, that it may decide something by its values, as which boxes to keep;
+    `sized`, that its code may do something else with an image of another size.
     """
 
     free: list[Group]
@@ -106,10 +120,14 @@ class Groups:
         return iter(self.free)
 
 
-def groups_of(model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False) -> Groups:
-    """Find the groups of `model` from one forward pass of the first item of `example` (n c h w), with `training` two.
+def groups_of(
+    model: nn.Module, example: Tensor, tied: Iterable[str] = (), training: bool = False
+) -> Groups:
+    """Find the groups of `model` from one forward pass of the first item of `example` (n c h w),
+    with `training` two.
 
-    The outputs of the layers in `tied`, where they are split into equal parts, lose the same of each part.
+    The outputs of the layers in `tied`, where they are split into equal parts, lose the same of
+    each part.
     """
     return grouped(labels_of(model, example, tied, training))
 
@@ -118,7 +136,8 @@ def grouped(labels: Labels) -> Groups:
     """Collect labels into groups: those that exactly the same tensors use, and that a layer makes."""
     while True:
         root = labels.representatives()
-        frozen, left = labels.frozen(root), dict(labels.left)
+        frozen = labels.frozen(root)
+        left = dict(labels.left)
         stays = np.zeros(labels.count, bool)
         stays[list(frozen)] = True
         free = _collected(labels.uses, labels.widths, root, stays)
@@ -129,9 +148,20 @@ def grouped(labels: Labels) -> Groups:
             left.setdefault(use.tensor.rpartition(".")[0], frozen[int(found[stays[found]].min())])
     whole = [group for group in free if group.step(1) >= group.size]
     for group in whole:
-        left.update({layer: "its channels all hang together" for layer in group.layers("out") if layer not in left})
-    return Groups([group for group in free if group not in whole], left, labels.split,
-                  decides=labels.trace.decides(), sized=any(trace.sized for trace in labels.traces))
+        left.update(
+            {
+                layer: "its channels all hang together"
+                for layer in group.layers("out")
+                if layer not in left
+            }
+        )
+    return Groups(
+        [group for group in free if group not in whole],
+        left,
+        labels.split,
+        decides=labels.trace.decides(),
+        sized=any(trace.sized for trace in labels.traces),
+    )
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
@@ -142,7 +172,9 @@ def _distinct(values: np.ndarray) -> np.ndarray:
     return flat[:1] if (flat == flat[0]).all() else np.unique(flat)
 
 
-def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.ndarray) -> list[Group]:
+def _collected(
+    uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.ndarray
+) -> list[Group]:
     """Group the representatives by the set of uses that they occur in."""
     draw = np.random.default_rng(0)
     mark = np.zeros(len(root), np.uint64)
@@ -155,12 +187,14 @@ def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.n
         rows[keys[-1]] = found
     distinct = {key: _distinct(found) for key, found in rows.items()}
     for use, key in zip(uses, keys, strict=False):
-        mark[distinct[key]] += draw.integers(1, 2**63, dtype=np.uint64)  # equal sums, equal sets of uses
+        # equal sums, equal sets of uses
+        mark[distinct[key]] += draw.integers(1, 2**63, dtype=np.uint64)
         made[distinct[key]] |= use.role == "out"
     units = np.flatnonzero(made & ~stays)
     _, first, number = np.unique(mark[units], return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # groups in the order in which their layers run
-    group_of, unit_of = np.full(len(root), -1), np.full(len(root), -1)
+    group_of = np.full(len(root), -1)
+    unit_of = np.full(len(root), -1)
     group_of[units] = order[number]
     groups: list[Group] = []
     for k in range(len(first)):
@@ -177,14 +211,19 @@ def _collected(uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.n
     return groups
 
 
-def _parts(owners: np.ndarray, units: np.ndarray,
-           shared: dict[tuple[bytes, tuple[int, ...]], Tensor]) -> list[tuple[int, Tensor]]:
-    """Return for each group that owns some of the places its units there, -1 elsewhere; equal ones are one tensor."""
+def _parts(
+    owners: np.ndarray, units: np.ndarray, shared: dict[tuple[bytes, tuple[int, ...]], Tensor]
+) -> list[tuple[int, Tensor]]:
+    """Return for each group that owns some of the places its units there, -1 elsewhere; equal ones
+    are one tensor.
+    """
     found = []
     for k in _distinct(owners).tolist():
         if k >= 0:
             unit = np.where(owners == k, units, -1)
-            found.append((k, shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit))))
+            found.append(
+                (k, shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit)))
+            )
     return found
 
 
@@ -206,8 +245,12 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
     for k, group in enumerate(free if labels.blocks else ()):
         for member in group.members:
             if member.role == "out":
-                use = next(u for u in labels.uses if (u.tensor, u.axis) == (member.tensor, member.axis))
-                for label, unit in zip(root[use.labels.numpy().ravel()], member.unit.flatten().tolist(), strict=True):
+                use = next(
+                    u for u in labels.uses if (u.tensor, u.axis) == (member.tensor, member.axis)
+                )
+                for label, unit in zip(
+                    root[use.labels.numpy().ravel()], member.unit.flatten().tolist(), strict=True
+                ):
                     if unit >= 0:
                         place[int(label)] = (k, unit)
     tied = False
@@ -216,7 +259,8 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
         if all((np.sort(row) == np.sort(roots[0])).all() for row in roots):
             continue  # the blocks hold the same units
         places = [place.get(int(r), (-1, -1)) for r in roots.flat]
-        owners, units = {p[0] for p in places}, np.array([p[1] for p in places]).reshape(roots.shape)
+        owners = {p[0] for p in places}
+        units = np.array([p[1] for p in places]).reshape(roots.shape)
         where = _block_of(units) if len(owners) == 1 and -1 not in owners else None
         if where is not None:
             group = free[owners.pop()]
@@ -231,11 +275,18 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
 
 
 def _block_of(units: np.ndarray) -> Tensor | None:
-    """Return the block of each unit, given the units in each (blocks n); None unless each unit lies in one alone."""
+    """Return the block of each unit, given the units in each (blocks n); None unless each unit lies
+    in one alone.
+    """
     each = [np.unique(row, return_counts=True) for row in units]
     alike = {(len(found), tuple(np.unique(counts))) for found, counts in each}
     every = np.concatenate([found for found, _ in each])
-    if len(alike) != 1 or len(next(iter(alike))[1]) != 1 or len(np.unique(every)) != len(every) or len(each[0][0]) < 2:
+    if (
+        len(alike) != 1
+        or len(next(iter(alike))[1]) != 1
+        or len(np.unique(every)) != len(every)
+        or len(each[0][0]) < 2
+    ):
         return None
     block = torch.empty(len(every), dtype=torch.long)
     block[torch.from_numpy(every)] = torch.arange(len(units)).repeat_interleave(len(each[0][0]))

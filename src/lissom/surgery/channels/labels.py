@@ -1,8 +1,8 @@
 """Which channels of which tensors must be cut together: a notebook that the rules of operations write in.
 
-Every channel that a layer produces gets an integer label, and every tensor a tensor of labels of its own shape: an
-element holds the label of the channel it came from. Label 0 is what must not be cut. `follow.py` walks a recorded forward
-pass; `rules.py` says what each operation does to labels.
+Every channel that a layer produces gets an integer label, and every tensor a tensor of labels of
+its own shape: an element holds the label of the channel it came from. Label 0 is what must not be
+cut. `follow.py` walks a recorded forward pass; `rules.py` says what each operation does to labels.
 
 The pass is recorded on one image (on two in training), and label tensors keep that batch axis: so
 an operation runs on labels with its recorded arguments, whatever axes they name. An axis along
@@ -23,7 +23,8 @@ from torch import Tensor
 from ..trace import Trace
 from .axes import thin, varies
 
-Axes = tuple[int | None, ...]  # which axis of a parameter lies along each axis of what was made of it, None for length 1
+# which axis of a parameter lies along each axis of what was made of it, None for length 1
+Axes = tuple[int | None, ...]
 Weight = tuple[str, Axes | None]  # a parameter or buffer and its axes, None where all are in place
 
 
@@ -31,9 +32,10 @@ Weight = tuple[str, Axes | None]  # a parameter or buffer and its axes, None whe
 class Use:
     """One axis of a parameter or buffer along which channels lie, with the label of each index.
 
-    `role` is out (filters of a layer that makes channels), scale (that of a normalisation), vector (biases,
-    statistics and whatever else has one number for each channel) or in (what a layer reads). `labels` is (n), or
-    (blocks n) where the blocks of the first axis, the groups of a convolution, hold different channels each.
+    `role` is out (filters of a layer that makes channels), scale (that of a normalisation), vector
+    (biases, statistics and whatever else has one number for each channel) or in (what a layer
+    reads). `labels` is (n), or (blocks n) where the blocks of the first axis, the groups of a
+    convolution, hold different channels each.
     """
 
     tensor: str
@@ -45,25 +47,31 @@ class Use:
 class Labels:
     """Labels of a network's channels: the uses of each, which are equal and which must stay, and why.
 
-    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each part.
+    `tied` names layers whose outputs, where they are split into equal parts, lose the same of each
+    part.
     """
 
     def __init__(self, tied: Iterable[str] = ()) -> None:
         self.count = 1
         self.uses: list[Use] = []
-        self.blocks: list[tuple[Tensor, int]] = []  # (labels, blocks): each block must keep the same number of channels
-        self.widths: list[Use] = []  # of instance norms that have no tensors, by the name of the layer
+        # (labels, blocks): each block must keep the same number of channels
+        self.blocks: list[tuple[Tensor, int]] = []
+        # of instance norms that have no tensors, by the name of the layer
+        self.widths: list[Use] = []
         self.left: dict[str, str] = {}  # layer -> why it is left whole
         self.split: set[str] = set()  # layers whose outputs are split into equal parts
         self.of: dict[int, Tensor] = {}  # tensor -> its labels
-        self.weights: dict[int, Weight] = {}  # parameters as they are, turned, or with axes of length 1
+        # parameters as they are, turned, or with axes of length 1
+        self.weights: dict[int, Weight] = {}
         self.at: dict[str, Tensor] = {}  # layer -> labels of its output
         self.traces: list[Trace] = []  # kept alive so that ids stay those of their tensors
         self.tied = set(tied)
         self._used: dict[tuple[str, int], Tensor] = {}
         self._makers: list[tuple[int, str]] = []  # first label of each layer
         self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._frozen: list[tuple[Tensor, str]] = [(torch.zeros(1, dtype=torch.long), "the input of the network")]
+        self._frozen: list[tuple[Tensor, str]] = [
+            (torch.zeros(1, dtype=torch.long), "the input of the network")
+        ]
 
     @property
     def trace(self) -> Trace:
@@ -107,7 +115,9 @@ class Labels:
         self._frozen.append((thin(labels)[0].reshape(-1), reason))
 
     def use(self, tensor: str, axis: int, role: str, labels: Tensor) -> None:
-        """Note that channels lie along an axis of a parameter; one that is used twice holds the same both times."""
+        """Note that channels lie along an axis of a parameter; one that is used twice holds the
+        same both times.
+        """
         if (tensor, axis) in self._used:
             self.equal(self._used[tensor, axis], labels)
         else:
@@ -117,8 +127,8 @@ class Labels:
     def labels(self, tensor: Tensor, like: Tensor | None = None) -> Tensor | None:
         """Return the labels of a tensor, None if it has none.
 
-        A parameter with one axis of channels gets labels of its own; `like` are the labels it meets, which say
-        along which axis the channels of a larger parameter lie.
+        A parameter with one axis of channels gets labels of its own; `like` are the labels it
+        meets, which say along which axis the channels of a larger parameter lie.
         """
         if id(tensor) in self.of:
             return self.of[id(tensor)]
@@ -133,7 +143,12 @@ class Labels:
         shape = [1] * tensor.ndim
         shape[axes[0]] = -1
         labels = self.fresh(tensor.shape[axes[0]]).view(shape).expand(tensor.shape)
-        self.use(name, axes[0], "vector", labels.movedim(axes[0], -1).reshape(-1, tensor.shape[axes[0]])[0])
+        self.use(
+            name,
+            axes[0],
+            "vector",
+            labels.movedim(axes[0], -1).reshape(-1, tensor.shape[axes[0]])[0],
+        )
         self.of[id(tensor)] = labels
         return labels
 
@@ -144,7 +159,8 @@ class Labels:
 
         Labels are joined once, at the end, by SciPy's connected components: 0.2 s for a ResNet-50.
         """
-        pairs = [np.unique(a.numpy() * self.count + b.numpy()) for a, b in self._pairs]  # one number each: sorted sooner
+        # one number each: sorted sooner
+        pairs = [np.unique(a.numpy() * self.count + b.numpy()) for a, b in self._pairs]
         joined = np.divmod(np.concatenate(pairs) if pairs else np.zeros(0, int), self.count)
         graph = coo_array((np.ones(len(joined[0]), bool), joined), shape=(self.count, self.count))
         _, parts = connected_components(graph, directed=False)
@@ -155,7 +171,9 @@ class Labels:
         return torch.from_numpy(self.representatives())[labels]
 
     def frozen(self, root: np.ndarray) -> dict[int, str]:
-        """Return the representatives that must stay, with the reason; `root` is what `representatives` returned."""
+        """Return the representatives that must stay, with the reason; `root` is what
+        `representatives` returned.
+        """
         found: dict[int, str] = {}
         for labels, reason in self._frozen:
             for label in np.unique(root[labels.numpy()]).tolist():

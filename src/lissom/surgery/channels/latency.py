@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ...errors import LissomError
-from .slice import sliced
+from .slice import slice_channels
 
 if TYPE_CHECKING:
     from ...language.context import Clock
     from ...trees import Tree
-    from .budget import Options
+    from .budget import WidthSearch
 
 NEAR = 0.02  # of the latency: nearer than two measurements agree is chance
 TURNS = 8
@@ -22,7 +22,9 @@ TURNS = 8
 
 @dataclass(frozen=True)
 class MeasuredCut:
-    """How many units each group keeps, and what that does to the latency, by the table of layers and as measured."""
+    """How many units each group keeps, and what that does to the latency, by the table of layers
+    and as measured.
+    """
 
     kept: list[int]
     removed: float  # fraction of the latency, measured
@@ -32,31 +34,40 @@ class MeasuredCut:
     measured: int  # how many cuts were timed
 
 
-def reachable(options: Options, amount: float, where: str) -> None:
+def reachable(options: WidthSearch, amount: float, where: str) -> None:
     """Refuse what the table of layers says is far out of reach."""
     if amount > options.most + 0.1:
-        raise LissomError(f"{where}: {amount:.3g} of the latency cannot be removed; by the times of its layers this "
-                          f"network can lose at most {options.most:.3g}")
+        raise LissomError(
+            f"{where}: {amount:.3g} of the latency cannot be removed; by the times "
+            "of its layers this "
+            f"network can lose at most {options.most:.3g}"
+        )
 
 
-def widths_for_latency(model: nn.Module, options: Options, amount: float, clock: Clock, example: Tree,
-                       where: str) -> MeasuredCut:
-    """Return the widths at which the measured latency of `model` falls by the fraction `amount`; `model` stays as it is.
+def widths_for_latency(
+    model: nn.Module, options: WidthSearch, amount: float, clock: Clock, example: Tree, where: str
+) -> MeasuredCut:
+    """Return the widths at which the measured latency of `model` falls by the fraction `amount`;
+    `model` stays as it is.
 
-    The table of layers proposes the widths; the whole network is then measured beside the uncut one, and what the
-    table was wrong by is made up for in the next proposal.
+    The table of layers proposes the widths; the whole network is then measured beside the uncut
+    one, and what the table was wrong by is made up for in the next proposal.
     """
     reachable(options, amount, where)
     tried: dict[tuple[int, ...], tuple[float, float, float]] = {}
-    below, above, goal = (0.0, 0.0), (options.most, 1.0), amount  # (by the table, as measured) of what was tried
+    # (by the table, as measured) of what was tried
+    below = (0.0, 0.0)
+    above = (options.most, 1.0)
+    goal = amount
     for _ in range(TURNS):
         kept = options.nearest(min(goal, options.most))
         if tuple(kept) in tried:
             break
         trial = copy.deepcopy(model)
-        sliced(trial, options.cut(kept))
+        slice_channels(trial, options.cut(kept))
         before, after = clock.latencies([model, trial], example)
-        removed, said = 1 - after / before, options.removed(kept)
+        removed = 1 - after / before
+        said = options.removed(kept)
         tried[tuple(kept)] = (removed, before, after)
         if abs(removed - amount) <= NEAR:
             break
@@ -67,6 +78,16 @@ def widths_for_latency(model: nn.Module, options: Options, amount: float, clock:
     removed, before, after = tried[best]
     if abs(removed - amount) > 0.1:
         shares = sorted(share for share, _, _ in tried.values())
-        raise LissomError(f"{where}: {amount:.3g} of the latency cannot be removed; measured were {shares[0]:.3g} to "
-                          f"{shares[-1]:.3g}")
-    return MeasuredCut(list(best), removed, round(options.removed(best), 4), round(before, 4), round(after, 4), len(tried))
+        raise LissomError(
+            f"{where}: {amount:.3g} of the latency cannot be removed; measured were "
+            f"{shares[0]:.3g} to "
+            f"{shares[-1]:.3g}"
+        )
+    return MeasuredCut(
+        list(best),
+        removed,
+        round(options.removed(best), 4),
+        round(before, 4),
+        round(after, 4),
+        len(tried),
+    )

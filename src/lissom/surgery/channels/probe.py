@@ -32,14 +32,18 @@ from ..small import smaller
 from ..tensors import Held
 from .choose import lowest
 from .groups import Group, Groups, groups_of
-from .slice import masked_alike, sliced
+from .slice import slice_channels, zero_channels_alike
 
 OTHER = (torch.float16, torch.bfloat16, torch.float64)
-FEW = 65_536  # numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
+# numbers: of a larger tensor, chance has made what a trial needs, unless all of it is one number
+FEW = 65_536
 
-# Differences of outputs over their size: in float32 rounding makes less than the first, a mistake more than the second,
-# unless many layers have made it small, as those of an untrained network do; in float64 rounding makes less than the third.
-SURE, WRONG, EXACT = 1e-5, 1e-3, 1e-10
+# Differences of outputs over their size: in float32 rounding makes less than the first, a mistake
+# more than the second, unless many layers have made it small, as those of an untrained network do;
+# in float64 rounding makes less than the third.
+SURE = 1e-5
+WRONG = 1e-3
+EXACT = 1e-10
 
 UNFOLLOWED = "the network's code does not follow a cut"
 
@@ -52,34 +56,44 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
     of the input. Raises LissomError for a network of which `cast` has stored weights in 16 bits.
     """
     if any(isinstance(layer, CastLayer) for layer in model.modules()):
-        raise LissomError("prune: the weights are stored in 16 bits already, of which no channel is cut; prune before cast")
-    trial = _Trial(model, example)
+        raise LissomError(
+            "prune: the weights are stored in 16 bits already, of which no channel "
+            "is cut; prune before cast"
+        )
+    trial = CutTrial(model, example)
     try:
         return _tried(trial)
     finally:
         trial.end()
 
 
-def _tried(trial: _Trial) -> Groups:
+def _tried(trial: CutTrial) -> Groups:
     groups = trial.groups()
     free = trial.passing(groups.free)
     failed = {layer for group in groups.free if group not in free for layer in group.layers("out")}
     if failed & groups.split:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]
-        free = trial.passing([*sure, *trial.passing([group for group in groups.free if group not in sure])])
-    if trial.trained != free and not trial.trains(free) and trial.trains([]):  # a head that only training runs, say
+        free = trial.passing(
+            [*sure, *trial.passing([group for group in groups.free if group not in sure])]
+        )
+    # a head that only training runs, say
+    if trial.trained != free and not trial.trains(free) and trial.trains([]):
         groups = groups_of(trial.model, trial.images, tied=failed & groups.split, training=True)
         free = trial.passing(trial.passing(groups.free), training=True)
     for group in groups.free:
         if group not in free:
             place = trial.places.get(group.name)
-            groups.left.update(dict.fromkeys(group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED))
+            groups.left.update(
+                dict.fromkeys(
+                    group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED
+                )
+            )
     sized = groups.sized or trial.images is not trial.smaller  # or it takes no small image
     return Groups(free, groups.left, groups.split, trial.rounds, groups.decides, sized)
 
 
-class _Trial:
+class CutTrial:
     """A network that gets random scales, is cut and put together again; `end` brings back what it was.
 
     One that is not float32 on the CPU is copied.
@@ -88,12 +102,18 @@ class _Trial:
     def __init__(self, model: nn.Module, example: Tree) -> None:
         draw = torch.Generator().manual_seed(0)
         held = dict(model.named_parameters())
-        sums = torch.tensor([float(p.detach().sum()) for p in held.values()])  # sooner looked at than all numbers
-        for name in [name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total]:
+        # sooner looked at than all numbers
+        sums = torch.tensor([float(p.detach().sum()) for p in held.values()])
+        for name in [
+            name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total
+        ]:
             if not held[name].isfinite().all():
                 raise LissomError(f"prune: {name} holds numbers that are not finite")
         tensors = [*held.values(), *model.buffers()]
-        plain = all(t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference() for t in tensors)
+        plain = all(
+            t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference()
+            for t in tensors
+        )
         self.model = model if plain else copy.deepcopy(model).float().cpu()
         self.before = Held(self.model)
         in_mode(self.model)
@@ -106,8 +126,10 @@ class _Trial:
         self.rounds = False  # whether float32 showed a difference that float64 does not
         self.runs = False  # whether the network ran in training when it was cut last
         self.place = ""  # where the user's code raised when a cut network ran last
-        self.places = dict[str, str]()  # the same for each group that does not pass by itself, by its name
-        self.trained: list[Group] | None = None  # the groups that were cut when the network last ran in training
+        # the same for each group that does not pass by itself, by its name
+        self.places = dict[str, str]()
+        # the groups that were cut when the network last ran in training
+        self.trained: list[Group] | None = None
         self.images = mapped(lambda t: _two_of(t, draw), example)
         self.smaller = smaller(self.images)
 
@@ -134,7 +156,8 @@ class _Trial:
             self.places[groups[0].name] = self.place
             return []
         half = len(groups) // 2
-        one, two = self.passing(groups[:half], training), self.passing(groups[half:], training)
+        one = self.passing(groups[:half], training)
+        two = self.passing(groups[half:], training)
         if not one or not two or self.passes([*one, *two], training):
             return [*one, *two]
         for group in two:  # each half by itself, but not both
@@ -143,17 +166,23 @@ class _Trial:
         return one
 
     def passes(self, groups: list[Group], training: bool = False) -> bool:
-        """Cut the groups to two widths, each of which must do what the network does with all that goes zeroed.
+        """Cut the groups to two widths, each of which must do what the network does with all that
+        goes zeroed.
 
-        With `training` the narrowest must run as in training as well. A group of few units is cut at either end by a
-        trial of its own.
+        With `training` the narrowest must run as in training as well. A group of few units is cut
+        at either end by a trial of its own.
         """
         few = any((group.size - 1) // group.step(1) < 4 for group in groups)
-        return (not few or self._passes(groups, last=True)) and self._passes(groups) and (
-            not training or self.trained == groups)
+        return (
+            (not few or self._passes(groups, last=True))
+            and self._passes(groups)
+            and (not training or self.trained == groups)
+        )
 
     def _passes(self, groups: list[Group], last: bool = False) -> bool:
-        """Compare in float32, and what is more than its rounding in float64, where the forward can do with it."""
+        """Compare in float32, and what is more than its rounding in float64, where the forward can
+        do with it.
+        """
         stages = widths(groups, last)
         found = self._apart(stages, self.images)
         if SURE < found < float("inf"):
@@ -166,22 +195,31 @@ class _Trial:
         return found < WRONG
 
     def _apart(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
-        """Return the largest difference from the network with all zeroed that goes, infinity if it does not run."""
-        largest, self.runs, self.place = 0.0, False, ""
+        """Return the largest difference from the network with all zeroed that goes, infinity if it
+        does not run.
+        """
+        largest = 0.0
+        self.runs = False
+        self.place = ""
         try:
-            masked_alike(self.model, [(group, units[0] | units[1]) for group, units in stages])
+            zero_channels_alike(
+                self.model, [(group, units[0] | units[1]) for group, units in stages]
+            )
             shown = first(images, 1)
-            wanted, zeroed = answers(self.model, shown, decides=self.decides), Held(self.model)
+            wanted = answers(self.model, shown, decides=self.decides)
+            zeroed = Held(self.model)
             for stage in range(2):
                 zeroed.restore()
-                sliced(self.model, [(group, units[stage]) for group, units in stages])
+                slice_channels(self.model, [(group, units[stage]) for group, units in stages])
                 difference = gap(wanted, self.model, shown)
                 if not difference < float("inf"):
                     return float("inf")
                 largest = max(largest, difference)
             self.runs = self._runs_in_training(images)
             return largest
-        except Exception as error:  # whatever the user's forward raises on a width it did not expect
+        except (
+            Exception
+        ) as error:  # whatever the user's forward raises on a width it did not expect
             self.place = place_of(traceback.extract_tb(error.__traceback__))
             return float("inf")
         finally:
@@ -189,7 +227,7 @@ class _Trial:
 
     def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""
-        sliced(self.model, [(group, units[1]) for group, units in widths(groups)])
+        slice_channels(self.model, [(group, units[1]) for group, units in widths(groups)])
         try:
             return self._runs_in_training(self.images)
         finally:
@@ -212,7 +250,9 @@ class _Trial:
 
 
 def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
-    """Return two samples of the same shape, of random numbers; those that say which must be in range and stay."""
+    """Return two samples of the same shape, of random numbers; those that say which must be in
+    range and stay.
+    """
     if example.is_floating_point():
         return torch.randn(2, *example.shape[1:], generator=draw)
     return example[:1].cpu().expand(2, *example.shape[1:]).clone()
@@ -221,21 +261,27 @@ def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
 def _lively(p: Tensor, draw: torch.Generator) -> Tensor:
     """Return scales, biases and what is all one number with something added, others as they are."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
-        return torch.randn(p.shape, generator=draw).mul_(0.3 * max(float(p.std(correction=0)), 0.1)).add_(p)
+        return (
+            torch.randn(p.shape, generator=draw)
+            .mul_(0.3 * max(float(p.std(correction=0)), 0.1))
+            .add_(p)
+        )
     return p
 
 
 def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Tensor]]]:
     """Return for each group what goes at two widths: half of its units, then some at its other end as well.
 
-    Pieces that are meant to be equal come apart: how many go is drawn for each group, and every other one loses two
-    more at the second width. The first to go are the first units, or with `last` the last.
+    Pieces that are meant to be equal come apart: how many go is drawn for each group, and every
+    other one loses two more at the second width. The first to go are the first units, or with
+    `last` the last.
     """
     draw = torch.Generator().manual_seed(int(last))
     drawn = torch.randint(0, 7, (len(groups), 2), generator=draw).tolist()
     found = []
     for k, group in enumerate(groups):
-        step, odd = group.step(1), (k + last) % 2
+        step = group.step(1)
+        odd = (k + last) % 2
         most = (group.size - 1) // step
         first = odd if most == 1 else max(1, (most + 1) // 2 - drawn[k][0])
         then = first + drawn[k][1] + (3 if odd else int(most > 3))

@@ -1,4 +1,6 @@
-"""What matrix products do to the labels of channels: with a layer's weights, with another activation, with a constant."""
+"""What matrix products do to the labels of channels: with a layer's weights, with another
+activation, with a constant.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ from .labels import Labels, Weight
 from .refusals import computed
 
 ALIASES = {"_to_copy", "detach", "alias"}
-RESHAPED = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "clone", *ALIASES}
+RESHAPED = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "clone",
+    *ALIASES,
+}
 
 
 def derived(weights: dict[int, Weight], op: Op) -> Weight | None:
@@ -41,18 +53,30 @@ def product(net: Labels, op: Op) -> None:
     What mixes positions, all of which hold the same channels, leaves these where they are.
     """
     one, two = list(op.inputs())[-2:]
-    for x, weight, reads, makes in ((one, two, -2, -1), (two, one, -1, -2)):  # axes of the weight; of `x` the others
-        if id(x) in net.of and id(weight) not in net.of and x.ndim == op.outputs[0].ndim == weight.ndim:
-            labels, place = net.of[id(x)], net.weights.get(id(weight))
+    # axes of the weight; of `x` the others
+    for x, weight, reads, makes in ((one, two, -2, -1), (two, one, -1, -2)):
+        if (
+            id(x) in net.of
+            and id(weight) not in net.of
+            and x.ndim == op.outputs[0].ndim == weight.ndim
+        ):
+            labels = net.of[id(x)]
+            place = net.weights.get(id(weight))
             if not varies(labels, makes) and varies(labels, reads):
                 net.of[id(op.outputs[0])] = labels.narrow(makes, 0, 1).expand(op.outputs[0].shape)
                 return None
-            if place is not None and place[0] not in net.trace.buffers and weight.shape[:-2].numel() == 1:
+            if (
+                place is not None
+                and place[0] not in net.trace.buffers
+                and weight.shape[:-2].numel() == 1
+            ):
                 return _layer(net, op, x, _places(place, weight, reads, makes), makes)
     return heads(net, op)
 
 
-def _places(place: Weight, weight: Tensor, reads: int, makes: int) -> tuple[str, int | None, int | None]:
+def _places(
+    place: Weight, weight: Tensor, reads: int, makes: int
+) -> tuple[str, int | None, int | None]:
     name, axes = place
     axes = tuple(range(weight.ndim)) if axes is None else axes
     return name, axes[reads], axes[makes]
@@ -72,14 +96,21 @@ def heads(net: Labels, op: Op) -> None:
         net.of[id(out)] = found[0].expand(out.shape) if fits else same(out, 0)
 
 
-def _layer(net: Labels, op: Op, x: Tensor, weight: tuple[str, int | None, int | None], axis: int) -> None:
-    """Read the labels of `x` along an axis (-1 or -2), make new ones; `weight` is a name and its axes that read and make."""
+def _layer(
+    net: Labels, op: Op, x: Tensor, weight: tuple[str, int | None, int | None], axis: int
+) -> None:
+    """Read the labels of `x` along an axis (-1 or -2), make new ones; `weight` is a name and its
+    axes that read and make.
+    """
     name, reads, makes = weight
-    out, dim = op.outputs[0], x.ndim + axis
+    out = op.outputs[0]
+    dim = x.ndim + axis
     if reads is None or makes is None:
         return computed(net, op, "the weights of a matrix product are computed")
     labels = net.of[id(x)]
-    entering = net.tie(labels, [d for d in range(x.ndim) if d != dim]).movedim(dim, -1).flatten(0, -2)[0]
+    entering = (
+        net.tie(labels, [d for d in range(x.ndim) if d != dim]).movedim(dim, -1).flatten(0, -2)[0]
+    )
     leaving = net.fresh(out.shape[axis], name.rpartition(".")[0])
     net.use(name, makes, "out", leaving)
     net.use(name, reads, "in", entering)
@@ -92,10 +123,12 @@ def linear(net: Labels, op: Op) -> None:
     bias: Tensor | None
     if op.name == "linear":
         x, weight, bias = (*op.args, None)[:3]
-        inside, outside = 1, 0
+        inside = 1
+        outside = 0
     else:
         bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
-        inside, outside = 0, 1
+        inside = 0
+        outside = 1
     place = net.weights.get(id(weight))
     if bias is None and (place is None or id(x) not in net.of or place[0] in net.trace.buffers):
         return product(net, op)

@@ -12,21 +12,30 @@ from ...trees import Tree, alike, called, concatenated, length, put_in, tensors_
 LEAST = 32  # images below which the old statistics are the better ones
 
 
-def recalibrated(model: nn.Module, batches: Sequence[Tree]) -> int:
-    """Replace running means and variances by those over `batches` (n c h w), in place; return the number of norms.
+def recalibrate_batchnorms(model: nn.Module, batches: Sequence[Tree]) -> int:
+    """Replace running means and variances by those over `batches` (n c h w), in place; return the
+    number of norms.
 
-    Images are batched anew, in parts as even as can be: one image may have no variance. Each batch counts by its
-    number of images, each call of a norm that runs more than once alike. With too few images nothing is changed.
+    Images are batched anew, in parts as even as can be: one image may have no variance. Each batch
+    counts by its number of images, each call of a norm that runs more than once alike. With too few
+    images nothing is changed.
     Source: Li et al. 2020, EagleEye, https://arxiv.org/abs/2007.02491.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+    ]
     count = sum(map(length, batches))
     if not norms or count < LEAST:
         return 0
     parts = evenly(list(batches), -(-count // max(LEAST, *map(length, batches))))
     model.eval()
     momenta = [m.momentum for m in norms]
-    sums = [[torch.zeros_like(s) for s in (m.running_mean, m.running_var) if s is not None] for m in norms]
+    sums = [
+        [torch.zeros_like(s) for s in (m.running_mean, m.running_var) if s is not None]
+        for m in norms
+    ]
     for m in norms:
         m.train()
         m.momentum = None  # running statistics become the mean of all calls since the count was 0
@@ -39,7 +48,10 @@ def recalibrated(model: nn.Module, batches: Sequence[Tree]) -> int:
                 for k, m in enumerate(norms):
                     assert m.running_mean is not None and m.running_var is not None
                     share = length(images) / count
-                    sums[k] = [sums[k][0] + share * m.running_mean, sums[k][1] + share * m.running_var]
+                    sums[k] = [
+                        sums[k][0] + share * m.running_mean,
+                        sums[k][1] + share * m.running_var,
+                    ]
             for m, (mean, var) in zip(norms, sums, strict=True):
                 assert m.running_mean is not None and m.running_var is not None
                 m.running_mean.copy_(mean)
@@ -52,7 +64,9 @@ def recalibrated(model: nn.Module, batches: Sequence[Tree]) -> int:
 
 
 def evenly(batches: Sequence[Tree], count: int) -> list[Tree]:
-    """Return the samples of all batches in so many parts; batches of other shapes than the first stay as they are."""
+    """Return the samples of all batches in so many parts; batches of other shapes than the first
+    stay as they are.
+    """
     if len(alike(batches)) < len(batches):
         return list(batches)
     together = concatenated(batches)

@@ -17,6 +17,10 @@ def unknown(net: Labels, op: Op, reason: str = "") -> None:
 
 
 def computed(net: Labels, op: Op, reason: str) -> None:
-    """Let nothing that enters or leaves be cut, and name the layer, of whose own parameters the trace shows no use."""
-    net.left.update({layer: reason for layer, made in net.trace.made.items() if made is op.outputs[0]})
+    """Let nothing that enters or leaves be cut, and name the layer, of whose own parameters the
+    trace shows no use.
+    """
+    net.left.update(
+        {layer: reason for layer, made in net.trace.made.items() if made is op.outputs[0]}
+    )
     unknown(net, op, reason)

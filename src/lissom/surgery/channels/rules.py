@@ -1,10 +1,11 @@
 """What each operation does to the labels of channels.
 
-A rule may declare more labels equal than need be, never fewer: what is equal is cut together, which is always
-exact. Activations are (n c ...) for convolutions, pooling and batch-norm, (... c) for linear layers.
-Where an operation mixes channels (a reduction, a softmax, a product of two activations, a
-normalisation over some of them), its rule declares these equal and does not give up. So attention
-heads, groups of a group norm and channels that a shuffle interleaves become units by themselves.
+A rule may declare more labels equal than need be, never fewer: what is equal is cut together, which
+is always exact. Activations are (n c ...) for convolutions, pooling and batch-norm, (... c) for
+linear layers. Where an operation mixes channels (a reduction, a softmax, a product of two
+activations, a normalisation over some of them), its rule declares these equal and does not give up.
+So attention heads, groups of a group norm and channels that a shuffle interleaves become units by
+themselves.
 """
 
 from __future__ import annotations
@@ -22,41 +23,75 @@ from .labels import Labels
 from .products import heads, linear, product
 from .refusals import computed, unknown
 
-MOVES = {"permute", "transpose", "t", "split", "split_with_sizes", "chunk", "slice", "select", "unsqueeze", "squeeze",
-         "expand", "clone", "alias", "detach", "unbind", "contiguous", "pixel_shuffle", "pixel_unshuffle", "unsafe_split",
-         "unsafe_chunk", "narrow", "flip", "roll", "repeat", "index", "index_select", "im2col", "movedim", "unfold"}
+MOVES = set(
+    """
+    permute transpose t split split_with_sizes chunk slice select unsqueeze squeeze expand clone
+    alias detach unbind contiguous pixel_shuffle pixel_unshuffle unsafe_split unsafe_chunk
+    narrow flip roll repeat index index_select im2col movedim unfold
+    """.split()
+)
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "view_as"}
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"}
-POINTWISE = {"relu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "elu", "leaky_relu",
-             "mish", "softplus", "clamp", "clamp_min", "clamp_max", "neg", "abs", "square", "sqrt", "rsqrt", "reciprocal",
-             "exp", "log", "erf", "sign", "round", "dropout", "native_dropout", "bernoulli", "pow", "add", "sub", "rsub",
-             "mul", "div", "maximum", "minimum", "hardshrink", "log_sigmoid_forward", "fill", "where", "lerp", "sin", "cos",
-             "_prelu_kernel", "masked_fill", "zeros_like", "ones_like", "full_like", "rand_like", "empty_like", "_to_copy",
-             "gt", "ge", "lt", "le", "eq", "ne", "logical_not", "addcmul", "relu6", "celu", "selu", "lift_fresh", "zero"}
-NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training",
-         "_native_batch_norm_legit", "batch_norm"}
-POOLS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d",
-         "adaptive_max_pool2d", "avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "reflection_pad1d",
-         "reflection_pad2d", "replication_pad2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
-         "_upsample_nearest_exact2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-         "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "grid_sampler_2d", "roi_align"}
+POINTWISE = set(
+    """
+    relu sigmoid tanh hardtanh hardswish hardsigmoid silu gelu elu leaky_relu mish softplus
+    clamp clamp_min clamp_max neg abs square sqrt rsqrt reciprocal exp log erf sign round
+    dropout native_dropout bernoulli pow add sub rsub mul div maximum minimum hardshrink
+    log_sigmoid_forward fill where lerp sin cos _prelu_kernel masked_fill zeros_like ones_like
+    full_like rand_like empty_like _to_copy gt ge lt le eq ne logical_not addcmul relu6 celu
+    selu lift_fresh zero
+    """.split()
+)
+NORMS = {
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "batch_norm",
+}
+POOLS = set(
+    """
+    max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d
+    adaptive_max_pool2d avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d reflection_pad1d
+    reflection_pad2d replication_pad2d upsample_nearest1d upsample_nearest2d upsample_bilinear2d
+    _upsample_nearest_exact2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+    upsample_linear1d upsample_trilinear3d upsample_nearest3d grid_sampler_2d roi_align
+    """.split()
+)
 ZEROS_ADD_NOTHING = {"sum", "linalg_vector_norm"}
-REDUCTIONS = {"mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "linalg_vector_norm": 2}
-ATTENTION = {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
-             "_scaled_dot_product_flash_attention", "_scaled_dot_product_cudnn_attention",
-             "_scaled_dot_product_attention_math", "scaled_dot_product_attention"}
+REDUCTIONS = {
+    "mean": 1,
+    "sum": 1,
+    "amax": 1,
+    "amin": 1,
+    "var": 1,
+    "std": 1,
+    "logsumexp": 1,
+    "linalg_vector_norm": 2,
+}
+ATTENTION = {
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_attention_math",
+    "scaled_dot_product_attention",
+}
 Rule = Callable[["Labels", "Op"], None]
 
 
 def move(net: Labels, op: Op) -> None:
     """Move labels as the data moves: by the operation itself. Numbers to index with are no data."""
+
     def swap(value: Any) -> Any:
         if isinstance(value, Tensor):
             labels = net.labels(value)
             return same(value, 0) if labels is None else labels.expand(value.shape)
         return value
 
-    args, settings = [swap(op.args[0]), *op.args[1:]], {k: v for k, v in op.kwargs.items() if k != "memory_format"}
+    args = [swap(op.args[0]), *op.args[1:]]
+    settings = {k: v for k, v in op.kwargs.items() if k != "memory_format"}
     if op.name == "im2col":  # PyTorch has it for floating-point numbers alone
         moved = op.func(args[0].double(), *args[1:], **settings).long()
     else:
@@ -72,12 +107,14 @@ def move(net: Labels, op: Op) -> None:
 
 
 def view(net: Labels, op: Op) -> None:
-    """Reshape labels; where axes are merged in another order than channels were made in, tie what interleaves.
+    """Reshape labels; where axes are merged in another order than channels were made in, tie what
+    interleaves.
 
-    A channel shuffle merges (n g) after g blocks of n changed places with them: the network's code then counts on
-    every block keeping the same n, so the g channels of each n are cut together.
+    A channel shuffle merges (n g) after g blocks of n changed places with them: the network's code
+    then counts on every block keeping the same n, so the g channels of each n are cut together.
     """
-    labels, shape = net.labels(op.args[0]), op.outputs[0].shape
+    labels = net.labels(op.args[0])
+    shape = op.outputs[0].shape
     if labels is None:
         return unknown(net, op)
     labels = labels.expand(op.args[0].shape)
@@ -95,16 +132,22 @@ def view(net: Labels, op: Op) -> None:
 
 def shuffle(net: Labels, op: Op) -> None:
     """Shuffle channels: those that stand at one place in every group stay together, as in `view`."""
-    x, groups = net.of[id(op.args[0])], op.args[1]
+    x = net.of[id(op.args[0])]
+    groups = op.args[1]
     tied = net.tie(x.unflatten(1, (groups, -1)), [1])
     net.of[id(op.outputs[0])] = tied.transpose(1, 2).flatten(1, 2)
 
 
 def _merges(before: torch.Size, after: torch.Size) -> list[list[int]]:
     """Return the runs of axes of `before` that become one axis of `after`."""
-    merges, i, j = [], 0, 0
+    merges = []
+    i = 0
+    j = 0
     while i < len(before) and j < len(after):
-        start, ends, left, right = i, j, before[i], after[j]
+        start = i
+        ends = j
+        left = before[i]
+        right = after[j]
         while left != right:
             if left < right:
                 i += 1
@@ -114,12 +157,15 @@ def _merges(before: torch.Size, after: torch.Size) -> list[list[int]]:
                 right *= after[j]
         if i > start and j == ends:
             merges.append(list(range(start, i + 1)))
-        i, j = i + 1, j + 1
+        i = i + 1
+        j = j + 1
     return merges
 
 
 def cat(net: Labels, op: Op) -> None:
-    """Concatenate labels; axes along which all of them repeat stay short. Positions put together hold the same channels."""
+    """Concatenate labels; axes along which all of them repeat stay short. Positions put together
+    hold the same channels.
+    """
     tensors = op.args[0]
     dim = (op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)) % op.outputs[0].ndim
     parts = []
@@ -148,8 +194,11 @@ def pointwise(net: Labels, op: Op) -> None:
     varying = [d for d in range(-len(shape), 0) if varies(widest, d)]
     for tensor in op.inputs():
         labels = net.labels(tensor, widest)
-        if labels is None and tensor.numel() > 1 and any(-d <= tensor.ndim and tensor.shape[d] > 1 and tensor.stride(d)
-                                                         for d in varying):
+        if (
+            labels is None
+            and tensor.numel() > 1
+            and any(-d <= tensor.ndim and tensor.shape[d] > 1 and tensor.stride(d) for d in varying)
+        ):
             return unknown(net, op, f"a tensor that is no parameter of one axis enters '{op.name}'")
         if labels is not None and labels.numel() >= 1:
             if varying and all(-d > labels.ndim or labels.shape[d] == 1 for d in varying):
@@ -163,10 +212,13 @@ def pointwise(net: Labels, op: Op) -> None:
 
 def pool(net: Labels, op: Op) -> None:
     """Mix positions: each channel must fill all the positions it is mixed over."""
-    labels, out = net.of[id(op.args[0])], op.outputs[0]
+    labels = net.of[id(op.args[0])]
+    out = op.outputs[0]
     if labels.ndim < 3:
         return unknown(net, op)
-    one = net.tie(labels, range(2, labels.ndim))[(slice(None), slice(None), *[slice(0, 1)] * (labels.ndim - 2))]
+    one = net.tie(labels, range(2, labels.ndim))[
+        (slice(None), slice(None), *[slice(0, 1)] * (labels.ndim - 2))
+    ]
     for tensor in op.outputs:
         fits = tensor.shape[:2] == out.shape[:2]
         net.of[id(tensor)] = (one if fits else torch.tensor(0)).expand(tensor.shape)
@@ -205,19 +257,28 @@ def unpool(net: Labels, op: Op) -> None:
 
 def pad(net: Labels, op: Op) -> None:
     """Pad positions with a number; channels padded with it are the code's own."""
-    labels, amounts, out = net.of[id(op.args[0])], op.args[1], op.outputs[0]
+    labels = net.of[id(op.args[0])]
+    amounts = op.args[1]
+    out = op.outputs[0]
     for k in range(len(amounts) // 2):
         dim = labels.ndim - 1 - k
-        before, after = amounts[2 * k], amounts[2 * k + 1]
+        before = amounts[2 * k]
+        after = amounts[2 * k + 1]
         if before < 0 or after < 0:
             return unknown(net, op)
         if before or after:
             if not varies(labels, dim):  # every position is alike, those padded as well
-                labels = labels.narrow(dim, 0, 1).expand(*labels.shape[:dim], labels.shape[dim] + before + after,
-                                                         *labels.shape[dim + 1:])
+                labels = labels.narrow(dim, 0, 1).expand(
+                    *labels.shape[:dim],
+                    labels.shape[dim] + before + after,
+                    *labels.shape[dim + 1 :],
+                )
             else:
                 zero = torch.zeros((), dtype=torch.long)
-                ends = [zero.expand(*labels.shape[:dim], n, *labels.shape[dim + 1:]) for n in (before, after)]
+                ends = [
+                    zero.expand(*labels.shape[:dim], n, *labels.shape[dim + 1 :])
+                    for n in (before, after)
+                ]
                 labels = torch.cat([ends[0], labels, ends[1]], dim)
     net.of[id(out)] = labels.expand(out.shape)
     return None
@@ -225,14 +286,22 @@ def pad(net: Labels, op: Op) -> None:
 
 def reduce(net: Labels, op: Op) -> None:
     """Reduce over axes: what is reduced together is cut together."""
-    labels, out, place = net.of[id(op.args[0])], op.outputs[0], REDUCTIONS[op.name]
+    labels = net.of[id(op.args[0])]
+    out = op.outputs[0]
+    place = REDUCTIONS[op.name]
     given = op.args[place] if len(op.args) > place else op.kwargs.get("dim")
-    if given is None or isinstance(given, (bool, torch.dtype)) or (isinstance(given, (list, tuple)) and not given):
+    if (
+        given is None
+        or isinstance(given, (bool, torch.dtype))
+        or (isinstance(given, (list, tuple)) and not given)
+    ):
         return unknown(net, op)
     dims = sorted(d % labels.ndim for d in (given if isinstance(given, (list, tuple)) else [given]))
     over = [d for d in range(labels.ndim) if varies(labels, d)]
     if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
-        return None  # one number, of no channel, to which zeros add nothing; whether they are zeros, a trial shows
+        # one number, of no channel, to which zeros add nothing; whether they are zeros, a trial
+        # shows
+        return None
     one = net.tie(labels, dims)
     for dim in dims:
         one = one.narrow(dim, 0, 1)
@@ -253,11 +322,19 @@ def convolution(net: Labels, op: Op) -> None:
     x, weight, bias, *_, transposed, _, groups = op.args[:9]
     name = net.trace.names.get(id(weight))
     if name is None and bias is None and _filters_each_alike(net, op):
-        net.of[id(op.outputs[0])] = net.tie(net.of[id(x)], range(2, x.ndim))[..., :1, :1].expand(op.outputs[0].shape)
+        net.of[id(op.outputs[0])] = net.tie(net.of[id(x)], range(2, x.ndim))[..., :1, :1].expand(
+            op.outputs[0].shape
+        )
         return None
-    if name is None or (bias is not None and id(bias) not in net.trace.names) or id(x) not in net.of:
+    if (
+        name is None
+        or (bias is not None and id(bias) not in net.trace.names)
+        or id(x) not in net.of
+    ):
         return computed(net, op, "the weights of a convolution are computed")
-    labels, layer, out = net.of[id(x)], name.rpartition(".")[0], op.outputs[0]
+    labels = net.of[id(x)]
+    layer = name.rpartition(".")[0]
+    out = op.outputs[0]
     if labels.ndim != out.ndim:
         return unknown(net, op)
     entering = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
@@ -282,15 +359,26 @@ def convolution(net: Labels, op: Op) -> None:
 
 def _filters_each_alike(net: Labels, op: Op) -> bool:
     """Return whether one constant filter, repeated, runs over every channel: a blur."""
-    x, weight, groups = op.args[0], op.args[1], op.args[8]
-    return (id(x) in net.of and id(weight) not in net.of and x.ndim == 4 and groups == x.shape[1] == op.outputs[0].shape[1]
-            and torch.equal(weight, weight[:1].expand_as(weight)))
+    x = op.args[0]
+    weight = op.args[1]
+    groups = op.args[8]
+    return (
+        id(x) in net.of
+        and id(weight) not in net.of
+        and x.ndim == 4
+        and groups == x.shape[1] == op.outputs[0].shape[1]
+        and torch.equal(weight, weight[:1].expand_as(weight))
+    )
 
 
 def batch_norm(net: Labels, op: Op) -> None:
     """Normalise each channel by itself."""
-    x, tensors = op.args[0], op.args[1:5]
-    if any(isinstance(t, Tensor) and id(t) not in net.trace.names and net.labels(t) is None for t in tensors):
+    x = op.args[0]
+    tensors = op.args[1:5]
+    if any(
+        isinstance(t, Tensor) and id(t) not in net.trace.names and net.labels(t) is None
+        for t in tensors
+    ):
         return unknown(net, op, "the scales of a batch-norm are computed")
     labels = net.of[id(x)]
     channels = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
@@ -307,7 +395,8 @@ def batch_norm(net: Labels, op: Op) -> None:
 
 def group_norm(net: Labels, op: Op) -> None:
     """Normalise groups of channels: a group goes as a whole."""
-    labels, groups = net.of[id(op.args[0])], op.args[6]
+    labels = net.of[id(op.args[0])]
+    groups = op.args[6]
     if op.args[1] is None or any(id(t) not in net.trace.names for t in op.args[1:3]):
         return unknown(net, op, "a group-norm without scales of its own")
     channels = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
@@ -327,11 +416,33 @@ def layer_norm(net: Labels, op: Op) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "convolution": convolution, "_convolution": convolution, "addmm": linear, "linear": linear, "mm": linear,
-    "glu": gated, "copy_": write, "cat": cat, "stack": cat, "bmm": product, "matmul": product, "constant_pad_nd": pad,
-    "_softmax": softmax, "_log_softmax": softmax, "softmax": softmax,
-    "channel_shuffle": shuffle, "native_channel_shuffle": shuffle, "max_unpool2d": unpool, "max_unpool3d": unpool,
-    "native_group_norm": group_norm, "native_layer_norm": layer_norm,
-    **dict.fromkeys(MOVES, move), **dict.fromkeys(VIEWS, view), **dict.fromkeys(NORMS, batch_norm),
-    **dict.fromkeys(POOLS, pool), **dict.fromkeys(REDUCTIONS, reduce), **dict.fromkeys(ATTENTION, heads),
-    **dict.fromkeys(POINTWISE, pointwise), **{f"{name}_": pointwise for name in POINTWISE}}
+    "convolution": convolution,
+    "_convolution": convolution,
+    "addmm": linear,
+    "linear": linear,
+    "mm": linear,
+    "glu": gated,
+    "copy_": write,
+    "cat": cat,
+    "stack": cat,
+    "bmm": product,
+    "matmul": product,
+    "constant_pad_nd": pad,
+    "_softmax": softmax,
+    "_log_softmax": softmax,
+    "softmax": softmax,
+    "channel_shuffle": shuffle,
+    "native_channel_shuffle": shuffle,
+    "max_unpool2d": unpool,
+    "max_unpool3d": unpool,
+    "native_group_norm": group_norm,
+    "native_layer_norm": layer_norm,
+    **dict.fromkeys(MOVES, move),
+    **dict.fromkeys(VIEWS, view),
+    **dict.fromkeys(NORMS, batch_norm),
+    **dict.fromkeys(POOLS, pool),
+    **dict.fromkeys(REDUCTIONS, reduce),
+    **dict.fromkeys(ATTENTION, heads),
+    **dict.fromkeys(POINTWISE, pointwise),
+    **{f"{name}_": pointwise for name in POINTWISE},
+}

@@ -16,21 +16,24 @@ Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boole
 
 
 def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
-    """Return for each (tensor, axis) which indices go: a boolean (n), or (blocks n) of a grouped convolution."""
+    """Return for each (tensor, axis) which indices go: a boolean (n), or (blocks n) of a grouped
+    convolution.
+    """
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
         with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
         found: dict[int, Tensor] = {}
         for member in group.members:
-            mine, key = found.get(id(member.unit)), (member.tensor, member.axis)
+            mine = found.get(id(member.unit))
+            key = (member.tensor, member.axis)
             if mine is None:
                 mine = found[id(member.unit)] = with_none[member.unit]
             gone[key] = gone[key] | mine if key in gone else mine
     return gone
 
 
-def masked(model: nn.Module, cut: Cut) -> None:
-    """Zero in place everything that `sliced` would cut out: the two networks compute the same."""
+def zero_channels(model: nn.Module, cut: Cut) -> None:
+    """Zero in place everything that `slice_channels` would cut out: the two networks compute the same."""
     layers = dict(model.named_modules())
     with torch.no_grad():
         for (name, axis), gone in removed(cut).items():
@@ -46,28 +49,37 @@ def held(layers: dict[str, nn.Module], name: str) -> Tensor:
     """Return a parameter or buffer by name."""
     path, _, leaf = name.rpartition(".")
     layer = layers[path]
-    found: Tensor | None = layer._buffers[leaf] if leaf in layer._buffers else layer._parameters[leaf]
+    found: Tensor | None = (
+        layer._buffers[leaf] if leaf in layer._buffers else layer._parameters[leaf]
+    )
     assert found is not None
     return found
 
 
-def masked_alike(model: nn.Module, cut: Cut) -> None:
+def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
     """Zero the same in tensors of their own, and make up for the inputs that layers lose.
 
-    Numbers that the network shares with another stay as they are. What is left of a layer's inputs is multiplied by
-    the root of  all inputs / those left,  so that a difference is as large at the end of a deep network as it was.
+    Numbers that the network shares with another stay as they are. What is left of a layer's inputs
+    is multiplied by
+    the root of  all inputs / those left,  so that a difference is as large at the end of a deep
+                 network as it was.
     """
-    layers, own = dict(model.named_modules()), set[str]()
+    layers = dict(model.named_modules())
+    own = set[str]()
     readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
-    shared: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}  # members share what goes, which stays alive
-    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):  # of whole rows there are fewest
-        tensor, reads = held(layers, name), (name, axis) in readers
+    # members share what goes, which stays alive
+    shared: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}
+    # of whole rows there are fewest
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):
+        tensor = held(layers, name)
+        reads = (name, axis) in readers
         if (key := (id(gone), reads, tensor.dtype)) not in shared:
             stay = (~gone).to(torch.float32)
             if reads:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
             shared[key] = gone, stay.to(tensor.dtype)
-        if name in own and axis == 0 and gone.ndim == 1 and not reads:  # half of the rows are written, none is read
+        # half of the rows are written, none is read
+        if name in own and axis == 0 and gone.ndim == 1 and not reads:
             tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
         elif name in own:
             _multiply(tensor.data, axis, shared[key][1], tensor.data)
@@ -77,23 +89,31 @@ def masked_alike(model: nn.Module, cut: Cut) -> None:
 
 
 def _multiply(tensor: Tensor, axis: int, values: Tensor, out: Tensor | None = None) -> Tensor:
-    """Multiply by `values`, (n) along `axis` or (blocks n) of a grouped convolution, into `out` if it is given."""
-    after = tensor.shape[axis + 1:].numel()
-    if values.ndim == 1 and axis and after > 1 and tensor.is_contiguous():  # in long rows, which is sooner done
-        flat, long = tensor.view(-1, len(values) * after), values.repeat_interleave(after)
-        return torch.mul(flat, long, out=None if out is None else out.view(flat.shape)).view(tensor.shape)
+    """Multiply by `values`, (n) along `axis` or (blocks n) of a grouped convolution, into `out` if
+    it is given.
+    """
+    after = tensor.shape[axis + 1 :].numel()
+    # in long rows, which is sooner done
+    if values.ndim == 1 and axis and after > 1 and tensor.is_contiguous():
+        flat = tensor.view(-1, len(values) * after)
+        long = values.repeat_interleave(after)
+        return torch.mul(flat, long, out=None if out is None else out.view(flat.shape)).view(
+            tensor.shape
+        )
     return torch.mul(tensor, _over(tensor, axis, values), out=out)
 
 
 def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
-    """Return `values`, (n) along `axis` or (blocks n) of a grouped convolution, in a shape that meets the tensor."""
+    """Return `values`, (n) along `axis` or (blocks n) of a grouped convolution, in a shape that
+    meets the tensor.
+    """
     if values.ndim == 1:
         return values.view(-1, *[1] * (tensor.ndim - 1 - axis))
     values = values.repeat_interleave(len(tensor) // len(values), 0)
     return values.view(*values.shape, *[1] * (tensor.ndim - 2))
 
 
-def sliced(model: nn.Module, cut: Cut) -> None:
+def slice_channels(model: nn.Module, cut: Cut) -> None:
     """Cut the units of `cut` out of `model` in place; each layer remembers which outputs it kept.
 
     `layer.kept` lists the outputs of the layer as it was first built that are still there.
@@ -102,8 +122,10 @@ def sliced(model: nn.Module, cut: Cut) -> None:
     owners = owners_of(model)
     makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
     changed = dict[nn.Module, None]()
-    left: dict[int, tuple[Tensor, Tensor]] = {}  # id of what goes -> that, kept alive, and the places that stay
-    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):  # whole rows first
+    # id of what goes -> that, kept alive, and the places that stay
+    left: dict[int, tuple[Tensor, Tensor]] = {}
+    # whole rows first
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
         if id(gone) not in left:
             left[id(gone)] = gone, (~gone).flatten().nonzero().flatten()
         stay = left[id(gone)][1]
@@ -112,7 +134,11 @@ def sliced(model: nn.Module, cut: Cut) -> None:
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
         now = getattr(layer, leaf).detach()
-        now = now.index_select(axis, stay.to(now.device)) if gone.ndim == 1 else kept_of(now, axis, ~gone.to(now.device))
+        now = (
+            now.index_select(axis, stay.to(now.device))
+            if gone.ndim == 1
+            else kept_of(now, axis, ~gone.to(now.device))
+        )
         changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
         if leaf == "weight" and (name, axis) in makes:
             before = getattr(layer, "kept", range(gone.numel()))
@@ -133,8 +159,15 @@ def sliced(model: nn.Module, cut: Cut) -> None:
 
 
 def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
-    """Return what of a tensor stays: `stay` (n) along `axis`, or (blocks n), another choice for each block of axis 0."""
+    """Return what of a tensor stays: `stay` (n) along `axis`, or (blocks n), another choice for
+    each block of axis 0.
+    """
     if stay.ndim == 1:
         return tensor.index_select(axis, stay.nonzero().flatten())
     parts = tensor.chunk(len(stay))
-    return torch.cat([part.index_select(axis, s.nonzero().flatten()) for part, s in zip(parts, stay, strict=True)])
+    return torch.cat(
+        [
+            part.index_select(axis, s.nonzero().flatten())
+            for part, s in zip(parts, stay, strict=True)
+        ]
+    )

@@ -1,4 +1,6 @@
-"""Attention within windows, as in the Swin and MaxViT of torchvision, with fewer heads than its width would hold."""
+"""Attention within windows, as in the Swin and MaxViT of torchvision, with fewer heads than its
+width would hold.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,15 @@ from torch import Tensor, nn
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows of an image (n h w c), of which some heads were cut; made by changing a layer's class.
+    """Attention within windows of an image (n h w c), of which some heads were cut; made by
+    changing a layer's class.
 
-    torchvision's own forward takes the width of the input for that of all heads. Here `num_heads` counts the heads that
-    are left: qkv.weight (3 * heads * d, c), proj.weight (c, heads * d). Both of its versions run in it: the one with a
-    table of position biases, and the one that computes them and compares queries and keys by their cosine.
-    Source: Liu et al. 2021, https://arxiv.org/abs/2103.14030, and 2022, https://arxiv.org/abs/2111.09883.
+    torchvision's own forward takes the width of the input for that of all heads. Here `num_heads`
+    counts the heads that are left: qkv.weight (3 * heads * d, c), proj.weight (c, heads * d). Both
+    of its versions run in it: the one with a table of position biases, and the one that computes
+    them and compares queries and keys by their cosine.
+    Source: Liu et al. 2021, https://arxiv.org/abs/2103.14030, and 2022,
+    https://arxiv.org/abs/2111.09883.
     """
 
     qkv: nn.Linear
@@ -36,23 +41,41 @@ class WindowAttention(nn.Module):
         high, wide = self.window_size
         h, w = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, -w % wide, 0, -h % high))
-        rows, columns = x.shape[1] // high, x.shape[2] // wide  # windows
+        # windows
+        rows = x.shape[1] // high
+        columns = x.shape[2] // wide
         shift = [0 if n == 1 else s for n, s in zip((rows, columns), self.shift_size, strict=True)]
         x = torch.roll(x, [-s for s in shift], (1, 2)) if any(shift) else x
-        x = x.unflatten(2, (columns, wide)).unflatten(1, (rows, high)).transpose(2, 3)  # n rows columns high wide c
-        q, k, v = (F.linear(x.flatten(3, 4).flatten(1, 2), self.qkv.weight, self._qkv_bias())  # n windows places 3 heads d
-                   .unflatten(-1, (3, self.num_heads, -1)).transpose(2, 4).unbind(3))  # each n windows heads places d
+        # n rows columns high wide c
+        x = x.unflatten(2, (columns, wide)).unflatten(1, (rows, high)).transpose(2, 3)
+        # n windows places 3 heads d
+        q, k, v = (
+            F.linear(x.flatten(3, 4).flatten(1, 2), self.qkv.weight, self._qkv_bias())
+            # each n windows heads places d
+            .unflatten(-1, (3, self.num_heads, -1))
+            .transpose(2, 4)
+            .unbind(3)
+        )
         bias = self._position_bias()
         if any(shift):
             bias = bias + self._apart(rows, columns, shift, x)
         if hasattr(self, "logit_scale"):
-            q, k = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp(), F.normalize(k, dim=-1)
+            q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp()
+            k = F.normalize(k, dim=-1)
         else:
             q = q * q.shape[-1] ** -0.5
-        weights = F.dropout((q @ k.transpose(-2, -1) + bias).softmax(-1), self.attention_dropout, self.training)
+        weights = F.dropout(
+            (q @ k.transpose(-2, -1) + bias).softmax(-1), self.attention_dropout, self.training
+        )
         mixed = (weights @ v).transpose(2, 3).flatten(3)
         out = F.dropout(self.proj(mixed), self.dropout, self.training)
-        out = out.unflatten(2, (high, wide)).unflatten(1, (rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        out = (
+            out.unflatten(2, (high, wide))
+            .unflatten(1, (rows, columns))
+            .transpose(2, 3)
+            .flatten(3, 4)
+            .flatten(1, 2)
+        )
         out = torch.roll(out, shift, (1, 2)) if any(shift) else out
         return out[:, :h, :w].contiguous()
 
@@ -64,27 +87,41 @@ class WindowAttention(nn.Module):
         return torch.cat([q, torch.zeros_like(q), v])
 
     def _position_bias(self) -> Tensor:
-        """Return what each head adds to the products, by how far apart two places lie (heads places places)."""
+        """Return what each head adds to the products, by how far apart two places lie (heads places
+        places).
+        """
         computed = hasattr(self, "cpb_mlp")
-        table = self.cpb_mlp(self.relative_coords_table).flatten(0, -2) if computed else self.relative_position_bias_table
+        table = (
+            self.cpb_mlp(self.relative_coords_table).flatten(0, -2)
+            if computed
+            else self.relative_position_bias_table
+        )
         bias = table[self.relative_position_index].T.unflatten(1, (math.prod(self.window_size), -1))
         return 16 * bias.sigmoid() if computed else bias
 
     def _apart(self, rows: int, columns: int, shift: list[int], x: Tensor) -> Tensor:
-        """Return -100 (windows 1 places places) between what the shift brought together from opposite edges, else 0."""
+        """Return -100 (windows 1 places places) between what the shift brought together from
+        opposite edges, else 0.
+        """
         regions = []
         for windows, side, moved in zip((rows, columns), self.window_size, shift, strict=True):
             place = torch.arange(windows * side, device=x.device).view(windows, side)
-            regions.append(((place >= (windows - 1) * side).long() + (place >= windows * side - moved)) * (moved > 0))
-        region = 3 * regions[0][:, None, :, None] + regions[1][None, :, None, :]  # rows columns high wide
+            regions.append(
+                ((place >= (windows - 1) * side).long() + (place >= windows * side - moved))
+                * (moved > 0)
+            )
+        # rows columns high wide
+        region = 3 * regions[0][:, None, :, None] + regions[1][None, :, None, :]
         region = region.flatten(2).flatten(0, 1)
         return (region[:, None, :, None] != region[:, None, None, :]).to(x.dtype) * -100
 
 
 class PartitionAttention(nn.Module):
-    """Attention within parts of an image (n parts places c), of which some heads were cut; made as WindowAttention is.
+    """Attention within parts of an image (n parts places c), of which some heads were cut; made as
+    WindowAttention is.
 
-    `n_heads` counts the heads that are left: to_qkv.weight (3 * n_heads * d, c), merge.weight (c, n_heads * d).
+    `n_heads` counts the heads that are left: to_qkv.weight (3 * n_heads * d, c), merge.weight (c,
+    n_heads * d).
     Source: Tu et al. 2022, https://arxiv.org/abs/2204.01697.
     """
 
@@ -97,16 +134,26 @@ class PartitionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mixed parts, of the shape of `x`."""
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(2, 4).unbind(3)  # n parts heads places d
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # heads places places
+        # n parts heads places d
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.n_heads, -1)).transpose(2, 4).unbind(3)
+        # heads places places
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         weights = (q @ k.transpose(-2, -1) * self.scale_factor + bias).softmax(-1)
         return self.merge((weights @ v).transpose(2, 3).flatten(3))
 
 
 CLASSES = {  # torchvision's class: ours, and the names of the layers before and after its heads
     "torchvision.models.swin_transformer.ShiftedWindowAttention": (WindowAttention, "qkv", "proj"),
-    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": (WindowAttention, "qkv", "proj"),
-    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (PartitionAttention, "to_qkv", "merge"),
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": (
+        WindowAttention,
+        "qkv",
+        "proj",
+    ),
+    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (
+        PartitionAttention,
+        "to_qkv",
+        "merge",
+    ),
 }
 NAMES = {name.rpartition(".")[2] for name in CLASSES}
 
@@ -120,6 +167,10 @@ def match_windows(layer: nn.Module) -> None:
     """Change torchvision's attention, of which heads were cut, to the class that can do with what is left."""
     if type(layer).__qualname__ not in NAMES:
         return
-    ours, before, after = CLASSES.get(f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", ""))
-    if ours and len(layer.get_parameter(f"{before}.weight")) != 3 * len(layer.get_parameter(f"{after}.weight")):
+    ours, before, after = CLASSES.get(
+        f"{type(layer).__module__}.{type(layer).__qualname__}", (None, "", "")
+    )
+    if ours and len(layer.get_parameter(f"{before}.weight")) != 3 * len(
+        layer.get_parameter(f"{after}.weight")
+    ):
         layer.__class__ = ours

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...trees import Tree, called, values_in
-from .bits import FLOAT, Spec
+from .bits import FLOAT, Precision
 from .layers import QuantizedLayer
 from .prepare import round_weights
 
@@ -23,11 +23,15 @@ def layer_bytes(layer: nn.Module, bits: int) -> float:
     return layer.weight.numel() * bits / 8 + (4 * len(layer.weight) if bits < FLOAT else 0)
 
 
-def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], images: Tree) -> dict[str, dict[int, float]]:
-    """Return for each layer and each grid it may have the noise that rounding it alone brings into the outputs.
+def noises(
+    model: nn.Module, options: Mapping[str, Sequence[Precision | None]], images: Tree
+) -> dict[str, dict[int, float]]:
+    """Return for each layer and each grid it may have the noise that rounding it alone brings into
+    the outputs.
 
-    `model` is prepared, nothing rounded yet; `images` (n c h w). Noise is the mean square of what the outputs change by,
-    over their own mean square. Of several layers it adds up, as far as their errors are not correlated.
+    `model` is prepared, nothing rounded yet; `images` (n c h w). Noise is the mean square of what
+    the outputs change by, over their own mean square. Of several layers it adds up, as far as their
+    errors are not correlated.
     """
     found: dict[str, dict[int, float]] = {}
     with torch.no_grad():
@@ -45,11 +49,13 @@ def noises(model: nn.Module, options: Mapping[str, Sequence[Spec | None]], image
     return found
 
 
-def assigned(noise: Options, cost: Callable[[str, int], float], budget: float) -> dict[str, int] | None:
+def assigned(
+    noise: Options, cost: Callable[[str, int], float], budget: float
+) -> dict[str, int] | None:
     """Return the bits of each layer with the least sum of noise whose costs add up to at most `budget`.
 
-    None where no choice is so cheap. Costs are rounded up to a 4,000th of the budget, and solved exactly then, as a
-    knapsack with one choice for each layer.
+    None where no choice is so cheap. Costs are rounded up to a 4,000th of the budget, and solved
+    exactly then, as a knapsack with one choice for each layer.
 
     >>> assigned({"a": {2: 5.0, 8: 1.0}, "b": {2: 9.0, 8: 1.0}}, lambda _, bits: bits, 10)
     {'a': 2, 'b': 8}
@@ -58,16 +64,22 @@ def assigned(noise: Options, cost: Callable[[str, int], float], budget: float) -
     best: list[float] = [0.0] * (UNITS + 1)  # least noise for at most so many units
     taken: list[list[int]] = []
     for name, choices in noise.items():
-        parts = [(bits, ceil(cost(name, bits) / unit - 1e-9), value) for bits, value in choices.items()]
-        now, how = [float("inf")] * (UNITS + 1), [0] * (UNITS + 1)
+        parts = [
+            (bits, ceil(cost(name, bits) / unit - 1e-9), value) for bits, value in choices.items()
+        ]
+        now = [float("inf")] * (UNITS + 1)
+        how = [0] * (UNITS + 1)
         for bits, price, value in parts:
             for room in range(price, UNITS + 1):
                 if (sum_ := best[room - price] + value) < now[room]:
-                    now[room], how[room] = sum_, bits
-        best, taken = now, [*taken, how]
+                    now[room] = sum_
+                    how[room] = bits
+        best = now
+        taken = [*taken, how]
     if best[UNITS] == float("inf"):
         return None
-    room, bits_of = UNITS, dict[str, int]()
+    room = UNITS
+    bits_of = dict[str, int]()
     for name, how in zip(reversed(list(noise)), reversed(taken), strict=True):
         bits_of[name] = how[room]
         room -= ceil(cost(name, how[room]) / unit - 1e-9)

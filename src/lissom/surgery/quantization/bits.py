@@ -1,4 +1,6 @@
-"""Which grid, of how many bits, each layer and each activation of a network gets. Recipes are read by it, without torch."""
+"""Which grid, of how many bits, each layer and each activation of a network gets. Recipes are read
+by it, without torch.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,19 @@ from ...language.grid import Grid
 from ...language.method import method_of
 
 if TYPE_CHECKING:
-    from .dataflow import Wiring
+    from .dataflow import DataFlow
 
 FLOAT = 32
-ALIKE = ("uniform", "lsq", "dorefa", "pact", "dynamic")  # the grids that, given for weights, are meant for inputs too
-INNER = ("dorefa",)  # grids for layers between others: what these read is never negative, and batch-norm follows
-OWN = ("dorefa", "binary", "ternary", "dynamic")  # grids of inputs for a layer alone: what else reads the value does without
+# the grids that, given for weights, are meant for inputs too
+ALIKE = ("uniform", "lsq", "dorefa", "pact", "dynamic")
+# grids for layers between others: what these read is never negative, and batch-norm follows
+INNER = ("dorefa",)
+# grids of inputs for a layer alone: what else reads the value does without
+OWN = ("dorefa", "binary", "ternary", "dynamic")
 
 
 @dataclass(frozen=True)
-class Spec:
+class Precision:
     """A grid with its settings, as text, and its bits."""
 
     grid: str
@@ -48,47 +53,59 @@ class Spec:
         return self.grid.partition("(")[0] not in OWN
 
 
-def spec(bits: int | str, grid: str | None, of: str, where: str) -> Spec | None:
+def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Precision | None:
     """Return the grid for `bits`, a number, "ternary", "binary" or "dynamic"; None for 32, which is float.
 
-    `of` is "weights" or "inputs", which alone can be "dynamic". Without `grid`, uniform is taken for 5 bits and more,
-    lsq for fewer.
+    `of` is "weights" or "inputs", which alone can be "dynamic". Without `grid`, uniform is taken
+    for 5 bits and more, lsq for fewer.
     Raises LissomError where the grid does not have so many bits.
     """
     if bits == FLOAT:
         return None
     if isinstance(bits, str):
         found = grid if grid is not None and grid.partition("(")[0] == bits else bits
-        return Spec(str(method_of("grids", found)), {"ternary": 2, "binary": 1, "dynamic": 8}[bits])
+        return Precision(
+            str(method_of("grids", found)), {"ternary": 2, "binary": 1, "dynamic": 8}[bits]
+        )
     usual = "uniform" if bits > 4 else "lsq" if bits > 1 or of == "inputs" else "binary"
     made = method_of("grids", grid or usual, where)
     assert isinstance(made, Grid)
     fits = made.of_weights if of == "weights" else made.of_inputs
     if bits not in fits:
-        raise LissomError(f"{where}: {made.name()} has no {bits} bits for {of}; "
-                          + (f"it has {', '.join(map(str, fits))}" if fits else f"it does not round {of}"))
-    return Spec(str(made), bits)
+        raise LissomError(
+            f"{where}: {made.name()} has no {bits} bits for {of}; "
+            + (f"it has {', '.join(map(str, fits))}" if fits else f"it does not round {of}")
+        )
+    return Precision(str(made), bits)
 
 
-def at_least(found: Spec | None, bits: int) -> Spec | None:
-    """Return the grid of a first or last layer: at least so many bits, equal steps in place of what does not fit."""
+def at_least(found: Precision | None, bits: int) -> Precision | None:
+    """Return the grid of a first or last layer: at least so many bits, equal steps in place of what
+    does not fit.
+    """
     if found is None or bits == FLOAT:
         return None
     name = found.grid.partition("(")[0]
     if found.bits >= bits and name not in INNER:
         return found
-    return Spec(found.grid if name == "uniform" else "uniform", max(bits, found.bits))
+    return Precision(found.grid if name == "uniform" else "uniform", max(bits, found.bits))
 
 
-def reduced(found: Spec | None) -> Spec | None:
+def reduced(found: Precision | None) -> Precision | None:
     """Return a grid of weights with 7 bits in place of 8, if it has them."""
-    return Spec(found.grid, 7) if found is not None and found.bits == 8 and 7 in found.made().of_weights else found
+    return (
+        Precision(found.grid, 7)
+        if found is not None and found.bits == 8 and 7 in found.made().of_weights
+        else found
+    )
 
 
 def saturates() -> bool:
-    """Return whether this processor adds products of 8 bits in pairs of 16 bits, which overflow: x86 without VNNI.
+    """Return whether this processor adds products of 8 bits in pairs of 16 bits, which overflow:
+    x86 without VNNI.
 
-    Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, reduce_range.
+    Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html,
+    reduce_range.
     """
     import torch
 
@@ -96,23 +113,37 @@ def saturates() -> bool:
 
 
 @dataclass
-class Plan:
-    """The grids of a network: of each layer's weights, of each site, and of inputs that a layer rounds itself."""
+class PrecisionPlan:
+    """The grids of a network: of each layer's weights, of each site, and of inputs that a layer
+    rounds itself.
+    """
 
-    weights: dict[str, Spec | None]
-    inputs: dict[str, Spec | None]
-    sites: dict[str, Spec]  # sites with a grid of their own
-    own: dict[str, Spec]
+    weights: dict[str, Precision | None]
+    inputs: dict[str, Precision | None]
+    sites: dict[str, Precision]  # sites with a grid of their own
+    own: dict[str, Precision]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each layer, for the record."""
-        def text(found: Spec | None) -> dict[str, Any]:
-            return {"bits": FLOAT if found is None else found.bits, "grid": None if found is None else found.grid}
-        return [{"name": name, "weights": text(self.weights[name]), "inputs": text(self.inputs[name])}
-                for name in self.weights]
+
+        def text(found: Precision | None) -> dict[str, Any]:
+            return {
+                "bits": FLOAT if found is None else found.bits,
+                "grid": None if found is None else found.grid,
+            }
+
+        return [
+            {"name": name, "weights": text(self.weights[name]), "inputs": text(self.inputs[name])}
+            for name in self.weights
+        ]
 
 
-def planned(weights: dict[str, Spec | None], inputs: dict[str, Spec | None], wires: Wiring, rest: Spec | None) -> Plan:
+def plan_precision(
+    weights: dict[str, Precision | None],
+    inputs: dict[str, Precision | None],
+    wires: DataFlow,
+    rest: Precision | None,
+) -> PrecisionPlan:
     """Decide where values are rounded, so that each layer reads what `inputs` says.
 
     A site whose readers all want the same grid has that grid; one that anything else reads has
@@ -122,10 +153,12 @@ def planned(weights: dict[str, Spec | None], inputs: dict[str, Spec | None], wir
     with a grid of 4 bits there, OpenVINO and ONNX Runtime disagreed.
     `rest` is None where what no layer reads stays float.
     """
-    plan = Plan(weights, inputs, {}, {})
+    plan = PrecisionPlan(weights, inputs, {}, {})
     added = {site for tied in wires.sums for site in tied}
     for site, readers in wires.readers.items():
-        wants = {rest if reader is None else inputs.get(reader, rest) for reader in readers} or {rest}
+        wants = {rest if reader is None else inputs.get(reader, rest) for reader in readers} or {
+            rest
+        }
         one = next(iter(wants))
         if rest is not None and site in added:
             plan.sites[site] = rest

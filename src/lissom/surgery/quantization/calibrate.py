@@ -19,8 +19,9 @@ SAMPLE = 1 << 16  # values kept of each site and batch
 
 
 @dataclass
-class Seen:
-    """What was seen at a site: the bounds over all images and of each batch, and an even sample of the values.
+class RangeStats:
+    """What was seen at a site: the bounds over all images and of each batch, and an even sample of
+    the values.
 
     `early` are the bounds of the first half of the first batch.
     """
@@ -41,40 +42,59 @@ class Seen:
             early = flat[: len(flat) // 2]
             self.early = float(early.min()), float(early.max())
         self.bounds.append((float(flat.min()), float(flat.max())))
-        self.low, self.high = min(self.low, self.bounds[-1][0]), max(self.high, self.bounds[-1][1])
+        self.low = min(self.low, self.bounds[-1][0])
+        self.high = max(self.high, self.bounds[-1][1])
         stride = max(1, len(flat) // SAMPLE)
-        # one value of each stretch, at a random place: a fixed stride would see one column of every image
-        at = torch.arange(len(flat) // stride) * stride + torch.randint(stride, (len(flat) // stride,), generator=self.draw)
+        # one value of each stretch, at a random place: a fixed stride would see one column of every
+        # image
+        at = torch.arange(len(flat) // stride) * stride + torch.randint(
+            stride, (len(flat) // stride,), generator=self.draw
+        )
         self.parts.append(flat[at.to(flat.device)])
 
     def values(self) -> Tensor:
         """Return the sample as one vector."""
         return torch.cat(self.parts)
 
-    def half(self) -> Seen:
-        """Return what was seen in the first half of the batches, or of the images where there is one batch."""
+    def half(self) -> RangeStats:
+        """Return what was seen in the first half of the batches, or of the images where there is
+        one batch.
+        """
         if len(self.parts) == 1:
-            return Seen(*self.early, [self.early], [self.parts[0][: -(-len(self.parts[0]) // 2)]])
+            return RangeStats(
+                *self.early, [self.early], [self.parts[0][: -(-len(self.parts[0]) // 2)]]
+            )
         count = len(self.parts) // 2
         lows, highs = zip(*self.bounds[:count], strict=True)
-        return Seen(min(lows), max(highs), self.bounds[:count], self.parts[:count])
+        return RangeStats(min(lows), max(highs), self.bounds[:count], self.parts[:count])
 
 
-def observed(network: nn.Module, batches: Sequence[Tree], sites: Mapping[str, str], lost: Iterable[str] = (),
-             calls: Mapping[str, int] | None = None) -> dict[str, Seen]:
+def observe_ranges(
+    network: nn.Module,
+    batches: Sequence[Tree],
+    sites: Mapping[str, str],
+    lost: Iterable[str] = (),
+    calls: Mapping[str, int] | None = None,
+) -> dict[str, RangeStats]:
     """Run `network` on calibration batches and return what was seen at each site with its own grid.
 
-    Of the layers in `lost` it is seen what they read. `calls` are those that every batch has to make; none of them: sites
-    are named by module, and batches may make any.
+    Of the layers in `lost` it is seen what they read. `calls` are those that every batch has to
+    make; none of them: sites are named by module, and batches may make any.
     """
-    seen = {name: Seen() for name, own in sites.items() if name == own}
+    seen = {name: RangeStats() for name, own in sites.items() if name == own}
     entries = {id(network.get_submodule(layer).weight): entry(layer) for layer in lost}
-    seen.update((name, Seen()) for name in entries.values())
+    seen.update((name, RangeStats()) for name in entries.values())
 
     def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         if name in seen and out.numel():
             seen[name].add(out)
-        if entries and kind_of(name) in ("conv", "linear") and len(args) > 1 and id(args[1]) in entries and args[0].numel():
+        if (
+            entries
+            and kind_of(name) in ("conv", "linear")
+            and len(args) > 1
+            and id(args[1]) in entries
+            and args[0].numel()
+        ):
             seen[entries[id(args[1])]].add(args[0])
         return out
 
@@ -88,6 +108,10 @@ def observed(network: nn.Module, batches: Sequence[Tree], sites: Mapping[str, st
             with Sites(visit, paths=paths) as made:
                 handed(network.eval(), inputs)
             if calls and made.counts != calls:
-                raise LissomError("quantize: the network makes other calls on some calibration samples than on the others, "
-                                  "so that activations have no fixed places; quantize(8, 32) rounds weights alone")
+                raise LissomError(
+                    "quantize: the network makes other calls on some calibration "
+                    "samples than on the others, "
+                    "so that activations have no fixed places; quantize(8, 32) "
+                    "rounds weights alone"
+                )
     return seen

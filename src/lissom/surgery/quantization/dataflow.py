@@ -15,26 +15,43 @@ from ..entering import entering
 from ..layers import torch_class
 from .sites import PASSES, Sites, kind_of, paths_of
 
-BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}  # calls that are one operation with a ReLU after them
+# calls that are one operation with a ReLU after them
+BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}
 # Functions whose result changes most where an operand is near 0: name -> place of that operand.
 # That operand is not rounded, and neither is what only such operands are made of: the nearest step
 # to a small number may be 0, and the quotient infinity.
-STEEP = {"div": 1, "div_": 1, "true_divide": 1, "__truediv__": 1, "__itruediv__": 1, "__rtruediv__": 0, "__rdiv__": 0,
-         "reciprocal": 0, "rsqrt": 0, "sqrt": 0, "log": 0, "log2": 0, "log10": 0}
+STEEP = {
+    "div": 1,
+    "div_": 1,
+    "true_divide": 1,
+    "__truediv__": 1,
+    "__itruediv__": 1,
+    "__rtruediv__": 0,
+    "__rdiv__": 0,
+    "reciprocal": 0,
+    "rsqrt": 0,
+    "sqrt": 0,
+    "log": 0,
+    "log2": 0,
+    "log10": 0,
+}
 
 
 @dataclass
-class Wiring:
+class DataFlow:
     """Which site's grid each site uses, and which site's values each layer reads.
 
-    `readers` names for each site with a grid of its own the layers that read it, None standing for other calls.
+    `readers` names for each site with a grid of its own the layers that read it, None standing for
+    other calls.
     """
 
     sites: dict[str, str]
     inputs: dict[str, str | None]  # layer -> site, None where that differs from call to call
-    sources: dict[str, set[str]]  # layer -> the sites with a grid of their own whose values it reads, or its `entry`
+    # layer -> the sites with a grid of their own whose values it reads, or its `entry`
+    sources: dict[str, set[str]]
     calls: dict[str, int]  # kind of call -> how many; empty where that depends on the sample
-    sums: list[set[str]]  # sites that additions tie together: what is added, and where the sum is rounded
+    # sites that additions tie together: what is added, and where the sum is rounded
+    sums: list[set[str]]
     readers: dict[str, set[str | None]]
     makers: dict[str, str]  # site -> the layer whose outputs it has
 
@@ -51,14 +68,19 @@ def entry(layer: str) -> str:
 
 def weights_of(network: nn.Module) -> dict[int, str]:
     """Return the layers by the id of their weight."""
-    return {id(layer.weight): name for name, layer in network.named_modules()
-            if torch_class(layer) is not None}
+    return {
+        id(layer.weight): name
+        for name, layer in network.named_modules()
+        if torch_class(layer) is not None
+    }
 
 
 def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
-    """Return the modules, as sites name them, whose own calls differ between runs; None if all runs make the same calls.
+    """Return the modules, as sites name them, whose own calls differ between runs; None if all runs
+    make the same calls.
 
-    A mixture of experts has no such module, though its calls differ: each expert does what it does, or does not run.
+    A mixture of experts has no such module, though its calls differ: each expert does what it does,
+    or does not run.
     """
     weights = weights_of(network)
 
@@ -68,6 +90,7 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
         def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
             found.append((name, weights.get(id(args[1])) if len(args) > 1 else None))
             return out
+
         with torch.no_grad(), Sites(visit):
             handed(network.eval(), copied(inputs))
         return found
@@ -79,6 +102,7 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
 
     def left(path: str, made: Counter[str]) -> None:
         calls.setdefault(path, set()).add(frozenset(made.items()))
+
     for inputs in runs:
         with torch.no_grad(), Sites(lambda _, __, out: out, paths=paths_of(network), left=left):
             handed(network.eval(), copied(inputs))
@@ -88,19 +112,26 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
 class _Watch:
     """What one forward pass does: which call reads what other calls have made."""
 
-    def __init__(self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]) -> None:
-        self.weights, self.loose = weights_of(network), loose
+    def __init__(
+        self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]
+    ) -> None:
+        self.weights = weights_of(network)
+        self.loose = loose
         self.source: dict[int, str] = {}  # tensor -> site
         self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
         self.readers: dict[str, list[str]] = {}  # site -> the calls that read it
         self.runs = Counter[str]()  # site -> how often it is reached
         self.layers: dict[str, list[str | None]] = {}
         self.layer_of: dict[str, str] = {}  # call -> layer
-        self.steep: set[str] = set()  # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
+        # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
+        self.steep: set[str] = set()
         self.alive: list[Any] = []
         for site, x in inputs.items():
             if x.is_floating_point():
-                self.source[id(x)], self.reads[site], self.readers[site], self.runs[site] = site, [], [], 1
+                self.source[id(x)] = site
+                self.reads[site] = []
+                self.readers[site] = []
+                self.runs[site] = 1
 
     def read(self, args: tuple[Any, ...], reader: str) -> list[str]:
         found = [self.source[id(a)] for a in tensors_in(args) if id(a) in self.source]
@@ -116,7 +147,8 @@ class _Watch:
             self.layers.setdefault(layer, []).append(self.source.get(id(args[0])))
         found = self.read(args, name)
         self.alive.extend([args, out])
-        if name.rpartition(":")[0] in self.loose and ":" in name:  # which call this is depends on the sample
+        # which call this is depends on the sample
+        if name.rpartition(":")[0] in self.loose and ":" in name:
             self.source.pop(id(out), None)
             return out
         self.reads.setdefault(name, []).extend(found)
@@ -130,7 +162,8 @@ class _Watch:
 
     def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         self.alive.extend([args, out])
-        outs, first = list(tensors_in(out)), args[0] if args else None
+        outs = list(tensors_in(out))
+        first = args[0] if args else None
         if func is Tensor.__setitem__:  # what is changed in part is of no site any more
             self.read(args, "__setitem__")
             self.source.pop(id(first), None)
@@ -147,15 +180,26 @@ class _Watch:
                 self.source.pop(id(out), None)
 
     def steep_sites(self) -> set[str]:
-        """Return the sites that must not be rounded: those of `steep`, and those that only such sites read."""
+        """Return the sites that must not be rounded: those of `steep`, and those that only such
+        sites read.
+        """
         found = set(self.steep)
-        while more := {site for site, readers in self.readers.items() if readers and found.issuperset(readers)} - found:
+        while (
+            more := {
+                site
+                for site, readers in self.readers.items()
+                if readers and found.issuperset(readers)
+            }
+            - found
+        ):
             found |= more
         return found
 
     def only_relu(self, site: str) -> bool:
         """Return whether a ReLU alone reads what a site makes, each time."""
-        return len(self.readers[site]) == self.runs[site] and {*map(kind_of, self.readers[site])} == {"relu"}
+        return len(self.readers[site]) == self.runs[site] and {
+            *map(kind_of, self.readers[site])
+        } == {"relu"}
 
 
 def steep_operand(func: Any, args: tuple[Any, ...]) -> Any:
@@ -168,7 +212,9 @@ def steep_operand(func: Any, args: tuple[Any, ...]) -> Any:
     return args[place] if place is not None and len(args) > place else None
 
 
-def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None) -> Wiring:
+def trace_dataflow(
+    network: nn.Module, images: Tree, loose: Container[str] | None = None
+) -> DataFlow:
     """Decide which activations need a grid, from one forward pass.
 
     Everything computed is rounded, save what only a ReLU reads, what the network returns, and what
@@ -181,25 +227,48 @@ def wiring(network: nn.Module, images: Tree, loose: Container[str] | None = None
     """
     inputs = copied(images)
     watch = _Watch(network, entering(network, inputs), loose or ())
-    with torch.no_grad(), Sites(watch.visit, watch.passed, paths=None if loose is None else paths_of(network)) as made:
+    with (
+        torch.no_grad(),
+        Sites(
+            watch.visit, watch.passed, paths=None if loose is None else paths_of(network)
+        ) as made,
+    ):
         ends = {watch.source.get(id(t)) for t in tensors_in(handed(network.eval(), inputs))}
-    reads, readers, layers = watch.reads, watch.readers, watch.layers
+    reads = watch.reads
+    readers = watch.readers
+    layers = watch.layers
     sites: dict[str, str] = {}
     steep = watch.steep_sites()
     for name in readers:
-        if name in ends or name in steep or (kind_of(name) in BEFORE_RELU and watch.only_relu(name)):
+        if (
+            name in ends
+            or name in steep
+            or (kind_of(name) in BEFORE_RELU and watch.only_relu(name))
+        ):
             continue
         own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
         sites[name] = sites.get(own, name)
-    sums = [{sites[s] for s in (*reads[name], name if name in sites else readers[name][0]) if s in sites}
-            for name in reads if kind_of(name) == "add" and (name in sites or readers[name])]
+    sums = [
+        {
+            sites[s]
+            for s in (*reads[name], name if name in sites else readers[name][0])
+            if s in sites
+        }
+        for name in reads
+        if kind_of(name) == "add" and (name in sites or readers[name])
+    ]
     reading: dict[str, set[str | None]] = {own: set() for own in sites.values()}
     for name, own in sites.items():
         reading[own] |= {watch.layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
-    sources = {layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()}
-    one = {layer: found[0] if len(set(found)) == 1 and found[0] in sites else None for layer, found in layers.items()}
+    sources = {
+        layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()
+    }
+    one = {
+        layer: found[0] if len(set(found)) == 1 and found[0] in sites else None
+        for layer, found in layers.items()
+    }
     calls = dict(made.counts) if loose is None else {}
-    return Wiring(sites, one, sources, calls, merged(sums), reading, watch.layer_of)
+    return DataFlow(sites, one, sources, calls, merged(sums), reading, watch.layer_of)
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:

@@ -1,7 +1,9 @@
-"""Find layers that follow each other through calls that keep a positive factor, and move factors between them.
+"""Find layers that follow each other through calls that keep a positive factor, and move factors
+between them.
 
-f(s x) = s f(x) for every s > 0 is what ReLU, pooling and the like have in common: then a channel can be divided by s
-where it is made and multiplied by s where it is read. Source: Nagel et al. 2019, https://arxiv.org/abs/1906.04721.
+f(s x) = s f(x) for every s > 0 is what ReLU, pooling and the like have in common: then a channel
+can be divided by s where it is made and multiplied by s where it is read. Source: Nagel et al.
+2019, https://arxiv.org/abs/1906.04721.
 """
 
 from __future__ import annotations
@@ -21,19 +23,39 @@ from ..looks import LOOKS
 from .sites import PASSES
 
 _T = torch.Tensor
-LAYERS: dict[Any, int] = {torch.conv2d: -3, F.linear: -1}  # the axis of channels, of what is read and of what is made
+# the axis of channels, of what is read and of what is made
+LAYERS: dict[Any, int] = {torch.conv2d: -3, F.linear: -1}
 EACH: set[Any] = {  # value by value
-    F.relu, torch.relu, torch.relu_, _T.relu, _T.relu_, F.leaky_relu, F.leaky_relu_, torch.prelu, _T.prelu,
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
+    F.relu,
+    torch.relu,
+    torch.relu_,
+    _T.relu,
+    _T.relu_,
+    F.leaky_relu,
+    F.leaky_relu_,
+    torch.prelu,
+    _T.prelu,
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+}
 SPACE: set[Any] = {  # within height and width of a channel
-    F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate}
-OVER: set[Any] = {torch.mean, _T.mean, torch.sum, _T.sum, torch.amax, _T.amax}  # over the axes given
+    F.max_pool2d,
+    torch.max_pool2d,
+    F.avg_pool2d,
+    F.adaptive_max_pool2d,
+    F.adaptive_avg_pool2d,
+    F.interpolate,
+}
+# over the axes given
+OVER: set[Any] = {torch.mean, _T.mean, torch.sum, _T.sum, torch.amax, _T.amax}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers of which the second alone reads the first; `owner` (in) is for each input of the second the filter
-    of the first that made it.
+    """Two layers of which the second alone reads the first; `owner` (in) is for each input of the
+    second the filter of the first that made it.
     """
 
     first: str
@@ -62,14 +84,17 @@ class Value:
 
 
 class Chains(TorchFunctionMode):
-    """Follow the output of each named layer through the calls of a forward pass; `names` maps ids of weights to layers.
+    """Follow the output of each named layer through the calls of a forward pass; `names` maps ids
+    of weights to layers.
 
     Every read counts: a value that is read twice, or by a call that is not known, ends its chain.
     """
 
     def __init__(self, names: dict[int, str], axes: dict[Any, int] = LAYERS) -> None:
         super().__init__()
-        self.names, self.axes, self.inside = names, axes, False
+        self.names = names
+        self.axes = axes
+        self.inside = False
         self.values: dict[int, Value] = {}
         self.chains: list[Chain] = []
         self.runs: Counter[int] = Counter()  # weight or bias -> calls that read it
@@ -125,7 +150,8 @@ class Chains(TorchFunctionMode):
         name = self.names.get(id(given["weight"]), "")
         owner = None if value is None or not name else owners(value.labels, axis)
         if value is not None and owner is not None:
-            value.chain.second, value.chain.owner = name, owner
+            value.chain.second = name
+            value.chain.owner = owner
         else:
             self.end(value)
         if name:
@@ -149,8 +175,12 @@ class Unseen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def moved(func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor | None:
-    """Return the labels of what a call made of a value with `labels`; None if the call does not keep factors."""
+def moved(
+    func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+) -> Tensor | None:
+    """Return the labels of what a call made of a value with `labels`; None if the call does not
+    keep factors.
+    """
     try:
         if func in EACH:
             found = labels
@@ -162,21 +192,28 @@ def moved(func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, An
             found = func(labels.contiguous(), *args[1:], **kwargs)
         else:
             return None
-    except (RuntimeError, TypeError, ValueError):  # channels that mix, or a form of the call that labels do not have
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # channels that mix, or a form of the call that labels do not have
         return None
     return found if found.shape == out.shape else None
 
 
 def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
     """Return the one label there is along some axes; raise ValueError where there are several."""
-    low, high = torch.amin(labels, *axes, **settings), torch.amax(labels, *axes, **settings)
+    low = torch.amin(labels, *axes, **settings)
+    high = torch.amax(labels, *axes, **settings)
     if not torch.equal(low, high):
         raise ValueError("several channels")
     return low
 
 
 def only_space(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> bool:
-    """Return whether padding adds to height and width alone, and nothing but zeros or what is there already."""
+    """Return whether padding adds to height and width alone, and nothing but zeros or what is there
+    already.
+    """
     return input.ndim > 2 and len(pad) <= 4 and (mode != "constant" or not value)
 
 
@@ -189,14 +226,22 @@ def owners(labels: Tensor, axis: int) -> Tensor | None:
 
 
 def pairs(model: nn.Module, example: Tree) -> list[Pair]:
-    """Return every two layers of which the second alone reads the first, through calls that keep positive factors.
+    """Return every two layers of which the second alone reads the first, through calls that keep
+    positive factors.
 
-    Found by running `model` in eval mode on the first item of `example` (n ...). Layers that run more than once,
-    share a parameter, or whose parameters anything else reads are in no pair.
+    Found by running `model` in eval mode on the first item of `example` (n ...). Layers that run
+    more than once, share a parameter, or whose parameters anything else reads are in no pair.
     """
-    held = Counter(p.data_ptr() for m in model.modules() for p in m._parameters.values() if p is not None)
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
-              and m._parameters.get("weight") is not None and m.weight.is_floating_point()}
+    held = Counter(
+        p.data_ptr() for m in model.modules() for p in m._parameters.values() if p is not None
+    )
+    layers = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Conv2d, nn.Linear))
+        and m._parameters.get("weight") is not None
+        and m.weight.is_floating_point()
+    }
     chains = Chains({id(m.weight): name for name, m in layers.items()})
     mode = model.training
     try:
@@ -209,44 +254,69 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
 
     def own(name: str) -> bool:
         layer = layers[name]
-        return chains.biases[name] is layer.bias and all(chains.runs[id(p)] == held[p.data_ptr()] == 1
-                                                         for p in (layer.weight, layer.bias) if p is not None)
+        return chains.biases[name] is layer.bias and all(
+            chains.runs[id(p)] == held[p.data_ptr()] == 1
+            for p in (layer.weight, layer.bias)
+            if p is not None
+        )
 
-    return [Pair(c.first, c.second, c.owner) for c in chains.chains
-            if c.alone and c.owner is not None and own(c.first) and own(c.second)]
+    return [
+        Pair(c.first, c.second, c.owner)
+        for c in chains.chains
+        if c.alone and c.owner is not None and own(c.first) and own(c.second)
+    ]
 
 
-def equalized(model: nn.Module, found: list[Pair], sweeps: int = 40, settled: float = 1e-3) -> list[list[Any]]:
-    """Scale the channels between the layers of each pair, in place; return rows of first, second and the largest factor.
+def equalize_pairs(
+    model: nn.Module, found: list[Pair], sweeps: int = 40, settled: float = 1e-3
+) -> list[list[Any]]:
+    """Scale the channels between the layers of each pair, in place; return rows of first, second
+    and the largest factor.
 
-    s = sqrt(r1 / r2), r1 = max|w| of a filter of the first, r2 = max|w| of what reads it; channels without either stay.
-    Layers of two pairs are scaled from both sides, so all are swept until no scale moves by more than `settled`.
+    s = sqrt(r1 / r2), r1 = max|w| of a filter of the first, r2 = max|w| of what reads it; channels
+    without either stay. Layers of two pairs are scaled from both sides, so all are swept until no
+    scale moves by more than `settled`.
     """
-    weights = {name: model.get_parameter(f"{name}.weight") for pair in found for name in (pair.first, pair.second)}
-    # only the largest of each kernel (out in/groups) counts for the scales, which are multiplied into the weights once
-    largest = {name: w.detach().abs().flatten(1).unflatten(1, (w.shape[1], -1)).amax(2).float()
-               for name, w in weights.items()}
-    scales = [torch.ones(len(weights[pair.first]), dtype=torch.float64, device=pair.owner.device) for pair in found]
+    weights = {
+        name: model.get_parameter(f"{name}.weight")
+        for pair in found
+        for name in (pair.first, pair.second)
+    }
+    # only the largest of each kernel (out in/groups) counts for the scales, which are multiplied
+    # into the weights once
+    largest = {
+        name: w.detach().abs().flatten(1).unflatten(1, (w.shape[1], -1)).amax(2).float()
+        for name, w in weights.items()
+    }
+    scales = [
+        torch.ones(len(weights[pair.first]), dtype=torch.float64, device=pair.owner.device)
+        for pair in found
+    ]
     for _ in range(sweeps):
         moves = 0.0
         for pair, scale in zip(found, scales, strict=True):
             s = balance(largest[pair.first], largest[pair.second], pair.owner)
             largest[pair.first] /= s[:, None]
-            by_input(largest[pair.second], len(pair.owner)).mul_(spread(largest[pair.second], s[pair.owner]))
+            by_input(largest[pair.second], len(pair.owner)).mul_(
+                spread(largest[pair.second], s[pair.owner])
+            )
             scale *= s
             moves = max(moves, float((s - 1).abs().max()))
         if moves < settled:
             break
     for pair, scale in zip(found, scales, strict=True):
         scaled(model.get_submodule(pair.first), model.get_submodule(pair.second), pair.owner, scale)
-    return [[pair.first, pair.second, float(torch.maximum(scale, 1 / scale).max())]
-            for pair, scale in zip(found, scales, strict=True)]
+    return [
+        [pair.first, pair.second, float(torch.maximum(scale, 1 / scale).max())]
+        for pair, scale in zip(found, scales, strict=True)
+    ]
 
 
 def balance(first: Tensor, second: Tensor, owner: Tensor) -> Tensor:
     """Return sqrt(r1 / r2) for each filter (out), in float64, from the largest of each kernel of two layers.
 
-    `first` is (out in/groups), and so is `second`; `owner` (in) says which filter each input of the second comes from.
+    `first` is (out in/groups), and so is `second`; `owner` (in) says which filter each input of the
+    second comes from.
     """
     made = first.amax(1).double()
     columns = by_input(second, len(owner)).amax(1).flatten().double()
@@ -265,11 +335,15 @@ def spread(weight: Tensor, values: Tensor) -> Tensor:
 
 
 def scaled(first: nn.Module, second: nn.Module, owner: Tensor, scale: Tensor) -> None:
-    """Divide the filters of `first` by `scale` (out) and multiply what reads them in `second` by it, in place."""
+    """Divide the filters of `first` by `scale` (out) and multiply what reads them in `second` by
+    it, in place.
+    """
     with torch.no_grad():
         for tensor in (first.weight, first.bias):
             if isinstance(tensor, Tensor):
                 tensor.copy_(tensor.double() / scale.view(-1, *[1] * (tensor.ndim - 1)))
         weight = second.weight
         assert isinstance(weight, Tensor)
-        weight.copy_((by_input(weight.double(), len(owner)) * spread(weight, scale[owner])).flatten(0, 1))
+        weight.copy_(
+            (by_input(weight.double(), len(owner)) * spread(weight, scale[owner])).flatten(0, 1)
+        )

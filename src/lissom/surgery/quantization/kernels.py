@@ -20,8 +20,9 @@ ROW = 256  # products that are summed side by side
 def equal_steps(x: Tensor, step: Tensor, zero: int, top: int, slow: float = 1.0) -> Tensor:
     """Return (clamp(round(x / step) + zero, 0, top) - zero) * step for x (...) and a step (1) or ().
 
-    The gradient of x is that of x itself between the ends of the grid and 0 outside. That of the step is, times `slow`,
-    round(x / step) - x / step between them and the end itself outside, summed over x.
+    The gradient of x is that of x itself between the ends of the grid and 0 outside. That of the
+    step is, times `slow`, round(x / step) - x / step between them and the end itself outside,
+    summed over x.
     Source: Esser et al. 2019, https://arxiv.org/abs/1902.08153.
     """
     found: Tensor = EqualSteps.apply(x, step, zero, top, slow)
@@ -35,7 +36,8 @@ class EqualSteps(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: int, top: int, slow: float) -> Tensor:
         size = step if x.is_cuda else float(step)  # to ask a GPU for a number would wait for it
         y = on_steps(x, size, zero, top)
-        ctx.ends, ctx.slow = (-zero * size, (top - zero) * size), slow
+        ctx.ends = (-zero * size, (top - zero) * size)
+        ctx.slow = slow
         ctx.save_for_backward(*([x, y, step] if ctx.needs_input_grad[1] else [x]))
         return y
 
@@ -55,24 +57,39 @@ def on_steps(x: Tensor, step: Tensor | float, zero: int, top: int) -> Tensor:
     if isinstance(step, float) and top < 128 and in_rows(x):
         return in_bfloat16(x, step, zero, top)
     wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
-    return (wide / step if wide is x else wide.div_(step)).round_().clamp_(-zero, top - zero).mul_(step).to(x.dtype)
+    return (
+        (wide / step if wide is x else wide.div_(step))
+        .round_()
+        .clamp_(-zero, top - zero)
+        .mul_(step)
+        .to(x.dtype)
+    )
 
 
 def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
-    """Return what `equal_steps` does for x (...) in bfloat16 and fewer than 8 bits, without a copy in float32.
+    """Return what `equal_steps` does for x (...) in bfloat16 and fewer than 8 bits, without a copy
+    in float32.
 
-    Between 128 and 256 bfloat16 holds integers alone, so that a sum which lies there is rounded by being stored. It is
-    the batch-norm that multiplies and adds in float32 and stores once; torch.add would round the factor as well.
+    Between 128 and 256 bfloat16 holds integers alone, so that a sum which lies there is rounded by
+    being stored. It is the batch-norm that multiplies and adds in float32 and stores once;
+    torch.add would round the factor as well.
     """
-    none, one = torch.zeros(ROW), torch.ones(ROW)
+    none = torch.zeros(ROW)
+    one = torch.ones(ROW)
     y = F.batch_norm(flat(x).view(-1, ROW), none, one, one / step, one * (128 + zero), eps=0.0)
-    return F.hardtanh_(y, 128.0, 128.0 + top).sub_(128.0 + zero).mul_(step).as_strided(x.shape, x.stride())
+    return (
+        F.hardtanh_(y, 128.0, 128.0 + top)
+        .sub_(128.0 + zero)
+        .mul_(step)
+        .as_strided(x.shape, x.stride())
+    )
 
 
 def clipped_steps(x: Tensor, bound: Tensor, top: int) -> Tensor:
     """Return clamp(x, 0, bound) rounded to multiples of bound / top, for x (...) and a bound (1).
 
-    The gradient of x is that of x itself inside and 0 elsewhere; that of the bound is 1 where x >= bound, else 0.
+    The gradient of x is that of x itself inside and 0 elsewhere; that of the bound is 1 where x >=
+    bound, else 0.
     Source: Choi et al. 2018, https://arxiv.org/abs/1805.06085.
     """
     found: Tensor = ClippedSteps.apply(x, bound, top)
@@ -96,9 +113,11 @@ class ClippedSteps(torch.autograd.Function):
         return within(grad, x, 0.0, high), beyond.reshape(bound.shape), None
 
 
-def equal_filters(weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0,
-                  zero: Tensor | None = None) -> Tensor:
-    """Return clamp(round(w / step), low, high) * step for a weight (out ...) and the step of each filter (out).
+def equal_filters(
+    weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0, zero: Tensor | None = None
+) -> Tensor:
+    """Return clamp(round(w / step), low, high) * step for a weight (out ...) and the step of each
+    filter (out).
 
     The zero points of filters (out) are added before the clamp and taken away behind it.
     The gradients are those of `equal_steps`; what rounds to an end of the grid is not outside it.
@@ -111,13 +130,22 @@ class EqualFilters(torch.autograd.Function):
     """The forward and the backward pass of `equal_filters`."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, low: int, high: int, slow: float, zero: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        step: Tensor,
+        low: int,
+        high: int,
+        slow: float,
+        zero: Tensor | None,
+    ) -> Tensor:
         size = by_filter(step, weight)
         steps = weight / size
         codes = on_whole(steps, low, high, zero)
         if zero is not None:
             steps += by_filter(zero, weight)  # as they meet the ends
-        ctx.ends, ctx.slow = (low - 0.5, high + 0.5), slow
+        ctx.ends = (low - 0.5, high + 0.5)
+        ctx.slow = slow
         ctx.save_for_backward(*([steps, codes] if ctx.needs_input_grad[1] else [steps]))
         return codes * size
 
@@ -130,7 +158,9 @@ class EqualFilters(torch.autograd.Function):
 
 
 def on_whole(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> Tensor:
-    """Return the whole numbers nearest to a weight (out ...) in steps; with the zero points (out) they lie in low..high."""
+    """Return the whole numbers nearest to a weight (out ...) in steps; with the zero points (out)
+    they lie in low..high.
+    """
     codes = steps.round()
     if zero is None:
         return codes.clamp_(low, high)
@@ -139,13 +169,17 @@ def on_whole(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> 
 
 
 def clipped(x: Tensor, top: float) -> Tensor:
-    """Return x (...) where it lies between 0 and `top`, and the nearer of these elsewhere, where the gradient is 0."""
+    """Return x (...) where it lies between 0 and `top`, and the nearer of these elsewhere, where
+    the gradient is 0.
+    """
     found: Tensor = Clipped.apply(x, top)
     return found
 
 
 class Clipped(torch.autograd.Function):
-    """The forward and the backward pass of `clipped`; of PyTorch's, what comes before would lie in memory another way."""
+    """The forward and the backward pass of `clipped`; of PyTorch's, what comes before would lie in
+    memory another way.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float) -> Tensor:
@@ -156,7 +190,7 @@ class Clipped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        y, = ctx.saved_tensors
+        (y,) = ctx.saved_tensors
         return within(grad, y, 0.0, ctx.top), None
 
 
@@ -181,7 +215,9 @@ def dense(x: Tensor) -> bool:
 
 def in_rows(x: Tensor) -> bool:
     """Return whether x (...) is of bfloat16 on a CPU and lies in memory as rows, as batch-norm wants it."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and dense(x) and x.numel() % ROW == 0
+    return (
+        x.dtype == torch.bfloat16 and x.device.type == "cpu" and dense(x) and x.numel() % ROW == 0
+    )
 
 
 def flat(x: Tensor) -> Tensor:
@@ -190,15 +226,22 @@ def flat(x: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of a * b (n ...) in float32, without a tensor of their size where both are laid out alike."""
+    """Return the sum of a * b (n ...) in float32, without a tensor of their size where both are
+    laid out alike.
+    """
     if a.stride() == b.stride() and dense(a) and a.dtype == torch.float32:
         return torch.dot(flat(a), flat(b))
     if a.stride() != b.stride() or not in_rows(a):
         return (a.float() * b.float()).sum()
-    # torch.dot of bfloat16 runs on one core and rounds its sum; the gradient of batch-norm's weight is such sums in float32
-    none, one = torch.zeros(ROW), torch.ones(ROW)
-    a, b = flat(a).view(-1, ROW), flat(b).view(-1, ROW)
-    sums = torch.ops.aten.native_batch_norm_backward(a, b, one, none, one, None, None, False, 0.0, [False, True, False])
+    # torch.dot of bfloat16 runs on one core and rounds its sum; the gradient of batch-norm's weight
+    # is such sums in float32
+    none = torch.zeros(ROW)
+    one = torch.ones(ROW)
+    a = flat(a).view(-1, ROW)
+    b = flat(b).view(-1, ROW)
+    sums = torch.ops.aten.native_batch_norm_backward(
+        a, b, one, none, one, None, None, False, 0.0, [False, True, False]
+    )
     assert isinstance(sums[1], Tensor)
     return sums[1].sum()
 
@@ -206,7 +249,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def signs(x: Tensor, near: float, low: int, gradient: str) -> Tensor:
     """Return 1 where x (...) is at least `near`, and `low`, 0 or -1, elsewhere.
 
-    The gradient is saturate, that of x itself where |x| < 1 and 0 elsewhere; soft, times max(0, 1 - |x|); else that of x.
+    The gradient is saturate, that of x itself where |x| < 1 and 0 elsewhere; soft, times max(0, 1 -
+    |x|); else that of x.
     """
     found: Tensor = Signs.apply(x, near, low, gradient)
     return found
@@ -225,6 +269,6 @@ class Signs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         if not ctx.saved_tensors:
             return grad, None, None, None
-        x, = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         slope = within(grad, x, -1.0, 1.0)
         return slope if ctx.gradient == "saturate" else slope.mul_(1 - x.abs()), None, None, None

@@ -7,7 +7,8 @@ Simulating folded weights in training, as the paper does, is the same for one sc
 twice the work. With one scale for the layer it is not the same: see `turn`.
 The bias is rounded to the int32 of a file, in the simulation too. ONNX Runtime then gave the same
 answer on 99.9 % of CIFAR-10's test images, without that rounding on 99.5 %.
-Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013, https://arxiv.org/abs/1308.3432.
+Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013,
+https://arxiv.org/abs/1308.3432.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class QuantizedLayer(PlainLayer):
     """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
 
     call = staticmethod(convolved)  # as which the sites of a network know it
-    weight_q: Tensor  # int8 (out ...), or (in out); these six only in a network that is being exported
+    # int8 (out ...), or (in out); these six only in a network that is being exported
+    weight_q: Tensor
     weight_scale: Tensor  # (out)
     weight_zero: Tensor  # int8 (out), mostly zeros; none where the layer reads floats
     weight_shift: Tensor  # (out 1 ...): there, what a zero point takes away
@@ -52,20 +54,31 @@ class QuantizedLayer(PlainLayer):
     own: Rounding | None
     masked: bool  # whether zeros stay zero in training
 
-    def prepare(self, norm: Norm | None = None, masked: bool = False, norm_name: str | None = None) -> None:
+    def prepare(
+        self, norm: Norm | None = None, masked: bool = False, norm_name: str | None = None
+    ) -> None:
         """Set what the class of a layer that has just been changed expects; nothing is rounded yet."""
         self.rounding = self.site = self.again = None
-        self.norm, self.norm_name, self.masked = norm, norm_name, masked
+        self.norm = norm
+        self.norm_name = norm_name
+        self.masked = masked
         self.follow(None)
 
     def follow(self, feed: Rounding | None, own: Rounding | None = None) -> None:
-        """Take note of what rounds the values that the layer reads, and of what rounds them again for the layer."""
+        """Take note of what rounds the values that the layer reads, and of what rounds them again
+        for the layer.
+        """
         self.__dict__.update(feed=feed, own=own)
 
     def settings(self) -> dict[str, Any]:
         """Return what a rebuilt layer must be told."""
-        return {"site": self.site, "masked": self.masked, "norm": self.norm_name,
-                "rounding": None if self.rounding is None else self.rounding.settings(), "again": self.again}
+        return {
+            "site": self.site,
+            "masked": self.masked,
+            "norm": self.norm_name,
+            "rounding": None if self.rounding is None else self.rounding.settings(),
+            "again": self.again,
+        }
 
     def train(self, mode: bool = True) -> Any:
         """Go to training or inference; what training changed last counts in inference."""
@@ -81,43 +94,77 @@ class QuantizedLayer(PlainLayer):
         """Round the input, run the layer with rounded weights, and its batch-norm."""
         in_integers = torch.onnx.is_in_onnx_export() and hasattr(self, "weight_q")
         if in_integers and self.own is not None and self.own.grid.at_run_time:
-            return product_at_run_time(x, self.weight_q, self.weight_scale, self._buffers.get("bias_float"),
-                                       self._buffers.get("weight_zero"))
+            return product_at_run_time(
+                x,
+                self.weight_q,
+                self.weight_scale,
+                self._buffers.get("bias_float"),
+                self._buffers.get("weight_zero"),
+            )
         if self.own is not None:
             x = self.own(x)
         if in_integers:
             return self.computed(x, *self._exported())
         if not self.training:
-            return self.computed(x, *(self.learning() if torch.is_grad_enabled() else self.in_inference()))
+            return self.computed(
+                x, *(self.learning() if torch.is_grad_enabled() else self.in_inference())
+            )
         weight = held(self) if self.rounding is None else self.on_grid(held(self), self.rounding)
         y = self.computed(x, weight.to(x.dtype), self.bias)
         return y if self.norm is None else self.norm(y)
 
     def learning(self) -> tuple[Tensor, Tensor | None]:
-        """Return what inference runs, bit by bit, with the gradients of training: for those who learn in eval mode."""
+        """Return what inference runs, bit by bit, with the gradients of training: for those who
+        learn in eval mode.
+        """
         weight, bias = self.in_inference()
         if "in_inference" in vars(self) or not any(p.requires_grad for p in self.parameters()):
             return weight, bias
-        smooth = held(self) if self.rounding is None or self.rounding.off else self.on_grid(held(self), self.rounding)
+        smooth = (
+            held(self)
+            if self.rounding is None or self.rounding.off
+            else self.on_grid(held(self), self.rounding)
+        )
         shift = self.bias
-        if self.norm is not None and self.norm.running_mean is not None and self.norm.running_var is not None:
+        if (
+            self.norm is not None
+            and self.norm.running_mean is not None
+            and self.norm.running_var is not None
+        ):
             factor = (self.norm.running_var + self.norm.eps).rsqrt()
             factor = factor if self.norm.weight is None else factor * self.norm.weight
-            shift = -self.norm.running_mean * factor if shift is None else (shift - self.norm.running_mean) * factor
+            shift = (
+                -self.norm.running_mean * factor
+                if shift is None
+                else (shift - self.norm.running_mean) * factor
+            )
             shift = shift if self.norm.bias is None else shift + self.norm.bias
             smooth = smooth * by_filter(factor, smooth)
         if smooth.requires_grad:
             smooth.register_hook(lambda _: self.__dict__.update(learned_at=self.versions()))
-        return with_gradient_of(smooth, weight), None if bias is None or shift is None else with_gradient_of(shift, bias)
+        return with_gradient_of(
+            smooth, weight
+        ), None if bias is None or shift is None else with_gradient_of(shift, bias)
 
     def versions(self) -> list[int]:
         """Return how often the tensors have been changed that scales follow."""
-        return [t._version for t in (self.weight, None if self.norm is None else self.norm.weight) if t is not None]
+        return [
+            t._version
+            for t in (self.weight, None if self.norm is None else self.norm.weight)
+            if t is not None
+        ]
 
     def catch_up(self) -> None:
-        """Let the scales follow weights that have learned in eval mode, as those do that have learned in training."""
+        """Let the scales follow weights that have learned in eval mode, as those do that have
+        learned in training.
+        """
         before = self.__dict__.get("learned_at")
-        if before is not None and not self.training and self.rounding is not None and before != self.versions():
+        if (
+            before is not None
+            and not self.training
+            and self.rounding is not None
+            and before != self.versions()
+        ):
             del self.__dict__["learned_at"]
             self.rounding.refresh(self.turned(self.weight.detach()))
 
@@ -135,7 +182,11 @@ class QuantizedLayer(PlainLayer):
         """
         if self.norm is None or self.rounding is None:
             return None
-        sign = None if self.norm.weight is None else torch.where(self.norm.weight.detach() < 0, -1.0, 1.0)
+        sign = (
+            None
+            if self.norm.weight is None
+            else torch.where(self.norm.weight.detach() < 0, -1.0, 1.0)
+        )
         if not self.rounding.grid.one_scale:
             return sign
         size = scale_and_shift(self.norm)[0].abs().clamp_min(1e-12).float()
@@ -156,13 +207,17 @@ class QuantizedLayer(PlainLayer):
         return rounding(weight * shaped) / shaped
 
     def weight_codes(self) -> tuple[Tensor, Tensor]:
-        """Return the weights as the grid rounds them: integers (out ...), in float, and the scale of each filter (out)."""
+        """Return the weights as the grid rounds them: integers (out ...), in float, and the scale
+        of each filter (out).
+        """
         assert self.rounding is not None
         self.catch_up()
         return self.rounding.codes(self.turned(self.weight.detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm multiplied in."""
+        """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm
+        multiplied in.
+        """
         if self.rounding is None or self.rounding.off:
             factor, bias = self.normed()
             weight = self.weight
@@ -177,14 +232,18 @@ class QuantizedLayer(PlainLayer):
         return codes * by_filter(scale, codes), None if bias is None else bias.float()
 
     def step(self) -> Tensor | None:
-        """Return the step of the integers that the layer reads, None where it reads floats or the step is found later."""
+        """Return the step of the integers that the layer reads, None where it reads floats or the
+        step is found later.
+        """
         source = next((r for r in (self.own, self.feed) if r is not None and not r.off), None)
         return None if source is None or source.grid.at_run_time else source.input_codes().step
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the weights as integers (out ...), in float, the scale of each filter (out), and the bias in float64.
+        """Return the weights as integers (out ...), in float, the scale of each filter (out), and
+        the bias in float64.
 
-        A filter of tiny weights beside a real bias gets a scale at which that bias still fits int32.
+        A filter of tiny weights beside a real bias gets a scale at which that bias still fits
+        int32.
         """
         codes, scale = self.weight_codes()
         factor, bias = self.normed()
@@ -196,7 +255,9 @@ class QuantizedLayer(PlainLayer):
         if bias is not None and step is not None:
             least = (bias.abs() / (step.double() * 2.0**30)).float().clamp_min(1e-12)
             small = scale < least
-            codes = torch.where(by_filter(small, codes), (codes * by_filter(scale / least, codes)).round(), codes)
+            codes = torch.where(
+                by_filter(small, codes), (codes * by_filter(scale / least, codes)).round(), codes
+            )
             scale = torch.where(small, least, scale)
         return codes, scale.clamp_min(1e-12), bias
 
@@ -216,11 +277,15 @@ class QuantizedLayer(PlainLayer):
             return
         codes, scale, bias = self.integers()
         turned = self.own is not None and self.own.grid.at_run_time  # as MatMulInteger reads it
-        whole, zeros, step = self.rounding.stored(codes), self.rounding.zeros(), self.step()
+        whole = self.rounding.stored(codes)
+        zeros = self.rounding.zeros()
+        step = self.step()
         self.register_buffer("weight_q", whole.t().contiguous() if turned else whole)
         self.register_buffer("weight_scale", scale)
         if step is not None or (turned and zeros is not None):
-            self.register_buffer("weight_zero", (torch.zeros_like(scale) if zeros is None else zeros).to(torch.int8))
+            self.register_buffer(
+                "weight_zero", (torch.zeros_like(scale) if zeros is None else zeros).to(torch.int8)
+            )
         elif zeros is not None:
             self.register_buffer("weight_shift", by_filter(zeros * scale, codes))
         if bias is not None and step is not None:
@@ -230,12 +295,15 @@ class QuantizedLayer(PlainLayer):
             self.register_buffer("bias_float", bias.float())
 
     def make_plain(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Become a layer of the original class with these weights; what rounded its input stays in front of it."""
+        """Become a layer of the original class with these weights; what rounded its input stays in
+        front of it.
+        """
         own = self.own
         self.__class__ = back(self)  # type: ignore[assignment]
         for name in ("rounding", "norm"):
             self._modules.pop(name, None)
-        self.weight, self.bias = nn.Parameter(weight.detach()), None if bias is None else nn.Parameter(bias.detach())
+        self.weight = nn.Parameter(weight.detach())
+        self.bias = None if bias is None else nn.Parameter(bias.detach())
         if own is not None:
             self.register_forward_pre_hook(lambda _, given: (hidden(given[0], own),))
 
@@ -245,10 +313,18 @@ class QuantizedLayer(PlainLayer):
         That of weights which meet floats has no zero point: so the export knows it
         (exporting/onnx/weights.py).
         """
+
         def dequantized(*given: Tensor) -> Tensor:
-            found: Tensor = torch.onnx.ops.symbolic("DequantizeLinear", list(given), attrs={"axis": 0}, dtype=torch.float32,
-                                                    shape=given[0].shape, version=21)
+            found: Tensor = torch.onnx.ops.symbolic(
+                "DequantizeLinear",
+                list(given),
+                attrs={"axis": 0},
+                dtype=torch.float32,
+                shape=given[0].shape,
+                version=21,
+            )
             return found
+
         zero = [self.weight_zero] if hasattr(self, "weight_zero") else []
         weight = dequantized(self.weight_q, self.weight_scale, *zero)
         if hasattr(self, "weight_shift"):
@@ -276,5 +352,9 @@ class QuantizedLinear(QuantizedLayer, PlainLinear):
     call = staticmethod(projected)
 
 
-CLASSES: dict[type, type[QuantizedLayer]] = {nn.Conv1d: QuantizedConv1d, nn.Conv2d: QuantizedConv2d,
-                                             nn.Conv3d: QuantizedConv3d, nn.Linear: QuantizedLinear}
+CLASSES: dict[type, type[QuantizedLayer]] = {
+    nn.Conv1d: QuantizedConv1d,
+    nn.Conv2d: QuantizedConv2d,
+    nn.Conv3d: QuantizedConv3d,
+    nn.Linear: QuantizedLinear,
+}

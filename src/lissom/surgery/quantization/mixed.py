@@ -13,9 +13,9 @@ from ...errors import LissomError
 from ...language.context import Context
 from ...trees import Tree, first
 from .assign import assigned, layer_bytes, noises
-from .bits import FLOAT, Plan, Spec
-from .dataflow import Wiring
-from .prepare import rounded
+from .bits import FLOAT, Precision, PrecisionPlan
+from .dataflow import DataFlow
+from .prepare import insert_rounding
 
 CHOICES = (8, 6, 5, 4, 3, 2)  # 7 in place of 8 where sums of 8 would saturate
 IMAGES = 64  # that noise is measured on
@@ -28,10 +28,10 @@ Bits = dict[str, int]
 class Mixture:
     """A prepared network, and what each of its layers would cost and err by with so many bits."""
 
-    plan: Plan
+    plan: PrecisionPlan
     model: nn.Module
     ctx: Context
-    specs: Mapping[int, Spec | None]  # the grid of weights for so many bits
+    specs: Mapping[int, Precision | None]  # the grid of weights for so many bits
     size: float | None  # of all weights over their bytes in float
     drop: float | None  # of the first metric on validation samples
 
@@ -39,18 +39,29 @@ class Mixture:
         names = list(self.plan.weights)
         free = [name for name in names[1:-1] if self.plan.weights[name] is not None]
         if not free:
-            raise LissomError(f"{self.ctx.where}: no layer between the first and the last is free to have fewer bits")
+            raise LissomError(
+                f"{self.ctx.where}: no layer between the first and the last is free "
+                "to have fewer bits"
+            )
         grids = [spec for spec in self.specs.values() if spec is not None]
-        self.options, self.choices = dict.fromkeys(free, grids), [found.bits for found in grids]
+        self.options = dict.fromkeys(free, grids)
+        self.choices = [found.bits for found in grids]
         held = {name: self.model.get_submodule(name) for name in names}
-        self.cost = {name: {bits: layer_bytes(held[name], bits) for bits in self.choices} for name in free}
+        self.cost = {
+            name: {bits: layer_bytes(held[name], bits) for bits in self.choices} for name in free
+        }
         self.whole = sum(layer_bytes(layer, FLOAT) for layer in held.values())
-        self.fixed = sum(layer_bytes(held[name], FLOAT if found is None else found.bits)
-                         for name, found in self.plan.weights.items() if name not in self.options)
+        self.fixed = sum(
+            layer_bytes(held[name], FLOAT if found is None else found.bits)
+            for name, found in self.plan.weights.items()
+            if name not in self.options
+        )
 
     def share(self, bits: Bits) -> float:
         """Return the bytes of all weights over those in float, with some bits."""
-        return (self.fixed + sum(self.cost[name][count] for name, count in bits.items())) / self.whole
+        return (
+            self.fixed + sum(self.cost[name][count] for name, count in bits.items())
+        ) / self.whole
 
     def all(self, bits: int) -> Bits:
         """Return the same bits for every layer that is free."""
@@ -59,7 +70,11 @@ class Mixture:
     def within(self, share: float) -> Bits | None:
         """Return the bits of least noise whose bytes are at most `share`, None where there are none."""
         room = share * self.whole - self.fixed
-        return assigned(self.noise, lambda name, bits: self.cost[name][bits], room) if room > 0 else None
+        return (
+            assigned(self.noise, lambda name, bits: self.cost[name][bits], room)
+            if room > 0
+            else None
+        )
 
     def decide(self, images: Tree, score: Callable[[Bits], float | None]) -> Bits:
         """Return the bits, by the step's size or its drop; `score` measures a network with some bits."""
@@ -68,22 +83,34 @@ class Mixture:
             found = self.within(self.size)
             if found is None:
                 least = self.share(self.all(self.choices[-1]))
-                raise LissomError(f"{self.ctx.where}: size={self.size:g} cannot be reached; with "
-                                  f"{self.choices[-1]} bits wherever that is free the weights take {least:.3f} of "
-                                  "their bytes in float")
+                raise LissomError(
+                    f"{self.ctx.where}: size={self.size:g} cannot be reached; with "
+                    f"{self.choices[-1]} bits wherever that is free the weights "
+                    f"take {least:.3f} of "
+                    "their bytes in float"
+                )
             return found
         return self.within_drop(score)
 
     def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
-        """Return the bits of the fewest bytes, to a 64th of the span, whose score falls no further than allowed."""
-        allowed, before = self.drop or 0.0, self.ctx.accuracy(self.model, SCORED)
-        found, now = self.all(self.choices[0]), score(self.all(self.choices[0]))
+        """Return the bits of the fewest bytes, to a 64th of the span, whose score falls no further
+        than allowed.
+        """
+        allowed = self.drop or 0.0
+        before = self.ctx.accuracy(self.model, SCORED)
+        found = self.all(self.choices[0])
+        now = score(self.all(self.choices[0]))
         if before is None or now is None:
-            raise LissomError(f"{self.ctx.where}: drop is measured on validation images, of which there are none; size "
-                              "needs none")
+            raise LissomError(
+                f"{self.ctx.where}: drop is measured on validation images, of which "
+                "there are none; size "
+                "needs none"
+            )
         if before - now > allowed:
-            raise LissomError(f"{self.ctx.where}: with {self.choices[0]} bits everywhere the score falls by "
-                              f"{before - now:.4f} already; drop={allowed:g} was allowed")
+            raise LissomError(
+                f"{self.ctx.where}: with {self.choices[0]} bits everywhere the score falls by "
+                f"{before - now:.4f} already; drop={allowed:g} was allowed"
+            )
         self.warn(allowed, before)
         low, high = (self.share(self.all(bits)) for bits in (self.choices[-1], self.choices[0]))
         for _ in range(HALVINGS):
@@ -91,7 +118,8 @@ class Mixture:
             tried = self.within(middle)
             now = score(tried) if tried is not None else None
             if tried is not None and now is not None and before - now <= allowed:
-                found, high = tried, middle
+                found = tried
+                high = middle
                 self.ctx.facts["dropped"] = round(before - now, 6)
             else:
                 low = middle
@@ -102,23 +130,42 @@ class Mixture:
         count = min(self.ctx.validation_count(), SCORED)
         chance = 1.96 * math.sqrt(max(0.0, before * (1 - before)) / count)
         if chance > allowed:
-            self.ctx.notes.append(f"{self.ctx.where}: the fall is measured on {count} validation images, of which chance "
-                                  f"alone moves a score by {chance:.3f}; the test score may fall by more than {allowed:g}")
+            self.ctx.notes.append(
+                f"{self.ctx.where}: the fall is measured on {count} validation "
+                "images, of which chance "
+                f"alone moves a score by {chance:.3f}; the test score may fall "
+                f"by more than {allowed:g}"
+            )
 
 
-def mix_bits(mixture: Mixture, wires: Wiring, images: Tree, bounds_of: Callable[[str, Spec], tuple[float, float]],
-             of_bits: Callable[[int], Spec | None]) -> None:
+def mix_bits(
+    mixture: Mixture,
+    wires: DataFlow,
+    images: Tree,
+    bounds_of: Callable[[str, Precision], tuple[float, float]],
+    of_bits: Callable[[int], Precision | None],
+) -> None:
     """Write into the plan the bits of each layer between the first and the last, and into the record why."""
-    plan, model, ctx = mixture.plan, mixture.model, mixture.ctx
+    plan = mixture.plan
+    model = mixture.model
+    ctx = mixture.ctx
 
     def write(bits: Bits) -> None:
         plan.weights.update({name: of_bits(count) for name, count in bits.items()})
 
     def score(bits: Bits) -> float | None:
         write(bits)
-        return ctx.accuracy(rounded(copy.deepcopy(model), wires, plan, bounds_of)[0].eval(), SCORED)
+        return ctx.accuracy(
+            insert_rounding(copy.deepcopy(model), wires, plan, bounds_of)[0].eval(), SCORED
+        )
 
     bits = mixture.decide(first(images, IMAGES), score)
     write(bits)
-    ctx.facts["mixed"] = {"bits": bits, "share": round(mixture.share(bits), 6), "alone": {
-        name: {str(count): value for count, value in row.items()} for name, row in mixture.noise.items()}}
+    ctx.facts["mixed"] = {
+        "bits": bits,
+        "share": round(mixture.share(bits), 6),
+        "alone": {
+            name: {str(count): value for count, value in row.items()}
+            for name, row in mixture.noise.items()
+        },
+    }

@@ -19,39 +19,53 @@ from .sites import Sites, kind_of, paths_of
 NOTHING = object()  # no argument by place
 
 
-class Quantized(nn.Module):
+class QuantizedNetwork(nn.Module):
     """A network whose activations are rounded where `sites` says: the user's own forward, untouched.
 
-    `sites` maps a site to the site whose rounding it uses, usually itself; max-pooling uses that of its input. `grids`
-    holds these and those which layers apply to what they read once more.
-    `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those that rounding itself
-    does, its grid ending at 0; training leaves them out to save a pass over memory.
-    `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose layers round
-    what they read again, to fewer bits. Training leaves these 8 bits out, but not those of the
-    images: a sixteenth of a 4-bit step teaches nothing. A training step in bfloat16, which has 8
-    bits itself, took 1.34 to 1.39 times a float one with them, 1.20 to 1.33 times without. What a
-    ReLU gives is still clipped to its range, so that inference cuts nothing off that training has
-    come to need.
-    `tied` are the sites that additions tie together: their scale is the largest of theirs.
-    `calls` says how often each kind of call is made; a forward that makes others is refused. It is empty where that depends
-    on the sample: sites are named by module then.
+    `sites` maps a site to the site whose rounding it uses, usually itself; max-pooling uses that of
+    its input. `grids` holds these and those which layers apply to what they read once more.
+    `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those
+    that rounding itself does, its grid ending at 0; training leaves them out to save a pass over
+    memory. `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose
+    layers round what they read again, to fewer bits. Training leaves these 8 bits out, but not
+    those of the images: a sixteenth of a 4-bit step teaches nothing. A training step in bfloat16,
+    which has 8 bits itself, took 1.34 to 1.39 times a float one with them, 1.20 to 1.33 times
+    without. What a ReLU gives is still clipped to its range, so that inference cuts nothing off
+    that training has come to need. `tied` are the sites that additions tie together: their scale is
+    the largest of theirs. `calls` says how often each kind of call is made; a forward that makes
+    others is refused. It is empty where that depends on the sample: sites are named by module then.
     """
 
     counts: Counter[str]  # calls made so far, while it runs
 
-    def __init__(self, network: nn.Module, sites: dict[str, str], calls: dict[str, int],
-                 grids: dict[str, dict[str, Any]] | None = None, skipped: Iterable[str] = (),
-                 tied: Iterable[Iterable[str]] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        sites: dict[str, str],
+        calls: dict[str, int],
+        grids: dict[str, dict[str, Any]] | None = None,
+        skipped: Iterable[str] = (),
+        tied: Iterable[Iterable[str]] = (),
+    ) -> None:
         super().__init__()
         self.network = network
-        self.shared, self.calls, self.skipped = dict(sites), dict(calls), frozenset(skipped)
+        self.shared = dict(sites)
+        self.calls = dict(calls)
+        self.skipped = frozenset(skipped)
         self.tied = [sorted(sites) for sites in tied]
-        self.grids = nn.ModuleDict({site: Rounding.rebuilt(facts) for site, facts in (grids or {}).items()})
+        self.grids = nn.ModuleDict(
+            {site: Rounding.rebuilt(facts) for site, facts in (grids or {}).items()}
+        )
 
     def description(self) -> dict[str, Any]:
         """Return what a rebuilt wrapper must be told."""
-        return {"sites": dict(self.shared), "calls": dict(self.calls), "skipped": sorted(self.skipped),
-                "tied": self.tied, "grids": {site: self.grid_of(site).settings() for site in self.grids}}
+        return {
+            "sites": dict(self.shared),
+            "calls": dict(self.calls),
+            "skipped": sorted(self.skipped),
+            "tied": self.tied,
+            "grids": {site: self.grid_of(site).settings() for site in self.grids},
+        }
 
     def grid_of(self, site: str) -> Rounding:
         """Return the rounding of a site that has its own."""
@@ -60,7 +74,9 @@ class Quantized(nn.Module):
         return found
 
     def grid(self, site: str | None) -> Rounding | None:
-        """Return what rounds at a site, if there is anything; integers that enter pass through something that is off."""
+        """Return what rounds at a site, if there is anything; integers that enter pass through
+        something that is off.
+        """
         if site == "input" and site not in self.shared and self.shared:
             passing = Rounding("uniform", 8, "inputs")
             passing.off = True
@@ -71,13 +87,27 @@ class Quantized(nn.Module):
     def link(self) -> None:
         """Tell every layer what rounds the values that it reads."""
         for layer in self.layers():
-            layer.follow(self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again))
-        self.clipped = frozenset(site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site))
-        twice = any(layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers())
-        fine = {site: grid.input_codes() for site in self.shared
-                if twice and kind_of(site) != "input" and (grid := self.grid(site)) is not None and grid.bits == 8
-                and not grid.grid.moves}
-        self.unrounded = {site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()}
+            layer.follow(
+                self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again)
+            )
+        self.clipped = frozenset(
+            site for site in self.shared if kind_of(site) == "relu" and self.from_zero(site)
+        )
+        twice = any(
+            layer.own is not None and not layer.own.grid.at_run_time for layer in self.layers()
+        )
+        fine = {
+            site: grid.input_codes()
+            for site in self.shared
+            if twice
+            and kind_of(site) != "input"
+            and (grid := self.grid(site)) is not None
+            and grid.bits == 8
+            and not grid.grid.moves
+        }
+        self.unrounded = {
+            site: (codes.top - codes.zero) * float(codes.step) for site, codes in fine.items()
+        }
 
     def memory(self) -> dict[str, Any]:
         """Return what `link` found last, which a network that learns on from where it was must be told."""
@@ -85,7 +115,8 @@ class Quantized(nn.Module):
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Take what `memory` returned as found."""
-        self.clipped, self.unrounded = frozenset(memory["clipped"]), dict(memory["unrounded"])
+        self.clipped = frozenset(memory["clipped"])
+        self.unrounded = dict(memory["unrounded"])
 
     def tie(self) -> None:
         """Give what an addition ties together one scale, the largest.
@@ -95,7 +126,11 @@ class Quantized(nn.Module):
         then agrees with the simulation on 99.96 % of CIFAR-10's test images, before on 99.35 %.
         """
         for tied in self.tied:
-            scales = [grid.held["scale"] for grid in map(self.grid, tied) if grid is not None and "scale" in grid.names]
+            scales = [
+                grid.held["scale"]
+                for grid in map(self.grid, tied)
+                if grid is not None and "scale" in grid.names
+            ]
             for scale in scales:
                 scale.fill_(max(float(other) for other in scales))
 
@@ -105,7 +140,11 @@ class Quantized(nn.Module):
         It comes behind each forward and takes all grids at once, because what an addition ties
         together shares a scale.
         """
-        moved = [grid for site in self.grids if (grid := self.grid_of(site)).grid.moves and not grid.still]
+        moved = [
+            grid
+            for site in self.grids
+            if (grid := self.grid_of(site)).grid.moves and not grid.still
+        ]
         for grid in moved:
             grid.grid.settle(grid.bits, grid.held)
         if moved:
@@ -121,44 +160,72 @@ class Quantized(nn.Module):
         return codes.zero == 0 and not codes.sign
 
     def forward(self, x: Any = NOTHING, /, *more: Any, **named: Any) -> Any:
-        inputs = more if x is NOTHING else (x, *more)  # an argument of its own, which torch.export knows by its place
+        # an argument of its own, which torch.export knows by its place
+        inputs = more if x is NOTHING else (x, *more)
         inputs, named = self.entered(inputs, named)
         outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
         if self.shared and self.calls and made != self.calls:
             changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
-            raise LissomError(f"quantized network: it makes other calls than when it was quantized ({', '.join(changed)}), "
-                              "so that activations would meet the wrong grids. " + (
-                                  "Parts that only training runs, such as stochastic depth, have to be switched off before "
-                                  "quantize" if self.training else "They depend on the samples; calibration on samples that "
-                                  "show this names them by module"))
+            raise LissomError(
+                "quantized network: it makes other calls than when it was "
+                f"quantized ({', '.join(changed)}), "
+                "so that activations would meet the wrong grids. "
+                + (
+                    "Parts that only training runs, such as stochastic depth, have "
+                    "to be switched off before "
+                    "quantize"
+                    if self.training
+                    else "They depend on the samples; "
+                    "calibration on samples that "
+                    "show this names them by module"
+                )
+            )
         if self.training:
             self.settle()
         return outputs
 
-    def entered(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of a call with those rounded that have a grid; integers and booleans never have."""
-        grids = {id(x): grid for site, x in entering_as(self.network, inputs, named).items()
-                 if x.is_floating_point() and site in self.shared and (grid := self.grid(site)) is not None}
+    def entered(
+        self, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call with those rounded that have a grid; integers and booleans
+        never have.
+        """
+        grids = {
+            id(x): grid
+            for site, x in entering_as(self.network, inputs, named).items()
+            if x.is_floating_point()
+            and site in self.shared
+            and (grid := self.grid(site)) is not None
+        }
 
         def rounded(x: Tensor) -> Tensor:
             found: Tensor = grids[id(x)](x) if id(x) in grids else x
             return found
+
         return (mapped(rounded, inputs), mapped(rounded, named)) if grids else (inputs, named)
 
-    def run(self, part: Callable[[Any], Any], x: Any, before: Counter[str]) -> tuple[Any, Counter[str]]:
-        """Run a part of the network with its activations rounded; return what it makes, and the calls made till then.
+    def run(
+        self, part: Callable[[Any], Any], x: Any, before: Counter[str]
+    ) -> tuple[Any, Counter[str]]:
+        """Run a part of the network with its activations rounded; return what it makes, and the
+        calls made till then.
 
         `before` says how many calls of each kind the network makes before the part is run. Sites
         are known by kind and order, so a part needs nothing else to run under their names.
         """
+
         def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
             grid = self.grid(name)
             if self.training and name in self.unrounded:
                 return clipped(out, self.unrounded[name]) if name in self.clipped else out
             return out if grid is None else grid(out)
 
-        with Sites(visit, skipped=self.skipped, clipped=self.clipped if self.training else (),
-                   paths=None if self.calls else paths_of(self.network)) as made:
+        with Sites(
+            visit,
+            skipped=self.skipped,
+            clipped=self.clipped if self.training else (),
+            paths=None if self.calls else paths_of(self.network),
+        ) as made:
             made.counts.update(before)
             self.__dict__["counts"] = made.counts  # for those that ask while it runs
             return part(x), made.counts
@@ -169,12 +236,15 @@ class Quantized(nn.Module):
 
     def few(self) -> bool:
         """Return whether there are weights of 4 bits or fewer, which some formats pack."""
-        return any(layer.rounding is not None and layer.rounding.bits <= FEW for layer in self.layers())
+        return any(
+            layer.rounding is not None and layer.rounding.bits <= FEW for layer in self.layers()
+        )
 
     def freeze_weights(self) -> None:
         """Prepare an export in float: weights on their grid in layers of the original class.
 
-        Activations of 8 bits are not rounded, since that changes little and costs time, but where others have fewer.
+        Activations of 8 bits are not rounded, since that changes little and costs time, but where
+        others have fewer.
         """
         grids = [self.grid_of(site) for site in self.grids]
         for grid in grids:

@@ -1,4 +1,6 @@
-"""How much each rounding of a quantized network changes what it rounds, and a network with some of them switched off."""
+"""How much each rounding of a quantized network changes what it rounds, and a network with some of
+them switched off.
+"""
 
 from __future__ import annotations
 
@@ -14,43 +16,62 @@ from torch import Tensor, nn
 from ...language.grid import by_filter
 from ...trees import Tree, called
 from .layers import QuantizedLayer
-from .network import Quantized
+from .network import QuantizedNetwork
 from .rounding import Rounding
 
 Layers = Mapping[str, QuantizedLayer]
 MIDDLE = 0.998  # of the values: what lies outside does not count as use of a range
 
 
-def layers_of(whole: Quantized) -> dict[str, QuantizedLayer]:
+def layers_of(whole: QuantizedNetwork) -> dict[str, QuantizedLayer]:
     """Return the layers of which something is rounded, by their names in the user's network."""
-    return {name: layer for name, layer in whole.network.named_modules() if isinstance(layer, QuantizedLayer)
-            and any((layer.rounding, layer.own, layer.feed))}
+    return {
+        name: layer
+        for name, layer in whole.network.named_modules()
+        if isinstance(layer, QuantizedLayer) and any((layer.rounding, layer.own, layer.feed))
+    }
 
 
 def roundings(layer: QuantizedLayer, of: str = "both") -> list[Rounding]:
-    """Return what rounds a layer's "weights", its "inputs" or both; several layers may share what rounds inputs."""
-    found = {"weights": (layer.rounding,), "inputs": (layer.feed, layer.own),
-             "both": (layer.rounding, layer.feed, layer.own)}[of]
+    """Return what rounds a layer's "weights", its "inputs" or both; several layers may share what
+    rounds inputs.
+    """
+    found = {
+        "weights": (layer.rounding,),
+        "inputs": (layer.feed, layer.own),
+        "both": (layer.rounding, layer.feed, layer.own),
+    }[of]
     return [rounding for rounding in found if rounding is not None]
 
 
 @contextmanager
-def rounding_only(whole: Quantized, kept: Iterable[Rounding], floats: Layers | None = None) -> Iterator[None]:
+def rounding_only(
+    whole: QuantizedNetwork, kept: Iterable[Rounding], floats: Layers | None = None
+) -> Iterator[None]:
     """Switch every rounding of a network off but those of `kept`, for a while; for inference.
 
-    `floats` are the layers as they were before quantization, whose weights those get that are not rounded: learned
-    rounding leaves the weights on their grid, and corrected biases suit rounded weights alone.
+    `floats` are the layers as they were before quantization, whose weights those get that are not
+    rounded: learned rounding leaves the weights on their grid, and corrected biases suit rounded
+    weights alone.
     """
     chosen = {id(rounding) for rounding in kept}
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
     held: list[tuple[dict[str, Any], str, Any]] = []
     for layer in layers_of(whole).values():
         held += [(layer._parameters, key, layer._parameters[key]) for key in ("weight", "bias")]
-        held.append((layer.__dict__ if layer.norm is None else layer.__dict__["_modules"], "norm", layer.norm))
+        held.append(
+            (
+                layer.__dict__ if layer.norm is None else layer.__dict__["_modules"],
+                "norm",
+                layer.norm,
+            )
+        )
     try:
         for name, layer in layers_of(whole).items():
             if floats is not None and name in floats and id(layer.rounding) not in chosen:
-                layer.weight, layer.bias, layer.norm = floats[name].weight, floats[name].bias, floats[name].norm
+                layer.weight = floats[name].weight
+                layer.bias = floats[name].bias
+                layer.norm = floats[name].norm
         for rounding in every:
             rounding.off = id(rounding) not in chosen
         yield
@@ -86,8 +107,11 @@ class Tally:
     def row(self) -> dict[str, float | None]:
         """Return SQNR in dB, use of the range and saturated share."""
         many = None if self.counts is None else int(self.counts.sum())
-        return {"sqnr_db": decibels(self.power, self.error), "use": None if self.counts is None else span(self.counts),
-                "saturated": None if not many else self.beyond / many}
+        return {
+            "sqnr_db": decibels(self.power, self.error),
+            "use": None if self.counts is None else span(self.counts),
+            "saturated": None if not many else self.beyond / many,
+        }
 
 
 def decibels(power: float, error: float) -> float | None:
@@ -100,7 +124,8 @@ def decibels(power: float, error: float) -> float | None:
 
 
 def span(counts: Tensor) -> float:
-    """Return over what share of a grid the middle 99.8 % of the values reach; `counts` says how often each integer is.
+    """Return over what share of a grid the middle 99.8 % of the values reach; `counts` says how
+    often each integer is.
 
     >>> span(torch.tensor([0, 5, 5, 0, 0]))
     0.25
@@ -112,13 +137,18 @@ def span(counts: Tensor) -> float:
     return max(0, high - low) / max(1, len(counts) - 1)
 
 
-def layer_noise(whole: Quantized, batches: Sequence[Tree], floats: Layers | None = None) -> list[dict[str, Any]]:
-    """Return a row for each layer: what rounding does to its weights and to what it reads on images (n c h w).
+def layer_noise(
+    whole: QuantizedNetwork, batches: Sequence[Tree], floats: Layers | None = None
+) -> list[dict[str, Any]]:
+    """Return a row for each layer: what rounding does to its weights and to what it reads on images
+    (n c h w).
 
-    Inputs are those of the network with nothing rounded. `sqnr_db` is 10 log10(sum x^2 / sum (x - rounded x)^2), `use`
-    the share of the grid that the middle 99.8 % of the values reach over, `saturated` the share of them beyond its ends.
+    Inputs are those of the network with nothing rounded. `sqnr_db` is 10 log10(sum x^2 / sum (x -
+    rounded x)^2), `use` the share of the grid that the middle 99.8 % of the values reach over,
+    `saturated` the share of them beyond its ends.
     """
-    layers, tallies = layers_of(whole), dict[int, Tally]()
+    layers = layers_of(whole)
+    tallies = dict[int, Tally]()
     read = {id(r): r for layer in layers.values() for r in roundings(layer, "inputs")}
 
     def see(rounding: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
@@ -136,27 +166,48 @@ def layer_noise(whole: Quantized, batches: Sequence[Tree], floats: Layers | None
     rows = []
     for name, layer in layers.items():
         inputs = [tallies[id(r)] for r in roundings(layer, "inputs") if id(r) in tallies]
-        rows.append({"name": name, "weights": None if layer.rounding is None else {
-            "bits": layer.rounding.bits, "grid": str(layer.rounding.grid),
-            **weight_noise(layer, (floats or layers)[name].weight)},
-            "inputs": {"bits": roundings(layer, "inputs")[-1].bits, **inputs[-1].row()} if inputs else None})
+        rows.append(
+            {
+                "name": name,
+                "weights": None
+                if layer.rounding is None
+                else {
+                    "bits": layer.rounding.bits,
+                    "grid": str(layer.rounding.grid),
+                    **weight_noise(layer, (floats or layers)[name].weight),
+                },
+                "inputs": {"bits": roundings(layer, "inputs")[-1].bits, **inputs[-1].row()}
+                if inputs
+                else None,
+            }
+        )
     return rows
 
 
 def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | None]:
-    """Return SQNR in dB, use of the range and saturated share of a layer's weights; `weight` is what they were."""
+    """Return SQNR in dB, use of the range and saturated share of a layer's weights; `weight` is
+    what they were.
+    """
     assert layer.rounding is not None
     weight = weight.detach().float()
     codes, scale = layer.weight_codes()
     found = layer.turned(codes * by_filter(scale, codes), back=True)
     ends = layer.rounding.grid.ends(layer.rounding.bits)
-    row: dict[str, float | None] = {"sqnr_db": decibels(float(weight.double().square().sum()),
-                                                        float((weight - found).double().square().sum())),
-                                    "use": None, "saturated": None}
+    row: dict[str, float | None] = {
+        "sqnr_db": decibels(
+            float(weight.double().square().sum()), float((weight - found).double().square().sum())
+        ),
+        "use": None,
+        "saturated": None,
+    }
     if ends is not None:
         zeros = layer.rounding.zeros()
         shift = 0 if zeros is None else by_filter(zeros, weight)
         q = (layer.turned(weight) / by_filter(scale, weight)).round() + shift
-        counts = torch.bincount((codes + shift - ends[0]).long().flatten(), minlength=ends[1] - ends[0] + 1)
-        row.update(use=span(counts), saturated=float(((q < ends[0]) | (q > ends[1])).double().mean()))
+        counts = torch.bincount(
+            (codes + shift - ends[0]).long().flatten(), minlength=ends[1] - ends[0] + 1
+        )
+        row.update(
+            use=span(counts), saturated=float(((q < ends[0]) | (q > ends[1])).double().mean())
+        )
     return row

@@ -11,10 +11,10 @@ from ...trees import Tree
 from ..fold import foldable, foldable_norm, taken_out
 from ..layers import torch_class
 from ..masks import Masked
-from .bits import Plan, Spec
-from .dataflow import Wiring, wiring
+from .bits import Precision, PrecisionPlan
+from .dataflow import DataFlow, trace_dataflow
 from .layers import CLASSES, QuantizedLayer
-from .network import Quantized
+from .network import QuantizedNetwork
 from .rounding import Rounding
 from .sites import kind_of
 
@@ -23,7 +23,7 @@ Bounds = tuple[float, float]
 
 def unrounded(model: nn.Module) -> nn.Module:
     """Return a network without the roundings that an earlier quantization put into it and around it."""
-    if not isinstance(model, Quantized):
+    if not isinstance(model, QuantizedNetwork):
         return model
     for layer in model.layers():
         layer.rounding = layer.again = None
@@ -31,12 +31,14 @@ def unrounded(model: nn.Module) -> nn.Module:
     return model.network
 
 
-def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, str]:
-    """Make every layer that can be one a quantized layer, in place, with its batch-norm in it; nothing is rounded yet.
+def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, str]:
+    """Make every layer that can be one a quantized layer, in place, with its batch-norm in it;
+    nothing is rounded yet.
 
     Return why other layers of these kinds stay as they are.
     """
-    called, left = wiring(model, example).inputs, dict[str, str]()
+    called = trace_dataflow(model, example).inputs
+    left = dict[str, str]()
     norms = dict(foldable(model, example)) if fold else {}
     for name, layer in list(model.named_modules()):
         kind = torch_class(layer)
@@ -45,7 +47,8 @@ def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, st
         if name not in called:
             left[name] = "it is not called through its own weight"
             continue
-        norm, masked = model.get_submodule(norms[name]) if name in norms else None, isinstance(layer, Masked)
+        norm = model.get_submodule(norms[name]) if name in norms else None
+        masked = isinstance(layer, Masked)
         layer.__class__ = CLASSES[kind]
         assert isinstance(layer, QuantizedLayer)
         if norm is not None and foldable_norm(norm):
@@ -57,15 +60,26 @@ def prepared(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, st
     return left
 
 
-def rounded(model: nn.Module, wires: Wiring, plan: Plan,
-            bounds_of: Callable[[str, Spec], Bounds]) -> tuple[Quantized, dict[str, Bounds]]:
-    """Put the roundings of a plan into a prepared network, in place; return it with the ranges of what is rounded.
+def insert_rounding(
+    model: nn.Module,
+    wires: DataFlow,
+    plan: PrecisionPlan,
+    bounds_of: Callable[[str, Precision], Bounds],
+) -> tuple[QuantizedNetwork, dict[str, Bounds]]:
+    """Put the roundings of a plan into a prepared network, in place; return it with the ranges of
+    what is rounded.
 
-    `bounds_of` returns the range of a site on a grid. What an addition ties together gets one scale.
+    `bounds_of` returns the range of a site on a grid. What an addition ties together gets one
+    scale.
     """
     skipped = unsigned(wires, plan)
-    whole = Quantized(model, {site: own for site, own in wires.sites.items() if own in plan.sites}, wires.calls,
-                      skipped=skipped, tied=wires.sums)
+    whole = QuantizedNetwork(
+        model,
+        {site: own for site, own in wires.sites.items() if own in plan.sites},
+        wires.calls,
+        skipped=skipped,
+        tied=wires.sums,
+    )
     bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
     for site, spec in plan.sites.items():
         whole.grids[site] = of_inputs(spec, bounds[site])
@@ -89,38 +103,53 @@ def rounded(model: nn.Module, wires: Wiring, plan: Plan,
                 found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
-                if plan.own[name].signs and bounds[layer.again][0] >= 0 and not wires.sources[name] <= skipped:
-                    raise LissomError(f"quantize: what {name} reads is never negative, so that its signs say nothing; "
-                                      "inputs=1 rounds it to 0 or a step, and keep= leaves the layer float")
+                if (
+                    plan.own[name].signs
+                    and bounds[layer.again][0] >= 0
+                    and not wires.sources[name] <= skipped
+                ):
+                    raise LissomError(
+                        f"quantize: what {name} reads is never negative, so that "
+                        "its signs say nothing; "
+                        "inputs=1 rounds it to 0 or a step, and keep= leaves the layer float"
+                    )
     whole.to(next(model.parameters()).device)  # what ranges were measured on
     whole.link()
     return whole, bounds
 
 
-def unsigned(wires: Wiring, plan: Plan) -> set[str]:
+def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
     """Return the ReLUs whose results are read for their signs only; these are left out.
 
     Behind a ReLU all signs are plus, so the sign is taken of what comes before it. Where others
-    read the ReLU, too, it has to stay, and `rounded` refuses the signs.
+    read the ReLU, too, it has to stay, and `insert_rounding` refuses the signs.
     """
-    return {site for site, readers in wires.readers.items() if kind_of(site) == "relu" and readers
-            and all(name is not None and name in plan.own and plan.own[name].signs for name in readers)}
+    return {
+        site
+        for site, readers in wires.readers.items()
+        if kind_of(site) == "relu"
+        and readers
+        and all(name is not None and name in plan.own and plan.own[name].signs for name in readers)
+    }
 
 
-def again(layer: str, wires: Wiring, spec: Spec) -> str:
-    """Return a name for what rounds the values of a site once more, for all layers that read it on one grid."""
+def again(layer: str, wires: DataFlow, spec: Precision) -> str:
+    """Return a name for what rounds the values of a site once more, for all layers that read it on
+    one grid.
+    """
     sources = wires.sources[layer]
     word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "_")
     return f"{word}_in_{spec.bits}"
 
 
-def of_inputs(spec: Spec, bounds: Bounds) -> Rounding:
+def of_inputs(spec: Precision, bounds: Bounds) -> Rounding:
     """Return what rounds inputs whose range was measured."""
     return Rounding(spec.grid, spec.bits, "inputs", spec.made().hold_inputs(*bounds, spec.bits))
 
 
-def round_weights(layer: QuantizedLayer, spec: Spec) -> None:
+def round_weights(layer: QuantizedLayer, spec: Precision) -> None:
     """Round the weights of a layer from now on."""
-    layer.rounding = Rounding(spec.grid, spec.bits, "weights")  # as its grid wants them, the layer hands them over
+    # as its grid wants them, the layer hands them over
+    layer.rounding = Rounding(spec.grid, spec.bits, "weights")
     held = spec.made().hold_weights(layer.turned(layer.weight.detach()), spec.bits)
     layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)

@@ -12,20 +12,28 @@ from torch import Tensor, nn
 from ...language.grid import by_filter
 from ...trees import Tree, called, first
 from .layers import QuantizedLayer
-from .network import Quantized
+from .network import QuantizedNetwork
 from .sites import hidden
 
 MEMORY = 1 << 29  # bytes of a layer's inputs and outputs that are held at once
-LOW, HIGH = -0.1, 1.1  # how far the sigmoid is stretched, so that it reaches 0 and 1
+# how far the sigmoid is stretched, so that it reaches 0 and 1
+LOW = -0.1
+HIGH = 1.1
 
 
 def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tuple[Tensor, Tensor]:
-    """Return what a part reads and what it makes of calibration batches (n ...), as many as fit into memory."""
+    """Return what a part reads and what it makes of calibration batches (n ...), as many as fit
+    into memory.
+    """
     read: list[Tensor] = []
     made: list[Tensor] = []
 
-    hooks = [part.register_forward_pre_hook(lambda _, given: read.append(hidden(given[0], torch.Tensor.clone))),
-             part.register_forward_hook(lambda _, __, out: made.append(hidden(out, torch.Tensor.clone)))]
+    hooks = [
+        part.register_forward_pre_hook(
+            lambda _, given: read.append(hidden(given[0], torch.Tensor.clone))
+        ),
+        part.register_forward_hook(lambda _, __, out: made.append(hidden(out, torch.Tensor.clone))),
+    ]
     try:
         with torch.no_grad():
             for images in batches:
@@ -38,21 +46,31 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tu
     return torch.cat(read), torch.cat(made)
 
 
-def corrected(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tree]) -> int:
-    """Shift the bias of each layer, in order, by what rounding moved the mean of each of its outputs; return how many.
+def correct_biases(
+    whole: QuantizedNetwork, before: nn.Module, names: Sequence[str], batches: Sequence[Tree]
+) -> int:
+    """Shift the bias of each layer, in order, by what rounding moved the mean of each of its
+    outputs; return how many.
 
-    b += mean(float output - output), over images and places, the layers before it already corrected.
-    `before` is the float network, whose layers have the same `names`. Source: Nagel et al. 2019, Data-Free
-    Quantization, https://arxiv.org/abs/1906.04721, section 4.2, measured in place of derived.
+    b += mean(float output - output), over images and places, the layers before it already
+    corrected. `before` is the float network, whose layers have the same `names`. Source: Nagel et
+    al. 2019, Data-Free Quantization, https://arxiv.org/abs/1906.04721, section 4.2, measured in
+    place of derived.
     """
     done = 0
     for name in names:
         layer = whole.network.get_submodule(name)
         if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
             continue
-        wanted, found = (recorded(net, net.get_submodule(path), batches)[1]
-                         for net, path in ((before, name), (whole, f"network.{name}")))
-        axes = [0, *range(2, found.ndim)] if isinstance(layer, nn.Conv2d) else list(range(found.ndim - 1))
+        wanted, found = (
+            recorded(net, net.get_submodule(path), batches)[1]
+            for net, path in ((before, name), (whole, f"network.{name}"))
+        )
+        axes = (
+            [0, *range(2, found.ndim)]
+            if isinstance(layer, nn.Conv2d)
+            else list(range(found.ndim - 1))
+        )
         shift = (wanted[: len(found)] - found[: len(wanted)]).mean(axes)
         holder = layer if layer.norm is None else layer.norm
         with torch.no_grad():
@@ -63,20 +81,35 @@ def corrected(whole: Quantized, before: nn.Module, names: Sequence[str], batches
     return done
 
 
-def learned_rounding(whole: Quantized, before: nn.Module, names: Sequence[str], batches: Sequence[Tree],
-                     steps: int, seed: int = 0, by_block: bool = False) -> int:
-    """Choose for each weight whether it is rounded up or down, layer by layer or block by block; return how many layers.
+def learn_rounding(
+    whole: QuantizedNetwork,
+    before: nn.Module,
+    names: Sequence[str],
+    batches: Sequence[Tree],
+    steps: int,
+    seed: int = 0,
+    by_block: bool = False,
+) -> int:
+    """Choose for each weight whether it is rounded up or down, layer by layer or block by block;
+    return how many layers.
 
-    w = s clamp(floor(w / s) + h(v), low, high), h(v) = clamp(1.2 sigmoid(v) - 0.1, 0, 1); v minimises
-    mean |output - float output|^2 + l sum(1 - |2 h(v) - 1|^b), where the layer or block reads what those before it,
-    rounded already, give. b falls from 20 to 2, so that every h ends at 0 or 1; the weights are then left on their grid.
-    `before` is the float network, whose layers have the same `names`.
-    Source: Nagel et al. 2020, Up or Down? Adaptive Rounding, https://arxiv.org/abs/2004.10568; by blocks, Li et al. 2021,
-    BRECQ, https://arxiv.org/abs/2102.05426. Differs: the error is divided by the mean square of the output, so that one
-    l suits all layers, and has no weights of the loss's curvature, which would need labels.
+    w = s clamp(floor(w / s) + h(v), low, high), h(v) = clamp(1.2 sigmoid(v) - 0.1, 0, 1); v
+    minimises mean |output - float output|^2 + l sum(1 - |2 h(v) - 1|^b), where the layer or block
+    reads what those before it, rounded already, give. b falls from 20 to 2, so that every h ends at
+    0 or 1; the weights are then left on their grid. `before` is the float network, whose layers
+    have the same `names`.
+    Source: Nagel et al. 2020, Up or Down? Adaptive Rounding, https://arxiv.org/abs/2004.10568; by
+    blocks, Li et al. 2021, BRECQ, https://arxiv.org/abs/2102.05426. Differs: the error is divided
+    by the mean square of the output, so that one l suits all layers, and has no weights of the
+    loss's curvature, which would need labels.
     """
-    done, draw = 0, torch.Generator().manual_seed(seed)
-    parts = blocks(whole, names, first(batches[0], 1)) if by_block else {name: ([name], Counter[str]()) for name in names}
+    done = 0
+    draw = torch.Generator().manual_seed(seed)
+    parts = (
+        blocks(whole, names, first(batches[0], 1))
+        if by_block
+        else {name: ([name], Counter[str]()) for name in names}
+    )
     for path, (inner, calls) in parts.items():
         choices = [Choice(layer) for name in inner if (layer := learnable(whole, name)) is not None]
         if not choices:
@@ -84,14 +117,18 @@ def learned_rounding(whole: Quantized, before: nn.Module, names: Sequence[str], 
         part = whole.network.get_submodule(path)
         wanted = recorded(before, before.get_submodule(path), batches)[1]
         inputs = recorded(whole, part, batches)[0]
-        run = part.whole if isinstance(part, QuantizedLayer) else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
+        run = (
+            part.whole
+            if isinstance(part, QuantizedLayer)
+            else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
+        )
         count = min(len(wanted), len(inputs))
         _settle(choices, run, inputs[:count], wanted[:count], steps, draw)
         done += len(choices)
     return done
 
 
-def learnable(whole: Quantized, name: str) -> QuantizedLayer | None:
+def learnable(whole: QuantizedNetwork, name: str) -> QuantizedLayer | None:
     """Return the layer of that name if its weights are rounded to equal steps."""
     layer = whole.network.get_submodule(name)
     if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
@@ -99,8 +136,11 @@ def learnable(whole: Quantized, name: str) -> QuantizedLayer | None:
     return None if layer.rounding.grid.ends(layer.rounding.bits) is None else layer
 
 
-def blocks(whole: Quantized, names: Sequence[str], example: Tree) -> dict[str, tuple[list[str], Counter[str]]]:
-    """Return the parts that are learned at once, in order: their layers, and the calls that are made before them.
+def blocks(
+    whole: QuantizedNetwork, names: Sequence[str], example: Tree
+) -> dict[str, tuple[list[str], Counter[str]]]:
+    """Return the parts that are learned at once, in order: their layers, and the calls that are
+    made before them.
 
     Such a part is a module that adds or concatenates, reads and returns one tensor, runs once as
     its layers do, and has no such module in it: the block of a residual network. Any other layer is
@@ -108,19 +148,31 @@ def blocks(whole: Quantized, names: Sequence[str], example: Tree) -> dict[str, t
     needed. Blocks do not replace single layers: with few steps, or in a network that never learned,
     layers do better.
     """
-    runs, around = Counter[str](), {}
+    runs = Counter[str]()
+    around = {}
 
     def enter(name: str, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         runs[name] += 1
-        around[name] = [whole.counts.copy()] if len(given) == 1 and isinstance(given[0], Tensor) and not kwargs else []
+        around[name] = (
+            [whole.counts.copy()]
+            if len(given) == 1 and isinstance(given[0], Tensor) and not kwargs
+            else []
+        )
 
     def leave(name: str, made: Any) -> None:
         around[name] += [whole.counts.copy()] if isinstance(made, Tensor) else []
 
     modules = {name: module for name, module in whole.network.named_modules() if name}
-    hooks = [h for name, module in modules.items() for h in (
-        module.register_forward_pre_hook(lambda _, given, kwargs, n=name: enter(n, given, kwargs), with_kwargs=True),
-        module.register_forward_hook(lambda _, __, made, n=name: leave(n, made)))]
+    hooks = [
+        h
+        for name, module in modules.items()
+        for h in (
+            module.register_forward_pre_hook(
+                lambda _, given, kwargs, n=name: enter(n, given, kwargs), with_kwargs=True
+            ),
+            module.register_forward_hook(lambda _, __, made, n=name: leave(n, made)),
+        )
+    ]
     try:
         with torch.no_grad():
             called(whole, example)
@@ -128,13 +180,26 @@ def blocks(whole: Quantized, names: Sequence[str], example: Tree) -> dict[str, t
         for hook in hooks:
             hook.remove()
     inner = {path: [n for n in names if n.startswith(f"{path}.")] for path in modules}
-    joined = [path for path, layers in inner.items()
-              if len(layers) > 1 and len(around.get(path, [])) == 2 and all(runs[n] == 1 for n in (path, *layers))
-              and any(around[path][1][kind] > around[path][0][kind] for kind in ("add", "cat"))]
-    home = {name: path for path in joined if not any(other.startswith(f"{path}.") for other in joined)
-            for name in inner[path]}
-    return {home.get(name, name): (inner[home[name]], around[home[name]][0]) if name in home else ([name], Counter())
-            for name in names}
+    joined = [
+        path
+        for path, layers in inner.items()
+        if len(layers) > 1
+        and len(around.get(path, [])) == 2
+        and all(runs[n] == 1 for n in (path, *layers))
+        and any(around[path][1][kind] > around[path][0][kind] for kind in ("add", "cat"))
+    ]
+    home = {
+        name: path
+        for path in joined
+        if not any(other.startswith(f"{path}.") for other in joined)
+        for name in inner[path]
+    }
+    return {
+        home.get(name, name): (inner[home[name]], around[home[name]][0])
+        if name in home
+        else ([name], Counter())
+        for name in names
+    }
 
 
 class Choice:
@@ -144,16 +209,23 @@ class Choice:
         assert layer.rounding is not None
         ends = layer.rounding.grid.ends(layer.rounding.bits)
         assert ends is not None
-        weight, turn = layer.turned(layer.weight.detach().float()), layer.turn()
+        weight = layer.turned(layer.weight.detach().float())
+        turn = layer.turn()
         zeros = layer.rounding.zeros()
         shift = 0 if zeros is None else by_filter(zeros, weight)
-        self.layer, self.ends = layer, [torch.as_tensor(end - shift).to(weight) for end in ends]
+        self.layer = layer
+        self.ends = [torch.as_tensor(end - shift).to(weight) for end in ends]
         self.scale = by_filter(layer.weight_codes()[1], weight)
-        self.below, self.zero = (weight / self.scale).floor(), weight == 0
+        self.below = (weight / self.scale).floor()
+        self.zero = weight == 0
         part = (weight / self.scale - self.below).clamp(0.01, 0.99)
         self.v = torch.logit((part - LOW) / (HIGH - LOW)).requires_grad_()
         factor, bias = layer.normed()
-        self.times = 1.0 if factor is None else by_filter((factor if turn is None else factor / turn).float(), weight)
+        self.times = (
+            1.0
+            if factor is None
+            else by_filter((factor if turn is None else factor / turn).float(), weight)
+        )
         self.shift = None if bias is None else bias.float()
 
     def up(self) -> Tensor:
@@ -164,10 +236,17 @@ class Choice:
         return (self.below + up).clamp(*self.ends) * self.scale
 
 
-def _settle(choices: Sequence[Choice], run: Callable[[Tensor], Tensor], inputs: Tensor, wanted: Tensor, steps: int,
-            draw: torch.Generator) -> None:
+def _settle(
+    choices: Sequence[Choice],
+    run: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    wanted: Tensor,
+    steps: int,
+    draw: torch.Generator,
+) -> None:
     """Learn the rounding of the layers of one block and leave their weights on the grid."""
-    learned, size = [c.v for c in choices], wanted.square().mean().clamp_min(1e-12)
+    learned = [c.v for c in choices]
+    size = wanted.square().mean().clamp_min(1e-12)
     optimizer = torch.optim.Adam(learned, lr=0.03)
     for step in range(steps):
         some = torch.randint(len(inputs), (min(32, len(inputs)),), generator=draw)
@@ -179,11 +258,15 @@ def _settle(choices: Sequence[Choice], run: Callable[[Tensor], Tensor], inputs: 
             loss = (run(inputs[some]) - wanted[some]).square().mean() / size
             if step >= steps // 5:
                 done = (step - steps // 5) / max(1, steps - steps // 5)
-                loss = loss + 0.01 * sum((1 - (2 * up - 1).abs().pow(20 - 18 * done)).mean() for up in ups)
+                loss = loss + 0.01 * sum(
+                    (1 - (2 * up - 1).abs().pow(20 - 18 * done)).mean() for up in ups
+                )
         for v, slope in zip(learned, torch.autograd.grad(loss, learned), strict=True):
             v.grad = slope
         optimizer.step()
     with torch.no_grad():
         for choice in choices:
             vars(choice.layer).pop("in_inference", None)
-            choice.layer.weight.copy_(choice.layer.turned(choice.weights((choice.up() >= 0.5).float()), back=True))
+            choice.layer.weight.copy_(
+                choice.layer.turned(choice.weights((choice.up() >= 0.5).float()), back=True)
+            )

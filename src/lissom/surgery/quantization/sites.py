@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode, wrap_torch_function
 
 @wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
 def convolved(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
-    """Run a convolution with all that is its own, batch-norm and the rounding of its input say, as one call."""
+    """Run a convolution with all that is its own, batch-norm and the rounding of its input say, as
+    one call.
+    """
     found: Tensor = layer.whole(x)
     return found
 
@@ -41,26 +43,90 @@ def hidden(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
 
 _T = torch.Tensor
 SITES: dict[Any, str] = {
-    kind: word for word, kinds in {
+    kind: word
+    for word, kinds in {
         "conv": (torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, convolved),
         "linear": (F.linear, torch.addmm, torch.matmul, _T.matmul, _T.__matmul__, projected),
-        "add": (torch.add, _T.add, _T.add_, _T.__add__, _T.__iadd__, _T.__radd__, torch.sub, _T.__sub__),
+        "add": (
+            torch.add,
+            _T.add,
+            _T.add_,
+            _T.__add__,
+            _T.__iadd__,
+            _T.__radd__,
+            torch.sub,
+            _T.__sub__,
+        ),
         "mul": (torch.mul, _T.mul, _T.mul_, _T.__mul__, _T.__imul__, _T.__rmul__),
         "cat": (torch.cat, torch.concat, torch.stack),
         "norm": (F.batch_norm, torch.batch_norm, F.layer_norm, F.group_norm),
         "relu": (F.relu, torch.relu, torch.relu_, _T.relu, _T.relu_, F.relu6, F.hardtanh),
-        "act": (F.silu, F.hardswish, F.hardsigmoid, F.gelu, F.leaky_relu, F.elu, F.prelu, F.mish, torch.sigmoid,
-                _T.sigmoid, F.sigmoid, torch.tanh, _T.tanh, F.softmax, torch.softmax, _T.softmax),
+        "act": (
+            F.silu,
+            F.hardswish,
+            F.hardsigmoid,
+            F.gelu,
+            F.leaky_relu,
+            F.elu,
+            F.prelu,
+            F.mish,
+            torch.sigmoid,
+            _T.sigmoid,
+            F.sigmoid,
+            torch.tanh,
+            _T.tanh,
+            F.softmax,
+            torch.softmax,
+            _T.softmax,
+        ),
         "maxpool": (F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d),
         "pool": (F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, _T.mean, F.interpolate),
-    }.items() for kind in kinds}
+    }.items()
+    for kind in kinds
+}
 RELU = {F.relu, torch.relu, _T.relu}
 PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
-    F.dropout, F.dropout2d, F.dropout3d, F.channel_shuffle, F.pixel_shuffle, F.pixel_unshuffle,
-    *(getattr(_T, name).__get__ for name in ("T", "mT")), *(getattr(where, name) for where in (torch, _T) for name in (
-        "flatten", "unflatten", "view", "reshape", "permute", "transpose", "swapaxes", "movedim", "squeeze", "unsqueeze",
-        "contiguous", "__getitem__", "chunk", "split", "unbind", "narrow", "select", "index_select", "expand", "repeat",
-        "flip", "roll", "detach", "clone", "channel_shuffle", "dropout") if hasattr(where, name))}
+    F.dropout,
+    F.dropout2d,
+    F.dropout3d,
+    F.channel_shuffle,
+    F.pixel_shuffle,
+    F.pixel_unshuffle,
+    *(getattr(_T, name).__get__ for name in ("T", "mT")),
+    *(
+        getattr(where, name)
+        for where in (torch, _T)
+        for name in (
+            "flatten",
+            "unflatten",
+            "view",
+            "reshape",
+            "permute",
+            "transpose",
+            "swapaxes",
+            "movedim",
+            "squeeze",
+            "unsqueeze",
+            "contiguous",
+            "__getitem__",
+            "chunk",
+            "split",
+            "unbind",
+            "narrow",
+            "select",
+            "index_select",
+            "expand",
+            "repeat",
+            "flip",
+            "roll",
+            "detach",
+            "clone",
+            "channel_shuffle",
+            "dropout",
+        )
+        if hasattr(where, name)
+    ),
+}
 
 
 def kind_of(site: str) -> str:
@@ -86,29 +152,42 @@ def in_place(args: tuple[Any, ...], kwargs: Any) -> bool:
 class Sites(TorchFunctionMode):
     """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
 
-    Calls are named by kind and order, so the user's forward needs no change and no tracing. Where the order differs from
-    sample to sample, `paths` names the modules, and a call is named by the module that makes it and by the order in it:
-    experts-0:linear1. `left` is told of each module that has run, and of its own calls. `visit` returns what the network
-    goes on with. `passed` is called with the tensors of calls that only hand values on; those of `skipped` are not made:
-    their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since the network may go on
-    with what they changed.
+    Calls are named by kind and order, so the user's forward needs no change and no tracing. Where
+    the order differs from sample to sample, `paths` names the modules, and a call is named by the
+    module that makes it and by the order in it: experts-0:linear1. `left` is told of each module
+    that has run, and of its own calls. `visit` returns what the network goes on with. `passed` is
+    called with the tensors of calls that only hand values on; those of `skipped` are not made:
+    their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since
+    the network may go on with what they changed.
     """
 
-    def __init__(self, visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
-                 passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
-                 skipped: Container[str] = (), clipped: Container[str] = (),
-                 paths: Mapping[nn.Module, str] | None = None,
-                 left: Callable[[str, Counter[str]], None] | None = None) -> None:
+    def __init__(
+        self,
+        visit: Callable[[str, tuple[Any, ...], Tensor], Tensor],
+        passed: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
+        skipped: Container[str] = (),
+        clipped: Container[str] = (),
+        paths: Mapping[nn.Module, str] | None = None,
+        left: Callable[[str, Counter[str]], None] | None = None,
+    ) -> None:
         super().__init__()
-        self.visit, self.passed, self.counts = visit, passed, Counter[str]()
-        self.skipped, self.clipped = skipped, clipped
-        self.paths, self.left, self.hooks = paths, left, ExitStack()
-        self.inside = [("", Counter[str]())]  # the modules that run, outermost first, with the calls each has made
+        self.visit = visit
+        self.passed = passed
+        self.counts = Counter[str]()
+        self.skipped = skipped
+        self.clipped = clipped
+        self.paths = paths
+        self.left = left
+        self.hooks = ExitStack()
+        # the modules that run, outermost first, with the calls each has made
+        self.inside = [("", Counter[str]())]
 
     def __enter__(self) -> Sites:
         if self.paths is not None:
-            for handle in (register_module_forward_pre_hook(self._enters),
-                           register_module_forward_hook(self._leaves, always_call=True)):
+            for handle in (
+                register_module_forward_pre_hook(self._enters),
+                register_module_forward_hook(self._leaves, always_call=True),
+            ):
                 self.hooks.callback(handle.remove)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -137,9 +216,16 @@ class Sites(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = SITES.get(func)
         name = "" if kind is None else self.named(kind)
-        skipped = name in self.skipped or (name in self.clipped and func in RELU and not in_place(args, kwargs))
+        skipped = name in self.skipped or (
+            name in self.clipped and func in RELU and not in_place(args, kwargs)
+        )
         out = (args[0] if args else kwargs["input"]) if skipped else func(*args, **(kwargs or {}))
-        if kind is None or not isinstance(out, Tensor) or not out.is_floating_point() or out.ndim < 2:
+        if (
+            kind is None
+            or not isinstance(out, Tensor)
+            or not out.is_floating_point()
+            or out.ndim < 2
+        ):
             if self.passed is not None:
                 self.passed(func, (*args, *(kwargs or {}).values()), out)
             return out
