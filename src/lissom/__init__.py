@@ -1,4 +1,4 @@
-"""lissom makes a trained PyTorch network small and fast, and proves it on the runtime that ships.
+"""lissom makes a trained PyTorch network small and fast, and measures it in the runtime you deploy.
 
 >>> import lissom
 >>> len(lissom.Space("train(3) | prune({0.3, 0.5}) | quantize(8)"))

@@ -5,6 +5,7 @@ with 500 runs.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,11 @@ def rows(tab: Any) -> list[str]:
 def test_it_draws_every_network_and_asks_for_nothing(fresh: Any) -> None:
     assert fresh.title() == "lissom report" and len(rows(fresh)) == 6
     assert "3 networks, resnet8 on digits (360 test images)" in fresh.inner_text("#lead")
+    assert re.fullmatch(
+        r"In \w+, the compressed network is (\d+\.\d× faster and )?\d+\.\d× smaller than the "
+        r"uncompressed one, (with the same test top-1|\d+\.\d\d points (less|more) accurate)\.",
+        fresh.inner_text("#achieved"),
+    )
     for plot in ("plot1", "plot2", "curves", "channels"):
         assert fresh.locator(f"#{plot} svg").count() and fresh.get_attribute(
             f"#{plot}", "aria-label"

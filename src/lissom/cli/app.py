@@ -10,7 +10,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Make a trained PyTorch network small and fast, and prove it on the runtime that ships.",
+    help="Make a trained PyTorch network small and fast, and measure it in the runtime you deploy.",
 )
 
 
