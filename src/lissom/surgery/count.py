@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..trees import Tree, called, first
+from .by_tensor import ByTensor
 from .quantization.layers import QuantizedLayer
 from .quantization.rounding import Rounding
 from .trace import Trace, decomposed
@@ -52,7 +53,7 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
 
 def weight_macs(trace: Trace) -> dict[str, int]:
     """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
-    transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.flips}
+    transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.flips)
     found: dict[str, int] = {}
     for op in trace.ops:
         if op.name == "convolution":
@@ -61,13 +62,11 @@ def weight_macs(trace: Trace) -> dict[str, int]:
             sites = op.args[0] if op.args[6] else op.outputs[0]
             count = sites[0, 0].numel() * weight.numel()
         elif op.name in ("addmm", "mm", "linear"):
-            weight = (
-                op.args[1] if op.name == "linear" else transposed.get(id(op.args[-1]), op.args[-1])
-            )
+            weight = op.args[1] if op.name == "linear" else transposed.get(op.args[-1], op.args[-1])
             count = op.outputs[0].numel() // op.outputs[0].shape[-1] * weight.numel()
         else:
             continue
-        name = trace.names.get(id(weight))
+        name = trace.names.get(weight)
         if name is not None:
             found[name] = found.get(name, 0) + count
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..trees import Tree
+from .by_tensor import ByTensor
 from .layers import WEIGHTED, torch_class
 from .names import matching
 from .quantization.rounding import Rounding
@@ -63,15 +64,16 @@ def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]
 def multiplied(model: nn.Module, example: Tree) -> set[str]:
     """Return the parameters that products of a forward pass read, as they are or computed with."""
     trace = traced(model, example)
-    # id of a tensor -> the parameters alone that it is made of
-    of = {key: {name} for key, name in trace.names.items()}
+    # a tensor -> the parameters that it is made of, where it is made of nothing else
+    of = ByTensor((tensor, {name}) for tensor, name in trace.names.items())
     found: set[str] = set()
     for op in trace.ops:
-        made_of = [of.get(id(t)) for t in op.inputs()]
+        made_of = [of.get(t) for t in op.inputs()]
         if op.name in PRODUCTS:
             found.update(name for names in made_of if names for name in names)
         elif made_of and all(made_of):
-            of.update((id(t), set().union(*filter(None, made_of))) for t in op.outputs)
+            for tensor in op.outputs:
+                of[tensor] = set().union(*filter(None, made_of))
     return found
 
 

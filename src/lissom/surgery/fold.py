@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..trees import Tree
+from .by_tensor import ByTensor
 from .trace import traced
 
 if TYPE_CHECKING:
@@ -28,21 +29,21 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     """
     trace = traced(model, example)
     reads = trace.uses()
-    transposed = {id(op.outputs[0]): op.args[0] for op in trace.ops if op.name == "t"}
-    made: dict[int, str] = {}  # output -> weight
-    norms: list[tuple[int, str]] = []  # what is read, running mean
+    transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.name == "t")
+    made = ByTensor[str]()  # output -> weight
+    norms: list[tuple[Tensor, str]] = []  # what is read, running mean
     for op in trace.ops:
         if op.name in ("convolution", "addmm", "mm"):
-            weight = op.args[1] if op.name == "convolution" else transposed.get(id(op.args[-1]))
-            made[id(op.outputs[0])] = trace.names.get(id(weight), "")
+            weight = op.args[1] if op.name == "convolution" else transposed.get(op.args[-1])
+            made[op.outputs[0]] = trace.names.get(weight, "")
         elif (
             "batch_norm" in op.name
             and op.args[3] is not None
             and (op.name.endswith("no_training") or not op.args[5])
         ):
-            norms.append((id(op.args[0]), trace.names.get(id(op.args[3]), "")))
-    runs = Counter([*made.values(), *(mean for _, mean in norms)])
-    pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
+            norms.append((op.args[0], trace.names.get(op.args[3], "")))
+    runs = Counter([weight for _, weight in made.items()] + [mean for _, mean in norms])
+    pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[id(read)] == 1]
     found = [
         (weight.rpartition(".")[0], mean.rpartition(".")[0])
         for weight, mean in pairs

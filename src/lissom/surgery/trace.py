@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import Tree, copied, first, handed, tensors_in
+from .by_tensor import ByTensor
 from .modes import in_mode
 from .small import SizesRead
 
@@ -57,7 +58,7 @@ class Trace:
     inputs: tuple[Tensor, ...]
     ops: list[Op] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
-    names: dict[int, str] = field(default_factory=dict)  # id of a parameter or buffer -> its name
+    names: ByTensor[str] = field(default_factory=ByTensor)  # a parameter or buffer -> its name
     buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
     # module -> what it returned last, where that is a tensor
     made: dict[str, Tensor] = field(default_factory=dict)
@@ -117,7 +118,7 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     one = copied(first(example, 1 + training))
     trace = Trace(tuple(tensors_in(one)))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        trace.names[id(value)] = name
+        trace.names[value] = name
     trace.buffers = {name for name, _ in model.named_buffers()}
     modes = {m: m.training for m in model.modules()}
     with ExitStack() as after:

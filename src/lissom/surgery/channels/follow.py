@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..by_tensor import ByTensor
 from ..trace import Op, traced
 from .axes import same
 from .labels import Labels, Use
@@ -35,9 +36,7 @@ def labels_of(
         labels.traces.append(traced(model, example, mode))
         follow(labels)
     made = labels.trace.made
-    labels.at = {
-        name: labels.of[id(tensor)] for name, tensor in made.items() if id(tensor) in labels.of
-    }
+    labels.at = {name: labels[tensor] for name, tensor in made.items() if tensor in labels}
     for name, layer in model.named_modules():
         if (
             isinstance(layer, nn.modules.instancenorm._InstanceNorm)
@@ -52,14 +51,14 @@ def labels_of(
 
 def follow(labels: Labels) -> None:
     """Follow the last trace from the inputs to the outputs of the network."""
-    labels.weights = {key: (name, None) for key, name in labels.trace.names.items()}
+    labels.weights = ByTensor((tensor, (name, None)) for tensor, name in labels.trace.names.items())
     for tensor in labels.trace.inputs:
-        labels.of[id(tensor)] = same(tensor, 0)
+        labels[tensor] = same(tensor, 0)
     for op in labels.trace.live():
         run_on_labels(labels, op)
     for tensor in labels.trace.outputs:
-        if id(tensor) in labels.of:
-            labels.freeze(labels.of[id(tensor)], "an output of the network")
+        if tensor in labels:
+            labels.freeze(labels[tensor], "an output of the network")
 
 
 def run_on_labels(labels: Labels, op: Op) -> None:
@@ -69,7 +68,7 @@ def run_on_labels(labels: Labels, op: Op) -> None:
     label_constants(labels, op)
     single = op.name in MOVES or op.name in VIEWS or op.name in POINTWISE
     # constants carry none
-    if any(id(t) in labels.of for t in op.inputs()) or (single and maps_vector(labels, op)):
+    if any(t in labels for t in op.inputs()) or (single and maps_vector(labels, op)):
         try:
             RULES.get(op.name, unknown)(labels, op)
         except (
@@ -87,12 +86,12 @@ def is_parameter_view(labels: Labels, op: Op) -> bool:
         return False
     x = op.args[0]
     out = op.outputs[0]
-    labels.weights[id(out)] = place
+    labels.weights[out] = place
     names = labels.trace.names
-    if op.name in ALIASES and id(x) in names:
-        names[id(out)] = names[id(x)]
+    if op.name in ALIASES and x in names:
+        names[out] = names[x]
         return True
-    return id(x) not in labels.of and sum(n > 1 for n in x.shape) > 1
+    return x not in labels and sum(n > 1 for n in x.shape) > 1
 
 
 def label_constants(labels: Labels, op: Op) -> None:
@@ -101,20 +100,18 @@ def label_constants(labels: Labels, op: Op) -> None:
     """
     if op.name in ("addmm", "mm", "linear"):
         x, weight = op.args[1:] if op.name == "addmm" else op.args[:2]
-        if id(x) not in labels.of and id(weight) in labels.weights:
-            labels.of[id(x)] = same(x, 0)
-    elif op.name == "index" and id(op.args[0]) in labels.trace.names and op.args[0].ndim == 2:
+        if x not in labels and weight in labels.weights:
+            labels[x] = same(x, 0)
+    elif op.name == "index" and op.args[0] in labels.trace.names and op.args[0].ndim == 2:
         table = op.args[0]
         looked_up = [axis for axis, index in enumerate(op.args[1]) if index is not None]
         if len(looked_up) == 1:
             along = torch.arange(table.shape[1 - looked_up[0]])
-            labels.labels(
-                table, (along if looked_up == [0] else along[:, None]).expand(table.shape)
-            )
+            labels.find(table, (along if looked_up == [0] else along[:, None]).expand(table.shape))
 
 
 def maps_vector(labels: Labels, op: Op) -> bool:
     """Return whether an operation moves or maps a parameter with one number for each channel."""
     names = labels.trace.names
-    vectors = [t for t in op.inputs() if id(t) in names and sum(n > 1 for n in t.shape) == 1]
-    return bool(vectors) and all(labels.labels(t) is not None for t in vectors)
+    vectors = [t for t in op.inputs() if t in names and sum(n > 1 for n in t.shape) == 1]
+    return bool(vectors) and all(labels.find(t) is not None for t in vectors)

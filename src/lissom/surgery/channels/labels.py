@@ -20,6 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ..by_tensor import ByTensor
 from ..trace import Trace
 from .axes import thin, varies
 
@@ -60,11 +61,11 @@ class Labels:
         self.widths: list[Use] = []
         self.left: dict[str, str] = {}  # layer -> why it is left whole
         self.split: set[str] = set()  # layers whose outputs are split into equal parts
-        self.of: dict[int, Tensor] = {}  # tensor -> its labels
+        self._of = ByTensor[Tensor]()  # a tensor of the pass -> its labels
         # parameters as they are, turned, or with axes of length 1
-        self.weights: dict[int, Weight] = {}
+        self.weights = ByTensor[Weight]()
         self.at: dict[str, Tensor] = {}  # layer -> labels of its output
-        self.traces: list[Trace] = []  # kept alive so that ids stay those of their tensors
+        self.traces: list[Trace] = []
         self.tied = set(tied)
         self._used: dict[tuple[str, int], Tensor] = {}
         self._makers: list[tuple[int, str]] = []  # first label of each layer
@@ -79,6 +80,16 @@ class Labels:
         return self.traces[-1]
 
     # what rules use
+
+    def __getitem__(self, tensor: Tensor) -> Tensor:
+        """Return the labels of a tensor that has some, of its own shape."""
+        return self._of[tensor]
+
+    def __setitem__(self, tensor: Tensor, labels: Tensor) -> None:
+        self._of[tensor] = labels
+
+    def __contains__(self, tensor: object) -> bool:
+        return tensor in self._of
 
     def fresh(self, count: int, maker: str = "") -> Tensor:
         """Return `count` new labels, made by a layer."""
@@ -124,15 +135,15 @@ class Labels:
             self._used[tensor, axis] = labels
             self.uses.append(Use(tensor, axis, role, labels))
 
-    def labels(self, tensor: Tensor, like: Tensor | None = None) -> Tensor | None:
+    def find(self, tensor: Tensor, like: Tensor | None = None) -> Tensor | None:
         """Return the labels of a tensor, None if it has none.
 
         A parameter with one axis of channels gets labels of its own; `like` are the labels it
         meets, which say along which axis the channels of a larger parameter lie.
         """
-        if id(tensor) in self.of:
-            return self.of[id(tensor)]
-        name = self.trace.names.get(id(tensor))
+        if tensor in self:
+            return self[tensor]
+        name = self.trace.names.get(tensor)
         if name is None:
             return None
         axes = [k for k, n in enumerate(tensor.shape) if n > 1]
@@ -149,7 +160,7 @@ class Labels:
             "vector",
             labels.movedim(axes[0], -1).reshape(-1, tensor.shape[axes[0]])[0],
         )
-        self.of[id(tensor)] = labels
+        self[tensor] = labels
         return labels
 
     # the outcome

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..by_tensor import ByTensor
 from ..trace import Op
 from .axes import same, varies
 from .labels import Labels, Weight
@@ -25,12 +26,12 @@ RESHAPED = {
 }
 
 
-def derived(weights: dict[int, Weight], op: Op) -> Weight | None:
+def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
     """Return which parameter an operation turns or gives axes of length 1 to, and where its axes are now."""
     x = op.args[0] if op.args else None
-    if not isinstance(x, Tensor) or id(x) not in weights or not op.outputs:
+    if not isinstance(x, Tensor) or x not in weights or not op.outputs:
         return None
-    name, axes = weights[id(x)]
+    name, axes = weights[x]
     axes = tuple(range(x.ndim)) if axes is None else axes
     if op.name in ("t", "transpose", "permute"):
         order = list(range(x.ndim))
@@ -47,7 +48,7 @@ def derived(weights: dict[int, Weight], op: Op) -> Weight | None:
     return name, tuple(next(wide) if n > 1 else None for n in out.shape)
 
 
-def product(net: Labels, op: Op) -> None:
+def product(labels: Labels, op: Op) -> None:
     """Multiply two activations (b n d) (b d m), as heads; an activation and a parameter, as a linear layer.
 
     What mixes positions, all of which hold the same channels, leaves these where they are.
@@ -55,23 +56,19 @@ def product(net: Labels, op: Op) -> None:
     one, two = list(op.inputs())[-2:]
     # axes of the weight; of `x` the others
     for x, weight, reads, makes in ((one, two, -2, -1), (two, one, -1, -2)):
-        if (
-            id(x) in net.of
-            and id(weight) not in net.of
-            and x.ndim == op.outputs[0].ndim == weight.ndim
-        ):
-            labels = net.of[id(x)]
-            place = net.weights.get(id(weight))
-            if not varies(labels, makes) and varies(labels, reads):
-                net.of[id(op.outputs[0])] = labels.narrow(makes, 0, 1).expand(op.outputs[0].shape)
+        if x in labels and weight not in labels and x.ndim == op.outputs[0].ndim == weight.ndim:
+            channels = labels[x]
+            place = labels.weights.get(weight)
+            if not varies(channels, makes) and varies(channels, reads):
+                labels[op.outputs[0]] = channels.narrow(makes, 0, 1).expand(op.outputs[0].shape)
                 return None
             if (
                 place is not None
-                and place[0] not in net.trace.buffers
+                and place[0] not in labels.trace.buffers
                 and weight.shape[:-2].numel() == 1
             ):
-                return _layer(net, op, x, _places(place, weight, reads, makes), makes)
-    return heads(net, op)
+                return _layer(labels, op, x, _places(place, weight, reads, makes), makes)
+    return heads(labels, op)
 
 
 def _places(
@@ -82,22 +79,22 @@ def _places(
     return name, axes[reads], axes[makes]
 
 
-def heads(net: Labels, op: Op) -> None:
+def heads(labels: Labels, op: Op) -> None:
     """Multiply activations, matrix by matrix: each pair of matrices is one unit."""
     found = []
     for tensor in op.inputs():
-        if id(tensor) in net.of:
-            tied = net.tie(net.of[id(tensor)], (-2, -1))
+        if tensor in labels:
+            tied = labels.tie(labels[tensor], (-2, -1))
             found.append(tied[..., :1, :1])
     for one in found[1:]:
-        net.equal(found[0], one)
+        labels.equal(found[0], one)
     for out in op.outputs:
         fits = out.ndim == found[0].ndim and out.shape[:-2] == found[0].shape[:-2]
-        net.of[id(out)] = found[0].expand(out.shape) if fits else same(out, 0)
+        labels[out] = found[0].expand(out.shape) if fits else same(out, 0)
 
 
 def _layer(
-    net: Labels, op: Op, x: Tensor, weight: tuple[str, int | None, int | None], axis: int
+    labels: Labels, op: Op, x: Tensor, weight: tuple[str, int | None, int | None], axis: int
 ) -> None:
     """Read the labels of `x` along an axis (-1 or -2), make new ones; `weight` is a name and its
     axes that read and make.
@@ -106,19 +103,21 @@ def _layer(
     out = op.outputs[0]
     dim = x.ndim + axis
     if reads is None or makes is None:
-        return computed(net, op, "the weights of a matrix product are computed")
-    labels = net.of[id(x)]
+        return computed(labels, op, "the weights of a matrix product are computed")
+    channels = labels[x]
     entering = (
-        net.tie(labels, [d for d in range(x.ndim) if d != dim]).movedim(dim, -1).flatten(0, -2)[0]
+        labels.tie(channels, [d for d in range(x.ndim) if d != dim])
+        .movedim(dim, -1)
+        .flatten(0, -2)[0]
     )
-    leaving = net.fresh(out.shape[axis], name.rpartition(".")[0])
-    net.use(name, makes, "out", leaving)
-    net.use(name, reads, "in", entering)
-    net.of[id(out)] = (leaving if axis == -1 else leaving[:, None]).expand(out.shape)
+    leaving = labels.fresh(out.shape[axis], name.rpartition(".")[0])
+    labels.use(name, makes, "out", leaving)
+    labels.use(name, reads, "in", entering)
+    labels[out] = (leaving if axis == -1 else leaving[:, None]).expand(out.shape)
     return None
 
 
-def linear(net: Labels, op: Op) -> None:
+def linear(labels: Labels, op: Op) -> None:
     """Read the labels of channels at the last axis and make new ones."""
     bias: Tensor | None
     if op.name == "linear":
@@ -129,17 +128,17 @@ def linear(net: Labels, op: Op) -> None:
         bias, x, weight = op.args if op.name == "addmm" else (None, *op.args)
         inside = 0
         outside = 1
-    place = net.weights.get(id(weight))
-    if bias is None and (place is None or id(x) not in net.of or place[0] in net.trace.buffers):
-        return product(net, op)
-    known = bias is None or id(bias) in net.trace.names or (id(bias) in net.of and bias.ndim == 1)
-    if place is None or id(x) not in net.of or not known or weight.ndim != 2:
-        return computed(net, op, "the weights of a matrix product are computed")
-    _layer(net, op, x, _places(place, weight, inside, outside), -1)
+    place = labels.weights.get(weight)
+    if bias is None and (place is None or x not in labels or place[0] in labels.trace.buffers):
+        return product(labels, op)
+    known = bias is None or bias in labels.trace.names or (bias in labels and bias.ndim == 1)
+    if place is None or x not in labels or not known or weight.ndim != 2:
+        return computed(labels, op, "the weights of a matrix product are computed")
+    _layer(labels, op, x, _places(place, weight, inside, outside), -1)
     if bias is not None:
-        leaving = net.of[id(op.outputs[0])].flatten(0, -2)[0]
-        if id(bias) in net.of:
-            net.equal(net.of[id(bias)], leaving)
+        leaving = labels[op.outputs[0]].flatten(0, -2)[0]
+        if bias in labels:
+            labels.equal(labels[bias], leaving)
         else:
-            net.use(net.trace.names[id(bias)], 0, "vector", leaving)
+            labels.use(labels.trace.names[bias], 0, "vector", leaving)
     return None

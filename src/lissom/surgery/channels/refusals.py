@@ -7,20 +7,20 @@ from .axes import same
 from .labels import Labels
 
 
-def unknown(net: Labels, op: Op, reason: str = "") -> None:
+def unknown(labels: Labels, op: Op, reason: str = "") -> None:
     """Let nothing that enters or leaves be cut."""
     for tensor in op.inputs():
-        if id(tensor) in net.of:
-            net.freeze(net.of[id(tensor)], reason or f"'{op.name}' is not followed")
+        if tensor in labels:
+            labels.freeze(labels[tensor], reason or f"'{op.name}' is not followed")
     for tensor in op.outputs:
-        net.of[id(tensor)] = same(tensor, 0)
+        labels[tensor] = same(tensor, 0)
 
 
-def computed(net: Labels, op: Op, reason: str) -> None:
+def computed(labels: Labels, op: Op, reason: str) -> None:
     """Let nothing that enters or leaves be cut, and name the layer, of whose own parameters the
     trace shows no use.
     """
-    net.left.update(
-        {layer: reason for layer, made in net.trace.made.items() if made is op.outputs[0]}
+    labels.left.update(
+        {layer: reason for layer, made in labels.trace.made.items() if made is op.outputs[0]}
     )
-    unknown(net, op, reason)
+    unknown(labels, op, reason)

@@ -81,13 +81,13 @@ ATTENTION = {
 Rule = Callable[["Labels", "Op"], None]
 
 
-def move(net: Labels, op: Op) -> None:
+def move(labels: Labels, op: Op) -> None:
     """Move labels as the data moves: by the operation itself. Numbers to index with are no data."""
 
     def swap(value: Any) -> Any:
         if isinstance(value, Tensor):
-            labels = net.labels(value)
-            return same(value, 0) if labels is None else labels.expand(value.shape)
+            channels = labels.find(value)
+            return same(value, 0) if channels is None else channels.expand(value.shape)
         return value
 
     args = [swap(op.args[0]), *op.args[1:]]
@@ -97,45 +97,45 @@ def move(net: Labels, op: Op) -> None:
     else:
         moved = op.func(*args, **settings)
     pieces = [moved] if isinstance(moved, Tensor) else list(moved)
-    if op.name in SPLITS and len({p.shape for p in pieces}) == 1 and net.makers(args[0]):
-        net.split |= net.makers(args[0])
-        if net.tied & net.makers(args[0]):
+    if op.name in SPLITS and len({p.shape for p in pieces}) == 1 and labels.makers(args[0]):
+        labels.split |= labels.makers(args[0])
+        if labels.tied & labels.makers(args[0]):
             for one, two in pairwise(pieces):
-                net.equal(one, two)
-    for tensor, labels in zip(op.outputs, pieces, strict=True):
-        net.of[id(tensor)] = labels
+                labels.equal(one, two)
+    for tensor, channels in zip(op.outputs, pieces, strict=True):
+        labels[tensor] = channels
 
 
-def view(net: Labels, op: Op) -> None:
+def view(labels: Labels, op: Op) -> None:
     """Reshape labels; where axes are merged in another order than channels were made in, tie what
     interleaves.
 
     A channel shuffle merges (n g) after g blocks of n changed places with them: the network's code
     then counts on every block keeping the same n, so the g channels of each n are cut together.
     """
-    labels = net.labels(op.args[0])
+    channels = labels.find(op.args[0])
     shape = op.outputs[0].shape
-    if labels is None:
-        return unknown(net, op)
-    labels = labels.expand(op.args[0].shape)
-    for dims in _merges(labels.shape, shape):
-        dims = [d for d in dims if labels.shape[d] > 1 and varies(labels, d)]
+    if channels is None:
+        return unknown(labels, op)
+    channels = channels.expand(op.args[0].shape)
+    for dims in _merges(channels.shape, shape):
+        dims = [d for d in dims if channels.shape[d] > 1 and varies(channels, d)]
         if len(dims) > 1:
-            one = labels
-            for dim in set(range(labels.ndim)) - set(dims):
+            one = channels
+            for dim in set(range(channels.ndim)) - set(dims):
                 one = one.narrow(dim, 0, 1)
             if bool((one.flatten().diff() < 0).any()):
-                net.tie(labels, dims[1:])
-    net.of[id(op.outputs[0])] = labels.reshape(shape)
+                labels.tie(channels, dims[1:])
+    labels[op.outputs[0]] = channels.reshape(shape)
     return None
 
 
-def shuffle(net: Labels, op: Op) -> None:
+def shuffle(labels: Labels, op: Op) -> None:
     """Shuffle channels: those that stand at one place in every group stay together, as in `view`."""
-    x = net.of[id(op.args[0])]
+    x = labels[op.args[0]]
     groups = op.args[1]
-    tied = net.tie(x.unflatten(1, (groups, -1)), [1])
-    net.of[id(op.outputs[0])] = tied.transpose(1, 2).flatten(1, 2)
+    tied = labels.tie(x.unflatten(1, (groups, -1)), [1])
+    labels[op.outputs[0]] = tied.transpose(1, 2).flatten(1, 2)
 
 
 def _merges(before: torch.Size, after: torch.Size) -> list[list[int]]:
@@ -162,7 +162,7 @@ def _merges(before: torch.Size, after: torch.Size) -> list[list[int]]:
     return merges
 
 
-def cat(net: Labels, op: Op) -> None:
+def cat(labels: Labels, op: Op) -> None:
     """Concatenate labels; axes along which all of them repeat stay short. Positions put together
     hold the same channels.
     """
@@ -170,10 +170,10 @@ def cat(net: Labels, op: Op) -> None:
     dim = (op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)) % op.outputs[0].ndim
     parts = []
     for tensor in tensors:
-        labels = net.labels(tensor)
+        channels = labels.find(tensor)
         if tensor.shape != (0,):  # an empty tensor may be of any shape
-            labels = (torch.tensor(0) if labels is None else labels).expand(tensor.shape)
-            parts.append(labels.unsqueeze(dim) if op.name == "stack" else labels)
+            channels = (torch.tensor(0) if channels is None else channels).expand(tensor.shape)
+            parts.append(channels.unsqueeze(dim) if op.name == "stack" else channels)
     for d in range(op.outputs[0].ndim):
         if d != dim and all(p.stride(d) == 0 for p in parts):
             parts = [p.narrow(d, 0, 1) for p in parts]
@@ -181,112 +181,114 @@ def cat(net: Labels, op: Op) -> None:
         firsts = [p.narrow(dim, 0, 1) for p in parts if p.shape[dim]]
         if any(varies(p, d) for p in firsts for d in range(p.ndim)):
             for one in firsts[1:]:
-                net.equal(firsts[0], one)
+                labels.equal(firsts[0], one)
             parts = [firsts[0].expand(p.shape) for p in parts]
-    net.of[id(op.outputs[0])] = torch.cat(parts, dim).expand(op.outputs[0].shape)
+    labels[op.outputs[0]] = torch.cat(parts, dim).expand(op.outputs[0].shape)
 
 
-def pointwise(net: Labels, op: Op) -> None:
+def pointwise(labels: Labels, op: Op) -> None:
     """Element by element: what meets must be the same channel, unless one number meets all channels."""
     shape = op.outputs[0].shape
-    known = [net.of[id(t)] for t in op.inputs() if id(t) in net.of]
+    known = [labels[t] for t in op.inputs() if t in labels]
     widest = max((f.expand(shape) for f in known), key=lambda f: thin(f)[0].numel())
     varying = [d for d in range(-len(shape), 0) if varies(widest, d)]
     for tensor in op.inputs():
-        labels = net.labels(tensor, widest)
+        channels = labels.find(tensor, widest)
         if (
-            labels is None
+            channels is None
             and tensor.numel() > 1
             and any(-d <= tensor.ndim and tensor.shape[d] > 1 and tensor.stride(d) for d in varying)
         ):
-            return unknown(net, op, f"a tensor that is no parameter of one axis enters '{op.name}'")
-        if labels is not None and labels.numel() >= 1:
-            if varying and all(-d > labels.ndim or labels.shape[d] == 1 for d in varying):
-                net.freeze(labels, "it gates every channel of another activation")
+            return unknown(
+                labels, op, f"a tensor that is no parameter of one axis enters '{op.name}'"
+            )
+        if channels is not None and channels.numel() >= 1:
+            if varying and all(-d > channels.ndim or channels.shape[d] == 1 for d in varying):
+                labels.freeze(channels, "it gates every channel of another activation")
             else:
-                net.equal(widest, labels.expand(shape))
+                labels.equal(widest, channels.expand(shape))
     for tensor in op.outputs:
-        net.of[id(tensor)] = widest.expand(tensor.shape)
+        labels[tensor] = widest.expand(tensor.shape)
     return None
 
 
-def pool(net: Labels, op: Op) -> None:
+def pool(labels: Labels, op: Op) -> None:
     """Mix positions: each channel must fill all the positions it is mixed over."""
-    labels = net.of[id(op.args[0])]
+    channels = labels[op.args[0]]
     out = op.outputs[0]
-    if labels.ndim < 3:
-        return unknown(net, op)
-    one = net.tie(labels, range(2, labels.ndim))[
-        (slice(None), slice(None), *[slice(0, 1)] * (labels.ndim - 2))
+    if channels.ndim < 3:
+        return unknown(labels, op)
+    one = labels.tie(channels, range(2, channels.ndim))[
+        (slice(None), slice(None), *[slice(0, 1)] * (channels.ndim - 2))
     ]
     for tensor in op.outputs:
         fits = tensor.shape[:2] == out.shape[:2]
-        net.of[id(tensor)] = (one if fits else torch.tensor(0)).expand(tensor.shape)
+        labels[tensor] = (one if fits else torch.tensor(0)).expand(tensor.shape)
     return None
 
 
-def gated(net: Labels, op: Op) -> None:
+def gated(labels: Labels, op: Op) -> None:
     """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
-    one, two = net.of[id(op.args[0])].chunk(2, op.args[1] if len(op.args) > 1 else -1)
-    net.equal(one, two)
-    net.of[id(op.outputs[0])] = one
+    one, two = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
+    labels.equal(one, two)
+    labels[op.outputs[0]] = one
 
 
-def write(net: Labels, op: Op) -> None:
+def write(labels: Labels, op: Op) -> None:
     """Write into a part of an activation: what is written takes the place of the same channel."""
     into, what = op.args[:2]
-    if id(into) not in net.of:
-        return unknown(net, op, "it is written into a tensor that the code makes")
-    labels = net.labels(what, net.of[id(into)])
-    if labels is not None:
-        net.equal(net.of[id(into)], labels.expand(into.shape))
+    if into not in labels:
+        return unknown(labels, op, "it is written into a tensor that the code makes")
+    channels = labels.find(what, labels[into])
+    if channels is not None:
+        labels.equal(labels[into], channels.expand(into.shape))
     elif what.numel() > 1:
-        return unknown(net, op, "a tensor that is no parameter of one axis is written into it")
-    net.of[id(op.outputs[0])] = net.of[id(into)]
+        return unknown(labels, op, "a tensor that is no parameter of one axis is written into it")
+    labels[op.outputs[0]] = labels[into]
     return None
 
 
-def unpool(net: Labels, op: Op) -> None:
+def unpool(labels: Labels, op: Op) -> None:
     """Put pooled numbers back where another activation had its largest: channel by channel."""
     x, places = op.args[:2]
-    if id(x) not in net.of or id(places) not in net.of:
-        return unknown(net, op)
-    net.equal(net.of[id(x)], net.of[id(places)])
-    return pool(net, op)
+    if x not in labels or places not in labels:
+        return unknown(labels, op)
+    labels.equal(labels[x], labels[places])
+    return pool(labels, op)
 
 
-def pad(net: Labels, op: Op) -> None:
+def pad(labels: Labels, op: Op) -> None:
     """Pad positions with a number; channels padded with it are the code's own."""
-    labels = net.of[id(op.args[0])]
+    channels = labels[op.args[0]]
     amounts = op.args[1]
     out = op.outputs[0]
     for k in range(len(amounts) // 2):
-        dim = labels.ndim - 1 - k
+        dim = channels.ndim - 1 - k
         before = amounts[2 * k]
         after = amounts[2 * k + 1]
         if before < 0 or after < 0:
-            return unknown(net, op)
+            return unknown(labels, op)
         if before or after:
-            if not varies(labels, dim):  # every position is alike, those padded as well
-                labels = labels.narrow(dim, 0, 1).expand(
-                    *labels.shape[:dim],
-                    labels.shape[dim] + before + after,
-                    *labels.shape[dim + 1 :],
+            if not varies(channels, dim):  # every position is alike, those padded as well
+                channels = channels.narrow(dim, 0, 1).expand(
+                    *channels.shape[:dim],
+                    channels.shape[dim] + before + after,
+                    *channels.shape[dim + 1 :],
                 )
             else:
                 zero = torch.zeros((), dtype=torch.long)
                 ends = [
-                    zero.expand(*labels.shape[:dim], n, *labels.shape[dim + 1 :])
+                    zero.expand(*channels.shape[:dim], n, *channels.shape[dim + 1 :])
                     for n in (before, after)
                 ]
-                labels = torch.cat([ends[0], labels, ends[1]], dim)
-    net.of[id(out)] = labels.expand(out.shape)
+                channels = torch.cat([ends[0], channels, ends[1]], dim)
+    labels[out] = channels.expand(out.shape)
     return None
 
 
-def reduce(net: Labels, op: Op) -> None:
+def reduce(labels: Labels, op: Op) -> None:
     """Reduce over axes: what is reduced together is cut together."""
-    labels = net.of[id(op.args[0])]
+    channels = labels[op.args[0]]
     out = op.outputs[0]
     place = REDUCTIONS[op.name]
     given = op.args[place] if len(op.args) > place else op.kwargs.get("dim")
@@ -295,124 +297,128 @@ def reduce(net: Labels, op: Op) -> None:
         or isinstance(given, (bool, torch.dtype))
         or (isinstance(given, (list, tuple)) and not given)
     ):
-        return unknown(net, op)
-    dims = sorted(d % labels.ndim for d in (given if isinstance(given, (list, tuple)) else [given]))
-    over = [d for d in range(labels.ndim) if varies(labels, d)]
+        return unknown(labels, op)
+    dims = sorted(
+        d % channels.ndim for d in (given if isinstance(given, (list, tuple)) else [given])
+    )
+    over = [d for d in range(channels.ndim) if varies(channels, d)]
     if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
         # one number, of no channel, to which zeros add nothing; whether they are zeros, a trial
         # shows
         return None
-    one = net.tie(labels, dims)
+    one = labels.tie(channels, dims)
     for dim in dims:
         one = one.narrow(dim, 0, 1)
-    if out.ndim < labels.ndim:
+    if out.ndim < channels.ndim:
         for dim in reversed(dims):
             one = one.squeeze(dim)
-    net.of[id(out)] = one.expand(out.shape)
+    labels[out] = one.expand(out.shape)
     return None
 
 
-def softmax(net: Labels, op: Op) -> None:
+def softmax(labels: Labels, op: Op) -> None:
     """Normalise over an axis: everything along it depends on everything."""
-    net.of[id(op.outputs[0])] = net.tie(net.of[id(op.args[0])], [op.args[1]])
+    labels[op.outputs[0]] = labels.tie(labels[op.args[0]], [op.args[1]])
 
 
-def convolution(net: Labels, op: Op) -> None:
+def convolution(labels: Labels, op: Op) -> None:
     """Read the labels of channels at axis 1 and make new ones; groups hold equal counts."""
     x, weight, bias, *_, transposed, _, groups = op.args[:9]
-    name = net.trace.names.get(id(weight))
-    if name is None and bias is None and _filters_each_alike(net, op):
-        net.of[id(op.outputs[0])] = net.tie(net.of[id(x)], range(2, x.ndim))[..., :1, :1].expand(
+    name = labels.trace.names.get(weight)
+    if name is None and bias is None and _filters_each_alike(labels, op):
+        labels[op.outputs[0]] = labels.tie(labels[x], range(2, x.ndim))[..., :1, :1].expand(
             op.outputs[0].shape
         )
         return None
-    if (
-        name is None
-        or (bias is not None and id(bias) not in net.trace.names)
-        or id(x) not in net.of
-    ):
-        return computed(net, op, "the weights of a convolution are computed")
-    labels = net.of[id(x)]
+    if name is None or (bias is not None and bias not in labels.trace.names) or x not in labels:
+        return computed(labels, op, "the weights of a convolution are computed")
+    channels = labels[x]
     layer = name.rpartition(".")[0]
     out = op.outputs[0]
-    if labels.ndim != out.ndim:
-        return unknown(net, op)
-    entering = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
+    if channels.ndim != out.ndim:
+        return unknown(labels, op)
+    entering = labels.tie(channels, [0, *range(2, channels.ndim)])[0].reshape(
+        channels.shape[1], -1
+    )[:, 0]
     filters, readers = (1, 0) if transposed else (0, 1)
     if groups == 1:
-        leaving = net.fresh(out.shape[1], layer)
-        net.use(name, filters, "out", leaving)
-        net.use(name, readers, "in", entering)
+        leaving = labels.fresh(out.shape[1], layer)
+        labels.use(name, filters, "out", leaving)
+        labels.use(name, readers, "in", entering)
     elif x.shape[1] == groups:  # depthwise: what a channel makes goes with it
         leaving = entering.repeat_interleave(out.shape[1] // groups)
-        net.use(name, 0, "out", entering if transposed else leaving)
+        labels.use(name, 0, "out", entering if transposed else leaving)
     else:
-        leaving = net.fresh(out.shape[1], layer)
-        net.blocks += [(leaving, groups), (entering, groups)]
-        net.use(name, filters, "out", leaving.view(groups, -1) if transposed else leaving)
-        net.use(name, readers, "in", entering if transposed else entering.view(groups, -1))
+        leaving = labels.fresh(out.shape[1], layer)
+        labels.blocks += [(leaving, groups), (entering, groups)]
+        labels.use(name, filters, "out", leaving.view(groups, -1) if transposed else leaving)
+        labels.use(name, readers, "in", entering if transposed else entering.view(groups, -1))
     if bias is not None:
-        net.use(net.trace.names[id(bias)], 0, "vector", leaving)
-    net.of[id(out)] = leaving.view(1, -1, *[1] * (labels.ndim - 2)).expand(out.shape)
+        labels.use(labels.trace.names[bias], 0, "vector", leaving)
+    labels[out] = leaving.view(1, -1, *[1] * (channels.ndim - 2)).expand(out.shape)
     return None
 
 
-def _filters_each_alike(net: Labels, op: Op) -> bool:
+def _filters_each_alike(labels: Labels, op: Op) -> bool:
     """Return whether one constant filter, repeated, runs over every channel: a blur."""
     x = op.args[0]
     weight = op.args[1]
     groups = op.args[8]
     return (
-        id(x) in net.of
-        and id(weight) not in net.of
+        x in labels
+        and weight not in labels
         and x.ndim == 4
         and groups == x.shape[1] == op.outputs[0].shape[1]
         and torch.equal(weight, weight[:1].expand_as(weight))
     )
 
 
-def batch_norm(net: Labels, op: Op) -> None:
+def batch_norm(labels: Labels, op: Op) -> None:
     """Normalise each channel by itself."""
     x = op.args[0]
     tensors = op.args[1:5]
     if any(
-        isinstance(t, Tensor) and id(t) not in net.trace.names and net.labels(t) is None
+        isinstance(t, Tensor) and t not in labels.trace.names and labels.find(t) is None
         for t in tensors
     ):
-        return unknown(net, op, "the scales of a batch-norm are computed")
-    labels = net.of[id(x)]
-    channels = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
+        return unknown(labels, op, "the scales of a batch-norm are computed")
+    channels = labels[x]
+    row = labels.tie(channels, [0, *range(2, channels.ndim)])[0].reshape(channels.shape[1], -1)[
+        :, 0
+    ]
     for k, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             continue
-        if id(tensor) in net.trace.names:
-            net.use(net.trace.names[id(tensor)], 0, "vector" if k else "scale", channels)
+        if tensor in labels.trace.names:
+            labels.use(labels.trace.names[tensor], 0, "vector" if k else "scale", row)
         else:
-            net.equal(net.of[id(tensor)], channels)
-    net.of[id(op.outputs[0])] = labels
+            labels.equal(labels[tensor], row)
+    labels[op.outputs[0]] = channels
     return None
 
 
-def group_norm(net: Labels, op: Op) -> None:
+def group_norm(labels: Labels, op: Op) -> None:
     """Normalise groups of channels: a group goes as a whole."""
-    labels = net.of[id(op.args[0])]
+    channels = labels[op.args[0]]
     groups = op.args[6]
-    if op.args[1] is None or any(id(t) not in net.trace.names for t in op.args[1:3]):
-        return unknown(net, op, "a group-norm without scales of its own")
-    channels = net.tie(labels, [0, *range(2, labels.ndim)])[0].reshape(labels.shape[1], -1)[:, 0]
-    net.tie(channels.view(groups, -1), [1])
-    net.use(net.trace.names[id(op.args[1])], 0, "scale", channels)
-    net.use(net.trace.names[id(op.args[2])], 0, "vector", channels)
-    net.of[id(op.outputs[0])] = labels
+    if op.args[1] is None or any(t not in labels.trace.names for t in op.args[1:3]):
+        return unknown(labels, op, "a group-norm without scales of its own")
+    row = labels.tie(channels, [0, *range(2, channels.ndim)])[0].reshape(channels.shape[1], -1)[
+        :, 0
+    ]
+    labels.tie(row.view(groups, -1), [1])
+    labels.use(labels.trace.names[op.args[1]], 0, "scale", row)
+    labels.use(labels.trace.names[op.args[2]], 0, "vector", row)
+    labels[op.outputs[0]] = channels
     return None
 
 
-def layer_norm(net: Labels, op: Op) -> None:
+def layer_norm(labels: Labels, op: Op) -> None:
     """Normalise over the last axes: what is averaged there cannot lose a part and stay the same."""
-    labels = net.of[id(op.args[0])]
-    if any(varies(labels, labels.ndim - 1 - k) for k in range(len(op.args[1]))):
-        net.freeze(labels, "layer normalisation averages over its channels")
-    net.of[id(op.outputs[0])] = labels
+    channels = labels[op.args[0]]
+    if any(varies(channels, channels.ndim - 1 - k) for k in range(len(op.args[1]))):
+        labels.freeze(channels, "layer normalisation averages over its channels")
+    labels[op.outputs[0]] = channels
 
 
 RULES: dict[str, Rule] = {
