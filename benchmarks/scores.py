@@ -60,7 +60,7 @@ def main() -> None:
             per=per,
             scope=scope,
             multiple=given.multiple,
-            images=1024,
+            samples=1024,
         )
         model = step(restore(task.fresh(), store.folder(given.key)), ctx)
         found = ctx.facts["recalibrated"]

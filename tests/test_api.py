@@ -42,14 +42,14 @@ def test_a_range_that_has_not_settled_names_layers_and_asks_for_images_only_if_t
         ctx = Context(
             seen[:1], lambda wanted: list(seen[:wanted].split(8)), seed=0, where="quantize"
         )
-        method_of("steps", f"quantize(8, images={count}, range='minmax')")(seasoned(), ctx)
+        method_of("steps", f"quantize(8, samples={count}, range='minmax')")(seasoned(), ctx)
         return [note for note in ctx.notes if "has not settled" in note]
 
     assert any(
         "the range of what blocks.1.conv1 and blocks.1.shortcut.0 read" in note
         for note in notes(64)
     )
-    assert all("more images= or a percentile" in note for note in notes(64)) and notes(64)
+    assert all("more samples= or a percentile" in note for note in notes(64)) and notes(64)
     assert notes(512) and all("; a percentile would steady it" in note for note in notes(512))
     assert all("of half the 64 images" in note for note in notes(512))
 

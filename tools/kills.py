@@ -31,7 +31,7 @@ from lissom.system.processes import ended
 
 RECIPE = (
     'train(2, batch=128) | prune(0.5, multiple=4) | distill("kd + fmse", 2, batch=128, share=0.5) | '
-    "quantize(8, 4, images=64) | train(1, batch=128, lr=0.01)"
+    "quantize(8, 4, samples=64) | train(1, batch=128, lr=0.01)"
 )
 NETWORK = ("--data", "digits", "--model", "resnet8", "--size", "8")
 TO = ("--to", "onnxruntime")

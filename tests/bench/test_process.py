@@ -81,7 +81,7 @@ def test_a_runtime_that_dies_leaves_the_others_measured(
         match=r"onnxruntime: .* killed by SIGKILL.*; 1 more .* "
         r"everything else is",
     ) as caught:
-        lissom.run("{fold, quantize(8, images=16)}", task, store, targets="onnxruntime,openvino")
+        lissom.run("{fold, quantize(8, samples=16)}", task, store, targets="onnxruntime,openvino")
     assert [sorted(record["targets"]) for record in caught.value.records] == [
         ["openvino"],
         ["openvino"],

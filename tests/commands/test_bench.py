@@ -31,7 +31,7 @@ from lissom.tasks.task import Task
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
     store = Store(tmp_path_factory.mktemp("store"))
-    (record,) = lissom.run("quantize(8, images=16)", Task.of("resnet8", Data.of("digits")), store)
+    (record,) = lissom.run("quantize(8, samples=16)", Task.of("resnet8", Data.of("digits")), store)
     return store, record["key"]
 
 
@@ -122,7 +122,7 @@ def test_a_baseline_is_that_of_its_own_network_and_one_that_fails_is_told(
 
     monkeypatch.setattr(files, "exported", fails)
     (other,) = lissom.run(
-        "quantize(8, images=8)", Task.of("resnet8", Data.of("digits")), store, seeds=(1,)
+        "quantize(8, samples=8)", Task.of("resnet8", Data.of("digits")), store, seeds=(1,)
     )
     monkeypatch.setattr(files, "FLOATS", ("torch", "onnxruntime"))
     rows = bench([key, other["key"]], store, "onnxruntime", None, [1], [1], say=said.append)

@@ -23,7 +23,7 @@ from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.surgery.quantization.noise import layers_of
 
-RECIPE = "train(1) | {quantize(8, images=64), quantize(3, 3, first=3, images=64)}"
+RECIPE = "train(1) | {quantize(8, samples=64), quantize(3, 3, first=3, samples=64)}"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_layer_that_was_spoiled_is_named(runs: Any) -> None:
 def test_what_was_left_float_is_said(runs: Any) -> None:
     task, store, (eight, _) = runs
     assert Explained(task, store, eight["key"]).left_float() == []
-    (row,) = lissom.run('train(1) | quantize(8, "dynamic", images=64)', task, store)
+    (row,) = lissom.run('train(1) | quantize(8, "dynamic", samples=64)', task, store)
     this = Explained(task, store, row["key"])
     (said,) = this.left_float()
     assert (
@@ -140,7 +140,7 @@ def test_a_loss_within_chance_is_called_that() -> None:
 def test_what_was_learned_since_is_no_cost_of_rounding(runs: Any) -> None:
     task, store, _ = runs
     (record,) = lissom.run(
-        "train(1) | quantize(3, 3, first=3, images=64) | train(1, lr=0.02)", task, store
+        "train(1) | quantize(3, 3, first=3, samples=64) | train(1, lr=0.02)", task, store
     )
     found = Explained(task, store, record["key"]).all([], 50)
     by = {row["name"]: row for row in found["stages"]}
@@ -176,7 +176,7 @@ def test_what_was_tried_is_weighed_against_chance() -> None:
 )
 def test_an_older_processor_saturates_unless_weights_have_7_bits(runs: Any) -> None:
     task, store, (eight, _) = runs
-    (seven,) = lissom.run("train(1) | quantize(8, images=64, reduce_range=True)", task, store)
+    (seven,) = lissom.run("train(1) | quantize(8, samples=64, reduce_range=True)", task, store)
     assert all(row["weights"]["bits"] == 7 for row in seven["facts"]["layers"])
     target, images = one_target("openvino"), task.data.example(64).numpy()
     gaps = {}

@@ -635,7 +635,7 @@ def test_two_stages_after_pruning_and_again_after_quantizing(tmp_path: Path) -> 
     task = Task(lambda: resnet(), DATA, "net")
     recipe = (
         'train(2, batch=16) | prune(0.5, multiple=4) | distill("fmse", 1, alpha=1, batch=16) | '
-        'distill("kd + gram + 0.25*mgd", 1, batch=16) | quantize(8, images=16) | '
+        'distill("kd + gram + 0.25*mgd", 1, batch=16) | quantize(8, samples=16) | '
         'distill("kd + fmse", 1, batch=16)'
     )
     (record,) = lissom.run(recipe, task, tmp_path)

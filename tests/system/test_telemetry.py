@@ -13,7 +13,7 @@ import pytest
 from lissom.system.processes import command, surroundings
 from lissom.system.telemetry import OFF
 
-RECIPE = "train(1, batch=256) | prune(0.5) | quantize(8, images=32)"
+RECIPE = "train(1, batch=256) | prune(0.5) | quantize(8, samples=32)"
 TO_LATENCY = 'train(1, batch=256) | prune(0.1, of="latency", multiple=1)'
 
 

@@ -130,7 +130,7 @@ def test_eight_bit_weights_make_the_file_small_and_little_noise(
 def test_the_integers_of_the_quantizer_answer_like_the_network(
     method: str, net: nn.Module, answers: Any
 ) -> None:
-    found, path = answers(f'mnn(8, activations="{method}", images=4)')
+    found, path = answers(f'mnn(8, activations="{method}", samples=4)')
     assert found.shape == (5, 10) and 1e-3 < rms(found, wanted(net)) < 0.1
     assert path.stat().st_size < 0.5 * answers("mnn")[1].stat().st_size
 
@@ -156,16 +156,16 @@ def test_layers_that_are_kept_are_float_in_the_file(
         }
 
     whole, some = (
-        rounded(f'mnn(8, activations="{method}", images=4{more})')
+        rounded(f'mnn(8, activations="{method}", samples=4{more})')
         for more in ("", ', keep="bl*,head"')
     )
     assert whole["block"] and whole["head"] and some == {**whole, "block": False, "head": False}
     right = wanted(net)
     assert (
-        rms(answers(f'mnn(8, activations="{method}", images=4, keep="bl*,head")')[0], right) < 0.1
+        rms(answers(f'mnn(8, activations="{method}", samples=4, keep="bl*,head")')[0], right) < 0.1
     )
     with pytest.raises(LissomError, match="keep: no layer is called 'blok'; did you mean 'block'"):
-        made(f'mnn(8, activations="{method}", images=4, keep="blok")').export(
+        made(f'mnn(8, activations="{method}", samples=4, keep="blok")').export(
             net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
         )
 
@@ -186,7 +186,7 @@ def test_export_leaves_a_file_and_what_the_quantizer_was_told(
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    made('mnn(8, activations="kl", images=4)').export(
+    made('mnn(8, activations="kl", samples=4)').export(
         net, tmp_path / "out" / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
     )
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"m.mnn", "m.quantizer.json"}
@@ -215,7 +215,7 @@ def test_a_quantizer_that_dies_is_one_line_that_names_another(
 
     monkeypatch.setattr(_child, "child", dies)
     with pytest.raises(LissomError, match="MNN's quantizer") as caught:
-        made('mnn(8, activations="kl", images=4)').export(
+        made('mnn(8, activations="kl", samples=4)').export(
             net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
         )
     said = str(caught.value)
@@ -229,7 +229,7 @@ def test_a_file_that_answers_unlike_the_network_is_refused(
 ) -> None:
     monkeypatch.setattr(module, "WRONG", 1e-9)
     with pytest.raises(LissomError, match="answers unlike the network"):
-        made('mnn(8, activations="kl", images=4)').export(
+        made('mnn(8, activations="kl", samples=4)').export(
             net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
         )
     assert not (tmp_path / "m.mnn").exists()
@@ -316,7 +316,7 @@ def test_files_of_other_settings_are_kept_apart() -> None:
             "mnn(8)",
             "mnn(4)",
             'mnn(8, activations="kl")',
-            'mnn(8, activations="kl", images=50)',
+            'mnn(8, activations="kl", samples=50)',
             'mnn(8, activations="ema")',
         )
     ]

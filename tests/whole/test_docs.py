@@ -111,7 +111,7 @@ def test_every_command_of_the_documentation_runs(
     monkeypatch.chdir(place)
     main_words = [
         "run",
-        "train(1) | quantize(8, images=8)",
+        "train(1) | quantize(8, samples=8)",
         "--data",
         "folder:photos",
         "--model",

@@ -91,7 +91,7 @@ def test_a_run_a_store_and_a_benchmark_without_what_linux_alone_has(
         str(tmp_path / r"D:\Läger 2"),
         ["--data", f"folder:{photos}", "--model", "resnet8"],
     )
-    recipe = "train(1, batch=16) | quantize(8, images=16)"
+    recipe = "train(1, batch=16) | quantize(8, samples=16)"
     (record,) = lissom_in(
         ["run", recipe, *words, "--to", "onnxruntime", "--store", store, "--json"],
         variables,

@@ -21,7 +21,7 @@ from lissom.bench.intervals import disturbed
 from lissom.report.page import unpacked, write_report
 from lissom.store.store import Store
 
-RECIPE = 'train(2, batch=16) | prune(0.5, multiple=4) | distill("kd", 1, batch=16) | quantize(8, images=32)'
+RECIPE = 'train(2, batch=16) | prune(0.5, multiple=4) | distill("kd", 1, batch=16) | quantize(8, samples=32)'
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def inspect_network(
         where="inspect",
         clock=clock_of(threads),
     )
-    options = step.options(model, ctx, ctx.labelled(step.images))
+    options = step.options(model, ctx, ctx.labelled(step.samples))
     costs = {
         of: cost_of(of, model, options.groups, ctx.example) for of in ("channels", "params", "macs")
     }

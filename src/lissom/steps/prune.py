@@ -78,7 +78,7 @@ class Prune(Step):
     recalibrate: bool = arg(
         "measure batch-norm statistics again on training samples afterwards", True
     )
-    images: int = arg(
+    samples: int = arg(
         "training samples for importance and batch-norm statistics", 512, low=1, high=1_000_000
     )
     on: str = arg("target on which latency is measured", "onnxruntime", menu="targets")
@@ -108,7 +108,7 @@ class Prune(Step):
             share = 1 - (1 - self.amount * turn / self.rounds) / left
             last = turn == self.rounds
             if share > 0:  # whole multiples may have taken more than this round's part already
-                options = self.options(model, ctx, ctx.labelled(self.images))
+                options = self.options(model, ctx, ctx.labelled(self.samples))
                 if self.of == "latency":
                     left *= 1 - self.cut_to_latency(model, ctx, options, share)
                 else:
@@ -314,7 +314,7 @@ class Prune(Step):
         from ..surgery.channels.recalibrate import recalibrate_batchnorms
 
         before = ctx.accuracy(model) if tell else None
-        norms = recalibrate_batchnorms(model, ctx.images(self.images))
+        norms = recalibrate_batchnorms(model, ctx.images(self.samples))
         if tell and norms:
             ctx.facts["recalibrated"] = {
                 "norms": norms,

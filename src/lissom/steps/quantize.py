@@ -84,7 +84,7 @@ class Quantize(Step):
         None,
         menu="ranges",
     )
-    images: int = arg("calibration samples, from the training data", 512, low=1, high=1_000_000)
+    samples: int = arg("calibration samples, from the training data", 512, low=1, high=1_000_000)
     first: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("minimum bits of the first layer; 32 = float", 8)
     last: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("minimum bits of the last layer; 32 = float", 8)
     rounding: Literal["nearest", "learned", "blocks"] = arg(
@@ -375,7 +375,7 @@ class Quantize(Step):
         """Return the calibration samples in batches; the example where nothing is measured on it."""
         from ..trees import length
 
-        batches = [images for images in ctx.images(self.images) if length(images)]
+        batches = [images for images in ctx.images(self.samples) if length(images)]
         if not batches and self.at_run_time and self.rounding == "nearest" and not self.correct:
             batches = [ctx.example]
         if not batches:
@@ -456,12 +456,12 @@ class Quantize(Step):
         if count == 1:
             said = (
                 f"{ctx.where}: ranges of one image do not show whether they have settled; "
-                "more images= would"
+                "more samples= would"
             )
             ctx.notes += [] if said in ctx.notes else [said]
         elif abs((high - low) - (more - less)) > 0.15 * (high - low):
             layers = sorted(name for name in wires.readers.get(site, ()) if name)[:3]
-            more_images = "" if count < self.images else "more images= or "
+            more_samples = "" if count < self.samples else "more samples= or "
             what = (
                 f"{' and '.join(layers)} read"
                 if layers
@@ -470,6 +470,6 @@ class Quantize(Step):
             ctx.notes.append(
                 f"{ctx.where}: the range of what {what} has not settled "
                 f"({low:.3g} to {high:.3g}, of half the {count} images {less:.3g} to {more:.3g}); "
-                f"{more_images}a percentile would steady it"
+                f"{more_samples}a percentile would steady it"
             )
         return low, high

@@ -68,7 +68,7 @@ class Mnn(Target):
     weights: Literal["max_abs", "admm"] = arg(
         "how MNN's quantizer scales the weights of a filter", "max_abs"
     )
-    images: int = arg("calibration samples for MNN's quantizer", 100, low=1)
+    samples: int = arg("calibration samples for MNN's quantizer", 100, low=1)
     keep: str = arg(
         "layers that MNN's quantizer leaves float: glob patterns; not with ema",
         "",
@@ -169,7 +169,7 @@ class Mnn(Target):
                 str(self), made, shape, outputs, f"{self}: MNN, running the converted file,", hint
             )
             if self.activations and images is not None:
-                shown = torch.cat(list(images(self.images))).cpu()
+                shown = torch.cat(list(images(self.samples))).cpu()
                 made = self.quantized(folder, made, shown, shape, outputs, facts | {"skip": names})
                 order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
                 told = json.dumps(order | {"path": "images/"}, indent=1)
