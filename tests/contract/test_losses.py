@@ -281,7 +281,7 @@ def test_standard_logits_have_mean_0_and_spread_1() -> None:
 def test_logit_std_takes_losses_of_logits_alone() -> None:
     with pytest.raises(
         LissomError,
-        match=r"logit_std\(loss=\.\.\.\): 'gram' was given, which "
+        match=r"logit_std\(loss=\.\.\.\): expected a loss .* got 'gram', which "
         r"compares features",
     ):
         value_of("logit_std(gram)")([drawn()], [drawn()])

@@ -102,7 +102,7 @@ def test_adamw_takes_decay_and_its_first_beta_from_the_pace_and_learns() -> None
 
 def test_adamw_with_a_rate_of_sgd_is_refused() -> None:
     with pytest.raises(
-        LissomError, match=r"train\(lr=...\): 0.2 suits sgd; with adamw about 0.003 fits"
+        LissomError, match=r"train\(lr=...\): expected at most 0.1 with adamw, about 0.003, got 0.2"
     ):
         method_of("steps", 'train(2, optimizer="adamw")')
 

@@ -502,13 +502,13 @@ def test_an_own_task_that_another_module_holds_has_one_key_however_often_it_is_l
     ("spec", "said"),
     [
         ("own.py:raises", "raised ValueError: no data"),
-        ("own.py:number", "is an int; a lissom.Task is wanted"),
-        ("own.py:three", "is an int; a lissom.Task"),
+        ("own.py:number", "expected a lissom.Task in "),
+        ("own.py:three", "expected a lissom.Task in own.py:three, got an int"),
         ("own.py:tasks", "has no 'tasks'; did you mean 'task'"),
         ("gone.py:task", "there is no file"),
-        ("own:task", "file.py:name is wanted"),
-        ("own.py", "file.py:name is wanted"),
-        ("", "file.py:name is wanted"),
+        ("own:task", "expected file.py:name"),
+        ("own.py", "expected file.py:name"),
+        ("", "expected file.py:name"),
     ],
 )
 def test_an_own_task_that_is_none_is_refused(

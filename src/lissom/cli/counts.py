@@ -18,9 +18,7 @@ def seeds_of(text: str) -> list[int]:
         match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + 1000:
-            raise LissomError(
-                f"--seeds: {text!r} was given; 0, 0,3 or 0-4 fits, at most 1000 seeds"
-            )
+            raise LissomError(f"--seeds: expected 0, 0,3 or 0-4, at most 1000 seeds, got {text!r}")
         found += range(first, last + 1)
     return list(dict.fromkeys(found))
 
@@ -33,7 +31,7 @@ def numbers_of(text: str, option: str, most: int) -> list[int]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[0-9]{1,9}", part) and 1 <= int(part) <= most for part in parts):
-        raise LissomError(f"{option}: {text!r} was given; 1 or 1,16 fits, from 1 to {most}")
+        raise LissomError(f"{option}: expected 1 or 1,16, from 1 to {most}, got {text!r}")
     return list(dict.fromkeys(int(part) for part in parts))
 
 
@@ -48,5 +46,5 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text.strip().lower())
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= height <= 8192 or not 1 <= width <= 8192:
-        raise LissomError(f"--size: {text!r} was given; 32 or 32x48 fits, at most 8192")
+        raise LissomError(f"--size: expected 32 or 32x48, at most 8192, got {text!r}")
     return height, width

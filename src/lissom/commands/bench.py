@@ -201,7 +201,7 @@ def resolve(
         wanted = tuple(store.record(key)["task"]["shape"])
     fits = (f".{target.ending}", *target.others)
     if path.suffix not in fits:
-        raise LissomError(f"bench: {target} runs {' and '.join(fits)} files; {path} was given")
+        raise LissomError(f"bench: {target}: expected {' or '.join(fits)} files, got {path}")
     return Candidate(thing, str(target), path, wanted, source)
 
 

@@ -22,9 +22,9 @@ def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | N
     no image.
     """
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise LissomError(f"data: the size {size} was given; (height, width) of at least 1 fits")
+        raise LissomError(f"data: size: expected (height, width) of at least 1, got {size}")
     if channels not in (None, 1, 3):
-        raise LissomError(f"data: {channels} channels were asked for; 1 or 3 fits")
+        raise LissomError(f"data: expected 1 or 3 channels, got {channels}")
     if spec.startswith("folder:"):
         if spec == "folder:" or not os.path.isdir(os.path.expanduser(spec[7:])):
             raise LissomError(f"data: {spec[7:]!r} is not a folder")

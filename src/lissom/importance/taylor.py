@@ -28,7 +28,9 @@ class Taylor(Method):
     filter. If several layers hold a channel, their estimates are added before the absolute value.
     Also known as: first-order Taylor expansion, gate gradient.
     Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning,
-    https://arxiv.org/abs/1906.10771.
+    https://arxiv.org/abs/1906.10771, for gates after batch-norm; Molchanov et al. 2017, Pruning
+    Convolutional Neural Networks for Resource Efficient Inference,
+    https://arxiv.org/abs/1611.06440, for the absolute value of the mean.
     """
 
     def __call__(self, group: Group, evidence: Evidence) -> Tensor:

@@ -69,25 +69,30 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         for value in values_of(node.operand, where):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise LissomError(f"{where}: '{ast.unparse(node)}' is not a value")
+                raise not_a_value(node, where)
             yield -value if isinstance(node.op, ast.USub) else value
     elif isinstance(node, ast.Name) or (
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ):
         yield ast.unparse(node)  # by=bn is by="bn"; the setting's menu or type judges it
     else:
-        raise LissomError(
-            f"{where}: '{ast.unparse(node)}' is not a value; a number, a text in quotes "
-            "or a {set} of them fits"
-        )
+        raise not_a_value(node, where)
+
+
+def not_a_value(node: ast.expr, where: str) -> LissomError:
+    """Build the error for what no setting may be."""
+    return LissomError(
+        f"{where}: expected a number, a text in quotes or a {{set}} of them, got "
+        f"'{ast.unparse(node)}'"
+    )
 
 
 def repeats(value: Any) -> int:
     """Return how often what stands behind `*` is repeated."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise LissomError(
-            f"recipe: {value!r} was given before *; a whole number of at least 1 "
-            "fits, as in 4 * prune(0.1)"
+            "recipe: expected a whole number of at least 1 before *, as in 4 * prune(0.1), got "
+            f"{value!r}"
         )
     return value
 

@@ -175,10 +175,10 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
         # '8' is no 8
         if isinstance(value, str) and words and value not in map(str, get_args(literal)):
             raise unknown(where, "choice", value, map(str, get_args(literal)))
-        raise LissomError(f"{where}: {value!r} was given; {kind_text(kind)} fits")
+        raise LissomError(f"{where}: expected {kind_text(kind)}, got {value!r}")
     for key, (sign, holds) in BOUNDS.items():
         if facts.get(key) is not None and not isinstance(cast, str) and not holds(cast, facts[key]):
-            raise LissomError(f"{where}: {value!r} was given; it must be {sign} {facts[key]:g}")
+            raise LissomError(f"{where}: expected a value {sign} {facts[key]:g}, got {value!r}")
     if facts.get("menu"):
         return str(_named(facts, cast, where))
     return cast
@@ -240,7 +240,7 @@ def method_of(folder: str, text: str, where: str | None = None) -> Any:
     except RecursionError:
         raise LissomError(f"{where}: it is nested too deeply") from None
     if len(found) != 1:
-        raise LissomError(f"{where}: one {menu.word} is wanted; {text!r} was given")
+        raise LissomError(f"{where}: expected one {menu.word}, got {text!r}")
     return found[0]
 
 
@@ -269,8 +269,8 @@ def methods_in(node: ast.expr, menu: Menu, where: str) -> Iterator[Method]:
         call = node
     else:
         raise LissomError(
-            f"{where}: a {menu.word} is wanted, as in {next(iter(menu))}(...); "
-            f"'{ast.unparse(node)}' was given"
+            f"{where}: expected a {menu.word}, as in {next(iter(menu))}(...), got "
+            f"'{ast.unparse(node)}'"
         )
     if name not in menu.imported and name not in list(menu):
         raise unknown(where, menu.word, name, menu)
@@ -366,8 +366,7 @@ def _term(node: ast.expr, menu: Menu, where: str) -> tuple[float | None, Method]
     )
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < 1e308:
         raise LissomError(
-            f"{where}: '{ast.unparse(node)}' was given; {menu.word}es are added, "
-            "each maybe with a "
-            "number above 0 in front, as in: kd + 0.5*gram"
+            f"{where}: expected a sum of {menu.word}es, each maybe with a number above 0 in front, "
+            f"as in kd + 0.5*gram, got '{ast.unparse(node)}'"
         )
     return float(weight), method_of(menu.folder, ast.unparse(node.right), where)

@@ -25,7 +25,7 @@ class Recipe:
         if isinstance(text, str):
             found = list(Space(text))
             if len(found) != 1:
-                raise LissomError(f"recipe: {text!r} holds {len(found)} recipes; one is wanted")
+                raise LissomError(f"recipe: expected one recipe, got {len(found)} in {text!r}")
             text = found[0].steps
         self.steps: tuple[Step, ...] = text
 

@@ -50,7 +50,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
     if not isinstance(split.labels, Tensor) or len(split.labels) != len(split):
         held = len(split.labels) if hasattr(split.labels, "__len__") else "no"
         raise LissomError(
-            f"{where}: labels: a tensor of {len(split)}, one for each image, is wanted; got a "
+            f"{where}: labels: expected a tensor of {len(split)}, one for each image, got a "
             f"{type(split.labels).__name__} of {held}"
         )
     if not len(split):

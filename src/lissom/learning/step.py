@@ -57,8 +57,8 @@ class Learning(Step):
         super().__post_init__()
         if self.optimizer == "adamw" and self.lr > 0.1:
             raise LissomError(
-                f"{self.name()}(lr=...): {self.lr:g} suits sgd; with adamw about "
-                "0.003 fits, at most 0.1"
+                f"{self.name()}(lr=...): expected at most 0.1 with adamw, about 0.003, got "
+                f"{self.lr:g}, which suits sgd"
             )
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:

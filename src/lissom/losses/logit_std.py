@@ -36,8 +36,8 @@ class LogitStd(LogitLoss):
         found = method_of("losses", self.loss)
         if not isinstance(found, LogitLoss):
             raise LissomError(
-                f"logit_std(loss=...): {self.loss!r} was given, which compares features; "
-                "a loss that compares logits is wanted, such as kd"
+                "logit_std(loss=...): expected a loss that compares logits, such as kd, got "
+                f"{self.loss!r}, which compares features"
             )
         return found
 

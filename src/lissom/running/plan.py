@@ -76,5 +76,5 @@ def one_target(text: str) -> Target:
     """Return the one target that a text names."""
     found = targets_of(text)
     if len(found) != 1:
-        raise LissomError(f"export: {text!r} was given; one target fits")
+        raise LissomError(f"export: expected one target, got {text!r}")
     return found[0]

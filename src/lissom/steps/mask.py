@@ -59,9 +59,8 @@ class Mask(Step):
         super().__post_init__()
         if self.pattern not in ("element", "block") and self.ratio is None:
             raise LissomError(
-                f"mask(pattern=...): {self.pattern!r} was given; 'element', 'block' "
-                "or N:M fits, "
-                "N below M below 100, as in '2:4'"
+                "mask(pattern=...): expected 'element', 'block' or N:M with N below M below 100, "
+                f"as in '2:4', got {self.pattern!r}"
             )
 
     @property

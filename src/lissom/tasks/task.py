@@ -324,7 +324,7 @@ def own_task(spec: str) -> Task:
     """Load the task in `file.py:name`: a Task, or a function without arguments that returns one."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place.endswith(".py"):
-        raise LissomError(f"task: {spec!r} was given; file.py:name is wanted")
+        raise LissomError(f"task: expected file.py:name, got {spec!r}")
     if not os.path.isfile(place):
         raise LissomError(f"task: there is no file {place}")
     found, source = loaded(place, name, "task")
@@ -336,5 +336,5 @@ def own_task(spec: str) -> Task:
         except Exception as error:  # the user's own code may raise anything
             raise LissomError(f"task: {spec} raised {describe_error(error, str(error))}") from error
     if not isinstance(found, Task):
-        raise LissomError(f"task: {spec} is {type_of(found)}; a lissom.Task is wanted")
+        raise LissomError(f"task: expected a lissom.Task in {spec}, got {type_of(found)}")
     return replace(found, source=f"{source} {found.source}", spec={"task": spec})
