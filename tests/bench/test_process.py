@@ -17,7 +17,7 @@ from lissom import LissomError
 from lissom.bench.process import Process, loaded
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
-from lissom.exporting import isolated as _child
+from lissom.exporting import isolated
 from lissom.running.measure import measurement_notes
 from lissom.store.store import Store
 from lissom.system.processes import ended
@@ -127,7 +127,7 @@ def test_files_of_the_current_folder_are_not_imported(
         monkeypatch.setenv("PYTHONPATH", path)
         with loaded("onnxruntime", file, SHAPE) as process:
             assert process.ms(0.01) > 0
-        _child.smoke_test(
+        isolated.smoke_test(
             "onnxruntime", Path(shutil.copy(file, here)), SHAPE[1:], (4, 6, 6), "here", ""
         )
     assert not (here / "executed").exists()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.exporting import isolated as _child
+from lissom.exporting import isolated
 from lissom.exporting.onnx import capped as _capped
 from lissom.exporting.onnx import pooling as _pooled
 from lissom.exporting.onnx.export import export_onnx
@@ -142,10 +142,10 @@ def test_layers_that_are_kept_are_float_in_the_file(
 ) -> None:
     def rounded(text: str) -> dict[str, bool]:
         path = answers(text)[1]
-        words = _child.child(
+        words = isolated.child(
             "mnnconvert", "-f", "MNN", "--modelFile", path, "--JsonFile", tmp_path / "m.json"
         )
-        _child.run_isolated(words, tmp_path, tmp_path / "m.json", "the converter", "")
+        isolated.run_isolated(words, tmp_path, tmp_path / "m.json", "the converter", "")
         ops = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["oplists"]
         return {
             op["name"].split("/")[0].replace("outputs__matmul_converted", "head"): "symmetricQuan"
@@ -204,7 +204,7 @@ def test_export_leaves_a_file_and_what_the_quantizer_was_told(
 def test_a_quantizer_that_dies_is_one_line_that_names_another(
     net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = _child.child
+    real = isolated.child
 
     def dies(*words: Any) -> list[Any]:
         return (
@@ -213,7 +213,7 @@ def test_a_quantizer_that_dies_is_one_line_that_names_another(
             else real(*words)
         )
 
-    monkeypatch.setattr(_child, "child", dies)
+    monkeypatch.setattr(isolated, "child", dies)
     with pytest.raises(LissomError, match="MNN's quantizer") as caught:
         made('mnn(8, activations="kl", samples=4)').export(
             net, tmp_path / "m.mnn", SHAPE, FACTS, lambda count: [images(count)]
@@ -338,7 +338,7 @@ def test_files_of_other_settings_are_kept_apart() -> None:
 )
 def test_a_process_that_fails_is_one_error(code: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=f"^the converter {said}.*; try another$"):
-        _child.run_isolated(
+        isolated.run_isolated(
             [sys.executable, "-c", code],
             tmp_path,
             tmp_path / "made",
@@ -348,7 +348,7 @@ def test_a_process_that_fails_is_one_error(code: str, said: str, tmp_path: Path)
 
 
 def test_a_process_that_leaves_its_file_is_fine(tmp_path: Path) -> None:
-    _child.run_isolated(
+    isolated.run_isolated(
         [sys.executable, "-c", "open('made', 'w')"],
         tmp_path,
         tmp_path / "made",

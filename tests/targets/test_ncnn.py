@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.exporting import isolated as _child
+from lissom.exporting import isolated
 from lissom.language.method import method_of
 from lissom.targets.ncnn import Ncnn
 
@@ -122,12 +122,12 @@ def test_a_network_that_ncnn_cannot_run_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_converter_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = _child.run_isolated
+    real = isolated.run_isolated
 
     def dies(command: list[object], *rest: object) -> None:
         real([sys.executable, "-c", "import os; os.abort()"], *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_child, "apart", dies)
+    monkeypatch.setattr(isolated, "run_isolated", dies)
     with pytest.raises(
         LissomError,
         match=r"^ncnn: pnnx, the converter, was killed by SIGABRT; "
@@ -159,7 +159,7 @@ class Tokens(nn.Module):
 def test_a_file_that_answers_in_another_shape_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_child, "answered", lambda model, shape: (7,))
+    monkeypatch.setattr(isolated, "output_shape", lambda model, shape: (7,))
     said = r"1 images gave outputs of shape \(1, 10\), the network's is \(1, 7\); onnxruntime may"
     with pytest.raises(LissomError, match=said):
         exported(Net().eval(), tmp_path / "m.ncnn")
