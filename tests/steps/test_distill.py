@@ -145,8 +145,7 @@ def test_any_sum_reads_back(terms: list[tuple[float | None, str]]) -> None:
         ("kd + gram(clip=-1)", "gram(clip=...): expected a value >= 0, got -1"),
         (
             "kd - gram",
-            "expected a sum of losses, each maybe with a number above 0 in front, as in kd + 0.5"
-            "front, as in: kd + 0.5",
+            "expected a sum of losses, each maybe with a number above 0 in front, as in kd + 0.5",
         ),
         ("kd*2", "got 'kd * 2'"),
         ("2/kd", "got '2 / kd'"),
