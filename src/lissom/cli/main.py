@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import LissomError
-from . import make, show, write  # noqa: F401  they add their commands
+from . import make, show, write
 from .app import app
 
+FAMILIES = (make, show, write)  # of commands, which each adds to `app` when it is imported
 USAGE: Any = typer.BadParameter.__mro__[2]  # whatever typer finds wrong with the words themselves
 
 

@@ -126,11 +126,11 @@ def _xnor(w: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
     class Through(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: object, w: Tensor) -> Tensor:  # noqa: ARG004
+        def forward(_ctx: object, w: Tensor) -> Tensor:
             return w.clone()
 
         @staticmethod
-        def backward(ctx: object, grad: Tensor) -> Tensor:  # noqa: ARG004
+        def backward(_ctx: object, grad: Tensor) -> Tensor:
             size = w[0].numel()
             mean = per_filter(codes * grad).mean(1)
             return (

@@ -32,6 +32,6 @@ class Clipped(LogitLoss):
         "T: the teacher's logits are divided by it before the softmax", 2.0, above=0, high=100
     )
 
-    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         each = -(teacher / self.temperature).softmax(1) * (student.softmax(1) + 1e-6).log()
         return (each - self.clip).relu().sum(1).mean()

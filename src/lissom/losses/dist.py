@@ -38,7 +38,7 @@ class Dist(LogitLoss):
         "T: logits are divided by it before the softmax", 1.0, above=0, high=100
     )
 
-    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         t = self.temperature
         found = (student / t).softmax(1)
         wanted = (teacher / t).softmax(1)

@@ -29,7 +29,7 @@ class Kd(LogitLoss):
         "T: logits are divided by it before the softmax", 4.0, above=0, high=100
     )
 
-    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         import torch.nn.functional as F
 
         t = self.temperature
