@@ -16,17 +16,17 @@ def test_time_left_goes_by_epochs_of_what_is_finished() -> None:
     steps = dict(
         zip("abcd", Recipe("train(4) | prune(0.5) | train(2) | train(8)").steps, strict=True)
     )
-    ahead = Eta(steps, lambda: now[0])
-    assert ahead.now("a") == "  [1 of 4]"
+    eta = Eta(steps, lambda: now[0])
+    assert eta.status("a") == "  [1 of 4]"
     now[0] = 400
-    ahead.finished("a")
-    assert ahead.now("b") == "  [2 of 4, about 17 min left]"  # 10.2 of 100 s each
-    ahead.found("b")
-    assert ahead.now("c") == "  [3 of 4, about 17 min left]"
+    eta.finish("a")
+    assert eta.status("b") == "  [2 of 4, about 17 min left]"  # 10.2 of 100 s each
+    eta.skip("b")
+    assert eta.status("c") == "  [3 of 4, about 17 min left]"
     now[0] = 500
-    ahead.finished("c")
-    assert ahead.now("d") == "  [4 of 4, about 11 min left]"
-    assert ahead.now("x") == "" and Eta({"a": steps["a"]}).now("a") == ""
+    eta.finish("c")
+    assert eta.status("d") == "  [4 of 4, about 11 min left]"
+    assert eta.status("x") == "" and Eta({"a": steps["a"]}).status("a") == ""
 
 
 def test_a_grid_tells_where_it_is_over_all_seeds_and_leaves_out_what_the_store_has(

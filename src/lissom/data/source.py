@@ -118,9 +118,8 @@ def from_torchvision(
         except RuntimeError:
             try:
                 found = kind(str(where), train=train, download=True)
-            except (
-                Exception
-            ) as error:  # the download speaks many protocols, each with errors of its own
+            except Exception as error:
+                # the download speaks many protocols, each with errors of its own
                 raise LissomError(
                     f"data {spec}: not found in {where}, or damaged, and cannot be "
                     f"downloaded ({error}); "

@@ -65,9 +65,8 @@ def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
         if decomp_table is not None and not more:
             try:
                 graph, now = lowered(program, decomp_table)
-            except (
-                Exception
-            ):  # whatever tracing raises: the program is as it was, and PyTorch does it
+            except Exception:
+                # whatever tracing raises: the program is as it was, and PyTorch does it
                 pass
             else:
                 taken.append(program)

@@ -149,7 +149,8 @@ class Checkpoints:
             IndexError,
             RecursionError,
             RuntimeError,
-        ) as error:  # whatever reading a damaged file comes upon
+        ) as error:
+            # whatever reading a damaged file comes upon
             raise Unusable(
                 f"it cannot be read ({type(error).__name__}: {str(error)[:100]})"
             ) from None

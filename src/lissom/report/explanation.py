@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ..bench.intervals import wide
-from .table import BADLY
+from .table import BADLY, number
 from .terminal import terminal
 
 # the stage that a network has which went on learning once it was rounded
@@ -195,11 +195,6 @@ def table(*heads: str) -> Table:
             no_wrap=name == "layer",
         )
     return made
-
-
-def number(value: float | None, digits: int) -> str:
-    """Return a number as text, "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:

@@ -22,7 +22,7 @@ class Eta:
         self.clock = clock
         self.begun = clock()
 
-    def now(self, key: str) -> str:
+    def status(self, key: str) -> str:
         """Return where in the grid a step is that begins now, and the time left if any has
         finished; '' for a lone step.
         """
@@ -34,11 +34,11 @@ class Eta:
             said += f", about {spoken(seconds)} left"
         return said + "]"
 
-    def finished(self, key: str) -> None:
+    def finish(self, key: str) -> None:
         """Count a step that has run."""
         self.done += self.left.pop(key, 0.0)
 
-    def found(self, key: str) -> None:
+    def skip(self, key: str) -> None:
         """Leave out a step that turned out to be in the store."""
         self.left.pop(key, None)
 

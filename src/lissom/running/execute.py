@@ -56,7 +56,7 @@ class Run:
     say: Callable[[str], None] = silent
     watch: Callable[[Progress], None] | None = None
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
-    ahead: Eta = field(default_factory=lambda: Eta({}))
+    eta: Eta = field(default_factory=lambda: Eta({}))
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
 
     def recipe(self, recipe: Recipe) -> list[str]:
@@ -110,15 +110,15 @@ class Run:
             else (self.task.root(self.seed), "the network as given")
         )
         if key in self.store:
-            self.ahead.found(key)
+            self.eta.skip(key)
             return self.say(f"{key}  {name}: in the store")
         with self.store.lock(key):  # a second process that wants the same waits, then finds it done
             if key in self.store:
-                self.ahead.found(key)
+                self.eta.skip(key)
             else:
-                self.say(f"{key}  {name}{self.ahead.now(key)}")
+                self.say(f"{key}  {name}{self.eta.status(key)}")
                 self._make(recipe, place, keys, key)
-                self.ahead.finished(key)
+                self.eta.finish(key)
 
     def _make(self, recipe: Recipe, place: int, keys: list[str], key: str) -> None:
         begin = time.time()
@@ -313,9 +313,9 @@ def run(
         for recipe in recipes
         for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)
     }
-    ahead = Eta({key: step for key, step in steps.items() if key not in store})
+    eta = Eta({key: step for key, step in steps.items() if key not in store})
     runs = [
-        Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), ahead, every)
+        Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), eta, every)
         for seed in seeds
     ]
     for this, recipe in product(runs, recipes):

@@ -193,9 +193,8 @@ class Prune(Step):
         for group in groups.free:
             try:
                 scores.append(score(group, evidence).detach().cpu())
-            except (
-                LissomError
-            ) as error:  # a layer without a norm, say; the others can still be ranked
+            except LissomError as error:
+                # a layer without a norm, say; the others can still be ranked
                 unranked.append((group, error))
         if not scores:
             raise unranked[0][1]
@@ -363,9 +362,8 @@ def carried_out(model: nn.Module, ctx: Context, options: WidthSearch, kept: list
     slice_channels(model, cut)
     try:
         found = gap(wanted, *shown(model, images, options.rounds))
-    except (
-        Exception
-    ) as error:  # whatever the user's forward raises on a width that no trial has met
+    except Exception as error:
+        # whatever the user's forward raises on a width that no trial has met
         raise LissomError(
             f"{ctx.where}: the network cannot run after this cut ({str(error).splitlines()[0]}); "
             "keep= leaves "

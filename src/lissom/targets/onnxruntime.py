@@ -213,9 +213,8 @@ def _session(
     whole = _onnxz.read(path)
     try:
         session = ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
-    except (
-        Exception
-    ) as error:  # errors of its own; they do not say which file, since it is given none
+    except Exception as error:
+        # errors of its own; they do not say which file, since it is given none
         raise LissomError(
             f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})"
         ) from None

@@ -80,9 +80,8 @@ class Torch(Target):
                 torch.export.save(program, path, extra_files={"lissom.json": json.dumps(text)})
         except OSError:
             raise
-        except (
-            Exception
-        ) as error:  # torch.export raises whatever the network's code or its passes raise
+        except Exception as error:
+            # torch.export raises whatever the network's code or its passes raise
             raise LissomError(
                 f"export: torch.export cannot convert this network: {cause_of(error)}"
             ) from error

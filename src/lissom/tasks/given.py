@@ -72,9 +72,8 @@ def copied_network(model: nn.Module, where: str) -> nn.Module:
     """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
     try:
         return copied_module(model, {}).eval()
-    except (
-        RuntimeError
-    ) as error:  # tensors that somebody's own code has computed and keeps where nobody looks
+    except RuntimeError as error:
+        # tensors that somebody's own code has computed and keeps where nobody looks
         raise LissomError(
             f"{where}: the network cannot be copied ({str(error).split('.')[0]}); "
             "where a layer keeps "

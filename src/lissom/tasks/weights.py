@@ -49,9 +49,8 @@ def read_checkpoint(path: str) -> Any:
             "save model.state_dict() alone where it was made, better still as "
             ".safetensors"
         ) from None
-    except (
-        Exception
-    ) as error:  # what torch.load says of files that are no state dicts is of many kinds
+    except Exception as error:
+        # what torch.load says of files that are no state dicts is of many kinds
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LissomError(f"weights: {path} cannot be read ({cut(first, 200)})") from None
 

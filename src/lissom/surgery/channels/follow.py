@@ -71,11 +71,8 @@ def run_on_labels(labels: Labels, op: Op) -> None:
     if any(t in labels for t in op.inputs()) or (single and maps_vector(labels, op)):
         try:
             RULES.get(op.name, unknown)(labels, op)
-        except (
-            RuntimeError,
-            LookupError,
-            ValueError,
-        ):  # an operation in a form that its rule does not foresee
+        except (RuntimeError, LookupError, ValueError):
+            # an operation in a form that its rule does not foresee
             unknown(labels, op)
 
 

@@ -217,9 +217,8 @@ class CutTrial:
                 largest = max(largest, difference)
             self.runs = self._runs_in_training(images)
             return largest
-        except (
-            Exception
-        ) as error:  # whatever the user's forward raises on a width it did not expect
+        except Exception as error:
+            # whatever the user's forward raises on a width it did not expect
             self.place = place_of(traceback.extract_tb(error.__traceback__))
             return float("inf")
         finally:

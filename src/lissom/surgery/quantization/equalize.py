@@ -192,11 +192,8 @@ def moved(
             found = func(labels.contiguous(), *args[1:], **kwargs)
         else:
             return None
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ):  # channels that mix, or a form of the call that labels do not have
+    except (RuntimeError, TypeError, ValueError):
+        # channels that mix, or a form of the call that labels do not have
         return None
     return found if found.shape == out.shape else None
 
