@@ -88,6 +88,12 @@ def first(tree: Tree, count: int) -> Tree:
     return mapped(lambda t: t[:count] if t.ndim and len(t) == whole else t, tree)
 
 
+def sample(tree: Tree, place: int) -> Tree:
+    """Return one sample of a tree, its batch axis kept; a tensor without one stays as it is."""
+    whole = length(tree)
+    return mapped(lambda t: t[place : place + 1] if t.ndim and len(t) == whole else t, tree)
+
+
 def concatenated(trees: Sequence[Tree]) -> Tree:
     """Return the samples of several trees of one form as one tree."""
     if len(trees) == 1:

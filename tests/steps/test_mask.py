@@ -25,9 +25,11 @@ from lissom.language.context import Context
 from lissom.learning.fit import TrainSettings, fit
 from lissom.steps.mask import Mask
 from lissom.surgery.fold import fold_batchnorms
-from lissom.surgery.masks import MaskedConv2d, MaskedLinear, Pattern, smallest
+from lissom.surgery.layers import CompressedConv2d, compress
+from lissom.surgery.patterns import Pattern, smallest
 from lissom.surgery.quantization.network import QuantizedNetwork
 from lissom.surgery.sizes import sizes
+from lissom.surgery.weights.mask import Mask as Transform
 
 
 def images(count: int = 8, size: int = 8) -> Tensor:
@@ -284,7 +286,7 @@ def test_layers_that_share_a_weight_are_masked_together_or_not_at_all() -> None:
 
     found, ctx = shared(conv(3, 3))
     assert (
-        type(found.two.one) is type(found.two.other) is MaskedConv2d
+        type(found.two.one) is type(found.two.other) is CompressedConv2d
         and found.two.one.weight is found.two.other.weight
     )
     assert [row["name"] for row in ctx.facts["masked"]] == ["first", "two.one"]
@@ -316,12 +318,12 @@ def test_zeros_stay_zero_while_the_network_learns_and_all_else_moves(text: str) 
 
 def test_a_mask_multiplies_in_training_and_is_not_there_in_inference() -> None:
     layer: Any = nn.Linear(6, 4)
-    layer.__class__ = MaskedLinear
+    compress(layer).add_transform(Transform())
     with torch.no_grad():
         layer.weight[:, ::2] = 0
     assert not list(layer.eval().named_buffers()) and set(layer.state_dict()) == {"weight", "bias"}
     layer.train()
-    assert [k for k, _ in layer.named_buffers()] == ["mask"] and set(layer.state_dict()) == {
+    assert [k for k, _ in layer.named_buffers()] == ["mask.mask"] and set(layer.state_dict()) == {
         "weight",
         "bias",
     }
@@ -337,15 +339,15 @@ def test_a_mask_multiplies_in_training_and_is_not_there_in_inference() -> None:
 
 def test_a_mask_begins_where_a_parent_goes_to_training() -> None:
     model = masked("mask(0.5)")[0]
-    assert all(not hasattr(m, "mask") for m in layers(model).values())
+    assert all(not hasattr(m.mask, "mask") for m in layers(model).values())
     model.train()
-    assert all(torch.equal(m.mask, m.weight != 0) for m in layers(model).values())
+    assert all(torch.equal(m.mask.mask, m.weight != 0) for m in layers(model).values())
     model.to(torch.float64).to(memory_format=torch.channels_last)
-    assert all(m.mask.dtype == torch.bool for m in layers(model).values())
+    assert all(m.mask.mask.dtype == torch.bool for m in layers(model).values())
     moved = layers(copy.deepcopy(model).to("meta")).values()
-    assert all(m.mask.device == m.weight.device == torch.device("meta") for m in moved)
+    assert all(m.mask.mask.device == m.weight.device == torch.device("meta") for m in moved)
     model.eval()
-    assert all(not hasattr(m, "mask") for m in layers(model).values())
+    assert all(not hasattr(m.mask, "mask") for m in layers(model).values())
 
 
 def test_half_precision_keeps_the_zeros() -> None:
@@ -391,7 +393,7 @@ def test_zeros_survive_folding_quantizing_and_quantization_aware_training() -> N
 
 def test_what_was_not_masked_is_not_held_after_quantizing() -> None:
     small: Any = lissom.apply("mask(0.5, only='0') | quantize(8)", net(), images(1), images())
-    assert {k: m.masked for k, m in layers(small.network).items()} == {
+    assert {k: "mask" in m.transforms for k, m in layers(small.network).items()} == {
         "0": True,
         "3": False,
         "6.2": False,
@@ -434,7 +436,7 @@ def chain() -> nn.Module:
 def test_pruning_a_masked_network_takes_the_zeros_along(tmp_path: Path) -> None:
     model = chain()
     small: Any = lissom.apply("mask(0.5) | prune(0.5)", model, images(1), images())
-    assert [type(m) for m in layers(small).values()] == [MaskedConv2d, MaskedConv2d, MaskedLinear]
+    assert all(list(m.transforms) == ["mask"] for m in layers(small).values())
     masks, kept = zeros(masked("mask(0.5)", model)[0]), small[0].kept
     assert small[0].out_channels == 8 and torch.equal(zeros(small)["0"], masks["0"][kept])
     assert torch.equal(zeros(small)["3"], masks["3"][small[3].kept][:, kept])

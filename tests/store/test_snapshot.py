@@ -155,7 +155,7 @@ def test_the_files_are_text_and_plain_numbers(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "structure.json"]
     structure = json.loads((tmp_path / "structure.json").read_text())
     assert (
-        structure["format"] == 1 and structure["layers"]["network.0"]["class"] == "QuantizedConv2d"
+        structure["format"] == 2 and structure["layers"]["network.0"]["class"] == "QuantizedConv2d"
     )
     data = (tmp_path / "model.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -402,11 +402,11 @@ def test_what_a_grid_holds_is_saved_or_said_to_be_missing(recipe: str, tmp_path:
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [
-        ("head", "MaskedConv2d"),
-        ("", "MaskedLinear"),
+        ("head", "CompressedConv2d"),
+        ("", "CompressedLinear"),
         ("curve", "WindowAttention"),
         ("norm", "HeadAttention"),
-        ("attention", "MaskedLinear"),
+        ("attention", "CompressedLinear"),
     ],
 )
 def test_a_class_of_other_layers_is_one_line(layer: str, kind: str, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError, Recipe, apply
 from lissom.language.context import Context
-from lissom.surgery.cast import CastConv2d, CastLayer, CastLinear, cast_layer, rounded, uncast
 from lissom.surgery.fold import fold_batchnorms
+from lissom.surgery.layers import CompressedLayer, bake_transforms, compress
+from lissom.surgery.weights.cast import Cast, kinds_of, rounded
 
 KINDS = ["bf16", "fp16"]
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,6 +56,10 @@ def cast(text: str, model: nn.Module) -> tuple[Any, Context]:
     step = Recipe(text).steps[0]
     ctx = Context(images(1), lambda count: [images()[:count]], where=str(step))
     return step(copy.deepcopy(model), ctx), ctx
+
+
+def is_cast(layer: nn.Module) -> bool:
+    return isinstance(layer, CompressedLayer) and "cast" in layer.transforms
 
 
 def outputs(model: nn.Module) -> Tensor:
@@ -104,11 +109,7 @@ def test_the_network_computes_with_its_rounded_weights_and_nothing_else_changes(
         and ctx.facts["folded"] == ["0", "3"]
     )
     assert [g["name"] for g in ctx.gates] == ["folded = unfolded"]
-    assert (
-        isinstance(small[0], CastConv2d)
-        and isinstance(small[6][2], CastLinear)
-        and isinstance(small[1], nn.Identity)
-    )
+    assert is_cast(small[0]) and is_cast(small[6][2]) and isinstance(small[1], nn.Identity)
     assert all(p.dtype == torch.float32 for p in small.parameters())
 
 
@@ -162,7 +163,7 @@ def test_layers_that_cannot_be_are_named_with_the_reason() -> None:
     )
 
 
-def test_a_weight_that_an_embedding_shares_is_left_float() -> None:
+def test_a_weight_that_an_embedding_shares_is_rounded_for_both(tmp_path: Path) -> None:
     model = Net(
         lambda s, x: s.out(s.words((x[:, 0, 0] > 0).long())) + s.more(x).mean(),
         words=nn.Embedding(2, 6),
@@ -170,24 +171,23 @@ def test_a_weight_that_an_embedding_shares_is_left_float() -> None:
         more=conv(3, 2),
     )
     model.out.weight = model.words.weight
-    _, ctx = cast("cast('bf16')", model.eval())
-    assert (
-        ctx.facts["cast"] == ["more"] and "layer of another kind" in ctx.facts["left_float"]["out"]
-    )
+    small, ctx = cast("cast('bf16')", model.eval())
+    assert ctx.facts["cast"] == ["words", "more"] and is_cast(small.words) and is_cast(small.out)
+    assert small.words.weight is small.out.weight
+    lissom.save(small, tmp_path)
+    assert torch.equal(outputs(lissom.load(tmp_path, copy.deepcopy(model))), outputs(small))
 
 
 def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
     model = Net(lambda s, x: s.two(s.one(x)).mean((2, 3)), one=conv(3, 3), two=conv(3, 3))
     model.two.weight = model.one.weight
     small, ctx = cast("cast('bf16')", model.eval())
-    assert (
-        ctx.facts["cast"] == ["one"]
-        and isinstance(small.one, CastConv2d)
-        and isinstance(small.two, CastConv2d)
-    )
+    assert ctx.facts["cast"] == ["one"] and is_cast(small.one) and is_cast(small.two)
     wanted = outputs(small)
+    assert kinds_of(small) == {"bf16"}
+    bake_transforms(small)
     assert (
-        uncast(small) == {"bf16"}
+        not kinds_of(small)
         and small.one.weight is small.two.weight
         and type(small.two) is nn.Conv2d
     )
@@ -228,9 +228,7 @@ def test_weights_of_16_bits_keep_their_values() -> None:
     weight = half[0].weight.detach().float()
     ctx = Context(images(1).bfloat16(), lambda count: [images().bfloat16()])
     small: Any = Recipe("cast('bf16')").steps[0](half, ctx)
-    assert isinstance(small[0], CastConv2d) and torch.equal(
-        rounded(small[0].weight, "bf16"), weight
-    )
+    assert is_cast(small[0]) and torch.equal(rounded(small[0].weight, "bf16"), weight)
     assert any("float32" in note for note in ctx.notes)
 
 
@@ -241,7 +239,7 @@ def test_weights_of_16_bits_keep_their_values() -> None:
 def test_small_steps_add_up_in_float32_and_what_is_computed_with_is_rounded(kind: str) -> None:
     layer = nn.Linear(4, 1, bias=False)
     layer.weight.data.fill_(1.0)
-    cast_layer(layer, kind)  # type: ignore[arg-type]
+    compress(layer).add_transform(Cast(kind))  # type: ignore[arg-type]
     layer.train()
     step = 2.0**-13  # less than half of what either can add to 1
     seen = []
@@ -272,7 +270,7 @@ def test_training_lowers_the_loss_and_what_is_saved_comes_back(kind: str, tmp_pa
     assert all(
         torch.equal(a, b) for a, b in zip(again.parameters(), small.parameters(), strict=True)
     )
-    assert all(m.kind == kind for m in again.modules() if isinstance(m, CastLayer))
+    assert all(m.kind == kind for m in again.modules() if isinstance(m, Cast))
     train(again, 2)
     train(small, 2)
     assert torch.equal(outputs(again), outputs(small)), "what was loaded learns as what was saved"
@@ -291,7 +289,7 @@ def train(model: nn.Module, steps: int) -> None:
 def test_training_and_inference_compute_with_the_same_weights() -> None:
     small, _ = cast("cast('fp16')", net())
     weight = small[3].weight
-    trained, used = small.train()[3].stored(weight), small.eval()[3].stored(weight)
+    trained, used = small.train()[3].transformed(), small.eval()[3].transformed()
     assert torch.equal(trained, used) and not torch.equal(used, weight)
 
 
@@ -301,21 +299,22 @@ def test_training_and_inference_compute_with_the_same_weights() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_masked_layer_keeps_its_zeros(kind: str, tmp_path: Path) -> None:
     small = apply(f"mask(0.6) | cast('{kind}')", net(), images(1), images())
-    layers = [m for m in small.modules() if isinstance(m, CastLayer)]
+    layers = [m for m in small.modules() if is_cast(m)]
     zeros = [m.weight.detach() == 0 for m in layers]
     assert (
         len(layers) == 3
-        and all(m.masked for m in layers)
+        and all(list(m.transforms) == ["mask", "cast"] for m in layers)
         and 0.55 < float(zeros[1].float().mean()) < 0.65
     )
     lissom.save(small, tmp_path)
     for model in (small, lissom.load(tmp_path, fresh())):
         train(model, 3)
-        for layer, zero in zip(
-            [m for m in model.modules() if isinstance(m, CastLayer)], zeros, strict=True
-        ):
-            assert torch.equal(layer.weight.detach() == 0, zero) and "mask" not in layer._buffers
-            assert bool((layer.stored(layer.weight)[zero] == 0).all())
+        for layer, zero in zip([m for m in model.modules() if is_cast(m)], zeros, strict=True):
+            assert (
+                torch.equal(layer.weight.detach() == 0, zero)
+                and not layer.transforms["mask"]._buffers
+            )
+            assert bool((layer.transformed()[zero] == 0).all())
     assert set(small.state_dict()) == set(apply("mask(0.6) | fold", net(), images(1)).state_dict())
 
 
@@ -330,7 +329,7 @@ def test_quantize_takes_the_values_on() -> None:
         outputs(apply("cast('bf16') | quantize(4)", net(), images(1), images())), wanted
     )
     found: Any = apply("mask(0.6) | cast('bf16') | quantize(8)", net(), images(1), images())
-    assert all(layer.masked for layer in found.layers())
+    assert all("mask" in layer.transforms for layer in found.layers())
     zeros = [layer.weight.detach() == 0 for layer in found.layers()]
     train(found, 2)
     assert all(
@@ -352,7 +351,7 @@ def test_what_cannot_follow_is_one_clear_line(one: str, two: str, says: str) -> 
     with pytest.raises(LissomError, match=says):
         apply(f"{one} | {two}", net(), images(1), images())
     between = apply(one, net(), images(1), images())
-    with pytest.raises(LissomError, match="CastConv2d" if "mask" in two else says):
+    with pytest.raises(LissomError, match=says):
         apply(two, between, images(1), images())
 
 

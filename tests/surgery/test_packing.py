@@ -115,7 +115,7 @@ def test_zeros_take_one_bit_where_they_are_many(values: Any, bits: float) -> Non
     assert (back(found) == found).all() and kind == "sparse"
     wanted = count / 8 + np.count_nonzero(found) * bits / 8
     assert wanted <= len(data) <= wanted + HEAD
-    floats = found.astype(np.float32)
+    floats = found * np.random.default_rng(1).random(count, dtype=np.float32)
     kind, data = pack(floats)
     assert kind == "sparse" and len(data) == count / 8 + 4 * np.count_nonzero(found)
     assert pack(floats + 1000)[0] == "dense" and len(pack(floats + 1000)[1]) == 4 * count

@@ -122,7 +122,7 @@ def test_a_layer_that_comes_to_a_convolution_becomes_one_and_no_output_changes(k
         wanted = {size: net(images(2, size)) for size in (7, 8, 9, 12)}
     found = make_plain(net, images(1))
     assert list(found.done) == ["3"] and not found.left
-    assert type(net[3]).__name__ == "PlainConv2d" and set(dict(net[3].named_parameters())) <= {
+    assert type(net[3]).__name__ == "CompressedConv2d" and set(dict(net[3].named_parameters())) <= {
         "weight",
         "bias",
     }

@@ -75,7 +75,7 @@ def run(
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
     for one in space if teacher else ():
-        if not any(step.name() == "distill" for step in one.steps):
+        if not any(step.has_teacher for step in one.steps):
             raise LissomError(f"--teacher: '{one}' has no distill step")
     from ..store.store import Store
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
-from ..surgery.cast import CastLayer, uncast
 from ..surgery.channels.follow import labels_of
+from ..surgery.layers import CompressedLayer, bake_transforms
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 
@@ -311,10 +311,10 @@ def _float(network: nn.Module) -> nn.Module:
     """Return the network with ordinary layers in place of those whose weights are rounded: labels
     do not see through.
     """
-    if not any(isinstance(m, (QuantizedLayer, CastLayer)) for m in network.modules()):
+    if not any(isinstance(m, CompressedLayer) for m in network.modules()):
         return network
     network = copy.deepcopy(network)
-    uncast(network)
+    bake_transforms(network)
     for layer in list(network.modules()):
         if isinstance(layer, QuantizedLayer):
             layer.follow(None)  # rounding moves no channel

@@ -95,6 +95,7 @@ def in_integers(network: QuantizedNetwork) -> bool:
                 layer.register_buffer(name, value)
             layer.__class__ = IntegerConv2d
             layer.norm = layer.rounding = None
+            layer.drop_transforms()
             # only the integers are to be in the file
             layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
         else:

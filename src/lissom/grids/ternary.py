@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
@@ -57,6 +58,7 @@ class Ternary(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = (2,)
     of_inputs: ClassVar[tuple[int, ...]] = (2,)
+    value_bits: ClassVar[float] = log2(3)
 
     threshold: float = arg(
         "weights smaller than this times mean |w| of the filter become 0", 0.7, above=0, high=3

@@ -49,6 +49,8 @@ class Grid(Method):
     # whether inputs show their range at each call, so that nothing is held for them
     at_run_time: ClassVar[bool] = False
     learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
+    # bits of a weight in theory, where they are no whole number: those of one that is not 0 are 1
+    value_bits: ClassVar[float | None] = None
 
     @property
     def moves(self) -> bool:

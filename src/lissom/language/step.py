@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .method import Method
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .context import Context
+
+# what weights are: rounded to grids of few bits, or what a transform of this name makes of them
+State = Literal["quantized"] | str
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,11 @@ class Step(Method):
     learning: ClassVar[bool] = False
     # whether it fails on a network that answers differently each time
     compares: ClassVar[bool] = False
+    compresses: ClassVar[bool] = True  # a network that others are made of is uncompressed
+    has_teacher: ClassVar[bool] = False
+    # what it leaves a network as, and why it cannot follow what has left it so
+    leaves: ClassVar[State | None] = None
+    cannot_follow: ClassVar[Mapping[State, str]] = {}
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Return the changed network; `model` may be changed in place and must not be used afterwards."""
@@ -38,4 +47,5 @@ class Step(Method):
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         """Say why this step cannot follow the `earlier` ones, or None. Checked before anything runs."""
-        return None
+        states = {step.leaves for step in earlier}
+        return next((why for state, why in self.cannot_follow.items() if state in states), None)

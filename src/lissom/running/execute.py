@@ -251,7 +251,7 @@ def leading(recipe: Recipe) -> int:
     """Return how many `train` steps the recipe begins with."""
     count = 0
     for step in recipe.steps:
-        if step.name() != "train":
+        if step.compresses:
             break
         count += 1
     return count
@@ -364,7 +364,7 @@ def taught(recipe: Recipe, teacher: str | None) -> Recipe:
     """
     if teacher is None:
         return recipe
-    if not any(step.name() == "distill" for step in recipe.steps):
+    if not any(step.has_teacher for step in recipe.steps):
         raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
     return Recipe(
         tuple(

@@ -15,13 +15,6 @@ if TYPE_CHECKING:
     from ..language.context import Context
 
 
-AFTER = {
-    "quantize": "the weights are integers of 8 bits or fewer already; leave cast out, or put "
-    "it before quantize",
-    "cast": "the weights are stored in 16 bits already; one cast with keep= or only= is enough",
-}
-
-
 @dataclass(frozen=True)
 class Cast(Step):
     """Store weights of convolutions and linear layers in 16 bits; computation stays float32.
@@ -43,51 +36,54 @@ class Cast(Step):
     section 3.1.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    leaves: ClassVar[str] = "cast"
+    cannot_follow: ClassVar = {
+        "quantized": "the weights are integers of 8 bits or fewer already; leave cast out, or put "
+        "it before quantize",
+        "cast": "the weights are stored in 16 bits already; one cast with keep= or only= is enough",
+    }
 
     to: Literal["bf16", "fp16"] = arg("16-bit format of the weights")
     keep: str = arg("layers to keep float32: glob patterns, comma-separated", "")
     only: str = arg("layers to cast: glob patterns, comma-separated; empty = all", "")
 
-    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
-        return next((AFTER[step.name()] for step in earlier if step.name() in AFTER), None)
-
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
-        from ..surgery.cast import CLASSES, CastLayer, cast_layer
         from ..surgery.compare import gate_same
         from ..surgery.coverage import chosen, tell_left_out, unable
         from ..surgery.fold import fold_batchnorms
-        from ..surgery.masks import Pattern, maskable
+        from ..surgery.layers import COMPRESSED, compress
         from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.layers import QuantizedLayer
+        from ..surgery.states import check_states
+        from ..surgery.transformable import transformable
+        from ..surgery.weights.cast import Cast as Transform
 
-        for kind, step in ((QuantizedLayer, "quantize"), (CastLayer, "cast")):
-            if any(isinstance(layer, kind) for layer in model.modules()):
-                raise LissomError(f"{ctx.where}: {AFTER[step]}")
+        check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model)
         ctx.finite(model)
         own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
         gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
-        found, left = maskable(model, ctx.example, Pattern())
-        unable(model, ctx.example, left, own, CLASSES)
+        found, left = transformable(model, ctx.example)
+        unable(model, ctx.example, left, own, COMPRESSED)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
         done: list[str] = []
         for name, owners in found.items():
-            weight = owners[0].weight.detach()
             if name not in wanted:
                 continue
+            weight = model.get_parameter(f"{name}.weight").detach()
             if self.to == "fp16" and float(weight.abs().max()) > 65504:
                 raise LissomError(
                     f"{ctx.where}: {name} has a weight of "
                     f"{float(weight.abs().max()):.3g}, and fp16 ends at "
                     f"65504; bf16 holds it, or keep='{name}' leaves the layer float32"
                 )
+            transform = Transform(self.to)
             for layer in owners:
-                cast_layer(layer, self.to)
+                compress(layer).add_transform(transform)
             done.append(name)
         if not done:
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
 from ..language.method import arg, sum_of
@@ -44,6 +44,8 @@ class Distill(Learning):
     Source: Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network,
     https://arxiv.org/abs/1503.02531.
     """
+
+    has_teacher: ClassVar[bool] = True
 
     loss: str = arg("distillation loss, or a weighted sum of losses", menu="losses", sum=True)
     epochs: int = arg("training epochs", low=1, high=100_000)

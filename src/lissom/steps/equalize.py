@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import LissomError
 from ..language.method import arg
 from ..language.step import Step
 
@@ -38,6 +37,11 @@ class Equalize(Step):
     """
 
     version: ClassVar[int] = 2
+    cannot_follow: ClassVar = {
+        "quantized": "the weights are quantized already; equalize before quantize",
+        "cluster": "the weights are clustered already; equalize before cluster",
+        "cast": "the weights are stored in 16 bits already; equalize before cast",
+    }
 
     sweeps: int = arg(
         "maximum number of sweeps over all pairs; fewer if the scales converge",
@@ -46,11 +50,6 @@ class Equalize(Step):
         high=10_000,
     )
 
-    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
-        if any(step.name() == "quantize" for step in earlier):
-            return "the weights are quantized already; equalize before quantize"
-        return None
-
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
 
@@ -58,12 +57,9 @@ class Equalize(Step):
         from ..surgery.fold import fold_batchnorms
         from ..surgery.plain_layers import settle_plain
         from ..surgery.quantization.equalize import equalize_pairs, pairs
-        from ..surgery.quantization.network import QuantizedNetwork
+        from ..surgery.states import check_states
 
-        if isinstance(model, QuantizedNetwork):
-            raise LissomError(
-                f"{ctx.where}: the weights are quantized already; equalize before quantize"
-            )
+        check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
         settle_plain(model, ctx)

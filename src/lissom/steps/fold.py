@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import LissomError
 from ..language.step import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..language.context import Context
-
-DONE = "batch-norm is in the quantized layers already; leave fold out, or put it before quantize"
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,11 @@ class Fold(Step):
     """
 
     version: ClassVar[int] = 2
-
-    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
-        return DONE if any(step.name() == "quantize" for step in earlier) else None
+    cannot_follow: ClassVar = {
+        "quantized": "batch-norm is in the quantized layers already; leave fold out, or put it "
+        "before quantize",
+        "cluster": "batch-norm would change clustered weights; cluster has folded what it could",
+    }
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
@@ -44,10 +43,9 @@ class Fold(Step):
         from ..surgery.compare import gate_same
         from ..surgery.fold import fold_batchnorms
         from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.network import QuantizedNetwork
+        from ..surgery.states import check_states
 
-        if isinstance(model, QuantizedNetwork):
-            raise LissomError(f"{ctx.where}: {DONE}")
+        check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model, double=False)
         ctx.finite(model)
         settle_plain(model, ctx)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..language.context import Context
+    from ..surgery.patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,14 @@ class Mask(Step):
     https://arxiv.org/abs/2104.08378.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    leaves: ClassVar[str] = "mask"
+    cannot_follow: ClassVar = {
+        "quantized": "the weights are quantized already; mask before quantize",
+        "cast": "the weights are stored in 16 bits already; mask before cast",
+        "cluster": "the weights are clustered already, and the zeros of a mask would be one value "
+        "more; mask before cluster",
+    }
 
     amount: float | None = arg(
         "fraction of weights to set to zero; leave it out with N:M", None, above=0, below=1
@@ -70,10 +78,8 @@ class Mask(Step):
         return (int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
-        if any(step.name() == "quantize" for step in earlier):
-            return "the weights are quantized already; mask before quantize"
-        if any(step.name() == "cast" for step in earlier):
-            return "the weights are stored in 16 bits already; mask before cast"
+        if reason := super().refuses(earlier):
+            return reason
         if self.ratio is None:
             return "the amount is missing, as in mask(0.5)" if self.amount is None else None
         share = 1 - self.ratio[0] / self.ratio[1]
@@ -91,32 +97,27 @@ class Mask(Step):
 
         from ..surgery.compare import difference
         from ..surgery.coverage import chosen, unable
-        from ..surgery.layers import torch_class
-        from ..surgery.masks import CLASSES, Pattern, held, maskable, smallest
+        from ..surgery.layers import COMPRESSED, compress
+        from ..surgery.patterns import Pattern
         from ..surgery.plain_layers import settle_plain
+        from ..surgery.states import check_states
+        from ..surgery.transformable import transformable
+        from ..surgery.weights.mask import Mask as Transform
 
         if reason := self.refuses(()):
             raise LissomError(f"{ctx.where}: {reason}")
+        check_states(self, model, ctx.where)
         n, m = self.ratio or (None, self.block if self.pattern == "block" else 1)
         pattern = Pattern(m, 0 if n is None else 1, n)
         own = settle_plain(model, ctx)
-        found, left = maskable(model, ctx.example, pattern)
-        unable(model, ctx.example, left, own, CLASSES)
+        found, left = transformable(model, ctx.example, pattern.misfit)
+        unable(model, ctx.example, left, own, COMPRESSED)
         wanted = chosen(found, left, self.only, self.keep, ctx.where)
         layers = {name: owners for name, owners in found.items() if name in wanted}
-        weights: dict[str, Tensor] = {
-            name: owners[0].weight.detach() for name, owners in layers.items()
-        }
+        weights = {name: model.get_parameter(f"{name}.weight").detach() for name in layers}
         if not all(torch.isfinite(w).all() for w in weights.values()):
             raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")
-        together = (
-            [[*weights.values()]] if self.scope == "global" else [[w] for w in weights.values()]
-        )
-        marks = [mark for some in together for mark in smallest(some, pattern, self.amount or 0.0)]
-        zeros = {
-            name: mark | (w == 0).cpu()
-            for (name, w), mark in zip(weights.items(), marks, strict=True)
-        }
+        zeros = self.zeros(weights, pattern)
         if not any(bool((weights[name].cpu()[zero] != 0).any()) for name, zero in zeros.items()):
             why = (
                 "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
@@ -132,15 +133,30 @@ class Mask(Step):
         for name, owners in layers.items():
             for weight in (weights[name], before.get_parameter(f"{name}.weight").detach()):
                 weight.masked_fill_(zeros[name].to(weight.device), 0)
-            for layer in owners:
-                kind = torch_class(layer)
-                assert kind is not None
-                layer.__class__ = CLASSES[kind]
-                wrong += int(((held(layer.train()) == 0).cpu() != zeros[name]).sum())
+            transform = Transform()
+            for layer in map(compress, owners):
+                if "mask" not in layer.transforms:
+                    layer.add_transform(transform)
+                held = layer.train().transformed()
+                wrong += int(((held == 0).cpu() != zeros[name]).sum())
         ctx.gate("zeros = chosen", wrong, 0)
         ctx.gate("masked = zeroed", difference(before, model, images), 1e-6)
         self.report(model, weights, left, ctx)
         return model
+
+    def zeros(self, weights: dict[str, Tensor], pattern: Pattern) -> dict[str, Tensor]:
+        """Return for each weight a boolean that marks what is to be zero."""
+        from ..surgery.patterns import smallest
+
+        amount = self.amount or 0.0
+        if self.scope == "global":
+            marks = smallest([*weights.values()], pattern, amount)
+        else:
+            marks = [smallest([weight], pattern, amount)[0] for weight in weights.values()]
+        return {
+            name: mark | (weight == 0).cpu()
+            for (name, weight), mark in zip(weights.items(), marks, strict=True)
+        }
 
     def report(
         self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context

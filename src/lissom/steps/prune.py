@@ -10,10 +10,7 @@ from ..language.method import arg, method_of
 from ..language.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from ..language.context import Clock, Context
     from ..surgery.channels.budget import WidthSearch
@@ -53,6 +50,11 @@ class Prune(Step):
     """
 
     version: ClassVar[int] = 3
+    cannot_follow: ClassVar = {
+        "quantized": "a quantized network is not cut; prune before quantize",
+        "cast": "a network whose weights are stored in 16 bits is not cut; prune before cast",
+        "cluster": "a network whose weights are clustered is not cut; prune before cluster",
+    }
     compares: ClassVar[bool] = True
 
     amount: float = arg("fraction to remove, measured in `of`", above=0, below=1)
@@ -82,13 +84,6 @@ class Prune(Step):
         "training samples for importance and batch-norm statistics", 512, low=1, high=1_000_000
     )
     on: str = arg("target on which latency is measured", "onnxruntime", menu="targets")
-
-    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
-        if any(step.name() == "quantize" for step in earlier):
-            return "a quantized network is not cut; prune before quantize"
-        if any(step.name() == "cast" for step in earlier):
-            return "a network whose weights are stored in 16 bits is not cut; prune before cast"
-        return None
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Cut without looking at data: whether the amount can be reached shows."""
@@ -142,10 +137,9 @@ class Prune(Step):
         from ..surgery.channels.probe import cuttable
         from ..surgery.names import matching
         from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.network import QuantizedNetwork
+        from ..surgery.states import check_states
 
-        if isinstance(model, QuantizedNetwork):
-            raise LissomError(f"{ctx.where}: a quantized network is not cut; prune before quantize")
+        check_states(self, model, ctx.where)
         settle_plain(model, ctx)
         found = cuttable(model, ctx.example)
         makers = {name for group in found.free for name in group.layers("out")}  # of any kind
@@ -184,10 +178,12 @@ class Prune(Step):
         """Score every group and return the widths that the network can be cut to."""
         from ..surgery.channels.budget import WidthSearch, cost_of, width_steps_of, widths_of
         from ..surgery.channels.evidence import Evidence
+        from ..surgery.loss import loss_of
 
         groups = self.groups(model, ctx)
         score = method_of("importance", self.by)
-        evidence = Evidence(model, groups.free, lambda: labelled, task_loss(model, ctx), ctx.seed)
+        loss = loss_of(model, ctx)
+        evidence = Evidence(model, groups.free, lambda: labelled, loss, ctx.seed)
         scores = []
         unranked = []
         for group in groups.free:
@@ -325,18 +321,6 @@ class Prune(Step):
 def first_widths(ctx: Context) -> dict[str, int]:
     """Return how many units each group had before the first round, if there was one."""
     return {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
-
-
-def task_loss(model: nn.Module, ctx: Context) -> Callable[[Tensor, Tensor, Any], Tensor] | None:
-    """Return the task's own loss as a function of images, labels and outputs, None if it has none."""
-    from ..language.training import Batch
-
-    own = ctx.task.loss if ctx.task is not None else None
-    return (
-        None
-        if own is None
-        else lambda images, labels, outputs: own(model, Batch(images, labels, outputs))
-    )
 
 
 def carried_out(model: nn.Module, ctx: Context, options: WidthSearch, kept: list[int]) -> None:

@@ -63,6 +63,7 @@ class Quantize(Step):
     """
 
     version: ClassVar[int] = 7
+    leaves: ClassVar[str] = "quantized"
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
         "weight bits; 32 = float; auto = 8 to 2 per layer, within `size` or `drop`"
@@ -336,9 +337,9 @@ class Quantize(Step):
         """
         import copy
 
-        from ..surgery.cast import uncast
         from ..surgery.compare import gate_same
         from ..surgery.coverage import unable
+        from ..surgery.layers import baked
         from ..surgery.plain_layers import settle_plain
         from ..surgery.quantization.dataflow import loose_modules, trace_dataflow
         from ..surgery.quantization.layers import CLASSES
@@ -346,11 +347,10 @@ class Quantize(Step):
         from ..trees import first, some_of
 
         model = unrounded(model)
-        uncast(model)
         own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
         one = first(ctx.example, 1)
-        loose = loose_modules(model, [one, first(batches[0], 8), first(batches[-1], 1)])
+        loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
         # what one sample does not reach may be reached by others
         shown = one if loose is None else some_of(batches)
         left = prepare_layers(model, shown, self.fold)

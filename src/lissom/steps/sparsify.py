@@ -46,6 +46,10 @@ class Sparsify(Learning):
     """
 
     version: ClassVar[int] = 3
+    cannot_follow: ClassVar = {
+        "cast": "no channel is cut once weights are stored in 16 bits; sparsify before cast",
+        "cluster": "no channel is cut once weights are clustered; sparsify before cluster",
+    }
 
     weight: float = arg(
         "penalty strength, per unit of |gamma|, norm, or half squared norm", above=0, high=10
@@ -116,7 +120,9 @@ class Sparsify(Learning):
 
     def _groups(self, model: nn.Module, ctx: Context) -> list[Group]:
         from ..surgery.channels.probe import cuttable
+        from ..surgery.states import check_states
 
+        check_states(self, model, ctx.where)
         groups = cuttable(model, ctx.example).free
         if not groups:
             raise LissomError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..language.method import arg
 from ..learning.step import Learning
@@ -28,6 +28,8 @@ class Train(Learning):
     learning; Loshchilov and Hutter 2019, Decoupled weight decay regularization,
     https://arxiv.org/abs/1711.05101, for adamw.
     """
+
+    compresses: ClassVar[bool] = False
 
     epochs: int = arg("training epochs", low=1, high=100_000)
     _: KW_ONLY

@@ -200,7 +200,7 @@ def trained_alone(recipe: str) -> bool:
     from ..language.recipe import Recipe
 
     try:
-        return all(step.name() == "train" for step in Recipe(recipe).steps) if recipe else True
+        return not any(step.compresses for step in Recipe(recipe).steps) if recipe else True
     except LissomError:  # of another version
         return False
 

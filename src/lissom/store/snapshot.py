@@ -18,8 +18,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import LissomError, type_of
-from ..surgery import cast, layers, masks
-from ..surgery.cast import CastLayer
+from ..surgery import layers
+from ..surgery.by_tensor import ByTensor
 from ..surgery.channels import attention
 from ..surgery.channels.windows import PartitionAttention, WindowAttention, becomes
 from ..surgery.fold import Rest, StandIn, kind_of_norm, taken_out
@@ -30,6 +30,7 @@ from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 from ..surgery.quantization.sites import kind_of
 from ..surgery.tensors import replace
+from ..surgery.transform import WeightTransform, transform_named
 from . import structure as reader
 from .manifest import checked
 from .widths import misfit
@@ -60,10 +61,8 @@ WRONG = (
 OURS: tuple[type[nn.Module], ...] = (
     nn.Identity,
     Rest,
-    *layers.PLAIN.values(),
+    *layers.COMPRESSED.values(),
     *quantized.CLASSES.values(),
-    *masks.CLASSES.values(),
-    *cast.CLASSES.values(),
     attention.HeadAttention,
     WindowAttention,
     PartitionAttention,
@@ -92,10 +91,13 @@ def structure_of(model: nn.Module) -> dict[str, Any]:
             facts["class"] = type(layer).__name__
         if isinstance(layer, QuantizedLayer):
             facts["quantized"] = layer.settings()
-        if isinstance(layer, CastLayer):
-            facts["cast"] = layer.settings()
-        if isinstance(layer, layers.PlainLayer) and layer.geometry is not None:
-            facts["geometry"] = layer.geometry
+        if isinstance(layer, layers.CompressedLayer):
+            if layer.geometry is not None:
+                facts["geometry"] = layer.geometry
+            if layer.transforms:
+                facts["transforms"] = {
+                    key: transform.settings() for key, transform in layer.transforms.items()
+                }
         if facts:
             rows[name] = facts
     found: dict[str, Any] = {"format": reader.FORMAT, "layers": rows}
@@ -197,6 +199,7 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
     for name, facts in structure["layers"].items():
         if "geometry" in facts:
             _plain(_found(model, name, folder), facts["geometry"], name, tensors)
+    _transform(model, structure["layers"], folder)
     if isinstance(model, QuantizedNetwork):
         for name, facts in structure["layers"].items():
             if facts["quantized"]:
@@ -209,6 +212,9 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
             raise LissomError(
                 f"load: {folder}: the widths of {name} are not those of its tensors ({said:.200})"
             )
+    for layer in model.modules():
+        if isinstance(layer, layers.CompressedLayer):
+            layer.transformed()
     if isinstance(model, QuantizedNetwork):
         model.link()
     return model.eval()
@@ -255,13 +261,31 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
     assert isinstance(layer, QuantizedLayer)
     norm = _found(model, said["norm"], folder) if said["norm"] else None
     assert norm is None or isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    layer.prepare(norm, said["masked"], said["norm"])
+    layer.prepare(norm, said["norm"])
     layer.site = said["site"]
     layer.again = said["again"]
     layer.rounding = Rounding.rebuilt(said["rounding"]) if said["rounding"] else None
     if norm is not None:
         taken_out(model, norm)
         layer.norm = norm
+
+
+def _transform(model: nn.Module, rows: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Add the transforms of weights, without their values; layers that share a weight share them."""
+    added: list[WeightTransform] = []
+    of = ByTensor[list[WeightTransform]]()
+    for name, facts in rows.items():
+        if not facts["transforms"]:
+            continue
+        layer = layers.compress(_found(model, name, folder))
+        if layer.weight not in of:
+            of[layer.weight] = [
+                transform_named(key).rebuilt(settings, layer.weight, added)
+                for key, settings in facts["transforms"].items()
+            ]
+            added += of[layer.weight]
+        for transform in of[layer.weight]:
+            layer.add_transform(transform)
 
 
 def _become(layer: nn.Module, kind: str) -> None:
@@ -287,8 +311,6 @@ def _reshape(model: nn.Module, layer: nn.Module, facts: dict[str, Any]) -> None:
         return
     if kind and type(layer).__name__ != kind:
         _become(layer, kind)
-    if isinstance(layer, CastLayer):
-        layer.prepare(**facts["cast"])
     for key, value in ((k, facts[k]) for k in (*WIDTHS, "kept") if facts[k] is not None):
         if isinstance(value, list) and isinstance(vars(layer).get(key), int):
             raise LissomError(

@@ -11,10 +11,12 @@ from typing import Any
 from ..errors import LissomError
 from ..language.grid import Grid
 from ..language.method import method_of
+from ..surgery.transform import Options, transform_named
 from .checks import (
     Check,
     Wrong,
     anything,
+    at,
     fields,
     flag,
     listing,
@@ -26,7 +28,7 @@ from .checks import (
     whole,
 )
 
-FORMAT = 1
+FORMAT = 2
 HELD = 64  # tensors that a grid holds at most
 
 
@@ -39,6 +41,28 @@ def among(*options: str) -> Check:
         return value
 
     return check
+
+
+def transforms(value: Any) -> Any:
+    """Accept the settings of what is done to a weight: transforms that there are, each with its own."""
+    found = mapping(mapping(anything))(value)
+    for name, settings in found.items():
+        try:
+            options = transform_named(name).options
+        except LissomError as error:
+            raise Wrong(name, "a weight transform", name) from error
+        checked = at(name, fields(**{k: check_of(v) for k, v in options.items()}), settings)
+        found[name] = {key: checked[key] for key in options}
+    return found
+
+
+def check_of(options: Options) -> Check:
+    """Return the check of a transform's setting."""
+    if isinstance(options, range):
+        return whole(options[0], options[-1])
+    if isinstance(options, tuple):
+        return among(*options)
+    return flag if options is bool else text
 
 
 def width(value: Any) -> Any:
@@ -87,10 +111,7 @@ def held_by(grid: str, of: str, bits: int) -> set[str]:
 COUNT = whole(0, 2**31)
 COUNTS = listing(COUNT)
 ROUNDING = fields(grid=text, bits=whole(1, 32), of=among("weights", "inputs"), names=listing(text))
-QUANTIZED = fields(
-    site=maybe(text), masked=flag, norm=maybe(text), rounding=maybe(rounding), again=maybe(text)
-)
-CAST = fields(kind=among("bf16", "fp16"), masked=flag)
+QUANTIZED = fields(site=maybe(text), norm=maybe(text), rounding=maybe(rounding), again=maybe(text))
 NETWORK = fields(
     sites=mapping(text),
     calls=mapping(COUNT),
@@ -98,6 +119,35 @@ NETWORK = fields(
     tied=listing(listing(text)),
     grids=mapping(rounding),
 )
+
+
+def renewed(value: Any) -> Any:
+    """Return a structure of format 1 in the words of format 2; anything else as it is.
+
+    There, a masked layer and one in 16 bits had classes of their own.
+    """
+    if not isinstance(value, dict) or value.get("format") != 1:
+        return value
+    rows = value.get("layers")
+    for facts in rows.values() if isinstance(rows, dict) else ():
+        if not isinstance(facts, dict):
+            continue
+        said = str(facts.get("class"))
+        old = next((word for word in ("Plain", "Masked", "Cast") if said.startswith(word)), None)
+        transforms: dict[str, Any] = {}
+        cast = facts.pop("cast", None)
+        for held in (facts.get("quantized"), cast):
+            if isinstance(held, dict) and held.pop("masked", False):
+                transforms["mask"] = {}
+        if old is not None:
+            facts["class"] = f"Compressed{said.removeprefix(old)}"
+        if old == "Masked":
+            transforms["mask"] = {}
+        if old == "Cast":
+            transforms["cast"] = cast
+        if transforms:
+            facts["transforms"] = transforms
+    return {**value, "format": FORMAT}
 
 
 def read_structure(
@@ -118,18 +168,19 @@ def read_structure(
                 **layer,
                 **{"class": (maybe(among(*classes)) if classes else anything, None)},
                 quantized=(maybe(QUANTIZED), None),
-                cast=(maybe(CAST), None),
+                transforms=(maybe(transforms), None),
             )
         ),
         quantized=(maybe(NETWORK), None),
     )
     try:
-        found: dict[str, Any] = wanted(parsed(text_of(folder / "structure.json")))
+        found: dict[str, Any] = wanted(renewed(parsed(text_of(folder / "structure.json"))))
         for name, facts in found["layers"].items():
             kind = str(facts["class"] or "")
-            if kind.startswith("Quantized") != bool(facts["quantized"]) or kind.startswith(
-                "Cast"
-            ) != bool(facts["cast"]):
+            ours = kind.startswith(("Quantized", "Compressed"))
+            if kind.startswith("Quantized") != bool(facts["quantized"]) or (
+                facts["transforms"] and not ours
+            ):
                 raise Wrong(
                     f"layers.{name}.class", "the class that its settings are of", facts["class"]
                 )

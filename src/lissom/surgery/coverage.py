@@ -15,6 +15,7 @@ from .layers import WEIGHTED, torch_class
 from .names import matching
 from .quantization.rounding import Rounding
 from .trace import traced
+from .transform import WeightTransform
 
 if TYPE_CHECKING:
     from ..language.context import Context
@@ -45,7 +46,7 @@ def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]
     for name, layer in model.named_modules():
         if isinstance(layer, (*WEIGHTED, *TABLES, *WHOLE)):
             found[name] = layer
-        elif not isinstance(layer, Rounding):
+        elif not isinstance(layer, (Rounding, WeightTransform)):
             # which hold a layer's parameters for it
             own = name.partition("parametrizations.")[0].removesuffix(".")
             others.update(

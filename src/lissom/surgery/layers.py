@@ -1,26 +1,31 @@
 """The kinds of layers whose weights surgery changes, each as a class that computes with a weight
 handed to it.
 
-Masked, quantized and cast layers are subclasses of these, so a kind of layer is described once.
 A layer becomes one in place (`layer.__class__ = ...`): it stays the same object, so it keeps its
-name, its hooks and the attributes that the user's code reads.
+name, its hooks and the attributes that the user's code reads. What is done to its weight before it
+computes is a list of transforms (transform.py), its modules `mask`, `cluster`, `cast`; with none it
+computes as PyTorch's own class does.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .transform import WeightTransform
 
 # zeros as TensorFlow adds them: as many as make the output the input's size over the stride,
 # rounded up
 SAME = "same"
 
 
-class PlainLayer(nn.Module):
-    """A layer that says how it computes with another weight.
+class CompressedLayer(nn.Module):
+    """A layer that says how it computes with another weight, and what is done to its weight before.
 
     `geometry` is what a rebuilt layer must be told where a forward of somebody's own became this
     plain operation (plain_layers.py), else None.
@@ -31,7 +36,7 @@ class PlainLayer(nn.Module):
     geometry: dict[str, Any] | None = None
 
     def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
-        return self.computed(input, self.weight, self.bias, *more, **named)
+        return self.computed(input, self.transformed(), self.bias, *more, **named)
 
     def computed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any, **named: Any
@@ -41,8 +46,41 @@ class PlainLayer(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def transforms(self) -> dict[str, WeightTransform]:
+        """What is done to the weight, by name, in this order."""
+        return {
+            name: part for name, part in self._modules.items() if isinstance(part, WeightTransform)
+        }
 
-class PlainConv(PlainLayer):
+    def add_transform(self, transform: WeightTransform) -> None:
+        """Let `transform` act on the weight from now on, after those whose place comes before its own."""
+        parts = [*self.transforms.values(), transform]
+        self.drop_transforms()
+        for part in sorted(parts, key=lambda part: part.place):
+            self.add_module(part.name(), part)
+        transform.hold(self.weight, self.training)
+
+    def drop_transforms(self) -> None:
+        """Compute with the weight as it is from now on."""
+        for name in self.transforms:
+            del self._modules[name]
+
+    def transformed(self) -> Tensor:
+        """Return the weight (out in ...) that the layer computes with."""
+        weight = self.weight
+        for transform in self.transforms.values():
+            weight = transform.transformed(weight)
+        return weight
+
+    def train(self, mode: bool = True) -> Any:
+        """Go to training or inference, and let the transforms take note of the weight."""
+        for transform in self.transforms.values():
+            transform.hold(self.weight, mode)
+        return super().train(mode)
+
+
+class CompressedConv(CompressedLayer):
     """A convolution; before its own padding, the same on both sides, it may add zeros of its own.
 
     `pads` are as F.pad takes them, last axis first, or "same", which follows the size of the input.
@@ -67,26 +105,43 @@ class PlainConv(PlainLayer):
         return found
 
 
-class PlainConv1d(PlainConv, nn.Conv1d):
+class CompressedConv1d(CompressedConv, nn.Conv1d):
     """A convolution over one axis."""
 
 
-class PlainConv2d(PlainConv, nn.Conv2d):
+class CompressedConv2d(CompressedConv, nn.Conv2d):
     """A convolution over height and width."""
 
 
-class PlainConv3d(PlainConv, nn.Conv3d):
+class CompressedConv3d(CompressedConv, nn.Conv3d):
     """A convolution over three axes."""
 
 
-class PlainLinear(PlainLayer, nn.Linear):
+class CompressedLinear(CompressedLayer, nn.Linear):
     """A linear layer."""
 
     def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
 
-class PlainTransposed(PlainLayer):
+class CompressedEmbedding(CompressedLayer, nn.Embedding):
+    """A table of which rows (n features) are looked up."""
+
+    bias = None
+
+    def computed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.embedding(
+            x,
+            weight,
+            self.padding_idx,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.sparse,
+        )
+
+
+class CompressedTransposed(CompressedLayer):
     """A transposed convolution, whose weight is (in out ...); its call may name the size of its output."""
 
     def computed(
@@ -103,28 +158,29 @@ class PlainTransposed(PlainLayer):
         )
 
 
-class PlainConvTranspose1d(PlainTransposed, nn.ConvTranspose1d):
+class CompressedConvTranspose1d(CompressedTransposed, nn.ConvTranspose1d):
     """A transposed convolution over one axis."""
 
 
-class PlainConvTranspose2d(PlainTransposed, nn.ConvTranspose2d):
+class CompressedConvTranspose2d(CompressedTransposed, nn.ConvTranspose2d):
     """A transposed convolution over height and width."""
 
 
-class PlainConvTranspose3d(PlainTransposed, nn.ConvTranspose3d):
+class CompressedConvTranspose3d(CompressedTransposed, nn.ConvTranspose3d):
     """A transposed convolution over three axes."""
 
 
-PLAIN: dict[type[nn.Module], type[PlainLayer]] = {
-    nn.Conv1d: PlainConv1d,
-    nn.Conv2d: PlainConv2d,
-    nn.Conv3d: PlainConv3d,
-    nn.Linear: PlainLinear,
-    nn.ConvTranspose1d: PlainConvTranspose1d,
-    nn.ConvTranspose2d: PlainConvTranspose2d,
-    nn.ConvTranspose3d: PlainConvTranspose3d,
+COMPRESSED: dict[type[nn.Module], type[CompressedLayer]] = {
+    nn.Conv1d: CompressedConv1d,
+    nn.Conv2d: CompressedConv2d,
+    nn.Conv3d: CompressedConv3d,
+    nn.Linear: CompressedLinear,
+    nn.ConvTranspose1d: CompressedConvTranspose1d,
+    nn.ConvTranspose2d: CompressedConvTranspose2d,
+    nn.ConvTranspose3d: CompressedConvTranspose3d,
+    nn.Embedding: CompressedEmbedding,
 }
-BY_NAME = {kind.__name__: kind for kind in PLAIN}
+BY_NAME = {kind.__name__: kind for kind in COMPRESSED}
 # their subclasses hold a weight, whatever they do with it
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -138,16 +194,60 @@ def torch_class(layer: nn.Module) -> type[nn.Module] | None:
     if layer._parameters.get("weight") is None:  # it is computed of other parameters
         return None
     return next(
-        (kind for kind, plain in PLAIN.items() if type(layer) is kind or isinstance(layer, plain)),
+        (
+            kind
+            for kind, compressed in COMPRESSED.items()
+            if type(layer) is kind or isinstance(layer, compressed)
+        ),
         None,
     )
 
 
+def compress(layer: nn.Module) -> CompressedLayer:
+    """Let a layer of PyTorch's become one whose weight can be transformed, in place, and return it;
+    one that is stays as it is.
+    """
+    if not isinstance(layer, CompressedLayer):
+        kind = torch_class(layer)
+        assert kind is not None
+        layer.__class__ = COMPRESSED[kind]
+    assert isinstance(layer, CompressedLayer)
+    return layer
+
+
+def bake(layer: CompressedLayer) -> None:
+    """Give the weight of a layer the values that it computes with, and make the layer what it was
+    before, in place.
+
+    The weight stays the same tensor: layers that share it go on sharing it.
+    """
+    with torch.no_grad():
+        layer.weight.copy_(layer.transformed())
+    layer.drop_transforms()
+    layer.__class__ = back(layer)  # type: ignore[assignment]
+
+
+def bake_transforms(model: nn.Module) -> None:
+    """Bake every layer of a network that has transforms, quantized ones aside, in place."""
+    for layer in list(model.modules()):
+        if isinstance(layer, CompressedLayer) and type(layer) in COMPRESSED.values():
+            bake(layer)
+
+
+def baked(model: nn.Module) -> nn.Module:
+    """Return a copy of a network without transforms of weights; itself where it has none."""
+    if not any(isinstance(part, WeightTransform) for part in model.modules()):
+        return model
+    found = copy.deepcopy(model)
+    bake_transforms(found)
+    return found
+
+
 def back(layer: nn.Module) -> type[nn.Module]:
-    """Return the class of a layer of which nothing is rounded, masked or cast any more."""
+    """Return the class of a layer of which nothing is rounded and no weight transformed any more."""
     kind = torch_class(layer)
     assert kind is not None
-    return kind if vars(layer).get("geometry") is None else PLAIN[kind]
+    return kind if vars(layer).get("geometry") is None else COMPRESSED[kind]
 
 
 def same_pads(

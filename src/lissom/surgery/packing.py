@@ -3,8 +3,9 @@ networks or files.
 
 Integers (int8) become digits, places in the sorted list of the values that occur: nothing where
 there is one value, one bit for two, five digits in a byte for three (3^5 = 243), else as few bits
-as the digits need. Other types keep their bytes. Either may be sparse: one bit for each element, 1
-where it is not zero, then these elements alone.
+as the digits need. Other types keep their bytes, or, where few values occur, are a book of these
+and digits. Either may be sparse: one bit for each element, 1 where it is not zero, then these
+elements alone.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 PIECE = 5 * 8 << 15  # digits that are read at once: whole bytes of them
+BOOK = 256  # values in a book at most
+SOME = 4096  # elements that show at once that more values occur
 TRITS = 3 ** np.arange(5)  # what the digits in a byte count
 
 
 def pack(values: Array) -> tuple[str, bytes]:
-    """Return the bytes of `values` (any shape) and how they are packed, "dense" or "sparse": what takes less.
+    """Return the bytes of `values` (any shape) and how they are packed, in what takes least: "dense"
+    or "sparse", or "book" or "sparse book".
 
     Zero is what has no bit set, so that a float -0.0 is kept.
 
@@ -27,28 +31,65 @@ def pack(values: Array) -> tuple[str, bytes]:
     ('dense', b'\\x02\\xff\\x01o')
     """
     flat = np.ascontiguousarray(values).reshape(-1)
-    coded = _coded if flat.dtype == np.int8 else lambda some: some.tobytes()
     full = flat.view(np.uint8).reshape(len(flat), flat.itemsize).any(1)
-    dense = coded(flat)
-    sparse = np.packbits(full).tobytes() + coded(flat[full])
-    return ("sparse", sparse) if len(sparse) < len(dense) else ("dense", dense)
+    bitmap = np.packbits(full).tobytes()
+    if flat.dtype == np.int8:
+        ways = {"dense": _coded(flat), "sparse": bitmap + _coded(flat[full])}
+    else:
+        ways = {"dense": flat.tobytes(), "sparse": bitmap + flat[full].tobytes()}
+        if (book := _in_a_book(flat)) is not None:
+            ways["book"] = book
+            ways["sparse book"] = bitmap + (_in_a_book(flat[full]) or b"\0")
+    kind = min(ways, key=lambda way: len(ways[way]))
+    return kind, ways[kind]
 
 
 def unpack(kind: str, data: bytes, count: int, dtype: str) -> Array:
     """Return the elements (count) that `pack` packed; raise ValueError where the bytes cannot be
     those of so many.
     """
-    if kind == "dense":
-        return _elements(data, count, dtype)
-    if kind != "sparse":
+    if kind not in ("dense", "sparse", "book", "sparse book"):
         raise ValueError(f"nothing is packed as {kind!r}")
+    read = _from_a_book if kind.endswith("book") else _elements
+    if not kind.startswith("sparse"):
+        return read(data, count, dtype)
     bitmap = np.frombuffer(data[: -(-count // 8)], np.uint8)
     if len(bitmap) * 8 < count:
         raise ValueError(f"{len(data)} bytes do not say where {count} elements are zero")
     full = np.unpackbits(bitmap, count=count).astype(bool)
     found = np.zeros(count, dtype)
-    found[full] = _elements(data[len(bitmap) :], int(full.sum()), dtype)
+    found[full] = read(data[len(bitmap) :], int(full.sum()), dtype)
     return found
+
+
+def _in_a_book(values: Array) -> bytes | None:
+    """Return elements (count) as the values that occur and a digit for each; None where these are
+    too many.
+
+    The values are told apart by their bits: as many as the first byte says, and one more.
+    """
+    bits = values.view(f"u{values.itemsize}") if values.itemsize in (1, 2, 4, 8) else None
+    if bits is None or not len(bits) or len(np.unique(bits[:SOME])) > BOOK:
+        return None
+    book, digits = np.unique(bits, return_inverse=True)
+    if len(book) > BOOK:
+        return None
+    return bytes([len(book) - 1]) + book.tobytes() + _written(digits.astype(np.uint8), len(book))
+
+
+def _from_a_book(data: bytes, count: int, dtype: str) -> Array:
+    """Undo `_in_a_book`."""
+    if not count and data == b"\0":
+        return np.zeros(0, dtype)
+    size = data[0] + 1 if data else 0
+    end = 1 + size * np.dtype(dtype).itemsize
+    if not size or len(data) < end:
+        raise ValueError("the book of values is cut off")
+    book = np.frombuffer(data[1:end], dtype)
+    digits = _read(data[end:], count, size)
+    if len(digits) and digits.max() >= size:
+        raise ValueError("a digit stands for no value")
+    return book[digits]
 
 
 def _elements(data: bytes, count: int, dtype: str) -> Array:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..trees import Tree, called, first, tensors_in
 from .calls import Calls, calls_of
 from .computed_weights import computed_by, free_of_hooks
-from .layers import BY_NAME, PLAIN, SAME, WEIGHTED, PlainLayer, same_pads, torch_class
+from .layers import BY_NAME, COMPRESSED, SAME, WEIGHTED, CompressedLayer, same_pads, torch_class
 from .modes import in_mode
 from .small import smaller
 
@@ -119,9 +119,9 @@ def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
 
 def has_own_forward(layer: nn.Module) -> bool:
     """Return whether the forward or the weight of a layer may be other than those of PyTorch's classes."""
-    if isinstance(layer, (torch.jit.ScriptModule, PlainLayer)) or type(layer).__module__.startswith(
-        "lissom."
-    ):
+    if isinstance(layer, (torch.jit.ScriptModule, CompressedLayer)) or type(
+        layer
+    ).__module__.startswith("lissom."):
         return False
     if isinstance(layer, WEIGHTED):
         return torch_class(layer) is None and (
@@ -259,7 +259,7 @@ def become_plain(
         layer.__dict__.pop(name, None)
     for held in (layer._modules, layer._buffers, layer._parameters):
         held.clear()
-    layer.__class__ = PLAIN[BY_NAME[geometry["kind"]]]
+    layer.__class__ = COMPRESSED[BY_NAME[geometry["kind"]]]
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value.detach().clone())

@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-from math import ceil, log2
+from math import ceil
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .masks import Masked
+from .layers import CompressedLayer
 from .packing import pack
 from .quantization.layers import QuantizedLayer
 from .quantization.rounding import Rounding
-
-FLOAT = 32  # bits of a scale, a bias and whatever is not rounded
+from .transform import FLOAT, Stored
 
 
 class Sizes(NamedTuple):
@@ -33,11 +33,12 @@ def sizes(model: nn.Module) -> dict[str, int]:
     """Return `theory_bytes` and `packed_bytes` of a network in inference: each number once, without
     any file around it.
 
-    Rounded weights count with the bits of their grid, log2(3) for ternary; of a masked layer the
-    weights that are not zero alone, with one bit for every weight that says where, if that is less.
-    Scales of filters and of inputs, biases and all that is not rounded have 32 bits. A batch-norm
+    Rounded weights count with the bits of their grid, log2(3) for ternary; weights in 16 bits with
+    16, clustered ones with log2 of the values in a codebook; of a masked layer the weights that are
+    not zero alone, with one bit for every weight that says where, if that is less. Scales of
+    filters and of inputs, codebooks, biases and all that is not rounded have 32 bits. A batch-norm
     that a quantized layer owns is in its scales and biases; others count as their parameters.
-    Packed, weights of quantized and masked layers take what `pack` makes of them.
+    Packed, weights that were changed take what `pack` makes of them.
     """
     total = Sizes()
     seen = set[int]()
@@ -59,7 +60,7 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter]) -> Sizes:
     """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet."""
     found = Sizes()
     for value in fresh:
-        if value is layer._parameters.get("weight") and isinstance(layer, (QuantizedLayer, Masked)):
+        if value is layer._parameters.get("weight") and isinstance(layer, CompressedLayer):
             found = found.plus(of_weight(layer))
         elif not isinstance(layer, QuantizedLayer):
             found = found.plus(floats(value.numel()))
@@ -71,23 +72,34 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter]) -> Sizes:
     return found
 
 
-def of_weight(layer: QuantizedLayer | Masked) -> Sizes:
-    """Return the sizes of a weight alone, without its scales."""
-    rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
+def of_weight(layer: CompressedLayer) -> Sizes:
+    """Return the sizes of a weight alone, without its scales or its codebook."""
     # of -0.0, too, 0.0; files hold float32, whatever the network does
-    values: Tensor = layer.weight.detach().float() + 0.0
-    each = rest = float(FLOAT)
+    found = Stored(layer.weight.detach().float() + 0.0)
+    for transform in layer.transforms.values():
+        found = transform.stored(found)
+    rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
     if rounding is not None:
         assert isinstance(layer, QuantizedLayer)
-        values = layer.integers()[0]
-        ternary = rounding.grid.name() == "ternary"
-        # of those that are not 0: a sign
-        each, rest = (log2(3), 1.0) if ternary else (rounding.bits, rounding.bits)
-    bits = values.numel() * each
-    if isinstance(layer, Masked) or layer.masked:
-        bits = min(bits, values.numel() + int(values.count_nonzero()) * rest)
-    values = values if rounding is None else rounding.stored(values)
-    return Sizes(bits, len(pack(values.cpu().numpy())[1]))
+        codes = layer.integers()[0]
+        each = rounding.grid.value_bits or rounding.bits
+        sign_bits = 1.0 if rounding.grid.value_bits else rounding.bits
+        found = Stored(rounding.stored(codes), each, sign_bits, found.sparse)
+        nonzero = int(codes.count_nonzero())
+    else:
+        nonzero = int(found.values.count_nonzero())
+    bits = found.values.numel() * found.bits
+    if found.sparse:
+        bits = min(bits, found.values.numel() + nonzero * found.sign_bits)
+    return Sizes(bits, len(pack(bytes_of(found.values))[1]))
+
+
+def bytes_of(values: Tensor) -> np.ndarray:
+    """Return the elements of a tensor as `pack` takes them: those of 16 bits by their bits."""
+    values = values.cpu()
+    if values.dtype == torch.bfloat16:
+        values = values.view(torch.int16)
+    return values.numpy()
 
 
 def floats(count: int) -> Sizes:

@@ -64,7 +64,7 @@ class Executorch(Target):
         from ..exporting.lowered import by_operator
         from ..exporting.shown import one_picture
         from ..exporting.xnnpack import in_integers
-        from ..surgery.cast import uncast
+        from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
         from ..trees import concatenated, first
 
@@ -73,7 +73,7 @@ class Executorch(Target):
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
                 layer.freeze_weights()
-        uncast(model)
+        bake_transforms(model)
         shown = (
             torch.zeros(2, *shape)
             if example is None

@@ -60,16 +60,18 @@ class Torch(Target):
         import torch
 
         from ..exporting.shown import shown_to
-        from ..surgery.cast import halved
+        from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
+        from ..surgery.weights.cast import halve_weights
 
         model = copy.deepcopy(model).cpu().float().eval()
         shown = shown_to(model, shape, example)
         model = shown.network(model)
-        halved(model)
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork):
                 layer.freeze_weights()
+        halve_weights(model)
+        bake_transforms(model)
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
         try:
             with warnings.catch_warnings(), torch.no_grad(), released():

@@ -149,9 +149,11 @@ def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> Non
             or kind not in TYPES
         ):
             raise ValueError("its index holds what is no number, or no type")
-        least = (
-            -(-count // 8) if how == "sparse" else count * TYPES[kind][1] if kind != "int8" else 0
-        )
+        least = 0
+        if str(how).startswith("sparse"):
+            least = -(-count // 8)
+        elif how == "dense" and kind != "int8":
+            least = count * TYPES[kind][1]
         between = place - end
         begin = begin + length
         end = place + count * TYPES[kind][1]

@@ -48,8 +48,9 @@ def export_onnx(
     """
     import onnx
 
-    from ...surgery.cast import uncast
+    from ...surgery.layers import bake_transforms
     from ...surgery.quantization.network import QuantizedNetwork
+    from ...surgery.weights.cast import kinds_of
     from ...tasks.given import network_of
     from ..shown import shown_to
     from .float_layers import keep_float_layers
@@ -71,7 +72,8 @@ def export_onnx(
                 layer.freeze_integers()
             else:
                 layer.freeze_weights()
-    kinds = uncast(model)
+    kinds = kinds_of(model)
+    bake_transforms(model)
     proto = converted(model, shown)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import LissomError
+from ..loss import Loss, cross_entropy
 from .groups import Group
 
 # batches of images with labels, None where there are none
@@ -21,16 +21,12 @@ Labelled = list[tuple[Tensor, Tensor | None]]
 
 @dataclass
 class Evidence:
-    """A network, its groups, and labelled images, measured once and only if a score asks.
-
-    `loss` takes images, labels and outputs, cross-entropy if None; without labels the network's own
-    answers stand for them.
-    """
+    """A network, its groups, and labelled images, measured once and only if a score asks."""
 
     model: nn.Module
     groups: Iterable[Group]
     images: Callable[[], Labelled]
-    loss: Callable[[Tensor, Tensor, Any], Tensor] | None = None
+    loss: Loss = cross_entropy
     seed: int = 0
 
     @cached_property
@@ -70,23 +66,12 @@ class Evidence:
                 outputs = self.model(images)
                 if not gates:
                     continue  # every layer is called by its weights alone; `of` says so
-                loss = self._loss(images, labels, outputs) * len(images)
+                loss = self.loss(images, labels, outputs) * len(images)
                 for name, slope in zip(
                     gates, torch.autograd.grad(loss, list(gates.values())), strict=True
                 ):
                     found.setdefault(name, []).append(slope.float().cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}
-
-    def _loss(self, images: Tensor, labels: Tensor | None, outputs: Any) -> Tensor:
-        if self.loss is not None and labels is not None:
-            return self.loss(images, labels, outputs)
-        if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
-            raise LissomError(
-                'prune: by="taylor" and by="fisher" need a network that returns one '
-                "tensor with a number for "
-                'each class, or a task with a loss of its own; by="l1" needs weights alone'
-            )
-        return F.cross_entropy(outputs, outputs.detach().argmax(1) if labels is None else labels)
 
     @cached_property
     def activity(self) -> dict[str, Tensor]:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from ...errors import LissomError, place_of
 from ...trees import Tree, called, first, in_float, mapped
-from ..cast import CastLayer
 from ..compare import answers, gap
 from ..modes import in_mode
 from ..small import smaller
@@ -53,13 +52,8 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
 
     A forward that names a number of channels or rolls them does not pass the trial; one that halves
     them gets a second trial, in which both halves lose the same. `example` (n ...) gives the shape
-    of the input. Raises LissomError for a network of which `cast` has stored weights in 16 bits.
+    of the input.
     """
-    if any(isinstance(layer, CastLayer) for layer in model.modules()):
-        raise LissomError(
-            "prune: the weights are stored in 16 bits already, of which no channel "
-            "is cut; prune before cast"
-        )
     trial = CutTrial(model, example)
     try:
         return _tried(trial)

@@ -20,8 +20,14 @@ from torch import Tensor, nn
 
 from ...language.grid import by_filter
 from ..fold import scale_and_shift
-from ..layers import PlainConv1d, PlainConv2d, PlainConv3d, PlainLayer, PlainLinear, back
-from ..masks import held, hold_zeros
+from ..layers import (
+    CompressedConv1d,
+    CompressedConv2d,
+    CompressedConv3d,
+    CompressedLayer,
+    CompressedLinear,
+    back,
+)
 from .rounding import Rounding, product_at_run_time
 from .sites import convolved, hidden, projected
 
@@ -34,7 +40,7 @@ def with_gradient_of(smooth: Tensor, value: Tensor) -> Tensor:
     return value.detach() + (smooth - smooth.detach())
 
 
-class QuantizedLayer(PlainLayer):
+class QuantizedLayer(CompressedLayer):
     """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
 
     call = staticmethod(convolved)  # as which the sites of a network know it
@@ -52,16 +58,12 @@ class QuantizedLayer(PlainLayer):
     again: str | None  # the rounding that the layer applies to them once more, among the network's
     feed: Rounding | None  # these two roundings; no submodules, since they belong to the network
     own: Rounding | None
-    masked: bool  # whether zeros stay zero in training
 
-    def prepare(
-        self, norm: Norm | None = None, masked: bool = False, norm_name: str | None = None
-    ) -> None:
+    def prepare(self, norm: Norm | None = None, norm_name: str | None = None) -> None:
         """Set what the class of a layer that has just been changed expects; nothing is rounded yet."""
         self.rounding = self.site = self.again = None
         self.norm = norm
         self.norm_name = norm_name
-        self.masked = masked
         self.follow(None)
 
     def follow(self, feed: Rounding | None, own: Rounding | None = None) -> None:
@@ -74,7 +76,6 @@ class QuantizedLayer(PlainLayer):
         """Return what a rebuilt layer must be told."""
         return {
             "site": self.site,
-            "masked": self.masked,
             "norm": self.norm_name,
             "rounding": None if self.rounding is None else self.rounding.settings(),
             "again": self.again,
@@ -83,8 +84,7 @@ class QuantizedLayer(PlainLayer):
     def train(self, mode: bool = True) -> Any:
         """Go to training or inference; what training changed last counts in inference."""
         if self.training and not mode and self.rounding is not None:
-            self.rounding.refresh(self.turned(self.weight.detach()))
-        hold_zeros(self, mode and self.masked)
+            self.rounding.refresh(self.turned(self.transformed().detach()))
         return super().train(mode)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -109,7 +109,9 @@ class QuantizedLayer(PlainLayer):
             return self.computed(
                 x, *(self.learning() if torch.is_grad_enabled() else self.in_inference())
             )
-        weight = held(self) if self.rounding is None else self.on_grid(held(self), self.rounding)
+        weight = self.transformed()
+        if self.rounding is not None:
+            weight = self.on_grid(weight, self.rounding)
         y = self.computed(x, weight.to(x.dtype), self.bias)
         return y if self.norm is None else self.norm(y)
 
@@ -120,11 +122,9 @@ class QuantizedLayer(PlainLayer):
         weight, bias = self.in_inference()
         if "in_inference" in vars(self) or not any(p.requires_grad for p in self.parameters()):
             return weight, bias
-        smooth = (
-            held(self)
-            if self.rounding is None or self.rounding.off
-            else self.on_grid(held(self), self.rounding)
-        )
+        smooth = self.transformed()
+        if self.rounding is not None and not self.rounding.off:
+            smooth = self.on_grid(smooth, self.rounding)
         shift = self.bias
         if (
             self.norm is not None
@@ -166,7 +166,7 @@ class QuantizedLayer(PlainLayer):
             and before != self.versions()
         ):
             del self.__dict__["learned_at"]
-            self.rounding.refresh(self.turned(self.weight.detach()))
+            self.rounding.refresh(self.turned(self.transformed().detach()))
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self.catch_up()
@@ -212,7 +212,7 @@ class QuantizedLayer(PlainLayer):
         """
         assert self.rounding is not None
         self.catch_up()
-        return self.rounding.codes(self.turned(self.weight.detach()))
+        return self.rounding.codes(self.turned(self.transformed().detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
         """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm
@@ -220,7 +220,7 @@ class QuantizedLayer(PlainLayer):
         """
         if self.rounding is None or self.rounding.off:
             factor, bias = self.normed()
-            weight = self.weight
+            weight = self.transformed()
             if factor is not None:
                 weight = (weight.double() * by_filter(factor, weight)).to(weight)
             return weight, None if bias is None else bias.to(weight)
@@ -299,9 +299,10 @@ class QuantizedLayer(PlainLayer):
         front of it.
         """
         own = self.own
-        self.__class__ = back(self)  # type: ignore[assignment]
+        self.drop_transforms()
         for name in ("rounding", "norm"):
             self._modules.pop(name, None)
+        self.__class__ = back(self)  # type: ignore[assignment]
         self.weight = nn.Parameter(weight.detach())
         self.bias = None if bias is None else nn.Parameter(bias.detach())
         if own is not None:
@@ -334,19 +335,19 @@ class QuantizedLayer(PlainLayer):
         return weight, self._buffers.get("bias_float")
 
 
-class QuantizedConv1d(QuantizedLayer, PlainConv1d):
+class QuantizedConv1d(QuantizedLayer, CompressedConv1d):
     """A convolution over one axis whose weights are rounded."""
 
 
-class QuantizedConv2d(QuantizedLayer, PlainConv2d):
+class QuantizedConv2d(QuantizedLayer, CompressedConv2d):
     """A convolution whose weights are rounded."""
 
 
-class QuantizedConv3d(QuantizedLayer, PlainConv3d):
+class QuantizedConv3d(QuantizedLayer, CompressedConv3d):
     """A convolution over three axes whose weights are rounded."""
 
 
-class QuantizedLinear(QuantizedLayer, PlainLinear):
+class QuantizedLinear(QuantizedLayer, CompressedLinear):
     """A linear layer whose weights are rounded."""
 
     call = staticmethod(projected)

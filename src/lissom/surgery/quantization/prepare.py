@@ -9,8 +9,7 @@ from torch import nn
 from ...errors import LissomError
 from ...trees import Tree
 from ..fold import foldable, foldable_norm, taken_out
-from ..layers import torch_class
-from ..masks import Masked
+from ..layers import baked, torch_class
 from .bits import Precision, PrecisionPlan
 from .dataflow import DataFlow, trace_dataflow
 from .layers import CLASSES, QuantizedLayer
@@ -37,7 +36,7 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
 
     Return why other layers of these kinds stay as they are.
     """
-    called = trace_dataflow(model, example).inputs
+    called = trace_dataflow(baked(model), example).inputs
     left = dict[str, str]()
     norms = dict(foldable(model, example)) if fold else {}
     for name, layer in list(model.named_modules()):
@@ -48,14 +47,13 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
             left[name] = "it is not called through its own weight"
             continue
         norm = model.get_submodule(norms[name]) if name in norms else None
-        masked = isinstance(layer, Masked)
         layer.__class__ = CLASSES[kind]
         assert isinstance(layer, QuantizedLayer)
         if norm is not None and foldable_norm(norm):
             taken_out(model, norm)
-            layer.prepare(norm, masked, f"network.{norms[name]}")
+            layer.prepare(norm, f"network.{norms[name]}")
         else:
-            layer.prepare(masked=masked)
+            layer.prepare()
     model.eval()
     return left
 
@@ -151,5 +149,5 @@ def round_weights(layer: QuantizedLayer, spec: Precision) -> None:
     """Round the weights of a layer from now on."""
     # as its grid wants them, the layer hands them over
     layer.rounding = Rounding(spec.grid, spec.bits, "weights")
-    held = spec.made().hold_weights(layer.turned(layer.weight.detach()), spec.bits)
+    held = spec.made().hold_weights(layer.turned(layer.transformed().detach()), spec.bits)
     layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)

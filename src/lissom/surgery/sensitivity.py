@@ -1,0 +1,55 @@
+"""How much the loss minds a small change of single weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LissomError
+from ..trees import Tree, called, length, sample
+from .loss import loss_of
+
+if TYPE_CHECKING:
+    from ..language.context import Context
+
+LEAST = 1e-6  # of the mean of a layer, so that weights whose gradient is 0 count for something
+
+
+def squared_gradients(
+    model: nn.Module,
+    layers: Sequence[str],
+    batches: Sequence[tuple[Tree, Tensor | None]],
+    ctx: Context,
+) -> dict[str, Tensor]:
+    """Return for each layer the mean over samples of the squared gradient of the loss by each
+    weight (out in ...): the diagonal of the empirical Fisher information.
+
+    The loss is the task's, or cross-entropy; without labels, with the network's own answers.
+    Raises LissomError where there are no samples, or no numbers for classes.
+    """
+    weights = {name: model.get_parameter(f"{name}.weight") for name in layers}
+    found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    loss = loss_of(model, ctx)
+    count = 0
+    model.eval()
+    for samples, labels in batches:
+        for k in range(length(samples)):
+            one = sample(samples, k)
+            label = None if labels is None else labels[k : k + 1]
+            with torch.enable_grad():
+                slopes = torch.autograd.grad(
+                    loss(one, label, called(model, one)), list(weights.values()), allow_unused=True
+                )
+            for name, slope in zip(weights, slopes, strict=True):
+                if slope is not None:
+                    found[name] += slope.square()
+            count += 1
+    if not count:
+        raise LissomError(f"{ctx.where}: there are no calibration images")
+    return {
+        name: (total / count).clamp_min(max(float(total.mean()) / count * LEAST, 1e-30))
+        for name, total in found.items()
+    }

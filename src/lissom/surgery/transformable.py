@@ -1,0 +1,65 @@
+"""Which layers can have their weight transformed, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..trees import Tree, called, first
+from .layers import COMPRESSED, torch_class
+
+
+def transformable(
+    model: nn.Module, example: Tree, misfit: Callable[[nn.Module], str | None] = lambda _: None
+) -> tuple[dict[str, list[nn.Module]], dict[str, str]]:
+    """Return the layers whose weight can be transformed, those with one weight under one name, and
+    why the others cannot.
+
+    A layer must be of a class that can be changed and must be called, on `example` (n ...), as
+    itself: a forward that reads the weight of a layer alone would not meet the transform. `misfit`
+    says what else is wrong with a layer, or None.
+    """
+    reached: set[nn.Module] = set()
+    mode = model.training
+    hooks = [
+        m.register_forward_pre_hook(lambda layer, _: reached.add(layer)) for m in model.modules()
+    ]
+    try:
+        with torch.no_grad():
+            called(model.eval(), first(example, 1))
+    finally:
+        model.train(mode)
+        for hook in hooks:
+            hook.remove()
+    found: dict[str, list[nn.Module]] = {}
+    left: dict[str, str] = {}
+    seen: set[int] = set()
+    for name, layer in model.named_modules():
+        if torch_class(layer) is None:
+            continue
+        weight = layer._parameters["weight"]
+        owners = [m for m in model.modules() if any(p is weight for p in m._parameters.values())]
+        if not bare(layer):
+            left[name] = f"{type(layer).__name__} holds its weight otherwise already"
+        elif not reached.issuperset(owners):
+            left[name] = "it, or one with the same weight, is not called as a layer"
+        elif not all(map(bare, owners)):
+            left[name] = "its weight is also that of a layer of another kind"
+        elif reason := misfit(layer):
+            left[name] = reason
+        elif id(weight) not in seen:
+            seen.add(id(weight))
+            found[name] = owners
+    return found, left
+
+
+def bare(layer: nn.Module) -> bool:
+    """Return whether a layer computes with its weight as it is or transformed: not rounded, and not
+    one that PyTorch writes into as it looks it up.
+    """
+    kind = torch_class(layer)
+    if kind is None or getattr(layer, "max_norm", None) is not None:
+        return False
+    return type(layer) in (kind, COMPRESSED[kind])

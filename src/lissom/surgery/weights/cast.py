@@ -1,0 +1,78 @@
+"""Weights that are stored in 16 bits and computed with as float32.
+
+The float32 parameter stays, so that a layer learns as before; what it computes with is that
+parameter rounded.
+Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740,
+section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import CompressedLayer, bake, compress
+from ..transform import Stored, WeightTransform
+
+Kind = Literal["bf16", "fp16"]
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Cast(WeightTransform):
+    """Round a weight to the nearest value that 16 bits hold."""
+
+    place: ClassVar[int] = 2
+    options: ClassVar = {"kind": ("bf16", "fp16")}
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    def hold(self, weight: Tensor, learning: bool) -> None:
+        """Nothing has to be known: what is rounded is the weight as it is."""
+
+    def transformed(self, weight: Tensor) -> Tensor:
+        """Return the weight at values that 16 bits hold; the gradient is that of the weight itself."""
+        if weight.dtype == TYPES[self.kind]:  # in a file
+            return weight.float()
+        value = rounded(weight, self.kind)
+        if not (torch.is_grad_enabled() and weight.requires_grad):
+            return value
+        # is `value` to the bit, as w + (value - w) need not be
+        return value + (weight - weight.detach())
+
+    def stored(self, before: Stored) -> Stored:
+        if not before.values.is_floating_point():  # the codebook is cast, not the places in it
+            return before
+        values = rounded(before.values, self.kind).to(TYPES[self.kind])
+        return before._replace(values=values, bits=16, sign_bits=16)
+
+
+def rounded(weight: Tensor, kind: Kind) -> Tensor:
+    """Return a weight (out ...) rounded to 16 bits, in its own type; beyond what fp16 holds, the
+    largest that it does.
+    """
+    top = torch.finfo(TYPES[kind]).max
+    return weight.detach().clamp(-top, top).to(TYPES[kind]).to(weight.dtype)
+
+
+def kinds_of(model: nn.Module) -> set[Kind]:
+    """Return in what the weights of a network are stored, of those that are stored in 16 bits."""
+    return {part.kind for part in model.modules() if isinstance(part, Cast)}
+
+
+def halve_weights(model: nn.Module) -> None:
+    """Let layers hold their weights in 16 bits, in place, for the export that comes next."""
+    for layer in list(model.modules()):
+        if not isinstance(layer, CompressedLayer) or "cast" not in layer.transforms:
+            continue
+        cast = layer.transforms["cast"]
+        assert isinstance(cast, Cast)
+        bake(layer)
+        compress(layer).add_transform(cast)
+        layer.weight = nn.Parameter(layer.weight.detach().to(TYPES[cast.kind]), requires_grad=False)

@@ -1,0 +1,142 @@
+"""Weights that are places in a codebook of few values.
+
+    weight[i] = centroid[code[i]]
+
+While a network learns, the centroids learn in place of the weights: the gradient of a centroid is
+the mean of the gradients of its weights, as if each weight took its own step and all that share a
+value were then averaged. So a learning rate means what it means for other weights.
+Source: Han, Mao and Dally 2015, Deep Compression, https://arxiv.org/abs/1510.00149, section 3.
+Differs: there it is their sum, which for plain gradient descent is a learning rate times the number
+of weights that share a value; for Adam the two are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import log2
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..transform import Stored, WeightTransform
+
+Of = Literal["layer", "filter", "network"]
+
+
+class Cluster(WeightTransform):
+    """Look a weight up in a codebook; with `zero`, code 0 stands for a 0 that stays.
+
+    `book` names the codebook, so that layers which share one are rebuilt with one. With `renew`,
+    the weight learns beside the centroids, by its own gradient, and goes to the nearest of them
+    each time training ends.
+    """
+
+    place: ClassVar[int] = 1
+    options: ClassVar = {
+        "book": str,
+        "values": range(1, 257),
+        "of": ("layer", "filter", "network"),
+        "zero": bool,
+        "renew": bool,
+    }
+    centroids: nn.Parameter  # (books values), where `of` is a filter one for each, else one
+    codes: Tensor  # uint8 (out in ...)
+
+    def __init__(self, book: str, values: int, of: Of, zero: bool, renew: bool) -> None:
+        super().__init__()
+        self.book = book
+        self.values = values
+        self.of = of
+        self.zero = zero
+        self.renew = renew
+
+    def settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.options}
+
+    @classmethod
+    def rebuilt(
+        cls, settings: dict[str, Any], weight: Tensor, others: Collection[WeightTransform]
+    ) -> Self:
+        found = cls(**settings)
+        books = len(weight) if found.of == "filter" else 1
+        centroids = nn.Parameter(weight.new_zeros(books, found.values))
+        for other in others:
+            if isinstance(other, Cluster) and other.book == found.book:
+                centroids = other.centroids
+        found.fill(centroids, torch.zeros(weight.shape, dtype=torch.uint8))
+        return found
+
+    def fill(self, centroids: nn.Parameter, codes: Tensor) -> None:
+        """Take these centroids (books values) and codes (out in ...)."""
+        self.centroids = centroids
+        self.register_buffer("codes", codes)
+
+    def hold(self, weight: Tensor, learning: bool) -> None:
+        """With `renew`, let each weight that is not held at 0 go to the nearest centroid, once it has
+        learned.
+        """
+        if learning or not self.renew:
+            return
+        codes = nearest(weight.detach(), self.table()) if not self.zero else None
+        if codes is None:
+            codes = nearest(weight.detach(), self.table()[:, 1:]) + 1
+            codes = torch.where(self.codes == 0, 0, codes)
+        self.codes.copy_(codes)
+
+    def table(self) -> Tensor:
+        """Return what the codes stand for: (books values), the 0 that stays among them."""
+        if not self.zero:
+            return self.centroids
+        return torch.cat([self.centroids.new_zeros(len(self.centroids), 1), self.centroids], 1)
+
+    def transformed(self, weight: Tensor) -> Tensor:
+        found: Tensor = LookUp.apply(self.table(), self.codes)
+        if self.renew and torch.is_grad_enabled() and weight.requires_grad:
+            # is what was found to the bit, as w + (found - w) need not be
+            found = found + (weight - weight.detach())
+        return found
+
+    def stored(self, before: Stored) -> Stored:
+        count = self.values + self.zero
+        # code 0, as int8, is a zero for those who pack
+        return Stored(self.codes.view(torch.int8), log2(count), log2(self.values), before.sparse)
+
+
+class LookUp(torch.autograd.Function):
+    """A table (books values) at codes (out ...), of one book or of one for each `out`."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, codes: Tensor) -> Tensor:
+        places = places_of(table, codes)
+        ctx.save_for_backward(places)
+        ctx.shape = table.shape
+        return table.reshape(-1)[places].view(codes.shape)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        """Return for each value the mean of the gradients where it stands."""
+        (places,) = ctx.saved_tensors
+        sums = slope.new_zeros(ctx.shape).view(-1).index_add_(0, places, slope.reshape(-1))
+        counts = torch.bincount(places, minlength=len(sums)).clamp_min(1)
+        return (sums / counts).view(ctx.shape), None
+
+
+def places_of(table: Tensor, codes: Tensor) -> Tensor:
+    """Return where in the flattened table (books values) the codes (out ...) are: flattened."""
+    places = codes.flatten(1).long() if codes.ndim > 1 else codes.long()[:, None]
+    if len(table) > 1:
+        places = places + torch.arange(len(table), device=places.device)[:, None] * table.shape[1]
+    return places.reshape(-1)
+
+
+def nearest(weight: Tensor, values: Tensor) -> Tensor:
+    """Return for each weight (out ...) the place of the nearest of the values (books values), of two
+    as near the first: uint8 (out ...).
+    """
+    rows = weight.reshape(len(values), -1)
+    order = values.argsort(dim=1, stable=True)
+    rising = values.gather(1, order).contiguous()
+    ends = ((rising[:, 1:] + rising[:, :-1]) / 2).contiguous()
+    places = torch.searchsorted(ends, rows.contiguous())
+    return order.gather(1, places).to(torch.uint8).view(weight.shape)
