@@ -76,11 +76,11 @@ def grid(text: str) -> Grid:
 
 
 def of_weights(text: str, bits: int, weight: Tensor) -> Rounding:
-    return Rounding(text, bits, "weights", grid(text).hold_weights(weight, bits))
+    return Rounding(grid(text), bits, "weights", grid(text).hold_weights(weight, bits))
 
 
 def of_inputs(text: str, bits: int, low: float, high: float) -> Rounding:
-    return Rounding(text, bits, "inputs", grid(text).hold_inputs(low, high, bits))
+    return Rounding(grid(text), bits, "inputs", grid(text).hold_inputs(low, high, bits))
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -56,6 +56,8 @@ class Binary(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = (1,)
     of_inputs: ClassVar[tuple[int, ...]] = (1,)
+    private: ClassVar[bool] = True
+    signs: ClassVar[bool] = True
 
     scale: bool = arg("scale the signs by mean |w| of each filter", True)
     gradient: Literal["ste", "saturate", "soft", "xnor"] = arg(

@@ -45,6 +45,9 @@ class Dorefa(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+    for_inputs_too: ClassVar[bool] = True
+    only_inner: ClassVar[bool] = True
+    private: ClassVar[bool] = True
 
     prescale: float = arg(
         "factor on the inputs before they are clipped to [0, 1]", 0.1, above=0, high=100

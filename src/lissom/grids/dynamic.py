@@ -36,6 +36,8 @@ class Dynamic(Grid):
     """
 
     of_inputs: ClassVar[tuple[int, ...]] = (8,)
+    for_inputs_too: ClassVar[bool] = True
+    private: ClassVar[bool] = True
     at_run_time: ClassVar[bool] = True
 
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:

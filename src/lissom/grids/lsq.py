@@ -40,6 +40,8 @@ class Lsq(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+    for_inputs_too: ClassVar[bool] = True
+    below_8_bits: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("step",)
 
     def ends(self, bits: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ class Pact(Grid):
     """
 
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+    for_inputs_too: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("bound",)
 
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:

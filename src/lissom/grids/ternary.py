@@ -58,6 +58,7 @@ class Ternary(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = (2,)
     of_inputs: ClassVar[tuple[int, ...]] = (2,)
+    private: ClassVar[bool] = True
     value_bits: ClassVar[float] = log2(3)
 
     threshold: float = arg(

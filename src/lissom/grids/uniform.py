@@ -43,6 +43,8 @@ class Uniform(Grid):
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
     of_inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5, 6, 7, 8)
+    for_inputs_too: ClassVar[bool] = True
+    anywhere: ClassVar[bool] = True
 
     granularity: Literal["channel", "tensor"] = arg(
         "per-channel or per-tensor scale of the weights", "channel"

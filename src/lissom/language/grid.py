@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError
-from .method import Method
+from .method import Method, method_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,15 @@ class Grid(Method):
 
     of_weights: ClassVar[tuple[int, ...]] = ()  # the bits it can round weights to
     of_inputs: ClassVar[tuple[int, ...]] = ()
+    # what it is meant for: given for weights, for inputs too; only for fewer than 8 bits; not for
+    # the first and last layer; for inputs of one layer that reads a value, not for all that do; for
+    # whatever needs more bits than were asked for
+    for_inputs_too: ClassVar[bool] = False
+    below_8_bits: ClassVar[bool] = False
+    only_inner: ClassVar[bool] = False
+    private: ClassVar[bool] = False
+    anywhere: ClassVar[bool] = False
+    signs: ClassVar[bool] = False  # whether all that counts of inputs is their side of 0
     # whether inputs show their range at each call, so that nothing is held for them
     at_run_time: ClassVar[bool] = False
     learned: ClassVar[tuple[str, ...]] = ()  # what it holds that learns by its own gradient
@@ -119,6 +128,13 @@ class Grid(Method):
     def input_codes(self, bits: int, held: Held) -> Codes:
         """Return how inputs are held as integers."""
         raise TypeError(f"{type(self).__name__} does not round inputs")
+
+
+def grid_of(text: str, where: str = "grid") -> Grid:
+    """Return the grid that a text names, as in `uniform` or `ternary(threshold=0.5)`."""
+    found = method_of("grids", text, where)
+    assert isinstance(found, Grid)
+    return found
 
 
 def by_filter(scale: Tensor, weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from ..errors import LissomError, unknown
@@ -32,11 +32,11 @@ class Menu:
             raise unknown("menu", "menu", folder, WORDS)
         self.folder = folder
         self.word = WORDS[folder]
-        self.path = Path(__file__).parents[1] / folder
+        self.package = import_module(f"lissom.{folder}")
         self.imported: dict[str, type[Any]] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(p.stem for p in self.path.glob("*.py") if not p.stem.startswith("_")))
+        return iter(sorted(module.name for module in iter_modules(self.package.__path__)))
 
     def __getitem__(self, name: str) -> type[Any]:
         """Return the class in `<folder>/<name>.py` that is called like the file, capitalised."""

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError, listed
-from ..language.menu import menu
+from ..language.grid import grid_of
 from ..language.method import arg, method_of
 from ..language.step import Step
 
@@ -147,17 +147,17 @@ class Quantize(Step):
         """
         from ..surgery.quantization.bits import at_least
 
-        grid, own = ((text or "").partition("(")[0] for text in (self.grid, self.inputs_grid))
+        grid, own = (text and grid_of(text).name() for text in (self.grid, self.inputs_grid))
         if (
             isinstance(self.weights, str)
             and self.weights != "auto"
-            and grid not in ("", self.weights)
+            and grid not in (None, self.weights)
         ):
             return (
                 f'grid="{self.grid}"): weights of "{self.weights}" are a grid of their own, which '
                 f'grid="{self.weights}(...)" sets up; inputs_grid= is for inputs'
             )
-        if isinstance(self.inputs, str) and own not in ("", self.inputs):
+        if isinstance(self.inputs, str) and own not in (None, self.inputs):
             return (
                 f'inputs_grid="{self.inputs_grid}"): inputs of "{self.inputs}" are a grid of '
                 "their own, which "
@@ -177,11 +177,7 @@ class Quantize(Step):
             inputs is None or all(found is None or found.bits != 8 for found in (weights, *ends))
         ):
             return "reduce_range=True): no layer has integers of 8 bits for weights and integers for inputs"
-        if (
-            self.weights == 32
-            and grid
-            and (inputs is None or grid != inputs.grid.partition("(")[0])
-        ):
+        if self.weights == 32 and grid and (inputs is None or grid != inputs.grid.name()):
             return f'grid="{self.grid}"): weights of 32 bits are not rounded; inputs_grid= is for inputs'
         return None
 
@@ -189,14 +185,13 @@ class Quantize(Step):
     def at_run_time(self) -> bool:
         """Whether the ranges of inputs are found at each call."""
         inputs = self.specs()[1]
-        return inputs is not None and inputs.at_run_time
+        return inputs is not None and inputs.grid.at_run_time
 
     def of_bits(self, bits: int | str) -> Precision | None:
         """Return the grid of weights with so many bits."""
         from ..surgery.quantization.bits import precision_of
 
-        kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
-        own = self.grid if kind is not None and kind.of_weights else None
+        own = self.grid if self.grid is not None and grid_of(self.grid).of_weights else None
         return precision_of(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
 
     def safe(
@@ -223,13 +218,13 @@ class Quantize(Step):
 
     def specs(self) -> tuple[Precision | None, Precision | None]:
         """Return the grids of weights and of inputs."""
-        from ..surgery.quantization.bits import ALIKE, precision_of
+        from ..surgery.quantization.bits import precision_of
 
-        kind = None if self.grid is None else menu("grids")[self.grid.partition("(")[0]]
-        name = "" if kind is None else kind.name()
-        meant = name in ALIKE and self.inputs not in ("binary", "ternary", 32)
-        # 8 bits need no learned steps
-        alike = self.grid if meant and (self.inputs != 8 or name != "lsq") else None
+        alike = None
+        if self.grid is not None and self.inputs not in ("binary", "ternary", 32):
+            grid = grid_of(self.grid)
+            if grid.for_inputs_too and not (grid.below_8_bits and self.inputs == 8):
+                alike = self.grid
         return (
             self.of_bits(self.weights),
             precision_of(
@@ -429,9 +424,9 @@ class Quantize(Step):
                 f"{ctx.where}: no layer is left to quantize: {len(names)} there are, all kept float by "
                 f"first, last, keep or only{', or no linear layer' if self.at_run_time else ''}"
             )
-        usual = (
-            self.grid if self.grid is not None and self.grid.startswith("uniform") else "uniform"
-        )
+        usual = grid_of(self.grid or "uniform")
+        if not usual.anywhere:
+            usual = grid_of("uniform")
         rest = (
             Precision(usual, 8)
             if self.inputs not in (32, "binary") and not self.at_run_time

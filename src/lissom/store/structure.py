@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LissomError
-from ..language.grid import Grid
-from ..language.method import method_of
+from ..language.grid import grid_of
 from ..surgery.transform import Options, transform_named
 from .checks import (
     Check,
@@ -73,7 +72,7 @@ def width(value: Any) -> Any:
 def rounding(value: Any) -> Any:
     """Accept the settings of what rounds a tensor: a grid of the menu with bits that it has."""
     found = ROUNDING(value)
-    grid = grid_named(found["grid"])
+    grid = grid_of(found["grid"])
     bits = grid.of_weights if found["of"] == "weights" else grid.of_inputs
     if found["bits"] not in bits or len(found["names"]) > HELD:
         raise Wrong(
@@ -88,19 +87,11 @@ def rounding(value: Any) -> Any:
 
 
 @lru_cache(1_000)
-def grid_named(text: str) -> Grid:
-    """Return the grid of a text; every layer of a network names the same few."""
-    grid = method_of("grids", text)
-    assert isinstance(grid, Grid)
-    return grid
-
-
-@lru_cache(1_000)
 def held_by(grid: str, of: str, bits: int) -> set[str]:
     """Return the names of what a layer holds for a grid."""
     import torch
 
-    made = grid_named(grid)
+    made = grid_of(grid)
     return set(
         made.hold_weights(torch.eye(2), bits)
         if of == "weights"

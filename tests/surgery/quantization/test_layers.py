@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lissom import LissomError, apply
 from lissom.grids.uniform import affine
 from lissom.language.context import Context
+from lissom.language.grid import grid_of
 from lissom.language.method import method_of
 from lissom.language.recipe import Recipe, Space
 from lissom.models import factory
@@ -34,17 +35,17 @@ def images(count: int = 8, size: int = 8, seed: int = 1) -> Tensor:
 
 
 def grid_of_inputs(low: float, high: float, bits: int = 8) -> Any:
-    return Rounding(
-        "uniform", bits, "inputs", method_of("grids", "uniform").hold_inputs(low, high, bits)
-    )
+    uniform = grid_of("uniform")
+    return Rounding(uniform, bits, "inputs", uniform.hold_inputs(low, high, bits))
 
 
 def quantized_layer(layer: Any, step: float | None = None) -> Any:
     """Return a layer with 8-bit weights that reads integers of this step."""
     layer.__class__ = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
     layer.prepare()
-    held = method_of("grids", "uniform").hold_weights(layer.weight.detach(), 8)
-    layer.rounding = Rounding("uniform", 8, "weights", held)
+    uniform = grid_of("uniform")
+    held = uniform.hold_weights(layer.weight.detach(), 8)
+    layer.rounding = Rounding(uniform, 8, "weights", held)
     layer.follow(None if step is None else grid_of_inputs(0, 255 * step))
     return layer.eval()
 

@@ -9,48 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LissomError
-from ...language.grid import Grid
-from ...language.method import method_of
+from ...language.grid import Grid, grid_of
 
 if TYPE_CHECKING:
     from .dataflow import DataFlow
 
 FLOAT = 32
-# the grids that, given for weights, are meant for inputs too
-ALIKE = ("uniform", "lsq", "dorefa", "pact", "dynamic")
-# grids for layers between others: what these read is never negative, and batch-norm follows
-INNER = ("dorefa",)
-# grids of inputs for a layer alone: what else reads the value does without
-OWN = ("dorefa", "binary", "ternary", "dynamic")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A grid with its settings, as text, and its bits."""
+    """A grid, and of how many bits."""
 
-    grid: str
+    grid: Grid
     bits: int
-
-    def made(self) -> Grid:
-        """Return the grid itself."""
-        found = method_of("grids", self.grid)
-        assert isinstance(found, Grid)
-        return found
-
-    @property
-    def at_run_time(self) -> bool:
-        """Whether the range of inputs is found at each call."""
-        return self.made().at_run_time
-
-    @property
-    def signs(self) -> bool:
-        """Whether all that counts of inputs is on which side of 0 they lie."""
-        return self.grid.partition("(")[0] == "binary"
-
-    @property
-    def shared(self) -> bool:
-        """Whether every reader of a value can be given it on this grid."""
-        return self.grid.partition("(")[0] not in OWN
 
 
 def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Precision | None:
@@ -62,21 +34,19 @@ def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Prec
     """
     if bits == FLOAT:
         return None
+    wanted = None if grid is None else grid_of(grid, where)
     if isinstance(bits, str):
-        found = grid if grid is not None and grid.partition("(")[0] == bits else bits
-        return Precision(
-            str(method_of("grids", found)), {"ternary": 2, "binary": 1, "dynamic": 8}[bits]
-        )
+        made = wanted if wanted is not None and wanted.name() == bits else grid_of(bits)
+        return Precision(made, (made.of_weights or made.of_inputs)[0])
     usual = "uniform" if bits > 4 else "lsq" if bits > 1 or of == "inputs" else "binary"
-    made = method_of("grids", grid or usual, where)
-    assert isinstance(made, Grid)
+    made = wanted or grid_of(usual)
     fits = made.of_weights if of == "weights" else made.of_inputs
     if bits not in fits:
         raise LissomError(
             f"{where}: {made.name()} has no {bits} bits for {of}; "
             + (f"it has {', '.join(map(str, fits))}" if fits else f"it does not round {of}")
         )
-    return Precision(str(made), bits)
+    return Precision(made, bits)
 
 
 def at_least(found: Precision | None, bits: int) -> Precision | None:
@@ -85,17 +55,17 @@ def at_least(found: Precision | None, bits: int) -> Precision | None:
     """
     if found is None or bits == FLOAT:
         return None
-    name = found.grid.partition("(")[0]
-    if found.bits >= bits and name not in INNER:
+    if found.bits >= bits and not found.grid.only_inner:
         return found
-    return Precision(found.grid if name == "uniform" else "uniform", max(bits, found.bits))
+    grid = found.grid if found.grid.anywhere else grid_of("uniform")
+    return Precision(grid, max(bits, found.bits))
 
 
 def reduced(found: Precision | None) -> Precision | None:
     """Return a grid of weights with 7 bits in place of 8, if it has them."""
     return (
         Precision(found.grid, 7)
-        if found is not None and found.bits == 8 and 7 in found.made().of_weights
+        if found is not None and found.bits == 8 and 7 in found.grid.of_weights
         else found
     )
 
@@ -129,7 +99,7 @@ class PrecisionPlan:
         def text(found: Precision | None) -> dict[str, Any]:
             return {
                 "bits": FLOAT if found is None else found.bits,
-                "grid": None if found is None else found.grid,
+                "grid": None if found is None else str(found.grid),
             }
 
         return [
@@ -162,7 +132,7 @@ def plan_precision(
         one = next(iter(wants))
         if rest is not None and site in added:
             plan.sites[site] = rest
-        elif len(wants) == 1 and one is not None and one.shared:
+        elif len(wants) == 1 and one is not None and not one.grid.private:
             plan.sites[site] = one
         elif rest is not None and rest in wants:
             plan.sites[site] = rest

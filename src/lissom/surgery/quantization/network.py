@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import LissomError
+from ...language.grid import grid_of
 from ...trees import mapped
 from ..entering import entering_as
 from .kernels import clipped
@@ -78,7 +79,7 @@ class QuantizedNetwork(nn.Module):
         something that is off.
         """
         if site == "input" and site not in self.shared and self.shared:
-            passing = Rounding("uniform", 8, "inputs")
+            passing = Rounding(grid_of("uniform"), 8, "inputs")
             passing.off = True
             return passing
         own = self.shared.get(site) if site is not None else None

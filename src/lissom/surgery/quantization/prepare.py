@@ -95,14 +95,14 @@ def insert_rounding(
         if name in plan.own:
             layer.again = again(name, wires, plan.own[name])
             if layer.again not in whole.grids:  # layers that read the same round it alike
-                if plan.own[name].at_run_time:
+                if plan.own[name].grid.at_run_time:
                     whole.grids[layer.again] = of_inputs(plan.own[name], (0.0, 0.0))
                     continue
                 found = [bounds_of(source, plan.own[name]) for source in wires.sources[name]]
                 bounds[layer.again] = min(low for low, _ in found), max(high for _, high in found)
                 whole.grids[layer.again] = of_inputs(plan.own[name], bounds[layer.again])
                 if (
-                    plan.own[name].signs
+                    plan.own[name].grid.signs
                     and bounds[layer.again][0] >= 0
                     and not wires.sources[name] <= skipped
                 ):
@@ -127,7 +127,9 @@ def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
         for site, readers in wires.readers.items()
         if kind_of(site) == "relu"
         and readers
-        and all(name is not None and name in plan.own and plan.own[name].signs for name in readers)
+        and all(
+            name is not None and name in plan.own and plan.own[name].grid.signs for name in readers
+        )
     }
 
 
@@ -142,12 +144,12 @@ def again(layer: str, wires: DataFlow, spec: Precision) -> str:
 
 def of_inputs(spec: Precision, bounds: Bounds) -> Rounding:
     """Return what rounds inputs whose range was measured."""
-    return Rounding(spec.grid, spec.bits, "inputs", spec.made().hold_inputs(*bounds, spec.bits))
+    return Rounding(spec.grid, spec.bits, "inputs", spec.grid.hold_inputs(*bounds, spec.bits))
 
 
 def round_weights(layer: QuantizedLayer, spec: Precision) -> None:
     """Round the weights of a layer from now on."""
     # as its grid wants them, the layer hands them over
     layer.rounding = Rounding(spec.grid, spec.bits, "weights")
-    held = spec.made().hold_weights(layer.turned(layer.transformed().detach()), spec.bits)
+    held = spec.grid.hold_weights(layer.turned(layer.transformed().detach()), spec.bits)
     layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ...language.grid import NEAR, Codes, Grid, by_filter
-from ...language.method import method_of
+from ...language.grid import NEAR, Codes, Grid, by_filter, grid_of
 
 
 class Rounding(nn.Module):
@@ -24,20 +23,18 @@ class Rounding(nn.Module):
 
     def __init__(
         self,
-        grid: str,
+        grid: Grid,
         bits: int,
         of: Literal["weights", "inputs"],
         held: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        found = method_of("grids", grid)
-        assert isinstance(found, Grid)
-        self.grid = found
+        self.grid = grid
         self.bits = bits
         self.of = of
         self.names = list(held or {})
         for name, value in (held or {}).items():
-            if name in found.learned:
+            if name in grid.learned:
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
@@ -49,7 +46,7 @@ class Rounding(nn.Module):
     @classmethod
     def rebuilt(cls, settings: dict[str, Any]) -> Rounding:
         """Return a rounding without its tensors, which are filled in next."""
-        found = cls(settings["grid"], settings["bits"], settings["of"])
+        found = cls(grid_of(settings["grid"]), settings["bits"], settings["of"])
         found.names = list(settings["names"])
         return found
 
