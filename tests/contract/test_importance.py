@@ -19,6 +19,7 @@ from lissom.language.method import method_of
 from lissom.models import factory
 from lissom.surgery.channels.evidence import Evidence
 from lissom.surgery.channels.groups import Group, Groups, Member, groups_of
+from lissom.surgery.loss import cross_entropy
 
 SCORES = list(menu("importance"))
 MEASURED = {"taylor", "fisher", "activation"}
@@ -319,6 +320,6 @@ def test_outputs_that_are_no_answers_are_one_clear_line(
     groups, net = lively(
         Wrapped(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     )
-    net.loss = None
+    net.loss = cross_entropy
     with pytest.raises(LissomError, match="a number for each class"):
         method_of("importance", by)(groups.free[0], net)

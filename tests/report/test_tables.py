@@ -70,7 +70,7 @@ def test_seeds_of_a_recipe_become_one_row_with_mean_and_spread() -> None:
         ("a | b", "openvino", [0, 1, 2]),
     ]
     first = rows[1]
-    assert first["top1"] == pytest.approx(0.7) and first["spread"] == pytest.approx(
+    assert first["metric"] == pytest.approx(0.7) and first["spread"] == pytest.approx(
         statistics.stdev(scores)
     )
     assert (
@@ -85,7 +85,7 @@ def test_a_seed_without_a_score_leaves_no_mean() -> None:
     (row,) = over_seeds(
         rows_of([record("a", 0, None, {"torch": None}), record("a", 1, 0.5, {"torch": 0.5})])
     )
-    assert row["top1"] is None and row["spread"] is None and row["ms"] == 2.5
+    assert row["metric"] is None and row["spread"] is None and row["ms"] == 2.5
 
 
 def test_markdown_has_a_row_for_each_and_keeps_its_columns() -> None:
@@ -116,7 +116,9 @@ def test_csv_has_every_number_of_every_network() -> None:
         "recipe"
     ] == 'prune(by="bn") | train(1)'
     assert (
-        float(rows[0]["top1"]) == 1 / 3 and rows[0]["top5"] == "0.75" and rows[1]["macs"] == "2001"
+        float(rows[0]["metric"]) == 1 / 3
+        and rows[0]["top5"] == "0.75"
+        and rows[1]["macs"] == "2001"
     )
     assert csv_of([]) == ""
 
@@ -237,7 +239,7 @@ def test_names_are_no_formulas_in_csv(name: str) -> None:
     made["task"] = {"model": name, "data": "digits"}
     (row,) = csv.DictReader(io.StringIO(csv_of(rows_of([made]))))
     guarded = f"'{name}" if name[0] in "=+-@\t" else name
-    assert row["model"] == guarded and row[guarded] == "0.25" and row["top1"] == "-0.5"
+    assert row["model"] == guarded and row[guarded] == "0.25" and row["metric"] == "-0.5"
 
 
 @pytest.mark.parametrize("name", ["a|b", "`a`", "a\nb", "*a*", "[a](b)", "<script>", "a\\|b", "``"])

@@ -278,10 +278,12 @@ def test_a_table_of_words_is_clustered_as_well() -> None:
         ("cluster(4)", "prune(0.5)"),
         ("cluster(4)", "equalize"),
         ("cluster(4)", "fold"),
+        ("cluster(4)", "quantize(4, rounding='learned')"),
+        ("cluster(4)", "quantize(4, rounding='blocks')"),
     ],
 )
 def test_what_cannot_follow_is_one_clear_line(one: str, two: str) -> None:
-    says = "already|before|has folded"
+    says = "already|before|has folded|leave rounding= out"
     with pytest.raises(LissomError, match=says):
         Recipe(f"{one} | {two}")
     between = apply(one, net(), images(1), images())

@@ -54,7 +54,7 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
     ]
     both = [name for name in first["targets"] if name in second["targets"]]
     steps = [steps_of(record["recipe"]) for record in (first, second)]
-    main = next(iter(first["scores"]["test"]), "top1")
+    main = next(iter(first["scores"]["test"]), "accuracy")
     return {
         "keys": [first["key"], second["key"]],
         "recipes": [first["recipe"], second["recipe"]],
@@ -68,10 +68,10 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
         "targets": {
             name: {
                 what: [
-                    r["targets"][name].get(main if what == "score" else what)
+                    r["targets"][name].get(main if what == "metric" else what)
                     for r in (first, second)
                 ]
-                for what in ("score", "latency_ms", "size_bytes", "fused")
+                for what in ("metric", "latency_ms", "size_bytes", "fused")
             }
             for name in both
         },
@@ -120,7 +120,7 @@ def print_compared(found: dict[str, Any]) -> None:
     for name in ("params", "macs"):
         _row(table, name, found[name], count_text)
     for target, values in found["targets"].items():
-        _row(table, f"{target} score", values["score"], lambda v: number(v, 4), share=False)
+        _row(table, f"{target} metric", values["metric"], lambda v: number(v, 4), share=False)
         _row(
             table,
             f"{target} ms",

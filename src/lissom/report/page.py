@@ -169,12 +169,12 @@ def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     known = [row for row in rows if row["float_ms"] is not None]
     for row in sorted(known, key=float_wide):
         found.setdefault(
-            (row["target"], row["seed"], row["float_top1"], row["float_size_bytes"]),
+            (row["target"], row["seed"], row["float_metric"], row["float_size_bytes"]),
             {
                 **row,
                 "recipe": "the uncompressed network",
                 "key": "",
-                "top1": row["float_top1"],
+                "metric": row["float_metric"],
                 "ms": row["float_ms"],
                 "low_ms": row["float_low_ms"],
                 "high_ms": row["float_high_ms"],

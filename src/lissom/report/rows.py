@@ -13,8 +13,8 @@ from ..bench.intervals import disturbed, wide
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # what a formula begins with
 AVERAGED = (
-    "top1",
-    "float_top1",
+    "metric",
+    "float_metric",
     "ms",
     "float_ms",
     "size_bytes",
@@ -30,19 +30,19 @@ def main_score(scores: dict[str, Any]) -> float | None:
 
 
 def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
-    """Return one row for each record and target, plain numbers by column; `top1` is the first
-    score, `more` the others.
+    """Return one row for each record and target, plain numbers by column; `metric` is the
+    first metric, `more` the others.
 
-    Both are those of the file in that target, or of PyTorch where nothing was exported; `score` is
-    the first one's name. `wide`: its own latency was not measured well; `disturbed`: its own or
+    Both are those of the file in that target, or of PyTorch where nothing was exported; `metric_name`
+    is the first one's name. `wide`: its own latency was not measured well; `disturbed`: its own or
     that of the uncompressed network was not.
     """
     rows = []
     for record in records:
-        name, *others = record["scores"]["test"] or ["top1"]
+        name, *others = record["scores"]["test"] or ["accuracy"]
         common = {
             "key": record["key"],
-            "score": name,
+            "metric_name": name,
             "model": record["task"]["model"],
             "data": record["task"]["data"],
             "size": "x".join(map(str, record["task"].get("shape", []))),
@@ -51,7 +51,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
             "seed": record["seed"],
             "params": record["params"],
             "macs": record["macs"],
-            "float_top1": main_score(record["float"]["scores"]["test"]),
+            "float_metric": main_score(record["float"]["scores"]["test"]),
             "float_params": record["float"]["params"],
             "float_macs": record["float"]["macs"],
         }
@@ -60,7 +60,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                 {
                     **common,
                     "target": target,
-                    "top1": found.get(name),
+                    "metric": found.get(name),
                     "more": {o: found.get(o) for o in others},
                     "ms": found["latency_ms"]["median"],
                     "float_ms": found["float_latency_ms"]["median"],
@@ -81,7 +81,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                 {
                     **common,
                     "target": "PyTorch",
-                    "top1": main_score(record["scores"]["test"]),
+                    "metric": main_score(record["scores"]["test"]),
                     "ms": None,
                     "more": {o: record["scores"]["test"][o] for o in others},
                     "float_ms": None,
@@ -118,7 +118,7 @@ def in_integers(found: dict[str, Any]) -> str | None:
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
     """Return one row for each recipe, network, data and target, with means over its seeds, best first.
 
-    `seeds` are these; `spread` is the sample standard deviation of the first score, None of a
+    `seeds` are these; `spread` is the sample standard deviation of the first metric, None of a
     single seed. What has the same seed as another, being of other settings or an older version, is
     no further seed: it has a row of its own.
     """
@@ -137,7 +137,7 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
             "more": {
                 name: mean([row["more"].get(name) for row in group]) for name in group[0]["more"]
             },
-            "spread": spread([row["top1"] for row in group]),
+            "spread": spread([row["metric"] for row in group]),
             "level": all(level(row) for row in group),
             "wide": any(row["wide"] for row in group),
             "disturbed": any(row["disturbed"] for row in group),
@@ -145,7 +145,7 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
         }
         for group in alike.values()
     ]
-    return sorted(found, key=lambda row: -(row["top1"] or 0))
+    return sorted(found, key=lambda row: -(row["metric"] or 0))
 
 
 def level(row: Row) -> bool:

@@ -47,9 +47,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         ("seeds" if several else "seed", lambda row: ranges_text(row["seeds"])),
         ("target", lambda row: row["target"]),
         (
-            title(rows[0]["score"]) if len({row["score"] for row in rows}) == 1 else "score",
+            title(rows[0]["metric_name"])
+            if len({row["metric_name"] for row in rows}) == 1
+            else "metric",
             lambda row: (
-                number(row["top1"], 4)
+                number(row["metric"], 4)
                 + (f" ±{row['spread']:.4f}" if row["spread"] is not None else "")
             ),
         ),
@@ -58,8 +60,8 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             "vs float",
             lambda row: (
                 "-"
-                if None in (row["top1"], row["float_top1"])
-                else f"{row['top1'] - row['float_top1']:+.4f}"
+                if None in (row["metric"], row["float_metric"])
+                else f"{row['metric'] - row['float_metric']:+.4f}"
             ),
         ),
         ("ms", lambda row: number(row["ms"], 3)),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError, listed
 from ..language.grid import grid_of
-from ..language.method import arg, method_of
+from ..language.method import arg
 from ..language.step import Step
 
 if TYPE_CHECKING:
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     from ..language.context import Context
     from ..surgery.quantization.bits import Precision, PrecisionPlan
-    from ..surgery.quantization.calibrate import RangeStats
     from ..surgery.quantization.dataflow import DataFlow
     from ..trees import Tree
 
+CLUSTERED = (
+    "the weights are clustered, and the values of a codebook can only be rounded to the nearest; "
+    "leave rounding= out"
+)
 FAR = 0.5  # of the largest output: 8 bits move outputs by a tenth of that
 LOST = 2.0  # likewise: single bits that have not learned move them by less
 
@@ -141,6 +144,11 @@ class Quantize(Step):
                 "range out"
             )
 
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+        if self.rounding != "nearest" and any(step.leaves == "cluster" for step in earlier):
+            return CLUSTERED
+        return super().refuses(earlier)
+
     def idle(self) -> str | None:
         """Return the setting that would change nothing beside the others, and what would, None
         where all count.
@@ -254,6 +262,7 @@ class Quantize(Step):
         from ..surgery.quantization.calibrate import observe_ranges
         from ..surgery.quantization.prepare import insert_rounding
         from ..surgery.quantization.reconstruct import correct_biases, learn_rounding
+        from ..surgery.quantization.settled import Ranges
         from ..trees import first, length
 
         if self.rounds_nothing:
@@ -271,11 +280,8 @@ class Quantize(Step):
         seen = (
             observe_ranges(model, batches, wires.sites, wires.lost, wires.calls) if measured else {}
         )
-        bounds_of = cache(
-            lambda site, spec: self.bounds(
-                seen[site], spec, site, ctx, wires, sum(map(length, batches))
-            )
-        )
+        count = sum(map(length, batches))
+        bounds_of = cache(Ranges(seen, wires, ctx, self.range, count, self.samples).of)
         if self.weights == "auto":
             from ..surgery.quantization.mixed import Mixture, mix_bits
 
@@ -339,9 +345,12 @@ class Quantize(Step):
         from ..surgery.quantization.dataflow import loose_modules, trace_dataflow
         from ..surgery.quantization.layers import CLASSES
         from ..surgery.quantization.prepare import prepare_layers, unrounded
+        from ..surgery.transform import holding
         from ..trees import first, some_of
 
         model = unrounded(model)
+        if self.rounding != "nearest" and "cluster" in holding(model):
+            raise LissomError(f"{ctx.where}: {CLUSTERED}")
         own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
         one = first(ctx.example, 1)
@@ -433,38 +442,3 @@ class Quantize(Step):
             else None
         )
         return plan_precision(weights, inputs, wires, rest)
-
-    def bounds(
-        self,
-        seen: RangeStats,
-        spec: Precision,
-        site: str,
-        ctx: Context,
-        wires: DataFlow,
-        count: int,
-    ) -> tuple[float, float]:
-        """Return the range of a site, and note where half of the images would have given quite another."""
-        pick: Any = method_of("ranges", self.range or ("percentile" if spec.bits > 7 else "mse"))
-        top = 2**spec.bits - 1
-        low, high = pick(seen, top)
-        less, more = pick(seen.half(), top)
-        if count == 1:
-            said = (
-                f"{ctx.where}: ranges of one image do not show whether they have settled; "
-                "more samples= would"
-            )
-            ctx.notes += [] if said in ctx.notes else [said]
-        elif abs((high - low) - (more - less)) > 0.15 * (high - low):
-            layers = sorted(name for name in wires.readers.get(site, ()) if name)[:3]
-            more_samples = "" if count < self.samples else "more samples= or "
-            what = (
-                f"{' and '.join(layers)} read"
-                if layers
-                else f"{wires.makers.get(site, site)} returned"
-            )
-            ctx.notes.append(
-                f"{ctx.where}: the range of what {what} has not settled "
-                f"({low:.3g} to {high:.3g}, of half the {count} images {less:.3g} to {more:.3g}); "
-                f"{more_samples}a percentile would steady it"
-            )
-        return low, high

@@ -126,7 +126,7 @@ def test_the_zeros_of_a_mask_stay_zero() -> None:
         "mask(0.8) | quantize(3, rounding='learned', steps=300)", net, images(1), images()
     )
     for layer in small.layers():
-        assert float((layer.weight == 0).float().mean()) > 0.75 and layer.masked
+        assert float((layer.weight == 0).float().mean()) > 0.75 and "mask" in layer.transforms
     plain: Any = apply("mask(0.8) | quantize(3)", net, images(1), images())
     assert all(
         bool((one.weight[other.weight == 0] == 0).all())
