@@ -23,7 +23,7 @@ from .table import notes_of, size_lines
 from .zeros import zeros_of
 
 TASK = ("model", "data", "size")  # what tells one task from another in a row
-TEMPLATE = Path(__file__).with_name("page.html")
+HERE = Path(__file__).parent  # page.html, page.css and page.js lie beside this file
 
 
 class Once(Store):
@@ -61,10 +61,15 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
         data = orjson.dumps(page_data(chosen, store))
     from plotly.offline import get_plotlyjs
 
-    page = TEMPLATE.read_text(encoding="utf-8")
-    page = page.replace("/*PLOTLY*/", packed(get_plotlyjs().encode())).replace(
-        "/*DATA*/", packed(data)
-    )
+    parts = {
+        "/*STYLE*/": (HERE / "page.css").read_text(encoding="utf-8"),
+        "/*SCRIPT*/": (HERE / "page.js").read_text(encoding="utf-8"),
+        "/*PLOTLY*/": packed(get_plotlyjs().encode()),
+        "/*DATA*/": packed(data),
+    }
+    page = (HERE / "page.html").read_text(encoding="utf-8")
+    for place, part in parts.items():
+        page = page.replace(place, part)
     with written(output, "report") as new:
         new.write_text(page, encoding="utf-8")
     return output

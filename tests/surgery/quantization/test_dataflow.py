@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lissom import apply
 from lissom.language.context import Context
 from lissom.language.method import method_of
-from lissom.steps.quantize import Quantize
 from lissom.surgery.quantization.dataflow import entry, trace_dataflow
+from lissom.surgery.quantization.settled import Ranges
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "unflatten": lambda y: y.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
@@ -93,7 +93,7 @@ def test_ranges_that_ruin_the_outputs_are_noted(
     wrong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if wrong:
-        monkeypatch.setattr(Quantize, "bounds", lambda self, seen, *rest: (0.0, 0.01))
+        monkeypatch.setattr(Ranges, "of", lambda self, site, spec: (0.0, 0.01))
     ctx = Context(images(1), lambda count: [images()])
     method_of("steps", "quantize(8)")(seasoned(), ctx)
     assert any("far more than it should" in note for note in ctx.notes) == wrong
