@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -79,14 +79,29 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")] = Path(
         "lissom-report.html"
     ),
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw a figure for a paper instead: .svg, .png or .pdf."),
+    ] = None,
+    against: Annotated[
+        Literal["latency", "size", "macs", "seeds"],
+        typer.Option("--against", help="What the figure shows; seeds = bars with their spread."),
+    ] = "latency",
     json: Json = False,
 ) -> None:
     """Write the HTML report: one page that needs no network."""
-    from ..report.page import write_report
     from ..store.store import Store
 
     kept = Store(store)
-    path = write_report([kept.find(key) for key in keys or []], kept, output)
+    found = [kept.find(key) for key in keys or []]
+    if figure is not None:
+        from ..report.figure import write_figure
+
+        path = write_figure(found, kept, figure, against)
+    else:
+        from ..report.page import write_report
+
+        path = write_report(found, kept, output)
     typer.echo(jsons.dumps({"report": str(path.resolve())}) if json else str(path.resolve()))
 
 

@@ -1,0 +1,148 @@
+"""A figure for papers: the front of accuracy against latency or size, or bars over seeds."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import LissomError
+from ..store.store import Store, tell
+from ..system.scratch import written
+from .page import TASK, with_references
+from .rows import Row, over_seeds, rows_of
+from .table import title
+
+ENDINGS = (".svg", ".png", ".pdf")
+AXES = {  # what a front is drawn against: its label, and what it is divided by
+    "latency": ("ms", "latency of one sample in ms", 1.0),
+    "size": ("size_bytes", "size of the file in kB", 1000.0),
+    "macs": ("macs", "multiply-adds in millions", 1e6),
+}
+# told apart by the colour-blind, too: Okabe and Ito 2008, https://jfly.uni-koeln.de/color
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKS = ("o", "s", "^", "v", "D", "P")
+WIDE = 44  # letters of a recipe in one line
+
+
+def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "latency") -> Path:
+    """Draw the networks of some keys, of every measured one if none, and return the file.
+
+    `of`: "latency", "size" or "macs" draws the first metric against it, a front for each runtime;
+    "seeds" draws bars of the first metric, mean and sample standard deviation over seeds, and how
+    much smaller each network is.
+    Raises LissomError without matplotlib, and where nothing was measured.
+    """
+    if path.suffix not in ENDINGS:
+        raise LissomError(
+            f"--figure: expected a name that ends in {', '.join(ENDINGS)}, got {path}"
+        )
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise LissomError(
+            "--figure: matplotlib is not installed: pip install 'lissom[figures]'"
+        ) from None
+    rows = rows_of([record for _, record in store.records(tell, keys or None)])
+    rows = [row for row in rows if row["ms"] is not None and row["metric"] is not None]
+    if not rows:
+        raise LissomError(f"--figure: no network in {store.root} was measured; run takes --to")
+    if len(tasks := {tuple(row[name] for name in TASK) for row in rows}) > 1:
+        raise LissomError(
+            f"--figure: the networks are of {len(tasks)} tasks, which one axis does not compare; "
+            "name the keys of one"
+        )
+    # text stays text, and equal numbers give equal files
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lissom", "font.size": 9}):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        if of == "seeds":
+            draw_seeds(figure, over_seeds(rows))
+        else:
+            draw_front(figure, rows, of)
+        nameless = {"Date": None} if path.suffix == ".svg" else {}
+        with written(path, "report") as new:
+            figure.savefig(new, metadata=nameless, dpi=200, format=path.suffix[1:])
+    return path
+
+
+def draw_front(figure: Any, rows: Sequence[Row], of: str) -> None:
+    """Draw each network as a point, those that no other beats on a line; hollow ones are uncompressed."""
+    column, label, unit = AXES[of]
+    axes = figure.add_subplot()
+    whole = with_references(list(rows))
+    for place, target in enumerate(dict.fromkeys(row["target"] for row in rows)):
+        color = COLORS[place % len(COLORS)]
+        mark = MARKS[place % len(MARKS)]
+        own = [row for row in whole if row["target"] == target]
+        front = best(own, column)
+        axes.step(
+            [row[column] / unit for row in front],
+            [row["metric"] for row in front],
+            where="post",
+            color=color,
+            linewidth=1,
+            linestyle=":",
+        )
+        for row in own:
+            axes.errorbar(
+                row[column] / unit,
+                row["metric"],
+                xerr=interval(row) if column == "ms" else None,
+                fmt=mark,
+                color=color,
+                markerfacecolor="none" if row.get("reference") else color,
+                markersize=7 if row in front else 4,
+                elinewidth=0.8,
+            )
+        axes.plot([], [], mark, color=color, label=target)
+    axes.plot([], [], "o", color="black", markerfacecolor="none", label="uncompressed")
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"test {named(rows)}")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def draw_seeds(figure: Any, rows: Sequence[Row]) -> None:
+    """Draw a bar for each recipe and runtime, its spread over seeds, and a line of how much smaller it is."""
+    figure.set_figheight(1.2 + 0.45 * len(rows))
+    axes = figure.add_subplot()
+    places = range(len(rows))
+    spreads = [row["spread"] or 0.0 for row in rows]
+    axes.barh(places, [row["metric"] for row in rows], xerr=spreads, color=COLORS[5], capsize=3)
+    counts = sorted({len(row["seeds"]) for row in rows})
+    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    axes.set_xlabel(f"test {named(rows)}, mean of {seeds} seed{'s' * (counts[-1] > 1)}")
+    names = [textwrap.fill(f"{row['recipe']}, {row['target']}", WIDE) for row in rows]
+    axes.set_yticks(places, names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    smaller = axes.twiny()
+    times = [row["float_size_bytes"] / row["size_bytes"] for row in rows]
+    smaller.plot(times, places, "D-", color=COLORS[1], linewidth=1)
+    smaller.set_xlim(left=0)
+    smaller.set_xlabel("times smaller than the uncompressed file", color=COLORS[1])
+
+
+def best(rows: Sequence[Row], column: str) -> list[Row]:
+    """Return the rows that no other beats, by less of a column and more of the first metric."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row[column], -row["metric"])):
+        if column == "ms" and row["wide"]:
+            continue
+        if not front or row["metric"] > front[-1]["metric"]:
+            front.append(row)
+    return front
+
+
+def interval(row: Row) -> list[list[float]]:
+    """Return how far the ends of a latency's interval lie from it."""
+    return [[row["ms"] - row["low_ms"]], [row["high_ms"] - row["ms"]]]
+
+
+def named(rows: Sequence[Row]) -> str:
+    """Return the name of the first metric, if it is that of all rows."""
+    names = {row["metric_name"] for row in rows}
+    return title(names.pop()) if len(names) == 1 else "metric"
