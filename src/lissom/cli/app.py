@@ -10,6 +10,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich draws tables; for help it would take longer than all else
     help="Make a trained PyTorch network small and fast, and measure it in the runtime you deploy.",
 )
 

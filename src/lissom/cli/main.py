@@ -19,12 +19,6 @@ USAGE: Any = typer.BadParameter.__mro__[2]  # whatever typer finds wrong with th
 
 def main(words: Iterable[str] | None = None) -> None:
     """Run the command line: one line and status 2 for what the user can mend, a traceback with --debug."""
-    from ..bench.cores import others_run
-
-    # Threads that spin while they wait train at 0.6 of the speed of sleeping ones beside one busy
-    # process, and 1.25 times as fast on an idle machine.
-    if "OMP_WAIT_POLICY" not in os.environ and others_run():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     given = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in given
     try:

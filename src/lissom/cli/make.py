@@ -67,11 +67,12 @@ def run(
     form: Format = "table",
     json: Json = False,
 ) -> None:
-    """Run a recipe, or every recipe of a space, and measure what comes out."""
+    """Run a recipe, or all recipes of a space, and measure them."""
     from ..language.recipe import Space
-    from ..running.plan import targets_of
 
     space = Space(recipe)
+    from ..running.plan import targets_of
+
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
     for one in space if teacher else ():
@@ -131,8 +132,9 @@ def plan(
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
-    """Show the tree of steps, what the store holds of it and what would run; the network is run on
-    two images.
+    """Show the steps of a recipe, and which would run.
+
+    The others are in the store already. The network is run on two images.
     """
     from ..language.recipe import Space
 
@@ -201,8 +203,10 @@ def inspect(
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
-    """Show what pruning could do to a network: groups, what couples them, what is left whole, what
-    can be removed.
+    """Show what can be pruned, and what is tied together.
+
+    It lists groups of channels, what couples them, what is left whole and why, and how small the
+    network can get.
     """
     from ..language.method import method_of
     from ..report.inspection import print_inspection
@@ -255,8 +259,9 @@ def explain(
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
-    """Show where a quantized network loses accuracy: by stage, by layer, in every file; and what
-    would mend it.
+    """Show where quantization loses accuracy.
+
+    By stage, by layer and in every file; --try tests what would mend it.
     """
     from ..running.plan import targets_of
     from ..store.store import Store

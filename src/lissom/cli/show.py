@@ -20,7 +20,7 @@ def list_(
     name: Annotated[str, typer.Argument(help="One method.")] = "",
     json: Json = False,
 ) -> None:
-    """Print every method with its settings, defaults, bounds and help."""
+    """Print all methods with their settings and help."""
     from ..report.methods import method_rows, print_methods
 
     rows = method_rows(what, name)
@@ -37,7 +37,7 @@ def show(
     form: Format = "table",
     json: Json = False,
 ) -> None:
-    """Print the record of a finished network, or the table of several."""
+    """Print the record of a network, or a table of several."""
     from ..report.table import print_record, print_records
     from ..store.store import Store
 
@@ -58,7 +58,10 @@ def compare(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Show what differs between two finished networks: steps, scores, sizes, and layer by layer."""
+    """Show what differs between two networks.
+
+    Steps, metrics, sizes, and layer by layer.
+    """
     from ..report.comparison import compared, print_compared
     from ..store.store import Store
 
@@ -89,7 +92,7 @@ def report(
     ] = "latency",
     json: Json = False,
 ) -> None:
-    """Write the HTML report: one page that needs no network."""
+    """Write the report, a page that needs no network, or a figure."""
     from ..store.store import Store
 
     kept = Store(store)
@@ -127,9 +130,7 @@ def store(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """List the finished networks with size and age, check them, sign them, or delete those that
-    nothing reaches.
-    """
+    """List the finished networks, check, sign or delete them."""
     from ..commands.store import told
     from ..store.store import Store
 

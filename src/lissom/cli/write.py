@@ -10,7 +10,18 @@ import typer
 
 from .app import app
 from .counts import numbers_of, size_of
-from .options import STORE, Again, Bake, Channels, Json, Place, Size, Targets, print_json
+from .options import (
+    STORE,
+    Again,
+    Bake,
+    Channels,
+    Json,
+    Place,
+    Size,
+    Targets,
+    print_json,
+    wait_asleep,
+)
 
 
 @app.command()
@@ -28,6 +39,7 @@ def export(
     """Write a finished network as a file for a runtime."""
     from ..store.store import Store
 
+    wait_asleep()
     kept = Store(store)
     found = kept.find(key)
     from ..commands.bench import export_key
@@ -63,9 +75,10 @@ def bench(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Time networks or files in a runtime, in turns, a fresh process each."""
+    """Time networks or files, in turns, in fresh processes."""
     from ..store.store import Store
 
+    wait_asleep()
     batches = numbers_of(batch, "--batch", 65536)
     counts = numbers_of(threads, "--threads", 1024)
     kept = Store(store)
