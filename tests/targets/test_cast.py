@@ -122,7 +122,7 @@ def test_every_weight_in_the_file_has_16_bits_and_every_bias_32(kind: str, tmp_p
         for t in stored
         if t.dims[0] == 10
     }
-    assert np.array_equal(kept[10, 64], layers[-1].stored(layers[-1].weight).detach().numpy())
+    assert np.array_equal(kept[10, 64], layers[-1].transformed().detach().numpy())
 
 
 def test_a_layer_that_is_kept_is_float32_in_the_file(tmp_path: Path) -> None:

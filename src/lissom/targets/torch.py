@@ -60,9 +60,8 @@ class Torch(Target):
         import torch
 
         from ..exporting.shown import shown_to
-        from ..surgery.layers import bake_transforms
         from ..surgery.quantization.network import QuantizedNetwork
-        from ..surgery.weights.cast import halve_weights
+        from ..surgery.weights.cast import bake_but_cast
 
         model = copy.deepcopy(model).cpu().float().eval()
         shown = shown_to(model, shape, example)
@@ -70,8 +69,7 @@ class Torch(Target):
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork):
                 layer.freeze_weights()
-        halve_weights(model)
-        bake_transforms(model)
+        bake_but_cast(model)
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
         try:
             with warnings.catch_warnings(), torch.no_grad(), released():

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers import CompressedLayer, bake, compress
+from ..layers import CompressedLayer, bake_transforms, compress
 from ..transform import Stored, WeightTransform
 
 Kind = Literal["bf16", "fp16"]
@@ -66,13 +66,17 @@ def kinds_of(model: nn.Module) -> set[Kind]:
     return {part.kind for part in model.modules() if isinstance(part, Cast)}
 
 
-def halve_weights(model: nn.Module) -> None:
-    """Let layers hold their weights in 16 bits, in place, for the export that comes next."""
-    for layer in list(model.modules()):
-        if not isinstance(layer, CompressedLayer) or "cast" not in layer.transforms:
-            continue
-        cast = layer.transforms["cast"]
+def bake_but_cast(model: nn.Module) -> None:
+    """Bake the transforms of weights, in place, for the export that comes next: what is cast is held
+    in 16 bits, and widened whenever the layer computes.
+    """
+    casts = {
+        layer: layer.transforms["cast"]
+        for layer in model.modules()
+        if isinstance(layer, CompressedLayer) and "cast" in layer.transforms
+    }
+    bake_transforms(model)
+    for layer, cast in casts.items():
         assert isinstance(cast, Cast)
-        bake(layer)
         compress(layer).add_transform(cast)
         layer.weight = nn.Parameter(layer.weight.detach().to(TYPES[cast.kind]), requires_grad=False)
