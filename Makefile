@@ -32,7 +32,7 @@ test: lint
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "The documentation: site/index.html"
+	@echo "The documentation: site/index.html; with search, python -m http.server -d site"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,4 @@
-"""Pages of the documentation that are made: the first from the README, those of the methods from
-their declarations.
-"""
+"""Pages of the documentation that are made: those of the methods, from their declarations."""
 
 from __future__ import annotations
 
@@ -18,13 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made."""
-    readme = (
-        (ROOT / "README.md")
-        .read_text()
-        .replace("](docs/", "](")
-        .replace("](results)", "](results/README.md)")
-    )
-    made = {"index.md": readme}
+    made = {}
     for folder in WORDS:
         made[f"methods/{folder}.md"] = page(folder)
     for name, text in made.items():
@@ -49,7 +41,7 @@ def page(folder: str) -> str:
         first, *rest = row["does"].splitlines()
         parts.append(f"\n## {row['name']}\n\n{first}\n")
         if any(rest):
-            parts.append("```text\n" + "\n".join(rest).strip("\n") + "\n```\n")
+            parts.append(prose("\n".join(rest)) + "\n")
         if row["settings"]:
             parts.append("| setting | default | what it may be | what it is |\n|---|---|---|---|")
             for s in row["settings"]:
@@ -62,3 +54,60 @@ def page(folder: str) -> str:
                 ]
                 parts.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(parts) + "\n"
+
+
+LONG = 70  # letters of a line that is a sentence, if it is no formula
+LABELS = ("Also known as:", "Source:", "Differs:")
+
+
+def prose(text: str) -> str:
+    """Return the rest of a docstring as Markdown: sentences flow, formulas keep their columns, and
+    names, source and differences stand out.
+    """
+    parts = []
+    for lines in paragraphs(text):
+        if is_formula(lines):
+            parts.append("```text\n" + "\n".join(lines) + "\n```")
+            continue
+        said = escaped(" ".join(line.strip() for line in lines))
+        said = re.sub(r"(https?://[^\s,;]+[^\s,;.)])", r"<\1>", said)
+        for label in LABELS:
+            if said.startswith(label):
+                said = f"**{label}**{said.removeprefix(label)}"
+        parts.append(said)
+    return "\n\n".join(parts)
+
+
+def paragraphs(text: str) -> list[list[str]]:
+    """Return the lines of each paragraph; a label, and a formula beside sentences, begins another."""
+    found: list[list[str]] = [[]]
+    for line in text.strip("\n").splitlines():
+        if not line.strip():
+            found.append([])
+            continue
+        if line.startswith((*LABELS, "Raises")) or (
+            found[-1]
+            and is_formula([line]) != is_formula(found[-1])
+            and (is_formula([line]) or line[0].isupper() or len(line) > LONG)
+        ):
+            found.append([])
+        found[-1].append(line)
+    return [lines for lines in found if lines]
+
+
+def is_formula(lines: list[str]) -> bool:
+    """Return whether lines are formulas or columns, which would be lost in flowing text."""
+    if lines[0].startswith(LABELS):
+        return False
+    return any(
+        "  " in line.strip()
+        or re.match(r"\s*[\w\[\]()'.|]+( \([^)]*\))? ?= ", line)
+        or re.match(r"[\w:]{1,12}: +\S", line)
+        or line.startswith("    ")
+        for line in lines
+    )
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown does not read as marks, with code for what looks like it."""
+    return re.sub(r"(?<![\w`])(\w+=(?:\"[^\"]*\"|[\w.]+))", r"`\1`", text).replace("*", r"\*")
