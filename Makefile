@@ -5,7 +5,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes at once, of 
 QUICK := tests/contract tests/language tests/surgery src
 FILES := tests/exporting tests/targets
 PAGE := tests/report/test_page.py
-DEMO := train(12, batch=32) | sparsify(1e-4, 4, batch=32) | prune(0.5, by="bn") | distill("kd", 10, batch=32) | quantize(8)
+DEMO := train(6, batch=32) | sparsify(1e-4, 2, batch=32) | prune(0.5, by="bn") | distill("kd", 7, batch=32) | quantize(8)
 
 .PHONY: setup demo test lint docs clean
 
