@@ -61,6 +61,7 @@ class Executorch(Target):
     ) -> None:
         import torch
 
+        from ..exporting.floats import round_in_floats
         from ..exporting.lowered import by_operator
         from ..exporting.shown import one_picture
         from ..exporting.xnnpack import in_integers
@@ -72,7 +73,7 @@ class Executorch(Target):
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
-                layer.freeze_weights()
+                round_in_floats(layer, always=True)
         bake_transforms(model)
         shown = (
             torch.zeros(2, *shape)

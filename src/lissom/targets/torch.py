@@ -59,6 +59,7 @@ class Torch(Target):
     ) -> None:
         import torch
 
+        from ..exporting.floats import round_in_floats
         from ..exporting.shown import shown_to
         from ..surgery.quantization.network import QuantizedNetwork
         from ..surgery.weights.cast import bake_but_cast
@@ -68,7 +69,7 @@ class Torch(Target):
         model = shown.network(model)
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork):
-                layer.freeze_weights()
+                round_in_floats(layer, always=True)
         bake_but_cast(model)
         text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
         try:

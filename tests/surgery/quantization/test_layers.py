@@ -17,6 +17,8 @@ from networks import images as noise
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
+from lissom.exporting.floats import round_in_floats
+from lissom.exporting.onnx.layers import round_in_integers
 from lissom.grids.uniform import affine
 from lissom.language.context import Context
 from lissom.language.grid import grid_of
@@ -309,7 +311,7 @@ def test_the_simulation_is_what_integer_arithmetic_gives() -> None:
     with torch.no_grad():
         found = small(x).numpy()
     frozen = copy.deepcopy(small)
-    frozen.freeze_integers()
+    round_in_integers(frozen)
     value, grid = x.numpy().astype(np.float64), small.grids["input"]
     for k, after in ((0, "relu1"), (2, None)):
         layer, scale, zero = frozen.network[k], float(grid.scale), int(grid.zero_point)
@@ -346,7 +348,7 @@ def test_the_bias_of_a_dead_filter_fits_its_integers_after_training_too() -> Non
 
 def check_biases(small: Any) -> None:
     frozen = copy.deepcopy(small)
-    frozen.freeze_integers()
+    round_in_integers(frozen)
     for layer in frozen.layers():
         back = layer.bias_q.double() * layer.bias_scale.double()
         torch.testing.assert_close(
@@ -443,7 +445,7 @@ def test_the_sample_of_values_is_of_all_columns(shape: tuple[int, ...]) -> None:
 def test_float_export_holds_the_rounded_weights() -> None:
     small = apply("quantize(8)", chain(), images(1), images())
     frozen = copy.deepcopy(small)
-    frozen.freeze_weights()
+    round_in_floats(frozen, always=True)
     assert type(frozen.network[0]) is nn.Conv2d and type(frozen.network[6]) is nn.Linear
     with torch.no_grad():
         torch.testing.assert_close(frozen(images()), small(images()), rtol=0, atol=0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...trees import Tree
     from ..shown import Shown
 
-OPSET = 21  # the first with the Q/DQ operators that surgery/quantization/ writes
+OPSET = 21  # the first with the Q/DQ operators that layers.py writes
 
 
 def export_onnx(
@@ -52,8 +52,10 @@ def export_onnx(
     from ...surgery.quantization.network import QuantizedNetwork
     from ...surgery.weights.cast import kinds_of
     from ...tasks.given import network_of
+    from ..floats import round_in_floats
     from ..shown import shown_to
     from .float_layers import keep_float_layers
+    from .layers import round_in_integers
     from .names import name_by_layer
     from .weights import halved
 
@@ -69,9 +71,9 @@ def export_onnx(
     for layer in list(model.modules()):
         if isinstance(layer, QuantizedNetwork):
             if in_integers:
-                layer.freeze_integers()
+                round_in_integers(layer)
             else:
-                layer.freeze_weights()
+                round_in_floats(layer, always=False)
     kinds = kinds_of(model)
     bake_transforms(model)
     proto = converted(model, shown)

@@ -1,4 +1,4 @@
-"""Layers with rounded weights: simulated in float, exported as integers.
+"""Layers with rounded weights, simulated in float.
 
 The simulation and the exported file use the same numbers. In training a layer runs its rounded
 weights and then its own batch-norm, so its statistics go on and ordinary learning rates work; in
@@ -28,7 +28,7 @@ from ..layers import (
     CompressedLinear,
     back,
 )
-from .rounding import Rounding, product_at_run_time
+from .rounding import Rounding
 from .sites import convolved, hidden, projected
 
 Norm = nn.modules.batchnorm._BatchNorm
@@ -44,13 +44,6 @@ class QuantizedLayer(CompressedLayer):
     """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
 
     call = staticmethod(convolved)  # as which the sites of a network know it
-    # int8 (out ...), or (in out); these six only in a network that is being exported
-    weight_q: Tensor
-    weight_scale: Tensor  # (out)
-    weight_zero: Tensor  # int8 (out), mostly zeros; none where the layer reads floats
-    weight_shift: Tensor  # (out 1 ...): there, what a zero point takes away
-    bias_q: Tensor  # int32 (out)
-    bias_scale: Tensor  # (out)
     rounding: Rounding | None  # of the weights; None leaves them float
     norm: Norm | None  # the batch-norm that followed
     norm_name: str | None  # where in the network it was
@@ -92,19 +85,8 @@ class QuantizedLayer(CompressedLayer):
 
     def whole(self, x: Tensor) -> Tensor:
         """Round the input, run the layer with rounded weights, and its batch-norm."""
-        in_integers = torch.onnx.is_in_onnx_export() and hasattr(self, "weight_q")
-        if in_integers and self.own is not None and self.own.grid.at_run_time:
-            return product_at_run_time(
-                x,
-                self.weight_q,
-                self.weight_scale,
-                self._buffers.get("bias_float"),
-                self._buffers.get("weight_zero"),
-            )
         if self.own is not None:
             x = self.own(x)
-        if in_integers:
-            return self.computed(x, *self._exported())
         if not self.training:
             return self.computed(
                 x, *(self.learning() if torch.is_grad_enabled() else self.in_inference())
@@ -269,31 +251,6 @@ class QuantizedLayer(CompressedLayer):
         factor, shift = scale_and_shift(self.norm)
         return factor, shift if bias is None else shift + bias * factor
 
-    def freeze_integers(self) -> None:
-        """Hold weights as int8 and bias as int32, for the export that comes next."""
-        if self.rounding is None:
-            weight, bias = self.in_inference()
-            self.make_plain(weight, bias)
-            return
-        codes, scale, bias = self.integers()
-        turned = self.own is not None and self.own.grid.at_run_time  # as MatMulInteger reads it
-        whole = self.rounding.stored(codes)
-        zeros = self.rounding.zeros()
-        step = self.step()
-        self.register_buffer("weight_q", whole.t().contiguous() if turned else whole)
-        self.register_buffer("weight_scale", scale)
-        if step is not None or (turned and zeros is not None):
-            self.register_buffer(
-                "weight_zero", (torch.zeros_like(scale) if zeros is None else zeros).to(torch.int8)
-            )
-        elif zeros is not None:
-            self.register_buffer("weight_shift", by_filter(zeros * scale, codes))
-        if bias is not None and step is not None:
-            self.register_buffer("bias_scale", scale * step)
-            self.register_buffer("bias_q", (bias / (scale * step).double()).round().to(torch.int32))
-        elif bias is not None:
-            self.register_buffer("bias_float", bias.float())
-
     def make_plain(self, weight: Tensor, bias: Tensor | None) -> None:
         """Become a layer of the original class with these weights; what rounded its input stays in
         front of it.
@@ -307,32 +264,6 @@ class QuantizedLayer(CompressedLayer):
         self.bias = None if bias is None else nn.Parameter(bias.detach())
         if own is not None:
             self.register_forward_pre_hook(lambda _, given: (hidden(given[0], own),))
-
-    def _exported(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights and bias as DequantizeLinear nodes over their integers.
-
-        That of weights which meet floats has no zero point: so the export knows it
-        (exporting/onnx/weights.py).
-        """
-
-        def dequantized(*given: Tensor) -> Tensor:
-            found: Tensor = torch.onnx.ops.symbolic(
-                "DequantizeLinear",
-                list(given),
-                attrs={"axis": 0},
-                dtype=torch.float32,
-                shape=given[0].shape,
-                version=21,
-            )
-            return found
-
-        zero = [self.weight_zero] if hasattr(self, "weight_zero") else []
-        weight = dequantized(self.weight_q, self.weight_scale, *zero)
-        if hasattr(self, "weight_shift"):
-            weight = weight - self.weight_shift
-        if hasattr(self, "bias_q"):
-            return weight, dequantized(self.bias_q, self.bias_scale)
-        return weight, self._buffers.get("bias_float")
 
 
 class QuantizedConv1d(QuantizedLayer, CompressedConv1d):

@@ -240,22 +240,3 @@ class QuantizedNetwork(nn.Module):
         return any(
             layer.rounding is not None and layer.rounding.bits <= FEW for layer in self.layers()
         )
-
-    def freeze_weights(self) -> None:
-        """Prepare an export in float: weights on their grid in layers of the original class.
-
-        Activations of 8 bits are not rounded, since that changes little and costs time, but where
-        others have fewer.
-        """
-        grids = [self.grid_of(site) for site in self.grids]
-        for grid in grids:
-            grid.freeze("floats" if any(other.bits < 8 for other in grids) else "none")
-        for layer in self.layers():
-            layer.make_plain(*layer.in_inference())
-
-    def freeze_integers(self) -> None:
-        """Prepare an export: integers in place of float weights. The network is for exporting alone then."""
-        for site in self.grids:
-            self.grid_of(site).freeze("integers")
-        for layer in self.layers():
-            layer.freeze_integers()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ...language.grid import NEAR, Codes, Grid, by_filter, grid_of
+from ...language.grid import Codes, Grid, by_filter, grid_of
 
 
 class Rounding(nn.Module):
@@ -15,9 +15,6 @@ class Rounding(nn.Module):
     parameter if it learns.
     """
 
-    q_scale: Tensor  # these three only in a network that is being exported
-    q_zero: Tensor
-    q_step: Tensor
     off = False  # whether values pass unchanged, for a while
     still = False  # whether what is held stays as it is while the network learns
 
@@ -62,24 +59,7 @@ class Rounding(nn.Module):
             if self.training and not self.still:
                 self.grid.move_weights(x.detach(), self.bits, self.held)
             return self.grid.weights(x, self.bits, self.held)
-        if self.grid.at_run_time:
-            return (
-                x
-                if torch.onnx.is_in_onnx_export() and self.form == "none"
-                else self.grid.inputs(x, self.bits, self.held)
-            )
-        if torch.onnx.is_in_onnx_export():
-            return (
-                self._exported(x)
-                if self.form == "integers"
-                else self._in_float(x)
-                if self.form == "floats"
-                else x
-            )
-        # the fused form cannot be saved by torch.export
-        if torch.compiler.is_exporting() and hasattr(self, "q_step"):
-            return self._in_float(x)
-        if self.training and not self.still:
+        if self.training and not self.still and not self.grid.at_run_time:
             self.grid.move(x, self.held)
         return self.grid.inputs(x, self.bits, self.held)
 
@@ -108,86 +88,3 @@ class Rounding(nn.Module):
             {} if self.still else self.grid.refresh(weight, self.bits, self.held)
         ).items():
             getattr(self, name).data = value.to(weight.device)
-
-    def freeze(self, form: Literal["integers", "floats", "none"]) -> None:
-        """Hold how inputs become integers as buffers, for the export that comes next.
-
-        An ONNX file then rounds them to integers, by operations on floats, or not at all.
-        """
-        self.form = form
-        if self.grid.at_run_time:
-            return
-        codes = self.input_codes()
-        self.top = codes.top
-        self.sign = codes.sign
-        self.register_buffer("q_scale", codes.scale.detach().float().clone())
-        self.register_buffer("q_zero", torch.tensor(codes.zero, dtype=torch.int32))
-        self.register_buffer("q_step", codes.step.detach().float().clone())
-
-    def _in_float(self, x: Tensor) -> Tensor:
-        """Round by operations on floats, which every format has."""
-        q = (
-            ((x - NEAR).sign() + 1).clamp(0, 1) * self.top
-            if self.sign
-            else (x / self.q_scale).round().add(self.q_zero).clamp(0, self.top)
-        )
-        return (q - self.q_zero) * self.q_step
-
-    def _exported(self, x: Tensor) -> Tensor:
-        """Write QuantizeLinear and DequantizeLinear, with a clip between them of integers below 8 bits.
-
-        The clip is one of integers, since that leaves the convolution before it an integer one in
-        every runtime.
-        """
-        symbolic = torch.onnx.ops.symbolic
-        zero = self.q_zero.to(torch.uint8)
-        shape = x.shape
-        if self.sign:
-            above = symbolic(
-                "GreaterOrEqual", [x, torch.tensor(NEAR)], dtype=torch.bool, shape=shape, version=21
-            )
-            high = torch.tensor(self.top, dtype=torch.uint8)
-            low = torch.tensor(0, dtype=torch.uint8)
-            q = symbolic("Where", [above, high, low], dtype=torch.uint8, shape=shape, version=21)
-        else:
-            q = symbolic(
-                "QuantizeLinear",
-                [x, self.q_scale, zero],
-                dtype=torch.uint8,
-                shape=shape,
-                version=21,
-            )
-            if self.top < 255:
-                ends = [torch.tensor(end, dtype=torch.uint8) for end in (0, self.top)]
-                q = symbolic("Clip", [q, *ends], dtype=torch.uint8, shape=shape, version=21)
-        return symbolic(
-            "DequantizeLinear", [q, self.q_step, zero], dtype=torch.float32, shape=shape, version=21
-        )
-
-
-def product_at_run_time(
-    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, zeros: Tensor | None
-) -> Tensor:
-    """Write the integer product of inputs (... in), rounded when the file runs, and a weight (in
-    out) of scales (out).
-
-    `zeros` are the zero points of the weight (out). The nodes are those that ONNX Runtime makes one
-    DynamicQuantizeMatMul of.
-    """
-    q, step, zero = torch.onnx.ops.symbolic_multi_out(
-        "DynamicQuantizeLinear",
-        [x],
-        dtypes=[torch.uint8, torch.float32, torch.uint8],
-        shapes=[x.shape, [], []],
-        version=11,
-    )
-    given = [q, weight, zero, *([] if zeros is None else [zeros])]
-    total = torch.onnx.ops.symbolic(
-        "MatMulInteger",
-        given,
-        dtype=torch.int32,
-        shape=[*x.shape[:-1], weight.shape[1]],
-        version=10,
-    )
-    y: Tensor = total.to(torch.float32) * (step * scale)
-    return y if bias is None else y + bias

@@ -1,0 +1,200 @@
+"""A quantized network as an ONNX file computes it: integers, and the nodes that round and widen.
+
+Layers and roundings become what writes these nodes, by changing their class, so a quantized network
+itself knows nothing of ONNX.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...language.grid import NEAR, by_filter
+from ...surgery.quantization.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedConv3d,
+    QuantizedLayer,
+    QuantizedLinear,
+)
+from ...surgery.quantization.network import QuantizedNetwork
+from ...surgery.quantization.rounding import Rounding
+
+VERSION = 21  # the first with DequantizeLinear of every type that is written here
+
+
+class IntegerRounding(Rounding):
+    """A rounding of inputs that is written as QuantizeLinear and DequantizeLinear.
+
+    Integers below 8 bits are clipped between the two, as integers, which leaves the convolution
+    before it an integer one in every runtime.
+    """
+
+    q_scale: Tensor
+    q_zero: Tensor  # uint8
+    q_step: Tensor
+
+    def hold(self) -> None:
+        """Hold as buffers how inputs become integers."""
+        codes = self.input_codes()
+        self.top = codes.top
+        self.sign = codes.sign
+        self.register_buffer("q_scale", codes.scale.detach().float().clone())
+        self.register_buffer("q_zero", torch.tensor(codes.zero, dtype=torch.uint8))
+        self.register_buffer("q_step", codes.step.detach().float().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.off:
+            return x
+        if self.sign:
+            above = node("GreaterOrEqual", [x, torch.tensor(NEAR)], torch.bool, x.shape)
+            ends = [torch.tensor(end, dtype=torch.uint8) for end in (self.top, 0)]
+            q = node("Where", [above, *ends], torch.uint8, x.shape)
+        else:
+            q = node("QuantizeLinear", [x, self.q_scale, self.q_zero], torch.uint8, x.shape)
+            if self.top < 255:
+                ends = [torch.tensor(end, dtype=torch.uint8) for end in (0, self.top)]
+                q = node("Clip", [q, *ends], torch.uint8, x.shape)
+        return node("DequantizeLinear", [q, self.q_step, self.q_zero], torch.float32, x.shape)
+
+
+class IntegerLayer(QuantizedLayer):
+    """A layer whose weights are int8 and whose bias is int32."""
+
+    weight_q: Tensor  # int8 (out ...), or (in out) where MatMulInteger reads it
+    weight_scale: Tensor  # (out)
+    weight_zero: Tensor  # int8 (out), mostly zeros; none where the layer reads floats
+    weight_shift: Tensor  # (out 1 ...): there, what a zero point takes away
+    bias_q: Tensor  # int32 (out)
+    bias_scale: Tensor  # (out)
+    bias_float: Tensor  # (out), where the layer reads floats
+
+    @property
+    def at_run_time(self) -> bool:
+        """Whether what the layer reads is rounded when the file runs."""
+        return self.own is not None and self.own.grid.at_run_time
+
+    def hold(self) -> None:
+        """Hold weights as int8 and bias as int32."""
+        assert self.rounding is not None
+        codes, scale, bias = self.integers()
+        whole = self.rounding.stored(codes)
+        zeros = self.rounding.zeros()
+        step = self.step()
+        self.register_buffer("weight_q", whole.t().contiguous() if self.at_run_time else whole)
+        self.register_buffer("weight_scale", scale)
+        if step is not None or (self.at_run_time and zeros is not None):
+            zeros = torch.zeros_like(scale) if zeros is None else zeros
+            self.register_buffer("weight_zero", zeros.to(torch.int8))
+        elif zeros is not None:
+            self.register_buffer("weight_shift", by_filter(zeros * scale, codes))
+        if bias is not None and step is not None:
+            self.register_buffer("bias_scale", scale * step)
+            self.register_buffer("bias_q", (bias / (scale * step).double()).round().to(torch.int32))
+        elif bias is not None:
+            self.register_buffer("bias_float", bias.float())
+
+    def whole(self, x: Tensor) -> Tensor:
+        if self.at_run_time:
+            return self.product_at_run_time(x)
+        if self.own is not None:
+            x = self.own(x)
+        return self.computed(x, self.widened(), self.bias_widened())
+
+    def widened(self) -> Tensor:
+        """Return the weight as a DequantizeLinear node over its integers.
+
+        That of weights which meet floats has no zero point: so the export knows it (weights.py).
+        """
+        zero = self._buffers.get("weight_zero")
+        given = [self.weight_q, self.weight_scale, *([] if zero is None else [zero])]
+        weight = node(
+            "DequantizeLinear", given, torch.float32, self.weight_q.shape, attrs={"axis": 0}
+        )
+        shift = self._buffers.get("weight_shift")
+        return weight if shift is None else weight - shift
+
+    def bias_widened(self) -> Tensor | None:
+        """Return the bias, as a DequantizeLinear node where it is integers."""
+        if "bias_q" not in self._buffers:
+            return self._buffers.get("bias_float")
+        given = [self.bias_q, self.bias_scale]
+        return node("DequantizeLinear", given, torch.float32, self.bias_q.shape, attrs={"axis": 0})
+
+    def product_at_run_time(self, x: Tensor) -> Tensor:
+        """Write the integer product of inputs (... in), rounded when the file runs, and the weight.
+
+        The nodes are those that ONNX Runtime makes one DynamicQuantizeMatMul of.
+        """
+        q, step, zero = torch.onnx.ops.symbolic_multi_out(
+            "DynamicQuantizeLinear",
+            [x],
+            dtypes=[torch.uint8, torch.float32, torch.uint8],
+            shapes=[x.shape, [], []],
+            version=11,
+        )
+        zeros = self._buffers.get("weight_zero")
+        given = [q, self.weight_q, zero, *([] if zeros is None else [zeros])]
+        shape = [*x.shape[:-1], self.weight_q.shape[1]]
+        total = node("MatMulInteger", given, torch.int32, shape, version=10)
+        y: Tensor = total.to(torch.float32) * (step * self.weight_scale)
+        bias = self._buffers.get("bias_float")
+        return y if bias is None else y + bias
+
+
+class IntegerConv1d(IntegerLayer, QuantizedConv1d):
+    """A convolution over one axis in integers."""
+
+
+class IntegerConv2d(IntegerLayer, QuantizedConv2d):
+    """A convolution in integers."""
+
+
+class IntegerConv3d(IntegerLayer, QuantizedConv3d):
+    """A convolution over three axes in integers."""
+
+
+class IntegerLinear(IntegerLayer, QuantizedLinear):
+    """A linear layer in integers."""
+
+
+CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
+    QuantizedConv1d: IntegerConv1d,
+    QuantizedConv2d: IntegerConv2d,
+    QuantizedConv3d: IntegerConv3d,
+    QuantizedLinear: IntegerLinear,
+}
+
+
+def node(
+    kind: str,
+    given: list[Tensor],
+    dtype: torch.dtype,
+    shape: Any,
+    version: int = VERSION,
+    attrs: dict[str, Any] | None = None,
+) -> Tensor:
+    """Write a node of this kind, of one output."""
+    found: Tensor = torch.onnx.ops.symbolic(
+        kind, given, attrs=attrs or {}, dtype=dtype, shape=shape, version=version
+    )
+    return found
+
+
+def round_in_integers(network: QuantizedNetwork) -> None:
+    """Let a network hold integers, in place, for the export that comes next: it does nothing else then."""
+    for layer in network.layers():
+        if layer.rounding is None:
+            layer.make_plain(*layer.in_inference())
+            continue
+        layer.__class__ = CLASSES[type(layer)]
+        assert isinstance(layer, IntegerLayer)
+        layer.hold()
+    for site in network.grids:
+        rounding = network.grid_of(site)
+        if not rounding.grid.at_run_time:
+            rounding.__class__ = IntegerRounding
+            assert isinstance(rounding, IntegerRounding)
+            rounding.hold()
