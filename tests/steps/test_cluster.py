@@ -20,7 +20,7 @@ import lissom
 from lissom import LissomError, Recipe, apply
 from lissom.language.context import Context
 from lissom.surgery.kmeans import best_values
-from lissom.surgery.layers import CompressedLayer
+from lissom.surgery.layers import CompressedLayer, renew_transforms
 from lissom.surgery.sizes import sizes
 
 
@@ -75,6 +75,7 @@ def learnt(model: nn.Module, updates: int = 4, decay: float = 1e-4) -> None:
         optimizer.zero_grad()
         F.cross_entropy(model(images()), torch.arange(16) % 4).backward()
         optimizer.step()
+    renew_transforms(model)
     model.eval()
 
 
@@ -313,10 +314,47 @@ def test_the_packed_size_counts_codes_and_codebooks(text: str, books: int) -> No
     assert ctx.facts["packed_bytes"] == found["packed_bytes"] < ctx.facts["dense_bytes"] / 2
 
 
-def test_a_packed_file_is_about_as_small(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe", ["cluster(16)", "cluster(16, of='filter')", "cluster(16) | cast('fp16')"]
+)
+def test_a_packed_file_is_about_as_small(recipe: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(conv(3, 64), nn.ReLU(), conv(64, 64), head(64)).eval()
-    small = apply("cluster(16)", model, images(1), images())
+    small = apply(recipe, model, images(1), images())
     path = lissom.export(small, "onnxruntime(packed=True)", tmp_path / "net.onnxz", (3, 8, 8))
     assert path.stat().st_size < sizes(small)["packed_bytes"] + 3000
     assert path.stat().st_size < 4 * sum(p.numel() for p in model.parameters()) / 5
+
+
+def test_a_codebook_counts_where_a_file_has_it() -> None:
+    plain = sizes(apply("quantize(8)", net(), images(1), images()))["theory_bytes"]
+    both = sizes(apply("cluster(16) | quantize(8)", net(), images(1), images()))["theory_bytes"]
+    assert plain == both, "integers need no codebook"
+    full = sizes(apply("cluster(16)", net(), images(1), images()))["theory_bytes"]
+    half = sizes(apply("cluster(16) | cast('bf16')", net(), images(1), images()))["theory_bytes"]
+    assert full - half == 3 * 16 * 2
+
+
+def test_codes_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    small = apply("cluster(4, of='filter')", net(), images(1), images())
+    lissom.save(small, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["0.cluster.codes"][0, 0, 0, 0] = 4  # the first value of the next filter
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(LissomError, match="a code stands for no value of its codebook"):
+        lissom.load(tmp_path, fresh())
+
+
+def test_codes_follow_their_weights_after_each_epoch() -> None:
+    small, _ = clustered("cluster(8, renew=True)")
+    layer = layers(small)[0]
+    cluster: Any = layer.transforms["cluster"]
+    before = cluster.codes.clone()
+    with torch.no_grad():
+        layer.weight += 1.0
+    layer.eval()
+    assert torch.equal(cluster.codes, before)
+    renew_transforms(small)
+    assert (cluster.codes == cluster.centroids[0].argmax()).float().mean() > 0.9

@@ -172,3 +172,28 @@ def test_damage_is_a_value_error_or_other_values_of_the_same_number(
 def test_bytes_that_cannot_be_are_refused(kind: str, data: bytes, count: int, dtype: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         unpack(kind, data, count, dtype)
+
+
+@pytest.mark.parametrize("rows", [2, 7, 64])
+@pytest.mark.parametrize("dtype", ["<f4", "<u2"])
+def test_rows_with_values_of_their_own_have_books_of_their_own(rows: int, dtype: str) -> None:
+    draw = np.random.default_rng(rows)
+    books = draw.standard_normal((rows, 16)).astype("<f4").view("<u4").astype(dtype)
+    codes = draw.integers(0, 16, (rows, 4000))
+    values = np.take_along_axis(books, codes, 1)
+    kind, data = pack(values, rows)
+    found = unpack(kind, data, values.size, dtype)
+    assert (found.reshape(values.shape) == values).all()
+    if rows * 16 > 256:
+        assert kind == f"books {rows}"
+        assert len(data) <= values.size / 2 + rows * (1 + 16 * np.dtype(dtype).itemsize)
+
+
+@pytest.mark.parametrize(
+    "kind", ["books 0", "books 3", "books -1", "books x", "books 99999", "books"]
+)
+def test_books_of_other_rows_are_refused(kind: str) -> None:
+    values = np.random.default_rng(0).integers(0, 3, (2, 100)).astype("<u2")
+    data = pack(values, 2)[1]
+    with pytest.raises(ValueError, match=r"books|rows|packed as|digits|left behind|cut off"):
+        unpack(kind, data, 200, "<u2")

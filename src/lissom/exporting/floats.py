@@ -38,8 +38,8 @@ class FloatRounding(Rounding):
 def round_in_floats(network: QuantizedNetwork, always: bool) -> None:
     """Let a network compute in float, in place: weights on their grid in layers of the original class.
 
-    Activations are rounded `always`, or only where some have fewer than 8 bits: 8 bits change
-    little, and rounding to them costs time.
+    Activations are rounded `always`, or if any of them has fewer than 8 bits: 8 bits change little,
+    and rounding to them costs time.
     """
     roundings = [network.grid_of(site) for site in network.grids]
     rounds = always or any(rounding.bits < 8 for rounding in roundings)

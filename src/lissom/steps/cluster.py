@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cluster(Step):
-    """Let the weights of convolutions and linear layers share few values.
+    """Let the weights of convolutions, linear layers and embeddings share few values.
 
     weight[i] = centroid[code[i]]
     error     = sum of s[i] (w[i] - centroid[code[i]])^2
 
-    A file then holds a code of log2(values) bits for each weight, and a codebook. The centroids are
-    those of the least error that there is: k-means in one dimension, solved exactly. With
+    A packed file then holds a code of log2(values) bits for each weight, and a codebook. The
+    centroids are those of the least error: k-means in one dimension, solved exactly for up to
+    16,384 distinct weights and nearly for more. With
     sensitivity="fisher", s[i] is the mean squared gradient of the loss by w[i], else 1. That pays
     where the loss changes little; with 4 values or fewer it has made networks worse.
 
@@ -49,7 +50,8 @@ class Cluster(Step):
     cannot_follow: ClassVar = {
         "quantized": "the weights are quantized already; cluster before quantize",
         "cast": "the weights are stored in 16 bits already; cluster before cast",
-        "cluster": "the weights are clustered already; one cluster with keep= or only= is enough",
+        "cluster": "the weights are clustered already; a network is clustered once, with the same "
+        "settings for all its layers",
     }
 
     values: int = arg("distinct values in a codebook", 16, low=2, high=256)

@@ -24,7 +24,7 @@ class Codebooks:
 
     count: int
     of: Of
-    renew: bool
+    follows: bool
 
     def cluster(self, layers: Layers, sensitivity: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         """Let layers look their weight up in codebooks, in place; return a row on each.
@@ -50,7 +50,9 @@ class Codebooks:
         table = nn.Parameter(padded(found).to(next(iter(weights.values()))))
         book = next(iter(layers))
         return [
-            self._use(name, owners, Cluster(book, table.shape[1], self.of, zero, self.renew), table)
+            self._use(
+                name, owners, Cluster(book, table.shape[1], self.of, zero, self.follows), table
+            )
             for name, owners in layers.items()
         ]
 

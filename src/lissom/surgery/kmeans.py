@@ -134,8 +134,8 @@ def means(numbers: Floats, weights: Floats, ends: Ints) -> Floats:
 
 
 def groups_of(numbers: Floats) -> Ints:
-    """Return for each of rising numbers (n) its group: half the groups hold equally many numbers,
-    half are equally wide.
+    """Return for each of rising numbers (n) its group of neighbours: they are cut wherever groups of
+    equally many numbers, or equally wide ones, would be.
     """
     n = len(numbers)
     half = EXACT // 2

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .by_tensor import ByTensor
 from .transform import WeightTransform
 
 # zeros as TensorFlow adds them: as many as make the output the input's size over the stride,
@@ -215,23 +216,38 @@ def compress(layer: nn.Module) -> CompressedLayer:
     return layer
 
 
-def bake(layer: CompressedLayer) -> None:
-    """Give the weight of a layer the values that it computes with, and make the layer what it was
-    before, in place.
-
-    The weight stays the same tensor: layers that share it go on sharing it.
-    """
-    with torch.no_grad():
-        layer.weight.copy_(layer.transformed())
-    layer.drop_transforms()
-    layer.__class__ = back(layer)  # type: ignore[assignment]
-
-
 def bake_transforms(model: nn.Module) -> None:
-    """Bake every layer of a network that has transforms, quantized ones aside, in place."""
+    """Give the weights of a network the values that its layers compute with, and make the layers what
+    they were before any transform, in place; quantized ones stay.
+
+    A weight stays the same tensor: layers that share it go on sharing it.
+    """
+    done = ByTensor[bool]()
     for layer in list(model.modules()):
-        if isinstance(layer, CompressedLayer) and type(layer) in COMPRESSED.values():
-            bake(layer)
+        if not isinstance(layer, CompressedLayer) or type(layer) not in COMPRESSED.values():
+            continue
+        if layer.weight not in done:
+            with torch.no_grad():
+                layer.weight.copy_(layer.transformed())
+            done[layer.weight] = True
+        layer.drop_transforms()
+        layer.__class__ = back(layer)  # type: ignore[assignment]
+
+
+def renew_transforms(model: nn.Module) -> None:
+    """Let what is done to the weights of a network follow them, as an epoch of learning ends."""
+    for layer in model.modules():
+        if isinstance(layer, CompressedLayer):
+            for transform in layer.transforms.values():
+                transform.renew(layer.weight.detach())
+
+
+def weight_in_use(layer: nn.Module) -> Tensor:
+    """Return the weight (out in ...) that a layer computes with, whatever is done to it."""
+    if isinstance(layer, CompressedLayer):
+        return layer.transformed()
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight
 
 
 def baked(model: nn.Module) -> nn.Module:

@@ -17,13 +17,14 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 PIECE = 5 * 8 << 15  # digits that are read at once: whole bytes of them
 BOOK = 256  # values in a book at most
+ROWS = 10_000  # with books of their own, fewer than that
 SOME = 4096  # elements that show at once that more values occur
 TRITS = 3 ** np.arange(5)  # what the digits in a byte count
 
 
-def pack(values: Array) -> tuple[str, bytes]:
+def pack(values: Array, rows: int = 1) -> tuple[str, bytes]:
     """Return the bytes of `values` (any shape) and how they are packed, in what takes least: "dense"
-    or "sparse", or "book" or "sparse book".
+    or "sparse", "book" or "sparse book", or "books 8" of as many equal `rows`, each with its own.
 
     Zero is what has no bit set, so that a float -0.0 is kept.
 
@@ -40,6 +41,8 @@ def pack(values: Array) -> tuple[str, bytes]:
         if (book := _in_a_book(flat)) is not None:
             ways["book"] = book
             ways["sparse book"] = bitmap + (_in_a_book(flat[full]) or b"\0")
+        elif rows > 1 and (books := _in_books(flat, rows)) is not None:
+            ways[f"books {rows}"] = books
     kind = min(ways, key=lambda way: len(ways[way]))
     return kind, ways[kind]
 
@@ -48,6 +51,8 @@ def unpack(kind: str, data: bytes, count: int, dtype: str) -> Array:
     """Return the elements (count) that `pack` packed; raise ValueError where the bytes cannot be
     those of so many.
     """
+    if kind.startswith("books ") and kind[6:].isascii() and kind[6:].isdecimal():
+        return _from_books(data, count, dtype, int(kind[6:10]))
     if kind not in ("dense", "sparse", "book", "sparse book"):
         raise ValueError(f"nothing is packed as {kind!r}")
     read = _from_a_book if kind.endswith("book") else _elements
@@ -75,6 +80,33 @@ def _in_a_book(values: Array) -> bytes | None:
     if len(book) > BOOK:
         return None
     return bytes([len(book) - 1]) + book.tobytes() + _written(digits.astype(np.uint8), len(book))
+
+
+def _in_books(values: Array, rows: int) -> bytes | None:
+    """Return elements (count) in so many rows, each in a book of its own; None where that takes more."""
+    if len(values) % rows or rows >= ROWS:
+        return None
+    parts = []
+    for row in values.reshape(rows, -1):
+        if (book := _in_a_book(row)) is None:
+            return None
+        parts.append(book)
+    return b"".join(parts)
+
+
+def _from_books(data: bytes, count: int, dtype: str, rows: int) -> Array:
+    """Undo `_in_books`."""
+    if not rows or count % rows:
+        raise ValueError(f"{count} elements are not {rows} equal rows")
+    parts = []
+    for _ in range(rows):
+        size = data[0] + 1 if data else 1
+        end = 1 + size * np.dtype(dtype).itemsize + _length(count // rows, size)
+        parts.append(_from_a_book(data[:end], count // rows, dtype))
+        data = data[end:]
+    if data:
+        raise ValueError(f"{len(data)} bytes are left behind the last book")
+    return np.concatenate(parts)
 
 
 def _from_a_book(data: bytes, count: int, dtype: str) -> Array:

@@ -48,7 +48,7 @@ def squared_gradients(
                     found[name] += slope.square()
             count += 1
     if not count:
-        raise LissomError(f"{ctx.where}: there are no calibration images")
+        raise LissomError(f"{ctx.where}: sensitivity needs samples, and there are none")
     return {
         name: (total / count).clamp_min(max(float(total.mean()) / count * LEAST, 1e-30))
         for name, total in found.items()

@@ -15,7 +15,7 @@ from .layers import CompressedLayer
 from .packing import pack
 from .quantization.layers import QuantizedLayer
 from .quantization.rounding import Rounding
-from .transform import FLOAT, Stored
+from .transform import FLOAT, Stored, WeightTransform
 
 
 class Sizes(NamedTuple):
@@ -47,21 +47,23 @@ def sizes(model: nn.Module) -> dict[str, int]:
         for layer in model.modules():
             if isinstance(layer, Rounding):
                 total = total.plus(floats(int(layer.of == "inputs" and bool(layer.names))))
-            elif id(layer) not in owned:
+            elif id(layer) not in owned and not isinstance(layer, WeightTransform):
                 fresh = [
                     p for p in layer._parameters.values() if p is not None and id(p) not in seen
                 ]
                 seen |= {id(p) for p in fresh}
-                total = total.plus(of_layer(layer, fresh))
+                total = total.plus(of_layer(layer, fresh, seen))
     return {"theory_bytes": ceil(total.bits / 8), "packed_bytes": total.packed}
 
 
-def of_layer(layer: nn.Module, fresh: list[nn.Parameter]) -> Sizes:
-    """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet."""
+def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[int]) -> Sizes:
+    """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet;
+    `seen` are the ids of all that have.
+    """
     found = Sizes()
     for value in fresh:
         if value is layer._parameters.get("weight") and isinstance(layer, CompressedLayer):
-            found = found.plus(of_weight(layer))
+            found = found.plus(of_weight(layer, seen))
         elif not isinstance(layer, QuantizedLayer):
             found = found.plus(floats(value.numel()))
     if isinstance(layer, QuantizedLayer):
@@ -72,10 +74,11 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter]) -> Sizes:
     return found
 
 
-def of_weight(layer: CompressedLayer) -> Sizes:
-    """Return the sizes of a weight alone, without its scales or its codebook."""
+def of_weight(layer: CompressedLayer, seen: set[int]) -> Sizes:
+    """Return the sizes of a weight, without its scales, and of what its transforms hold."""
     # of -0.0, too, 0.0; files hold float32, whatever the network does
     found = Stored(layer.weight.detach().float() + 0.0)
+    held = Sizes()
     for transform in layer.transforms.values():
         found = transform.stored(found)
     rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
@@ -84,14 +87,17 @@ def of_weight(layer: CompressedLayer) -> Sizes:
         codes = layer.integers()[0]
         each = rounding.grid.value_bits or rounding.bits
         sign_bits = 1.0 if rounding.grid.value_bits else rounding.bits
-        found = Stored(rounding.stored(codes), each, sign_bits, found.sparse)
+        found = Stored(rounding.stored(codes), each, sign_bits, sparse=found.sparse)
         nonzero = int(codes.count_nonzero())
     else:
         nonzero = int(found.values.count_nonzero())
+        books = [p for t in layer.transforms.values() for p in t.parameters() if id(p) not in seen]
+        seen |= {id(book) for book in books}
+        held = held.plus(floats(sum(book.numel() for book in books), found.book_bits))
     bits = found.values.numel() * found.bits
     if found.sparse:
         bits = min(bits, found.values.numel() + nonzero * found.sign_bits)
-    return Sizes(bits, len(pack(bytes_of(found.values))[1]))
+    return held.plus(Sizes(bits, len(pack(bytes_of(found.values))[1])))
 
 
 def bytes_of(values: Tensor) -> np.ndarray:
@@ -102,6 +108,6 @@ def bytes_of(values: Tensor) -> np.ndarray:
     return values.numpy()
 
 
-def floats(count: int) -> Sizes:
+def floats(count: int, bits: float = FLOAT) -> Sizes:
     """Return the sizes of so many numbers that are not rounded."""
-    return Sizes(count * FLOAT, count * FLOAT // 8)
+    return Sizes(count * bits, int(count * bits // 8))

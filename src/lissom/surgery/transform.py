@@ -2,7 +2,9 @@
 `weights/`, where every file is such a transform.
 
 A transform is a module of the layer, called like its file: `conv.mask`, `conv.cluster`. Saving,
-sizes, export and what a later step refuses ask the transforms, so a new one is a new file.
+sizes, export as plain weights and what a later step refuses ask the transforms, so for these a new
+one is a new file, and a step that adds it. Only a form of its own in a format, as 16 bits have one
+in ONNX, is written by that format's export.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from ..errors import unknown
+from ..errors import LissomError, unknown
 from . import weights
 
 FLOAT = 32  # bits of what is not rounded
@@ -30,6 +32,7 @@ class Stored(NamedTuple):
     values: Tensor  # (out in ...): int8, or floats of as many bits as `bits` says
     bits: float = FLOAT  # of each value
     sign_bits: float = FLOAT  # of each value that is known not to be 0
+    book_bits: float = FLOAT  # of each number that the transforms hold
     sparse: bool = False  # whether zeros are expected, so that a bit may say where they are
 
 
@@ -65,7 +68,13 @@ class WeightTransform(nn.Module, ABC):
 
     @abstractmethod
     def hold(self, weight: Tensor, learning: bool) -> None:
-        """Take note of the weight, as training begins or ends."""
+        """Take note of the weight: when the transform is added, and whenever its layer goes to
+        training or to inference.
+        """
+
+    @abstractmethod
+    def renew(self, weight: Tensor) -> None:
+        """Follow the weight, as an epoch of learning ends."""
 
     @abstractmethod
     def transformed(self, weight: Tensor) -> Tensor:
@@ -90,13 +99,11 @@ def transform_named(name: str) -> type[WeightTransform]:
     if name not in transforms():
         raise unknown("transform", "weight transform", name, transforms())
     module = import_module(f"{weights.__name__}.{name}")
-    return next(
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type)
-        and issubclass(kind, WeightTransform)
-        and kind.__module__ == module.__name__
-    )
+    for kind in vars(module).values():
+        own = isinstance(kind, type) and kind.__module__ == module.__name__
+        if own and issubclass(kind, WeightTransform):
+            return kind
+    raise LissomError(f"{module.__file__}: holds no class that is a WeightTransform")
 
 
 def holding(model: nn.Module) -> set[str]:

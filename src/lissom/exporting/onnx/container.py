@@ -23,7 +23,7 @@ from ...errors import LissomError
 ENDING = ".onnxz"
 FORMAT = 1
 # by name in the index: NumPy's name, bytes of an element
-TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4)}
+TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4), "uint16": ("<u2", 2)}
 WORTH = 16  # bytes that a tensor must spare, since its line in the index takes some
 MOST = 2**31  # bytes of a file in ONNX's own format
 MOST_INDEX = 4 << 20
@@ -42,7 +42,12 @@ def write(source: Path, path: Path) -> None:
     from ...surgery.packing import pack
 
     data = source.read_bytes()
-    kinds = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.FLOAT: "float32"}
+    kinds = {
+        onnx.TensorProto.INT8: "int8",
+        onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.FLOAT16: "uint16",
+        onnx.TensorProto.BFLOAT16: "uint16",
+    }
     graph = list[bytes]()
     weights = list[bytes]()
     rows = list[list[Any]]()
@@ -53,7 +58,7 @@ def write(source: Path, path: Path) -> None:
         if kind is None or len(raw) <= WORTH:
             continue
         values = frombuffer(raw, TYPES[kind][0])
-        how, packed = pack(values)
+        how, packed = pack(values, tensor.dims[0] if tensor.dims else 1)
         if len(packed) + WORTH < len(raw):
             place = data.index(raw, at)  # equal bytes before it would do as well
             graph.append(data[at:place])

@@ -184,7 +184,7 @@ def node(
 
 
 def round_in_integers(network: QuantizedNetwork) -> None:
-    """Let a network hold integers, in place, for the export that comes next: it does nothing else then."""
+    """Let a network hold integers, in place; from then on it can only be exported."""
     for layer in network.layers():
         if layer.rounding is None:
             layer.make_plain(*layer.in_inference())

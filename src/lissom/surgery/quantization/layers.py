@@ -76,9 +76,11 @@ class QuantizedLayer(CompressedLayer):
 
     def train(self, mode: bool = True) -> Any:
         """Go to training or inference; what training changed last counts in inference."""
-        if self.training and not mode and self.rounding is not None:
+        learned = self.training and not mode
+        found = super().train(mode)
+        if learned and self.rounding is not None:
             self.rounding.refresh(self.turned(self.transformed().detach()))
-        return super().train(mode)
+        return found
 
     def forward(self, input: Tensor) -> Tensor:
         return self.call(input, self.weight, self)

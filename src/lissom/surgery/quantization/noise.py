@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...language.grid import by_filter
 from ...trees import Tree, called
+from ..layers import weight_in_use
 from .layers import QuantizedLayer
 from .network import QuantizedNetwork
 from .rounding import Rounding
@@ -174,7 +175,7 @@ def layer_noise(
                 else {
                     "bits": layer.rounding.bits,
                     "grid": str(layer.rounding.grid),
-                    **weight_noise(layer, (floats or layers)[name].weight),
+                    **weight_noise(layer, weight_in_use((floats or layers)[name])),
                 },
                 "inputs": {"bits": roundings(layer, "inputs")[-1].bits, **inputs[-1].row()}
                 if inputs

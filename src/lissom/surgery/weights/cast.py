@@ -36,6 +36,9 @@ class Cast(WeightTransform):
     def hold(self, weight: Tensor, learning: bool) -> None:
         """Nothing has to be known: what is rounded is the weight as it is."""
 
+    def renew(self, weight: Tensor) -> None:
+        """Nothing changes: what is rounded is the weight as it is."""
+
     def transformed(self, weight: Tensor) -> Tensor:
         """Return the weight at values that 16 bits hold; the gradient is that of the weight itself."""
         if weight.dtype == TYPES[self.kind]:  # in a file
@@ -48,7 +51,7 @@ class Cast(WeightTransform):
 
     def stored(self, before: Stored) -> Stored:
         if not before.values.is_floating_point():  # the codebook is cast, not the places in it
-            return before
+            return before._replace(book_bits=16)
         values = rounded(before.values, self.kind).to(TYPES[self.kind])
         return before._replace(values=values, bits=16, sign_bits=16)
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from ...errors import LissomError
 from ..transform import Stored, WeightTransform
 
 Of = Literal["layer", "filter", "network"]
@@ -27,9 +28,9 @@ Of = Literal["layer", "filter", "network"]
 class Cluster(WeightTransform):
     """Look a weight up in a codebook; with `zero`, code 0 stands for a 0 that stays.
 
-    `book` names the codebook, so that layers which share one are rebuilt with one. With `renew`,
-    the weight learns beside the centroids, by its own gradient, and goes to the nearest of them
-    each time training ends.
+    `book` names the codebook, so that layers which share one are rebuilt with one. If it
+    `follows`, the weight learns beside the centroids, by its own gradient, and goes to the nearest of
+    them after each epoch.
     """
 
     place: ClassVar[int] = 1
@@ -38,18 +39,18 @@ class Cluster(WeightTransform):
         "values": range(1, 257),
         "of": ("layer", "filter", "network"),
         "zero": bool,
-        "renew": bool,
+        "follows": bool,
     }
     centroids: nn.Parameter  # (books values), where `of` is a filter one for each, else one
     codes: Tensor  # uint8 (out in ...)
 
-    def __init__(self, book: str, values: int, of: Of, zero: bool, renew: bool) -> None:
+    def __init__(self, book: str, values: int, of: Of, zero: bool, follows: bool) -> None:
         super().__init__()
         self.book = book
         self.values = values
         self.of = of
         self.zero = zero
-        self.renew = renew
+        self.follows = follows
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.options}
@@ -59,6 +60,8 @@ class Cluster(WeightTransform):
         cls, settings: dict[str, Any], weight: Tensor, others: Collection[WeightTransform]
     ) -> Self:
         found = cls(**settings)
+        if found.values + found.zero > 256:
+            raise LissomError(f"cluster: {found.values} values and a zero are more than 256")
         books = len(weight) if found.of == "filter" else 1
         centroids = nn.Parameter(weight.new_zeros(books, found.values))
         for other in others:
@@ -73,15 +76,17 @@ class Cluster(WeightTransform):
         self.register_buffer("codes", codes)
 
     def hold(self, weight: Tensor, learning: bool) -> None:
-        """With `renew`, let each weight that is not held at 0 go to the nearest centroid, once it has
-        learned.
-        """
-        if learning or not self.renew:
+        """Check that every code stands for a value, which that of a damaged file need not."""
+        if not learning and int(self.codes.max()) >= self.values + self.zero:
+            raise LissomError("cluster: a code stands for no value of its codebook")
+
+    def renew(self, weight: Tensor) -> None:
+        """If codes follow the weight, let each weight that is not held at 0 go to the nearest centroid."""
+        if not self.follows:
             return
-        codes = nearest(weight.detach(), self.table()) if not self.zero else None
-        if codes is None:
-            codes = nearest(weight.detach(), self.table()[:, 1:]) + 1
-            codes = torch.where(self.codes == 0, 0, codes)
+        codes = nearest(weight, self.centroids.detach())
+        if self.zero:
+            codes = torch.where(self.codes == 0, 0, codes + 1)
         self.codes.copy_(codes)
 
     def table(self) -> Tensor:
@@ -92,7 +97,7 @@ class Cluster(WeightTransform):
 
     def transformed(self, weight: Tensor) -> Tensor:
         found: Tensor = LookUp.apply(self.table(), self.codes)
-        if self.renew and torch.is_grad_enabled() and weight.requires_grad:
+        if self.follows and torch.is_grad_enabled() and weight.requires_grad:
             # is what was found to the bit, as w + (found - w) need not be
             found = found + (weight - weight.detach())
         return found
@@ -100,7 +105,9 @@ class Cluster(WeightTransform):
     def stored(self, before: Stored) -> Stored:
         count = self.values + self.zero
         # code 0, as int8, is a zero for those who pack
-        return Stored(self.codes.view(torch.int8), log2(count), log2(self.values), before.sparse)
+        return Stored(
+            self.codes.view(torch.int8), log2(count), log2(self.values), sparse=before.sparse
+        )
 
 
 class LookUp(torch.autograd.Function):
