@@ -41,9 +41,6 @@ class Halved(WeightTransform):
     def hold(self, weight, learning):
         pass
 
-    def renew(self, weight):
-        pass
-
     def transformed(self, weight):
         return weight * 0.5**self.times
 

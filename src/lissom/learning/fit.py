@@ -19,7 +19,6 @@ from ..data.data import Data
 from ..data.split import Images
 from ..errors import LissomError, cause_of
 from ..language.training import Batch, Progress, Remembering, TrainSettings
-from ..surgery.layers import renew_transforms
 from ..surgery.quantization.network import QuantizedNetwork
 from .batchnorm import configure_batchnorm
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
@@ -140,7 +139,6 @@ class Loop:
             self._go_on(state, checkpoints)
         while len(self.rows) < self.pace.epochs:
             self._epoch(checkpoints)
-            renew_transforms(self.model)
             self.rows.append(
                 {
                     "epoch": len(self.rows) + 1,

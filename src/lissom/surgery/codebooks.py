@@ -72,10 +72,12 @@ class Codebooks:
         for layer in map(compress, owners):
             layer.add_transform(cluster)
         with torch.no_grad():
-            weight.copy_(cluster.transformed(weight))
-        lost = float((weight - before).double().square().sum())
+            found = cluster.transformed(weight)
+            if not self.follows:
+                weight.copy_(found)
+        lost = float((found - before).double().square().sum())
         size = float(before.double().square().sum())
-        distinct = max(len(row.unique()) for row in weight.reshape(len(table), -1))
+        distinct = max(len(row.unique()) for row in found.reshape(len(table), -1))
         return {
             "name": name,
             "weights": weight.numel(),

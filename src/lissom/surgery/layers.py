@@ -234,14 +234,6 @@ def bake_transforms(model: nn.Module) -> None:
         layer.__class__ = back(layer)  # type: ignore[assignment]
 
 
-def renew_transforms(model: nn.Module) -> None:
-    """Let what is done to the weights of a network follow them, as an epoch of learning ends."""
-    for layer in model.modules():
-        if isinstance(layer, CompressedLayer):
-            for transform in layer.transforms.values():
-                transform.renew(layer.weight.detach())
-
-
 def weight_in_use(layer: nn.Module) -> Tensor:
     """Return the weight (out in ...) that a layer computes with, whatever is done to it."""
     if isinstance(layer, CompressedLayer):

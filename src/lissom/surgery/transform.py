@@ -73,10 +73,6 @@ class WeightTransform(nn.Module, ABC):
         """
 
     @abstractmethod
-    def renew(self, weight: Tensor) -> None:
-        """Follow the weight, as an epoch of learning ends."""
-
-    @abstractmethod
     def transformed(self, weight: Tensor) -> Tensor:
         """Return the weight to compute with, with the gradient that learning uses.
 

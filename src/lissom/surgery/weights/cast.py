@@ -36,9 +36,6 @@ class Cast(WeightTransform):
     def hold(self, weight: Tensor, learning: bool) -> None:
         """Nothing has to be known: what is rounded is the weight as it is."""
 
-    def renew(self, weight: Tensor) -> None:
-        """Nothing changes: what is rounded is the weight as it is."""
-
     def transformed(self, weight: Tensor) -> Tensor:
         """Return the weight at values that 16 bits hold; the gradient is that of the weight itself."""
         if weight.dtype == TYPES[self.kind]:  # in a file

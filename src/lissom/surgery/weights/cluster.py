@@ -28,9 +28,9 @@ Of = Literal["layer", "filter", "network"]
 class Cluster(WeightTransform):
     """Look a weight up in a codebook; with `zero`, code 0 stands for a 0 that stays.
 
-    `book` names the codebook, so that layers which share one are rebuilt with one. If it
-    `follows`, the weight learns beside the centroids, by its own gradient, and goes to the nearest of
-    them after each epoch.
+    `book` names the codebook, so that layers which share one are rebuilt with one. If codes follow
+    the weight, it learns beside the centroids, by its own gradient, and has the nearest of them in
+    each forward pass.
     """
 
     place: ClassVar[int] = 1
@@ -76,14 +76,16 @@ class Cluster(WeightTransform):
         self.register_buffer("codes", codes)
 
     def hold(self, weight: Tensor, learning: bool) -> None:
-        """Check that every code stands for a value, which that of a damaged file need not."""
+        """Let codes follow the weight, if they do, and check that each stands for a value, which that
+        of a damaged file need not.
+        """
+        if self.follows:
+            self.follow(weight.detach())
         if not learning and int(self.codes.max()) >= self.values + self.zero:
             raise LissomError("cluster: a code stands for no value of its codebook")
 
-    def renew(self, weight: Tensor) -> None:
-        """If codes follow the weight, let each weight that is not held at 0 go to the nearest centroid."""
-        if not self.follows:
-            return
+    def follow(self, weight: Tensor) -> None:
+        """Give each weight that is not held at 0 the code of the nearest centroid."""
         codes = nearest(weight, self.centroids.detach())
         if self.zero:
             codes = torch.where(self.codes == 0, 0, codes + 1)
@@ -96,11 +98,12 @@ class Cluster(WeightTransform):
         return torch.cat([self.centroids.new_zeros(len(self.centroids), 1), self.centroids], 1)
 
     def transformed(self, weight: Tensor) -> Tensor:
+        learning = self.follows and torch.is_grad_enabled() and weight.requires_grad
+        if learning:
+            self.follow(weight.detach())
         found: Tensor = LookUp.apply(self.table(), self.codes)
-        if self.follows and torch.is_grad_enabled() and weight.requires_grad:
-            # is what was found to the bit, as w + (found - w) need not be
-            found = found + (weight - weight.detach())
-        return found
+        # is what was found to the bit, as w + (found - w) need not be
+        return found + (weight - weight.detach()) if learning else found
 
     def stored(self, before: Stored) -> Stored:
         count = self.values + self.zero

@@ -32,9 +32,6 @@ class Mask(WeightTransform):
             self._buffers.pop("mask", None)
             self._non_persistent_buffers_set.discard("mask")
 
-    def renew(self, weight: Tensor) -> None:
-        """Nothing changes: zeros stay where they are."""
-
     def transformed(self, weight: Tensor) -> Tensor:
         """Return the weight, cut off from the gradient where it is zero.
 
