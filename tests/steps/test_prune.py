@@ -340,7 +340,7 @@ def test_per_cost_takes_what_saves_most_for_its_score() -> None:
         per: [
             chunk.group
             for chunk in Prune(0.4, of="macs", by="bn", per=per, multiple=8)
-            .options(net, ctx, [])
+            .width_search(net, ctx, [])
             .chunks
         ]
         for per in ("channel", "cost")
@@ -364,7 +364,7 @@ def test_a_loss_of_the_tasks_own_is_what_the_gradients_are_of() -> None:
     ctx = TaskContext(task.data.example(), task.data.calibration, where="prune", task=task)
     step = Prune(0.3, by="fisher", recalibrate=False)
     assert all(
-        float(s.max()) > 0 for s in step.options(Wrapped().eval(), ctx, ctx.labelled(8)).scores
+        float(s.max()) > 0 for s in step.width_search(Wrapped().eval(), ctx, ctx.labelled(8)).scores
     )
     step.rehearse(Wrapped().eval(), ctx)  # which must not fall back on cross-entropy
 

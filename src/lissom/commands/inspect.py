@@ -46,28 +46,26 @@ def inspect_network(
         where="inspect",
         clock=clock_of(threads),
     )
-    options = step.options(model, ctx, ctx.labelled(step.samples))
+    search = step.width_search(model, ctx, ctx.labelled(step.samples))
     costs = {
-        of: cost_of(of, model, options.groups, ctx.example) for of in ("channels", "params", "macs")
+        of: cost_of(of, model, search.groups, ctx.example) for of in ("channels", "params", "macs")
     }
     found: dict[str, Any] = {
         "by": step.by,
         "multiple": ctx.facts["multiple"],
         "floor": step.floor,
-        "groups": [described(options, k, costs) for k in range(len(options.groups))],
+        "groups": [described(search, k, costs) for k in range(len(search.groups))],
         "left_whole": ctx.facts["left_whole"],
         "notes": task.notes(),
         "removable": {
-            of: reach(
-                WidthSearch(options.groups, options.scores, options.widths, options.chunks, cost)
-            )
+            of: reach(WidthSearch(search.groups, search.scores, search.widths, search.steps, cost))
             for of, cost in costs.items()
         },
     }
-    narrow = [allowed[-1] for allowed in options.widths]
+    narrow = [allowed[-1] for allowed in search.widths]
     if latency:
         small = copy.deepcopy(model)
-        slice_channels(small, options.cut(narrow))
+        slice_channels(small, search.cut(narrow))
         whole_ms, least_ms = step.clock(ctx).latencies([model, small], ctx.example)
         found["latency"] = {
             "on": step.on,
@@ -79,7 +77,7 @@ def inspect_network(
         found["sensitivity"] = {
             "score": ctx.accuracy(model),
             "amounts": list(AMOUNTS),
-            "groups": sensitivities(model, ctx, options),
+            "groups": sensitivities(model, ctx, search),
         }
     return found
 
@@ -95,16 +93,16 @@ def network_of(key: str, store: Store, task: Task) -> nn.Module:
     return load_key(key, store, code_named(task.spec))
 
 
-def described(options: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, Any]:
+def described(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, Any]:
     """Return what there is to know of one group."""
-    group = options.groups[k]
-    start = options.start
-    one = [*start[:k], options.widths[k][-1], *start[k + 1 :]]
+    group = search.groups[k]
+    start = search.full
+    one = [*start[:k], search.widths[k][-1], *start[k + 1 :]]
     return {
         "name": group.name,
         "units": group.size,
-        "least": options.widths[k][-1],
-        "step": step_of(options.widths[k]),
+        "least": search.widths[k][-1],
+        "step": step_of(search.widths[k]),
         "made_by": group.layers("out"),
         "read_by": group.layers("in"),
         "normalised_by": group.layers("scale"),
@@ -128,29 +126,29 @@ def step_of(widths: Sequence[int]) -> int | None:
     )
 
 
-def reach(options: WidthSearch) -> dict[str, float]:
+def reach(search: WidthSearch) -> dict[str, float]:
     """Return the least and the largest fraction that can be removed."""
-    start = options.start
+    start = search.full
     least = [
-        options.removed([*start[:k], w[1], *start[k + 1 :]])
-        for k, w in enumerate(options.widths)
+        search.removed([*start[:k], w[1], *start[k + 1 :]])
+        for k, w in enumerate(search.widths)
         if len(w) > 1
     ]
-    return {"least": round(min(least, default=0.0), 4), "most": round(options.most, 4)}
+    return {"least": round(min(least, default=0.0), 4), "most": round(search.max_removed, 4)}
 
 
 def sensitivities(
-    model: nn.Module, ctx: Context, options: WidthSearch
+    model: nn.Module, ctx: Context, search: WidthSearch
 ) -> dict[str, list[float | None]]:
     """Return for each group the score with that share of it alone zeroed, for each of AMOUNTS."""
     found: dict[str, list[float | None]] = {}
-    for k, group in enumerate(options.groups):
+    for k, group in enumerate(search.groups):
         step = group.step(1)
         found[group.name] = []
         for amount in AMOUNTS:
-            kept = options.start
+            kept = search.full
             kept[k] = max(step, round((1 - amount) * group.size / step) * step)
             trial = copy.deepcopy(model)
-            zero_channels(trial, options.cut(kept))
+            zero_channels(trial, search.cut(kept))
             found[group.name].append(ctx.accuracy(trial))
     return found

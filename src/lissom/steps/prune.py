@@ -90,24 +90,24 @@ class Prune(Step):
         if self.of == "latency":
             from ..surgery.channels.latency import reachable
 
-            reachable(self.options(model, ctx, ctx.labelled(2)), self.amount, ctx.where)
+            reachable(self.width_search(model, ctx, ctx.labelled(2)), self.amount, ctx.where)
             return model
-        self.cut(model, ctx, self.options(model, ctx, ctx.labelled(2)), self.amount)
+        self.cut(model, ctx, self.width_search(model, ctx, ctx.labelled(2)), self.amount)
         return model
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         from ..surgery.coverage import tell_left_out
 
-        left = 1.0  # of what was there before the first round
+        remaining = 1.0  # of what there was before the first round
         for turn in range(1, self.rounds + 1):
-            share = 1 - (1 - self.amount * turn / self.rounds) / left
+            share = 1 - (1 - self.amount * turn / self.rounds) / remaining
             last = turn == self.rounds
             if share > 0:  # whole multiples may have taken more than this round's part already
-                options = self.options(model, ctx, ctx.labelled(self.samples))
+                search = self.width_search(model, ctx, ctx.labelled(self.samples))
                 if self.of == "latency":
-                    left *= 1 - self.cut_to_latency(model, ctx, options, share)
+                    remaining *= 1 - self.cut_to_latency(model, ctx, search, share)
                 else:
-                    left *= 1 - self.cut(model, ctx, options, share, left, last)
+                    remaining *= 1 - self.cut(model, ctx, search, share, remaining, last)
             if self.recalibrate:
                 self.measure_statistics(model, ctx, tell=last)
         whole = {
@@ -121,10 +121,10 @@ class Prune(Step):
             whole,
             "whole",
         )
-        ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - left, 6)}
-        if self.of != "latency" and abs(1 - left - self.amount) > 0.02:
+        ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - remaining, 6)}
+        if self.of != "latency" and abs(1 - remaining - self.amount) > 0.02:
             ctx.notes.append(
-                f"{ctx.where}: {1 - left:.3f} of the {self.of} were removed, the "
+                f"{ctx.where}: {1 - remaining:.3f} of the {self.of} were removed, the "
                 "nearest that multiples of "
                 f"{ctx.facts['multiple']} and the floor allow to {self.amount:.3g}"
             )
@@ -174,8 +174,8 @@ class Prune(Step):
         found.free = free
         return found
 
-    def options(self, model: nn.Module, ctx: Context, labelled: Labelled) -> WidthSearch:
-        """Score every group and return the widths that the network can be cut to."""
+    def width_search(self, model: nn.Module, ctx: Context, labelled: Labelled) -> WidthSearch:
+        """Find what can be cut, rank it, and return the widths that the network can have."""
         from ..surgery.channels.budget import WidthSearch, cost_of, width_steps_of, widths_of
         from ..surgery.channels.evidence import Evidence
         from ..surgery.loss import loss_of
@@ -226,32 +226,32 @@ class Prune(Step):
         self,
         model: nn.Module,
         ctx: Context,
-        options: WidthSearch,
+        search: WidthSearch,
         amount: float,
-        left: float = 1.0,
+        remaining: float = 1.0,
         last: bool = True,
     ) -> float:
         """Cut the network in place to the widths that come nearest to the amount, or refuse; return
         what was removed.
 
-        `left` is what earlier rounds left of the whole; a round but the last may find nothing small
-        enough to cut.
+        `remaining` is the fraction of the whole that earlier rounds left; a round but the last may find
+        nothing small enough to cut.
         """
         kept = (
-            options.alike(amount)
+            search.uniform_widths(amount)
             if self.scope == "local" and self.of == "channels"
-            else options.nearest(amount)
+            else search.widths_for(amount)
         )
-        if options.removed(kept) == 0:  # the same share of every layer is less than one multiple
-            kept = options.nearest(amount)
-        found = options.removed(kept)
-        most = options.most
-        grain = options.grain(kept)
-        if (found == 0 and last and left == 1) or amount > most + grain:
+        if search.removed(kept) == 0:  # the same share of every layer is less than one multiple
+            kept = search.widths_for(amount)
+        found = search.removed(kept)
+        most = search.max_removed
+        grain = search.resolution(kept)
+        if (found == 0 and last and remaining == 1) or amount > most + grain:
             least = min(
                 (
-                    options.removed([*options.start[:k], w[1], *options.start[k + 1 :]])
-                    for k, w in enumerate(options.widths)
+                    search.removed([*search.full[:k], w[1], *search.full[k + 1 :]])
+                    for k, w in enumerate(search.widths)
                     if len(w) > 1
                 ),
                 default=0.0,
@@ -260,22 +260,22 @@ class Prune(Step):
                 f"{ctx.where}: {self.amount:.3g} of the {self.of} cannot be "
                 "removed; with multiple="
                 f"{ctx.facts['multiple']} and floor={self.floor:g} this network can lose "
-                f"{1 - left * (1 - least):.3g} to {1 - left * (1 - most):.3g} of them"
+                f"{1 - remaining * (1 - least):.3g} to {1 - remaining * (1 - most):.3g} of them"
             )
         ctx.facts.setdefault("amount", {"of": self.of, "most": round(most, 4)})
         if found:
-            carried_out(model, ctx, options, kept)
+            cut_and_compare(model, ctx, search, kept)
         return found
 
     def cut_to_latency(
-        self, model: nn.Module, ctx: Context, options: WidthSearch, amount: float
+        self, model: nn.Module, ctx: Context, search: WidthSearch, amount: float
     ) -> float:
         """Cut the network in place so that its measured latency falls by the fraction `amount`;
         return by how much.
         """
         from ..surgery.channels.latency import NEAR, widths_for_latency
 
-        found = widths_for_latency(model, options, amount, self.clock(ctx), ctx.example, ctx.where)
+        found = widths_for_latency(model, search, amount, self.clock(ctx), ctx.example, ctx.where)
         # of the first round
         before_ms = ctx.facts.get("amount", {}).get("before_ms", found.before_ms)
         ctx.facts["amount"] = {
@@ -293,7 +293,7 @@ class Prune(Step):
                 "that was found to "
                 f"{amount:.3g}"
             )
-        carried_out(model, ctx, options, found.kept)
+        cut_and_compare(model, ctx, search, found.kept)
         return found.removed
 
     def clock(self, ctx: Context) -> Clock:
@@ -323,7 +323,7 @@ def first_widths(ctx: Context) -> dict[str, int]:
     return {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
 
 
-def carried_out(model: nn.Module, ctx: Context, options: WidthSearch, kept: list[int]) -> None:
+def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, kept: list[int]) -> None:
     """Cut `model` in place to `kept` units of each group, and hold it against itself with those
     zeroed that go.
     """
@@ -331,21 +331,21 @@ def carried_out(model: nn.Module, ctx: Context, options: WidthSearch, kept: list
     from ..surgery.compare import answers, gap
     from ..surgery.small import smaller
 
-    cut = options.cut(kept)
+    cut = search.cut(kept)
     first = first_widths(ctx)
     ctx.facts["groups"] = [
         {"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
-        for g, w in zip(options.groups, kept, strict=True)
+        for g, w in zip(search.groups, kept, strict=True)
     ]
     images = ctx.batch(8)
     # which proves the same in less time
-    if not options.sized and (small := smaller(images)) is not None:
+    if not search.sized and (small := smaller(images)) is not None:
         images = small
     zero_channels(model, cut)  # what is cut next
-    wanted = answers(*shown(model, images, options.rounds), decides=options.decides)
+    wanted = answers(*shown(model, images, search.rounds), decides=search.decides)
     slice_channels(model, cut)
     try:
-        found = gap(wanted, *shown(model, images, options.rounds))
+        found = gap(wanted, *shown(model, images, search.rounds))
     except Exception as error:
         # whatever the user's forward raises on a width that no trial has met
         raise LissomError(

@@ -165,40 +165,40 @@ def kind_of(group: Group) -> tuple[tuple[str, int, int, int], ...]:
 
 @dataclass
 class WidthSearch:
-    """The widths that a network can be cut to: `chunks` are taken in order until `cost` is what is wanted."""
+    """The widths that a network can be cut to: `steps` are taken in order until `cost` is what is wanted."""
 
     groups: list[Group]
     scores: list[Tensor]
     widths: list[list[int]]
-    chunks: list[WidthStep]
+    steps: list[WidthStep]
     cost: Cost
     rounds: bool = False  # as `Groups` has it
     decides: bool = True
     sized: bool = True
 
     @property
-    def start(self) -> list[int]:
+    def full(self) -> list[int]:
         """Return the widths as they are."""
         return [group.size for group in self.groups]
 
     @property
-    def most(self) -> float:
+    def max_removed(self) -> float:
         """Return the largest fraction of the cost that can be removed."""
         return self.removed([allowed[-1] for allowed in self.widths])
 
     def removed(self, kept: Sequence[int]) -> float:
         """Return the fraction of the cost that is gone at these widths."""
-        return 1 - self.cost(kept) / self.cost(self.start)
+        return 1 - self.cost(kept) / self.cost(self.full)
 
-    def nearest(self, amount: float) -> list[int]:
-        """Return the widths, taking chunks in order, at which the fraction removed comes nearest to `amount`.
+    def widths_for(self, amount: float) -> list[int]:
+        """Return the widths, taking steps in order, at which the fraction removed comes nearest to `amount`.
 
-        Where the last chunk is a large one, some that rank next to it are taken or put back in its
+        Where the last step is a large one, some that rank next to it are taken or put back in its
         place.
         """
         low = 0
-        high = len(self.chunks)
-        while high - low > 1:  # what is removed grows with every chunk
+        high = len(self.steps)
+        while high - low > 1:  # what is removed grows with every step
             middle = (low + high) // 2
             low, high = (
                 (middle, high) if self.removed(self._after(middle)) <= amount else (low, middle)
@@ -206,7 +206,7 @@ class WidthSearch:
         kept = min(
             (self._after(low), self._after(high)), key=lambda kept: abs(self.removed(kept) - amount)
         )
-        near = {chunk.group for chunk in self.chunks[max(0, low - 8) : low + 8]}
+        near = {step.group for step in self.steps[max(0, low - 8) : low + 8]}
         for _ in range(8):
             best = min(
                 (other for k in near for other in self._beside(kept, k)),
@@ -227,14 +227,14 @@ class WidthSearch:
             if 0 <= p < len(self.widths[k])
         ]
 
-    def alike(self, amount: float) -> list[int]:
+    def uniform_widths(self, amount: float) -> list[int]:
         """Return for each group the allowed width nearest to the same share of it; of two the larger."""
         return [
             min(allowed, key=lambda w: (abs(w - (1 - amount) * allowed[0]), -w))
             for allowed in self.widths
         ]
 
-    def grain(self, kept: Sequence[int]) -> float:
+    def resolution(self, kept: Sequence[int]) -> float:
         """Return by how much the fraction changes at most when one group keeps one multiple less or more."""
         here = self.removed(kept)
         return max(
@@ -254,7 +254,7 @@ class WidthSearch:
         ]
 
     def _after(self, count: int) -> list[int]:
-        kept = self.start
-        for chunk in self.chunks[:count]:
-            kept[chunk.group] = chunk.kept
+        kept = self.full
+        for step in self.steps[:count]:
+            kept[step.group] = step.kept
         return kept

@@ -34,18 +34,18 @@ class MeasuredCut:
     measured: int  # how many cuts were timed
 
 
-def reachable(options: WidthSearch, amount: float, where: str) -> None:
+def reachable(search: WidthSearch, amount: float, where: str) -> None:
     """Refuse what the table of layers says is far out of reach."""
-    if amount > options.most + 0.1:
+    if amount > search.max_removed + 0.1:
         raise LissomError(
             f"{where}: {amount:.3g} of the latency cannot be removed; by the times "
             "of its layers this "
-            f"network can lose at most {options.most:.3g}"
+            f"network can lose at most {search.max_removed:.3g}"
         )
 
 
 def widths_for_latency(
-    model: nn.Module, options: WidthSearch, amount: float, clock: Clock, example: Tree, where: str
+    model: nn.Module, search: WidthSearch, amount: float, clock: Clock, example: Tree, where: str
 ) -> MeasuredCut:
     """Return the widths at which the measured latency of `model` falls by the fraction `amount`;
     `model` stays as it is.
@@ -53,21 +53,21 @@ def widths_for_latency(
     The table of layers proposes the widths; the whole network is then measured beside the uncut
     one, and what the table was wrong by is made up for in the next proposal.
     """
-    reachable(options, amount, where)
+    reachable(search, amount, where)
     tried: dict[tuple[int, ...], tuple[float, float, float]] = {}
     # (by the table, as measured) of what was tried
     below = (0.0, 0.0)
-    above = (options.most, 1.0)
+    above = (search.max_removed, 1.0)
     goal = amount
     for _ in range(TURNS):
-        kept = options.nearest(min(goal, options.most))
+        kept = search.widths_for(min(goal, search.max_removed))
         if tuple(kept) in tried:
             break
         trial = copy.deepcopy(model)
-        slice_channels(trial, options.cut(kept))
+        slice_channels(trial, search.cut(kept))
         before, after = clock.latencies([model, trial], example)
         removed = 1 - after / before
-        said = options.removed(kept)
+        said = search.removed(kept)
         tried[tuple(kept)] = (removed, before, after)
         if abs(removed - amount) <= NEAR:
             break
@@ -86,7 +86,7 @@ def widths_for_latency(
     return MeasuredCut(
         list(best),
         removed,
-        round(options.removed(best), 4),
+        round(search.removed(best), 4),
         round(before, 4),
         round(after, 4),
         len(tried),
