@@ -341,7 +341,7 @@ def test_per_cost_takes_what_saves_most_for_its_score() -> None:
             chunk.group
             for chunk in Prune(0.4, of="macs", by="bn", per=per, multiple=8)
             .width_search(net, ctx, [])
-            .chunks
+            .steps
         ]
         for per in ("channel", "cost")
     }
