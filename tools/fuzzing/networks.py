@@ -52,6 +52,9 @@ RECIPES = (
     'quantize("binary")',
     'quantize(4, grid="lsq")',
     "quantize(8, 32)",
+    "cluster(4)",
+    "mask(0.5) | cluster(3, of='filter')",
+    "cluster(5, of='network', renew=True) | cast('fp16')",
     "mask(0.5)",
     'cast("bf16")',
     "fold",
@@ -67,6 +70,7 @@ MORE = (
     "mask(0.5)",
     'cast("bf16")',
     "prune(0.5, multiple=2) | quantize(8)",
+    "cluster(4) | quantize(8)",
 )
 NETWORKS = {"tiny": Tiny, "mixed": Mixed}
 SAVED = (*(("tiny", recipe) for recipe in RECIPES), *(("mixed", recipe) for recipe in MORE))
