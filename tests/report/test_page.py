@@ -87,11 +87,26 @@ def test_it_draws_every_network_and_asks_for_nothing(fresh: Any) -> None:
         r"uncompressed one, (with the same test top-1|\d+\.\d\d points (less|more) accurate)\.",
         fresh.inner_text("#achieved"),
     )
-    for plot in ("plot1", "plot2", "curves", "channels"):
+    for plot in ("plot1", "plot2", "channels"):
         assert fresh.locator(f"#{plot} svg").count() and fresh.get_attribute(
             f"#{plot}", "aria-label"
         )
+    assert re.fullmatch(
+        r"One epoch: loss \d\.\d{4}, training top-1 0\.\d{4}\.", fresh.inner_text("#curves")
+    )
     assert len(fresh.screenshot()) > 20_000
+
+
+def test_epochs_are_drawn_as_curves_within_0_and_1(
+    page: Any, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = Store.log
+    monkeypatch.setattr(Store, "log", lambda self, key: 3 * real(self, key))
+    opened(page, write_report([], store, tmp_path / "report.html"))
+    assert page.locator("#curves svg").count() and page.get_attribute("#curves", "aria-label")
+    plot = "document.getElementById('curves')"
+    assert page.evaluate(f"{plot}.data.map(t => t.x.length)") == [3, 3]
+    assert page.evaluate(f"{plot}._fullLayout.yaxis.range") == [0, 1.02]
 
 
 def test_times_of_layers_stand_beside_those_of_the_uncompressed_network(fresh: Any) -> None:
