@@ -60,3 +60,25 @@ def conv(inputs: int = 4, outputs: int = 4, **settings: Any) -> nn.Conv2d:
 def head(width: int) -> nn.Sequential:
     """Return five classes from the mean of each channel."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
+
+
+def grouped() -> nn.Sequential:
+    """Return two convolutions with batch-norm, one of them in groups, and a linear layer: untrained."""
+    return nn.Sequential(
+        conv(3, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        conv(8, 16, groups=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        head(16),
+    )
+
+
+def grouped_and_seen() -> nn.Sequential:
+    """Return that network with statistics of batch-norm that it has seen, in eval mode."""
+    torch.manual_seed(0)
+    model = grouped()
+    with torch.no_grad():
+        model(torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    return model.eval()

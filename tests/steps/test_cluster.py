@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import Net, conv, head
+from networks import grouped as fresh
+from networks import grouped_and_seen as net
 from torch import Tensor, nn
 
 import lissom
@@ -26,26 +28,6 @@ from lissom.surgery.sizes import sizes
 
 def images(count: int = 16) -> Tensor:
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def fresh() -> nn.Sequential:
-    return nn.Sequential(
-        conv(3, 8),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        conv(8, 16, groups=2),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        head(16),
-    )
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    model = fresh()
-    with torch.no_grad():
-        model(images(32))
-    return model.eval()
 
 
 def clustered(text: str, model: nn.Module | None = None) -> tuple[Any, Context]:

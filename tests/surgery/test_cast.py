@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Net, conv, head
+from networks import Net, conv
+from networks import grouped as fresh
+from networks import grouped_and_seen as net
 from torch import Tensor, nn
 
 import lissom
@@ -30,26 +32,6 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def images(count: int = 8) -> Tensor:
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def fresh() -> nn.Sequential:
-    return nn.Sequential(
-        conv(3, 8),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        conv(8, 16, groups=2),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        head(16),
-    )
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    model = fresh()
-    with torch.no_grad():
-        model(images(32))
-    return model.eval()
 
 
 def cast(text: str, model: nn.Module) -> tuple[Any, Context]:

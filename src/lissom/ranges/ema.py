@@ -26,7 +26,7 @@ class Ema(Method):
 
     momentum: float = arg("weight of each new batch", 0.1, above=0, high=1)
 
-    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:
         low, high = seen.bounds[0]
         for least, greatest in seen.bounds[1:]:
             low = low + self.momentum * (least - low)

@@ -22,5 +22,5 @@ class Minmax(Method):
     Also known as: min-max observer, min-max calibration.
     """
 
-    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:
         return seen.low, seen.high

@@ -29,7 +29,7 @@ class Percentile(Method):
         "quantile of the upper bound; the lower bound is at 1 - p", 0.9999, above=0.5, high=1
     )
 
-    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:  # noqa: ARG002
+    def __call__(self, seen: RangeStats, top: int = 255) -> tuple[float, float]:
         values = seen.values().sort().values
         last = len(values) - 1
         return float(values[round(last * (1 - self.p))]), float(values[round(last * self.p)])

@@ -49,31 +49,17 @@ class Cast(Step):
     only: str = arg("layers to cast: glob patterns, comma-separated; empty = all", "")
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        import copy
-
-        from ..surgery.compare import gate_same
-        from ..surgery.coverage import chosen, tell_left_out, unable
-        from ..surgery.fold import fold_batchnorms
-        from ..surgery.layers import COMPRESSED, compress
-        from ..surgery.plain_layers import settle_plain
+        from ..surgery.coverage import tell_left_out
+        from ..surgery.layers import compress
         from ..surgery.states import check_states
-        from ..surgery.transformable import transformable
+        from ..surgery.transformable import chosen_layers
         from ..surgery.weights.cast import Cast as Transform
 
         check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model)
         ctx.finite(model)
-        own = settle_plain(model, ctx)
-        before = copy.deepcopy(model)
-        ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
-        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
-        found, left = transformable(model, ctx.example)
-        unable(model, ctx.example, left, own, COMPRESSED)
-        wanted = chosen(found, left, self.only, self.keep, ctx.where)
-        done: list[str] = []
-        for name, owners in found.items():
-            if name not in wanted:
-                continue
+        layers, left = chosen_layers(model, ctx, self.only, self.keep, fold=True)
+        for name, owners in layers.items():
             weight = model.get_parameter(f"{name}.weight").detach()
             if self.to == "fp16" and float(weight.abs().max()) > 65504:
                 raise LissomError(
@@ -84,12 +70,11 @@ class Cast(Step):
             transform = Transform(self.to)
             for layer in owners:
                 compress(layer).add_transform(transform)
-            done.append(name)
-        if not done:
+        if not layers:
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
             raise LissomError(
                 f"{ctx.where}: no layer can be stored in 16 bits ({why or 'there are none'})"
             )
-        tell_left_out(ctx, done, left, "float32")
-        ctx.facts.update(cast=done, left_float=left)
+        tell_left_out(ctx, layers, left, "float32")
+        ctx.facts.update(cast=list(layers), left_float=left)
         return model

@@ -69,28 +69,17 @@ class Cluster(Step):
     only: str = arg("layers to cluster: glob patterns, comma-separated; empty = all", "")
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        import copy
-
         from ..surgery.codebooks import Codebooks
-        from ..surgery.compare import gate_same
-        from ..surgery.coverage import chosen, tell_left_out, unable
-        from ..surgery.fold import fold_batchnorms
-        from ..surgery.layers import COMPRESSED
-        from ..surgery.plain_layers import settle_plain
+        from ..surgery.coverage import tell_left_out
         from ..surgery.states import check_states
-        from ..surgery.transformable import transformable
+        from ..surgery.transformable import chosen_layers
 
         check_states(self, model, ctx.where)
         ctx = ctx.in_float32(model)
         ctx.finite(model)
-        own = settle_plain(model, ctx)
-        before = copy.deepcopy(model)
-        ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
-        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
-        found, left = transformable(model, ctx.example, self.misfit)
-        unable(model, ctx.example, left, own, COMPRESSED)
-        wanted = chosen(found, left, self.only, self.keep, ctx.where)
-        layers = {name: owners for name, owners in found.items() if name in wanted}
+        layers, left = chosen_layers(
+            model, ctx, self.only, self.keep, misfit=self.misfit, fold=True
+        )
         if not layers:
             why = "; ".join(f"{k}: {v}" for k, v in list(left.items())[:3])
             raise LissomError(f"{ctx.where}: no layer can be clustered ({why or 'there are none'})")

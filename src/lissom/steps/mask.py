@@ -96,12 +96,10 @@ class Mask(Step):
         import torch
 
         from ..surgery.compare import difference
-        from ..surgery.coverage import chosen, unable
-        from ..surgery.layers import COMPRESSED, compress
+        from ..surgery.layers import compress
         from ..surgery.patterns import Pattern
-        from ..surgery.plain_layers import settle_plain
         from ..surgery.states import check_states
-        from ..surgery.transformable import transformable
+        from ..surgery.transformable import chosen_layers
         from ..surgery.weights.mask import Mask as Transform
 
         if reason := self.refuses(()):
@@ -109,11 +107,7 @@ class Mask(Step):
         check_states(self, model, ctx.where)
         n, m = self.ratio or (None, self.block if self.pattern == "block" else 1)
         pattern = Pattern(m, 0 if n is None else 1, n)
-        own = settle_plain(model, ctx)
-        found, left = transformable(model, ctx.example, pattern.misfit)
-        unable(model, ctx.example, left, own, COMPRESSED)
-        wanted = chosen(found, left, self.only, self.keep, ctx.where)
-        layers = {name: owners for name, owners in found.items() if name in wanted}
+        layers, left = chosen_layers(model, ctx, self.only, self.keep, misfit=pattern.misfit)
         weights = {name: model.get_parameter(f"{name}.weight").detach() for name in layers}
         if not all(torch.isfinite(w).all() for w in weights.values()):
             raise LissomError(f"{ctx.where}: the weights hold NaN or infinity")

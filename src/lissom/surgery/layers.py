@@ -10,6 +10,7 @@ computes as PyTorch's own class does.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from .transform import WeightTransform
 SAME = "same"
 
 
-class CompressedLayer(nn.Module):
+class CompressedLayer(nn.Module, ABC):
     """A layer that says how it computes with another weight, and what is done to its weight before.
 
     `geometry` is what a rebuilt layer must be told where a forward of somebody's own became this
@@ -39,13 +40,13 @@ class CompressedLayer(nn.Module):
     def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
         return self.computed(input, self.transformed(), self.bias, *more, **named)
 
+    @abstractmethod
     def computed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any, **named: Any
     ) -> Tensor:
         """Return the layer's own operation with another weight (out in ...) and bias (out), and
         what else it was given.
         """
-        raise NotImplementedError
 
     @property
     def transforms(self) -> dict[str, WeightTransform]:

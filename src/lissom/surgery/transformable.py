@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..trees import Tree, called, first
+from .compare import gate_same
+from .coverage import chosen, unable
+from .fold import fold_batchnorms
 from .layers import COMPRESSED, torch_class
+from .plain_layers import settle_plain
+
+if TYPE_CHECKING:
+    from ..language.context import Context
 
 
 def transformable(
@@ -53,6 +62,33 @@ def transformable(
             seen.add(id(weight))
             found[name] = owners
     return found, left
+
+
+def chosen_layers(
+    model: nn.Module,
+    ctx: Context,
+    only: str,
+    keep: str,
+    *,
+    misfit: Callable[[nn.Module], str | None] = lambda _: None,
+    fold: bool = False,
+) -> tuple[dict[str, list[nn.Module]], dict[str, str]]:
+    """Return the layers whose weight a step is to transform, as `transformable` does, and why the
+    others stay.
+
+    In place, layers whose own forward comes to a plain one become that, and with `fold` batch-norm
+    goes into the layer before it. Raises LissomError for a pattern of `only` or `keep` that matches
+    nothing.
+    """
+    own = settle_plain(model, ctx)
+    if fold:
+        before = copy.deepcopy(model)
+        ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
+        gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
+    found, left = transformable(model, ctx.example, misfit)
+    unable(model, ctx.example, left, own, COMPRESSED)
+    wanted = chosen(found, left, only, keep, ctx.where)
+    return {name: owners for name, owners in found.items() if name in wanted}, left
 
 
 def bare(layer: nn.Module) -> bool:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ...trees import Tree
     from ..shown import Shown
 
-OPSET = 21  # the first with the Q/DQ operators that layers.py writes
-
 
 def export_onnx(
     model: nn.Module,
@@ -128,6 +126,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     import torch
 
     from ..lowered import by_operator
+    from .layers import OPSET
 
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():

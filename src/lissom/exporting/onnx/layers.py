@@ -6,7 +6,7 @@ itself knows nothing of ONNX.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,30 +20,19 @@ from ...surgery.quantization.layers import (
     QuantizedLinear,
 )
 from ...surgery.quantization.network import QuantizedNetwork
-from ...surgery.quantization.rounding import Rounding
+from ..floats import HeldRounding, hold_roundings
 
-VERSION = 21  # the first with DequantizeLinear of every type that is written here
+OPSET = 21  # the first with DequantizeLinear of every type that is written here
 
 
-class IntegerRounding(Rounding):
+class IntegerRounding(HeldRounding):
     """A rounding of inputs that is written as QuantizeLinear and DequantizeLinear.
 
     Integers below 8 bits are clipped between the two, as integers, which leaves the convolution
     before it an integer one in every runtime.
     """
 
-    q_scale: Tensor
-    q_zero: Tensor  # uint8
-    q_step: Tensor
-
-    def hold(self) -> None:
-        """Hold as buffers how inputs become integers."""
-        codes = self.input_codes()
-        self.top = codes.top
-        self.sign = codes.sign
-        self.register_buffer("q_scale", codes.scale.detach().float().clone())
-        self.register_buffer("q_zero", torch.tensor(codes.zero, dtype=torch.uint8))
-        self.register_buffer("q_step", codes.step.detach().float().clone())
+    zero_type: ClassVar[torch.dtype] = torch.uint8
 
     def forward(self, x: Tensor) -> Tensor:
         if self.off:
@@ -173,7 +162,7 @@ def node(
     given: list[Tensor],
     dtype: torch.dtype,
     shape: Any,
-    version: int = VERSION,
+    version: int = OPSET,
     attrs: dict[str, Any] | None = None,
 ) -> Tensor:
     """Write a node of this kind, of one output."""
@@ -192,9 +181,4 @@ def round_in_integers(network: QuantizedNetwork) -> None:
         layer.__class__ = CLASSES[type(layer)]
         assert isinstance(layer, IntegerLayer)
         layer.hold()
-    for site in network.grids:
-        rounding = network.grid_of(site)
-        if not rounding.grid.at_run_time:
-            rounding.__class__ = IntegerRounding
-            assert isinstance(rounding, IntegerRounding)
-            rounding.hold()
+    hold_roundings(network, IntegerRounding)
