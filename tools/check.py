@@ -44,6 +44,7 @@ ROOMS = (
     "system",
     "language",
     "models",
+    "preprocess",
     "data",
     "surgery",
     "grids",

@@ -163,7 +163,7 @@ LATER = {
         "another network: --model names the one that was",
     ),
     "empty weights": (["run", OK, "--weights", "empty.pt"], "weights: empty.pt cannot be read"),
-    "folder without train": (["run", OK, "--data", "folder:images"], "has no folder 'train'"),
+    "folder without images": (["run", OK, "--data", "folder:images"], "holds no folder of images"),
     "unknown device": (
         ["run", OK, "--device", "cudaa"],
         "device: 'cudaa' cannot be used; did you mean 'cuda'?",

@@ -22,8 +22,10 @@ from lissom import Data, LissomError, Task
 from lissom.data import folder as folder_module
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import parted, statistics
+from lissom.data.picture import decoded
 from lissom.data.source import check_spec, resized
-from lissom.data.split import Files, Images, decoded, spread
+from lissom.data.split import Files, Images, spread
+from lissom.language.preprocess import Preprocess
 from lissom.running.context import TaskContext
 
 CPU = torch.device("cpu")
@@ -252,9 +254,11 @@ def test_an_image_is_decoded_to_channels_height_width(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 9, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert np.array_equal(decoded(tmp_path / "a.png", 3, None), pixels.transpose(2, 0, 1))
-    assert decoded(tmp_path / "a.png", 3, (7, 4)).shape == (3, 7, 4) and decoded(
-        tmp_path / "a.png", 1, None
-    ).shape == (1, 5, 9)
+    assert decoded(tmp_path / "a.png", 3, Preprocess.of("resize(7, 4)")).shape == (
+        3,
+        7,
+        4,
+    ) and decoded(tmp_path / "a.png", 1, None).shape == (1, 5, 9)
 
 
 def test_an_image_of_sixteen_bits_keeps_its_range(tmp_path: Path) -> None:
@@ -285,8 +289,10 @@ def empty_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda root: shutil.rmtree(root / "test"), "has no folder 'test'; wanted: train/<class>"),
-        (lambda root: shutil.rmtree(root / "train"), "has no folder 'train'"),
+        (
+            lambda root: [shutil.rmtree(root / part) for part in ("train", "test")],
+            "holds no folder of images; expected train/<class>",
+        ),
         (empty_class, "the class folder .*train/dog holds no image"),
         (
             lambda root: shutil.rmtree(root / "test" / "dog"),
@@ -313,8 +319,7 @@ def empty_class(root: Path) -> None:
         ),
     ],
     ids=[
-        "no test",
-        "no train",
+        "no folder",
         "empty class",
         "one class",
         "other class",
@@ -385,8 +390,9 @@ def test_a_bad_file_met_by_a_worker_process_is_named_in_one_line(tmp_path: Path)
     folder(tmp_path, {"train": 2})
     paths = sorted((tmp_path / "train" / "cat").iterdir())
     cut_short(paths[1])
+    view = Preprocess.of("resize(6, 8)")
     for workers in (0, 1):
-        split = Files(paths, torch.zeros(2, dtype=torch.int64), 3, (6, 8), workers=workers)
+        split = Files(paths, torch.zeros(2, dtype=torch.int64), 3, (6, 8), view, workers)
         with pytest.raises(LissomError, match=r"cat/1\.png: cannot be read as an image") as caught:
             list(split.batches(2, CPU))
         assert "Traceback" not in str(caught.value) and len(str(caught.value).splitlines()) == 1

@@ -621,7 +621,8 @@ def test_what_is_no_step_is_refused_where_a_step_is_wanted(text: str) -> None:
     [
         "{}",
         "[3]",
-        "(3, 4)",
+        "(3, [4])",
+        "()",
         "3 + 4",
         "10 ** 9",
         "x.y",

@@ -20,21 +20,24 @@ from torch import Tensor, nn
 from lissom import Data, LissomError, Store, Task, run
 from lissom.commands.explain import Explained
 from lissom.commands.inspect import inspect_network
-from lissom.data.data import CPU
-from lissom.data.split import Images, spread
+from lissom.data.split import CPU, Images, spread
 from lissom.learning.examine import examine
 from lissom.models import check_name, factory
 from lissom.report.explanation import print_explanation
 from lissom.report.inspection import print_inspection
 from lissom.report.page import unpacked, write_report
 from lissom.report.table import print_record
+from lissom.running.execute import load_key
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
+from lissom.tasks.builders import chosen_arguments
 from lissom.tasks.task import (
     build_from,
     check_model_spec,
+    is_published,
     load_weights,
     own_task,
+    published_argument,
     teacher_from,
     top1,
 )
@@ -752,9 +755,9 @@ def test_what_a_network_from_elsewhere_is_shown_is_said_wherever_its_numbers_are
     )
     (note,) = task.notes()
     assert note.startswith(
-        f"{path} was trained elsewhere; images are resized to 8x8 and normalised by mean 0."
+        f"{path} was trained elsewhere; images are seen through resize(8, width=8) | normalize("
     )
-    assert "its accuracy here is wrong" in note and not Task.of("resnet8", data).notes()
+    assert not Task.of("resnet8", data).notes()
     (record,) = run("quantize(8)", task, store, say=said.append)
     assert said.count(f"note: {note}") == 1 and note in record["task"]["notes"]
     print_record(record)
@@ -765,3 +768,49 @@ def test_what_a_network_from_elsewhere_is_shown_is_said_wherever_its_numbers_are
     write_report([], store, tmp_path / "report.html")
     held = re.search(r'id="data">(.*?)<', (tmp_path / "report.html").read_text())
     assert held is not None and note in unpacked(held[1])
+
+
+def test_a_builder_is_called_with_arguments(data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def make(num_classes, width=4, act='relu', sizes=(1, 2)):\n"
+        "    assert sizes == (3, 4) and act == 'gelu'\n"
+        "    return nn.Sequential(nn.Conv2d(1, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(width, num_classes))\n"
+    )
+    wanted = {"width": 7, "act": "gelu", "sizes": (3, 4)}
+    task = Task.of(f"{path}:make", data, arguments=wanted)
+    assert task.fresh()[0].out_channels == 7  # type: ignore[index]
+    assert task.root(0) != Task.of(f"{path}:make", data, arguments={**wanted, "width": 8}).root(0)
+    store = Store(tmp_path / "store")
+    (record,) = run("prune(0.5, floor=0.1, multiple=1)", task, store)
+    assert load_key(record["key"], store)[0].out_channels < 7  # type: ignore[index]
+    with pytest.raises(LissomError, match=r"there is no argument 'widht'; did you mean 'width'"):
+        Task.of(f"{path}:make", data, arguments={"widht": 8})
+
+
+def test_arguments_of_an_entry_that_nobody_signed_are_not_used(tmp_path: Path) -> None:
+    build = {"model": "torchvision:resnet18", "num_classes": 3, "weights": "DEFAULT"}
+    assert chosen_arguments(build) == ["weights"]
+    with pytest.raises(
+        LissomError, match="would build its network with weights, and nothing shows"
+    ):
+        build_from(build, str(tmp_path), "torchvision:resnet18")
+    made = build_from(
+        {"model": "torchvision:resnet18", "num_classes": 3, "norm_layer": None},
+        "here",
+        trusted=True,
+    )
+    assert made.fc.out_features == 3  # type: ignore[union-attr]
+
+
+def test_published_weights_are_named_for_libraries_only(data: Data) -> None:
+    assert is_published("DEFAULT", "torchvision:resnet18")
+    assert is_published("IMAGENET1K_V2", "torchvision:resnet50")
+    assert not is_published("DEFAULT", "resnet20") and not is_published("a.pth", "timm:resnet18")
+    assert published_argument("timm:resnet18", "DEFAULT") == {"pretrained": True}
+    with pytest.raises(LissomError, match="expected DEFAULT, got IMAGENET1K_V1"):
+        published_argument("timm:resnet18", "IMAGENET1K_V1")
+    task = Task.of("torchvision:resnet18", data, weights="DEFAULT")
+    assert task.spec["weights"] == "DEFAULT" and task.weights == "DEFAULT"

@@ -147,10 +147,11 @@ def test_images_are_read_by_processes_that_are_spawned(
     code = f"""
 import torch
 from lissom.data.split import Files
+from lissom.language.preprocess import Preprocess
 from pathlib import Path
 if __name__ == "__main__":
     paths = sorted(Path({str(photos)!r}).rglob("*.png"))[:6]
-    split = Files(paths, torch.arange(6), 3, (16, 16))
+    split = Files(paths, torch.arange(6), 3, (16, 16), Preprocess.of("resize(16, 16)"))
     print([labels.tolist() for _, labels in split.batches(4, torch.device("cpu"))])
 """
     script = tmp_path / "read.py"

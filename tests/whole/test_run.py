@@ -349,7 +349,9 @@ def test_exported_file_says_what_it_takes_and_baked_one_takes_pixels(
     assert facts["key"] == record["key"]
     assert facts["recipe"] == record["recipe"]
     assert json.loads(facts["classes"]) == ["above", "below"]
-    assert facts["order"] == "RGB" and facts["resize"] == "to 16x16, bilinear"
+    assert facts["order"] == "RGB" and facts["preprocess"].startswith(
+        "resize(16, width=16) | normalize(mean=("
+    )
     own = ort.InferenceSession(str(files["baked"])).get_modelmeta().custom_metadata_map
     # which it has in it already
     assert own["input"] == "pixels 0..255" and not {"mean", "std"} & own.keys()

@@ -8,37 +8,27 @@ import typer
 
 from ..errors import LissomError, Unmeasured
 from .app import app
+from .brought import Brought, takes_network_and_data
 from .counts import seeds_of
 from .options import (
     STORE,
     Bake,
-    Channels,
-    DataName,
-    DataRoot,
     Format,
     Json,
-    ModelName,
-    OwnTask,
     Place,
     RecipeText,
     Seeds,
-    Size,
-    SkipBad,
     Targets,
     Threads,
-    Weights,
     print_json,
-    task_of,
 )
 
 
 @app.command()
+@takes_network_and_data
 def run(
+    brought: Brought,
     recipe: RecipeText,
-    data: DataName = "digits",
-    model: ModelName = "resnet20",
-    weights: Weights = None,
-    task: OwnTask = None,
     to: Targets = "",
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="Key, weight file, or MODEL=FILE, for distill.")
@@ -47,10 +37,6 @@ def run(
     store: Place = STORE,
     threads: Threads = 1,
     bake: Bake = False,
-    data_root: DataRoot = None,
-    size: Size = None,
-    channels: Channels = None,
-    skip_bad: SkipBad = False,
     device: Annotated[
         str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")
     ] = "",
@@ -82,19 +68,19 @@ def run(
 
     kept = Store(store)
     kept.check()
-    brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
+    task = brought.load()
     from ..report.live import Live
     from ..report.table import print_records
     from ..running import execute
 
     failed = None
     with Live(quiet=json) as live:
-        for note in brought.data.notes:
+        for note in task.data.notes:
             live.say(f"data: {note}")
         try:
             records = execute.run(
                 space,
-                brought,
+                task,
                 kept,
                 targets=wanted,
                 seeds=numbers,
@@ -118,18 +104,12 @@ def run(
 
 
 @app.command()
+@takes_network_and_data
 def plan(
+    brought: Brought,
     recipe: RecipeText,
-    data: DataName = "digits",
-    model: ModelName = "resnet20",
-    weights: Weights = None,
-    task: OwnTask = None,
     seeds: Seeds = "0",
     store: Place = STORE,
-    data_root: DataRoot = None,
-    size: Size = None,
-    channels: Channels = None,
-    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Show the steps of a recipe, and which would run.
@@ -140,10 +120,10 @@ def plan(
 
     space = Space(recipe)
     numbers = seeds_of(seeds)
-    brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
+    task = brought.load()
     from ..learning.examine import examine
 
-    examine(brought)
+    examine(task)
     from ..running.plan import tree
     from ..store.store import Store
 
@@ -157,7 +137,7 @@ def plan(
             "recipe_ends": n.last,
         }
         for seed in numbers
-        for n in tree(space, brought.root(seed), Store(store))
+        for n in tree(space, task.root(seed), Store(store))
     ]
     if json:
         print_json(rows)
@@ -173,14 +153,12 @@ def plan(
 
 
 @app.command()
+@takes_network_and_data
 def inspect(
+    brought: Brought,
     key: Annotated[
         str, typer.Argument(help="A key of the store; the network as given if none.")
     ] = "",
-    data: DataName = "digits",
-    model: ModelName = "resnet20",
-    weights: Weights = None,
-    task: OwnTask = None,
     by: Annotated[str, typer.Option("--by", help="How channels are ranked.")] = "l1",
     multiple: Annotated[
         int, typer.Option("--multiple", help="Channels are kept in multiples of this.", min=1)
@@ -197,10 +175,6 @@ def inspect(
     ] = "",
     threads: Threads = 1,
     store: Place = STORE,
-    data_root: DataRoot = None,
-    size: Size = None,
-    channels: Channels = None,
-    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Show what can be pruned, and what is tied together.
@@ -218,14 +192,14 @@ def inspect(
         one_target(on)
     kept = Store(store)
     found = kept.find(key) if key else ""
-    brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
+    task = brought.load()
     from ..commands.inspect import inspect_network, network_of
     from ..steps.prune import Prune
 
-    network = network_of(found, kept, brought)
+    network = network_of(found, kept, task)
     step = Prune(0.5, by=by, multiple=multiple, floor=floor, on=on or "onnxruntime")
     seen = inspect_network(
-        network, brought, step, sensitivity=sensitivity, latency=bool(on), threads=threads
+        network, task, step, sensitivity=sensitivity, latency=bool(on), threads=threads
     )
     if found:
         kept.update(found, {"inspection": seen})
@@ -236,12 +210,10 @@ def inspect(
 
 
 @app.command()
+@takes_network_and_data
 def explain(
+    brought: Brought,
     key: Annotated[str, typer.Argument(help="A key of the store: a quantized network.")],
-    data: DataName = "digits",
-    model: ModelName = "resnet20",
-    weights: Weights = None,
-    task: OwnTask = None,
     to: Targets = "",
     images: Annotated[
         int, typer.Option("--images", help="Validation images for each layer.", min=1)
@@ -253,10 +225,6 @@ def explain(
         str, typer.Option("--device", help="Where steps after quantize learn again.")
     ] = "",
     store: Place = STORE,
-    data_root: DataRoot = None,
-    size: Size = None,
-    channels: Channels = None,
-    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Show where quantization loses accuracy.
@@ -269,14 +237,14 @@ def explain(
     wanted = targets_of(to)
     kept = Store(store)
     found = kept.find(key)
-    brought = task_of(task, data, model, weights, data_root, size, channels, skip_bad)
+    task = brought.load()
     from ..commands.explain import Explained
     from ..report.explanation import print_explanation
     from ..report.live import Live
     from ..running.execute import device_of
 
     with Live(quiet=json) as live:
-        this = Explained(brought, kept, found, live.say)
+        this = Explained(task, kept, found, live.say)
         seen = this.all(wanted, images)
         if remedy:
             seen["tried"] = this.tried(seen, wanted, device_of(device))

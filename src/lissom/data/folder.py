@@ -1,10 +1,12 @@
-"""A data set from folders: `train/<class>/*`, `test/<class>/*` and, if there is one, `valid/<class>/*`."""
+"""A data set from folders of images: `train`, `valid` and `test`, each with a folder for each class."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from unicodedata import category
 
@@ -12,72 +14,180 @@ import numpy as np
 import torch
 
 from ..errors import LissomError, counted
-from .split import FORMATS, Files, Images, Read, decoded
+from ..language.preprocess import Preprocess
+from .classes import by_name, classes_of_network
+from .digits import stratified
+from .picture import FORMATS, decoded, resizing
+from .split import Files, Images, Read
 
 MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read batch by batch
 LOOKED_AT = 100  # images of each class, for their sizes
 UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
+PARTS = ("train", "valid", "test")
+SHARE = 0.2  # of the images, where one folder has to serve for two
+SEED = 22
+
+Found = dict[str, list[Path]]  # class -> its images
 
 
-def read_folder(root: Path, size: tuple[int, int] | None, channels: int, skip_bad: bool) -> Read:
-    """Read a data set from a folder; images of another size are resized to `size` (height, width).
+def read_folder(
+    root: Path,
+    size: tuple[int, int] | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+    stated: tuple[str, ...] | None = None,
+) -> Read:
+    """Read a data set from a folder; any of `train`, `valid` and `test` may be missing.
 
-    Raises LissomError for a missing split, an empty class, classes that differ between the splits
-    and, unless `skip_bad`, for the first file that cannot be decoded.
+    A picture becomes what `preprocess` makes of it, or is resized to `size` (height, width) where
+    that changes no picture. `stated` are the classes that the network answers, of which the folders
+    may be some. Raises LissomError for an empty class, classes that do not fit and, unless
+    `skip_bad`, for the first file that cannot be decoded.
     """
-    splits = {}
-    for part in ("train", "test", "valid"):
-        if (root / part).is_dir():
-            splits[part] = classes_of(root / part)
-        elif part != "valid":
-            raise LissomError(
-                f"data: {root} has no folder '{part}'; wanted: train/<class>/*, test/<class>/*"
+    folders = parts_in(root, stated)
+    classes = classes_in(root, folders, stated)
+    fingerprint = fingerprint_of(folders)
+    own = set(classes) == names_in(folders)
+    splits, notes = arranged(folders)
+    every = list(chain(*(chain(*found.values()) for found in splits.values())))
+    if not preprocess.pictures:
+        size_given = size is not None
+        size = size or first_size(every, channels, preprocess, asked=False)
+        if not size_given and sizes_differ(splits, size):
+            notes.append(
+                f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), "
+                "the size of the first; --size says another"
             )
-    classes = tuple(splits["train"])
-    for part, found in splits.items():
-        if set(found) != set(classes):
-            missing = sorted(set(classes) - set(found))
-            extra = sorted(set(found) - set(classes))
-            raise LissomError(
-                f"data: the classes of {root / part} differ from those of train: "
-                f"missing {missing or 'none'}, not in train {extra or 'none'}"
-            )
-    seen = hashlib.sha256()
-    for part, found in sorted(splits.items()):
-        for paths in found.values():
-            for path in paths:
-                line = f"{part} {path.parent.name} {path.name} {path.stat().st_size}\n"
-                seen.update(line.encode(errors="surrogatepass"))  # names need not be UTF-8
-    size_given = size is not None
-    size = size or first_size(splits["train"])
-    total = sum(len(p) for found in splits.values() for p in found.values())
-    lazy = total * channels * size[0] * size[1] > MEMORY
-    read = {}
-    bad = Counter[str]()
-    for part, found in splits.items():
-        read[part] = _read(found, classes, channels, size, skip_bad, lazy, bad, part)
-    notes = [f"{part}: {counted(count, 'unreadable file')} left out" for part, count in bad.items()]
-    if not size_given and sizes_differ(splits["train"], size):
-        notes.append(
-            f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), "
-            "the size of the first; "
-            "--size says another"
+        preprocess = resizing(preprocess, size)
+    elif size is not None:
+        raise LissomError(
+            f"data: --size and a preprocess that changes pictures, {preprocess}, were given; "
+            "leave one of them out"
         )
+    size = first_size(every, channels, preprocess, asked=True)
+    after = preprocess.channels(channels)
+    lazy = len(every) * after * size[0] * size[1] > MEMORY
+    bad = Counter[str]()
+    reading = Reading(classes, channels, preprocess, size, skip_bad, lazy, bad)
+    read = {part: reading.split(found, part) for part, found in splits.items()}
+    notes += [
+        f"{part}: {counted(count, 'unreadable file')} left out" for part, count in bad.items()
+    ]
     return Read(
         f"folder:{root.name}",
-        read["train"],
+        read.get("train"),
         read.get("valid"),
         read["test"],
         classes,
-        channels=channels,
+        channels=after,
         size=size,
         flip=True,
-        fingerprint=f"{seen.hexdigest()} {dict(bad)}",
+        fingerprint=f"{fingerprint} {dict(bad)}" + ("" if own else f" {classes}"),
+        preprocess=preprocess,
         notes=notes,
     )
 
 
-def classes_of(folder: Path) -> dict[str, list[Path]]:
+def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, Found]:
+    """Return the images of each class in each part of a folder; `all` for a folder of classes alone."""
+    least = 1 if stated else 2
+    parts = dict[str, Found]()
+    for part in PARTS:
+        here = root / part
+        if part == "valid" and not here.is_dir():
+            here = root / "val"
+        if here.is_dir():
+            parts[part] = classes_of(here, least)
+    if parts:
+        return parts
+    if not any(child.is_dir() for child in root.iterdir()):
+        raise LissomError(
+            f"data: {root} holds no folder of images; expected train/<class>/*, valid/<class>/* "
+            "and test/<class>/*, some of them, or <class>/*"
+        )
+    return {"all": classes_of(root, least)}
+
+
+def classes_in(
+    root: Path, folders: dict[str, Found], stated: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Return the classes in the order of the network's answers; raise where those of parts differ."""
+    names = sorted(names_in(folders))
+    classes = classes_of_network(names, stated)
+    if stated is not None or classes != tuple(names) or "train" not in folders:
+        return classes
+    for part, found in folders.items():
+        missing = sorted(set(folders["train"]) - set(found))
+        extra = sorted(set(found) - set(folders["train"]))
+        if missing or extra:
+            raise LissomError(
+                f"data: the classes of {root / part} differ from those of train: "
+                f"missing {missing or 'none'}, not in train {extra or 'none'}; --classes names all "
+                "that the network answers, of which a part may hold some"
+            )
+    return classes
+
+
+def names_in(folders: dict[str, Found]) -> set[str]:
+    """Return the names of all class folders."""
+    return set(chain(*folders.values()))
+
+
+def fingerprint_of(folders: dict[str, Found]) -> str:
+    """Return a text that changes when a file is added, removed, renamed or of another length."""
+    seen = hashlib.sha256()
+    for part, found in sorted(folders.items()):
+        for paths in found.values():
+            for path in paths:
+                line = f"{part} {path.parent.name} {path.name} {path.stat().st_size}\n"
+                seen.update(line.encode(errors="surrogatepass"))  # names need not be UTF-8
+    return seen.hexdigest()
+
+
+def arranged(folders: dict[str, Found]) -> tuple[dict[str, Found], list[str]]:
+    """Return what to learn from, choose by and be judged by, with notes on what had to serve for it.
+
+    Nothing is judged by what was learned from or calibrated on. Where one folder has to serve for
+    two parts, a fifth of it, the same images every time, becomes the smaller one.
+    """
+    if "all" in folders or set(folders) == {"train"}:
+        (whole,) = folders.values()
+        rest, test = parted_found(whole)
+        return {"train": rest, "test": test}, [
+            "there is no folder 'test': a fifth of the images, drawn once and for all, is the test set"
+        ]
+    if set(folders) in ({"test"}, {"valid"}):
+        (whole,) = folders.values()
+        test, valid = parted_found(whole)
+        return {"valid": valid, "test": test}, [
+            f"there is only the folder '{next(iter(folders))}': a fifth of its images, drawn once "
+            "and for all, is for validation and calibration, the rest is the test set"
+        ]
+    if "test" not in folders:
+        return {"train": folders["train"], "test": folders["valid"]}, [
+            "there is no folder 'test': 'valid' is the test set, and choices are made on images "
+            "of 'train'"
+        ]
+    return dict(folders), []
+
+
+def parted_found(found: Found) -> tuple[Found, Found]:
+    """Return the larger and the smaller part of images, of each class the same share as far as that goes."""
+    pairs = [(name, path) for name, paths in found.items() for path in paths]
+    names = list(found)
+    labels = np.array([names.index(name) for name, _ in pairs])
+    parts = list[Found]()
+    for places in stratified(labels, SHARE, SEED):
+        part = Found()
+        for place in places:
+            name, path = pairs[place]
+            part.setdefault(name, []).append(path)
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def classes_of(folder: Path, least: int = 2) -> Found:
     """Return the image files of each class folder, both sorted by name."""
     from PIL import Image
 
@@ -96,73 +206,95 @@ def classes_of(folder: Path) -> dict[str, list[Path]]:
         )
         if not found[child.name]:
             raise LissomError(f"data: the class folder {child} holds no image")
-    if len(found) < 2:
-        raise LissomError(f"data: {folder} holds {len(found)} class folders; at least 2 are needed")
+    if len(found) < least:
+        raise LissomError(
+            f"data: {folder} holds {len(found)} class folders; at least {least} are needed"
+        )
     return found
 
 
-def first_size(found: dict[str, list[Path]]) -> tuple[int, int]:
-    """Return height and width of the first image that can be read; a header alone may declare any size."""
-    for path in (path for paths in found.values() for path in paths):
+def first_size(
+    paths: list[Path], channels: int, preprocess: Preprocess, *, asked: bool
+) -> tuple[int, int]:
+    """Return height and width of the first picture that can be read, as `preprocess` leaves it.
+
+    A header may declare any size: one that nobody `asked` for is not taken from a large picture.
+    """
+    for path in paths:
         try:
-            height, width = decoded(path, 1, None).shape[1:]
-        except LissomError:
+            height, width = decoded(path, channels, preprocess).shape[1:]
+        except LissomError as error:
+            if str(error).startswith("preprocess"):
+                raise
             continue
-        if height * width > UNASKED:
+        if not asked and height * width > UNASKED:
             raise LissomError(
-                f"data: {path} has {width} x {height} pixels, and all images would "
-                "be resized to that; "
-                "say what the network is to read: --size HEIGHTxWIDTH"
+                f"data: {path} has {width} x {height} pixels, and all images would be resized to "
+                "that; say what the network is to read: --size HEIGHTxWIDTH, or --preprocess"
             )
         return height, width
-    raise LissomError("data: not one training image can be read")
+    raise LissomError("data: not one image can be read")
 
 
-def sizes_differ(found: dict[str, list[Path]], size: tuple[int, int]) -> bool:
+def sizes_differ(splits: dict[str, Found], size: tuple[int, int]) -> bool:
     """Return whether one of the first images of a class has another size, as its header says."""
     from PIL import Image
 
-    for path in (path for paths in found.values() for path in paths[:LOOKED_AT]):
-        # what cannot be read is told of elsewhere
-        with suppress(Exception), Image.open(path) as image:
-            if (image.height, image.width) != size:
-                return True
+    for found in splits.values():
+        for path in chain(*(paths[:LOOKED_AT] for paths in found.values())):
+            # what cannot be read is told of elsewhere
+            with suppress(Exception), Image.open(path) as image:
+                if (image.height, image.width) != size:
+                    return True
     return False
 
 
-def _read(
-    found: dict[str, list[Path]],
-    classes: tuple[str, ...],
-    channels: int,
-    size: tuple[int, int],
-    skip_bad: bool,
-    lazy: bool,
-    bad: Counter[str],
-    part: str,
-) -> Images | Files:
-    paths = [path for name in classes for path in found[name]]
-    labels = torch.tensor([k for k, name in enumerate(classes) for _ in found[name]])
+@dataclass
+class Reading:
+    """How the files of one data set are read; `bad` counts those of each part that cannot be."""
 
-    def one(path: Path) -> np.ndarray | None:
+    classes: tuple[str, ...]
+    channels: int
+    preprocess: Preprocess
+    size: tuple[int, int]
+    skip_bad: bool
+    lazy: bool
+    bad: Counter[str]
+
+    def split(self, found: Found, part: str) -> Images | Files:
+        """Return the images of a part with their labels, in memory or as files."""
+        numbers = by_name(self.classes)
+        # in the order of the classes
+        named = sorted(found.items(), key=lambda item: numbers[item[0]])
+        paths = list(chain(*(of_class for _, of_class in named)))
+        counts = torch.tensor([len(of_class) for _, of_class in named])
+        labels = torch.tensor([numbers[name] for name, _ in named]).repeat_interleave(counts)
+        if self.lazy and not self.skip_bad:
+            return self.files(paths, labels)
+        # threads are slower: small images are decoded under Python's lock
+        pixels = [self.pixels(path) for path in paths]
+        good = [k for k, array in enumerate(pixels) if array is not None]
+        if len(good) < len(paths):
+            self.bad[part] = len(paths) - len(good)
+            for name in found:
+                if not (labels[good] == numbers[name]).any():
+                    raise LissomError(f"data: not one image of {part}/{name} can be read")
+        if self.lazy:
+            return self.files([paths[k] for k in good], labels[good])
+        arrays = [array for array in pixels if array is not None]
+        return Images(torch.from_numpy(np.stack(arrays)), labels[good])
+
+    def files(self, paths: list[Path], labels: torch.Tensor) -> Files:
+        """Return a split that is read batch by batch."""
+        return Files(paths, labels, self.channels, self.size, self.preprocess)
+
+    def pixels(self, path: Path) -> np.ndarray | None:
+        """Return the pixels of a file, None for one that is to be left out."""
         try:
-            pixels = decoded(path, channels, size)
-        except LissomError:
-            if not skip_bad:
+            pixels = decoded(path, self.channels, self.preprocess, self.size)
+        except LissomError as error:
+            if not self.skip_bad or str(error).startswith("preprocess"):
                 raise
             return None
         # a lazy split is decoded once now only to find bad files
-        return pixels[:0] if lazy else pixels
-
-    if lazy and not skip_bad:
-        return Files(paths, labels, channels, size)
-    # threads are slower: small images are decoded under Python's lock
-    pixels = [one(path) for path in paths]
-    good = [i for i, p in enumerate(pixels) if p is not None]
-    if len(good) < len(paths):
-        bad[part] = len(paths) - len(good)
-        for k, name in enumerate(classes):
-            if not (labels[good] == k).any():
-                raise LissomError(f"data: not one image of {part}/{name} can be read")
-    if lazy:
-        return Files([paths[i] for i in good], labels[good], channels, size)
-    return Images(torch.from_numpy(np.stack([p for p in pixels if p is not None])), labels[good])
+        return pixels[:0] if self.lazy else pixels

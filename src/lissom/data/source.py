@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LissomError, unknown
+from ..language.preprocess import SETS, Preprocess
+from .classes import classes_named
+from .published import LIBRARIES, preprocess_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,13 +18,24 @@ if TYPE_CHECKING:
 
     from .split import Read
 
+MEMORY = 2 << 30  # bytes of pixels above which pictures are made batch by batch
 KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH")
 
 
-def check_spec(spec: str, size: tuple[int, int] | None = None, channels: int | None = None) -> None:
-    """Raise unless `spec` names a data set, in a size and with channels that images can have; reads
-    no image.
-    """
+def check_spec(
+    spec: str,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    preprocess: str | None = None,
+    classes: str | None = None,
+) -> None:
+    """Raise unless `spec` names a data set and everything else about it can be meant; reads no image."""
+    if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
+        Preprocess.of(preprocess)
+    if classes is not None:
+        if not spec.startswith("folder:"):
+            raise LissomError(f"--classes: it is for folder:PATH; {spec} has classes of its own")
+        classes_named(classes)
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise LissomError(f"data: size: expected (height, width) of at least 1, got {size}")
     if channels not in (None, 1, 3):
@@ -43,22 +58,53 @@ def load(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
+    preprocess: str | None = None,
+    classes: str | None = None,
 ) -> Read:
     """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
 
-    `size` (height, width) and `channels` (1 or 3) default to what the images have.
+    `size` (height, width) and `channels` (1 or 3) default to what the images have. `preprocess` is
+    what happens to a picture, by default only the change to `size` and what the data's own mean and
+    deviation say. `classes` are those that the network answers, where the folders are some of them.
     """
-    check_spec(spec, size, channels)
+    check_spec(spec, size, channels, preprocess, classes)
+    view = preprocess_of(preprocess or SETS["data"])
     if spec.startswith("folder:"):
         from .folder import read_folder
 
-        return read_folder(Path(os.path.expanduser(spec[7:])), size, channels or 3, skip_bad)
+        stated = classes_named(classes) if classes else None
+        folder = Path(os.path.expanduser(spec[7:]))
+        return read_folder(folder, size, channels or 3, skip_bad, view, stated)
+    if size is not None and view.pictures:
+        raise LissomError(
+            f"data: --size and a preprocess that changes pictures, {view}, were given; leave one "
+            "of them out"
+        )
+    if view.pictures:
+        own = (8, 8) if spec == "digits" else None
+        return shown(load(spec, root=root, size=own, channels=channels), view)
     if spec == "digits":
-        return digits(size or (32, 32), channels or 1)
-    return from_torchvision(spec, root, size, channels)
+        return digits(size or (32, 32), channels or 1, view)
+    return from_torchvision(spec, root, size, channels, view)
 
 
-def digits(size: tuple[int, int], channels: int) -> Read:
+def shown(read: Read, preprocess: Preprocess) -> Read:
+    """Return a data set in memory as `preprocess` leaves its pictures."""
+    from .picture import shown_pixels
+    from .split import Images, Shown
+
+    parts = {"train": read.train, "valid": read.valid, "test": read.test}
+    held = {name: part for name, part in parts.items() if isinstance(part, Images)}
+    one = shown_pixels(held["test"].pixels[:1], preprocess)
+    changed: dict[str, Any] = {name: Shown(part, preprocess) for name, part in held.items()}
+    if sum(map(len, held.values())) * one.numel() <= MEMORY:
+        for name, part in held.items():
+            changed[name] = Images(shown_pixels(part.pixels, preprocess), part.labels)
+    channels, height, width = one.shape[1:]
+    return replace(read, **changed, channels=channels, size=(height, width), preprocess=preprocess)
+
+
+def digits(size: tuple[int, int], channels: int, preprocess: Preprocess) -> Read:
     """Return scikit-learn's embedded digits (1,797 images of 8x8), enlarged; a fifth is the test split.
 
     Source: E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI
@@ -68,6 +114,7 @@ def digits(size: tuple[int, int], channels: int) -> Read:
     import torch
 
     from .digits import read_digits, stratified
+    from .picture import resizing
     from .split import Images, Read
 
     images, labels = read_digits()
@@ -90,17 +137,23 @@ def digits(size: tuple[int, int], channels: int) -> Read:
         size=size,
         flip=False,
         fingerprint="scikit-learn digits",
+        preprocess=resizing(preprocess, size),
     )
 
 
 def from_torchvision(
-    spec: str, root: Path | None, size: tuple[int, int] | None, channels: int | None
+    spec: str,
+    root: Path | None,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    preprocess: Preprocess,
 ) -> Read:
     """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from an existing root, or download it there."""
     import numpy as np
     import torch
     import torchvision.datasets as known
 
+    from .picture import resizing
     from .split import Images, Read
 
     kind = {
@@ -165,6 +218,7 @@ def from_torchvision(
         size=(shape[2], shape[3]),
         flip=True,
         fingerprint=spec,
+        preprocess=resizing(preprocess, (shape[2], shape[3])),
     )
 
 

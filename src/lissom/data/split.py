@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import LissomError
+from ..language.preprocess import Preprocess
+from .picture import decoded, shown_pixels
 
-# what Pillow decodes by itself, where it was built with it: for others, as EPS, it starts a program
-FORMATS = tuple(
-    """
-    PNG JPEG MPO WEBP TIFF GIF BMP DIB PPM JPEG2000 AVIF TGA ICO PCX SGI QOI DDS
-    """.split()
-)
-LARGE = 1 << 24  # pixels that any file may declare: 128 MiB while they are decoded
-DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
+CPU = torch.device("cpu")
 
 
 class Split(Protocol):
@@ -102,13 +94,43 @@ class Images:
 
 
 @dataclass
+class Shown:
+    """A split in memory whose pictures are large as the network sees them: made batch by batch."""
+
+    pictures: Images
+    preprocess: Preprocess
+
+    @property
+    def labels(self) -> Tensor:
+        return self.pictures.labels
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, order: Tensor) -> Shown:
+        """Return the split of the images at the given indices."""
+        return Shown(self.pictures.take(order), self.preprocess)
+
+    def batches(
+        self, size: int, device: torch.device, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, labels in self.pictures.batches(size, CPU, order):
+            yield shown_pixels(pixels, self.preprocess).to(device), labels.to(device)
+
+
+@dataclass
 class Files(Dataset[Tensor | str]):
-    """A split too large for memory: `paths` are decoded to (c h w) uint8 by worker processes."""
+    """A split too large for memory: `paths` are decoded by worker processes.
+
+    A file of `channels` (1 or 3) becomes what `preprocess` makes of its picture, (c h w) uint8 of
+    `size` (height, width).
+    """
 
     paths: list[Path]
     labels: Tensor
     channels: int
     size: tuple[int, int]
+    preprocess: Preprocess
     workers: int = 2
 
     def __len__(self) -> int:
@@ -119,14 +141,15 @@ class Files(Dataset[Tensor | str]):
         a whole traceback.
         """
         try:
-            return torch.from_numpy(decoded(self.paths[index], self.channels, self.size))
+            pixels = decoded(self.paths[index], self.channels, self.preprocess, self.size)
+            return torch.from_numpy(pixels)
         except LissomError as error:
             return str(error)
 
     def take(self, order: Tensor) -> Files:
         """Return the split of the files at the given indices."""
         paths = [self.paths[i] for i in order.tolist()]
-        return Files(paths, self.labels[order], self.channels, self.size, self.workers)
+        return replace(self, paths=paths, labels=self.labels[order])
 
     def batches(
         self, size: int, device: torch.device, order: Tensor | None = None
@@ -160,62 +183,21 @@ def stacked(items: list[Tensor | str]) -> Tensor | str:
     return wrong if wrong is not None else default_collate(items)
 
 
-@cache
-def opened() -> list[str]:
-    """Return the formats that this Pillow opens by itself."""
-    from PIL import Image
-
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
-    """Read an image file to (c h w) uint8, resized to `size` (height, width) if it differs.
-
-    Raises LissomError, naming the file, for one that is no image, is cut short or declares more
-    than it can hold.
-    """
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            # judged here, by the size of the file
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=opened())
-        with image:
-            pixels = image.width * image.height
-            if pixels > max(LARGE, DENSEST * path.stat().st_size):
-                raise ValueError(
-                    f"it declares {image.width} x {image.height} pixels in "
-                    f"{path.stat().st_size} bytes"
-                )
-            if image.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
-                picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            else:
-                picture = image.convert("RGBA") if "transparency" in image.info else image
-            picture = picture.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
-        said = str(error) or type(error).__name__
-        raise LissomError(
-            f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
-        ) from None
-    if size is not None and picture.size != (size[1], size[0]):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    array = np.asarray(picture)
-    return np.ascontiguousarray(array[None] if channels == 1 else array.transpose(2, 0, 1))
-
-
 @dataclass
 class Read:
-    """A data set as a source reads it: `valid` may be missing, nothing is measured of the pixels yet."""
+    """A data set as a source reads it, nothing measured yet; `train` and `valid` may be missing.
+
+    Its splits hold pictures as `preprocess` leaves them, of `channels` and `size` (height, width).
+    """
 
     name: str
-    train: Images | Files
-    valid: Images | Files | None
-    test: Images | Files
+    train: Images | Shown | Files | None
+    valid: Images | Shown | Files | None
+    test: Images | Shown | Files
     classes: tuple[str, ...]
     channels: int
     size: tuple[int, int]
     flip: bool
     fingerprint: str
+    preprocess: Preprocess
     notes: list[str] = field(default_factory=list)

@@ -4,7 +4,8 @@
     part   = option | number "*" part      the same steps that many times; binds tighter than "|"
     option = step | "{" space, space "}" | "(" space ")"     one of several
     step   = name | name(value, ..., name=value, ...)
-    value  = number | "text" | name | name(...) | True | False | None | "{" value, value "}"
+    value  = number | "text" | name | name(...) | True | False | None | "(" number, number ")"
+           | "{" value, value "}"
 
 It is a subset of Python's expressions, so Python's own parser reads it: `ast` gives precedence,
 quoting and the columns of errors, and there is no parser of our own to maintain.
@@ -71,6 +72,11 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise not_a_value(node, where)
             yield -value if isinstance(node.op, ast.USub) else value
+    elif isinstance(node, ast.Tuple):
+        numbers = [list(values_of(item, where)) for item in node.elts]
+        if not numbers or any(len(n) != 1 or type(n[0]) not in (int, float) for n in numbers):
+            raise not_a_value(node, where)
+        yield tuple(number for (number,) in numbers)
     elif isinstance(node, ast.Name) or (
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ):

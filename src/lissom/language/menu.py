@@ -17,6 +17,7 @@ WORDS = {
     "grids": "grid",
     "ranges": "range",
     "targets": "target",
+    "preprocess": "preprocessing operation",
 }
 
 
@@ -55,5 +56,5 @@ class Menu:
 
 @cache
 def menu(folder: str) -> Menu:
-    """Return the menu of a folder: steps, importance, losses, grids, ranges or targets."""
+    """Return the menu of a folder: steps, importance, losses, grids, ranges, targets or preprocess."""
     return Menu(folder)

@@ -157,6 +157,8 @@ def kind_text(kind: Any) -> str:
         return " | ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join("None" if k is NoneType else kind_text(k) for k in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"({kind_text(get_args(kind)[0])}, ...)"
     return str(getattr(kind, "__name__", kind))
 
 
@@ -177,7 +179,9 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
             raise unknown(where, "choice", value, map(str, get_args(literal)))
         raise LissomError(f"{where}: expected {kind_text(kind)}, got {value!r}")
     for key, (sign, holds) in BOUNDS.items():
-        if facts.get(key) is not None and not isinstance(cast, str) and not holds(cast, facts[key]):
+        if facts.get(key) is None or isinstance(cast, str):
+            continue
+        if not all(holds(v, facts[key]) for v in (cast if isinstance(cast, tuple) else (cast,))):
             raise LissomError(f"{where}: expected a value {sign} {facts[key]:g}, got {value!r}")
     if facts.get("menu"):
         return str(_named(facts, cast, where))
@@ -199,6 +203,11 @@ def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
         return any(
             type(value) is type(choice) and value == choice for choice in get_args(kind)
         ), value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or not value:
+            return False, value
+        fits = [_fits(each, get_args(kind)[0]) for each in value]
+        return all(ok for ok, _ in fits), tuple(cast for _, cast in fits)
     if kind is float:
         good = (
             isinstance(value, (int, float))
@@ -286,6 +295,25 @@ def _made(method: Callable[..., Method], settings: tuple[tuple[str, type, Any], 
     and True are equal.
     """
     return method(**{name: value for name, _, value in settings})
+
+
+def values_in(text: str, where: str) -> dict[str, Any]:
+    """Return the values that a text gives to names.
+
+    >>> values_in("num_classes=3, pretrained=False", "--model-args")
+    {'num_classes': 3, 'pretrained': False}
+    """
+    call = parsed(f"named({text.strip()})", where)
+    if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        raise LissomError(f"{where}: expected name=value, name=value, got {text!r}")
+    found = dict[str, Any]()
+    for keyword in call.keywords:
+        name = str(keyword.arg)
+        options = list(values_of(keyword.value, f"{where}: {name}"))
+        if len(options) != 1:
+            raise LissomError(f"{where}: {name}: expected one value, got {len(options)}")
+        (found[name],) = options
+    return found
 
 
 def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.data import CPU, Data
-from ..data.split import Split
+from ..data.data import Data
+from ..data.split import CPU, Split
 from ..errors import LissomError
 from ..tasks.task import Task
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data.data import CPU, Data
-from ..data.split import Files, Images
+from ..data.data import Data
+from ..data.split import CPU, Files, Images, Shown
 from ..errors import LissomError, type_of
 from ..language.training import Batch
 from ..surgery.steady import unsteady
@@ -29,7 +29,10 @@ def examine(task: Task) -> None:
     """Raise if a part of a task does not do what the others want of it, with the part named."""
     data = task.data
     for name in ("train", "valid", "test"):
-        check_split(getattr(data, name), data, f"data {data.name}: the {name} split")
+        split = getattr(data, name)
+        check_split(split, data, f"data {data.name}: the {name} split")
+        if not len(split) and name != "train":
+            raise LissomError(f"data {data.name}: the {name} split is empty")
     check_labels(task)
     model = task.fresh()
     outputs = torch.zeros(0)
@@ -53,9 +56,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
             f"{where}: labels: expected a tensor of {len(split)}, one for each image, got a "
             f"{type(split.labels).__name__} of {held}"
         )
-    if not len(split):
-        raise LissomError(f"{where} is empty")
-    if isinstance(split, (Images, Files)):
+    if not len(split) or isinstance(split, (Images, Files, Shown)):
         return
     # from the end, so that one who does not look at it is found out
     order = torch.arange(len(split) - 1, -1, -1)[:FEW]
@@ -98,6 +99,8 @@ def check_labels(task: Task) -> None:
     classes = len(task.data.classes)
     for name in ("train", "valid", "test"):
         labels = getattr(task.data, name).labels
+        if not len(labels):
+            continue
         if are_classes(labels):
             low = int(labels.min())
             high = int(labels.max())
@@ -139,7 +142,14 @@ def answered(task: Task, model: nn.Module) -> Tensor:
     if task.loss is None and (
         not isinstance(out, Tensor) or tuple(out.shape) != (len(images), classes)
     ):
-        raise LissomError(f"{said}(batch, classes) = ({len(images)}, {classes}) is wanted{also}")
+        cure = ""
+        if isinstance(out, Tensor) and out.ndim == 2 and out.shape[1] > classes:
+            cure = (
+                "; where the data hold some of the network's classes, --classes names all of them"
+            )
+        raise LissomError(
+            f"{said}(batch, classes) = ({len(images)}, {classes}) is wanted{also}{cure}"
+        )
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(images):
         raise LissomError(
             f"{said}one tensor, batch first, is wanted{also}: files and scores take no other; "

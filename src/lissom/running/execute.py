@@ -17,7 +17,7 @@ from torch import nn
 
 from ..bench.clock import clock_of
 from ..bench.machine import machine
-from ..data.data import CPU
+from ..data.split import CPU
 from ..distillation.ensemble import Ensemble
 from ..errors import LissomError, Unmeasured, nearest
 from ..language.context import Clock
@@ -25,6 +25,7 @@ from ..language.recipe import Recipe, Space
 from ..language.step import Step
 from ..language.target import Target
 from ..language.training import Progress
+from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_outputs, scored
 from ..learning.examine import examine
@@ -35,7 +36,7 @@ from ..store.snapshot import read_structure, restore, save
 from ..store.store import Store, write_json
 from ..surgery.count import layer_table, macs, parameters
 from ..surgery.sizes import sizes
-from ..tasks.builders import code_named
+from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from .context import TaskContext
 from .eta import Eta
@@ -301,7 +302,7 @@ def run(
     store.check()
     store.sweep()
     examine(task)
-    for note in task.notes():
+    for note in [*check_brought(task, recipes), *task.notes()]:
         say(f"note: {note}")
     chosen = device_of(device)
     every = every_s(checkpoint)
@@ -406,4 +407,5 @@ def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Mod
         f"if it is yours, name it again (--model {code or '':.80}), or sign all that is in that store: "
         f"lissom store --trust --store {store.root}"
     )
-    return build_from(build, str(folder), given, trusted=code is None or store.own(key), cure=cure)
+    plain = code is None and not chosen_arguments(build)
+    return build_from(build, str(folder), given, trusted=plain or store.own(key), cure=cure)

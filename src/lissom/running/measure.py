@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..bench.latency import latencies
 from ..bench.process import loaded
 from ..errors import LissomError
 from ..exporting.onnx.names import layers_in
+from ..language.preprocess import Preprocess
 from ..language.target import Fused, Images, Target
 from ..learning.evaluate import agreement, file_outputs, network_outputs, scored
 from ..store.snapshot import few_bits, restore, rounded_activations
@@ -55,14 +57,18 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
     """
     seen = record["task"]["preprocessing"]
     (height, width) = record["task"]["shape"][-2:]
+    # a record of an earlier version tells the size only
+    preprocess = Preprocess.of(seen.get("preprocess") or f"resize({height}, {width})")
+    if bake:
+        preprocess = replace(preprocess, numbers=())
     return {
         "key": record["key"],
         "recipe": record["recipe"],
         "model": record["task"]["model"],
         "baked": "true" if bake else "false",
         "input": "pixels 0..255" if bake else "(pixels / 255 - mean) / std",
-        "resize": f"to {height}x{width}, bilinear",
         **{name: value for name, value in seen.items() if not bake or name not in ("mean", "std")},
+        "preprocess": str(preprocess),
     }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LIBRARIES = ("torchvision", "timm")
+COUNTS = ("num_classes", "in_channels")
 MOST = 1_000_000  # classes or channels
 
 
@@ -41,23 +42,27 @@ def code_named(build: dict[str, Any]) -> str | None:
     return model if place and place not in LIBRARIES else None
 
 
-def arguments(build: dict[str, Any], where: str) -> dict[str, int]:
-    """Return what the builder of an entry is called with: numbers of classes and channels, and
-    nothing else.
-    """
+def arguments(build: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return what the builder of an entry is called with: numbers, texts, and tuples of them."""
     found = {key: value for key, value in build.items() if key != "model"}
     for key, value in found.items():
-        if (
-            key not in ("num_classes", "in_channels")
-            or type(value) is not int
-            or not 1 <= value <= MOST
-        ):
+        if key in COUNTS and (type(value) is not int or not 1 <= value <= MOST):
             raise LissomError(
-                f"load: {where}: expected num_classes and in_channels from 1 to "
-                f"{MOST}, got {key!r:.40}: "
-                f"{value!r:.40}"
+                f"load: {where}: expected num_classes and in_channels from 1 to {MOST}, got "
+                f"{key!r:.40}: {value!r:.40}"
             )
+        if isinstance(value, list):  # JSON knows no tuple
+            found[key] = tuple(value)
     return found
+
+
+def chosen_arguments(build: dict[str, Any]) -> list[str]:
+    """Return the arguments of an entry's builder that can have it do more than build, as download.
+
+    >>> chosen_arguments({"model": "torchvision:resnet18", "num_classes": 3, "weights": "DEFAULT"})
+    ['weights']
+    """
+    return [] if "task" in build else sorted(set(build) - {"model", *COUNTS})
 
 
 def library_model(library: str, name: str) -> Callable[..., nn.Module]:
@@ -81,9 +86,9 @@ def library_model(library: str, name: str) -> Callable[..., nn.Module]:
         builder: Callable[..., nn.Module] = module.get_model_builder(name)
         return builder
 
-    def build(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
+    def build(num_classes: int = 1000, in_channels: int = 3, **more: Any) -> nn.Module:
         made: nn.Module = module.create_model(
-            name, pretrained=False, num_classes=num_classes, in_chans=in_channels
+            name, num_classes=num_classes, in_chans=in_channels, **{"pretrained": False, **more}
         )
         return made
 

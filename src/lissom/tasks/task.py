@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -14,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LissomError, nearest, place_of, type_of
-from .builders import LIBRARIES, arguments, code_named, library_model
+from ..errors import LissomError, listed, nearest, place_of, type_of, unknown
+from .builders import LIBRARIES, arguments, chosen_arguments, code_named, library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,26 +66,42 @@ class Task:
             self.scores = {"top1": top1, **({"top5": top5} if len(self.data.classes) > 5 else {})}
 
     @classmethod
-    def of(cls, model: str, data: Data, *, weights: str | None = None) -> Task:
+    def of(
+        cls,
+        model: str,
+        data: Data,
+        *,
+        weights: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Task:
         """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
 
-        `model`: a built-in such as resnet20, torchvision:NAME, package.module:factory or
+        `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, package.module:factory or
         path/to/file.py:factory. The factory is given `num_classes` and `in_channels` if it takes
-        them.
+        them, and `arguments`. `weights` is a file, or for a library's network DEFAULT, its newest
+        published weights, which the library may download.
         """
         factory, source = factory_of(model)
+        arguments = dict(arguments or {})
+        published = weights if weights and is_published(weights, model) else None
+        if published:
+            arguments = {**published_argument(model, published), **arguments}
         wanted = {"num_classes": len(data.classes), "in_channels": data.channels}
         takes = parameters_of(factory)
         anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
         given = {k: v for k, v in wanted.items() if k in takes or (anything and k == "num_classes")}
+        for name in arguments:
+            if name not in takes and not anything:
+                raise unknown(f"--model-args: {model}", "argument", name, takes)
+        given.update(arguments)
 
         def build() -> nn.Module:
             made = factory(**given)
-            if weights:
+            if weights and not published:
                 load_weights(made, weights)
             return made
 
-        if weights:
+        if weights and not published:
             source += " " + file_mark(weights)
         return cls(
             build,
@@ -100,15 +117,8 @@ class Task:
         """Return what a user should know of what the network is shown, if it was trained elsewhere."""
         if not self.weights:
             return []
-        seen = self.data.preprocessing()
-        data = self.data
-        mean, std = (", ".join(f"{value:.3f}" for value in seen[name]) for name in ("mean", "std"))
         return [
-            f"{self.weights} was trained elsewhere; images are resized to "
-            f"{data.size[0]}x{data.size[1]} and normalised "
-            f"by mean {mean}, deviation {std} of the training images of {data.name}; if it "
-            "was trained with others, its "
-            "accuracy here is wrong"
+            f"{self.weights} was trained elsewhere; images are seen through {self.data.preprocess}"
         ]
 
     def root(self, seed: int) -> str:
@@ -137,6 +147,23 @@ class Task:
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
             )
         return model.eval()
+
+
+def is_published(weights: str, model: str) -> bool:
+    """Return whether `weights` name some that a library publishes with its network, and no file."""
+    return model.partition(":")[0] in LIBRARIES and bool(re.fullmatch(r"[A-Z0-9_]+", weights))
+
+
+def published_argument(model: str, weights: str) -> dict[str, Any]:
+    """Return the argument by which a library's builder loads its published weights."""
+    if model.startswith("torchvision:"):
+        return {"weights": weights}
+    if weights != "DEFAULT":
+        raise LissomError(
+            f"weights: timm knows its weights by the name of the network, as in "
+            f"timm:resnet50.a1_in1k; expected DEFAULT, got {weights}"
+        )
+    return {"pretrained": True}
 
 
 def first_line(error: BaseException) -> str:
@@ -275,6 +302,7 @@ def build_from(
     names it again as `given`.
     """
     code = code_named(build)
+    more = chosen_arguments(build)
     if code is None and "model" not in build:
         raise LissomError(
             f"load: {where} does not say how its network is built; give the network as `model`"
@@ -283,6 +311,11 @@ def build_from(
         raise LissomError(
             f"load: {where} would import {code:.80}, and nothing shows that your "
             f"lissom wrote it; {cure}"
+        )
+    if more and not trusted:
+        raise LissomError(
+            f"load: {where} would build its network with {listed(more)}, and nothing shows that "
+            f"your lissom wrote it; {cure}"
         )
     if "task" in build:
         return own_task(given or str(build["task"])).fresh()

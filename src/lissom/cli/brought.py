@@ -1,0 +1,159 @@
+"""What a user brings, network and data, as options that several commands have."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from ..errors import LissomError
+from .counts import size_of
+from .options import Channels, Size, wait_asleep
+
+if TYPE_CHECKING:
+    from ..tasks.task import Task
+
+
+@dataclass
+class Brought:
+    """The options that say network, data and how one sees the other."""
+
+    data: Annotated[
+        str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.")
+    ] = "digits"
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="resnet20, preresnet38, vgg16, densenet40, nin, nin_gc, ..., any of them -half or "
+            "-quarter as wide (vgg16-quarter), torchvision:NAME, timm:NAME, "
+            "package.module:factory or path/to/file.py:factory.",
+        ),
+    ] = "resnet20"
+    model_args: Annotated[
+        str,
+        typer.Option(
+            "--model-args",
+            help="What the builder is called with, as in 'num_classes=3, width=0.5'.",
+        ),
+    ] = ""
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="A state dict: .safetensors, or .pt of tensors alone. For torchvision:NAME and "
+            "timm:NAME also DEFAULT, the published weights.",
+        ),
+    ] = None
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--preprocess",
+            help="How the network sees pictures, as in 'resize(256) | center_crop(224) | "
+            'normalize("imagenet")\'; for short imagenet, cifar10, data, timm or torchvision.',
+        ),
+    ] = None
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            help="All classes that the network answers, where the folders are some of them: "
+            "imagenet, a number, or a file of one class a line.",
+        ),
+    ] = None
+    task: Annotated[
+        str | None, typer.Option("--task", help="file.py:task, in place of --model and --data.")
+    ] = None
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Where torchvision's data sets are.")
+    ] = None
+    size: Size = None
+    channels: Channels = None
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out files that cannot be read, and count them."),
+    ] = False
+
+    def load(self) -> Task:
+        """Load what the options name; every name is checked before torch is loaded."""
+        from ..data.source import check_spec
+        from ..language.method import values_in
+        from ..tasks.task import Task, check_model_spec, is_published, own_task
+
+        wait_asleep()
+        size = size_of(self.size)
+        if self.task is not None:
+            return own_task(self.task)
+        arguments = values_in(self.model_args, "--model-args")
+        check_model_spec(self.model)
+        preprocess = self.preprocess_text()
+        check_spec(self.data, size, self.channels, preprocess, self.classes)
+        weights = self.weights
+        if weights and not is_published(weights, self.model) and not os.path.isfile(weights):
+            raise LissomError(f"weights: {weights} cannot be read (there is no such file)")
+        from ..data.data import Data
+
+        data = Data.of(
+            self.data,
+            root=self.data_root,
+            size=size,
+            channels=self.channels,
+            skip_bad=self.skip_bad,
+            preprocess=preprocess,
+            classes=self.classes,
+        )
+        return Task.of(self.model, data, weights=weights, arguments=arguments)
+
+    def preprocess_text(self) -> str | None:
+        """Return how pictures are to be seen: as stated, or as the library says that publishes the
+        network, where it has weights and no size is given.
+        """
+        from ..data.published import LIBRARIES
+
+        library = self.model.partition(":")[0]
+        stated = self.preprocess
+        if stated in LIBRARIES and stated != library:
+            raise LissomError(
+                f"--preprocess: {stated} goes with --model {stated}:NAME, got --model {self.model}; "
+                f"{stated}:NAME names a network whose preprocessing it is"
+            )
+        unsaid = stated is None and self.weights is not None and self.size is None
+        if stated in LIBRARIES or (unsaid and library in LIBRARIES):
+            return self.model
+        return stated
+
+
+def takes_network_and_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Brought` in the place of its parameter `brought`."""
+    hints = get_type_hints(command, include_extras=True)
+    options = get_type_hints(Brought, include_extras=True)
+    parameters = list[inspect.Parameter]()
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name != "brought":
+            parameters.append(keyword(name, hints[name], parameter.default))
+            continue
+        for option in fields(Brought):
+            default = inspect.Parameter.empty if option.default is MISSING else option.default
+            parameters.append(keyword(option.name, options[option.name], default))
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        brought = Brought(**{option.name: given.pop(option.name) for option in fields(Brought)})
+        command(brought=brought, **given)
+
+    del with_options.__wrapped__  # or its signature would be read
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """Return a parameter that is given by name."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)

@@ -1,0 +1,119 @@
+"""From a file to a picture, and from a picture to pixels."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LissomError
+from ..language.preprocess import Preprocess
+from ..preprocess.resize import Resize
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+# what Pillow decodes by itself, where it was built with it: for others, as EPS, it starts a program
+FORMATS = tuple(
+    """
+    PNG JPEG MPO WEBP TIFF GIF BMP DIB PPM JPEG2000 AVIF TGA ICO PCX SGI QOI DDS
+    """.split()
+)
+LARGE = 1 << 24  # pixels that any file may declare: 128 MiB while they are decoded
+DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
+
+
+@cache
+def opened() -> list[str]:
+    """Return the formats that this Pillow opens by itself."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def picture_in(path: Path, channels: int) -> Picture:
+    """Return the picture in a file, gray for 1 channel and RGB for 3.
+
+    Raises LissomError, naming the file, for one that is no image, is cut short or declares more
+    than it can hold.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # judged here, by the size of the file
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=opened())
+        with image:
+            pixels = image.width * image.height
+            if pixels > max(LARGE, DENSEST * path.stat().st_size):
+                raise ValueError(
+                    f"it declares {image.width} x {image.height} pixels in "
+                    f"{path.stat().st_size} bytes"
+                )
+            if image.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
+                picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            else:
+                picture = image.convert("RGBA") if "transparency" in image.info else image
+            return picture.convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
+        said = str(error) or type(error).__name__
+        raise LissomError(
+            f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
+        ) from None
+
+
+def decoded(
+    path: Path,
+    channels: int,
+    preprocess: Preprocess | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Read an image file to (c h w) uint8, as `preprocess` leaves its picture.
+
+    Raises LissomError for a file that cannot be read, and where the picture is not of `size`
+    (height, width) in the end.
+    """
+    picture = picture_in(path, channels)
+    if preprocess is not None:
+        picture = preprocess.shown(picture)
+    if size is not None and picture.size != (size[1], size[0]):
+        raise LissomError(
+            f"preprocess: pictures come out in different sizes, {path} {picture.height}x"
+            f"{picture.width} and others {size[0]}x{size[1]}; end with center_crop({size[0]}), or "
+            "give resize a width"
+        )
+    return pixels_of(picture)
+
+
+def pixels_of(picture: Picture) -> np.ndarray:
+    """Return the pixels (c h w) of a picture, uint8."""
+    array = np.asarray(picture)
+    if array.ndim == 2:
+        return array[None].copy()  # Pillow's own memory is not to be written to
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def resizing(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
+    """Return a preprocessing that changes no picture with a change to `size` (height, width)."""
+    return replace(preprocess, pictures=(Resize(*size),))
+
+
+def shown_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return what `preprocess` makes of pictures (n c h w), uint8, of one size."""
+    from PIL import Image
+
+    if not preprocess.pictures:
+        return pixels
+    shown = list[np.ndarray]()
+    for planes in pixels.numpy():
+        array = planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)
+        shown.append(pixels_of(preprocess.shown(Image.fromarray(np.ascontiguousarray(array)))))
+    return torch.from_numpy(np.stack(shown))

@@ -1,0 +1,1 @@
+"""Operations between a decoded picture and what a network is given."""

@@ -1,0 +1,31 @@
+"""Blue first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import LissomError
+from ..language.preprocess import PictureOperation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Bgr(PictureOperation):
+    """Put blue first, then green, then red: what networks trained with OpenCV or Caffe expect.
+
+    A `normalize` after it has its numbers in this order too.
+    Also known as: channel order BGR.
+    Source: OpenCV's imread, https://docs.opencv.org
+    """
+
+    swaps = True
+
+    def __call__(self, picture: Image) -> Image:
+        from PIL import Image as images
+
+        if len(picture.getbands()) != 3:
+            raise LissomError("preprocess: bgr needs pictures of three channels, got one")
+        return images.merge("RGB", picture.split()[::-1])

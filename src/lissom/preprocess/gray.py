@@ -1,0 +1,27 @@
+"""One channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..language.preprocess import PictureOperation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Gray(PictureOperation):
+    """Turn colour into one channel of brightness.
+
+    gray = 0.299 * red + 0.587 * green + 0.114 * blue
+
+    Also known as: Grayscale in torchvision, luma.
+    Source: ITU-R BT.601, as in Pillow's mode L
+    """
+
+    channels = 1
+
+    def __call__(self, picture: Image) -> Image:
+        return picture.convert("L")

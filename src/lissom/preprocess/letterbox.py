@@ -1,0 +1,42 @@
+"""A picture whole, in a frame of one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..language.method import arg
+from ..language.preprocess import PictureOperation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Letterbox(PictureOperation):
+    """Resize until the whole picture fits into `height` x `width`, and fill the rest with one value.
+
+    ratio = min(height / picture's height, width / picture's width)
+    size  = round(ratio * picture's size)
+
+    The shape of things is kept; the picture lies in the middle.
+    Also known as: letterbox in YOLO, resize with padding.
+    Source: Ultralytics LetterBox, https://docs.ultralytics.com
+    """
+
+    height: int = arg("pixels from top to bottom", low=1)
+    width: int | None = arg("pixels from left to right; as the height if none", None, low=1)
+    fill: int = arg("value of the pixels around, in every channel", 114, low=0, high=255)
+
+    def __call__(self, picture: Image) -> Image:
+        from PIL import Image as images
+
+        high = self.height
+        wide = self.width or high
+        ratio = min(high / picture.height, wide / picture.width)
+        size = (max(1, round(ratio * picture.width)), max(1, round(ratio * picture.height)))
+        if size != picture.size:
+            picture = picture.resize(size, images.Resampling.BILINEAR)
+        frame = images.new(picture.mode, (wide, high), (self.fill,) * len(picture.getbands()))
+        frame.paste(picture, ((wide - size[0]) // 2, (high - size[1]) // 2))
+        return frame

@@ -1,0 +1,77 @@
+"""Mean and deviation of each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import LissomError
+from ..language.method import arg
+from ..language.preprocess import NumberOperation, Numbers
+
+KNOWN: dict[str, tuple[Numbers, Numbers]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5,), (0.5,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+}
+
+
+@dataclass(frozen=True)
+class Normalize(NumberOperation):
+    """Subtract a mean and divide by a deviation, channel by channel.
+
+    y = (x - mean[channel]) / std[channel]
+
+    normalize("imagenet")  mean 0.485, 0.456, 0.406 and deviation 0.229, 0.224, 0.225
+    normalize("half")      mean 0.5 and deviation 0.5: numbers from -1 to 1
+    normalize("cifar10")   mean 0.4914, 0.4822, 0.4465 and deviation 0.247, 0.2435, 0.2616
+    normalize("data")      mean and deviation of the training images, measured
+    normalize(mean=(0.5, 0.4, 0.4), std=0.25)   own numbers, one or one for each channel
+
+    Also known as: Normalize in torchvision, standardization.
+    Source: torchvision.transforms.Normalize, https://docs.pytorch.org/vision
+    """
+
+    of: Literal["imagenet", "half", "cifar10", "data"] = arg(
+        "whose numbers, where none are given", "data"
+    )
+    mean: float | tuple[float, ...] | None = arg("what is subtracted; 0 if only std is given", None)
+    std: float | tuple[float, ...] | None = arg(
+        "what is divided by; 1 if only mean is given", None, above=0
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether there are numbers of its own."""
+        return self.mean is not None or self.std is not None
+
+    @property
+    def from_data(self) -> bool:
+        return self.of == "data" and not self.given
+
+    def measured(self, mean: Numbers, std: Numbers) -> NumberOperation:
+        return Normalize(mean=mean, std=std) if self.from_data else self
+
+    def __call__(self, mean: Numbers, std: Numbers) -> tuple[Numbers, Numbers]:
+        if self.from_data:
+            raise LissomError("preprocess: mean and deviation of the data are not measured yet")
+        numbers = (self.mean or 0.0, self.std or 1.0) if self.given else KNOWN[self.of]
+        subtracted = each(numbers[0], len(mean), str(self))
+        divided = each(numbers[1], len(mean), str(self))
+        return (
+            tuple(m + x * s for m, x, s in zip(mean, subtracted, std, strict=True)),
+            tuple(s * x for s, x in zip(std, divided, strict=True)),
+        )
+
+
+def each(value: float | Numbers, channels: int, name: str) -> Numbers:
+    """Return one number for each channel; raise unless there is one number, or as many as channels."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) == 1:
+        return numbers * channels
+    if len(numbers) != channels:
+        raise LissomError(
+            f"preprocess: {name}: expected one number or {channels}, one for each channel of the "
+            f"images, got {len(numbers)}"
+        )
+    return numbers

@@ -1,0 +1,29 @@
+"""A border of one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..language.method import arg
+from ..language.preprocess import PictureOperation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Pad(PictureOperation):
+    """Add a border of `border` pixels on every side.
+
+    Also known as: Pad in torchvision.
+    Source: torchvision.transforms.Pad, https://docs.pytorch.org/vision
+    """
+
+    border: int = arg("pixels on every side", low=1, high=4096)
+    fill: int = arg("their value, in every channel", 0, low=0, high=255)
+
+    def __call__(self, picture: Image) -> Image:
+        from PIL.ImageOps import expand
+
+        return expand(picture, self.border, (self.fill,) * len(picture.getbands()))
