@@ -30,8 +30,9 @@ from ..learning.examine import examine
 from ..learning.precision import fast_precision
 from ..steps.distill import Distill
 from ..store.manifest import code_in
+from ..store.record import Network, Record, TaskSummary, write_record
 from ..store.snapshot import read_structure, restore, save
-from ..store.store import Store, write_json
+from ..store.store import Store
 from ..surgery.count import layer_table, macs, parameters
 from ..surgery.sizes import sizes
 from ..tasks.builders import code_named
@@ -40,8 +41,6 @@ from .context import TaskContext
 from .eta import Eta
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
-
-SCHEMA = 1
 
 
 @dataclass
@@ -147,11 +146,7 @@ class Run:
                 ctx.gate(
                     "reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0
                 )
-            record = self._record(node, again, ctx)
-            # of runs that were killed
-            before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0
-            record["seconds"] = round(before_s + time.time() - begin, 1)
-            write_json(folder / "record.json", record)
+            write_record(folder, self._record(node, again, ctx, begin).json())
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
 
@@ -182,58 +177,60 @@ class Run:
 
         return teacher
 
-    def _record(self, node: Node, model: nn.Module, ctx: TaskContext) -> dict[str, Any]:
+    def _record(self, node: Node, model: nn.Module, ctx: TaskContext, begin: float) -> Record:
         task = self.task
-        data = self.task.data
-        scores = {
-            name: scored(task, *network_outputs(model, data, split, self.device))
-            for name, split in (("valid", data.valid), ("test", data.test))
-        }
-        own = {
-            "key": node.key,
-            "scores": scores,
-            "params": parameters(model),
-            "macs": macs(model, ctx.example),
-            "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        }
-        source = node.reference
-        if source != node.key and source not in self.store:
+        data = task.data
+        network = Network(
+            key=node.key,
+            scores={
+                name: scored(task, *network_outputs(model, data, split, self.device))
+                for name, split in (("valid", data.valid), ("test", data.test))
+            },
+            params=parameters(model),
+            macs=macs(model, ctx.example),
+            weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        )
+        # of runs that were killed
+        before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0
+        return Record(
+            network=network,
+            before=node.before.key if node.before else None,
+            recipe=str(node.recipe),
+            step=str(node.step or ""),
+            seed=node.seed,
+            task=TaskSummary(
+                model=task.name,
+                data=data.name,
+                shape=list(data.shape),
+                classes=len(data.classes),
+                train=len(data.train),
+                valid=len(data.valid),
+                test=len(data.test),
+                spec=task.spec,
+                preprocessing=data.preprocessing(),
+                notes=[*data.notes, *task.notes()],
+            ),
+            sizes=sizes(model),
+            float=network if node.key == node.reference else self._uncompressed(node),
+            facts=ctx.facts,
+            notes=ctx.notes,
+            gates=ctx.gates,
+            layers=layer_table(model, ctx.example),
+            targets={},
+            machine=machine(),
+            learned_on=f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+            created=round(time.time()),
+            seconds=round(before_s + time.time() - begin, 1),
+        )
+
+    def _uncompressed(self, node: Node) -> Network:
+        if node.reference not in self.store:
             raise LissomError(
-                f"store: {source}, the uncompressed network that {node.key} is to be "
+                f"store: {node.reference}, the uncompressed network that {node.key} is to be "
                 "compared with, was deleted "
                 "meanwhile; run it again"
             )
-        other = own if source == node.key else {k: self.store.record(source)[k] for k in own}
-        return {
-            "schema": SCHEMA,
-            **own,
-            "before": node.before.key if node.before else None,
-            "recipe": str(node.recipe),
-            "step": str(node.step or ""),
-            "seed": node.seed,
-            "task": {
-                "model": task.name,
-                "data": data.name,
-                "shape": list(data.shape),
-                "classes": len(data.classes),
-                "train": len(data.train),
-                "valid": len(data.valid),
-                "test": len(data.test),
-                "spec": task.spec,
-                "preprocessing": data.preprocessing(),
-                "notes": [*data.notes, *task.notes()],
-            },
-            "sizes": sizes(model),
-            "float": other,
-            "facts": ctx.facts,
-            "notes": ctx.notes,
-            "gates": ctx.gates,
-            "layers": layer_table(model, ctx.example),
-            "targets": {},
-            "machine": machine(),
-            "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
-            "created": round(time.time()),
-        }
+        return Network.of(self.store.record(node.reference))
 
 
 def run(
