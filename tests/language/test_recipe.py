@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from itertools import product
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,10 +19,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lissom import LissomError, Recipe, Space, Store
+from lissom import LissomError, Recipe, Space
 from lissom.language.menu import menu
 from lissom.language.method import BOUNDS, Method, method_of, ordered
-from lissom.running.plan import targets_of, tree
+from lissom.running.plan import targets_of
 from lissom.steps.train import Train
 
 fuzz = settings(max_examples=150, deadline=None, database=None)
@@ -796,18 +795,6 @@ def test_a_recipe_has_up_to_a_thousand_steps_written_out_or_not() -> None:
         assert len(Recipe(text).steps) == 1000
     with pytest.raises(LissomError, match="more than 1000 steps"):
         Recipe(" | ".join(["fold"] * 1001))
-
-
-def test_the_tree_of_a_space_holds_each_prefix_once_however_wide_or_long_it_is(
-    tmp_path: Path,
-) -> None:
-    long, wide = Recipe("1000 * fold"), Space(f"train(1) | prune({numbers(3000)}) | fold")
-    begin = time.process_time()
-    assert [node.depth for node in tree([long], "root", Store(tmp_path))] == list(range(1000))
-    nodes = tree(wide, "root", Store(tmp_path))
-    assert time.process_time() - begin < 4
-    assert [node.depth for node in nodes] == [0, *[1, 2] * 3000]
-    assert [node.key for node in nodes[1:3]] == wide.recipes[0].keys("root")[1:]
 
 
 @pytest.mark.parametrize(

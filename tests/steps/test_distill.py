@@ -673,7 +673,7 @@ def test_several_teachers_by_key(tmp_path: Path) -> None:
         'train(1, batch=16) | distill("kd", 1, batch=16)', task, tmp_path, teacher=",".join(records)
     )
     assert ",".join(records) in taught["recipe"]
-    both = Run(task, Store(tmp_path))._teacher(Recipe("train(1)"), [])(",".join(records))
+    both = Run(task, Store(tmp_path))._teacher("")(",".join(records))
     one, two = (lissom.load(key, store=tmp_path) for key in records)
     with torch.no_grad():
         torch.testing.assert_close(both(BATCH), (one(BATCH) + two(BATCH)) / 2)

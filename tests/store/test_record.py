@@ -5,6 +5,7 @@ in one line.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -22,7 +23,18 @@ from lissom.cli.main import main
 from lissom.report.comparison import compared, print_compared
 from lissom.report.page import write_report
 from lissom.report.table import print_record, print_records
-from lissom.store.record import SCHEMA, artefact, chain, read_log, read_record
+from lissom.store.record import (
+    SCHEMA,
+    Measurement,
+    Network,
+    Record,
+    TaskSummary,
+    artefact,
+    chain,
+    read_log,
+    read_record,
+    write_record,
+)
 from lissom.store.structure import read_structure
 
 KEY = "aaaaaaaaaaaa"
@@ -82,6 +94,13 @@ RECORD: dict[str, Any] = {
             "load_ms": 3.0,
             "resident_mib": 2.0,
             "gates": [],
+            "threads": 1,
+            "batch": 1,
+            "bake": False,
+            "macs_in_integers": 0.4,
+            "layers_ms": {"stem": 0.1},
+            "float_layers_ms": None,
+            "notes": ["only 40% of the multiply-adds run in integers"],
         }
     },
 }
@@ -353,6 +372,56 @@ def test_an_artefact_leads_nowhere_else(store: Store, path: str) -> None:
 )
 def test_an_artefact_is_found_where_the_store_was_moved_to(tmp_path: Path, path: str) -> None:
     assert artefact(path, tmp_path / KEY, "") == tmp_path / KEY / "artefacts" / "onnx" / "m.onnx"
+
+
+def test_a_record_of_a_newer_lissom_is_refused_in_one_line_and_left_as_it_is(store: Store) -> None:
+    newer = {"schema": SCHEMA + 1, "key": KEY, "scores": "of another kind"}
+    put(store, KEY, newer)
+    with pytest.raises(LissomError, match=f"newer lissom .schema {SCHEMA + 1}, .*update lissom"):
+        store.record(KEY)
+    with pytest.raises(LissomError, match="update lissom"):
+        store.update(KEY, {"finished": True})
+    assert json.loads((store.folder(KEY) / "record.json").read_text()) == newer
+
+
+def test_a_record_of_an_older_lissom_is_read_with_what_it_lacks(store: Store) -> None:
+    later = ("schema", "step", "sizes", "seconds", "gates", "notes", "layers", "machine", "created")
+    old = {name: value for name, value in RECORD.items() if name not in later}
+    target = RECORD["targets"]["onnxruntime"]
+    needed = [name for name in target if "size_bytes" in name or "latency_ms" in name]
+    old["targets"] = {"torch": {name: target[name] for name in ("artefact", *needed)}}
+    put(store, KEY, old)
+    found = store.record(KEY)
+    assert (found["schema"], found["step"], found["layers"]) == (SCHEMA, "", [])
+    assert "sizes" not in found and "notes" not in found["targets"]["torch"]
+
+
+def test_a_record_is_written_field_by_field_and_read_again(tmp_path: Path) -> None:
+    network = Network(**NETWORK)
+    summary = TaskSummary(**RECORD["task"])
+    given = ("schema", "task", "float", "targets", *NETWORK)
+    others = {name: value for name, value in RECORD.items() if name not in given}
+    record = Record(
+        network=network,
+        task=summary,
+        float=network,
+        targets={},
+        learned_on="cpu, float32",
+        **{**others, "before": "cccccccccccc", "recipe": "train(1)", "facts": {}},
+    )
+    folder = tmp_path / network.key
+    folder.mkdir()
+    write_record(folder, record.json())
+    written = {**record.json(), "finished": False}
+    assert read_record(folder) == written and written["schema"] == SCHEMA
+    assert written["float"] == NETWORK and written["params"] == NETWORK["params"]
+
+
+@pytest.mark.parametrize("kind", [Record, Network, Measurement])
+def test_every_field_is_explained(kind: type) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "record.md").read_text(encoding="utf-8")
+    names = {field.name for field in dataclasses.fields(kind)} - {"network"}
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
 def test_a_record_without_its_uncompressed_network_is_no_record(store: Store) -> None:

@@ -22,9 +22,9 @@ from lissom.cli.main import main
 from lissom.commands.store import trusted, verified
 from lissom.models import factory
 from lissom.running.execute import load_key
+from lissom.store.checks import write_json
 from lissom.store.signing import key_path, user_key
 from lissom.store.snapshot import save
-from lissom.store.store import write_json
 
 KEY, OTHER = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 NETS = """

@@ -19,7 +19,8 @@ import pytest
 
 from lissom import LissomError, Store
 from lissom.commands.store import store_rows, unreached
-from lissom.store.store import merged, write_json
+from lissom.store.checks import write_json
+from lissom.store.store import merged
 from lissom.system.scratch import machine_mark, scratch, temporary, written
 
 NUMBERS: dict[str, Any] = {

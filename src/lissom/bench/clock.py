@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from ..errors import LissomError
 from ..language.method import method_of
 from ..language.target import Target
-from ..store.checks import fields, mapping, number, parsed, text_of
-from ..store.store import write_json
+from ..store.checks import fields, mapping, number, parsed, text_of, write_json
 from ..surgery.by_tensor import ByTensor
 from ..surgery.channels.budget import Shapes
 from ..surgery.channels.groups import Group

@@ -124,20 +124,22 @@ def plan(
     from ..learning.examine import examine
 
     examine(task)
-    from ..running.plan import tree
+    from ..running.plan import ends, tree
     from ..store.store import Store
 
+    kept = Store(store)
+    last = dict.fromkeys(ends(space.recipes, numbers, task.root))
     rows: list[dict[str, Any]] = [
         {
-            "seed": seed,
-            "key": n.key,
-            "step": n.step,
-            "depth": n.depth,
-            "done": n.done,
-            "recipe_ends": n.last,
+            "seed": node.seed,
+            "key": node.key,
+            "step": str(node.step),
+            "depth": node.depth - 1,
+            "done": node.key in kept,
+            "recipe_ends": node in last,
         }
-        for seed in numbers
-        for n in tree(space, task.root(seed), Store(store))
+        for node in tree(last)
+        if node.step
     ]
     if json:
         print_json(rows)

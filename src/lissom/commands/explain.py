@@ -29,6 +29,7 @@ from ..report.explanation import LEARNED, UNLIKE, best_tried, concluded
 from ..report.rows import main_score
 from ..running.execute import run
 from ..running.measure import exported, silent
+from ..running.plan import ends
 from ..steps.equalize import Equalize
 from ..steps.quantize import Quantize
 from ..store.snapshot import restore
@@ -271,8 +272,8 @@ class Explained:
         """Run what might help, each as a recipe of its own, and return what came of it, best on
         validation first.
         """
-        root = self.task.root(self.record["seed"])
-        if Recipe(self.steps).keys(root)[-1] != self.key:
+        (end,) = ends([Recipe(self.steps)], [self.record["seed"]], self.task.root)
+        if end.key != self.key:
             raise LissomError(
                 f"explain: {self.key} was made of another network or other data "
                 "than given here; --try needs "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
-from ..language.step import Step
+from .plan import Node
 
 SURGERY = 0.2  # what a step that does not learn counts beside an epoch of one that does
 
@@ -13,10 +13,10 @@ SURGERY = 0.2  # what a step that does not learn counts beside an epoch of one t
 class Eta:
     """The steps that have yet to run, by key; each weighs as much as its epochs."""
 
-    def __init__(
-        self, steps: Mapping[str, Step], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.left = {key: float(getattr(step, "epochs", SURGERY)) for key, step in steps.items()}
+    def __init__(self, nodes: Iterable[Node], clock: Callable[[], float] = time.monotonic) -> None:
+        self.left = {
+            node.key: float(getattr(node.step, "epochs", SURGERY)) for node in nodes if node.step
+        }
         self.total = len(self.left)
         self.done = 0.0
         self.clock = clock

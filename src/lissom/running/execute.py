@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ from ..learning.examine import examine
 from ..learning.precision import fast_precision
 from ..steps.distill import Distill
 from ..store.manifest import code_in
+from ..store.record import Network, Record, TaskSummary, write_record
 from ..store.snapshot import read_structure, restore, save
-from ..store.store import Store, write_json
+from ..store.store import Store
 from ..surgery.count import layer_table, macs, parameters
 from ..surgery.sizes import sizes
 from ..tasks.builders import chosen_arguments, code_named
@@ -41,9 +41,7 @@ from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from .context import TaskContext
 from .eta import Eta
 from .measure import measure, silent
-from .plan import targets_of
-
-SCHEMA = 1
+from .plan import Node, ends, targets_of, tree
 
 
 @dataclass
@@ -53,49 +51,45 @@ class Run:
     task: Task
     store: Store
     device: torch.device = CPU
-    seed: int = 0
     say: Callable[[str], None] = silent
     watch: Callable[[Progress], None] | None = None
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
-    eta: Eta = field(default_factory=lambda: Eta({}))
+    eta: Eta = field(default_factory=lambda: Eta(()))
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
 
-    def recipe(self, recipe: Recipe) -> list[str]:
-        """Run the steps of a recipe that the store does not hold; return the keys of its prefixes."""
-        keys = recipe.keys(self.task.root(self.seed))
-        if leading(recipe) == 0:
+    def reach(self, end: Node) -> None:
+        """Run the steps on the way to a network that the store does not hold."""
+        given, *nodes = end.path
+        if given.key == end.reference:
             if not self.task.given:
                 self.say(
                     "note: nothing has trained this network: the recipe does not begin with "
                     "train, and there are no "
                     "--weights"
                 )
-            self._ensure(recipe, -1, keys)
-        for place in range(len(keys)):
-            self._ensure(recipe, place, keys)
-        return keys
+            nodes = end.path
+        for node in nodes:
+            self._ensure(node)
 
-    def rehearse(self, recipe: Recipe) -> None:
+    def rehearse(self, end: Node) -> None:
         """Go through the recipe on an untrained network and two images; whatever is wrong with it
         comes to light.
 
         This is done before the first epoch, so that surgery which cannot work is refused by then.
         """
-        root = self.task.root(self.seed)
-        task = self.task
-        keys = recipe.keys(root)
-        if all(key in self.store for key in keys):
+        if all(node.key in self.store for node in end.path if node.step):
             return
-        model = task.fresh(self.seed)
+        task = self.task
+        model = task.fresh(end.seed)
         few = task.data.example(2)
         with torch.no_grad():
-            for step in recipe.steps:
+            for step in end.recipe.steps:
                 ctx = TaskContext(
                     few[:1],
                     lambda _: [few],
                     task=task,
                     where=str(step),
-                    teacher=self._teacher(recipe, keys),
+                    teacher=self._teacher(end.reference),
                     clock=self.clock,
                 )
                 model = step.rehearse(model, ctx)
@@ -104,12 +98,9 @@ class Run:
         """Load a finished network of this task."""
         return restore(self.task.fresh, self.store.folder(key))
 
-    def _ensure(self, recipe: Recipe, place: int, keys: list[str]) -> None:
-        key, name = (
-            (keys[place], recipe.steps[place])
-            if place >= 0
-            else (self.task.root(self.seed), "the network as given")
-        )
+    def _ensure(self, node: Node) -> None:
+        key = node.key
+        name = node.step or "the network as given"
         if key in self.store:
             self.eta.skip(key)
             return self.say(f"{key}  {name}: in the store")
@@ -118,24 +109,25 @@ class Run:
                 self.eta.skip(key)
             else:
                 self.say(f"{key}  {name}{self.eta.status(key)}")
-                self._make(recipe, place, keys, key)
+                self._make(node)
                 self.eta.finish(key)
 
-    def _make(self, recipe: Recipe, place: int, keys: list[str], key: str) -> None:
+    def _make(self, node: Node) -> None:
         begin = time.time()
+        task = self.task
+        key = node.key
+        step = node.step
         # The step starts from the files of the step before, even if that one has just run. So an
         # interrupted run does exactly what an uninterrupted one does, and ends in the same bits.
-        before = keys[place - 1] if place > 0 else self.task.root(self.seed)
-        model = self.load(before) if place > 0 else self.task.fresh(self.seed)
-        task = self.task
-        step = recipe.steps[place] if place >= 0 else None
+        before = node.before
+        model = self.load(before.key) if before and before.step else task.fresh(node.seed)
         ctx = TaskContext(
             task.data.example(),
-            lambda count: task.data.calibration(count, self.seed),
+            lambda count: task.data.calibration(count, node.seed),
             device=self.device,
             seed=int(key, 16) % 2**31,
             task=task,
-            teacher=self._teacher(recipe, keys),
+            teacher=self._teacher(node.reference),
             watch=self.watch,
             where=str(step),
             clock=self.clock,
@@ -155,11 +147,7 @@ class Run:
                 ctx.gate(
                     "reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0
                 )
-            record = self._record(recipe, place, keys, again, ctx)
-            # of runs that were killed
-            before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0
-            record["seconds"] = round(before_s + time.time() - begin, 1)
-            write_json(folder / "record.json", record)
+            write_record(folder, self._record(node, again, ctx, begin).json())
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
 
@@ -170,7 +158,7 @@ class Run:
             self.store.unfinished(key), self.checkpoint_s, lambda text: self.say(f"{key}  {text}")
         )
 
-    def _teacher(self, recipe: Recipe, keys: list[str]) -> Callable[[str | None], nn.Module]:
+    def _teacher(self, reference: str) -> Callable[[str | None], nn.Module]:
         def one(spec: str) -> nn.Module:
             if os.path.isfile(spec.rpartition("=")[2]):
                 return teacher_from(spec, self.task)
@@ -186,86 +174,64 @@ class Run:
                 return several[0] if len(several) == 1 else Ensemble(several).eval()
             if self.task.teacher is not None:
                 return self.task.teacher()
-            return self.load(reference(recipe, keys, self.task.root(self.seed)))
+            return self.load(reference)
 
         return teacher
 
-    def _record(
-        self, recipe: Recipe, place: int, keys: list[str], model: nn.Module, ctx: TaskContext
-    ) -> dict[str, Any]:
+    def _record(self, node: Node, model: nn.Module, ctx: TaskContext, begin: float) -> Record:
         task = self.task
-        data = self.task.data
-        root = self.task.root(self.seed)
-        key = keys[place] if place >= 0 else root
-        scores = {
-            name: scored(task, *network_outputs(model, data, split, self.device))
-            for name, split in (("valid", data.valid), ("test", data.test))
-        }
-        own = {
-            "key": key,
-            "scores": scores,
-            "params": parameters(model),
-            "macs": macs(model, ctx.example),
-            "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        }
-        source = reference(recipe, keys, root)
-        if source != key and source not in self.store:
+        data = task.data
+        network = Network(
+            key=node.key,
+            scores={
+                name: scored(task, *network_outputs(model, data, split, self.device))
+                for name, split in (("valid", data.valid), ("test", data.test))
+            },
+            params=parameters(model),
+            macs=macs(model, ctx.example),
+            weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        )
+        # of runs that were killed
+        before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0
+        return Record(
+            network=network,
+            before=node.before.key if node.before else None,
+            recipe=str(node.recipe),
+            step=str(node.step or ""),
+            seed=node.seed,
+            task=TaskSummary(
+                model=task.name,
+                data=data.name,
+                shape=list(data.shape),
+                classes=len(data.classes),
+                train=len(data.train),
+                valid=len(data.valid),
+                test=len(data.test),
+                spec=task.spec,
+                preprocessing=data.preprocessing(),
+                notes=[*data.notes, *task.notes()],
+            ),
+            sizes=sizes(model),
+            float=network if node.key == node.reference else self._uncompressed(node),
+            facts=ctx.facts,
+            notes=ctx.notes,
+            gates=ctx.gates,
+            layers=layer_table(model, ctx.example),
+            targets={},
+            machine=machine(),
+            learned_on=f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+            created=round(time.time()),
+            seconds=round(before_s + time.time() - begin, 1),
+        )
+
+    def _uncompressed(self, node: Node) -> Network:
+        if node.reference not in self.store:
             raise LissomError(
-                f"store: {source}, the uncompressed network that {key} is to be "
+                f"store: {node.reference}, the uncompressed network that {node.key} is to be "
                 "compared with, was deleted "
                 "meanwhile; run it again"
             )
-        other = own if source == key else {k: self.store.record(source)[k] for k in own}
-        return {
-            "schema": SCHEMA,
-            **own,
-            "before": (keys[place - 1] if place > 0 else root) if place >= 0 else None,
-            "recipe": str(Recipe(recipe.steps[: place + 1])),
-            "step": str(recipe.steps[place]) if place >= 0 else "",
-            "seed": self.seed,
-            "task": {
-                "model": task.name,
-                "data": data.name,
-                "shape": list(data.shape),
-                "classes": len(data.classes),
-                "train": len(data.train),
-                "valid": len(data.valid),
-                "test": len(data.test),
-                "spec": task.spec,
-                "preprocessing": data.preprocessing(),
-                "notes": [*data.notes, *task.notes()],
-            },
-            "sizes": sizes(model),
-            "float": other,
-            "facts": ctx.facts,
-            "notes": ctx.notes,
-            "gates": ctx.gates,
-            "layers": layer_table(model, ctx.example),
-            "targets": {},
-            "machine": machine(),
-            "learned_on": f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
-            "created": round(time.time()),
-        }
-
-
-def leading(recipe: Recipe) -> int:
-    """Return how many `train` steps the recipe begins with."""
-    count = 0
-    for step in recipe.steps:
-        if step.compresses:
-            break
-        count += 1
-    return count
-
-
-def reference(recipe: Recipe, keys: Sequence[str], root: str) -> str:
-    """Return the key of the uncompressed network: what the leading `train` steps made, else what was given.
-
-    It is the `float` of a record, the default teacher, and what latency is compared with. A step
-    `sparsify` does not count as training here: it already takes something from the network.
-    """
-    count = leading(recipe)
-    return keys[count - 1] if count else root
+        return Network.of(self.store.record(node.reference))
 
 
 def run(
@@ -304,34 +270,31 @@ def run(
     examine(task)
     for note in [*check_brought(task, recipes), *task.notes()]:
         say(f"note: {note}")
-    chosen = device_of(device)
-    every = every_s(checkpoint)
+    last = ends(recipes, seeds, task.root)
+    nodes = tree(last)
+    runner = Run(
+        task,
+        store,
+        device_of(device),
+        say,
+        watch,
+        clock_of(threads, store.tables),
+        Eta(node for node in nodes if node.key not in store),
+        every_s(checkpoint),
+    )
+    for end in last:
+        runner.rehearse(end)
     records = []
     failed = list[LissomError]()
-    steps = {
-        key: step
-        for seed in seeds
-        for recipe in recipes
-        for key, step in zip(recipe.keys(task.root(seed)), recipe.steps, strict=True)
-    }
-    eta = Eta({key: step for key, step in steps.items() if key not in store})
-    runs = [
-        Run(task, store, chosen, seed, say, watch, clock_of(threads, store.tables), eta, every)
-        for seed in seeds
-    ]
-    for this, recipe in product(runs, recipes):
-        this.rehearse(recipe)
-    with store.needed([*steps, *map(task.root, seeds), *teachers(recipes, store)]):
-        for this in runs:
-            for recipe in recipes:
-                keys = this.recipe(recipe)
-                source = reference(recipe, keys, task.root(this.seed))
-                # of processes that want one network measured one does it, and the others read
-                with store.lock(keys[-1]):
-                    failed += measure(
-                        task, store, keys[-1], source, wanted, threads=threads, bake=bake, say=say
-                    )
-                    records.append(store.update(keys[-1], {"finished": True}))
+    with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
+        for end in last:
+            runner.reach(end)
+            # of processes that want one network measured one does it, and the others read
+            with store.lock(end.key):
+                failed += measure(
+                    task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
+                )
+                records.append(store.update(end.key, {"finished": True}))
     if failed:
         raise Unmeasured(failed, records)
     return records

@@ -20,6 +20,7 @@ from ..exporting.onnx.names import layers_in
 from ..language.preprocess import Preprocess
 from ..language.target import Fused, Images, Target
 from ..learning.evaluate import agreement, file_outputs, network_outputs, scored
+from ..store.record import Measurement
 from ..store.snapshot import few_bits, restore, rounded_activations
 from ..store.store import Store
 from ..surgery.count import layer_macs
@@ -245,27 +246,26 @@ def measured(
     )
     fused = target.fused(path) if isinstance(model, QuantizedNetwork) else None
     share = None if fused is None else share_in_integers(model, task.data.example(), fused, path)
-    return {
-        "threads": threads,
-        "batch": batch,
-        "bake": bake,
-        "artefact": str(path),
-        "size_bytes": path.stat().st_size,
-        **scored(task, outputs, labels),
-        "agreement": agreement(outputs, simulated, labels),
-        "gates": gates,
-        "latency_ms": own.latency_ms(),
-        "float_latency_ms": float_own.latency_ms(),
-        "float_size_bytes": other.stat().st_size,
-        "load_ms": own.load_ms,
-        "peak_mib": own.peak_mib,
-        "resident_mib": own.resident_mib,
-        "fused": str(fused) if fused else None,
-        "macs_in_integers": share,
-        "not_fused": list(fused.rest) if fused else [],
-        "layers_ms": own.layers_ms(),
-        "float_layers_ms": float_own.layers_ms(),
-    }
+    return Measurement(
+        threads=threads,
+        batch=batch,
+        bake=bake,
+        artefact=str(path),
+        size_bytes=path.stat().st_size,
+        agreement=agreement(outputs, simulated, labels),
+        gates=gates,
+        latency_ms=own.latency_ms(),
+        float_latency_ms=float_own.latency_ms(),
+        float_size_bytes=other.stat().st_size,
+        load_ms=own.load_ms,
+        peak_mib=own.peak_mib,
+        resident_mib=own.resident_mib,
+        fused=str(fused) if fused else None,
+        macs_in_integers=share,
+        not_fused=list(fused.rest) if fused else [],
+        layers_ms=own.layers_ms(),
+        float_layers_ms=float_own.layers_ms(),
+    ).json(scored(task, outputs, labels))
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:

@@ -1,52 +1,95 @@
-"""What would run: the tree of steps of a space, and what the store already holds. Knows nothing of torch."""
+"""What runs: the tree of networks that recipes make, each by one step from the one before. Knows nothing
+of torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError, type_of
 from ..language.method import methods_of
 from ..language.recipe import Recipe
-from ..store.store import Store
+from ..language.step import Step
 
 if TYPE_CHECKING:
     from ..language.target import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
-    """One step of a space at its place: `depth` steps before it, done or still to run."""
+    """The network that `step` makes of the one `before`; both are None for the network as given."""
 
     key: str
-    step: str
-    depth: int
-    done: bool
-    last: bool  # a recipe ends here
+    before: Node | None = field(repr=False)
+    step: Step | None
+    seed: int
+    # key of the uncompressed network, which this one is compared with and taught by: the last that
+    # only `train` steps made. A step `sparsify` is not one: it already takes something away.
+    reference: str
+    depth: int  # how many steps lead to it
+
+    def after(self, step: Step) -> Node:
+        """Return the network that a step makes of this one."""
+        key = step.key(self.key)
+        compressed = step.compresses or self.key != self.reference
+        reference = self.reference if compressed else key
+        return Node(key, self, step, self.seed, reference, self.depth + 1)
+
+    @property
+    def path(self) -> list[Node]:
+        """The networks from the one as given to this one."""
+        nodes = [self]
+        while (before := nodes[-1].before) is not None:
+            nodes.append(before)
+        return nodes[::-1]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The steps that lead to it."""
+        return Recipe(tuple(node.step for node in self.path if node.step is not None))
 
 
-def tree(recipes: Iterable[Recipe], root: str, store: Store) -> list[Node]:
-    """Return every step that the recipes hold once, in the order in which they run."""
-    found: dict[str, Node] = {}
-    children: dict[str, dict[str, None]] = {}
-    for recipe in recipes:
-        keys = recipe.keys(root)
-        for depth, (key, step) in enumerate(zip(keys, recipe.steps, strict=True)):
-            if key not in found:
-                found[key] = Node(key, str(step), depth, key in store, last=False)
-            if depth + 1 == len(keys):
-                found[key] = replace(found[key], last=True)
-        for parent, child in pairwise([root, *keys]):
-            children.setdefault(parent, {})[child] = None
+def ends(recipes: Sequence[Recipe], seeds: Iterable[int], root: Callable[[int], str]) -> list[Node]:
+    """Return the network at the end of each recipe for each seed, in the order in which they run.
+
+    `root` is the key of the network as given for a seed. What recipes share is one node.
+
+    >>> space = [Recipe("train(1) | fold"), Recipe("train(1) | prune(0.5)")]
+    >>> [(str(node.step), node.depth) for node in ends(space, [0], lambda seed: "given")]
+    [('fold', 2), ('prune(0.5)', 2)]
+    """
+    nodes: dict[str, Node] = {}
+    found = list[Node]()
+    for seed in seeds:
+        key = root(seed)
+        given = Node(key, before=None, step=None, seed=seed, reference=key, depth=0)
+        for recipe in recipes:
+            node = given
+            for step in recipe.steps:
+                after = node.after(step)
+                node = nodes.setdefault(after.key, after)
+            found.append(node)
+    return found
+
+
+def tree(ends: Iterable[Node]) -> list[Node]:
+    """Return every network on the way to these once, depth first.
+
+    >>> space = [Recipe("train(1) | fold"), Recipe("train(1) | prune(0.5)")]
+    >>> [str(node.step) for node in tree(ends(space, [0], lambda seed: "given"))]
+    ['None', 'train(1)', 'fold', 'prune(0.5)']
+    """
+    children: dict[Node | None, dict[Node, None]] = {}
+    for end in ends:
+        for node in end.path:
+            children.setdefault(node.before, {})[node] = None
     ordered = list[Node]()
-    left = [root]
-    while left:  # depth first; a recipe may have more steps than Python nests calls
-        key = left.pop()
-        if key in found:
-            ordered.append(found[key])
-        left += reversed(children.get(key, {}))
+    left = [*reversed(children.get(None, {}))]
+    while left:  # a recipe may have more steps than Python nests calls
+        ordered.append(left.pop())
+        left += reversed(children.get(ordered[-1], {}))
     return ordered
 
 

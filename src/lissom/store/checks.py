@@ -20,10 +20,13 @@ from typing import Any
 
 import orjson
 
+from ..errors import LissomError
+
 MOST_BYTES = 16 << 20  # of a file of JSON
 MOST_DEPTH = 32
 LARGEST = 2**63
 MISSING: Any = object()  # a field that has to be there
+LEFT_OUT: Any = object()  # a field that may be missing, and is missing then in what is read
 
 Check = Callable[[Any], Any]
 
@@ -56,6 +59,17 @@ def text_of(path: Path) -> str:
     if found.st_size > MOST_BYTES:
         raise Wrong(path.name, f"at most {MOST_BYTES} bytes", found.st_size)
     return path.read_text(encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file by one rename."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise LissomError(f"store: {path} cannot be written ({error})") from None
 
 
 @contextmanager
@@ -229,6 +243,8 @@ def fields(**wanted: Check | tuple[Check, Any]) -> Check:
                     read = inner(value[name])
                     if read is value[name]:
                         continue
+                elif default is LEFT_OUT:
+                    continue
                 elif default is MISSING:
                     raise Wrong("", "something", "nothing")
                 else:

@@ -1,5 +1,8 @@
-"""The one reader of records and logs: whoever gets one from here finds what docs/record.md says, of
-the types it says.
+"""What a record holds, and the one writer and reader of records and logs: whoever gets one from here
+finds what docs/record.md says, of the types it says.
+
+A record is written from a `Record`. It is read as JSON, in which commands and metrics have further
+fields of their own.
 """
 
 from __future__ import annotations
@@ -7,12 +10,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from ..errors import LissomError
 from .checks import (
     LARGEST,
+    LEFT_OUT,
+    MISSING,
     Wrong,
     anything,
     at,
@@ -26,6 +32,7 @@ from .checks import (
     text,
     text_of,
     whole,
+    write_json,
 )
 
 SCHEMA = 1
@@ -39,7 +46,7 @@ def key_text(value: Any) -> Any:
     return value
 
 
-# what a record holds
+# How what a record holds is checked when it is read.
 
 COUNT = whole()
 SIZE = whole(1)
@@ -59,59 +66,126 @@ ROUNDED = listing(
         inputs=(maybe(fields(bits=whole(1, 32))), None),
     )
 )
-TARGET = fields(
-    artefact=text,
-    size_bytes=SIZE,
-    float_size_bytes=SIZE,
-    latency_ms=LATENCY,
-    float_latency_ms=LATENCY,
-    agreement=(SHARE, None),
-    fused=(maybe(text), None),
-    not_fused=(listing(text), list),
-    peak_mib=(maybe(number(0)), None),
-    resident_mib=(maybe(number()), None),
-    load_ms=(maybe(number(0)), None),
-    gates=(GATES, list),
-)
-NETWORK = {
-    "key": key_text,
-    "scores": SPLITS,
-    "params": COUNT,
-    "macs": COUNT,
-    "weights_bytes": COUNT,
-}
-TASK = fields(
-    model=text,
-    data=text,
-    shape=(listing(whole(1, 65_536)), list),
-    classes=(COUNT, 0),
-    train=(COUNT, 0),
-    valid=(COUNT, 0),
-    test=(COUNT, 0),
-    notes=(listing(text), list),
-    spec=(mapping(anything), dict),
-    preprocessing=(fields(mean=(listing(number()), list), std=(listing(number(1e-9)), list)), dict),
-)
+SIZES = fields(theory_bytes=number(0), packed_bytes=number(0))
+SHOWN = fields(mean=(listing(number()), list), std=(listing(number(1e-9)), list))
 MACHINE = fields(cpu=(text, "unknown"), cores=(maybe(COUNT), None))
+
+# The type of a field, its check, and what is read where a record of an earlier version lacks it.
+
+Count = Annotated[int, COUNT, 0]
+Seconds = Annotated[float, number(0), 0]
+Texts = Annotated[list[str], listing(text), list]
+Gates = Annotated[list[dict[str, Any]], GATES, list]
+Latency = Annotated[dict[str, float], LATENCY]
+LayersMs = Annotated[dict[str, float] | None, maybe(mapping(number(0))), LEFT_OUT]
+
+
+def checks_of(kind: type) -> dict[str, Any]:
+    """Return how the fields of a class are checked, as `fields` takes it: (check, default) by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        name: (*hint.__metadata__, MISSING)[:2]
+        for name, hint in hints.items()
+        if get_origin(hint) is Annotated
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What one network is compared with another by."""
+
+    key: Annotated[str, key_text]
+    scores: Annotated[dict[str, dict[str, float | None]], SPLITS]
+    params: Annotated[int, COUNT]
+    macs: Annotated[int, COUNT]
+    weights_bytes: Annotated[int, COUNT]
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Network:
+        """Return the network that a record is of."""
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """What a network was made for; `spec` is what it is built from again."""
+
+    model: Annotated[str, text]
+    data: Annotated[str, text]
+    shape: Annotated[list[int], listing(whole(1, 65_536)), list]
+    classes: Count
+    train: Count
+    valid: Count
+    test: Count
+    spec: Annotated[dict[str, Any], mapping(anything), dict]
+    preprocessing: Annotated[dict[str, Any], SHOWN, dict]
+    notes: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was measured of a network's file; the metrics stand beside it under their own names."""
+
+    threads: Annotated[int, COUNT, LEFT_OUT]
+    batch: Annotated[int, COUNT, LEFT_OUT]
+    bake: Annotated[bool, flag, LEFT_OUT]
+    artefact: Annotated[str, text]
+    size_bytes: Annotated[int, SIZE]
+    agreement: Annotated[float | None, SHARE, None]
+    gates: Gates
+    latency_ms: Latency
+    float_latency_ms: Latency
+    float_size_bytes: Annotated[int, SIZE]
+    load_ms: Annotated[float | None, maybe(number(0)), None]
+    peak_mib: Annotated[float | None, maybe(number(0)), None]
+    resident_mib: Annotated[float | None, maybe(number()), None]
+    fused: Annotated[str | None, maybe(text), None]
+    macs_in_integers: Annotated[float | None, SHARE, LEFT_OUT]
+    not_fused: Texts
+    layers_ms: LayersMs
+    float_layers_ms: LayersMs
+
+    def json(self, scores: dict[str, float | None]) -> dict[str, Any]:
+        """Return what is written, with the metrics of the file; they replace no field."""
+        return {**scores, **vars(self)}
+
+
+TARGET = fields(**checks_of(Measurement), notes=(listing(text), LEFT_OUT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """All that is known of a finished network; `float` is the uncompressed one beside it."""
+
+    network: Network  # whose fields stand among these
+    before: Annotated[str | None, maybe(key_text), None]
+    recipe: Annotated[str, text]
+    step: Annotated[str, text, ""]
+    seed: Annotated[int, whole(-LARGEST)]
+    task: Annotated[TaskSummary, fields(**checks_of(TaskSummary))]
+    sizes: Annotated[dict[str, int], SIZES, LEFT_OUT]
+    float: Annotated[Network, fields(**checks_of(Network))]
+    facts: Annotated[dict[str, Any], mapping(anything), dict]
+    notes: Texts
+    gates: Gates
+    layers: Annotated[list[dict[str, Any]], LAYERS, list]
+    targets: Annotated[dict[str, dict[str, Any]], mapping(TARGET), dict]
+    machine: Annotated[dict[str, Any], MACHINE, dict]
+    learned_on: Annotated[str, text, LEFT_OUT]
+    created: Annotated[int, number(0, 1e11), 0]
+    seconds: Seconds
+
+    def json(self) -> dict[str, Any]:
+        """Return what is written."""
+        found = {**vars(self), "task": {**vars(self.task)}, "float": {**vars(self.float)}}
+        return {"schema": SCHEMA, **vars(found.pop("network")), **found}
+
+
 RECORD = fields(
-    **NETWORK,
-    schema=(whole(SCHEMA, SCHEMA), SCHEMA),
-    before=(maybe(key_text), None),
-    recipe=text,
-    step=(text, ""),
-    seed=whole(-LARGEST),
-    finished=(flag, False),
-    float=fields(**NETWORK),
-    task=TASK,
-    sizes=(maybe(fields(theory_bytes=number(0), packed_bytes=number(0))), None),
-    seconds=(number(0), 0),
-    facts=(mapping(anything), dict),
-    gates=(GATES, list),
-    notes=(listing(text), list),
-    layers=(LAYERS, list),
-    machine=(MACHINE, lambda: {"cpu": "unknown", "cores": None}),
-    targets=(mapping(TARGET), dict),
-    created=(number(0, 1e11), 0),
+    schema=(whole(1, SCHEMA), SCHEMA),
+    finished=(flag, False),  # which is said later, when a recipe ends here
+    **checks_of(Network),
+    **checks_of(Record),
 )
 ROW = mapping(anything)
 
@@ -123,15 +197,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises LissomError, in one line, for whatever is not as docs/record.md says.
     """
     try:
-        found: dict[str, Any] = RECORD(parsed(text_of(folder / "record.json")))
+        value = parsed(text_of(folder / "record.json"))
+        refuse_newer(value, folder)
+        found: dict[str, Any] = RECORD(value)
         if found["key"] != folder.name:
             raise Wrong("key", folder.name, found["key"])
         if found["before"] == found["key"]:
             raise Wrong("before", "another network", "itself")
         if "quantized" in found["facts"]:
             found["facts"]["layers"] = at("facts.layers", ROUNDED, found["facts"].get("layers", []))
-        if found["sizes"] is None:
-            del found["sizes"]
         if found["float"]["key"] == found["key"] and not trained_alone(found["recipe"]):
             raise Wrong(
                 "float",
@@ -147,6 +221,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         return found
     except (OSError, ValueError) as error:
         raise unreadable(folder, "record", error) from None
+
+
+def refuse_newer(value: Any, folder: Path) -> None:
+    """Raise for a record of a schema that comes after this one."""
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise LissomError(
+            f"store: {folder.name} is from a newer lissom (schema {schema}, this one reads up to "
+            f"{SCHEMA}); update lissom, or {remedy(folder)}"
+        )
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -205,9 +289,9 @@ def trained_alone(recipe: str) -> bool:
         return False
 
 
-def stored(record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a record as it is written: artefacts by their place in the entry, so that a store can
-    be moved.
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of an entry: artefacts by their place in the entry, so that a store can be
+    moved.
     """
     targets = {
         name: {
@@ -218,7 +302,9 @@ def stored(record: dict[str, Any], folder: Path) -> dict[str, Any]:
         else found
         for name, found in record.get("targets", {}).items()
     }
-    return {**record, "targets": targets} if "targets" in record else record
+    write_json(
+        folder / "record.json", {**record, "targets": targets} if "targets" in record else record
+    )
 
 
 def chain(key: str, before: Callable[[str], str | None]) -> Iterator[str]:

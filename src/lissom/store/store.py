@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 
 from ..errors import LissomError
 from ..system.scratch import DAY_S, scratch, sweep
+from .checks import write_json
 from .manifest import code_of, manifest, own_record, record_in, seal, wrong
-from .record import KEY, chain, read_log, read_record, stored
+from .record import KEY, chain, read_log, read_record, write_record
 from .signing import user_key
 
 
@@ -250,7 +251,7 @@ class Store:
             folder = self.folder(key)
             sealed = manifest(self.folder(key), key)
             own = sealed is not None and sealed.own and own_record(sealed, folder)
-            write_json(folder / "record.json", stored(merged(record_in(folder), change), folder))
+            write_record(folder, merged(record_in(folder), change))
             if sealed and own and not own_record(sealed, folder) and wrong(folder, sealed) is None:
                 seal(folder, key)
             return self.record(key)
@@ -372,14 +373,3 @@ def merged(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = merged(out[key], value) if both else value
     return out
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file by one rename."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
-        os.replace(new, path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise LissomError(f"store: {path} cannot be written ({error})") from None
