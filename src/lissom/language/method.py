@@ -70,7 +70,7 @@ def arg(
 
 @dataclass(frozen=True)
 class Method:
-    """A named method with checked settings; every subclass is final and lives in a file of its name."""
+    """A named method with checked settings: a contract of a menu, or final and in a file of its name."""
 
     version: ClassVar[int] = 1
 
@@ -88,10 +88,6 @@ class Method:
             if untouched:
                 defaults[name] = value
             object.__setattr__(self, name, value)
-
-    def __call__(self, *given: Any) -> Any:
-        """Do what the method does; every menu says what it is given."""
-        raise TypeError(f"{type(self).__name__} does not say what it does")
 
     @classmethod
     def name(cls) -> str:
