@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
 from ..surgery.channels.follow import labels_of
+from ..surgery.channels.slice import kept_outputs
 from ..surgery.layers import CompressedLayer, bake_transforms
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
@@ -224,9 +226,8 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
     """
     if not akin(student, teacher):
         return lambda _, __: None
-    if not any(
-        hasattr(layer, "kept") for network in (student, teacher) for layer in network.modules()
-    ):
+    layers = chain(student.modules(), teacher.modules())
+    if all(kept_outputs(layer) is None for layer in layers):
         return lambda one, two: torch.arange(one.shape[0]) if one.name == two.name else None
     ours = _Origins(student, example)
     theirs = _Origins(teacher, example)
@@ -275,8 +276,8 @@ def _fits(one: Any, two: Any) -> bool:
     """Return whether both layers can have had the same outputs at first."""
     if one.weight.ndim != two.weight.ndim or one.weight.shape[2:] != two.weight.shape[2:]:
         return False
-    kept = getattr(one, "kept", None)
-    other = getattr(two, "kept", None)
+    kept = kept_outputs(one)
+    other = kept_outputs(two)
     if kept is None or other is None:
         cut, whole = (kept, two) if kept is not None else (other, one)
         return len(one.weight) == len(two.weight) if cut is None else max(cut) < len(whole.weight)
@@ -295,7 +296,7 @@ class _Origins:
         for use in labels.uses:
             if use.role == "out":
                 layer = use.tensor.rpartition(".")[0]
-                kept = getattr(network.get_submodule(layer), "kept", None)
+                kept = kept_outputs(network.get_submodule(layer))
                 for k, made in enumerate(root[use.labels.reshape(-1).numpy()].tolist()):
                     self.made.setdefault(made, set()).add((layer, k if kept is None else kept[k]))
         # module -> root -> channels of the module that have it

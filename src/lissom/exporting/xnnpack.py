@@ -58,7 +58,7 @@ class IntegerConv2d(QuantizedConv2d):
         weight = self.codes * by_filter(self.scales, self.codes)
         bias = self.floats
         for name in ("codes", "scales", "zeros", "floats"):
-            del self._buffers[name]
+            delattr(self, name)
         self.make_plain(weight, bias)
 
 

@@ -193,10 +193,11 @@ def taken_out(model: nn.Module, layer: nn.Module) -> StandIn:
     for owner in model.modules():
         for key, child in list(owner._modules.items()):
             if child is layer:
-                owner._modules[key] = left.train(layer.training)
+                owner.add_module(key, left.train(layer.training))
     kind = kind_of_norm(layer)
     assert kind is not None
-    layer._modules.clear()
+    for key in list(layer._modules):
+        delattr(layer, key)
     layer.__class__ = kind
     left.stand_in_for(layer)
     return left

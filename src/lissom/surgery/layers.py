@@ -66,7 +66,7 @@ class CompressedLayer(nn.Module, ABC):
     def drop_transforms(self) -> None:
         """Compute with the weight as it is from now on."""
         for name in self.transforms:
-            del self._modules[name]
+            delattr(self, name)
 
     def transformed(self) -> Tensor:
         """Return the weight (out in ...) that the layer computes with."""

@@ -264,26 +264,34 @@ def become_plain(
         if value is not None and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value.detach().clone())
         layer.register_parameter(name, value)
-    layer.__dict__["geometry"] = geometry
+    for name, value in attributes_of(geometry, weight).items():
+        setattr(layer, name, value)
+
+
+def attributes_of(geometry: dict[str, Any], weight: Tensor) -> dict[str, Any]:
+    """Return what a plain layer of this geometry and weight (out in ...) says of itself."""
     if geometry["kind"] == "Linear":
-        layer.__dict__.update(out_features=len(weight), in_features=weight.shape[1])
-        return
-    layer.__dict__.update(
-        {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in geometry.items()
-            if key not in ("kind", "bias", "pads")
+        return {
+            "geometry": geometry,
+            "out_features": len(weight),
+            "in_features": weight.shape[1],
         }
-    )
-    layer.__dict__.update(
-        pads=geometry["pads"],
-        padding_mode="zeros",
-        transposed=False,
-        output_padding=(0,) * (weight.ndim - 2),
-        kernel_size=tuple(weight.shape[2:]),
-        out_channels=len(weight),
-        in_channels=weight.shape[1] * geometry["groups"],
-    )
+    stated = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in geometry.items()
+        if key not in ("kind", "bias", "pads")
+    }
+    return {
+        "geometry": geometry,
+        **stated,
+        "pads": geometry["pads"],
+        "padding_mode": "zeros",
+        "transposed": False,
+        "output_padding": (0,) * (weight.ndim - 2),
+        "kernel_size": tuple(weight.shape[2:]),
+        "out_channels": len(weight),
+        "in_channels": weight.shape[1] * geometry["groups"],
+    }
 
 
 def shares(model: nn.Module, layer: nn.Module) -> bool:

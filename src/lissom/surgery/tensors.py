@@ -35,12 +35,8 @@ def replace(
     """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path) if layer is None else layer
-    if key in layer._buffers and buffer is not False:
-        layer._buffers[key] = value
-        layer._non_persistent_buffers_set.discard(key)  # what was cut has to be saved
-        return [layer]
-    if buffer:
-        layer.register_buffer(key, value)
+    if buffer or (buffer is None and key in layer._buffers):
+        layer.register_buffer(key, value)  # saved from now on: what was cut has to be
         return [layer]
     old = layer._parameters.get(key)
     fresh = nn.Parameter(
@@ -50,9 +46,7 @@ def replace(
         [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)])
     )
     for owner, alias in holders:
-        owner._parameters[alias] = fresh
-        if isinstance(owner, nn.RNNBase):  # keeps a list of its own
-            owner._flat_weights[owner._flat_weights_names.index(alias)] = fresh
+        setattr(owner, alias, fresh)
     if owners is not None:
         owners[id(fresh)] = holders
     return [owner for owner, _ in holders]

@@ -141,8 +141,9 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
         )
         changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
         if leaf == "weight" and (name, axis) in makes:
-            before = getattr(layer, "kept", range(gone.numel()))
-            layer.kept = [before[k] for k in stay.tolist()]
+            before = kept_outputs(layer)
+            stays = stay.tolist()
+            layer.kept = stays if before is None else [before[k] for k in stays]
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
@@ -156,6 +157,11 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     for group, units in cut:
         if units.any():
             count_heads(layers, group, int((~units).sum()))
+
+
+def kept_outputs(layer: nn.Module) -> list[int] | None:
+    """Return which outputs of a layer as it was first built are still there; None if it was never cut."""
+    return getattr(layer, "kept", None)
 
 
 def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:

@@ -57,16 +57,9 @@ def rounding_only(
     """
     chosen = {id(rounding) for rounding in kept}
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
-    held: list[tuple[dict[str, Any], str, Any]] = []
+    held: list[tuple[QuantizedLayer, str, Any]] = []
     for layer in layers_of(whole).values():
-        held += [(layer._parameters, key, layer._parameters[key]) for key in ("weight", "bias")]
-        held.append(
-            (
-                layer.__dict__ if layer.norm is None else layer.__dict__["_modules"],
-                "norm",
-                layer.norm,
-            )
-        )
+        held += [(layer, key, getattr(layer, key)) for key in ("weight", "bias", "norm")]
     try:
         for name, layer in layers_of(whole).items():
             if floats is not None and name in floats and id(layer.rounding) not in chosen:
@@ -79,8 +72,8 @@ def rounding_only(
     finally:
         for rounding in every:
             rounding.off = False
-        for place, key, value in held:
-            place[key] = value
+        for layer, key, value in held:
+            setattr(layer, key, value)
 
 
 @dataclass
