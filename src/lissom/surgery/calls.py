@@ -39,8 +39,8 @@ class Calls(TorchFunctionMode):
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.alive: list[Any] = [x]
-        self.of_input = {id(x)}
+        self.input = x
+        self.of_input = {x}  # what the input has a part in
         self.pads: list[int] = []
         self.kind = ""
         self.given = dict[str, Any]()
@@ -50,8 +50,7 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.alive += [args, kwargs, out]
-        if func in LOOKS or not any(id(t) in self.of_input for t in tensors_in([args, kwargs])):
+        if func in LOOKS or self.of_input.isdisjoint(tensors_in([args, kwargs])):
             return out
         if self.result is None and func in PRODUCTS:
             self.product(
@@ -63,7 +62,7 @@ class Calls(TorchFunctionMode):
                 self.notice("pad with other values than zeros")
         elif self.result is not None or func not in KEEPS:
             self.notice(getattr(func, "__name__", "what has no name").strip("_"))
-        self.of_input.update(id(t) for t in tensors_in(out))
+        self.of_input.update(tensors_in(out))
         return out
 
     def notice(self, name: str) -> None:
@@ -76,7 +75,7 @@ class Calls(TorchFunctionMode):
         """Take note of a convolution or linear call of what was made of the input."""
         self.kind = kind
         self.given = {**ARGUMENTS, **given}
-        if any(id(self.given[name]) in self.of_input for name in ("weight", "bias")):
+        if any(self.given[name] in self.of_input for name in ("weight", "bias")):
             self.other = "whose weight depends on what it reads"
         if len(self.pads) > 2 * (self.given["weight"].ndim - 2):
             self.other = self.other or "which adds channels of zeros"

@@ -47,8 +47,7 @@ class Decisions(TorchDispatchMode):
         self.given = given
         self.made = list[Decision]()
         self.follows = True
-        self.alive: list[Any] = list(tensors_in(inputs))
-        self.depends = {id(t) for t in self.alive}  # ids of what depends on the inputs
+        self.depends = set(tensors_in(inputs))  # on the inputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -57,7 +56,7 @@ class Decisions(TorchDispatchMode):
                 if (whole := func.decompose(*args, **kwargs)) is not NotImplemented:
                     return whole
         result = func(*args, **kwargs)
-        read = [t for t in tensors_in((args, kwargs)) if id(t) in self.depends]
+        read = [t for t in tensors_in((args, kwargs)) if t in self.depends]
         if not read:
             return result
         by = [t for t in read if t.is_floating_point()]
@@ -65,9 +64,7 @@ class Decisions(TorchDispatchMode):
         # its values hardly change where another place is the largest
         if by and decides(result) and "max_pool" not in name:
             result = self.decided(name, by, result, args, kwargs)
-        outs = list(tensors_in(result))
-        self.alive.append(outs)
-        self.depends.update(map(id, outs))
+        self.depends.update(tensors_in(result))
         return result
 
     def decided(self, name: str, by: list[Tensor], result: Any, args: Any, kwargs: Any) -> Any:

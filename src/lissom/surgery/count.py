@@ -24,8 +24,11 @@ from .trace import Trace, decomposed
 
 def parameters(model: nn.Module) -> int:
     """Return the number of learned numbers; the steps of grids, which files hold as scales, are none."""
-    steps = {id(p) for m in model.modules() if isinstance(m, Rounding) for p in m.parameters()}
-    return sum(p.numel() for p in model.parameters() if id(p) not in steps)
+    learned = set(model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, Rounding):
+            learned -= set(layer.parameters())
+    return sum(parameter.numel() for parameter in learned)
 
 
 def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:

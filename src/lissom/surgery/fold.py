@@ -43,7 +43,7 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
         ):
             norms.append((op.args[0], trace.names.get(op.args[3], "")))
     runs = Counter([weight for _, weight in made.items()] + [mean for _, mean in norms])
-    pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[id(read)] == 1]
+    pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
     found = [
         (weight.rpartition(".")[0], mean.rpartition(".")[0])
         for weight, mean in pairs
@@ -56,12 +56,12 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     ]
 
 
-def read_elsewhere(norm: nn.Module, reads: Counter[int]) -> bool:
+def read_elsewhere(norm: nn.Module, reads: Counter[Tensor]) -> bool:
     """Return whether something beside a batch-norm itself computes with its tensors, which folding
     would change.
     """
     return any(
-        reads[id(t)] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
+        reads[t] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
     )
 
 

@@ -235,7 +235,7 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
     geometry = runs[0].geometry()
     kernel = runs[0].given["weight"].shape[2:]
     if all(
-        found == same_pads(run.alive[0].shape[2:], kernel, geometry["stride"], geometry["dilation"])
+        found == same_pads(run.input.shape[2:], kernel, geometry["stride"], geometry["dilation"])
         for found, run in zip(zeros, runs, strict=True)
     ):
         return SAME
@@ -298,16 +298,9 @@ def shares(model: nn.Module, layer: nn.Module) -> bool:
     """Return whether another layer has a parameter that this one would lose, since its weight is
     computed of it.
     """
-    mine = {id(p) for p in layer.parameters()} - {
-        id(layer._parameters.get(name)) for name in ("weight", "bias")
-    }
-    inside = set(layer.modules())
-    return any(
-        id(p) in mine
-        for other in model.modules()
-        if other not in inside
-        for p in other._parameters.values()
-    )
+    mine = set(layer.parameters()) - {layer._parameters.get(name) for name in ("weight", "bias")}
+    others = set(model.modules()) - set(layer.modules())
+    return any(not mine.isdisjoint(other._parameters.values()) for other in others)
 
 
 def state(layer: nn.Module) -> tuple[type, dict[str, Any]]:

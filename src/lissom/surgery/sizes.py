@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from math import ceil
 from typing import NamedTuple
 
@@ -41,24 +42,22 @@ def sizes(model: nn.Module) -> dict[str, int]:
     Packed, weights that were changed take what `pack` makes of them.
     """
     total = Sizes()
-    seen = set[int]()
-    owned = {id(layer.norm) for layer in model.modules() if isinstance(layer, QuantizedLayer)}
+    seen = set[Tensor]()
+    owned = {layer.norm for layer in model.modules() if isinstance(layer, QuantizedLayer)}
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, Rounding):
                 total = total.plus(floats(int(layer.of == "inputs" and bool(layer.names))))
-            elif id(layer) not in owned and not isinstance(layer, WeightTransform):
-                fresh = [
-                    p for p in layer._parameters.values() if p is not None and id(p) not in seen
-                ]
-                seen |= {id(p) for p in fresh}
+            elif layer not in owned and not isinstance(layer, WeightTransform):
+                fresh = [p for p in layer._parameters.values() if p is not None and p not in seen]
+                seen.update(fresh)
                 total = total.plus(of_layer(layer, fresh, seen))
     return {"theory_bytes": ceil(total.bits / 8), "packed_bytes": total.packed}
 
 
-def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[int]) -> Sizes:
+def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[Tensor]) -> Sizes:
     """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet;
-    `seen` are the ids of all that have.
+    `seen` are all that have.
     """
     found = Sizes()
     for value in fresh:
@@ -74,7 +73,7 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[int]) -> Siz
     return found
 
 
-def of_weight(layer: CompressedLayer, seen: set[int]) -> Sizes:
+def of_weight(layer: CompressedLayer, seen: set[Tensor]) -> Sizes:
     """Return the sizes of a weight, without its scales, and of what its transforms hold."""
     # of -0.0, too, 0.0; files hold float32, whatever the network does
     found = Stored(layer.weight.detach().float() + 0.0)
@@ -91,8 +90,9 @@ def of_weight(layer: CompressedLayer, seen: set[int]) -> Sizes:
         nonzero = int(codes.count_nonzero())
     else:
         nonzero = int(found.values.count_nonzero())
-        books = [p for t in layer.transforms.values() for p in t.parameters() if id(p) not in seen]
-        seen |= {id(book) for book in books}
+        parameters = chain.from_iterable(t.parameters() for t in layer.transforms.values())
+        books = [book for book in parameters if book not in seen]
+        seen.update(books)
         held = held.plus(floats(sum(book.numel() for book in books), found.book_bits))
     bits = found.values.numel() * found.bits
     if found.sparse:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .by_tensor import ByTensor
+
 # parameter -> the layers that hold it, with its name there
-Owners = dict[int, list[tuple[nn.Module, str]]]
+Owners = ByTensor[list[tuple[nn.Module, str]]]
 
 
 def owners_of(model: nn.Module) -> Owners:
     """Return which layers hold each parameter; more than one where they share it."""
-    found: Owners = {}
+    owners = Owners()
     for layer in model.modules():
-        for key, p in layer._parameters.items():
-            if p is not None:
-                found.setdefault(id(p), []).append((layer, key))
-    return found
+        for key, parameter in layer._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((layer, key))
+    return owners
 
 
 def replace(
@@ -42,13 +44,13 @@ def replace(
     fresh = nn.Parameter(
         value, requires_grad=old.requires_grad if old is not None else value.is_floating_point()
     )
-    holders = (
-        [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)])
-    )
+    holders = [(layer, key)]
+    if old is not None:
+        holders = (owners or owners_of(model)).get(old, holders)
     for owner, alias in holders:
         setattr(owner, alias, fresh)
     if owners is not None:
-        owners[id(fresh)] = holders
+        owners[fresh] = holders
     return [owner for owner, _ in holders]
 
 
@@ -67,13 +69,10 @@ class Held:
                 held = vars(module)
                 own = {key: held[key].copy() for key in self.OWN if key in held}
                 self.modules.append((module, module.__class__, dict(held), own))
-        tensors = [
-            t
-            for module in modules
-            for held in (module._parameters, module._buffers)
-            for t in held.values()
-        ]
-        self.numbers = [(t, t.data) for t in {id(t): t for t in tensors}.values() if t is not None]
+        tensors = dict[Tensor | None, None]()  # each once
+        for module in modules:
+            tensors |= dict.fromkeys((*module._parameters.values(), *module._buffers.values()))
+        self.numbers = [(t, t.data) for t in tensors if t is not None]
 
     def restore(self) -> None:
         """Bring the network back; what was computed in place stays."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -65,11 +66,9 @@ class Trace:
     # whether the network's code may do something else with an image of another size
     sized: bool = False
 
-    def uses(self) -> Counter[int]:
+    def uses(self) -> Counter[Tensor]:
         """Return how often each tensor is read, being returned counted as a reading."""
-        read = Counter(id(t) for op in self.ops for t in op.inputs())
-        read.update(id(t) for t in self.outputs)
-        return read
+        return Counter(chain(*(op.inputs() for op in self.ops), self.outputs))
 
     def decides(self) -> bool:
         """Return whether floats decide something that is read later: an integer, a boolean or a
@@ -80,17 +79,17 @@ class Trace:
             any(t.is_floating_point() for t in op.inputs())
             for op in self.ops
             if isinstance(op.result, (bool, int, float))
-            or any(not t.is_floating_point() and read[id(t)] for t in op.outputs)
+            or any(not t.is_floating_point() and read[t] for t in op.outputs)
         )
 
     def live(self) -> list[Op]:
         """Return the operations that the outputs depend on; those that change a tensor in place all count."""
-        wanted = {id(t) for t in self.outputs}
+        wanted = set(self.outputs)
         found = []
         for op in reversed(self.ops):
-            if op.name.endswith("_") or any(id(t) in wanted for t in op.outputs):
+            if op.name.endswith("_") or not wanted.isdisjoint(op.outputs):
                 found.append(op)
-                wanted.update(id(t) for t in op.inputs())
+                wanted.update(op.inputs())
         return found[::-1]
 
 

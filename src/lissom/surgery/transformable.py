@@ -44,7 +44,7 @@ def transformable(
             hook.remove()
     found: dict[str, list[nn.Module]] = {}
     left: dict[str, str] = {}
-    seen: set[int] = set()
+    seen = set[torch.Tensor]()
     for name, layer in model.named_modules():
         if torch_class(layer) is None:
             continue
@@ -58,8 +58,8 @@ def transformable(
             left[name] = "its weight is also that of a layer of another kind"
         elif reason := misfit(layer):
             left[name] = reason
-        elif id(weight) not in seen:
-            seen.add(id(weight))
+        elif weight not in seen:
+            seen.add(weight)
             found[name] = owners
     return found, left
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..by_tensor import ByTensor
 from ..tensors import match_widths, owners_of, replace
 from .attention import count_heads, match_attention
 from .groups import Group
@@ -22,12 +23,12 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
         with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
-        found: dict[int, Tensor] = {}
+        of_unit = ByTensor[Tensor]()  # members share units
         for member in group.members:
-            mine = found.get(id(member.unit))
+            mine = of_unit.get(member.unit)
             key = (member.tensor, member.axis)
             if mine is None:
-                mine = found[id(member.unit)] = with_none[member.unit]
+                mine = of_unit[member.unit] = with_none[member.unit]
             gone[key] = gone[key] | mine if key in gone else mine
     return gone
 
@@ -67,24 +68,23 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
     layers = dict(model.named_modules())
     own = set[str]()
     readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
-    # members share what goes, which stays alive
-    shared: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}
+    shared: dict[tuple[Tensor, bool, torch.dtype], Tensor] = {}  # members share what goes
     # of whole rows there are fewest
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):
         tensor = held(layers, name)
         reads = (name, axis) in readers
-        if (key := (id(gone), reads, tensor.dtype)) not in shared:
+        if (key := (gone, reads, tensor.dtype)) not in shared:
             stay = (~gone).to(torch.float32)
             if reads:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
-            shared[key] = gone, stay.to(tensor.dtype)
+            shared[key] = stay.to(tensor.dtype)
         # half of the rows are written, none is read
         if name in own and axis == 0 and gone.ndim == 1 and not reads:
             tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
         elif name in own:
-            _multiply(tensor.data, axis, shared[key][1], tensor.data)
+            _multiply(tensor.data, axis, shared[key], tensor.data)
         else:
-            tensor.data = _multiply(tensor.data, axis, shared[key][1])
+            tensor.data = _multiply(tensor.data, axis, shared[key])
             own.add(name)
 
 
@@ -122,13 +122,12 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     owners = owners_of(model)
     makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
     changed = dict[nn.Module, None]()
-    # id of what goes -> that, kept alive, and the places that stay
-    left: dict[int, tuple[Tensor, Tensor]] = {}
+    places = ByTensor[Tensor]()  # what goes -> where something stays
     # whole rows first
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
-        if id(gone) not in left:
-            left[id(gone)] = gone, (~gone).flatten().nonzero().flatten()
-        stay = left[id(gone)][1]
+        if gone not in places:
+            places[gone] = (~gone).flatten().nonzero().flatten()
+        stay = places[gone]
         if len(stay) == gone.numel():
             continue
         path, _, leaf = name.rpartition(".")

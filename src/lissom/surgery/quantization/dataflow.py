@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...trees import Tree, copied, handed, tensors_in
+from ..by_tensor import ByTensor
 from ..entering import entering
 from ..layers import torch_class
 from .sites import PASSES, Sites, kind_of, paths_of
@@ -66,13 +67,14 @@ def entry(layer: str) -> str:
     return f"to_{layer.replace('.', '_')}"
 
 
-def weights_of(network: nn.Module) -> dict[int, str]:
-    """Return the layers by the id of their weight."""
-    return {
-        id(layer.weight): name
-        for name, layer in network.named_modules()
-        if torch_class(layer) is not None
-    }
+def weights_of(network: nn.Module) -> ByTensor[str]:
+    """Return the layers by their weight."""
+    names = ByTensor[str]()
+    for name, layer in network.named_modules():
+        if torch_class(layer) is not None:
+            assert isinstance(layer.weight, Tensor)
+            names[layer.weight] = name
+    return names
 
 
 def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
@@ -88,7 +90,7 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
         found: list[tuple[str, str | None]] = []
 
         def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            found.append((name, weights.get(id(args[1])) if len(args) > 1 else None))
+            found.append((name, weights.get(args[1]) if len(args) > 1 else None))
             return out
 
         with torch.no_grad(), Sites(visit):
@@ -117,7 +119,7 @@ class _Watch:
     ) -> None:
         self.weights = weights_of(network)
         self.loose = loose
-        self.source: dict[int, str] = {}  # tensor -> site
+        self.source = ByTensor[str]()  # tensor -> site
         self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
         self.readers: dict[str, list[str]] = {}  # site -> the calls that read it
         self.runs = Counter[str]()  # site -> how often it is reached
@@ -125,59 +127,55 @@ class _Watch:
         self.layer_of: dict[str, str] = {}  # call -> layer
         # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
         self.steep: set[str] = set()
-        self.alive: list[Any] = []
         for site, x in inputs.items():
             if x.is_floating_point():
-                self.source[id(x)] = site
+                self.source[x] = site
                 self.reads[site] = []
                 self.readers[site] = []
                 self.runs[site] = 1
 
     def read(self, args: tuple[Any, ...], reader: str) -> list[str]:
-        found = [self.source[id(a)] for a in tensors_in(args) if id(a) in self.source]
+        found = [self.source[a] for a in tensors_in(args) if a in self.source]
         for site in found:
             self.readers[site].append(reader)
         return found
 
     def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
-        layer = self.weights.get(id(weight))
+        layer = self.weights.get(weight)
         if layer is not None:
             self.layer_of[name] = layer
-            self.layers.setdefault(layer, []).append(self.source.get(id(args[0])))
+            self.layers.setdefault(layer, []).append(self.source.get(args[0]))
         found = self.read(args, name)
-        self.alive.extend([args, out])
         # which call this is depends on the sample
         if name.rpartition(":")[0] in self.loose and ":" in name:
-            self.source.pop(id(out), None)
+            self.source.pop(out, None)
             return out
         self.reads.setdefault(name, []).extend(found)
         self.readers.setdefault(name, [])
         self.runs[name] += 1
-        if id(out) in self.source:  # an operation in place: a name of its own for the result
+        if out in self.source:  # an operation in place: a name of its own for the result
             out = out.view_as(out)
-        self.source[id(out)] = name
-        self.alive.append(out)
+        self.source[out] = name
         return out
 
     def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        self.alive.extend([args, out])
         outs = list(tensors_in(out))
         first = args[0] if args else None
         if func is Tensor.__setitem__:  # what is changed in part is of no site any more
             self.read(args, "__setitem__")
-            self.source.pop(id(first), None)
+            self.source.pop(first, None)
         if not outs or not isinstance(first, Tensor):
             return
-        if (operand := steep_operand(func, args)) is not None and id(operand) in self.source:
-            self.steep.add(self.source[id(operand)])
-        if func in PASSES and id(first) in self.source:
+        if (operand := steep_operand(func, args)) is not None and operand in self.source:
+            self.steep.add(self.source[operand])
+        if func in PASSES and first in self.source:
             for o in outs:
-                self.source.setdefault(id(o), self.source[id(first)])
+                self.source.setdefault(o, self.source[first])
         elif outs[0].is_floating_point():
             self.read(args, getattr(func, "__name__", "?"))
             if out is first:  # changed in place by a call that is not known
-                self.source.pop(id(out), None)
+                self.source.pop(out, None)
 
     def steep_sites(self) -> set[str]:
         """Return the sites that must not be rounded: those of `steep`, and those that only such
@@ -233,7 +231,7 @@ def trace_dataflow(
             watch.visit, watch.passed, paths=None if loose is None else paths_of(network)
         ) as made,
     ):
-        ends = {watch.source.get(id(t)) for t in tensors_in(handed(network.eval(), inputs))}
+        ends = {watch.source.get(t) for t in tensors_in(handed(network.eval(), inputs))}
     reads = watch.reads
     readers = watch.readers
     layers = watch.layers

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...trees import Tree, called, first, tensors_in
+from ..by_tensor import ByTensor
 from ..looks import LOOKS
 from .sites import PASSES
 
@@ -77,27 +78,26 @@ class Chain:
 class Value:
     """A tensor on the way from one layer to the next, with the filter that made each of its values."""
 
-    tensor: Tensor  # kept alive, so that its id stays its own
     labels: Tensor  # of the shape of the tensor
     chain: Chain
     reads: int = 0
 
 
 class Chains(TorchFunctionMode):
-    """Follow the output of each named layer through the calls of a forward pass; `names` maps ids
-    of weights to layers.
+    """Follow the output of each named layer through the calls of a forward pass; `names` maps
+    weights to layers.
 
     Every read counts: a value that is read twice, or by a call that is not known, ends its chain.
     """
 
-    def __init__(self, names: dict[int, str], axes: dict[Any, int] = LAYERS) -> None:
+    def __init__(self, names: ByTensor[str], axes: dict[Any, int] = LAYERS) -> None:
         super().__init__()
         self.names = names
         self.axes = axes
         self.inside = False
-        self.values: dict[int, Value] = {}
+        self.values = ByTensor[Value]()
         self.chains: list[Chain] = []
-        self.runs: Counter[int] = Counter()  # weight or bias -> calls that read it
+        self.runs = Counter[Tensor]()  # weight or bias -> calls that read it
         self.biases: dict[str, Tensor | None] = {}  # layer -> the bias it was called with
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -126,12 +126,13 @@ class Chains(TorchFunctionMode):
             if labels is None:
                 self.end(value)
             else:  # of an operation in place this is the old tensor, and a value of its own all the same
-                self.values[id(out)] = Value(out, labels, value.chain)
+                self.values[out] = Value(labels, value.chain)
 
     def read(self, tensor: Any) -> Value | None:
         """Count a read; return the value that was read if a chain led to it."""
-        self.runs[id(tensor)] += isinstance(tensor, nn.Parameter)
-        value = self.values.get(id(tensor))
+        if isinstance(tensor, nn.Parameter):
+            self.runs[tensor] += 1
+        value = self.values.get(tensor)
         if value is not None:
             value.reads += 1
             value.chain.alone &= value.reads == 1
@@ -147,7 +148,7 @@ class Chains(TorchFunctionMode):
 
     def called(self, value: Value | None, given: dict[str, Any], out: Tensor, axis: int) -> None:
         """End the chain that led to a layer, and begin that of its output."""
-        name = self.names.get(id(given["weight"]), "")
+        name = self.names.get(given["weight"], "")
         owner = None if value is None or not name else owners(value.labels, axis)
         if value is not None and owner is not None:
             value.chain.second = name
@@ -158,7 +159,7 @@ class Chains(TorchFunctionMode):
             self.biases[name] = given.get("bias")
             self.chains.append(Chain(name))
             filters = torch.arange(out.shape[axis], device=out.device).view(-1, *[1] * (-1 - axis))
-            self.values[id(out)] = Value(out, filters.expand(out.shape), self.chains[-1])
+            self.values[out] = Value(filters.expand(out.shape), self.chains[-1])
 
 
 class Unseen(TorchDispatchMode):
@@ -239,7 +240,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
         and m._parameters.get("weight") is not None
         and m.weight.is_floating_point()
     }
-    chains = Chains({id(m.weight): name for name, m in layers.items()})
+    chains = Chains(ByTensor((m.weight, name) for name, m in layers.items()))
     mode = model.training
     try:
         with torch.no_grad(), chains, Unseen(chains):
@@ -252,7 +253,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     def own(name: str) -> bool:
         layer = layers[name]
         return chains.biases[name] is layer.bias and all(
-            chains.runs[id(p)] == held[p.data_ptr()] == 1
+            chains.runs[p] == held[p.data_ptr()] == 1
             for p in (layer.weight, layer.bias)
             if p is not None
         )

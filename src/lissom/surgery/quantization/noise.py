@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,19 +56,19 @@ def rounding_only(
     rounded: learned rounding leaves the weights on their grid, and corrected biases suit rounded
     weights alone.
     """
-    chosen = {id(rounding) for rounding in kept}
+    chosen = set(kept)
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
     held: list[tuple[QuantizedLayer, str, Any]] = []
     for layer in layers_of(whole).values():
         held += [(layer, key, getattr(layer, key)) for key in ("weight", "bias", "norm")]
     try:
         for name, layer in layers_of(whole).items():
-            if floats is not None and name in floats and id(layer.rounding) not in chosen:
+            if floats is not None and name in floats and layer.rounding not in chosen:
                 layer.weight = floats[name].weight
                 layer.bias = floats[name].bias
                 layer.norm = floats[name].norm
         for rounding in every:
-            rounding.off = id(rounding) not in chosen
+            rounding.off = rounding not in chosen
         yield
     finally:
         for rounding in every:
@@ -142,14 +143,14 @@ def layer_noise(
     `saturated` the share of them beyond its ends.
     """
     layers = layers_of(whole)
-    tallies = dict[int, Tally]()
-    read = {id(r): r for layer in layers.values() for r in roundings(layer, "inputs")}
+    tallies = dict[Rounding, Tally]()
+    read = set(chain.from_iterable(roundings(layer, "inputs") for layer in layers.values()))
 
     def see(rounding: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(rounding, Rounding)
-        tallies.setdefault(id(rounding), Tally()).add(given[0], rounding)
+        tallies.setdefault(rounding, Tally()).add(given[0], rounding)
 
-    hooks = [rounding.register_forward_hook(see) for rounding in read.values()]
+    hooks = [rounding.register_forward_hook(see) for rounding in read]
     try:
         with torch.no_grad(), rounding_only(whole.eval(), [], floats):
             for images in batches:
@@ -159,7 +160,7 @@ def layer_noise(
             hook.remove()
     rows = []
     for name, layer in layers.items():
-        inputs = [tallies[id(r)] for r in roundings(layer, "inputs") if id(r) in tallies]
+        inputs = [tallies[r] for r in roundings(layer, "inputs") if r in tallies]
         rows.append(
             {
                 "name": name,
