@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import sqrt
 from pathlib import Path
 from statistics import median
@@ -95,9 +96,9 @@ def timing(
     process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]
 ) -> Timing:
     """Return what rounds of calls, in ms, and what each round used say of a process."""
-    medians = [median(found) for found in calls]
-    every = sorted(ms for found in calls for ms in found)
-    known = [1000 * j / len(found) for found, j in zip(calls, joules, strict=True) if j is not None]
+    medians = [median(call) for call in calls]
+    every = sorted(chain.from_iterable(calls))
+    known = [1000 * j / len(call) for call, j in zip(calls, joules, strict=True) if j is not None]
     peak, resident = (
         None if mib is None else round(mib, 1) for mib in (process.peak_mib, process.resident_mib)
     )

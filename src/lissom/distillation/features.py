@@ -231,7 +231,9 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
         return lambda one, two: torch.arange(one.shape[0]) if one.name == two.name else None
     ours = _Origins(student, example)
     theirs = _Origins(teacher, example)
-    roots = {origin: root for root, origins in theirs.made.items() for origin in origins}
+    roots = dict[tuple[str, int], int]()
+    for root, origins in theirs.made.items():
+        roots.update(dict.fromkeys(origins, root))
 
     def match(one: Output, two: Output) -> Tensor | None:
         if one.name not in ours.at or two.name not in theirs.at:

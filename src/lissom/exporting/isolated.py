@@ -9,6 +9,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,8 @@ def run_isolated(
     if done.returncode == 0 and makes.is_file():
         return
     end = ended(done.returncode) if done.returncode else "left no file"
-    said = [
-        line
-        for text in (done.stdout, done.stderr)
-        for line in text.replace("\r", "\n").splitlines()
-        if line.strip()
-    ]
+    lines = chain(*(text.replace("\r", "\n").splitlines() for text in (done.stdout, done.stderr)))
+    said = [line for line in lines if line.strip()]
     raise LissomError(
         f"{where} {end}; its last words: {said[-1].strip()[:200] if said else 'none'}; {hint}"
     )

@@ -7,6 +7,7 @@ linear layers.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
     found = set[str]()
     for node in program.graph.nodes:
         if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
-            readers = [reader for made in node.users for reader in past_relu(made)]
+            readers = chain.from_iterable(map(past_relu, node.users))
             if any(
                 str(reader.target) != "quantized_decomposed.quantize_per_tensor.default"
                 for reader in readers
@@ -128,8 +129,7 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
 
 def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
     """Return what reads the output of a node, or of the ReLU after it."""
-    return [
-        reader
-        for user in node.users
-        for reader in (past_relu(user) if str(user.target).startswith(RELUS) else [user])
-    ]
+    readers = list[torch.fx.Node]()
+    for user in node.users:
+        readers += past_relu(user) if str(user.target).startswith(RELUS) else [user]
+    return readers

@@ -115,12 +115,8 @@ class Prune(Step):
             for name, why in ctx.facts["left_whole"].items()
             if not why.startswith((*ASKED, "in part: "))
         }
-        tell_left_out(
-            ctx,
-            {name for group in ctx.facts.get("groups", ()) for name in group["layers"]},
-            whole,
-            "whole",
-        )
+        cut = set[str]().union(*(group["layers"] for group in ctx.facts.get("groups", ())))
+        tell_left_out(ctx, cut, whole, "whole")
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - remaining, 6)}
         if self.of != "latency" and abs(1 - remaining - self.amount) > 0.02:
             ctx.notes.append(
@@ -134,6 +130,7 @@ class Prune(Step):
         """Find what can be cut, less what `keep` and `only` leave whole."""
         from torch import nn
 
+        from ..surgery.channels.groups import layers_in
         from ..surgery.channels.probe import cuttable
         from ..surgery.names import matching
         from ..surgery.plain_layers import settle_plain
@@ -142,7 +139,7 @@ class Prune(Step):
         check_states(self, model, ctx.where)
         settle_plain(model, ctx)
         found = cuttable(model, ctx.example)
-        makers = {name for group in found.free for name in group.layers("out")}  # of any kind
+        makers = layers_in(found.free, "out")  # of any kind
         layers = [
             name
             for name, m in model.named_modules()
@@ -167,7 +164,7 @@ class Prune(Step):
             raise LissomError(
                 f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})"
             )
-        cut = {name for group in free for name in group.layers("out")}
+        cut = layers_in(free, "out")
         found.left = {
             name: f"in part: {why}" if name in cut else why for name, why in found.left.items()
         }

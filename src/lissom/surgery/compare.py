@@ -10,8 +10,10 @@ decided by are compared as well.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,6 +109,11 @@ class Answers:
     # given
     followed: bool = True
 
+    @property
+    def decided_by(self) -> list[Tensor]:
+        """The floats of all decisions."""
+        return list(chain.from_iterable(decision.by for decision in self.decisions))
+
 
 def answers(
     model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True
@@ -143,9 +150,8 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
     # a rounding to signs decides, too
     if not found.followed or len(found.decisions) != len(wanted.decisions):
         return apart(wanted.tensors, answers(model, inputs).tensors)
-    by = [[t for decision in made.decisions for t in decision.by] for made in (wanted, found)]
-    gaps = [apart(wanted.tensors, found.tensors), apart(*by)]
-    return float("nan") if any(one != one for one in gaps) else max(gaps)
+    gaps = [apart(wanted.tensors, found.tensors), apart(wanted.decided_by, found.decided_by)]
+    return float("nan") if any(map(math.isnan, gaps)) else max(gaps)
 
 
 def difference(one: nn.Module, two: nn.Module, inputs: Tree) -> float:
@@ -172,14 +178,14 @@ def apart(one: list[Tensor], two: list[Tensor]) -> float:
     """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
     if len(one) != len(two):
         return float("inf")
-    found = [
+    gaps = [
         float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
         if a.shape == b.shape
         else float("inf")
         for a, b in zip(one, two, strict=True)
         if a.is_floating_point() and a.numel()
     ]
-    return float("nan") if any(v != v for v in found) else max(found, default=0.0)
+    return float("nan") if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
 
 
 def gate_same(

@@ -71,7 +71,7 @@ def multiplied(model: nn.Module, example: Tree) -> set[str]:
     for op in trace.ops:
         made_of = [of.get(t) for t in op.inputs()]
         if op.name in PRODUCTS:
-            found.update(name for names in made_of if names for name in names)
+            found.update(*filter(None, made_of))
         elif made_of and all(made_of):
             for tensor in op.outputs:
                 of[tensor] = set().union(*filter(None, made_of))

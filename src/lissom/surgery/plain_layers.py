@@ -201,9 +201,7 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
         runs += other_sizes(layer, one, inputs[0][0])
     if other := next((run.other for run in runs if run.other), None):
         raise NotPlain(other)
-    if not all(
-        unchanged(run.given[name], one.given[name]) for run in runs for name in ("weight", "bias")
-    ):
+    if not all(same_numbers(run, one) for run in runs):
         raise NotPlain("whose weight changes from call to call")
     geometry = one.geometry()
     if one.kind != "Linear":
@@ -240,6 +238,11 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
     ):
         return SAME
     raise NotPlain("whose padding follows the size of its input in a way of its own")
+
+
+def same_numbers(one: Calls, two: Calls) -> bool:
+    """Return whether two calls of a layer computed with the same weight and bias."""
+    return all(unchanged(one.given[name], two.given[name]) for name in ("weight", "bias"))
 
 
 def unchanged(one: Tensor | None, two: Tensor | None) -> bool:

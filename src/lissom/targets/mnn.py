@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -189,12 +190,8 @@ class Mnn(Target):
             {layer_named(node.name): None for node in nodes}, self.keep, f"{self}: keep"
         )
         chosen = [node for node in nodes if layer_named(node.name) in layers]
-        return [
-            name
-            for node in chosen
-            for word in dict.fromkeys((node.name, *node.output))
-            for name in (word, f"{word}__matmul_converted")
-        ]
+        words = chain.from_iterable(dict.fromkeys((node.name, *node.output)) for node in chosen)
+        return list(chain.from_iterable((word, f"{word}__matmul_converted") for word in words))
 
     def quantized(
         self,

@@ -11,7 +11,8 @@ All other networks of 5 bits and more have one ONNX file for both runtimes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 ACTIVATIONS = {
@@ -42,12 +43,7 @@ def joined(proto: Any) -> None:
             if rounds is not None and rounds.op_type == "QuantizeLinear"
             else None
         )
-        alone = all(
-            len(users[name]) == 1
-            for node in (before, rounds)
-            if node is not None
-            for name in node.output
-        )
+        alone = all(read_once(node, users) for node in (before, rounds) if node is not None)
         if (
             before is None
             or before.op_type != "Conv"
@@ -103,13 +99,16 @@ def looked_up(proto: Any) -> None:
         )
 
 
+def read_once(node: Any, users: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether each output of a node has one reader."""
+    return all(len(users[name]) == 1 for name in node.output)
+
+
 def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
     """Return whether an activation alone reads a value: one node or, as in SiLU, also what
     multiplies its result with it.
     """
-    inner = {
-        output for node in users[name] if node.op_type in ACTIVATIONS for output in node.output
-    }
+    inner = outputs_of(node for node in users[name] if node.op_type in ACTIVATIONS)
     rest = [node for node in users[name] if node.op_type not in ACTIVATIONS]
     return bool(inner) and all(
         node.op_type == "Mul" and set() < {*node.input} - {name} <= inner for node in rest
@@ -119,6 +118,16 @@ def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
 def is_rounded(name: str, made: dict[str, Any]) -> bool:
     """Return whether a value is one of a grid."""
     return name in made and made[name].op_type == "DequantizeLinear" and made[name].input[0] in made
+
+
+def outputs_of(nodes: Iterable[Any]) -> set[str]:
+    """Return the values that nodes make."""
+    return set(chain.from_iterable(node.output for node in nodes))
+
+
+def inputs_of(nodes: Iterable[Any]) -> set[str]:
+    """Return the values that nodes read."""
+    return set(chain.from_iterable(node.input for node in nodes))
 
 
 def wires(graph: Any) -> tuple[dict[str, Any], defaultdict[str, list[Any]]]:

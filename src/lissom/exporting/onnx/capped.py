@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .activations import wires
+
 SUMS = {"Add", "Sub", "Mul", "Div"}
 
 
@@ -18,7 +20,7 @@ def relu_by_max(proto: Any) -> None:
     from numpy import array
     from onnx import helper, numpy_helper
 
-    made = {name: node for node in proto.graph.node for name in node.output}
+    made, _ = wires(proto.graph)
     nodes = []
     for node in proto.graph.node:
         if (

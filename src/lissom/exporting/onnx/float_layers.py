@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .activations import wires
+from .activations import inputs_of, outputs_of, wires
 from .names import SHORT
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # a MatMul and an Add become a Gemm
@@ -119,9 +119,8 @@ def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[
 
 def own_name(layer: Any, kind: str, graph: Any) -> str:
     """Return a name for a node that belongs to a layer, one that no node and no value has."""
-    taken = {name for node in graph.node for name in (node.name, *node.output)} | {
-        t.name for t in graph.initializer
-    }
+    taken = outputs_of(graph.node)
+    taken |= {part.name for part in (*graph.node, *graph.initializer)}
     scope = layer.name.rpartition("/")[0]
     stem = f"{scope}/{SHORT.get(kind, kind)}" if scope else SHORT.get(kind, kind)
     return next(
@@ -178,12 +177,9 @@ def shapes_in(proto: Any) -> dict[str, list[int]]:
 
 def forget(graph: Any, names: Mapping[str, str]) -> None:
     """Remove the nodes that make these values, in place, unless something reads them."""
-    read = {value.name for value in graph.output} | {
-        name for node in graph.node for name in node.input
-    }
+    results = {value.name for value in graph.output}
+    read = results | inputs_of(graph.node)
     for node in reversed(list(graph.node)):
         if node.output[0] in names and node.output[0] not in read:
             graph.node.remove(node)
-            read = {value.name for value in graph.output} | {
-                name for other in graph.node for name in other.input
-            }
+            read = results | inputs_of(graph.node)

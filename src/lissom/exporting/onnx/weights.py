@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .activations import inputs_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -85,7 +87,7 @@ def fold_scales_at_load(proto: Any) -> None:
         ]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    used = inputs_of(nodes)
     kept = [
         tensor
         for tensor in proto.graph.initializer

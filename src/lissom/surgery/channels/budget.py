@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from torch import Tensor, nn
 
@@ -209,7 +209,7 @@ class WidthSearch:
         near = {step.group for step in self.steps[max(0, low - 8) : low + 8]}
         for _ in range(8):
             best = min(
-                (other for k in near for other in self._beside(kept, k)),
+                chain.from_iterable(self._beside(kept, k) for k in near),
                 default=kept,
                 key=lambda other: abs(self.removed(other) - amount),
             )
@@ -237,14 +237,8 @@ class WidthSearch:
     def resolution(self, kept: Sequence[int]) -> float:
         """Return by how much the fraction changes at most when one group keeps one multiple less or more."""
         here = self.removed(kept)
-        return max(
-            (
-                abs(self.removed(other) - here)
-                for k in range(len(kept))
-                for other in self._beside(kept, k)
-            ),
-            default=0.0,
-        )
+        neighbours = chain.from_iterable(self._beside(kept, k) for k in range(len(kept)))
+        return max((abs(self.removed(other) - here) for other in neighbours), default=0.0)
 
     def cut(self, kept: Sequence[int]) -> Cut:
         """Return which units go so that these widths stay: those of the lowest scores."""

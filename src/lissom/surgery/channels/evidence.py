@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import LissomError
 from ..loss import Loss, cross_entropy
-from .groups import Group
+from .groups import Group, layers_in
 
 # batches of images with labels, None where there are none
 Labelled = list[tuple[Tensor, Tensor | None]]
@@ -131,15 +131,9 @@ class Evidence:
 
     def _hooked(self, call: Callable[[str, nn.Module, Tensor], Any]) -> ExitStack:
         """Call on the output of every layer that makes or scales channels, while the context lasts."""
-        layers = {
-            name
-            for group in self.groups
-            for role in ("out", "scale")
-            for name in group.layers(role)
-        }
         hooks = ExitStack()
         self.model.eval()
-        for name in layers:
+        for name in layers_in(self.groups, "out", "scale"):
             layer = self.model.get_submodule(name)
             if sum(p.ndim > 1 for p in layer.parameters()) > 1:
                 continue  # what it returns need not be what one of its weights makes

@@ -99,6 +99,15 @@ class Group:
         return torch.zeros(self.size) if total is None else total
 
 
+def layers_in(groups: Iterable[Group], *roles: str) -> set[str]:
+    """Return the layers whose tensors take part in one of these roles in some group."""
+    layers = set[str]()
+    for group in groups:
+        for role in roles:
+            layers.update(group.layers(role))
+    return layers
+
+
 @dataclass
 class Groups:
     """The groups of a network that can be cut, the layers left whole, with the reason, and those

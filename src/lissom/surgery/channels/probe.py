@@ -30,7 +30,7 @@ from ..modes import in_mode
 from ..small import smaller
 from ..tensors import Held
 from .choose import lowest
-from .groups import Group, Groups, groups_of
+from .groups import Group, Groups, groups_of, layers_in
 from .slice import slice_channels, zero_channels_alike
 
 OTHER = (torch.float16, torch.bfloat16, torch.float64)
@@ -64,7 +64,7 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
 def _tried(trial: CutTrial) -> Groups:
     groups = trial.groups()
     free = trial.passing(groups.free)
-    failed = {layer for group in groups.free if group not in free for layer in group.layers("out")}
+    failed = layers_in((group for group in groups.free if group not in free), "out")
     if failed & groups.split:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]

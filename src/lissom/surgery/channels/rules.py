@@ -179,7 +179,7 @@ def cat(labels: Labels, op: Op) -> None:
             parts = [p.narrow(d, 0, 1) for p in parts]
     if not any(varies(p, dim) for p in parts):
         firsts = [p.narrow(dim, 0, 1) for p in parts if p.shape[dim]]
-        if any(varies(p, d) for p in firsts for d in range(p.ndim)):
+        if any(any(varies(p, d) for d in range(p.ndim)) for p in firsts):
             for one in firsts[1:]:
                 labels.equal(firsts[0], one)
             parts = [firsts[0].expand(p.shape) for p in parts]

@@ -33,6 +33,14 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     return gone
 
 
+def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
+    """Return the (tensor, axis) that take part in a role in groups of which something goes."""
+    axes = set[tuple[str, int]]()
+    for group, _ in cut:
+        axes.update((m.tensor, m.axis) for m in group.members if m.role == role)
+    return axes
+
+
 def zero_channels(model: nn.Module, cut: Cut) -> None:
     """Zero in place everything that `slice_channels` would cut out: the two networks compute the same."""
     layers = dict(model.named_modules())
@@ -67,7 +75,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
     """
     layers = dict(model.named_modules())
     own = set[str]()
-    readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
+    readers = axes_of(cut, "in")
     shared: dict[tuple[Tensor, bool, torch.dtype], Tensor] = {}  # members share what goes
     # of whole rows there are fewest
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):
@@ -120,14 +128,14 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     """
     layers = dict(model.named_modules(remove_duplicate=False))
     owners = owners_of(model)
-    makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
+    makers = axes_of(cut, "out")
     changed = dict[nn.Module, None]()
-    places = ByTensor[Tensor]()  # what goes -> where something stays
+    left = ByTensor[Tensor]()  # what goes -> the indices that stay
     # whole rows first
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
-        if gone not in places:
-            places[gone] = (~gone).flatten().nonzero().flatten()
-        stay = places[gone]
+        if gone not in left:
+            left[gone] = (~gone).flatten().nonzero().flatten()
+        stay = left[gone]
         if len(stay) == gone.numel():
             continue
         path, _, leaf = name.rpartition(".")
@@ -139,7 +147,7 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
             else kept_of(now, axis, ~gone.to(now.device))
         )
         changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
-        if leaf == "weight" and (name, axis) in makes:
+        if leaf == "weight" and (name, axis) in makers:
             before = kept_outputs(layer)
             stays = stay.tolist()
             layer.kept = stays if before is None else [before[k] for k in stays]

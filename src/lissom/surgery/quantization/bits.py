@@ -124,7 +124,7 @@ def plan_precision(
     `rest` is None where what no layer reads stays float.
     """
     plan = PrecisionPlan(weights, inputs, {}, {})
-    added = {site for tied in wires.sums for site in tied}
+    added = set[str]().union(*wires.sums)
     for site, readers in wires.readers.items():
         wants = {rest if reader is None else inputs.get(reader, rest) for reader in readers} or {
             rest

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -230,9 +231,8 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     Found by running `model` in eval mode on the first item of `example` (n ...). Layers that run
     more than once, share a parameter, or whose parameters anything else reads are in no pair.
     """
-    held = Counter(
-        p.data_ptr() for m in model.modules() for p in m._parameters.values() if p is not None
-    )
+    parameters = chain.from_iterable(m._parameters.values() for m in model.modules())
+    held = Counter(parameter.data_ptr() for parameter in parameters if parameter is not None)
     layers = {
         name: m
         for name, m in model.named_modules()
@@ -275,11 +275,8 @@ def equalize_pairs(
     without either stay. Layers of two pairs are scaled from both sides, so all are swept until no
     scale moves by more than `settled`.
     """
-    weights = {
-        name: model.get_parameter(f"{name}.weight")
-        for pair in found
-        for name in (pair.first, pair.second)
-    }
+    names = dict.fromkeys(chain.from_iterable((pair.first, pair.second) for pair in found))
+    weights = {name: model.get_parameter(f"{name}.weight") for name in names}
     # only the largest of each kernel (out in/groups) counts for the scales, which are multiplied
     # into the weights once
     largest = {
