@@ -137,14 +137,14 @@ class LayerClock:
     """
 
     def __init__(self, target: str, threads: int = 1, home: Path | None = None) -> None:
-        found = method_of("targets", target)
-        assert isinstance(found, Target)
-        if found.ending != "onnx" or found.missing():
-            reason = found.missing() or "layers are timed as ONNX files; onnxruntime fits"
+        runtime = method_of("targets", target)
+        assert isinstance(runtime, Target)
+        if runtime.ending != "onnx" or runtime.missing():
+            reason = runtime.missing() or "layers are timed as ONNX files; onnxruntime fits"
             raise LissomError(f"latency on {target}: {reason}")
-        self.target = found
+        self.target = runtime
         self.threads = threads
-        facts = json.dumps([machine(), found.identity(), threads], sort_keys=True)
+        facts = json.dumps([machine(), runtime.identity(), threads], sort_keys=True)
         name = f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
         self.path = home / name if home else None
         self.table: dict[str, float] = self._read() if home else IN_MEMORY.setdefault(name, {})
@@ -159,9 +159,9 @@ class LayerClock:
         """Return the latency of a layer in ms, from the table where it is there, less what calling
         a runtime takes.
         """
-        for one in (layer, CALL):
-            if repr(one) not in self.table:
-                self.table[repr(one)] = self._timed(one)
+        for each in (layer, CALL):
+            if repr(each) not in self.table:
+                self.table[repr(each)] = self._timed(each)
         return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
 
     def keep(self) -> None:
@@ -235,10 +235,10 @@ class LayerClock:
                 if name is not None:
                     layers.append((name, layer_of(op)))
 
-        def cost(kept: Sequence[int]) -> float:
+        def cost(widths: Sequence[int]) -> float:
             total = 0.0
             for name, layer in layers:
-                rows, each = shapes.shape(name, kept)[:2]
+                rows, each = shapes.shape(name, widths)[:2]
                 whole = shapes.full[name]
                 outs, ins = (
                     (each / whole[1], rows / whole[0])
@@ -261,8 +261,10 @@ class LayerClock:
         Widths that are such a multiple and of nothing larger are timed; within 5 % of the best
         counts as the best.
         """
-        found = [layer_of(op) for op in traced(model, example).ops if op.name == "convolution"]
-        layers = [layer for layer in found if layer.groups == 1]
+        convolutions = [
+            layer_of(op) for op in traced(model, example).ops if op.name == "convolution"
+        ]
+        layers = [layer for layer in convolutions if layer.groups == 1]
         if not layers:
             return 8
         heavy = max(
@@ -298,11 +300,11 @@ def clock_of(threads: int = 1, home: Path | None = None) -> Callable[[str], Laye
     """Return what makes a clock for a target, each target once; tables of layers are kept in
     `home`, in memory if None.
     """
-    made: dict[str, LayerClock] = {}
+    clocks: dict[str, LayerClock] = {}
 
     def clock(target: str) -> LayerClock:
-        if target not in made:
-            made[target] = LayerClock(target, threads, home)
-        return made[target]
+        if target not in clocks:
+            clocks[target] = LayerClock(target, threads, home)
+        return clocks[target]
 
     return clock

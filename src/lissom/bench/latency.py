@@ -81,15 +81,15 @@ def latencies(
                 meter.joules()
                 each.append(process.times(ROUND_S))
                 joules.append(meter.joules())
-        found = [
-            timing(process, own, joules)
-            for process, own, joules in zip(processes, calls, used, strict=True)
+        timings = [
+            timing(process, ms, joules)
+            for process, ms, joules in zip(processes, calls, used, strict=True)
         ]
         for place, process in enumerate(processes if profiled else ()):
             # a profiler that dies takes nothing with it that was measured
             with suppress(LissomError):
-                found[place] = replace(found[place], layers=process.layers(profiled))
-        return found
+                timings[place] = replace(timings[place], layers=process.layers(profiled))
+        return timings
 
 
 def timing(
@@ -128,7 +128,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> interval([1, 2, 3, 4, 5, 6, 7, 8, 9])
     (2, 8)
     """
-    found = sorted(values)
+    ordered = sorted(values)
     n = len(values)
     down = max(0, int(n / 2 - 0.98 * sqrt(n)))
-    return found[down], found[n - 1 - down]
+    return ordered[down], ordered[n - 1 - down]

@@ -32,9 +32,9 @@ class InIntegers(Rounding):
     zero: int
 
     def forward(self, x: Tensor) -> Tensor:
-        given = (self.unit, self.zero, -128, 127, torch.int8)
-        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *given)
-        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *given)
+        grid = (self.unit, self.zero, -128, 127, torch.int8)
+        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *grid)
+        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *grid)
         return widened
 
 
@@ -49,9 +49,9 @@ class IntegerConv2d(QuantizedConv2d):
     def whole(self, x: Tensor) -> Tensor:
         if self.own is not None:
             x = self.own(x)
-        given = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
+        weight = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
         return self.computed(
-            x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats
+            x, torch.ops.quantized_decomposed.dequantize_per_channel(*weight), self.floats
         )
 
     def in_floats(self) -> None:
@@ -115,7 +115,7 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
     XNNPACK has no kernel for them, and ExecuTorch none for their weights.
     """
     of = program.graph_signature.inputs_to_buffers
-    found = set[str]()
+    layers = set[str]()
     for node in program.graph.nodes:
         if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
             readers = chain.from_iterable(map(past_relu, node.users))
@@ -123,8 +123,8 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
                 str(reader.target) != "quantized_decomposed.quantize_per_tensor.default"
                 for reader in readers
             ):
-                found.add(of[node.args[0].name].removesuffix(".codes"))
-    return found
+                layers.add(of[node.args[0].name].removesuffix(".codes"))
+    return layers
 
 
 def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:

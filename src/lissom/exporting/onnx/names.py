@@ -37,14 +37,14 @@ def name_by_layer(proto: Any, prefix: str) -> None:
     name, and its output a number.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
-    kept = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
-    taken = set(kept)
+    fixed = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
+    taken = set(fixed)
     renamed = dict[str, str]()
     for tensor in proto.graph.initializer:
-        own = tensor.name.removeprefix(prefix)
-        if own not in taken:
-            renamed[tensor.name] = tensor.name = own
-            taken.add(own)
+        short = tensor.name.removeprefix(prefix)
+        if short not in taken:
+            renamed[tensor.name] = tensor.name = short
+            taken.add(short)
     for node in proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:
             renamed[node.output[0]] = f"/{len(renamed)}"
@@ -71,7 +71,7 @@ def name_by_layer(proto: Any, prefix: str) -> None:
         taken.add(name)
         node.name = name
         for place, output in enumerate(node.output):
-            if output and output not in kept:
+            if output and output not in fixed:
                 renamed[output] = name if not place else f"{name}:{place}"
     rename(proto.graph, renamed)
 

@@ -88,13 +88,13 @@ def fold_scales_at_load(proto: Any) -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     used = inputs_of(nodes)
-    kept = [
+    left = [
         tensor
         for tensor in proto.graph.initializer
         if tensor.name in used or tensor.name not in replaced
     ]
     del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
+    proto.graph.initializer.extend(left)
 
 
 def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
