@@ -295,8 +295,8 @@ def fits(node: Any, *, padding_is_zero: bool) -> bool:
     return not padding_is_zero or (max(stride) <= 2 and height >= dilation[0])
 
 
-def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
-    """Put the binary convolution of `found` in the place of `node`, the multiplication by the scale
+def replace(node: Any, binary: Bits, weight: np.ndarray) -> None:
+    """Put the binary convolution of inputs `binary` in the place of `node`, the multiplication by the scale
     behind it.
     """
     import numpy as np
@@ -305,12 +305,12 @@ def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
 
     scale = np.abs(weight).reshape(len(weight), -1)[:, 0].reshape(1, -1, 1, 1)
     sign = weight > 0
-    source = found.source
-    t = found.threshold
-    flipped = found.flipped
+    source = binary.source
+    t = binary.threshold
+    flipped = binary.flipped
     begin = list(node.get_pads_begin())
     end = list(node.get_pads_end())
-    if found.low and (sign.shape[1] % 2 or not fits(node, padding_is_zero=True)):
+    if binary.low and (sign.shape[1] % 2 or not fits(node, padding_is_zero=True)):
         # every channel twice, and the two differ where the images are padded: there they cancel,
         # elsewhere they agree
         pads = [op.constant(np.array([0, 0, *side])) for side in (begin, end)]
@@ -349,7 +349,7 @@ def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
     packed = np.packbits(sign.reshape(-1), bitorder="little")
     # else NumPy's memory
     bit = ov.op.Constant(ov.Tensor(packed, ov.Shape(sign.shape), ov.Type.u1), shared_memory=False)
-    padded = found.low and any(begin + end)
+    padded = binary.low and any(begin + end)
     y = op.binary_convolution(
         inputs,
         bit,
@@ -360,7 +360,7 @@ def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
         "xnor-popcount",
         0.0 if padded else -1.0,
     )
-    if not found.low:
+    if not binary.low:
         total = (2 * sign.astype(np.float32) - 1).sum((1, 2, 3)).reshape(row)
         y = op.add(y, op.constant(total))
         scale = scale / 2

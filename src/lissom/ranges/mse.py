@@ -47,7 +47,7 @@ class Mse(Range):
         least = float("inf")
         for part in torch.linspace(1, 0.05, self.tries).tolist():
             scale, zero = affine(part * seen.low, part * seen.high, top)
-            found = (
+            squares = (
                 (values / scale)
                 .round()
                 .add_(zero)
@@ -56,7 +56,7 @@ class Mse(Range):
                 .mul_(scale)
                 .sub_(values)
             ).square_()
-            if (error := float(found.double().mean())) < least:
+            if (error := float(squares.double().mean())) < least:
                 best = (part * seen.low, part * seen.high)
                 least = error
         return best

@@ -92,8 +92,9 @@ class Distill(Learning):
         super().rehearse(model, ctx)
         if ctx.task is None or ctx.teacher is None:
             return model
-        own = self.teacher is None and ctx.task.teacher is None  # which is still to be trained
-        teacher = ctx.task.fresh() if own else ctx.teacher(self.teacher)
+        # the recipe's own network, which is still to be trained
+        untrained = self.teacher is None and ctx.task.teacher is None
+        teacher = ctx.task.fresh() if untrained else ctx.teacher(self.teacher)
         images = ctx.batch(2)
         try:
             with torch.no_grad():

@@ -96,17 +96,17 @@ class Calls(TorchFunctionMode):
 
     def geometry(self) -> dict[str, Any]:
         """Return what a plain layer is told, as it can be written down, but for zeros around the input."""
-        found: dict[str, Any] = {"kind": self.kind, "bias": self.given["bias"] is not None}
+        facts: dict[str, Any] = {"kind": self.kind, "bias": self.given["bias"] is not None}
         if self.kind == "Linear":
-            return found
+            return facts
         axes = self.given["weight"].ndim - 2
         for name in ("stride", "padding", "dilation"):
             value = self.given[name]
             if not isinstance(value, str):
                 each = [value] if isinstance(value, int) else [*value]
                 value = each * (axes if len(each) == 1 else 1)
-            found[name] = value
-        return {**found, "groups": self.given["groups"]}
+            facts[name] = value
+        return {**facts, "groups": self.given["groups"]}
 
 
 def calls_of(layer: nn.Module, x: Tensor) -> Calls:

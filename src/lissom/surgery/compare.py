@@ -134,8 +134,8 @@ def answers(
                 [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))], []
             )
     with torch.no_grad(), Decisions(shown, given) as decisions:
-        made = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
-    return Answers(made, decisions.made, decisions.follows)
+        outputs = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
+    return Answers(outputs, decisions.made, decisions.follows)
 
 
 def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
@@ -146,11 +146,11 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
     """
     if not wanted.decisions:
         return apart(wanted.tensors, answers(model, inputs, decides=False).tensors)
-    found = answers(model, inputs, wanted.decisions)
+    answered = answers(model, inputs, wanted.decisions)
     # a rounding to signs decides, too
-    if not found.followed or len(found.decisions) != len(wanted.decisions):
+    if not answered.followed or len(answered.decisions) != len(wanted.decisions):
         return apart(wanted.tensors, answers(model, inputs).tensors)
-    gaps = [apart(wanted.tensors, found.tensors), apart(wanted.decided_by, found.decided_by)]
+    gaps = [apart(wanted.tensors, answered.tensors), apart(wanted.decided_by, answered.decided_by)]
     return float("nan") if any(map(math.isnan, gaps)) else max(gaps)
 
 
@@ -203,11 +203,11 @@ def gate_same(
     A network may make so much of the rounding of float32 that nothing else shows. Then `change`,
     which is given a network to change in place and an example of its inputs, is done in float64.
     """
-    found = difference(before, after, images)
+    largest = difference(before, after, images)
     tolerance = 1e-3
-    if found > tolerance:
+    if largest > tolerance:
         exact = difference_in_float64(
             before, change, ctx.example if example is None else example, images
         )
-        found = found if exact is None else exact
-    ctx.gate(name, found, tolerance)
+        largest = largest if exact is None else exact
+    ctx.gate(name, largest, tolerance)

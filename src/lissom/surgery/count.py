@@ -47,17 +47,17 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
             p.requires_grad_(True)
     counts = counter.get_flop_counts()
     root = type(model).__name__
-    found = {"": sum(counts.get("Global", {}).values()) // 2}
+    totals = {"": sum(counts.get("Global", {}).values()) // 2}
     for name, flops in counts.items():
         if name != "Global":
-            found[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
-    return found
+            totals[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
+    return totals
 
 
 def weight_macs(trace: Trace) -> dict[str, int]:
     """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
     transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.flips)
-    found: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for op in trace.ops:
         if op.name == "convolution":
             weight = op.args[1]
@@ -71,8 +71,8 @@ def weight_macs(trace: Trace) -> dict[str, int]:
             continue
         name = trace.names.get(weight)
         if name is not None:
-            found[name] = found.get(name, 0) + count
-    return found
+            totals[name] = totals.get(name, 0) + count
+    return totals
 
 
 def macs(model: nn.Module, example: Tensor) -> int:
@@ -92,8 +92,8 @@ def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
     for name, layer in model.named_modules():
         if isinstance(layer, Rounding):
             continue
-        own = sum(p.numel() for p in layer.parameters(recurse=False))
-        if own:
+        count = sum(p.numel() for p in layer.parameters(recurse=False))
+        if count:
             weight = getattr(layer, "weight", None)
             outputs = int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim else None
             rows.append(
@@ -101,7 +101,7 @@ def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
                     "name": (was.get(name) or name).removeprefix("network."),
                     "kind": type(layer).__name__,
                     "outputs": outputs,
-                    "params": own,
+                    "params": count,
                     "macs": counts.get(name, 0),
                 }
             )

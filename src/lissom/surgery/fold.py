@@ -30,28 +30,28 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     trace = traced(model, example)
     reads = trace.uses()
     transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.name == "t")
-    made = ByTensor[str]()  # output -> weight
+    weights = ByTensor[str]()  # output -> weight
     norms: list[tuple[Tensor, str]] = []  # what is read, running mean
     for op in trace.ops:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(op.args[-1])
-            made[op.outputs[0]] = trace.names.get(weight, "")
+            weights[op.outputs[0]] = trace.names.get(weight, "")
         elif (
             "batch_norm" in op.name
             and op.args[3] is not None
             and (op.name.endswith("no_training") or not op.args[5])
         ):
             norms.append((op.args[0], trace.names.get(op.args[3], "")))
-    runs = Counter([weight for _, weight in made.items()] + [mean for _, mean in norms])
-    pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
-    found = [
+    runs = Counter([weight for _, weight in weights.items()] + [mean for _, mean in norms])
+    pairs = [(weights.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
+    candidates = [
         (weight.rpartition(".")[0], mean.rpartition(".")[0])
         for weight, mean in pairs
         if runs[weight] == runs[mean] == 1 and weight and mean
     ]
     return [
         (layer, norm)
-        for layer, norm in found
+        for layer, norm in candidates
         if not read_elsewhere(model.get_submodule(norm), reads)
     ]
 

@@ -59,45 +59,45 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[Tensor]) -> 
     """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet;
     `seen` are all that have.
     """
-    found = Sizes()
+    total = Sizes()
     for value in fresh:
         if value is layer._parameters.get("weight") and isinstance(layer, CompressedLayer):
-            found = found.plus(of_weight(layer, seen))
+            total = total.plus(of_weight(layer, seen))
         elif not isinstance(layer, QuantizedLayer):
-            found = found.plus(floats(value.numel()))
+            total = total.plus(floats(value.numel()))
     if isinstance(layer, QuantizedLayer):
         biased = layer.bias is not None or layer.norm is not None
-        found = found.plus(
+        total = total.plus(
             floats(len(layer.weight) * (int(layer.rounding is not None) + int(biased)))
         )
-    return found
+    return total
 
 
 def of_weight(layer: CompressedLayer, seen: set[Tensor]) -> Sizes:
     """Return the sizes of a weight, without its scales, and of what its transforms hold."""
     # of -0.0, too, 0.0; files hold float32, whatever the network does
-    found = Stored(layer.weight.detach().float() + 0.0)
+    stored = Stored(layer.weight.detach().float() + 0.0)
     held = Sizes()
     for transform in layer.transforms.values():
-        found = transform.stored(found)
+        stored = transform.stored(stored)
     rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
     if rounding is not None:
         assert isinstance(layer, QuantizedLayer)
         codes = layer.integers()[0]
         each = rounding.grid.value_bits or rounding.bits
         sign_bits = 1.0 if rounding.grid.value_bits else rounding.bits
-        found = Stored(rounding.stored(codes), each, sign_bits, sparse=found.sparse)
+        stored = Stored(rounding.stored(codes), each, sign_bits, sparse=stored.sparse)
         nonzero = int(codes.count_nonzero())
     else:
-        nonzero = int(found.values.count_nonzero())
+        nonzero = int(stored.values.count_nonzero())
         parameters = chain.from_iterable(t.parameters() for t in layer.transforms.values())
         books = [book for book in parameters if book not in seen]
         seen.update(books)
-        held = held.plus(floats(sum(book.numel() for book in books), found.book_bits))
-    bits = found.values.numel() * found.bits
-    if found.sparse:
-        bits = min(bits, found.values.numel() + nonzero * found.sign_bits)
-    return held.plus(Sizes(bits, len(pack(bytes_of(found.values))[1])))
+        held = held.plus(floats(sum(book.numel() for book in books), stored.book_bits))
+    bits = stored.values.numel() * stored.bits
+    if stored.sparse:
+        bits = min(bits, stored.values.numel() + nonzero * stored.sign_bits)
+    return held.plus(Sizes(bits, len(pack(bytes_of(stored.values))[1])))
 
 
 def bytes_of(values: Tensor) -> np.ndarray:

@@ -100,8 +100,8 @@ def match_widths(layer: nn.Module) -> None:
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, nn.modules.batchnorm._NormBase):
-        kept = layer.weight if layer.weight is not None else layer.running_mean
-        layer.num_features = len(kept) if kept is not None else layer.num_features
+        numbers = layer.weight if layer.weight is not None else layer.running_mean
+        layer.num_features = len(numbers) if numbers is not None else layer.num_features
     elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
         layer.num_groups = len(layer.weight) // (layer.num_channels // layer.num_groups)
         layer.num_channels = len(layer.weight)

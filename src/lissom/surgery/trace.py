@@ -85,12 +85,12 @@ class Trace:
     def live(self) -> list[Op]:
         """Return the operations that the outputs depend on; those that change a tensor in place all count."""
         wanted = set(self.outputs)
-        found = []
+        operations = []
         for op in reversed(self.ops):
             if op.name.endswith("_") or not wanted.isdisjoint(op.outputs):
-                found.append(op)
+                operations.append(op)
                 wanted.update(op.inputs())
-        return found[::-1]
+        return operations[::-1]
 
 
 class _Recorder(TorchDispatchMode):
@@ -114,8 +114,8 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     With `training`, in training mode on the first two: batch statistics need more than one. Running
     statistics move.
     """
-    one = copied(first(example, 1 + training))
-    trace = Trace(tuple(tensors_in(one)))
+    inputs = copied(first(example, 1 + training))
+    trace = Trace(tuple(tensors_in(inputs)))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[value] = name
     trace.buffers = {name for name, _ in model.named_buffers()}
@@ -131,7 +131,7 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
         in_mode(model, training)
         with torch.no_grad(), _Recorder(trace), SizesRead() as sizes:
-            trace.outputs = tuple(tensors_in(handed(model, one)))
+            trace.outputs = tuple(tensors_in(handed(model, inputs)))
     trace.sized |= sizes.found
     return trace
 

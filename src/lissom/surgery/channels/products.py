@@ -81,16 +81,16 @@ def _places(
 
 def heads(labels: Labels, op: Op) -> None:
     """Multiply activations, matrix by matrix: each pair of matrices is one unit."""
-    found = []
+    units = []
     for tensor in op.inputs():
         if tensor in labels:
             tied = labels.tie(labels[tensor], (-2, -1))
-            found.append(tied[..., :1, :1])
-    for one in found[1:]:
-        labels.equal(found[0], one)
+            units.append(tied[..., :1, :1])
+    for other in units[1:]:
+        labels.equal(units[0], other)
     for out in op.outputs:
-        fits = out.ndim == found[0].ndim and out.shape[:-2] == found[0].shape[:-2]
-        labels[out] = found[0].expand(out.shape) if fits else same(out, 0)
+        fits = out.ndim == units[0].ndim and out.shape[:-2] == units[0].shape[:-2]
+        labels[out] = units[0].expand(out.shape) if fits else same(out, 0)
 
 
 def _layer(

@@ -58,11 +58,11 @@ def held(layers: dict[str, nn.Module], name: str) -> Tensor:
     """Return a parameter or buffer by name."""
     path, _, leaf = name.rpartition(".")
     layer = layers[path]
-    found: Tensor | None = (
+    tensor: Tensor | None = (
         layer._buffers[leaf] if leaf in layer._buffers else layer._parameters[leaf]
     )
-    assert found is not None
-    return found
+    assert tensor is not None
+    return tensor
 
 
 def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
@@ -74,7 +74,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
                  network as it was.
     """
     layers = dict(model.named_modules())
-    own = set[str]()
+    copied = set[str]()
     readers = axes_of(cut, "in")
     shared: dict[tuple[Tensor, bool, torch.dtype], Tensor] = {}  # members share what goes
     # of whole rows there are fewest
@@ -87,13 +87,13 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
             shared[key] = stay.to(tensor.dtype)
         # half of the rows are written, none is read
-        if name in own and axis == 0 and gone.ndim == 1 and not reads:
+        if name in copied and axis == 0 and gone.ndim == 1 and not reads:
             tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
-        elif name in own:
+        elif name in copied:
             _multiply(tensor.data, axis, shared[key], tensor.data)
         else:
             tensor.data = _multiply(tensor.data, axis, shared[key])
-            own.add(name)
+            copied.add(name)
 
 
 def _multiply(tensor: Tensor, axis: int, values: Tensor, out: Tensor | None = None) -> Tensor:

@@ -59,7 +59,7 @@ class DataFlow:
     @property
     def lost(self) -> set[str]:
         """Return the layers that read what came from no site: calls that are not known have made it."""
-        return {layer for layer, found in self.sources.items() if entry(layer) in found}
+        return {layer for layer, sites in self.sources.items() if entry(layer) in sites}
 
 
 def entry(layer: str) -> str:
@@ -87,23 +87,23 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
     weights = weights_of(network)
 
     def order(inputs: Tree) -> list[tuple[str, str | None]]:
-        found: list[tuple[str, str | None]] = []
+        calls: list[tuple[str, str | None]] = []
 
         def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            found.append((name, weights.get(args[1]) if len(args) > 1 else None))
+            calls.append((name, weights.get(args[1]) if len(args) > 1 else None))
             return out
 
         with torch.no_grad(), Sites(visit):
             handed(network.eval(), copied(inputs))
-        return found
+        return calls
 
     orders = [order(inputs) for inputs in runs]
     if all(other == orders[0] for other in orders):
         return None
     calls: dict[str, set[frozenset[tuple[str, int]]]] = {}
 
-    def left(path: str, made: Counter[str]) -> None:
-        calls.setdefault(path, set()).add(frozenset(made.items()))
+    def left(path: str, counts: Counter[str]) -> None:
+        calls.setdefault(path, set()).add(frozenset(counts.items()))
 
     for inputs in runs:
         with torch.no_grad(), Sites(lambda _, __, out: out, paths=paths_of(network), left=left):
@@ -135,10 +135,10 @@ class _Watch:
                 self.runs[site] = 1
 
     def read(self, args: tuple[Any, ...], reader: str) -> list[str]:
-        found = [self.source[a] for a in tensors_in(args) if a in self.source]
-        for site in found:
+        sites = [self.source[a] for a in tensors_in(args) if a in self.source]
+        for site in sites:
             self.readers[site].append(reader)
-        return found
+        return sites
 
     def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
@@ -146,12 +146,12 @@ class _Watch:
         if layer is not None:
             self.layer_of[name] = layer
             self.layers.setdefault(layer, []).append(self.source.get(args[0]))
-        found = self.read(args, name)
+        sources = self.read(args, name)
         # which call this is depends on the sample
         if name.rpartition(":")[0] in self.loose and ":" in name:
             self.source.pop(out, None)
             return out
-        self.reads.setdefault(name, []).extend(found)
+        self.reads.setdefault(name, []).extend(sources)
         self.readers.setdefault(name, [])
         self.runs[name] += 1
         if out in self.source:  # an operation in place: a name of its own for the result
@@ -181,17 +181,17 @@ class _Watch:
         """Return the sites that must not be rounded: those of `steep`, and those that only such
         sites read.
         """
-        found = set(self.steep)
+        steep = set(self.steep)
         while (
             more := {
                 site
                 for site, readers in self.readers.items()
-                if readers and found.issuperset(readers)
+                if readers and steep.issuperset(readers)
             }
-            - found
+            - steep
         ):
-            found |= more
-        return found
+            steep |= more
+        return steep
 
     def only_relu(self, site: str) -> bool:
         """Return whether a ReLU alone reads what a site makes, each time."""
@@ -229,7 +229,7 @@ def trace_dataflow(
         torch.no_grad(),
         Sites(
             watch.visit, watch.passed, paths=None if loose is None else paths_of(network)
-        ) as made,
+        ) as numbered,
     ):
         ends = {watch.source.get(t) for t in tensors_in(handed(network.eval(), inputs))}
     reads = watch.reads
@@ -244,8 +244,8 @@ def trace_dataflow(
             or (kind_of(name) in BEFORE_RELU and watch.only_relu(name))
         ):
             continue
-        own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
-        sites[name] = sites.get(own, name)
+        owner = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
+        sites[name] = sites.get(owner, name)
     sums = [
         {
             sites[s]
@@ -255,18 +255,20 @@ def trace_dataflow(
         for name in reads
         if kind_of(name) == "add" and (name in sites or readers[name])
     ]
-    reading: dict[str, set[str | None]] = {own: set() for own in sites.values()}
-    for name, own in sites.items():
-        reading[own] |= {watch.layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
+    reading: dict[str, set[str | None]] = {owner: set() for owner in sites.values()}
+    for name, owner in sites.items():
+        reading[owner] |= {
+            watch.layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"
+        }
     sources = {
-        layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()
+        layer: {sites.get(s or "", entry(layer)) for s in read} for layer, read in layers.items()
     }
-    one = {
-        layer: found[0] if len(set(found)) == 1 and found[0] in sites else None
-        for layer, found in layers.items()
+    only = {
+        layer: read[0] if len(set(read)) == 1 and read[0] in sites else None
+        for layer, read in layers.items()
     }
-    calls = dict(made.counts) if loose is None else {}
-    return DataFlow(sites, one, sources, calls, merged(sums), reading, watch.layer_of)
+    calls = dict(numbered.counts) if loose is None else {}
+    return DataFlow(sites, only, sources, calls, merged(sums), reading, watch.layer_of)
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:

@@ -185,19 +185,21 @@ def moved(
     """
     try:
         if func in EACH:
-            found = labels
+            moved_labels = labels
         elif func in SPACE or (func is F.pad and only_space(*args, **kwargs)):
-            found = shared(labels, (-2, -1), keepdim=True).expand(out.shape)
+            moved_labels = shared(labels, (-2, -1), keepdim=True).expand(out.shape)
         elif func in OVER and len(args) + len(kwargs) > 1:
-            found = shared(labels, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+            moved_labels = shared(
+                labels, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}
+            )
         elif func in PASSES and args:
-            found = func(labels.contiguous(), *args[1:], **kwargs)
+            moved_labels = func(labels.contiguous(), *args[1:], **kwargs)
         else:
             return None
     except (RuntimeError, TypeError, ValueError):
         # channels that mix, or a form of the call that labels do not have
         return None
-    return found if found.shape == out.shape else None
+    return moved_labels if moved_labels.shape == out.shape else None
 
 
 def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
@@ -266,7 +268,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
 
 
 def equalize_pairs(
-    model: nn.Module, found: list[Pair], sweeps: int = 40, settled: float = 1e-3
+    model: nn.Module, linked: list[Pair], sweeps: int = 40, settled: float = 1e-3
 ) -> list[list[Any]]:
     """Scale the channels between the layers of each pair, in place; return rows of first, second
     and the largest factor.
@@ -275,7 +277,7 @@ def equalize_pairs(
     without either stay. Layers of two pairs are scaled from both sides, so all are swept until no
     scale moves by more than `settled`.
     """
-    names = dict.fromkeys(chain.from_iterable((pair.first, pair.second) for pair in found))
+    names = dict.fromkeys(chain.from_iterable((pair.first, pair.second) for pair in linked))
     weights = {name: model.get_parameter(f"{name}.weight") for name in names}
     # only the largest of each kernel (out in/groups) counts for the scales, which are multiplied
     # into the weights once
@@ -285,11 +287,11 @@ def equalize_pairs(
     }
     scales = [
         torch.ones(len(weights[pair.first]), dtype=torch.float64, device=pair.owner.device)
-        for pair in found
+        for pair in linked
     ]
     for _ in range(sweeps):
         moves = 0.0
-        for pair, scale in zip(found, scales, strict=True):
+        for pair, scale in zip(linked, scales, strict=True):
             s = balance(largest[pair.first], largest[pair.second], pair.owner)
             largest[pair.first] /= s[:, None]
             by_input(largest[pair.second], len(pair.owner)).mul_(
@@ -299,11 +301,11 @@ def equalize_pairs(
             moves = max(moves, float((s - 1).abs().max()))
         if moves < settled:
             break
-    for pair, scale in zip(found, scales, strict=True):
+    for pair, scale in zip(linked, scales, strict=True):
         scaled(model.get_submodule(pair.first), model.get_submodule(pair.second), pair.owner, scale)
     return [
         [pair.first, pair.second, float(torch.maximum(scale, 1 / scale).max())]
-        for pair, scale in zip(found, scales, strict=True)
+        for pair, scale in zip(linked, scales, strict=True)
     ]
 
 
@@ -313,10 +315,10 @@ def balance(first: Tensor, second: Tensor, owner: Tensor) -> Tensor:
     `first` is (out in/groups), and so is `second`; `owner` (in) says which filter each input of the
     second comes from.
     """
-    made = first.amax(1).double()
+    largest = first.amax(1).double()
     columns = by_input(second, len(owner)).amax(1).flatten().double()
-    read = torch.zeros_like(made).scatter_reduce_(0, owner, columns, "amax")
-    return torch.where((made > 0) & (read > 0), made.sqrt() / read.sqrt(), 1.0)
+    read = torch.zeros_like(largest).scatter_reduce_(0, owner, columns, "amax")
+    return torch.where((largest > 0) & (read > 0), largest.sqrt() / read.sqrt(), 1.0)
 
 
 def by_input(weight: Tensor, inputs: int) -> Tensor:

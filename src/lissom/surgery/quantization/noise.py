@@ -38,25 +38,25 @@ def roundings(layer: QuantizedLayer, of: str = "both") -> list[Rounding]:
     """Return what rounds a layer's "weights", its "inputs" or both; several layers may share what
     rounds inputs.
     """
-    found = {
+    parts = {
         "weights": (layer.rounding,),
         "inputs": (layer.feed, layer.own),
         "both": (layer.rounding, layer.feed, layer.own),
     }[of]
-    return [rounding for rounding in found if rounding is not None]
+    return [rounding for rounding in parts if rounding is not None]
 
 
 @contextmanager
 def rounding_only(
-    whole: QuantizedNetwork, kept: Iterable[Rounding], floats: Layers | None = None
+    whole: QuantizedNetwork, on: Iterable[Rounding], floats: Layers | None = None
 ) -> Iterator[None]:
-    """Switch every rounding of a network off but those of `kept`, for a while; for inference.
+    """Switch every rounding of a network off but those of `on`, for a while; for inference.
 
     `floats` are the layers as they were before quantization, whose weights those get that are not
     rounded: learned rounding leaves the weights on their grid, and corrected biases suit rounded
     weights alone.
     """
-    chosen = set(kept)
+    chosen = set(on)
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
     held: list[tuple[QuantizedLayer, str, Any]] = []
     for layer in layers_of(whole).values():
@@ -89,9 +89,9 @@ class Tally:
     def add(self, x: Tensor, rounding: Rounding) -> None:
         """Take in some values."""
         x = x.detach().float()
-        found = rounding.grid.inputs(x, rounding.bits, rounding.held)
+        rounded = rounding.grid.inputs(x, rounding.bits, rounding.held)
         self.power += float(x.double().square().sum())
-        self.error += float((x - found).double().square().sum())
+        self.error += float((x - rounded).double().square().sum())
         codes = None if rounding.grid.at_run_time else rounding.input_codes()
         if codes is not None and not codes.sign:
             q = (x / codes.scale).round() + codes.zero
@@ -146,9 +146,9 @@ def layer_noise(
     tallies = dict[Rounding, Tally]()
     read = set(chain.from_iterable(roundings(layer, "inputs") for layer in layers.values()))
 
-    def see(rounding: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+    def see(rounding: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(rounding, Rounding)
-        tallies.setdefault(rounding, Tally()).add(given[0], rounding)
+        tallies.setdefault(rounding, Tally()).add(args[0], rounding)
 
     hooks = [rounding.register_forward_hook(see) for rounding in read]
     try:
@@ -186,11 +186,11 @@ def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | Non
     assert layer.rounding is not None
     weight = weight.detach().float()
     codes, scale = layer.weight_codes()
-    found = layer.turned(codes * by_filter(scale, codes), back=True)
+    rounded = layer.turned(codes * by_filter(scale, codes), back=True)
     ends = layer.rounding.grid.ends(layer.rounding.bits)
     row: dict[str, float | None] = {
         "sqnr_db": decibels(
-            float(weight.double().square().sum()), float((weight - found).double().square().sum())
+            float(weight.double().square().sum()), float((weight - rounded).double().square().sum())
         ),
         "use": None,
         "saturated": None,

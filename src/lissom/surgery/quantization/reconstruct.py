@@ -28,24 +28,26 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tu
     into memory.
     """
     read: list[Tensor] = []
-    made: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     hooks = [
         part.register_forward_pre_hook(
-            lambda _, given: read.append(hidden(given[0], torch.Tensor.clone))
+            lambda _, args: read.append(hidden(args[0], torch.Tensor.clone))
         ),
-        part.register_forward_hook(lambda _, __, out: made.append(hidden(out, torch.Tensor.clone))),
+        part.register_forward_hook(
+            lambda _, __, out: outputs.append(hidden(out, torch.Tensor.clone))
+        ),
     ]
     try:
         with torch.no_grad():
             for images in batches:
                 called(network, images)
-                if sum(x.numel() * x.element_size() for x in (*read, *made)) > MEMORY:
+                if sum(x.numel() * x.element_size() for x in (*read, *outputs)) > MEMORY:
                     break
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat(read), torch.cat(made)
+    return torch.cat(read), torch.cat(outputs)
 
 
 def correct_biases(
@@ -64,16 +66,16 @@ def correct_biases(
         layer = whole.network.get_submodule(name)
         if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
             continue
-        wanted, found = (
+        wanted, outputs = (
             recorded(net, net.get_submodule(path), batches)[1]
             for net, path in ((before, name), (whole, f"network.{name}"))
         )
         axes = (
-            [0, *range(2, found.ndim)]
+            [0, *range(2, outputs.ndim)]
             if isinstance(layer, nn.Conv2d)
-            else list(range(found.ndim - 1))
+            else list(range(outputs.ndim - 1))
         )
-        shift = (wanted[: len(found)] - found[: len(wanted)]).mean(axes)
+        shift = (wanted[: len(outputs)] - outputs[: len(wanted)]).mean(axes)
         holder = layer if layer.norm is None else layer.norm
         with torch.no_grad():
             if holder.bias is None:
