@@ -23,7 +23,6 @@ from ..language.method import method_of
 from ..language.target import Target
 from ..store.checks import fields, mapping, number, parsed, text_of
 from ..store.store import write_json
-from ..surgery.by_tensor import ByTensor
 from ..surgery.channels.budget import Shapes
 from ..surgery.channels.groups import Group
 from ..surgery.trace import Op, traced
@@ -221,19 +220,7 @@ class LayerClock:
         group are kept.
         """
         shapes = Shapes(model, groups)
-        trace = traced(model, example)
-        transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.flips)
-        layers: list[tuple[str, Layer]] = []
-        for op in trace.ops:
-            if op.name in ("convolution", "linear", "addmm", "mm"):
-                weight = (
-                    op.args[1]
-                    if op.name in ("convolution", "linear")
-                    else transposed.get(op.args[-1], op.args[-1])
-                )
-                name = trace.names.get(weight)
-                if name is not None:
-                    layers.append((name, layer_of(op)))
+        layers = [(name, layer_of(op)) for name, _, op in traced(model, example).products()]
 
         def cost(widths: Sequence[int]) -> float:
             total = 0.0

@@ -8,6 +8,7 @@ once. PyTorch's own counter does the counting.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..trees import Tree, called, first
-from .by_tensor import ByTensor
 from .quantization.layers import QuantizedLayer
 from .quantization.rounding import Rounding
 from .trace import Trace, decomposed
@@ -56,23 +56,15 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
 
 def weight_macs(trace: Trace) -> dict[str, int]:
     """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
-    transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.flips)
-    totals: dict[str, int] = {}
-    for op in trace.ops:
+    totals = Counter[str]()
+    for name, weight, op in trace.products():
         if op.name == "convolution":
-            weight = op.args[1]
             # a transposed convolution works at its inputs
-            sites = op.args[0] if op.args[6] else op.outputs[0]
-            count = sites[0, 0].numel() * weight.numel()
-        elif op.name in ("addmm", "mm", "linear"):
-            weight = op.args[1] if op.name == "linear" else transposed.get(op.args[-1], op.args[-1])
-            count = op.outputs[0].numel() // op.outputs[0].shape[-1] * weight.numel()
+            sites = (op.args[0] if op.args[6] else op.outputs[0])[0, 0].numel()
         else:
-            continue
-        name = trace.names.get(weight)
-        if name is not None:
-            totals[name] = totals.get(name, 0) + count
-    return totals
+            sites = op.outputs[0].numel() // op.outputs[0].shape[-1]
+        totals[name] += sites * weight.numel()
+    return dict(totals)
 
 
 def macs(model: nn.Module, example: Tensor) -> int:

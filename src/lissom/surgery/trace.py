@@ -82,6 +82,19 @@ class Trace:
             or any(not t.is_floating_point() and read[t] for t in op.outputs)
         )
 
+    def products(self) -> Iterator[tuple[str, Tensor, Op]]:
+        """Yield each convolution and each product of a linear layer, with the name of its weight and that."""
+        transposed = ByTensor((op.outputs[0], op.args[0]) for op in self.ops if op.flips)
+        for op in self.ops:
+            if op.name in ("convolution", "linear"):
+                weight = op.args[1]
+            elif op.name in ("addmm", "mm"):
+                weight = transposed.get(op.args[-1], op.args[-1])
+            else:
+                continue
+            if weight in self.names:
+                yield self.names[weight], weight, op
+
     def live(self) -> list[Op]:
         """Return the operations that the outputs depend on; those that change a tensor in place all count."""
         wanted = set(self.outputs)
