@@ -92,8 +92,8 @@ def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
             network.eval()(example)
     finally:
         network.train(mode)
-        for one in hooks:
-            one.remove()
+        for handle in hooks:
+            handle.remove()
     return {
         name: Output(name, (t.shape[1], t.shape[2], t.shape[3]), calls, t._version != version)
         for name, (t, version, calls) in seen.items()
@@ -124,8 +124,8 @@ def pairs(
     """
     ends = {end.size: end for end in stage_ends(teacher)}
     if at is None:
-        found = [(our, ends[our.size]) for our in stage_ends(student) if our.size in ends]
-        if not found:
+        compared = [(our, ends[our.size]) for our in stage_ends(student) if our.size in ends]
+        if not compared:
             raise LissomError(
                 f"{where}: student and teacher have no features of one size to "
                 "compare; the student's stages "
@@ -133,8 +133,8 @@ def pairs(
                 f"{listed(stage_ends(teacher))}; "
                 'at="student=teacher" names others'
             )
-        return found
-    found = []
+        return compared
+    compared = []
     for part in at.split(","):
         left, equals, right = (word.strip() for word in part.partition("="))
         ours = named(left, student, "student", where)
@@ -155,9 +155,9 @@ def pairs(
                     f"{our.size[0]}x{our.size[1]}, those of the teacher's '{their.name}' "
                     f"{their.size[0]}x{their.size[1]}"
                 )
-            found.append((our, their))
+            compared.append((our, their))
     order = list(student)
-    return sorted(dict.fromkeys(found), key=lambda pair: order.index(pair[0].name))
+    return sorted(dict.fromkeys(compared), key=lambda pair: order.index(pair[0].name))
 
 
 def _counterpart(
@@ -211,7 +211,7 @@ def places(
     """
     compared = pairs(at, outputs(student, example[:1]), outputs(teacher, example[:1]), where)
     match = matching(unwrapped(student), unwrapped(teacher), example)
-    return [Place(one, two, match(one, two)) for one, two in compared]
+    return [Place(ours, theirs, match(ours, theirs)) for ours, theirs in compared]
 
 
 # channels
@@ -235,18 +235,18 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
     ours = _Origins(student, example)
     theirs = _Origins(teacher, example)
     roots = dict[tuple[str, int], int]()
-    for root, origins in theirs.made.items():
+    for root, origins in theirs.origins.items():
         roots.update(dict.fromkeys(origins, root))
 
-    def match(one: Output, two: Output) -> Tensor | None:
-        if one.name not in ours.at or two.name not in theirs.at:
+    def match(output: Output, target: Output) -> Tensor | None:
+        if output.name not in ours.at or target.name not in theirs.at:
             return None
-        mine = ours.at[one.name]
-        yours = theirs.at[two.name]
-        channels = torch.zeros(one.shape[0], dtype=torch.long)
+        mine = ours.at[output.name]
+        yours = theirs.at[target.name]
+        channels = torch.zeros(output.shape[0], dtype=torch.long)
         for root, spots in mine.items():
             # 0 is the input of the network, and whatever could not be followed
-            counterparts = {roots.get(origin) for origin in ours.made.get(root, ())} or (
+            counterparts = {roots.get(origin) for origin in ours.origins.get(root, ())} or (
                 {0} if root == 0 else set()
             )
             only = counterparts.pop() if len(counterparts) == 1 else None
@@ -297,13 +297,15 @@ class _Origins:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         labels = labels_of(_float(network), example)
         root = labels.representatives()
-        self.made: dict[int, set[tuple[str, int]]] = {}
+        self.origins: dict[int, set[tuple[str, int]]] = {}
         for use in labels.uses:
             if use.role == "out":
                 layer = use.tensor.rpartition(".")[0]
                 left = kept_outputs(network.get_submodule(layer))
                 for k, maker in enumerate(root[use.labels.reshape(-1).numpy()].tolist()):
-                    self.made.setdefault(maker, set()).add((layer, k if left is None else left[k]))
+                    self.origins.setdefault(maker, set()).add(
+                        (layer, k if left is None else left[k])
+                    )
         # module -> root -> channels of the module that have it
         self.at: dict[str, dict[int, list[int]]] = {}
         for name, channels in labels.at.items():
@@ -346,11 +348,11 @@ def watched(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Te
 
     network = unwrapped(model)
     hooks = [
-        network.get_submodule(one.name).register_forward_hook(hook(one))
-        for one in dict.fromkeys(wanted)
+        network.get_submodule(output.name).register_forward_hook(hook(output))
+        for output in dict.fromkeys(wanted)
     ]
     try:
         yield seen
     finally:
-        for one in hooks:
-            one.remove()
+        for handle in hooks:
+            handle.remove()

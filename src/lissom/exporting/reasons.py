@@ -57,7 +57,7 @@ def in_onnx(
 
     read = [name for name in node.input[:2] if not is_weight(name)]
     sources = [source(name) for name in read]
-    if any(found is None or found.op_type != "DequantizeLinear" for found in sources):
+    if any(origin is None or origin.op_type != "DequantizeLinear" for origin in sources):
         return FLOAT_INPUTS
     if node.op_type != "Add" and any(name in constants for name in node.input[:2]):
         return FLOAT_WEIGHTS

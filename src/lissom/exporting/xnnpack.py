@@ -76,7 +76,7 @@ def in_integers(network: QuantizedNetwork) -> bool:
     if not grids or any(grid.grid.at_run_time or grid.bits != 8 for grid in grids):
         return False
     codes = [grid.input_codes() for grid in grids]
-    if any(found.sign or found.top != 255 for found in codes):
+    if any(code.sign or code.top != 255 for code in codes):
         return False
     for layer in network.layers():
         if (
@@ -101,10 +101,10 @@ def in_integers(network: QuantizedNetwork) -> bool:
             layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
         else:
             layer.make_plain(*layer.in_inference())
-    for grid, found in zip(grids, codes, strict=True):
+    for grid, code in zip(grids, codes, strict=True):
         grid.__class__ = InIntegers
-        grid.unit = float(found.step)  # type: ignore[assignment]
-        grid.zero = int(found.zero) - SHIFT  # type: ignore[assignment]
+        grid.unit = float(code.step)  # type: ignore[assignment]
+        grid.zero = int(code.zero) - SHIFT  # type: ignore[assignment]
     return True
 
 

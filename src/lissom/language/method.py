@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -246,11 +246,8 @@ def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:
     where = where or menu.word
     tree = parsed(f"({text.strip()},)", where)
     try:
-        return [
-            method
-            for item in getattr(tree, "elts", [tree])
-            for method in methods_in(item, menu, where)
-        ]
+        items = getattr(tree, "elts", [tree])
+        return list(chain.from_iterable(methods_in(item, menu, where) for item in items))
     except RecursionError:
         raise LissomError(f"{where}: it is nested too deeply") from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError, unknown
@@ -23,7 +24,7 @@ KNOWN = tuple(
     vgg13 vgg16 vgg19 vgg19_fc densenet40 nin nin_gc nin_bac nin_gc_bac
     """.split()
 )
-EVERY = tuple(name + width for name in KNOWN for width in SHRINK)
+EVERY = tuple(name + width for name, width in product(KNOWN, SHRINK))
 DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = first * n + second
 
 

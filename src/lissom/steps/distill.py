@@ -113,21 +113,21 @@ class Distill(Learning):
         """Return the losses with the numbers in front of them, `temperature` set in those that have one."""
         from ..language.loss import Loss
 
-        found = [
+        weighted = [
             (number, loss)
             for number, loss in sum_of("losses", self.loss).terms
             if isinstance(loss, Loss)
         ]
         if self.temperature is None:
-            return found
-        warmed = [loss.at_temperature(self.temperature) for _, loss in found]
+            return weighted
+        warmed = [loss.at_temperature(self.temperature) for _, loss in weighted]
         if not any(warmed):
             raise LissomError(
                 f"{where}: temperature={self.temperature:g} was given, but "
                 f"'{self.loss}' has none; "
                 "losses of logits do, such as kd"
             )
-        return [(number, new or loss) for (number, loss), new in zip(found, warmed, strict=True)]
+        return [(number, new or loss) for (number, loss), new in zip(weighted, warmed, strict=True)]
 
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
         from ..distillation.comparison import Comparison

@@ -33,7 +33,7 @@ class Enough(Exception):
 class Calls(TorchFunctionMode):
     """Follow a layer's input through the calls of its forward.
 
-    `kind` and `given` are those of the product, `pads` the zeros added before it, as F.pad takes
+    `kind` and `arguments` are those of the product, `pads` the zeros added before it, as F.pad takes
     them; `other` is what else is done to the input, or to what became of it.
     """
 
@@ -43,7 +43,7 @@ class Calls(TorchFunctionMode):
         self.of_input = {x}  # what the input has a part in
         self.pads: list[int] = []
         self.kind = ""
-        self.given = dict[str, Any]()
+        self.arguments = dict[str, Any]()
         self.result: Tensor | None = None
         self.other: str | None = None
 
@@ -71,13 +71,13 @@ class Calls(TorchFunctionMode):
         if self.result is not None:
             raise Enough
 
-    def product(self, kind: str, given: dict[str, Any]) -> None:
+    def product(self, kind: str, arguments: dict[str, Any]) -> None:
         """Take note of a convolution or linear call of what was made of the input."""
         self.kind = kind
-        self.given = {**ARGUMENTS, **given}
-        if any(self.given[name] in self.of_input for name in ("weight", "bias")):
+        self.arguments = {**ARGUMENTS, **arguments}
+        if any(self.arguments[name] in self.of_input for name in ("weight", "bias")):
             self.other = "whose weight depends on what it reads"
-        if len(self.pads) > 2 * (self.given["weight"].ndim - 2):
+        if len(self.pads) > 2 * (self.arguments["weight"].ndim - 2):
             self.other = self.other or "which adds channels of zeros"
 
     def padded(self, pad: Any = (), mode: str = "constant", value: float | None = None) -> bool:
@@ -86,27 +86,27 @@ class Calls(TorchFunctionMode):
         if mode != "constant" or value or min(more, default=0) < 0:
             return False
         both = max(len(more), len(self.pads))
-        one, two = (x + [0] * (both - len(x)) for x in (more, self.pads))
-        self.pads = [a + b for a, b in zip(one, two, strict=True)]
+        added, before = (x + [0] * (both - len(x)) for x in (more, self.pads))
+        self.pads = [a + b for a, b in zip(added, before, strict=True)]
         return True
 
     def zeros(self) -> list[int]:
         """Return the zeros on both sides of every axis of the convolution, last axis first."""
-        return self.pads + [0] * (2 * (self.given["weight"].ndim - 2) - len(self.pads))
+        return self.pads + [0] * (2 * (self.arguments["weight"].ndim - 2) - len(self.pads))
 
     def geometry(self) -> dict[str, Any]:
         """Return what a plain layer is told, as it can be written down, but for zeros around the input."""
-        facts: dict[str, Any] = {"kind": self.kind, "bias": self.given["bias"] is not None}
+        facts: dict[str, Any] = {"kind": self.kind, "bias": self.arguments["bias"] is not None}
         if self.kind == "Linear":
             return facts
-        axes = self.given["weight"].ndim - 2
+        axes = self.arguments["weight"].ndim - 2
         for name in ("stride", "padding", "dilation"):
-            value = self.given[name]
+            value = self.arguments[name]
             if not isinstance(value, str):
                 each = [value] if isinstance(value, int) else [*value]
                 value = each * (axes if len(each) == 1 else 1)
             facts[name] = value
-        return {**facts, "groups": self.given["groups"]}
+        return {**facts, "groups": self.arguments["groups"]}
 
 
 def calls_of(layer: nn.Module, x: Tensor) -> Calls:

@@ -32,11 +32,11 @@ BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}
 
 @dataclass
 class Decision:
-    """An operation that makes integers or booleans of floats: its name, the floats, and what it made."""
+    """An operation that makes integers or booleans of floats: its name, the floats, and its result."""
 
     name: str
     by: list[Tensor]
-    made: Any
+    result: Any
 
 
 class Decisions(TorchDispatchMode):
@@ -47,7 +47,7 @@ class Decisions(TorchDispatchMode):
     def __init__(self, inputs: Tree, given: Sequence[Decision] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.given = given
-        self.made = list[Decision]()
+        self.decisions = list[Decision]()
         self.follows = True
         self.depends = set(tensors_in(inputs))  # on the inputs
 
@@ -71,8 +71,8 @@ class Decisions(TorchDispatchMode):
 
     def decided(self, name: str, by: list[Tensor], result: Any, args: Any, kwargs: Any) -> Any:
         """Note a decision, or return the one that was given."""
-        place = len(self.made)
-        self.made.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
+        place = len(self.decisions)
+        self.decisions.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
         if self.given is None:
             return result
         other = self.given[place] if place < len(self.given) else None
@@ -84,10 +84,10 @@ class Decisions(TorchDispatchMode):
             self.follows = False
             return result
         if name not in BY_INDEX or not isinstance(result, tuple):
-            return copied(other.made)
+            return copied(other.result)
         place = 2 if name in ("topk", "kthvalue") else 1
         dim = int(kwargs.get("dim", args[place] if len(args) > place else -1))
-        where = other.made[1]
+        where = other.result[1]
         at = where if where.ndim == by[0].ndim else where.unsqueeze(dim)
         return by[0].gather(dim, at).view_as(result[0]), where.clone()
 
@@ -135,7 +135,7 @@ def answers(
             )
     with torch.no_grad(), Decisions(shown, given) as decisions:
         outputs = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
-    return Answers(outputs, decisions.made, decisions.follows)
+    return Answers(outputs, decisions.decisions, decisions.follows)
 
 
 def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
@@ -154,9 +154,9 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
     return float("nan") if any(map(math.isnan, gaps)) else max(gaps)
 
 
-def difference(one: nn.Module, two: nn.Module, inputs: Tree) -> float:
+def difference(before: nn.Module, after: nn.Module, inputs: Tree) -> float:
     """Return the largest difference of two networks' outputs on `inputs`, over the largest output."""
-    return gap(answers(one, inputs), two, inputs)
+    return gap(answers(before, inputs), after, inputs)
 
 
 def difference_in_float64(

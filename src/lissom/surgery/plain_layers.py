@@ -208,7 +208,7 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
     geometry = calls.geometry()
     if calls.kind != "Linear":
         geometry["pads"] = pads_of(runs)
-    return Plain(geometry, calls.given["weight"], calls.given["bias"])
+    return Plain(geometry, calls.arguments["weight"], calls.arguments["bias"])
 
 
 def other_sizes(layer: nn.Module, calls: Calls, x: Tensor) -> Iterator[Calls]:
@@ -216,7 +216,7 @@ def other_sizes(layer: nn.Module, calls: Calls, x: Tensor) -> Iterator[Calls]:
     geometry = calls.geometry()
     least = [
         d * (k - 1) + 1
-        for d, k in zip(geometry["dilation"], calls.given["weight"].shape[2:], strict=True)
+        for d, k in zip(geometry["dilation"], calls.arguments["weight"].shape[2:], strict=True)
     ]
     for more in range(max(geometry["stride"]) + 1):
         try:
@@ -233,7 +233,7 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
     if all(pads == zeros[0] for pads in zeros):
         return zeros[0] if any(zeros[0]) else None
     geometry = runs[0].geometry()
-    kernel = runs[0].given["weight"].shape[2:]
+    kernel = runs[0].arguments["weight"].shape[2:]
     if all(
         pads == same_pads(run.input.shape[2:], kernel, geometry["stride"], geometry["dilation"])
         for pads, run in zip(zeros, runs, strict=True)
@@ -244,7 +244,7 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
 
 def same_numbers(one: Calls, two: Calls) -> bool:
     """Return whether two calls of a layer computed with the same weight and bias."""
-    return all(unchanged(one.given[name], two.given[name]) for name in ("weight", "bias"))
+    return all(unchanged(one.arguments[name], two.arguments[name]) for name in ("weight", "bias"))
 
 
 def unchanged(one: Tensor | None, two: Tensor | None) -> bool:

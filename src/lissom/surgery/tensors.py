@@ -67,8 +67,8 @@ class Held:
         for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):  # of which nothing is cut
                 held = vars(module)
-                own = {key: held[key].copy() for key in self.OWN if key in held}
-                self.modules.append((module, module.__class__, dict(held), own))
+                changing = {key: held[key].copy() for key in self.OWN if key in held}
+                self.modules.append((module, module.__class__, dict(held), changing))
         tensors = dict[Tensor | None, None]()  # each once
         for module in modules:
             tensors |= dict.fromkeys((*module._parameters.values(), *module._buffers.values()))
@@ -76,11 +76,11 @@ class Held:
 
     def restore(self) -> None:
         """Bring the network back; what was computed in place stays."""
-        for module, kind, attributes, own in self.modules:
+        for module, kind, attributes, changing in self.modules:
             module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            module.__dict__.update({key: value.copy() for key, value in own.items()})
+            module.__dict__.update({key: value.copy() for key, value in changing.items()})
         for tensor, numbers in self.numbers:
             tensor.data = numbers
 

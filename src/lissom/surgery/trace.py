@@ -62,7 +62,7 @@ class Trace:
     names: ByTensor[str] = field(default_factory=ByTensor)  # a parameter or buffer -> its name
     buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
     # module -> what it returned last, where that is a tensor
-    made: dict[str, Tensor] = field(default_factory=dict)
+    returned: dict[str, Tensor] = field(default_factory=dict)
     # whether the network's code may do something else with an image of another size
     sized: bool = False
 
@@ -175,6 +175,6 @@ def _restored(modes: dict[nn.Module, bool]) -> None:
 def _noted(trace: Trace, name: str) -> Any:
     def note(_: nn.Module, __: Any, out: Any) -> None:
         if isinstance(out, Tensor):
-            trace.made[name] = out
+            trace.returned[name] = out
 
     return note

@@ -35,7 +35,7 @@ def labels_of(
     for mode in (True, False) if training else (False,):
         labels.traces.append(traced(model, example, mode))
         follow(labels)
-    outputs = labels.trace.made
+    outputs = labels.trace.returned
     labels.at = {name: labels[tensor] for name, tensor in outputs.items() if tensor in labels}
     for name, layer in model.named_modules():
         if (

@@ -38,8 +38,8 @@ def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
         if op.name == "permute":
             order = [d % x.ndim for d in op.args[1]]
         elif x.ndim > 1:
-            one, two = op.args[1:3] if op.name == "transpose" else (0, 1)
-            order[one], order[two] = order[two], order[one]
+            first, second = op.args[1:3] if op.name == "transpose" else (0, 1)
+            order[first], order[second] = order[second], order[first]
         return name, tuple(axes[d] for d in order)
     out = op.outputs[0]
     if op.name not in RESHAPED or [n for n in x.shape if n > 1] != [n for n in out.shape if n > 1]:
@@ -53,9 +53,9 @@ def product(labels: Labels, op: Op) -> None:
 
     What mixes positions, all of which hold the same channels, leaves these where they are.
     """
-    one, two = list(op.inputs())[-2:]
+    left, right = list(op.inputs())[-2:]
     # axes of the weight; of `x` the others
-    for x, weight, reads, makes in ((one, two, -2, -1), (two, one, -1, -2)):
+    for x, weight, reads, makes in ((left, right, -2, -1), (right, left, -1, -2)):
         if x in labels and weight not in labels and x.ndim == op.outputs[0].ndim == weight.ndim:
             channels = labels[x]
             place = labels.weights.get(weight)

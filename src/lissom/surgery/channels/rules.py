@@ -229,9 +229,9 @@ def pool(labels: Labels, op: Op) -> None:
 
 def gated(labels: Labels, op: Op) -> None:
     """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
-    one, two = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
-    labels.equal(one, two)
-    labels[op.outputs[0]] = one
+    first, second = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
+    labels.equal(first, second)
+    labels[op.outputs[0]] = first
 
 
 def write(labels: Labels, op: Op) -> None:

@@ -114,14 +114,14 @@ class Chains(TorchFunctionMode):
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Take note of who read what, and of what was made of it."""
-        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
-        value = self.read(given.get("input"))
+        arguments = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        value = self.read(arguments.get("input"))
         for other in tensors_in([[*args[1:]], {k: v for k, v in kwargs.items() if k != "input"}]):
             self.end(self.read(other))
         if not isinstance(out, Tensor) or not out.is_floating_point():
             self.end(value)
         elif func in self.axes:
-            self.called(value, given, out, self.axes[func])
+            self.called(value, arguments, out, self.axes[func])
         elif value is not None:
             labels = moved(func, value.labels, args, kwargs, out)
             if labels is None:
@@ -147,9 +147,11 @@ class Chains(TorchFunctionMode):
         if value is not None:
             value.chain.alone = False
 
-    def called(self, value: Value | None, given: dict[str, Any], out: Tensor, axis: int) -> None:
+    def called(
+        self, value: Value | None, arguments: dict[str, Any], out: Tensor, axis: int
+    ) -> None:
         """End the chain that led to a layer, and begin that of its output."""
-        name = self.names.get(given["weight"], "")
+        name = self.names.get(arguments["weight"], "")
         owner = None if value is None or not name else owners(value.labels, axis)
         if value is not None and owner is not None:
             value.chain.second = name
@@ -157,7 +159,7 @@ class Chains(TorchFunctionMode):
         else:
             self.end(value)
         if name:
-            self.biases[name] = given.get("bias")
+            self.biases[name] = arguments.get("bias")
             self.chains.append(Chain(name))
             filters = torch.arange(out.shape[axis], device=out.device).view(-1, *[1] * (-1 - axis))
             self.values[out] = Value(filters.expand(out.shape), self.chains[-1])
