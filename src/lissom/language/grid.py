@@ -159,9 +159,9 @@ class InputGrid(Grid):
 
 def grid_of(text: str, where: str = "grid") -> Grid:
     """Return the grid that a text names, as in `uniform` or `ternary(threshold=0.5)`."""
-    found = method_of("grids", text, where)
-    assert isinstance(found, Grid)
-    return found
+    grid = method_of("grids", text, where)
+    assert isinstance(grid, Grid)
+    return grid
 
 
 def by_filter(scale: Tensor, weight: Tensor) -> Tensor:
@@ -216,8 +216,8 @@ def scaled(signs: Tensor, scale: Tensor, sizes: Tensor | None, x: Tensor) -> Ten
     value = signs * by_filter(scale, signs)
     learned = by_filter(scale, signs) * x
     if sizes is not None:
-        kept = per_filter(signs != 0)
-        mean = (per_filter(sizes) * kept).sum(1) / kept.sum(1).clamp_min(1)
+        nonzero = per_filter(signs != 0)
+        mean = (per_filter(sizes) * nonzero).sum(1) / nonzero.sum(1).clamp_min(1)
         learned = learned + signs * by_filter(mean, signs)
     return learned + (value - learned).detach()
 

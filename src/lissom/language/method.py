@@ -232,12 +232,12 @@ def method_of(folder: str, text: str, where: str | None = None) -> Any:
     if not text.strip():
         raise unknown(where, menu.word, text, menu)
     try:
-        found = list(methods_in(parsed(text, where), menu, where))
+        methods = list(methods_in(parsed(text, where), menu, where))
     except RecursionError:
         raise LissomError(f"{where}: it is nested too deeply") from None
-    if len(found) != 1:
+    if len(methods) != 1:
         raise LissomError(f"{where}: expected one {menu.word}, got {text!r}")
-    return found[0]
+    return methods[0]
 
 
 def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:

@@ -24,10 +24,10 @@ class Recipe:
 
     def __init__(self, text: str | tuple[Step, ...]) -> None:
         if isinstance(text, str):
-            found = list(Space(text))
-            if len(found) != 1:
-                raise LissomError(f"recipe: expected one recipe, got {len(found)} in {text!r}")
-            text = found[0].steps
+            recipes = list(Space(text))
+            if len(recipes) != 1:
+                raise LissomError(f"recipe: expected one recipe, got {len(recipes)} in {text!r}")
+            text = recipes[0].steps
         self.steps: tuple[Step, ...] = text
 
     def __str__(self) -> str:
@@ -72,10 +72,10 @@ class Space:
                 "recipe: it is empty; an example: train(10) | prune(0.5) | quantize(8)"
             )
         try:
-            found = _sequences(parsed(text, "recipe"))
+            sequences = _sequences(parsed(text, "recipe"))
         except RecursionError:
             raise LissomError("recipe: it is nested too deeply") from None
-        self.recipes = tuple(Recipe(steps) for steps in found)
+        self.recipes = tuple(Recipe(steps) for steps in sequences)
         for recipe in self.recipes:
             recipe.check()
 

@@ -129,9 +129,9 @@ def middle(runs: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float
     >>> middle(runs)
     [('stem', 6.0), ('head', 1.0)]
     """
-    found: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for place, run in enumerate(runs):
         for name, value in run:
-            each = found.setdefault(name, [0.0] * len(runs))
+            each = by_name.setdefault(name, [0.0] * len(runs))
             each[place] += value
-    return [(name, median(each)) for name, each in found.items()]
+    return [(name, median(each)) for name, each in by_name.items()]

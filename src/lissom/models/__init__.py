@@ -35,15 +35,15 @@ def parsed(name: str) -> tuple[str, int, int]:
     >>> parsed("vgg16-quarter")
     ('vgg', 16, 4)
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:(nin(?:_gc)?(?:_bac)?)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
         re.sub(r"^(vgg\d+)_fc", r"\1", name),
     )
-    if not found:
+    if not match:
         raise unknown("model", "built-in network", name, EVERY if "-" in name else KNOWN)
-    family = found[1] or found[2]
-    depth = int(found[3] or 0)
-    shrink = SHRINK[found[4]]
+    family = match[1] or match[2]
+    depth = int(match[3] or 0)
+    shrink = SHRINK[match[4]]
     if family == "vgg" and depth not in (11, 13, 16, 19):
         raise LissomError(f"model: {name}: vgg has the depths 11, 13, 16 and 19")
     step, extra = DEPTHS.get(family, (1, 0))
