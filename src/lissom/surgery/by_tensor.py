@@ -21,6 +21,8 @@ class ByTensor(MutableMapping[Any, V]):
     >>> names = ByTensor([(one, "one")])
     >>> one in names, two in names, names[one], names.get(two, "none")
     (True, False, 'one', 'none')
+    >>> names.setdefault(two, "two"), names.pop(one), len(names), list(names)[0] is two
+    ('two', 'one', 1, True)
     """
 
     def __init__(self, items: Iterable[tuple[Tensor, V]] = ()) -> None:
