@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lissom"
 MOST_FILE = 3_000
 MOST_FUNCTION = 500
 MOST_PER_LINE = 8  # tokens, on average over lines that are not blank
-MOST_LOOPS = 77  # comprehensions with more than one `for`; only goes down
+MOST_LOOPS = 32  # comprehensions with more than one `for`; only goes down
 # What was larger when the limits were set; these numbers only go down.
 LARGER = {
     "surgery/channels/rules.py": 4_504,

@@ -107,8 +107,8 @@ def place_of(frames: Iterable[FrameSummary]) -> str:
         *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
         "<",
     )
-    own = [frame for frame in frames if not frame.filename.startswith(others)]
-    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+    theirs = [frame for frame in frames if not frame.filename.startswith(others)]
+    return f"{Path(theirs[-1].filename).name}, line {theirs[-1].lineno}" if theirs else ""
 
 
 def counted(count: int, noun: str) -> str:
@@ -146,10 +146,10 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
     begun = [
         option for option in options if len(name) > 2 and option.lower().startswith(name.lower())
     ]
-    found = (
+    matches = (
         slips or sorted(begun, key=len) or get_close_matches(name.lower(), options, n=1, cutoff=0.5)
     )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def unknown(where: str, word: str, given: str, options: Iterable[str]) -> LissomError:

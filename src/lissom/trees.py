@@ -112,8 +112,8 @@ def alike(trees: Sequence[Tree]) -> list[Tree]:
 
 def some_of(trees: Sequence[Tree], count: int = 64) -> Tree:
     """Return about `count` samples as one tree, from each of those alike as many."""
-    found = alike(trees)
-    return concatenated([first(tree, max(1, count // len(found))) for tree in found])
+    fitting = alike(trees)
+    return concatenated([first(tree, max(1, count // len(fitting))) for tree in fitting])
 
 
 def put_in(tree: Tree, tensors: Sequence[Tensor]) -> Tree:

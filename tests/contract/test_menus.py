@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
-from inspect import getdoc
+from inspect import getdoc, isabstract
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,14 +18,40 @@ import pytest
 
 from lissom import LissomError
 from lissom.language.describe import settings_of
+from lissom.language.grid import Grid, InputGrid, WeightGrid
+from lissom.language.importance import Importance
+from lissom.language.loss import FeatureLoss, LogitLoss
 from lissom.language.menu import WORDS, menu
 from lissom.language.method import BOUNDS, Method, kind_text, method_of, ordered
+from lissom.language.range import Range
 from lissom.language.step import Step
+from lissom.language.target import Target
+from lissom.surgery.transform import WeightTransform, transform_named, transforms
 
 EVERY = [
     pytest.param(folder, name, id=f"{folder}/{name}") for folder in WORDS for name in menu(folder)
 ]
 each = pytest.mark.parametrize(("folder", "name"), EVERY)
+CONTRACTS: dict[str, tuple[type[Any], ...]] = {
+    "steps": (Step,),
+    "importance": (Importance,),
+    "losses": (LogitLoss, FeatureLoss),
+    "grids": (Grid,),
+    "ranges": (Range,),
+    "targets": (Target,),
+}
+DUTIES = [
+    (Step, {"__call__"}),
+    (Importance, {"__call__"}),
+    (LogitLoss, {"__call__"}),
+    (FeatureLoss, {"__call__"}),
+    (Grid, {"codes", "inputs", "input_codes"}),
+    (WeightGrid, {"codes"}),
+    (InputGrid, {"inputs", "input_codes"}),
+    (Range, {"__call__"}),
+    (Target, {"missing", "export", "load"}),
+    (WeightTransform, {"settings", "hold", "transformed", "stored"}),
+]
 
 
 def plausible(kind: Any, facts: Any) -> Any:
@@ -60,6 +86,7 @@ def sample(kind: type[Method]) -> Method:
 
 def test_every_menu_holds_something() -> None:
     assert all(len(list(menu(folder))) > 0 for folder in WORDS)
+    assert set(CONTRACTS) == set(WORDS)
 
 
 @each
@@ -141,17 +168,46 @@ def test_every_bound_holds_what_lies_beyond_it_off(folder: str, name: str) -> No
                     kind(**{**given, setting.name: edge + beyond})
 
 
+def body(*_: Any) -> None:
+    """Stand for the body of a method."""
+
+
 @each
-def test_it_says_what_it_does_when_called(folder: str, name: str) -> None:
+def test_a_class_of_a_menu_keeps_its_contract_and_can_be_built(folder: str, name: str) -> None:
     kind = menu(folder)[name]
-    own = [k for k in kind.__mro__ if "__call__" in vars(k) and k not in (Method, Step, object)]
-    said = {"targets": {"export", "load"}, "grids": {"codes", "input_codes", "inputs"}}.get(folder)
-    ways = [
-        k
-        for k in kind.__mro__
-        if (said or set()) & set(vars(k)) and not k.__module__.split(".")[-1].startswith("_")
-    ]
-    assert ways if said else own
+    assert sum(issubclass(kind, contract) for contract in CONTRACTS[folder]) == 1
+    assert isinstance(sample(kind), kind) and not isabstract(kind)
+
+
+@pytest.mark.parametrize("name", transforms())
+def test_a_transform_of_weights_keeps_its_contract(name: str) -> None:
+    assert not isabstract(transform_named(name))
+
+
+@pytest.mark.parametrize(("contract", "duties"), DUTIES)
+def test_a_class_that_leaves_out_a_method_of_its_contract_is_refused(
+    contract: type[Any], duties: set[str]
+) -> None:
+    assert contract.__abstractmethods__ == duties
+    bodies = dict.fromkeys(duties, body)
+    assert isinstance(type("Whole", (contract,), bodies)(), contract)
+    for missing in duties:
+        others = dict.fromkeys(duties - {missing}, body)
+        with pytest.raises(TypeError, match=f"abstract.*{missing}"):
+            type("Part", (contract,), others)()
+
+
+@pytest.mark.parametrize("name", list(menu("grids")))
+def test_a_grid_says_which_bits_it_has_for_what_it_rounds(name: str) -> None:
+    kind = menu("grids")[name]
+    assert bool(kind.of_weights) == (not issubclass(kind, InputGrid))
+    assert bool(kind.of_inputs) == (not issubclass(kind, WeightGrid))
+
+
+@pytest.mark.parametrize("name", list(menu("targets")))
+def test_a_target_says_how_its_files_end_and_what_runs_them(name: str) -> None:
+    kind = menu("targets")[name]
+    assert kind.ending and kind.module
 
 
 SLOW = {

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lissom.language.grid import Grid, by_filter
+from lissom.language.grid import WeightGrid, by_filter
 from lissom.language.method import arg
 
 
 @dataclass(frozen=True)
-class Even(Grid):
+class Even(WeightGrid):
     """Round weights to even multiples of a step.
 
     Also known as: every other value.
@@ -61,11 +61,11 @@ from dataclasses import dataclass
 
 import torch
 
-from lissom.language.method import Method
+from lissom.language.importance import Importance
 
 
 @dataclass(frozen=True)
-class Backwards(Method):
+class Backwards(Importance):
     """Rank channels by where they stand, the last ones first.
 
     Source: nobody 2026, https://example.org.

@@ -244,11 +244,6 @@ def test_equal_settings_make_equal_methods_of_equal_identity() -> None:
     assert Plain(-0.0) == Plain(0.0) and Plain(-0.0).identity() == Plain(0.0).identity()
 
 
-def test_a_method_that_does_nothing_says_so_when_called() -> None:
-    with pytest.raises(TypeError, match="Plain does not say what it does"):
-        Plain()()
-
-
 @settings(max_examples=100, deadline=None, database=None)
 @given(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),

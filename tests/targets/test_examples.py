@@ -154,13 +154,6 @@ def test_an_input_that_does_not_fit_is_said(
         lissom.export(Many(), "onnxruntime", tmp_path / "m.onnx", **more)
 
 
-def test_a_target_that_exports_nothing_says_so() -> None:
-    from lissom.language.target import Target
-
-    with pytest.raises(TypeError, match="Target does not export"):
-        Target().export(nn.ReLU(), Path("x"), (1,), {})
-
-
 def test_targets_of_one_picture_refuse_others(tmp_path: Path) -> None:
     for target in ("mnn", "ncnn", "executorch"):
         with pytest.raises(LissomError, match="its files take one tensor of floats"):

@@ -34,8 +34,8 @@ def capped(
     """
     if cap and platform.machine().lower() not in ("x86_64", "amd64"):
         return None
-    own = machine()["isa"]
-    if own and CAPS[cap] and CAPS[cap] not in own:
+    isa = machine()["isa"]
+    if isa and CAPS[cap] and CAPS[cap] not in isa:
         return None
     settings = {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
     with loaded(

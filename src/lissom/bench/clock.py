@@ -22,7 +22,6 @@ from ..errors import LissomError
 from ..language.method import method_of
 from ..language.target import Target
 from ..store.checks import fields, mapping, number, parsed, text_of, write_json
-from ..surgery.by_tensor import ByTensor
 from ..surgery.channels.budget import Shapes
 from ..surgery.channels.groups import Group
 from ..surgery.trace import Op, traced
@@ -136,14 +135,14 @@ class LayerClock:
     """
 
     def __init__(self, target: str, threads: int = 1, home: Path | None = None) -> None:
-        found = method_of("targets", target)
-        assert isinstance(found, Target)
-        if found.ending != "onnx" or found.missing():
-            reason = found.missing() or "layers are timed as ONNX files; onnxruntime fits"
+        runtime = method_of("targets", target)
+        assert isinstance(runtime, Target)
+        if runtime.ending != "onnx" or runtime.missing():
+            reason = runtime.missing() or "layers are timed as ONNX files; onnxruntime fits"
             raise LissomError(f"latency on {target}: {reason}")
-        self.target = found
+        self.target = runtime
         self.threads = threads
-        facts = json.dumps([machine(), found.identity(), threads], sort_keys=True)
+        facts = json.dumps([machine(), runtime.identity(), threads], sort_keys=True)
         name = f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.json"
         self.path = home / name if home else None
         self.table: dict[str, float] = self._read() if home else IN_MEMORY.setdefault(name, {})
@@ -158,9 +157,9 @@ class LayerClock:
         """Return the latency of a layer in ms, from the table where it is there, less what calling
         a runtime takes.
         """
-        for one in (layer, CALL):
-            if repr(one) not in self.table:
-                self.table[repr(one)] = self._timed(one)
+        for each in (layer, CALL):
+            if repr(each) not in self.table:
+                self.table[repr(each)] = self._timed(each)
         return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
 
     def keep(self) -> None:
@@ -220,24 +219,12 @@ class LayerClock:
         group are kept.
         """
         shapes = Shapes(model, groups)
-        trace = traced(model, example)
-        transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.flips)
-        layers: list[tuple[str, Layer]] = []
-        for op in trace.ops:
-            if op.name in ("convolution", "linear", "addmm", "mm"):
-                weight = (
-                    op.args[1]
-                    if op.name in ("convolution", "linear")
-                    else transposed.get(op.args[-1], op.args[-1])
-                )
-                name = trace.names.get(weight)
-                if name is not None:
-                    layers.append((name, layer_of(op)))
+        layers = [(name, layer_of(op)) for name, _, op in traced(model, example).products()]
 
-        def cost(kept: Sequence[int]) -> float:
+        def cost(widths: Sequence[int]) -> float:
             total = 0.0
             for name, layer in layers:
-                rows, each = shapes.shape(name, kept)[:2]
+                rows, each = shapes.shape(name, widths)[:2]
                 whole = shapes.full[name]
                 outs, ins = (
                     (each / whole[1], rows / whole[0])
@@ -260,8 +247,10 @@ class LayerClock:
         Widths that are such a multiple and of nothing larger are timed; within 5 % of the best
         counts as the best.
         """
-        found = [layer_of(op) for op in traced(model, example).ops if op.name == "convolution"]
-        layers = [layer for layer in found if layer.groups == 1]
+        convolutions = [
+            layer_of(op) for op in traced(model, example).ops if op.name == "convolution"
+        ]
+        layers = [layer for layer in convolutions if layer.groups == 1]
         if not layers:
             return 8
         heavy = max(
@@ -297,11 +286,11 @@ def clock_of(threads: int = 1, home: Path | None = None) -> Callable[[str], Laye
     """Return what makes a clock for a target, each target once; tables of layers are kept in
     `home`, in memory if None.
     """
-    made: dict[str, LayerClock] = {}
+    clocks: dict[str, LayerClock] = {}
 
     def clock(target: str) -> LayerClock:
-        if target not in made:
-            made[target] = LayerClock(target, threads, home)
-        return made[target]
+        if target not in clocks:
+            clocks[target] = LayerClock(target, threads, home)
+        return clocks[target]
 
     return clock

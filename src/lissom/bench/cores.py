@@ -87,18 +87,18 @@ def used_s() -> dict[int, float]:
     """Return how many seconds each processor has worked since the system began; empty where it does
     not say.
     """
-    found = {}
+    seconds = {}
     allowed = allowed_cpus() or set()
     with suppress(psutil.Error, OSError, RuntimeError, ValueError, IndexError):
         for cpu, times in enumerate(psutil.cpu_times(percpu=True)):
-            found[cpu] = sum(value for name, value in times._asdict().items() if name not in IDLE)
+            seconds[cpu] = sum(value for name, value in times._asdict().items() if name not in IDLE)
     # some are switched off, and the others' numbers unknown
-    return found if max(allowed, default=-1) < len(found) else {}
+    return seconds if max(allowed, default=-1) < len(seconds) else {}
 
 
 def cores_of(cpus: set[int]) -> list[list[int]]:
     """Return these processors core by core."""
-    found: dict[str, list[int]] = {}
+    cores: dict[str, list[int]] = {}
     for cpu in sorted(cpus):
         siblings = str(cpu)
         with suppress(OSError):
@@ -107,8 +107,8 @@ def cores_of(cpus: set[int]) -> list[list[int]]:
                 .read_text(encoding="utf-8")
                 .strip()
             )
-        found.setdefault(siblings, []).append(cpu)
-    return list(found.values())
+        cores.setdefault(siblings, []).append(cpu)
+    return list(cores.values())
 
 
 def top_khz(cpu: int) -> int:

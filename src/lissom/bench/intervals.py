@@ -17,8 +17,8 @@ def wide(ms: dict[str, Any]) -> bool:
     return bool(ms["high"] > APART * ms["low"])
 
 
-def disturbed(found: dict[str, Any]) -> bool:
+def disturbed(latencies: dict[str, Any]) -> bool:
     """Return whether a target's latency, or that of the uncompressed network beside it, was not
     measured well.
     """
-    return wide(found["latency_ms"]) or wide(found["float_latency_ms"])
+    return wide(latencies["latency_ms"]) or wide(latencies["float_latency_ms"])

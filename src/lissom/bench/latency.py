@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import sqrt
 from pathlib import Path
 from statistics import median
@@ -80,24 +81,24 @@ def latencies(
                 meter.joules()
                 each.append(process.times(ROUND_S))
                 joules.append(meter.joules())
-        found = [
-            timing(process, own, joules)
-            for process, own, joules in zip(processes, calls, used, strict=True)
+        timings = [
+            timing(process, ms, joules)
+            for process, ms, joules in zip(processes, calls, used, strict=True)
         ]
         for place, process in enumerate(processes if profiled else ()):
             # a profiler that dies takes nothing with it that was measured
             with suppress(LissomError):
-                found[place] = replace(found[place], layers=process.layers(profiled))
-        return found
+                timings[place] = replace(timings[place], layers=process.layers(profiled))
+        return timings
 
 
 def timing(
     process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]
 ) -> Timing:
     """Return what rounds of calls, in ms, and what each round used say of a process."""
-    medians = [median(found) for found in calls]
-    every = sorted(ms for found in calls for ms in found)
-    known = [1000 * j / len(found) for found, j in zip(calls, joules, strict=True) if j is not None]
+    medians = [median(call) for call in calls]
+    every = sorted(chain.from_iterable(calls))
+    known = [1000 * j / len(call) for call, j in zip(calls, joules, strict=True) if j is not None]
     peak, resident = (
         None if mib is None else round(mib, 1) for mib in (process.peak_mib, process.resident_mib)
     )
@@ -127,7 +128,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> interval([1, 2, 3, 4, 5, 6, 7, 8, 9])
     (2, 8)
     """
-    found = sorted(values)
+    ordered = sorted(values)
     n = len(values)
     down = max(0, int(n / 2 - 0.98 * sqrt(n)))
-    return found[down], found[n - 1 - down]
+    return ordered[down], ordered[n - 1 - down]

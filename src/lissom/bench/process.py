@@ -57,12 +57,12 @@ class Process:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return outputs (n ...) for images (n c h w)."""
-        given = self.folder / "given.npy"
-        made = self.folder / "made.npy"
-        np.save(given, images)
-        self.ask({"given": str(given), "made": str(made)})
-        found: np.ndarray = np.load(made)
-        return found
+        inputs = self.folder / "given.npy"
+        outputs = self.folder / "made.npy"
+        np.save(inputs, images)
+        self.ask({"given": str(inputs), "made": str(outputs)})
+        answer: np.ndarray = np.load(outputs)
+        return answer
 
     def times(self, seconds: float) -> list[float]:
         """Run one batch of noise for a while and return the ms of each call; no thread of it runs
@@ -80,8 +80,8 @@ class Process:
         """Return the ms of each layer by name, medians of so many runs; None where the runtime does
         not say.
         """
-        found = self.ask({"profile": times})["layers"]
-        return found if found is None else [(name, ms) for name, ms in found]
+        times_ms = self.ask({"profile": times})["layers"]
+        return times_ms if times_ms is None else [(name, ms) for name, ms in times_ms]
 
 
 @contextmanager
@@ -125,8 +125,8 @@ def loaded(
             stack.callback(_close, pipe)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        found = Process(target, process, folder)
-        answer = found.ask(
+        running = Process(target, process, folder)
+        answer = running.ask(
             {
                 "target": target,
                 "path": str(path.resolve()),
@@ -136,9 +136,9 @@ def loaded(
                 "cpus": cpus,
             }
         )
-        found.load_ms = answer["load_ms"]
-        found.resident_mib = answer["resident_mib"]
-        yield found
+        running.load_ms = answer["load_ms"]
+        running.resident_mib = answer["resident_mib"]
+        yield running
 
 
 def _close(pipe: IO[str]) -> None:

@@ -38,9 +38,9 @@ def others_run() -> bool | None:
     """Return whether a thread beside this one runs, or would if a core were free; None where the
     system does not say.
     """
-    own = str(threading.get_native_id())
+    here = str(threading.get_native_id())
     try:
-        tasks = [task for task in TASKS.iterdir() if task.name != own]
+        tasks = [task for task in TASKS.iterdir() if task.name != here]
     except OSError:
         return None
     for task in tasks:

@@ -86,6 +86,6 @@ def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
     """Return the length of the gradient of `value` by all parameters together; the graph is kept."""
     if not value.requires_grad:
         return 0.0
-    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    norms = [g.norm() for g in found if g is not None]
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    norms = [g.norm() for g in gradients if g is not None]
     return float(torch.stack(norms).norm()) if norms else 0.0

@@ -58,9 +58,9 @@ class Comparison:
         self.first = teacher.members[0] if isinstance(teacher, Ensemble) else teacher
         features = [loss for _, loss in terms if isinstance(loss, FeatureLoss)]
         if at is not None and not features:
-            given = " + ".join(str(loss) for _, loss in terms)
+            losses = " + ".join(str(loss) for _, loss in terms)
             raise LissomError(
-                f"{where}: at='{at}' names places to compare, but '{given}' "
+                f"{where}: at='{at}' names places to compare, but '{losses}' "
                 "compares no features; "
                 "fmse or gram does"
             )
@@ -107,8 +107,8 @@ class Comparison:
         third longer.
         """
 
-        def first(_: nn.Module, given: tuple[Any, ...]) -> None:
-            self._wanted = self.wanted(given[0])
+        def first(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self._wanted = self.wanted(args[0])
 
         with (
             watched(self.student, [p.student for p in self.places]) as ours,
@@ -128,14 +128,14 @@ class Comparison:
         with torch.inference_mode(), autocast(images.device, fast_precision(images.device)):
             logits = self.teacher(images)
         # copies, since tensors made in inference mode cannot take part in a gradient
-        kept = [self._seen[1][place.teacher.name] for place in self.places]
+        features = [self._seen[1][place.teacher.name] for place in self.places]
         return Answer(
             logits.to(torch.float32, copy=True),
             [
                 f.to(torch.float32, copy=True)
                 if index is None
                 else f.index_select(1, index).float()
-                for f, index in zip(kept, self._index, strict=True)
+                for f, index in zip(features, self._index, strict=True)
             ],
         )
 
@@ -151,22 +151,22 @@ class Comparison:
 
         Raises LissomError if the networks answer with different numbers of classes.
         """
-        found = self.found(logits)
+        answer = self.found(logits)
         wanted = self._wanted
         assert wanted is not None, "the student runs within watching()"
-        if wanted.logits.shape != found.logits.shape:
+        if wanted.logits.shape != answer.logits.shape:
             raise LissomError(
                 f"{self.where}: the teacher answers with "
                 f"{tuple(wanted.logits.shape[1:])} numbers, "
-                f"the student with {tuple(found.logits.shape[1:])}"
+                f"the student with {tuple(answer.logits.shape[1:])}"
             )
-        adapted = [adapt(f) for adapt, f in zip(self.adapters, found.features, strict=True)]
+        adapted = [adapt(f) for adapt, f in zip(self.adapters, answer.features, strict=True)]
         values = []
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
             if isinstance(loss, LogitLoss):
-                values.append(loss(found.logits, wanted.logits, labels))
+                values.append(loss(answer.logits, wanted.logits, labels))
             elif isinstance(loss, FeatureLoss):
-                ours = found.features if loss.any_width else adapted
+                ours = answer.features if loss.any_width else adapted
                 values.append(loss(ours, wanted.features, *([modules] if len(modules) else [])))
         return values
 
@@ -189,7 +189,7 @@ class Comparison:
             }
             for (_, loss), w in zip(self.terms, self.balance.weights, strict=True)
         ]
-        found = [
+        places = [
             {
                 "student": p.student.name,
                 "teacher": p.teacher.name,
@@ -200,7 +200,7 @@ class Comparison:
             }
             for p, a in zip(self.places, self.adapters, strict=True)
         ]
-        return {"terms": terms, **({"places": found} if found else {})}
+        return {"terms": terms, **({"places": places} if places else {})}
 
 
 def adapter(place: Place) -> nn.Module:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import LissomError, nearest
 from ..surgery.channels.follow import labels_of
+from ..surgery.channels.slice import kept_outputs
 from ..surgery.layers import CompressedLayer, bake_transforms
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
@@ -68,14 +70,14 @@ def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
     """Run `network` on `example` (n c h w) and return what each module made of it, in the order in
     which they finished.
     """
-    found: dict[str, tuple[Tensor, int, int]] = {}  # tensor, version, calls
+    seen: dict[str, tuple[Tensor, int, int]] = {}  # tensor, version, calls
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def note(_: nn.Module, __: Any, out: Any) -> None:
             # the last call counts, also for the order
-            calls = found.pop(name)[2] if name in found else 0
+            calls = seen.pop(name)[2] if name in seen else 0
             if isinstance(out, Tensor) and out.ndim == 4:
-                found[name] = (out, out._version, calls + 1)
+                seen[name] = (out, out._version, calls + 1)
 
         return note
 
@@ -90,23 +92,23 @@ def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
             network.eval()(example)
     finally:
         network.train(mode)
-        for one in hooks:
-            one.remove()
+        for handle in hooks:
+            handle.remove()
     return {
         name: Output(name, (t.shape[1], t.shape[2], t.shape[3]), calls, t._version != version)
-        for name, (t, version, calls) in found.items()
+        for name, (t, version, calls) in seen.items()
     }
 
 
-def stage_ends(made: dict[str, Output]) -> list[Output]:
+def stage_ends(outputs: dict[str, Output]) -> list[Output]:
     """Return the last module to finish at each size, but for 1x1, in order; one that runs more than
     once is none.
     """
     ends: dict[tuple[int, int], Output] = {}
-    for one in made.values():
-        if one.calls == 1 and one.size != (1, 1):
-            ends.pop(one.size, None)
-            ends[one.size] = one
+    for output in outputs.values():
+        if output.calls == 1 and output.size != (1, 1):
+            ends.pop(output.size, None)
+            ends[output.size] = output
     return list(ends.values())
 
 
@@ -120,10 +122,10 @@ def pairs(
     name and size, else with the teacher's stage end of that size. Raises LissomError for a pattern
     that matches nothing.
     """
-    ends = {one.size: one for one in stage_ends(teacher)}
+    ends = {end.size: end for end in stage_ends(teacher)}
     if at is None:
-        found = [(one, ends[one.size]) for one in stage_ends(student) if one.size in ends]
-        if not found:
+        compared = [(our, ends[our.size]) for our in stage_ends(student) if our.size in ends]
+        if not compared:
             raise LissomError(
                 f"{where}: student and teacher have no features of one size to "
                 "compare; the student's stages "
@@ -131,8 +133,8 @@ def pairs(
                 f"{listed(stage_ends(teacher))}; "
                 'at="student=teacher" names others'
             )
-        return found
-    found = []
+        return compared
+    compared = []
     for part in at.split(","):
         left, equals, right = (word.strip() for word in part.partition("="))
         ours = named(left, student, "student", where)
@@ -145,57 +147,60 @@ def pairs(
                     f"{len(theirs)} of the teacher"
                 )
         else:
-            theirs = [_counterpart(one, teacher, ends, where) for one in ours]
-        for one, two in zip(ours, theirs, strict=True):
-            if one.size != two.size:
+            theirs = [_counterpart(our, teacher, ends, where) for our in ours]
+        for our, their in zip(ours, theirs, strict=True):
+            if our.size != their.size:
                 raise LissomError(
-                    f"{where}: at='{part.strip()}': features of the student's '{one.name}' are "
-                    f"{one.size[0]}x{one.size[1]}, those of the teacher's '{two.name}' "
-                    f"{two.size[0]}x{two.size[1]}"
+                    f"{where}: at='{part.strip()}': features of the student's '{our.name}' are "
+                    f"{our.size[0]}x{our.size[1]}, those of the teacher's '{their.name}' "
+                    f"{their.size[0]}x{their.size[1]}"
                 )
-            found.append((one, two))
+            compared.append((our, their))
     order = list(student)
-    return sorted(dict.fromkeys(found), key=lambda pair: order.index(pair[0].name))
+    return sorted(dict.fromkeys(compared), key=lambda pair: order.index(pair[0].name))
 
 
 def _counterpart(
-    one: Output, teacher: dict[str, Output], ends: dict[tuple[int, int], Output], where: str
+    ours: Output, teacher: dict[str, Output], ends: dict[tuple[int, int], Output], where: str
 ) -> Output:
-    same = teacher.get(one.name)
-    if same is not None and same.size == one.size:
+    same = teacher.get(ours.name)
+    if same is not None and same.size == ours.size:
         return same
-    if one.size not in ends:
+    if ours.size not in ends:
         raise LissomError(
-            f"{where}: at='{one.name}': the teacher has no such module and no stage of "
-            f"{one.size[0]}x{one.size[1]}; its stages end in {listed(list(ends.values()))}. "
-            f'at="{one.name}=NAME" names its counterpart'
+            f"{where}: at='{ours.name}': the teacher has no such module and no stage of "
+            f"{ours.size[0]}x{ours.size[1]}; its stages end in {listed(list(ends.values()))}. "
+            f'at="{ours.name}=NAME" names its counterpart'
         )
-    return ends[one.size]
+    return ends[ours.size]
 
 
-def named(pattern: str, made: dict[str, Output], whose: str, where: str) -> list[Output]:
+def named(pattern: str, outputs: dict[str, Output], whose: str, where: str) -> list[Output]:
     """Return the outputs whose module names match a pattern, part by part between the dots."""
     wanted = pattern.split(".")
-    found = [
-        one
-        for name, one in made.items()
+    matches = [
+        output
+        for name, output in outputs.items()
         if len(parts := name.split(".")) == len(wanted)
         and all(fnmatchcase(part, word) for part, word in zip(parts, wanted, strict=True))
     ]
-    if not found:
-        close = nearest(pattern, made)
+    if not matches:
+        close = nearest(pattern, outputs)
         hint = f"; did you mean '{close}'?" if close else "."
         raise LissomError(
             f"{where}: at: no module of the {whose} that makes features (n c h w) "
             f"is called '{pattern}'{hint} "
-            f"Its stages end in {listed(stage_ends(made))}"
+            f"Its stages end in {listed(stage_ends(outputs))}"
         )
-    return found
+    return matches
 
 
 def listed(places: Iterable[Output]) -> str:
     """Say names and sizes: blocks.2 (16x16), blocks (8x8)."""
-    return ", ".join(f"{one.name} ({one.size[0]}x{one.size[1]})" for one in places) or "nothing"
+    return (
+        ", ".join(f"{place.name} ({place.size[0]}x{place.size[1]})" for place in places)
+        or "nothing"
+    )
 
 
 def places(
@@ -204,9 +209,9 @@ def places(
     """Return where to compare two networks and how their channels go together, from a forward pass
     of each.
     """
-    found = pairs(at, outputs(student, example[:1]), outputs(teacher, example[:1]), where)
+    compared = pairs(at, outputs(student, example[:1]), outputs(teacher, example[:1]), where)
     match = matching(unwrapped(student), unwrapped(teacher), example)
-    return [Place(one, two, match(one, two)) for one, two in found]
+    return [Place(ours, theirs, match(ours, theirs)) for ours, theirs in compared]
 
 
 # channels
@@ -224,23 +229,24 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
     """
     if not akin(student, teacher):
         return lambda _, __: None
-    if not any(
-        hasattr(layer, "kept") for network in (student, teacher) for layer in network.modules()
-    ):
+    layers = chain(student.modules(), teacher.modules())
+    if all(kept_outputs(layer) is None for layer in layers):
         return lambda one, two: torch.arange(one.shape[0]) if one.name == two.name else None
     ours = _Origins(student, example)
     theirs = _Origins(teacher, example)
-    roots = {origin: root for root, origins in theirs.made.items() for origin in origins}
+    roots = dict[tuple[str, int], int]()
+    for root, origins in theirs.origins.items():
+        roots.update(dict.fromkeys(origins, root))
 
-    def match(one: Output, two: Output) -> Tensor | None:
-        if one.name not in ours.at or two.name not in theirs.at:
+    def match(output: Output, target: Output) -> Tensor | None:
+        if output.name not in ours.at or target.name not in theirs.at:
             return None
-        mine = ours.at[one.name]
-        yours = theirs.at[two.name]
-        found = torch.zeros(one.shape[0], dtype=torch.long)
+        mine = ours.at[output.name]
+        yours = theirs.at[target.name]
+        channels = torch.zeros(output.shape[0], dtype=torch.long)
         for root, spots in mine.items():
             # 0 is the input of the network, and whatever could not be followed
-            counterparts = {roots.get(origin) for origin in ours.made.get(root, ())} or (
+            counterparts = {roots.get(origin) for origin in ours.origins.get(root, ())} or (
                 {0} if root == 0 else set()
             )
             only = counterparts.pop() if len(counterparts) == 1 else None
@@ -248,8 +254,8 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
             if len(wanted) != len(spots):
                 return None
             # channels that are one are in the same order in both
-            found[spots] = torch.tensor(wanted)
-        return found
+            channels[spots] = torch.tensor(wanted)
+        return channels
 
     return match
 
@@ -275,10 +281,10 @@ def _fits(one: Any, two: Any) -> bool:
     """Return whether both layers can have had the same outputs at first."""
     if one.weight.ndim != two.weight.ndim or one.weight.shape[2:] != two.weight.shape[2:]:
         return False
-    kept = getattr(one, "kept", None)
-    other = getattr(two, "kept", None)
-    if kept is None or other is None:
-        cut, whole = (kept, two) if kept is not None else (other, one)
+    left = kept_outputs(one)
+    other = kept_outputs(two)
+    if left is None or other is None:
+        cut, whole = (left, two) if left is not None else (other, one)
         return len(one.weight) == len(two.weight) if cut is None else max(cut) < len(whole.weight)
     return True
 
@@ -291,20 +297,24 @@ class _Origins:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         labels = labels_of(_float(network), example)
         root = labels.representatives()
-        self.made: dict[int, set[tuple[str, int]]] = {}
+        self.origins: dict[int, set[tuple[str, int]]] = {}
         for use in labels.uses:
             if use.role == "out":
                 layer = use.tensor.rpartition(".")[0]
-                kept = getattr(network.get_submodule(layer), "kept", None)
-                for k, made in enumerate(root[use.labels.reshape(-1).numpy()].tolist()):
-                    self.made.setdefault(made, set()).add((layer, k if kept is None else kept[k]))
+                left = kept_outputs(network.get_submodule(layer))
+                for k, maker in enumerate(root[use.labels.reshape(-1).numpy()].tolist()):
+                    self.origins.setdefault(maker, set()).add(
+                        (layer, k if left is None else left[k])
+                    )
         # module -> root -> channels of the module that have it
         self.at: dict[str, dict[int, list[int]]] = {}
-        for name, found in labels.at.items():
-            if found.ndim == 4 and torch.equal(found, found[:, :, :1, :1].expand_as(found)):
+        for name, channels in labels.at.items():
+            if channels.ndim == 4 and torch.equal(
+                channels, channels[:, :, :1, :1].expand_as(channels)
+            ):
                 spots = self.at.setdefault(name, {})
-                for k, one in enumerate(root[found[0, :, 0, 0].numpy()].tolist()):
-                    spots.setdefault(one, []).append(k)
+                for k, channel in enumerate(root[channels[0, :, 0, 0].numpy()].tolist()):
+                    spots.setdefault(channel, []).append(k)
 
 
 def _float(network: nn.Module) -> nn.Module:
@@ -330,19 +340,19 @@ def watched(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Te
     """Within this context, fill a dictionary with what the modules of `wanted` make at each forward pass."""
     seen: dict[str, Tensor] = {}
 
-    def hook(one: Output) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(output: Output) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, out: Tensor) -> None:
-            seen[one.name] = out.clone() if one.changed else out
+            seen[output.name] = out.clone() if output.changed else out
 
         return keep
 
     network = unwrapped(model)
     hooks = [
-        network.get_submodule(one.name).register_forward_hook(hook(one))
-        for one in dict.fromkeys(wanted)
+        network.get_submodule(output.name).register_forward_hook(hook(output))
+        for output in dict.fromkeys(wanted)
     ]
     try:
         yield seen
     finally:
-        for one in hooks:
-            one.remove()
+        for handle in hooks:
+            handle.remove()

@@ -9,6 +9,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,8 @@ def run_isolated(
     if done.returncode == 0 and makes.is_file():
         return
     end = ended(done.returncode) if done.returncode else "left no file"
-    said = [
-        line
-        for text in (done.stdout, done.stderr)
-        for line in text.replace("\r", "\n").splitlines()
-        if line.strip()
-    ]
+    lines = chain(*(text.replace("\r", "\n").splitlines() for text in (done.stdout, done.stderr)))
+    said = [line for line in lines if line.strip()]
     raise LissomError(
         f"{where} {end}; its last words: {said[-1].strip()[:200] if said else 'none'}; {hint}"
     )
@@ -72,10 +69,10 @@ def output_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     import torch
 
     with torch.no_grad():
-        found = copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape))
-    while not isinstance(found, torch.Tensor):  # of several outputs a file answers with the first
-        found = next(iter(found.values())) if isinstance(found, dict) else found[0]
-    return tuple(found.shape[1:])
+        answer = copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape))
+    while not isinstance(answer, torch.Tensor):  # of several outputs a file answers with the first
+        answer = next(iter(answer.values())) if isinstance(answer, dict) else answer[0]
+    return tuple(answer.shape[1:])
 
 
 def main() -> None:
@@ -93,10 +90,10 @@ def main() -> None:
     run = method_of("targets", words[0]).load(Path(words[1]), 1)
     shape, outputs = ([int(size) for size in word.split(",") if size] for word in words[2:])
     for count in (1, 2):
-        found = run(np.zeros((count, *shape), np.float32))
-        if found.shape != (count, *outputs):
+        answer = run(np.zeros((count, *shape), np.float32))
+        if answer.shape != (count, *outputs):
             raise SystemExit(
-                f"{count} images gave outputs of shape {found.shape}, the network's "
+                f"{count} images gave outputs of shape {answer.shape}, the network's "
                 f"is {(count, *outputs)}"
             )
 

@@ -85,17 +85,17 @@ def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProg
     those of the first.
     """
     names = {old.name: new.name for old, new in now.items() if isinstance(new, fx.Node)}
-    made = copy.copy(program)
+    fresh = copy.copy(program)
     signature = copy.copy(program.graph_signature)
     for kind in ("input_specs", "output_specs"):
         specs = [copy.copy(spec) for spec in getattr(signature, kind)]
         for spec in specs:
             spec.arg = dataclasses.replace(spec.arg, name=names.get(spec.arg.name, spec.arg.name))
         setattr(signature, kind, specs)
-    made._graph_signature = signature
-    made._graph_module = fx.GraphModule(program.graph_module, graph)
-    made._graph_module.meta.update(program.graph_module.meta)
-    return made
+    fresh._graph_signature = signature
+    fresh._graph_module = fx.GraphModule(program.graph_module, graph)
+    fresh._graph_module.meta.update(program.graph_module.meta)
+    return fresh
 
 
 def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
@@ -143,10 +143,10 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
             now[node] = graph.node_copy(node, now.__getitem__)
             now[node].target = called
         if written is not None:
-            made = now[node].meta["val"]
+            value = now[node].meta["val"]
             was = written.meta["val"]
             # x.add_(y) keeps the type of x, x + y may not
-            if made.dtype != was.dtype or made.shape != was.shape:
+            if value.dtype != was.dtype or value.shape != was.shape:
                 raise Whole(f"{called} returns another type than {node.target}")
             now[written] = now[node]
     return graph, now
@@ -179,10 +179,10 @@ def without_writing(called: OpOverload) -> OpOverload:
     """Return `relu` for `relu_`; raises Whole where there is none."""
     name = called._schema.name.split("::")[1]
     alone = getattr(getattr(torch.ops, called.namespace), name.removesuffix("_"), None)
-    found = getattr(alone, called._overloadname, None)
-    if not isinstance(found, OpOverload) or found._schema.is_mutable:
+    overload = getattr(alone, called._overloadname, None)
+    if not isinstance(overload, OpOverload) or overload._schema.is_mutable:
         raise Whole(f"nothing does what {called} does without writing")
-    return found
+    return overload
 
 
 def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.Node]) -> bool:
@@ -191,28 +191,30 @@ def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.
     """
     later = set(after)
     return any(
-        made is not written and memory(made) == memory(written) and not later.isdisjoint(made.users)
-        for made in before
+        earlier is not written
+        and memory(earlier) == memory(written)
+        and not later.isdisjoint(earlier.users)
+        for earlier in before
     )
 
 
 def memory(node: fx.Node) -> int | None:
     """Return what is equal for nodes whose tensors share memory."""
-    found = node.meta.get("val")
-    return found.untyped_storage()._cdata if isinstance(found, Tensor) else None
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table: Table) -> Any:
     """Add what an operator is made of to `graph`; return the node of its result, or the list of
     those of its results.
     """
-    given, structure = tree_flatten((node.args, node.kwargs))
-    inputs = [part for part in given if isinstance(part, fx.Node)]
+    leaves, structure = tree_flatten((node.args, node.kwargs))
+    inputs = [part for part in leaves if isinstance(part, fx.Node)]
 
     def computed(*values: Any) -> Any:
         following = iter(values)
         args, named = tree_unflatten(
-            [next(following) if isinstance(part, fx.Node) else part for part in given], structure
+            [next(following) if isinstance(part, fx.Node) else part for part in leaves], structure
         )
         return called(*args, **named)
 

@@ -70,20 +70,20 @@ def binarised(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
         if node.get_type_name() not in ("Convolution", "GroupConvolution"):
             continue
         weight = constant(node.input_value(1))
-        found = bits(node.input_value(0))
+        inputs = bits(node.input_value(0))
         if weight is not None and not is_binary(weight):
             weight = None
-        if found is None and weight is None:
+        if inputs is None and weight is None:
             continue
         name = node.get_friendly_name().removesuffix(BIASED)
-        if found is None:
+        if inputs is None:
             left[name] = "its inputs are not binary"
         elif weight is None:
             left[name] = "its weights are not binary"
-        elif reason := obstacle(node, found):
+        elif reason := obstacle(node, inputs):
             left[name] = reason
         else:
-            replace(node, found, weight)
+            replace(node, inputs, weight)
             done.append(name)
     for node in model.get_ordered_ops():
         if (
@@ -107,9 +107,9 @@ def constant(value: Any) -> np.ndarray | None:
     inputs = [constant(v) for v in node.input_values()]
     if not inputs or any(i is None for i in inputs):
         return None
-    found = [ov.Tensor(o.get_element_type(), ov.Shape()) for o in node.outputs()]
-    done = node.evaluate(found, [ov.Tensor(np.ascontiguousarray(i)) for i in inputs])
-    return np.array(found[value.get_index()].data) if done else None
+    results = [ov.Tensor(o.get_element_type(), ov.Shape()) for o in node.outputs()]
+    done = node.evaluate(results, [ov.Tensor(np.ascontiguousarray(i)) for i in inputs])
+    return np.array(results[value.get_index()].data) if done else None
 
 
 def is_binary(weight: np.ndarray) -> bool:
@@ -249,13 +249,13 @@ def threshold(holds: Step, channels: int) -> tuple[np.ndarray, np.ndarray]:
             same = holds(number(middle)) == first
             low = np.where(same, middle, low)
             high = np.where(same, high, middle)
-    found = number(low)
+    limits = number(low)
     # x = 0 must exceed a negative threshold even where the processor takes tiny numbers for 0
-    found = np.where((found < 0) & (found > -TINIEST), np.float32(-TINIEST), found)
-    return np.where(first == last, np.float32(-np.inf), found).astype(np.float32), ~last
+    limits = np.where((limits < 0) & (limits > -TINIEST), np.float32(-TINIEST), limits)
+    return np.where(first == last, np.float32(-np.inf), limits).astype(np.float32), ~last
 
 
-def obstacle(node: Any, found: Bits) -> str | None:
+def obstacle(node: Any, inputs: Bits) -> str | None:
     """Return why a convolution of binary inputs and weights cannot be one in single bits, or None."""
     shape = node.input_value(0).get_partial_shape()
     if node.get_type_name() == "GroupConvolution":
@@ -264,7 +264,7 @@ def obstacle(node: Any, found: Bits) -> str | None:
         return "BinaryConvolution is two-dimensional"
     if shape[2].is_dynamic or shape[3].is_dynamic:
         return "its images have no fixed size"
-    if found.low == 0 and not fits(node, padding_is_zero=False):
+    if inputs.low == 0 and not fits(node, padding_is_zero=False):
         return "OpenVINO's kernels do not take its padding, and a place in {0, 1} cannot be padded before"
     return None
 
@@ -295,8 +295,8 @@ def fits(node: Any, *, padding_is_zero: bool) -> bool:
     return not padding_is_zero or (max(stride) <= 2 and height >= dilation[0])
 
 
-def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
-    """Put the binary convolution of `found` in the place of `node`, the multiplication by the scale
+def replace(node: Any, binary: Bits, weight: np.ndarray) -> None:
+    """Put the binary convolution of inputs `binary` in the place of `node`, the multiplication by the scale
     behind it.
     """
     import numpy as np
@@ -305,12 +305,12 @@ def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
 
     scale = np.abs(weight).reshape(len(weight), -1)[:, 0].reshape(1, -1, 1, 1)
     sign = weight > 0
-    source = found.source
-    t = found.threshold
-    flipped = found.flipped
+    source = binary.source
+    t = binary.threshold
+    flipped = binary.flipped
     begin = list(node.get_pads_begin())
     end = list(node.get_pads_end())
-    if found.low and (sign.shape[1] % 2 or not fits(node, padding_is_zero=True)):
+    if binary.low and (sign.shape[1] % 2 or not fits(node, padding_is_zero=True)):
         # every channel twice, and the two differ where the images are padded: there they cancel,
         # elsewhere they agree
         pads = [op.constant(np.array([0, 0, *side])) for side in (begin, end)]
@@ -349,7 +349,7 @@ def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
     packed = np.packbits(sign.reshape(-1), bitorder="little")
     # else NumPy's memory
     bit = ov.op.Constant(ov.Tensor(packed, ov.Shape(sign.shape), ov.Type.u1), shared_memory=False)
-    padded = found.low and any(begin + end)
+    padded = binary.low and any(begin + end)
     y = op.binary_convolution(
         inputs,
         bit,
@@ -360,7 +360,7 @@ def replace(node: Any, found: Bits, weight: np.ndarray) -> None:
         "xnor-popcount",
         0.0 if padded else -1.0,
     )
-    if not found.low:
+    if not binary.low:
         total = (2 * sign.astype(np.float32) - 1).sum((1, 2, 3)).reshape(row)
         y = op.add(y, op.constant(total))
         scale = scale / 2
@@ -388,8 +388,8 @@ def adds_single_bits(add: Any) -> bool:
     """Return whether a sum is that of a binary convolution, scale and bias behind it, and of what
     is no constant.
     """
-    for own, other in (add.input_values(), add.input_values()[::-1]):
-        node = own.get_node()
+    for product, other in (add.input_values(), add.input_values()[::-1]):
+        node = product.get_node()
         while (
             node.get_type_name() in ("Add", "Multiply")
             and constant(node.input_value(1)) is not None

@@ -37,27 +37,27 @@ def named(name: str, reason: str | None) -> str:
 
 
 def in_onnx(
-    node: Any, made: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]
+    node: Any, makers: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]
 ) -> str | None:
     """Return why ONNX Runtime left a node of its optimised graph in float, None where that cannot be seen."""
 
     def source(name: str) -> Any:
-        while (found := made.get(name)) is not None and found.op_type in MOVES:
-            name = found.input[0]
-        return found
+        while (maker := makers.get(name)) is not None and maker.op_type in MOVES:
+            name = maker.input[0]
+        return maker
 
     def is_weight(name: str) -> bool:
-        found = made.get(name)
+        maker = makers.get(name)
         unpacked = (
-            found is not None
-            and found.op_type == "DequantizeLinear"
-            and found.input[0] in constants
+            maker is not None
+            and maker.op_type == "DequantizeLinear"
+            and maker.input[0] in constants
         )
         return unpacked or name in constants
 
     read = [name for name in node.input[:2] if not is_weight(name)]
     sources = [source(name) for name in read]
-    if any(found is None or found.op_type != "DequantizeLinear" for found in sources):
+    if any(origin is None or origin.op_type != "DequantizeLinear" for origin in sources):
         return FLOAT_INPUTS
     if node.op_type != "Add" and any(name in constants for name in node.input[:2]):
         return FLOAT_WEIGHTS
@@ -76,28 +76,28 @@ def in_openvino(model: Any) -> dict[str, str | None]:
 
     The names are those of the operation and of what it becomes with its bias.
     """
-    found = dict[str, str | None]()
+    reasons = dict[str, str | None]()
     for node in model.get_ops():
         if node.get_type_name() in PRODUCTS:
             reason = None if holds_integers(node) else FLOAT_WEIGHTS
             name = node.get_friendly_name()
-            found[name] = found[name.removesuffix(BIASED)] = (
+            reasons[name] = reasons[name.removesuffix(BIASED)] = (
                 reason if reads_integers(node.input_value(0)) else FLOAT_INPUTS
             )
-    return found
+    return reasons
 
 
 def holds_integers(node: Any) -> bool:
     """Return whether the weights of an operation of an OpenVINO model come from constants in integers."""
     ahead = [node.input_value(1).get_node()]
     while ahead:
-        found = ahead.pop()
+        behind = ahead.pop()
         if (
-            found.get_type_name() == "Constant"
-            and found.get_element_type().get_type_name() in INTEGERS
+            behind.get_type_name() == "Constant"
+            and behind.get_element_type().get_type_name() in INTEGERS
         ):
             return True
-        ahead += [value.get_node() for value in found.input_values()]
+        ahead += [value.get_node() for value in behind.input_values()]
     return False
 
 

@@ -18,19 +18,19 @@ def released() -> Iterator[None]:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    made = list[Any]()
+    environments = list[Any]()
     begin = ShapeEnv.__init__
 
-    def noted(self: Any, *given: Any, **named: Any) -> None:
-        made.append(self)
-        begin(self, *given, **named)
+    def noted(self: Any, *args: Any, **named: Any) -> None:
+        environments.append(self)
+        begin(self, *args, **named)
 
     ShapeEnv.__init__ = noted  # type: ignore[method-assign]
     try:
         yield
     finally:
         ShapeEnv.__init__ = begin  # type: ignore[method-assign]
-        for environment in made:
+        for environment in environments:
             if getattr(environment, "tracked_fakes", None):
                 environment.tracked_fakes.clear()
         # without it while it works, an export would take half as long again

@@ -170,12 +170,12 @@ def named_in(tree: Tree, name: str) -> Iterator[str]:
 
 def unlike(names: list[str], taken: list[str]) -> list[str]:
     """Return names that are all different, and others than those taken."""
-    found: list[str] = []
+    fresh: list[str] = []
     for name in names:
-        while name in found or name in taken:
+        while name in fresh or name in taken:
             name += "_"
-        found.append(name)
-    return found
+        fresh.append(name)
+    return fresh
 
 
 def one_picture(target: object, example: Tree | None) -> None:

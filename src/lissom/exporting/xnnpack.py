@@ -7,6 +7,7 @@ linear layers.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,9 +32,9 @@ class InIntegers(Rounding):
     zero: int
 
     def forward(self, x: Tensor) -> Tensor:
-        given = (self.unit, self.zero, -128, 127, torch.int8)
-        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *given)
-        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *given)
+        grid = (self.unit, self.zero, -128, 127, torch.int8)
+        rounded: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, *grid)
+        widened: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(rounded, *grid)
         return widened
 
 
@@ -48,9 +49,9 @@ class IntegerConv2d(QuantizedConv2d):
     def whole(self, x: Tensor) -> Tensor:
         if self.own is not None:
             x = self.own(x)
-        given = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
+        weight = (self.codes, self.scales, self.zeros, 0, -127, 127, torch.int8)
         return self.computed(
-            x, torch.ops.quantized_decomposed.dequantize_per_channel(*given), self.floats
+            x, torch.ops.quantized_decomposed.dequantize_per_channel(*weight), self.floats
         )
 
     def in_floats(self) -> None:
@@ -58,7 +59,7 @@ class IntegerConv2d(QuantizedConv2d):
         weight = self.codes * by_filter(self.scales, self.codes)
         bias = self.floats
         for name in ("codes", "scales", "zeros", "floats"):
-            del self._buffers[name]
+            delattr(self, name)
         self.make_plain(weight, bias)
 
 
@@ -75,7 +76,7 @@ def in_integers(network: QuantizedNetwork) -> bool:
     if not grids or any(grid.grid.at_run_time or grid.bits != 8 for grid in grids):
         return False
     codes = [grid.input_codes() for grid in grids]
-    if any(found.sign or found.top != 255 for found in codes):
+    if any(code.sign or code.top != 255 for code in codes):
         return False
     for layer in network.layers():
         if (
@@ -100,10 +101,10 @@ def in_integers(network: QuantizedNetwork) -> bool:
             layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
         else:
             layer.make_plain(*layer.in_inference())
-    for grid, found in zip(grids, codes, strict=True):
+    for grid, code in zip(grids, codes, strict=True):
         grid.__class__ = InIntegers
-        grid.unit = float(found.step)  # type: ignore[assignment]
-        grid.zero = int(found.zero) - SHIFT  # type: ignore[assignment]
+        grid.unit = float(code.step)  # type: ignore[assignment]
+        grid.zero = int(code.zero) - SHIFT  # type: ignore[assignment]
     return True
 
 
@@ -114,22 +115,21 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
     XNNPACK has no kernel for them, and ExecuTorch none for their weights.
     """
     of = program.graph_signature.inputs_to_buffers
-    found = set[str]()
+    layers = set[str]()
     for node in program.graph.nodes:
         if str(node.target) == "quantized_decomposed.dequantize_per_channel.default":
-            readers = [reader for made in node.users for reader in past_relu(made)]
+            readers = chain.from_iterable(map(past_relu, node.users))
             if any(
                 str(reader.target) != "quantized_decomposed.quantize_per_tensor.default"
                 for reader in readers
             ):
-                found.add(of[node.args[0].name].removesuffix(".codes"))
-    return found
+                layers.add(of[node.args[0].name].removesuffix(".codes"))
+    return layers
 
 
 def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
     """Return what reads the output of a node, or of the ReLU after it."""
-    return [
-        reader
-        for user in node.users
-        for reader in (past_relu(user) if str(user.target).startswith(RELUS) else [user])
-    ]
+    readers = list[torch.fx.Node]()
+    for user in node.users:
+        readers += past_relu(user) if str(user.target).startswith(RELUS) else [user]
+    return readers

@@ -141,5 +141,5 @@ def _xnor(w: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
                 * size
             )
 
-    found: Tensor = Through.apply(w)
-    return found
+    through: Tensor = Through.apply(w)
+    return through

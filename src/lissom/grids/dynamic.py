@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..language.grid import Grid
+from ..language.grid import Codes, InputGrid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Dynamic(Grid):
+class Dynamic(InputGrid):
     """Round inputs of linear layers to 8 bits over the range found in each call.
 
     inputs: (n ...), one scale and zero point for the whole tensor
@@ -52,3 +52,6 @@ class Dynamic(Grid):
         values = (((y / scale).round() + zero).clamp(0, 255) - zero) * scale
         values = values.to(x.dtype)
         return values + (x - x.detach()) if x.requires_grad else values
+
+    def input_codes(self, bits: int, held: Held) -> Codes:
+        raise TypeError("dynamic: the scale of inputs is not known before the call")

@@ -93,9 +93,9 @@ def nearest_step(rows: Tensor, low: int, high: int, tries: int = 60) -> Tensor:
     error = torch.full_like(largest, float("inf"))
     for part in torch.linspace(1.0, 0.15, tries):
         step = part * largest / max(high, 1)
-        found = (
+        errors = (
             ((rows / step[:, None]).round().clamp(low, high) * step[:, None] - rows).square().sum(1)
         )
-        best = torch.where(found < error, step, best)
-        error = torch.minimum(found, error)
+        best = torch.where(errors < error, step, best)
+        error = torch.minimum(errors, error)
     return best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..language.grid import Codes, Grid
+from ..language.grid import Codes, InputGrid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pact(Grid):
+class Pact(InputGrid):
     """Clip inputs to [0, a] with a trained bound a and round them to equally spaced values.
 
     y = clamp(x, 0, a)

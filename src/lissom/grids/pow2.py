@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..language.grid import Grid, by_filter, per_filter
+from ..language.grid import WeightGrid, by_filter, per_filter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pow2(Grid):
+class Pow2(WeightGrid):
     """Round weights to 0 or powers of two, times the largest absolute weight of the filter.
 
     value = sign(w) s 2^-k    k = clamp(round(log2(s / |w|)), 0, top)

@@ -119,8 +119,8 @@ class Ternary(Grid):
             held["before"].copy_(codes)
         if not self.scale:
             return codes, torch.ones(len(weight), device=weight.device)
-        kept = per_filter(codes != 0)
-        scale = (per_filter(size) * kept).sum(1) / kept.sum(1).clamp_min(1)
+        nonzero = per_filter(codes != 0)
+        scale = (per_filter(size) * nonzero).sum(1) / nonzero.sum(1).clamp_min(1)
         return codes, scale.clamp_min(1e-12)
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:

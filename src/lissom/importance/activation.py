@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Activation(Method):
+class Activation(Importance):
     """Rank channels by their mean absolute activation on calibration samples.
 
     importance[u] = A[u] / mean over v of A[v]

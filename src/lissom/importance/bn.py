@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Bn(Method):
+class Bn(Importance):
     """Rank channels by the absolute scale |gamma| of their batch-norm.
 
     importance[u] = mean over the batch-norms that u passes of |gamma[u]|

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fpgm(Method):
+class Fpgm(Importance):
     """Rank channels by the distance of their filters to all other filters of the layer.
 
     importance[u] = mean over layers of ( D[u] / mean over v of D[v] )

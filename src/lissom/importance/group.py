@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Group(Method):
+class Group(Importance):
     """Rank channels by the L2 norm of all weights that are removed with them.
 
     importance[u] = N[u] / mean over v of N[v]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class L2(Method):
+class L2(Importance):
     """Rank channels by the L2 norm of their filters, relative to the mean of the layer.
 
     importance[u] = mean over layers of ( ||w[u]|| / mean over v of ||w[v]|| )

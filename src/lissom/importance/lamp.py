@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Lamp(Method):
+class Lamp(Importance):
     """Rank channels by squared filter norm, as a share of all channels at least as large.
 
     importance[u] = mean over layers of ( ||w[u]||^2 / S[u] )

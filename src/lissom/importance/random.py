@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Random(Method):
+class Random(Importance):
     """Rank channels at random, as a baseline that every other importance should beat.
 
     importance[u] ~ uniform on [0, 1), drawn with the seed of the run

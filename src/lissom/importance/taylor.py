@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.importance import Importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Taylor(Method):
+class Taylor(Importance):
     """Rank channels by a first-order estimate of how much the loss changes without them.
 
     importance[u] = | mean over n of sum over (h w) of a[u] * dL/da[u] |

@@ -141,10 +141,10 @@ class Context:
         """Return up to `count` calibration samples in one batch: of several shapes, those of the first."""
         from ..trees import alike, concatenated, first, length
 
-        found = self.images(count)
-        if not found or not length(found[0]):
+        batches = self.images(count)
+        if not batches or not length(batches[0]):
             raise LissomError(f"{self.where}: there are no calibration images")
-        return first(concatenated(alike(found)), count)
+        return first(concatenated(alike(batches)), count)
 
     def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
         """Return up to `count` calibration samples in batches with their labels, None where nobody

@@ -4,6 +4,7 @@ uses in its place.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -35,8 +36,8 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Grid(Method):
-    """Round weights, inputs or both.
+class Grid(Method, ABC):
+    """Round weights, inputs or both; one that rounds only weights is a WeightGrid, only inputs an InputGrid.
 
     A grid keeps nothing itself: a layer holds its tensors, which `hold_weights` or `hold_inputs`
     made, and hands them to every call. Weights are an integer of 8 bits, less a zero point where a
@@ -44,8 +45,8 @@ class Grid(Method):
     too. So one export in integers serves all grids, and no runtime needs to know a grid.
     """
 
-    of_weights: ClassVar[tuple[int, ...]] = ()  # the bits it can round weights to
-    of_inputs: ClassVar[tuple[int, ...]] = ()
+    of_weights: ClassVar[tuple[int, ...]]  # the bits it can round weights to
+    of_inputs: ClassVar[tuple[int, ...]]
     # what it is meant for: given for weights, for inputs too; only for fewer than 8 bits; not for
     # the first and last layer; for inputs of one layer that reads a value, not for all that do; for
     # whatever needs more bits than were asked for
@@ -83,13 +84,13 @@ class Grid(Method):
         """
         return None
 
+    @abstractmethod
     def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
         """Return a weight (out ...) as integers, in float, of which 0 stands for 0, and the scale
         of each filter (out).
 
         They are in -128..127, or are once `zeros` are added.
         """
-        raise TypeError(f"{type(self).__name__} does not round weights")
 
     def weights(self, weight: Tensor, bits: int, held: Held) -> Tensor:
         """Return a weight (out ...) on the grid, with the gradient that training uses: as if
@@ -121,20 +122,46 @@ class Grid(Method):
     def settle(self, bits: int, held: Held) -> None:
         """Put the grid of inputs where what `move` took note of says."""
 
+    @abstractmethod
     def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
         """Return inputs (n ...) on the grid, with the gradient that training uses."""
+
+    @abstractmethod
+    def input_codes(self, bits: int, held: Held) -> Codes:
+        """Return how inputs are held as integers."""
+
+
+@dataclass(frozen=True)
+class WeightGrid(Grid):
+    """Round weights only."""
+
+    of_inputs: ClassVar[tuple[int, ...]] = ()
+
+    def inputs(self, x: Tensor, bits: int, held: Held) -> Tensor:
+        """Raise TypeError: inputs have no values here."""
         raise TypeError(f"{type(self).__name__} does not round inputs")
 
     def input_codes(self, bits: int, held: Held) -> Codes:
-        """Return how inputs are held as integers."""
+        """Raise TypeError: inputs have no integers here."""
         raise TypeError(f"{type(self).__name__} does not round inputs")
+
+
+@dataclass(frozen=True)
+class InputGrid(Grid):
+    """Round inputs only."""
+
+    of_weights: ClassVar[tuple[int, ...]] = ()
+
+    def codes(self, weight: Tensor, bits: int, held: Held) -> tuple[Tensor, Tensor]:
+        """Raise TypeError: weights have no integers here."""
+        raise TypeError(f"{type(self).__name__} does not round weights")
 
 
 def grid_of(text: str, where: str = "grid") -> Grid:
     """Return the grid that a text names, as in `uniform` or `ternary(threshold=0.5)`."""
-    found = method_of("grids", text, where)
-    assert isinstance(found, Grid)
-    return found
+    grid = method_of("grids", text, where)
+    assert isinstance(grid, Grid)
+    return grid
 
 
 def by_filter(scale: Tensor, weight: Tensor) -> Tensor:
@@ -189,8 +216,8 @@ def scaled(signs: Tensor, scale: Tensor, sizes: Tensor | None, x: Tensor) -> Ten
     value = signs * by_filter(scale, signs)
     learned = by_filter(scale, signs) * x
     if sizes is not None:
-        kept = per_filter(signs != 0)
-        mean = (per_filter(sizes) * kept).sum(1) / kept.sum(1).clamp_min(1)
+        nonzero = per_filter(signs != 0)
+        mean = (per_filter(sizes) * nonzero).sum(1) / nonzero.sum(1).clamp_min(1)
         learned = learned + signs * by_filter(mean, signs)
     return learned + (value - learned).detach()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from .method import Method
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,19 @@ class Loss(Method):
 
 
 @dataclass(frozen=True)
-class LogitLoss(Loss):
-    """Compare answers: called with student (n classes), teacher (n classes) and labels (n)."""
+class LogitLoss(Loss, ABC):
+    """Compare answers."""
 
     reads = "logits"
 
+    @abstractmethod
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of student (n classes), teacher (n classes) and labels (n)."""
+
 
 @dataclass(frozen=True)
-class FeatureLoss(Loss):
-    """Compare features: called with lists of (n c h w), the student's and the teacher's, of equal shapes.
+class FeatureLoss(Loss, ABC):
+    """Compare features, places of the student with places of the teacher.
 
     `any_width` says that numbers of channels may differ, so that no adapter is needed.
     """
@@ -52,3 +57,10 @@ class FeatureLoss(Loss):
         from torch import nn
 
         return nn.ModuleList()
+
+    @abstractmethod
+    def __call__(self, *features: Any) -> Tensor:
+        """Return the loss of two lists of (n c h w), the student's and the teacher's, of equal shapes.
+
+        What `modules` returns comes third, unless it is empty.
+        """

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -70,7 +70,7 @@ def arg(
 
 @dataclass(frozen=True)
 class Method:
-    """A named method with checked settings; every subclass is final and lives in a file of its name."""
+    """A named method with checked settings: a contract of a menu, or final and in a file of its name."""
 
     version: ClassVar[int] = 1
 
@@ -88,10 +88,6 @@ class Method:
             if untouched:
                 defaults[name] = value
             object.__setattr__(self, name, value)
-
-    def __call__(self, *given: Any) -> Any:
-        """Do what the method does; every menu says what it is given."""
-        raise TypeError(f"{type(self).__name__} does not say what it does")
 
     @classmethod
     def name(cls) -> str:
@@ -245,12 +241,12 @@ def method_of(folder: str, text: str, where: str | None = None) -> Any:
     if not text.strip():
         raise unknown(where, menu.word, text, menu)
     try:
-        found = list(methods_in(parsed(text, where), menu, where))
+        methods = list(methods_in(parsed(text, where), menu, where))
     except RecursionError:
         raise LissomError(f"{where}: it is nested too deeply") from None
-    if len(found) != 1:
+    if len(methods) != 1:
         raise LissomError(f"{where}: expected one {menu.word}, got {text!r}")
-    return found[0]
+    return methods[0]
 
 
 def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:
@@ -259,11 +255,8 @@ def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:
     where = where or menu.word
     tree = parsed(f"({text.strip()},)", where)
     try:
-        return [
-            method
-            for item in getattr(tree, "elts", [tree])
-            for method in methods_in(item, menu, where)
-        ]
+        items = getattr(tree, "elts", [tree])
+        return list(chain.from_iterable(methods_in(item, menu, where) for item in items))
     except RecursionError:
         raise LissomError(f"{where}: it is nested too deeply") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import chain, product
 
 from ..errors import LissomError
 from .grammar import limit, parsed, parts_of, repeats, values_of, written
@@ -23,10 +24,10 @@ class Recipe:
 
     def __init__(self, text: str | tuple[Step, ...]) -> None:
         if isinstance(text, str):
-            found = list(Space(text))
-            if len(found) != 1:
-                raise LissomError(f"recipe: expected one recipe, got {len(found)} in {text!r}")
-            text = found[0].steps
+            recipes = list(Space(text))
+            if len(recipes) != 1:
+                raise LissomError(f"recipe: expected one recipe, got {len(recipes)} in {text!r}")
+            text = recipes[0].steps
         self.steps: tuple[Step, ...] = text
 
     def __str__(self) -> str:
@@ -71,10 +72,10 @@ class Space:
                 "recipe: it is empty; an example: train(10) | prune(0.5) | quantize(8)"
             )
         try:
-            found = _sequences(parsed(text, "recipe"))
+            sequences = _sequences(parsed(text, "recipe"))
         except RecursionError:
             raise LissomError("recipe: it is nested too deeply") from None
-        self.recipes = tuple(Recipe(steps) for steps in found)
+        self.recipes = tuple(Recipe(steps) for steps in sequences)
         for recipe in self.recipes:
             recipe.check()
 
@@ -87,24 +88,24 @@ class Space:
 
 def _sequences(node: ast.expr) -> list[tuple[Step, ...]]:
     """Return every different sequence of steps that a tree stands for."""
-    found: dict[tuple[Step, ...], None]
+    sequences: dict[tuple[Step, ...], None]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         first, *rest = parts_of(node, ast.BitOr)
-        found = dict.fromkeys(_sequences(first))
+        sequences = dict.fromkeys(_sequences(first))
         for part in rest:
             after = _sequences(part)
-            limit(len(found) * len(after), max(map(len, found)) + max(map(len, after)))
-            found = dict.fromkeys(a + b for a in found for b in after)
+            limit(len(sequences) * len(after), max(map(len, sequences)) + max(map(len, after)))
+            sequences = dict.fromkeys(a + b for a, b in product(sequences, after))
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         counts = [*map(repeats, values_of(node.left, "recipe"))]
         each = _sequences(node.right)
         limit(len(counts) * len(each), max(counts) * max(map(len, each)))
-        found = dict.fromkeys(steps * count for count in counts for steps in each)
+        sequences = dict.fromkeys(steps * count for count, steps in product(counts, each))
     elif isinstance(node, ast.Set):
-        found = dict.fromkeys(steps for option in node.elts for steps in _sequences(option))
+        sequences = dict.fromkeys(chain.from_iterable(map(_sequences, node.elts)))
     else:
-        found = dict.fromkeys(
+        sequences = dict.fromkeys(
             (step,) for step in methods_in(node, menu("steps"), "recipe") if isinstance(step, Step)
         )
-    limit(len(found))
-    return list(found)
+    limit(len(sequences))
+    return list(sequences)

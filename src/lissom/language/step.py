@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -19,7 +20,7 @@ State = Literal["quantized"] | str
 
 
 @dataclass(frozen=True)
-class Step(Method):
+class Step(Method, ABC):
     """Turn a network into another: `learning` changes weights and needs data, surgery changes layers."""
 
     learning: ClassVar[bool] = False
@@ -31,9 +32,9 @@ class Step(Method):
     leaves: ClassVar[State | None] = None
     cannot_follow: ClassVar[Mapping[State, str]] = {}
 
+    @abstractmethod
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Return the changed network; `model` may be changed in place and must not be used afterwards."""
-        raise TypeError(f"{type(self).__name__} does not say what it does")
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Do on an untrained network what can be wrong with the step, before anything is trained;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Target(Method):
+class Target(Method, ABC):
     """A runtime with its settings: it exports a network to a file and runs such a file.
 
     `ending` is that of its files; targets whose files have one name share what was exported.
@@ -53,16 +54,17 @@ class Target(Method):
     imported to run one.
     """
 
-    ending: ClassVar[str] = ""
+    ending: ClassVar[str]
     others: ClassVar[tuple[str, ...]] = ()
-    module: ClassVar[str] = ""
+    module: ClassVar[str]
     # the largest difference from PyTorch allowed to a float network
     precise: ClassVar[float] = 1e-3
 
+    @abstractmethod
     def missing(self) -> str | None:
         """Return why the target cannot run here and what to install, or None."""
-        return None
 
+    @abstractmethod
     def export(
         self,
         model: nn.Module,
@@ -78,7 +80,6 @@ class Target(Method):
         A target with a quantizer of its own shows it the images. What is written computes in
         float32 and in integers.
         """
-        raise TypeError(f"{type(self).__name__} does not export")
 
     def file(self, few: bool, acts: bool) -> str:
         """Return folder and name of the file among a network's artefacts; targets of one name share the file.
@@ -100,9 +101,9 @@ class Target(Method):
         """
         return False
 
+    @abstractmethod
     def load(self, path: Path, threads: int) -> Run:
         """Return a callable that runs the file on that many threads."""
-        raise TypeError(f"{type(self).__name__} does not load")
 
     def profile(
         self, path: Path, images: np.ndarray, threads: int, times: int
@@ -128,9 +129,9 @@ def middle(runs: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float
     >>> middle(runs)
     [('stem', 6.0), ('head', 1.0)]
     """
-    found: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for place, run in enumerate(runs):
         for name, value in run:
-            each = found.setdefault(name, [0.0] * len(runs))
+            each = by_name.setdefault(name, [0.0] * len(runs))
             each[place] += value
-    return [(name, median(each)) for name, each in found.items()]
+    return [(name, median(each)) for name, each in by_name.items()]

@@ -40,19 +40,19 @@ class Dist(LogitLoss):
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         t = self.temperature
-        found = (student / t).softmax(1)
-        wanted = (teacher / t).softmax(1)
-        inter = 1 - pearson(found, wanted).mean()
-        intra = 1 - pearson(found.t(), wanted.t()).mean()
+        ours = (student / t).softmax(1)
+        theirs = (teacher / t).softmax(1)
+        inter = 1 - pearson(ours, theirs).mean()
+        intra = 1 - pearson(ours.t(), theirs.t()).mean()
         return t * t * (self.beta * inter + self.gamma * intra)
 
 
-def pearson(one: Tensor, two: Tensor) -> Tensor:
-    """Return the correlation of each row of `one` (n k) with that of `two` (n k), 0 for a row that
+def pearson(first: Tensor, second: Tensor) -> Tensor:
+    """Return the correlation of each row of `first` (n k) with that of `second` (n k), 0 for a row that
     is constant.
     """
     import torch.nn.functional as F
 
     return F.cosine_similarity(
-        one - one.mean(1, keepdim=True), two - two.mean(1, keepdim=True), dim=1, eps=1e-8
+        first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True), dim=1, eps=1e-8
     )

@@ -45,11 +45,13 @@ class Gram(FeatureLoss):
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         import torch
 
-        found = []
-        for one, two in self._pairs([f.shape[2:] for f in teacher]):
-            gap = (flow(student[one], student[two]) - flow(teacher[one], teacher[two])).square()
-            found.append((gap - self.clip).relu().mean() if self.clip else gap.mean())
-        return self.scale * torch.stack(found).sum()
+        gaps = []
+        for first, second in self._pairs([f.shape[2:] for f in teacher]):
+            gap = (
+                flow(student[first], student[second]) - flow(teacher[first], teacher[second])
+            ).square()
+            gaps.append((gap - self.clip).relu().mean() if self.clip else gap.mean())
+        return self.scale * torch.stack(gaps).sum()
 
     def _pairs(self, sizes: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
         if self.pairs == "stage":
@@ -66,12 +68,14 @@ class Gram(FeatureLoss):
         return [(k, k + 1) for k in range(len(sizes) - 1)]
 
 
-def flow(one: Tensor, two: Tensor) -> Tensor:
+def flow(first: Tensor, second: Tensor) -> Tensor:
     """Return the FSP matrices (n a b) of features (n a h w) and (n b h w), the larger brought to
     the size of the smaller.
     """
     import torch.nn.functional as F
 
-    size = (min(one.shape[2], two.shape[2]), min(one.shape[3], two.shape[3]))
-    one, two = (f if f.shape[2:] == size else F.adaptive_max_pool2d(f, size) for f in (one, two))
-    return one.flatten(2) @ two.flatten(2).transpose(1, 2) / (size[0] * size[1])
+    size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
+    first, second = (
+        f if f.shape[2:] == size else F.adaptive_max_pool2d(f, size) for f in (first, second)
+    )
+    return first.flatten(2) @ second.flatten(2).transpose(1, 2) / (size[0] * size[1])

@@ -33,6 +33,6 @@ class Kd(LogitLoss):
         import torch.nn.functional as F
 
         t = self.temperature
-        wanted = F.log_softmax(teacher / t, 1)
-        found = F.log_softmax(student / t, 1)
-        return t * t * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        theirs = F.log_softmax(teacher / t, 1)
+        ours = F.log_softmax(student / t, 1)
+        return t * t * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)

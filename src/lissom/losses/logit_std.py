@@ -33,13 +33,13 @@ class LogitStd(LogitLoss):
     @property
     def inner(self) -> LogitLoss:
         """The loss that is given standardised logits. Raises LissomError if it does not compare logits."""
-        found = method_of("losses", self.loss)
-        if not isinstance(found, LogitLoss):
+        loss = method_of("losses", self.loss)
+        if not isinstance(loss, LogitLoss):
             raise LissomError(
                 "logit_std(loss=...): expected a loss that compares logits, such as kd, got "
                 f"{self.loss!r}, which compares features"
             )
-        return found
+        return loss
 
     def at_temperature(self, temperature: float) -> Self | None:
         """Return this loss with the temperature of the loss within changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError, unknown
@@ -23,7 +24,7 @@ KNOWN = tuple(
     vgg13 vgg16 vgg19 vgg19_fc densenet40 nin nin_gc nin_bac nin_gc_bac
     """.split()
 )
-EVERY = tuple(name + width for name in KNOWN for width in SHRINK)
+EVERY = tuple(name + width for name, width in product(KNOWN, SHRINK))
 DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = first * n + second
 
 
@@ -34,15 +35,15 @@ def parsed(name: str) -> tuple[str, int, int]:
     >>> parsed("vgg16-quarter")
     ('vgg', 16, 4)
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:(nin(?:_gc)?(?:_bac)?)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
         re.sub(r"^(vgg\d+)_fc", r"\1", name),
     )
-    if not found:
+    if not match:
         raise unknown("model", "built-in network", name, EVERY if "-" in name else KNOWN)
-    family = found[1] or found[2]
-    depth = int(found[3] or 0)
-    shrink = SHRINK[found[4]]
+    family = match[1] or match[2]
+    depth = int(match[3] or 0)
+    shrink = SHRINK[match[4]]
     if family == "vgg" and depth not in (11, 13, 16, 19):
         raise LissomError(f"model: {name}: vgg has the depths 11, 13, 16 and 19")
     step, extra = DEPTHS.get(family, (1, 0))

@@ -57,5 +57,5 @@ class VGG(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
-        return found
+        logits: Tensor = self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
+        return logits

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method, arg
+from ..language.method import arg
+from ..language.range import Range
 
 if TYPE_CHECKING:
     from ..surgery.quantization.calibrate import RangeStats
 
 
 @dataclass(frozen=True)
-class Ema(Method):
+class Ema(Range):
     """Take the exponential moving average of the minimum and maximum of each batch.
 
     low  = (1 - momentum) * low  + momentum * min(batch)

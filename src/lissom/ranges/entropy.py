@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..language.method import Method, arg
+from ..language.method import arg
+from ..language.range import Range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +17,7 @@ AROUND = 4  # bins on either side of one that show whether it is a spike
 
 
 @dataclass(frozen=True)
-class Entropy(Method):
+class Entropy(Range):
     """Choose the clipping bound with the least KL divergence after quantization.
 
     bound = argmin over t of sum over bins of p * log(p / q)

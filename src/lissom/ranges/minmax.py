@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method
+from ..language.range import Range
 
 if TYPE_CHECKING:
     from ..surgery.quantization.calibrate import RangeStats
 
 
 @dataclass(frozen=True)
-class Minmax(Method):
+class Minmax(Range):
     """Take the smallest and the largest value of the calibration samples.
 
     low  = min(x)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method, arg
+from ..language.method import arg
+from ..language.range import Range
 
 if TYPE_CHECKING:
     from ..surgery.quantization.calibrate import RangeStats
@@ -14,7 +15,7 @@ MOST = 100_000  # values that are rounded for each range tried
 
 
 @dataclass(frozen=True)
-class Mse(Method):
+class Mse(Range):
     """Shrink the full range to the fraction with the least squared quantization error.
 
     f    = argmin over r of mean((grid(x; r * min, r * max) - x)^2)
@@ -46,7 +47,7 @@ class Mse(Method):
         least = float("inf")
         for part in torch.linspace(1, 0.05, self.tries).tolist():
             scale, zero = affine(part * seen.low, part * seen.high, top)
-            found = (
+            squares = (
                 (values / scale)
                 .round()
                 .add_(zero)
@@ -55,7 +56,7 @@ class Mse(Method):
                 .mul_(scale)
                 .sub_(values)
             ).square_()
-            if (error := float(found.double().mean())) < least:
+            if (error := float(squares.double().mean())) < least:
                 best = (part * seen.low, part * seen.high)
                 least = error
         return best

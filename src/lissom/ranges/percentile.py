@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.method import Method, arg
+from ..language.method import arg
+from ..language.range import Range
 
 if TYPE_CHECKING:
     from ..surgery.quantization.calibrate import RangeStats
 
 
 @dataclass(frozen=True)
-class Percentile(Method):
+class Percentile(Range):
     """Clip a small share of the values at each end of the range.
 
     low  = quantile(x, 1 - p)

@@ -92,8 +92,9 @@ class Distill(Learning):
         super().rehearse(model, ctx)
         if ctx.task is None or ctx.teacher is None:
             return model
-        own = self.teacher is None and ctx.task.teacher is None  # which is still to be trained
-        teacher = ctx.task.fresh() if own else ctx.teacher(self.teacher)
+        # the recipe's own network, which is still to be trained
+        untrained = self.teacher is None and ctx.task.teacher is None
+        teacher = ctx.task.fresh() if untrained else ctx.teacher(self.teacher)
         images = ctx.batch(2)
         try:
             with torch.no_grad():
@@ -112,21 +113,21 @@ class Distill(Learning):
         """Return the losses with the numbers in front of them, `temperature` set in those that have one."""
         from ..language.loss import Loss
 
-        found = [
+        weighted = [
             (number, loss)
             for number, loss in sum_of("losses", self.loss).terms
             if isinstance(loss, Loss)
         ]
         if self.temperature is None:
-            return found
-        warmed = [loss.at_temperature(self.temperature) for _, loss in found]
+            return weighted
+        warmed = [loss.at_temperature(self.temperature) for _, loss in weighted]
         if not any(warmed):
             raise LissomError(
                 f"{where}: temperature={self.temperature:g} was given, but "
                 f"'{self.loss}' has none; "
                 "losses of logits do, such as kd"
             )
-        return [(number, new or loss) for (number, loss), new in zip(found, warmed, strict=True)]
+        return [(number, new or loss) for (number, loss), new in zip(weighted, warmed, strict=True)]
 
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
         from ..distillation.comparison import Comparison

@@ -65,9 +65,9 @@ class Equalize(Step):
         settle_plain(model, ctx)
         before = copy.deepcopy(model)
         ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
-        found = pairs(model, ctx.example)
-        ctx.facts["equalized"] = equalize_pairs(model, found, self.sweeps)
-        if not found:
+        linked = pairs(model, ctx.example)
+        ctx.facts["equalized"] = equalize_pairs(model, linked, self.sweeps)
+        if not linked:
             ctx.notes.append(
                 f"{ctx.where}: no two layers follow each other through ReLU, pooling "
                 "and the like alone, so "

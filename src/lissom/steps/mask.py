@@ -74,8 +74,8 @@ class Mask(Step):
     @property
     def ratio(self) -> tuple[int, int] | None:
         """Return N and M of an N:M pattern, or None."""
-        found = re.fullmatch("([1-9][0-9]?):([1-9][0-9]?)", self.pattern, re.ASCII)
-        return (int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None
+        match = re.fullmatch("([1-9][0-9]?):([1-9][0-9]?)", self.pattern, re.ASCII)
+        return (int(match[1]), int(match[2])) if match and int(match[1]) < int(match[2]) else None
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if reason := super().refuses(earlier):

@@ -115,12 +115,8 @@ class Prune(Step):
             for name, why in ctx.facts["left_whole"].items()
             if not why.startswith((*ASKED, "in part: "))
         }
-        tell_left_out(
-            ctx,
-            {name for group in ctx.facts.get("groups", ()) for name in group["layers"]},
-            whole,
-            "whole",
-        )
+        cut = set[str]().union(*(group["layers"] for group in ctx.facts.get("groups", ())))
+        tell_left_out(ctx, cut, whole, "whole")
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - remaining, 6)}
         if self.of != "latency" and abs(1 - remaining - self.amount) > 0.02:
             ctx.notes.append(
@@ -134,6 +130,7 @@ class Prune(Step):
         """Find what can be cut, less what `keep` and `only` leave whole."""
         from torch import nn
 
+        from ..surgery.channels.groups import layers_in
         from ..surgery.channels.probe import cuttable
         from ..surgery.names import matching
         from ..surgery.plain_layers import settle_plain
@@ -141,8 +138,8 @@ class Prune(Step):
 
         check_states(self, model, ctx.where)
         settle_plain(model, ctx)
-        found = cuttable(model, ctx.example)
-        makers = {name for group in found.free for name in group.layers("out")}  # of any kind
+        cuts = cuttable(model, ctx.example)
+        makers = layers_in(cuts.free, "out")  # of any kind
         layers = [
             name
             for name, m in model.named_modules()
@@ -152,27 +149,28 @@ class Prune(Step):
         keep = matching(layers, self.keep, f"{ctx.where}: keep")
         only = matching(layers, self.only, f"{ctx.where}: only") if self.only else set(layers)
         free = []
-        for group in found.free:
-            made = set(group.layers("out"))
-            if made & keep or not made & only:
-                found.left.update(
+        for group in cuts.free:
+            of_group = set(group.layers("out"))
+            if of_group & keep or not of_group & only:
+                cuts.left.update(
                     dict.fromkeys(
-                        made, f"keep='{self.keep}'" if made & keep else f"only='{self.only}'"
+                        of_group,
+                        f"keep='{self.keep}'" if of_group & keep else f"only='{self.only}'",
                     )
                 )
             else:
                 free.append(group)
         if not free:
-            reasons = "; ".join(f"{k}: {v}" for k, v in list(found.left.items())[:3])
+            reasons = "; ".join(f"{k}: {v}" for k, v in list(cuts.left.items())[:3])
             raise LissomError(
                 f"{ctx.where}: nothing in this network can be cut ({reasons or 'it has no layers'})"
             )
-        cut = {name for group in free for name in group.layers("out")}
-        found.left = {
-            name: f"in part: {why}" if name in cut else why for name, why in found.left.items()
+        cut = layers_in(free, "out")
+        cuts.left = {
+            name: f"in part: {why}" if name in cut else why for name, why in cuts.left.items()
         }
-        found.free = free
-        return found
+        cuts.free = free
+        return cuts
 
     def width_search(self, model: nn.Module, ctx: Context, labelled: Labelled) -> WidthSearch:
         """Find what can be cut, rank it, and return the widths that the network can have."""
@@ -237,17 +235,17 @@ class Prune(Step):
         `remaining` is the fraction of the whole that earlier rounds left; a round but the last may find
         nothing small enough to cut.
         """
-        kept = (
+        widths = (
             search.uniform_widths(amount)
             if self.scope == "local" and self.of == "channels"
             else search.widths_for(amount)
         )
-        if search.removed(kept) == 0:  # the same share of every layer is less than one multiple
-            kept = search.widths_for(amount)
-        found = search.removed(kept)
+        if search.removed(widths) == 0:  # the same share of every layer is less than one multiple
+            widths = search.widths_for(amount)
+        removed = search.removed(widths)
         most = search.max_removed
-        grain = search.resolution(kept)
-        if (found == 0 and last and remaining == 1) or amount > most + grain:
+        grain = search.resolution(widths)
+        if (removed == 0 and last and remaining == 1) or amount > most + grain:
             least = min(
                 (
                     search.removed([*search.full[:k], w[1], *search.full[k + 1 :]])
@@ -263,9 +261,9 @@ class Prune(Step):
                 f"{1 - remaining * (1 - least):.3g} to {1 - remaining * (1 - most):.3g} of them"
             )
         ctx.facts.setdefault("amount", {"of": self.of, "most": round(most, 4)})
-        if found:
-            cut_and_compare(model, ctx, search, kept)
-        return found
+        if removed:
+            cut_and_compare(model, ctx, search, widths)
+        return removed
 
     def cut_to_latency(
         self, model: nn.Module, ctx: Context, search: WidthSearch, amount: float
@@ -275,26 +273,26 @@ class Prune(Step):
         """
         from ..surgery.channels.latency import NEAR, widths_for_latency
 
-        found = widths_for_latency(model, search, amount, self.clock(ctx), ctx.example, ctx.where)
+        cut = widths_for_latency(model, search, amount, self.clock(ctx), ctx.example, ctx.where)
         # of the first round
-        before_ms = ctx.facts.get("amount", {}).get("before_ms", found.before_ms)
+        before_ms = ctx.facts.get("amount", {}).get("before_ms", cut.before_ms)
         ctx.facts["amount"] = {
             "of": "latency",
             "asked": round(amount, 6),
-            "removed": round(found.removed, 4),
-            "predicted": found.predicted,
+            "removed": round(cut.removed, 4),
+            "predicted": cut.predicted,
             "before_ms": before_ms,
-            "after_ms": found.after_ms,
-            "measured": found.measured,
+            "after_ms": cut.after_ms,
+            "measured": cut.measured,
         }
-        if abs(found.removed - amount) > NEAR:
+        if abs(cut.removed - amount) > NEAR:
             ctx.notes.append(
-                f"{ctx.where}: the latency fell by {found.removed:.3f}, the nearest "
+                f"{ctx.where}: the latency fell by {cut.removed:.3f}, the nearest "
                 "that was found to "
                 f"{amount:.3g}"
             )
-        cut_and_compare(model, ctx, search, found.kept)
-        return found.removed
+        cut_and_compare(model, ctx, search, cut.widths)
+        return cut.removed
 
     def clock(self, ctx: Context) -> Clock:
         """Return what times layers and networks on the target `on`."""
@@ -323,19 +321,19 @@ def first_widths(ctx: Context) -> dict[str, int]:
     return {g["name"]: g["before"] for g in ctx.facts.get("groups", ())}
 
 
-def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, kept: list[int]) -> None:
-    """Cut `model` in place to `kept` units of each group, and hold it against itself with those
+def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, widths: list[int]) -> None:
+    """Cut `model` in place to these widths of each group, and hold it against itself with those
     zeroed that go.
     """
     from ..surgery.channels.slice import slice_channels, zero_channels
     from ..surgery.compare import answers, gap
     from ..surgery.small import smaller
 
-    cut = search.cut(kept)
+    cut = search.cut(widths)
     first = first_widths(ctx)
     ctx.facts["groups"] = [
         {"name": g.name, "layers": g.layers("out"), "before": first.get(g.name, g.size), "after": w}
-        for g, w in zip(search.groups, kept, strict=True)
+        for g, w in zip(search.groups, widths, strict=True)
     ]
     images = ctx.batch(8)
     # which proves the same in less time
@@ -345,7 +343,7 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, kept: l
     wanted = answers(*shown(model, images, search.rounds), decides=search.decides)
     slice_channels(model, cut)
     try:
-        found = gap(wanted, *shown(model, images, search.rounds))
+        difference = gap(wanted, *shown(model, images, search.rounds))
     except Exception as error:
         # whatever the user's forward raises on a width that no trial has met
         raise LissomError(
@@ -353,7 +351,7 @@ def cut_and_compare(model: nn.Module, ctx: Context, search: WidthSearch, kept: l
             "keep= leaves "
             "layers whole"
         ) from error
-    ctx.gate("sliced = masked", found, 1e-3)
+    ctx.gate("sliced = masked", difference, 1e-3)
 
 
 def shown(model: nn.Module, images: Tree, rounds: bool) -> tuple[nn.Module, Tree]:

@@ -109,12 +109,10 @@ class Sparsify(Learning):
             return [group.sums(tensors, roles, 2) for group in groups]
 
         def price(_: nn.Module, __: Batch) -> Tensor:
-            found = squares()
+            sums = squares()
             if self.on == "group":
-                return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in found]).sum()
-            return (
-                self.weight * grown.share() / 2 * stack([(s * lag(s)).sum() for s in found]).sum()
-            )
+                return self.weight * stack([s.clamp_min(1e-12).sqrt().sum() for s in sums]).sum()
+            return self.weight * grown.share() / 2 * stack([(s * lag(s)).sum() for s in sums]).sum()
 
         return price, lambda: cat([s.detach().sqrt().cpu() for s in squares()])
 

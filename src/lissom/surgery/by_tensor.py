@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar, overload
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 V = TypeVar("V")
 
 
-class ByTensor(Generic[V]):
+class ByTensor(MutableMapping[Any, V]):
     """Map tensors to values; each tensor is kept alive, so that its identity stays its own.
+
+    Whatever is no tensor may be looked up and is not there. A set needs no such class: tensors hash
+    by identity, as PyTorch's own sets of parameters count on.
 
     >>> import torch
     >>> one, two = torch.zeros(2), torch.zeros(2)
     >>> names = ByTensor([(one, "one")])
     >>> one in names, two in names, names[one], names.get(two, "none")
     (True, False, 'one', 'none')
+    >>> names.setdefault(two, "two"), names.pop(one), len(names), list(names)[0] is two
+    ('two', 'one', 1, True)
     """
 
     def __init__(self, items: Iterable[tuple[Tensor, V]] = ()) -> None:
@@ -29,20 +34,16 @@ class ByTensor(Generic[V]):
     def __getitem__(self, tensor: Tensor) -> V:
         return self._items[id(tensor)][1]
 
+    def __delitem__(self, tensor: Tensor) -> None:
+        del self._items[id(tensor)]
+
     def __contains__(self, tensor: object) -> bool:
         return id(tensor) in self._items
 
-    @overload
-    def get(self, tensor: object) -> V | None: ...
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield every tensor, in the order in which they came."""
+        for tensor, _ in self._items.values():
+            yield tensor
 
-    @overload
-    def get(self, tensor: object, default: V) -> V: ...
-
-    def get(self, tensor: object, default: V | None = None) -> V | None:
-        """Return the value of a tensor, or `default`; what is no tensor has none."""
-        found = self._items.get(id(tensor))
-        return default if found is None else found[1]
-
-    def items(self) -> Iterator[tuple[Tensor, V]]:
-        """Yield every tensor with its value, in the order in which they came."""
-        yield from self._items.values()
+    def __len__(self) -> int:
+        return len(self._items)

@@ -33,25 +33,24 @@ class Enough(Exception):
 class Calls(TorchFunctionMode):
     """Follow a layer's input through the calls of its forward.
 
-    `kind` and `given` are those of the product, `pads` the zeros added before it, as F.pad takes
+    `kind` and `arguments` are those of the product, `pads` the zeros added before it, as F.pad takes
     them; `other` is what else is done to the input, or to what became of it.
     """
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.alive: list[Any] = [x]
-        self.of_input = {id(x)}
+        self.input = x
+        self.of_input = {x}  # what the input has a part in
         self.pads: list[int] = []
         self.kind = ""
-        self.given = dict[str, Any]()
+        self.arguments = dict[str, Any]()
         self.result: Tensor | None = None
         self.other: str | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.alive += [args, kwargs, out]
-        if func in LOOKS or not any(id(t) in self.of_input for t in tensors_in([args, kwargs])):
+        if func in LOOKS or self.of_input.isdisjoint(tensors_in([args, kwargs])):
             return out
         if self.result is None and func in PRODUCTS:
             self.product(
@@ -63,7 +62,7 @@ class Calls(TorchFunctionMode):
                 self.notice("pad with other values than zeros")
         elif self.result is not None or func not in KEEPS:
             self.notice(getattr(func, "__name__", "what has no name").strip("_"))
-        self.of_input.update(id(t) for t in tensors_in(out))
+        self.of_input.update(tensors_in(out))
         return out
 
     def notice(self, name: str) -> None:
@@ -72,13 +71,13 @@ class Calls(TorchFunctionMode):
         if self.result is not None:
             raise Enough
 
-    def product(self, kind: str, given: dict[str, Any]) -> None:
+    def product(self, kind: str, arguments: dict[str, Any]) -> None:
         """Take note of a convolution or linear call of what was made of the input."""
         self.kind = kind
-        self.given = {**ARGUMENTS, **given}
-        if any(id(self.given[name]) in self.of_input for name in ("weight", "bias")):
+        self.arguments = {**ARGUMENTS, **arguments}
+        if any(self.arguments[name] in self.of_input for name in ("weight", "bias")):
             self.other = "whose weight depends on what it reads"
-        if len(self.pads) > 2 * (self.given["weight"].ndim - 2):
+        if len(self.pads) > 2 * (self.arguments["weight"].ndim - 2):
             self.other = self.other or "which adds channels of zeros"
 
     def padded(self, pad: Any = (), mode: str = "constant", value: float | None = None) -> bool:
@@ -87,27 +86,27 @@ class Calls(TorchFunctionMode):
         if mode != "constant" or value or min(more, default=0) < 0:
             return False
         both = max(len(more), len(self.pads))
-        one, two = (x + [0] * (both - len(x)) for x in (more, self.pads))
-        self.pads = [a + b for a, b in zip(one, two, strict=True)]
+        added, before = (x + [0] * (both - len(x)) for x in (more, self.pads))
+        self.pads = [a + b for a, b in zip(added, before, strict=True)]
         return True
 
     def zeros(self) -> list[int]:
         """Return the zeros on both sides of every axis of the convolution, last axis first."""
-        return self.pads + [0] * (2 * (self.given["weight"].ndim - 2) - len(self.pads))
+        return self.pads + [0] * (2 * (self.arguments["weight"].ndim - 2) - len(self.pads))
 
     def geometry(self) -> dict[str, Any]:
         """Return what a plain layer is told, as it can be written down, but for zeros around the input."""
-        found: dict[str, Any] = {"kind": self.kind, "bias": self.given["bias"] is not None}
+        facts: dict[str, Any] = {"kind": self.kind, "bias": self.arguments["bias"] is not None}
         if self.kind == "Linear":
-            return found
-        axes = self.given["weight"].ndim - 2
+            return facts
+        axes = self.arguments["weight"].ndim - 2
         for name in ("stride", "padding", "dilation"):
-            value = self.given[name]
+            value = self.arguments[name]
             if not isinstance(value, str):
                 each = [value] if isinstance(value, int) else [*value]
                 value = each * (axes if len(each) == 1 else 1)
-            found[name] = value
-        return {**found, "groups": self.given["groups"]}
+            facts[name] = value
+        return {**facts, "groups": self.arguments["groups"]}
 
 
 def calls_of(layer: nn.Module, x: Tensor) -> Calls:

@@ -41,13 +41,13 @@ class Codebooks:
         zero = any(holds_zeros(owners) for owners in layers.values())
         numbers = np.concatenate([rows(w, self.of) for w in weights.values()], 1)
         counts = np.concatenate([self._counts(n, w, sensitivity) for n, w in weights.items()], 1)
-        found = [
+        books = [
             best_values(x[x != 0], c[x != 0], self.count - 1)
             if zero
             else best_values(x, c, self.count)
             for x, c in zip(numbers, counts, strict=True)
         ]
-        table = nn.Parameter(padded(found).to(next(iter(weights.values()))))
+        table = nn.Parameter(padded(books).to(next(iter(weights.values()))))
         book = next(iter(layers))
         return [
             self._use(
@@ -57,8 +57,8 @@ class Codebooks:
         ]
 
     def _counts(self, name: str, weight: Tensor, sensitivity: Mapping[str, Tensor]) -> Any:
-        found = sensitivity.get(name)
-        return rows(torch.ones_like(weight) if found is None else found, self.of)
+        counts = sensitivity.get(name)
+        return rows(torch.ones_like(weight) if counts is None else counts, self.of)
 
     def _use(
         self, name: str, owners: list[nn.Module], cluster: Cluster, table: nn.Parameter
@@ -72,12 +72,12 @@ class Codebooks:
         for layer in map(compress, owners):
             layer.add_transform(cluster)
         with torch.no_grad():
-            found = cluster.transformed(weight)
+            clustered = cluster.transformed(weight)
             if not self.follows:
-                weight.copy_(found)
-        lost = float((found - before).double().square().sum())
+                weight.copy_(clustered)
+        lost = float((clustered - before).double().square().sum())
         size = float(before.double().square().sum())
-        distinct = max(len(row.unique()) for row in found.reshape(len(table), -1))
+        distinct = max(len(row.unique()) for row in clustered.reshape(len(table), -1))
         return {
             "name": name,
             "weights": weight.numel(),

@@ -10,8 +10,10 @@ decided by are compared as well.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,11 +32,11 @@ BY_INDEX = {"topk", "sort", "max", "min", "median", "mode", "kthvalue"}
 
 @dataclass
 class Decision:
-    """An operation that makes integers or booleans of floats: its name, the floats, and what it made."""
+    """An operation that makes integers or booleans of floats: its name, the floats, and its result."""
 
     name: str
     by: list[Tensor]
-    made: Any
+    result: Any
 
 
 class Decisions(TorchDispatchMode):
@@ -45,10 +47,9 @@ class Decisions(TorchDispatchMode):
     def __init__(self, inputs: Tree, given: Sequence[Decision] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.given = given
-        self.made = list[Decision]()
+        self.decisions = list[Decision]()
         self.follows = True
-        self.alive: list[Any] = list(tensors_in(inputs))
-        self.depends = {id(t) for t in self.alive}  # ids of what depends on the inputs
+        self.depends = set(tensors_in(inputs))  # on the inputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -57,7 +58,7 @@ class Decisions(TorchDispatchMode):
                 if (whole := func.decompose(*args, **kwargs)) is not NotImplemented:
                     return whole
         result = func(*args, **kwargs)
-        read = [t for t in tensors_in((args, kwargs)) if id(t) in self.depends]
+        read = [t for t in tensors_in((args, kwargs)) if t in self.depends]
         if not read:
             return result
         by = [t for t in read if t.is_floating_point()]
@@ -65,15 +66,13 @@ class Decisions(TorchDispatchMode):
         # its values hardly change where another place is the largest
         if by and decides(result) and "max_pool" not in name:
             result = self.decided(name, by, result, args, kwargs)
-        outs = list(tensors_in(result))
-        self.alive.append(outs)
-        self.depends.update(map(id, outs))
+        self.depends.update(tensors_in(result))
         return result
 
     def decided(self, name: str, by: list[Tensor], result: Any, args: Any, kwargs: Any) -> Any:
         """Note a decision, or return the one that was given."""
-        place = len(self.made)
-        self.made.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
+        place = len(self.decisions)
+        self.decisions.append(Decision(name, [t.detach().clone() for t in by], copied(result)))
         if self.given is None:
             return result
         other = self.given[place] if place < len(self.given) else None
@@ -85,10 +84,10 @@ class Decisions(TorchDispatchMode):
             self.follows = False
             return result
         if name not in BY_INDEX or not isinstance(result, tuple):
-            return copied(other.made)
+            return copied(other.result)
         place = 2 if name in ("topk", "kthvalue") else 1
         dim = int(kwargs.get("dim", args[place] if len(args) > place else -1))
-        where = other.made[1]
+        where = other.result[1]
         at = where if where.ndim == by[0].ndim else where.unsqueeze(dim)
         return by[0].gather(dim, at).view_as(result[0]), where.clone()
 
@@ -110,6 +109,11 @@ class Answers:
     # given
     followed: bool = True
 
+    @property
+    def decided_by(self) -> list[Tensor]:
+        """The floats of all decisions."""
+        return list(chain.from_iterable(decision.by for decision in self.decisions))
+
 
 def answers(
     model: nn.Module, inputs: Tree, given: Sequence[Decision] | None = None, decides: bool = True
@@ -130,8 +134,8 @@ def answers(
                 [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))], []
             )
     with torch.no_grad(), Decisions(shown, given) as decisions:
-        made = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
-    return Answers(made, decisions.made, decisions.follows)
+        outputs = [t.detach().clone() for t in tensors_in(handed(in_mode(model), shown))]
+    return Answers(outputs, decisions.decisions, decisions.follows)
 
 
 def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
@@ -142,18 +146,17 @@ def gap(wanted: Answers, model: nn.Module, inputs: Tree) -> float:
     """
     if not wanted.decisions:
         return apart(wanted.tensors, answers(model, inputs, decides=False).tensors)
-    found = answers(model, inputs, wanted.decisions)
+    answered = answers(model, inputs, wanted.decisions)
     # a rounding to signs decides, too
-    if not found.followed or len(found.decisions) != len(wanted.decisions):
+    if not answered.followed or len(answered.decisions) != len(wanted.decisions):
         return apart(wanted.tensors, answers(model, inputs).tensors)
-    by = [[t for decision in made.decisions for t in decision.by] for made in (wanted, found)]
-    gaps = [apart(wanted.tensors, found.tensors), apart(*by)]
-    return float("nan") if any(one != one for one in gaps) else max(gaps)
+    gaps = [apart(wanted.tensors, answered.tensors), apart(wanted.decided_by, answered.decided_by)]
+    return float("nan") if any(map(math.isnan, gaps)) else max(gaps)
 
 
-def difference(one: nn.Module, two: nn.Module, inputs: Tree) -> float:
+def difference(before: nn.Module, after: nn.Module, inputs: Tree) -> float:
     """Return the largest difference of two networks' outputs on `inputs`, over the largest output."""
-    return gap(answers(one, inputs), two, inputs)
+    return gap(answers(before, inputs), after, inputs)
 
 
 def difference_in_float64(
@@ -175,14 +178,14 @@ def apart(one: list[Tensor], two: list[Tensor]) -> float:
     """Return the largest difference of two lists of outputs, over the largest output; NaN counts as one."""
     if len(one) != len(two):
         return float("inf")
-    found = [
+    gaps = [
         float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
         if a.shape == b.shape
         else float("inf")
         for a, b in zip(one, two, strict=True)
         if a.is_floating_point() and a.numel()
     ]
-    return float("nan") if any(v != v for v in found) else max(found, default=0.0)
+    return float("nan") if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
 
 
 def gate_same(
@@ -200,11 +203,11 @@ def gate_same(
     A network may make so much of the rounding of float32 that nothing else shows. Then `change`,
     which is given a network to change in place and an example of its inputs, is done in float64.
     """
-    found = difference(before, after, images)
+    largest = difference(before, after, images)
     tolerance = 1e-3
-    if found > tolerance:
+    if largest > tolerance:
         exact = difference_in_float64(
             before, change, ctx.example if example is None else example, images
         )
-        found = found if exact is None else exact
-    ctx.gate(name, found, tolerance)
+        largest = largest if exact is None else exact
+    ctx.gate(name, largest, tolerance)

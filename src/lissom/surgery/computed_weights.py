@@ -14,7 +14,7 @@ def computed_by(layer: nn.Module) -> str:
     layer's own.
     """
     parts = layer._modules.get("parametrizations")
-    made = (
+    computation = (
         []
         if parts is None
         else [
@@ -24,7 +24,7 @@ def computed_by(layer: nn.Module) -> str:
             if name.rpartition(".")[2].isdecimal()
         ]
     )
-    names = [type(m).__name__.strip("_") for m in made]
+    names = [type(m).__name__.strip("_") for m in computation]
     names += [
         type(owner_of(hook)).__name__
         for hook in layer._forward_pre_hooks.values()

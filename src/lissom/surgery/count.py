@@ -8,6 +8,7 @@ once. PyTorch's own counter does the counting.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..trees import Tree, called, first
-from .by_tensor import ByTensor
 from .quantization.layers import QuantizedLayer
 from .quantization.rounding import Rounding
 from .trace import Trace, decomposed
@@ -24,8 +24,11 @@ from .trace import Trace, decomposed
 
 def parameters(model: nn.Module) -> int:
     """Return the number of learned numbers; the steps of grids, which files hold as scales, are none."""
-    steps = {id(p) for m in model.modules() if isinstance(m, Rounding) for p in m.parameters()}
-    return sum(p.numel() for p in model.parameters() if id(p) not in steps)
+    learned = set(model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, Rounding):
+            learned -= set(layer.parameters())
+    return sum(parameter.numel() for parameter in learned)
 
 
 def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
@@ -44,32 +47,24 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
             p.requires_grad_(True)
     counts = counter.get_flop_counts()
     root = type(model).__name__
-    found = {"": sum(counts.get("Global", {}).values()) // 2}
+    totals = {"": sum(counts.get("Global", {}).values()) // 2}
     for name, flops in counts.items():
         if name != "Global":
-            found[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
-    return found
+            totals[name.removeprefix(root).removeprefix(".") or ""] = sum(flops.values()) // 2
+    return totals
 
 
 def weight_macs(trace: Trace) -> dict[str, int]:
     """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
-    transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.flips)
-    found: dict[str, int] = {}
-    for op in trace.ops:
+    totals = Counter[str]()
+    for name, weight, op in trace.products():
         if op.name == "convolution":
-            weight = op.args[1]
             # a transposed convolution works at its inputs
-            sites = op.args[0] if op.args[6] else op.outputs[0]
-            count = sites[0, 0].numel() * weight.numel()
-        elif op.name in ("addmm", "mm", "linear"):
-            weight = op.args[1] if op.name == "linear" else transposed.get(op.args[-1], op.args[-1])
-            count = op.outputs[0].numel() // op.outputs[0].shape[-1] * weight.numel()
+            sites = (op.args[0] if op.args[6] else op.outputs[0])[0, 0].numel()
         else:
-            continue
-        name = trace.names.get(weight)
-        if name is not None:
-            found[name] = found.get(name, 0) + count
-    return found
+            sites = op.outputs[0].numel() // op.outputs[0].shape[-1]
+        totals[name] += sites * weight.numel()
+    return dict(totals)
 
 
 def macs(model: nn.Module, example: Tensor) -> int:
@@ -89,8 +84,8 @@ def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
     for name, layer in model.named_modules():
         if isinstance(layer, Rounding):
             continue
-        own = sum(p.numel() for p in layer.parameters(recurse=False))
-        if own:
+        count = sum(p.numel() for p in layer.parameters(recurse=False))
+        if count:
             weight = getattr(layer, "weight", None)
             outputs = int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim else None
             rows.append(
@@ -98,7 +93,7 @@ def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
                     "name": (was.get(name) or name).removeprefix("network."),
                     "kind": type(layer).__name__,
                     "outputs": outputs,
-                    "params": own,
+                    "params": count,
                     "macs": counts.get(name, 0),
                 }
             )

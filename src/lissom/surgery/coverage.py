@@ -41,25 +41,25 @@ def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]
     on `example` (n ...).
     """
     # others: parameter -> the layer that it is of
-    found = dict[str, nn.Module]()
+    layers = dict[str, nn.Module]()
     others = dict[str, str]()
     for name, layer in model.named_modules():
         if isinstance(layer, (*WEIGHTED, *TABLES, *WHOLE)):
-            found[name] = layer
+            layers[name] = layer
         elif not isinstance(layer, (Rounding, WeightTransform)):
             # which hold a layer's parameters for it
-            own = name.partition("parametrizations.")[0].removesuffix(".")
+            owner = name.partition("parametrizations.")[0].removesuffix(".")
             others.update(
                 {
-                    f"{name}.{key}".removeprefix("."): own
+                    f"{name}.{key}".removeprefix("."): owner
                     for key, p in layer._parameters.items()
-                    if p is not None and p.ndim > 1 and own not in found
+                    if p is not None and p.ndim > 1 and owner not in layers
                 }
             )
     if others:
         reading = {others[name] for name in multiplied(model, example) if name in others}
-        found.update((name, layer) for name, layer in model.named_modules() if name in reading)
-    return {name: layer for name, layer in model.named_modules() if name in found}
+        layers.update((name, layer) for name, layer in model.named_modules() if name in reading)
+    return {name: layer for name, layer in model.named_modules() if name in layers}
 
 
 def multiplied(model: nn.Module, example: Tree) -> set[str]:
@@ -67,32 +67,32 @@ def multiplied(model: nn.Module, example: Tree) -> set[str]:
     trace = traced(model, example)
     # a tensor -> the parameters that it is made of, where it is made of nothing else
     of = ByTensor((tensor, {name}) for tensor, name in trace.names.items())
-    found: set[str] = set()
+    names: set[str] = set()
     for op in trace.ops:
         made_of = [of.get(t) for t in op.inputs()]
         if op.name in PRODUCTS:
-            found.update(name for names in made_of if names for name in names)
+            names.update(*filter(None, made_of))
         elif made_of and all(made_of):
             for tensor in op.outputs:
                 of[tensor] = set().union(*filter(None, made_of))
-    return found
+    return names
 
 
 def unable(
     model: nn.Module,
     example: Tree,
     left: dict[str, str],
-    own: Mapping[str, str],
+    reasons: Mapping[str, str],
     kinds: Collection[type[nn.Module]],
 ) -> None:
     """Add to `left` each layer with weights that is of none of the kinds that can be changed, with
     the reason.
 
-    `own` says why layers with a forward of their own came to no plain one (plain_layers.py).
+    `reasons` says why layers with a forward of their own came to no plain one (plain_layers.py).
     """
     for name, layer in layers_with_weights(model, example).items():
         if torch_class(layer) not in kinds:
-            left.setdefault(name, own.get(name) or why_not(layer))
+            left.setdefault(name, reasons.get(name) or why_not(layer))
 
 
 def why_not(layer: nn.Module) -> str:
@@ -108,18 +108,18 @@ def why_not(layer: nn.Module) -> str:
 
 
 def chosen(
-    found: Iterable[str], left: dict[str, str], only: str, keep: str, where: str
+    changeable: Iterable[str], left: dict[str, str], only: str, keep: str, where: str
 ) -> set[str]:
-    """Return the layers of `found` that the user wants changed, by patterns; in `left` the others
+    """Return the layers of `changeable` that the user wants changed, by patterns; in `left` the others
     are marked as not chosen.
 
     Patterns may name the layers in `left` as well, which cannot be changed.
     """
-    names = [*dict.fromkeys([*found, *left])]
+    names = [*dict.fromkeys([*changeable, *left])]
     wanted = matching(names, only, f"{where}: only") if only else set(names)
     wanted -= matching(names, keep, f"{where}: keep")
     left.update((name, NOT_CHOSEN) for name in names if name not in wanted)
-    return wanted & set(found)
+    return wanted & set(changeable)
 
 
 def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word: str) -> str | None:

@@ -35,13 +35,13 @@ def entering_as(
     try:
         signature = inspect.signature(network.forward)
         places = {name: place for place, name in enumerate(signature.parameters)}
-        given = dict(signature.bind(*args, **kwargs).arguments)
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
     except (TypeError, ValueError):  # the call itself will say what does not fit
-        given = {**{f"{place}": value for place, value in enumerate(args)}, **kwargs}
-        places = {name: place for place, name in enumerate(given)}
-    found: dict[str, Tensor] = {}
-    for name, value in given.items():
+        arguments = {**{f"{place}": value for place, value in enumerate(args)}, **kwargs}
+        places = {name: place for place, name in enumerate(arguments)}
+    tensors: dict[str, Tensor] = {}
+    for name, value in arguments.items():
         for number, tensor in enumerate(tensors_in(value)):
             word = "input" if places[name] == 0 else f"input_{name}"
-            found[f"{word}_{number}" if number else word] = tensor
-    return found
+            tensors[f"{word}_{number}" if number else word] = tensor
+    return tensors

@@ -30,38 +30,38 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
     trace = traced(model, example)
     reads = trace.uses()
     transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.name == "t")
-    made = ByTensor[str]()  # output -> weight
+    weights = ByTensor[str]()  # output -> weight
     norms: list[tuple[Tensor, str]] = []  # what is read, running mean
     for op in trace.ops:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(op.args[-1])
-            made[op.outputs[0]] = trace.names.get(weight, "")
+            weights[op.outputs[0]] = trace.names.get(weight, "")
         elif (
             "batch_norm" in op.name
             and op.args[3] is not None
             and (op.name.endswith("no_training") or not op.args[5])
         ):
             norms.append((op.args[0], trace.names.get(op.args[3], "")))
-    runs = Counter([weight for _, weight in made.items()] + [mean for _, mean in norms])
-    pairs = [(made.get(read, ""), mean) for read, mean in norms if reads[id(read)] == 1]
-    found = [
+    runs = Counter([weight for _, weight in weights.items()] + [mean for _, mean in norms])
+    pairs = [(weights.get(read, ""), mean) for read, mean in norms if reads[read] == 1]
+    candidates = [
         (weight.rpartition(".")[0], mean.rpartition(".")[0])
         for weight, mean in pairs
         if runs[weight] == runs[mean] == 1 and weight and mean
     ]
     return [
         (layer, norm)
-        for layer, norm in found
+        for layer, norm in candidates
         if not read_elsewhere(model.get_submodule(norm), reads)
     ]
 
 
-def read_elsewhere(norm: nn.Module, reads: Counter[int]) -> bool:
+def read_elsewhere(norm: nn.Module, reads: Counter[Tensor]) -> bool:
     """Return whether something beside a batch-norm itself computes with its tensors, which folding
     would change.
     """
     return any(
-        reads[id(t)] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
+        reads[t] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
     )
 
 
@@ -193,10 +193,11 @@ def taken_out(model: nn.Module, layer: nn.Module) -> StandIn:
     for owner in model.modules():
         for key, child in list(owner._modules.items()):
             if child is layer:
-                owner._modules[key] = left.train(layer.training)
+                owner.add_module(key, left.train(layer.training))
     kind = kind_of_norm(layer)
     assert kind is not None
-    layer._modules.clear()
+    for key in list(layer._modules):
+        delattr(layer, key)
     layer.__class__ = kind
     left.stand_in_for(layer)
     return left

@@ -78,8 +78,8 @@ class Sums:
         mass = self.mass[end] - self.mass[begin]
         first = self.first[end] - self.first[begin]
         second = self.second[end] - self.second[begin]
-        found: Floats = np.maximum(second - first * first / np.maximum(mass, 1e-300), 0.0)
-        return found
+        spread: Floats = np.maximum(second - first * first / np.maximum(mass, 1e-300), 0.0)
+        return spread
 
 
 def one_more(error: Floats, sums: Sums, n: int) -> tuple[Floats, Ints]:
@@ -118,10 +118,10 @@ def least(error: Floats, sums: Sums, ends: Ints, low: Ints, high: Ints) -> tuple
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     begins = np.arange(counts.sum()) + np.repeat(low - starts, counts)
     errors = error[begins] + sums.cost(begins, np.repeat(ends, counts))
-    found = np.minimum.reduceat(errors, starts)
+    smallest = np.minimum.reduceat(errors, starts)
     late = len(error)
-    first = np.where(errors == np.repeat(found, counts), begins, late)
-    return found, np.minimum.reduceat(first, starts)
+    first = np.where(errors == np.repeat(smallest, counts), begins, late)
+    return smallest, np.minimum.reduceat(first, starts)
 
 
 def means(numbers: Floats, weights: Floats, ends: Ints) -> Floats:
@@ -129,8 +129,8 @@ def means(numbers: Floats, weights: Floats, ends: Ints) -> Floats:
     begins = np.concatenate([[0], ends[:-1]])
     full = begins < ends  # one that is empty has none
     mass = np.add.reduceat(weights, begins[full])
-    found: Floats = np.add.reduceat(weights * numbers, begins[full]) / mass
-    return found
+    centres: Floats = np.add.reduceat(weights * numbers, begins[full]) / mass
+    return centres
 
 
 def groups_of(numbers: Floats) -> Ints:
@@ -142,8 +142,8 @@ def groups_of(numbers: Floats) -> Ints:
     many = np.arange(n) * half // n
     wide = ((numbers - numbers[0]) / (numbers[-1] - numbers[0]) * half).astype(np.int64)
     new = np.concatenate([[0], (np.diff(many) > 0) | (np.diff(wide) > 0)])
-    found: Ints = np.cumsum(new)
-    return found
+    groups: Ints = np.cumsum(new)
+    return groups
 
 
 def lloyd(numbers: Floats, weights: Floats, values: Floats) -> Floats:

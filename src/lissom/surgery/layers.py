@@ -66,7 +66,7 @@ class CompressedLayer(nn.Module, ABC):
     def drop_transforms(self) -> None:
         """Compute with the weight as it is from now on."""
         for name in self.transforms:
-            del self._modules[name]
+            delattr(self, name)
 
     def transformed(self) -> Tensor:
         """Return the weight (out in ...) that the layer computes with."""
@@ -103,8 +103,8 @@ class CompressedConv(CompressedLayer):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve as PyTorch's own class does."""
-        found: Tensor = super()._conv_forward(input, weight, bias)  # type: ignore[misc]
-        return found
+        output: Tensor = super()._conv_forward(input, weight, bias)  # type: ignore[misc]
+        return output
 
 
 class CompressedConv1d(CompressedConv, nn.Conv1d):
@@ -247,9 +247,9 @@ def baked(model: nn.Module) -> nn.Module:
     """Return a copy of a network without transforms of weights; itself where it has none."""
     if not any(isinstance(part, WeightTransform) for part in model.modules()):
         return model
-    found = copy.deepcopy(model)
-    bake_transforms(found)
-    return found
+    copied = copy.deepcopy(model)
+    bake_transforms(copied)
+    return copied
 
 
 def back(layer: nn.Module) -> type[nn.Module]:

@@ -16,7 +16,7 @@ def matching(names: Iterable[str], patterns: str, where: str) -> set[str]:
     ['layer1.0', 'layer1.1', 'stem']
     """
     names = list(names)
-    found = set()
+    matched = set()
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         hits = {name for name in names if fnmatchcase(name, pattern)}
         if not hits:
@@ -28,5 +28,5 @@ def matching(names: Iterable[str], patterns: str, where: str) -> set[str]:
                 + (f"; did you mean '{close}'?" if close else ";")
                 + f" There are: {some}"
             )
-        found |= hits
-    return found
+        matched |= hits
+    return matched

@@ -62,9 +62,9 @@ def unpack(kind: str, data: bytes, count: int, dtype: str) -> Array:
     if len(bitmap) * 8 < count:
         raise ValueError(f"{len(data)} bytes do not say where {count} elements are zero")
     full = np.unpackbits(bitmap, count=count).astype(bool)
-    found = np.zeros(count, dtype)
-    found[full] = read(data[len(bitmap) :], int(full.sum()), dtype)
-    return found
+    values = np.zeros(count, dtype)
+    values[full] = read(data[len(bitmap) :], int(full.sum()), dtype)
+    return values
 
 
 def _in_a_book(values: Array) -> bytes | None:

@@ -72,14 +72,14 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
     `example` (n ...) is run to see what the layers read. A layer without which the network does not
     do what it did is put back.
     """
-    found = PlainLayers()
-    own = {name: layer for name, layer in model.named_modules() if has_own_forward(layer)}
-    if not own:
-        return found
-    inputs = inputs_of(model, own, example)
+    result = PlainLayers()
+    layers = {name: layer for name, layer in model.named_modules() if has_own_forward(layer)}
+    if not layers:
+        return result
+    inputs = inputs_of(model, layers, example)
     before: dict[str, Any] = {}
     outputs: list[Tensor] = []
-    for name, layer in own.items():
+    for name, layer in layers.items():
         word = type(layer).__name__
         try:
             with bare(layer):
@@ -87,34 +87,34 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
             if shares(model, layer):
                 raise NotPlain("whose weight is computed of a parameter that another layer has too")
         except NotPlain as error:
-            found.left[name] = f"{word}, {error}"
+            result.left[name] = f"{word}, {error}"
         except Exception as error:  # whatever a forward raises on an input by itself
-            found.left[name] = f"{word}, whose forward fails by itself ({type(error).__name__})"
+            result.left[name] = f"{word}, whose forward fails by itself ({type(error).__name__})"
         else:
             outputs = outputs if before else outputs_of(model, example)
             before[name] = state(layer)
-            found.done[name] = word
+            result.done[name] = word
             if plain.weight is not layer._parameters.get("weight"):
-                found.baked[name] = computed_by(layer)
+                result.baked[name] = computed_by(layer)
             become_plain(layer, plain.geometry, plain.weight, plain.bias)
     if before and not same(model, example, outputs):
-        for name in put_back(model, own, before, example, outputs):
-            found.left[name] = (
-                f"{found.done.pop(name)}, of which the network uses more than its output"
+        for name in put_back(model, layers, before, example, outputs):
+            result.left[name] = (
+                f"{result.done.pop(name)}, of which the network uses more than its output"
             )
-            found.baked.pop(name, None)
-    return found
+            result.baked.pop(name, None)
+    return result
 
 
 def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
     """Let layers whose own forward comes to a plain one be that, in place, and note it; return why
     others do not.
     """
-    found = make_plain(model, ctx.example)
-    ctx.notes += found.notes(ctx.where)
-    if found.done:
-        ctx.facts["plain"] = found.done
-    return found.left
+    result = make_plain(model, ctx.example)
+    ctx.notes += result.notes(ctx.where)
+    if result.done:
+        ctx.facts["plain"] = result.done
+    return result.left
 
 
 def has_own_forward(layer: nn.Module) -> bool:
@@ -133,18 +133,20 @@ def has_own_forward(layer: nn.Module) -> bool:
     )
 
 
-def inputs_of(model: nn.Module, own: dict[str, nn.Module], example: Tree) -> dict[str, list[Any]]:
+def inputs_of(
+    model: nn.Module, layers: dict[str, nn.Module], example: Tree
+) -> dict[str, list[Any]]:
     """Return what some layers of a network read on the first item of `example`, or on a part of it
     if that is enough.
     """
-    inputs: dict[str, list[Any]] = {name: [] for name in own}
+    inputs: dict[str, list[Any]] = {name: [] for name in layers}
     small = smaller(example)
     hooks = [
         layer.register_forward_pre_hook(
             lambda _, args, kwargs, name=name: inputs[name].append([*args, *kwargs.values()]),
             with_kwargs=True,
         )
-        for name, layer in own.items()
+        for name, layer in layers.items()
     ]
     try:
         if small is not None:
@@ -170,7 +172,7 @@ def outputs_of(model: nn.Module, example: Tree) -> list[Tensor]:
 def bare(model: nn.Module) -> Iterator[None]:
     """Run a network in eval mode for a while; modes and buffers are afterwards as they were."""
     modes = {m: m.training for m in model.modules()}
-    kept = [(b, b.clone()) for b in model.buffers()]
+    buffers = [(b, b.clone()) for b in model.buffers()]
     in_mode(model)
     try:
         yield
@@ -179,7 +181,7 @@ def bare(model: nn.Module) -> Iterator[None]:
             if module.training != mode:
                 module.training = mode
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in buffers:
                 buffer.copy_(value)
 
 
@@ -189,34 +191,32 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
     """
     if not inputs:
         raise NotPlain("which is not called as a layer")
-    if any(len(given) != 1 or not isinstance(given[0], Tensor) for given in inputs):
+    if any(len(args) != 1 or not isinstance(args[0], Tensor) for args in inputs):
         raise NotPlain("which is called with more than one input")
     runs = []
-    one = calls_of(layer, inputs[0][0])
-    if one.other is None:
+    calls = calls_of(layer, inputs[0][0])
+    if calls.other is None:
         runs = [calls_of(layer, x) for (x,) in inputs[1:INPUTS]]
         runs.append(calls_of(layer, inputs[0][0]))  # a weight that is drawn is another one now
-    runs.insert(0, one)
-    if one.other is None and one.kind != "Linear" and any(one.pads):
-        runs += other_sizes(layer, one, inputs[0][0])
+    runs.insert(0, calls)
+    if calls.other is None and calls.kind != "Linear" and any(calls.pads):
+        runs += other_sizes(layer, calls, inputs[0][0])
     if other := next((run.other for run in runs if run.other), None):
         raise NotPlain(other)
-    if not all(
-        unchanged(run.given[name], one.given[name]) for run in runs for name in ("weight", "bias")
-    ):
+    if not all(same_numbers(run, calls) for run in runs):
         raise NotPlain("whose weight changes from call to call")
-    geometry = one.geometry()
-    if one.kind != "Linear":
+    geometry = calls.geometry()
+    if calls.kind != "Linear":
         geometry["pads"] = pads_of(runs)
-    return Plain(geometry, one.given["weight"], one.given["bias"])
+    return Plain(geometry, calls.arguments["weight"], calls.arguments["bias"])
 
 
-def other_sizes(layer: nn.Module, one: Calls, x: Tensor) -> Iterator[Calls]:
+def other_sizes(layer: nn.Module, calls: Calls, x: Tensor) -> Iterator[Calls]:
     """Yield the calls of a convolution on small inputs of several sizes, as far as it takes them."""
-    geometry = one.geometry()
+    geometry = calls.geometry()
     least = [
         d * (k - 1) + 1
-        for d, k in zip(geometry["dilation"], one.given["weight"].shape[2:], strict=True)
+        for d, k in zip(geometry["dilation"], calls.arguments["weight"].shape[2:], strict=True)
     ]
     for more in range(max(geometry["stride"]) + 1):
         try:
@@ -230,16 +230,21 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
     None for none.
     """
     zeros = [run.zeros() for run in runs]
-    if all(found == zeros[0] for found in zeros):
+    if all(pads == zeros[0] for pads in zeros):
         return zeros[0] if any(zeros[0]) else None
     geometry = runs[0].geometry()
-    kernel = runs[0].given["weight"].shape[2:]
+    kernel = runs[0].arguments["weight"].shape[2:]
     if all(
-        found == same_pads(run.alive[0].shape[2:], kernel, geometry["stride"], geometry["dilation"])
-        for found, run in zip(zeros, runs, strict=True)
+        pads == same_pads(run.input.shape[2:], kernel, geometry["stride"], geometry["dilation"])
+        for pads, run in zip(zeros, runs, strict=True)
     ):
         return SAME
     raise NotPlain("whose padding follows the size of its input in a way of its own")
+
+
+def same_numbers(one: Calls, two: Calls) -> bool:
+    """Return whether two calls of a layer computed with the same weight and bias."""
+    return all(unchanged(one.arguments[name], two.arguments[name]) for name in ("weight", "bias"))
 
 
 def unchanged(one: Tensor | None, two: Tensor | None) -> bool:
@@ -264,42 +269,43 @@ def become_plain(
         if value is not None and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value.detach().clone())
         layer.register_parameter(name, value)
-    layer.__dict__["geometry"] = geometry
+    for name, value in attributes_of(geometry, weight).items():
+        setattr(layer, name, value)
+
+
+def attributes_of(geometry: dict[str, Any], weight: Tensor) -> dict[str, Any]:
+    """Return what a plain layer of this geometry and weight (out in ...) says of itself."""
     if geometry["kind"] == "Linear":
-        layer.__dict__.update(out_features=len(weight), in_features=weight.shape[1])
-        return
-    layer.__dict__.update(
-        {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in geometry.items()
-            if key not in ("kind", "bias", "pads")
+        return {
+            "geometry": geometry,
+            "out_features": len(weight),
+            "in_features": weight.shape[1],
         }
-    )
-    layer.__dict__.update(
-        pads=geometry["pads"],
-        padding_mode="zeros",
-        transposed=False,
-        output_padding=(0,) * (weight.ndim - 2),
-        kernel_size=tuple(weight.shape[2:]),
-        out_channels=len(weight),
-        in_channels=weight.shape[1] * geometry["groups"],
-    )
+    stated = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in geometry.items()
+        if key not in ("kind", "bias", "pads")
+    }
+    return {
+        "geometry": geometry,
+        **stated,
+        "pads": geometry["pads"],
+        "padding_mode": "zeros",
+        "transposed": False,
+        "output_padding": (0,) * (weight.ndim - 2),
+        "kernel_size": tuple(weight.shape[2:]),
+        "out_channels": len(weight),
+        "in_channels": weight.shape[1] * geometry["groups"],
+    }
 
 
 def shares(model: nn.Module, layer: nn.Module) -> bool:
     """Return whether another layer has a parameter that this one would lose, since its weight is
     computed of it.
     """
-    mine = {id(p) for p in layer.parameters()} - {
-        id(layer._parameters.get(name)) for name in ("weight", "bias")
-    }
-    inside = set(layer.modules())
-    return any(
-        id(p) in mine
-        for other in model.modules()
-        if other not in inside
-        for p in other._parameters.values()
-    )
+    mine = set(layer.parameters()) - {layer._parameters.get(name) for name in ("weight", "bias")}
+    others = set(model.modules()) - set(layer.modules())
+    return any(not mine.isdisjoint(other._parameters.values()) for other in others)
 
 
 def state(layer: nn.Module) -> tuple[type, dict[str, Any]]:
@@ -330,18 +336,18 @@ def same(model: nn.Module, example: Tree, outputs: list[Tensor]) -> bool:
 
 def put_back(
     model: nn.Module,
-    own: dict[str, nn.Module],
+    layers: dict[str, nn.Module],
     before: dict[str, Any],
     example: Tree,
     outputs: list[Tensor],
 ) -> list[str]:
     """Give layers the class back without which the network does not do what it did; return which."""
-    plain = {name: state(own[name]) for name in before}
+    plain = {name: state(layers[name]) for name in before}
     needed = list[str]()
 
     def put(name: str, states: dict[str, Any]) -> None:
-        own[name].__class__ = states[name][0]
-        own[name].__dict__ = dict(states[name][1])
+        layers[name].__class__ = states[name][0]
+        layers[name].__dict__ = dict(states[name][1])
 
     for name in before:
         put(name, before)

@@ -31,25 +31,27 @@ def squared_gradients(
     Raises LissomError where there are no samples, or no numbers for classes.
     """
     weights = {name: model.get_parameter(f"{name}.weight") for name in layers}
-    found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     loss = loss_of(model, ctx)
     count = 0
     model.eval()
     for samples, labels in batches:
         for k in range(length(samples)):
-            one = sample(samples, k)
+            single = sample(samples, k)
             label = None if labels is None else labels[k : k + 1]
             with torch.enable_grad():
                 slopes = torch.autograd.grad(
-                    loss(one, label, called(model, one)), list(weights.values()), allow_unused=True
+                    loss(single, label, called(model, single)),
+                    list(weights.values()),
+                    allow_unused=True,
                 )
             for name, slope in zip(weights, slopes, strict=True):
                 if slope is not None:
-                    found[name] += slope.square()
+                    squares[name] += slope.square()
             count += 1
     if not count:
         raise LissomError(f"{ctx.where}: sensitivity needs samples, and there are none")
     return {
         name: (total / count).clamp_min(max(float(total.mean()) / count * LEAST, 1e-30))
-        for name, total in found.items()
+        for name, total in squares.items()
     }

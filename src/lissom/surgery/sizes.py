@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from math import ceil
 from typing import NamedTuple
 
@@ -41,63 +42,62 @@ def sizes(model: nn.Module) -> dict[str, int]:
     Packed, weights that were changed take what `pack` makes of them.
     """
     total = Sizes()
-    seen = set[int]()
-    owned = {id(layer.norm) for layer in model.modules() if isinstance(layer, QuantizedLayer)}
+    seen = set[Tensor]()
+    owned = {layer.norm for layer in model.modules() if isinstance(layer, QuantizedLayer)}
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, Rounding):
                 total = total.plus(floats(int(layer.of == "inputs" and bool(layer.names))))
-            elif id(layer) not in owned and not isinstance(layer, WeightTransform):
-                fresh = [
-                    p for p in layer._parameters.values() if p is not None and id(p) not in seen
-                ]
-                seen |= {id(p) for p in fresh}
+            elif layer not in owned and not isinstance(layer, WeightTransform):
+                fresh = [p for p in layer._parameters.values() if p is not None and p not in seen]
+                seen.update(fresh)
                 total = total.plus(of_layer(layer, fresh, seen))
     return {"theory_bytes": ceil(total.bits / 8), "packed_bytes": total.packed}
 
 
-def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[int]) -> Sizes:
+def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[Tensor]) -> Sizes:
     """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet;
-    `seen` are the ids of all that have.
+    `seen` are all that have.
     """
-    found = Sizes()
+    total = Sizes()
     for value in fresh:
         if value is layer._parameters.get("weight") and isinstance(layer, CompressedLayer):
-            found = found.plus(of_weight(layer, seen))
+            total = total.plus(of_weight(layer, seen))
         elif not isinstance(layer, QuantizedLayer):
-            found = found.plus(floats(value.numel()))
+            total = total.plus(floats(value.numel()))
     if isinstance(layer, QuantizedLayer):
         biased = layer.bias is not None or layer.norm is not None
-        found = found.plus(
+        total = total.plus(
             floats(len(layer.weight) * (int(layer.rounding is not None) + int(biased)))
         )
-    return found
+    return total
 
 
-def of_weight(layer: CompressedLayer, seen: set[int]) -> Sizes:
+def of_weight(layer: CompressedLayer, seen: set[Tensor]) -> Sizes:
     """Return the sizes of a weight, without its scales, and of what its transforms hold."""
     # of -0.0, too, 0.0; files hold float32, whatever the network does
-    found = Stored(layer.weight.detach().float() + 0.0)
+    stored = Stored(layer.weight.detach().float() + 0.0)
     held = Sizes()
     for transform in layer.transforms.values():
-        found = transform.stored(found)
+        stored = transform.stored(stored)
     rounding = layer.rounding if isinstance(layer, QuantizedLayer) else None
     if rounding is not None:
         assert isinstance(layer, QuantizedLayer)
         codes = layer.integers()[0]
         each = rounding.grid.value_bits or rounding.bits
         sign_bits = 1.0 if rounding.grid.value_bits else rounding.bits
-        found = Stored(rounding.stored(codes), each, sign_bits, sparse=found.sparse)
+        stored = Stored(rounding.stored(codes), each, sign_bits, sparse=stored.sparse)
         nonzero = int(codes.count_nonzero())
     else:
-        nonzero = int(found.values.count_nonzero())
-        books = [p for t in layer.transforms.values() for p in t.parameters() if id(p) not in seen]
-        seen |= {id(book) for book in books}
-        held = held.plus(floats(sum(book.numel() for book in books), found.book_bits))
-    bits = found.values.numel() * found.bits
-    if found.sparse:
-        bits = min(bits, found.values.numel() + nonzero * found.sign_bits)
-    return held.plus(Sizes(bits, len(pack(bytes_of(found.values))[1])))
+        nonzero = int(stored.values.count_nonzero())
+        parameters = chain.from_iterable(t.parameters() for t in layer.transforms.values())
+        books = [book for book in parameters if book not in seen]
+        seen.update(books)
+        held = held.plus(floats(sum(book.numel() for book in books), stored.book_bits))
+    bits = stored.values.numel() * stored.bits
+    if stored.sparse:
+        bits = min(bits, stored.values.numel() + nonzero * stored.sign_bits)
+    return held.plus(Sizes(bits, len(pack(bytes_of(stored.values))[1])))
 
 
 def bytes_of(values: Tensor) -> np.ndarray:

@@ -36,9 +36,9 @@ def unsteady(model: nn.Module, inputs: Tree, answer: Tree = None) -> str | None:
     `answer` is what it has answered before, if it was asked already.
     """
     with torch.no_grad():
-        one = called(model.eval(), inputs) if answer is None else answer
-        two = called(model.eval(), inputs)
-        if not apart(list(tensors_in(one)), list(tensors_in(two))) > SAME:
+        first = called(model.eval(), inputs) if answer is None else answer
+        second = called(model.eval(), inputs)
+        if not apart(list(tensors_in(first)), list(tensors_in(second))) > SAME:
             return None
         with _Draws() as draws:
             called(model, inputs)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .by_tensor import ByTensor
+
 # parameter -> the layers that hold it, with its name there
-Owners = dict[int, list[tuple[nn.Module, str]]]
+Owners = ByTensor[list[tuple[nn.Module, str]]]
 
 
 def owners_of(model: nn.Module) -> Owners:
     """Return which layers hold each parameter; more than one where they share it."""
-    found: Owners = {}
+    owners = Owners()
     for layer in model.modules():
-        for key, p in layer._parameters.items():
-            if p is not None:
-                found.setdefault(id(p), []).append((layer, key))
-    return found
+        for key, parameter in layer._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((layer, key))
+    return owners
 
 
 def replace(
@@ -35,26 +37,20 @@ def replace(
     """
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path) if layer is None else layer
-    if key in layer._buffers and buffer is not False:
-        layer._buffers[key] = value
-        layer._non_persistent_buffers_set.discard(key)  # what was cut has to be saved
-        return [layer]
-    if buffer:
-        layer.register_buffer(key, value)
+    if buffer or (buffer is None and key in layer._buffers):
+        layer.register_buffer(key, value)  # saved from now on: what was cut has to be
         return [layer]
     old = layer._parameters.get(key)
     fresh = nn.Parameter(
         value, requires_grad=old.requires_grad if old is not None else value.is_floating_point()
     )
-    holders = (
-        [(layer, key)] if old is None else (owners or owners_of(model)).get(id(old), [(layer, key)])
-    )
+    holders = [(layer, key)]
+    if old is not None:
+        holders = (owners or owners_of(model)).get(old, holders)
     for owner, alias in holders:
-        owner._parameters[alias] = fresh
-        if isinstance(owner, nn.RNNBase):  # keeps a list of its own
-            owner._flat_weights[owner._flat_weights_names.index(alias)] = fresh
+        setattr(owner, alias, fresh)
     if owners is not None:
-        owners[id(fresh)] = holders
+        owners[fresh] = holders
     return [owner for owner, _ in holders]
 
 
@@ -71,23 +67,20 @@ class Held:
         for module in modules:
             if not isinstance(module, torch.jit.ScriptModule):  # of which nothing is cut
                 held = vars(module)
-                own = {key: held[key].copy() for key in self.OWN if key in held}
-                self.modules.append((module, module.__class__, dict(held), own))
-        tensors = [
-            t
-            for module in modules
-            for held in (module._parameters, module._buffers)
-            for t in held.values()
-        ]
-        self.numbers = [(t, t.data) for t in {id(t): t for t in tensors}.values() if t is not None]
+                changing = {key: held[key].copy() for key in self.OWN if key in held}
+                self.modules.append((module, module.__class__, dict(held), changing))
+        tensors = dict[Tensor | None, None]()  # each once
+        for module in modules:
+            tensors |= dict.fromkeys((*module._parameters.values(), *module._buffers.values()))
+        self.numbers = [(t, t.data) for t in tensors if t is not None]
 
     def restore(self) -> None:
         """Bring the network back; what was computed in place stays."""
-        for module, kind, attributes, own in self.modules:
+        for module, kind, attributes, changing in self.modules:
             module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            module.__dict__.update({key: value.copy() for key, value in own.items()})
+            module.__dict__.update({key: value.copy() for key, value in changing.items()})
         for tensor, numbers in self.numbers:
             tensor.data = numbers
 
@@ -107,8 +100,8 @@ def match_widths(layer: nn.Module) -> None:
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, nn.modules.batchnorm._NormBase):
-        kept = layer.weight if layer.weight is not None else layer.running_mean
-        layer.num_features = len(kept) if kept is not None else layer.num_features
+        numbers = layer.weight if layer.weight is not None else layer.running_mean
+        layer.num_features = len(numbers) if numbers is not None else layer.num_features
     elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
         layer.num_groups = len(layer.weight) // (layer.num_channels // layer.num_groups)
         layer.num_channels = len(layer.weight)

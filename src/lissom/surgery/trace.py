@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -61,15 +62,13 @@ class Trace:
     names: ByTensor[str] = field(default_factory=ByTensor)  # a parameter or buffer -> its name
     buffers: set[str] = field(default_factory=set)  # the names of those that are no parameters
     # module -> what it returned last, where that is a tensor
-    made: dict[str, Tensor] = field(default_factory=dict)
+    returned: dict[str, Tensor] = field(default_factory=dict)
     # whether the network's code may do something else with an image of another size
     sized: bool = False
 
-    def uses(self) -> Counter[int]:
+    def uses(self) -> Counter[Tensor]:
         """Return how often each tensor is read, being returned counted as a reading."""
-        read = Counter(id(t) for op in self.ops for t in op.inputs())
-        read.update(id(t) for t in self.outputs)
-        return read
+        return Counter(chain(*(op.inputs() for op in self.ops), self.outputs))
 
     def decides(self) -> bool:
         """Return whether floats decide something that is read later: an integer, a boolean or a
@@ -80,18 +79,31 @@ class Trace:
             any(t.is_floating_point() for t in op.inputs())
             for op in self.ops
             if isinstance(op.result, (bool, int, float))
-            or any(not t.is_floating_point() and read[id(t)] for t in op.outputs)
+            or any(not t.is_floating_point() and read[t] for t in op.outputs)
         )
+
+    def products(self) -> Iterator[tuple[str, Tensor, Op]]:
+        """Yield each convolution and each product of a linear layer, with the name of its weight and that."""
+        transposed = ByTensor((op.outputs[0], op.args[0]) for op in self.ops if op.flips)
+        for op in self.ops:
+            if op.name in ("convolution", "linear"):
+                weight = op.args[1]
+            elif op.name in ("addmm", "mm"):
+                weight = transposed.get(op.args[-1], op.args[-1])
+            else:
+                continue
+            if weight in self.names:
+                yield self.names[weight], weight, op
 
     def live(self) -> list[Op]:
         """Return the operations that the outputs depend on; those that change a tensor in place all count."""
-        wanted = {id(t) for t in self.outputs}
-        found = []
+        wanted = set(self.outputs)
+        operations = []
         for op in reversed(self.ops):
-            if op.name.endswith("_") or any(id(t) in wanted for t in op.outputs):
-                found.append(op)
-                wanted.update(id(t) for t in op.inputs())
-        return found[::-1]
+            if op.name.endswith("_") or not wanted.isdisjoint(op.outputs):
+                operations.append(op)
+                wanted.update(op.inputs())
+        return operations[::-1]
 
 
 class _Recorder(TorchDispatchMode):
@@ -115,8 +127,8 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     With `training`, in training mode on the first two: batch statistics need more than one. Running
     statistics move.
     """
-    one = copied(first(example, 1 + training))
-    trace = Trace(tuple(tensors_in(one)))
+    inputs = copied(first(example, 1 + training))
+    trace = Trace(tuple(tensors_in(inputs)))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         trace.names[value] = name
     trace.buffers = {name for name, _ in model.named_buffers()}
@@ -132,7 +144,7 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
             after.callback(module.register_forward_hook(_noted(trace, name)).remove)
         in_mode(model, training)
         with torch.no_grad(), _Recorder(trace), SizesRead() as sizes:
-            trace.outputs = tuple(tensors_in(handed(model, one)))
+            trace.outputs = tuple(tensors_in(handed(model, inputs)))
     trace.sized |= sizes.found
     return trace
 
@@ -163,6 +175,6 @@ def _restored(modes: dict[nn.Module, bool]) -> None:
 def _noted(trace: Trace, name: str) -> Any:
     def note(_: nn.Module, __: Any, out: Any) -> None:
         if isinstance(out, Tensor):
-            trace.made[name] = out
+            trace.returned[name] = out
 
     return note

@@ -96,8 +96,8 @@ def transform_named(name: str) -> type[WeightTransform]:
         raise unknown("transform", "weight transform", name, transforms())
     module = import_module(f"{weights.__name__}.{name}")
     for kind in vars(module).values():
-        own = isinstance(kind, type) and kind.__module__ == module.__name__
-        if own and issubclass(kind, WeightTransform):
+        here = isinstance(kind, type) and kind.__module__ == module.__name__
+        if here and issubclass(kind, WeightTransform):
             return kind
     raise LissomError(f"{module.__file__}: holds no class that is a WeightTransform")
 

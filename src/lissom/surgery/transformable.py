@@ -42,9 +42,9 @@ def transformable(
         model.train(mode)
         for hook in hooks:
             hook.remove()
-    found: dict[str, list[nn.Module]] = {}
+    layers: dict[str, list[nn.Module]] = {}
     left: dict[str, str] = {}
-    seen: set[int] = set()
+    seen = set[torch.Tensor]()
     for name, layer in model.named_modules():
         if torch_class(layer) is None:
             continue
@@ -58,10 +58,10 @@ def transformable(
             left[name] = "its weight is also that of a layer of another kind"
         elif reason := misfit(layer):
             left[name] = reason
-        elif id(weight) not in seen:
-            seen.add(id(weight))
-            found[name] = owners
-    return found, left
+        elif weight not in seen:
+            seen.add(weight)
+            layers[name] = owners
+    return layers, left
 
 
 def chosen_layers(
@@ -80,15 +80,15 @@ def chosen_layers(
     goes into the layer before it. Raises LissomError for a pattern of `only` or `keep` that matches
     nothing.
     """
-    own = settle_plain(model, ctx)
+    reasons = settle_plain(model, ctx)
     if fold:
         before = copy.deepcopy(model)
         ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
         gate_same(ctx, "folded = unfolded", before, model, ctx.batch(32), fold_batchnorms)
-    found, left = transformable(model, ctx.example, misfit)
-    unable(model, ctx.example, left, own, COMPRESSED)
-    wanted = chosen(found, left, only, keep, ctx.where)
-    return {name: owners for name, owners in found.items() if name in wanted}, left
+    layers, left = transformable(model, ctx.example, misfit)
+    unable(model, ctx.example, left, reasons, COMPRESSED)
+    wanted = chosen(layers, left, only, keep, ctx.where)
+    return {name: owners for name, owners in layers.items() if name in wanted}, left
 
 
 def bare(layer: nn.Module) -> bool:

@@ -19,19 +19,23 @@ def surroundings(**more: str) -> dict[str, str]:
     Nothing is imported from the folder that it happens to start in, no library reports to its
     maker, and text is UTF-8.
     """
-    own = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(search_path())}
-    return {**os.environ, **OFF, **own, **more}
+    settings = {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUTF8": "1",
+        "PYTHONPATH": os.pathsep.join(search_path()),
+    }
+    return {**os.environ, **OFF, **settings, **more}
 
 
 def search_path() -> list[str]:
     """Return the folders of PYTHONPATH as seen from here, and that of this package unless Python
     finds it by itself.
     """
-    found = [
+    folders = [
         os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
     ]
     installed = [*site.getsitepackages(), site.getusersitepackages()]
-    return found if str(SOURCE) in (*found, *installed) else [*found, str(SOURCE)]
+    return folders if str(SOURCE) in (*folders, *installed) else [*folders, str(SOURCE)]
 
 
 def command(module: str, *words: str | Path) -> list[str]:

@@ -108,7 +108,7 @@ def sweep(*roots: Path) -> None:
     """Delete the scratch folders in `roots` that killed processes left behind."""
     for root in roots:
         try:
-            names = [found.name for found in os.scandir(root) if NAMED.match(found.name)]
+            names = [entry.name for entry in os.scandir(root) if NAMED.match(entry.name)]
         except OSError:
             continue
         for name in names:
@@ -120,25 +120,25 @@ def left_behind(folder: Path) -> bool:
     """Return whether the process that made a scratch folder has ended; of another machine's,
     whether it is a day old.
     """
-    found = NAMED.match(folder.name)
+    match = NAMED.match(folder.name)
     if folder.name in OWN:
         return False
     try:
-        made = folder.stat().st_mtime
+        changed = folder.stat().st_mtime
     except OSError:
         return False
-    old = time.time() - made > DAY_S
-    if found is None or found[1] != machine_mark():
+    old = time.time() - changed > DAY_S
+    if match is None or match[1] != machine_mark():
         return old
-    if int(found[2]) == os.getpid():
+    if int(match[2]) == os.getpid():
         return True  # in a container each process may have the same number
-    if not alive(int(found[2])):
+    if not alive(int(match[2])):
         return True
     try:
-        begun = psutil.Process(int(found[2])).create_time()
+        begun = psutil.Process(int(match[2])).create_time()
     except (psutil.Error, OverflowError):  # there it is, but nothing tells since when
         return old
-    return old and begun > made + 60  # the number has gone to another process since
+    return old and begun > changed + 60  # the number has gone to another process since
 
 
 def alive(pid: int) -> bool:

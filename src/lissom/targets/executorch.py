@@ -82,12 +82,12 @@ class Executorch(Target):
         )
         try:
             with hushed(), torch.no_grad():
-                made = by_operator(lambda: program_of(model, shown))
+                program = by_operator(lambda: program_of(model, shown))
         except Exception as error:  # its passes raise whatever they raise
             raise LissomError(
                 f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
             ) from error
-        path.write_bytes(made)
+        path.write_bytes(program)
 
     def load(self, path: Path, threads: int) -> Run:
         import torch
@@ -107,8 +107,8 @@ class Executorch(Target):
                 method.execute([part.contiguous()])[0].clone()
                 for part in torch.from_numpy(images).split(MOST)
             ]
-            found: np.ndarray = torch.cat(parts).numpy()
-            return found
+            outputs: np.ndarray = torch.cat(parts).numpy()
+            return outputs
 
         return run
 

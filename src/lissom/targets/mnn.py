@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -101,8 +102,8 @@ class Mnn(Target):
 
     def file(self, few: bool, acts: bool) -> str:
         # patterns differ in what no name may hold
-        own = f"-{zlib.crc32(self.keep.encode()):08x}" if self.keep else ""
-        return re.sub(r"\W+", "-", str(self)).strip("-") + own + "/model.mnn"
+        layers = f"-{zlib.crc32(self.keep.encode()):08x}" if self.keep else ""
+        return re.sub(r"\W+", "-", str(self)).strip("-") + layers + "/model.mnn"
 
     def plain(self) -> Target:
         return Mnn()
@@ -137,7 +138,7 @@ class Mnn(Target):
         with temporary() as scratch:
             folder = Path(scratch)
             source = folder / "model.onnx"
-            made = folder / "model.mnn"
+            converted = folder / "model.mnn"
             export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
             names = self.left_float(proto)
@@ -147,7 +148,7 @@ class Mnn(Target):
                 "--modelFile",
                 source,
                 "--MNNModel",
-                made,
+                converted,
                 "--bizCode",
                 "lissom",
             ]
@@ -162,19 +163,26 @@ class Mnn(Target):
                 words += ["--weightQuantBits", str(self.bits)]
             hint = "onnxruntime may run this network"
             run_isolated(
-                child("mnnconvert", *words), folder, made, f"{self}: MNN's converter", hint
+                child("mnnconvert", *words), folder, converted, f"{self}: MNN's converter", hint
             )
             outputs = output_shape(model, shape)
             smoke_test(
-                str(self), made, shape, outputs, f"{self}: MNN, running the converted file,", hint
+                str(self),
+                converted,
+                shape,
+                outputs,
+                f"{self}: MNN, running the converted file,",
+                hint,
             )
             if self.activations and images is not None:
                 shown = torch.cat(list(images(self.samples))).cpu()
-                made = self.quantized(folder, made, shown, shape, outputs, facts | {"skip": names})
+                converted = self.quantized(
+                    folder, converted, shown, shape, outputs, facts | {"skip": names}
+                )
                 order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
                 told = json.dumps(order | {"path": "images/"}, indent=1)
                 path.with_suffix(".quantizer.json").write_text(told, encoding="utf-8")
-            shutil.copyfile(made, path)
+            shutil.copyfile(converted, path)
 
     def left_float(self, proto: Any) -> list[str]:
         """Return what MNN calls the operations of the layers that are to stay float."""
@@ -189,12 +197,8 @@ class Mnn(Target):
             {layer_named(node.name): None for node in nodes}, self.keep, f"{self}: keep"
         )
         chosen = [node for node in nodes if layer_named(node.name) in layers]
-        return [
-            name
-            for node in chosen
-            for word in dict.fromkeys((node.name, *node.output))
-            for name in (word, f"{word}__matmul_converted")
-        ]
+        words = chain.from_iterable(dict.fromkeys((node.name, *node.output)) for node in chosen)
+        return list(chain.from_iterable((word, f"{word}__matmul_converted") for word in words))
 
     def quantized(
         self,
@@ -214,7 +218,7 @@ class Mnn(Target):
 
         from ..exporting.isolated import child, run_isolated, smoke_test
 
-        made = folder / "integer.mnn"
+        integers = folder / "integer.mnn"
         order = folder / ORDER
         method = {
             "feature_quantize_method": str(self.activations).upper(),
@@ -227,15 +231,19 @@ class Mnn(Target):
         )
         hint = f'activations="{INSTEAD[str(self.activations)]}" may work, and mnn(8) needs no quantizer'
         run_isolated(
-            child("mnnquant", whole, made, order), folder, made, f"{self}: MNN's quantizer", hint
+            child("mnnquant", whole, integers, order),
+            folder,
+            integers,
+            f"{self}: MNN's quantizer",
+            hint,
         )
         smoke_test(
-            str(self), made, shape, outputs, f"{self}: MNN, running the quantized file,", hint
+            str(self), integers, shape, outputs, f"{self}: MNN, running the quantized file,", hint
         )
-        given = np.ascontiguousarray(images[:16].float().numpy())
-        wanted, found = (self.load(file, 1)(given) for file in (whole, made))
+        inputs = np.ascontiguousarray(images[:16].float().numpy())
+        wanted, answers = (self.load(file, 1)(inputs) for file in (whole, integers))
         off = float(
-            np.sqrt(np.square(found - wanted).mean() / max(np.square(wanted).mean(), 1e-12))
+            np.sqrt(np.square(answers - wanted).mean() / max(np.square(wanted).mean(), 1e-12))
         )
         if not off <= WRONG:
             raise LissomError(
@@ -243,7 +251,7 @@ class Mnn(Target):
                 f"by {off:.2g} "
                 f"of their size on the images that it was shown; {hint}"
             )
-        return made
+        return integers
 
     def load(self, path: Path, threads: int) -> Run:
         import numpy as np
@@ -259,9 +267,9 @@ class Mnn(Target):
         network = MNN.nn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
 
         def run(images: np.ndarray) -> np.ndarray:
-            given = express.const(images, list(images.shape), express.NCHW, express.float)
-            found = express.convert(network.forward([given])[0], express.NCHW)
-            return np.array(found.read())  # a view of memory that goes with `found`
+            inputs = express.const(images, list(images.shape), express.NCHW, express.float)
+            outputs = express.convert(network.forward([inputs])[0], express.NCHW)
+            return np.array(outputs.read())  # a view of memory that goes with `outputs`
 
         return run
 
@@ -275,8 +283,8 @@ class Mnn(Target):
             session = network.createSession(
                 {"backend": "CPU", "numThread": threads, "precision": "normal"}
             )
-            given = network.getSessionInput(session)
-            network.resizeTensor(given, images.shape)
+            inputs = network.getSessionInput(session)
+            network.resizeTensor(inputs, images.shape)
             network.resizeSession(session)
         values = MNN.Tensor(
             images.shape,
@@ -284,7 +292,7 @@ class Mnn(Target):
             images.ravel().tolist(),
             MNN.Tensor_DimensionType_Caffe,
         )
-        given.copyFrom(values)
+        inputs.copyFrom(values)
         runs: list[list[tuple[str, float]]] = []
         begun = 0.0
 
@@ -309,14 +317,14 @@ def hushed() -> Iterator[None]:
     being imported.
     """
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
         os.close(nowhere)
 
 

@@ -44,10 +44,10 @@ class Ncnn(Target):
     precision: Literal["f32", "f16"] = arg("format of the stored weights", "f32")
 
     def missing(self) -> str | None:
-        found = find_spec("ncnn") and find_spec("pnnx")
+        both = find_spec("ncnn") and find_spec("pnnx")
         return (
             None
-            if found
+            if both
             else "ncnn or its converter pnnx is not installed: pip install 'lissom[ncnn]'"
         )
 
@@ -83,7 +83,7 @@ class Ncnn(Target):
         with temporary() as scratch:
             folder = Path(scratch)
             source = folder / "model.onnx"
-            made = folder / path.name
+            zipped = folder / path.name
             export_onnx(model, source, shape, {}, in_integers=False, example=example)
             proto = onnx.load(str(source))
             for value in (*proto.graph.input, *proto.graph.output):
@@ -102,20 +102,20 @@ class Ncnn(Target):
                 f"{self}: pnnx, the converter,",
                 "onnxruntime may run this network",
             )
-            with zipfile.ZipFile(made, "w") as pack:
+            with zipfile.ZipFile(zipped, "w") as pack:
                 for part in PARTS:  # a fixed date makes equal networks equal files
                     pack.writestr(
                         zipfile.ZipInfo(part), (folder / part.replace(".", ".ncnn.")).read_bytes()
                     )
             smoke_test(
                 str(self),
-                made,
+                zipped,
                 shape,
                 output_shape(model, shape),
                 f"{self}: ncnn, running the converted file,",
                 "onnxruntime may run this network",
             )
-            path.write_bytes(made.read_bytes())
+            path.write_bytes(zipped.read_bytes())
 
     def load(self, path: Path, threads: int) -> Run:
         import ncnn
@@ -140,13 +140,13 @@ class Ncnn(Target):
             runner = network.create_extractor()
             # a layer may write over it, aligned
             runner.input(first, ncnn.Mat(np.ascontiguousarray(image)).clone())
-            code, found = runner.extract(last)
+            code, output = runner.extract(last)
             if code:
                 raise LissomError(
                     f"{self}: ncnn cannot run {path.name} on an image of shape "
                     f"{image.shape} (code {code})"
                 )
-            return np.array(found)
+            return np.array(output)
 
         def run(images: np.ndarray) -> np.ndarray:
             return np.stack([one(image) for image in images])

@@ -177,9 +177,9 @@ class Onnxruntime(Target):
             if n.op_type == "DequantizeLinear" and n.input[0] in constants
         }
         done = [n for n in graph.node if n.op_type in INTEGER]
-        made, users = wires(graph)
+        makers, users = wires(graph)
         rest = [
-            named(n.name or n.output[0], in_onnx(n, made, users, constants))
+            named(n.name or n.output[0], in_onnx(n, makers, users, constants))
             for n in graph.node
             if n.op_type in FLOAT
             and not (n.op_type == "Add" and any(name in biases for name in n.input))

@@ -113,8 +113,8 @@ class Openvino(Target):
                 if fixed:
                     model.reshape(list(shape))
                 compiled[shape] = self._compiled(model, threads)
-            found: np.ndarray = compiled[shape]([images])[0]
-            return found.copy()  # OpenVINO writes the next answer into the same memory
+            outputs: np.ndarray = compiled[shape]([images])[0]
+            return outputs.copy()  # OpenVINO writes the next answer into the same memory
 
         return run
 
@@ -133,9 +133,9 @@ class Openvino(Target):
             request.infer([images])
             runs.append(
                 [
-                    (layer(found.node_name, ""), found.real_time.total_seconds() * 1000)
-                    for found in request.profiling_info
-                    if found.status == found.Status.EXECUTED
+                    (layer(node.node_name, ""), node.real_time.total_seconds() * 1000)
+                    for node in request.profiling_info
+                    if node.status == node.Status.EXECUTED
                 ]
             )
         return middle(runs[WARM:])

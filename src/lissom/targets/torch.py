@@ -102,7 +102,7 @@ class Torch(Target):
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.no_grad():
-                found: np.ndarray = network(torch.from_numpy(images)).numpy()
-            return found
+                outputs: np.ndarray = network(torch.from_numpy(images)).numpy()
+            return outputs
 
         return run

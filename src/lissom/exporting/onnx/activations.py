@@ -11,7 +11,8 @@ All other networks of 5 bits and more have one ONNX file for both runtimes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 ACTIVATIONS = {
@@ -33,21 +34,16 @@ def joined(proto: Any) -> None:
     Fewer bits, which have a clip between their two nodes, stay: they are no mere detail of how a
     file is computed.
     """
-    made, users = wires(proto.graph)
+    makers, users = wires(proto.graph)
     ends = {value.name for value in proto.graph.output}
     for back in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
-        rounds = made.get(back.input[0])
+        rounds = makers.get(back.input[0])
         before = (
-            made.get(rounds.input[0])
+            makers.get(rounds.input[0])
             if rounds is not None and rounds.op_type == "QuantizeLinear"
             else None
         )
-        alone = all(
-            len(users[name]) == 1
-            for node in (before, rounds)
-            if node is not None
-            for name in node.output
-        )
+        alone = all(read_once(node, users) for node in (before, rounds) if node is not None)
         if (
             before is None
             or before.op_type != "Conv"
@@ -69,17 +65,17 @@ def looked_up(proto: Any) -> None:
     from numpy import array
     from onnx import helper, numpy_helper
 
-    made, users = wires(proto.graph)
-    found = [
+    makers, users = wires(proto.graph)
+    sigmoids = [
         node
         for node in proto.graph.node
         if node.op_type == "Sigmoid"
-        and is_rounded(node.input[0], made)
+        and is_rounded(node.input[0], makers)
         and [(u.op_type, set(u.input)) for u in users[node.output[0]]]
         == [("Mul", {*node.input, *node.output})]
         and all(u.op_type == "QuantizeLinear" for u in users[users[node.output[0]][0].output[0]])
     ]
-    if not found:
+    if not sigmoids:
         return
     scale = "/unit"
     zero = "/unit:0"
@@ -89,7 +85,7 @@ def looked_up(proto: Any) -> None:
             numpy_helper.from_array(array(0, "uint8"), zero),
         ]
     )
-    for node in found:
+    for node in sigmoids:
         (reader,) = users[node.output[0]]
         codes = f"{node.output[0]}/q"
         values = f"{node.output[0]}/dq"
@@ -103,30 +99,47 @@ def looked_up(proto: Any) -> None:
         )
 
 
+def read_once(node: Any, users: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether each output of a node has one reader."""
+    return all(len(users[name]) == 1 for name in node.output)
+
+
 def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
     """Return whether an activation alone reads a value: one node or, as in SiLU, also what
     multiplies its result with it.
     """
-    inner = {
-        output for node in users[name] if node.op_type in ACTIVATIONS for output in node.output
-    }
+    inner = outputs_of(node for node in users[name] if node.op_type in ACTIVATIONS)
     rest = [node for node in users[name] if node.op_type not in ACTIVATIONS]
     return bool(inner) and all(
         node.op_type == "Mul" and set() < {*node.input} - {name} <= inner for node in rest
     )
 
 
-def is_rounded(name: str, made: dict[str, Any]) -> bool:
+def is_rounded(name: str, makers: dict[str, Any]) -> bool:
     """Return whether a value is one of a grid."""
-    return name in made and made[name].op_type == "DequantizeLinear" and made[name].input[0] in made
+    return (
+        name in makers
+        and makers[name].op_type == "DequantizeLinear"
+        and makers[name].input[0] in makers
+    )
+
+
+def outputs_of(nodes: Iterable[Any]) -> set[str]:
+    """Return the values that nodes make."""
+    return set(chain.from_iterable(node.output for node in nodes))
+
+
+def inputs_of(nodes: Iterable[Any]) -> set[str]:
+    """Return the values that nodes read."""
+    return set(chain.from_iterable(node.input for node in nodes))
 
 
 def wires(graph: Any) -> tuple[dict[str, Any], defaultdict[str, list[Any]]]:
     """Return which node makes each value, and which nodes read it."""
-    made = {}
+    makers = {}
     users = defaultdict(list)
     for node in graph.node:
-        made.update(dict.fromkeys(node.output, node))
+        makers.update(dict.fromkeys(node.output, node))
         for name in set(node.input):
             users[name].append(node)
-    return made, users
+    return makers, users

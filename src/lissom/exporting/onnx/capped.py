@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .activations import wires
+
 SUMS = {"Add", "Sub", "Mul", "Div"}
 
 
@@ -18,13 +20,13 @@ def relu_by_max(proto: Any) -> None:
     from numpy import array
     from onnx import helper, numpy_helper
 
-    made = {name: node for node in proto.graph.node for name in node.output}
+    makers, _ = wires(proto.graph)
     nodes = []
     for node in proto.graph.node:
         if (
             node.op_type not in ("Relu", "Clip")
-            or made.get(node.input[0]) is None
-            or made[node.input[0]].op_type not in SUMS
+            or makers.get(node.input[0]) is None
+            or makers[node.input[0]].op_type not in SUMS
         ):
             nodes.append(node)
             continue

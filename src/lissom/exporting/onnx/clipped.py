@@ -24,11 +24,11 @@ def integers_clipped(proto: Any) -> None:
     where that changes them.
     """
     graph = proto.graph
-    made, users = wires(graph)
+    makers, users = wires(graph)
     ends = {value.name for value in graph.output}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for clip in [node for node in graph.node if node.op_type in ("Relu", "Clip")]:
-        before = made.get(clip.input[0])
+        before = makers.get(clip.input[0])
         readers = users[clip.output[0]]
         alone = len(users[clip.input[0]]) == 1 and ends.isdisjoint([*clip.input, *clip.output])
         if (
@@ -61,9 +61,9 @@ def bounds(clip: Any, rounds: Any, tensors: Mapping[str, Any]) -> tuple[int, int
             else np.array(default, np.float32)
         )
 
-    given = [*rounds.input[1:], *clip.input[1:]]
+    names = [*rounds.input[1:], *clip.input[1:]]
     if len(rounds.input) < 3 or any(
-        name and (name not in tensors or prod(tensors[name].dims) != 1) for name in given
+        name and (name not in tensors or prod(tensors[name].dims) != 1) for name in names
     ):
         return None
     scale, zero = (number(name, 0) for name in rounds.input[1:])
@@ -89,6 +89,6 @@ def clip_codes(graph: Any, rounds: Any, readers: Sequence[Any], codes: tuple[int
         for code, end in zip(codes, ends, strict=True)
     )
     for node in readers:
-        node.input[:] = [name if given == rounds.output[0] else given for given in node.input]
+        node.input[:] = [name if value == rounds.output[0] else value for value in node.input]
     place = list(graph.node).index(rounds) + 1
     graph.node.insert(place, helper.make_node("Clip", [rounds.output[0], *ends], [name], name))

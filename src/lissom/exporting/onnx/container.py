@@ -115,14 +115,14 @@ def _restored(path: Path) -> bytes:
         ):
             raise ValueError("its parts are too large for a file of its size")
         index, graph, weights = (archive.read(part) for part in parts)
-    found = json.loads(index)
-    if found["format"] != FORMAT:
-        raise ValueError(f"its format is {found['format']!r}, not {FORMAT}")
-    check(found["tensors"], len(graph), len(weights), most(size, WHOLE))
+    contents = json.loads(index)
+    if contents["format"] != FORMAT:
+        raise ValueError(f"its format is {contents['format']!r}, not {FORMAT}")
+    check(contents["tensors"], len(graph), len(weights), most(size, WHOLE))
     whole = io.BytesIO()
     taken = 0
     begin = 0
-    for kind, count, how, length, place in found["tensors"]:
+    for kind, count, how, length, place in contents["tensors"]:
         between = place - whole.tell()
         whole.write(graph[taken : taken + between])
         whole.write(unpack(how, weights[begin : begin + length], count, TYPES[kind][0]).data)

@@ -169,11 +169,11 @@ def refuse_numbers(proto: Any, shown: Shown) -> None:
     """Raise LissomError where an input takes one batch only, since the network made a number of it."""
     axes = shown.shapes("batch")[0]
     dynamic = dict(zip(shown.names, [axes] if isinstance(axes, dict) else axes, strict=True))
-    for given in proto.graph.input:
-        if dynamic.get(given.name) and given.type.tensor_type.shape.dim[0].dim_value:
+    for entry in proto.graph.input:
+        if dynamic.get(entry.name) and entry.type.tensor_type.shape.dim[0].dim_value:
             raise LissomError(
                 "export: the file would take batches of "
-                f"{given.type.tensor_type.shape.dim[0].dim_value} only, since the "
+                f"{entry.type.tensor_type.shape.dim[0].dim_value} only, since the "
                 "network's code makes a number of its batch, as len(x) does; x.shape[0], or -1 in "
                 "a view, keeps it open"
             )

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .activations import wires
+from .activations import inputs_of, outputs_of, wires
 from .names import SHORT
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # a MatMul and an Add become a Gemm
@@ -27,20 +27,20 @@ def keep_float_layers(proto: Any) -> None:
     """Let each layer of float weights that reads integers read them with a scale for each channel,
     in place.
     """
-    made, _ = wires(proto.graph)
+    makers, _ = wires(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = [
         (node, path)
         for node in proto.graph.node
         if node.op_type in LAYERS
-        and is_float(node.input[1], made, tensors)
-        and (path := path_to(node.input[0], made, tensors))
+        and is_float(node.input[1], makers, tensors)
+        and (path := path_to(node.input[0], makers, tensors))
     ]
     if not layers:  # nothing to infer shapes for
         return
     # own: values, and what such layers read in their place
     shapes = shapes_in(proto)
-    own = dict[str, str]()
+    copies = dict[str, str]()
     unread = dict[str, str]()
     for layer, path in layers:
         sizes = shapes.get(path[0].output[0], [])
@@ -48,7 +48,7 @@ def keep_float_layers(proto: Any) -> None:
         axis = next((i for i, size in enumerate(sizes) if i and size > 1), None)
         if axis is None:
             continue
-        for node in (node for node in path if node.output[0] not in own):
+        for node in (node for node in path if node.output[0] not in copies):
             copy = (
                 by_channel(proto.graph, node, axis, sizes[axis], tensors)
                 if node is path[0]
@@ -56,17 +56,17 @@ def keep_float_layers(proto: Any) -> None:
             )
             if node is not path[0]:
                 copy.CopyFrom(node)
-                copy.input[0] = own[node.input[0]]
-            own[node.output[0]] = copy.output[0] = copy.name = own_name(
+                copy.input[0] = copies[node.input[0]]
+            copies[node.output[0]] = copy.output[0] = copy.name = own_name(
                 layer, node.op_type, proto.graph
             )
             place = list(proto.graph.node).index(layer)
-            ahead, left = rounded_before(copy, made) if node is path[0] else ([], [])
+            ahead, left = rounded_before(copy, makers) if node is path[0] else ([], [])
             unread.update(dict.fromkeys(left, ""))
             for other in (copy, *reversed(ahead)):
                 proto.graph.node.insert(place, other)
-        layer.input[0] = own[layer.input[0]]
-    forget(proto.graph, {**own, **unread})
+        layer.input[0] = copies[layer.input[0]]
+    forget(proto.graph, {**copies, **unread})
 
 
 def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str, Any]) -> Any:
@@ -82,7 +82,7 @@ def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str
     return helper.make_node("DequantizeLinear", [node.input[0], *names], [""], axis=axis)
 
 
-def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+def rounded_before(back: Any, makers: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
     """Let a DequantizeLinear that is behind a Concat read integers that were rounded before they
     were put together.
 
@@ -93,12 +93,12 @@ def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[
     """
     from onnx import helper
 
-    rounds = made[back.input[0]]
+    rounds = makers[back.input[0]]
     between = list[Any]()
-    joined = made.get(rounds.input[0]) if rounds.op_type == "QuantizeLinear" else None
+    joined = makers.get(rounds.input[0]) if rounds.op_type == "QuantizeLinear" else None
     while joined is not None and joined.op_type == "Relu":
         between.insert(0, joined)
-        joined = made.get(joined.input[0])
+        joined = makers.get(joined.input[0])
     if joined is None or joined.op_type != "Concat":
         return [], []
     codes = list[str]()
@@ -119,9 +119,8 @@ def rounded_before(back: Any, made: Mapping[str, Any]) -> tuple[list[Any], list[
 
 def own_name(layer: Any, kind: str, graph: Any) -> str:
     """Return a name for a node that belongs to a layer, one that no node and no value has."""
-    taken = {name for node in graph.node for name in (node.name, *node.output)} | {
-        t.name for t in graph.initializer
-    }
+    taken = outputs_of(graph.node)
+    taken |= {part.name for part in (*graph.node, *graph.initializer)}
     scope = layer.name.rpartition("/")[0]
     stem = f"{scope}/{SHORT.get(kind, kind)}" if scope else SHORT.get(kind, kind)
     return next(
@@ -131,25 +130,25 @@ def own_name(layer: Any, kind: str, graph: Any) -> str:
     )
 
 
-def is_float(name: str, made: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
+def is_float(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
     """Return whether a value is made of constants alone, none of which is dequantized at run time."""
     if name in tensors:
         return True
-    node = made.get(name)
+    node = makers.get(name)
     return (
         node is not None
         and node.op_type != "DequantizeLinear"
         and bool(node.input)
-        and all(is_float(given, made, tensors) for given in node.input if given)
+        and all(is_float(value, makers, tensors) for value in node.input if value)
     )
 
 
-def path_to(name: str, made: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Any]:
+def path_to(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Any]:
     """Return the nodes that a value comes through, from a DequantizeLinear of one scale on; none if
     there is no such.
     """
     path = list[Any]()
-    while (node := made.get(name)) is not None and len(node.output) == 1:
+    while (node := makers.get(name)) is not None and len(node.output) == 1:
         path.insert(0, node)
         if node.op_type not in MOVES:
             break
@@ -157,10 +156,10 @@ def path_to(name: str, made: Mapping[str, Any], tensors: Mapping[str, Any]) -> l
     scalar = (
         bool(path)
         and path[0].op_type == "DequantizeLinear"
-        and path[0].input[0] in made
+        and path[0].input[0] in makers
         and all(
-            given in tensors and list(tensors[given].dims) in ([], [1])
-            for given in path[0].input[1:]
+            value in tensors and list(tensors[value].dims) in ([], [1])
+            for value in path[0].input[1:]
         )
     )
     return path if scalar else []
@@ -178,12 +177,9 @@ def shapes_in(proto: Any) -> dict[str, list[int]]:
 
 def forget(graph: Any, names: Mapping[str, str]) -> None:
     """Remove the nodes that make these values, in place, unless something reads them."""
-    read = {value.name for value in graph.output} | {
-        name for node in graph.node for name in node.input
-    }
+    results = {value.name for value in graph.output}
+    read = results | inputs_of(graph.node)
     for node in reversed(list(graph.node)):
         if node.output[0] in names and node.output[0] not in read:
             graph.node.remove(node)
-            read = {value.name for value in graph.output} | {
-                name for other in graph.node for name in other.input
-            }
+            read = results | inputs_of(graph.node)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .activations import outputs_of
+
 # what the exporter notes at each node: all modules around it, and the call
 SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -35,14 +37,14 @@ def name_by_layer(proto: Any, prefix: str) -> None:
     name, and its output a number.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
-    kept = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
-    taken = set(kept)
+    fixed = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
+    taken = set(fixed)
     renamed = dict[str, str]()
     for tensor in proto.graph.initializer:
-        own = tensor.name.removeprefix(prefix)
-        if own not in taken:
-            renamed[tensor.name] = tensor.name = own
-            taken.add(own)
+        short = tensor.name.removeprefix(prefix)
+        if short not in taken:
+            renamed[tensor.name] = tensor.name = short
+            taken.add(short)
     for node in proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:
             renamed[node.output[0]] = f"/{len(renamed)}"
@@ -69,7 +71,7 @@ def name_by_layer(proto: Any, prefix: str) -> None:
         taken.add(name)
         node.name = name
         for place, output in enumerate(node.output):
-            if output and output not in kept:
+            if output and output not in fixed:
                 renamed[output] = name if not place else f"{name}:{place}"
     rename(proto.graph, renamed)
 
@@ -83,9 +85,9 @@ def rename(graph: Any, names: Mapping[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
         for held in node.attribute:
             for inner in (*([held.g] if held.HasField("g") else []), *held.graphs):
-                own = {value.name for value in (*inner.input, *inner.initializer)}
-                own |= {name for made in inner.node for name in made.output}
-                rename(inner, {name: new for name, new in names.items() if name not in own})
+                hidden = {value.name for value in (*inner.input, *inner.initializer)}
+                hidden |= outputs_of(inner.node)
+                rename(inner, {name: new for name, new in names.items() if name not in hidden})
 
 
 def layer_of(scopes: str, prefix: str) -> str:
@@ -122,18 +124,20 @@ def layers_in(path: Path) -> Callable[[str, str], str]:
         if whole is None
         else onnx.load_model_from_string(whole)
     )
-    made = {name: node for node in proto.graph.node for name in (*node.output, node.name)}
+    nodes = dict[str, Any]()  # by name, and by the names of what they make
+    for node in proto.graph.node:
+        nodes.update(dict.fromkeys((*node.output, node.name), node))
 
     def layer(name: str, made_of: str) -> str:
-        node = made.get(re.sub(r"(_token_\d+|_nchwc)$", "", name))
+        node = nodes.get(re.sub(r"(_token_\d+|_nchwc)$", "", name))
         if node is None:
             return layer_named(name)
         while (
             re.search(WEIGHTED, made_of)
             and not re.search(WEIGHTED, node.op_type)
-            and node.input[0] in made
+            and node.input[0] in nodes
         ):
-            node = made[node.input[0]]
+            node = nodes[node.input[0]]
         return layer_named(node.name or name)
 
     return layer

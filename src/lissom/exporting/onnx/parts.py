@@ -15,12 +15,12 @@ def parts_rounded(proto: Any) -> None:
     """Put a Q/DQ pair like that of its input behind each output of a split, in place."""
     from onnx import helper
 
-    made, users = wires(proto.graph)
+    makers, users = wires(proto.graph)
     ends = {value.name for value in proto.graph.output}
     for node in [node for node in proto.graph.node if node.op_type == "Split"]:
-        back = made.get(node.input[0])
+        back = makers.get(node.input[0])
         rounds = (
-            made.get(back.input[0])
+            makers.get(back.input[0])
             if back is not None and back.op_type == "DequantizeLinear"
             else None
         )
@@ -40,8 +40,8 @@ def parts_rounded(proto: Any) -> None:
             values = f"{part}/dq"
             for user in readers:
                 user.input[:] = [values if name == part else name for name in user.input]
-            for like, given, name in ((rounds, part, codes), (back, codes, values)):
-                again = helper.make_node(like.op_type, [given, *like.input[1:]], [name], name)
+            for like, source, name in ((rounds, part, codes), (back, codes, values)):
+                again = helper.make_node(like.op_type, [source, *like.input[1:]], [name], name)
                 again.attribute.extend(like.attribute)
                 proto.graph.node.insert(place, again)
                 place += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .activations import inputs_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -85,14 +87,14 @@ def fold_scales_at_load(proto: Any) -> None:
         ]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    kept = [
+    used = inputs_of(nodes)
+    left = [
         tensor
         for tensor in proto.graph.initializer
         if tensor.name in used or tensor.name not in replaced
     ]
     del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
+    proto.graph.initializer.extend(left)
 
 
 def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:

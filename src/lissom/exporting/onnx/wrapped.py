@@ -22,8 +22,8 @@ def unwrapped(proto: Any) -> None:
             continue
         pads = numpy_helper.to_array(tensors[node.input[1]]).tolist()
         count = len(pads) // 2
-        given = tensors.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
-        axes = range(count) if given is None else numpy_helper.to_array(given).tolist()
+        stated = tensors.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+        axes = range(count) if stated is None else numpy_helper.to_array(stated).tolist()
         back = next(
             (
                 n
@@ -34,22 +34,24 @@ def unwrapped(proto: Any) -> None:
         )
         place = list(graph.node).index(node)
         name = node.name or node.output[0]
-        made = list[Any]()
+        nodes = list[Any]()
         value = node.input[0] if back is None else back.input[0]
         for axis, low, high in zip(axes, pads[:count], pads[count:], strict=True):
             if low or high:
-                value = around(graph, made, value, f"{name}/{axis}", int(axis), int(low), int(high))
+                value = around(
+                    graph, nodes, value, f"{name}/{axis}", int(axis), int(low), int(high)
+                )
         if back is None:
-            made.append(helper.make_node("Identity", [value], [node.output[0]], name=name))
+            nodes.append(helper.make_node("Identity", [value], [node.output[0]], name=name))
         else:
-            made.append(
+            nodes.append(
                 helper.make_node(
                     "DequantizeLinear", [value, *back.input[1:]], [node.output[0]], name=name
                 )
             )
-            made[-1].attribute.extend(back.attribute)
+            nodes[-1].attribute.extend(back.attribute)
         graph.node.remove(node)
-        for other in reversed(made):
+        for other in reversed(nodes):
             graph.node.insert(place, other)
     from .float_layers import forget
 
@@ -58,7 +60,7 @@ def unwrapped(proto: Any) -> None:
 
 
 def around(
-    graph: Any, made: list[Any], value: str, name: str, axis: int, low: int, high: int
+    graph: Any, nodes: list[Any], value: str, name: str, axis: int, low: int, high: int
 ) -> str:
     """Add the nodes that lay `low` elements of the end before a value and `high` of its beginning
     behind; return the result.
@@ -68,7 +70,7 @@ def around(
     from onnx import helper
 
     def part(of: str, which: str, start: int, end: int) -> str:
-        made.append(
+        nodes.append(
             helper.make_node(
                 "Slice",
                 [of, *(number(graph, n) for n in (start, end, axis))],
@@ -87,7 +89,7 @@ def around(
     behind = [part(middle, "begin", 0, high)] if high > 0 else []
     if not before and not behind:
         return middle
-    made.append(
+    nodes.append(
         helper.make_node("Concat", [*before, middle, *behind], [name], name=name, axis=axis)
     )
     return name

@@ -97,8 +97,8 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def count_heads(layers: Mapping[str, nn.Module], group: Group, kept: int) -> None:
-    """Tell the layers around a group, if its units may be heads, that `kept` of them are left.
+def count_heads(layers: Mapping[str, nn.Module], group: Group, units: int) -> None:
+    """Tell the layers around a group, if its units may be heads, that `units` of them are left.
 
     Attention written by hand keeps its number of heads as an attribute beside the layers that make
     them. Whether that was all the code needed, a trial has to show.
@@ -112,8 +112,8 @@ def count_heads(layers: Mapping[str, nn.Module], group: Group, kept: int) -> Non
                         type(_plain(owner, width)) is int
                         and getattr(owner, width) % group.size == 0
                     ):
-                        setattr(owner, width, getattr(owner, width) // group.size * kept)
-                setattr(owner, name, kept)
+                        setattr(owner, width, getattr(owner, width) // group.size * units)
+                setattr(owner, name, units)
 
 
 def _plain(layer: nn.Module, name: str) -> Any:

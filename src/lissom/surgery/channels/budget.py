@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from torch import Tensor, nn
 
@@ -26,11 +26,11 @@ Cost = Callable[[Sequence[int]], float]  # of a network that keeps so many units
 
 @dataclass(frozen=True)
 class WidthStep:
-    """A step downwards: group `group` goes on to keep `kept` units; the least `score` goes first."""
+    """A step downwards: group `group` goes on to keep `width` units; the least `score` goes first."""
 
     score: float
     group: int
-    kept: int
+    width: int
 
 
 class Shapes:
@@ -47,22 +47,22 @@ class Shapes:
                 each = int((member.unit >= 0).sum()) / group.size / blocks
                 self.lost.setdefault(member.tensor, []).append((member.axis, k, each))
 
-    def shape(self, name: str, kept: Sequence[int]) -> tuple[float, ...]:
+    def shape(self, name: str, widths: Sequence[int]) -> tuple[float, ...]:
         """Return the shape of a parameter."""
         shape = [float(n) for n in self.full[name]]
         for axis, k, each in self.lost.get(name, ()):
-            shape[axis] -= each * (self.sizes[k] - kept[k])
+            shape[axis] -= each * (self.sizes[k] - widths[k])
         return tuple(shape)
 
-    def share(self, name: str, kept: Sequence[int]) -> float:
+    def share(self, name: str, widths: Sequence[int]) -> float:
         """Return what is left of a parameter, 1 for all of it."""
-        return math.prod(self.shape(name, kept)) / max(1, math.prod(self.full[name]))
+        return math.prod(self.shape(name, widths)) / max(1, math.prod(self.full[name]))
 
 
 def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor) -> Cost:
     """Return what a network costs that keeps so many units of each group, in channels, params or macs."""
     if of == "channels":
-        return lambda kept: float(sum(kept))
+        return lambda widths: float(sum(widths))
     shapes = Shapes(model, groups)
     if of == "params":
         weights = {name: float(p.numel()) for name, p in model.named_parameters()}
@@ -76,7 +76,7 @@ def cost_of(of: str, model: nn.Module, groups: Sequence[Group], example: Tensor)
         weights[""] = layer_macs(model, example)[""] - sum(weights.values())
     fixed = sum(cost for name, cost in weights.items() if name not in shapes.lost)
     cut = [(name, cost) for name, cost in weights.items() if name in shapes.lost]
-    return lambda kept: fixed + sum(cost * shapes.share(name, kept) for name, cost in cut)
+    return lambda widths: fixed + sum(cost * shapes.share(name, widths) for name, cost in cut)
 
 
 def widths_of(group: Group, multiple: int, floor: float) -> list[int]:
@@ -108,7 +108,7 @@ def width_steps_of(
     cost that goes; with "local" the share that its group has lost by then, so that all groups
     shrink alike; with "isomorphic" its rank among the groups of the same kind.
     """
-    found = []
+    steps = []
     for k, allowed in enumerate(widths):
         least = float("-inf")
         ranks = scores[k].sort(descending=True).values
@@ -121,11 +121,11 @@ def width_steps_of(
             if cost is not None and scope != "local":
                 score *= (before - after) / _saved(cost, [w[0] for w in widths], k, before, after)
             least = max(least, score)  # a group loses its chunks in order
-            found.append(WidthStep(least, k, after))
-    found.sort(key=lambda c: (c.score, c.group, -c.kept))
+            steps.append(WidthStep(least, k, after))
+    steps.sort(key=lambda c: (c.score, c.group, -c.width))
     if scope == "isomorphic":
-        found = _by_kind(found, widths, groups)
-    return found
+        steps = _by_kind(steps, widths, groups)
+    return steps
 
 
 def _saved(cost: Cost, start: list[int], k: int, before: int, after: int) -> float:
@@ -148,11 +148,11 @@ def _by_kind(
     ranked = []
     for chunk in chunks:
         kind = kinds[chunk.group]
-        size = now[chunk.group] - chunk.kept
-        ranked.append(WidthStep((lost[kind] + size / 2) / total[kind], chunk.group, chunk.kept))
+        size = now[chunk.group] - chunk.width
+        ranked.append(WidthStep((lost[kind] + size / 2) / total[kind], chunk.group, chunk.width))
         lost[kind] += size
-        now[chunk.group] = chunk.kept
-    return sorted(ranked, key=lambda c: (c.score, c.group, -c.kept))
+        now[chunk.group] = chunk.width
+    return sorted(ranked, key=lambda c: (c.score, c.group, -c.width))
 
 
 def kind_of(group: Group) -> tuple[tuple[str, int, int, int], ...]:
@@ -186,9 +186,9 @@ class WidthSearch:
         """Return the largest fraction of the cost that can be removed."""
         return self.removed([allowed[-1] for allowed in self.widths])
 
-    def removed(self, kept: Sequence[int]) -> float:
+    def removed(self, widths: Sequence[int]) -> float:
         """Return the fraction of the cost that is gone at these widths."""
-        return 1 - self.cost(kept) / self.cost(self.full)
+        return 1 - self.cost(widths) / self.cost(self.full)
 
     def widths_for(self, amount: float) -> list[int]:
         """Return the widths, taking steps in order, at which the fraction removed comes nearest to `amount`.
@@ -203,26 +203,27 @@ class WidthSearch:
             low, high = (
                 (middle, high) if self.removed(self._after(middle)) <= amount else (low, middle)
             )
-        kept = min(
-            (self._after(low), self._after(high)), key=lambda kept: abs(self.removed(kept) - amount)
+        widths = min(
+            (self._after(low), self._after(high)),
+            key=lambda widths: abs(self.removed(widths) - amount),
         )
         near = {step.group for step in self.steps[max(0, low - 8) : low + 8]}
         for _ in range(8):
             best = min(
-                (other for k in near for other in self._beside(kept, k)),
-                default=kept,
+                chain.from_iterable(self._beside(widths, k) for k in near),
+                default=widths,
                 key=lambda other: abs(self.removed(other) - amount),
             )
-            if abs(self.removed(best) - amount) >= abs(self.removed(kept) - amount):
+            if abs(self.removed(best) - amount) >= abs(self.removed(widths) - amount):
                 break
-            kept = best
-        return kept
+            widths = best
+        return widths
 
-    def _beside(self, kept: Sequence[int], k: int) -> list[list[int]]:
+    def _beside(self, widths: Sequence[int], k: int) -> list[list[int]]:
         """Return the widths with one multiple more or less in group `k`."""
-        place = self.widths[k].index(kept[k])
+        place = self.widths[k].index(widths[k])
         return [
-            [*kept[:k], self.widths[k][p], *kept[k + 1 :]]
+            [*widths[:k], self.widths[k][p], *widths[k + 1 :]]
             for p in (place - 1, place + 1)
             if 0 <= p < len(self.widths[k])
         ]
@@ -234,27 +235,21 @@ class WidthSearch:
             for allowed in self.widths
         ]
 
-    def resolution(self, kept: Sequence[int]) -> float:
+    def resolution(self, widths: Sequence[int]) -> float:
         """Return by how much the fraction changes at most when one group keeps one multiple less or more."""
-        here = self.removed(kept)
-        return max(
-            (
-                abs(self.removed(other) - here)
-                for k in range(len(kept))
-                for other in self._beside(kept, k)
-            ),
-            default=0.0,
-        )
+        here = self.removed(widths)
+        neighbours = chain.from_iterable(self._beside(widths, k) for k in range(len(widths)))
+        return max((abs(self.removed(other) - here) for other in neighbours), default=0.0)
 
-    def cut(self, kept: Sequence[int]) -> Cut:
+    def cut(self, widths: Sequence[int]) -> Cut:
         """Return which units go so that these widths stay: those of the lowest scores."""
         return [
             (group, lowest(score, group.size - width, group.blocks))
-            for group, score, width in zip(self.groups, self.scores, kept, strict=True)
+            for group, score, width in zip(self.groups, self.scores, widths, strict=True)
         ]
 
     def _after(self, count: int) -> list[int]:
-        kept = self.full
+        widths = self.full
         for step in self.steps[:count]:
-            kept[step.group] = step.kept
-        return kept
+            widths[step.group] = step.width
+        return widths

@@ -48,16 +48,16 @@ def _programme(scores: Tensor, keep: int, blocks: list[Tensor]) -> Tensor:
     )
     each = np.concatenate([np.full(int(b.max()) + 1, keep / (int(b.max()) + 1)) for b in blocks])
     spread = max(float(np.ptp(value)), 1e-12)
-    found = milp(
+    solution = milp(
         -(value - value.min()) / spread,
         constraints=LinearConstraint(rows, each, each),
         integrality=np.ones(len(value)),
         bounds=(0, 1),
     )
-    if found.x is None:
+    if solution.x is None:
         raise LissomError(
             f"prune: {keep} of {len(value)} channels cannot be spread evenly over "
             "the groups of the "
             "convolutions that make and read them"
         )
-    return torch.from_numpy(found.x < 0.5)
+    return torch.from_numpy(solution.x < 0.5)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import LissomError
 from ..loss import Loss, cross_entropy
-from .groups import Group
+from .groups import Group, layers_in
 
 # batches of images with labels, None where there are none
 Labelled = list[tuple[Tensor, Tensor | None]]
@@ -48,7 +48,7 @@ class Evidence:
 
         It is the sum over positions of activation times gradient, for each image by itself.
         """
-        found: dict[str, list[Tensor]] = {}
+        slopes: dict[str, list[Tensor]] = {}
         for images, labels in self._batches():
             gates: dict[str, Tensor] = {}
 
@@ -70,13 +70,13 @@ class Evidence:
                 for name, slope in zip(
                     gates, torch.autograd.grad(loss, list(gates.values())), strict=True
                 ):
-                    found.setdefault(name, []).append(slope.float().cpu())
-        return {name: torch.cat(parts) for name, parts in found.items()}
+                    slopes.setdefault(name, []).append(slope.float().cpu())
+        return {name: torch.cat(parts) for name, parts in slopes.items()}
 
     @cached_property
     def activity(self) -> dict[str, Tensor]:
         """The mean |activation| of each channel of a layer's output: layer -> (channels)."""
-        found: dict[str, list[Tensor]] = {}
+        means: dict[str, list[Tensor]] = {}
 
         def seen(name: str, layer: nn.Module, out: Tensor) -> None:
             flat = (
@@ -84,12 +84,12 @@ class Evidence:
                 if out.ndim > 2
                 else out[..., None]
             )
-            found.setdefault(name, []).append(flat.abs().mean((0, 2)).cpu())
+            means.setdefault(name, []).append(flat.abs().mean((0, 2)).cpu())
 
         with self._hooked(seen), torch.no_grad():
             for images, _ in self._batches():
                 self.model(images)
-        return {name: torch.stack(parts).mean(0) for name, parts in found.items()}
+        return {name: torch.stack(parts).mean(0) for name, parts in means.items()}
 
     def of(self, group: Group, measured: dict[str, Tensor], where: str) -> Tensor:
         """Return what was measured at a group's layers, summed over what holds a unit: (... units).
@@ -116,10 +116,10 @@ class Evidence:
             if values.shape[-1] != len(unit):
                 unit = unit.repeat_interleave(values.shape[-1] // len(unit))
             mine = unit >= 0
-            found = values.new_zeros(*values.shape[:-1], group.size).index_add(
+            sums = values.new_zeros(*values.shape[:-1], group.size).index_add(
                 -1, unit[mine], values[..., mine]
             )
-            total = found if total is None else total + found
+            total = sums if total is None else total + sums
         assert total is not None
         return total
 
@@ -131,15 +131,9 @@ class Evidence:
 
     def _hooked(self, call: Callable[[str, nn.Module, Tensor], Any]) -> ExitStack:
         """Call on the output of every layer that makes or scales channels, while the context lasts."""
-        layers = {
-            name
-            for group in self.groups
-            for role in ("out", "scale")
-            for name in group.layers(role)
-        }
         hooks = ExitStack()
         self.model.eval()
-        for name in layers:
+        for name in layers_in(self.groups, "out", "scale"):
             layer = self.model.get_submodule(name)
             if sum(p.ndim > 1 for p in layer.parameters()) > 1:
                 continue  # what it returns need not be what one of its weights makes

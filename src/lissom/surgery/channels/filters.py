@@ -29,8 +29,8 @@ def relative(group: Group, evidence: Evidence, value: Callable[[Tensor], Tensor]
     """Return the same with `value` divided by its mean over the units, so that layers can be compared."""
 
     def over_mean(rows: Tensor) -> Tensor:
-        found = value(rows)
-        return found / found.mean().clamp_min(1e-12)
+        values = value(rows)
+        return values / values.mean().clamp_min(1e-12)
 
     return averaged(group, evidence, over_mean)
 

@@ -35,8 +35,8 @@ def labels_of(
     for mode in (True, False) if training else (False,):
         labels.traces.append(traced(model, example, mode))
         follow(labels)
-    made = labels.trace.made
-    labels.at = {name: labels[tensor] for name, tensor in made.items() if tensor in labels}
+    outputs = labels.trace.returned
+    labels.at = {name: labels[tensor] for name, tensor in outputs.items() if tensor in labels}
     for name, layer in model.named_modules():
         if (
             isinstance(layer, nn.modules.instancenorm._InstanceNorm)

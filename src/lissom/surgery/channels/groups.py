@@ -92,11 +92,20 @@ class Group:
         for member in self.members:
             if member.role in roles and "running_" not in member.tensor:
                 numbers, unit = member.slices(tensors[member.tensor].float())
-                found = numbers.new_zeros(self.size).index_add(
+                by_unit = numbers.new_zeros(self.size).index_add(
                     0, unit, numbers.abs().pow(power).sum(1)
                 )
-                total = found if total is None else total + found
+                total = by_unit if total is None else total + by_unit
         return torch.zeros(self.size) if total is None else total
+
+
+def layers_in(groups: Iterable[Group], *roles: str) -> set[str]:
+    """Return the layers whose tensors take part in one of these roles in some group."""
+    layers = set[str]()
+    for group in groups:
+        for role in roles:
+            layers.update(group.layers(role))
+    return layers
 
 
 @dataclass
@@ -144,8 +153,8 @@ def grouped(labels: Labels) -> Groups:
         if not _blocked(labels, free, root):
             break
     for use in labels.uses:
-        if use.role == "out" and stays[found := root[use.labels.numpy()]].any():
-            left.setdefault(use.tensor.rpartition(".")[0], frozen[int(found[stays[found]].min())])
+        if use.role == "out" and stays[roots := root[use.labels.numpy()]].any():
+            left.setdefault(use.tensor.rpartition(".")[0], frozen[int(roots[stays[roots]].min())])
     whole = [group for group in free if group.step(1) >= group.size]
     for group in whole:
         left.update(
@@ -178,19 +187,19 @@ def _collected(
     """Group the representatives by the set of uses that they occur in."""
     draw = np.random.default_rng(0)
     mark = np.zeros(len(root), np.uint64)
-    made = np.zeros(len(root), bool)
+    has_maker = np.zeros(len(root), bool)
     rows: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # many uses are of the same channels
     keys = []
     for use in [*uses, *widths]:
-        found = root[use.labels.numpy()]
-        keys.append((found.tobytes(), found.shape))
-        rows[keys[-1]] = found
-    distinct = {key: _distinct(found) for key, found in rows.items()}
+        roots = root[use.labels.numpy()]
+        keys.append((roots.tobytes(), roots.shape))
+        rows[keys[-1]] = roots
+    distinct = {key: _distinct(roots) for key, roots in rows.items()}
     for use, key in zip(uses, keys, strict=False):
         # equal sums, equal sets of uses
         mark[distinct[key]] += draw.integers(1, 2**63, dtype=np.uint64)
-        made[distinct[key]] |= use.role == "out"
-    units = np.flatnonzero(made & ~stays)
+        has_maker[distinct[key]] |= use.role == "out"
+    units = np.flatnonzero(has_maker & ~stays)
     _, first, number = np.unique(mark[units], return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # groups in the order in which their layers run
     group_of = np.full(len(root), -1)
@@ -202,7 +211,7 @@ def _collected(
         unit_of[mine] = np.arange(len(mine))
         groups.append(Group("", len(mine)))
     shared: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
-    parts = {key: _parts(group_of[found], unit_of[found], shared) for key, found in rows.items()}
+    parts = {key: _parts(group_of[roots], unit_of[roots], shared) for key, roots in rows.items()}
     for use, key in zip([*uses, *widths], keys, strict=True):
         for k, unit in parts[key]:
             member = Member(use.tensor, use.axis, use.role, unit)
@@ -217,14 +226,14 @@ def _parts(
     """Return for each group that owns some of the places its units there, -1 elsewhere; equal ones
     are one tensor.
     """
-    found = []
+    parts = []
     for k in _distinct(owners).tolist():
         if k >= 0:
             unit = np.where(owners == k, units, -1)
-            found.append(
+            parts.append(
                 (k, shared.setdefault((unit.tobytes(), unit.shape), torch.from_numpy(unit)))
             )
-    return found
+    return parts
 
 
 def _name(groups: list[Group]) -> None:
@@ -254,8 +263,8 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
                     if unit >= 0:
                         place[int(label)] = (k, unit)
     tied = False
-    for found, blocks in labels.blocks:
-        roots = root[found.numpy()].reshape(blocks, -1)
+    for channels, blocks in labels.blocks:
+        roots = root[channels.numpy()].reshape(blocks, -1)
         if all((np.sort(row) == np.sort(roots[0])).all() for row in roots):
             continue  # the blocks hold the same units
         places = [place.get(int(r), (-1, -1)) for r in roots.flat]
@@ -269,7 +278,7 @@ def _blocked(labels: Labels, free: list[Group], root: np.ndarray) -> bool:
             continue
         if owners == {-1}:
             continue  # nothing here can be cut
-        labels.equal(found.view(blocks, -1)[:1], found.view(blocks, -1))
+        labels.equal(channels.view(blocks, -1)[:1], channels.view(blocks, -1))
         tied = True
     return tied
 
@@ -279,8 +288,8 @@ def _block_of(units: np.ndarray) -> Tensor | None:
     in one alone.
     """
     each = [np.unique(row, return_counts=True) for row in units]
-    alike = {(len(found), tuple(np.unique(counts))) for found, counts in each}
-    every = np.concatenate([found for found, _ in each])
+    alike = {(len(members), tuple(np.unique(counts))) for members, counts in each}
+    every = np.concatenate([members for members, _ in each])
     if (
         len(alike) != 1
         or len(next(iter(alike))[1]) != 1

@@ -115,11 +115,11 @@ class Labels:
         dims = [dim for dim in dims if labels.stride(dim) and labels.shape[dim] > 1]
         if not dims:  # they repeat already
             return labels
-        one = labels
+        first = labels
         for dim in dims:
-            one = one.narrow(dim, 0, 1)
-        self.equal(labels, one.expand_as(labels))
-        return one.expand_as(labels)
+            first = first.narrow(dim, 0, 1)
+        self.equal(labels, first.expand_as(labels))
+        return first.expand_as(labels)
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Declare that channels must stay."""
@@ -185,8 +185,8 @@ class Labels:
         """Return the representatives that must stay, with the reason; `root` is what
         `representatives` returned.
         """
-        found: dict[int, str] = {}
+        reasons: dict[int, str] = {}
         for labels, reason in self._frozen:
             for label in np.unique(root[labels.numpy()]).tolist():
-                found.setdefault(label, reason)
-        return found
+                reasons.setdefault(label, reason)
+        return reasons

@@ -26,7 +26,7 @@ class MeasuredCut:
     and as measured.
     """
 
-    kept: list[int]
+    widths: list[int]
     removed: float  # fraction of the latency, measured
     predicted: float
     before_ms: float
@@ -60,21 +60,21 @@ def widths_for_latency(
     above = (search.max_removed, 1.0)
     goal = amount
     for _ in range(TURNS):
-        kept = search.widths_for(min(goal, search.max_removed))
-        if tuple(kept) in tried:
+        widths = search.widths_for(min(goal, search.max_removed))
+        if tuple(widths) in tried:
             break
         trial = copy.deepcopy(model)
-        slice_channels(trial, search.cut(kept))
+        slice_channels(trial, search.cut(widths))
         before, after = clock.latencies([model, trial], example)
         removed = 1 - after / before
-        said = search.removed(kept)
-        tried[tuple(kept)] = (removed, before, after)
+        said = search.removed(widths)
+        tried[tuple(widths)] = (removed, before, after)
         if abs(removed - amount) <= NEAR:
             break
         below, above = ((said, removed), above) if removed < amount else (below, (said, removed))
         share = (amount - below[1]) / max(above[1] - below[1], 1e-6)
         goal = below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0])
-    best = min(tried, key=lambda kept: abs(tried[kept][0] - amount))
+    best = min(tried, key=lambda widths: abs(tried[widths][0] - amount))
     removed, before, after = tried[best]
     if abs(removed - amount) > 0.1:
         shares = sorted(share for share, _, _ in tried.values())

@@ -30,7 +30,7 @@ from ..modes import in_mode
 from ..small import smaller
 from ..tensors import Held
 from .choose import lowest
-from .groups import Group, Groups, groups_of
+from .groups import Group, Groups, groups_of, layers_in
 from .slice import slice_channels, zero_channels_alike
 
 OTHER = (torch.float16, torch.bfloat16, torch.float64)
@@ -64,7 +64,7 @@ def cuttable(model: nn.Module, example: Tree) -> Groups:
 def _tried(trial: CutTrial) -> Groups:
     groups = trial.groups()
     free = trial.passing(groups.free)
-    failed = {layer for group in groups.free if group not in free for layer in group.layers("out")}
+    failed = layers_in((group for group in groups.free if group not in free), "out")
     if failed & groups.split:
         groups = groups_of(trial.model, trial.images, tied=failed)
         sure = [group for group in groups.free if not failed & set(group.layers("out"))]
@@ -133,14 +133,14 @@ class CutTrial:
 
     def groups(self) -> Groups:
         """Return the groups as a forward pass on a small image shows them, where the network takes one."""
-        found = None
+        grouped = None
         if self.smaller is not None:
             with suppress(Exception):  # whatever the user's forward raises on a small image
-                found = groups_of(self.model, self.smaller)
+                grouped = groups_of(self.model, self.smaller)
                 self.images = self.smaller
-        found = found or groups_of(self.model, self.images)
-        self.decides = found.decides
-        return found
+        grouped = grouped or groups_of(self.model, self.images)
+        self.decides = grouped.decides
+        return grouped
 
     def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
         """Return the groups that pass together: all of them, or those of either half that do."""
@@ -150,14 +150,14 @@ class CutTrial:
             self.places[groups[0].name] = self.place
             return []
         half = len(groups) // 2
-        one = self.passing(groups[:half], training)
-        two = self.passing(groups[half:], training)
-        if not one or not two or self.passes([*one, *two], training):
-            return [*one, *two]
-        for group in two:  # each half by itself, but not both
-            if self.passes([*one, group], training):
-                one = [*one, group]
-        return one
+        left = self.passing(groups[:half], training)
+        right = self.passing(groups[half:], training)
+        if not left or not right or self.passes([*left, *right], training):
+            return [*left, *right]
+        for group in right:  # each half by itself, but not both
+            if self.passes([*left, group], training):
+                left = [*left, group]
+        return left
 
     def passes(self, groups: list[Group], training: bool = False) -> bool:
         """Cut the groups to two widths, each of which must do what the network does with all that
@@ -178,15 +178,15 @@ class CutTrial:
         do with it.
         """
         stages = widths(groups, last)
-        found = self._apart(stages, self.images)
-        if SURE < found < float("inf"):
+        difference = self._apart(stages, self.images)
+        if SURE < difference < float("inf"):
             self.model.double()
             exact = self._apart(stages, in_float(self.images, torch.float64))
-            self.rounds |= exact < EXACT and found >= WRONG
-            found = found if exact == float("inf") else exact * WRONG / EXACT
-        if found < WRONG and self.runs:
+            self.rounds |= exact < EXACT and difference >= WRONG
+            difference = difference if exact == float("inf") else exact * WRONG / EXACT
+        if difference < WRONG and self.runs:
             self.trained = groups
-        return found < WRONG
+        return difference < WRONG
 
     def _apart(self, stages: list[tuple[Group, list[Tensor]]], images: Tree) -> float:
         """Return the largest difference from the network with all zeroed that goes, infinity if it
@@ -271,7 +271,7 @@ def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Te
     """
     draw = torch.Generator().manual_seed(int(last))
     drawn = torch.randint(0, 7, (len(groups), 2), generator=draw).tolist()
-    found = []
+    stages = []
     for k, group in enumerate(groups):
         step = group.step(1)
         odd = (k + last) % 2
@@ -281,5 +281,5 @@ def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Te
         place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
         half = lowest(place, first * step, group.blocks)
         gone = torch.where(half, torch.tensor(-2.0 * group.size), -place)  # what went goes again
-        found.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
-    return found
+        stages.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
+    return stages

@@ -38,8 +38,8 @@ def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
         if op.name == "permute":
             order = [d % x.ndim for d in op.args[1]]
         elif x.ndim > 1:
-            one, two = op.args[1:3] if op.name == "transpose" else (0, 1)
-            order[one], order[two] = order[two], order[one]
+            first, second = op.args[1:3] if op.name == "transpose" else (0, 1)
+            order[first], order[second] = order[second], order[first]
         return name, tuple(axes[d] for d in order)
     out = op.outputs[0]
     if op.name not in RESHAPED or [n for n in x.shape if n > 1] != [n for n in out.shape if n > 1]:
@@ -53,9 +53,9 @@ def product(labels: Labels, op: Op) -> None:
 
     What mixes positions, all of which hold the same channels, leaves these where they are.
     """
-    one, two = list(op.inputs())[-2:]
+    left, right = list(op.inputs())[-2:]
     # axes of the weight; of `x` the others
-    for x, weight, reads, makes in ((one, two, -2, -1), (two, one, -1, -2)):
+    for x, weight, reads, makes in ((left, right, -2, -1), (right, left, -1, -2)):
         if x in labels and weight not in labels and x.ndim == op.outputs[0].ndim == weight.ndim:
             channels = labels[x]
             place = labels.weights.get(weight)
@@ -81,16 +81,16 @@ def _places(
 
 def heads(labels: Labels, op: Op) -> None:
     """Multiply activations, matrix by matrix: each pair of matrices is one unit."""
-    found = []
+    units = []
     for tensor in op.inputs():
         if tensor in labels:
             tied = labels.tie(labels[tensor], (-2, -1))
-            found.append(tied[..., :1, :1])
-    for one in found[1:]:
-        labels.equal(found[0], one)
+            units.append(tied[..., :1, :1])
+    for other in units[1:]:
+        labels.equal(units[0], other)
     for out in op.outputs:
-        fits = out.ndim == found[0].ndim and out.shape[:-2] == found[0].shape[:-2]
-        labels[out] = found[0].expand(out.shape) if fits else same(out, 0)
+        fits = out.ndim == units[0].ndim and out.shape[:-2] == units[0].shape[:-2]
+        labels[out] = units[0].expand(out.shape) if fits else same(out, 0)
 
 
 def _layer(

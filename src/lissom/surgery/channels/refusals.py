@@ -21,6 +21,10 @@ def computed(labels: Labels, op: Op, reason: str) -> None:
     trace shows no use.
     """
     labels.left.update(
-        {layer: reason for layer, made in labels.trace.made.items() if made is op.outputs[0]}
+        {
+            layer: reason
+            for layer, output in labels.trace.returned.items()
+            if output is op.outputs[0]
+        }
     )
     unknown(labels, op, reason)

@@ -121,10 +121,10 @@ def view(labels: Labels, op: Op) -> None:
     for dims in _merges(channels.shape, shape):
         dims = [d for d in dims if channels.shape[d] > 1 and varies(channels, d)]
         if len(dims) > 1:
-            one = channels
+            first = channels
             for dim in set(range(channels.ndim)) - set(dims):
-                one = one.narrow(dim, 0, 1)
-            if bool((one.flatten().diff() < 0).any()):
+                first = first.narrow(dim, 0, 1)
+            if bool((first.flatten().diff() < 0).any()):
                 labels.tie(channels, dims[1:])
     labels[op.outputs[0]] = channels.reshape(shape)
     return None
@@ -179,9 +179,9 @@ def cat(labels: Labels, op: Op) -> None:
             parts = [p.narrow(d, 0, 1) for p in parts]
     if not any(varies(p, dim) for p in parts):
         firsts = [p.narrow(dim, 0, 1) for p in parts if p.shape[dim]]
-        if any(varies(p, d) for p in firsts for d in range(p.ndim)):
-            for one in firsts[1:]:
-                labels.equal(firsts[0], one)
+        if any(any(varies(p, d) for d in range(p.ndim)) for p in firsts):
+            for other in firsts[1:]:
+                labels.equal(firsts[0], other)
             parts = [firsts[0].expand(p.shape) for p in parts]
     labels[op.outputs[0]] = torch.cat(parts, dim).expand(op.outputs[0].shape)
 
@@ -218,20 +218,20 @@ def pool(labels: Labels, op: Op) -> None:
     out = op.outputs[0]
     if channels.ndim < 3:
         return unknown(labels, op)
-    one = labels.tie(channels, range(2, channels.ndim))[
+    first = labels.tie(channels, range(2, channels.ndim))[
         (slice(None), slice(None), *[slice(0, 1)] * (channels.ndim - 2))
     ]
     for tensor in op.outputs:
         fits = tensor.shape[:2] == out.shape[:2]
-        labels[tensor] = (one if fits else torch.tensor(0)).expand(tensor.shape)
+        labels[tensor] = (first if fits else torch.tensor(0)).expand(tensor.shape)
     return None
 
 
 def gated(labels: Labels, op: Op) -> None:
     """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
-    one, two = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
-    labels.equal(one, two)
-    labels[op.outputs[0]] = one
+    first, second = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
+    labels.equal(first, second)
+    labels[op.outputs[0]] = first
 
 
 def write(labels: Labels, op: Op) -> None:
@@ -291,28 +291,26 @@ def reduce(labels: Labels, op: Op) -> None:
     channels = labels[op.args[0]]
     out = op.outputs[0]
     place = REDUCTIONS[op.name]
-    given = op.args[place] if len(op.args) > place else op.kwargs.get("dim")
+    axes = op.args[place] if len(op.args) > place else op.kwargs.get("dim")
     if (
-        given is None
-        or isinstance(given, (bool, torch.dtype))
-        or (isinstance(given, (list, tuple)) and not given)
+        axes is None
+        or isinstance(axes, (bool, torch.dtype))
+        or (isinstance(axes, (list, tuple)) and not axes)
     ):
         return unknown(labels, op)
-    dims = sorted(
-        d % channels.ndim for d in (given if isinstance(given, (list, tuple)) else [given])
-    )
+    dims = sorted(d % channels.ndim for d in (axes if isinstance(axes, (list, tuple)) else [axes]))
     over = [d for d in range(channels.ndim) if varies(channels, d)]
     if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
         # one number, of no channel, to which zeros add nothing; whether they are zeros, a trial
         # shows
         return None
-    one = labels.tie(channels, dims)
+    first = labels.tie(channels, dims)
     for dim in dims:
-        one = one.narrow(dim, 0, 1)
+        first = first.narrow(dim, 0, 1)
     if out.ndim < channels.ndim:
         for dim in reversed(dims):
-            one = one.squeeze(dim)
-    labels[out] = one.expand(out.shape)
+            first = first.squeeze(dim)
+    labels[out] = first.expand(out.shape)
     return None
 
 

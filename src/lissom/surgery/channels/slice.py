@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..by_tensor import ByTensor
 from ..tensors import match_widths, owners_of, replace
 from .attention import count_heads, match_attention
 from .groups import Group
@@ -22,14 +23,22 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     gone: dict[tuple[str, int], Tensor] = {}
     for group, units in cut:
         with_none = torch.cat([units, units.new_zeros(1)])  # the last, -1, is no unit
-        found: dict[int, Tensor] = {}
+        of_unit = ByTensor[Tensor]()  # members share units
         for member in group.members:
-            mine = found.get(id(member.unit))
+            mine = of_unit.get(member.unit)
             key = (member.tensor, member.axis)
             if mine is None:
-                mine = found[id(member.unit)] = with_none[member.unit]
+                mine = of_unit[member.unit] = with_none[member.unit]
             gone[key] = gone[key] | mine if key in gone else mine
     return gone
+
+
+def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
+    """Return the (tensor, axis) that take part in a role in groups of which something goes."""
+    axes = set[tuple[str, int]]()
+    for group, _ in cut:
+        axes.update((m.tensor, m.axis) for m in group.members if m.role == role)
+    return axes
 
 
 def zero_channels(model: nn.Module, cut: Cut) -> None:
@@ -49,11 +58,11 @@ def held(layers: dict[str, nn.Module], name: str) -> Tensor:
     """Return a parameter or buffer by name."""
     path, _, leaf = name.rpartition(".")
     layer = layers[path]
-    found: Tensor | None = (
+    tensor: Tensor | None = (
         layer._buffers[leaf] if leaf in layer._buffers else layer._parameters[leaf]
     )
-    assert found is not None
-    return found
+    assert tensor is not None
+    return tensor
 
 
 def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
@@ -65,27 +74,26 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
                  network as it was.
     """
     layers = dict(model.named_modules())
-    own = set[str]()
-    readers = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "in"}
-    # members share what goes, which stays alive
-    shared: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}
+    copied = set[str]()
+    readers = axes_of(cut, "in")
+    shared: dict[tuple[Tensor, bool, torch.dtype], Tensor] = {}  # members share what goes
     # of whole rows there are fewest
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):
         tensor = held(layers, name)
         reads = (name, axis) in readers
-        if (key := (id(gone), reads, tensor.dtype)) not in shared:
+        if (key := (gone, reads, tensor.dtype)) not in shared:
             stay = (~gone).to(torch.float32)
             if reads:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
-            shared[key] = gone, stay.to(tensor.dtype)
+            shared[key] = stay.to(tensor.dtype)
         # half of the rows are written, none is read
-        if name in own and axis == 0 and gone.ndim == 1 and not reads:
+        if name in copied and axis == 0 and gone.ndim == 1 and not reads:
             tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
-        elif name in own:
-            _multiply(tensor.data, axis, shared[key][1], tensor.data)
+        elif name in copied:
+            _multiply(tensor.data, axis, shared[key], tensor.data)
         else:
-            tensor.data = _multiply(tensor.data, axis, shared[key][1])
-            own.add(name)
+            tensor.data = _multiply(tensor.data, axis, shared[key])
+            copied.add(name)
 
 
 def _multiply(tensor: Tensor, axis: int, values: Tensor, out: Tensor | None = None) -> Tensor:
@@ -120,15 +128,14 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     """
     layers = dict(model.named_modules(remove_duplicate=False))
     owners = owners_of(model)
-    makes = {(m.tensor, m.axis) for group, _ in cut for m in group.members if m.role == "out"}
+    makers = axes_of(cut, "out")
     changed = dict[nn.Module, None]()
-    # id of what goes -> that, kept alive, and the places that stay
-    left: dict[int, tuple[Tensor, Tensor]] = {}
+    left = ByTensor[Tensor]()  # what goes -> the indices that stay
     # whole rows first
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
-        if id(gone) not in left:
-            left[id(gone)] = gone, (~gone).flatten().nonzero().flatten()
-        stay = left[id(gone)][1]
+        if gone not in left:
+            left[gone] = (~gone).flatten().nonzero().flatten()
+        stay = left[gone]
         if len(stay) == gone.numel():
             continue
         path, _, leaf = name.rpartition(".")
@@ -140,9 +147,10 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
             else kept_of(now, axis, ~gone.to(now.device))
         )
         changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
-        if leaf == "weight" and (name, axis) in makes:
-            before = getattr(layer, "kept", range(gone.numel()))
-            layer.kept = [before[k] for k in stay.tolist()]
+        if leaf == "weight" and (name, axis) in makers:
+            before = kept_outputs(layer)
+            stays = stay.tolist()
+            layer.kept = stays if before is None else [before[k] for k in stays]
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
@@ -156,6 +164,11 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     for group, units in cut:
         if units.any():
             count_heads(layers, group, int((~units).sum()))
+
+
+def kept_outputs(layer: nn.Module) -> list[int] | None:
+    """Return which outputs of a layer as it was first built are still there; None if it was never cut."""
+    return getattr(layer, "kept", None)
 
 
 def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:

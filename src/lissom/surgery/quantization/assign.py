@@ -33,20 +33,20 @@ def noises(
     the outputs change by, over their own mean square. Of several layers it adds up, as far as their
     errors are not correlated.
     """
-    found: dict[str, dict[int, float]] = {}
+    noise: dict[str, dict[int, float]] = {}
     with torch.no_grad():
         plain = values_in(called(model.eval(), images))
         power = float(plain.square().mean())
         for name, specs in options.items():
             layer = model.get_submodule(name)
             assert isinstance(layer, QuantizedLayer)
-            found[name] = {}
+            noise[name] = {}
             for spec in filter(None, specs):
                 round_weights(layer, spec)
                 gap = (values_in(called(model, images)) - plain).square().mean()
-                found[name][spec.bits] = float(gap) / max(power, 1e-12)
+                noise[name][spec.bits] = float(gap) / max(power, 1e-12)
             layer.rounding = None
-    return found
+    return noise
 
 
 def assigned(

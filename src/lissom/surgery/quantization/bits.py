@@ -36,37 +36,37 @@ def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Prec
         return None
     wanted = None if grid is None else grid_of(grid, where)
     if isinstance(bits, str):
-        made = wanted if wanted is not None and wanted.name() == bits else grid_of(bits)
-        return Precision(made, (made.of_weights or made.of_inputs)[0])
+        kind = wanted if wanted is not None and wanted.name() == bits else grid_of(bits)
+        return Precision(kind, (kind.of_weights or kind.of_inputs)[0])
     usual = "uniform" if bits > 4 else "lsq" if bits > 1 or of == "inputs" else "binary"
-    made = wanted or grid_of(usual)
-    fits = made.of_weights if of == "weights" else made.of_inputs
+    kind = wanted or grid_of(usual)
+    fits = kind.of_weights if of == "weights" else kind.of_inputs
     if bits not in fits:
         raise LissomError(
-            f"{where}: {made.name()} has no {bits} bits for {of}; "
+            f"{where}: {kind.name()} has no {bits} bits for {of}; "
             + (f"it has {', '.join(map(str, fits))}" if fits else f"it does not round {of}")
         )
-    return Precision(made, bits)
+    return Precision(kind, bits)
 
 
-def at_least(found: Precision | None, bits: int) -> Precision | None:
+def at_least(precision: Precision | None, bits: int) -> Precision | None:
     """Return the grid of a first or last layer: at least so many bits, equal steps in place of what
     does not fit.
     """
-    if found is None or bits == FLOAT:
+    if precision is None or bits == FLOAT:
         return None
-    if found.bits >= bits and not found.grid.only_inner:
-        return found
-    grid = found.grid if found.grid.anywhere else grid_of("uniform")
-    return Precision(grid, max(bits, found.bits))
+    if precision.bits >= bits and not precision.grid.only_inner:
+        return precision
+    grid = precision.grid if precision.grid.anywhere else grid_of("uniform")
+    return Precision(grid, max(bits, precision.bits))
 
 
-def reduced(found: Precision | None) -> Precision | None:
+def reduced(precision: Precision | None) -> Precision | None:
     """Return a grid of weights with 7 bits in place of 8, if it has them."""
     return (
-        Precision(found.grid, 7)
-        if found is not None and found.bits == 8 and 7 in found.grid.of_weights
-        else found
+        Precision(precision.grid, 7)
+        if precision is not None and precision.bits == 8 and 7 in precision.grid.of_weights
+        else precision
     )
 
 
@@ -96,10 +96,10 @@ class PrecisionPlan:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each layer, for the record."""
 
-        def text(found: Precision | None) -> dict[str, Any]:
+        def text(precision: Precision | None) -> dict[str, Any]:
             return {
-                "bits": FLOAT if found is None else found.bits,
-                "grid": None if found is None else str(found.grid),
+                "bits": FLOAT if precision is None else precision.bits,
+                "grid": None if precision is None else str(precision.grid),
             }
 
         return [
@@ -124,20 +124,20 @@ def plan_precision(
     `rest` is None where what no layer reads stays float.
     """
     plan = PrecisionPlan(weights, inputs, {}, {})
-    added = {site for tied in wires.sums for site in tied}
+    added = set[str]().union(*wires.sums)
     for site, readers in wires.readers.items():
         wants = {rest if reader is None else inputs.get(reader, rest) for reader in readers} or {
             rest
         }
-        one = next(iter(wants))
+        wanted = next(iter(wants))
         if rest is not None and site in added:
             plan.sites[site] = rest
-        elif len(wants) == 1 and one is not None and not one.grid.private:
-            plan.sites[site] = one
+        elif len(wants) == 1 and wanted is not None and not wanted.grid.private:
+            plan.sites[site] = wanted
         elif rest is not None and rest in wants:
             plan.sites[site] = rest
     for name, want in inputs.items():
-        given = {plan.sites.get(site) for site in wires.sources[name]}
-        if want is not None and given != {want}:
+        precisions = {plan.sites.get(site) for site in wires.sources[name]}
+        if want is not None and precisions != {want}:
             plan.own[name] = want
     return plan

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import LissomError
 from ...trees import Tree, copied, handed
+from ..by_tensor import ByTensor
 from ..entering import entering
 from .dataflow import entry
 from .sites import Sites, kind_of, paths_of
@@ -82,7 +83,7 @@ def observe_ranges(
     make; none of them: sites are named by module, and batches may make any.
     """
     seen = {name: RangeStats() for name, own in sites.items() if name == own}
-    entries = {id(network.get_submodule(layer).weight): entry(layer) for layer in lost}
+    entries = ByTensor((network.get_parameter(f"{layer}.weight"), entry(layer)) for layer in lost)
     seen.update((name, RangeStats()) for name in entries.values())
 
     def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -92,10 +93,10 @@ def observe_ranges(
             entries
             and kind_of(name) in ("conv", "linear")
             and len(args) > 1
-            and id(args[1]) in entries
+            and args[1] in entries
             and args[0].numel()
         ):
-            seen[entries[id(args[1])]].add(args[0])
+            seen[entries[args[1]]].add(args[0])
         return out
 
     paths = paths_of(network) if calls is not None and not calls else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...trees import Tree, copied, handed, tensors_in
+from ..by_tensor import ByTensor
 from ..entering import entering
 from ..layers import torch_class
 from .sites import PASSES, Sites, kind_of, paths_of
@@ -58,7 +59,7 @@ class DataFlow:
     @property
     def lost(self) -> set[str]:
         """Return the layers that read what came from no site: calls that are not known have made it."""
-        return {layer for layer, found in self.sources.items() if entry(layer) in found}
+        return {layer for layer, sites in self.sources.items() if entry(layer) in sites}
 
 
 def entry(layer: str) -> str:
@@ -66,13 +67,14 @@ def entry(layer: str) -> str:
     return f"to_{layer.replace('.', '_')}"
 
 
-def weights_of(network: nn.Module) -> dict[int, str]:
-    """Return the layers by the id of their weight."""
-    return {
-        id(layer.weight): name
-        for name, layer in network.named_modules()
-        if torch_class(layer) is not None
-    }
+def weights_of(network: nn.Module) -> ByTensor[str]:
+    """Return the layers by their weight."""
+    names = ByTensor[str]()
+    for name, layer in network.named_modules():
+        if torch_class(layer) is not None:
+            assert isinstance(layer.weight, Tensor)
+            names[layer.weight] = name
+    return names
 
 
 def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
@@ -85,23 +87,23 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
     weights = weights_of(network)
 
     def order(inputs: Tree) -> list[tuple[str, str | None]]:
-        found: list[tuple[str, str | None]] = []
+        calls: list[tuple[str, str | None]] = []
 
         def visit(name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            found.append((name, weights.get(id(args[1])) if len(args) > 1 else None))
+            calls.append((name, weights.get(args[1]) if len(args) > 1 else None))
             return out
 
         with torch.no_grad(), Sites(visit):
             handed(network.eval(), copied(inputs))
-        return found
+        return calls
 
     orders = [order(inputs) for inputs in runs]
     if all(other == orders[0] for other in orders):
         return None
     calls: dict[str, set[frozenset[tuple[str, int]]]] = {}
 
-    def left(path: str, made: Counter[str]) -> None:
-        calls.setdefault(path, set()).add(frozenset(made.items()))
+    def left(path: str, counts: Counter[str]) -> None:
+        calls.setdefault(path, set()).add(frozenset(counts.items()))
 
     for inputs in runs:
         with torch.no_grad(), Sites(lambda _, __, out: out, paths=paths_of(network), left=left):
@@ -117,7 +119,7 @@ class _Watch:
     ) -> None:
         self.weights = weights_of(network)
         self.loose = loose
-        self.source: dict[int, str] = {}  # tensor -> site
+        self.source = ByTensor[str]()  # tensor -> site
         self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
         self.readers: dict[str, list[str]] = {}  # site -> the calls that read it
         self.runs = Counter[str]()  # site -> how often it is reached
@@ -125,75 +127,71 @@ class _Watch:
         self.layer_of: dict[str, str] = {}  # call -> layer
         # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
         self.steep: set[str] = set()
-        self.alive: list[Any] = []
         for site, x in inputs.items():
             if x.is_floating_point():
-                self.source[id(x)] = site
+                self.source[x] = site
                 self.reads[site] = []
                 self.readers[site] = []
                 self.runs[site] = 1
 
     def read(self, args: tuple[Any, ...], reader: str) -> list[str]:
-        found = [self.source[id(a)] for a in tensors_in(args) if id(a) in self.source]
-        for site in found:
+        sites = [self.source[a] for a in tensors_in(args) if a in self.source]
+        for site in sites:
             self.readers[site].append(reader)
-        return found
+        return sites
 
     def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
-        layer = self.weights.get(id(weight))
+        layer = self.weights.get(weight)
         if layer is not None:
             self.layer_of[name] = layer
-            self.layers.setdefault(layer, []).append(self.source.get(id(args[0])))
-        found = self.read(args, name)
-        self.alive.extend([args, out])
+            self.layers.setdefault(layer, []).append(self.source.get(args[0]))
+        sources = self.read(args, name)
         # which call this is depends on the sample
         if name.rpartition(":")[0] in self.loose and ":" in name:
-            self.source.pop(id(out), None)
+            self.source.pop(out, None)
             return out
-        self.reads.setdefault(name, []).extend(found)
+        self.reads.setdefault(name, []).extend(sources)
         self.readers.setdefault(name, [])
         self.runs[name] += 1
-        if id(out) in self.source:  # an operation in place: a name of its own for the result
+        if out in self.source:  # an operation in place: a name of its own for the result
             out = out.view_as(out)
-        self.source[id(out)] = name
-        self.alive.append(out)
+        self.source[out] = name
         return out
 
     def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        self.alive.extend([args, out])
         outs = list(tensors_in(out))
         first = args[0] if args else None
         if func is Tensor.__setitem__:  # what is changed in part is of no site any more
             self.read(args, "__setitem__")
-            self.source.pop(id(first), None)
+            self.source.pop(first, None)
         if not outs or not isinstance(first, Tensor):
             return
-        if (operand := steep_operand(func, args)) is not None and id(operand) in self.source:
-            self.steep.add(self.source[id(operand)])
-        if func in PASSES and id(first) in self.source:
+        if (operand := steep_operand(func, args)) is not None and operand in self.source:
+            self.steep.add(self.source[operand])
+        if func in PASSES and first in self.source:
             for o in outs:
-                self.source.setdefault(id(o), self.source[id(first)])
+                self.source.setdefault(o, self.source[first])
         elif outs[0].is_floating_point():
             self.read(args, getattr(func, "__name__", "?"))
             if out is first:  # changed in place by a call that is not known
-                self.source.pop(id(out), None)
+                self.source.pop(out, None)
 
     def steep_sites(self) -> set[str]:
         """Return the sites that must not be rounded: those of `steep`, and those that only such
         sites read.
         """
-        found = set(self.steep)
+        steep = set(self.steep)
         while (
             more := {
                 site
                 for site, readers in self.readers.items()
-                if readers and found.issuperset(readers)
+                if readers and steep.issuperset(readers)
             }
-            - found
+            - steep
         ):
-            found |= more
-        return found
+            steep |= more
+        return steep
 
     def only_relu(self, site: str) -> bool:
         """Return whether a ReLU alone reads what a site makes, each time."""
@@ -231,9 +229,9 @@ def trace_dataflow(
         torch.no_grad(),
         Sites(
             watch.visit, watch.passed, paths=None if loose is None else paths_of(network)
-        ) as made,
+        ) as numbered,
     ):
-        ends = {watch.source.get(id(t)) for t in tensors_in(handed(network.eval(), inputs))}
+        ends = {watch.source.get(t) for t in tensors_in(handed(network.eval(), inputs))}
     reads = watch.reads
     readers = watch.readers
     layers = watch.layers
@@ -246,8 +244,8 @@ def trace_dataflow(
             or (kind_of(name) in BEFORE_RELU and watch.only_relu(name))
         ):
             continue
-        own = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
-        sites[name] = sites.get(own, name)
+        owner = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
+        sites[name] = sites.get(owner, name)
     sums = [
         {
             sites[s]
@@ -257,18 +255,20 @@ def trace_dataflow(
         for name in reads
         if kind_of(name) == "add" and (name in sites or readers[name])
     ]
-    reading: dict[str, set[str | None]] = {own: set() for own in sites.values()}
-    for name, own in sites.items():
-        reading[own] |= {watch.layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"}
+    reading: dict[str, set[str | None]] = {owner: set() for owner in sites.values()}
+    for name, owner in sites.items():
+        reading[owner] |= {
+            watch.layer_of.get(by) for by in readers[name] if kind_of(by) != "maxpool"
+        }
     sources = {
-        layer: {sites.get(s or "", entry(layer)) for s in found} for layer, found in layers.items()
+        layer: {sites.get(s or "", entry(layer)) for s in read} for layer, read in layers.items()
     }
-    one = {
-        layer: found[0] if len(set(found)) == 1 and found[0] in sites else None
-        for layer, found in layers.items()
+    only = {
+        layer: read[0] if len(set(read)) == 1 and read[0] in sites else None
+        for layer, read in layers.items()
     }
-    calls = dict(made.counts) if loose is None else {}
-    return DataFlow(sites, one, sources, calls, merged(sums), reading, watch.layer_of)
+    calls = dict(numbered.counts) if loose is None else {}
+    return DataFlow(sites, only, sources, calls, merged(sums), reading, watch.layer_of)
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...trees import Tree, called, first, tensors_in
+from ..by_tensor import ByTensor
 from ..looks import LOOKS
 from .sites import PASSES
 
@@ -77,27 +79,26 @@ class Chain:
 class Value:
     """A tensor on the way from one layer to the next, with the filter that made each of its values."""
 
-    tensor: Tensor  # kept alive, so that its id stays its own
     labels: Tensor  # of the shape of the tensor
     chain: Chain
     reads: int = 0
 
 
 class Chains(TorchFunctionMode):
-    """Follow the output of each named layer through the calls of a forward pass; `names` maps ids
-    of weights to layers.
+    """Follow the output of each named layer through the calls of a forward pass; `names` maps
+    weights to layers.
 
     Every read counts: a value that is read twice, or by a call that is not known, ends its chain.
     """
 
-    def __init__(self, names: dict[int, str], axes: dict[Any, int] = LAYERS) -> None:
+    def __init__(self, names: ByTensor[str], axes: dict[Any, int] = LAYERS) -> None:
         super().__init__()
         self.names = names
         self.axes = axes
         self.inside = False
-        self.values: dict[int, Value] = {}
+        self.values = ByTensor[Value]()
         self.chains: list[Chain] = []
-        self.runs: Counter[int] = Counter()  # weight or bias -> calls that read it
+        self.runs = Counter[Tensor]()  # weight or bias -> calls that read it
         self.biases: dict[str, Tensor | None] = {}  # layer -> the bias it was called with
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,25 +114,26 @@ class Chains(TorchFunctionMode):
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Take note of who read what, and of what was made of it."""
-        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
-        value = self.read(given.get("input"))
+        arguments = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        value = self.read(arguments.get("input"))
         for other in tensors_in([[*args[1:]], {k: v for k, v in kwargs.items() if k != "input"}]):
             self.end(self.read(other))
         if not isinstance(out, Tensor) or not out.is_floating_point():
             self.end(value)
         elif func in self.axes:
-            self.called(value, given, out, self.axes[func])
+            self.called(value, arguments, out, self.axes[func])
         elif value is not None:
             labels = moved(func, value.labels, args, kwargs, out)
             if labels is None:
                 self.end(value)
             else:  # of an operation in place this is the old tensor, and a value of its own all the same
-                self.values[id(out)] = Value(out, labels, value.chain)
+                self.values[out] = Value(labels, value.chain)
 
     def read(self, tensor: Any) -> Value | None:
         """Count a read; return the value that was read if a chain led to it."""
-        self.runs[id(tensor)] += isinstance(tensor, nn.Parameter)
-        value = self.values.get(id(tensor))
+        if isinstance(tensor, nn.Parameter):
+            self.runs[tensor] += 1
+        value = self.values.get(tensor)
         if value is not None:
             value.reads += 1
             value.chain.alone &= value.reads == 1
@@ -145,9 +147,11 @@ class Chains(TorchFunctionMode):
         if value is not None:
             value.chain.alone = False
 
-    def called(self, value: Value | None, given: dict[str, Any], out: Tensor, axis: int) -> None:
+    def called(
+        self, value: Value | None, arguments: dict[str, Any], out: Tensor, axis: int
+    ) -> None:
         """End the chain that led to a layer, and begin that of its output."""
-        name = self.names.get(id(given["weight"]), "")
+        name = self.names.get(arguments["weight"], "")
         owner = None if value is None or not name else owners(value.labels, axis)
         if value is not None and owner is not None:
             value.chain.second = name
@@ -155,10 +159,10 @@ class Chains(TorchFunctionMode):
         else:
             self.end(value)
         if name:
-            self.biases[name] = given.get("bias")
+            self.biases[name] = arguments.get("bias")
             self.chains.append(Chain(name))
             filters = torch.arange(out.shape[axis], device=out.device).view(-1, *[1] * (-1 - axis))
-            self.values[id(out)] = Value(out, filters.expand(out.shape), self.chains[-1])
+            self.values[out] = Value(filters.expand(out.shape), self.chains[-1])
 
 
 class Unseen(TorchDispatchMode):
@@ -183,19 +187,21 @@ def moved(
     """
     try:
         if func in EACH:
-            found = labels
+            moved_labels = labels
         elif func in SPACE or (func is F.pad and only_space(*args, **kwargs)):
-            found = shared(labels, (-2, -1), keepdim=True).expand(out.shape)
+            moved_labels = shared(labels, (-2, -1), keepdim=True).expand(out.shape)
         elif func in OVER and len(args) + len(kwargs) > 1:
-            found = shared(labels, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+            moved_labels = shared(
+                labels, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}
+            )
         elif func in PASSES and args:
-            found = func(labels.contiguous(), *args[1:], **kwargs)
+            moved_labels = func(labels.contiguous(), *args[1:], **kwargs)
         else:
             return None
     except (RuntimeError, TypeError, ValueError):
         # channels that mix, or a form of the call that labels do not have
         return None
-    return found if found.shape == out.shape else None
+    return moved_labels if moved_labels.shape == out.shape else None
 
 
 def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
@@ -229,9 +235,8 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     Found by running `model` in eval mode on the first item of `example` (n ...). Layers that run
     more than once, share a parameter, or whose parameters anything else reads are in no pair.
     """
-    held = Counter(
-        p.data_ptr() for m in model.modules() for p in m._parameters.values() if p is not None
-    )
+    parameters = chain.from_iterable(m._parameters.values() for m in model.modules())
+    held = Counter(parameter.data_ptr() for parameter in parameters if parameter is not None)
     layers = {
         name: m
         for name, m in model.named_modules()
@@ -239,7 +244,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
         and m._parameters.get("weight") is not None
         and m.weight.is_floating_point()
     }
-    chains = Chains({id(m.weight): name for name, m in layers.items()})
+    chains = Chains(ByTensor((m.weight, name) for name, m in layers.items()))
     mode = model.training
     try:
         with torch.no_grad(), chains, Unseen(chains):
@@ -252,7 +257,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
     def own(name: str) -> bool:
         layer = layers[name]
         return chains.biases[name] is layer.bias and all(
-            chains.runs[id(p)] == held[p.data_ptr()] == 1
+            chains.runs[p] == held[p.data_ptr()] == 1
             for p in (layer.weight, layer.bias)
             if p is not None
         )
@@ -265,7 +270,7 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
 
 
 def equalize_pairs(
-    model: nn.Module, found: list[Pair], sweeps: int = 40, settled: float = 1e-3
+    model: nn.Module, linked: list[Pair], sweeps: int = 40, settled: float = 1e-3
 ) -> list[list[Any]]:
     """Scale the channels between the layers of each pair, in place; return rows of first, second
     and the largest factor.
@@ -274,11 +279,8 @@ def equalize_pairs(
     without either stay. Layers of two pairs are scaled from both sides, so all are swept until no
     scale moves by more than `settled`.
     """
-    weights = {
-        name: model.get_parameter(f"{name}.weight")
-        for pair in found
-        for name in (pair.first, pair.second)
-    }
+    names = dict.fromkeys(chain.from_iterable((pair.first, pair.second) for pair in linked))
+    weights = {name: model.get_parameter(f"{name}.weight") for name in names}
     # only the largest of each kernel (out in/groups) counts for the scales, which are multiplied
     # into the weights once
     largest = {
@@ -287,11 +289,11 @@ def equalize_pairs(
     }
     scales = [
         torch.ones(len(weights[pair.first]), dtype=torch.float64, device=pair.owner.device)
-        for pair in found
+        for pair in linked
     ]
     for _ in range(sweeps):
         moves = 0.0
-        for pair, scale in zip(found, scales, strict=True):
+        for pair, scale in zip(linked, scales, strict=True):
             s = balance(largest[pair.first], largest[pair.second], pair.owner)
             largest[pair.first] /= s[:, None]
             by_input(largest[pair.second], len(pair.owner)).mul_(
@@ -301,11 +303,11 @@ def equalize_pairs(
             moves = max(moves, float((s - 1).abs().max()))
         if moves < settled:
             break
-    for pair, scale in zip(found, scales, strict=True):
+    for pair, scale in zip(linked, scales, strict=True):
         scaled(model.get_submodule(pair.first), model.get_submodule(pair.second), pair.owner, scale)
     return [
         [pair.first, pair.second, float(torch.maximum(scale, 1 / scale).max())]
-        for pair, scale in zip(found, scales, strict=True)
+        for pair, scale in zip(linked, scales, strict=True)
     ]
 
 
@@ -315,10 +317,10 @@ def balance(first: Tensor, second: Tensor, owner: Tensor) -> Tensor:
     `first` is (out in/groups), and so is `second`; `owner` (in) says which filter each input of the
     second comes from.
     """
-    made = first.amax(1).double()
+    largest = first.amax(1).double()
     columns = by_input(second, len(owner)).amax(1).flatten().double()
-    read = torch.zeros_like(made).scatter_reduce_(0, owner, columns, "amax")
-    return torch.where((made > 0) & (read > 0), made.sqrt() / read.sqrt(), 1.0)
+    read = torch.zeros_like(largest).scatter_reduce_(0, owner, columns, "amax")
+    return torch.where((largest > 0) & (read > 0), largest.sqrt() / read.sqrt(), 1.0)
 
 
 def by_input(weight: Tensor, inputs: int) -> Tensor:

@@ -45,15 +45,15 @@ class Mixture:
             )
         grids = [spec for spec in self.specs.values() if spec is not None]
         self.options = dict.fromkeys(free, grids)
-        self.choices = [found.bits for found in grids]
+        self.choices = [precision.bits for precision in grids]
         held = {name: self.model.get_submodule(name) for name in names}
         self.cost = {
             name: {bits: layer_bytes(held[name], bits) for bits in self.choices} for name in free
         }
         self.whole = sum(layer_bytes(layer, FLOAT) for layer in held.values())
         self.fixed = sum(
-            layer_bytes(held[name], FLOAT if found is None else found.bits)
-            for name, found in self.plan.weights.items()
+            layer_bytes(held[name], FLOAT if precision is None else precision.bits)
+            for name, precision in self.plan.weights.items()
             if name not in self.options
         )
 
@@ -80,8 +80,8 @@ class Mixture:
         """Return the bits, by the step's size or its drop; `score` measures a network with some bits."""
         self.noise = noises(self.model, self.options, images)
         if self.size is not None:
-            found = self.within(self.size)
-            if found is None:
+            bits = self.within(self.size)
+            if bits is None:
                 least = self.share(self.all(self.choices[-1]))
                 raise LissomError(
                     f"{self.ctx.where}: size={self.size:g} cannot be reached; with "
@@ -89,7 +89,7 @@ class Mixture:
                     f"take {least:.3f} of "
                     "their bytes in float"
                 )
-            return found
+            return bits
         return self.within_drop(score)
 
     def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
@@ -98,7 +98,7 @@ class Mixture:
         """
         allowed = self.drop or 0.0
         before = self.ctx.accuracy(self.model, SCORED)
-        found = self.all(self.choices[0])
+        best = self.all(self.choices[0])
         now = score(self.all(self.choices[0]))
         if before is None or now is None:
             raise LissomError(
@@ -118,12 +118,12 @@ class Mixture:
             tried = self.within(middle)
             now = score(tried) if tried is not None else None
             if tried is not None and now is not None and before - now <= allowed:
-                found = tried
+                best = tried
                 high = middle
                 self.ctx.facts["dropped"] = round(before - now, 6)
             else:
                 low = middle
-        return found
+        return best
 
     def warn(self, allowed: float, before: float) -> None:
         """Note where the validation images are too few to tell so small a fall of the score from chance."""

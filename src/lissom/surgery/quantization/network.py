@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...errors import LissomError
 from ...language.grid import grid_of
 from ...trees import mapped
+from ..by_tensor import ByTensor
 from ..entering import entering_as
 from .kernels import clipped
 from .layers import FEW, QuantizedLayer
@@ -191,17 +192,16 @@ class QuantizedNetwork(nn.Module):
         """Return the arguments of a call with those rounded that have a grid; integers and booleans
         never have.
         """
-        grids = {
-            id(x): grid
+        grids = ByTensor(
+            (x, grid)
             for site, x in entering_as(self.network, inputs, named).items()
             if x.is_floating_point()
             and site in self.shared
             and (grid := self.grid(site)) is not None
-        }
+        )
 
         def rounded(x: Tensor) -> Tensor:
-            found: Tensor = grids[id(x)](x) if id(x) in grids else x
-            return found
+            return grids[x](x) if x in grids else x
 
         return (mapped(rounded, inputs), mapped(rounded, named)) if grids else (inputs, named)
 

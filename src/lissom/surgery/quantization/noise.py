@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,50 +38,43 @@ def roundings(layer: QuantizedLayer, of: str = "both") -> list[Rounding]:
     """Return what rounds a layer's "weights", its "inputs" or both; several layers may share what
     rounds inputs.
     """
-    found = {
+    parts = {
         "weights": (layer.rounding,),
         "inputs": (layer.feed, layer.own),
         "both": (layer.rounding, layer.feed, layer.own),
     }[of]
-    return [rounding for rounding in found if rounding is not None]
+    return [rounding for rounding in parts if rounding is not None]
 
 
 @contextmanager
 def rounding_only(
-    whole: QuantizedNetwork, kept: Iterable[Rounding], floats: Layers | None = None
+    whole: QuantizedNetwork, on: Iterable[Rounding], floats: Layers | None = None
 ) -> Iterator[None]:
-    """Switch every rounding of a network off but those of `kept`, for a while; for inference.
+    """Switch every rounding of a network off but those of `on`, for a while; for inference.
 
     `floats` are the layers as they were before quantization, whose weights those get that are not
     rounded: learned rounding leaves the weights on their grid, and corrected biases suit rounded
     weights alone.
     """
-    chosen = {id(rounding) for rounding in kept}
+    chosen = set(on)
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
-    held: list[tuple[dict[str, Any], str, Any]] = []
+    held: list[tuple[QuantizedLayer, str, Any]] = []
     for layer in layers_of(whole).values():
-        held += [(layer._parameters, key, layer._parameters[key]) for key in ("weight", "bias")]
-        held.append(
-            (
-                layer.__dict__ if layer.norm is None else layer.__dict__["_modules"],
-                "norm",
-                layer.norm,
-            )
-        )
+        held += [(layer, key, getattr(layer, key)) for key in ("weight", "bias", "norm")]
     try:
         for name, layer in layers_of(whole).items():
-            if floats is not None and name in floats and id(layer.rounding) not in chosen:
+            if floats is not None and name in floats and layer.rounding not in chosen:
                 layer.weight = floats[name].weight
                 layer.bias = floats[name].bias
                 layer.norm = floats[name].norm
         for rounding in every:
-            rounding.off = id(rounding) not in chosen
+            rounding.off = rounding not in chosen
         yield
     finally:
         for rounding in every:
             rounding.off = False
-        for place, key, value in held:
-            place[key] = value
+        for layer, key, value in held:
+            setattr(layer, key, value)
 
 
 @dataclass
@@ -95,9 +89,9 @@ class Tally:
     def add(self, x: Tensor, rounding: Rounding) -> None:
         """Take in some values."""
         x = x.detach().float()
-        found = rounding.grid.inputs(x, rounding.bits, rounding.held)
+        rounded = rounding.grid.inputs(x, rounding.bits, rounding.held)
         self.power += float(x.double().square().sum())
-        self.error += float((x - found).double().square().sum())
+        self.error += float((x - rounded).double().square().sum())
         codes = None if rounding.grid.at_run_time else rounding.input_codes()
         if codes is not None and not codes.sign:
             q = (x / codes.scale).round() + codes.zero
@@ -149,14 +143,14 @@ def layer_noise(
     `saturated` the share of them beyond its ends.
     """
     layers = layers_of(whole)
-    tallies = dict[int, Tally]()
-    read = {id(r): r for layer in layers.values() for r in roundings(layer, "inputs")}
+    tallies = dict[Rounding, Tally]()
+    read = set(chain.from_iterable(roundings(layer, "inputs") for layer in layers.values()))
 
-    def see(rounding: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+    def see(rounding: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(rounding, Rounding)
-        tallies.setdefault(id(rounding), Tally()).add(given[0], rounding)
+        tallies.setdefault(rounding, Tally()).add(args[0], rounding)
 
-    hooks = [rounding.register_forward_hook(see) for rounding in read.values()]
+    hooks = [rounding.register_forward_hook(see) for rounding in read]
     try:
         with torch.no_grad(), rounding_only(whole.eval(), [], floats):
             for images in batches:
@@ -166,7 +160,7 @@ def layer_noise(
             hook.remove()
     rows = []
     for name, layer in layers.items():
-        inputs = [tallies[id(r)] for r in roundings(layer, "inputs") if id(r) in tallies]
+        inputs = [tallies[r] for r in roundings(layer, "inputs") if r in tallies]
         rows.append(
             {
                 "name": name,
@@ -192,11 +186,11 @@ def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | Non
     assert layer.rounding is not None
     weight = weight.detach().float()
     codes, scale = layer.weight_codes()
-    found = layer.turned(codes * by_filter(scale, codes), back=True)
+    rounded = layer.turned(codes * by_filter(scale, codes), back=True)
     ends = layer.rounding.grid.ends(layer.rounding.bits)
     row: dict[str, float | None] = {
         "sqnr_db": decibels(
-            float(weight.double().square().sum()), float((weight - found).double().square().sum())
+            float(weight.double().square().sum()), float((weight - rounded).double().square().sum())
         ),
         "use": None,
         "saturated": None,

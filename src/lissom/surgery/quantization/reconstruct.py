@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,24 +28,26 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tu
     into memory.
     """
     read: list[Tensor] = []
-    made: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     hooks = [
         part.register_forward_pre_hook(
-            lambda _, given: read.append(hidden(given[0], torch.Tensor.clone))
+            lambda _, args: read.append(hidden(args[0], torch.Tensor.clone))
         ),
-        part.register_forward_hook(lambda _, __, out: made.append(hidden(out, torch.Tensor.clone))),
+        part.register_forward_hook(
+            lambda _, __, out: outputs.append(hidden(out, torch.Tensor.clone))
+        ),
     ]
     try:
         with torch.no_grad():
             for images in batches:
                 called(network, images)
-                if sum(x.numel() * x.element_size() for x in (*read, *made)) > MEMORY:
+                if sum(x.numel() * x.element_size() for x in (*read, *outputs)) > MEMORY:
                     break
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat(read), torch.cat(made)
+    return torch.cat(read), torch.cat(outputs)
 
 
 def correct_biases(
@@ -62,16 +66,16 @@ def correct_biases(
         layer = whole.network.get_submodule(name)
         if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
             continue
-        wanted, found = (
+        wanted, outputs = (
             recorded(net, net.get_submodule(path), batches)[1]
             for net, path in ((before, name), (whole, f"network.{name}"))
         )
         axes = (
-            [0, *range(2, found.ndim)]
+            [0, *range(2, outputs.ndim)]
             if isinstance(layer, nn.Conv2d)
-            else list(range(found.ndim - 1))
+            else list(range(outputs.ndim - 1))
         )
-        shift = (wanted[: len(found)] - found[: len(wanted)]).mean(axes)
+        shift = (wanted[: len(outputs)] - outputs[: len(wanted)]).mean(axes)
         holder = layer if layer.norm is None else layer.norm
         with torch.no_grad():
             if holder.bias is None:
@@ -151,34 +155,21 @@ def blocks(
     runs = Counter[str]()
     around = {}
 
-    def enter(name: str, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         runs[name] += 1
-        around[name] = (
-            [whole.counts.copy()]
-            if len(given) == 1 and isinstance(given[0], Tensor) and not kwargs
-            else []
-        )
+        single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
+        around[name] = [whole.counts.copy()] if single else []
 
-    def leave(name: str, made: Any) -> None:
-        around[name] += [whole.counts.copy()] if isinstance(made, Tensor) else []
+    def leave(name: str, _: nn.Module, __: Any, out: Any) -> None:
+        around[name] += [whole.counts.copy()] if isinstance(out, Tensor) else []
 
     modules = {name: module for name, module in whole.network.named_modules() if name}
-    hooks = [
-        h
-        for name, module in modules.items()
-        for h in (
-            module.register_forward_pre_hook(
-                lambda _, given, kwargs, n=name: enter(n, given, kwargs), with_kwargs=True
-            ),
-            module.register_forward_hook(lambda _, __, made, n=name: leave(n, made)),
-        )
-    ]
-    try:
-        with torch.no_grad():
-            called(whole, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in modules.items():
+            before = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
+            hooks.callback(before.remove)
+            hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
+        called(whole, example)
     inner = {path: [n for n in names if n.startswith(f"{path}.")] for path in modules}
     joined = [
         path
@@ -188,12 +179,10 @@ def blocks(
         and all(runs[n] == 1 for n in (path, *layers))
         and any(around[path][1][kind] > around[path][0][kind] for kind in ("add", "cat"))
     ]
-    home = {
-        name: path
-        for path in joined
-        if not any(other.startswith(f"{path}.") for other in joined)
-        for name in inner[path]
-    }
+    home = dict[str, str]()  # layer -> its block
+    for path in joined:
+        if not any(other.startswith(f"{path}.") for other in joined):
+            home.update(dict.fromkeys(inner[path], path))
     return {
         home.get(name, name): (inner[home[name]], around[home[name]][0])
         if name in home

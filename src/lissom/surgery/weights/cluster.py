@@ -59,16 +59,16 @@ class Cluster(WeightTransform):
     def rebuilt(
         cls, settings: dict[str, Any], weight: Tensor, others: Collection[WeightTransform]
     ) -> Self:
-        found = cls(**settings)
-        if found.values + found.zero > 256:
-            raise LissomError(f"cluster: {found.values} values and a zero are more than 256")
-        books = len(weight) if found.of == "filter" else 1
-        centroids = nn.Parameter(weight.new_zeros(books, found.values))
+        cluster = cls(**settings)
+        if cluster.values + cluster.zero > 256:
+            raise LissomError(f"cluster: {cluster.values} values and a zero are more than 256")
+        books = len(weight) if cluster.of == "filter" else 1
+        centroids = nn.Parameter(weight.new_zeros(books, cluster.values))
         for other in others:
-            if isinstance(other, Cluster) and other.book == found.book:
+            if isinstance(other, Cluster) and other.book == cluster.book:
                 centroids = other.centroids
-        found.fill(centroids, torch.zeros(weight.shape, dtype=torch.uint8))
-        return found
+        cluster.fill(centroids, torch.zeros(weight.shape, dtype=torch.uint8))
+        return cluster
 
     def fill(self, centroids: nn.Parameter, codes: Tensor) -> None:
         """Take these centroids (books values) and codes (out in ...)."""
@@ -101,9 +101,9 @@ class Cluster(WeightTransform):
         learning = self.follows and torch.is_grad_enabled() and weight.requires_grad
         if learning:
             self.follow(weight.detach())
-        found: Tensor = LookUp.apply(self.table(), self.codes)
+        clustered: Tensor = LookUp.apply(self.table(), self.codes)
         # is what was found to the bit, as w + (found - w) need not be
-        return found + (weight - weight.detach()) if learning else found
+        return clustered + (weight - weight.detach()) if learning else clustered
 
     def stored(self, before: Stored) -> Stored:
         count = self.values + self.zero
