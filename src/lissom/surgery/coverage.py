@@ -102,8 +102,6 @@ def why_not(layer: nn.Module) -> str:
         return f"{name} is a table whose rows are looked up"
     if isinstance(layer, WHOLE):
         return f"{name} multiplies by its weights within its own operation, not in layers"
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return f"{name} is a transposed convolution, for which ONNX Runtime has no integers"
     return f"{name} multiplies by its weights in a forward of its own"
 
 

@@ -68,9 +68,7 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[int]) -> Siz
             found = found.plus(floats(value.numel()))
     if isinstance(layer, QuantizedLayer):
         biased = layer.bias is not None or layer.norm is not None
-        found = found.plus(
-            floats(len(layer.weight) * (int(layer.rounding is not None) + int(biased)))
-        )
+        found = found.plus(floats(layer.filters * (int(layer.rounding is not None) + int(biased))))
     return found
 
 

@@ -125,7 +125,7 @@ def layers_in(path: Path) -> Callable[[str, str], str]:
     made = {name: node for node in proto.graph.node for name in (*node.output, node.name)}
 
     def layer(name: str, made_of: str) -> str:
-        node = made.get(re.sub(r"(_token_\d+|_nchwc)$", "", name))
+        node = made.get(re.sub(r"(_token_\d+|_nchwc|/WithoutBiases)$", "", name))
         if node is None:
             return layer_named(name)
         while (

@@ -21,17 +21,23 @@ LOW = -0.1
 HIGH = 1.1
 
 
-def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tuple[Tensor, Tensor]:
+def recorded(
+    network: nn.Module, part: nn.Module, batches: Sequence[Tree]
+) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """Return what a part reads and what it makes of calibration batches (n ...), as many as fit
-    into memory.
+    into memory, and what else its last call was given: the size of its output, say.
     """
     read: list[Tensor] = []
     made: list[Tensor] = []
+    more: tuple[Any, ...] = ()
+
+    def enter(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal more
+        read.append(hidden(given[0], torch.Tensor.clone))
+        more = (*given[1:], *named.values())
 
     hooks = [
-        part.register_forward_pre_hook(
-            lambda _, given: read.append(hidden(given[0], torch.Tensor.clone))
-        ),
+        part.register_forward_pre_hook(enter, with_kwargs=True),
         part.register_forward_hook(lambda _, __, out: made.append(hidden(out, torch.Tensor.clone))),
     ]
     try:
@@ -43,7 +49,7 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tu
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat(read), torch.cat(made)
+    return torch.cat(read), torch.cat(made), more
 
 
 def correct_biases(
@@ -67,9 +73,9 @@ def correct_biases(
             for net, path in ((before, name), (whole, f"network.{name}"))
         )
         axes = (
-            [0, *range(2, found.ndim)]
-            if isinstance(layer, nn.Conv2d)
-            else list(range(found.ndim - 1))
+            list(range(found.ndim - 1))
+            if isinstance(layer, nn.Linear)
+            else [0, *range(2, found.ndim)]
         )
         shift = (wanted[: len(found)] - found[: len(wanted)]).mean(axes)
         holder = layer if layer.norm is None else layer.norm
@@ -116,9 +122,9 @@ def learn_rounding(
             continue
         part = whole.network.get_submodule(path)
         wanted = recorded(before, before.get_submodule(path), batches)[1]
-        inputs = recorded(whole, part, batches)[0]
+        inputs, _, more = recorded(whole, part, batches)
         run = (
-            part.whole
+            (lambda x, p=part, m=more: p.whole(x, *m))
             if isinstance(part, QuantizedLayer)
             else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
         )
@@ -253,7 +259,8 @@ def _settle(
         with torch.enable_grad():  # surgery runs without
             ups = [c.up() for c in choices]
             for choice, up in zip(choices, ups, strict=True):
-                now = choice.weights(up) * choice.times, choice.shift
+                weight = choice.layer.as_held(choice.weights(up) * choice.times)
+                now = weight, choice.shift
                 choice.layer.in_inference = lambda now=now: now  # type: ignore[method-assign, misc]
             loss = (run(inputs[some]) - wanted[some]).square().mean() / size
             if step >= steps // 5:

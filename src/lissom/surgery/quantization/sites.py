@@ -19,12 +19,12 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode, wrap_torch_function
 
 
-@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
-def convolved(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
+@wrap_torch_function(lambda x, weight, *_, **__: (x, weight))
+def convolved(x: Tensor, weight: Tensor, layer: Any, *more: Any, **named: Any) -> Tensor:  # noqa: ARG001
     """Run a convolution with all that is its own, batch-norm and the rounding of its input say, as
     one call.
     """
-    found: Tensor = layer.whole(x)
+    found: Tensor = layer.whole(x, *more, **named)
     return found
 
 
@@ -45,7 +45,15 @@ _T = torch.Tensor
 SITES: dict[Any, str] = {
     kind: word
     for word, kinds in {
-        "conv": (torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, convolved),
+        "conv": (
+            torch.conv1d,
+            torch.conv2d,
+            torch.conv3d,
+            torch.conv_transpose1d,
+            torch.conv_transpose2d,
+            torch.conv_transpose3d,
+            convolved,
+        ),
         "linear": (F.linear, torch.addmm, torch.matmul, _T.matmul, _T.__matmul__, projected),
         "add": (
             torch.add,
