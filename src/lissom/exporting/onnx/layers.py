@@ -19,6 +19,7 @@ from ...surgery.quantization.layers import (
     QuantizedConvTranspose1d,
     QuantizedConvTranspose2d,
     QuantizedConvTranspose3d,
+    QuantizedEmbedding,
     QuantizedLayer,
     QuantizedLinear,
 )
@@ -191,6 +192,24 @@ class IntegerLinear(IntegerLayer, QuantizedLinear):
     """A linear layer in integers."""
 
 
+class IntegerEmbedding(IntegerLayer, QuantizedEmbedding):
+    """A table of int8, of which only the rows that are looked up are widened."""
+
+    def hold(self) -> None:
+        super().hold()
+        self.weight_scale = self.weight_scale[:, None]  # looked up as the rows are
+
+    def whole(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        codes = self.rows(self.weight_q, x, torch.int8)
+        y = codes.to(torch.float32) * self.rows(self.weight_scale, x, torch.float32)
+        shift = self._buffers.get("weight_shift")
+        return y if shift is None else y - self.rows(shift, x, torch.float32)
+
+    def rows(self, table: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Write the node that looks rows (... features) of a table (n features) up."""
+        return node("Gather", [table, x], dtype, [*x.shape, table.shape[1]], attrs={"axis": 0})
+
+
 CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
     QuantizedConv1d: IntegerConv1d,
     QuantizedConv2d: IntegerConv2d,
@@ -199,6 +218,7 @@ CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
     QuantizedConvTranspose2d: IntegerConvTranspose2d,
     QuantizedConvTranspose3d: IntegerConvTranspose3d,
     QuantizedLinear: IntegerLinear,
+    QuantizedEmbedding: IntegerEmbedding,
 }
 
 

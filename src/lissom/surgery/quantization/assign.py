@@ -17,9 +17,8 @@ UNITS = 4000  # in how many parts a budget of bytes is counted
 Options = Mapping[str, Mapping[int, float]]  # layer -> bits -> noise
 
 
-def layer_bytes(layer: nn.Module, bits: int) -> float:
+def layer_bytes(layer: QuantizedLayer, bits: int) -> float:
     """Return the bytes of a layer's weights, and of their scales where they are rounded."""
-    assert isinstance(layer, QuantizedLayer)
     return layer.weight.numel() * bits / 8 + (4 * layer.filters if bits < FLOAT else 0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...trees import Tree, copied, handed, tensors_in
 from ..entering import entering
 from ..layers import torch_class
-from .sites import PASSES, Sites, kind_of, paths_of
+from .sites import LOOKUPS, PASSES, Sites, kind_of, paths_of
 
 # calls that are one operation with a ReLU after them
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}
@@ -46,7 +46,8 @@ class DataFlow:
     """
 
     sites: dict[str, str]
-    inputs: dict[str, str | None]  # layer -> site, None where that differs from call to call
+    # layer -> site, None where that differs from call to call, and for tables, which read integers
+    inputs: dict[str, str | None]
     # layer -> the sites with a grid of their own whose values it reads, or its `entry`
     sources: dict[str, set[str]]
     calls: dict[str, int]  # kind of call -> how many; empty where that depends on the sample
@@ -67,12 +68,14 @@ def entry(layer: str) -> str:
 
 
 def weights_of(network: nn.Module) -> dict[int, str]:
-    """Return the layers by the id of their weight."""
-    return {
-        id(layer.weight): name
+    """Return the layers by the id of their weight; of a table and a layer that share one, the layer."""
+    layers = [
+        (name, layer, torch_class(layer) is nn.Embedding)
         for name, layer in network.named_modules()
         if torch_class(layer) is not None
-    }
+    ]
+    tables = {id(layer.weight): name for name, layer, is_table in layers if is_table}
+    return tables | {id(layer.weight): name for name, layer, is_table in layers if not is_table}
 
 
 def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
@@ -116,6 +119,9 @@ class _Watch:
         self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]
     ) -> None:
         self.weights = weights_of(network)
+        self.tables = {
+            name for name, layer in network.named_modules() if torch_class(layer) is nn.Embedding
+        }
         self.loose = loose
         self.source: dict[int, str] = {}  # tensor -> site
         self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
@@ -162,6 +168,9 @@ class _Watch:
 
     def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         self.alive.extend([args, out])
+        # only what a table itself is asked for: its weight may be that of a linear layer as well
+        if func in LOOKUPS and (table := self.weights.get(id(args[1]))) in self.tables:
+            self.layers.setdefault(str(table), [])
         outs = list(tensors_in(out))
         first = args[0] if args else None
         if func is Tensor.__setitem__:  # what is changed in part is of no site any more

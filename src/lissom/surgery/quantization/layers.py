@@ -13,7 +13,7 @@ https://arxiv.org/abs/1308.3432.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,13 @@ from ..layers import (
     CompressedConvTranspose1d,
     CompressedConvTranspose2d,
     CompressedConvTranspose3d,
+    CompressedEmbedding,
     CompressedLayer,
     CompressedLinear,
     back,
 )
 from .rounding import Rounding
-from .sites import convolved, hidden, projected
+from .sites import convolved, hidden, looked_up, projected
 
 Norm = nn.modules.batchnorm._BatchNorm
 FEW = 4  # bits of weights that some formats pack
@@ -51,6 +52,9 @@ class QuantizedLayer(CompressedLayer):
     """
 
     call = staticmethod(convolved)  # as which the sites of a network know it
+    # Whether it looks rows up: it reads integers, which are never rounded, and its outputs are no
+    # sums, in which errors could cancel and which could have a bias
+    is_table: ClassVar[bool] = False
     rounding: Rounding | None  # of the weights; None leaves them float
     norm: Norm | None  # the batch-norm that followed
     norm_name: str | None  # where in the network it was
@@ -102,7 +106,8 @@ class QuantizedLayer(CompressedLayer):
         weight = self.transformed()
         if self.rounding is not None:
             weight = self.on_grid(weight, self.rounding)
-        y = self.computed(x, weight.to(x.dtype), self.bias, *more, **named)
+        weight = weight if self.is_table else weight.to(x.dtype)
+        y = self.computed(x, weight, self.bias, *more, **named)
         return y if self.norm is None else self.norm(y)
 
     def learning(self) -> tuple[Tensor, Tensor | None]:
@@ -308,6 +313,13 @@ class QuantizedLinear(QuantizedLayer, CompressedLinear):
     call = staticmethod(projected)
 
 
+class QuantizedEmbedding(QuantizedLayer, CompressedEmbedding):
+    """A table (n features) whose rows are rounded, each with a scale of its own."""
+
+    call = staticmethod(looked_up)
+    is_table = True
+
+
 CLASSES: dict[type, type[QuantizedLayer]] = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
@@ -316,4 +328,5 @@ CLASSES: dict[type, type[QuantizedLayer]] = {
     nn.ConvTranspose2d: QuantizedConvTranspose2d,
     nn.ConvTranspose3d: QuantizedConvTranspose3d,
     nn.Linear: QuantizedLinear,
+    nn.Embedding: QuantizedEmbedding,
 }

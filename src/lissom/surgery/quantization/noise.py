@@ -59,7 +59,11 @@ def rounding_only(
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
     held: list[tuple[dict[str, Any], str, Any]] = []
     for layer in layers_of(whole).values():
-        held += [(layer._parameters, key, layer._parameters[key]) for key in ("weight", "bias")]
+        held += [
+            (layer._parameters, key, layer._parameters[key])
+            for key in ("weight", "bias")
+            if key in layer._parameters
+        ]
         held.append(
             (
                 layer.__dict__ if layer.norm is None else layer.__dict__["_modules"],

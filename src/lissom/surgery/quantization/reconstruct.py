@@ -66,7 +66,7 @@ def correct_biases(
     done = 0
     for name in names:
         layer = whole.network.get_submodule(name)
-        if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
+        if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
             continue
         wanted, found = (
             recorded(net, net.get_submodule(path), batches)[1]
@@ -135,9 +135,11 @@ def learn_rounding(
 
 
 def learnable(whole: QuantizedNetwork, name: str) -> QuantizedLayer | None:
-    """Return the layer of that name if its weights are rounded to equal steps."""
+    """Return the layer of that name if its weights are rounded to equal steps; no table, for which
+    the nearest value is best.
+    """
     layer = whole.network.get_submodule(name)
-    if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
+    if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
         return None
     return None if layer.rounding.grid.ends(layer.rounding.bits) is None else layer
 

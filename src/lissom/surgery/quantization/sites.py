@@ -35,6 +35,13 @@ def projected(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
     return found
 
 
+@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
+def looked_up(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
+    """Look rows up in a table with all that is its own as one call."""
+    found: Tensor = layer.whole(x)
+    return found
+
+
 @wrap_torch_function(lambda x, run: (x,))  # noqa: ARG005
 def hidden(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
     """Run something whose calls are no sites."""
@@ -92,6 +99,9 @@ SITES: dict[Any, str] = {
     }.items()
     for kind in kinds
 }
+# These make no site: what they return is on the grid of the table, if there is one, and whatever
+# reads it rounds it as it wants it.
+LOOKUPS = {F.embedding, looked_up}
 RELU = {F.relu, torch.relu, _T.relu}
 PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
     F.dropout,
