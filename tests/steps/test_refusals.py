@@ -123,7 +123,7 @@ def test_all_that_stays_float_is_named() -> None:
     ctx = Context(images(1), lambda count: [images(8)])
     Recipe("quantize(8)").steps[0](net, ctx)
     assert ctx.facts["left_float"] == {
-        "table": "Embedding is a table whose rows are looked up",
+        "table": "it is not called through its own weight",
         "mix": "LSTM multiplies by its weights within its own operation, not in layers",
     }
 

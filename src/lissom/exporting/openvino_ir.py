@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..system.scratch import temporary
+from .openvino_bits import BIASED
+
+TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData"}
 
 
 def packed(source: Path, path: Path) -> None:
@@ -102,12 +105,28 @@ def read(path: Path) -> Any:
 
     core = ov.Core()
     if not zipfile.is_zipfile(path):
-        return core.read_model(str(path))
-    with zipfile.ZipFile(path) as archive:
-        model = core.read_model(archive.read("model.xml"), archive.read("model.bin"))
-    for node in constants(model, ov.Type.i4):
-        widened(node)
+        model = core.read_model(str(path))
+    else:
+        with zipfile.ZipFile(path) as archive:
+            model = core.read_model(archive.read("model.xml"), archive.read("model.bin"))
+        for node in constants(model, ov.Type.i4):
+            widened(node)
+    name_transposed(model)
     return model
+
+
+def name_transposed(model: Any) -> None:
+    """Name each transposed convolution after its layer, in place, as OpenVINO names a convolution
+    with a bias; of a transposed one it gives that name to the sum only.
+    """
+    for node in model.get_ops():
+        readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
+        if (
+            node.get_type_name() in TRANSPOSED
+            and node.get_friendly_name().startswith(node.get_type_name())
+            and [reader.get_type_name() for reader in readers] == ["Add"]
+        ):
+            node.set_friendly_name(f"{readers[0].get_friendly_name()}{BIASED}")
 
 
 def one_bit(model: Any) -> bool:

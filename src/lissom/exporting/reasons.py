@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .openvino_bits import BIASED
+from .openvino_bits import BIASED, constant
 
 FLOAT_WEIGHTS = "its weights are float"
 FLOAT_INPUTS = "it reads floats"
 FLOAT_OUTPUT = "its output is not rounded"
 SEVERAL_GRIDS = "its output is rounded to several grids"
 OTHERS = "others read its output before it is rounded"
+NO_KERNEL = "ONNX Runtime has no transposed convolution in integers"
+GROUPS = "OpenVINO computes transposed convolutions with groups in float"
+ZERO_POINT = "OpenVINO computes transposed convolutions of inputs with a zero point in float"
 
 MOVES = {
     "Flatten",
@@ -23,7 +26,13 @@ MOVES = {
     "Transpose",
     "Unsqueeze",
 }
-PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul"}
+PRODUCTS = {
+    "Convolution",
+    "ConvolutionBackpropData",
+    "GroupConvolution",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+}
 INTEGERS = {"i4", "i8", "u8"}
 
 
@@ -61,6 +70,8 @@ def in_onnx(
         return FLOAT_INPUTS
     if node.op_type != "Add" and any(name in constants for name in node.input[:2]):
         return FLOAT_WEIGHTS
+    if node.op_type == "ConvTranspose":
+        return NO_KERNEL
     readers = users[node.output[0]]
     while len(readers) == 1 and readers[0].op_type in MOVES | {"Clip", "Relu"}:
         readers = users[readers[0].output[0]]
@@ -79,12 +90,26 @@ def in_openvino(model: Any) -> dict[str, str | None]:
     reasons = dict[str, str | None]()
     for node in model.get_ops():
         if node.get_type_name() in PRODUCTS:
-            reason = None if holds_integers(node) else FLOAT_WEIGHTS
+            reason = why_transposed(node) if holds_integers(node) else FLOAT_WEIGHTS
             name = node.get_friendly_name()
             reasons[name] = reasons[name.removesuffix(BIASED)] = (
                 reason if reads_integers(node.input_value(0)) else FLOAT_INPUTS
             )
     return reasons
+
+
+def why_transposed(node: Any) -> str | None:
+    """Return why OpenVINO computes a transposed convolution of integers in float; None for any other
+    operation, and where nothing shows it.
+    """
+    kind = node.get_type_name()
+    if kind == "GroupConvolutionBackpropData":
+        return GROUPS
+    value = node.input_value(0).get_node()
+    while value.get_type_name() in MOVES | {"Multiply"}:
+        value = value.input_value(0).get_node()
+    shifted = value.get_type_name() == "Subtract" and constant(value.input_value(1)) != 0
+    return ZERO_POINT if kind == "ConvolutionBackpropData" and shifted else None
 
 
 def holds_integers(node: Any) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..language.context import Context
     from ..surgery.quantization.bits import Precision, PrecisionPlan
     from ..surgery.quantization.dataflow import DataFlow
+    from ..surgery.quantization.layers import QuantizedLayer
     from ..trees import Tree
 
 CLUSTERED = (
@@ -40,7 +41,9 @@ class Quantize(Step):
     `grid`, 5 bits and more use uniform (measured range) and fewer use lsq (learned scale); weights
     of 1 bit use binary.
 
-    weights:    integers of at most 8 bits, times one scale per filter, in every exported file
+    layers:     convolutions, transposed ones too, linear layers and embeddings
+    weights:    integers of at most 8 bits, times one scale per filter, in every exported file; of
+                an embedding, per row
     batch-norm: folded into the layer before it; in training it stays a batch-norm after the rounded
                 weights, in inference it is multiplied into scales and biases
     additions:  the operands and their sum share one scale, the largest of theirs, so runtimes
@@ -51,8 +54,8 @@ class Quantize(Step):
     weights="auto" chooses 8 to 2 bits for each layer between the first and the last: those of the
     least error within `size`, or those of the fewest bytes within `drop`. A network that is
     quantized already keeps its weights and batch-norm statistics; ranges are measured again. With
-    inputs="dynamic" only linear layers are quantized and no range is measured; samples are then
-    needed only for `rounding` and `correct`.
+    inputs="dynamic" only linear layers and embeddings are quantized and no range is measured;
+    samples are then needed only for `rounding` and `correct`.
 
     Also known as: post-training quantization (PTQ), quantization-aware training (QAT), fake
     quantization, AdaRound for rounding="learned", BRECQ for rounding="blocks", bias correction for
@@ -65,7 +68,7 @@ class Quantize(Step):
     for correct.
     """
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     leaves: ClassVar[str] = "quantized"
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
@@ -386,36 +389,57 @@ class Quantize(Step):
             raise LissomError(f"{ctx.where}: there are no calibration images")
         return batches
 
+    def by_layer(
+        self, layers: Mapping[str, QuantizedLayer], left: dict[str, str]
+    ) -> tuple[dict[str, Precision | None], dict[str, Precision | None]]:
+        """Return the grids of the weights and of the inputs of each layer, by its place among them;
+        in `left` those are marked that `first` and `last` leave float.
+        """
+        from ..surgery.coverage import FIRST, LAST
+        from ..surgery.quantization.bits import at_least
+
+        tables = [name for name, layer in layers.items() if layer.is_table]
+        products = [name for name in layers if name not in tables]
+        weights: dict[str, Precision | None] = dict.fromkeys(layers, self.specs()[0])
+        inputs: dict[str, Precision | None] = dict.fromkeys(layers, self.specs()[1])
+        inputs.update(dict.fromkeys(tables))
+        # tables read what the network is given, as the first layer does
+        ends = [(name, self.first, FIRST) for name in (*tables, *products[:1])]
+        ends += [(name, self.last, LAST) for name in products[-1:]]
+        for name, bits, reason in ends:
+            weights[name] = at_least(weights[name], bits)
+            inputs[name] = at_least(inputs[name], bits)
+            if bits == 32:
+                left[name] = reason
+        return weights, inputs
+
     def plan(
         self, model: nn.Module, wires: DataFlow, left: dict[str, str], ctx: Context
     ) -> PrecisionPlan:
         """Decide which grid every layer and every site gets."""
-        from ..surgery.coverage import AT_RUN_TIME, FIRST, LAST, chosen, told
-        from ..surgery.quantization.bits import Precision, at_least, plan_precision
+        from ..surgery.coverage import AT_RUN_TIME, chosen, told
+        from ..surgery.quantization.bits import Precision, plan_precision
         from ..surgery.quantization.layers import QuantizedLayer
 
-        names = [
-            name for name in wires.inputs if isinstance(model.get_submodule(name), QuantizedLayer)
-        ]
+        layers = {
+            name: layer
+            for name in wires.inputs
+            if isinstance(layer := model.get_submodule(name), QuantizedLayer)
+        }
+        names = list(layers)
         if not names:
             why = (
                 told(ctx.where, 0, left, "float")
-                or f"{ctx.where}: there is no convolution or linear layer"
+                or f"{ctx.where}: there is no convolution, linear layer or embedding"
             )
             raise LissomError(f"{why}; no layer can be quantized")
         wanted = chosen(names, left, self.only, self.keep, ctx.where)
-        weights: dict[str, Precision | None] = dict.fromkeys(names, self.specs()[0])
-        inputs: dict[str, Precision | None] = dict.fromkeys(names, self.specs()[1])
-        for name, bits in ((names[0], self.first), (names[-1], self.last)):
-            weights[name] = at_least(weights[name], bits)
-            inputs[name] = at_least(inputs[name], bits)
-            if bits == 32:
-                left[name] = FIRST if name == names[0] else LAST
+        weights, inputs = self.by_layer(layers, left)
         if self.at_run_time:
             from torch import nn
 
             apart = [
-                name for name in wanted if not isinstance(model.get_submodule(name), nn.Linear)
+                name for name in wanted if not isinstance(layers[name], (nn.Linear, nn.Embedding))
             ]
             left.update(dict.fromkeys(apart, AT_RUN_TIME))
             wanted -= set(apart)

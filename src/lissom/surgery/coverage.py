@@ -98,12 +98,10 @@ def unable(
 def why_not(layer: nn.Module) -> str:
     """Return why nothing is done to a layer that is of no kind which can be changed."""
     name = type(layer).__name__
-    if isinstance(layer, TABLES):
-        return f"{name} is a table whose rows are looked up"
+    if isinstance(layer, nn.EmbeddingBag):
+        return f"{name} adds up rows within its own operation"
     if isinstance(layer, WHOLE):
         return f"{name} multiplies by its weights within its own operation, not in layers"
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return f"{name} is a transposed convolution, for which ONNX Runtime has no integers"
     return f"{name} multiplies by its weights in a forward of its own"
 
 

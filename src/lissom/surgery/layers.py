@@ -49,6 +49,19 @@ class CompressedLayer(nn.Module, ABC):
         """
 
     @property
+    def filters(self) -> int:
+        """How many filters the weight is."""
+        return len(self.weight)
+
+    def filters_first(self, weight: Tensor) -> Tensor:
+        """Return a weight as the layer holds it with its filters first (out in ...), as grids take it."""
+        return weight
+
+    def as_held(self, weight: Tensor) -> Tensor:
+        """Return a weight (out in ...) as the layer holds it."""
+        return weight
+
+    @property
     def transforms(self) -> dict[str, WeightTransform]:
         """What is done to the weight, by name, in this order."""
         return {
@@ -144,7 +157,22 @@ class CompressedEmbedding(CompressedLayer, nn.Embedding):
 
 
 class CompressedTransposed(CompressedLayer):
-    """A transposed convolution, whose weight is (in out ...); its call may name the size of its output."""
+    """A transposed convolution, whose weight is (in out/groups ...); its call may name the size of
+    its output.
+    """
+
+    groups: int
+
+    @property
+    def filters(self) -> int:
+        return self.groups * self.weight.shape[1]
+
+    def filters_first(self, weight: Tensor) -> Tensor:
+        # a filter is of one group and reads the inputs of that group only: (out in/groups ...)
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def as_held(self, weight: Tensor) -> Tensor:
+        return self.filters_first(weight)  # twice is as it was
 
     def computed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None

@@ -67,9 +67,7 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[Tensor]) -> 
             total = total.plus(floats(value.numel()))
     if isinstance(layer, QuantizedLayer):
         biased = layer.bias is not None or layer.norm is not None
-        total = total.plus(
-            floats(len(layer.weight) * (int(layer.rounding is not None) + int(biased)))
-        )
+        total = total.plus(floats(layer.filters * (int(layer.rounding is not None) + int(biased))))
     return total
 
 

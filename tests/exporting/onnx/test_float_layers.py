@@ -72,17 +72,19 @@ def shared() -> nn.Module:
 
 
 def transposed() -> nn.Module:
-    """Return a network with a transposed convolution, which is never rounded itself."""
+    """Return a network with a transposed convolution and a plain one that read the same."""
     torch.manual_seed(0)
-    return nn.Sequential(
-        conv(3, 8),
-        nn.ReLU(),
-        nn.ConvTranspose2d(8, 8, 2, 2),
-        nn.ReLU(),
-        conv(8, 4),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 4),
+    return Net(
+        lambda net, x: net.head(
+            (net.up(y := net.stem(x).relu()).relu() + net.upper(net.side(y).relu()).relu()).mean(
+                (2, 3)
+            )
+        ),
+        stem=conv(3, 8),
+        up=nn.ConvTranspose2d(8, 8, 2, 2),
+        side=conv(8, 8),
+        upper=nn.ConvTranspose2d(8, 8, 2, 2),
+        head=nn.Linear(8, 4),
     )
 
 
@@ -95,7 +97,7 @@ CASES: dict[str, tuple[Any, str, set[str]]] = {
     "the last linear layer": (seasoned, 'quantize(8, keep="head")', {"head"}),
     "behind a reshape": (flat, "quantize(32, 8)", {"0", "4", "6"}),
     "weights of two calls": (shared, "quantize(32, 8)", {"stem", "twice", "head"}),
-    "a transposed convolution": (transposed, "quantize(8)", {"2"}),
+    "a transposed convolution": (transposed, 'quantize(8, keep="up")', {"up", "upper"}),
 }
 
 

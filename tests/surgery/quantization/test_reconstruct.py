@@ -188,7 +188,7 @@ def test_a_block_is_what_adds_and_runs_alone_as_it_does_in_its_network() -> None
     assert [len(inner) for inner, _ in found.values()] == [1, 2, 3, 3, 1]  # a shortcut counts
     path, (_, calls) = list(found.items())[2]
     part = small.network.get_submodule(path)
-    read, made = recorded(small, part, [images()])
+    read, made, _ = recorded(small, part, [images()])
     with torch.no_grad():
         assert torch.equal(small.run(part, read, calls)[0], made)
         assert not torch.equal(small.run(part, read, Counter())[0], made), (

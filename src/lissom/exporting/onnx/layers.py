@@ -16,6 +16,10 @@ from ...surgery.quantization.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
     QuantizedConv3d,
+    QuantizedConvTranspose1d,
+    QuantizedConvTranspose2d,
+    QuantizedConvTranspose3d,
+    QuantizedEmbedding,
     QuantizedLayer,
     QuantizedLinear,
 )
@@ -85,22 +89,26 @@ class IntegerLayer(QuantizedLayer):
         elif bias is not None:
             self.register_buffer("bias_float", bias.float())
 
-    def whole(self, x: Tensor) -> Tensor:
+    def whole(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         if self.at_run_time:
             return self.product_at_run_time(x)
         if self.own is not None:
             x = self.own(x)
-        return self.computed(x, self.widened(), self.bias_widened())
+        return self.computed(x, self.widened(), self.bias_widened(), *more, **named)
 
     def widened(self) -> Tensor:
-        """Return the weight as a DequantizeLinear node over its integers.
+        """Return the weight, as the layer holds it, widened from its integers."""
+        return self.dequantized(axis=0)
+
+    def dequantized(self, axis: int) -> Tensor:
+        """Return the weight as a DequantizeLinear node over its integers, whose filters lie along `axis`.
 
         That of weights which meet floats has no zero point: so the export knows it (weights.py).
         """
         zero = self._buffers.get("weight_zero")
         given = [self.weight_q, self.weight_scale, *([] if zero is None else [zero])]
         weight = node(
-            "DequantizeLinear", given, torch.float32, self.weight_q.shape, attrs={"axis": 0}
+            "DequantizeLinear", given, torch.float32, self.weight_q.shape, attrs={"axis": axis}
         )
         shift = self._buffers.get("weight_shift")
         return weight if shift is None else weight - shift
@@ -145,15 +153,72 @@ class IntegerConv3d(IntegerLayer, QuantizedConv3d):
     """A convolution over three axes in integers."""
 
 
+class IntegerTransposed(IntegerLayer):
+    """A transposed convolution whose weights are integers, mostly held as ONNX has them (in out ...).
+
+    DequantizeLinear takes one scale for each place of an axis. With groups, a place of axis 1 is
+    a filter of each group, and these have scales of their own; so such weights are dequantized as
+    (out in/groups ...) and put in order as floats, which is exact. No runtime here has integer
+    kernels that this would keep from use. Weights with zero points are written so, too: OpenVINO
+    2026.4 computes wrong numbers with zero points along axis 1.
+    """
+
+    groups: int
+
+    def hold(self) -> None:
+        super().hold()
+        assert self.rounding is not None
+        self.along_axis_1 = self.groups == 1 and self.rounding.zeros() is None
+        if self.along_axis_1:
+            self.weight_q = self.as_held(self.weight_q).contiguous()
+
+    def widened(self) -> Tensor:
+        return self.dequantized(axis=1) if self.along_axis_1 else self.as_held(super().widened())
+
+
+class IntegerConvTranspose1d(IntegerTransposed, QuantizedConvTranspose1d):
+    """A transposed convolution over one axis whose weights are integers."""
+
+
+class IntegerConvTranspose2d(IntegerTransposed, QuantizedConvTranspose2d):
+    """A transposed convolution whose weights are integers."""
+
+
+class IntegerConvTranspose3d(IntegerTransposed, QuantizedConvTranspose3d):
+    """A transposed convolution over three axes whose weights are integers."""
+
+
 class IntegerLinear(IntegerLayer, QuantizedLinear):
     """A linear layer in integers."""
+
+
+class IntegerEmbedding(IntegerLayer, QuantizedEmbedding):
+    """A table of int8, of which only the rows that are looked up are widened."""
+
+    def hold(self) -> None:
+        super().hold()
+        self.weight_scale = self.weight_scale[:, None]  # looked up as the rows are
+
+    def whole(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        codes = self.rows(self.weight_q, x, torch.int8)
+        y = codes.to(torch.float32) * self.rows(self.weight_scale, x, torch.float32)
+        shift = self._buffers.get("weight_shift")
+        return y if shift is None else y - self.rows(shift, x, torch.float32)
+
+    def rows(self, table: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Write the node that looks rows (... features) of a table (n features) up."""
+        return node("Gather", [table, x], dtype, [*x.shape, table.shape[1]], attrs={"axis": 0})
 
 
 CLASSES: dict[type[QuantizedLayer], type[IntegerLayer]] = {
     QuantizedConv1d: IntegerConv1d,
     QuantizedConv2d: IntegerConv2d,
     QuantizedConv3d: IntegerConv3d,
+    QuantizedConvTranspose1d: IntegerConvTranspose1d,
+    QuantizedConvTranspose2d: IntegerConvTranspose2d,
+    QuantizedConvTranspose3d: IntegerConvTranspose3d,
     QuantizedLinear: IntegerLinear,
+    QuantizedEmbedding: IntegerEmbedding,
 }
 
 

@@ -129,7 +129,7 @@ def layers_in(path: Path) -> Callable[[str, str], str]:
         nodes.update(dict.fromkeys((*node.output, node.name), node))
 
     def layer(name: str, made_of: str) -> str:
-        node = nodes.get(re.sub(r"(_token_\d+|_nchwc)$", "", name))
+        node = nodes.get(re.sub(r"(_token_\d+|_nchwc|/WithoutBiases)$", "", name))
         if node is None:
             return layer_named(name)
         while (

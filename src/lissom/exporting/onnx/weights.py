@@ -75,9 +75,9 @@ def fold_scales_at_load(proto: Any) -> None:
         scale = numpy_helper.to_array(tensors[node.input[1]])
         name = node.output[0]
         replaced.add(node.input[1])
-        along = numpy_helper.from_array(
-            scale.reshape(-1, *[1] * (len(weight.dims) - 1)), f"{name}.scale"
-        )
+        axis = helper.get_node_attr_value(node, "axis")
+        shape = [-1 if place == axis else 1 for place in range(len(weight.dims))]
+        along = numpy_helper.from_array(scale.reshape(shape), f"{name}.scale")
         proto.graph.initializer.append(along)
         nodes += [
             helper.make_node(

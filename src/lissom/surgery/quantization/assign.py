@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...trees import Tree, called, values_in
 from .bits import FLOAT, Precision
@@ -17,10 +17,9 @@ UNITS = 4000  # in how many parts a budget of bytes is counted
 Options = Mapping[str, Mapping[int, float]]  # layer -> bits -> noise
 
 
-def layer_bytes(layer: nn.Module, bits: int) -> float:
+def layer_bytes(layer: QuantizedLayer, bits: int) -> float:
     """Return the bytes of a layer's weights, and of their scales where they are rounded."""
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight.numel() * bits / 8 + (4 * len(layer.weight) if bits < FLOAT else 0)
+    return layer.weight.numel() * bits / 8 + (4 * layer.filters if bits < FLOAT else 0)
 
 
 def noises(

@@ -14,7 +14,7 @@ from ...trees import Tree, copied, handed, tensors_in
 from ..by_tensor import ByTensor
 from ..entering import entering
 from ..layers import torch_class
-from .sites import PASSES, Sites, kind_of, paths_of
+from .sites import LOOKUPS, PASSES, Sites, kind_of, paths_of
 
 # calls that are one operation with a ReLU after them
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}
@@ -47,7 +47,8 @@ class DataFlow:
     """
 
     sites: dict[str, str]
-    inputs: dict[str, str | None]  # layer -> site, None where that differs from call to call
+    # layer -> site, None where that differs from call to call, and for tables, which read integers
+    inputs: dict[str, str | None]
     # layer -> the sites with a grid of their own whose values it reads, or its `entry`
     sources: dict[str, set[str]]
     calls: dict[str, int]  # kind of call -> how many; empty where that depends on the sample
@@ -68,12 +69,14 @@ def entry(layer: str) -> str:
 
 
 def weights_of(network: nn.Module) -> ByTensor[str]:
-    """Return the layers by their weight."""
+    """Return the layers by their weight; of a table and a layer that share one, the layer."""
     names = ByTensor[str]()
-    for name, layer in network.named_modules():
-        if torch_class(layer) is not None:
-            assert isinstance(layer.weight, Tensor)
-            names[layer.weight] = name
+    for wanted in (True, False):  # tables first
+        for name, layer in network.named_modules():
+            kind = torch_class(layer)
+            if kind is not None and (kind is nn.Embedding) == wanted:
+                assert isinstance(layer.weight, Tensor)
+                names[layer.weight] = name
     return names
 
 
@@ -118,6 +121,9 @@ class _Watch:
         self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]
     ) -> None:
         self.weights = weights_of(network)
+        self.tables = {
+            name for name, layer in network.named_modules() if torch_class(layer) is nn.Embedding
+        }
         self.loose = loose
         self.source = ByTensor[str]()  # tensor -> site
         self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
@@ -160,6 +166,9 @@ class _Watch:
         return out
 
     def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        # only what a table itself is asked for: its weight may be that of a linear layer as well
+        if func in LOOKUPS and (table := self.weights.get(args[1])) in self.tables:
+            self.layers.setdefault(str(table), [])
         outs = list(tensors_in(out))
         first = args[0] if args else None
         if func is Tensor.__setitem__:  # what is changed in part is of no site any more

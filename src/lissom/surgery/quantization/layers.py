@@ -13,7 +13,7 @@ https://arxiv.org/abs/1308.3432.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,16 @@ from ..layers import (
     CompressedConv1d,
     CompressedConv2d,
     CompressedConv3d,
+    CompressedConvTranspose1d,
+    CompressedConvTranspose2d,
+    CompressedConvTranspose3d,
+    CompressedEmbedding,
     CompressedLayer,
     CompressedLinear,
     back,
 )
 from .rounding import Rounding
-from .sites import convolved, hidden, projected
+from .sites import convolved, hidden, looked_up, projected
 
 Norm = nn.modules.batchnorm._BatchNorm
 FEW = 4  # bits of weights that some formats pack
@@ -41,9 +45,16 @@ def with_gradient_of(smooth: Tensor, value: Tensor) -> Tensor:
 
 
 class QuantizedLayer(CompressedLayer):
-    """What a convolution and a linear layer with rounded weights share; made by changing a layer's class."""
+    """What layers with rounded weights share; made by changing a layer's class.
+
+    Grids, scales and batch-norm know a weight as (out in ...), which is how `turned` hands it to
+    them; what the layer computes with is as the layer holds it.
+    """
 
     call = staticmethod(convolved)  # as which the sites of a network know it
+    # Whether it looks rows up: it reads integers, which are never rounded, and its outputs are no
+    # sums, in which errors could cancel and which could have a bias
+    is_table: ClassVar[bool] = False
     rounding: Rounding | None  # of the weights; None leaves them float
     norm: Norm | None  # the batch-norm that followed
     norm_name: str | None  # where in the network it was
@@ -82,21 +93,21 @@ class QuantizedLayer(CompressedLayer):
             self.rounding.refresh(self.turned(self.transformed().detach()))
         return found
 
-    def forward(self, input: Tensor) -> Tensor:
-        return self.call(input, self.weight, self)
+    def forward(self, input: Tensor, *more: Any, **named: Any) -> Tensor:
+        return self.call(input, self.weight, self, *more, **named)
 
-    def whole(self, x: Tensor) -> Tensor:
+    def whole(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
         """Round the input, run the layer with rounded weights, and its batch-norm."""
         if self.own is not None:
             x = self.own(x)
         if not self.training:
-            return self.computed(
-                x, *(self.learning() if torch.is_grad_enabled() else self.in_inference())
-            )
+            weight, bias = self.learning() if torch.is_grad_enabled() else self.in_inference()
+            return self.computed(x, weight, bias, *more, **named)
         weight = self.transformed()
         if self.rounding is not None:
             weight = self.on_grid(weight, self.rounding)
-        y = self.computed(x, weight.to(x.dtype), self.bias)
+        weight = weight if self.is_table else weight.to(x.dtype)
+        y = self.computed(x, weight, self.bias, *more, **named)
         return y if self.norm is None else self.norm(y)
 
     def learning(self) -> tuple[Tensor, Tensor | None]:
@@ -123,7 +134,7 @@ class QuantizedLayer(CompressedLayer):
                 else (shift - self.norm.running_mean) * factor
             )
             shift = shift if self.norm.bias is None else shift + self.norm.bias
-            smooth = smooth * by_filter(factor, smooth)
+            smooth = self.times(smooth, factor)
         if smooth.requires_grad:
             smooth.register_hook(lambda _: self.__dict__.update(learned_at=self.versions()))
         return with_gradient_of(
@@ -177,18 +188,21 @@ class QuantizedLayer(CompressedLayer):
         return size if sign is None else sign * size
 
     def turned(self, weight: Tensor, back: bool = False) -> Tensor:
-        """Return a weight (out ...) as the grid rounds it, or such a weight as the layer holds it."""
+        """Return a weight as the grid rounds it (out ...), or such a weight as the layer holds it."""
         turn = self.turn()
-        if turn is None:
-            return weight
-        return weight / by_filter(turn, weight) if back else weight * by_filter(turn, weight)
+        if back:
+            return self.as_held(weight if turn is None else weight / by_filter(turn, weight))
+        weight = self.filters_first(weight)
+        return weight if turn is None else weight * by_filter(turn, weight)
 
     def on_grid(self, weight: Tensor, rounding: Rounding) -> Tensor:
-        """Return a weight (out ...) rounded, as the layer holds it, with the gradient that training uses."""
-        if (turn := self.turn()) is None:
-            return rounding(weight)
-        shaped = by_filter(turn, weight)
-        return rounding(weight * shaped) / shaped
+        """Return a weight rounded, as the layer holds it, with the gradient that training uses."""
+        return self.turned(rounding(self.turned(weight)), back=True)
+
+    def times(self, weight: Tensor, factor: Tensor) -> Tensor:
+        """Return a weight, as the layer holds it, with each filter multiplied by its factor (out)."""
+        weight = self.filters_first(weight)
+        return self.as_held(weight * by_filter(factor, weight))
 
     def weight_codes(self) -> tuple[Tensor, Tensor]:
         """Return the weights as the grid rounds them: integers (out ...), in float, and the scale
@@ -199,21 +213,22 @@ class QuantizedLayer(CompressedLayer):
         return self.rounding.codes(self.turned(self.transformed().detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights (out ...) and bias (out) as inference runs them: on their grid, batch-norm
-        multiplied in.
+        """Return weights, as the layer holds them, and bias (out) as inference runs them: on their
+        grid, batch-norm multiplied in.
         """
         if self.rounding is None or self.rounding.off:
             factor, bias = self.normed()
             weight = self.transformed()
             if factor is not None:
-                weight = (weight.double() * by_filter(factor, weight)).to(weight)
+                weight = self.times(weight.double(), factor).to(weight)
             return weight, None if bias is None else bias.to(weight)
         codes, scale, bias = self.integers()
         step = self.step()
         if bias is not None and step is not None:
             unit = scale * step
             bias = (bias / unit.double()).round().float() * unit
-        return codes * by_filter(scale, codes), None if bias is None else bias.float()
+        weight = self.as_held(codes * by_filter(scale, codes))
+        return weight, None if bias is None else bias.float()
 
     def step(self) -> Tensor | None:
         """Return the step of the integers that the layer reads, None where it reads floats or the
@@ -280,15 +295,38 @@ class QuantizedConv3d(QuantizedLayer, CompressedConv3d):
     """A convolution over three axes whose weights are rounded."""
 
 
+class QuantizedConvTranspose1d(QuantizedLayer, CompressedConvTranspose1d):
+    """A transposed convolution over one axis whose weights are rounded."""
+
+
+class QuantizedConvTranspose2d(QuantizedLayer, CompressedConvTranspose2d):
+    """A transposed convolution whose weights are rounded."""
+
+
+class QuantizedConvTranspose3d(QuantizedLayer, CompressedConvTranspose3d):
+    """A transposed convolution over three axes whose weights are rounded."""
+
+
 class QuantizedLinear(QuantizedLayer, CompressedLinear):
     """A linear layer whose weights are rounded."""
 
     call = staticmethod(projected)
 
 
+class QuantizedEmbedding(QuantizedLayer, CompressedEmbedding):
+    """A table (n features) whose rows are rounded, each with a scale of its own."""
+
+    call = staticmethod(looked_up)
+    is_table = True
+
+
 CLASSES: dict[type, type[QuantizedLayer]] = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
     nn.Conv3d: QuantizedConv3d,
+    nn.ConvTranspose1d: QuantizedConvTranspose1d,
+    nn.ConvTranspose2d: QuantizedConvTranspose2d,
+    nn.ConvTranspose3d: QuantizedConvTranspose3d,
     nn.Linear: QuantizedLinear,
+    nn.Embedding: QuantizedEmbedding,
 }

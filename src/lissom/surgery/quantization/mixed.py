@@ -15,6 +15,7 @@ from ...trees import Tree, first
 from .assign import assigned, layer_bytes, noises
 from .bits import FLOAT, Precision, PrecisionPlan
 from .dataflow import DataFlow
+from .layers import QuantizedLayer
 from .prepare import insert_rounding
 
 CHOICES = (8, 6, 5, 4, 3, 2)  # 7 in place of 8 where sums of 8 would saturate
@@ -36,8 +37,13 @@ class Mixture:
     drop: float | None  # of the first metric on validation samples
 
     def __post_init__(self) -> None:
-        names = list(self.plan.weights)
-        free = [name for name in names[1:-1] if self.plan.weights[name] is not None]
+        held: dict[str, QuantizedLayer] = {}
+        for name in self.plan.weights:
+            layer = self.model.get_submodule(name)
+            assert isinstance(layer, QuantizedLayer)
+            held[name] = layer
+        inner = [name for name, layer in held.items() if not layer.is_table][1:-1]
+        free = [name for name in inner if self.plan.weights[name] is not None]
         if not free:
             raise LissomError(
                 f"{self.ctx.where}: no layer between the first and the last is free "
@@ -46,7 +52,6 @@ class Mixture:
         grids = [spec for spec in self.specs.values() if spec is not None]
         self.options = dict.fromkeys(free, grids)
         self.choices = [precision.bits for precision in grids]
-        held = {name: self.model.get_submodule(name) for name in names}
         self.cost = {
             name: {bits: layer_bytes(held[name], bits) for bits in self.choices} for name in free
         }

@@ -60,7 +60,8 @@ def rounding_only(
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
     held: list[tuple[QuantizedLayer, str, Any]] = []
     for layer in layers_of(whole).values():
-        held += [(layer, key, getattr(layer, key)) for key in ("weight", "bias", "norm")]
+        keys = [key for key in ("weight", "bias", "norm") if hasattr(layer, key)]
+        held += [(layer, key, getattr(layer, key)) for key in keys]
     try:
         for name, layer in layers_of(whole).items():
             if floats is not None and name in floats and layer.rounding not in chosen:

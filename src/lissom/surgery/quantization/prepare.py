@@ -43,8 +43,8 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
         kind = torch_class(layer)
         if kind not in CLASSES or isinstance(layer, QuantizedLayer):
             continue
-        if name not in called:
-            left[name] = "it is not called through its own weight"
+        if (why := why_float(model, layer, called=name in called)) is not None:
+            left[name] = why
             continue
         norm = model.get_submodule(norms[name]) if name in norms else None
         layer.__class__ = CLASSES[kind]
@@ -56,6 +56,23 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
             layer.prepare()
     model.eval()
     return left
+
+
+def why_float(model: nn.Module, layer: nn.Module, *, called: bool) -> str | None:
+    """Return why a layer of a kind that can be rounded stays float, None where it need not."""
+    if isinstance(layer, nn.Embedding):
+        others = (
+            name
+            for name, other in model.named_modules()
+            if other is not layer and other._parameters.get("weight") is layer.weight
+        )
+        if (other := next(others, None)) is not None:
+            return f"its weight is that of {other} as well"
+        if layer.max_norm is not None:
+            return "max_norm changes its rows whenever they are looked up"
+        if layer.sparse:
+            return "its gradient is sparse, which that of rounded rows is not"
+    return None if called else "it is not called through its own weight"
 
 
 def insert_rounding(

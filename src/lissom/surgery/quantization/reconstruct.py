@@ -23,17 +23,23 @@ LOW = -0.1
 HIGH = 1.1
 
 
-def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tuple[Tensor, Tensor]:
+def recorded(
+    network: nn.Module, part: nn.Module, batches: Sequence[Tree]
+) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """Return what a part reads and what it makes of calibration batches (n ...), as many as fit
-    into memory.
+    into memory, and what else its last call was given: the size of its output, say.
     """
     read: list[Tensor] = []
     outputs: list[Tensor] = []
+    more: tuple[Any, ...] = ()
+
+    def enter(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal more
+        read.append(hidden(args[0], torch.Tensor.clone))
+        more = (*args[1:], *named.values())
 
     hooks = [
-        part.register_forward_pre_hook(
-            lambda _, args: read.append(hidden(args[0], torch.Tensor.clone))
-        ),
+        part.register_forward_pre_hook(enter, with_kwargs=True),
         part.register_forward_hook(
             lambda _, __, out: outputs.append(hidden(out, torch.Tensor.clone))
         ),
@@ -47,7 +53,7 @@ def recorded(network: nn.Module, part: nn.Module, batches: Sequence[Tree]) -> tu
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat(read), torch.cat(outputs)
+    return torch.cat(read), torch.cat(outputs), more
 
 
 def correct_biases(
@@ -64,16 +70,16 @@ def correct_biases(
     done = 0
     for name in names:
         layer = whole.network.get_submodule(name)
-        if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
+        if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
             continue
         wanted, outputs = (
             recorded(net, net.get_submodule(path), batches)[1]
             for net, path in ((before, name), (whole, f"network.{name}"))
         )
         axes = (
-            [0, *range(2, outputs.ndim)]
-            if isinstance(layer, nn.Conv2d)
-            else list(range(outputs.ndim - 1))
+            list(range(outputs.ndim - 1))
+            if isinstance(layer, nn.Linear)
+            else [0, *range(2, outputs.ndim)]
         )
         shift = (wanted[: len(outputs)] - outputs[: len(wanted)]).mean(axes)
         holder = layer if layer.norm is None else layer.norm
@@ -120,9 +126,9 @@ def learn_rounding(
             continue
         part = whole.network.get_submodule(path)
         wanted = recorded(before, before.get_submodule(path), batches)[1]
-        inputs = recorded(whole, part, batches)[0]
+        inputs, _, more = recorded(whole, part, batches)
         run = (
-            part.whole
+            (lambda x, p=part, m=more: p.whole(x, *m))
             if isinstance(part, QuantizedLayer)
             else lambda x, p=part, n=calls: whole.run(p, x, n)[0]
         )
@@ -133,9 +139,11 @@ def learn_rounding(
 
 
 def learnable(whole: QuantizedNetwork, name: str) -> QuantizedLayer | None:
-    """Return the layer of that name if its weights are rounded to equal steps."""
+    """Return the layer of that name if its weights are rounded to equal steps; no table, for which
+    the nearest value is best.
+    """
     layer = whole.network.get_submodule(name)
-    if not isinstance(layer, QuantizedLayer) or layer.rounding is None:
+    if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
         return None
     return None if layer.rounding.grid.ends(layer.rounding.bits) is None else layer
 
@@ -242,7 +250,8 @@ def _settle(
         with torch.enable_grad():  # surgery runs without
             ups = [c.up() for c in choices]
             for choice, up in zip(choices, ups, strict=True):
-                now = choice.weights(up) * choice.times, choice.shift
+                weight = choice.layer.as_held(choice.weights(up) * choice.times)
+                now = weight, choice.shift
                 choice.layer.in_inference = lambda now=now: now  # type: ignore[method-assign, misc]
             loss = (run(inputs[some]) - wanted[some]).square().mean() / size
             if step >= steps // 5:

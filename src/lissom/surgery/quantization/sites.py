@@ -19,18 +19,25 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode, wrap_torch_function
 
 
-@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
-def convolved(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
+@wrap_torch_function(lambda x, weight, *_, **__: (x, weight))
+def convolved(x: Tensor, weight: Tensor, layer: Any, *more: Any, **named: Any) -> Tensor:  # noqa: ARG001
     """Run a convolution with all that is its own, batch-norm and the rounding of its input say, as
     one call.
     """
-    found: Tensor = layer.whole(x)
+    found: Tensor = layer.whole(x, *more, **named)
     return found
 
 
 @wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
 def projected(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
     """Run a linear layer with all that is its own as one call."""
+    found: Tensor = layer.whole(x)
+    return found
+
+
+@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
+def looked_up(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
+    """Look rows up in a table with all that is its own as one call."""
     found: Tensor = layer.whole(x)
     return found
 
@@ -45,7 +52,15 @@ _T = torch.Tensor
 SITES: dict[Any, str] = {
     kind: word
     for word, kinds in {
-        "conv": (torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d, convolved),
+        "conv": (
+            torch.conv1d,
+            torch.conv2d,
+            torch.conv3d,
+            torch.conv_transpose1d,
+            torch.conv_transpose2d,
+            torch.conv_transpose3d,
+            convolved,
+        ),
         "linear": (F.linear, torch.addmm, torch.matmul, _T.matmul, _T.__matmul__, projected),
         "add": (
             torch.add,
@@ -84,6 +99,9 @@ SITES: dict[Any, str] = {
     }.items()
     for kind in kinds
 }
+# These make no site: what they return is on the grid of the table, if there is one, and whatever
+# reads it rounds it as it wants it.
+LOOKUPS = {F.embedding, looked_up}
 RELU = {F.relu, torch.relu, _T.relu}
 PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
     F.dropout,
