@@ -50,6 +50,14 @@ def run(
             "from which a killed run goes on; 0 for none.",
         ),
     ] = 5,
+    expect: Annotated[
+        str,
+        typer.Option(
+            "--expect",
+            help="What the uncompressed network must reach on the test set to within 0.005, as in "
+            "top1=0.888, before anything is done to it.",
+        ),
+    ] = "",
     form: Format = "table",
     json: Json = False,
 ) -> None:
@@ -89,6 +97,7 @@ def run(
                 bake=bake,
                 teacher=teacher,
                 checkpoint=checkpoint,
+                expect=expect,
                 say=live.say,
                 watch=live.watch,
             )

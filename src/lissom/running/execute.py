@@ -40,6 +40,7 @@ from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from .context import TaskContext
 from .eta import Eta
+from .expected import check_expected, expected_in
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
 
@@ -56,6 +57,7 @@ class Run:
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
     eta: Eta = field(default_factory=lambda: Eta(()))
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
+    expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
 
     def reach(self, end: Node) -> None:
         """Run the steps on the way to a network that the store does not hold."""
@@ -70,6 +72,8 @@ class Run:
             nodes = end.path
         for node in nodes:
             self._ensure(node)
+            if self.expected and node.key == end.reference:
+                check_expected(self.store, node.key, self.expected)
 
     def rehearse(self, end: Node) -> None:
         """Go through the recipe on an untrained network and two images; whatever is wrong with it
@@ -246,6 +250,7 @@ def run(
     bake: bool = False,
     teacher: str | None = None,
     checkpoint: float = EVERY_MIN,
+    expect: str = "",
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -255,7 +260,8 @@ def run(
     there beside the uncompressed one. `teacher`, a key of the store or a weight file, is that of
     every `distill` step which names none; `device` is where learning runs, a GPU if there is one.
     Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
-    goes on from there.
+    goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
+    the test set to within 0.005, before anything is done to it.
     Raises LissomError before the first epoch for whatever can be known to be wrong by then, and
     Unmeasured, with the records, when all is done but a file could not be exported or run.
     """
@@ -281,6 +287,7 @@ def run(
         clock_of(threads, store.tables),
         Eta(node for node in nodes if node.key not in store),
         every_s(checkpoint),
+        expected_in(expect, task.scores),
     )
     for end in last:
         runner.rehearse(end)

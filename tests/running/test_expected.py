@@ -1,0 +1,45 @@
+"""A network that does not reach what it is known to reach is not compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lissom import Data, LissomError, Store, Task, run
+from lissom.running.expected import expected_in
+
+
+def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) -> None:
+    task = Task.of("resnet8", Data.of("digits"))
+    store = Store(tmp_path / "store")
+    (first,) = run("train(1)", task, store)
+    reached = first["scores"]["test"]["top1"]
+    (record,) = run("train(1) | fold", task, store, expect=f"top1={reached + 0.004}, top5=0.1")
+    gates = {gate["name"]: gate for gate in store.record(first["key"])["gates"]}
+    gate = gates[f"reaches top1 {reached + 0.004:g}"]
+    assert gate["difference"] == pytest.approx(0.004) and gate["tolerance"] == 0.005
+    assert gates["reaches top5 0.1"]["difference"] == 0
+    assert not [gate for gate in record["gates"] if gate["name"].startswith("reaches")]
+    with pytest.raises(
+        LissomError, match=r"reaches top1 0\.\d+ on the test set of digits, expected"
+    ):
+        run("train(1) | prune(0.5)", task, store, expect=f"top1={reached + 0.006}")
+    assert len(list(store)) == 2, "nothing was pruned"
+    run("train(1) | fold", task, store, expect="top1=0")
+    assert len([g for g in store.record(first["key"])["gates"] if "reaches" in g["name"]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("top2=0.5", "there is no metric 'top2'; did you mean 'top"),
+        ("top1", "expected name=value"),
+        ("top1='a'", "top1: expected a number"),
+        ("top1=True", "top1: expected a number"),
+        ("top1={0.1, 0.2}", "top1: expected one value, got 2"),
+    ],
+)
+def test_what_cannot_be_expected_is_refused(text: str, said: str) -> None:
+    with pytest.raises(LissomError, match=said):
+        expected_in(text, ["top1", "top5"])
