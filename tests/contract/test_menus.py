@@ -23,6 +23,7 @@ from lissom.language.importance import Importance
 from lissom.language.loss import FeatureLoss, LogitLoss
 from lissom.language.menu import WORDS, menu
 from lissom.language.method import BOUNDS, Method, kind_text, method_of, ordered
+from lissom.language.preprocess import NumberOperation, PictureOperation
 from lissom.language.range import Range
 from lissom.language.step import Step
 from lissom.language.target import Target
@@ -39,6 +40,7 @@ CONTRACTS: dict[str, tuple[type[Any], ...]] = {
     "grids": (Grid,),
     "ranges": (Range,),
     "targets": (Target,),
+    "preprocess": (PictureOperation, NumberOperation),
 }
 DUTIES = [
     (Step, {"__call__"}),
@@ -50,6 +52,8 @@ DUTIES = [
     (InputGrid, {"inputs", "input_codes"}),
     (Range, {"__call__"}),
     (Target, {"missing", "export", "load"}),
+    (PictureOperation, {"__call__"}),
+    (NumberOperation, {"__call__"}),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
 ]
 

@@ -10,6 +10,7 @@ the key of every network, in its record and in every exported file.
 from __future__ import annotations
 
 import ast
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
@@ -32,28 +33,28 @@ SETS = {
 
 
 @dataclass(frozen=True)
-class PictureOperation(Method):
+class PictureOperation(Method, ABC):
     """Turn a picture into another: called with a PIL image of 8 bits a channel."""
 
     channels: ClassVar[int | None] = None  # of what comes out; None for as many as went in
     swaps: ClassVar[bool] = False  # whether red and blue change places
 
+    @abstractmethod
     def __call__(self, picture: Image) -> Image:
         """Return the changed picture."""
-        raise TypeError(f"{type(self).__name__} does not say what it does")
 
 
 @dataclass(frozen=True)
-class NumberOperation(Method):
+class NumberOperation(Method, ABC):
     """Change the numbers of each channel by a line, value -> (value - mean) / std.
 
     Operations in a row are one line. So each is called with mean and std of those before it, as
     numbers for pixels / 255, and returns mean and std of all of them with itself.
     """
 
+    @abstractmethod
     def __call__(self, mean: Numbers, std: Numbers) -> tuple[Numbers, Numbers]:
         """Return mean and std after this operation."""
-        raise TypeError(f"{type(self).__name__} does not say what it does")
 
     def measured(self, mean: Numbers, std: Numbers) -> NumberOperation:
         """Return this operation with numbers in the place of what has to be measured on the data.
