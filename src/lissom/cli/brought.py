@@ -25,7 +25,12 @@ class Brought:
     """The options that say network, data and how one sees the other."""
 
     data: Annotated[
-        str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.")
+        str,
+        typer.Option(
+            "--data",
+            help="digits, cifar10, cifar100, fashion-mnist, folder:PATH, or file.py:name, a "
+            "Dataset, a DataLoader or several.",
+        ),
     ] = "digits"
     model: Annotated[
         str,
@@ -84,6 +89,7 @@ class Brought:
         """Load what the options name; every name is checked before torch is loaded."""
         from ..data.source import check_spec
         from ..language.method import values_in
+        from ..tasks.datasets import check_own_data, is_own_data
         from ..tasks.task import Task, check_model_spec, is_published, own_task
 
         wait_asleep()
@@ -93,21 +99,30 @@ class Brought:
         arguments = values_in(self.model_args, "--model-args")
         check_model_spec(self.model)
         preprocess = self.preprocess_text()
-        check_spec(self.data, size, self.channels, preprocess, self.classes)
+        own = is_own_data(self.data)
+        if own:
+            check_own_data(self.data)
+        else:
+            check_spec(self.data, size, self.channels, preprocess, self.classes)
         weights = self.weights
         if weights and not is_published(weights, self.model) and not os.path.isfile(weights):
             raise LissomError(f"weights: {weights} cannot be read (there is no such file)")
         from ..data.data import Data
 
-        data = Data.of(
-            self.data,
-            root=self.data_root,
-            size=size,
-            channels=self.channels,
-            skip_bad=self.skip_bad,
-            preprocess=preprocess,
-            classes=self.classes,
-        )
+        if own:
+            from ..tasks.datasets import own_data
+
+            data = own_data(self.data, preprocess=preprocess, classes=self.classes)
+        else:
+            data = Data.of(
+                self.data,
+                root=self.data_root,
+                size=size,
+                channels=self.channels,
+                skip_bad=self.skip_bad,
+                preprocess=preprocess,
+                classes=self.classes,
+            )
         return Task.of(self.model, data, weights=weights, arguments=arguments)
 
     def preprocess_text(self) -> str | None:

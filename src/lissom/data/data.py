@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +14,14 @@ from torch import Tensor
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..preprocess.normalize import Normalize
+from .own import Own, fingerprint_of, own_split
 from .picture import resizing
 from .source import load
 from .split import CPU, Files, Images, Read, Shown, Split
 
+AS_GIVEN = "as given"  # the preprocessing of data that are numbers already
 EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
-Part = TypeVar("Part", Images, Shown, Files)
+Part = TypeVar("Part", Images, Shown, Files, Own)
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Data:
     notes: list[str] = field(default_factory=list)
     preprocess: Preprocess | None = None
     stated: bool = True
+    as_given: bool = False  # whether inputs are numbers already, seen as they are
     reread: Callable[[str], Data] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -88,6 +91,40 @@ class Data:
 
         return replace(reading(preprocess, size), reread=reading)
 
+    @classmethod
+    def of_dataset(
+        cls,
+        test: Any,
+        train: Any = None,
+        valid: Any = None,
+        *,
+        preprocess: str | None = None,
+        classes: int | Sequence[str] | None = None,
+        name: str = "own",
+        flip: bool = False,
+    ) -> Data:
+        """Return data from what a user has: a Dataset, a DataLoader, or a pair of tensors for each split.
+
+        A sample is (input, target). An input of 8-bit integers, or a PIL picture, is seen through
+        `preprocess`; one of floating-point numbers is taken as it is. `classes` are names, or how
+        many the network answers, by default one more than the largest target. Without `train`,
+        nothing is learned; without `valid`, a part of `train`, or else of `test`, is set apart.
+        Raises LissomError for samples of another form.
+
+        >>> x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 2
+        >>> data = Data.of_dataset((x[10:], y[10:]), train=(x[:10], y[:10]))
+        >>> data.shape, len(data.train), len(data.valid), len(data.test)
+        ((3, 8, 8), 9, 1, 10)
+        """
+        view = Preprocess.of(preprocess) if preprocess else Preprocess((), ())
+        given = {"train": train, "valid": valid, "test": test}
+        splits = {
+            part: own_split(value, view, f"data {name}: {part}")
+            for part, value in given.items()
+            if value is not None
+        }
+        return of_splits(splits, view, classes, name, flip, stated=preprocess is not None)
+
     def __post_init__(self) -> None:
         if self.preprocess is None:
             self.preprocess = resizing(
@@ -105,7 +142,12 @@ class Data:
         return self.train if len(self.train) else self.valid
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Return what the network sees of `pixels` (n c h w, 0..255): (pixels / 255 - mean) / std."""
+        """Return what the network sees of `pixels` (n c h w, 0..255): (pixels / 255 - mean) / std.
+
+        What was given as numbers is seen as it is.
+        """
+        if self.as_given:
+            return pixels
         mean, std = (
             torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.mean, self.std)
         )
@@ -134,6 +176,8 @@ class Data:
     def preprocessing(self) -> dict[str, Any]:
         """Return what whoever runs an exported file has to know."""
         assert self.preprocess is not None
+        if self.as_given:
+            return {"preprocess": AS_GIVEN, "classes": list(self.classes)}
         return {
             "preprocess": str(self.preprocess),
             "channels": self.channels,
@@ -179,6 +223,74 @@ def completed(read: Read, *, stated: bool = True) -> Data:
         preprocess,
         stated,
     )
+
+
+def of_splits(
+    splits: dict[str, Own],
+    view: Preprocess,
+    classes: int | Sequence[str] | None,
+    name: str,
+    flip: bool,
+    *,
+    stated: bool,
+) -> Data:
+    """Return data of splits that somebody brought, set apart and measured where that is wanted."""
+    fingerprint = fingerprint_of(list(splits.values()))
+    test = splits["test"]
+    train = splits.get("train", test.take(EMPTY))
+    if "valid" in splits:
+        valid = splits["valid"]
+    elif len(train):
+        train, valid = parted(train)
+    else:
+        test, valid = parted(test, share=0.2)
+    one = next(iter(test.batches(1, CPU, torch.tensor([0]))))[0][0]
+    if one.ndim == 0:
+        raise LissomError(f"data {name}: expected inputs that are tensors, got single numbers")
+    pictures = one.dtype == torch.uint8
+    if not pictures and not one.is_floating_point():
+        raise LissomError(
+            f"data {name}: expected inputs of floating-point numbers, or of 8-bit integers for "
+            f"pictures, got {one.dtype}"
+        )
+    if not pictures and stated:
+        raise LissomError(
+            f"data {name}: its inputs are {one.dtype}, which are taken as they are; preprocess is "
+            "for pictures and 8-bit integers"
+        )
+    channels, *size = one.shape
+    if pictures and not view.numbers:
+        view = replace(view, numbers=(Normalize(),))
+    if view.from_data:
+        view = view.measured(*statistics(train if len(train) else valid))
+    if classes is None:
+        classes = count_of_classes(train, valid, test)
+    mean, std = view.line(channels) if pictures else ((0.0,), (1.0,))
+    facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view}"
+    return Data(
+        name,
+        train,
+        valid,
+        test,
+        tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes),
+        channels,
+        tuple(size),  # type: ignore[arg-type]
+        mean,
+        std,
+        flip,
+        hashlib.sha256(facts.encode()).hexdigest()[:16],
+        preprocess=view,
+        stated=stated or not pictures,
+        as_given=not pictures,
+    )
+
+
+def count_of_classes(*splits: Own) -> int:
+    """Return how many classes there are, by the largest target; 0 where targets are no classes."""
+    labels = torch.cat([split.labels for split in splits if len(split)])
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        return 0
+    return int(labels.max()) + 1
 
 
 def parted(train: Part, share: float = 0.1, most: int = 2500) -> tuple[Part, Part]:

@@ -314,7 +314,13 @@ def augmented(pixels: Tensor, data: Data, pace: TrainSettings, draw: torch.Gener
     """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as
     `pace` says.
     """
-    wanted = pace.augment if pace.augment != "auto" else "crop+flip" if data.flip else "crop"
+    wanted = pace.augment
+    if wanted == "auto":
+        wanted = "none" if data.as_given else "crop+flip" if data.flip else "crop"
+    if wanted != "none" and pixels.ndim != 4:
+        raise LissomError(
+            f"augment={wanted!r}: expected images (n c h w), got {tuple(pixels.shape)}"
+        )
     if "crop" in wanted:
         pixels = crop(pixels, max(1, min(data.size) // 8), draw)
     if "flip" in wanted:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..bench.intervals import disturbed
 from ..bench.latency import latencies
 from ..bench.process import loaded
+from ..data.data import AS_GIVEN
 from ..errors import LissomError
 from ..exporting.onnx.names import layers_in
 from ..language.preprocess import Preprocess
@@ -57,20 +58,32 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
     to do it again.
     """
     seen = record["task"]["preprocessing"]
-    (height, width) = record["task"]["shape"][-2:]
-    # a record of an earlier version tells the size only
-    preprocess = Preprocess.of(seen.get("preprocess") or f"resize({height}, {width})")
-    if bake:
-        preprocess = replace(preprocess, numbers=())
+    said = {name: value for name, value in seen.items() if not bake or name not in ("mean", "std")}
+    if seen.get("preprocess") == AS_GIVEN:
+        takes = "as the data set gives it"
+    elif bake:
+        takes = "pixels 0..255"
+    else:
+        takes = "(pixels / 255 - mean) / std"
     return {
         "key": record["key"],
         "recipe": record["recipe"],
         "model": record["task"]["model"],
         "baked": "true" if bake else "false",
-        "input": "pixels 0..255" if bake else "(pixels / 255 - mean) / std",
-        **{name: value for name, value in seen.items() if not bake or name not in ("mean", "std")},
-        "preprocess": str(preprocess),
+        "input": takes,
+        **said,
+        "preprocess": shown_preprocess(record, bake),
     }
+
+
+def shown_preprocess(record: dict[str, Any], bake: bool) -> str:
+    """Return what is to be done to a picture before a file is given it, as text."""
+    shape = record["task"]["shape"]
+    # a record of an earlier version tells the size only
+    text = record["task"]["preprocessing"].get("preprocess") or "resize({1}, {2})".format(*shape)
+    if text == AS_GIVEN or not bake:
+        return str(text)
+    return str(replace(Preprocess.of(text), numbers=()))
 
 
 def exported(
@@ -105,6 +118,11 @@ def exported(
             record = store.record(key)
             seen = record["task"]["preprocessing"]
             facts = metadata(record, bake)
+            if bake and "mean" not in seen:
+                raise LissomError(
+                    "--bake: inputs are taken as the data set gives them; there is nothing to put "
+                    "into the file"
+                )
             with store.artefact(key, name) as folder:
                 whole = Baked(model, seen["mean"], seen["std"]) if bake else model
                 shape = tuple(record["task"]["shape"])

@@ -1,0 +1,91 @@
+"""Data that the user's own code gives: `file.py:name`, a data set or several of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..data.data import Data
+from ..data.own import is_pair_of_tensors, own_split
+from ..errors import LissomError, listed, nearest
+from ..language.preprocess import Preprocess
+from .task import describe_error, loaded
+
+PARTS = ("train", "valid", "test")
+ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "test"}
+
+
+def is_own_data(spec: str) -> bool:
+    """Return whether a text names data in a file of code, as in loaders.py:make."""
+    return spec.rpartition(":")[0].endswith(".py")
+
+
+def check_own_data(spec: str) -> None:
+    """Raise unless the file of code that `spec` names is there."""
+    place = spec.rpartition(":")[0]
+    if not os.path.isfile(place):
+        raise LissomError(f"data: there is no file {place}")
+
+
+def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = None) -> Data:
+    """Load the data in `file.py:name`: a Dataset or DataLoader, a pair or dict of them, or a
+    function without arguments that returns such.
+
+    A pair is (train, test), three are (train, valid, test). Of a single one a fifth is tested on.
+    """
+    place, _, name = spec.rpartition(":")
+    found, _ = loaded(place, name, "data")
+    if callable(found) and not hasattr(found, "__getitem__") and not hasattr(found, "__iter__"):
+        try:
+            found = found()
+        except LissomError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise LissomError(f"data: {spec} raised {describe_error(error, str(error))}") from error
+    if isinstance(found, Data):
+        return found
+    parts = parts_of(found, f"data {spec}")
+    if set(parts) == {"train"}:
+        view = Preprocess.of(preprocess) if preprocess else Preprocess((), ())
+        parts["train"], parts["test"] = fifth_apart(own_split(parts["train"], view, f"data {spec}"))
+    number = named_classes(classes)
+    data = Data.of_dataset(**parts, preprocess=preprocess, classes=number, name=name)
+    return replace(data, name=spec)
+
+
+def parts_of(found: Any, where: str) -> dict[str, Any]:
+    """Return the splits in what the user's code gives, by name."""
+    if isinstance(found, Mapping):
+        parts = {ALSO.get(str(name), str(name)): split for name, split in found.items()}
+        for name in parts:
+            if name not in PARTS:
+                close = nearest(name, PARTS)
+                hint = f"; did you mean '{close}'?" if close else ""
+                raise LissomError(f"{where}: expected {listed(PARTS)}, got '{name}'{hint}")
+        if "test" not in parts:
+            if "valid" not in parts:
+                return parts
+            parts["test"] = parts.pop("valid")
+        return parts
+    if isinstance(found, (tuple, list)) and len(found) in (2, 3) and not is_pair_of_tensors(found):
+        names = ("train", "test") if len(found) == 2 else PARTS
+        return dict(zip(names, found, strict=True))
+    return {"train": found}
+
+
+def fifth_apart(split: Any) -> tuple[Any, Any]:
+    """Return four fifths of a split and the other fifth, the same samples every time."""
+    from ..data.data import parted
+
+    return parted(split, share=0.2, most=len(split))
+
+
+def named_classes(text: str | None) -> int | tuple[str, ...] | None:
+    """Return the classes that a text names, as a number of them where it is one."""
+    from ..data.classes import classes_named
+
+    if text is None:
+        return None
+    return int(text) if text.isdigit() else classes_named(text)
