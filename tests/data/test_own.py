@@ -149,7 +149,9 @@ def test_samples_of_another_form_are_refused(given: Any, said: str) -> None:
 
 
 def test_numbers_are_not_preprocessed() -> None:
-    with pytest.raises(LissomError, match="which are taken as they are; preprocess is for pictures"):
+    with pytest.raises(
+        LissomError, match="which are taken as they are; preprocess is for pictures"
+    ):
         Data.of_dataset((X, Y), preprocess="imagenet")
 
 

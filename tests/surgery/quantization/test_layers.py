@@ -385,7 +385,7 @@ def test_no_calibration_images_is_an_error() -> None:
 
 
 def test_a_network_without_layers_is_an_error() -> None:
-    with pytest.raises(LissomError, match="there is no convolution or linear layer"):
+    with pytest.raises(LissomError, match="there is no convolution, linear layer or embedding"):
         apply("quantize(8)", nn.Sequential(nn.ReLU(), nn.Flatten()), images(1), images())
 
 

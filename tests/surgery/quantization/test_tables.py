@@ -126,7 +126,7 @@ def test_recipes_round_learn_come_back_from_disk_and_answer_alike_in_files(
     with torch.no_grad():
         wanted = small(ids())
         assert torch.equal(again(ids()), wanted)
-    for runtime in ("onnxruntime", "openvino", "torch"):
+    for runtime in ("onnxruntime", "openvino"):
         target: Any = one_target(runtime)
         if target.missing():
             continue
