@@ -52,7 +52,7 @@ DUTIES = [
     (InputGrid, {"inputs", "input_codes"}),
     (Range, {"__call__"}),
     (Target, {"missing", "export", "load"}),
-    (PictureOperation, {"__call__"}),
+    (PictureOperation, {"__call__", "code"}),
     (NumberOperation, {"__call__"}),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
 ]

@@ -65,6 +65,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ).numpy()
                 Image.fromarray(pixels).save(inside / f"{k}.png")
     (folder / "net.py").write_text(NETS)
+    page = (ROOT / "docs" / "own-data.md").read_text()
+    code = re.search(r"^```python\n(# loaders\.py\n.*?)^```", page, re.M | re.S)
+    assert code is not None
+    (folder / "loaders.py").write_text(code[1])
     torch.manual_seed(0)
     save_file(factory("resnet8")(3, 3).state_dict(), folder / "net.safetensors")
     save_file(factory("resnet14")(3, 3).state_dict(), folder / "other.safetensors")
@@ -75,7 +79,8 @@ def tiny(words: str, place: Path) -> list[str]:
     """Return a command for tiny data and one epoch of each step; KEY is the network that was
     finished last.
     """
-    words = re.sub(r"--data \S+", "--data folder:photos", words)
+    words = re.sub(r"--data (?!loaders\.py)\S+", "--data folder:photos", words)
+    words = words.replace("--preprocess imagenet", "--preprocess 'normalize(\"imagenet\")'")
     # the rest: tests/targets
     words = words.replace("torch,onnxruntime,openvino,mnn(8),ncnn,executorch", "mnn(8),ncnn")
     words = re.sub(r"--model (?!net\.py)\S+", "--model resnet8", words)
@@ -133,6 +138,7 @@ def test_every_command_of_the_documentation_runs(
         "README.md",
         "first-compression.md",
         "own-model.md",
+        "own-data.md",
         "distillation.md",
         "pruning.md",
         "quantization.md",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as jsons
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,9 @@ from .options import (
     wait_asleep,
 )
 
+if TYPE_CHECKING:
+    from ..data.data import Data
+
 
 @app.command()
 def export(
@@ -32,6 +36,12 @@ def export(
         Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")
     ] = None,
     bake: Bake = False,
+    snippet: Annotated[
+        bool,
+        typer.Option(
+            "--snippet", help="Also write a short script that runs the file on a picture."
+        ),
+    ] = False,
     model: Again = None,
     store: Place = STORE,
     json: Json = False,
@@ -46,7 +56,7 @@ def export(
     from ..report.live import Live
 
     with Live(quiet=json) as live:
-        path = export_key(found, kept, to, output, bake, model, say=live.begin)
+        path = export_key(found, kept, to, output, bake, model, say=live.begin, with_code=snippet)
     typer.echo(
         jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size})
         if json
@@ -69,13 +79,28 @@ def bench(
         bool,
         typer.Option(help="Beside keys: their uncompressed network in every runtime for floats."),
     ] = True,
+    data: Annotated[
+        str, typer.Option("--data", help="Measure accuracy, too, on the test set of this data.")
+    ] = "",
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            "--preprocess", help="How pictures are seen; as the first file says if not given."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", help="All classes that the files answer: imagenet, a number, or a file."
+        ),
+    ] = None,
     size: Size = None,
     channels: Channels = None,
     model: Again = None,
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Time networks or files, in turns, in fresh processes."""
+    """Time networks or files, in turns, in fresh processes; with --data measure them, too."""
     from ..store.store import Store
 
     wait_asleep()
@@ -87,6 +112,8 @@ def bench(
     from ..commands.bench import bench
     from ..report.benchmark import print_bench
 
+    if data:
+        check_data(data, preprocess, classes, channels)
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
     rows = bench(
         things,
@@ -98,9 +125,41 @@ def bench(
         layers=layers,
         baselines=baselines,
         model=model,
+        data=partial(data_to_test, data, preprocess, classes, channels) if data else None,
         say=lambda text: typer.echo(text, err=True),
     )
     if json:
         print_json(rows)
     else:
         print_bench(rows)
+
+
+def check_data(
+    data: str, preprocess: str | None, classes: str | None, channels: int | None
+) -> None:
+    """Raise unless what is said of the data can be meant; reads none of it."""
+    from ..data.source import check_spec
+    from ..tasks.datasets import check_own_data, is_own_data
+
+    if is_own_data(data):
+        check_own_data(data)
+    else:
+        check_spec(data, None, channels, preprocess, classes)
+
+
+def data_to_test(
+    name: str, stated: str | None, classes: str | None, channels: int | None, said: str | None
+) -> Data:
+    """Load data whose pictures are seen as `stated`, or else as a file has `said`."""
+    from ..data.data import Data
+    from ..errors import LissomError
+    from ..tasks.datasets import is_own_data, own_data
+
+    if is_own_data(name):
+        return own_data(name, preprocess=stated, classes=classes)
+    if stated is None and said is None:
+        raise LissomError(
+            "bench: the file does not say how it sees pictures; expected --preprocess, as in "
+            "--preprocess imagenet"
+        )
+    return Data.of(name, channels=channels, preprocess=stated or said, classes=classes)

@@ -13,9 +13,11 @@ from typing import Any
 from ..bench.intervals import wide
 from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
+from ..data.data import Data
 from ..errors import LissomError
 from ..exporting.onnx.container import ENDING, is_packed, read
 from ..exporting.openvino_ir import unpacked
+from ..exporting.snippet import snippet
 from ..language.method import method_of
 from ..language.target import Target
 from ..running.execute import build_from_entry
@@ -23,6 +25,7 @@ from ..running.measure import exported, silent
 from ..running.plan import one_target, targets_of
 from ..store.store import Store
 from ..system.scratch import written
+from .accuracy import facts_in, file_metrics, preprocess_in
 
 # the opponents of every bench: beside a runtime that is slow in float, any integers look fast
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
@@ -37,8 +40,11 @@ def export_key(
     bake: bool,
     model: str | None = None,
     say: Callable[[str], None] = silent,
+    with_code: bool = False,
 ) -> Path:
     """Write a finished network as a file for one target, named as the target names it unless `output` says.
+
+    `with_code` writes a script beside it that runs it on a picture.
 
     What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends
     otherwise than in .xml.
@@ -48,6 +54,8 @@ def export_key(
     )
     two = found.suffix == ".ir"
     output = output or Path("model.xml" if two else found.name)
+    facts = facts_in(found)
+    code = snippet(one_target(to).name(), output.name, facts) if with_code else ""
     with written(output, "export") as new:
         if two and output.suffix == ".xml":
             unpacked(found, new)
@@ -56,6 +64,8 @@ def export_key(
         beside = found.with_name(found.name + ".json")
         if beside.is_file():
             shutil.copyfile(beside, new.with_name(new.name + ".json"))
+    if code:
+        output.with_suffix(".py").write_text(code, encoding="utf-8")
     return output
 
 
@@ -82,6 +92,7 @@ def bench(
     layers: bool = False,
     baselines: bool = True,
     model: str | None = None,
+    data: Callable[[str | None], Data] | None = None,
     say: Callable[[str], None] = silent,
 ) -> list[dict[str, Any]]:
     """Time keys and files in every target, in turns; one row for each pair, for each size of batch
@@ -93,19 +104,18 @@ def bench(
     the rows. `rank` counts those that were surely faster under the same settings, by intervals that
     do not overlap, and begins with 1; `faster` is against the fastest baseline of the same network,
     None where either was `disturbed`, and `level` says that the two cannot be told apart. A
-    baseline that cannot be made is told and left out.
+    baseline that cannot be made is told and left out. `data`, which is given how the first file
+    says that pictures are to be seen, adds the metrics of each file on its test set.
     """
-    if not (targets := targets_of(to)):
-        raise LissomError("bench: --to names no target")
-    pairs = [resolve(thing, target, store, shape, model) for target in targets for thing in things]
+    pairs = candidates(things, store, to, shape, model)
     if baselines:
-        pairs += uncompressed(
-            list(dict.fromkeys(pair.source for pair in pairs if pair.source)), store, say, model
-        )
+        sources = dict.fromkeys(pair.source for pair in pairs if pair.source)
+        pairs += uncompressed(list(sources), store, say, model)
     if len({pair.shape for pair in pairs}) > 1:
         raise LissomError(
             "bench: the networks take inputs of different shapes; time them one by one"
         )
+    metrics = measured_metrics(pairs, data, say) if data else {}
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
         size = (batch, *pairs[0].shape)
@@ -137,6 +147,7 @@ def bench(
                     "batch": batch,
                     "threads": count,
                     "size_bytes": size_of(pair.path),
+                    "metrics": metrics.get((pair.target, pair.path), {}),
                     "latency_ms": timing.latency_ms(),
                     "rank": 1 + sum(t.high < timing.low for t in timings),
                     **compared(timing, own),
@@ -151,6 +162,33 @@ def bench(
     if not rows:
         raise LissomError("bench: nothing could be timed with these batches and threads")
     return rows
+
+
+def candidates(
+    things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, model: str | None
+) -> list[Candidate]:
+    """Return every file or key in every target that a text names."""
+    targets = targets_of(to)
+    if not targets:
+        raise LissomError("bench: --to names no target")
+    return [resolve(thing, target, store, shape, model) for target in targets for thing in things]
+
+
+def measured_metrics(
+    pairs: Sequence[Candidate], data: Callable[[str | None], Data], say: Callable[[str], None]
+) -> dict[tuple[str, Path], dict[str, float | None]]:
+    """Return the metrics of each file in its runtime, by both."""
+    seen = data(preprocess_in(pairs[0].path))
+    if seen.shape != pairs[0].shape:
+        raise LissomError(
+            f"bench: {pairs[0].path.name} takes inputs of {pairs[0].shape}, and {seen.name} gives "
+            f"{seen.shape}; --preprocess says how pictures are seen"
+        )
+    metrics = {}
+    for pair in pairs:
+        say(f"{pair.name}  {pair.target}: {len(seen.test)} test samples")
+        metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen)
+    return metrics
 
 
 def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class PictureOperation(Method, ABC):
     def __call__(self, picture: Image) -> Image:
         """Return the changed picture."""
 
+    @abstractmethod
+    def code(self) -> str:
+        """Return lines of Python that do the same to the PIL image `picture`, with `Image` of Pillow."""
+
 
 @dataclass(frozen=True)
 class NumberOperation(Method, ABC):

@@ -29,3 +29,6 @@ class Bgr(PictureOperation):
         if len(picture.getbands()) != 3:
             raise LissomError("preprocess: bgr needs pictures of three channels, got one")
         return images.merge("RGB", picture.split()[::-1])
+
+    def code(self) -> str:
+        return 'picture = Image.merge("RGB", picture.split()[::-1])'

@@ -30,15 +30,22 @@ class CenterCrop(PictureOperation):
     def __call__(self, picture: Image) -> Image:
         high = self.height
         wide = self.width or high
-        if picture.width < wide or picture.height < high:
-            picture = padded(picture, max(wide, picture.width), max(high, picture.height))
-        left = round((picture.width - wide) / 2)
-        top = round((picture.height - high) / 2)
-        return picture.crop((left, top, left + wide, top + high))
+        left = start(picture.width, wide)
+        top = start(picture.height, high)
+        return picture.crop((left, top, left + wide, top + high))  # black beyond the picture
+
+    def code(self) -> str:
+        high = self.height
+        wide = self.width or high
+        return (
+            f"left = round((picture.width - {wide}) / 2)\n"
+            f"top = round((picture.height - {high}) / 2)\n"
+            f"picture = picture.crop((left, top, left + {wide}, top + {high}))"
+        )
 
 
-def padded(picture: Image, wide: int, high: int) -> Image:
-    """Return a picture in the middle of black pixels; an odd one is on the right and at the bottom."""
-    left = (wide - picture.width) // 2
-    top = (high - picture.height) // 2
-    return picture.crop((-left, -top, wide - left, high - top))
+def start(there: int, wanted: int) -> int:
+    """Return where the middle `wanted` pixels of `there` begin; below 0 where there are too few, of
+    which an odd one is missing at the end.
+    """
+    return -((wanted - there) // 2) if there < wanted else round((there - wanted) / 2)

@@ -25,3 +25,6 @@ class Gray(PictureOperation):
 
     def __call__(self, picture: Image) -> Image:
         return picture.convert("L")
+
+    def code(self) -> str:
+        return 'picture = picture.convert("L")'

@@ -40,3 +40,16 @@ class Letterbox(PictureOperation):
         frame = images.new(picture.mode, (wide, high), (self.fill,) * len(picture.getbands()))
         frame.paste(picture, ((wide - size[0]) // 2, (high - size[1]) // 2))
         return frame
+
+    def code(self) -> str:
+        high = self.height
+        wide = self.width or high
+        return (
+            f"ratio = min({high} / picture.height, {wide} / picture.width)\n"
+            "size = [max(1, round(ratio * side)) for side in picture.size]\n"
+            "picture = picture.resize(size, Image.Resampling.BILINEAR)\n"
+            f"fill = ({self.fill},) * len(picture.getbands())\n"
+            f"frame = Image.new(picture.mode, ({wide}, {high}), fill)\n"
+            f"frame.paste(picture, (({wide} - size[0]) // 2, ({high} - size[1]) // 2))\n"
+            "picture = frame"
+        )

@@ -24,6 +24,18 @@ class Pad(PictureOperation):
     fill: int = arg("their value, in every channel", 0, low=0, high=255)
 
     def __call__(self, picture: Image) -> Image:
-        from PIL.ImageOps import expand
+        from PIL import Image as images
 
-        return expand(picture, self.border, (self.fill,) * len(picture.getbands()))
+        border = self.border
+        size = (picture.width + 2 * border, picture.height + 2 * border)
+        frame = images.new(picture.mode, size, (self.fill,) * len(picture.getbands()))
+        frame.paste(picture, (border, border))
+        return frame
+
+    def code(self) -> str:
+        return (
+            f"size = (picture.width + {2 * self.border}, picture.height + {2 * self.border})\n"
+            f"frame = Image.new(picture.mode, size, ({self.fill},) * len(picture.getbands()))\n"
+            f"frame.paste(picture, ({self.border}, {self.border}))\n"
+            "picture = frame"
+        )

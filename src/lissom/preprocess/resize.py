@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import LissomError
 from ..language.method import arg
 from ..language.preprocess import PictureOperation
 
@@ -54,6 +55,21 @@ class Resize(PictureOperation):
         if self.antialias:
             return picture.resize(size, resampling(self.interpolation))
         return sampled(picture, size, self.interpolation)
+
+    def code(self) -> str:
+        if not self.antialias and self.interpolation != "nearest":
+            raise LissomError(
+                f"preprocess: Pillow always averages as it resizes; no code for {self} without PyTorch"
+            )
+        by = f"Image.Resampling.{self.interpolation.upper()}"
+        if isinstance(self.width, int):
+            return f"picture = picture.resize(({self.width}, {self.size}), {by})"
+        return (
+            "short = min(picture.size)\n"
+            f"size = [{self.size} if side == short else int({self.size} * side / short) "
+            "for side in picture.size]\n"
+            f"picture = picture.resize(size, {by})"
+        )
 
 
 def resampling(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from rich.table import Table
@@ -47,10 +48,12 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
         for name in ("faster", "energy_mj")
         if any(row[name] or (row["disturbed"] and name == "faster") for row in rows)
     ]
+    metrics = list(dict.fromkeys(chain(*(row["metrics"] for row in rows))))
     for name in (
         "rank",
         "name",
         "target",
+        *metrics,
         "ms",
         "95 %",
         "p99",
@@ -70,6 +73,7 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
             str(row["rank"]),
             row["name"],
             row["target"],
+            *(number(row["metrics"].get(name), 4) for name in metrics),
             f"{ms['median']:.3f}",
             f"{ms['low']:.3f}-{ms['high']:.3f}",
             f"{ms['p99']:.3f}",

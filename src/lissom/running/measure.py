@@ -58,7 +58,9 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
     to do it again.
     """
     seen = record["task"]["preprocessing"]
-    said = {name: value for name, value in seen.items() if not bake or name not in ("mean", "std")}
+    said = {name: value for name, value in seen.items() if name not in ("mean", "std")}
+    if seen.get("mean") and not bake:
+        said.update(mean=seen["mean"], std=seen["std"])
     if seen.get("preprocess") == AS_GIVEN:
         takes = "as the data set gives it"
     elif bake:
@@ -118,7 +120,7 @@ def exported(
             record = store.record(key)
             seen = record["task"]["preprocessing"]
             facts = metadata(record, bake)
-            if bake and "mean" not in seen:
+            if bake and not seen.get("mean"):
                 raise LissomError(
                     "--bake: inputs are taken as the data set gives them; there is nothing to put "
                     "into the file"

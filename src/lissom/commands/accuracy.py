@@ -1,0 +1,62 @@
+"""The metrics of a file on data, whoever made the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..bench.process import loaded
+from ..data.data import AS_GIVEN, Data
+from ..errors import LissomError
+from ..exporting.onnx.container import ENDING, is_packed, read
+from ..learning.evaluate import file_outputs, scored
+from ..tasks.task import Task
+
+
+def facts_in(path: Path) -> dict[str, Any]:
+    """Return what a file that lissom wrote says of itself; nothing for other files.
+
+    ONNX files hold it as metadata, others as JSON in a file beside them.
+    """
+    beside = path.with_name(path.name + ".json")
+    if path.suffix in (".onnx", ENDING):
+        import onnx
+
+        whole = read(path) if is_packed(path) else path.read_bytes()
+        try:
+            model = onnx.load_model_from_string(whole)
+        except Exception as error:  # protobuf raises errors of its own for a broken file
+            raise LissomError(
+                f"{path}: it cannot be read as ONNX ({type(error).__name__})"
+            ) from None
+        return {entry.key: entry.value for entry in model.metadata_props}
+    if beside.is_file():
+        try:
+            facts = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError:
+            return {}
+        return facts if isinstance(facts, dict) else {}
+    return {}
+
+
+def preprocess_in(path: Path) -> str | None:
+    """Return how a file says that pictures are to be seen, as text; None where it does not say."""
+    text = facts_in(path).get("preprocess")
+    return str(text) if text and text != AS_GIVEN else None
+
+
+def file_metrics(path: Path, target: str, data: Data, threads: int = 1) -> dict[str, float | None]:
+    """Return the metrics of a file in a runtime on the test set, top-1 and with many classes top-5."""
+    baked = facts_in(path).get("baked") == "true"
+    task = Task(nn.Identity, data)
+    with loaded(target, path, (1, *data.shape), threads=threads, pixels=baked) as process:
+        outputs, labels = file_outputs(process.run, task, data.test, baked)
+    if outputs.ndim != 2 or outputs.shape[1] != len(data.classes):
+        raise LissomError(
+            f"{path}: it answers {tuple(outputs.shape[1:])} for an image, and {data.name} has "
+            f"{len(data.classes)} classes; --classes names all that it answers"
+        )
+    return scored(task, outputs, labels)

@@ -1,0 +1,165 @@
+"""The metrics of a file alone, and the script that runs it on a picture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import lissom
+from lissom import Data, LissomError, Store, Task
+from lissom.cli.main import main
+from lissom.commands.accuracy import facts_in, file_metrics, preprocess_in
+from lissom.commands.bench import export_key
+from lissom.exporting.snippet import snippet
+from lissom.language.menu import menu
+from lissom.language.preprocess import PictureOperation, Preprocess
+from lissom.learning.evaluate import network_outputs
+from lissom.running.execute import load_key
+
+PREPROCESS = 'resize(20, "bicubic") | center_crop(16) | normalize("half")'
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A small network on a folder of pictures, its record, and its file for ONNX Runtime."""
+    root = tmp_path_factory.mktemp("made")
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 6)):
+        for name, low in (("dark", 0), ("light", 90)):
+            (root / "photos" / part / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = draw.integers(low, low + 160, (24, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "photos" / part / name / f"{k}.png")
+    data = Data.of(f"folder:{root / 'photos'}", preprocess=PREPROCESS)
+    store = Store(root / "store")
+    (record,) = lissom.run("fold", Task.of("resnet8", data), store, targets="onnxruntime")
+    file = root / "model.onnx"
+    shutil.copy(record["targets"]["onnxruntime"]["artefact"], file)
+    return {"root": root, "data": data, "store": store, "record": record, "file": file}
+
+
+def test_a_file_is_measured_as_its_record_says(
+    made: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess_in(made["file"]) == str(made["data"].preprocess)
+    words = ["bench", str(made["file"]), "--data", f"folder:{made['root'] / 'photos'}", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["metrics"] == {"top1": made["record"]["targets"]["onnxruntime"]["top1"]}
+
+
+def test_a_file_that_does_not_say_how_it_sees_pictures_asks(
+    made: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(str(made["file"]))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "plain.onnx"))
+    assert facts_in(tmp_path / "plain.onnx") == {}
+    words = ["bench", str(tmp_path / "plain.onnx"), "--data", f"folder:{made['root'] / 'photos'}"]
+    for more, said in (
+        ([], "the file does not say how it sees pictures; expected --preprocess"),
+        (["--preprocess", "resize(9, 9)"], "takes inputs of (3, 16, 16), and folder:photos gives"),
+        (["--preprocess", "resise(9)"], "did you mean 'resize'"),
+        (
+            ["--preprocess", PREPROCESS, "--classes", "gone"],
+            "expected imagenet, a number, or a file",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *more])
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_answers_of_another_number_are_refused(made: dict[str, Any]) -> None:
+    part = made["data"].test
+    data = Data("x", part, part, part, ("a",) * 9, 3, (16, 16), (0.0,), (1.0,), False, "x")
+    with pytest.raises(LissomError, match=r"it answers \(2,\) for an image, and x has 9 classes"):
+        file_metrics(made["file"], "onnxruntime", data)
+
+
+# the script beside a file
+
+
+@pytest.mark.parametrize("bake", [False, True])
+def test_the_script_answers_as_the_network_does(
+    made: dict[str, Any], bake: bool, tmp_path: Path
+) -> None:
+    record = made["record"]
+    output = tmp_path / "net.onnx"
+    export_key(record["key"], made["store"], "onnxruntime", output, bake, with_code=True)
+    picture = made["root"] / "photos" / "test" / "light" / "0.png"
+    done = subprocess.run(
+        [sys.executable, "net.py", str(picture)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs, labels = network_outputs(
+        load_key(record["key"], made["store"]), made["data"], made["data"].test
+    )
+    first = outputs[labels == 1][0]
+    name, value = done.stdout.split()
+    assert name == ("dark", "light")[int(first.argmax())]
+    assert float(value) == pytest.approx(float(first.max()), rel=1e-3)
+    assert len((tmp_path / "net.py").read_text().splitlines()) < 30
+
+
+def operations() -> list[str]:
+    names = [n for n in menu("preprocess") if issubclass(menu("preprocess")[n], PictureOperation)]
+    texts = {
+        "resize": ["resize(20)", 'resize(33, "bicubic")', 'resize(9, 31, "nearest")'],
+        "center_crop": ["center_crop(8)", "center_crop(15, 21)"],
+        "letterbox": ["letterbox(20)", "letterbox(40, 24, fill=9)"],
+        "pad": ["pad(3, fill=200)"],
+    }
+    return [text for name in names for text in texts.get(name, [name])]
+
+
+@pytest.mark.parametrize("text", operations())
+def test_the_lines_of_an_operation_do_what_it_does(text: str) -> None:
+    draw = np.random.default_rng(0)
+    for size in ((24, 30), (31, 22), (23, 23)):
+        picture = Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8))
+        (operation,) = Preprocess.of(text).pictures
+        names = {"picture": picture, "Image": Image}
+        exec(operation.code(), names)
+        assert np.array_equal(np.asarray(names["picture"]), np.asarray(operation(picture)))
+
+
+def test_a_script_for_what_a_few_lines_cannot_do_is_refused() -> None:
+    facts = {"preprocess": "resize(9, 9)", "mean": [0.5], "std": [0.5], "classes": ["a"]}
+    assert "import openvino" in snippet("openvino", "m.xml", facts)
+    with pytest.raises(LissomError, match="expected a target of onnxruntime, openvino, got mnn"):
+        snippet("mnn", "m.mnn", facts)
+    with pytest.raises(LissomError, match="takes no picture, but numbers"):
+        snippet("onnxruntime", "m.onnx", {"preprocess": "as given"})
+    with pytest.raises(LissomError, match="no code for resize"):
+        snippet("onnxruntime", "m.onnx", {**facts, "preprocess": "resize(9, 9, antialias=False)"})
+    many = {**facts, "classes": [f"class {k}" for k in range(1000)]}
+    assert "class 5" not in snippet("onnxruntime", "m.onnx", many)
+
+
+def test_tensors_have_no_script_but_a_file(tmp_path: Path) -> None:
+    inputs = torch.randn(30, 3, 16, 16)
+    data = Data.of_dataset((inputs, torch.arange(30) % 2), name="tensors")
+    store = Store(tmp_path / "store")
+    (record,) = lissom.run("fold", Task.of("resnet8", data), store, targets="onnxruntime")
+    facts = facts_in(Path(record["targets"]["onnxruntime"]["artefact"]))
+    assert facts["input"] == "as the data set gives it" and facts["preprocess"] == "as given"
+    assert "mean" not in facts
+    with pytest.raises(LissomError, match="--bake: inputs are taken as the data set gives them"):
+        export_key(record["key"], store, "onnxruntime", tmp_path / "m.onnx", True)
