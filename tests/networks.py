@@ -26,7 +26,7 @@ def seasoned(name: str = "resnet8") -> nn.Module:
     return made.eval()
 
 
-def residual() -> nn.Sequential:
+def residual(width: int = 64) -> nn.Sequential:
     """Return half a ResNet-8, of four classes, whose batch-norm has seen images: its export takes
     half the time.
     """
@@ -35,10 +35,10 @@ def residual() -> nn.Sequential:
         conv(3, 16, bias=False),
         nn.BatchNorm2d(16),
         nn.ReLU(),
-        Block(16, 64, 2),
+        Block(16, width, 2),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, 4),
+        nn.Linear(width, 4),
     )
     for _ in range(5):
         model(images())
