@@ -2,12 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes at once, of one core each
-QUICK := tests/contract tests/language tests/surgery src
-FILES := tests/exporting tests/targets
 PAGE := tests/report/test_page.py
 DEMO := train(6, batch=32) | sparsify(1e-4, 2, batch=32) | prune(0.5, by="bn") | distill("kd", 7, batch=32) | quantize(8)
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test lint style types house docs clean
+MAKEFLAGS += --jobs=2
 
 setup: .venv/ready
 
@@ -21,23 +20,25 @@ demo: setup
 	$(BIN)/lissom run '$(DEMO)' --data digits --model resnet20 --to onnxruntime,openvino --store demo/store
 	@echo; echo "The report:"; $(BIN)/lissom report --store demo/store -o demo/report.html
 
-# The tests run in several processes. With every runtime loaded beside PyTorch, one process that
-# trained afterwards has died of a segmentation fault; which library is at fault is not known.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest $(TWO) $(QUICK)
-	$(BIN)/python -m pytest $(TWO) $(FILES)
-	$(BIN)/python -m pytest $(TWO) tests $(addprefix --ignore=,$(QUICK) $(FILES) $(PAGE))
+	$(BIN)/python -m pytest $(TWO) --ignore=$(PAGE)
 	$(BIN)/python -m pytest $(PAGE)  # by itself, since it times a browser
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation: site/index.html; with search, python -m http.server -d site"
 
-lint: setup
+lint: style types house
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+
+types: setup
 	$(BIN)/mypy
+
+house: setup
 	$(BIN)/python tools/check.py
 
 clean:

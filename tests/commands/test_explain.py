@@ -29,7 +29,7 @@ RECIPE = "train(1) | {quantize(8, samples=64), quantize(3, 3, first=3, samples=6
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Store, list[dict[str, Any]]]:
     store = Store(tmp_path_factory.mktemp("explain") / "store")
-    task = lissom.Task.of("resnet8", lissom.Data.of("digits"))
+    task = lissom.Task.of("resnet8", lissom.Data.of("digits", size=(16, 16)))
     return task, store, lissom.run(RECIPE, task, store)
 
 
@@ -202,6 +202,8 @@ def test_the_words_on_the_command_line(
         three["key"][:6],
         "--data",
         "digits",
+        "--size",
+        "16",
         "--model",
         "resnet8",
         "--store",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import lissom
+from lissom.bench import latency
 from lissom.commands.explain import Explained
 from lissom.data.data import Data
 from lissom.report.comparison import compared, layer_rows, print_compared
@@ -32,7 +33,10 @@ SPACE = "train(1, batch=64) | {prune(0.3), prune(0.5) | quantize(8), quantize(4,
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     kept = Store(tmp_path_factory.mktemp("store"))
-    lissom.run(SPACE, Task.of("resnet8", Data.of("digits")), kept, targets="onnxruntime,openvino")
+    task = Task.of("resnet8", Data.of("digits", size=(16, 16)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "ROUND_S", 0.005)  # times are drawn, whatever they are
+        lissom.run(SPACE, task, kept, targets="onnxruntime,openvino")
     return kept
 
 
@@ -228,7 +232,7 @@ def test_what_rounding_costs_each_layer_is_drawn_and_told(
     shutil.copytree(store.root, tmp_path / "store")
     kept = Store(tmp_path / "store")
     key = next(key for key in kept if kept.record(key)["recipe"].endswith("quantize(4, inputs=4)"))
-    found = Explained(Task.of("resnet8", Data.of("digits")), kept, key).all([], 50)
+    found = Explained(Task.of("resnet8", Data.of("digits", size=(16, 16))), kept, key).all([], 50)
     kept.update(key, {"explanation": found})
     opened(page, write_report([key], kept, tmp_path / "report.html"))
     layers, names = found["layers"], [row["name"] for row in found["layers"]]

@@ -38,7 +38,7 @@ def test_a_network_may_be_trained_in_several_steps(tmp_path: Path) -> None:
 def test_a_grid_tells_where_it_is_over_all_seeds_and_leaves_out_what_the_store_has(
     tmp_path: Path,
 ) -> None:
-    task = Task.of("resnet8", Data.of("digits"))
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     lissom.run("train(1)", task, tmp_path)
     said: list[str] = []
     lissom.run("train(1) | {prune(0.3), prune(0.5)}", task, tmp_path, seeds=(0, 1), say=said.append)

@@ -682,7 +682,7 @@ def test_several_teachers_by_key(tmp_path: Path) -> None:
 
 
 def test_a_student_of_digits_learns_from_the_network_it_was_cut_from(tmp_path: Path) -> None:
-    task = Task.of("resnet8", Data.of("digits"))
+    task = Task.of("resnet8", Data.of("digits", size=(8, 8)))
     recipe = 'train(1, batch=64) | prune(0.5, multiple=4) | distill("kd + gram", 1, batch=64)'
     (record,) = lissom.run(recipe, task, tmp_path)
     (again,) = lissom.run(recipe, task, tmp_path / "again")

@@ -14,7 +14,7 @@ from lissom.system.processes import command, surroundings
 from lissom.system.telemetry import OFF
 
 RECIPE = "train(1, batch=256) | prune(0.5) | quantize(8, samples=32)"
-TO_LATENCY = 'train(1, batch=256) | prune(0.1, of="latency", multiple=1)'
+TO_LATENCY = 'train(1, batch=256) | prune(0.1, of="latency", multiple=8)'
 
 
 def without_network(words: list[str]) -> list[str]:

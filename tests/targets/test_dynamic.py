@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -264,13 +265,27 @@ def test_other_ranges_can_follow_and_go_before() -> None:
 # files
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return the file of a network for a runtime, exported once."""
+
+    @cache
+    def exported(recipe: str, runtime: str) -> Path:
+        where = target(runtime)
+        path = tmp_path_factory.mktemp("file") / f"m.{where.ending}"
+        where.export(network(recipe), path, SHAPE, {"baked": "false"})
+        return path
+
+    return exported
+
+
 @pytest.mark.parametrize("recipe", [*RECIPES, "mask(0.5) | quantize(8, 'dynamic')"])
 @pytest.mark.parametrize("runtime", list(menu("targets")))
-def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_path: Path) -> None:
+def test_the_file_answers_as_the_simulation_does(
+    recipe: str, runtime: str, file: Callable[[str, str], Path]
+) -> None:
     where, net = target(runtime), network(recipe)
-    path = tmp_path / f"m.{where.ending}"
-    where.export(net, path, SHAPE, {"baked": "false"})
-    run, worst = where.load(path, 1), 0.0
+    run, worst = where.load(file(recipe, runtime), 1), 0.0
     for x in (images(), images(1), 20 * images(3) + 5, torch.zeros(2, *SHAPE)):
         found, wanted = run(x.numpy()), outputs(net, x)
         assert found.shape == wanted.shape
@@ -281,12 +296,11 @@ def test_the_file_answers_as_the_simulation_does(recipe: str, runtime: str, tmp_
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_onnx_runtime_makes_one_integer_product_of_each_linear_layer(
-    recipe: str, tmp_path: Path
+    recipe: str, file: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     import onnxruntime as ort
 
-    where, path = target("onnxruntime"), tmp_path / "m.onnx"
-    where.export(network(recipe), path, SHAPE, {})
+    where, path = target("onnxruntime"), file(recipe, "onnxruntime")
     options = ort.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = (
         str(tmp_path / "optimised.onnx"),
@@ -329,11 +343,8 @@ def test_weights_in_the_file_are_one_byte_each_and_the_float_ones_are_gone(
     assert share < 0.4
 
 
-def test_openvino_packs_weights_of_four_bits(tmp_path: Path) -> None:
-    where, sizes = target("openvino"), []
-    for recipe in RECIPES:
-        where.export(network(recipe), tmp_path / "m", SHAPE, {})
-        sizes.append((tmp_path / "m").stat().st_size)
+def test_openvino_packs_weights_of_four_bits(file: Callable[[str, str], Path]) -> None:
+    sizes = [file(recipe, "openvino").stat().st_size for recipe in RECIPES]
     assert sizes[1] < sizes[0] - 0.3 * 2 * 64 * 256
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import conv, images, seasoned
+from networks import conv, images, residual
 from torch import Tensor, nn
 
 import lissom
@@ -39,7 +39,7 @@ def answers(net: nn.Module, path: Path, seen: Tensor) -> tuple[Tensor, int]:
     ],
 )
 def test_files_answer_like_pytorch(recipe: str, smaller: float, tmp_path: Path) -> None:
-    net, seen = seasoned(), images(20, 16)
+    net, seen = residual(), images(20, 16)
     whole = sum(p.numel() * 4 for p in net.parameters())
     small = lissom.apply(recipe, net, seen[:1], seen)
     found, size = answers(small, tmp_path, seen)
@@ -53,7 +53,7 @@ def test_files_answer_like_pytorch(recipe: str, smaller: float, tmp_path: Path) 
 
 
 def test_any_number_of_images_goes_in_and_answers_stay(tmp_path: Path) -> None:
-    net, seen = seasoned(), images(19, 16)
+    net, seen = residual(), images(19, 16)
     Executorch().export(net, tmp_path / "net.pte", tuple(seen.shape[1:]), {})
     run = Executorch().load(tmp_path / "net.pte", 2)
     once = run(seen.numpy())

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import residual
 from torch import Tensor, nn
 
 import lissom
@@ -245,9 +246,7 @@ def test_export_leaves_the_network_as_it_was(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_pruned_and_quantized_network_exports(name: str, tmp_path: Path) -> None:
     where = target(name)
-    small = lissom.apply(
-        "prune(0.5) | quantize(8)", network("resnet8", "float"), images(1), images(8)
-    )
+    small = lissom.apply("prune(0.5) | quantize(8)", residual(), images(1), images(8))
     where.export(small, tmp_path / f"m.{where.ending}", (3, 32, 32), {})
     assert (
         rms(

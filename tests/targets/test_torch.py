@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import images, seasoned
+from networks import images, residual
 
 import lissom
 from lissom.bench.process import loaded
@@ -16,7 +16,7 @@ from lissom.targets.torch import Torch
 @pytest.mark.skipif(Torch(compile=True).missing() is not None, reason="no C++ compiler")
 def test_a_compiled_network_answers_like_an_eager_one(tmp_path: Path) -> None:
     seen = images(3, 16).numpy()
-    path = lissom.export(seasoned(), "torch", tmp_path / "net.pt2", seen.shape[1:])
+    path = lissom.export(residual(), "torch", tmp_path / "net.pt2", seen.shape[1:])
     found = {}
     for target in ("torch", "torch(compile=True)"):
         with loaded(target, path, seen.shape) as process:

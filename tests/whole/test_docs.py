@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from lissom.bench import latency
 from lissom.cli.main import main
 from lissom.language.recipe import Space
 from lissom.models import factory
@@ -85,7 +86,9 @@ def tiny(words: str, place: Path) -> list[str]:
     words = words.replace("torch,onnxruntime,openvino,mnn(8),ncnn,executorch", "mnn(8),ncnn")
     words = re.sub(r"--model (?!net\.py)\S+", "--model resnet8", words)
     words = re.sub(
-        r"(train\(|sparsify\([\d.e-]+, |distill\((?:\"[^\"]*\"|\{[^}]*\}), )\d+", r"\g<1>1", words
+        r"(train\(|sparsify\([\d.e-]+, |distill\((?:\"[^\"]*\"|'[^']*'|\{[^}]*\}), )\d+",
+        r"\g<1>1",
+        words,
     )
     store = Store(place / ".lissom")
     found = sorted(
@@ -114,6 +117,7 @@ def test_every_command_of_the_documentation_runs(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setattr(latency, "ROUND_S", 0.002)  # nobody reads how long anything took
     main_words = [
         "run",
         "train(1) | quantize(8, samples=8)",

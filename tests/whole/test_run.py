@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 import lissom
+from lissom.bench import latency
 from lissom.bench.intervals import disturbed
+from lissom.cli.main import main
 from lissom.report.page import unpacked, write_report
 from lissom.store.store import Store
 
@@ -316,8 +318,20 @@ def test_teacher_may_be_a_weight_file_of_another_network(images: Path, tmp_path:
     assert keys[0] != keys[1], "another teacher in the same file must make another network"
 
 
+def said_by(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run a command in this process, which has imported PyTorch already; return its status and
+    what it wrote.
+    """
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    out, err = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out, err
+
+
 def test_exported_file_says_what_it_takes_and_baked_one_takes_pixels(
-    finished: tuple[Path, dict], tmp_path: Path
+    finished: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import onnxruntime as ort
 
@@ -325,26 +339,9 @@ def test_exported_file_says_what_it_takes_and_baked_one_takes_pixels(
     files = {}
     for name, more in (("plain", ()), ("baked", ("--bake",))):
         files[name] = tmp_path / f"{name}.onnx"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "lissom.cli",
-                "export",
-                record["key"][:6],
-                "--to",
-                "onnxruntime",
-                "-o",
-                str(files[name]),
-                "--store",
-                str(store),
-                *more,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        words = ["export", record["key"][:6], "--to", "onnxruntime", "-o", str(files[name])]
+        status, _, err = said_by([*words, "--store", str(store), *more], capsys)
+        assert status == 0, err
     facts = ort.InferenceSession(str(files["plain"])).get_modelmeta().custom_metadata_map
     assert facts["key"] == record["key"]
     assert facts["recipe"] == record["recipe"]
@@ -417,20 +414,19 @@ def test_report_is_one_page_without_a_network(finished: tuple[Path, dict], tmp_p
 
 
 def test_a_packed_file_is_run_exported_and_timed_by_its_ending(
-    images: Path, finished: tuple[Path, dict], tmp_path: Path
+    images: Path,
+    finished: tuple[Path, dict],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(latency, "ROUND_S", 0.002)  # no time is looked at
     whole, record = finished
     store, file, target = tmp_path / "store", tmp_path / "small.onnxz", "onnxruntime(packed=True)"
     shutil.copytree(whole, store)
-    done = subprocess.run(
-        command(images, store, RECIPE, "--to", target),
-        capture_output=True,
-        text=True,
-        env=surroundings(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (again,) = json.loads(done.stdout)
+    status, out, err = said_by(command(images, store, RECIPE, "--to", target)[3:], capsys)
+    assert status == 0, err
+    (again,) = json.loads(out)
     packed, plain = (again["targets"][name] for name in (target, "onnxruntime"))
     assert packed["top1"] == plain["top1"] and packed["fused"] == plain["fused"]
     assert (
@@ -446,44 +442,16 @@ def test_a_packed_file_is_run_exported_and_timed_by_its_ending(
         "manifest.json",
         "model.onnxz",
     ], "one file"
-    words = [sys.executable, "-m", "lissom.cli"]
-    done = subprocess.run(
-        [*words, "export", record["key"], "--to", target, "-o", str(file), "--store", str(store)],
-        capture_output=True,
-        text=True,
-        env=surroundings(),
-        check=False,
-    )
-    assert done.returncode == 0 and file.read_bytes() == Path(packed["artefact"]).read_bytes(), (
-        done.stderr
-    )
-    done = subprocess.run(
-        [
-            *words,
-            "bench",
-            str(file),
-            record["key"],
-            "--store",
-            str(store),
-            "--json",
-            "--no-baselines",
-        ],
-        capture_output=True,
-        text=True,
-        env=surroundings(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [row["size_bytes"] for row in json.loads(done.stdout)] == [
+    words = ["export", record["key"], "--to", target, "-o", str(file), "--store", str(store)]
+    status, _, err = said_by(words, capsys)
+    assert status == 0 and file.read_bytes() == Path(packed["artefact"]).read_bytes(), err
+    words = ["bench", str(file), record["key"], "--store", str(store), "--json", "--no-baselines"]
+    status, out, err = said_by(words, capsys)
+    assert status == 0, err
+    assert [row["size_bytes"] for row in json.loads(out)] == [
         packed["size_bytes"],
         plain["size_bytes"],
     ]
     file.write_bytes(file.read_bytes()[:-100])
-    done = subprocess.run(
-        [*words, "bench", str(file), "--store", str(store)],
-        capture_output=True,
-        text=True,
-        env=surroundings(),
-        check=False,
-    )
-    assert done.returncode == 2 and str(file) in done.stderr and done.stderr.count("\n") == 1
+    status, _, err = said_by(["bench", str(file), "--store", str(store)], capsys)
+    assert status == 2 and str(file) in err and err.count("\n") == 1

@@ -123,7 +123,7 @@ def test_corrected_biases_leave_the_means_of_outputs_where_they_were() -> None:
 def test_the_zeros_of_a_mask_stay_zero() -> None:
     net = trained()
     small: Any = apply(
-        "mask(0.8) | quantize(3, rounding='learned', steps=300)", net, images(1), images()
+        "mask(0.8) | quantize(3, rounding='learned', steps=100)", net, images(1), images()
     )
     for layer in small.layers():
         assert float((layer.weight == 0).float().mean()) > 0.75 and "mask" in layer.transforms
