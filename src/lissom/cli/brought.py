@@ -28,7 +28,7 @@ class Brought:
         str,
         typer.Option(
             "--data",
-            help="digits, cifar10, cifar100, fashion-mnist, folder:PATH, or file.py:name, a "
+            help="digits, cifar10, cifar100, fashion-mnist, folder:PATH, images:PATH, or file.py:name, a "
             "Dataset, a DataLoader or several.",
         ),
     ] = "digits"
@@ -87,9 +87,8 @@ class Brought:
 
     def load(self) -> Task:
         """Load what the options name; every name is checked before torch is loaded."""
-        from ..data.source import check_spec
+        from ..data.source import check_spec, is_own_data
         from ..language.method import values_in
-        from ..tasks.datasets import check_own_data, is_own_data
         from ..tasks.task import Task, check_model_spec, is_published, own_task
 
         wait_asleep()
@@ -99,17 +98,13 @@ class Brought:
         arguments = values_in(self.model_args, "--model-args")
         check_model_spec(self.model)
         preprocess = self.preprocess_text()
-        own = is_own_data(self.data)
-        if own:
-            check_own_data(self.data)
-        else:
-            check_spec(self.data, size, self.channels, preprocess, self.classes)
+        check_spec(self.data, size, self.channels, preprocess, self.classes)
         weights = self.weights
         if weights and not is_published(weights, self.model) and not os.path.isfile(weights):
             raise LissomError(f"weights: {weights} cannot be read (there is no such file)")
         from ..data.data import Data
 
-        if own:
+        if is_own_data(self.data):
             from ..tasks.datasets import own_data
 
             data = own_data(self.data, preprocess=preprocess, classes=self.classes)

@@ -101,6 +101,7 @@ def bench(
     json: Json = False,
 ) -> None:
     """Time networks or files, in turns, in fresh processes; with --data measure them, too."""
+    from ..data.source import check_spec
     from ..store.store import Store
 
     wait_asleep()
@@ -113,7 +114,7 @@ def bench(
     from ..report.benchmark import print_bench
 
     if data:
-        check_data(data, preprocess, classes, channels)
+        check_spec(data, None, channels, preprocess, classes)
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
     rows = bench(
         things,
@@ -134,28 +135,17 @@ def bench(
         print_bench(rows)
 
 
-def check_data(
-    data: str, preprocess: str | None, classes: str | None, channels: int | None
-) -> None:
-    """Raise unless what is said of the data can be meant; reads none of it."""
-    from ..data.source import check_spec
-    from ..tasks.datasets import check_own_data, is_own_data
-
-    if is_own_data(data):
-        check_own_data(data)
-    else:
-        check_spec(data, None, channels, preprocess, classes)
-
-
 def data_to_test(
     name: str, stated: str | None, classes: str | None, channels: int | None, said: str | None
 ) -> Data:
     """Load data whose pictures are seen as `stated`, or else as a file has `said`."""
     from ..data.data import Data
+    from ..data.source import is_own_data
     from ..errors import LissomError
-    from ..tasks.datasets import is_own_data, own_data
 
     if is_own_data(name):
+        from ..tasks.datasets import own_data
+
         return own_data(name, preprocess=stated, classes=classes)
     if stated is None and said is None:
         raise LissomError(

@@ -64,7 +64,7 @@ class Data:
         preprocess: str | None = None,
         classes: str | None = None,
     ) -> Data:
-        """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
+        """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, folder:PATH or images:PATH.
 
         `size` (height, width) and `channels` (1 or 3) default to what the images have; `root` is
         where torchvision keeps its data sets. `preprocess` is how pictures are seen, as in
@@ -135,6 +135,25 @@ class Data:
     def shape(self) -> tuple[int, int, int]:
         """The shape of one image: channels, height, width."""
         return (self.channels, *self.size)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether there are pictures without labels, which a network has to give them."""
+        return self.name.startswith("images:") and not self.classes
+
+    def labelled_by(self, answers: Callable[[Split], Tensor]) -> Data:
+        """Return the data with the labels, numbers of classes, that `answers` gives to each split."""
+
+        def with_labels(split: Split) -> Split:
+            assert isinstance(split, (Images, Files))
+            return replace(split, labels=answers(split))
+
+        return replace(
+            self,
+            train=with_labels(self.train),
+            valid=with_labels(self.valid),
+            test=with_labels(self.test),
+        )
 
     @property
     def shown_to_networks(self) -> Split:

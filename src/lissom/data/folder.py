@@ -24,6 +24,7 @@ MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read b
 LOOKED_AT = 100  # images of each class, for their sizes
 UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 PARTS = ("train", "valid", "test")
+LEAST = 10  # images without labels, which are parted in three
 SHARE = 0.2  # of the images, where one folder has to serve for two
 SEED = 22
 
@@ -37,16 +38,20 @@ def read_folder(
     skip_bad: bool,
     preprocess: Preprocess,
     stated: tuple[str, ...] | None = None,
+    *,
+    labelled: bool = True,
 ) -> Read:
     """Read a data set from a folder; any of `train`, `valid` and `test` may be missing.
+
+    Where it is not `labelled`, all images in it and in its folders are of one class without a name.
 
     A picture becomes what `preprocess` makes of it, or is resized to `size` (height, width) where
     that changes no picture. `stated` are the classes that the network answers, of which the folders
     may be some. Raises LissomError for an empty class, classes that do not fit and, unless
     `skip_bad`, for the first file that cannot be decoded.
     """
-    folders = parts_in(root, stated)
-    classes = classes_in(root, folders, stated)
+    folders = parts_in(root, stated) if labelled else {"all": {"": images_in(root)}}
+    classes = classes_in(root, folders, stated) if labelled else ("",)
     fingerprint = fingerprint_of(folders)
     own = set(classes) == names_in(folders)
     splits, notes = arranged(folders)
@@ -75,11 +80,11 @@ def read_folder(
         f"{part}: {counted(count, 'unreadable file')} left out" for part, count in bad.items()
     ]
     return Read(
-        f"folder:{root.name}",
+        f"{'folder' if labelled else 'images'}:{root.name}",
         read.get("train"),
         read.get("valid"),
         read["test"],
-        classes,
+        classes if labelled else (),
         channels=after,
         size=size,
         flip=True,
@@ -107,6 +112,24 @@ def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, Found]:
             "and test/<class>/*, some of them, or <class>/*"
         )
     return {"all": classes_of(root, least)}
+
+
+def images_in(root: Path) -> list[Path]:
+    """Return every image file in a folder and the folders in it, in the order of their paths."""
+    endings = image_endings()
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings)
+    if len(paths) < LEAST:
+        raise LissomError(
+            f"data: {root} holds {counted(len(paths), 'image')}; at least {LEAST} are needed"
+        )
+    return paths
+
+
+def image_endings() -> set[str]:
+    """Return the endings of files that are read as images."""
+    from PIL import Image
+
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
 def classes_in(
@@ -189,9 +212,7 @@ def parted_found(found: Found) -> tuple[Found, Found]:
 
 def classes_of(folder: Path, least: int = 2) -> Found:
     """Return the image files of each class folder, both sorted by name."""
-    from PIL import Image
-
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    endings = image_endings()
     found = {}
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         # records and exported files hold classes

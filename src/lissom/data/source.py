@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .split import Read
 
 MEMORY = 2 << 30  # bytes of pixels above which pictures are made batch by batch
-KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH")
+KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH", "images:PATH")
+FOLDERS = ("folder:", "images:")
 
 
 def check_spec(
@@ -33,22 +34,31 @@ def check_spec(
     if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
         Preprocess.of(preprocess)
     if classes is not None:
-        if not spec.startswith("folder:"):
+        if not spec.startswith("folder:") and not is_own_data(spec):
             raise LissomError(f"--classes: it is for folder:PATH; {spec} has classes of its own")
         classes_named(classes)
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise LissomError(f"data: size: expected (height, width) of at least 1, got {size}")
     if channels not in (None, 1, 3):
         raise LissomError(f"data: expected 1 or 3 channels, got {channels}")
-    if spec.startswith("folder:"):
-        if spec == "folder:" or not os.path.isdir(os.path.expanduser(spec[7:])):
+    if is_own_data(spec):
+        place = spec.rpartition(":")[0]
+        if not os.path.isfile(place):
+            raise LissomError(f"data: there is no file {place}")
+    elif spec.startswith(FOLDERS):
+        if spec in FOLDERS or not os.path.isdir(os.path.expanduser(spec[7:])):
             raise LissomError(f"data: {spec[7:]!r} is not a folder")
-    elif spec not in KNOWN[:-1]:
+    elif spec not in KNOWN[:-2]:
         if os.path.isdir(os.path.expanduser(spec)):
             raise LissomError(
                 f"data: there is no data set '{spec}', but a folder; folder:{spec} names it"
             )
         raise unknown("data", "data set", spec, KNOWN)
+
+
+def is_own_data(spec: str) -> bool:
+    """Return whether a text names data in a file of code, as in loaders.py:make."""
+    return spec.rpartition(":")[0].endswith(".py")
 
 
 def load(
@@ -61,7 +71,7 @@ def load(
     preprocess: str | None = None,
     classes: str | None = None,
 ) -> Read:
-    """Load a data set by name: digits, cifar10, cifar100, fashion-mnist or folder:PATH.
+    """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, folder:PATH or images:PATH.
 
     `size` (height, width) and `channels` (1 or 3) default to what the images have. `preprocess` is
     what happens to a picture, by default only the change to `size` and what the data's own mean and
@@ -69,12 +79,13 @@ def load(
     """
     check_spec(spec, size, channels, preprocess, classes)
     view = preprocess_of(preprocess or SETS["data"])
-    if spec.startswith("folder:"):
+    if spec.startswith(FOLDERS):
         from .folder import read_folder
 
         stated = classes_named(classes) if classes else None
         folder = Path(os.path.expanduser(spec[7:]))
-        return read_folder(folder, size, channels or 3, skip_bad, view, stated)
+        labelled = not spec.startswith("images:")
+        return read_folder(folder, size, channels or 3, skip_bad, view, stated, labelled=labelled)
     if size is not None and view.pictures:
         raise LissomError(
             f"data: --size and a preprocess that changes pictures, {view}, were given; leave one "

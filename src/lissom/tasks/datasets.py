@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,18 +14,6 @@ from .task import describe_error, loaded
 
 PARTS = ("train", "valid", "test")
 ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "test"}
-
-
-def is_own_data(spec: str) -> bool:
-    """Return whether a text names data in a file of code, as in loaders.py:make."""
-    return spec.rpartition(":")[0].endswith(".py")
-
-
-def check_own_data(spec: str) -> None:
-    """Raise unless the file of code that `spec` names is there."""
-    place = spec.rpartition(":")[0]
-    if not os.path.isfile(place):
-        raise LissomError(f"data: there is no file {place}")
 
 
 def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = None) -> Data:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data.data import Data
+    from ..data.split import Split
     from ..language.training import Term
 
 # outputs, labels of a whole split -> a number, more is better
@@ -86,7 +87,9 @@ class Task:
         published = weights if weights and is_published(weights, model) else None
         if published:
             arguments = {**published_argument(model, published), **arguments}
-        wanted = {"num_classes": len(data.classes), "in_channels": data.channels}
+        wanted = {"in_channels": data.channels}
+        if not data.unlabelled:
+            wanted["num_classes"] = len(data.classes)
         takes = parameters_of(factory)
         anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
         given = {k: v for k, v in wanted.items() if k in takes or (anything and k == "num_classes")}
@@ -103,7 +106,7 @@ class Task:
 
         if weights and not published:
             source += " " + file_mark(weights)
-        return cls(
+        task = cls(
             build,
             data,
             model,
@@ -112,6 +115,7 @@ class Task:
             weights=weights or "",
             given=bool(weights) or ":" in model,
         )
+        return labelled_by_itself(task) if data.unlabelled else task
 
     def notes(self) -> list[str]:
         """Return what a user should know of what the network is shown, if it was trained elsewhere."""
@@ -147,6 +151,46 @@ class Task:
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
             )
         return model.eval()
+
+
+def labelled_by_itself(task: Task) -> Task:
+    """Return the task with the given network's own answers as the labels of pictures without any.
+
+    Its metric is then how often a network gives the answer that the given one gave.
+    """
+    import torch
+
+    if not task.given:
+        raise LissomError(
+            f"data: {task.data.name} has no labels, which a trained network has to give; expected "
+            "--weights or a --model that is trained"
+        )
+    if task.weights and not task.data.stated:
+        raise LissomError(
+            f"preprocess: {task.weights} was trained elsewhere, and without labels lissom cannot "
+            "find out how the network sees pictures; expected --preprocess, as in "
+            "--preprocess imagenet"
+        )
+    model = task.fresh()
+
+    @torch.inference_mode()
+    def answers(split: Split) -> Tensor:
+        found = [torch.zeros(0, dtype=torch.int64)]
+        for pixels, _ in split.batches(128, torch.device("cpu")):
+            out = model(task.data.normalised(pixels))
+            if not isinstance(out, torch.Tensor) or out.ndim != 2:
+                raise LissomError(
+                    f"model {task.name}: expected outputs (batch, classes) for pictures without "
+                    "labels; for others, --task says what they are for"
+                )
+            sizes.add(out.shape[1])
+            found.append(out.argmax(1))
+        return torch.cat(found)
+
+    sizes = set[int]()
+    labelled = task.data.labelled_by(answers)
+    classes = tuple(map(str, range(*sizes)))
+    return replace(task, data=replace(labelled, classes=classes), scores={"agreement": top1})
 
 
 def is_published(weights: str, model: str) -> bool:

@@ -1,0 +1,92 @@
+"""Pictures without labels get the answers of the network that was brought."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import lissom
+from lissom import Data, LissomError, Store, Task
+from lissom.models import factory
+
+NET = """
+from lissom.models import factory
+
+def make(num_classes=7, in_channels=3):
+    return factory("resnet8")(num_classes, in_channels)
+
+def pictures():
+    from torch import nn
+    return nn.Conv2d(3, 3, 3)
+"""
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> tuple[str, str, Path]:
+    """A folder of pictures in folders, code that builds a network, and weights of it."""
+    draw = np.random.default_rng(0)
+    for k in range(40):
+        folder = tmp_path / "pictures" / ("a" if k % 3 else "b/c")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 6 * k + 10, (16, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    (tmp_path / "net.py").write_text(NET)
+    torch.manual_seed(3)
+    save_file(factory("resnet8")(7, 3).state_dict(), tmp_path / "net.safetensors")
+    return f"images:{tmp_path / 'pictures'}", f"{tmp_path / 'net.py'}:make", tmp_path
+
+
+def test_agreement_takes_the_place_of_accuracy(brought: tuple[str, str, Path]) -> None:
+    name, model, root = brought
+    data = Data.of(name, preprocess='center_crop(16) | normalize("half")')
+    assert data.unlabelled and (len(data.train), len(data.valid), len(data.test)) == (29, 3, 8)
+    task = Task.of(model, data, weights=str(root / "net.safetensors"))
+    assert len(task.data.classes) == 7 and not task.data.unlabelled
+    network = task.fresh()
+    for split in (task.data.train, task.data.valid, task.data.test):
+        for pixels, labels in split.batches(100, torch.device("cpu")):
+            with torch.no_grad():
+                assert torch.equal(network(data.normalised(pixels)).argmax(1), labels)
+    recipe = 'prune(0.2, multiple=1) | distill("kd", 1, batch=8, alpha=1) | quantize(8, samples=16)'
+    (record,) = lissom.run(recipe, task, Store(root / "store"))
+    assert record["float"]["scores"]["test"] == {"agreement": 1.0}
+    assert 0 <= record["scores"]["test"]["agreement"] <= 1
+
+
+def test_labels_need_a_network_that_knows_something(brought: tuple[str, str, Path]) -> None:
+    name, model, root = brought
+    data = Data.of(name, preprocess="center_crop(16)")
+    with pytest.raises(LissomError, match=r"has no labels, which a trained network has to give"):
+        Task.of("resnet8", data)
+    with pytest.raises(
+        LissomError, match=r"expected outputs \(batch, classes\) for pictures without"
+    ):
+        Task.of(model.replace(":make", ":pictures"), data)
+    unsaid = Data.of(name)
+    with pytest.raises(LissomError, match="without labels lissom cannot find out how the network"):
+        Task.of(model, unsaid, weights=str(root / "net.safetensors"))
+
+
+def test_a_few_pictures_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match="holds 0 images; at least 10 are needed"):
+        Data.of(f"images:{tmp_path}")
+    with pytest.raises(LissomError, match="is not a folder"):
+        Data.of("images:")
+
+
+def test_large_sets_get_labels_too(
+    brought: tuple[str, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, model, _ = brought
+    whole = Task.of(model, Data.of(name, preprocess="center_crop(16)"))
+    monkeypatch.setattr("lissom.data.folder.MEMORY", 100)
+    lazy = Task.of(model, Data.of(name, preprocess="center_crop(16)"))
+    assert torch.equal(whole.data.test.labels, lazy.data.test.labels)
+    assert isinstance(whole.fresh(), nn.Module)
