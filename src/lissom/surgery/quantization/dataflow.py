@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,17 @@ class DataFlow:
     sums: list[set[str]]
     readers: dict[str, set[str | None]]
     makers: dict[str, str]  # site -> the layer whose outputs it has
+    # site of a concatenation -> the sites that are parts of it
+    joined: dict[str, set[str]] = field(default_factory=dict)
+
+    def without(self, floats: Container[str]) -> DataFlow:
+        """Return the flow of values in which those of some sites stay float."""
+        return replace(
+            self,
+            sites={name: owner for name, owner in self.sites.items() if owner not in floats},
+            sums=[{site for site in tied if site not in floats} for tied in self.sums],
+            readers={site: by for site, by in self.readers.items() if site not in floats},
+        )
 
     @property
     def lost(self) -> set[str]:
@@ -277,7 +288,20 @@ def trace_dataflow(
         for layer, read in layers.items()
     }
     calls = dict(numbered.counts) if loose is None else {}
-    return DataFlow(sites, only, sources, calls, merged(sums), reading, watch.layer_of)
+    return DataFlow(
+        sites, only, sources, calls, merged(sums), reading, watch.layer_of, joined_in(watch, sites)
+    )
+
+
+def joined_in(watch: _Watch, sites: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return for the site of each concatenation the sites that are parts of it."""
+    joined: dict[str, set[str]] = {}
+    for name, parts in watch.reads.items():
+        # what only a ReLU reads is rounded behind it
+        rounded = name if name in sites else next(iter(watch.readers[name]), "")
+        if kind_of(name) == "cat" and rounded in sites:
+            joined[sites[rounded]] = {sites[part] for part in parts if part in sites}
+    return joined
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:

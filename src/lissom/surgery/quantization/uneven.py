@@ -1,0 +1,48 @@
+"""Concatenations whose parts are of very different sizes: no grid suits both boxes and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...errors import counted, listed
+from .calibrate import RangeStats
+from .dataflow import DataFlow
+
+if TYPE_CHECKING:
+    from ...language.context import Context
+
+UNEVEN = 16  # times that a part may be larger than another: 4 of 8 bits are left for the smaller
+
+
+def uneven_concatenations(wires: DataFlow, seen: Mapping[str, RangeStats]) -> dict[str, float]:
+    """Return the sites of concatenations whose parts differ too much for one grid, with the ratio.
+
+    A detector that joins boxes of up to 640 pixels and scores of up to 1 would have all its scores
+    rounded to 0 or 2.5. Parts that are 0 throughout fit any grid.
+    Source: reports of users, https://github.com/ultralytics/ultralytics/issues/23987.
+    """
+    ratios = {}
+    for site, parts in wires.joined.items():
+        sizes = [max(-seen[part].low, seen[part].high) for part in parts if part in seen]
+        sizes = [size for size in sizes if 0 < size < float("inf")]
+        if len(sizes) > 1 and max(sizes) > UNEVEN * min(sizes):
+            ratios[site] = max(sizes) / min(sizes)
+    return ratios
+
+
+def even_flow(
+    wires: DataFlow, seen: Mapping[str, RangeStats], ctx: Context
+) -> tuple[DataFlow, list[str]]:
+    """Return the flow of values without concatenations of uneven parts, which stay float, and the
+    layers that read them; note it.
+    """
+    ratios = uneven_concatenations(wires, seen)
+    apart = sorted(layer for layer, read in wires.sources.items() if read & ratios.keys())
+    if ratios:
+        ctx.notes.append(
+            f"{ctx.where}: {counted(len(ratios), 'concatenation')} of parts whose ranges differ by up "
+            f"to {max(ratios.values()):.0f}x stayed float, and so did the inputs of "
+            f"{listed(apart) if apart else 'no layer'}; one grid would round the smaller part away"
+        )
+    return wires.without(ratios), apart
