@@ -8,8 +8,6 @@ import tempfile
 
 import pytest
 
-TESTS = os.path.dirname(__file__)
-LAST = ("exporting", "targets")  # folders whose tests load every runtime
 FIRST = ("test_docs.py", "test_torch.py")  # which take long
 GARBAGE = 20_000  # new objects between two looks, in place of 700
 
@@ -20,18 +18,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run last what loads every runtime, and of each part the longest files first.
-
-    With every runtime loaded beside PyTorch, one process that trained afterwards has died of a
-    segmentation fault; which library is at fault is not known. Several processes take one file
-    after the other: a long one at the end would keep the others waiting.
-    """
-
-    def place(item: pytest.Item) -> tuple[bool, bool]:
-        path = os.path.relpath(item.path, TESTS)
-        return path.split(os.sep)[0] in LAST, item.path.name not in FIRST
-
-    items.sort(key=place)
+    """Run the longest files first: at the end they would keep other processes waiting."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 def pytest_collection_finish() -> None:

@@ -45,6 +45,7 @@ ROOMS = (
     "language",
     "models",
     "preprocess",
+    "kinds",
     "data",
     "surgery",
     "grids",

@@ -20,6 +20,7 @@ from lissom import LissomError
 from lissom.language.describe import settings_of
 from lissom.language.grid import Grid, InputGrid, WeightGrid
 from lissom.language.importance import Importance
+from lissom.language.kind import Kind
 from lissom.language.loss import FeatureLoss, LogitLoss
 from lissom.language.menu import WORDS, menu
 from lissom.language.method import BOUNDS, Method, kind_text, method_of, ordered
@@ -41,6 +42,7 @@ CONTRACTS: dict[str, tuple[type[Any], ...]] = {
     "ranges": (Range,),
     "targets": (Target,),
     "preprocess": (PictureOperation, NumberOperation),
+    "kinds": (Kind,),
 }
 DUTIES = [
     (Step, {"__call__"}),
@@ -54,6 +56,7 @@ DUTIES = [
     (Target, {"missing", "export", "load"}),
     (PictureOperation, {"__call__", "code"}),
     (NumberOperation, {"__call__"}),
+    (Kind, {"suits", "misfit", "loss", "metrics", "agreement"}),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
 ]
 

@@ -510,7 +510,7 @@ def test_a_step_measures_accuracy_on_images_of_every_class() -> None:
     def zeros(_: Tensor, labels: Tensor) -> float:
         return float((labels == 0).float().mean())
 
-    task = Task(nn.Flatten, data, "net", scores={"zeros": zeros})
+    task = Task(nn.Flatten, data, "net", metrics={"zeros": zeros})
     ctx = TaskContext(torch.zeros(1, 1, 2, 2), lambda _: [], task=task)
     assert ctx.accuracy(nn.Flatten()) == pytest.approx(0.1)
 

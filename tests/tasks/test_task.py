@@ -21,6 +21,7 @@ from lissom import Data, LissomError, Store, Task, run
 from lissom.commands.explain import Explained
 from lissom.commands.inspect import inspect_network
 from lissom.data.split import CPU, Images, spread
+from lissom.kinds.classify import top1
 from lissom.learning.examine import examine
 from lissom.models import check_name, factory
 from lissom.report.explanation import print_explanation
@@ -39,7 +40,6 @@ from lissom.tasks.task import (
     own_task,
     published_argument,
     teacher_from,
-    top1,
 )
 
 NETS = """
@@ -225,10 +225,13 @@ def test_a_name_of_a_network_that_cannot_be_one_is_refused(spec: str) -> None:
         ("{nets}:raises", "building it raised KeyError: 'no such layer'"),
         ("{nets}:nothing", "returned a NoneType, not a torch.nn.Module"),
         ("{nets}:number", "int"),
-        ("{nets}:wrong", "it returns (2, 7) for 2 images; (batch, classes) = (2, 10) is wanted"),
+        (
+            "{nets}:wrong",
+            "it returns (2, 7) for 2 images; expected outputs (batch, classes) = (2, 10)",
+        ),
         (
             "{nets}:pair",
-            "it returns tuple for 2 images; (batch, classes) = (2, 10) is wanted in training too",
+            "it returns tuple for 2 images; one tensor, batch first, is wanted in training too",
         ),
         ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
         (
@@ -460,7 +463,7 @@ data = Data("own", part, part, part, ("a", "b"), 1, (8, 8), (0.5,), (0.25,), Fal
 def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
 
-task = Task(net, data, "mine", scores={"share": lambda outputs, labels: 0.5})
+task = Task(net, data, "mine", metrics={"share": lambda outputs, labels: 0.5})
 
 def make():
     return Task(net, data)
@@ -480,7 +483,7 @@ def test_an_own_task_is_an_object_or_what_makes_one(tmp_path: Path) -> None:
     task, made = own_task(f"{tmp_path}/own.py:task"), own_task(f"{tmp_path}/own.py:make")
     examine(task)
     examine(made)
-    assert task.name == "mine" and list(task.scores) == ["share"] and made.name == "model"
+    assert task.name == "mine" and list(task.metrics) == ["share"] and made.name == "model"
     assert task.spec == {"task": f"{tmp_path}/own.py:task"}
     assert build_from(task.spec, "here", trusted=True)[1].out_features == 2
     assert task.root(0) != made.root(0) and task.root(0) == own_task(
@@ -524,7 +527,7 @@ def test_an_own_task_that_is_none_is_refused(
     assert said in str(caught.value)
 
 
-# labels, splits, losses and scores of one's own
+# labels, splits, losses and metrics of one's own
 
 
 class Loader:
@@ -598,8 +601,14 @@ def striped(**changes: Any) -> Task:
         fingerprint="stripes",
     )
     return Task(
-        changes.pop("build", net), data, **{"loss": bce, "scores": {"both": both_right}, **changes}
+        changes.pop("build", net), data, **{"loss": bce, "metrics": {"both": both_right}, **changes}
     )
+
+
+def of_no_kind() -> dict[str, Images]:
+    """Return splits whose labels are pairs of whole numbers."""
+    split = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.full((4, 2), 3))
+    return dict.fromkeys(("train", "valid", "test"), split)
 
 
 def test_several_labels_for_each_image_are_learned_quantized_measured_and_explained(
@@ -685,15 +694,19 @@ def loader(
             {"test": Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())},
             "the test split is empty",
         ),
-        ({"loss": None}, "are no classes (n, whole numbers); Task(loss=...)"),
-        ({"scores": {}}, "are no classes (n, whole numbers); Task(scores=...)"),
+        (
+            {"loss": None, **of_no_kind()},
+            "its labels, (4, 2) of int64 in the train split, are of no kind of task (classify, "
+            "multilabel, regress, segment); Task(loss=...)",
+        ),
+        ({"metrics": {}, **of_no_kind()}, "are of no kind of task"),
         (
             {
                 "loss": None,
-                "scores": {},
+                "metrics": {},
                 **{name: loader(top=3) for name in ("train", "valid", "test")},
             },
-            "the labels of the train split go from 0 to 2; 0 to 1 fits, of 2 classes",
+            "the train split: classify: expected targets from 0 to 1, got 0 to 2",
         ),
         (
             {"build": lambda: Pair()},
@@ -708,12 +721,12 @@ def loader(
             "its loss returns (2, 2) for a batch; a tensor of one number",
         ),
         (
-            {"scores": {"f1": lambda outputs, labels: outputs @ labels}},
-            "its score 'f1' raised RuntimeError",
+            {"metrics": {"f1": lambda outputs, labels: outputs @ labels}},
+            "its metric 'f1' raised RuntimeError",
         ),
         (
-            {"scores": {"f1": lambda outputs, labels: outputs == labels}},
-            "its score 'f1' returns a Tensor; a number is wanted",
+            {"metrics": {"f1": lambda outputs, labels: outputs == labels}},
+            "its metric 'f1' returns a Tensor; a number is wanted",
         ),
     ],
 )
@@ -730,7 +743,7 @@ class Pair(nn.Module):
         return {"one": x}
 
 
-def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_scores_take_it() -> None:
+def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_metrics_take_it() -> None:
     def loss(_: nn.Module, batch: Any) -> Tensor:
         return batch.outputs.mean((1, 2, 3)).sub(batch.labels[:, 0]).square().mean()
 
@@ -738,7 +751,7 @@ def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_scores_take
         striped(
             build=lambda: nn.Conv2d(1, 2, 3),
             loss=loss,
-            scores={"size": lambda outputs, _: outputs.shape[-1]},
+            metrics={"size": lambda outputs, _: outputs.shape[-1]},
         )
     )
 

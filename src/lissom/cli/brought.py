@@ -28,8 +28,8 @@ class Brought:
         str,
         typer.Option(
             "--data",
-            help="digits, cifar10, cifar100, fashion-mnist, folder:PATH, images:PATH, or file.py:name, a "
-            "Dataset, a DataLoader or several.",
+            help="digits, cifar10, cifar100, fashion-mnist, folder:PATH, images:PATH, masks:PATH, "
+            "or file.py:name, a Dataset, a DataLoader or several.",
         ),
     ] = "digits"
     model: Annotated[
@@ -72,6 +72,14 @@ class Brought:
             "imagenet, a number, or a file of one class a line.",
         ),
     ] = None
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="What the network answers: classify, multilabel, regress or segment; what the "
+            "targets look like if not given.",
+        ),
+    ] = None
     task: Annotated[
         str | None, typer.Option("--task", help="file.py:task, in place of --model and --data.")
     ] = None
@@ -88,7 +96,7 @@ class Brought:
     def load(self) -> Task:
         """Load what the options name; every name is checked before torch is loaded."""
         from ..data.source import check_spec, is_own_data
-        from ..language.method import values_in
+        from ..language.method import method_of, values_in
         from ..tasks.task import Task, check_model_spec, is_published, own_task
 
         wait_asleep()
@@ -97,6 +105,8 @@ class Brought:
             return own_task(self.task)
         arguments = values_in(self.model_args, "--model-args")
         check_model_spec(self.model)
+        if self.kind is not None:
+            method_of("kinds", self.kind, "--kind")
         preprocess = self.preprocess_text()
         check_spec(self.data, size, self.channels, preprocess, self.classes)
         weights = self.weights
@@ -118,7 +128,7 @@ class Brought:
                 preprocess=preprocess,
                 classes=self.classes,
             )
-        return Task.of(self.model, data, weights=weights, arguments=arguments)
+        return Task.of(self.model, data, weights=weights, arguments=arguments, kind=self.kind)
 
     def preprocess_text(self) -> str | None:
         """Return how pictures are to be seen: as stated, or as the library says that publishes the

@@ -15,7 +15,10 @@ from .options import STORE, Format, Json, Place, print_json
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="steps, importance, losses, grids, ranges, targets, preprocess.")
+        str,
+        typer.Argument(
+            help="steps, importance, losses, grids, ranges, targets, preprocess, kinds."
+        ),
     ] = "",
     name: Annotated[str, typer.Argument(help="One method.")] = "",
     json: Json = False,

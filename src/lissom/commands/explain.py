@@ -18,7 +18,6 @@ from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..language.target import Target
 from ..learning.evaluate import (
-    agreement,
     are_classes,
     file_outputs,
     network_outputs,
@@ -231,7 +230,7 @@ class Explained:
         row: dict[str, Any] = {
             "score": self.metric(outputs, labels),
             "noise": relative(outputs, simulated),
-            "agreement": agreement(outputs, simulated, labels),
+            "agreement": self.task.agreement(outputs, simulated),
             "fused": None if fused is None else str(fused),
             "not_fused": [] if fused is None else list(fused.rest),
             "capped": [],
@@ -292,7 +291,7 @@ class Explained:
                 f"lissom wrote it; lissom store --trust --store {self.store.root} signs it"
             )
         rows = list[dict[str, Any]]()
-        main = next(iter(self.task.scores))
+        main = next(iter(self.task.metrics))
         for what, recipe in [("as it is", Recipe(self.steps)), *self.remedies(found)]:
             try:
                 (record,) = run(

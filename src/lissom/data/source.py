@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from .split import Read
 
 MEMORY = 2 << 30  # bytes of pixels above which pictures are made batch by batch
-KNOWN = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder:PATH", "images:PATH")
-FOLDERS = ("folder:", "images:")
+KNOWN = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "fashion-mnist",
+    "folder:PATH",
+    "images:PATH",
+    "masks:PATH",
+)
+FOLDERS = ("folder:", "images:", "masks:")
 
 
 def check_spec(
@@ -34,7 +42,7 @@ def check_spec(
     if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
         Preprocess.of(preprocess)
     if classes is not None:
-        if not spec.startswith("folder:") and not is_own_data(spec):
+        if not spec.startswith(("folder:", "masks:")) and not is_own_data(spec):
             raise LissomError(f"--classes: it is for folder:PATH; {spec} has classes of its own")
         classes_named(classes)
     if size is not None and (len(size) != 2 or min(size) < 1):
@@ -46,9 +54,10 @@ def check_spec(
         if not os.path.isfile(place):
             raise LissomError(f"data: there is no file {place}")
     elif spec.startswith(FOLDERS):
-        if spec in FOLDERS or not os.path.isdir(os.path.expanduser(spec[7:])):
-            raise LissomError(f"data: {spec[7:]!r} is not a folder")
-    elif spec not in KNOWN[:-2]:
+        place = spec.partition(":")[2]
+        if not place or not os.path.isdir(os.path.expanduser(place)):
+            raise LissomError(f"data: {place!r} is not a folder")
+    elif spec not in KNOWN[: -len(FOLDERS)]:
         if os.path.isdir(os.path.expanduser(spec)):
             raise LissomError(
                 f"data: there is no data set '{spec}', but a folder; folder:{spec} names it"
@@ -79,13 +88,24 @@ def load(
     """
     check_spec(spec, size, channels, preprocess, classes)
     view = preprocess_of(preprocess or SETS["data"])
+    stated = classes_named(classes) if classes else None
+    folder = Path(os.path.expanduser(spec.partition(":")[2]))
+    if spec.startswith("masks:"):
+        from .masks import read_masks
+
+        return read_masks(folder, size, channels or 3, view, stated)
     if spec.startswith(FOLDERS):
         from .folder import read_folder
 
-        stated = classes_named(classes) if classes else None
-        folder = Path(os.path.expanduser(spec[7:]))
-        labelled = not spec.startswith("images:")
-        return read_folder(folder, size, channels or 3, skip_bad, view, stated, labelled=labelled)
+        return read_folder(
+            folder,
+            size,
+            channels or 3,
+            skip_bad,
+            view,
+            stated,
+            labelled=not spec.startswith("images:"),
+        )
     if size is not None and view.pictures:
         raise LissomError(
             f"data: --size and a preprocess that changes pictures, {view}, were given; leave one "

@@ -164,10 +164,13 @@ class Comparison:
         values = []
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
             if isinstance(loss, LogitLoss):
-                values.append(loss(answer.logits, wanted.logits, labels))
+                ours, theirs = (by_place(each.logits) for each in (answer, wanted))
+                values.append(
+                    loss(ours, theirs, labels if answer.logits.ndim <= 2 else labels.flatten())
+                )
             elif isinstance(loss, FeatureLoss):
-                ours = answer.features if loss.any_width else adapted
-                values.append(loss(ours, wanted.features, *([modules] if len(modules) else [])))
+                maps = answer.features if loss.any_width else adapted
+                values.append(loss(maps, wanted.features, *([modules] if len(modules) else [])))
         return values
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -201,6 +204,11 @@ class Comparison:
             for p, a in zip(self.places, self.adapters, strict=True)
         ]
         return {"terms": terms, **({"places": places} if places else {})}
+
+
+def by_place(logits: Tensor) -> Tensor:
+    """Return logits (n classes ...) as one answer a row: of a segmenter, one for each pixel."""
+    return logits if logits.ndim <= 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
 def adapter(place: Place) -> nn.Module:

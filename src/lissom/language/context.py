@@ -45,8 +45,11 @@ class Clock(Protocol):
 class TaskContract(Protocol):
     """What a step may ask of the task that a network is for."""
 
-    loss: Term | None
     teacher: Callable[[], nn.Module] | None
+
+    def term(self, smoothing: float = 0.0) -> Term:
+        """Return the loss of a batch, the task's own or that of its kind."""
+        ...
 
     def fresh(self, seed: int = 0) -> nn.Module:
         """Build the network with weights drawn from `seed`, in eval mode."""

@@ -18,6 +18,7 @@ WORDS = {
     "ranges": "range",
     "targets": "target",
     "preprocess": "preprocessing operation",
+    "kinds": "kind of task",
 }
 
 
@@ -56,5 +57,5 @@ class Menu:
 
 @cache
 def menu(folder: str) -> Menu:
-    """Return the menu of a folder: steps, importance, losses, grids, ranges, targets or preprocess."""
+    """Return the menu of a folder: steps, importance, losses, grids, ranges, targets, preprocess or kinds."""
     return Menu(folder)

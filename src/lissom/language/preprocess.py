@@ -43,6 +43,13 @@ class PictureOperation(Method, ABC):
     def __call__(self, picture: Image) -> Image:
         """Return the changed picture."""
 
+    def for_labels(self, fill: int) -> PictureOperation | None:
+        """Return what does the same to a picture of labels: no values between two of them, and
+        `fill` where the operation adds pixels. None for what changes values alone.
+        """
+        del fill
+        return self
+
     @abstractmethod
     def code(self) -> str:
         """Return lines of Python that do the same to the PIL image `picture`, with `Image` of Pillow."""
@@ -131,6 +138,11 @@ class Preprocess:
         for operation in self.pictures:
             picture = operation(picture)
         return picture
+
+    def for_labels(self, fill: int) -> Preprocess:
+        """Return what does the same to a picture of labels."""
+        operations = [operation.for_labels(fill) for operation in self.pictures]
+        return Preprocess(tuple(each for each in operations if each is not None), ())
 
     def line(self, channels: int) -> tuple[Numbers, Numbers]:
         """Return mean and std of each channel such that the network sees (pixels / 255 - mean) / std."""

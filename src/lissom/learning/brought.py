@@ -49,7 +49,7 @@ def check_stated(task: Task) -> None:
         return
     ordered = sorted(tried(task).items(), key=lambda item: -item[1])
     best, reached = ordered[0]
-    name = next(iter(task.scores))
+    name = next(iter(task.metrics))
     count = min(TRIED, len(task.data.valid))
     others = "".join(f"; {value:.3f} with {text}" for text, value in ordered[1:2])
     raise LissomError(

@@ -47,18 +47,11 @@ def are_classes(labels: Tensor) -> bool:
     return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
 
 
-def agreement(outputs: Tensor, reference: Tensor, labels: Tensor) -> float | None:
-    """Return how often two answers (n classes) are the same class; None where labels are no classes."""
-    if outputs.ndim != 2 or not are_classes(labels):
-        return None
-    return float((outputs.argmax(1) == reference.argmax(1)).double().mean())
-
-
 def scored(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """Return every score of the task, None where it is not a number."""
+    """Return every metric of the task, None where it is not a number."""
     return {
-        name: value if math.isfinite(value := float(score(outputs, labels))) else None
-        for name, score in task.scores.items()
+        name: value if math.isfinite(value := float(metric(outputs, labels))) else None
+        for name, metric in task.metrics.items()
     }
 
 

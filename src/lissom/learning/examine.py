@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..data.data import Data
 from ..data.split import CPU, Files, Images, Shown
-from ..errors import LissomError, type_of
+from ..errors import LissomError, listed, type_of
+from ..language.kind import Kind
+from ..language.menu import menu
 from ..language.training import Batch
 from ..surgery.steady import unsteady
-from ..tasks.task import Task, describe_error, first_line, top1, top5
-from .evaluate import are_classes
+from ..tasks.task import Task, describe_error, first_line
 
 if TYPE_CHECKING:
     from ..data.split import Split
@@ -42,7 +43,7 @@ def examine(task: Task) -> None:
             check_loss(task, model, outputs)
     if reason := unsteady(model.eval(), task.data.example(2)):
         raise LissomError(f"model {task.name}: {reason}")
-    check_scores(task, outputs)
+    check_metrics(task, outputs)
 
 
 def check_split(split: Split, data: Data, where: str) -> None:
@@ -93,37 +94,23 @@ def asked(split: Split, order: Tensor, where: str) -> tuple[Tensor, Tensor]:
 
 
 def check_labels(task: Task) -> None:
-    """Raise if the task's own loss and scores are missing where labels are no classes, or classes
-    are out of reach.
-    """
-    classes = len(task.data.classes)
+    """Raise if targets are of no kind of task, and the task's own loss and metrics are missing."""
     for name in ("train", "valid", "test"):
         labels = getattr(task.data, name).labels
-        if not len(labels):
+        if not len(labels) or (task.loss is not None and task.metrics and task.kind is None):
             continue
-        if are_classes(labels):
-            low = int(labels.min())
-            high = int(labels.max())
-            if task.loss is None and not 0 <= low <= high < classes:
-                raise LissomError(
-                    f"data {task.data.name}: the labels of the {name} split go from "
-                    f"{low} to {high}; "
-                    f"0 to {classes - 1} fits, of {classes} classes"
-                )
-        elif task.loss is None or any(score in (top1, top5) for score in task.scores.values()):
-            part = "loss" if task.loss is None else "scores"
-            kind = f"{tuple(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
+        form = f"{tuple(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
+        if task.kind is None:
+            part = "loss" if task.loss is None else "metrics"
             raise LissomError(
-                f"task {task.name}: its labels, {kind} in the {name} split, are no "
-                "classes (n, whole numbers)"
-                f"; Task({part}=...) says what they are for"
+                f"task {task.name}: its labels, {form} in the {name} split, are of no kind of task "
+                f"({listed(menu('kinds'))}); Task({part}=...) says what they are for"
             )
 
 
 def answered(task: Task, model: nn.Module) -> Tensor:
     """Return what a network says of two images; raise unless it is a tensor that the task can take."""
     images = task.data.example(2)
-    classes = len(task.data.classes)
     try:
         with torch.no_grad():
             out: Any = model(images)
@@ -139,24 +126,30 @@ def answered(task: Task, model: nn.Module) -> Tensor:
     what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     said = f"model {task.name}: it returns {what} for {len(images)} images; "
     also = " in training too" if model.training else ""
-    if task.loss is None and (
-        not isinstance(out, Tensor) or tuple(out.shape) != (len(images), classes)
-    ):
-        cure = ""
-        if isinstance(out, Tensor) and out.ndim == 2 and out.shape[1] > classes:
-            cure = (
-                "; where the data hold some of the network's classes, --classes names all of them"
-            )
-        raise LissomError(
-            f"{said}(batch, classes) = ({len(images)}, {classes}) is wanted{also}{cure}"
-        )
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(images):
         raise LissomError(
             f"{said}one tensor, batch first, is wanted{also}: files and scores take no other; "
             "several outputs "
             "can be joined by torch.cat and taken apart again in the loss"
         )
+    if task.kind is not None and task.loss is None:
+        check_fit(task, task.kind, out, f"{said}expected ", also)
     return out
+
+
+def check_fit(task: Task, kind: Kind, outputs: Tensor, said: str, also: str) -> None:
+    """Raise unless outputs and the targets of every split fit a kind of task."""
+    classes = len(task.data.classes)
+    for name in ("train", "valid", "test"):
+        targets = getattr(task.data, name).labels
+        wanted = kind.misfit(outputs, targets, classes) if len(targets) else None
+        if wanted is None:
+            continue
+        if wanted.startswith("targets"):
+            raise LissomError(f"data {task.data.name}: the {name} split: {kind}: expected {wanted}")
+        more = outputs.ndim == 2 and outputs.shape[1] > classes
+        cure = "; where the data hold some of the network's classes, --classes names all of them"
+        raise LissomError(f"{said}{wanted}{also}{cure if more else ''}")
 
 
 def check_loss(task: Task, model: nn.Module, outputs: Tensor) -> None:
@@ -175,7 +168,7 @@ def check_loss(task: Task, model: nn.Module, outputs: Tensor) -> None:
         )
 
 
-def check_scores(task: Task, outputs: Tensor) -> None:
+def check_metrics(task: Task, outputs: Tensor) -> None:
     """Raise unless each score gives a number: for true labels, since it may want every class, and
     outputs that repeat.
     """
@@ -184,13 +177,13 @@ def check_scores(task: Task, outputs: Tensor) -> None:
         torch.arange(min(SCORED, len(labels))) * len(labels) // min(SCORED, len(labels))
     ].cpu()
     many = outputs.float()[torch.arange(len(labels)) % len(outputs)]
-    for name, score in task.scores.items():
-        value = called(partial(score, many, labels), f"task {task.name}: its score '{name}'")
+    for name, metric in task.metrics.items():
+        value = called(partial(metric, many, labels), f"task {task.name}: its metric '{name}'")
         try:
             float(value)
         except (TypeError, ValueError, RuntimeError):
             raise LissomError(
-                f"task {task.name}: its score '{name}' returns {type_of(value)}; a number is wanted"
+                f"task {task.name}: its metric '{name}' returns {type_of(value)}; a number is wanted"
             ) from None
 
 

@@ -205,9 +205,8 @@ class Loop:
         """Learn from one batch; return the value of its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
-        images = augmented(pixels, self.data, self.pace, self.draw).contiguous(
-            memory_format=self.layout
-        )
+        images, labels = augmented(pixels, labels, self.data, self.pace, self.draw)
+        images = images.contiguous(memory_format=self.layout)
         with autocast(self.device, self.precision), own_code():
             outputs = self.model(images)
         batch = Batch(images, labels, outputs.float())
@@ -310,9 +309,12 @@ def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer
     return torch.optim.SGD(groups, lr=pace.lr, momentum=pace.momentum, nesterov=pace.momentum > 0)
 
 
-def augmented(pixels: Tensor, data: Data, pace: TrainSettings, draw: torch.Generator) -> Tensor:
+def augmented(
+    pixels: Tensor, labels: Tensor, data: Data, pace: TrainSettings, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as
-    `pace` says.
+    `pace` says, with its labels: pictures of labels (n h w) move along, and what comes in from
+    outside is 255.
     """
     wanted = pace.augment
     if wanted == "auto":
@@ -321,14 +323,19 @@ def augmented(pixels: Tensor, data: Data, pace: TrainSettings, draw: torch.Gener
         raise LissomError(
             f"augment={wanted!r}: expected images (n c h w), got {tuple(pixels.shape)}"
         )
+    moves = labels.ndim == 3 and labels.shape[1:] == pixels.shape[2:]
+    moved = torch.cat([pixels, 255 - labels[:, None].to(pixels.dtype)], 1) if moves else pixels
     if "crop" in wanted:
-        pixels = crop(pixels, max(1, min(data.size) // 8), draw)
+        moved = crop(moved, max(1, min(data.size) // 8), draw)
     if "flip" in wanted:
-        pixels = flip(pixels, draw)
-    images = data.normalised(pixels)
+        moved = flip(moved, draw)
+    if moves:
+        labels = (255 - moved[:, -1]).to(labels.dtype)
+        moved = moved[:, :-1]
+    images = data.normalised(moved)
     if pace.cutout:
         images = cutout(images, pace.cutout, draw)
-    return images
+    return images, labels
 
 
 def cross_entropy(smoothing: float = 0.0) -> Term:

@@ -30,5 +30,8 @@ class Bgr(PictureOperation):
             raise LissomError("preprocess: bgr needs pictures of three channels, got one")
         return images.merge("RGB", picture.split()[::-1])
 
+    def for_labels(self, _: int) -> PictureOperation | None:
+        return None
+
     def code(self) -> str:
         return 'picture = Image.merge("RGB", picture.split()[::-1])'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..language.method import arg
@@ -19,20 +19,31 @@ class CenterCrop(PictureOperation):
     top  = round((picture's height - height) / 2)
     left = round((picture's width - width) / 2)
 
-    Where the picture is smaller, it is padded with 0 first.
+    Where the picture is smaller, `fill` stands around it.
     Also known as: CenterCrop in torchvision.
     Source: torchvision.transforms.CenterCrop, https://docs.pytorch.org/vision
     """
 
     height: int = arg("pixels from top to bottom", low=1)
     width: int | None = arg("pixels from left to right; as the height if none", None, low=1)
+    fill: int = arg("value of pixels beyond a picture that is smaller", 0, low=0, high=255)
 
     def __call__(self, picture: Image) -> Image:
         high = self.height
         wide = self.width or high
         left = start(picture.width, wide)
         top = start(picture.height, high)
-        return picture.crop((left, top, left + wide, top + high))  # black beyond the picture
+        crop = picture.crop((left, top, left + wide, top + high))  # black beyond the picture
+        if self.fill == 0 or (left >= 0 and top >= 0):
+            return crop
+        from PIL import Image as images
+
+        frame = images.new(picture.mode, (wide, high), (self.fill,) * len(picture.getbands()))
+        frame.paste(picture, (-left, -top))
+        return frame
+
+    def for_labels(self, fill: int) -> PictureOperation:
+        return replace(self, fill=fill)
 
     def code(self) -> str:
         high = self.height

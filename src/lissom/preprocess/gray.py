@@ -26,5 +26,8 @@ class Gray(PictureOperation):
     def __call__(self, picture: Image) -> Image:
         return picture.convert("L")
 
+    def for_labels(self, _: int) -> PictureOperation | None:
+        return None
+
     def code(self) -> str:
         return 'picture = picture.convert("L")'

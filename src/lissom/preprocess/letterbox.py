@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from ..language.method import arg
 from ..language.preprocess import PictureOperation
@@ -27,6 +27,9 @@ class Letterbox(PictureOperation):
     height: int = arg("pixels from top to bottom", low=1)
     width: int | None = arg("pixels from left to right; as the height if none", None, low=1)
     fill: int = arg("value of the pixels around, in every channel", 114, low=0, high=255)
+    interpolation: Literal["nearest", "bilinear"] = arg(
+        "how values between pixels are made", "bilinear"
+    )
 
     def __call__(self, picture: Image) -> Image:
         from PIL import Image as images
@@ -36,10 +39,13 @@ class Letterbox(PictureOperation):
         ratio = min(high / picture.height, wide / picture.width)
         size = (max(1, round(ratio * picture.width)), max(1, round(ratio * picture.height)))
         if size != picture.size:
-            picture = picture.resize(size, images.Resampling.BILINEAR)
+            picture = picture.resize(size, images.Resampling[self.interpolation.upper()])
         frame = images.new(picture.mode, (wide, high), (self.fill,) * len(picture.getbands()))
         frame.paste(picture, ((wide - size[0]) // 2, (high - size[1]) // 2))
         return frame
+
+    def for_labels(self, fill: int) -> PictureOperation:
+        return replace(self, fill=fill, interpolation="nearest")
 
     def code(self) -> str:
         high = self.height
@@ -47,7 +53,7 @@ class Letterbox(PictureOperation):
         return (
             f"ratio = min({high} / picture.height, {wide} / picture.width)\n"
             "size = [max(1, round(ratio * side)) for side in picture.size]\n"
-            "picture = picture.resize(size, Image.Resampling.BILINEAR)\n"
+            f"picture = picture.resize(size, Image.Resampling.{self.interpolation.upper()})\n"
             f"fill = ({self.fill},) * len(picture.getbands())\n"
             f"frame = Image.new(picture.mode, ({wide}, {high}), fill)\n"
             f"frame.paste(picture, (({wide} - size[0]) // 2, ({high} - size[1]) // 2))\n"

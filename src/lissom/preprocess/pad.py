@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..language.method import arg
@@ -31,6 +31,9 @@ class Pad(PictureOperation):
         frame = images.new(picture.mode, size, (self.fill,) * len(picture.getbands()))
         frame.paste(picture, (border, border))
         return frame
+
+    def for_labels(self, fill: int) -> PictureOperation:
+        return replace(self, fill=fill)
 
     def code(self) -> str:
         return (

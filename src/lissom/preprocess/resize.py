@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import LissomError
@@ -55,6 +55,9 @@ class Resize(PictureOperation):
         if self.antialias:
             return picture.resize(size, resampling(self.interpolation))
         return sampled(picture, size, self.interpolation)
+
+    def for_labels(self, _: int) -> PictureOperation:
+        return replace(self, interpolation="nearest")
 
     def code(self) -> str:
         if not self.antialias and self.interpolation != "nearest":

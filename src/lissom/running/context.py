@@ -76,7 +76,7 @@ class TaskContext(Context):
             settings,
             seed=self.seed,
             device=self.device,
-            loss=loss or self.known.loss,
+            loss=loss or self.known.term(settings.smoothing),
             terms=terms,
             where=self.where,
             watch=self.watch,

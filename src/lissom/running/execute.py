@@ -287,7 +287,7 @@ def run(
         clock_of(threads, store.tables),
         Eta(node for node in nodes if node.key not in store),
         every_s(checkpoint),
-        expected_in(expect, task.scores),
+        expected_in(expect, task.metrics),
     )
     for end in last:
         runner.rehearse(end)

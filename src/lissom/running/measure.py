@@ -20,7 +20,7 @@ from ..errors import LissomError
 from ..exporting.onnx.names import layers_in
 from ..language.preprocess import Preprocess
 from ..language.target import Fused, Images, Target
-from ..learning.evaluate import agreement, file_outputs, network_outputs, scored
+from ..learning.evaluate import file_outputs, network_outputs, scored
 from ..store.record import Measurement
 from ..store.snapshot import few_bits, restore, rounded_activations
 from ..store.store import Store
@@ -272,7 +272,7 @@ def measured(
         bake=bake,
         artefact=str(path),
         size_bytes=path.stat().st_size,
-        agreement=agreement(outputs, simulated, labels),
+        agreement=task.agreement(outputs, simulated),
         gates=gates,
         latency_ms=own.latency_ms(),
         float_latency_ms=float_own.latency_ms(),

@@ -143,7 +143,6 @@ class Distill(Learning):
         )
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        from ..learning.fit import cross_entropy
         from ..learning.precision import layout_of
 
         if ctx.teacher is None or ctx.task is None:
@@ -152,7 +151,7 @@ class Distill(Learning):
             )
         compare = self._comparison(model, ctx.teacher(self.teacher), ctx)
         compare.to(ctx.device, layout_of(model, ctx.device))
-        task_loss = ctx.task.loss or cross_entropy()
+        task_loss = ctx.task.term()
 
         def value(student: nn.Module, batch: Batch) -> Tensor:
             taught = compare(batch.outputs, batch.labels)

@@ -32,7 +32,7 @@ def cross_entropy(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:
 
 def loss_of(model: nn.Module, ctx: Context) -> Loss:
     """Return the loss of a network on samples: that of its task where it has labels, else cross-entropy."""
-    task_loss = ctx.task.loss if ctx.task is not None else None
+    task_loss = ctx.task.term() if ctx.task is not None else None
 
     def loss(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:
         if task_loss is None or labels is None:

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LissomError, listed, nearest, place_of, type_of, unknown
+from ..kinds.classify import top1
+from ..language.kind import Kind, Metric
+from ..language.menu import menu
+from ..language.method import method_of
 from .builders import LIBRARIES, arguments, chosen_arguments, code_named, library_model
 
 if TYPE_CHECKING:
@@ -23,29 +27,19 @@ if TYPE_CHECKING:
 
     from ..data.data import Data
     from ..data.split import Split
-    from ..language.training import Term
+    from ..language.training import Batch, Term
 
-# outputs, labels of a whole split -> a number, more is better
-Score = Callable[["Tensor", "Tensor"], float]
-
-
-def top1(outputs: Tensor, labels: Tensor) -> float:
-    """Return the share of images (n classes) whose largest output is that of their label (n)."""
-    return float((outputs.argmax(1) == labels).double().mean())
-
-
-def top5(outputs: Tensor, labels: Tensor) -> float:
-    """Return the share of images (n classes) whose label (n) is among their five largest outputs."""
-    return float((outputs.topk(5, 1).indices == labels[:, None]).any(1).double().mean())
+KINDS = ("classify", "segment", "multilabel", "regress")  # in the order in which targets are tried
 
 
 @dataclass
 class Task:
     """A network to compress and what it is for.
 
-    `build` makes the network afresh, the same layers each time. `loss` takes (network, Batch) and
-    returns a scalar, cross-entropy if None. The first of `scores` is the one that tables and
-    choices use; without any it is top-1, with top-5 beside it where there are more classes.
+    `build` makes the network afresh, the same layers each time. `kind` says what its answers mean;
+    without one it is what the targets look like, unless the task has a `loss` or `metrics` of its
+    own. `loss` takes (network, Batch) and returns a scalar, that of the kind if None. `metrics`
+    take outputs and targets of a whole split; the first one is what tables and choices use.
     `source` names, with the fingerprint of the data, what networks of this task are stored under:
     change it when `build` changes.
     """
@@ -55,16 +49,32 @@ class Task:
     name: str = "model"
     source: str = ""
     loss: Term | None = None
-    scores: dict[str, Score] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
     # the file that the weights of a network which was trained elsewhere come from
     weights: str = ""
     given: bool = True  # whether `build` makes a network that has learned, as far as can be known
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
-        if not self.scores:
-            self.scores = {"top1": top1, **({"top5": top5} if len(self.data.classes) > 5 else {})}
+        if self.kind is None:
+            targets = getattr(self.data.test, "labels", None)  # of a split that is one
+            self.kind = kind_of(targets, own=bool(self.loss and self.metrics))
+        if not self.metrics and self.kind is not None:
+            self.metrics = dict(self.kind.metrics(len(self.data.classes)))
+
+    def term(self, smoothing: float = 0.0) -> Term:
+        """Return the loss as a term: the task's own, or that of its kind."""
+        kind = self.kind
+        if self.loss is not None:
+            return self.loss
+        assert kind is not None
+
+        def value(_: nn.Module, batch: Batch) -> Tensor:
+            return kind.loss(batch.outputs, batch.labels, smoothing)
+
+        return value
 
     @classmethod
     def of(
@@ -74,13 +84,15 @@ class Task:
         *,
         weights: str | None = None,
         arguments: Mapping[str, Any] | None = None,
+        kind: str | None = None,
     ) -> Task:
         """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
 
         `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, package.module:factory or
         path/to/file.py:factory. The factory is given `num_classes` and `in_channels` if it takes
         them, and `arguments`. `weights` is a file, or for a library's network DEFAULT, its newest
-        published weights, which the library may download.
+        published weights, which the library may download. `kind` is a kind of task, as in
+        `segment(ignore=11)`, by default what the targets look like.
         """
         factory, source = factory_of(model)
         arguments = dict(arguments or {})
@@ -114,8 +126,15 @@ class Task:
             spec={"model": model, **given},
             weights=weights or "",
             given=bool(weights) or ":" in model,
+            kind=None if kind is None else method_of("kinds", kind, "--kind"),
         )
         return labelled_by_itself(task) if data.unlabelled else task
+
+    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
+        """Return the share of answers that two sets of outputs have in common; None where the kind
+        of task is not known.
+        """
+        return None if self.kind is None else self.kind.agreement(outputs, reference)
 
     def notes(self) -> list[str]:
         """Return what a user should know of what the network is shown, if it was trained elsewhere."""
@@ -128,8 +147,10 @@ class Task:
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
         # it only comes beside top-1
-        scores = sorted(name for name, score in self.scores.items() if score is not top5)
-        facts = (self.name, self.source, self.data.fingerprint, scores, seed)
+        metrics = sorted(name for name in self.metrics if name != "top5" or len(self.metrics) == 1)
+        facts: tuple[object, ...] = (self.name, self.source, self.data.fingerprint, metrics, seed)
+        if self.kind is not None and self.kind.name() != "classify":
+            facts = (*facts, self.kind.identity())
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
     def fresh(self, seed: int = 0) -> nn.Module:
@@ -151,6 +172,18 @@ class Task:
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
             )
         return model.eval()
+
+
+def kind_of(targets: Tensor | None, *, own: bool) -> Kind | None:
+    """Return the kind of task that targets look like; None where a task with a loss and metrics of
+    its `own` has others than classes, or where they look like none.
+    """
+    kinds = menu("kinds")
+    for name in ("classify",) if own else KINDS:
+        kind: Kind = kinds[name]()
+        if targets is not None and kind.suits(targets):
+            return kind
+    return None
 
 
 def labelled_by_itself(task: Task) -> Task:
@@ -190,7 +223,7 @@ def labelled_by_itself(task: Task) -> Task:
     sizes = set[int]()
     labelled = task.data.labelled_by(answers)
     classes = tuple(map(str, range(*sizes)))
-    return replace(task, data=replace(labelled, classes=classes), scores={"agreement": top1})
+    return replace(task, data=replace(labelled, classes=classes), metrics={"agreement": top1})
 
 
 def is_published(weights: str, model: str) -> bool:

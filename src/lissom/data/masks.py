@@ -1,0 +1,160 @@
+"""A data set for segmentation: images, and for each a picture of the same name whose pixels are classes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LissomError, counted
+from ..language.preprocess import Preprocess
+from .folder import MEMORY, PARTS, first_size, image_endings
+from .picture import decoded, picture_in, resizing
+from .split import Files, Images, Read
+
+OUTSIDE = 255  # the label of pixels that a preprocessing adds
+
+
+def read_masks(
+    root: Path,
+    size: tuple[int, int] | None,
+    channels: int,
+    preprocess: Preprocess,
+    stated: tuple[str, ...] | None,
+) -> Read:
+    """Read `train`, `valid` (or `val`) and `test`, each with a folder `images` and one `labels`.
+
+    A label picture is gray or has a palette; its values are classes, and 255 does not count. What
+    `preprocess` does to an image is done to its labels, without values in between. Raises
+    LissomError for images without labels, and for labels of another size.
+    """
+    pairs = {part: paired(found) for part in PARTS if (found := part_in(root, part)) is not None}
+    if "test" not in pairs:
+        if "valid" not in pairs:
+            raise LissomError(
+                f"data: {root} has no folder 'test'; expected test/images/* and test/labels/*, and "
+                "train and valid likewise"
+            )
+        pairs["test"] = pairs.pop("valid")
+    images = [image for part in pairs.values() for image, _ in part]
+    if not preprocess.pictures:
+        preprocess = resizing(
+            preprocess, size or first_size(images, channels, preprocess, asked=False)
+        )
+    elif size is not None:
+        raise LissomError(
+            f"data: --size and a preprocess that changes pictures, {preprocess}, were given; "
+            "leave one of them out"
+        )
+    size = first_size(images, channels, preprocess, asked=True)
+    after = preprocess.channels(channels)
+    lazy = len(images) * after * size[0] * size[1] > MEMORY
+    splits: dict[str, Images | Files] = {}
+    for part, files in pairs.items():
+        labels = labels_in(files, preprocess, size)
+        paths = [image for image, _ in files]
+        if lazy:
+            splits[part] = Files(paths, labels, channels, size, preprocess)
+            continue
+        arrays = [decoded(path, channels, preprocess, size) for path in paths]
+        splits[part] = Images(torch.from_numpy(np.stack(arrays)), labels)
+    classes = stated or counted_classes(splits)
+    return Read(
+        f"masks:{root.name}",
+        splits.get("train"),
+        splits.get("valid"),
+        splits["test"],
+        classes,
+        channels=after,
+        size=size,
+        flip=True,
+        fingerprint=f"{fingerprint_of(pairs)} {len(classes)}",
+        preprocess=preprocess,
+    )
+
+
+def part_in(root: Path, part: str) -> Path | None:
+    """Return the folder of a part, None where there is none."""
+    names = ("valid", "val") if part == "valid" else (part,)
+    return next((root / name for name in names if (root / name / "images").is_dir()), None)
+
+
+def paired(folder: Path) -> list[tuple[Path, Path]]:
+    """Return each image of a part with its label picture, by the name without the ending."""
+    endings = image_endings()
+
+    def pictures(inside: Path) -> dict[str, Path]:
+        if not inside.is_dir():
+            raise LissomError(f"data: there is no folder {inside}")
+        return {
+            path.stem: path for path in sorted(inside.iterdir()) if path.suffix.lower() in endings
+        }
+
+    images = pictures(folder / "images")
+    labels = pictures(folder / "labels")
+    if not images:
+        raise LissomError(f"data: {folder / 'images'} holds no image")
+    missing = sorted(images.keys() - labels.keys())
+    if missing:
+        raise LissomError(
+            f"data: {counted(len(missing), 'image')} of {folder / 'images'} have no label picture of "
+            f"that name in {folder / 'labels'}: {missing[0]}"
+        )
+    return [(path, labels[name]) for name, path in images.items()]
+
+
+def labels_in(
+    files: list[tuple[Path, Path]], preprocess: Preprocess, size: tuple[int, int]
+) -> Tensor:
+    """Return the labels (n h w) of images, uint8, as `preprocess` leaves pictures of them."""
+    from PIL import Image
+
+    view = preprocess.for_labels(OUTSIDE)
+    found = list[np.ndarray]()
+    for image, path in files:
+        try:
+            with Image.open(path) as opened:
+                values = np.asarray(opened)
+        except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
+            raise LissomError(f"data: {path}: cannot be read as an image ({error})") from None
+        if values.ndim != 2 or values.max() > 255:
+            raise LissomError(
+                f"data: {path}: expected a label picture of one channel with a class from 0 to 255 "
+                f"at each pixel, got {values.shape} {values.dtype}"
+            )
+        picture = Image.fromarray(values.astype(np.uint8))
+        if picture.size != (seen := picture_in(image, 3).size):
+            raise LissomError(
+                f"data: {path}: expected the size of its image, {seen[0]}x{seen[1]}, got "
+                f"{picture.width}x{picture.height}"
+            )
+        labels = np.asarray(view.shown(picture))
+        if labels.shape != size:
+            raise LissomError(
+                f"data: {path}: its labels come out as {labels.shape}, images as {size}"
+            )
+        found.append(labels)
+    return torch.from_numpy(np.stack(found))
+
+
+def counted_classes(splits: dict[str, Images | Files]) -> tuple[str, ...]:
+    """Return a name for each class up to the largest label, which no name was said of."""
+    largest = 0
+    for split in splits.values():
+        labels = split.labels
+        inside = labels[labels != OUTSIDE]
+        largest = max(largest, int(inside.max()) if inside.numel() else 0)
+    return tuple(map(str, range(largest + 1)))
+
+
+def fingerprint_of(pairs: dict[str, list[tuple[Path, Path]]]) -> str:
+    """Return a text that changes when a file is added, removed, renamed or of another length."""
+    seen = hashlib.sha256()
+    for part, files in sorted(pairs.items()):
+        for image, label in files:
+            line = f"{part} {image.name} {image.stat().st_size} {label.stat().st_size}\n"
+            seen.update(line.encode(errors="surrogatepass"))
+    return seen.hexdigest()

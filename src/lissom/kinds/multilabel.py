@@ -1,0 +1,88 @@
+"""Several classes for each sample, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..language.kind import Kind, Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Multilabel(Kind):
+    """Say of each class whether a sample has it: outputs (n classes), targets (n classes) of 0 and 1.
+
+    loss      = binary cross-entropy(sigmoid(outputs), targets)
+    mAP       = mean over the classes of the average precision
+    f1        = 2 tp / (2 tp + fp + fn) over all classes together, an output above 0 is a yes
+    agreement = share of outputs that are on the same side of 0
+
+    average precision = sum over positives, by falling output, of their precision / their number
+    Also known as: multi-label classification.
+    Source: torchmetrics MultilabelAveragePrecision, https://lightning.ai/docs/torchmetrics
+    """
+
+    def suits(self, targets: Tensor) -> bool:
+        return targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
+
+    def misfit(self, outputs: Tensor, targets: Tensor, _: int) -> str | None:
+        if not self.suits(targets):
+            return "targets (n classes) of 0 and 1"
+        wanted = (len(outputs), targets.shape[1])
+        return None if tuple(outputs.shape) == wanted else f"outputs (batch, classes) = {wanted}"
+
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        import torch.nn.functional as F
+
+        wanted = targets.to(outputs.dtype) * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(outputs, wanted)
+
+    def metrics(self, _: int) -> Mapping[str, Metric]:
+        return {"mAP": mean_average_precision, "f1": f1}
+
+    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
+        return float(((outputs > 0) == (reference > 0)).double().mean())
+
+
+def mean_average_precision(outputs: Tensor, targets: Tensor) -> float:
+    """Return the mean over the classes that any sample has of their average precision."""
+    import torch
+
+    precisions = [
+        average_precision(outputs[:, k], targets[:, k] > 0) for k in range(targets.shape[1])
+    ]
+    found = torch.tensor([value for value in precisions if value is not None])
+    return float(found.mean()) if len(found) else float("nan")
+
+
+def average_precision(scores: Tensor, positive: Tensor) -> float | None:
+    """Return the average precision of scores (n) for samples that are `positive` (n) or not; None
+    where none is.
+
+    Samples of one score count together: their order is chance.
+    """
+    import torch
+
+    total = int(positive.sum())
+    if total == 0:
+        return None
+    values, inverse = torch.unique(scores, return_inverse=True)
+    hits = torch.zeros(len(values), dtype=torch.float64).index_add_(0, inverse, positive.double())
+    seen = torch.zeros(len(values), dtype=torch.float64).index_add_(
+        0, inverse, torch.ones_like(positive, dtype=torch.float64)
+    )
+    hits = hits.flip(0)  # by falling score
+    precision = hits.cumsum(0) / seen.flip(0).cumsum(0)
+    return float((precision * hits).sum() / total)
+
+
+def f1(outputs: Tensor, targets: Tensor) -> float:
+    """Return the F1 score over all classes together, an output above 0 being a yes."""
+    said = outputs > 0
+    true = targets > 0
+    hits = float((said & true).sum())
+    return 2 * hits / max(float(said.sum() + true.sum()), 1.0)

@@ -1,0 +1,183 @@
+"""Each kind of task judges as scikit-learn and plain NumPy do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score, r2_score
+from torch import Tensor
+
+from lissom import LissomError
+from lissom.kinds.multilabel import average_precision
+from lissom.language.kind import Kind
+from lissom.language.method import method_of
+from lissom.tasks.task import kind_of
+
+
+def kind(text: str) -> Kind:
+    found: Kind = method_of("kinds", text)
+    return found
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(0, 1000), st.integers(2, 30), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_multilabel_metrics_are_those_of_scikit_learn(seed: int, count: int, classes: int) -> None:
+    outputs = (drawn(seed, count, classes) * 3).round()  # with equal scores among them
+    targets = (drawn(seed + 1, count, classes) > 0.3).long()
+    metrics = kind("multilabel").metrics(classes)
+    some = [k for k in range(classes) if targets[:, k].any()]
+    for k in some:
+        assert average_precision(outputs[:, k], targets[:, k] > 0) == pytest.approx(
+            average_precision_score(targets[:, k], outputs[:, k])
+        )
+    if some:
+        wanted = np.mean([average_precision_score(targets[:, k], outputs[:, k]) for k in some])
+        assert metrics["mAP"](outputs, targets) == pytest.approx(wanted)
+    assert metrics["f1"](outputs, targets) == pytest.approx(
+        f1_score(targets.flatten(), (outputs > 0).flatten(), zero_division=0.0)
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 4)])
+def test_regression_metrics_are_those_of_scikit_learn(shape: tuple[int, ...]) -> None:
+    targets = drawn(0, 50, *shape)
+    outputs = targets + 0.3 * drawn(1, 50, *shape)
+    regress = kind("regress")
+    metrics = regress.metrics(0)
+    assert metrics["r2"](outputs, targets) == pytest.approx(
+        r2_score(targets.reshape(50, -1), outputs.reshape(50, -1))
+    )
+    assert metrics["mae"](outputs, targets) == pytest.approx(
+        float((outputs - targets).abs().mean())
+    )
+    assert regress.agreement(outputs, targets) == pytest.approx(metrics["r2"](outputs, targets))
+    assert regress.agreement(drawn(5, 50, *shape) * 9, targets) == 0
+    assert float(regress.loss(outputs, targets)) == pytest.approx(
+        float(F.smooth_l1_loss(outputs, targets))
+    )
+    if shape == ():  # a layer of one output
+        assert metrics["r2"](outputs[:, None], targets) == metrics["r2"](outputs, targets)
+        assert regress.misfit(outputs[:, None], targets, 0) is None
+
+
+def test_segmentation_metrics_are_those_of_a_plain_loop() -> None:
+    outputs = drawn(0, 4, 5, 7, 9)
+    targets = torch.randint(0, 4, (4, 7, 9), generator=torch.Generator().manual_seed(1))
+    targets[0, :3] = 11
+    targets[1, :2] = 255
+    named = outputs.argmax(1).numpy()
+    wanted = targets.numpy()
+    counted = (wanted != 11) & (wanted != 255)
+    ratios = []
+    for k in range(5):
+        hits = ((named == k) & (wanted == k) & counted).sum()
+        either = (((named == k) | (wanted == k)) & counted).sum()
+        if either:
+            ratios.append(hits / either)
+    segment = kind("segment(ignore=11)")
+    metrics = segment.metrics(5)
+    assert metrics["mIoU"](outputs, targets) == pytest.approx(np.mean(ratios))
+    assert metrics["pixels"](outputs, targets) == pytest.approx((named == wanted)[counted].mean())
+    assert metrics["mIoU"](outputs, targets.byte()) == metrics["mIoU"](outputs, targets)
+    spared = targets.clone()
+    spared[spared == 255] = 11
+    assert torch.equal(
+        segment.loss(outputs, targets.byte()), F.cross_entropy(outputs, spared, ignore_index=11)
+    )
+    assert segment.agreement(outputs, outputs) == 1
+    assert segment.agreement(outputs, -outputs) < 0.3  # type: ignore[operator]
+
+
+def test_classification_is_cross_entropy_and_the_largest_output() -> None:
+    outputs = drawn(0, 40, 8)
+    targets = torch.arange(40) % 8
+    classify = kind("classify")
+    assert set(classify.metrics(8)) == {"top1", "top5"} and set(classify.metrics(5)) == {"top1"}
+    assert torch.equal(
+        classify.loss(outputs, targets, 0.1), F.cross_entropy(outputs, targets, label_smoothing=0.1)
+    )
+    ranks = (outputs > outputs.gather(1, targets[:, None])).sum(1)
+    assert classify.metrics(8)["top1"](outputs, targets) == float((ranks == 0).double().mean())
+    assert classify.metrics(8)["top5"](outputs, targets) == float((ranks < 5).double().mean())
+
+
+@pytest.mark.parametrize(
+    ("targets", "wanted"),
+    [
+        (torch.arange(9), "classify"),
+        (torch.zeros(9, 4, 4, dtype=torch.uint8), "segment"),
+        (torch.zeros(9, 4, 4, dtype=torch.int64), "segment"),
+        (torch.eye(9), "multilabel"),
+        (torch.eye(9).bool(), "multilabel"),
+        (torch.randn(9), "regress"),
+        (torch.randn(9, 3), "regress"),
+        (torch.full((9, 2), 3), None),
+        (None, None),
+    ],
+)
+def test_targets_say_what_kind_they_are(targets: Any, wanted: str | None) -> None:
+    found = kind_of(targets, own=False)
+    assert (None if found is None else found.name()) == wanted
+    assert kind_of(torch.randn(9), own=True) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs", "targets", "classes", "said"),
+    [
+        ("classify", torch.zeros(2, 3), torch.arange(9), 3, "targets from 0 to 2, got 0 to 8"),
+        ("classify", torch.zeros(2, 9), torch.arange(3), 3, "outputs (batch, classes) = (2, 3)"),
+        ("classify", torch.zeros(2, 9), torch.zeros(3), 3, "targets (n) of whole numbers"),
+        ("multilabel", torch.zeros(2, 3), torch.eye(4), 4, "outputs (batch, classes) = (2, 4)"),
+        (
+            "multilabel",
+            torch.zeros(2, 3),
+            torch.full((2, 3), 2),
+            3,
+            "targets (n classes) of 0 and 1",
+        ),
+        ("regress", torch.zeros(2, 3), torch.zeros(5, 4), 0, "outputs (2, 4), as targets are"),
+        ("regress", torch.zeros(2, 3), torch.arange(5), 0, "targets of floating-point numbers"),
+        (
+            "segment",
+            torch.zeros(2, 3, 4, 4),
+            torch.arange(5),
+            3,
+            "targets (n h w) of whole numbers",
+        ),
+        (
+            "segment",
+            torch.zeros(2, 3, 4, 4),
+            torch.full((5, 4, 4), 7),
+            3,
+            "targets from 0 to 2 or 255, which is ignored, got 7 to 7",
+        ),
+        (
+            "segment",
+            torch.zeros(2, 3, 2, 2),
+            torch.zeros(5, 4, 4).long(),
+            3,
+            "outputs (n classes h w) = (2, 3, 4, 4)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    text: str, outputs: Tensor, targets: Tensor, classes: int, said: str
+) -> None:
+    assert kind(text).misfit(outputs, targets, classes) == said
+
+
+def test_a_kind_that_is_none_is_refused() -> None:
+    with pytest.raises(
+        LissomError, match="there is no kind of task 'segmnt'; did you mean 'segment'"
+    ):
+        kind("segmnt")
