@@ -35,6 +35,11 @@ from lissom.models import factory
 def make_net(num_classes=10, in_channels=3):
     return factory("resnet8")(num_classes, in_channels)
 
+def make_segmenter(num_classes=12):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, num_classes, 2, 2)
+    )
+
 def make_mixer(num_classes=10, in_channels=3):
     first, last = nn.Linear(16 * 16 * in_channels, 32), nn.Linear(32, num_classes)
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
@@ -65,6 +70,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     0, 256, (16, 16, 3), generator=draw, dtype=torch.uint8
                 ).numpy()
                 Image.fromarray(pixels).save(inside / f"{k}.png")
+    for split, count in (("train", 6), ("test", 2)):
+        for name in ("images", "labels"):
+            (folder / "scenes" / split / name).mkdir(parents=True)
+            for k in range(count):
+                labels = torch.randint(0, 12, (16, 16), generator=draw, dtype=torch.uint8).numpy()
+                Image.fromarray(labels).save(folder / "scenes" / split / name / f"{k}.png")
     (folder / "net.py").write_text(NETS)
     page = (ROOT / "docs" / "own-data.md").read_text()
     code = re.search(r"^```python\n(# loaders\.py\n.*?)^```", page, re.M | re.S)
@@ -80,7 +91,7 @@ def tiny(words: str, place: Path) -> list[str]:
     """Return a command for tiny data and one epoch of each step; KEY is the network that was
     finished last.
     """
-    words = re.sub(r"--data (?!loaders\.py)\S+", "--data folder:photos", words)
+    words = re.sub(r"--data (?!loaders\.py|masks:)\S+", "--data folder:photos", words)
     words = words.replace("--preprocess imagenet", "--preprocess 'normalize(\"imagenet\")'")
     # the rest: tests/targets
     words = words.replace("torch,onnxruntime,openvino,mnn(8),ncnn,executorch", "mnn(8),ncnn")
