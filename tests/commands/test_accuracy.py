@@ -42,7 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 Image.fromarray(pixels).save(root / "photos" / part / name / f"{k}.png")
     data = Data.of(f"folder:{root / 'photos'}", preprocess=PREPROCESS)
     store = Store(root / "store")
-    (record,) = lissom.run("fold", Task.of("resnet8", data), store, targets="onnxruntime")
+    recipe = "train(20, batch=4, lr=0.05) | fold"
+    (record,) = lissom.run(recipe, Task.of("resnet8", data), store, targets="onnxruntime")
     file = root / "model.onnx"
     shutil.copy(record["targets"]["onnxruntime"]["artefact"], file)
     return {"root": root, "data": data, "store": store, "record": record, "file": file}
@@ -58,6 +59,11 @@ def test_a_file_is_measured_as_its_record_says(
     assert ended.value.code == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["metrics"] == {"top1": made["record"]["targets"]["onnxruntime"]["top1"]}
+    assert row["metrics"]["top1"] > 0.9
+    with pytest.raises(SystemExit):
+        main([*words, "--preprocess", "resize(16, 16) | bgr | scale(0.001)"])
+    (wrong,) = json.loads(capsys.readouterr().out)
+    assert wrong["metrics"]["top1"] < row["metrics"]["top1"]
 
 
 def test_a_file_that_does_not_say_how_it_sees_pictures_asks(
@@ -118,6 +124,40 @@ def test_the_script_answers_as_the_network_does(
     assert len((tmp_path / "net.py").read_text().splitlines()) < 30
 
 
+def test_the_script_takes_no_other_file_s_place(made: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def make(): ...\n")
+    key, output = made["record"]["key"], tmp_path / "net.onnx"
+    with pytest.raises(LissomError, match=r"net\.py is there and is no such script; name the file"):
+        export_key(key, made["store"], "onnxruntime", output, False, with_code=True)
+    assert (tmp_path / "net.py").read_text() == "def make(): ...\n" and not output.exists()
+    (tmp_path / "net.py").unlink()
+    for _ in range(2):  # its own it may write anew
+        export_key(key, made["store"], "onnxruntime", output, False, with_code=True)
+
+
+def test_each_file_sees_pictures_as_it_says(
+    made: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"{name}.onnx" for name in ("plain", "baked")}
+    for name, file in files.items():
+        export_key(made["record"]["key"], made["store"], "onnxruntime", file, name == "baked")
+    other = onnx.load(str(files["plain"]))
+    for entry in other.metadata_props:
+        if entry.key == "classes":
+            entry.value = '["light", "dark"]'
+    onnx.save(other, str(tmp_path / "other.onnx"))
+    data = f"folder:{made['root'] / 'photos'}"
+    wanted = made["record"]["targets"]["onnxruntime"]["top1"]
+    for order in (("plain", "baked"), ("baked", "plain")):
+        with pytest.raises(SystemExit):
+            main(["bench", *(str(files[name]) for name in order), "--data", data, "--json"])
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["metrics"]["top1"] for row in rows] == [wanted, wanted]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", str(tmp_path / "other.onnx"), "--data", data])
+    assert ended.value.code == 2 and "its classes are others than those" in capsys.readouterr().err
+
+
 def operations() -> list[str]:
     names = [n for n in menu("preprocess") if issubclass(menu("preprocess")[n], PictureOperation)]
     texts = {
@@ -132,7 +172,7 @@ def operations() -> list[str]:
 @pytest.mark.parametrize("text", operations())
 def test_the_lines_of_an_operation_do_what_it_does(text: str) -> None:
     draw = np.random.default_rng(0)
-    for size in ((24, 30), (31, 22), (23, 23)):
+    for size in ((24, 30), (31, 22), (23, 23), (5, 12), (10, 3)):
         picture = Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8))
         (operation,) = Preprocess.of(text).pictures
         names = {"picture": picture, "Image": Image}

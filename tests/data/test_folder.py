@@ -141,6 +141,17 @@ def test_a_first_word_that_several_classes_share_names_none() -> None:
     assert by_name(["black cat", "black dog"]) == {"black cat": 0, "black dog": 1}
 
 
+def test_the_order_of_the_classes_is_part_of_what_data_are(tmp_path: Path) -> None:
+    pictures(tmp_path, {"test": 5}, ("cat", "dog"))
+    for name, text in (("one", "cat\ndog\n"), ("two", "dog\ncat\n")):
+        (tmp_path / name).write_text(text)
+    one, two = (Data.of(f"folder:{tmp_path}", classes=str(tmp_path / n)) for n in ("one", "two"))
+    assert one.fingerprint != two.fingerprint
+    assert one.classes[int(one.test.labels[0])] == "cat"
+    assert two.classes[int(two.test.labels[0])] == "dog"
+    assert one.fingerprint == Data.of(f"folder:{tmp_path}").fingerprint, "as the names are sorted"
+
+
 # how pictures are seen
 
 
@@ -197,7 +208,7 @@ def test_data_in_memory_are_seen_as_stated(monkeypatch: pytest.MonkeyPatch) -> N
     text = "resize(12) | pad(2) | scale(255)"
     data = Data.of("digits", preprocess=text)
     assert data.shape == (1, 16, 16) and not data.train.pixels[:, :, :2].any()  # type: ignore[attr-defined]
-    monkeypatch.setattr("lissom.data.source.MEMORY", 1000)
+    monkeypatch.setattr("lissom.data.split.MEMORY", 1000)
     lazy = Data.of("digits", preprocess=text)
     assert not hasattr(lazy.train, "pixels") and lazy.fingerprint == data.fingerprint
     order = torch.tensor([5, 3, 100])

@@ -11,7 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lissom import Data, LissomError
 from lissom.tasks.datasets import own_data
@@ -78,7 +86,8 @@ def test_any_form_of_the_same_samples_is_the_same_data(form: str) -> None:
     assert torch.equal(data.test.labels, Y)
     order = torch.tensor([9, 0, 33])
     assert torch.equal(next(iter(data.test.batches(5, CPU, order)))[0], X[order])
-    assert data.fingerprint == Data.of_dataset((X, Y), train=(X, Y)).fingerprint
+    again = Data.of_dataset(FORMS[form](), train=FORMS[form]())
+    assert data.fingerprint == again.fingerprint
     assert data.preprocessing() == {"preprocess": "as given", "classes": ["0", "1", "2", "3"]}
 
 
@@ -156,7 +165,7 @@ def test_numbers_are_not_preprocessed() -> None:
 
 
 def test_a_stream_that_is_too_large_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lissom.data.own.MOST", 1000)
+    monkeypatch.setattr("lissom.data.own.MEMORY", 1000)
     with pytest.raises(LissomError, match="a stream is held in memory, and this one is larger"):
         Data.of_dataset(Stream())
 
@@ -219,3 +228,105 @@ def test_code_gives_data_in_any_form(code: str, name: str, sizes: tuple[int, int
 def test_code_that_gives_no_data_is_refused(code: str, name: str, said: str) -> None:
     with pytest.raises(LissomError, match=said):
         own_data(f"{code}:{name}")
+
+
+# what a loader or a set says of itself is believed only where it is so
+
+
+def test_a_loader_of_some_samples_is_a_split_of_these() -> None:
+    train = DataLoader(Map(), batch_size=8, sampler=SubsetRandomSampler(list(range(30))))
+    test = DataLoader(Map(), batch_size=8, sampler=SubsetRandomSampler(list(range(30, 40))))
+    data = Data.of_dataset(test, train=train)
+    learned = {x.numpy().tobytes() for x in everything(data.train)[0]}
+    judged = {x.numpy().tobytes() for x in everything(data.test)[0]}
+    assert len(judged) == 10 and not learned & judged and len(data.train) + len(data.valid) == 30
+    for odd in (
+        DataLoader(Map(), sampler=WeightedRandomSampler([1.0] * 40, 40)),
+        DataLoader(Map(), sampler=RandomSampler(Map(), replacement=True)),
+        DataLoader(Map(), batch_sampler=[[0, 1], [5]]),
+    ):
+        with pytest.raises(LissomError, match=r"cannot tell which samples .*Subset\(dataset"):
+            Data.of_dataset(odd)
+
+
+def test_any_sample_that_lies_in_a_tensor_is_part_of_what_data_are() -> None:
+    prints = {Data.of_dataset((X, Y)).fingerprint, Data.of_dataset((X, Y), flip=True).fingerprint}
+    for place in (1, 17):
+        inputs, targets = X.clone(), Y.clone()
+        inputs[place] += 1
+        prints.add(Data.of_dataset((inputs, Y)).fingerprint)
+        targets[place] = (targets[place] + 1) % 4
+        prints.add(Data.of_dataset((X, targets)).fingerprint)
+    assert len(prints) == 6
+
+
+class Renamed(Map):
+    """A data set whose list of targets is from before they were renamed."""
+
+    targets = (Y + 2).tolist()
+
+
+def test_targets_that_samples_do_not_have_are_not_believed() -> None:
+    data = Data.of_dataset(Renamed())
+    assert len(data.classes) == 4 and int(data.test.labels.max()) < 4
+
+
+def test_pictures_in_tensors_are_seen_through_the_preprocessing() -> None:
+    pixels = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    labels = torch.arange(20) % 2
+    data = Data.of_dataset((pixels, labels), preprocess='center_crop(4) | bgr | normalize("half")')
+    assert data.shape == (3, 4, 4)
+    inputs, _ = everything(data.test)
+    crops = {x.numpy().tobytes() for x in pixels[:, [2, 1, 0], 2:6, 2:6].contiguous()}
+    assert {x.numpy().tobytes() for x in inputs} < crops
+    gray = Data.of_dataset((pixels[:, :1], labels), preprocess="resize(6, 6) | scale(255)")
+    assert gray.shape == (1, 6, 6)
+
+
+def test_numbers_of_numpy_become_those_of_the_network() -> None:
+    data = Data.of_dataset((X.double().numpy(), Y.numpy()))
+    assert everything(data.test)[0].dtype == torch.float32
+
+
+def failing() -> Iterator[tuple[Tensor, int]]:
+    raise ValueError("no disk")
+
+
+class Failing(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return failing()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda: {"test": None}, "expected something to test on, got None"),
+        (lambda: {"test": (X[:0], Y[:0])}, "the valid split is empty"),
+        (lambda: {"test": (X[:1], Y[:1])}, "split is empty; more samples are needed"),
+        (
+            lambda: {"test": (torch.zeros(20, 8, 8).byte(), torch.arange(20))},
+            r"expected pictures \(c h w\) of 1 or 3 channels, .*inputs\[:, None\]",
+        ),
+        (
+            lambda: {"test": ((X * 99).byte(), Y), "train": (X, Y)},
+            r"inputs of one shape and type in all splits, got \(3, 8, 8\) float32 beside .*uint8",
+        ),
+        (lambda: {"test": Map}, "got the class Map: call it"),
+        (lambda: {"test": Failing()}, "reading it raised no disk|reading it raised ValueError"),
+    ],
+)
+def test_what_else_is_no_data_is_said(given: Callable[[], Any], said: str) -> None:
+    with pytest.raises(LissomError, match=said):
+        Data.of_dataset(**given())
+
+
+def test_code_that_changes_is_other_data(tmp_path: Path) -> None:
+    path = tmp_path / "loaders.py"
+    path.write_text(CODE)
+    first = own_data(f"{path}:one").fingerprint
+    path.write_text(CODE + "\n# another line\n")
+    assert own_data(f"{path}:one").fingerprint != first
+    path.write_text("from lissom import Data\nmade = Data.of('digits')\n")
+    assert own_data(f"{path}:made").name == "digits"
+    with pytest.raises(LissomError, match=r"--classes: .*is a lissom.Data, which says its own"):
+        own_data(f"{path}:made", classes="5")

@@ -174,6 +174,12 @@ def test_the_numbers_of_the_data_are_measured_at_their_place(before: str) -> Non
         ('normalize("half") | resize(3)', r"resize\(3\) changes the picture; it must stand before"),
         ("resize({3, 4})", "expected one operation, got 2"),
         ("resize(3) |", "nothing follows"),
+        (
+            'resize(3, "lanczos", antialias=False)',
+            "expected nearest, bilinear or bicubic, got lanczos",
+        ),
+        ("resize(100000)", "expected a value <= 8192"),
+        ('normalize("imagenet", std=2)', "numbers of its own were given, too"),
     ],
 )
 def test_a_text_that_is_no_preprocessing_is_refused(text: str, said: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,11 @@ from .options import Channels, Size, wait_asleep
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
+
+
+# options that say how files of pictures are read, and how a network is built
+OF_PICTURES = ("size", "channels", "skip_bad", "data_root")
+OF_MODEL = ("model_args", "weights", "preprocess", "classes", "kind")
 
 
 @dataclass
@@ -102,6 +107,7 @@ class Brought:
         wait_asleep()
         size = size_of(self.size)
         if self.task is not None:
+            self.refuse_beside("--task", {"model", "data", *OF_PICTURES, *OF_MODEL})
             return own_task(self.task)
         arguments = values_in(self.model_args, "--model-args")
         check_model_spec(self.model)
@@ -115,6 +121,7 @@ class Brought:
         from ..data.data import Data
 
         if is_own_data(self.data):
+            self.refuse_beside(f"--data {self.data}", OF_PICTURES)
             from ..tasks.datasets import own_data
 
             data = own_data(self.data, preprocess=preprocess, classes=self.classes)
@@ -130,11 +137,19 @@ class Brought:
             )
         return Task.of(self.model, data, weights=weights, arguments=arguments, kind=self.kind)
 
+    def refuse_beside(self, what: str, names: Collection[str]) -> None:
+        """Raise where options are given that would do nothing beside others."""
+        for option in fields(self):
+            if option.name in names and getattr(self, option.name) != option.default:
+                word = option.name.replace("_", "-")
+                raise LissomError(f"--{word}: it does nothing beside {what}; leave it out")
+
     def preprocess_text(self) -> str | None:
         """Return how pictures are to be seen: as stated, or as the library says that publishes the
-        network, where it has weights and no size is given.
+        network, where it is with its published weights and no size is given.
         """
         from ..data.published import LIBRARIES
+        from ..tasks.task import is_published
 
         library = self.model.partition(":")[0]
         stated = self.preprocess
@@ -143,10 +158,11 @@ class Brought:
                 f"--preprocess: {stated} goes with --model {stated}:NAME, got --model {self.model}; "
                 f"{stated}:NAME names a network whose preprocessing it is"
             )
-        unsaid = stated is None and self.weights is not None and self.size is None
-        if stated in LIBRARIES or (unsaid and library in LIBRARIES):
-            return self.model
-        return stated
+        published = self.weights is not None and is_published(self.weights, self.model)
+        if stated not in LIBRARIES and not (stated is None and published and self.size is None):
+            return stated
+        named = published and library == "torchvision" and self.weights != "DEFAULT"
+        return f"{self.model}:{self.weights}" if named else self.model
 
 
 def takes_network_and_data(command: Callable[..., None]) -> Callable[..., None]:

@@ -204,6 +204,10 @@ def inspect(
     kept = Store(store)
     found = kept.find(key) if key else ""
     task = brought.load()
+    if sensitivity:
+        from ..learning.brought import check_stated
+
+        check_stated(task)
     from ..commands.inspect import inspect_network, network_of
     from ..steps.prune import Prune
 
@@ -250,10 +254,12 @@ def explain(
     found = kept.find(key)
     task = brought.load()
     from ..commands.explain import Explained
+    from ..learning.brought import check_stated
     from ..report.explanation import print_explanation
     from ..report.live import Live
     from ..running.execute import device_of
 
+    check_stated(task)
     with Live(quiet=json) as live:
         this = Explained(task, kept, found, live.say)
         seen = this.all(wanted, images)

@@ -84,9 +84,7 @@ def bench(
     ] = "",
     preprocess: Annotated[
         str | None,
-        typer.Option(
-            "--preprocess", help="How pictures are seen; as the first file says if not given."
-        ),
+        typer.Option("--preprocess", help="How pictures are seen; as each file says if not given."),
     ] = None,
     classes: Annotated[
         str | None,
@@ -146,7 +144,7 @@ def data_to_test(
     if is_own_data(name):
         from ..tasks.datasets import own_data
 
-        return own_data(name, preprocess=stated, classes=classes)
+        return own_data(name, preprocess=stated or said, classes=classes)
     if stated is None and said is None:
         raise LissomError(
             "bench: the file does not say how it sees pictures; expected --preprocess, as in "

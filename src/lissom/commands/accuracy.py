@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..bench.process import loaded
 from ..data.data import AS_GIVEN, Data
-from ..errors import LissomError
+from ..errors import LissomError, listed
 from ..exporting.onnx.container import ENDING, is_packed, read
 from ..learning.evaluate import file_outputs, scored
 from ..tasks.task import Task
@@ -48,9 +49,32 @@ def preprocess_in(path: Path) -> str | None:
     return str(text) if text and text != AS_GIVEN else None
 
 
+def is_baked(facts: Mapping[str, Any]) -> bool:
+    """Return whether a file takes pixels from 0 to 255."""
+    return facts.get("baked") in ("true", True)
+
+
+def classes_in(facts: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a file says it answers, none where it does not say."""
+    classes = facts.get("classes") or []
+    if isinstance(classes, str):
+        try:
+            classes = json.loads(classes)
+        except ValueError:
+            return []
+    return [str(name) for name in classes] if isinstance(classes, list) else []
+
+
 def file_metrics(path: Path, target: str, data: Data, threads: int = 1) -> dict[str, float | None]:
     """Return the metrics of a file in a runtime on the test set, top-1 and with many classes top-5."""
-    baked = facts_in(path).get("baked") == "true"
+    facts = facts_in(path)
+    baked = is_baked(facts)
+    said = classes_in(facts)
+    if said and list(data.classes) != said and len(said) == len(data.classes):
+        raise LissomError(
+            f"{path}: its classes are others than those of {data.name}, or in another order: "
+            f"{listed(said, 4)} and {listed(data.classes, 4)}; --classes says the file's"
+        )
     task = Task(nn.Identity, data)
     with loaded(target, path, (1, *data.shape), threads=threads, pixels=baked) as process:
         outputs, labels = file_outputs(process.run, task, data.test, baked)

@@ -17,7 +17,7 @@ from ..data.data import Data
 from ..errors import LissomError
 from ..exporting.onnx.container import ENDING, is_packed, read
 from ..exporting.openvino_ir import unpacked
-from ..exporting.snippet import snippet
+from ..exporting.snippet import FIRST, snippet
 from ..language.method import method_of
 from ..language.target import Target
 from ..running.execute import build_from_entry
@@ -54,8 +54,7 @@ def export_key(
     )
     two = found.suffix == ".ir"
     output = output or Path("model.xml" if two else found.name)
-    facts = facts_in(found)
-    code = snippet(one_target(to).name(), output.name, facts) if with_code else ""
+    code = script_of(one_target(to), output, found) if with_code else ""
     with written(output, "export") as new:
         if two and output.suffix == ".xml":
             unpacked(found, new)
@@ -67,6 +66,19 @@ def export_key(
     if code:
         output.with_suffix(".py").write_text(code, encoding="utf-8")
     return output
+
+
+def script_of(target: Target, output: Path, made: Path) -> str:
+    """Return the script to stand beside a file; raise where another file of that name is there."""
+    script = output.with_suffix(".py")
+    if script.exists() and not script.read_text(encoding="utf-8", errors="replace").startswith(
+        FIRST
+    ):
+        raise LissomError(
+            f"--snippet: {script} is there and is no such script; name the file otherwise with -o"
+        )
+    name = output.name if made.suffix != ".onnxz" else made.name
+    return snippet(target.name(), name, facts_in(made))
 
 
 @dataclass(frozen=True)
@@ -104,8 +116,8 @@ def bench(
     the rows. `rank` counts those that were surely faster under the same settings, by intervals that
     do not overlap, and begins with 1; `faster` is against the fastest baseline of the same network,
     None where either was `disturbed`, and `level` says that the two cannot be told apart. A
-    baseline that cannot be made is told and left out. `data`, which is given how the first file
-    says that pictures are to be seen, adds the metrics of each file on its test set.
+    baseline that cannot be made is told and left out. `data`, which is given how a file says
+    that pictures are to be seen, adds the metrics of each file on its test set.
     """
     pairs = candidates(things, store, to, shape, model)
     if baselines:
@@ -177,15 +189,19 @@ def candidates(
 def measured_metrics(
     pairs: Sequence[Candidate], data: Callable[[str | None], Data], say: Callable[[str], None]
 ) -> dict[tuple[str, Path], dict[str, float | None]]:
-    """Return the metrics of each file in its runtime, by both."""
-    seen = data(preprocess_in(pairs[0].path))
-    if seen.shape != pairs[0].shape:
-        raise LissomError(
-            f"bench: {pairs[0].path.name} takes inputs of {pairs[0].shape}, and {seen.name} gives "
-            f"{seen.shape}; --preprocess says how pictures are seen"
-        )
+    """Return the metrics of each file in its runtime, by both; each sees pictures as it says itself."""
+    loaded: dict[str | None, Data] = {}
     metrics = {}
     for pair in pairs:
+        text = preprocess_in(pair.path)
+        if text not in loaded:
+            loaded[text] = data(text)
+        seen = loaded[text]
+        if seen.shape != pair.shape:
+            raise LissomError(
+                f"bench: {pair.path.name} takes inputs of {pair.shape}, and {seen.name} gives "
+                f"{seen.shape}; --preprocess says how pictures are seen"
+            )
         say(f"{pair.name}  {pair.target}: {len(seen.test)} test samples")
         metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen)
     return metrics

@@ -16,6 +16,8 @@ from ..language.preprocess import Preprocess
 from ..preprocess.normalize import Normalize
 from .own import Own, fingerprint_of, own_split
 from .picture import resizing
+from .published import preprocess_of
+from .samples import described
 from .source import load
 from .split import CPU, Files, Images, Read, Shown, Split
 
@@ -49,6 +51,7 @@ class Data:
     notes: list[str] = field(default_factory=list)
     preprocess: Preprocess | None = None
     stated: bool = True
+    unlabelled: bool = False  # whether a network has to give the labels
     as_given: bool = False  # whether inputs are numbers already, seen as they are
     reread: Callable[[str], Data] | None = field(default=None, repr=False, compare=False)
 
@@ -116,7 +119,9 @@ class Data:
         >>> data.shape, len(data.train), len(data.valid), len(data.test)
         ((3, 8, 8), 9, 1, 10)
         """
-        view = Preprocess.of(preprocess) if preprocess else Preprocess((), ())
+        view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
+        if test is None:
+            raise LissomError(f"data {name}: expected something to test on, got None")
         given = {"train": train, "valid": valid, "test": test}
         splits = {
             part: own_split(value, view, f"data {name}: {part}")
@@ -136,11 +141,6 @@ class Data:
         """The shape of one image: channels, height, width."""
         return (self.channels, *self.size)
 
-    @property
-    def unlabelled(self) -> bool:
-        """Whether there are pictures without labels, which a network has to give them."""
-        return self.name.startswith("images:") and not self.classes
-
     def labelled_by(self, answers: Callable[[Split], Tensor]) -> Data:
         """Return the data with the labels, numbers of classes, that `answers` gives to each split."""
 
@@ -153,6 +153,7 @@ class Data:
             train=with_labels(self.train),
             valid=with_labels(self.valid),
             test=with_labels(self.test),
+            unlabelled=False,
         )
 
     @property
@@ -227,20 +228,21 @@ def completed(read: Read, *, stated: bool = True) -> Data:
     if stated:
         facts += f" {preprocess}"
     return Data(
-        read.name,
-        train,
-        valid,
-        test,
-        read.classes,
-        read.channels,
-        read.size,
-        mean,
-        std,
-        read.flip,
-        hashlib.sha256(facts.encode()).hexdigest()[:16],
-        read.notes,
-        preprocess,
-        stated,
+        name=read.name,
+        train=train,
+        valid=valid,
+        test=read.test,
+        classes=read.classes,
+        channels=read.channels,
+        size=read.size,
+        mean=mean,
+        std=std,
+        flip=read.flip,
+        fingerprint=hashlib.sha256(facts.encode()).hexdigest()[:16],
+        notes=read.notes,
+        preprocess=preprocess,
+        stated=stated,
+        unlabelled=not read.labelled,
     )
 
 
@@ -263,7 +265,17 @@ def of_splits(
         train, valid = parted(train)
     else:
         test, valid = parted(test, share=0.2)
-    one = next(iter(test.batches(1, CPU, torch.tensor([0]))))[0][0]
+    for part, split in (("valid", valid), ("test", test)):
+        if not len(split):
+            raise LissomError(f"data {name}: the {part} split is empty; more samples are needed")
+    one = first_input(test)
+    for split in (train, valid):
+        other = first_input(split) if len(split) else one
+        if other.shape != one.shape or other.dtype != one.dtype:
+            raise LissomError(
+                f"data {name}: expected inputs of one shape and type in all splits, got "
+                f"{described(other)} beside {described(one)}"
+            )
     if one.ndim == 0:
         raise LissomError(f"data {name}: expected inputs that are tensors, got single numbers")
     pictures = one.dtype == torch.uint8
@@ -277,6 +289,11 @@ def of_splits(
             f"data {name}: its inputs are {one.dtype}, which are taken as they are; preprocess is "
             "for pictures and 8-bit integers"
         )
+    if pictures and (one.ndim != 3 or len(one) not in (1, 3)):
+        raise LissomError(
+            f"data {name}: expected pictures (c h w) of 1 or 3 channels, got {described(one)}; "
+            "inputs[:, None] gives gray ones a channel"
+        )
     channels, *size = one.shape
     if pictures and not view.numbers:
         view = replace(view, numbers=(Normalize(),))
@@ -285,7 +302,7 @@ def of_splits(
     if classes is None:
         classes = count_of_classes(train, valid, test)
     mean, std = view.line(channels) if pictures else ((0.0,), (1.0,))
-    facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view}"
+    facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view} {flip}"
     return Data(
         name,
         train,
@@ -302,6 +319,13 @@ def of_splits(
         stated=stated or not pictures,
         as_given=not pictures,
     )
+
+
+def first_input(split: Own) -> Tensor:
+    """Return the input of the first sample of a split."""
+    for inputs, _ in split.batches(1, CPU, torch.tensor([0])):
+        return inputs[0]
+    raise LissomError(f"{split.where}: it is empty")
 
 
 def count_of_classes(*splits: Own) -> int:

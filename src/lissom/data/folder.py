@@ -17,10 +17,9 @@ from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
 from .classes import by_name, classes_of_network
 from .digits import stratified
-from .picture import FORMATS, decoded, resizing
-from .split import Files, Images, Read
+from .picture import FORMATS, WrongPreprocess, decoded, resizing
+from .split import MEMORY, Files, Images, Read
 
-MEMORY = 2 << 30  # bytes of pixels in one data set above which files are read batch by batch
 LOOKED_AT = 100  # images of each class, for their sizes
 UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 PARTS = ("train", "valid", "test")
@@ -53,7 +52,7 @@ def read_folder(
     folders = parts_in(root, stated) if labelled else {"all": {"": images_in(root)}}
     classes = classes_in(root, folders, stated) if labelled else ("",)
     fingerprint = fingerprint_of(folders)
-    own = set(classes) == names_in(folders)
+    own = classes == tuple(sorted(names_in(folders)))
     splits, notes = arranged(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))
     if not preprocess.pictures:
@@ -91,6 +90,7 @@ def read_folder(
         fingerprint=f"{fingerprint} {dict(bad)}" + ("" if own else f" {classes}"),
         preprocess=preprocess,
         notes=notes,
+        labelled=labelled,
     )
 
 
@@ -244,9 +244,9 @@ def first_size(
     for path in paths:
         try:
             height, width = decoded(path, channels, preprocess).shape[1:]
-        except LissomError as error:
-            if str(error).startswith("preprocess"):
-                raise
+        except WrongPreprocess:
+            raise
+        except LissomError:
             continue
         if not asked and height * width > UNASKED:
             raise LissomError(
@@ -313,8 +313,10 @@ class Reading:
         """Return the pixels of a file, None for one that is to be left out."""
         try:
             pixels = decoded(path, self.channels, self.preprocess, self.size)
-        except LissomError as error:
-            if not self.skip_bad or str(error).startswith("preprocess"):
+        except WrongPreprocess:
+            raise
+        except LissomError:
+            if not self.skip_bad:
                 raise
             return None
         # a lazy split is decoded once now only to find bad files

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
-from .folder import MEMORY, PARTS, first_size, image_endings
+from .folder import PARTS, first_size, image_endings
 from .picture import decoded, picture_in, resizing
-from .split import Files, Images, Read
+from .split import MEMORY, Files, Images, Read
 
 OUTSIDE = 255  # the label of pixels that a preprocessing adds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,15 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    default_collate,
+)
 
 from ..errors import LissomError, cause_of, type_of
 from ..language.preprocess import Preprocess
-from .picture import pixels_of
+from .picture import in_eight_bits, pixels_of, shown_pixels
 from .samples import described
-from .split import CPU
+from .split import CPU, MEMORY
 
-MOST = 2 << 30  # bytes of samples that a stream is held in memory for
 LOOKED_AT = 16  # samples that a fingerprint is taken of
 WANTED = (
     "expected a Dataset, a DataLoader, a pair of tensors (inputs, targets), or a list of samples "
@@ -96,16 +105,29 @@ class Own(Dataset[Any]):
 
 
 def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
-    """Return an input as a tensor: a picture as `preprocess` leaves it, anything else as it is."""
-    if isinstance(given, Tensor):
-        return given
+    """Return an input as a tensor: pictures as `preprocess` leaves them, numbers as they are.
+
+    Pictures are those of Pillow, and 8-bit tensors and arrays (c h w) of 1 or 3 channels.
+    """
     if isinstance(given, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(given))
+        given = torch.from_numpy(np.ascontiguousarray(given))
+    if isinstance(given, Tensor):
+        if given.dtype == torch.float64:  # NumPy's own, which nobody chose
+            return given.float()
+        if given.dtype != torch.uint8 or not preprocess.pictures:
+            return given
+        if given.ndim != 3 or len(given) not in (1, 3):
+            raise LissomError(
+                f"{where}: {preprocess.pictures[0]} needs pictures (c h w) of 1 or 3 channels, got "
+                f"{described(given)}"
+            )
+        return shown_pixels(given[None], preprocess)[0]
     from PIL.Image import Image
 
     if isinstance(given, Image):
-        mode = "L" if given.mode in ("1", "L") else "RGB"
-        return torch.from_numpy(pixels_of(preprocess.shown(given.convert(mode))))
+        picture = in_eight_bits(given)
+        mode = "L" if picture.mode in ("1", "L") else "RGB"
+        return torch.from_numpy(pixels_of(preprocess.shown(picture.convert(mode))))
     raise LissomError(
         f"{where}: expected an input that is a tensor, an array or a picture, got {described(given)}"
     )
@@ -119,7 +141,11 @@ def own_split(given: Any, preprocess: Preprocess, where: str) -> Own:
         if isinstance(given.dataset, IterableDataset):
             return own_split(streamed(given, where), preprocess, where)
         split = own_split(given.dataset, preprocess, where)
-        return replace(split, collate=given.collate_fn, workers=given.num_workers)
+        if (places := places_of(given, where)) is not None:
+            split = split.take(places)
+        # a process that is not a fork of this one does not know code that was imported from a file
+        forks = multiprocessing.get_start_method() == "fork"
+        return replace(split, collate=given.collate_fn, workers=given.num_workers if forks else 0)
     if isinstance(given, IterableDataset):
         return own_split(streamed(DataLoader(given, batch_size=64), where), preprocess, where)
     if is_pair_of_tensors(given):
@@ -129,6 +155,8 @@ def own_split(given: Any, preprocess: Preprocess, where: str) -> Own:
                 f"{where}: expected as many targets as inputs, got {len(targets)} and {len(inputs)}"
             )
         given = torch.utils.data.TensorDataset(inputs, targets)
+    if isinstance(given, type):
+        raise LissomError(f"{where}: {WANTED}; got the class {given.__name__}: call it")
     if (
         not hasattr(given, "__len__")
         or not hasattr(given, "__getitem__")
@@ -148,54 +176,94 @@ def is_pair_of_tensors(given: Any) -> bool:
     )
 
 
+def places_of(loader: DataLoader[Any], where: str) -> Tensor | None:
+    """Return the places in its data set that a loader visits, None for all of them.
+
+    Raises LissomError for a sampler that does not say which: its samples may belong to another split.
+    """
+    sampler = loader.sampler
+    if type(sampler) is SubsetRandomSampler:
+        return torch.as_tensor(sampler.indices)
+    plain = type(loader.batch_sampler) in (BatchSampler, type(None))
+    whole = type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    )
+    if plain and whole:
+        return None
+    odd = loader.batch_sampler if plain is False else sampler
+    raise LissomError(
+        f"{where}: lissom draws the order itself and cannot tell which samples a "
+        f"{type(odd).__name__} visits; torch.utils.data.Subset(dataset, indices) says it"
+    )
+
+
 def streamed(loader: DataLoader[Any], where: str) -> Any:
     """Return the samples of a stream, which has no places, held in memory."""
     batches: list[tuple[Tensor, Tensor]] = []
     held = 0
-    for batch in loader:
-        if not is_pair_of_tensors(batch):
-            raise LissomError(
-                f"{where}: expected batches (inputs, targets), got {described(batch)}"
-            )
-        held += sum(part.numel() * part.element_size() for part in batch)
-        if held > MOST:
-            raise LissomError(
-                f"{where}: a stream is held in memory, and this one is larger than {MOST >> 30} GiB; "
-                "a Dataset with __getitem__ and __len__ is read as it is needed"
-            )
-        batches.append((batch[0], batch[1]))
+    try:
+        for batch in loader:
+            if not is_pair_of_tensors(batch):
+                raise LissomError(
+                    f"{where}: expected batches (inputs, targets), got {described(batch)}"
+                )
+            inputs, targets = (torch.as_tensor(part) for part in batch)
+            held += inputs.numel() * inputs.element_size()
+            if held > MEMORY:
+                raise LissomError(
+                    f"{where}: a stream is held in memory, and this one is larger than "
+                    f"{MEMORY >> 30} GiB; a Dataset with __getitem__ and __len__ is read as it is needed"
+                )
+            batches.append((inputs, targets))
+    except LissomError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise LissomError(f"{where}: reading it raised {cause_of(error)}") from error
     if not batches:
         raise LissomError(f"{where}: the stream is empty")
-    inputs, targets = zip(*batches, strict=True)
-    return torch.utils.data.TensorDataset(torch.cat(inputs), torch.cat(targets))
+    columns = list(zip(*batches, strict=True))
+    return torch.utils.data.TensorDataset(*map(torch.cat, columns))
 
 
 def labels_of(samples: Any) -> Tensor | None:
-    """Return the targets of all samples where a data set keeps a list of them; None where not."""
+    """Return the targets of all samples where a data set keeps a list of them; None where not, or
+    where the list does not say what its samples do.
+    """
     if isinstance(samples, torch.utils.data.TensorDataset) and len(samples.tensors) == 2:
         return samples.tensors[1]
     for name in ("targets", "labels"):
         values = getattr(samples, name, None)
-        if isinstance(values, (Tensor, np.ndarray, list, tuple)) and len(values) == len(samples):
-            try:
-                return torch.as_tensor(
-                    np.asarray(values) if not isinstance(values, Tensor) else values
-                )
-            except (TypeError, ValueError):
-                return None
+        if not isinstance(values, (Tensor, np.ndarray, list, tuple)) or len(values) != len(samples):
+            continue
+        try:
+            labels = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+            places = torch.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).long()
+            seen = torch.stack([torch.as_tensor(samples[int(k)][1]) for k in places])
+        except Exception:  # a list of something else: samples are asked one by one
+            return None
+        return labels if torch.equal(seen.to(labels.dtype), labels[places]) else None
     return None
 
 
 def fingerprint_of(splits: Sequence[Own]) -> str:
-    """Return a text that changes with the number of samples, their targets, and those looked at."""
+    """Return a text that changes with the samples: with all that lie in tensors, else with their
+    number, all targets that are known, and the inputs that are looked at.
+    """
     seen = hashlib.sha256()
     for split in splits:
         seen.update(f"{len(split)} ".encode())
         if not len(split):
             continue
         places = torch.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).long()
-        for inputs, targets in split.batches(LOOKED_AT, CPU, places):
-            for part in (inputs, targets):
-                seen.update(f"{tuple(part.shape)} {part.dtype}".encode())
-                seen.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+        parts = [part for pair in split.batches(LOOKED_AT, CPU, places) for part in pair]
+        if isinstance(split.samples, torch.utils.data.TensorDataset):
+            parts += [tensor[split.taken] for tensor in split.samples.tensors]
+        elif split.known_labels is not None:
+            parts.append(split.known_labels)
+        for part in parts:
+            seen.update(f"{tuple(part.shape)} {part.dtype}".encode())
+            if part.numel():
+                seen.update(part.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return seen.hexdigest()

@@ -29,6 +29,10 @@ LARGE = 1 << 24  # pixels that any file may declare: 128 MiB while they are deco
 DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
 
 
+class WrongPreprocess(LissomError):
+    """A preprocessing that does not suit the pictures, which are good in themselves."""
+
+
 @cache
 def opened() -> list[str]:
     """Return the formats that this Pillow opens by itself."""
@@ -58,16 +62,21 @@ def picture_in(path: Path, channels: int) -> Picture:
                     f"it declares {image.width} x {image.height} pixels in "
                     f"{path.stat().st_size} bytes"
                 )
-            if image.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
-                picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            else:
-                picture = image.convert("RGBA") if "transparency" in image.info else image
-            return picture.convert("L" if channels == 1 else "RGB")
+            return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
         said = str(error) or type(error).__name__
         raise LissomError(
             f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
         ) from None
+
+
+def in_eight_bits(picture: Picture) -> Picture:
+    """Return a picture as Pillow can convert it to 8 bits of gray or colour without a loss it hides."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert("RGBA") if "transparency" in picture.info else picture
 
 
 def decoded(
@@ -83,9 +92,12 @@ def decoded(
     """
     picture = picture_in(path, channels)
     if preprocess is not None:
-        picture = preprocess.shown(picture)
+        try:
+            picture = preprocess.shown(picture)
+        except LissomError as error:
+            raise WrongPreprocess(str(error)) from None
     if size is not None and picture.size != (size[1], size[0]):
-        raise LissomError(
+        raise WrongPreprocess(
             f"preprocess: pictures come out in different sizes, {path} {picture.height}x"
             f"{picture.width} and others {size[0]}x{size[1]}; end with center_crop({size[0]}), or "
             "give resize a width"

@@ -6,7 +6,7 @@ import importlib
 import math
 from typing import Any
 
-from ..errors import LissomError, nearest
+from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
 
 LIBRARIES = ("torchvision", "timm")
@@ -15,12 +15,13 @@ LIBRARIES = ("torchvision", "timm")
 def preprocess_of(text: str) -> Preprocess:
     """Return the preprocessing that a text says, or that the network it names was published with.
 
-    `torchvision:resnet50` is how torchvision's ResNet-50 with its newest weights sees pictures.
+    `torchvision:resnet50` is how torchvision's ResNet-50 with its newest weights sees pictures,
+    `torchvision:resnet50:IMAGENET1K_V1` with those weights.
     """
-    library, colon, name = text.strip().partition(":")
+    library, _, name = text.strip().partition(":")
     if library not in LIBRARIES:
         return Preprocess.of(text)
-    if not colon or not name:
+    if not name:
         raise LissomError(
             f"preprocess: expected {library}:NAME, as in {library}:resnet50, or just {library} "
             f"beside --model {library}:NAME; got {text!r}"
@@ -30,26 +31,42 @@ def preprocess_of(text: str) -> Preprocess:
 
 def published_preprocess(library: str, name: str) -> str:
     """Return the preprocessing of a network of torchvision or timm, as text."""
+    name, _, weights = name.partition(":")
     where = f"preprocess: {library}:{name:.60}"
+    module = library_module(library, where)
+    known = module.list_models()
+    # a name of timm may say whose weights they are
+    plain = name.partition(".")[0] if library == "timm" else name
+    if plain not in known:
+        close = nearest(name, known)
+        raise LissomError(f"{where} is unknown" + (f"; did you mean '{close}'?" if close else ""))
+    if library == "timm":
+        return timm_text(module, name, where)
+    return torchvision_text(module.get_model_weights(name), weights or "DEFAULT", where)
+
+
+def library_module(library: str, where: str) -> Any:
+    """Import what lists the networks of a library."""
     try:
-        module = importlib.import_module(
-            "torchvision.models" if library == "torchvision" else "timm"
-        )
+        return importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
     except ImportError:
         raise LissomError(
             f"{where}: {library} is not installed here; pip install {library}"
         ) from None
-    if name.partition(".")[0] not in (known := module.list_models()):
-        close = nearest(name, known)
-        raise LissomError(f"{where} is unknown" + (f"; did you mean '{close}'?" if close else ""))
-    if library == "torchvision":
-        return torchvision_text(module.get_model_weights(name), where)
-    return timm_text(module, name, where)
 
 
-def torchvision_text(weights: Any, where: str) -> str:
-    """Return what the newest weights of torchvision's networks of one name want."""
-    transform: Any = weights.DEFAULT.transforms() if len(weights) else None
+def newest_weights(name: str) -> str | None:
+    """Return the name of the newest weights that torchvision publishes for a network, None for none."""
+    weights = library_module("torchvision", "weights").get_model_weights(name)
+    return str(weights.DEFAULT.name) if len(weights) else None
+
+
+def torchvision_text(weights: Any, name: str, where: str) -> str:
+    """Return what torchvision's weights of that name want."""
+    known = list(weights.__members__)
+    if name not in known:
+        raise LissomError(f"{where}: expected weights of {listed(known) or 'none'}, got {name}")
+    transform: Any = weights[name].transforms()
     if type(transform).__name__ != "ImageClassification":
         raise LissomError(
             f"{where}: torchvision does not say how it sees pictures as a classifier does"
@@ -76,7 +93,7 @@ def timm_text(timm: Any, name: str, where: str) -> str:
         raise LissomError(
             f"{where}: timm crops pictures to {height}x{width} in the mode '{mode}'; say it as a text"
         )
-    side = height if mode == "squash" else math.floor(height / config["crop_pct"])
+    side = math.floor(height / config["crop_pct"])
     numbers = (tuple(config["mean"]), tuple(config["std"]))
     return written(side, height, config["interpolation"], *numbers, squash=mode == "squash")
 
@@ -90,11 +107,7 @@ def written(
     *,
     squash: bool = False,
 ) -> str:
-    """Return the text of a classifier's usual preprocessing."""
-    shape = (
-        f"resize({side}, {side}, {interpolation!r})"
-        if squash
-        else f"resize({side}, {interpolation!r})"
-    )
-    crops = [] if squash else [f"center_crop({crop})"]
-    return " | ".join([shape, *crops, f"normalize(mean={mean}, std={std})"])
+    """Return the text of a classifier's usual preprocessing; `squash` makes pictures square first."""
+    shape = f"{side}, {side}" if squash else f"{side}"
+    operations = [f"resize({shape}, {interpolation!r})", f"center_crop({crop})"]
+    return " | ".join([*operations, f"normalize(mean={mean}, std={std})"])

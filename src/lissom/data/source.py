@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from .split import Read
 
-MEMORY = 2 << 30  # bytes of pixels above which pictures are made batch by batch
 KNOWN = (
     "digits",
     "cifar10",
@@ -122,7 +121,7 @@ def load(
 def shown(read: Read, preprocess: Preprocess) -> Read:
     """Return a data set in memory as `preprocess` leaves its pictures."""
     from .picture import shown_pixels
-    from .split import Images, Shown
+    from .split import MEMORY, Images, Shown
 
     parts = {"train": read.train, "valid": read.valid, "test": read.test}
     held = {name: part for name, part in parts.items() if isinstance(part, Images)}

@@ -16,6 +16,7 @@ from ..language.preprocess import Preprocess
 from .picture import decoded, shown_pixels
 
 CPU = torch.device("cpu")
+MEMORY = 2 << 30  # bytes of samples above which they are read batch by batch
 
 
 class Split(Protocol):
@@ -201,3 +202,4 @@ class Read:
     fingerprint: str
     preprocess: Preprocess
     notes: list[str] = field(default_factory=list)
+    labelled: bool = True

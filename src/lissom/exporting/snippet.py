@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 
+FIRST = '"""Print what'  # how every such script begins
 RUNTIMES = {
     "onnxruntime": (
         "import onnxruntime as ort",
@@ -27,6 +28,10 @@ def snippet(target: str, file: str, facts: Mapping[str, Any]) -> str:
 
     Raises LissomError for a runtime or a preprocessing that a few lines cannot do.
     """
+    if file.endswith(".onnxz"):
+        raise LissomError(
+            "--snippet: the runtime alone cannot read a packed file; leave packed out"
+        )
     if target not in RUNTIMES:
         raise LissomError(f"--snippet: expected a target of {', '.join(RUNTIMES)}, got {target}")
     held = {name: parsed(value) for name, value in facts.items()}
@@ -36,9 +41,10 @@ def snippet(target: str, file: str, facts: Mapping[str, Any]) -> str:
         )
     imported, run = RUNTIMES[target]
     mode = "L" if held.get("order") == "gray" else "RGB"
-    pictures = Preprocess.of(str(held["preprocess"])).pictures if held["preprocess"] else ()
+    text = str(held.get("preprocess") or "")
+    pictures = Preprocess.of(text).pictures if text else ()
     lines = [
-        f'"""Print what {file} answers for a picture: python {file.rpartition(".")[0]}.py picture.jpg"""',
+        f'{FIRST} {file} answers for a picture: python {file.rpartition(".")[0]}.py picture.jpg"""',
         "",
         "import sys",
         "",

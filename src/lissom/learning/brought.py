@@ -13,7 +13,13 @@ from ..language.recipe import Recipe
 from ..tasks.task import Task
 from .evaluate import network_outputs, scored
 
-NUMBERS = ('normalize("imagenet")', 'normalize("half")', 'normalize("data")', "", "scale(255)")
+NUMBERS = (
+    'normalize("imagenet")',
+    'normalize("half")',
+    'normalize("data")',
+    "scale(1)",
+    "scale(255)",
+)
 TRIED = 500  # validation images
 LEAST = 64  # pixels of a side from which on pictures are photos
 MARGIN = 8 / 7  # of a picture's side over that of the usual crop: 256 over 224
@@ -30,7 +36,9 @@ def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
             f"{learning[0]}: it learns, and {task.data.name} has no training images; a folder "
             "'train' with a folder for each class gives some"
         )
-    untrained = not task.given or all(recipe.steps[0].learning for recipe in recipes)
+    untrained = not task.given or all(
+        step.learning for recipe in recipes for step in recipe.steps[:1]
+    )
     if untrained or task.data.stated:
         return []
     return [
@@ -89,7 +97,7 @@ def with_numbers(data: Data, text: str) -> Data:
     assert data.preprocess is not None
     if 'normalize("data")' in text:
         return data
-    numbers = Preprocess.of(text).numbers if text else ()
+    numbers = Preprocess.of(text).numbers
     preprocess = replace(data.preprocess, numbers=numbers)
     mean, std = preprocess.line(data.channels)
     return replace(data, preprocess=preprocess, mean=mean, std=std)

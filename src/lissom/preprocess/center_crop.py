@@ -24,8 +24,10 @@ class CenterCrop(PictureOperation):
     Source: torchvision.transforms.CenterCrop, https://docs.pytorch.org/vision
     """
 
-    height: int = arg("pixels from top to bottom", low=1)
-    width: int | None = arg("pixels from left to right; as the height if none", None, low=1)
+    height: int = arg("pixels from top to bottom", low=1, high=8192)
+    width: int | None = arg(
+        "pixels from left to right; as the height if none", None, low=1, high=8192
+    )
     fill: int = arg("value of pixels beyond a picture that is smaller", 0, low=0, high=255)
 
     def __call__(self, picture: Image) -> Image:
@@ -49,9 +51,11 @@ class CenterCrop(PictureOperation):
         high = self.height
         wide = self.width or high
         return (
-            f"left = round((picture.width - {wide}) / 2)\n"
-            f"top = round((picture.height - {high}) / 2)\n"
-            f"picture = picture.crop((left, top, left + {wide}, top + {high}))"
+            f"width, height = {wide}, {high}\n"
+            "across, down = picture.width - width, picture.height - height\n"
+            "left = round(across / 2) if across >= 0 else -(-across // 2)\n"
+            "top = round(down / 2) if down >= 0 else -(-down // 2)\n"
+            "picture = picture.crop((left, top, left + width, top + height))"
         )
 
 

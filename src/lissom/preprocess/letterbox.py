@@ -24,8 +24,10 @@ class Letterbox(PictureOperation):
     Source: Ultralytics LetterBox, https://docs.ultralytics.com
     """
 
-    height: int = arg("pixels from top to bottom", low=1)
-    width: int | None = arg("pixels from left to right; as the height if none", None, low=1)
+    height: int = arg("pixels from top to bottom", low=1, high=8192)
+    width: int | None = arg(
+        "pixels from left to right; as the height if none", None, low=1, high=8192
+    )
     fill: int = arg("value of the pixels around, in every channel", 114, low=0, high=255)
     interpolation: Literal["nearest", "bilinear"] = arg(
         "how values between pixels are made", "bilinear"

@@ -40,6 +40,14 @@ class Normalize(NumberOperation):
         "what is divided by; 1 if only mean is given", None, above=0
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.given and self.of != "data":
+            raise LissomError(
+                f'normalize("{self.of}"): numbers of its own were given, too; leave out the name or '
+                "mean= and std="
+            )
+
     @property
     def given(self) -> bool:
         """Whether there are numbers of its own."""

@@ -27,9 +27,11 @@ class Resize(PictureOperation):
     Source: torchvision.transforms.Resize, https://docs.pytorch.org/vision
     """
 
-    size: int = arg("pixels of the shorter side; the height where a width is given", low=1)
+    size: int = arg(
+        "pixels of the shorter side; the height where a width is given", low=1, high=8192
+    )
     width: int | Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = arg(
-        "width, or the interpolation", None, low=1
+        "width, or the interpolation", None, low=1, high=8192
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = arg(
         "how values between pixels are made", "bilinear"
@@ -41,6 +43,10 @@ class Resize(PictureOperation):
         if isinstance(self.width, str):
             object.__setattr__(self, "interpolation", self.width)
             object.__setattr__(self, "width", None)
+        if self.interpolation == "lanczos" and not self.antialias:
+            raise LissomError(
+                "resize(antialias=False): expected nearest, bilinear or bicubic, got lanczos"
+            )
 
     def __call__(self, picture: Image) -> Image:
         wide, high = picture.size

@@ -39,8 +39,9 @@ def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> Non
     for name, value in expected.items():
         missing = value - (reached.get(name) or 0.0)
         if missing > TOLERANCE:
+            found = "no number" if reached.get(name) is None else f"{reached[name]:.4f}"
             raise LissomError(
-                f"--expect: the uncompressed network reaches {name} {reached.get(name):.4f} on the "
+                f"--expect: the uncompressed network reaches {name} {found} on the "
                 f"test set of {record['task']['data']}, expected {value:g} to within {TOLERANCE}; "
                 "images are seen through "
                 f"{record['task']['preprocessing'].get('preprocess')}: is that how it was trained?"

@@ -67,7 +67,9 @@ ROUNDED = listing(
     )
 )
 SIZES = fields(theory_bytes=number(0), packed_bytes=number(0))
-SHOWN = fields(mean=(listing(number()), list), std=(listing(number(1e-9)), list))
+SHOWN = fields(
+    preprocess=(text, ""), mean=(listing(number()), list), std=(listing(number(1e-9)), list)
+)
 MACHINE = fields(cpu=(text, "unknown"), cores=(maybe(COUNT), None))
 
 # The type of a field, its check, and what is read where a record of an earlier version lacks it.

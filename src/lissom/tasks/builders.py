@@ -7,7 +7,6 @@ signed the entry, or if the user names that code again.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 import sysconfig
@@ -16,12 +15,12 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.published import LIBRARIES, library_module
 from ..errors import LissomError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("torchvision", "timm")
 COUNTS = ("num_classes", "in_channels")
 MOST = 1_000_000  # classes or channels
 
@@ -67,14 +66,7 @@ def chosen_arguments(build: dict[str, Any]) -> list[str]:
 
 def library_model(library: str, name: str) -> Callable[..., nn.Module]:
     """Return what builds a network of torchvision or timm by the name that it has in their lists."""
-    try:
-        module = importlib.import_module(
-            "torchvision.models" if library == "torchvision" else "timm"
-        )
-    except ImportError:
-        raise LissomError(
-            f"model: {library} is not installed here; pip install {library}"
-        ) from None
+    module = library_module(library, "model")
     known = module.list_models()
     if name not in known and (library == "torchvision" or name not in module.list_pretrained()):
         close = nearest(name, known)

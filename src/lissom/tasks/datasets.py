@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..data.data import Data
 from ..data.own import is_pair_of_tensors, own_split
+from ..data.published import preprocess_of
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
 from .task import describe_error, loaded
@@ -23,8 +25,9 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     A pair is (train, test), three are (train, valid, test). Of a single one a fifth is tested on.
     """
     place, _, name = spec.rpartition(":")
-    found, _ = loaded(place, name, "data")
-    if callable(found) and not hasattr(found, "__getitem__") and not hasattr(found, "__iter__"):
+    found, source = loaded(place, name, "data")
+    is_function = callable(found) and not hasattr(found, "__getitem__")
+    if is_function and not hasattr(found, "__iter__") and not isinstance(found, type):
         try:
             found = found()
         except LissomError:
@@ -32,14 +35,20 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
         except Exception as error:  # the user's own code may raise anything
             raise LissomError(f"data: {spec} raised {describe_error(error, str(error))}") from error
     if isinstance(found, Data):
+        if preprocess or classes:
+            word = "preprocess" if preprocess else "classes"
+            raise LissomError(
+                f"--{word}: {spec} is a lissom.Data, which says its own; leave it out"
+            )
         return found
     parts = parts_of(found, f"data {spec}")
     if set(parts) == {"train"}:
-        view = Preprocess.of(preprocess) if preprocess else Preprocess((), ())
+        view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
         parts["train"], parts["test"] = fifth_apart(own_split(parts["train"], view, f"data {spec}"))
     number = named_classes(classes)
     data = Data.of_dataset(**parts, preprocess=preprocess, classes=number, name=name)
-    return replace(data, name=spec)
+    mark = hashlib.sha256(f"{source} {data.fingerprint}".encode()).hexdigest()[:16]
+    return replace(data, name=spec, fingerprint=mark)
 
 
 def parts_of(found: Any, where: str) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.published import LIBRARIES, newest_weights
 from ..errors import LissomError, listed, nearest, place_of, type_of, unknown
 from ..kinds.classify import top1
 from ..language.kind import Kind, Metric
 from ..language.menu import menu
 from ..language.method import method_of
-from .builders import LIBRARIES, arguments, chosen_arguments, code_named, library_model
+from .builders import arguments, chosen_arguments, code_named, library_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -125,7 +126,7 @@ class Task:
             f"{source} {given}",
             spec={"model": model, **given},
             weights=weights or "",
-            given=bool(weights) or ":" in model,
+            given=bool(weights) or is_own_code(model) or bool(arguments.get("pretrained")),
             kind=None if kind is None else method_of("kinds", kind, "--kind"),
         )
         return labelled_by_itself(task) if data.unlabelled else task
@@ -226,6 +227,12 @@ def labelled_by_itself(task: Task) -> Task:
     return replace(task, data=replace(labelled, classes=classes), metrics={"agreement": top1})
 
 
+def is_own_code(model: str) -> bool:
+    """Return whether the user's own code builds a network, which may be trained by then."""
+    place = model.rpartition(":")[0]
+    return bool(place) and place not in LIBRARIES
+
+
 def is_published(weights: str, model: str) -> bool:
     """Return whether `weights` name some that a library publishes with its network, and no file."""
     return model.partition(":")[0] in LIBRARIES and bool(re.fullmatch(r"[A-Z0-9_]+", weights))
@@ -234,6 +241,11 @@ def is_published(weights: str, model: str) -> bool:
 def published_argument(model: str, weights: str) -> dict[str, Any]:
     """Return the argument by which a library's builder loads its published weights."""
     if model.startswith("torchvision:"):
+        if weights == "DEFAULT":  # the key has the name of those that are the newest now
+            newest = newest_weights(model.partition(":")[2])
+            if newest is None:
+                raise LissomError(f"weights: torchvision publishes none for {model}")
+            return {"weights": newest}
         return {"weights": weights}
     if weights != "DEFAULT":
         raise LissomError(
@@ -392,7 +404,7 @@ def build_from(
     if more and not trusted:
         raise LissomError(
             f"load: {where} would build its network with {listed(more)}, and nothing shows that "
-            f"your lissom wrote it; {cure}"
+            "your lissom wrote it; if it is yours, lissom store --trust signs all that is in its store"
         )
     if "task" in build:
         return own_task(given or str(build["task"])).fresh()

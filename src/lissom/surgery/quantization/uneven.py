@@ -12,6 +12,7 @@ from .dataflow import DataFlow
 if TYPE_CHECKING:
     from ...language.context import Context
 
+NOTHING = 1e-6  # of the largest part: what is smaller says nothing, and may be rounded away
 UNEVEN = 16  # times that a part may be larger than another: 4 of 8 bits are left for the smaller
 
 
@@ -19,13 +20,13 @@ def uneven_concatenations(wires: DataFlow, seen: Mapping[str, RangeStats]) -> di
     """Return the sites of concatenations whose parts differ too much for one grid, with the ratio.
 
     A detector that joins boxes of up to 640 pixels and scores of up to 1 would have all its scores
-    rounded to 0 or 2.5. Parts that are 0 throughout fit any grid.
+    rounded to 0 or 2.5. Parts that are next to 0 throughout fit any grid.
     Source: reports of users, https://github.com/ultralytics/ultralytics/issues/23987.
     """
     ratios = {}
     for site, parts in wires.joined.items():
         sizes = [max(-seen[part].low, seen[part].high) for part in parts if part in seen]
-        sizes = [size for size in sizes if 0 < size < float("inf")]
+        sizes = [size for size in sizes if NOTHING * max(sizes) < size < float("inf")]
         if len(sizes) > 1 and max(sizes) > UNEVEN * min(sizes):
             ratios[site] = max(sizes) / min(sizes)
     return ratios
