@@ -65,7 +65,7 @@ RECORD: dict[str, Any] = {
         "valid": 3,
         "test": 4,
         "spec": {},
-        "preprocessing": {"mean": [0.5], "std": [0.2]},
+        "preprocessing": {"preprocess": "scale(1)", "mean": [0.5], "std": [0.2]},
         "notes": [],
     },
     "sizes": {"theory_bytes": 90, "packed_bytes": 95},

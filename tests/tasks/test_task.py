@@ -826,4 +826,4 @@ def test_published_weights_are_named_for_libraries_only(data: Data) -> None:
     with pytest.raises(LissomError, match="expected DEFAULT, got IMAGENET1K_V1"):
         published_argument("timm:resnet18", "IMAGENET1K_V1")
     task = Task.of("torchvision:resnet18", data, weights="DEFAULT")
-    assert task.spec["weights"] == "DEFAULT" and task.weights == "DEFAULT"
+    assert task.spec["weights"] == "IMAGENET1K_V1" and task.weights == "DEFAULT"
