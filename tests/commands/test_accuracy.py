@@ -18,7 +18,7 @@ from PIL import Image
 import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.cli.main import main
-from lissom.commands.accuracy import facts_in, file_metrics, preprocess_in
+from lissom.commands.accuracy import facts_in, file_metrics, fixed_batch, preprocess_in
 from lissom.commands.bench import export_key
 from lissom.exporting.snippet import snippet
 from lissom.language.menu import menu
@@ -86,6 +86,20 @@ def test_a_file_that_does_not_say_how_it_sees_pictures_asks(
         with pytest.raises(SystemExit) as ended:
             main([*words, *more])
         assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_file_of_one_size_of_batch_is_measured_too(
+    made: dict[str, Any], batch: int, tmp_path: Path
+) -> None:
+    model = onnx.load(str(made["file"]))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, str(tmp_path / "fixed.onnx"))
+    assert fixed_batch(tmp_path / "fixed.onnx") == batch and fixed_batch(made["file"]) is None
+    wanted = file_metrics(made["file"], "onnxruntime", made["data"])
+    assert file_metrics(tmp_path / "fixed.onnx", "onnxruntime", made["data"]) == wanted
 
 
 def test_answers_of_another_number_are_refused(made: dict[str, Any]) -> None:

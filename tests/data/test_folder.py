@@ -131,7 +131,9 @@ def test_a_folder_that_is_none_of_the_classes_is_named(tmp_path: Path) -> None:
     pictures(tmp_path, {"test": 5}, ("ant", "beee"))
     names = tmp_path / "names.txt"
     names.write_text("ant\nbee\n")
-    with pytest.raises(LissomError, match="'beee' is none of the 2 classes; did you mean 'bee'"):
+    with pytest.raises(
+        LissomError, match="'beee' is none of the 2 classes ant, bee; did you mean 'bee'"
+    ):
         Data.of(f"folder:{tmp_path}", classes=str(names))
     with pytest.raises(LissomError, match="--classes: it is for folder:PATH"):
         Data.of("digits", classes="10")

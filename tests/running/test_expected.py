@@ -26,6 +26,8 @@ def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) 
     ):
         run("train(1) | prune(0.5)", task, store, expect=f"top1={reached + 0.006}")
     assert len(list(store)) == 2, "nothing was pruned"
+    with pytest.raises(LissomError, match=r"top1 is a share from 0 to 1, as in top1=0.9; got 90"):
+        run("train(1) | fold", task, store, expect="top1=90")
     run("train(1) | fold", task, store, expect="top1=0")
     assert len([g for g in store.record(first["key"])["gates"] if "reaches" in g["name"]]) == 1
 
@@ -35,6 +37,7 @@ def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) 
     [
         ("top2=0.5", "there is no metric 'top2'; did you mean 'top"),
         ("top1", "expected name=value"),
+        ("top1=90%", "expected name=value, name=value, got 'top1=90%'"),
         ("top1='a'", "top1: expected a number"),
         ("top1=True", "top1: expected a number"),
         ("top1={0.1, 0.2}", "top1: expected one value, got 2"),

@@ -54,8 +54,8 @@ def run(
         str,
         typer.Option(
             "--expect",
-            help="What the uncompressed network must reach on the test set to within 0.005, as in "
-            "top1=0.888, before anything is done to it.",
+            help="What the uncompressed network must at least reach on the test set, less 0.005, as "
+            "in top1=0.888, before anything is done to it.",
         ),
     ] = "",
     form: Format = "table",

@@ -141,6 +141,8 @@ def data_to_test(
     from ..data.source import is_own_data
     from ..errors import LissomError
 
+    if name.startswith("images:"):
+        raise LissomError(f"bench: {name} has no labels to measure by; folder:PATH has")
     if is_own_data(name):
         from ..tasks.datasets import own_data
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ..bench.process import loaded
@@ -65,19 +66,49 @@ def classes_in(facts: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in classes] if isinstance(classes, list) else []
 
 
+def fixed_batch(path: Path) -> int | None:
+    """Return how many samples an ONNX file takes at once, None where that is left open."""
+    if path.suffix not in (".onnx", ENDING):
+        return None
+    import onnx
+
+    whole = read(path) if is_packed(path) else path.read_bytes()
+    dims = onnx.load_model_from_string(whole).graph.input[0].type.tensor_type.shape.dim
+    return dims[0].dim_value or None if len(dims) else None
+
+
+def in_batches(
+    run: Callable[[np.ndarray], np.ndarray], batch: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what runs any number of samples in batches of one size, the last one filled up."""
+
+    def all_of(samples: np.ndarray) -> np.ndarray:
+        missing = -len(samples) % batch
+        filled = np.concatenate([samples, np.repeat(samples[-1:], missing, 0)])
+        outputs = [run(filled[k : k + batch]) for k in range(0, len(filled), batch)]
+        answers: np.ndarray = np.concatenate(outputs)[: len(samples)]
+        return answers
+
+    return all_of
+
+
 def file_metrics(path: Path, target: str, data: Data, threads: int = 1) -> dict[str, float | None]:
     """Return the metrics of a file in a runtime on the test set, top-1 and with many classes top-5."""
     facts = facts_in(path)
     baked = is_baked(facts)
     said = classes_in(facts)
-    if said and list(data.classes) != said and len(said) == len(data.classes):
+    named = said != [str(k) for k in range(len(said))]  # numbers are no names
+    if named and list(data.classes) != said and len(said) == len(data.classes):
         raise LissomError(
             f"{path}: its classes are others than those of {data.name}, or in another order: "
             f"{listed(said, 4)} and {listed(data.classes, 4)}; --classes says the file's"
         )
     task = Task(nn.Identity, data)
-    with loaded(target, path, (1, *data.shape), threads=threads, pixels=baked) as process:
-        outputs, labels = file_outputs(process.run, task, data.test, baked)
+    batch = fixed_batch(path)
+    shape = (batch or 1, *data.shape)
+    with loaded(target, path, shape, threads=threads, pixels=baked) as process:
+        run = process.run if batch is None else in_batches(process.run, batch)
+        outputs, labels = file_outputs(run, task, data.test, baked)
     if outputs.ndim != 2 or outputs.shape[1] != len(data.classes):
         raise LissomError(
             f"{path}: it answers {tuple(outputs.shape[1:])} for an image, and {data.name} has "

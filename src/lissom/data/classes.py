@@ -75,9 +75,10 @@ def classes_of_network(names: Sequence[str], stated: tuple[str, ...] | None) -> 
     if unknown:
         close = nearest(unknown[0], known)
         raise LissomError(
-            f"data: the class folder '{unknown[0]}' is none of the {len(stated)} classes"
+            f"data: the class folder '{unknown[0]}' is none of the {len(stated)} classes "
+            f"{listed(stated, 3)}"
             + (f"; did you mean '{close}'?" if close else "")
-            + (f" {len(unknown)} folders are not" if len(unknown) > 1 else "")
+            + (f"; {len(unknown)} folders are none" if len(unknown) > 1 else "")
         )
     return stated
 

@@ -257,6 +257,7 @@ def of_splits(
 ) -> Data:
     """Return data of splits that somebody brought, set apart and measured where that is wanted."""
     fingerprint = fingerprint_of(list(splits.values()))
+    notes = list[str]()
     test = splits["test"]
     train = splits.get("train", test.take(EMPTY))
     if "valid" in splits:
@@ -265,6 +266,10 @@ def of_splits(
         train, valid = parted(train)
     else:
         test, valid = parted(test, share=0.2)
+        notes.append(
+            "nothing is there to learn from: a fifth of what is to be tested on, drawn once and for "
+            "all, is for validation and calibration"
+        )
     for part, split in (("valid", valid), ("test", test)):
         if not len(split):
             raise LissomError(f"data {name}: the {part} split is empty; more samples are needed")
@@ -315,6 +320,7 @@ def of_splits(
         std,
         flip,
         hashlib.sha256(facts.encode()).hexdigest()[:16],
+        notes=notes,
         preprocess=view,
         stated=stated or not pictures,
         as_given=not pictures,

@@ -57,6 +57,11 @@ def check_spec(
         if not place or not os.path.isdir(os.path.expanduser(place)):
             raise LissomError(f"data: {place!r} is not a folder")
     elif spec not in KNOWN[: -len(FOLDERS)]:
+        if spec.endswith(".py"):
+            raise LissomError(
+                f"data: {spec!r} says no name in that file; expected {spec}:NAME, a Dataset, a "
+                "DataLoader or a function that returns some"
+            )
         if os.path.isdir(os.path.expanduser(spec)):
             raise LissomError(
                 f"data: there is no data set '{spec}', but a folder; folder:{spec} names it"

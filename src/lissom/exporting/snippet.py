@@ -10,15 +10,16 @@ from ..errors import LissomError
 from ..language.preprocess import Preprocess
 
 FIRST = '"""Print what'  # how every such script begins
+HERE = 'str(Path(__file__).with_name("{file}"))'
 RUNTIMES = {
     "onnxruntime": (
         "import onnxruntime as ort",
-        'session = ort.InferenceSession("{file}")\n'
+        f"session = ort.InferenceSession({HERE})\n"
         "outputs = session.run(None, {{session.get_inputs()[0].name: x[None]}})[0][0]",
     ),
     "openvino": (
         "import openvino as ov",
-        'model = ov.Core().compile_model("{file}", "CPU")\noutputs = model(x[None])[0][0]',
+        f'model = ov.Core().compile_model({HERE}, "CPU")\noutputs = model(x[None])[0][0]',
     ),
 }
 
@@ -47,6 +48,7 @@ def snippet(target: str, file: str, facts: Mapping[str, Any]) -> str:
         f'{FIRST} {file} answers for a picture: python {file.rpartition(".")[0]}.py picture.jpg"""',
         "",
         "import sys",
+        "from pathlib import Path",
         "",
         "import numpy as np",
         imported,

@@ -296,7 +296,10 @@ def values_in(text: str, where: str) -> dict[str, Any]:
     >>> values_in("num_classes=3, pretrained=False", "--model-args")
     {'num_classes': 3, 'pretrained': False}
     """
-    call = parsed(f"named({text.strip()})", where)
+    try:
+        call = parsed(f"named({text.strip()})", where)
+    except LissomError:
+        raise LissomError(f"{where}: expected name=value, name=value, got {text!r}") from None
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
         raise LissomError(f"{where}: expected name=value, name=value, got {text!r}")
     found = dict[str, Any]()

@@ -33,8 +33,8 @@ def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
     learning = [step for recipe in recipes for step in recipe.steps if step.learning]
     if learning and not len(task.data.train):
         raise LissomError(
-            f"{learning[0]}: it learns, and {task.data.name} has no training images; a folder "
-            "'train' with a folder for each class gives some"
+            f"{learning[0]}: it learns, and {task.data.name} has no training images; expected a "
+            "folder or a split 'train'"
         )
     untrained = not task.given or all(
         step.learning for recipe in recipes for step in recipe.steps[:1]

@@ -206,7 +206,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
         images, labels = augmented(pixels, labels, self.data, self.pace, self.draw)
-        images = images.contiguous(memory_format=self.layout)
+        if images.ndim == 4:  # a series has no such layouts
+            images = images.contiguous(memory_format=self.layout)
         with autocast(self.device, self.precision), own_code():
             outputs = self.model(images)
         batch = Batch(images, labels, outputs.float())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # at batch-norm's usual momentum, 1.5 % of the old statistics are left after as many
 MIN_UPDATES = 40
+RISEN = 1.2  # times the loss of the first epoch
 
 
 @dataclass
@@ -70,7 +71,7 @@ class TaskContext(Context):
         remembers: Sequence[Remembering] = (),
     ) -> None:
         """Train `model` in place, as the contract says."""
-        self.log += fit(
+        rows = fit(
             model,
             self.known.data,
             settings,
@@ -84,7 +85,14 @@ class TaskContext(Context):
             remembers=remembers,
             checkpoints=self.checkpoints,
         )
+        self.log += rows
         model.to("cpu")
+        if rows and rows[-1]["loss"] > RISEN * rows[0]["loss"]:
+            self.notes.append(
+                f"{self.where}: the loss rose from {rows[0]['loss']:.3g} to {rows[-1]['loss']:.3g}; "
+                f"lr={settings.lr:g} is too high for a network that is trained already, a tenth of "
+                "it may be right"
+            )
         updates = self.updates(settings.epochs, settings.batch)
         if updates < MIN_UPDATES and any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()

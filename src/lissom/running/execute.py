@@ -40,7 +40,7 @@ from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from .context import TaskContext
 from .eta import Eta
-from .expected import check_expected, expected_in
+from .expected import chance_note, check_expected, expected_in
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
 
@@ -72,8 +72,11 @@ class Run:
             nodes = end.path
         for node in nodes:
             self._ensure(node)
-            if self.expected and node.key == end.reference:
-                check_expected(self.store, node.key, self.expected)
+            if node.key != end.reference:
+                continue
+            check_expected(self.store, node.key, self.expected)
+            if self.task.given and (note := chance_note(self.store, node.key)):
+                self.say(f"{node.key}  note: {note}")
 
     def rehearse(self, end: Node) -> None:
         """Go through the recipe on an untrained network and two images; whatever is wrong with it
@@ -274,6 +277,11 @@ def run(
     store.check()
     store.sweep()
     examine(task)
+    if bake and task.data.as_given:
+        raise LissomError(
+            "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
+            "file, leave it out"
+        )
     for note in [*check_brought(task, recipes), *task.notes()]:
         say(f"note: {note}")
     last = ends(recipes, seeds, task.root)

@@ -9,6 +9,7 @@ from ..language.method import values_in
 from ..store.store import Store
 
 TOLERANCE = 0.005
+CHANCE = 1.2  # times the share that guessing gets right
 
 
 def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
@@ -28,17 +29,36 @@ def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
+def chance_note(store: Store, key: str) -> str | None:
+    """Return what to say where a network that was brought answers no better than chance."""
+    record = store.record(key)
+    reached = record["scores"]["test"].get("top1")
+    classes = record["task"]["classes"]
+    if reached is None or classes < 2 or reached > CHANCE / classes:
+        return None
+    return (
+        f"the uncompressed network is right on {reached:.2%} of the test set, which is chance among "
+        f"{classes} classes: are weights given, and are images seen as it was trained (--preprocess)?"
+    )
+
+
 def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> None:
     """Raise unless the network of that key reaches on the test set what is expected of it.
 
     What is compared becomes a gate in its record: how far it stays below.
     """
+    if not expected:
+        return
     record = store.record(key)
     reached = record["scores"]["test"]
     gates = [gate for gate in record["gates"] if not gate["name"].startswith("reaches")]
     for name, value in expected.items():
         missing = value - (reached.get(name) or 0.0)
         if missing > TOLERANCE:
+            if value > 1 >= (reached.get(name) or 0.0):
+                raise LissomError(
+                    f"--expect: {name} is a share from 0 to 1, as in {name}=0.9; got {value:g}"
+                )
             found = "no number" if reached.get(name) is None else f"{reached[name]:.4f}"
             raise LissomError(
                 f"--expect: the uncompressed network reaches {name} {found} on the "

@@ -42,13 +42,17 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
             )
         return found
     parts = parts_of(found, f"data {spec}")
+    notes = list[str]()
     if set(parts) == {"train"}:
         view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
         parts["train"], parts["test"] = fifth_apart(own_split(parts["train"], view, f"data {spec}"))
+        notes.append(
+            "one data set is all there is: a fifth of it, drawn once and for all, is the test set"
+        )
     number = named_classes(classes)
     data = Data.of_dataset(**parts, preprocess=preprocess, classes=number, name=name)
     mark = hashlib.sha256(f"{source} {data.fingerprint}".encode()).hexdigest()[:16]
-    return replace(data, name=spec, fingerprint=mark)
+    return replace(data, name=spec, fingerprint=mark, notes=[*notes, *data.notes])
 
 
 def parts_of(found: Any, where: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Task:
         if published:
             arguments = {**published_argument(model, published), **arguments}
         wanted = {"in_channels": data.channels}
-        if not data.unlabelled:
+        if data.classes:
             wanted["num_classes"] = len(data.classes)
         takes = parameters_of(factory)
         anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
@@ -114,7 +114,15 @@ class Task:
         def build() -> nn.Module:
             made = factory(**given)
             if weights and not published:
-                load_weights(made, weights)
+                try:
+                    load_weights(made, weights)
+                except LissomError as error:
+                    if "other shapes" not in str(error) or "num_classes" not in given:
+                        raise
+                    raise LissomError(
+                        f"{error}; the network was built for {given['num_classes']} classes, those "
+                        f"of {data.name}: where it knows more, --classes names all of them"
+                    ) from None
             return made
 
         if weights and not published:
@@ -141,9 +149,10 @@ class Task:
         """Return what a user should know of what the network is shown, if it was trained elsewhere."""
         if not self.weights:
             return []
-        return [
-            f"{self.weights} was trained elsewhere; images are seen through {self.data.preprocess}"
-        ]
+        seen = f"images are seen through {self.data.preprocess}"
+        if self.data.as_given:
+            seen = "inputs are taken as the data set gives them"
+        return [f"{self.weights} was trained elsewhere; {seen}"]
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
@@ -223,6 +232,11 @@ def labelled_by_itself(task: Task) -> Task:
 
     sizes = set[int]()
     labelled = task.data.labelled_by(answers)
+    if len(labelled.test.labels.unique()) < 2:
+        labelled.notes.append(
+            f"{task.name} gives all pictures to be tested on one answer, so that agreement says "
+            "little: is it trained, and does it see them as it was?"
+        )
     classes = tuple(map(str, range(*sizes)))
     return replace(task, data=replace(labelled, classes=classes), metrics={"agreement": top1})
 
