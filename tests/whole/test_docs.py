@@ -37,7 +37,7 @@ def make_net(num_classes=10, in_channels=3):
 
 def make_segmenter(num_classes=12):
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, num_classes, 2, 2)
+        nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, num_classes, 2, 2)
     )
 
 def make_mixer(num_classes=10, in_channels=3):
