@@ -134,6 +134,11 @@ def test_a_series_is_no_picture() -> None:
     assert data.shape == (5, 100) and data.example(2).shape == (2, 5, 100)
 
 
+def test_targets_that_are_not_counted_from_0_are_told() -> None:
+    (_, note) = Data.of_dataset((X, Y + 1)).notes
+    assert "no target is 0" in note and len(Data.of_dataset((X, Y)).notes) == 1
+
+
 def test_targets_may_be_numbers() -> None:
     data = Data.of_dataset((X, torch.randn(40)))
     assert data.classes == () and data.test.labels.is_floating_point()

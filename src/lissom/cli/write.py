@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import LissomError
 from .app import app
 from .counts import numbers_of, size_of
 from .options import (
@@ -111,6 +112,10 @@ def bench(
     from ..commands.bench import bench
     from ..report.benchmark import print_bench
 
+    if not data and (preprocess or classes):
+        raise LissomError(
+            f"--{'preprocess' if preprocess else 'classes'}: it says how --data are seen; give --data"
+        )
     if data:
         check_spec(data, None, channels, preprocess, classes)
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
@@ -139,7 +144,6 @@ def data_to_test(
     """Load data whose pictures are seen as `stated`, or else as a file has `said`."""
     from ..data.data import Data
     from ..data.source import is_own_data
-    from ..errors import LissomError
 
     if name.startswith("images:"):
         raise LissomError(f"bench: {name} has no labels to measure by; folder:PATH has")

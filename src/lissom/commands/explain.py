@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
+from ..data.data import are_classes
 from ..data.split import spread
 from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..language.target import Target
 from ..learning.evaluate import (
-    are_classes,
     file_outputs,
     network_outputs,
     relative,

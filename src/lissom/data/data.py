@@ -304,8 +304,7 @@ def of_splits(
         view = replace(view, numbers=(Normalize(),))
     if view.from_data:
         view = view.measured(*statistics(train if len(train) else valid))
-    if classes is None:
-        classes = count_of_classes(train, valid, test)
+    names = class_names(classes, [split for split in (train, valid, test) if len(split)], notes)
     mean, std = view.line(channels) if pictures else ((0.0,), (1.0,))
     facts = f"{fingerprint} {len(train)} {len(valid)} {len(test)} {view} {flip}"
     return Data(
@@ -313,7 +312,7 @@ def of_splits(
         train,
         valid,
         test,
-        tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes),
+        names,
         channels,
         tuple(size),  # type: ignore[arg-type]
         mean,
@@ -334,12 +333,27 @@ def first_input(split: Own) -> Tensor:
     raise LissomError(f"{split.where}: it is empty")
 
 
-def count_of_classes(*splits: Own) -> int:
-    """Return how many classes there are, by the largest target; 0 where targets are no classes."""
-    labels = torch.cat([split.labels for split in splits if len(split)])
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        return 0
-    return int(labels.max()) + 1
+def class_names(
+    classes: int | Sequence[str] | None, splits: Sequence[Own], notes: list[str]
+) -> tuple[str, ...]:
+    """Return the names of classes that were said, or numbers up to the largest target; none where
+    targets are no classes. Note where no target is 0.
+    """
+    if classes is None:
+        labels = torch.cat([split.labels for split in splits])
+        if not are_classes(labels):
+            return ()
+        classes = int(labels.max()) + 1
+        if int(labels.min()) > 0:
+            notes.append(
+                "no target is 0: classes are counted from 0, so that the first has no sample"
+            )
+    return tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+
+
+def are_classes(labels: Tensor) -> bool:
+    """Return whether labels (n ...) are numbers of classes, one for each sample."""
+    return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
 
 
 def parted(train: Part, share: float = 0.1, most: int = 2500) -> tuple[Part, Part]:

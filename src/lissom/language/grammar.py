@@ -87,9 +87,10 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
 
 def not_a_value(node: ast.expr, where: str) -> LissomError:
     """Build the error for what no setting may be."""
+    cure = "; several numbers stand in parentheses, as in (0.5, 0.4)"
     return LissomError(
         f"{where}: expected a number, a text in quotes or a {{set}} of them, got "
-        f"'{ast.unparse(node)}'"
+        f"'{ast.unparse(node)}'{cure if isinstance(node, ast.List) else ''}"
     )
 
 

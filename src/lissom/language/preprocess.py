@@ -99,9 +99,12 @@ class Preprocess:
         text = SETS.get(text.strip(), text)
         if not text.strip():
             raise LissomError(f"preprocess: it is empty; an example: {SETS['imagenet']}")
-        operations = [
-            operation_in(part) for part in parts_of(parsed(text, "preprocess"), ast.BitOr)
-        ]
+        tree = parsed(text, "preprocess")
+        if isinstance(tree, ast.Tuple):
+            raise LissomError(
+                f"preprocess: expected | between operations, as in {SETS['imagenet']}, got a comma"
+            )
+        operations = [operation_in(part) for part in parts_of(tree, ast.BitOr)]
         for before, after in pairwise(operations):
             if isinstance(before, NumberOperation) and isinstance(after, PictureOperation):
                 raise LissomError(

@@ -36,7 +36,7 @@ def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
             f"{learning[0]}: it learns, and {task.data.name} has no training images; expected a "
             "folder or a split 'train'"
         )
-    untrained = not task.given or all(
+    untrained = not task.trained or all(
         step.learning for recipe in recipes for step in recipe.steps[:1]
     )
     if untrained or task.data.stated:

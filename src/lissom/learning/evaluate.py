@@ -42,11 +42,6 @@ def network_outputs(
     return found
 
 
-def are_classes(labels: Tensor) -> bool:
-    """Return whether labels (n ...) are numbers of classes, one for each image."""
-    return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
-
-
 def scored(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Return every metric of the task, None where it is not a number."""
     return {

@@ -41,6 +41,11 @@ class Normalize(NumberOperation):
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.of, str):
+            raise LissomError(
+                "normalize: numbers are given by name, as in normalize(mean=0.5, std=0.25), got "
+                f"{self.of!r}"
+            )
         super().__post_init__()
         if self.given and self.of != "data":
             raise LissomError(

@@ -63,7 +63,7 @@ class Run:
         """Run the steps on the way to a network that the store does not hold."""
         given, *nodes = end.path
         if given.key == end.reference:
-            if not self.task.given:
+            if not self.task.trained:
                 self.say(
                     "note: nothing has trained this network: the recipe does not begin with "
                     "train, and there are no "
@@ -75,7 +75,7 @@ class Run:
             if node.key != end.reference:
                 continue
             check_expected(self.store, node.key, self.expected)
-            if self.task.given and (note := chance_note(self.store, node.key)):
+            if self.task.trained and (note := chance_note(self.store, node.key)):
                 self.say(f"{node.key}  note: {note}")
 
     def rehearse(self, end: Node) -> None:

@@ -55,7 +55,7 @@ class Task:
     spec: dict[str, Any] = field(default_factory=dict)
     # the file that the weights of a network which was trained elsewhere come from
     weights: str = ""
-    given: bool = True  # whether `build` makes a network that has learned, as far as can be known
+    trained: bool = True  # whether `build` makes a network that has learned, as far as can be known
     kind: Kind | None = None
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class Task:
             f"{source} {given}",
             spec={"model": model, **given},
             weights=weights or "",
-            given=bool(weights) or is_own_code(model) or bool(arguments.get("pretrained")),
+            trained=bool(weights) or is_own_code(model) or bool(arguments.get("pretrained")),
             kind=None if kind is None else method_of("kinds", kind, "--kind"),
         )
         return labelled_by_itself(task) if data.unlabelled else task
@@ -203,7 +203,7 @@ def labelled_by_itself(task: Task) -> Task:
     """
     import torch
 
-    if not task.given:
+    if not task.trained:
         raise LissomError(
             f"data: {task.data.name} has no labels, which a trained network has to give; expected "
             "--weights or a --model that is trained"
