@@ -135,7 +135,9 @@ def test_a_folder_that_is_none_of_the_classes_is_named(tmp_path: Path) -> None:
         LissomError, match="'beee' is none of the 2 classes ant, bee; did you mean 'bee'"
     ):
         Data.of(f"folder:{tmp_path}", classes=str(names))
-    with pytest.raises(LissomError, match="--classes: it is for folder:PATH"):
+    with pytest.raises(
+        LissomError, match="--classes: it is for folder:PATH, masks:PATH and csv:FILE"
+    ):
         Data.of("digits", classes="10")
 
 

@@ -18,15 +18,8 @@ if TYPE_CHECKING:
 
     from .split import Read
 
-KNOWN = (
-    "digits",
-    "cifar10",
-    "cifar100",
-    "fashion-mnist",
-    "folder:PATH",
-    "images:PATH",
-    "masks:PATH",
-)
+NAMES = ("digits", "cifar10", "cifar100", "fashion-mnist")
+KNOWN = (*NAMES, "folder:PATH", "images:PATH", "masks:PATH", "csv:FILE", "file.py:NAME")
 FOLDERS = ("folder:", "images:", "masks:")
 
 
@@ -41,8 +34,10 @@ def check_spec(
     if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
         Preprocess.of(preprocess)
     if classes is not None:
-        if not spec.startswith(("folder:", "masks:")) and not is_own_data(spec):
-            raise LissomError(f"--classes: it is for folder:PATH; {spec} has classes of its own")
+        if not spec.startswith(("folder:", "masks:", "csv:")) and not is_own_data(spec):
+            raise LissomError(
+                f"--classes: it is for folder:PATH, masks:PATH and csv:FILE; {spec} has classes of its own"
+            )
         classes_named(classes)
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise LissomError(f"data: size: expected (height, width) of at least 1, got {size}")
@@ -52,11 +47,14 @@ def check_spec(
         place = spec.rpartition(":")[0]
         if not os.path.isfile(place):
             raise LissomError(f"data: there is no file {place}")
+    elif spec.startswith("csv:"):
+        if not os.path.isfile(os.path.expanduser(spec[4:])):
+            raise LissomError(f"data: there is no file {spec[4:]!r}")
     elif spec.startswith(FOLDERS):
         place = spec.partition(":")[2]
         if not place or not os.path.isdir(os.path.expanduser(place)):
             raise LissomError(f"data: {place!r} is not a folder")
-    elif spec not in KNOWN[: -len(FOLDERS)]:
+    elif spec not in NAMES:
         if spec.endswith(".py"):
             raise LissomError(
                 f"data: {spec!r} says no name in that file; expected {spec}:NAME, a Dataset, a "
@@ -94,6 +92,10 @@ def load(
     view = preprocess_of(preprocess or SETS["data"])
     stated = classes_named(classes) if classes else None
     folder = Path(os.path.expanduser(spec.partition(":")[2]))
+    if spec.startswith("csv:"):
+        from .table import read_table
+
+        return read_table(folder, size, channels or 3, skip_bad, view, stated)
     if spec.startswith("masks:"):
         from .masks import read_masks
 

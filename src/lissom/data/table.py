@@ -1,0 +1,207 @@
+"""A data set from a table: a CSV file that names a picture in each row, and what is known of it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LissomError, counted, listed
+from ..language.preprocess import Preprocess
+from .classes import by_name
+from .folder import PARTS, SEED, SHARE, first_size
+from .picture import WrongPreprocess, decoded, resizing
+from .split import MEMORY, Files, Images, Read
+
+PATHS = ("path", "image", "file", "filename")  # how the column of pictures may be called
+LEAST = 10  # rows, which are parted where no column says the split
+
+Row = dict[str, str]
+
+
+def read_table(
+    file: Path,
+    size: tuple[int, int] | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+    stated: tuple[str, ...] | None,
+) -> Read:
+    """Read a CSV file with a header: a column of paths, maybe one called `split`, and targets.
+
+    Paths are relative to the file. The column of paths is called path, image, file or filename, or
+    is the first. One other column of words or whole numbers holds classes, several of 0 and 1 hold
+    labels of which a picture may have any, and others hold numbers. Raises LissomError for rows
+    that do not fit.
+    """
+    rows, header = rows_in(file)
+    path_column = next((name for name in header if name.lower() in PATHS), header[0])
+    columns = [name for name in header if name not in (path_column, "split")]
+    if not columns:
+        raise LissomError(f"data: {file}: expected a column of targets beside '{path_column}'")
+    paths = [file.parent / row[path_column] for row in rows]
+    bad = unreadable(paths, channels) if skip_bad else set[int]()
+    kept = [k for k in range(len(rows)) if k not in bad]
+    targets, classes = targets_in([rows[k] for k in kept], columns, stated, file)
+    paths = [paths[k] for k in kept]
+    parts, notes = parts_in([rows[k] for k in kept], file)
+    if bad:
+        notes.append(f"{counted(len(bad), 'unreadable file')} left out")
+    if not preprocess.pictures:
+        preprocess = resizing(
+            preprocess, size or first_size(paths, channels, preprocess, asked=False)
+        )
+    elif size is not None:
+        raise LissomError(
+            f"data: --size and a preprocess that changes pictures, {preprocess}, were given; "
+            "leave one of them out"
+        )
+    size = first_size(paths, channels, preprocess, asked=True)
+    after = preprocess.channels(channels)
+    lazy = len(paths) * after * size[0] * size[1] > MEMORY
+    splits: dict[str, Images | Files] = {}
+    for part, places in parts.items():
+        some = [paths[k] for k in places]
+        labels = targets[torch.tensor(places)]
+        if lazy:
+            splits[part] = Files(some, labels, channels, size, preprocess)
+            continue
+        arrays = [decoded(path, channels, preprocess, size) for path in some]
+        splits[part] = Images(torch.from_numpy(np.stack(arrays)), labels)
+    seen = hashlib.sha256(file.read_bytes())
+    for path in paths:
+        seen.update(f"{path.stat().st_size} ".encode())
+    return Read(
+        f"csv:{file.name}",
+        splits.get("train"),
+        splits.get("valid"),
+        splits["test"],
+        classes,
+        channels=after,
+        size=size,
+        flip=True,
+        fingerprint=f"{seen.hexdigest()} {classes} {sorted(bad)}",
+        preprocess=preprocess,
+        notes=notes,
+    )
+
+
+def rows_in(file: Path) -> tuple[list[Row], list[str]]:
+    """Return the rows of a CSV file by their columns, and the names of these."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            header = list(reader.fieldnames or [])
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LissomError(f"data: {file} cannot be read as CSV ({error})") from None
+    if len(set(header)) < len(header) or len(header) < 2:
+        raise LissomError(
+            f"data: {file}: expected a header of two or more different names, got "
+            f"{listed(header) or 'none'}"
+        )
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values() or not all(value.strip() for value in row.values()):
+            raise LissomError(
+                f"data: {file}, line {number}: expected a value for each of {listed(header)}"
+            )
+    if len(rows) < LEAST:
+        raise LissomError(
+            f"data: {file} holds {counted(len(rows), 'row')}; at least {LEAST} are needed"
+        )
+    return [{name: value.strip() for name, value in row.items()} for row in rows], header
+
+
+def unreadable(paths: list[Path], channels: int) -> set[int]:
+    """Return the places of files that cannot be read as images."""
+    bad = set[int]()
+    for place, path in enumerate(paths):
+        try:
+            decoded(path, channels)
+        except WrongPreprocess:
+            raise
+        except LissomError:
+            bad.add(place)
+    return bad
+
+
+def targets_in(
+    rows: list[Row], columns: list[str], stated: tuple[str, ...] | None, file: Path
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the targets of all rows, and the classes, none where targets are numbers."""
+    if len(columns) == 1 and (stated is not None or not numbers_with_points(rows, columns[0])):
+        return classes_in([row[columns[0]] for row in rows], stated, file)
+    try:
+        values = torch.tensor([[float(row[name]) for name in columns] for row in rows])
+    except ValueError as error:
+        raise LissomError(
+            f"data: {file}: expected numbers in {listed(columns)} ({error}); one column of words holds "
+            "classes"
+        ) from None
+    if len(columns) > 1 and bool(((values == 0) | (values == 1)).all()):
+        return values, tuple(columns)
+    return values if len(columns) > 1 else values[:, 0], ()
+
+
+def numbers_with_points(rows: list[Row], column: str) -> bool:
+    """Return whether a column holds numbers that are not all written as whole ones."""
+    values = [row[column] for row in rows]
+    try:
+        return [float(value) for value in values] != [] and not all(map(is_whole, values))
+    except ValueError:
+        return False
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a text is a whole number without a point.
+
+    >>> is_whole("12"), is_whole("-3"), is_whole("3.0")
+    (True, True, False)
+    """
+    return text.removeprefix("-").isdigit()
+
+
+def classes_in(
+    values: list[str], stated: tuple[str, ...] | None, file: Path
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the number of each value's class, and the classes: those stated, or the values in
+    order, whole numbers as numbers.
+    """
+    found = sorted(set(values), key=lambda name: (int(name), "") if is_whole(name) else (0, name))
+    classes = stated or tuple(found)
+    numbers = by_name(classes)
+    unknown = [name for name in found if name not in numbers]
+    if unknown:
+        raise LissomError(
+            f"data: {file}: '{unknown[0]}' is none of the {len(classes)} classes {listed(classes, 3)}"
+        )
+    return torch.tensor([numbers[value] for value in values]), classes
+
+
+def parts_in(rows: list[Row], file: Path) -> tuple[dict[str, list[int]], list[str]]:
+    """Return the places of the rows of each split, and a note where they had to be drawn."""
+    if "split" not in rows[0]:
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED)).tolist()
+        count = round(SHARE * len(rows))
+        return {"train": sorted(order[count:]), "test": sorted(order[:count])}, [
+            "there is no column 'split': a fifth of the rows, drawn once and for all, is the test set"
+        ]
+    parts: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        part = "valid" if row["split"] == "val" else row["split"]
+        if part not in PARTS:
+            raise LissomError(
+                f"data: {file}, line {place + 2}: expected a split of {listed(PARTS)}, got '{part}'"
+            )
+        parts.setdefault(part, []).append(place)
+    if "test" not in parts:
+        have = Counter({part: len(places) for part, places in parts.items()})
+        raise LissomError(f"data: {file}: expected rows of the split test, got {dict(have)}")
+    if "train" not in parts and "valid" not in parts:
+        raise LissomError(f"data: {file}: expected rows of the split train or valid beside test")
+    return parts, []
