@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,43 @@ def test_any_sample_that_lies_in_a_tensor_is_part_of_what_data_are() -> None:
         targets[place] = (targets[place] + 1) % 4
         prints.add(Data.of_dataset((X, targets)).fingerprint)
     assert len(prints) == 6
+
+
+class Varied(Map):
+    """A data set whose transform draws from every generator there is."""
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        drawn = random.random() + float(np.random.rand()) + float(torch.rand(()))
+        return X[place] + drawn, int(Y[place])
+
+
+def test_transforms_that_draw_do_not_make_other_data_of_it() -> None:
+    torch.manual_seed(1)
+    first = Data.of_dataset(Varied())
+    after = torch.rand(())
+    torch.manual_seed(1)
+    random.seed(5)
+    assert Data.of_dataset(Varied()).fingerprint == first.fingerprint
+    assert torch.rand(()) == after, "as if nothing had been drawn"
+    one, two = (everything(first.test)[0] for _ in range(2))
+    assert not torch.equal(one, two), "they vary still"
+
+
+class Noisy(Map):
+    """A data set whose transform draws from PyTorch's generator."""
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return torch.rand(3, 8, 8), int(Y[place])
+
+
+def test_workers_draw_anew_for_each_order_and_alike_in_each_run() -> None:
+    split: Any = Data.of_dataset(DataLoader(Noisy(), num_workers=1)).test
+    order = torch.arange(len(split))
+    one, again, other = (
+        torch.cat([x for x, _ in split.batches(16, CPU, given)])
+        for given in (order, order, order.flip(0))
+    )
+    assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 class Renamed(Map):

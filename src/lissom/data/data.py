@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..preprocess.normalize import Normalize
-from .own import Own, fingerprint_of, own_split
+from .own import DatasetSplit, dataset_split, fingerprint_of
 from .picture import resizing
 from .published import preprocess_of
 from .samples import described
@@ -23,7 +23,7 @@ from .split import CPU, Files, Images, Read, Shown, Split
 
 AS_GIVEN = "as given"  # the preprocessing of data that are numbers already
 EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
-Part = TypeVar("Part", Images, Shown, Files, Own)
+Part = TypeVar("Part", Images, Shown, Files, DatasetSplit)
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Data:
             raise LissomError(f"data {name}: expected something to test on, got None")
         given = {"train": train, "valid": valid, "test": test}
         splits = {
-            part: own_split(value, view, f"data {name}: {part}")
+            part: dataset_split(value, view, f"data {name}: {part}")
             for part, value in given.items()
             if value is not None
         }
@@ -247,7 +247,7 @@ def completed(read: Read, *, stated: bool = True) -> Data:
 
 
 def of_splits(
-    splits: dict[str, Own],
+    splits: dict[str, DatasetSplit],
     view: Preprocess,
     classes: int | Sequence[str] | None,
     name: str,
@@ -326,7 +326,7 @@ def of_splits(
     )
 
 
-def first_input(split: Own) -> Tensor:
+def first_input(split: DatasetSplit) -> Tensor:
     """Return the input of the first sample of a split."""
     for inputs, _ in split.batches(1, CPU, torch.tensor([0])):
         return inputs[0]
@@ -334,7 +334,7 @@ def first_input(split: Own) -> Tensor:
 
 
 def class_names(
-    classes: int | Sequence[str] | None, splits: Sequence[Own], notes: list[str]
+    classes: int | Sequence[str] | None, splits: Sequence[DatasetSplit], notes: list[str]
 ) -> tuple[str, ...]:
     """Return the names of classes that were said, or numbers up to the largest target; none where
     targets are no classes. Note where no target is 0.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,7 +39,7 @@ WANTED = (
 
 
 @dataclass
-class Own(Dataset[Any]):
+class DatasetSplit(Dataset[Any]):
     """A split whose samples (input, target) somebody else's data set gives.
 
     `taken` are the places in it that belong to the split. An input is a tensor, or a picture that
@@ -71,7 +74,7 @@ class Own(Dataset[Any]):
             self.known_labels = torch.cat(batches) if batches else torch.zeros(0, dtype=torch.int64)
         return self.known_labels
 
-    def take(self, order: Tensor) -> Own:
+    def take(self, order: Tensor) -> DatasetSplit:
         """Return the split of the samples at the given places."""
         labels = None if self.known_labels is None else self.known_labels[order]
         return replace(self, taken=self.taken[order], known_labels=labels)
@@ -82,13 +85,15 @@ class Own(Dataset[Any]):
         part = self if order is None else self.take(order)
         if not len(part):
             return
-        # with a generator of its own a loader does not change what others draw
+        # With a generator of its own a loader does not change what others draw. Its seed is that of
+        # the order: transforms that draw in workers draw anew in each epoch, and alike in each run.
+        seed = int((part.taken * torch.arange(1, len(part) + 1)).sum()) % 2**31
         loader = DataLoader(
             part,
             batch_size=size,
             num_workers=self.workers,
             collate_fn=self.collate,
-            generator=torch.Generator(),
+            generator=torch.Generator().manual_seed(seed),
         )
         try:
             for inputs, targets in loader:
@@ -133,21 +138,21 @@ def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
     )
 
 
-def own_split(given: Any, preprocess: Preprocess, where: str) -> Own:
+def dataset_split(given: Any, preprocess: Preprocess, where: str) -> DatasetSplit:
     """Return what a user gave as a split, whose samples are read when they are asked for."""
-    if isinstance(given, Own):
+    if isinstance(given, DatasetSplit):
         return given
     if isinstance(given, DataLoader):
         if isinstance(given.dataset, IterableDataset):
-            return own_split(streamed(given, where), preprocess, where)
-        split = own_split(given.dataset, preprocess, where)
+            return dataset_split(streamed(given, where), preprocess, where)
+        split = dataset_split(given.dataset, preprocess, where)
         if (places := places_of(given, where)) is not None:
             split = split.take(places)
         # a process that is not a fork of this one does not know code that was imported from a file
         forks = multiprocessing.get_start_method() == "fork"
         return replace(split, collate=given.collate_fn, workers=given.num_workers if forks else 0)
     if isinstance(given, IterableDataset):
-        return own_split(streamed(DataLoader(given, batch_size=64), where), preprocess, where)
+        return dataset_split(streamed(DataLoader(given, batch_size=64), where), preprocess, where)
     if is_pair_of_tensors(given):
         inputs, targets = (torch.as_tensor(part) for part in given)
         if len(inputs) != len(targets):
@@ -163,7 +168,7 @@ def own_split(given: Any, preprocess: Preprocess, where: str) -> Own:
         or isinstance(given, Mapping)
     ):
         raise LissomError(f"{where}: {WANTED}; got {type_of(given)}")
-    split = Own(given, torch.arange(len(given)), preprocess, where=where)
+    split = DatasetSplit(given, torch.arange(len(given)), preprocess, where=where)
     return replace(split, known_labels=labels_of(given))
 
 
@@ -247,9 +252,25 @@ def labels_of(samples: Any) -> Tensor | None:
     return None
 
 
-def fingerprint_of(splits: Sequence[Own]) -> str:
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Have all that is drawn within be the same each time, and what is drawn afterwards as before."""
+    states = (random.getstate(), np.random.get_state())
+    with torch.random.fork_rng(devices=[]):
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def fingerprint_of(splits: Sequence[DatasetSplit]) -> str:
     """Return a text that changes with the samples: with all that lie in tensors, else with their
-    number, all targets that are known, and the inputs that are looked at.
+    number, all targets that are known, and the inputs that are looked at, which transforms of the
+    user may vary by chance.
     """
     seen = hashlib.sha256()
     for split in splits:
@@ -257,7 +278,9 @@ def fingerprint_of(splits: Sequence[Own]) -> str:
         if not len(split):
             continue
         places = torch.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).long()
-        parts = [part for pair in split.batches(LOOKED_AT, CPU, places) for part in pair]
+        with seeded():
+            pairs = list(replace(split, workers=0).batches(LOOKED_AT, CPU, places))
+        parts = list(chain(*pairs))
         if isinstance(split.samples, torch.utils.data.TensorDataset):
             parts += [tensor[split.taken] for tensor in split.samples.tensors]
         elif split.known_labels is not None:

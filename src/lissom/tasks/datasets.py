@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..data.data import Data
-from ..data.own import is_pair_of_tensors, own_split
+from ..data.own import dataset_split, is_pair_of_tensors
 from ..data.published import preprocess_of
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
@@ -45,7 +45,9 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     notes = list[str]()
     if set(parts) == {"train"}:
         view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
-        parts["train"], parts["test"] = fifth_apart(own_split(parts["train"], view, f"data {spec}"))
+        parts["train"], parts["test"] = fifth_apart(
+            dataset_split(parts["train"], view, f"data {spec}")
+        )
         notes.append(
             "one data set is all there is: a fifth of it, drawn once and for all, is the test set"
         )
