@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lissom import Data, LissomError, Task
-from lissom.data import folder as folder_module
+from lissom.data import reading as reading_module
 from lissom.data.augment import crop, cutout, flip
 from lissom.data.data import parted, statistics
 from lissom.data.picture import decoded
@@ -341,7 +341,7 @@ def test_what_is_wrong_with_a_folder_is_said(
 def test_bad_files_are_left_out_and_counted_when_asked(
     tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "MEMORY", memory)
+    monkeypatch.setattr(reading_module, "MEMORY", memory)
     monkeypatch.setattr(Files, "workers", 0)
     folder(tmp_path, {"train": 5, "test": 3})
     clean = Data.of(f"folder:{tmp_path}")
@@ -366,7 +366,7 @@ def test_files_read_batch_by_batch_give_the_pixels_that_memory_holds(
 ) -> None:
     folder(tmp_path, {"train": 6, "test": 3})
     whole = Data.of(f"folder:{tmp_path}", size=(5, 7))
-    monkeypatch.setattr(folder_module, "MEMORY", 100)
+    monkeypatch.setattr(reading_module, "MEMORY", 100)
     monkeypatch.setattr(Files, "workers", 0)
     lazy = Data.of(f"folder:{tmp_path}", size=(5, 7))
     assert isinstance(lazy.test, Files) and isinstance(whole.test, Images)

@@ -226,7 +226,7 @@ def test_large_folders_are_seen_as_stated(tmp_path: Path, monkeypatch: pytest.Mo
     pictures(tmp_path, {"train": 10, "test": 5})
     text = "resize(4) | center_crop(4)"
     whole = Data.of(f"folder:{tmp_path}", preprocess=text)
-    monkeypatch.setattr("lissom.data.folder.MEMORY", 100)
+    monkeypatch.setattr("lissom.data.reading.MEMORY", 100)
     lazy = Data.of(f"folder:{tmp_path}", preprocess=text)
     assert isinstance(lazy.test, Files) and lazy.fingerprint == whole.fingerprint
     lazy.test.workers = 0

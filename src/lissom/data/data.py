@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,23 @@ from .picture import resizing
 from .published import preprocess_of
 from .samples import described
 from .source import load
-from .split import CPU, Files, Images, Read, Shown, Split
+from .split import CPU, Files, Images, Read, Split
 
 AS_GIVEN = "as given"  # the preprocessing of data that are numbers already
 EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
-Part = TypeVar("Part", Images, Shown, Files, DatasetSplit)
+
+
+class Takes(Protocol):
+    """A split that smaller ones can be made of."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, order: Tensor) -> Self:
+        """Return the split of the samples at the given places."""
+        ...
+
+
+Part = TypeVar("Part", bound=Takes)
 
 
 @dataclass
@@ -43,7 +55,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, ...]  # (height, width) of pictures; of other samples all axes but the first
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
@@ -132,13 +144,14 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.preprocess is None:
+            height, width = self.size
             self.preprocess = resizing(
-                Preprocess((), (Normalize(mean=self.mean, std=self.std),)), self.size
+                Preprocess((), (Normalize(mean=self.mean, std=self.std),)), (height, width)
             )
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of one image: channels, height, width."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample: channels, height and width of a picture."""
         return (self.channels, *self.size)
 
     def labelled_by(self, answers: Callable[[Split], Tensor]) -> Data:
@@ -218,7 +231,7 @@ def completed(read: Read, *, stated: bool = True) -> Data:
     if train is None:
         train = Images(torch.zeros(0, read.channels, *read.size, dtype=torch.uint8), EMPTY)
     elif valid is None:
-        train, valid = parted(train)  # type: ignore[type-var]
+        train, valid = parted(train)
     assert valid is not None
     preprocess = read.preprocess
     if preprocess.from_data:
@@ -314,7 +327,7 @@ def of_splits(
         test,
         names,
         channels,
-        tuple(size),  # type: ignore[arg-type]
+        tuple(size),
         mean,
         std,
         flip,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from unicodedata import category
@@ -17,11 +15,11 @@ from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
 from .classes import by_name, classes_of_network
 from .digits import stratified
-from .picture import FORMATS, WrongPreprocess, decoded, resizing
-from .split import MEMORY, Files, Images, Read
+from .picture import FORMATS
+from .reading import Reading
+from .split import Files, Images, Read
 
 LOOKED_AT = 100  # images of each class, for their sizes
-UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 PARTS = ("train", "valid", "test")
 LEAST = 10  # images without labels, which are parted in three
 SHARE = 0.2  # of the images, where one folder has to serve for two
@@ -55,40 +53,30 @@ def read_folder(
     own = classes == tuple(sorted(names_in(folders)))
     splits, notes = arranged(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))
-    if not preprocess.pictures:
-        size_given = size is not None
-        size = size or first_size(every, channels, preprocess, asked=False)
-        if not size_given and sizes_differ(splits, size):
-            notes.append(
-                f"images of other sizes are resized to {size[0]}x{size[1]} (height x width), "
-                "the size of the first; --size says another"
-            )
-        preprocess = resizing(preprocess, size)
-    elif size is not None:
-        raise LissomError(
-            f"data: --size and a preprocess that changes pictures, {preprocess}, were given; "
-            "leave one of them out"
+    reading = Reading.of(every, size, channels, preprocess, skip_bad=skip_bad)
+    if size is None and not preprocess.pictures and sizes_differ(splits, reading.size):
+        notes.append(
+            "images of other sizes are resized to {}x{} (height x width), the size of the first; "
+            "--size says another".format(*reading.size)
         )
-    size = first_size(every, channels, preprocess, asked=True)
-    after = preprocess.channels(channels)
-    lazy = len(every) * after * size[0] * size[1] > MEMORY
-    bad = Counter[str]()
-    reading = Reading(classes, channels, preprocess, size, skip_bad, lazy, bad)
-    read = {part: reading.split(found, part) for part, found in splits.items()}
-    notes += [
-        f"{part}: {counted(count, 'unreadable file')} left out" for part, count in bad.items()
-    ]
+    bad = dict[str, int]()
+    read = dict[str, Images | Files]()
+    for part, found in splits.items():
+        read[part], left_out = labelled_split(reading, found, classes, part)
+        if left_out:
+            bad[part] = left_out
+            notes.append(f"{part}: {counted(left_out, 'unreadable file')} left out")
     return Read(
         f"{'folder' if labelled else 'images'}:{root.name}",
         read.get("train"),
         read.get("valid"),
         read["test"],
         classes if labelled else (),
-        channels=after,
-        size=size,
+        channels=reading.channels_out,
+        size=reading.size,
         flip=True,
-        fingerprint=f"{fingerprint} {dict(bad)}" + ("" if own else f" {classes}"),
-        preprocess=preprocess,
+        fingerprint=f"{fingerprint} {bad}" + ("" if own else f" {classes}"),
+        preprocess=reading.preprocess,
         notes=notes,
         labelled=labelled,
     )
@@ -234,29 +222,6 @@ def classes_of(folder: Path, least: int = 2) -> Found:
     return found
 
 
-def first_size(
-    paths: list[Path], channels: int, preprocess: Preprocess, *, asked: bool
-) -> tuple[int, int]:
-    """Return height and width of the first picture that can be read, as `preprocess` leaves it.
-
-    A header may declare any size: one that nobody `asked` for is not taken from a large picture.
-    """
-    for path in paths:
-        try:
-            height, width = decoded(path, channels, preprocess).shape[1:]
-        except WrongPreprocess:
-            raise
-        except LissomError:
-            continue
-        if not asked and height * width > UNASKED:
-            raise LissomError(
-                f"data: {path} has {width} x {height} pixels, and all images would be resized to "
-                "that; say what the network is to read: --size HEIGHTxWIDTH, or --preprocess"
-            )
-        return height, width
-    raise LissomError("data: not one image can be read")
-
-
 def sizes_differ(splits: dict[str, Found], size: tuple[int, int]) -> bool:
     """Return whether one of the first images of a class has another size, as its header says."""
     from PIL import Image
@@ -270,54 +235,19 @@ def sizes_differ(splits: dict[str, Found], size: tuple[int, int]) -> bool:
     return False
 
 
-@dataclass
-class Reading:
-    """How the files of one data set are read; `bad` counts those of each part that cannot be."""
-
-    classes: tuple[str, ...]
-    channels: int
-    preprocess: Preprocess
-    size: tuple[int, int]
-    skip_bad: bool
-    lazy: bool
-    bad: Counter[str]
-
-    def split(self, found: Found, part: str) -> Images | Files:
-        """Return the images of a part with their labels, in memory or as files."""
-        numbers = by_name(self.classes)
-        # in the order of the classes
-        named = sorted(found.items(), key=lambda item: numbers[item[0]])
-        paths = list(chain(*(of_class for _, of_class in named)))
-        counts = torch.tensor([len(of_class) for _, of_class in named])
-        labels = torch.tensor([numbers[name] for name, _ in named]).repeat_interleave(counts)
-        if self.lazy and not self.skip_bad:
-            return self.files(paths, labels)
-        # threads are slower: small images are decoded under Python's lock
-        pixels = [self.pixels(path) for path in paths]
-        good = [k for k, array in enumerate(pixels) if array is not None]
-        if len(good) < len(paths):
-            self.bad[part] = len(paths) - len(good)
-            for name in found:
-                if not (labels[good] == numbers[name]).any():
-                    raise LissomError(f"data: not one image of {part}/{name} can be read")
-        if self.lazy:
-            return self.files([paths[k] for k in good], labels[good])
-        arrays = [array for array in pixels if array is not None]
-        return Images(torch.from_numpy(np.stack(arrays)), labels[good])
-
-    def files(self, paths: list[Path], labels: torch.Tensor) -> Files:
-        """Return a split that is read batch by batch."""
-        return Files(paths, labels, self.channels, self.size, self.preprocess)
-
-    def pixels(self, path: Path) -> np.ndarray | None:
-        """Return the pixels of a file, None for one that is to be left out."""
-        try:
-            pixels = decoded(path, self.channels, self.preprocess, self.size)
-        except WrongPreprocess:
-            raise
-        except LissomError:
-            if not self.skip_bad:
-                raise
-            return None
-        # a lazy split is decoded once now only to find bad files
-        return pixels[:0] if self.lazy else pixels
+def labelled_split(
+    reading: Reading, found: Found, classes: tuple[str, ...], part: str
+) -> tuple[Images | Files, int]:
+    """Return the images of a part with the numbers of their classes, in the order of these, and how
+    many were left out; raise where none of a class is left.
+    """
+    numbers = by_name(classes)
+    named = sorted(found.items(), key=lambda item: numbers[item[0]])
+    paths = list(chain(*(of_class for _, of_class in named)))
+    counts = torch.tensor([len(of_class) for _, of_class in named])
+    labels = torch.tensor([numbers[name] for name, _ in named]).repeat_interleave(counts)
+    split, left_out = reading.split(paths, labels)
+    for name in found if left_out else ():
+        if not (split.labels == numbers[name]).any():
+            raise LissomError(f"data: not one image of {part}/{name} can be read")
+    return split, left_out

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
-from .folder import PARTS, first_size, image_endings
-from .picture import decoded, picture_in, resizing
-from .split import MEMORY, Files, Images, Read
+from .folder import PARTS, image_endings
+from .picture import picture_in
+from .reading import Reading
+from .split import Files, Images, Read
 
 OUTSIDE = 255  # the label of pixels that a preprocessing adds
 
@@ -40,27 +41,11 @@ def read_masks(
             )
         pairs["test"] = pairs.pop("valid")
     images = [image for part in pairs.values() for image, _ in part]
-    if not preprocess.pictures:
-        preprocess = resizing(
-            preprocess, size or first_size(images, channels, preprocess, asked=False)
-        )
-    elif size is not None:
-        raise LissomError(
-            f"data: --size and a preprocess that changes pictures, {preprocess}, were given; "
-            "leave one of them out"
-        )
-    size = first_size(images, channels, preprocess, asked=True)
-    after = preprocess.channels(channels)
-    lazy = len(images) * after * size[0] * size[1] > MEMORY
+    reading = Reading.of(images, size, channels, preprocess)
     splits: dict[str, Images | Files] = {}
     for part, files in pairs.items():
-        labels = labels_in(files, preprocess, size)
-        paths = [image for image, _ in files]
-        if lazy:
-            splits[part] = Files(paths, labels, channels, size, preprocess)
-            continue
-        arrays = [decoded(path, channels, preprocess, size) for path in paths]
-        splits[part] = Images(torch.from_numpy(np.stack(arrays)), labels)
+        labels = labels_in(files, reading.preprocess, reading.size)
+        splits[part], _ = reading.split([image for image, _ in files], labels)
     classes = stated or counted_classes(splits)
     return Read(
         f"masks:{root.name}",
@@ -68,11 +53,11 @@ def read_masks(
         splits.get("valid"),
         splits["test"],
         classes,
-        channels=after,
-        size=size,
+        channels=reading.channels_out,
+        size=reading.size,
         flip=True,
         fingerprint=f"{fingerprint_of(pairs)} {len(classes)}",
-        preprocess=preprocess,
+        preprocess=reading.preprocess,
     )
 
 

@@ -146,7 +146,7 @@ def dataset_split(given: Any, preprocess: Preprocess, where: str) -> DatasetSpli
         if isinstance(given.dataset, IterableDataset):
             return dataset_split(streamed(given, where), preprocess, where)
         split = dataset_split(given.dataset, preprocess, where)
-        if (places := places_of(given, where)) is not None:
+        if (places := places_of(given, len(split), where)) is not None:
             split = split.take(places)
         # a process that is not a fork of this one does not know code that was imported from a file
         forks = multiprocessing.get_start_method() == "fork"
@@ -181,8 +181,8 @@ def is_pair_of_tensors(given: Any) -> bool:
     )
 
 
-def places_of(loader: DataLoader[Any], where: str) -> Tensor | None:
-    """Return the places in its data set that a loader visits, None for all of them.
+def places_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
+    """Return the places in its data set of `count` samples that a loader visits, None for all.
 
     Raises LissomError for a sampler that does not say which: its samples may belong to another split.
     """
@@ -191,9 +191,7 @@ def places_of(loader: DataLoader[Any], where: str) -> Tensor | None:
         return torch.as_tensor(sampler.indices)
     plain = type(loader.batch_sampler) in (BatchSampler, type(None))
     whole = type(sampler) is SequentialSampler or (
-        type(sampler) is RandomSampler
-        and not sampler.replacement
-        and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+        type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == count
     )
     if plain and whole:
         return None

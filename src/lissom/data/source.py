@@ -113,10 +113,9 @@ def load(
             labelled=not spec.startswith("images:"),
         )
     if size is not None and view.pictures:
-        raise LissomError(
-            f"data: --size and a preprocess that changes pictures, {view}, were given; leave one "
-            "of them out"
-        )
+        from .reading import two_sizes
+
+        raise two_sizes(view)
     if view.pictures:
         own = (8, 8) if spec == "digits" else None
         return shown(load(spec, root=root, size=own, channels=channels), view)

@@ -7,16 +7,15 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import LissomError, counted, listed
 from ..language.preprocess import Preprocess
 from .classes import by_name
-from .folder import PARTS, SEED, SHARE, first_size
-from .picture import WrongPreprocess, decoded, resizing
-from .split import MEMORY, Files, Images, Read
+from .folder import PARTS, SEED, SHARE
+from .reading import Reading
+from .split import Files, Images, Read
 
 PATHS = ("path", "image", "file", "filename")  # how the column of pictures may be called
 LEAST = 10  # rows, which are parted where no column says the split
@@ -45,48 +44,30 @@ def read_table(
     if not columns:
         raise LissomError(f"data: {file}: expected a column of targets beside '{path_column}'")
     paths = [file.parent / row[path_column] for row in rows]
-    bad = unreadable(paths, channels) if skip_bad else set[int]()
-    kept = [k for k in range(len(rows)) if k not in bad]
-    targets, classes = targets_in([rows[k] for k in kept], columns, stated, file)
-    paths = [paths[k] for k in kept]
-    parts, notes = parts_in([rows[k] for k in kept], file)
-    if bad:
-        notes.append(f"{counted(len(bad), 'unreadable file')} left out")
-    if not preprocess.pictures:
-        preprocess = resizing(
-            preprocess, size or first_size(paths, channels, preprocess, asked=False)
-        )
-    elif size is not None:
-        raise LissomError(
-            f"data: --size and a preprocess that changes pictures, {preprocess}, were given; "
-            "leave one of them out"
-        )
-    size = first_size(paths, channels, preprocess, asked=True)
-    after = preprocess.channels(channels)
-    lazy = len(paths) * after * size[0] * size[1] > MEMORY
-    splits: dict[str, Images | Files] = {}
+    targets, classes = targets_in(rows, columns, stated, file)
+    parts, notes = parts_in(rows, file)
+    reading = Reading.of(paths, size, channels, preprocess, skip_bad=skip_bad)
+    bad = dict[str, int]()
+    splits = dict[str, Images | Files]()
     for part, places in parts.items():
-        some = [paths[k] for k in places]
         labels = targets[torch.tensor(places)]
-        if lazy:
-            splits[part] = Files(some, labels, channels, size, preprocess)
-            continue
-        arrays = [decoded(path, channels, preprocess, size) for path in some]
-        splits[part] = Images(torch.from_numpy(np.stack(arrays)), labels)
+        splits[part], bad[part] = reading.split([paths[place] for place in places], labels)
+        if bad[part]:
+            notes.append(f"{part}: {counted(bad[part], 'unreadable file')} left out")
     seen = hashlib.sha256(file.read_bytes())
     for path in paths:
-        seen.update(f"{path.stat().st_size} ".encode())
+        seen.update(f"{path.stat().st_size if path.exists() else 'missing'} ".encode())
     return Read(
         f"csv:{file.name}",
         splits.get("train"),
         splits.get("valid"),
         splits["test"],
         classes,
-        channels=after,
-        size=size,
+        channels=reading.channels_out,
+        size=reading.size,
         flip=True,
-        fingerprint=f"{seen.hexdigest()} {classes} {sorted(bad)}",
-        preprocess=preprocess,
+        fingerprint=f"{seen.hexdigest()} {classes} {bad}",
+        preprocess=reading.preprocess,
         notes=notes,
     )
 
@@ -115,19 +96,6 @@ def rows_in(file: Path) -> tuple[list[Row], list[str]]:
             f"data: {file} holds {counted(len(rows), 'row')}; at least {LEAST} are needed"
         )
     return [{name: value.strip() for name, value in row.items()} for row in rows], header
-
-
-def unreadable(paths: list[Path], channels: int) -> set[int]:
-    """Return the places of files that cannot be read as images."""
-    bad = set[int]()
-    for place, path in enumerate(paths):
-        try:
-            decoded(path, channels)
-        except WrongPreprocess:
-            raise
-        except LissomError:
-            bad.add(place)
-    return bad
 
 
 def targets_in(

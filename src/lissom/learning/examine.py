@@ -16,7 +16,8 @@ from ..language.kind import Kind
 from ..language.menu import menu
 from ..language.training import Batch
 from ..surgery.steady import unsteady
-from ..tasks.task import Task, describe_error, first_line
+from ..tasks.code import describe_error, first_line
+from ..tasks.task import Task
 
 if TYPE_CHECKING:
     from ..data.split import Split

@@ -76,7 +76,8 @@ class Distill(Learning):
 
     def identity(self) -> str:
         """Return the settings, a weight file standing for its content."""
-        from ..tasks.task import file_mark, teachers_in
+        from ..tasks.code import file_mark
+        from ..tasks.task import teachers_in
 
         paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
         return super().identity() + "".join(
@@ -87,7 +88,7 @@ class Distill(Learning):
         """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
         import torch
 
-        from ..tasks.task import first_line
+        from ..tasks.code import first_line
 
         super().rehearse(model, ctx)
         if ctx.task is None or ctx.teacher is None:

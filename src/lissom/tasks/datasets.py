@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..data.data import Data
+from ..data.classes import classes_named
+from ..data.data import Data, parted
 from ..data.own import dataset_split, is_pair_of_tensors
 from ..data.published import preprocess_of
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
-from .task import describe_error, loaded
+from .code import called, loaded
 
 PARTS = ("train", "valid", "test")
 ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "test"}
@@ -28,12 +29,7 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     found, source = loaded(place, name, "data")
     is_function = callable(found) and not hasattr(found, "__getitem__")
     if is_function and not hasattr(found, "__iter__") and not isinstance(found, type):
-        try:
-            found = found()
-        except LissomError:
-            raise
-        except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"data: {spec} raised {describe_error(error, str(error))}") from error
+        found = called(found, f"data: {spec}")
     if isinstance(found, Data):
         if preprocess or classes:
             word = "preprocess" if preprocess else "classes"
@@ -45,9 +41,8 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     notes = list[str]()
     if set(parts) == {"train"}:
         view = preprocess_of(preprocess) if preprocess else Preprocess((), ())
-        parts["train"], parts["test"] = fifth_apart(
-            dataset_split(parts["train"], view, f"data {spec}")
-        )
+        whole = dataset_split(parts["train"], view, f"data {spec}")
+        parts["train"], parts["test"] = parted(whole, share=0.2, most=len(whole))
         notes.append(
             "one data set is all there is: a fifth of it, drawn once and for all, is the test set"
         )
@@ -77,17 +72,8 @@ def parts_of(found: Any, where: str) -> dict[str, Any]:
     return {"train": found}
 
 
-def fifth_apart(split: Any) -> tuple[Any, Any]:
-    """Return four fifths of a split and the other fifth, the same samples every time."""
-    from ..data.data import parted
-
-    return parted(split, share=0.2, most=len(split))
-
-
 def named_classes(text: str | None) -> int | tuple[str, ...] | None:
     """Return the classes that a text names, as a number of them where it is one."""
-    from ..data.classes import classes_named
-
     if text is None:
         return None
     return int(text) if text.isdigit() else classes_named(text)

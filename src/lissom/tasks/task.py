@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
-import inspect
 import os
 import re
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.published import LIBRARIES, newest_weights
-from ..errors import LissomError, listed, nearest, place_of, type_of, unknown
+from ..errors import LissomError, listed, type_of, unknown
 from ..kinds.classify import top1
 from ..language.kind import Kind, Metric
 from ..language.menu import menu
 from ..language.method import method_of
 from .builders import arguments, chosen_arguments, code_named, library_model
+from .code import called, describe_error, file_mark, loaded, parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -215,6 +210,7 @@ def labelled_by_itself(task: Task) -> Task:
             "--preprocess imagenet"
         )
     model = task.fresh()
+    sizes = set[int]()
 
     @torch.inference_mode()
     def answers(split: Split) -> Tensor:
@@ -230,7 +226,6 @@ def labelled_by_itself(task: Task) -> Task:
             found.append(out.argmax(1))
         return torch.cat(found)
 
-    sizes = set[int]()
     labelled = task.data.labelled_by(answers)
     if len(labelled.test.labels.unique()) < 2:
         labelled.notes.append(
@@ -269,35 +264,6 @@ def published_argument(model: str, weights: str) -> dict[str, Any]:
     return {"pretrained": True}
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def describe_error(error: BaseException, said: str, on: str = "") -> str:
-    """Return what the user's own code raised, on what, what it says, and where it was raised."""
-    place = (
-        ""
-        if isinstance(error, SyntaxError)
-        else place_of(traceback.extract_tb(error.__traceback__))
-    )
-    said = f": {said}" if str(error).strip() else ""
-    return f"{type(error).__name__}{on}{said}{f' ({place})' if place else ''}"
-
-
-def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return what a factory can be called with; nothing for a module that does not say how it is made."""
-    from torch import nn
-
-    own = [c for c in getattr(factory, "__mro__", ()) if c not in (nn.Module, object)]
-    if own and not any("__init__" in vars(c) for c in own):
-        return {}
-    try:
-        return inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # written in C, or not callable: calling it will tell
-        return {}
-
-
 def check_model_spec(spec: str) -> None:
     """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME,
     module:factory or file.py:factory.
@@ -333,36 +299,6 @@ def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
     if place in LIBRARIES:
         return library_model(place, name), spec
     return loaded(place, name, "model")
-
-
-def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
-    """Import `name` from a module or a .py file; return it with a text that changes when the file does."""
-    try:
-        if place.endswith(".py"):
-            path = Path(place).resolve()
-            if str(path.parent) not in sys.path:
-                sys.path.insert(0, str(path.parent))
-            found = importlib.util.spec_from_file_location(f"lissom_user_{path.stem}", path)
-            assert found is not None and found.loader is not None
-            module = importlib.util.module_from_spec(found)
-            sys.modules[found.name] = module
-            found.loader.exec_module(module)
-        else:
-            if "" not in sys.path:
-                sys.path.insert(0, "")
-            module = importlib.import_module(place)
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise LissomError(
-            f"{what}: importing {place} raised {describe_error(error, str(error))}"
-        ) from error
-    if not hasattr(module, name):
-        close = nearest(name, dir(module))
-        raise LissomError(
-            f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else "")
-        )
-    file = Path(getattr(module, "__file__", None) or "")
-    mark = file_mark(str(file)) if file.is_file() else ""
-    return getattr(module, name), f"{place}:{name} {mark}"
 
 
 def teachers_in(text: str) -> list[str]:
@@ -434,15 +370,6 @@ def build_from(
         ) from error
 
 
-def file_mark(path: str) -> str:
-    """Return a text that changes when the file's content does."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise LissomError(f"weights: {path} cannot be read ({error.strerror})") from None
-
-
 def load_weights(model: nn.Module, path: str) -> None:
     """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing
     and an error.
@@ -465,12 +392,7 @@ def own_task(spec: str) -> Task:
         raise LissomError(f"task: there is no file {place}")
     found, source = loaded(place, name, "task")
     if not isinstance(found, Task) and callable(found):
-        try:
-            found = found()
-        except LissomError:
-            raise
-        except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"task: {spec} raised {describe_error(error, str(error))}") from error
+        found = called(found, f"task: {spec}")
     if not isinstance(found, Task):
         raise LissomError(f"task: expected a lissom.Task in {spec}, got {type_of(found)}")
     return replace(found, source=f"{source} {found.source}", spec={"task": spec})

@@ -1,0 +1,124 @@
+"""From files of pictures to a split: how they are seen, how large they come out, where they are held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LissomError
+from ..language.preprocess import Preprocess
+from .picture import WrongPreprocess, decoded, resizing
+from .split import MEMORY, Files, Images
+
+UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of one data set are read: `channels` (1 or 3) in, pictures of `size` out.
+
+    `lazy`: they are too many for memory, and read batch by batch.
+    """
+
+    channels: int
+    preprocess: Preprocess
+    size: tuple[int, int]
+    skip_bad: bool
+    lazy: bool
+
+    @classmethod
+    def of(
+        cls,
+        paths: Sequence[Path],
+        size: tuple[int, int] | None,
+        channels: int,
+        preprocess: Preprocess,
+        *,
+        skip_bad: bool = False,
+    ) -> Reading:
+        """Settle how files are read: a preprocessing that changes no picture resizes to `size`
+        (height, width), or to that of the first.
+
+        Raises LissomError where both say a size, and where no file can be read.
+        """
+        if preprocess.pictures and size is not None:
+            raise two_sizes(preprocess)
+        if not preprocess.pictures:
+            size = size or first_size(paths, channels, preprocess, asked=False)
+            preprocess = resizing(preprocess, size)
+        size = first_size(paths, channels, preprocess, asked=True)
+        lazy = len(paths) * preprocess.channels(channels) * size[0] * size[1] > MEMORY
+        return cls(channels, preprocess, size, skip_bad, lazy)
+
+    @property
+    def channels_out(self) -> int:
+        """Channels of a picture as the preprocessing leaves it."""
+        return self.preprocess.channels(self.channels)
+
+    def split(self, paths: Sequence[Path], labels: Tensor) -> tuple[Images | Files, int]:
+        """Return pictures with their labels, in memory or as files, and how many were left out."""
+        if self.lazy and not self.skip_bad:
+            return self.files(paths, labels), 0
+        # threads are slower: small images are decoded under Python's lock
+        pixels = [self.pixels(path) for path in paths]
+        good = [place for place, array in enumerate(pixels) if array is not None]
+        left_out = len(paths) - len(good)
+        if not good:
+            raise LissomError(f"data: not one image of {paths[0].parent} can be read")
+        if self.lazy:
+            return self.files([paths[place] for place in good], labels[good]), left_out
+        arrays = [array for array in pixels if array is not None]
+        return Images(torch.from_numpy(np.stack(arrays)), labels[good]), left_out
+
+    def files(self, paths: Sequence[Path], labels: Tensor) -> Files:
+        """Return a split that is read batch by batch."""
+        return Files(list(paths), labels, self.channels, self.size, self.preprocess)
+
+    def pixels(self, path: Path) -> np.ndarray | None:
+        """Return the pixels of a file, None for one that is to be left out."""
+        try:
+            pixels = decoded(path, self.channels, self.preprocess, self.size)
+        except WrongPreprocess:
+            raise
+        except LissomError:
+            if not self.skip_bad:
+                raise
+            return None
+        # a lazy split is decoded once now only to find bad files
+        return pixels[:0] if self.lazy else pixels
+
+
+def two_sizes(preprocess: Preprocess) -> LissomError:
+    """Build the error for a size that is said twice."""
+    return LissomError(
+        f"data: --size and a preprocess that changes pictures, {preprocess}, were given; leave one "
+        "of them out"
+    )
+
+
+def first_size(
+    paths: Sequence[Path], channels: int, preprocess: Preprocess, *, asked: bool
+) -> tuple[int, int]:
+    """Return height and width of the first picture that can be read, as `preprocess` leaves it.
+
+    A header may declare any size: one that nobody `asked` for is not taken from a large picture.
+    """
+    for path in paths:
+        try:
+            height, width = decoded(path, channels, preprocess).shape[1:]
+        except WrongPreprocess:
+            raise
+        except LissomError:
+            continue
+        if not asked and height * width > UNASKED:
+            raise LissomError(
+                f"data: {path} has {width} x {height} pixels, and all images would be resized to "
+                "that; say what the network is to read: --size HEIGHTxWIDTH, or --preprocess"
+            )
+        return height, width
+    raise LissomError("data: not one image can be read")

@@ -1,0 +1,93 @@
+"""The user's own code: imported, called, and what it raises told in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import LissomError, nearest, place_of
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def describe_error(error: BaseException, said: str, on: str = "") -> str:
+    """Return what the user's own code raised, on what, what it says, and where it was raised."""
+    place = (
+        ""
+        if isinstance(error, SyntaxError)
+        else place_of(traceback.extract_tb(error.__traceback__))
+    )
+    said = f": {said}" if str(error).strip() else ""
+    return f"{type(error).__name__}{on}{said}{f' ({place})' if place else ''}"
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a factory can be called with; nothing for a module that does not say how it is made."""
+    from torch import nn
+
+    own = [c for c in getattr(factory, "__mro__", ()) if c not in (nn.Module, object)]
+    if own and not any("__init__" in vars(c) for c in own):
+        return {}
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C, or not callable: calling it will tell
+        return {}
+
+
+def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
+    """Import `name` from a module or a .py file; return it with a text that changes when the file does."""
+    try:
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            if str(path.parent) not in sys.path:
+                sys.path.insert(0, str(path.parent))
+            found = importlib.util.spec_from_file_location(f"lissom_user_{path.stem}", path)
+            assert found is not None and found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            sys.modules[found.name] = module
+            found.loader.exec_module(module)
+        else:
+            if "" not in sys.path:
+                sys.path.insert(0, "")
+            module = importlib.import_module(place)
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise LissomError(
+            f"{what}: importing {place} raised {describe_error(error, str(error))}"
+        ) from error
+    if not hasattr(module, name):
+        close = nearest(name, dir(module))
+        raise LissomError(
+            f"{what}: {place} has no '{name}'" + (f"; did you mean '{close}'?" if close else "")
+        )
+    file = Path(getattr(module, "__file__", None) or "")
+    mark = file_mark(str(file)) if file.is_file() else ""
+    return getattr(module, name), f"{place}:{name} {mark}"
+
+
+def file_mark(path: str) -> str:
+    """Return a text that changes when the file's content does."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise LissomError(f"weights: {path} cannot be read ({error.strerror})") from None
+
+
+def called(function: Callable[[], Any], where: str) -> Any:
+    """Return what a function of the user's gives, or raise with what it raised."""
+    try:
+        return function()
+    except LissomError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise LissomError(f"{where} raised {describe_error(error, str(error))}") from error
