@@ -12,7 +12,6 @@ from torch import Tensor
 from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
 from .folder import PARTS, image_endings
-from .picture import picture_in
 from .reading import Reading
 from .split import Files, Images, Read
 
@@ -101,8 +100,9 @@ def labels_in(
     found = list[np.ndarray]()
     for image, path in files:
         try:
-            with Image.open(path) as opened:
+            with Image.open(path) as opened, Image.open(image) as seen:
                 values = np.asarray(opened)
+                size_seen = seen.size  # as its header says
         except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
             raise LissomError(f"data: {path}: cannot be read as an image ({error})") from None
         if values.ndim != 2 or values.max() > 255:
@@ -111,9 +111,9 @@ def labels_in(
                 f"at each pixel, got {values.shape} {values.dtype}"
             )
         picture = Image.fromarray(values.astype(np.uint8))
-        if picture.size != (seen := picture_in(image, 3).size):
+        if picture.size != size_seen:
             raise LissomError(
-                f"data: {path}: expected the size of its image, {seen[0]}x{seen[1]}, got "
+                f"data: {path}: expected the size of its image, {size_seen[0]}x{size_seen[1]}, got "
                 f"{picture.width}x{picture.height}"
             )
         labels = np.asarray(view.shown(picture))

@@ -3,8 +3,8 @@
     resize(256, "bicubic") | center_crop(224) | normalize("imagenet")
 
 Operations on the picture come first, operations on its numbers after them. In between, 8-bit pixels
-become numbers from 0 to 1. A preprocessing is an object with a text, as a recipe is: the text is in
-the key of every network, in its record and in every exported file.
+become numbers from 0 to 1. A preprocessing is an object with a text, as a recipe is: a text that
+is stated is in the key of every network, and each is in the record and in every exported file.
 """
 
 from __future__ import annotations

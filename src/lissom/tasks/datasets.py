@@ -9,13 +9,13 @@ from typing import Any
 
 from ..data.classes import classes_named
 from ..data.data import Data, parted
+from ..data.folder import PARTS
 from ..data.own import dataset_split, is_pair_of_tensors
 from ..data.published import preprocess_of
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
 from .code import called, loaded
 
-PARTS = ("train", "valid", "test")
 ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "test"}
 
 
