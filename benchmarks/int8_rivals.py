@@ -104,7 +104,7 @@ def main() -> None:
         for target, names in files.items():
             timings = latencies(
                 [(target, place / name) for name in names],
-                (1, 3, size, size),
+                images((1, 3, size, size)),
                 threads=words.threads,
                 rounds=words.rounds,
             )

@@ -287,6 +287,7 @@ def latency(
     `disturbed`: the ends of the interval are so far apart that the machine was busy with something
     else.
     """
+    from .bench.inputs import images as pictures
     from .bench.intervals import wide
     from .bench.latency import latencies
     from .commands.bench import check_shape
@@ -298,7 +299,7 @@ def latency(
         if not path.is_file():
             raise LissomError(f"latency: there is no file {path}")
         check_shape(path, tuple(shape))
-    timings = latencies(pairs, tuple(shape), threads=threads)
+    timings = latencies(pairs, pictures(shape), threads=threads)
     return [
         {
             "target": target,

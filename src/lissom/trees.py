@@ -13,8 +13,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .errors import LissomError
+
 # a tensor, or a tuple, list, dict or dataclass of trees; anything else is handed on as it is
 Tree: TypeAlias = Any
+
+ANSWERS = ("logits", "out")  # how that one of several outputs is called which is the answer
 
 # that hold no tensors
 PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -70,6 +74,40 @@ def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return tree
 
 
+SEVERAL = f"or several of which one is called {' or '.join(ANSWERS)}"
+
+
+def answer_in(outputs: Tree) -> Tensor | None:
+    """Return the tensor of what a network returns that is its answer: the only one, or that called
+    `logits` or `out`, as in transformers and torchvision; None where none is.
+
+    >>> answer_in({"out": torch.zeros(2), "aux": torch.ones(1)})
+    tensor([0., 0.])
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    for name in ANSWERS:
+        part = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+        if isinstance(part, Tensor):
+            return part
+    tensors = list(tensors_in(outputs))
+    return tensors[0] if len(tensors) == 1 else None
+
+
+def answer_of(outputs: Tree) -> Tensor:
+    """Return the tensor that is a network's answer; raise where that is not known."""
+    answer = answer_in(outputs)
+    if answer is None:
+        raise LissomError(f"outputs: expected a tensor, {SEVERAL}, got {shapes(outputs)}")
+    return answer
+
+
+def rows_of(outputs: Tree) -> Tensor:
+    """Return a network's answer (n classes ...) as one answer a row: of a segmenter, one for each pixel."""
+    answer = answer_of(outputs)
+    return answer if answer.ndim <= 2 else answer.movedim(1, -1).flatten(0, -2)
+
+
 def copied(tree: Tree) -> Tree:
     """Return a tree with copies of its tensors, for a network that may change what it reads."""
     return mapped(lambda t: t.detach().clone(), tree)
@@ -92,6 +130,11 @@ def sample(tree: Tree, place: int) -> Tree:
     """Return one sample of a tree, its batch axis kept; a tensor without one stays as it is."""
     whole = length(tree)
     return mapped(lambda t: t[place : place + 1] if t.ndim and len(t) == whole else t, tree)
+
+
+def at(tree: Tree, places: Tensor) -> Tree:
+    """Return the samples of a tree that lie at the given places."""
+    return mapped(lambda t: t[places.to(t.device)], tree)
 
 
 def concatenated(trees: Sequence[Tree]) -> Tree:

@@ -16,6 +16,7 @@ from torch import nn
 
 from lissom.bench import cores, threads
 from lissom.bench.cores import chosen, cores_of, quiet_cores, used_s
+from lissom.bench.inputs import images
 from lissom.bench.process import loaded
 from lissom.cli.options import wait_asleep
 from lissom.targets.onnxruntime import Onnxruntime
@@ -37,7 +38,7 @@ def test_a_loaded_file_stays_on_the_cores_it_was_given(tmp_path: Path) -> None:
     Onnxruntime().export(nn.Conv2d(3, 4, 1), tmp_path / "f.onnx", (3, 8, 8), {})
     wanted = quiet_cores(1)
     assert wanted is not None
-    with loaded("onnxruntime", tmp_path / "f.onnx", (1, 3, 8, 8), cpus=wanted) as process:
+    with loaded("onnxruntime", tmp_path / "f.onnx", images((1, 3, 8, 8)), cpus=wanted) as process:
         status = Path(f"/proc/{process.process.pid}/status").read_text()
         assert f"Cpus_allowed_list:\t{wanted[0]}\n" in status
         assert process.ms(0.01) > 0
@@ -48,7 +49,7 @@ def test_a_file_does_not_run_beside_threads_of_the_last_one_that_spin(tmp_path: 
     """ONNX Runtime's second thread spins on after a run, and took half of the next file's time."""
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
     Onnxruntime().export(net, tmp_path / "f.onnx", (3, 32, 32), {})
-    with loaded("onnxruntime", tmp_path / "f.onnx", (8, 3, 32, 32), threads=2) as process:
+    with loaded("onnxruntime", tmp_path / "f.onnx", images((8, 3, 32, 32)), threads=2) as process:
         for _ in range(3):
             process.times(0.1)
             assert not running(process.process.pid)
@@ -73,7 +74,7 @@ def test_threads_wait_as_the_runtime_has_them(
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as on a busy machine, for training
     Onnxruntime().export(nn.Conv2d(3, 4, 1), tmp_path / "f.onnx", (3, 8, 8), {})
-    with loaded("onnxruntime", tmp_path / "f.onnx", (1, 3, 8, 8)) as process:
+    with loaded("onnxruntime", tmp_path / "f.onnx", images((1, 3, 8, 8))) as process:
         assert b"OMP_WAIT_POLICY" not in Path(f"/proc/{process.process.pid}/environ").read_bytes()
 
 

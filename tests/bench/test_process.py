@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 import lissom
 from lissom import LissomError
+from lissom.bench.inputs import images
 from lissom.bench.process import Process, loaded
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
@@ -24,6 +26,7 @@ from lissom.system.processes import ended
 from lissom.tasks.task import Task
 
 SHAPE = (1, 3, 8, 8)
+SHOWN = images(SHAPE)
 
 
 @pytest.fixture
@@ -35,16 +38,17 @@ def file(tmp_path: Path) -> Path:
 def test_it_answers_as_the_file_does_and_is_gone_afterwards(file: Path) -> None:
     torch.manual_seed(0)
     wanted = nn.Conv2d(3, 4, 3)
-    images = torch.randn(5, *SHAPE[1:])
-    with loaded("onnxruntime", file, SHAPE) as process, torch.no_grad():
-        np.testing.assert_allclose(process.run(images.numpy()), wanted(images).numpy(), atol=1e-5)
-        assert process.ms(0.01) > 0 and process.run(images[:1].numpy()).shape == (1, 4, 6, 6)
+    seen = torch.randn(5, *SHAPE[1:])
+    with loaded("onnxruntime", file, SHOWN) as process, torch.no_grad():
+        (outputs,) = process.run([seen.numpy()])
+        np.testing.assert_allclose(outputs, wanted(seen).numpy(), atol=1e-5)
+        assert process.ms(0.01) > 0 and process.run([seen[:1].numpy()])[0].shape == (1, 4, 6, 6)
         folder = process.folder
     assert process.process.returncode is not None and not folder.exists()
 
 
 def test_a_process_that_is_killed_is_one_line(file: Path) -> None:
-    with loaded("onnxruntime", file, SHAPE) as process:
+    with loaded("onnxruntime", file, SHOWN) as process:
         process.process.kill()
         process.process.wait()
         with pytest.raises(
@@ -52,7 +56,7 @@ def test_a_process_that_is_killed_is_one_line(file: Path) -> None:
             match=r"^onnxruntime: the process .* was killed by "
             r"SIGKILL",
         ) as caught:
-            process.run(np.zeros(SHAPE, np.float32))
+            process.run([np.zeros(SHAPE, np.float32)])
     assert "\n" not in str(caught.value)
 
 
@@ -60,7 +64,7 @@ def test_a_file_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"no network")
     said = r"^onnxruntime: the process .* ended with status 1; its last words: ."
-    with pytest.raises(LissomError, match=said), loaded("onnxruntime", path, SHAPE):
+    with pytest.raises(LissomError, match=said), loaded("onnxruntime", path, SHOWN):
         pass
 
 
@@ -69,10 +73,10 @@ def test_a_runtime_that_dies_leaves_the_others_measured(
 ) -> None:
     real = Process.run
 
-    def dies(self: Any, images: np.ndarray) -> np.ndarray:
+    def dies(self: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self.target == "onnxruntime":
             self.process.kill()
-        return real(self, images)
+        return real(self, inputs)
 
     monkeypatch.setattr(Process, "run", dies)
     store, task = Store(tmp_path), Task.of("resnet8", Data.of("digits"))
@@ -125,7 +129,7 @@ def test_files_of_the_current_folder_are_not_imported(
     monkeypatch.chdir(here)
     for path in ("", os.pathsep, f"{os.pathsep}elsewhere"):
         monkeypatch.setenv("PYTHONPATH", path)
-        with loaded("onnxruntime", file, SHAPE) as process:
+        with loaded("onnxruntime", file, SHOWN) as process:
             assert process.ms(0.01) > 0
         isolated.smoke_test(
             "onnxruntime", Path(shutil.copy(file, here)), SHAPE[1:], (4, 6, 6), "here", ""

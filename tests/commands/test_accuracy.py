@@ -105,7 +105,10 @@ def test_a_file_of_one_size_of_batch_is_measured_too(
 def test_answers_of_another_number_are_refused(made: dict[str, Any]) -> None:
     part = made["data"].test
     data = Data("x", part, part, part, ("a",) * 9, 3, (16, 16), (0.0,), (1.0,), False, "x")
-    with pytest.raises(LissomError, match=r"it answers \(2,\) for an image, and x has 9 classes"):
+    with pytest.raises(
+        LissomError,
+        match=r"it answers \(12, 2\) for 12 samples of x; classify: expected .* = \(12, 9\); --classes",
+    ):
         file_metrics(made["file"], "onnxruntime", data)
 
 

@@ -14,6 +14,7 @@ from networks import images, seasoned
 import lissom
 from lissom import LissomError
 from lissom.bench.energy import Meter
+from lissom.bench.inputs import images as shown
 from lissom.bench.latency import Timing, timing
 from lissom.bench.process import loaded
 from lissom.cli.counts import numbers_of
@@ -91,7 +92,7 @@ def test_a_runtime_says_the_time_of_each_layer_by_its_name(
     model, seen = seasoned(), images(16, 16)
     small = lissom.apply(recipe, model, seen[:1], seen) if recipe else model
     path = lissom.export(small, target, tmp_path / "net.onnx", tuple(seen.shape[1:]))
-    with loaded(target, path, (1, *seen.shape[1:])) as process:
+    with loaded(target, path, shown((1, *seen.shape[1:]))) as process:
         found = process.layers(20)
         assert found is not None
         whole = process.ms(0.1)
@@ -255,8 +256,8 @@ def test_settings_that_fail_leave_the_others_measured(
     (tmp_path / "a.xml").write_bytes(b"12")
     (tmp_path / "a.bin").write_bytes(b"345")
 
-    def only_one(pairs: Any, size: tuple[int, ...], threads: int, profiled: int) -> list[Timing]:
-        if size[0] > 1:
+    def only_one(pairs: Any, inputs: Any, threads: int, profiled: int) -> list[Timing]:
+        if inputs[0].shape[0] > 1:
             raise LissomError("openvino: out of memory")
         return [Timing(1.0, 1.0, 1.0, 1.5, None, 1.0, 1.0, 1.0) for _ in pairs]
 

@@ -56,7 +56,10 @@ DUTIES = [
     (Target, {"missing", "export", "load"}),
     (PictureOperation, {"__call__", "code"}),
     (NumberOperation, {"__call__"}),
-    (Kind, {"suits", "misfit", "loss", "metrics", "agreement"}),
+    (
+        Kind,
+        set("suits misfit loss logits tally agreement answers shifted mirrored".split()),
+    ),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
 ]
 

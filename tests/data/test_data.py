@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lissom import Data, LissomError, Task
 from lissom.data import reading as reading_module
-from lissom.data.augment import crop, cutout, flip
+from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
 from lissom.data.data import parted, statistics
 from lissom.data.picture import decoded
 from lissom.data.source import check_spec, resized
@@ -407,10 +407,18 @@ def images() -> torch.Tensor:
     return torch.randint(1, 256, (64, 3, 6, 8), dtype=torch.uint8, generator=seeded(5))
 
 
+def crop(pixels: torch.Tensor, pad: int, draw: torch.Generator) -> torch.Tensor:
+    return shifted(pixels, *shifts(len(pixels), pad, draw))
+
+
+def flip(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    return mirrored(pixels, mirrors(len(pixels), draw))
+
+
 def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(
     images: torch.Tensor,
 ) -> None:
-    out, pad, shifts = crop(images, 2, seeded(1)), 2, set()
+    out, pad, seen = crop(images, 2, seeded(1)), 2, set()
     assert out.shape == images.shape and out.dtype == images.dtype
     for before, after in zip(images.numpy(), out.numpy(), strict=True):
         fits = []
@@ -423,8 +431,8 @@ def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(
                             wanted[:, y, x] = before[:, y + dy, x + dx]
                 fits += [(dy, dx)] if np.array_equal(after, wanted) else []
         assert len(fits) == 1
-        shifts.update(fits)
-    assert len(shifts) > 15 and {s[0] for s in shifts} == {s[1] for s in shifts} == {
+        seen.update(fits)
+    assert len(seen) > 15 and {s[0] for s in seen} == {s[1] for s in seen} == {
         -2,
         -1,
         0,
@@ -434,15 +442,15 @@ def test_crop_shifts_each_image_by_at_most_the_padding_and_fills_with_zero(
 
 
 def test_flip_gives_the_image_or_its_mirror_about_as_often(images: torch.Tensor) -> None:
-    out, mirrored = flip(images, seeded(1)), 0
+    out, count = flip(images, seeded(1)), 0
     for before, after in zip(images.numpy(), out.numpy(), strict=True):
         mirror = np.stack(
             [[[row[7 - x] for x in range(8)] for row in channel] for channel in before]
         )
         same = np.array_equal(after, before)
         assert same != np.array_equal(after, mirror)
-        mirrored += not same
-    assert 16 < mirrored < 48
+        count += not same
+    assert 16 < count < 48
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 20])

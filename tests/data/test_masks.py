@@ -15,6 +15,7 @@ from torch import nn
 
 import lissom
 from lissom import Data, LissomError, Store, Task
+from lissom.kinds.segment import Segment
 from lissom.language.training import TrainSettings
 from lissom.learning.fit import augmented
 
@@ -76,7 +77,9 @@ def test_labels_move_along_with_their_images() -> None:
     pixels = labels[:, None].repeat(1, 3, 1, 1) + 1  # so that 0 is what came in from outside
     part = Data.of("digits").test
     data = Data("x", part, part, part, ("a",), 3, (16, 24), (0.0,) * 3, (1 / 255,) * 3, True, "x")
-    images, moved = augmented(pixels, labels, data, TrainSettings(1, augment="crop+flip"), draw)
+    images, moved = augmented(
+        pixels, labels, data, TrainSettings(1, augment="crop+flip"), draw, Segment()
+    )
     seen = images[:, 0].round().byte()
     assert torch.equal(seen == 0, moved == 255) and moved.dtype == torch.uint8
     assert torch.equal(seen[seen > 0] - 1, moved[moved < 255]) and not torch.equal(moved, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,24 @@ from lissom import LissomError
 from lissom.kinds.multilabel import average_precision
 from lissom.language.kind import Kind
 from lissom.language.method import method_of
+from lissom.language.tally import Tally
 from lissom.tasks.task import kind_of
+from lissom.trees import Tree, mapped
 
 
 def kind(text: str) -> Kind:
     found: Kind = method_of("kinds", text)
     return found
+
+
+def counted(tally: Tally, outputs: Tree, targets: Tree) -> dict[str, float]:
+    """What two batches come to."""
+    half = len(targets) // 2
+    for part in (slice(half), slice(half, None)):
+        tally.add(mapped(itemgetter(part), outputs), targets[part])
+    values = tally.values()
+    assert tuple(values) == tally.names
+    return values
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -34,7 +47,7 @@ def drawn(seed: int, *shape: int) -> Tensor:
 def test_multilabel_metrics_are_those_of_scikit_learn(seed: int, count: int, classes: int) -> None:
     outputs = (drawn(seed, count, classes) * 3).round()  # with equal scores among them
     targets = (drawn(seed + 1, count, classes) > 0.3).long()
-    metrics = kind("multilabel").metrics(classes)
+    metrics = counted(kind("multilabel").tally(classes), outputs, targets)
     some = [k for k in range(classes) if targets[:, k].any()]
     for k in some:
         assert average_precision(outputs[:, k], targets[:, k] > 0) == pytest.approx(
@@ -42,8 +55,8 @@ def test_multilabel_metrics_are_those_of_scikit_learn(seed: int, count: int, cla
         )
     if some:
         wanted = np.mean([average_precision_score(targets[:, k], outputs[:, k]) for k in some])
-        assert metrics["mAP"](outputs, targets) == pytest.approx(wanted)
-    assert metrics["f1"](outputs, targets) == pytest.approx(
+        assert metrics["mAP"] == pytest.approx(wanted)
+    assert metrics["f1"] == pytest.approx(
         f1_score(targets.flatten(), (outputs > 0).flatten(), zero_division=0.0)
     )
 
@@ -53,20 +66,19 @@ def test_regression_metrics_are_those_of_scikit_learn(shape: tuple[int, ...]) ->
     targets = drawn(0, 50, *shape)
     outputs = targets + 0.3 * drawn(1, 50, *shape)
     regress = kind("regress")
-    metrics = regress.metrics(0)
-    assert metrics["r2"](outputs, targets) == pytest.approx(
+    metrics = counted(regress.tally(0), outputs, targets)
+    assert metrics["r2"] == pytest.approx(
         r2_score(targets.reshape(50, -1), outputs.reshape(50, -1))
     )
-    assert metrics["mae"](outputs, targets) == pytest.approx(
-        float((outputs - targets).abs().mean())
-    )
-    assert regress.agreement(outputs, targets) == pytest.approx(metrics["r2"](outputs, targets))
-    assert regress.agreement(drawn(5, 50, *shape) * 9, targets) == 0
+    assert metrics["mae"] == pytest.approx(float((outputs - targets).abs().mean()))
+    alike = counted(regress.agreement(), outputs, targets)
+    assert alike == {"agreement": pytest.approx(metrics["r2"])}
+    assert counted(regress.agreement(), drawn(5, 50, *shape) * 9, targets) == {"agreement": 0}
     assert float(regress.loss(outputs, targets)) == pytest.approx(
         float(F.smooth_l1_loss(outputs, targets))
     )
     if shape == ():  # a layer of one output
-        assert metrics["r2"](outputs[:, None], targets) == metrics["r2"](outputs, targets)
+        assert counted(regress.tally(0), outputs[:, None], targets) == metrics
         assert regress.misfit(outputs[:, None], targets, 0) is None
 
 
@@ -77,38 +89,41 @@ def test_segmentation_metrics_are_those_of_a_plain_loop() -> None:
     targets[1, :2] = 255
     named = outputs.argmax(1).numpy()
     wanted = targets.numpy()
-    counted = (wanted != 11) & (wanted != 255)
+    known = (wanted != 11) & (wanted != 255)
     ratios = []
     for k in range(5):
-        hits = ((named == k) & (wanted == k) & counted).sum()
-        either = (((named == k) | (wanted == k)) & counted).sum()
+        hits = ((named == k) & (wanted == k) & known).sum()
+        either = (((named == k) | (wanted == k)) & known).sum()
         if either:
             ratios.append(hits / either)
     segment = kind("segment(ignore=11)")
-    metrics = segment.metrics(5)
-    assert metrics["mIoU"](outputs, targets) == pytest.approx(np.mean(ratios))
-    assert metrics["pixels"](outputs, targets) == pytest.approx((named == wanted)[counted].mean())
-    assert metrics["mIoU"](outputs, targets.byte()) == metrics["mIoU"](outputs, targets)
+    metrics = counted(segment.tally(5), outputs, targets)
+    assert metrics["mIoU"] == pytest.approx(np.mean(ratios))
+    assert metrics["pixels"] == pytest.approx((named == wanted)[known].mean())
+    assert counted(segment.tally(5), {"out": outputs, "aux": -outputs}, targets.byte()) == metrics
     spared = targets.clone()
     spared[spared == 255] = 11
     assert torch.equal(
         segment.loss(outputs, targets.byte()), F.cross_entropy(outputs, spared, ignore_index=11)
     )
-    assert segment.agreement(outputs, outputs) == 1
-    assert segment.agreement(outputs, -outputs) < 0.3  # type: ignore[operator]
+    assert counted(segment.agreement(), outputs, outputs) == {"agreement": 1}
+    assert counted(segment.agreement(), outputs, -outputs)["agreement"] < 0.3
 
 
 def test_classification_is_cross_entropy_and_the_largest_output() -> None:
     outputs = drawn(0, 40, 8)
     targets = torch.arange(40) % 8
     classify = kind("classify")
-    assert set(classify.metrics(8)) == {"top1", "top5"} and set(classify.metrics(5)) == {"top1"}
+    assert classify.tally(8).names == ("top1", "top5") and classify.tally(5).names == ("top1",)
     assert torch.equal(
         classify.loss(outputs, targets, 0.1), F.cross_entropy(outputs, targets, label_smoothing=0.1)
     )
     ranks = (outputs > outputs.gather(1, targets[:, None])).sum(1)
-    assert classify.metrics(8)["top1"](outputs, targets) == float((ranks == 0).double().mean())
-    assert classify.metrics(8)["top5"](outputs, targets) == float((ranks < 5).double().mean())
+    assert counted(classify.tally(8), {"logits": outputs, "state": outputs}, targets) == {
+        "top1": float((ranks == 0).double().mean()),
+        "top5": float((ranks < 5).double().mean()),
+    }
+    assert counted(classify.agreement(), outputs, outputs * 2) == {"agreement": 1}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import LissomError, apply
-from lissom.data.augment import crop, cutout, flip
+from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
 from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.language.context import Context
@@ -310,7 +310,8 @@ def test_labels_are_smoothed() -> None:
 
 def test_crops_are_shifts() -> None:
     pixels = torch.randint(1, 255, (20, 3, 8, 8), dtype=torch.uint8)
-    for image, found in zip(pixels, crop(pixels, 2, torch.Generator().manual_seed(0)), strict=True):
+    down, right = shifts(20, 2, torch.Generator().manual_seed(0))
+    for image, found in zip(pixels, shifted(pixels, down, right), strict=True):
         padded = nn.functional.pad(image, (2, 2, 2, 2))
         assert any(
             torch.equal(found, padded[:, y : y + 8, x : x + 8]) for y in range(5) for x in range(5)
@@ -319,10 +320,10 @@ def test_crops_are_shifts() -> None:
 
 def test_flips_mirror_about_half() -> None:
     pixels = torch.randint(0, 255, (200, 1, 4, 4), dtype=torch.uint8)
-    found = flip(pixels, torch.Generator().manual_seed(0))
-    mirrored = [torch.equal(f, p.flip(2)) for f, p in zip(found, pixels, strict=True)]
-    assert all(m or torch.equal(f, p) for m, f, p in zip(mirrored, found, pixels, strict=True))
-    assert 60 < sum(mirrored) < 140
+    found = mirrored(pixels, mirrors(len(pixels), torch.Generator().manual_seed(0)))
+    turned = [torch.equal(f, p.flip(2)) for f, p in zip(found, pixels, strict=True)]
+    assert all(m or torch.equal(f, p) for m, f, p in zip(turned, found, pixels, strict=True))
+    assert 60 < sum(turned) < 140
 
 
 def test_cutout_hides_a_square() -> None:

@@ -14,11 +14,19 @@ import torch
 import lissom
 from lissom import LissomError
 from lissom.data.data import Data
-from lissom.running.parity import ParityError, parity
+from lissom.language.target import Target
+from lissom.running.parity import Gap, ParityError
 from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
 from lissom.tasks.task import Task
+from lissom.trees import Tree
+
+
+def checked(outputs: Tree, wanted: Tree, target: Target, **more: Any) -> dict[str, Any]:
+    gap = Gap()
+    gap.add(outputs, wanted)
+    return gap.check(target, **more)
 
 
 @pytest.mark.parametrize("vnni", [False, True])
@@ -31,19 +39,35 @@ def test_a_file_far_from_its_simulation_is_an_error_that_names_saturation_where_
         one_target("onnxruntime"),
         torch.randn(50, 10, generator=torch.Generator().manual_seed(0)),
     )
-    assert parity(1.05 * wanted, wanted, target, quantized=True)["difference"] == pytest.approx(
+    assert checked(1.05 * wanted, wanted, target, quantized=True)["difference"] == pytest.approx(
         0.05, rel=1e-3
     )
     with pytest.raises(LissomError, match=r"differ by 0\.2 of their size") as raised:
-        parity(1.2 * wanted, wanted, target, quantized=True, eight=True)
+        checked(1.2 * wanted, wanted, target, quantized=True, eight=True)
     assert ("no VNNI" in str(raised.value)) == (not vnni)
     for other, eight in ((target, False), (one_target("mnn(8)"), True)):
         with pytest.raises(LissomError, match="rms") as raised:
-            parity(1.2 * wanted, wanted, other, quantized=True, eight=eight)
+            checked(1.2 * wanted, wanted, other, quantized=True, eight=eight)
         assert "VNNI" not in str(raised.value)
     with pytest.raises(LissomError, match="exported = PyTorch") as raised:
-        parity(1.2 * wanted, wanted, target, quantized=False)
+        checked(1.2 * wanted, wanted, target, quantized=False)
     assert "VNNI" not in str(raised.value)
+
+
+def test_batches_and_several_outputs_are_compared_each_by_its_own_size() -> None:
+    """Boxes in pixels would hide what happens to scores."""
+    boxes = 640 * torch.rand(50, 4)
+    scores = torch.randn(50, 3)
+    gap = Gap()
+    for part in (slice(20), slice(20, 50)):
+        gap.add((boxes[part], 1.2 * scores[part]), (boxes[part], scores[part]))
+    assert gap.rms == pytest.approx(0.2) and gap.most == pytest.approx(0.2)
+    gap.add((boxes, scores), (boxes, scores.fill_(torch.nan)))
+    with pytest.raises(ParityError, match="differ by nan"):
+        gap.check(one_target("onnxruntime"), quantized=False)
+    classes = Gap()
+    classes.add(torch.arange(3), torch.zeros(3).long())
+    assert classes.rms == 0, "numbers of classes are the task's to judge"
 
 
 def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(
@@ -69,7 +93,7 @@ def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(
     def unlike(*_: Any, **__: Any) -> None:
         raise ParityError("unlike")
 
-    monkeypatch.setattr("lissom.running.measure.parity", unlike)
+    monkeypatch.setattr(Gap, "check", unlike)
     with pytest.raises(LissomError, match="unlike"):
         lissom.run("fold", task, kept, targets="openvino")
     assert file.is_file(), "it is what the other runtime's numbers are of"

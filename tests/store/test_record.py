@@ -60,6 +60,8 @@ RECORD: dict[str, Any] = {
         "model": "resnet8",
         "data": "digits",
         "shape": [1, 8, 8],
+        "inputs": [{"shape": [7], "dtype": "int64", "low": 0, "high": 99}],
+        "form": {"ids": 0},
         "classes": 10,
         "train": 9,
         "valid": 3,

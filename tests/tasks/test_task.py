@@ -231,7 +231,8 @@ def test_a_name_of_a_network_that_cannot_be_one_is_refused(spec: str) -> None:
         ),
         (
             "{nets}:pair",
-            "it returns tuple for 2 images; one tensor, batch first, is wanted in training too",
+            "it returns (2, 10), (2, 10) for 2 images; expected one tensor of outputs (batch, classes), or "
+            "several of which one is called logits or out in training too",
         ),
         ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
         (
@@ -709,8 +710,12 @@ def loader(
             "the train split: classify: expected targets from 0 to 1, got 0 to 2",
         ),
         (
-            {"build": lambda: Pair()},
-            "it returns dict for 2 images; one tensor, batch first, is wanted in training too",
+            {"build": lambda: Pair(), "loss": None},
+            "for 2 images; expected one tensor of outputs (batch, classes), or several of which one",
+        ),
+        (
+            {"build": lambda: Chosen()},
+            "it returns (1, 1, 8, 8) for 2 images; expected a tensor, batch first, or a tuple or dict",
         ),
         (
             {"loss": lambda _, batch: F.cross_entropy(batch.outputs, batch.labels[:, :1])},
@@ -740,7 +745,12 @@ def test_what_does_not_fit_of_an_own_task_is_refused_before_anything_runs(
 
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"one": x}
+        return {"one": x, "two": x}
+
+
+class Chosen(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:1]
 
 
 def test_a_network_may_answer_with_a_tensor_of_any_shape_if_loss_and_metrics_take_it() -> None:

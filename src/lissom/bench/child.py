@@ -1,10 +1,10 @@
 """The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
 
-First {target, path, threads, shape, pixels, cpus}, answered by {load_ms, resident_mib}. Then, until
-the input ends, {"seconds": s} runs noise for about s seconds and answers with the milliseconds of
-each call; {given, made} runs the images of one .npy file and leaves outputs in another; {"profile":
-n} answers with the layers and their ms, medians of n runs. Only the target's own library is
-imported here, so that memory and load time are the file's and the runtime's.
+First {target, path, threads, inputs, cpus}, answered by {load_ms, resident_mib}. Then, until the
+input ends, {"seconds": s} runs noise for about s seconds and answers with the milliseconds of each
+call; {given, made} runs the arrays of one .npz file and leaves outputs in another; {"profile": n}
+answers with the layers and their ms, medians of n runs. Only the target's own library is imported
+here, so that memory and load time are the file's and the runtime's.
 """
 
 from __future__ import annotations
@@ -38,16 +38,15 @@ def main() -> None:
     import numpy as np
 
     from ..language.method import method_of
+    from .inputs import Input, noise
 
-    images = np.random.default_rng(0).standard_normal(job["shape"], dtype=np.float32)
-    if job["pixels"]:
-        images = np.random.default_rng(0).uniform(0, 255, job["shape"]).astype(np.float32)
+    shown = noise([Input.of(each) for each in job["inputs"]])
     start = time.perf_counter()
     target: Any = method_of("targets", job["target"])
     import_module(target.module)
     before = resident_mib()
     run = target.load(Path(job["path"]), job["threads"])
-    run(images)
+    run(shown)
     load_ms = 1000 * (time.perf_counter() - start)
     after = resident_mib()
     answer(
@@ -59,14 +58,16 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if "given" in order:
-            np.save(order["made"], run(np.load(order["given"])))
+            with np.load(order["given"], allow_pickle=False) as held:
+                outputs = run([held[name] for name in held.files])
+            np.savez(order["made"], *outputs)
             answer({})
             continue
         if "profile" in order:
             answer(
                 {
                     "layers": target.profile(
-                        Path(job["path"]), images, job["threads"], order["profile"]
+                        Path(job["path"]), shown, job["threads"], order["profile"]
                     )
                 }
             )
@@ -75,7 +76,7 @@ def main() -> None:
         end = time.perf_counter() + order["seconds"]
         while not times or time.perf_counter() < end:
             begin = time.perf_counter()
-            run(images)
+            run(shown)
             times.append(1000 * (time.perf_counter() - begin))
         settle()
         answer({"times_ms": times, "peak_mib": peak_mib()})

@@ -26,6 +26,7 @@ from ..surgery.channels.budget import Shapes
 from ..surgery.channels.groups import Group
 from ..surgery.trace import Op, traced
 from ..system.scratch import temporary
+from .inputs import images
 from .latency import latencies
 from .machine import machine
 
@@ -278,7 +279,9 @@ class LayerClock:
                 path = Path(folder) / f"{k}.onnx"
                 self.target.export(model, path, tuple(example.shape[1:]), {"baked": "false"})
                 files.append((str(self.target), path))
-            timed: list[Any] = latencies(files, (1, *example.shape[1:]), threads=self.threads)
+            timed: list[Any] = latencies(
+                files, images((1, *example.shape[1:])), threads=self.threads
+            )
         return [t.median for t in timed]
 
 

@@ -13,6 +13,7 @@ from statistics import median
 from ..errors import LissomError
 from .cores import quiet_cores
 from .energy import Meter
+from .inputs import Input
 from .process import Process, loaded
 
 ROUNDS = 15
@@ -50,15 +51,14 @@ class Timing:
 
 def latencies(
     files: Sequence[tuple[str, Path]],
-    shape: tuple[int, ...],
+    inputs: Sequence[Input],
     *,
     threads: int = 1,
-    pixels: bool = False,
     rounds: int = ROUNDS,
     profiled: int = 0,
 ) -> list[Timing]:
-    """Time (target, file) pairs on inputs of `shape` (n c h w), a fresh process each, in
-    interleaved rounds, all on the same cores.
+    """Time (target, file) pairs on noise for their `inputs`, a fresh process each, in interleaved
+    rounds, all on the same cores.
 
     Each is warmed up until two rounds agree within 5 %. The interval is that of order statistics
     over rounds. The times of layers, if asked for, are medians of `profiled` further runs.
@@ -66,9 +66,7 @@ def latencies(
     cpus = quiet_cores(threads)
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(
-                loaded(target, path, shape, threads=threads, pixels=pixels, cpus=cpus)
-            )
+            stack.enter_context(loaded(target, path, inputs, threads=threads, cpus=cpus))
             for target, path in files
         ]
         for process in processes:

@@ -1,7 +1,7 @@
 """A process that has loaded one file: what the file does to it, it does to nothing else.
 
 Every exported file runs in such a process, for its accuracy as for its latency: a runtime that dies
-is one line, and the rest of the grid is measured. Images go through .npy files, so that nothing but
+is one line, and the rest of the grid is measured. Arrays go through .npz files, so that nothing but
 numpy and the runtime is loaded there.
 """
 
@@ -20,10 +20,11 @@ import numpy as np
 from ..errors import LissomError
 from ..system.processes import command, ended, surroundings
 from ..system.scratch import temporary
+from .inputs import Input
 
 
 class Process:
-    """Answers for images and milliseconds, from the process that `loaded` starts."""
+    """Answers and milliseconds, from the process that `loaded` starts."""
 
     def __init__(self, target: str, process: subprocess.Popen[str], folder: Path) -> None:
         self.target = target
@@ -55,14 +56,14 @@ class Process:
             )
         return dict(json.loads(line))
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Return outputs (n ...) for images (n c h w)."""
-        inputs = self.folder / "given.npy"
-        outputs = self.folder / "made.npy"
-        np.save(inputs, images)
-        self.ask({"given": str(inputs), "made": str(outputs)})
-        answer: np.ndarray = np.load(outputs)
-        return answer
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return all outputs (n ...) of the file for all its inputs (n ...)."""
+        given = self.folder / "given.npz"
+        made = self.folder / "made.npz"
+        np.savez(given, *inputs)
+        self.ask({"given": str(given), "made": str(made)})
+        with np.load(made, allow_pickle=False) as held:
+            return [held[name] for name in held.files]
 
     def times(self, seconds: float) -> list[float]:
         """Run one batch of noise for a while and return the ms of each call; no thread of it runs
@@ -88,18 +89,16 @@ class Process:
 def loaded(
     target: str,
     path: Path,
-    shape: Sequence[int],
+    inputs: Sequence[Input],
     *,
     threads: int = 1,
-    pixels: bool = False,
     cpus: Sequence[int] | None = None,
     more: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """Start a process that has loaded a file and run it once on noise of `shape` (n c h w); end it
+    """Start a process that has loaded a file and run it once on noise for its `inputs`; end it
     afterwards.
 
-    `pixels`: the file takes 0..255. `cpus`: it runs on these processors alone. `more` are
-    environment variables.
+    `cpus`: it runs on these processors alone. `more` are environment variables.
     Raises LissomError if it dies, then or over any order.
     """
     settings = surroundings(
@@ -131,8 +130,7 @@ def loaded(
                 "target": target,
                 "path": str(path.resolve()),
                 "threads": threads,
-                "shape": list(shape),
-                "pixels": pixels,
+                "inputs": [each.json() for each in inputs],
                 "cpus": cpus,
             }
         )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from ..bench.inputs import Input, images
 from ..bench.process import loaded
 from ..data.data import AS_GIVEN, Data
+from ..data.inputs import inputs_of, is_plain
 from ..errors import LissomError, listed
 from ..exporting.onnx.container import ENDING, is_packed, read
-from ..learning.evaluate import file_outputs, scored
+from ..language.kind import Kind
+from ..learning.evaluate import Answered, RunFile, file_answers, scored
 from ..tasks.task import Task
+from ..trees import Tree, length, shapes
 
 
 def facts_in(path: Path) -> dict[str, Any]:
@@ -66,6 +71,19 @@ def classes_in(facts: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in classes] if isinstance(classes, list) else []
 
 
+def outputs_in(path: Path) -> Tree | None:
+    """Return a tree with the names of several outputs of an ONNX file; None where it has one, or
+    does not say.
+    """
+    if path.suffix not in (".onnx", ENDING):
+        return None
+    import onnx
+
+    whole = read(path) if is_packed(path) else path.read_bytes()
+    outputs = onnx.load_model_from_string(whole).graph.output
+    return {part.name: torch.zeros(0) for part in outputs} if len(outputs) > 1 else None
+
+
 def fixed_batch(path: Path) -> int | None:
     """Return how many samples an ONNX file takes at once, None where that is left open."""
     if path.suffix not in (".onnx", ENDING):
@@ -77,23 +95,25 @@ def fixed_batch(path: Path) -> int | None:
     return dims[0].dim_value or None if len(dims) else None
 
 
-def in_batches(
-    run: Callable[[np.ndarray], np.ndarray], batch: int
-) -> Callable[[np.ndarray], np.ndarray]:
+def in_batches(run: RunFile, batch: int) -> RunFile:
     """Return what runs any number of samples in batches of one size, the last one filled up."""
 
-    def all_of(samples: np.ndarray) -> np.ndarray:
-        missing = -len(samples) % batch
-        filled = np.concatenate([samples, np.repeat(samples[-1:], missing, 0)])
-        outputs = [run(filled[k : k + batch]) for k in range(0, len(filled), batch)]
-        answers: np.ndarray = np.concatenate(outputs)[: len(samples)]
-        return answers
+    def all_of(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        count = len(inputs[0])
+        missing = -count % batch
+        filled = [np.concatenate([part, np.repeat(part[-1:], missing, 0)]) for part in inputs]
+        answers = [
+            run([part[k : k + batch] for part in filled]) for k in range(0, count + missing, batch)
+        ]
+        return [np.concatenate(parts)[:count] for parts in zip(*answers, strict=True)]
 
     return all_of
 
 
-def file_metrics(path: Path, target: str, data: Data, threads: int = 1) -> dict[str, float | None]:
-    """Return the metrics of a file in a runtime on the test set, top-1 and with many classes top-5."""
+def file_metrics(
+    path: Path, target: str, data: Data, threads: int = 1, kind: Kind | None = None
+) -> dict[str, float | None]:
+    """Return the metrics of a file in a runtime on the test set, those of the kind of task."""
     facts = facts_in(path)
     baked = is_baked(facts)
     said = classes_in(facts)
@@ -103,15 +123,29 @@ def file_metrics(path: Path, target: str, data: Data, threads: int = 1) -> dict[
             f"{path}: its classes are others than those of {data.name}, or in another order: "
             f"{listed(said, 4)} and {listed(data.classes, 4)}; --classes says the file's"
         )
-    task = Task(nn.Identity, data)
+    task = Task(nn.Identity, data, kind=kind)
     batch = fixed_batch(path)
-    shape = (batch or 1, *data.shape)
-    with loaded(target, path, shape, threads=threads, pixels=baked) as process:
+    example = data.example()
+    shown = images((batch or 1, *data.shape), pixels=baked)
+    if not is_plain(example):
+        given = inputs_of(example)
+        shown = [Input.of({**facts, "shape": [batch or 1, *facts["shape"]]}) for facts in given]
+    with loaded(target, path, shown, threads=threads) as process:
         run = process.run if batch is None else in_batches(process.run, batch)
-        outputs, labels = file_outputs(run, task, data.test, baked)
-    if outputs.ndim != 2 or outputs.shape[1] != len(data.classes):
-        raise LissomError(
-            f"{path}: it answers {tuple(outputs.shape[1:])} for an image, and {data.name} has "
-            f"{len(data.classes)} classes; --classes names all that it answers"
-        )
-    return scored(task, outputs, labels)
+        answers = file_answers(run, task, data.test, baked, outputs_in(path))
+        return scored(task, checked(path, task, answers))
+
+
+def checked(path: Path, task: Task, answers: Answered) -> Answered:
+    """Yield what a file answers, or raise where it is not of the kind of task."""
+    for outputs, targets in answers:
+        wanted = None
+        if task.kind is not None:
+            wanted = task.kind.misfit(outputs, targets, len(task.data.classes))
+        if wanted is not None:
+            raise LissomError(
+                f"{path}: it answers {shapes(outputs)} for {length(targets)} samples of "
+                f"{task.data.name}; {task.kind}: expected {wanted}; --classes names all classes that "
+                "it answers, --kind says the kind of task"
+            )
+        yield outputs, targets

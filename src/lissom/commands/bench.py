@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ..bench.inputs import Input, images
 from ..bench.intervals import wide
 from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
@@ -21,10 +22,11 @@ from ..exporting.snippet import FIRST, snippet
 from ..language.method import method_of
 from ..language.target import Target
 from ..running.execute import build_from_entry
-from ..running.measure import exported, silent
+from ..running.measure import exported, inputs_in, silent
 from ..running.plan import one_target, targets_of
 from ..store.store import Store
 from ..system.scratch import written
+from ..trees import mapped, shapes
 from .accuracy import facts_in, file_metrics, preprocess_in
 
 # the opponents of every bench: beside a runtime that is slow in float, any integers look fast
@@ -83,14 +85,23 @@ def script_of(target: Target, output: Path, made: Path) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be timed: a name, the target as text, the file, and the shape (c h w) of one input."""
+    """What is to be timed: a name, the target as text, the file, and what it takes of one sample."""
 
     name: str
     target: str
     path: Path
-    shape: tuple[int, ...]
+    inputs: tuple[Input, ...]
     source: str | None = None  # the key of its uncompressed network, None of a file
     baseline: bool = False
+
+    @property
+    def shapes(self) -> str:
+        """The shapes of all inputs of one sample, as text."""
+        return ", ".join(str(each.shape[1:]) for each in self.inputs)
+
+    def is_baseline_of(self, other: Candidate) -> bool:
+        """Return whether this is the uncompressed network of another one."""
+        return self.baseline and self.source == other.source
 
 
 def bench(
@@ -123,18 +134,18 @@ def bench(
     if baselines:
         sources = dict.fromkeys(pair.source for pair in pairs if pair.source)
         pairs += uncompressed(list(sources), store, say, model)
-    if len({pair.shape for pair in pairs}) > 1:
+    if len({pair.shapes for pair in pairs}) > 1:
         raise LissomError(
             "bench: the networks take inputs of different shapes; time them one by one"
         )
     metrics = measured_metrics(pairs, data, say) if data else {}
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
-        size = (batch, *pairs[0].shape)
+        shown = [each.in_batches_of(batch) for each in pairs[0].inputs]
         try:
             timings = latencies(
                 [(pair.target, pair.path) for pair in pairs],
-                size,
+                shown,
                 threads=count,
                 profiled=PROFILED if layers else 0,
             )
@@ -145,11 +156,7 @@ def bench(
             say(f"batches of {batch}, threads {count}: {error}")
             continue
         for pair, timing in zip(pairs, timings, strict=True):
-            own = [
-                t
-                for t, p in zip(timings, pairs, strict=True)
-                if p.baseline and p.source == pair.source
-            ]
+            own = [t for t, p in zip(timings, pairs, strict=True) if p.is_baseline_of(pair)]
             rows.append(
                 {
                     "name": pair.name,
@@ -197,10 +204,11 @@ def measured_metrics(
         if text not in loaded:
             loaded[text] = data(text)
         seen = loaded[text]
-        if seen.shape != pair.shape:
+        given = shapes(mapped(lambda t: t[0], seen.example()))
+        if given != pair.shapes:
             raise LissomError(
-                f"bench: {pair.path.name} takes inputs of {pair.shape}, and {seen.name} gives "
-                f"{seen.shape}; --preprocess says how pictures are seen"
+                f"bench: {pair.path.name} takes inputs of {pair.shapes}, and {seen.name} gives {given}; "
+                "--preprocess says how pictures are seen"
             )
         say(f"{pair.name}  {pair.target}: {len(seen.test)} test samples")
         metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen)
@@ -247,16 +255,16 @@ def resolve(
     source = None
     if isinstance(found, Path):
         path = found
-        wanted = shape or shape_of(found)
+        inputs = images((1, *shape)) if shape else inputs_of_file(found)
     else:
         key = found
         source = store.record(key)["float"]["key"]
         path = exported(store, key, target, False, lambda: build_from_entry(key, store, model))
-        wanted = tuple(store.record(key)["task"]["shape"])
+        inputs = inputs_in(store.record(key), 1)
     fits = (f".{target.ending}", *target.others)
     if path.suffix not in fits:
         raise LissomError(f"bench: {target}: expected {' or '.join(fits)} files, got {path}")
-    return Candidate(thing, str(target), path, wanted, source)
+    return Candidate(thing, str(target), path, tuple(inputs), source)
 
 
 def uncompressed(
@@ -271,35 +279,27 @@ def uncompressed(
         name = "uncompressed" if len(keys) == 1 else f"uncompressed {key}"
         try:
             path = exported(store, key, target, False, partial(build_from_entry, key, store, model))
-            found.append(
-                Candidate(
-                    name,
-                    str(target),
-                    path,
-                    tuple(store.record(key)["task"]["shape"]),
-                    key,
-                    baseline=True,
-                )
-            )
+            inputs = tuple(inputs_in(store.record(key), 1))
+            found.append(Candidate(name, str(target), path, inputs, key, baseline=True))
         except LissomError as error:
             say(f"no baseline {name} in {target}: {error}")
     return found
 
 
-def shape_of(path: Path) -> tuple[int, ...]:
-    """Return the shape (c h w) of one input of an ONNX file, packed or not."""
+def inputs_of_file(path: Path) -> list[Input]:
+    """Return what an ONNX file, packed or not, takes of one sample."""
     if path.suffix not in (".onnx", ENDING):
         raise LissomError(f"bench: {path} does not say what it takes; --size and --channels do")
-    sizes = sizes_of(path)[1:]
-    if not sizes or not all(sizes):
+    inputs = declared_inputs(path)
+    if not inputs or not all(all(each.shape[1:]) for each in inputs):
         raise LissomError(
             f"bench: {path} takes inputs of any size; --size and --channels choose one"
         )
-    return sizes
+    return [each.in_batches_of(each.shape[0] or 1) for each in inputs]
 
 
-def sizes_of(path: Path) -> tuple[int, ...]:
-    """Return the shape (n c h w) of the first input of an ONNX file, packed or not; 0 stands for any size."""
+def declared_inputs(path: Path) -> list[Input]:
+    """Return the inputs that an ONNX file, packed or not, declares; 0 stands for any size."""
     import onnx
 
     whole = read(path) if is_packed(path) else None
@@ -309,16 +309,23 @@ def sizes_of(path: Path) -> tuple[int, ...]:
             if whole is None
             else onnx.load_model_from_string(whole)
         )
-        dims = proto.graph.input[0].type.tensor_type.shape.dim
+        weights = {tensor.name for tensor in proto.graph.initializer}
+        return [
+            Input(
+                tuple(dim.dim_value for dim in part.type.tensor_type.shape.dim),
+                str(onnx.helper.tensor_dtype_to_np_dtype(part.type.tensor_type.elem_type)),
+            )
+            for part in proto.graph.input
+            if part.name not in weights
+        ]
     except Exception as error:  # protobuf raises errors of its own for a broken file
         raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None
-    return tuple(dim.dim_value for dim in dims)
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> None:
     """Raise LissomError if an ONNX file does not take inputs of `shape` (n c h w)."""
     if path.suffix in (".onnx", ENDING):
-        wanted = sizes_of(path)
+        wanted = declared_inputs(path)[0].shape
         if len(wanted) != len(shape) or any(
             size not in (0, given) for size, given in zip(wanted, shape, strict=True)
         ):

@@ -6,28 +6,23 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
 from ..data.data import are_classes
-from ..data.split import spread
+from ..data.split import CPU, spread
 from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..language.target import Target
-from ..learning.evaluate import (
-    file_outputs,
-    network_outputs,
-    relative,
-    scored,
-)
+from ..learning.evaluate import file_answers, network_outputs, relative, scored, together
 from ..report.explanation import LEARNED, UNLIKE, best_tried, concluded
 from ..report.rows import main_score
 from ..running.execute import run
-from ..running.measure import exported, silent
+from ..running.measure import exported, inputs_in, silent
 from ..running.plan import ends
 from ..steps.equalize import Equalize
 from ..steps.quantize import Quantize
@@ -40,6 +35,7 @@ from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import Layers, layer_noise, layers_of, rounding_only, roundings
 from ..surgery.quantization.prepare import prepare_layers, unrounded
 from ..tasks.task import Task, teacher_code, teachers_in
+from ..trees import Tree, answer_in, answer_of, length, put_in, tensors_in
 
 WORST = 3  # layers that are named
 CAPPED = 1000  # images that are run under a cap
@@ -108,19 +104,19 @@ class Explained:
         stages, simulated, labels = self.stages(floats)
         layers, ends = self.layers(images, floats)
         found: dict[str, Any] = {
-            "images": {"stages": len(labels), "layers": min(images, len(self.task.data.valid))},
+            "images": {"stages": length(labels), "layers": min(images, len(self.task.data.valid))},
             "against": self.source(),
             "trained_since": self.trained,
             "stages": stages,
             "layers": layers,
+            "worst": [
+                row["name"] for row in sorted(layers, key=itemgetter("noise"))[: -WORST - 1 : -1]
+            ],
             "ends": ends,
             "targets": {
                 str(target): self.artefact(target, simulated, labels) for target in targets
             },
         }
-        found["worst"] = [
-            row["name"] for row in sorted(found["layers"], key=lambda row: -row["noise"])[:WORST]
-        ]
         found["said"] = [
             *(f"{note}." for note in self.task.notes()),
             *self.left_float(),
@@ -143,7 +139,7 @@ class Explained:
             if said
         ]
 
-    def stages(self, floats: Layers | None) -> tuple[list[dict[str, Any]], Tensor, Tensor]:
+    def stages(self, floats: Layers | None) -> tuple[list[dict[str, Any]], Tree, Tree]:
         """Return top-1 on the test images with ever more rounded, and outputs and labels of the whole."""
         test = self.task.data.test
         whole = self.whole
@@ -168,18 +164,17 @@ class Explained:
             rows.append(self.stage(name, simulated, reference, labels))
         return rows, simulated, labels
 
-    def stage(
-        self, name: str, outputs: Tensor, reference: Tensor, labels: Tensor
-    ) -> dict[str, Any]:
+    def stage(self, name: str, outputs: Tree, reference: Tree, labels: Tree) -> dict[str, Any]:
         """Return the scores of one stage, and how often its answer became wrong or right."""
         row: dict[str, Any] = {
             "name": name,
             "score": self.metric(outputs, labels),
             "noise": relative(outputs, reference),
         }
-        if outputs.ndim == 2 and are_classes(labels):
-            now = outputs.argmax(1) == labels
-            then = reference.argmax(1) == labels
+        answer = answer_in(outputs)
+        if answer is not None and answer.ndim == 2 and are_classes(labels):
+            now = answer.argmax(1) == labels
+            then = answer_of(reference).argmax(1) == labels
             row.update(lost=int((then & ~now).sum()), won=int((now & ~then).sum()))
         return row
 
@@ -218,42 +213,41 @@ class Explained:
                     row["noise"] = relative(outputs, reference)
         return rows, ends
 
-    def artefact(self, target: Target, simulated: Tensor, labels: Tensor) -> dict[str, Any]:
+    def artefact(self, target: Target, simulated: Tree, labels: Tree) -> dict[str, Any]:
         """Return what a file answers on the test images, and what it would on older processors."""
-        self.say(f"{self.key}  {target}: {len(labels)} images")
-        path = exported(
-            self.store, self.key, target, False, self.task.fresh, self.task.data.calibration
-        )
-        with loaded(str(target), path, (1, *self.task.data.shape)) as process:
-            outputs, _ = file_outputs(process.run, self.task, self.task.data.test, False)
+        data = self.task.data
+        self.say(f"{self.key}  {target}: {len(data.test)} images")
+        path = exported(self.store, self.key, target, False, self.task.fresh, data.calibration)
+        with loaded(str(target), path, inputs_in(self.record, 1)) as process:
+            found = file_answers(process.run, self.task, data.test, False, simulated)
+            outputs, _ = together(found)
+        alike = self.task.agreement()
+        alike.add(outputs, simulated)
         fused = target.fused(path)
-        row: dict[str, Any] = {
+        return {
             "score": self.metric(outputs, labels),
             "noise": relative(outputs, simulated),
-            "agreement": self.task.agreement(outputs, simulated),
-            "fused": None if fused is None else str(fused),
-            "not_fused": [] if fused is None else list(fused.rest),
-            "capped": [],
+            "agreement": alike.values().get("agreement"),
+            "fused": str(fused) if fused else None,
+            "not_fused": list(fused.rest) if fused else [],
+            "capped": self.older(target, path, simulated) if target.name() == "openvino" else [],
         }
-        if target.name() == "openvino":
-            row["capped"] = self.older(target, path)
-        return row
 
-    def older(self, target: Target, path: Any) -> list[dict[str, Any]]:
-        """Return scores and latency of a file under caps on the processor's instruction set."""
+    def older(self, target: Target, path: Any, simulated: Tree) -> list[dict[str, Any]]:
+        """Return scores and latency of a file, whose outputs have the form of `simulated`, under caps
+        on the processor's instruction set.
+        """
         some = spread(self.task.data.test, CAPPED)
-        pairs = [
-            (self.task.data.normalised(pixels), labels)
-            for pixels, labels in some.batches(250, torch.device("cpu"))
-        ]
-        images, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
-        rows: list[dict[str, Any]] = []
-        plain = torch.zeros(0)
+        see = self.task.data.normalised
+        images, labels = together((see(x), y) for x, y in some.batches(250, CPU))
+        samples = [t.numpy() for t in tensors_in(images)]
+        rows = list[dict[str, Any]]()
+        plain: Tree = None
         for cap in CAPS:
-            found = capped(target, path, images.numpy(), cap)
+            found = capped(target, path, samples, cap)
             if found is None:
                 continue
-            outputs = torch.from_numpy(found[0])
+            outputs = put_in(simulated, [torch.from_numpy(part) for part in found[0]])
             plain = outputs if not rows else plain
             rows.append(
                 {
@@ -291,7 +285,7 @@ class Explained:
                 f"lissom wrote it; lissom store --trust --store {self.store.root} signs it"
             )
         rows = list[dict[str, Any]]()
-        main = next(iter(self.task.metrics))
+        main = self.task.metric_names[0]
         for what, recipe in [("as it is", Recipe(self.steps)), *self.remedies(found)]:
             try:
                 (record,) = run(
@@ -328,9 +322,9 @@ class Explained:
         found["said"] += best_tried(rows, len(self.task.data.valid))
         return sorted(rows, key=lambda row: -(row.get("valid") or -math.inf))
 
-    def metric(self, outputs: Tensor, labels: Tensor) -> float | None:
+    def metric(self, outputs: Tree, labels: Tree) -> float | None:
         """Return the task's first metric of outputs (n classes) against labels (n)."""
-        return main_score(scored(self.task, outputs, labels))
+        return main_score(scored(self.task, [(outputs, labels)]))
 
     def remedies(self, found: dict[str, Any]) -> list[tuple[str, Recipe]]:
         """Return what might help this network, in words and as recipes."""

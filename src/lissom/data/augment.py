@@ -7,18 +7,33 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 
-def crop(pixels: Tensor, pad: int, draw: Generator) -> Tensor:
-    """Shift each image of (n c h w) by up to `pad` pixels either way; what comes in is 0."""
-    n, _, h, w = pixels.shape
-    windows = F.pad(pixels, (pad,) * 4).unfold(2, h, 1).unfold(3, w, 1)
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=draw).to(pixels.device)
-    return windows[torch.arange(n, device=pixels.device), :, dy, dx]
+def shifts(count: int, most: int, draw: Generator) -> tuple[Tensor, Tensor]:
+    """Draw by how many pixels, up to `most` either way, each of `count` images moves down and right."""
+    offsets = torch.randint(0, 2 * most + 1, (2, count), generator=draw)
+    down, right = most - offsets
+    return down, right
 
 
-def flip(pixels: Tensor, draw: Generator) -> Tensor:
-    """Mirror each image of (n c h w) left to right with probability one half."""
-    mirrored = torch.rand(len(pixels), generator=draw).lt(0.5).to(pixels.device)
-    return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+def shifted(pixels: Tensor, down: Tensor, right: Tensor, fill: float = 0) -> Tensor:
+    """Return images (n c h w) of which each (n) is moved by so many pixels; what comes in is `fill`."""
+    _, _, h, w = pixels.shape
+    pad = max(1, int(torch.cat([down, right]).abs().max()))
+    windows = F.pad(pixels, (pad,) * 4, value=fill).unfold(2, h, 1).unfold(3, w, 1)
+    every = torch.arange(len(pixels), device=pixels.device)
+    top = (pad - down).to(pixels.device)
+    left = (pad - right).to(pixels.device)
+    return windows[every, :, top, left]
+
+
+def mirrors(count: int, draw: Generator) -> Tensor:
+    """Draw which of `count` images are mirrored, each with probability one half."""
+    return torch.rand(count, generator=draw).lt(0.5)
+
+
+def mirrored(pixels: Tensor, which: Tensor) -> Tensor:
+    """Return images (n c h w) of which some (n, booleans) are mirrored left to right."""
+    which = which.to(pixels.device).view(-1, 1, 1, 1)
+    return torch.where(which, pixels.flip(3), pixels)
 
 
 def cutout(images: Tensor, side: int, draw: Generator) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..preprocess.normalize import Normalize
+from ..trees import Tree, concatenated, mapped, tensors_in
 from .own import DatasetSplit, dataset_split, fingerprint_of
 from .picture import resizing
 from .published import preprocess_of
@@ -121,9 +122,10 @@ class Data:
         """Return data from what a user has: a Dataset, a DataLoader, or a pair of tensors for each split.
 
         A sample is (input, target). An input of 8-bit integers, or a PIL picture, is seen through
-        `preprocess`; one of floating-point numbers is taken as it is. `classes` are names, or how
-        many the network answers, by default one more than the largest target. Without `train`,
-        nothing is learned; without `valid`, a part of `train`, or else of `test`, is set apart.
+        `preprocess`; one of other numbers, or a tuple or dict of tensors, is taken as it is.
+        `classes` are names, or how many the network answers, by default one more than the largest
+        target. Without `train`, nothing is learned; without `valid`, a part of `train`, or else of
+        `test`, is set apart.
         Raises LissomError for samples of another form.
 
         >>> x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 2
@@ -174,7 +176,7 @@ class Data:
         """What networks are shown before they are judged: training images, else validation images."""
         return self.train if len(self.train) else self.valid
 
-    def normalised(self, pixels: Tensor) -> Tensor:
+    def normalised(self, pixels: Tree) -> Tree:
         """Return what the network sees of `pixels` (n c h w, 0..255): (pixels / 255 - mean) / std.
 
         What was given as numbers is seen as it is.
@@ -186,18 +188,18 @@ class Data:
         )
         return (pixels.float() - 255 * mean) / (255 * std)
 
-    def example(self, count: int = 1) -> Tensor:
-        """Return the first images to learn from as the network sees them, (count c h w)."""
+    def example(self, count: int = 1) -> Tree:
+        """Return the first samples to learn from as the network sees them, images as (count c h w)."""
         split = self.shown_to_networks
         for pixels, _ in split.batches(count, CPU, torch.arange(min(count, len(split)))):
             return self.normalised(pixels)
         raise LissomError(f"data {self.name}: there are no images for training or validation")
 
-    def calibration(self, count: int, seed: int = 0) -> list[Tensor]:
+    def calibration(self, count: int, seed: int = 0) -> list[Tree]:
         """Return `count` images to learn from, drawn at random, as normalised batches of at most 128."""
         return [images for images, _ in self.labelled(count, seed)]
 
-    def labelled(self, count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    def labelled(self, count: int, seed: int = 0) -> list[tuple[Tree, Tree]]:
         """Return the images that `calibration` returns, each batch with its labels."""
         split = self.shown_to_networks
         draw = torch.Generator().manual_seed(seed)
@@ -289,30 +291,25 @@ def of_splits(
     one = first_input(test)
     for split in (train, valid):
         other = first_input(split) if len(split) else one
-        if other.shape != one.shape or other.dtype != one.dtype:
+        if described(other) != described(one):
             raise LissomError(
                 f"data {name}: expected inputs of one shape and type in all splits, got "
                 f"{described(other)} beside {described(one)}"
             )
-    if one.ndim == 0:
+    if isinstance(one, Tensor) and one.ndim == 0 and one.is_floating_point():
         raise LissomError(f"data {name}: expected inputs that are tensors, got single numbers")
-    pictures = one.dtype == torch.uint8
-    if not pictures and not one.is_floating_point():
-        raise LissomError(
-            f"data {name}: expected inputs of floating-point numbers, or of 8-bit integers for "
-            f"pictures, got {one.dtype}"
-        )
+    pictures = isinstance(one, Tensor) and one.dtype == torch.uint8
     if not pictures and stated:
         raise LissomError(
-            f"data {name}: its inputs are {one.dtype}, which are taken as they are; preprocess is "
-            "for pictures and 8-bit integers"
+            f"data {name}: its inputs are {described(one)}, which are taken as they are; preprocess "
+            "is for pictures and 8-bit integers"
         )
     if pictures and (one.ndim != 3 or len(one) not in (1, 3)):
         raise LissomError(
             f"data {name}: expected pictures (c h w) of 1 or 3 channels, got {described(one)}; "
             "inputs[:, None] gives gray ones a channel"
         )
-    channels, *size = one.shape
+    channels, *size = shape_of(one)
     if pictures and not view.numbers:
         view = replace(view, numbers=(Normalize(),))
     if view.from_data:
@@ -339,10 +336,19 @@ def of_splits(
     )
 
 
-def first_input(split: DatasetSplit) -> Tensor:
-    """Return the input of the first sample of a split."""
+def shape_of(inputs: Tree) -> tuple[int, ...]:
+    """Return the shape of the inputs of a sample where they are a single tensor; of several, and of
+    one number, that of a list.
+    """
+    if isinstance(inputs, Tensor) and inputs.ndim:
+        return tuple(inputs.shape)
+    return (sum(1 for _ in tensors_in(inputs)),)
+
+
+def first_input(split: DatasetSplit) -> Tree:
+    """Return the inputs of the first sample of a split."""
     for inputs, _ in split.batches(1, CPU, torch.tensor([0])):
-        return inputs[0]
+        return mapped(lambda t: t[0], inputs)
     raise LissomError(f"{split.where}: it is empty")
 
 
@@ -353,8 +359,8 @@ def class_names(
     targets are no classes. Note where no target is 0.
     """
     if classes is None:
-        labels = torch.cat([split.labels for split in splits])
-        if not are_classes(labels):
+        labels = concatenated([split.labels for split in splits])
+        if not isinstance(labels, Tensor) or not are_classes(labels):
             return ()
         classes = int(labels.max()) + 1
         if int(labels.min()) > 0:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,9 @@ from torch.utils.data import (
 
 from ..errors import LissomError, cause_of, type_of
 from ..language.preprocess import Preprocess
+from ..trees import Tree, at, concatenated, length, mapped, tensors_in
 from .picture import in_eight_bits, pixels_of, shown_pixels
-from .samples import described
+from .samples import as_tensors, described
 from .split import CPU, MEMORY
 
 LOOKED_AT = 16  # samples that a fingerprint is taken of
@@ -42,8 +43,8 @@ WANTED = (
 class DatasetSplit(Dataset[Any]):
     """A split whose samples (input, target) somebody else's data set gives.
 
-    `taken` are the places in it that belong to the split. An input is a tensor, or a picture that
-    `preprocess` is applied to; `collate` makes a batch of samples.
+    `taken` are the places in it that belong to the split. An input is a tensor, a picture that
+    `preprocess` is applied to, or a tuple or dict of such; `collate` makes a batch of samples.
     """
 
     samples: Any  # with __len__ and __getitem__
@@ -52,36 +53,36 @@ class DatasetSplit(Dataset[Any]):
     collate: Callable[[list[Any]], Any] = default_collate
     workers: int = 0
     where: str = "data"
-    known_labels: Tensor | None = field(default=None, repr=False)
+    known_labels: Tree = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.taken)
 
     def __getitem__(self, place: int) -> tuple[Any, Any]:
-        """Return input and target of a sample, the input as a tensor."""
+        """Return inputs and target of a sample, pictures as tensors."""
         sample = self.samples[int(self.taken[place])]
         if not isinstance(sample, (tuple, list)) or len(sample) < 2:
             raise LissomError(
                 f"{self.where}: expected samples (input, target), got {described(sample)}"
             )
-        return tensor_of(sample[0], self.preprocess, self.where), sample[1]
+        return inputs_of(sample[0], self.preprocess, self.where), sample[1]
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tree:
         """The target of each sample (n ...); read once, sample by sample, where the set has no list."""
         if self.known_labels is None:
             batches = [targets for _, targets in self.batches(256, CPU)]
-            self.known_labels = torch.cat(batches) if batches else torch.zeros(0, dtype=torch.int64)
+            self.known_labels = concatenated(batches) if batches else torch.zeros(0).long()
         return self.known_labels
 
     def take(self, order: Tensor) -> DatasetSplit:
         """Return the split of the samples at the given places."""
-        labels = None if self.known_labels is None else self.known_labels[order]
+        labels = None if self.known_labels is None else at(self.known_labels, order)
         return replace(self, taken=self.taken[order], known_labels=labels)
 
     def batches(
         self, size: int, device: torch.device, order: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tree, Tree]]:
         part = self if order is None else self.take(order)
         if not len(part):
             return
@@ -97,16 +98,31 @@ class DatasetSplit(Dataset[Any]):
         )
         try:
             for inputs, targets in loader:
-                if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
-                    raise LissomError(
-                        f"{self.where}: expected one tensor of inputs and one of targets in a batch, "
-                        f"got {described((inputs, targets))}"
-                    )
-                yield inputs.to(device), targets.to(device)
+                for part in (inputs, targets):
+                    if not length(part):
+                        raise LissomError(
+                            f"{self.where}: expected tensors of inputs and of targets in a batch, "
+                            f"got {described((inputs, targets))}"
+                        )
+                yield moved_to(inputs, device), moved_to(targets, device)
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
             raise LissomError(f"{self.where}: reading it raised {cause_of(error)}") from error
+
+
+def inputs_of(given: Any, preprocess: Preprocess, where: str) -> Tree:
+    """Return the inputs of a sample with tensors in the place of pictures and arrays."""
+    if isinstance(given, Mapping):
+        return {str(name): inputs_of(part, preprocess, where) for name, part in given.items()}
+    if isinstance(given, (tuple, list)):
+        return tuple(inputs_of(part, preprocess, where) for part in given)
+    return tensor_of(given, preprocess, where)
+
+
+def moved_to(tree: Tree, device: torch.device) -> Tree:
+    """Return a tree with its tensors on a device."""
+    return mapped(lambda t: t.to(device), tree)
 
 
 def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
@@ -204,16 +220,20 @@ def places_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
 
 def streamed(loader: DataLoader[Any], where: str) -> Any:
     """Return the samples of a stream, which has no places, held in memory."""
-    batches: list[tuple[Tensor, Tensor]] = []
+    batches: list[tuple[Tree, Tree]] = []
     held = 0
     try:
         for batch in loader:
-            if not is_pair_of_tensors(batch):
+            if (
+                not isinstance(batch, (tuple, list))
+                or len(batch) != 2
+                or not all(map(length, batch))
+            ):
                 raise LissomError(
                     f"{where}: expected batches (inputs, targets), got {described(batch)}"
                 )
-            inputs, targets = (torch.as_tensor(part) for part in batch)
-            held += inputs.numel() * inputs.element_size()
+            inputs, targets = (as_tensors(part) for part in batch)
+            held += sum(t.numel() * t.element_size() for t in tensors_in(inputs))
             if held > MEMORY:
                 raise LissomError(
                     f"{where}: a stream is held in memory, and this one is larger than "
@@ -226,8 +246,12 @@ def streamed(loader: DataLoader[Any], where: str) -> Any:
         raise LissomError(f"{where}: reading it raised {cause_of(error)}") from error
     if not batches:
         raise LissomError(f"{where}: the stream is empty")
-    columns = list(zip(*batches, strict=True))
-    return torch.utils.data.TensorDataset(*map(torch.cat, columns))
+    inputs = concatenated([inputs for inputs, _ in batches])
+    targets = concatenated([targets for _, targets in batches])
+    if is_pair_of_tensors((inputs, targets)):
+        return torch.utils.data.TensorDataset(inputs, targets)
+    places = range(length(inputs))
+    return [(mapped(itemgetter(k), inputs), mapped(itemgetter(k), targets)) for k in places]
 
 
 def labels_of(samples: Any) -> Tensor | None:
@@ -278,11 +302,11 @@ def fingerprint_of(splits: Sequence[DatasetSplit]) -> str:
         places = torch.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).long()
         with seeded():
             pairs = list(replace(split, workers=0).batches(LOOKED_AT, CPU, places))
-        parts = list(chain(*pairs))
+        parts = list(tensors_in(pairs))
         if isinstance(split.samples, torch.utils.data.TensorDataset):
             parts += [tensor[split.taken] for tensor in split.samples.tensors]
         elif split.known_labels is not None:
-            parts.append(split.known_labels)
+            parts += tensors_in(split.known_labels)
         for part in parts:
             seen.update(f"{tuple(part.shape)} {part.dtype}".encode())
             if part.numel():

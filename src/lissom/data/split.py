@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
+from ..trees import Tree, at
 from .picture import decoded, shown_pixels
 
 CPU = torch.device("cpu")
@@ -20,18 +21,18 @@ MEMORY = 2 << 30  # bytes of samples above which they are read batch by batch
 
 
 class Split(Protocol):
-    """Pixels (n c h w, uint8) with labels (n, int64), delivered in batches."""
+    """Pixels (n c h w, uint8), or inputs as a network takes them, with their targets, in batches."""
 
     @property
-    def labels(self) -> Tensor:
-        """The label of each image (n ...)."""
+    def labels(self) -> Tree:
+        """The target of each sample (n ...)."""
         ...
 
     def __len__(self) -> int: ...
 
     def batches(
         self, size: int, device: torch.device, order: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tree, Tree]]:
         """Yield (pixels, labels) on `device`; `order` holds the indices to visit, all in turn if None."""
         ...
 
@@ -44,15 +45,15 @@ class Part:
     order: Tensor
 
     @property
-    def labels(self) -> Tensor:
-        return self.whole.labels[self.order]
+    def labels(self) -> Tree:
+        return at(self.whole.labels, self.order)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def batches(
         self, size: int, device: torch.device, order: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tree, Tree]]:
         return self.whole.batches(size, device, self.order if order is None else self.order[order])
 
 

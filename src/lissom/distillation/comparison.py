@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import LissomError
 from ..language.loss import FeatureLoss, LogitLoss, Loss
 from ..learning.precision import autocast, fast_precision
+from ..trees import Tree, handed, rows_of, tensors_in
 from .balance import Balance
 from .ensemble import Ensemble
 from .features import Place, places, watched
@@ -22,8 +23,8 @@ Term = tuple[float | None, Loss]  # the number in front of a loss, and the loss
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network gives on a batch: `logits` (n classes), and `features`, one (n c h w) for each
-    place compared.
+    """What a network gives on a batch: `logits`, rows (m classes), and `features`, one (n c h w) for
+    each place compared.
     """
 
     logits: Tensor
@@ -34,7 +35,8 @@ class Comparison:
     """The terms of a distillation loss with everything they need: places, adapters, their own
     modules, weights.
 
-    `student` and `teacher` are on one device with `example` (n c h w). Within `watching()` the
+    `student` and `teacher` are on one device with `example` (n c h w), or other inputs. `logits`
+    takes from the outputs of either what losses compare, rows (m classes). Within `watching()` the
     teacher runs before the student whenever that does, and features of both are noted. Where the
     teacher is an ensemble, features are those of its first member.
     Raises LissomError if there is nothing to compare that the terms ask for.
@@ -45,8 +47,9 @@ class Comparison:
         terms: Sequence[Term],
         student: nn.Module,
         teacher: nn.Module,
-        example: Tensor,
+        example: Tree,
         *,
+        logits: Callable[[Tree], Tensor] = rows_of,
         at: str | None = None,
         share: float = 0.5,
         where: str = "distill",
@@ -55,6 +58,7 @@ class Comparison:
         self.student = student
         self.teacher = teacher
         self.where = where
+        self.logits = logits
         self.first = teacher.members[0] if isinstance(teacher, Ensemble) else teacher
         features = [loss for _, loss in terms if isinstance(loss, FeatureLoss)]
         if at is not None and not features:
@@ -107,15 +111,15 @@ class Comparison:
         third longer.
         """
 
-        def first(_: nn.Module, args: tuple[Any, ...]) -> None:
-            self._wanted = self.wanted(args[0])
+        def first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._wanted = self.wanted(named or args)
 
         with (
             watched(self.student, [p.student for p in self.places]) as ours,
             watched(self.first, [p.teacher for p in self.places]) as theirs,
         ):
             self._seen = (ours, theirs)
-            hook = self.student.register_forward_pre_hook(first)
+            hook = self.student.register_forward_pre_hook(first, with_kwargs=True)
             try:
                 yield
             finally:
@@ -123,10 +127,11 @@ class Comparison:
                 self._seen = ({}, {})
                 self._wanted = None
 
-    def wanted(self, images: Tensor) -> Answer:
-        """Run the teacher on images (n c h w), in inference mode and the precision of training."""
-        with torch.inference_mode(), autocast(images.device, fast_precision(images.device)):
-            logits = self.teacher(images)
+    def wanted(self, inputs: Tree) -> Answer:
+        """Run the teacher on inputs (n ...), in inference mode and the precision of training."""
+        device = next(tensors_in(inputs)).device
+        with torch.inference_mode(), autocast(device, fast_precision(device)):
+            logits = self.logits(handed(self.teacher, inputs))
         # copies, since tensors made in inference mode cannot take part in a gradient
         features = [self._seen[1][place.teacher.name] for place in self.places]
         return Answer(
@@ -139,19 +144,20 @@ class Comparison:
             ],
         )
 
-    def found(self, logits: Tensor) -> Answer:
-        """Return what the student gave in its last forward pass, of which `logits` (n classes) are
-        the outputs.
-        """
-        return Answer(logits, [self._seen[0][place.student.name].float() for place in self.places])
+    def found(self, outputs: Tree) -> Answer:
+        """Return what the student gave in its last forward pass, which returned `outputs`."""
+        return Answer(
+            self.logits(outputs),
+            [self._seen[0][place.student.name].float() for place in self.places],
+        )
 
-    def values(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return the value of each term for the student's last forward pass, which gave `logits`;
-        `labels` are (n).
+    def values(self, outputs: Tree, labels: Tree) -> list[Tensor]:
+        """Return the value of each term for the student's last forward pass, which gave `outputs`;
+        `labels` are the targets.
 
         Raises LissomError if the networks answer with different numbers of classes.
         """
-        answer = self.found(logits)
+        answer = self.found(outputs)
         wanted = self._wanted
         assert wanted is not None, "the student runs within watching()"
         if wanted.logits.shape != answer.logits.shape:
@@ -164,20 +170,28 @@ class Comparison:
         values = []
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
             if isinstance(loss, LogitLoss):
-                ours, theirs = (by_place(each.logits) for each in (answer, wanted))
-                values.append(
-                    loss(ours, theirs, labels if answer.logits.ndim <= 2 else labels.flatten())
-                )
+                rows = self.labels(loss, labels, len(answer.logits))
+                values.append(loss(answer.logits, wanted.logits, rows))
             elif isinstance(loss, FeatureLoss):
                 maps = answer.features if loss.any_width else adapted
                 values.append(loss(maps, wanted.features, *([modules] if len(modules) else [])))
         return values
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def labels(self, loss: LogitLoss, labels: Tree, count: int) -> Tensor:
+        """Return the labels of `count` rows of logits; raise where a loss needs some and there are none."""
+        rows = labels.flatten() if isinstance(labels, Tensor) else torch.zeros(0)
+        if loss.needs_labels and len(rows) != count:
+            raise LissomError(
+                f"{self.where}: {loss} needs the class of each answer, which targets of this kind of "
+                "task do not say; kd needs none"
+            )
+        return rows
+
+    def __call__(self, outputs: Tree, labels: Tree) -> Tensor:
         """Return the sum for a batch on which the student has just run, and measure the weights
         when it is time.
         """
-        return self.balance(self.values(logits, labels), self.student.parameters())
+        return self.balance(self.values(outputs, labels), self.student.parameters())
 
     def facts(self) -> dict[str, Any]:
         """Return for the record: the terms with their weights, and the places with how channels
@@ -204,11 +218,6 @@ class Comparison:
             for p, a in zip(self.places, self.adapters, strict=True)
         ]
         return {"terms": terms, **({"places": places} if places else {})}
-
-
-def by_place(logits: Tensor) -> Tensor:
-    """Return logits (n classes ...) as one answer a row: of a segmenter, one for each pixel."""
-    return logits if logits.ndim <= 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
 def adapter(place: Place) -> nn.Module:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ..trees import Tree, put_in, tensors_in
 
 
 class Ensemble(nn.Module):
@@ -17,5 +19,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x) for member in self.members]).mean(0)
+    def forward(self, *inputs: Tree, **named: Tree) -> Tree:
+        answers = [member(*inputs, **named) for member in self.members]
+        columns = zip(*(tensors_in(answer) for answer in answers), strict=True)
+        return put_in(answers[0], [torch.stack(column).mean(0) for column in columns])

@@ -21,6 +21,7 @@ from ..surgery.channels.slice import kept_outputs
 from ..surgery.layers import CompressedLayer, bake_transforms
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
+from ..trees import Tree, first, handed
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.network if isinstance(model, QuantizedNetwork) else model
 
 
-def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
+def outputs(network: nn.Module, example: Tree) -> dict[str, Output]:
     """Run `network` on `example` (n c h w) and return what each module made of it, in the order in
     which they finished.
     """
@@ -89,7 +90,7 @@ def outputs(network: nn.Module, example: Tensor) -> dict[str, Output]:
     mode = network.training
     try:
         with torch.no_grad():
-            network.eval()(example)
+            handed(network.eval(), example)
     finally:
         network.train(mode)
         for handle in hooks:
@@ -204,12 +205,14 @@ def listed(places: Iterable[Output]) -> str:
 
 
 def places(
-    student: nn.Module, teacher: nn.Module, example: Tensor, at: str | None, where: str
+    student: nn.Module, teacher: nn.Module, example: Tree, at: str | None, where: str
 ) -> list[Place]:
     """Return where to compare two networks and how their channels go together, from a forward pass
     of each.
     """
-    compared = pairs(at, outputs(student, example[:1]), outputs(teacher, example[:1]), where)
+    compared = pairs(
+        at, outputs(student, first(example, 1)), outputs(teacher, first(example, 1)), where
+    )
     match = matching(unwrapped(student), unwrapped(teacher), example)
     return [Place(ours, theirs, match(ours, theirs)) for ours, theirs in compared]
 
@@ -219,7 +222,7 @@ def places(
 Match = Callable[[Output, Output], Tensor | None]
 
 
-def matching(student: nn.Module, teacher: nn.Module, example: Tensor) -> Match:
+def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
     """Return what says which of the teacher's channels are the student's, None where that is not known.
 
     A student that was cut from the teacher's architecture still has layers of the same names, and
@@ -294,7 +297,7 @@ class _Origins:
     any cut.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, example: Tree) -> None:
         labels = labels_of(_float(network), example)
         root = labels.representatives()
         self.origins: dict[int, set[tuple[str, int]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
@@ -178,10 +179,17 @@ def unlike(names: list[str], taken: list[str]) -> list[str]:
     return fresh
 
 
-def one_picture(target: object, example: Tree | None) -> None:
-    """Raise where a target that takes a single tensor of floats alone is given another example."""
-    if example is not None and not (isinstance(example, Tensor) and example.is_floating_point()):
+def one_picture(
+    target: object, model: nn.Module, shape: tuple[int, ...], example: Tree | None
+) -> None:
+    """Raise where a target whose files take and return a single tensor of floats is given another
+    network.
+    """
+    whole = copy.deepcopy(model).cpu().float().eval()
+    shown = shown_to(whole, shape, example)
+    several = shown.flat or not shown.inputs.is_floating_point()
+    if several:
         raise LissomError(
-            f"{target}: its files take one tensor of floats; onnxruntime and openvino take integers and "
-            "several inputs"
+            f"{target}: its files take one tensor of floats and return one; onnxruntime and "
+            "openvino take integers, and several inputs and outputs"
         )

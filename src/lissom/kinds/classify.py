@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.kind import Kind, Metric
+from ..language.kind import Kind
+from ..language.tally import Collected, Share, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..trees import Tree
 
 
 @dataclass(frozen=True)
@@ -28,36 +30,62 @@ class Classify(Kind):
     def suits(self, targets: Tensor) -> bool:
         return targets.ndim == 1 and not targets.is_floating_point() and targets.dtype.itemsize > 1
 
-    def misfit(self, outputs: Tensor, targets: Tensor, classes: int) -> str | None:
+    def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
+        from ..trees import SEVERAL, answer_in
+
         if not self.suits(targets):
             return "targets (n) of whole numbers"
         low = int(targets.min())
         high = int(targets.max())
         if not 0 <= low <= high < classes:
             return f"targets from 0 to {classes - 1}, got {low} to {high}"
-        return (
-            None
-            if tuple(outputs.shape) == (len(outputs), classes)
-            else (f"outputs (batch, classes) = ({len(outputs)}, {classes})")
-        )
+        answer = answer_in(outputs)
+        if answer is None:
+            return f"one tensor of outputs (batch, classes), {SEVERAL}"
+        wanted = (len(answer), classes)
+        return None if tuple(answer.shape) == wanted else f"outputs (batch, classes) = {wanted}"
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        return F.cross_entropy(self.logits(outputs), targets, label_smoothing=smoothing)
 
-    def metrics(self, classes: int) -> Mapping[str, Metric]:
-        return {"top1": top1, **({"top5": top5} if classes > 5 else {})}
+    def logits(self, outputs: Tree) -> Tensor:
+        from ..trees import answer_of
 
-    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
-        return float((outputs.argmax(1) == reference.argmax(1)).double().mean())
+        return answer_of(outputs)
+
+    def tally(self, classes: int) -> Tally:
+        return Collected({"top1": top1, **({"top5": top5} if classes > 5 else {})})
+
+    def agreement(self) -> Tally:
+        return Share("agreement", self.alike)
+
+    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+        """Return how many samples have the same class in both outputs, and how many there are."""
+        same = self.answers(outputs) == self.answers(reference)
+        return int(same.sum()), len(same)
+
+    def answers(self, outputs: Tree) -> Tensor:
+        return self.logits(outputs).argmax(1)
+
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor) -> Tensor:
+        return targets
+
+    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
+        return targets
 
 
-def top1(outputs: Tensor, targets: Tensor) -> float:
+def top1(outputs: Tree, targets: Tensor) -> float:
     """Return the share of samples (n classes) whose largest output is that of their class (n)."""
-    return float((outputs.argmax(1) == targets).double().mean())
+    from ..trees import answer_of
+
+    return float((answer_of(outputs).argmax(1) == targets).double().mean())
 
 
-def top5(outputs: Tensor, targets: Tensor) -> float:
+def top5(outputs: Tree, targets: Tensor) -> float:
     """Return the share of samples (n classes) whose class (n) is among their five largest outputs."""
-    return float((outputs.topk(5, 1).indices == targets[:, None]).any(1).double().mean())
+    from ..trees import answer_of
+
+    best = answer_of(outputs).topk(5, 1).indices
+    return float((best == targets[:, None]).any(1).double().mean())

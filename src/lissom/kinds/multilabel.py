@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.kind import Kind, Metric
+from ..language.kind import Kind
+from ..language.tally import Collected, Share, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..trees import Tree
 
 
 @dataclass(frozen=True)
@@ -29,31 +31,59 @@ class Multilabel(Kind):
     def suits(self, targets: Tensor) -> bool:
         return targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
 
-    def misfit(self, outputs: Tensor, targets: Tensor, _: int) -> str | None:
+    def misfit(self, outputs: Tree, targets: Tensor, _: int) -> str | None:
+        from ..trees import SEVERAL, answer_in
+
         if not self.suits(targets):
             return "targets (n classes) of 0 and 1"
-        wanted = (len(outputs), targets.shape[1])
-        return None if tuple(outputs.shape) == wanted else f"outputs (batch, classes) = {wanted}"
+        answer = answer_in(outputs)
+        if answer is None:
+            return f"one tensor of outputs (batch, classes), {SEVERAL}"
+        wanted = (len(answer), targets.shape[1])
+        return None if tuple(answer.shape) == wanted else f"outputs (batch, classes) = {wanted}"
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        wanted = targets.to(outputs.dtype) * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(outputs, wanted)
+        logits = self.logits(outputs)
+        wanted = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, wanted)
 
-    def metrics(self, _: int) -> Mapping[str, Metric]:
-        return {"mAP": mean_average_precision, "f1": f1}
+    def logits(self, outputs: Tree) -> Tensor:
+        from ..trees import answer_of
 
-    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
-        return float(((outputs > 0) == (reference > 0)).double().mean())
+        return answer_of(outputs)
+
+    def tally(self, _: int) -> Tally:
+        return Collected({"mAP": mean_average_precision, "f1": f1})
+
+    def agreement(self) -> Tally:
+        return Share("agreement", self.alike)
+
+    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+        """Return how many outputs are on one side of 0, and how many there are."""
+        same = self.answers(outputs) == self.answers(reference)
+        return int(same.sum()), same.numel()
+
+    def answers(self, outputs: Tree) -> Tensor:
+        return (self.logits(outputs) > 0).long()
+
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor) -> Tensor:
+        return targets
+
+    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
+        return targets
 
 
-def mean_average_precision(outputs: Tensor, targets: Tensor) -> float:
+def mean_average_precision(outputs: Tree, targets: Tensor) -> float:
     """Return the mean over the classes that any sample has of their average precision."""
     import torch
 
+    from ..trees import answer_of
+
+    scores = answer_of(outputs)
     precisions = [
-        average_precision(outputs[:, k], targets[:, k] > 0) for k in range(targets.shape[1])
+        average_precision(scores[:, k], targets[:, k] > 0) for k in range(targets.shape[1])
     ]
     found = torch.tensor([value for value in precisions if value is not None])
     return float(found.mean()) if len(found) else float("nan")
@@ -80,9 +110,11 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
     return float((precision * hits).sum() / total)
 
 
-def f1(outputs: Tensor, targets: Tensor) -> float:
+def f1(outputs: Tree, targets: Tensor) -> float:
     """Return the F1 score over all classes together, an output above 0 being a yes."""
-    said = outputs > 0
+    from ..trees import answer_of
+
+    said = answer_of(outputs) > 0
     true = targets > 0
     hits = float((said & true).sum())
     return 2 * hits / max(float(said.sum() + true.sum()), 1.0)

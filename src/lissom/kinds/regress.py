@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.kind import Kind, Metric
+from ..language.kind import Kind
 from ..language.method import arg
+from ..language.tally import Collected, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..trees import Tree
 
 
 @dataclass(frozen=True)
@@ -32,36 +34,72 @@ class Regress(Kind):
     def suits(self, targets: Tensor) -> bool:
         return targets.is_floating_point()
 
-    def misfit(self, outputs: Tensor, targets: Tensor, _: int) -> str | None:
+    def misfit(self, outputs: Tree, targets: Tensor, _: int) -> str | None:
+        from ..trees import SEVERAL, answer_in
+
         if not self.suits(targets):
             return "targets of floating-point numbers"
-        wanted = (len(outputs), *targets.shape[1:])
-        fits = tuple(outputs.shape) in (wanted, (*wanted, 1))
+        answer = answer_in(outputs)
+        if answer is None:
+            return f"one tensor of outputs, {SEVERAL}"
+        wanted = (len(answer), *targets.shape[1:])
+        fits = tuple(answer.shape) in (wanted, (*wanted, 1))
         return None if fits else f"outputs {wanted}, as targets are"
 
-    def loss(self, outputs: Tensor, targets: Tensor, _: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tree, targets: Tensor, _: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        return F.smooth_l1_loss(
-            outputs.reshape(targets.shape), targets.to(outputs.dtype), beta=self.delta
-        )
+        from ..trees import answer_of
 
-    def metrics(self, _: int) -> Mapping[str, Metric]:
-        return {"r2": r2, "mae": mae}
+        answer = answer_of(outputs).reshape(targets.shape)
+        return F.smooth_l1_loss(answer, targets.to(answer.dtype), beta=self.delta)
 
-    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
-        return max(0.0, r2(outputs, reference))
+    def logits(self, outputs: Tree) -> Tensor:
+        from ..trees import answer_of
+
+        answer = answer_of(outputs)
+        return answer if answer.ndim > 1 else answer[:, None]
+
+    def tally(self, _: int) -> Tally:
+        return Collected({"r2": r2, "mae": mae})
+
+    def agreement(self) -> Tally:
+        return Collected({"agreement": alike})
+
+    def answers(self, outputs: Tree) -> Tensor:
+        from ..trees import answer_of
+
+        return answer_of(outputs)
+
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor) -> Tensor:
+        return targets
+
+    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
+        return targets
 
 
-def r2(outputs: Tensor, targets: Tensor) -> float:
+def alike(outputs: Tree, reference: Tree) -> float:
+    """Return the coefficient of determination of some outputs for others, 0 at least."""
+    from ..trees import answer_of
+
+    return max(0.0, r2(outputs, answer_of(reference)))
+
+
+def r2(outputs: Tree, targets: Tensor) -> float:
     """Return the mean over the numbers of a sample of the coefficient of determination."""
+    from ..trees import answer_of
+
     wanted = targets.double().flatten(1) if targets.ndim > 1 else targets.double()[:, None]
-    found = outputs.double().reshape(wanted.shape)
+    found = answer_of(outputs).double().reshape(wanted.shape)
     error = (found - wanted).square().sum(0)
     spread = (wanted - wanted.mean(0)).square().sum(0).clamp_min(1e-12)
     return float((1 - error / spread).mean())
 
 
-def mae(outputs: Tensor, targets: Tensor) -> float:
+def mae(outputs: Tree, targets: Tensor) -> float:
     """Return the mean absolute error."""
-    return float((outputs.double().reshape(targets.shape) - targets.double()).abs().mean())
+    from ..trees import answer_of
+
+    return float(
+        (answer_of(outputs).double().reshape(targets.shape) - targets.double()).abs().mean()
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-from ..language.kind import Kind, Metric
+from ..language.kind import Kind
 from ..language.method import arg
+from ..language.tally import Share, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..trees import Tree
 
 OUTSIDE = 255  # target of what an image is shifted away from; never counted
 
@@ -29,14 +30,14 @@ class Segment(Kind):
     Source: Everingham et al. 2010, The Pascal Visual Object Classes (VOC) Challenge
     """
 
-    moves = True
-
     ignore: int = arg("target of pixels that do not count", 255, low=0, high=255)
 
     def suits(self, targets: Tensor) -> bool:
         return targets.ndim == 3 and not targets.is_floating_point()
 
-    def misfit(self, outputs: Tensor, targets: Tensor, classes: int) -> str | None:
+    def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
+        from ..trees import SEVERAL, answer_in
+
         if not self.suits(targets):
             return "targets (n h w) of whole numbers"
         counted = targets[(targets != self.ignore) & (targets != OUTSIDE)]
@@ -45,47 +46,87 @@ class Segment(Kind):
                 f"targets from 0 to {classes - 1} or {self.ignore}, which is ignored, got "
                 f"{int(counted.min())} to {int(counted.max())}"
             )
-        wanted = (len(outputs), classes, *targets.shape[1:])
-        return None if tuple(outputs.shape) == wanted else f"outputs (n classes h w) = {wanted}"
+        answer = answer_in(outputs)
+        if answer is None:
+            return f"one tensor of outputs (n classes h w), {SEVERAL}"
+        wanted = (len(answer), classes, *targets.shape[1:])
+        return None if tuple(answer.shape) == wanted else f"outputs (n classes h w) = {wanted}"
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
+        from ..trees import answer_of
+
         wanted = targets.long().masked_fill(targets == OUTSIDE, self.ignore)
-        return F.cross_entropy(outputs, wanted, ignore_index=self.ignore, label_smoothing=smoothing)
+        return F.cross_entropy(
+            answer_of(outputs), wanted, ignore_index=self.ignore, label_smoothing=smoothing
+        )
 
-    def metrics(self, _: int) -> Mapping[str, Metric]:
+    def logits(self, outputs: Tree) -> Tensor:
+        from ..trees import rows_of
+
+        return rows_of(outputs)
+
+    def tally(self, classes: int) -> Tally:
+        return Confusion(classes, self.ignore)
+
+    def agreement(self) -> Tally:
+        return Share("agreement", self.alike)
+
+    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+        """Return how many pixels are named alike, and how many there are."""
+        same = self.answers(outputs) == self.answers(reference)
+        return int(same.sum()), same.numel()
+
+    def answers(self, outputs: Tree) -> Tensor:
+        from ..trees import answer_of
+
+        return answer_of(outputs).argmax(1)
+
+    def shifted(self, targets: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        from ..data.augment import shifted
+
+        return shifted(targets[:, None], down, right, fill=OUTSIDE)[:, 0]
+
+    def mirrored(self, targets: Tensor, mirrored: Tensor, _: int) -> Tensor:
+        import torch
+
+        return torch.where(mirrored.view(-1, 1, 1), targets.flip(2), targets)
+
+
+class Confusion(Tally):
+    """Count how many pixels of each class (rows) were named each class (columns)."""
+
+    def __init__(self, classes: int, ignore: int) -> None:
+        import torch
+
+        self.ignore = ignore
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mIoU", "pixels")
+
+    def add(self, outputs: Tree, targets: Tree) -> None:
+        import torch
+
+        from ..trees import answer_of
+
+        classes = len(self.counts)
+        for scores, wanted in zip(answer_of(outputs), targets, strict=True):
+            counted = (wanted != self.ignore) & (wanted != OUTSIDE)
+            pairs = classes * wanted[counted].long() + scores.argmax(0)[counted]
+            self.counts += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+    def values(self) -> dict[str, float]:
+        """Return the mean intersection over union of the classes that occur or were named, and the
+        share of pixels that are named right.
+        """
+        counts = self.counts.double()
+        hits = counts.diagonal()
+        either = counts.sum(0) + counts.sum(1) - hits
+        present = either > 0
         return {
-            "mIoU": partial(mean_iou, ignore=self.ignore),
-            "pixels": partial(right_pixels, ignore=self.ignore),
+            "mIoU": float((hits[present] / either[present]).mean()),
+            "pixels": float(hits.sum() / counts.sum().clamp_min(1)),
         }
-
-    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
-        return float((outputs.argmax(1) == reference.argmax(1)).double().mean())
-
-
-def confusion(outputs: Tensor, targets: Tensor, ignore: int) -> Tensor:
-    """Return how many pixels of each class (rows) were named each class (columns)."""
-    import torch
-
-    classes = outputs.shape[1]
-    counts = torch.zeros(classes * classes, dtype=torch.int64)
-    for scores, wanted in zip(outputs, targets, strict=True):
-        counted = (wanted != ignore) & (wanted != OUTSIDE)
-        pairs = classes * wanted[counted].long() + scores.argmax(0)[counted]
-        counts += torch.bincount(pairs, minlength=classes * classes)
-    return counts.view(classes, classes)
-
-
-def mean_iou(outputs: Tensor, targets: Tensor, *, ignore: int) -> float:
-    """Return the mean intersection over union of the classes that occur or were named."""
-    counts = confusion(outputs, targets, ignore).double()
-    hits = counts.diagonal()
-    either = counts.sum(0) + counts.sum(1) - hits
-    return float((hits[either > 0] / either[either > 0]).mean())
-
-
-def right_pixels(outputs: Tensor, targets: Tensor, *, ignore: int) -> float:
-    """Return the share of pixels that are named right."""
-    counts = confusion(outputs, targets, ignore).double()
-    return float(counts.diagonal().sum() / counts.sum().clamp_min(1))

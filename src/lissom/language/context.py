@@ -51,6 +51,10 @@ class TaskContract(Protocol):
         """Return the loss of a batch, the task's own or that of its kind."""
         ...
 
+    def logits(self, outputs: Tree) -> Tensor:
+        """Return what of the outputs is compared in distillation, rows (m classes)."""
+        ...
+
     def fresh(self, seed: int = 0) -> nn.Module:
         """Build the network with weights drawn from `seed`, in eval mode."""
         ...

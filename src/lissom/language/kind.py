@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from .method import Method
+from .tally import Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# outputs and targets of a whole split -> a number; of the first of several, more is better
-Metric = Callable[["Tensor", "Tensor"], float]
+    from ..trees import Tree
 
 
 @dataclass(frozen=True)
 class Kind(Method, ABC):
-    """Say what the outputs (n ...) of a network mean beside the targets (n ...) of its samples."""
+    """Say what the outputs (n ...) of a network mean beside the targets (n ...) of its samples.
 
-    # whether a target is a picture, which moves along when its image is shifted or mirrored
-    moves: ClassVar[bool] = False
+    Outputs are what the network returns: a tensor, or a tuple or dict of tensors.
+    """
 
     @abstractmethod
     def suits(self, targets: Tensor) -> bool:
         """Return whether targets look like those of this kind."""
 
     @abstractmethod
-    def misfit(self, outputs: Tensor, targets: Tensor, classes: int) -> str | None:
+    def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
         """Return what is expected of outputs or targets where they do not fit, None where they do."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Return the loss of a batch, the mean over its samples."""
 
     @abstractmethod
-    def metrics(self, classes: int) -> Mapping[str, Metric]:
-        """Return the metrics by name; the first one judges."""
+    def logits(self, outputs: Tree) -> Tensor:
+        """Return what of the outputs is compared in distillation: rows (m classes)."""
 
     @abstractmethod
-    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
-        """Return the share of answers, from 0 to 1, that two sets of outputs have in common."""
+    def tally(self, classes: int) -> Tally:
+        """Return what counts the metrics of outputs beside targets; the first one judges."""
+
+    @abstractmethod
+    def agreement(self) -> Tally:
+        """Return what counts, as `agreement` from 0 to 1, the answers that two sets of outputs have
+        in common.
+        """
+
+    @abstractmethod
+    def answers(self, outputs: Tree) -> Tensor:
+        """Return what a network says in these outputs, in the form of targets."""
+
+    @abstractmethod
+    def shifted(self, targets: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        """Return the targets of pictures of which each (n) is shifted by so many pixels."""
+
+    @abstractmethod
+    def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:
+        """Return the targets of pictures of which some (n, booleans) are mirrored left to right;
+        they are `width` pixels wide.
+        """

@@ -31,9 +31,10 @@ class Loss(Method):
 
 @dataclass(frozen=True)
 class LogitLoss(Loss, ABC):
-    """Compare answers."""
+    """Compare answers; `needs_labels` says that the true class of each is looked at."""
 
     reads = "logits"
+    needs_labels: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 WARM = 5  # runs before those that a profile is taken of
 
-# images (n c h w) float32 -> outputs (n classes); a list of all inputs of a file -> a list of all
-# its outputs
+# the single input of a file (n ...) -> its first output (n ...); a list of all its inputs -> a list
+# of all its outputs
 Run = Callable[[Any], Any]
 # how many -> training images as the network sees them, in batches (n c h w)
 Images = Callable[[int], "list[Tensor]"]
@@ -106,9 +106,9 @@ class Target(Method, ABC):
         """Return a callable that runs the file on that many threads."""
 
     def profile(
-        self, path: Path, images: np.ndarray, threads: int, times: int
+        self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]] | None:
-        """Return the layers of a file as they run on `images` (n c h w), with the median ms of each.
+        """Return the layers of a file as they run on its `inputs` (n ...), with the median ms of each.
 
         What belongs to no layer has the name of its operation. None where the runtime does not say.
         """
@@ -119,6 +119,15 @@ class Target(Method, ABC):
         not known.
         """
         return None
+
+
+def one_or_all(run: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Run:
+    """Return what runs a file on all its inputs such that it takes a single one as it is, too."""
+
+    def either(inputs: Any) -> Any:
+        return run(inputs) if isinstance(inputs, list) else run([inputs])[0]
+
+    return either
 
 
 def middle(runs: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:

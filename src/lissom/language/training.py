@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..trees import Tree
+
     Term = Callable[[nn.Module, "Batch"], Tensor]  # of a loss
 
 Freeze = Literal["none", "gamma", "norm", "ranges", "norm+ranges"]
@@ -17,11 +19,13 @@ Freeze = Literal["none", "gamma", "norm", "ranges", "norm+ranges"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a term of the loss sees: `images` (n c h w) as the network saw them, `labels` (n), `outputs`."""
+    """What a term of the loss sees: `images` (n c h w), or other inputs, as the network saw them,
+    `labels` (n), which are the targets of any kind of task, and `outputs`.
+    """
 
-    images: Tensor
-    labels: Tensor
-    outputs: Tensor
+    images: Tree
+    labels: Tree
+    outputs: Tree
 
 
 @dataclass(frozen=True)

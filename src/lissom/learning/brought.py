@@ -11,7 +11,7 @@ from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..language.recipe import Recipe
 from ..tasks.task import Task
-from .evaluate import network_outputs, scored
+from .evaluate import network_answers, scored
 
 NUMBERS = (
     'normalize("imagenet")',
@@ -57,7 +57,7 @@ def check_stated(task: Task) -> None:
         return
     ordered = sorted(tried(task).items(), key=lambda item: -item[1])
     best, reached = ordered[0]
-    name = next(iter(task.metrics))
+    name = task.metric_names[0]
     count = min(TRIED, len(task.data.valid))
     others = "".join(f"; {value:.3f} with {text}" for text, value in ordered[1:2])
     raise LissomError(
@@ -106,6 +106,6 @@ def with_numbers(data: Data, text: str) -> Data:
 def metric(task: Task, data: Data) -> float:
     """Return the task's first metric on some validation images, seen as `data` shows them."""
     model = task.fresh()
-    outputs, labels = network_outputs(model, data, spread(data.valid, TRIED))
-    values = scored(replace(task, data=data), outputs, labels)
+    answers = network_answers(model, data, spread(data.valid, TRIED))
+    values = scored(replace(task, data=data), answers)
     return next(iter(values.values())) or 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,55 +13,125 @@ from ..data.data import Data
 from ..data.split import CPU, Split
 from ..errors import LissomError
 from ..tasks.task import Task
+from ..trees import Tree, concatenated, handed, in_float, mapped, put_in, tensors_in, values_in
+
+Answered = Iterator[tuple[Tree, Tree]]  # outputs and targets, batch by batch
+BATCH = 250
+LARGE = 1 << 26  # numbers in a batch of inputs
+HELD = 1 << 28  # bytes of outputs that are held to be looked at again
+# a list of all inputs of a file -> a list of all its outputs
+RunFile = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
-def outputs_of(
-    run: Callable[[Tensor], Tensor],
-    see: Callable[[Tensor], Tensor],
+def answered(
+    run: Callable[[Tree], Tree],
+    see: Callable[[Tree], Tree],
     split: Split,
     device: torch.device = CPU,
-) -> tuple[Tensor, Tensor]:
-    """Return the outputs (n classes) of `run` for what it is to `see` of each image, and the labels (n)."""
-    found = [
-        (run(see(pixels)).float().cpu(), truth.cpu())
-        for pixels, truth in split.batches(250, device)
-    ]
-    if not found:
+    size: int = BATCH,
+) -> Answered:
+    """Yield the outputs of `run` for what it is to `see` of a batch, and its targets, in float32 on
+    the CPU.
+    """
+    if not len(split):
         raise LissomError("data: a split to be measured on is empty")
-    return torch.cat([outputs for outputs, _ in found]), torch.cat([labels for _, labels in found])
+    for inputs, targets in split.batches(size, device):
+        outputs = in_float(run(see(inputs)))
+        yield mapped(Tensor.cpu, outputs), mapped(Tensor.cpu, targets)
+
+
+def batch_of(data: Data) -> int:
+    """Return how many samples are shown at once: fewer where they are large."""
+    numbers = sum(t.numel() for t in tensors_in(data.example()))
+    return max(1, min(BATCH, LARGE // max(1, numbers)))
+
+
+@torch.inference_mode()
+def network_answers(
+    model: nn.Module, data: Data, split: Split, device: torch.device = CPU
+) -> Answered:
+    """Yield outputs and targets of a network in inference mode, batch by batch."""
+    model.to(device).eval()
+
+    def run(inputs: Tree) -> Tree:
+        return handed(model, inputs)
+
+    yield from answered(run, data.normalised, split, device, batch_of(data))
+    model.to(CPU)
 
 
 def network_outputs(
     model: nn.Module, data: Data, split: Split, device: torch.device = CPU
-) -> tuple[Tensor, Tensor]:
-    """Return outputs and labels of a network in inference mode, in float32."""
-    model.to(device).eval()
-    with torch.inference_mode():
-        found = outputs_of(model, data.normalised, split, device)
-    model.to(CPU)
-    return found
+) -> tuple[Tree, Tree]:
+    """Return all outputs of a network, and the targets."""
+    return together(network_answers(model, data, split, device))
 
 
-def scored(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """Return every metric of the task, None where it is not a number."""
-    return {
-        name: value if math.isfinite(value := float(metric(outputs, labels))) else None
-        for name, metric in task.metrics.items()
-    }
+def together(answers: Iterable[tuple[Tree, Tree]]) -> tuple[Tree, Tree]:
+    """Return the outputs and the targets of all batches in one."""
+    batches = list(answers)
+    outputs = concatenated([outputs for outputs, _ in batches])
+    return outputs, concatenated([targets for _, targets in batches])
 
 
-def file_outputs(
-    run: Callable[[np.ndarray], np.ndarray], task: Task, split: Split, bake: bool
-) -> tuple[Tensor, Tensor]:
-    """Return outputs and labels of an exported file; one with baked preprocessing takes pixels in 0..255."""
+class Answers:
+    """The outputs and targets of a network on a split: held where they are small, else computed
+    anew whenever they are gone through.
+    """
 
-    def answer(images: Tensor) -> Tensor:
-        return torch.from_numpy(run(np.ascontiguousarray(images.numpy())))
+    def __init__(self, model: nn.Module, data: Data, split: Split) -> None:
+        self.model = model
+        self.data = data
+        self.split = split
+        self.held: list[tuple[Tree, Tree]] | None = None
 
-    return outputs_of(answer, Tensor.float if bake else task.data.normalised, split)
+    def __iter__(self) -> Answered:
+        if self.held is not None:
+            yield from self.held
+            return
+        held: list[tuple[Tree, Tree]] | None = []
+        size = 0
+        for batch in network_answers(self.model, self.data, self.split):
+            size += sum(t.numel() * t.element_size() for t in tensors_in(batch))
+            if held is not None:
+                held = [*held, batch] if size <= HELD else None
+            yield batch
+        self.held = held
 
 
-def relative(outputs: Tensor, reference: Tensor) -> float:
+def scored(task: Task, answers: Iterable[tuple[Tree, Tree]]) -> dict[str, float | None]:
+    """Return every metric of the task of outputs and targets, None where it is not a number."""
+    tally = task.tally()
+    for outputs, targets in answers:
+        tally.add(outputs, targets)
+    return numbers(tally.values())
+
+
+def numbers(values: dict[str, float]) -> dict[str, float | None]:
+    """Return values by name, None for what is not a number."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def file_answers(run: RunFile, task: Task, split: Split, bake: bool, form: Tree = None) -> Answered:
+    """Yield outputs and targets of an exported file; one with baked preprocessing takes pixels in
+    0..255. Outputs have the form of `form`, or are a single tensor where there is none.
+    """
+
+    def answer(inputs: Tree) -> Tree:
+        arrays = [np.ascontiguousarray(t.numpy()) for t in tensors_in(inputs)]
+        outputs = [torch.from_numpy(array) for array in run(arrays)]
+        if form is None:
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        if (wanted := sum(1 for _ in tensors_in(form))) != len(outputs):
+            raise LissomError(f"the file gives {len(outputs)} outputs, and the network {wanted}")
+        return put_in(form, outputs)
+
+    see = Tensor.float if bake else task.data.normalised
+    return answered(answer, see, split, size=batch_of(task.data))
+
+
+def relative(outputs: Tree, reference: Tree) -> float:
     """Return the root mean square of what differs, over that of the reference."""
-    gap = (outputs.double() - reference.double()).square().mean().sqrt()
-    return float(gap / reference.double().square().mean().sqrt().clamp_min(1e-12))
+    theirs = values_in(reference)
+    gap = (values_in(outputs) - theirs).square().mean().sqrt()
+    return float(gap / theirs.square().mean().sqrt().clamp_min(1e-12))

@@ -18,6 +18,17 @@ from ..language.training import Batch
 from ..surgery.steady import unsteady
 from ..tasks.code import describe_error, first_line
 from ..tasks.task import Task
+from ..trees import (
+    Tree,
+    answer_in,
+    concatenated,
+    handed,
+    in_float,
+    length,
+    mapped,
+    shapes,
+    tensors_in,
+)
 
 if TYPE_CHECKING:
     from ..data.split import Split
@@ -63,13 +74,13 @@ def check_split(split: Split, data: Data, where: str) -> None:
     # from the end, so that one who does not look at it is found out
     order = torch.arange(len(split) - 1, -1, -1)[:FEW]
     pixels, labels = asked(split, order, f"{where}: batches(2, device, order)")
-    if tuple(pixels.shape) != (len(order), *data.shape):
+    if isinstance(pixels, Tensor) and tuple(pixels.shape) != (len(order), *data.shape):
         raise LissomError(
             f"{where}: batches gave images of shape {tuple(pixels.shape)} for "
             f"{len(order)} indices; "
             f"{(len(order), *data.shape)} is wanted"
         )
-    if not torch.equal(labels.cpu(), split.labels[order].cpu()):
+    if isinstance(labels, Tensor) and not torch.equal(labels.cpu(), split.labels[order].cpu()):
         raise LissomError(
             f"{where}: batches gave other labels for `order` than labels[order]; it "
             "must visit those indices "
@@ -77,13 +88,12 @@ def check_split(split: Split, data: Data, where: str) -> None:
         )
 
 
-def asked(split: Split, order: Tensor, where: str) -> tuple[Tensor, Tensor]:
+def asked(split: Split, order: Tensor, where: str) -> tuple[Tree, Tree]:
     """Return what a split delivers for an order, all batches in one."""
     try:
         pairs = list(split.batches(2, CPU, order))
-        return torch.cat([pixels for pixels, _ in pairs]), torch.cat(
-            [labels for _, labels in pairs]
-        )
+        inputs = concatenated([inputs for inputs, _ in pairs])
+        return inputs, concatenated([targets for _, targets in pairs])
     except LissomError:
         raise
     except Exception as error:  # the user's own code may raise anything
@@ -109,36 +119,35 @@ def check_labels(task: Task) -> None:
             )
 
 
-def answered(task: Task, model: nn.Module) -> Tensor:
-    """Return what a network says of two images; raise unless it is a tensor that the task can take."""
-    images = task.data.example(2)
+def answered(task: Task, model: nn.Module) -> Tree:
+    """Return what a network says of two samples; raise unless the task can take it."""
+    inputs = task.data.example(2)
+    count = length(inputs)
     try:
         with torch.no_grad():
-            out: Any = model(images)
+            out: Tree = handed(model, inputs)
     except Exception as error:  # the user's own code may raise anything
-        said = describe_error(
-            error, first_line(error), f" on images of shape {tuple(images.shape)}"
-        )
+        said = describe_error(error, first_line(error), f" on images of shape {shapes(inputs)}")
         raise LissomError(
             f"model {task.name}: it raised {said}; --size and --channels (size=, "
             "channels= of Data.of) make "
             "images fit"
         ) from error
-    what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    said = f"model {task.name}: it returns {what} for {len(images)} images; "
+    tensors = list(tensors_in(out))
+    what = f"{shapes(out)} for {count} images" if tensors else type(out).__name__
+    said = f"model {task.name}: it returns {what}; "
     also = " in training too" if model.training else ""
-    if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(images):
+    if not tensors or not all(t.ndim >= 1 and len(t) == count for t in tensors):
         raise LissomError(
-            f"{said}one tensor, batch first, is wanted{also}: files and scores take no other; "
-            "several outputs "
-            "can be joined by torch.cat and taken apart again in the loss"
+            f"{said}expected a tensor, batch first, or a tuple or dict of such{also}; what depends "
+            "on the picture, as boxes after non-maximum suppression do, is left to the kind of task"
         )
     if task.kind is not None and task.loss is None:
         check_fit(task, task.kind, out, f"{said}expected ", also)
     return out
 
 
-def check_fit(task: Task, kind: Kind, outputs: Tensor, said: str, also: str) -> None:
+def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> None:
     """Raise unless outputs and the targets of every split fit a kind of task."""
     classes = len(task.data.classes)
     for name in ("train", "valid", "test"):
@@ -148,17 +157,18 @@ def check_fit(task: Task, kind: Kind, outputs: Tensor, said: str, also: str) -> 
             continue
         if wanted.startswith("targets"):
             raise LissomError(f"data {task.data.name}: the {name} split: {kind}: expected {wanted}")
-        more = outputs.ndim == 2 and outputs.shape[1] > classes
+        answer = answer_in(outputs)
+        more = answer is not None and answer.ndim == 2 and answer.shape[1] > classes
         cure = "; where the data hold some of the network's classes, --classes names all of them"
         raise LissomError(f"{said}{wanted}{also}{cure if more else ''}")
 
 
-def check_loss(task: Task, model: nn.Module, outputs: Tensor) -> None:
+def check_loss(task: Task, model: nn.Module, outputs: Tree) -> None:
     """Raise unless the task's own loss gives one number for two training images."""
     assert task.loss is not None
     images, labels = task.data.labelled(2)[0]
     value = called(
-        partial(task.loss, model, Batch(images, labels, outputs.float())),
+        partial(task.loss, model, Batch(images, labels, in_float(outputs))),
         f"task {task.name}: its loss",
     )
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -169,15 +179,15 @@ def check_loss(task: Task, model: nn.Module, outputs: Tensor) -> None:
         )
 
 
-def check_metrics(task: Task, outputs: Tensor) -> None:
+def check_metrics(task: Task, outputs: Tree) -> None:
     """Raise unless each score gives a number: for true labels, since it may want every class, and
     outputs that repeat.
     """
-    labels = task.data.valid.labels
-    labels = labels[
-        torch.arange(min(SCORED, len(labels))) * len(labels) // min(SCORED, len(labels))
-    ].cpu()
-    many = outputs.float()[torch.arange(len(labels)) % len(outputs)]
+    count = min(SCORED, len(task.data.valid))
+    places = torch.arange(count) * len(task.data.valid) // count
+    labels = task.data.valid.labels[places].cpu()
+    repeated = torch.arange(count) % length(outputs)
+    many = mapped(lambda t: t[repeated], in_float(outputs))
     for name, metric in task.metrics.items():
         value = called(partial(metric, many, labels), f"task {task.name}: its metric '{name}'")
         try:

@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import crop, cutout, flip
+from ..data.augment import cutout, mirrored, mirrors, shifted, shifts
 from ..data.data import Data
 from ..data.split import Images
 from ..errors import LissomError, cause_of
+from ..language.kind import Kind
 from ..language.training import Batch, Progress, Remembering, TrainSettings
 from ..surgery.quantization.network import QuantizedNetwork
+from ..trees import Tree, answer_in, handed, in_float, length, mapped, shapes
 from .batchnorm import configure_batchnorm
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
 from .precision import autocast, fast_precision, layout_of, of_cpu
@@ -43,6 +45,7 @@ def fit(
     extra: Sequence[nn.Module] = (),
     remembers: Sequence[Remembering] = (),
     checkpoints: Checkpoints | None = None,
+    kind: Kind | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
@@ -50,9 +53,9 @@ def fit(
     added to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where
     labels are no classes) and seconds. Weight decay spares batch-norm and biases. `precision` is
     that of autocast: `fast_precision(device)` if None. `extra` are modules that `loss` uses and
-    that learn along with the model. `remembers` is what else changes from batch to batch; with
-    `checkpoints` the loop goes on from the last one, and ends bit-equal to one that was never
-    killed.
+    that learn along with the model. `kind` moves targets along with their pictures. `remembers` is
+    what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
+    and ends bit-equal to one that was never killed.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
@@ -70,6 +73,7 @@ def fit(
         precision or fast_precision(device),
         extra,
         remembers,
+        kind,
     )
     return loop.run(checkpoints)
 
@@ -91,8 +95,10 @@ class Loop:
         precision: torch.dtype,
         extra: Sequence[nn.Module],
         remembers: Sequence[Remembering],
+        kind: Kind | None,
     ) -> None:
         self.model = model
+        self.kind = kind
         self.data = data
         self.pace = pace
         self.seed = seed
@@ -183,11 +189,11 @@ class Loop:
         begin = time.perf_counter() - self.spent_s
         size = self.pace.batch
         rest = self.order[self.taken * size :]
-        for pixels, labels in self.train.batches(size, self.device, rest) if len(rest) else ():
+        for pixels, targets in self.train.batches(size, self.device, rest) if len(rest) else ():
             self.taken += 1
-            if len(labels) == 1 and self.seen:
+            if length(targets) == 1 and self.seen:
                 continue  # one image has no batch statistics
-            value = self._step(pixels, labels)
+            value = self._step(pixels, targets)
             self.spent_s = time.perf_counter() - begin
             if (
                 self.taken % 10 == 0
@@ -201,16 +207,15 @@ class Loop:
     def _done(self) -> int:
         return len(self.rows) * self.each + self.taken
 
-    def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, pixels: Tree, targets: Tree) -> Tensor:
         """Learn from one batch; return the value of its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
-        images, labels = augmented(pixels, labels, self.data, self.pace, self.draw)
-        if images.ndim == 4:  # a series has no such layouts
-            images = images.contiguous(memory_format=self.layout)
+        images, targets = augmented(pixels, targets, self.data, self.pace, self.draw, self.kind)
+        images = mapped(self._laid_out, images)
         with autocast(self.device, self.precision), own_code():
-            outputs = self.model(images)
-        batch = Batch(images, labels, outputs.float())
+            outputs = in_float(handed(self.model, images))
+        batch = Batch(images, targets, outputs)
         value = self.losses[0](self.model, batch)
         for term in self.losses[1:]:
             value = value + term(self.model, batch)
@@ -220,10 +225,15 @@ class Loop:
         if self.pace.clip is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
         self.optimizer.step()
-        self.seen += len(labels)
-        self.total += value.detach() * len(labels)
-        self.right += correct(outputs.detach(), labels)
+        count = length(targets)
+        self.seen += count
+        self.total += value.detach() * count
+        self.right += correct(outputs, targets).to(self.device)
         return value
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Return a batch in the layout of training; a series has no such layouts."""
+        return images.contiguous(memory_format=self.layout) if images.ndim == 4 else images
 
     def _look(self, value: Tensor) -> None:
         """Raise if the loss is no number; tell whoever watches."""
@@ -311,32 +321,35 @@ def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer
 
 
 def augmented(
-    pixels: Tensor, labels: Tensor, data: Data, pace: TrainSettings, draw: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    pixels: Tree,
+    targets: Tree,
+    data: Data,
+    pace: TrainSettings,
+    draw: torch.Generator,
+    kind: Kind | None = None,
+) -> tuple[Tree, Tree]:
     """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as
-    `pace` says, with its labels: pictures of labels (n h w) move along, and what comes in from
-    outside is 255.
+    `pace` says, with its targets, which move along as the kind of task wants it.
     """
     wanted = pace.augment
     if wanted == "auto":
         wanted = "none" if data.as_given else "crop+flip" if data.flip else "crop"
-    if wanted != "none" and pixels.ndim != 4:
-        raise LissomError(
-            f"augment={wanted!r}: expected images (n c h w), got {tuple(pixels.shape)}"
-        )
-    moves = labels.ndim == 3 and labels.shape[1:] == pixels.shape[2:]
-    moved = torch.cat([pixels, 255 - labels[:, None].to(pixels.dtype)], 1) if moves else pixels
+    if wanted != "none" and not (isinstance(pixels, Tensor) and pixels.ndim == 4):
+        raise LissomError(f"augment={wanted!r}: expected images (n c h w), got {shapes(pixels)}")
     if "crop" in wanted:
-        moved = crop(moved, max(1, min(data.size) // 8), draw)
+        down, right = shifts(len(pixels), max(1, min(data.size) // 8), draw)
+        pixels = shifted(pixels, down, right)
+        if kind is not None:
+            targets = kind.shifted(targets, down.to(pixels.device), right.to(pixels.device))
     if "flip" in wanted:
-        moved = flip(moved, draw)
-    if moves:
-        labels = (255 - moved[:, -1]).to(labels.dtype)
-        moved = moved[:, :-1]
-    images = data.normalised(moved)
+        which = mirrors(len(pixels), draw)
+        pixels = mirrored(pixels, which)
+        if kind is not None:
+            targets = kind.mirrored(targets, which.to(pixels.device), pixels.shape[3])
+    images = data.normalised(pixels)
     if pace.cutout:
         images = cutout(images, pace.cutout, draw)
-    return images, labels
+    return images, targets
 
 
 def cross_entropy(smoothing: float = 0.0) -> Term:
@@ -363,13 +376,15 @@ def own_code() -> Iterator[None]:
         ) from error
 
 
-def correct(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return how many of the largest outputs (n classes) are those of their labels (n); NaN where
-    labels are no classes.
+def correct(outputs: Tree, targets: Tree) -> Tensor:
+    """Return how many of the largest outputs (n classes) are those of their targets (n); NaN where
+    targets are no classes.
     """
-    if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
-        return torch.full((), torch.nan, device=outputs.device)
-    return (outputs.argmax(1) == labels).sum()
+    answer = answer_in(outputs)
+    classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+    if answer is None or answer.ndim != 2 or not classes:
+        return torch.full((), torch.nan)
+    return (answer.detach().argmax(1) == targets).sum()
 
 
 def share(right: Tensor, seen: int) -> float | None:

@@ -30,6 +30,8 @@ class Dkd(LogitLoss):
     weight does not warm up over the first epochs.
     """
 
+    needs_labels = True
+
     alpha: float = arg("weight of the target class (TCKD)", 1.0, low=0, high=1000)
     beta: float = arg("weight of the other classes (NCKD)", 8.0, low=0, high=1000)
     temperature: float = arg(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data.split import spread
 from ..errors import counted
 from ..language.context import Context
-from ..learning.evaluate import network_outputs, scored
+from ..learning.evaluate import network_answers, scored
 from ..learning.fit import fit
 
 if TYPE_CHECKING:
@@ -48,9 +48,8 @@ class TaskContext(Context):
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
         """Return the task's first metric on up to `most` validation samples, of all classes."""
         data = self.known.data
-        metrics = scored(
-            self.known, *network_outputs(model, data, spread(data.valid, most), self.device)
-        )
+        answers = network_answers(model, data, spread(data.valid, most), self.device)
+        metrics = scored(self.known, answers)
         return next(iter(metrics.values()), None)
 
     def validation_count(self) -> int:
@@ -84,6 +83,7 @@ class TaskContext(Context):
             extra=tuple(extra),
             remembers=remembers,
             checkpoints=self.checkpoints,
+            kind=self.known.kind,
         )
         self.log += rows
         model.to("cpu")

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..bench.clock import clock_of
 from ..bench.machine import machine
+from ..data.inputs import form_of, inputs_of, is_plain
 from ..data.split import CPU
 from ..distillation.ensemble import Ensemble
 from ..errors import LissomError, Unmeasured, nearest
@@ -26,7 +27,7 @@ from ..language.target import Target
 from ..language.training import Progress
 from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
-from ..learning.evaluate import network_outputs, scored
+from ..learning.evaluate import network_answers, scored
 from ..learning.examine import examine
 from ..learning.precision import fast_precision
 from ..steps.distill import Distill
@@ -38,11 +39,14 @@ from ..surgery.count import layer_table, macs, parameters
 from ..surgery.sizes import sizes
 from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
+from ..trees import Tree, called, concatenated, first, values_in
 from .context import TaskContext
 from .eta import Eta
 from .expected import chance_note, check_expected, expected_in
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
+
+RANGED = 256  # samples that the ranges of integer inputs are taken from
 
 
 @dataclass
@@ -92,7 +96,7 @@ class Run:
         with torch.no_grad():
             for step in end.recipe.steps:
                 ctx = TaskContext(
-                    few[:1],
+                    first(few, 1),
                     lambda _: [few],
                     task=task,
                     where=str(step),
@@ -151,9 +155,7 @@ class Run:
             again = restore(task.fresh, folder)
             images = task.data.example(4)
             with torch.no_grad():
-                ctx.gate(
-                    "reloaded = saved", float((again(images) - model(images)).abs().max()), 0.0
-                )
+                ctx.gate("reloaded = saved", gap(called(again, images), called(model, images)), 0.0)
             write_record(folder, self._record(node, again, ctx, begin).json())
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
@@ -188,10 +190,13 @@ class Run:
     def _record(self, node: Node, model: nn.Module, ctx: TaskContext, begin: float) -> Record:
         task = self.task
         data = task.data
+        seen = data.example()
+        if not is_plain(seen):  # whose ranges have to be known
+            seen = concatenated(data.calibration(RANGED))
         network = Network(
             key=node.key,
             scores={
-                name: scored(task, *network_outputs(model, data, split, self.device))
+                name: scored(task, network_answers(model, data, split, self.device))
                 for name, split in (("valid", data.valid), ("test", data.test))
             },
             params=parameters(model),
@@ -210,6 +215,8 @@ class Run:
                 model=task.name,
                 data=data.name,
                 shape=list(data.shape),
+                inputs=[] if is_plain(seen) else inputs_of(seen),
+                form=None if is_plain(seen) else form_of(seen),
                 classes=len(data.classes),
                 train=len(data.train),
                 valid=len(data.valid),
@@ -295,7 +302,7 @@ def run(
         clock_of(threads, store.tables),
         Eta(node for node in nodes if node.key not in store),
         every_s(checkpoint),
-        expected_in(expect, task.metrics),
+        expected_in(expect, task.metric_names),
     )
     for end in last:
         runner.rehearse(end)
@@ -325,6 +332,11 @@ def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
         for text in teachers_in(step.teacher)
     ]
     return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+
+
+def gap(outputs: Tree, others: Tree) -> float:
+    """Return the largest difference between two sets of outputs."""
+    return float((values_in(outputs) - values_in(others)).abs().max())
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..bench.inputs import Input
+from ..bench.inputs import images as images_of
 from ..bench.intervals import disturbed
 from ..bench.latency import latencies
 from ..bench.process import loaded
 from ..data.data import AS_GIVEN
+from ..data.inputs import example_in
 from ..errors import LissomError
 from ..exporting.onnx.names import layers_in
 from ..language.preprocess import Preprocess
 from ..language.target import Fused, Images, Target
-from ..learning.evaluate import file_outputs, network_outputs, scored
+from ..learning.evaluate import Answers, file_answers, numbers
 from ..store.record import Measurement
 from ..store.snapshot import few_bits, restore, rounded_activations
 from ..store.store import Store
@@ -28,7 +31,8 @@ from ..surgery.count import layer_macs
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..tasks.task import Task
-from .parity import ParityError, in_eight_bits, parity, prove
+from ..trees import Tree, called, concatenated
+from .parity import Gap, ParityError, in_eight_bits, prove
 
 PROFILED = 20  # runs that the time of each layer is a median of
 
@@ -128,10 +132,11 @@ def exported(
             with store.artefact(key, name) as folder:
                 whole = Baked(model, seen["mean"], seen["std"]) if bake else model
                 shape = tuple(record["task"]["shape"])
-                target.export(whole, folder / path.name, shape, facts, images)
+                example = example_of(record)
+                target.export(whole, folder / path.name, shape, facts, images, example)
                 if proven:
                     say(f"{key}  {target}: the file is run and compared with the network")
-                    some = None if images is None or bake else torch.cat(images(2))
+                    some = example if images is None or bake else concatenated(images(2))
                     prove(target, folder / path.name, whole, shape, some, pixels=bake)
                 # which hold the facts themselves, packed or not
                 if not path.suffix.startswith(".onnx"):
@@ -139,6 +144,20 @@ def exported(
                         json.dumps(facts, indent=1), encoding="utf-8"
                     )
     return path
+
+
+def example_of(record: dict[str, Any]) -> Tree | None:
+    """Return a sample for a network that takes other than one tensor of floats; None for one that does."""
+    inputs = record["task"]["inputs"]
+    return example_in(inputs, record["task"]["form"]) if inputs else None
+
+
+def inputs_in(record: dict[str, Any], batch: int, *, pixels: bool = False) -> list[Input]:
+    """Return what a network is shown while it is timed, `batch` samples at once."""
+    task = record["task"]
+    if not task["inputs"]:
+        return images_of((batch, *task["shape"]), pixels=pixels)
+    return [Input.of({**facts, "shape": [batch, *facts["shape"]]}) for facts in task["inputs"]]
 
 
 def measure(
@@ -165,9 +184,9 @@ def measure(
         return []
     model = restore(task.fresh, store.folder(key))
     failed = []
-    simulated, labels = network_outputs(model, task.data, task.data.test)
+    simulated = Answers(model, task.data, task.data.test)
     for target in missing:
-        say(f"{key}  {target}: export, {len(labels)} images, latency")
+        say(f"{key}  {target}: export, {len(task.data.test)} images, latency")
         try:
             path = exported(
                 store, key, target, bake, task.fresh, task.data.calibration, proven=False
@@ -180,7 +199,7 @@ def measure(
                 other,
                 model,
                 simulated,
-                labels,
+                inputs_in(store.record(key), batch, pixels=bake),
                 threads=threads,
                 batch=batch,
                 bake=bake,
@@ -236,22 +255,27 @@ def measured(
     path: Path,
     other: Path,
     model: nn.Module,
-    simulated: Tensor,
-    labels: Tensor,
+    simulated: Answers,
+    inputs: Sequence[Input],
     *,
     threads: int,
     batch: int,
     bake: bool,
 ) -> dict[str, Any]:
     """Return what a record says of the file of a network; `other` is that of the uncompressed one."""
-    shape = (batch, *task.data.shape)
-    with loaded(str(target), path, shape, threads=threads, pixels=bake) as process:
-        outputs, _ = file_outputs(process.run, task, task.data.test, bake)
+    tally = task.tally()
+    alike = task.agreement()
+    gap = Gap()
+    form = called(model, task.data.example())
+    with loaded(str(target), path, inputs, threads=threads) as process:
+        found = file_answers(process.run, task, task.data.test, bake, form)
+        for (outputs, targets), (wanted, _) in zip(found, simulated, strict=True):
+            tally.add(outputs, targets)
+            alike.add(outputs, wanted)
+            gap.add(outputs, wanted)
     eight = isinstance(model, QuantizedNetwork) and in_eight_bits(model)
     gates = [
-        parity(
-            outputs,
-            simulated,
+        gap.check(
             target,
             quantized=isinstance(model, QuantizedNetwork) or target.rounds(),
             eight=eight,
@@ -259,9 +283,8 @@ def measured(
     ]
     own, float_own = latencies(
         [(str(target), path), (str(target.plain()), other)],
-        shape,
+        inputs,
         threads=threads,
-        pixels=bake,
         profiled=PROFILED,
     )
     fused = target.fused(path) if isinstance(model, QuantizedNetwork) else None
@@ -272,7 +295,7 @@ def measured(
         bake=bake,
         artefact=str(path),
         size_bytes=path.stat().st_size,
-        agreement=task.agreement(outputs, simulated),
+        agreement=alike.values().get("agreement"),
         gates=gates,
         latency_ms=own.latency_ms(),
         float_latency_ms=float_own.latency_ms(),
@@ -285,7 +308,7 @@ def measured(
         not_fused=list(fused.rest) if fused else [],
         layers_ms=own.layers_ms(),
         float_layers_ms=float_own.layers_ms(),
-    ).json(scored(task, outputs, labels))
+    ).json(numbers(tally.values()))
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:

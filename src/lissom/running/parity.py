@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..bench.inputs import Input
 from ..bench.process import loaded
-from ..errors import LissomError, cause_of
+from ..errors import LissomError
 from ..language.target import Target
 from ..surgery.quantization.bits import saturates
 from ..surgery.quantization.network import QuantizedNetwork
-from ..trees import Tree, called, concatenated, first, in_float, tensors_in, values_in
+from ..trees import Tree, called, concatenated, first, in_float, mapped, shapes, tensors_in
 
 # of an integer file against its simulation: root mean square of the difference over that of the
 # outputs
@@ -37,44 +40,49 @@ def prove(
     *,
     pixels: bool = False,
 ) -> None:
-    """Run a file in a process of its own on a few inputs (n, *shape) and compare it with the network.
+    """Run a file in a process of its own on a few inputs and compare it with the network.
 
-    The inputs are the first of `images`, noise if None; `pixels`: of 0..255. Raises LissomError if
-    the file cannot be opened or run, and ParityError if it answers otherwise.
+    The inputs are the first of `images`, a tree as the network takes it; noise of (n, *shape) if
+    None; `pixels`: of 0..255. Raises LissomError if the file cannot be opened or run, and
+    ParityError if it answers otherwise.
     """
-    # it takes integers, and the export has found so
-    if images is None and not runs_on(model, shape):
-        images = torch.zeros(FEW, *shape, dtype=torch.long)
-    if images is not None and not (isinstance(images, Tensor) and images.is_floating_point()):
-        prove_as_given(target, path, model, in_float(images))
-        return
-    some = noise((FEW, *shape), pixels) if images is None else images[:FEW].detach().cpu().float()
+    seen = images is not None
+    if images is None:
+        images = noise((FEW, *shape), pixels)
+        if not runs_on(model, shape):  # it takes integers, and the export has found so
+            images = torch.zeros(FEW, *shape, dtype=torch.long)
+    inputs = mapped(lambda t: t.detach().cpu(), in_float(few_of(images)))
     with torch.no_grad():
-        wanted = next(tensors_in(copy.deepcopy(model).cpu().float().eval()(some.clone())))
-    shape = tuple(some.shape[1:])
+        wanted = list(tensors_in(called(copy.deepcopy(model).cpu().float().eval(), inputs)))
+    arrays = [np.ascontiguousarray(t.numpy()) for t in tensors_in(inputs)]
+    shown = [Input((1, *array.shape[1:]), str(array.dtype)) for array in arrays]
     try:
-        with loaded(str(target), path, (1, *shape), pixels=pixels) as process:
-            outputs = torch.from_numpy(process.run(some.numpy()))
+        with loaded(str(target), path, shown) as process:
+            outputs = [torch.from_numpy(array) for array in process.run(arrays)]
     except LissomError as error:
         raise LissomError(
             f"export: {target} cannot run the file that was made; nothing was written. {error}"
         ) from None
-    if outputs.shape != wanted.shape:
+    if shapes(outputs) != shapes(wanted):
         raise ParityError(
-            f"export: {target}: the file gives outputs of shape {tuple(outputs.shape)} "
-            f"for {len(some)} inputs, the "
-            f"network {tuple(wanted.shape)}; nothing was written"
+            f"export: {target}: the file gives outputs of shape {shapes(outputs)} for "
+            f"{len(arrays[0])} inputs, the network {shapes(wanted)}; nothing was written"
         )
     inner = next((part for part in model.modules() if isinstance(part, QuantizedNetwork)), None)
-    parity(
-        outputs.float(),
-        wanted.float(),
+    gap = Gap()
+    gap.add(outputs, wanted)
+    gap.check(
         target,
         quantized=inner is not None or target.rounds(),
         eight=inner is not None and in_eight_bits(inner),
-        noise=NOISE if images is not None else UNSEEN,
-        on=f"{len(some)} inputs{'' if images is not None else ' of noise'}; nothing was written",
+        noise=NOISE if seen else UNSEEN,
+        on=f"{len(arrays[0])} inputs{'' if seen else ' of noise'}; nothing was written",
     )
+
+
+def few_of(images: Tree) -> Tree:
+    """Return a few samples, the same ones again where there are fewer."""
+    return first(concatenated([first(images, FEW)] * FEW), FEW)
 
 
 def runs_on(model: nn.Module, shape: tuple[int, ...]) -> bool:
@@ -85,42 +93,6 @@ def runs_on(model: nn.Module, shape: tuple[int, ...]) -> bool:
     except Exception:  # whatever the network's own code raises
         return False
     return True
-
-
-def prove_as_given(target: Target, path: Path, model: nn.Module, inputs: Tree) -> None:
-    """Run a file that takes integers or several inputs in this process, and compare all its floats
-    with the network's.
-    """
-    if target.ending != "onnx":
-        return  # PyTorch's own file is the program that was exported
-    inputs = first(concatenated([inputs, inputs]), FEW)
-    with torch.no_grad():
-        wanted = values_in(called(copy.deepcopy(model).cpu().float().eval(), inputs))
-    try:
-        found = target.load(path, 1)([t.detach().cpu().numpy() for t in tensors_in(inputs)])
-    except Exception as error:  # a runtime has errors of its own
-        raise LissomError(
-            f"export: {target} cannot run the file that was made; nothing was "
-            f"written. {cause_of(error)}"
-        ) from None
-    answers = found if isinstance(found, list) else [found]
-    outputs = values_in([torch.from_numpy(answer) for answer in answers])
-    if len(outputs) != len(wanted):
-        raise ParityError(
-            f"export: {target}: the file answers with {len(outputs)} numbers, the "
-            f"network with {len(wanted)}; "
-            "nothing was written"
-        )
-    inner = next((part for part in model.modules() if isinstance(part, QuantizedNetwork)), None)
-    parity(
-        outputs,
-        wanted,
-        target,
-        quantized=inner is not None or target.rounds(),
-        noise=UNSEEN,
-        eight=inner is not None and in_eight_bits(inner),
-        on="the example; nothing was written",
-    )
 
 
 def noise(shape: tuple[int, ...], pixels: bool) -> Tensor:
@@ -134,44 +106,86 @@ def in_eight_bits(model: QuantizedNetwork) -> bool:
     return any(layer.rounding is not None and layer.rounding.bits == 8 for layer in model.layers())
 
 
-def parity(
-    outputs: Tensor,
-    simulated: Tensor,
-    target: Target,
-    quantized: bool,
-    eight: bool = False,
-    noise: float = NOISE,
-    on: str = "the test images",
-) -> dict[str, Any]:
-    """Compare the outputs of a file with PyTorch's; raise if they are too far apart.
+class Gap:
+    """How far the outputs of a file are from PyTorch's, over all batches, tensor by tensor.
 
-    A float file may differ by `target.precise` of the largest output. Integer arithmetic rounds
-    ties its own way, so a quantized file is held to the noise it adds (rms, at most 0.1 of the
-    outputs on images); how often its answers agree is in the record. `eight`: some of its weights
-    have 8 bits. `on` names the inputs.
+    What several outputs differ by is that of the worst: boxes in pixels would hide scores.
     """
-    gap = outputs - simulated
-    if quantized:
-        name = "artefact = simulated (rms)"
-        tolerance = noise
-        found = float(gap.square().mean().sqrt() / simulated.square().mean().sqrt().clamp_min(1e-9))
-    else:
-        name = "exported = PyTorch"
-        tolerance = target.precise
-        found = float(gap.abs().max() / simulated.abs().max().clamp_min(1e-9))
-    if not np.isfinite(found) or found > tolerance:
-        why = (
-            (
-                "; this processor has no VNNI, and sums of 8-bit weights saturate on it: "
-                "quantize(..., reduce_range=True) "
-                "keeps them from it"
+
+    def __init__(self) -> None:
+        self.squares = list[tuple[float, float]]()  # sums: of what differs, and of the reference
+        self.largest = list[tuple[float, float]]()
+
+    def add(self, outputs: Tree, reference: Tree) -> None:
+        """Compare a batch. Integers, as classes are, are left to the task to judge."""
+        pairs = zip(tensors_in(outputs), tensors_in(reference), strict=True)
+        for place, (ours, theirs) in enumerate(pairs):
+            if place == len(self.squares):
+                self.squares.append((0.0, 0.0))
+                self.largest.append((0.0, 0.0))
+            if not theirs.is_floating_point() or not theirs.numel():
+                continue
+            gap = ours - theirs
+            differ, size = self.squares[place]
+            self.squares[place] = (
+                differ + float(gap.double().square().sum()),
+                size + float(theirs.double().square().sum()),
             )
-            if eight and target.ending == "onnx" and saturates()
-            else ""
-        )
-        raise ParityError(
-            f"{target}: the gate '{name}' failed: outputs differ by {found:.2g} of their "
-            "size, at most "
-            f"{tolerance:g} is allowed, on {on}{why}"
-        )
-    return {"name": name, "difference": found, "tolerance": tolerance}
+            most, high = self.largest[place]
+            self.largest[place] = (
+                maximum(most, float(gap.abs().max())),
+                maximum(high, float(theirs.abs().max())),
+            )
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of what differs, over that of the reference."""
+        return worst([math.sqrt(gap) / max(math.sqrt(size), 1e-9) for gap, size in self.squares])
+
+    @property
+    def most(self) -> float:
+        """The largest difference, over the largest output of the reference."""
+        return worst([gap / max(size, 1e-9) for gap, size in self.largest])
+
+    def check(
+        self,
+        target: Target,
+        quantized: bool,
+        eight: bool = False,
+        noise: float = NOISE,
+        on: str = "the test images",
+    ) -> dict[str, Any]:
+        """Return the gate that says how far outputs are apart; raise if it is too far.
+
+        A float file may differ by `target.precise` of the largest output. Integer arithmetic rounds
+        ties its own way, so a quantized file is held to the noise it adds (rms, at most 0.1 of the
+        outputs on images); how often its answers agree is in the record. `eight`: some of its
+        weights have 8 bits. `on` names the inputs.
+        """
+        name = "artefact = simulated (rms)" if quantized else "exported = PyTorch"
+        difference = self.rms if quantized else self.most
+        tolerance = noise if quantized else target.precise
+        if not math.isfinite(difference) or difference > tolerance:
+            why = (
+                (
+                    "; this processor has no VNNI, and sums of 8-bit weights saturate on it: "
+                    "quantize(..., reduce_range=True) keeps them from it"
+                )
+                if eight and target.ending == "onnx" and saturates()
+                else ""
+            )
+            raise ParityError(
+                f"{target}: the gate '{name}' failed: outputs differ by {difference:.2g} of their "
+                f"size, at most {tolerance:g} is allowed, on {on}{why}"
+            )
+        return {"name": name, "difference": difference, "tolerance": tolerance}
+
+
+def maximum(value: float, other: float) -> float:
+    """Return the larger of two numbers, NaN if either is none."""
+    return math.nan if math.isnan(value) or math.isnan(other) else max(value, other)
+
+
+def worst(values: Sequence[float]) -> float:
+    """Return the largest of some numbers, NaN if one is none, 0 where there are none."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)

@@ -89,6 +89,7 @@ class Distill(Learning):
         import torch
 
         from ..tasks.code import first_line
+        from ..trees import called, mapped, shapes
 
         super().rehearse(model, ctx)
         if ctx.task is None or ctx.teacher is None:
@@ -96,18 +97,18 @@ class Distill(Learning):
         # the recipe's own network, which is still to be trained
         untrained = self.teacher is None and ctx.task.teacher is None
         teacher = ctx.task.fresh() if untrained else ctx.teacher(self.teacher)
-        images = ctx.batch(2)
+        inputs, targets = ctx.labelled(2)[0]
         try:
             with torch.no_grad():
-                teacher.eval()(images)
+                called(teacher.eval(), inputs)
         except Exception as error:  # a network made for other images may raise anything
             raise LissomError(
                 f"{ctx.where}: the teacher raised {type(error).__name__} on images of "
-                f"{tuple(images.shape[1:])}: {first_line(error)}"
+                f"{shapes(mapped(lambda t: t[0], inputs))}: {first_line(error)}"
             ) from None
         compare = self._comparison(model, teacher, ctx)
         with torch.no_grad(), compare.watching():
-            compare.values(model.eval()(images), torch.zeros(len(images), dtype=torch.long))
+            compare.values(called(model.eval(), inputs), targets)
         return model
 
     def terms(self, where: str) -> list[Term]:
@@ -133,11 +134,13 @@ class Distill(Learning):
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
         from ..distillation.comparison import Comparison
 
+        assert ctx.task is not None
         return Comparison(
             self.terms(ctx.where),
             model,
             teacher.eval(),
             ctx.example,
+            logits=ctx.task.logits,
             at=self.at,
             share=self.share,
             where=ctx.where,

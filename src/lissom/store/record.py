@@ -36,6 +36,7 @@ from .checks import (
 )
 
 SCHEMA = 1
+INPUT_TYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 KEY = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
 
 
@@ -43,6 +44,13 @@ def key_text(value: Any) -> Any:
     """Accept the name of an entry: it can be a folder's name on any system, and lead nowhere else."""
     if type(value) is not str or not KEY.fullmatch(value):
         raise Wrong("", "a key", value)
+    return value
+
+
+def input_type(value: Any) -> Any:
+    """Accept the name of a type of numbers that a network may take."""
+    if value not in INPUT_TYPES:
+        raise Wrong("", f"one of {', '.join(INPUT_TYPES)}", value)
     return value
 
 
@@ -69,6 +77,14 @@ ROUNDED = listing(
 SIZES = fields(theory_bytes=number(0), packed_bytes=number(0))
 SHOWN = fields(
     preprocess=(text, ""), mean=(listing(number()), list), std=(listing(number(1e-9)), list)
+)
+INPUTS = listing(
+    fields(
+        shape=listing(whole(1, 65_536)),
+        dtype=input_type,
+        low=(maybe(number()), None),
+        high=(maybe(number()), None),
+    )
 )
 MACHINE = fields(cpu=(text, "unknown"), cores=(maybe(COUNT), None))
 
@@ -115,6 +131,9 @@ class TaskSummary:
     model: Annotated[str, text]
     data: Annotated[str, text]
     shape: Annotated[list[int], listing(whole(1, 65_536)), list]
+    # of a network that takes other than one tensor of floats, see data/inputs.py
+    inputs: Annotated[list[dict[str, Any]], INPUTS, list]
+    form: Annotated[Any, anything, None]
     classes: Count
     train: Count
     valid: Count

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import LissomError, cause_of
-from ..language.target import Images, Run, Target
+from ..language.target import Images, Run, Target, one_or_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ class Executorch(Target):
         from ..surgery.quantization.network import QuantizedNetwork
         from ..trees import concatenated, first
 
-        one_picture(self, example)
+        one_picture(self, model, shape, example)
         model = copy.deepcopy(model).cpu().float().eval()
         for layer in list(model.modules()):
             if isinstance(layer, QuantizedNetwork) and not in_integers(layer):
@@ -101,16 +101,16 @@ class Executorch(Target):
         program = Runtime.get().load_program(path)
         method = program.load_method("forward")
 
-        def run(images: np.ndarray, _: object = program) -> np.ndarray:
+        def run(inputs: list[np.ndarray], _: object = program) -> list[np.ndarray]:
+            (images,) = inputs
             # the next answer is written into the same memory
             parts = [
                 method.execute([part.contiguous()])[0].clone()
                 for part in torch.from_numpy(images).split(MOST)
             ]
-            outputs: np.ndarray = torch.cat(parts).numpy()
-            return outputs
+            return [torch.cat(parts).numpy()]
 
-        return run
+        return one_or_all(run)
 
 
 def program_of(model: nn.Module, shown: Any) -> bytes:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ..errors import LissomError
 from ..exporting.onnx.names import layer_named
 from ..language.method import arg
-from ..language.target import WARM, Images, Run, Target, middle
+from ..language.target import WARM, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Mnn(Target):
         from ..exporting.onnx.pooling import pool_by_window
         from ..exporting.shown import one_picture
 
-        one_picture(self, example)
+        one_picture(self, model, shape, example)
         if self.activations and images is None:
             raise LissomError(
                 f"{self}: MNN's quantizer has to see training images and none were given; 'lissom run' with "
@@ -266,15 +266,16 @@ class Mnn(Target):
         # ema renames the output, so that inputs and outputs are left to MNN to find
         network = MNN.nn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
 
-        def run(images: np.ndarray) -> np.ndarray:
-            inputs = express.const(images, list(images.shape), express.NCHW, express.float)
-            outputs = express.convert(network.forward([inputs])[0], express.NCHW)
-            return np.array(outputs.read())  # a view of memory that goes with `outputs`
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            (images,) = inputs
+            given = express.const(images, list(images.shape), express.NCHW, express.float)
+            outputs = express.convert(network.forward([given])[0], express.NCHW)
+            return [np.array(outputs.read())]  # a view of memory that goes with `outputs`
 
-        return run
+        return one_or_all(run)
 
     def profile(
-        self, path: Path, images: np.ndarray, threads: int, times: int
+        self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]]:
         with hushed():
             import MNN
@@ -283,8 +284,9 @@ class Mnn(Target):
             session = network.createSession(
                 {"backend": "CPU", "numThread": threads, "precision": "normal"}
             )
-            inputs = network.getSessionInput(session)
-            network.resizeTensor(inputs, images.shape)
+            given = network.getSessionInput(session)
+            (images,) = inputs
+            network.resizeTensor(given, images.shape)
             network.resizeSession(session)
         values = MNN.Tensor(
             images.shape,
@@ -292,7 +294,7 @@ class Mnn(Target):
             images.ravel().tolist(),
             MNN.Tensor_DimensionType_Caffe,
         )
-        inputs.copyFrom(values)
+        given.copyFrom(values)
         runs: list[list[tuple[str, float]]] = []
         begun = 0.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
 from ..language.method import arg
-from ..language.target import Images, Run, Target
+from ..language.target import Images, Run, Target, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ncnn(Target):
         from ..exporting.onnx.export import export_onnx
         from ..exporting.shown import one_picture
 
-        one_picture(self, example)
+        one_picture(self, model, shape, example)
         spec = find_spec("pnnx")
         assert spec is not None and spec.origin is not None
         with temporary() as scratch:
@@ -148,7 +148,8 @@ class Ncnn(Target):
                 )
             return np.array(output)
 
-        def run(images: np.ndarray) -> np.ndarray:
-            return np.stack([one(image) for image in images])
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            (images,) = inputs
+            return [np.stack([one(image) for image in images])]
 
-        return run
+        return one_or_all(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..errors import LissomError
 from ..exporting.onnx import container as _onnxz
 from ..exporting.onnx.names import layers_in
 from ..language.method import arg
-from ..language.target import WARM, Fused, Images, Run, Target, middle
+from ..language.target import WARM, Fused, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -134,23 +135,22 @@ class Onnxruntime(Target):
         session = _session(path, threads, self.provider)
         names = [part.name for part in session.get_inputs()]
 
-        def run(images: Any) -> Any:
-            if isinstance(images, list):
-                return session.run(None, dict(zip(names, images, strict=True)))
-            return session.run(None, {names[0]: images})[0]
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            outputs: list[np.ndarray] = session.run(None, dict(zip(names, inputs, strict=True)))
+            return outputs
 
-        return run
+        return one_or_all(run)
 
     def profile(
-        self, path: Path, images: np.ndarray, threads: int, times: int
+        self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]]:
         with temporary() as folder:
             session = _session(path, threads, self.provider, profile=Path(folder) / "profile")
-            name = session.get_inputs()[0].name
+            names = [part.name for part in session.get_inputs()]
             layer = layers_in(path)
             runs: list[list[tuple[str, float]]] = [[]]
             for _ in range(WARM + times):
-                session.run(None, {name: images})
+                session.run(None, dict(zip(names, inputs, strict=True)))
             for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
                 if event["name"] == "model_run":  # noted when the run has ended, after its nodes
                     runs.append([])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..exporting.onnx.names import layers_in
 from ..language.method import arg
-from ..language.target import WARM, Fused, Images, Run, Target, middle
+from ..language.target import WARM, Fused, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
 
 if TYPE_CHECKING:
@@ -104,33 +104,31 @@ class Openvino(Target):
         compiled = dict[tuple[int, ...], Any]()
         fixed = one_bit(model)
 
-        def run(images: Any) -> Any:
-            if isinstance(images, list):
-                answers = self._compiled(model, threads)(images)
-                return [answers[k].copy() for k in range(len(answers))]
-            shape = images.shape if fixed else ()  # single bits need shapes that are fixed
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            shape = inputs[0].shape if fixed else ()  # single bits need shapes that are fixed
             if shape not in compiled:
                 if fixed:
                     model.reshape(list(shape))
                 compiled[shape] = self._compiled(model, threads)
-            outputs: np.ndarray = compiled[shape]([images])[0]
-            return outputs.copy()  # OpenVINO writes the next answer into the same memory
+            answers = compiled[shape](inputs)
+            # OpenVINO writes the next answer into the same memory
+            return [answers[k].copy() for k in range(len(answers))]
 
-        return run
+        return one_or_all(run)
 
     def profile(
-        self, path: Path, images: np.ndarray, threads: int, times: int
+        self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]]:
         from ..exporting.openvino_ir import one_bit, read
 
         model = read(path)
         if one_bit(model):
-            model.reshape(list(images.shape))
+            model.reshape(list(inputs[0].shape))
         request = self._compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
         layer = layers_in(path)
         runs = []
         for _ in range(WARM + times):
-            request.infer([images])
+            request.infer(list(inputs))
             runs.append(
                 [
                     (layer(node.node_name, ""), node.real_time.total_seconds() * 1000)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import LissomError, cause_of
 from ..exporting.released import released
 from ..language.method import arg
-from ..language.target import Images, Run, Target
+from ..language.target import Images, Run, Target, one_or_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,16 +93,20 @@ class Torch(Target):
         torch.set_num_threads(threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = torch.export.load(path).module()
+            program = torch.export.load(path)
+            network = program.module()
+        # what was exported takes its tensors in a tuple, see exporting/shown.py
+        several = isinstance(program.example_inputs[0][0], (tuple, list))
         if self.compile:
             from torch._inductor import config
 
             config.freezing = True
             network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
 
-        def run(images: np.ndarray) -> np.ndarray:
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            tensors = tuple(map(torch.from_numpy, inputs))
             with torch.no_grad():
-                outputs: np.ndarray = network(torch.from_numpy(images)).numpy()
-            return outputs
+                outputs = network(tensors if several else tensors[0])
+            return [part.numpy() for part in (outputs if several else (outputs,))]
 
-        return run
+        return one_or_all(run)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.published import LIBRARIES, newest_weights
 from ..errors import LissomError, listed, type_of, unknown
-from ..kinds.classify import top1
-from ..language.kind import Kind, Metric
+from ..language.kind import Kind
 from ..language.menu import menu
 from ..language.method import method_of
+from ..language.tally import Collected, Itself, Metric, Tally
 from .builders import arguments, chosen_arguments, code_named, library_model
 from .code import called, describe_error, file_mark, loaded, parameters_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..data.data import Data
     from ..data.split import Split
     from ..language.training import Batch, Term
+    from ..trees import Tree
 
 KINDS = ("classify", "segment", "multilabel", "regress")  # in the order in which targets are tried
 
@@ -35,7 +36,8 @@ class Task:
     `build` makes the network afresh, the same layers each time. `kind` says what its answers mean;
     without one it is what the targets look like, unless the task has a `loss` or `metrics` of its
     own. `loss` takes (network, Batch) and returns a scalar, that of the kind if None. `metrics`
-    take outputs and targets of a whole split; the first one is what tables and choices use.
+    take outputs and targets of a whole split, those of the kind if empty; the first one is what
+    tables and choices use.
     `source` names, with the fingerprint of the data, what networks of this task are stored under:
     change it when `build` changes.
     """
@@ -52,13 +54,24 @@ class Task:
     weights: str = ""
     trained: bool = True  # whether `build` makes a network that has learned, as far as can be known
     kind: Kind | None = None
+    labels_itself: bool = False  # whether the given network's own answers are the targets
 
     def __post_init__(self) -> None:
         if self.kind is None:
             targets = getattr(self.data.test, "labels", None)  # of a split that is one
             self.kind = kind_of(targets, own=bool(self.loss and self.metrics))
-        if not self.metrics and self.kind is not None:
-            self.metrics = dict(self.kind.metrics(len(self.data.classes)))
+
+    def tally(self) -> Tally:
+        """Return what counts the metrics of outputs beside targets: the task's own, or of its kind."""
+        if self.metrics or self.kind is None:
+            return Collected(self.metrics)
+        tally = self.kind.tally(len(self.data.classes))
+        return Itself(tally) if self.labels_itself else tally
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics; the first one judges."""
+        return self.tally().names
 
     def term(self, smoothing: float = 0.0) -> Term:
         """Return the loss as a term: the task's own, or that of its kind."""
@@ -134,11 +147,17 @@ class Task:
         )
         return labelled_by_itself(task) if data.unlabelled else task
 
-    def agreement(self, outputs: Tensor, reference: Tensor) -> float | None:
-        """Return the share of answers that two sets of outputs have in common; None where the kind
-        of task is not known.
+    def logits(self, outputs: Tree) -> Tensor:
+        """Return what of the outputs is compared in distillation: rows (m classes)."""
+        from ..trees import rows_of
+
+        return rows_of(outputs) if self.kind is None else self.kind.logits(outputs)
+
+    def agreement(self) -> Tally:
+        """Return what counts the answers that two sets of outputs have in common; nothing where the
+        kind of task is not known.
         """
-        return None if self.kind is None else self.kind.agreement(outputs, reference)
+        return Collected({}) if self.kind is None else self.kind.agreement()
 
     def notes(self) -> list[str]:
         """Return what a user should know of what the network is shown, if it was trained elsewhere."""
@@ -152,7 +171,8 @@ class Task:
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
         # it only comes beside top-1
-        metrics = sorted(name for name in self.metrics if name != "top5" or len(self.metrics) == 1)
+        names = self.metric_names
+        metrics = sorted(name for name in names if name != "top5" or len(names) == 1)
         facts: tuple[object, ...] = (self.name, self.source, self.data.fingerprint, metrics, seed)
         if self.kind is not None and self.kind.name() != "classify":
             facts = (*facts, self.kind.identity())
@@ -198,6 +218,8 @@ def labelled_by_itself(task: Task) -> Task:
     """
     import torch
 
+    from ..trees import answer_in, handed
+
     if not task.trained:
         raise LissomError(
             f"data: {task.data.name} has no labels, which a trained network has to give; expected "
@@ -209,22 +231,26 @@ def labelled_by_itself(task: Task) -> Task:
             "find out how the network sees pictures; expected --preprocess, as in "
             "--preprocess imagenet"
         )
+    kind = task.kind
+    assert kind is not None
     model = task.fresh()
-    sizes = set[int]()
+    wide = 0
 
     @torch.inference_mode()
     def answers(split: Split) -> Tensor:
-        found = [torch.zeros(0, dtype=torch.int64)]
+        nonlocal wide
+        found: list[Tensor] = []
         for pixels, _ in split.batches(128, torch.device("cpu")):
-            out = model(task.data.normalised(pixels))
-            if not isinstance(out, torch.Tensor) or out.ndim != 2:
+            outputs = handed(model, task.data.normalised(pixels))
+            answer = answer_in(outputs)
+            if kind.name() == "classify" and (answer is None or answer.ndim != 2):
                 raise LissomError(
                     f"model {task.name}: expected outputs (batch, classes) for pictures without "
-                    "labels; for others, --task says what they are for"
+                    "labels; for others, --kind says what they are"
                 )
-            sizes.add(out.shape[1])
-            found.append(out.argmax(1))
-        return torch.cat(found)
+            wide = max(wide, kind.logits(outputs).shape[1])
+            found.append(kind.answers(outputs))
+        return joined(found)
 
     labelled = task.data.labelled_by(answers)
     if len(labelled.test.labels.unique()) < 2:
@@ -232,8 +258,15 @@ def labelled_by_itself(task: Task) -> Task:
             f"{task.name} gives all pictures to be tested on one answer, so that agreement says "
             "little: is it trained, and does it see them as it was?"
         )
-    classes = tuple(map(str, range(*sizes)))
-    return replace(task, data=replace(labelled, classes=classes), metrics={"agreement": top1})
+    classes = tuple(map(str, range(wide)))
+    return replace(task, data=replace(labelled, classes=classes), labels_itself=True)
+
+
+def joined(answers: list[Tensor]) -> Tensor:
+    """Return answers in one tensor, none where there is no sample."""
+    import torch
+
+    return torch.cat(answers) if answers else torch.zeros(0, dtype=torch.int64)
 
 
 def is_own_code(model: str) -> bool:

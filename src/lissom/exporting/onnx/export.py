@@ -111,6 +111,7 @@ def rewritten(proto: Any) -> None:
     """
     from .clipped import integers_clipped
     from .parts import parts_rounded
+    from .reduced import reduce_sequences_as_pictures
     from .weights import fold_scales_at_load
     from .wrapped import unwrapped
 
@@ -118,6 +119,7 @@ def rewritten(proto: Any) -> None:
     unwrapped(proto)
     parts_rounded(proto)
     integers_clipped(proto)
+    reduce_sequences_as_pictures(proto)
     fold_scales_at_load(proto)
 
 

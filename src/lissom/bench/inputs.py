@@ -1,0 +1,58 @@
+"""What a file is shown while it is timed: noise of the shape, type and range of each of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a file: its shape with the batch, its type as NumPy names it, and its range.
+
+    Without a range, floats are normal noise and integers 0 or 1.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Input:
+        """Return the input that `json` described."""
+        return cls(**{**settings, "shape": tuple(settings["shape"])})
+
+    def json(self) -> dict[str, Any]:
+        """Return what JSON takes."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    def in_batches_of(self, count: int) -> Input:
+        """Return the input with so many samples at once."""
+        return replace(self, shape=(count, *self.shape[1:]))
+
+    def noise(self, draw: np.random.Generator) -> np.ndarray:
+        """Draw values."""
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f":
+            if self.low is None or self.high is None:
+                return draw.standard_normal(self.shape, dtype=np.float32).astype(dtype)
+            return draw.uniform(self.low, self.high, self.shape).astype(dtype)
+        low = int(self.low or 0)
+        high = int(1 if self.high is None else self.high)
+        return draw.integers(low, high + 1, self.shape).astype(dtype)
+
+
+def images(shape: Sequence[int], *, pixels: bool = False) -> list[Input]:
+    """Return the one input (n c h w) of a file that takes images: normal noise, or pixels of 0..255."""
+    low, high = (0.0, 255.0) if pixels else (None, None)
+    return [Input(tuple(shape), "float32", low, high)]
+
+
+def noise(inputs: Sequence[Input]) -> list[np.ndarray]:
+    """Return the same values for all inputs at every call."""
+    draw = np.random.default_rng(0)
+    return [each.noise(draw) for each in inputs]
