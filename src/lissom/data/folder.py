@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 from unicodedata import category
 
 import numpy as np
@@ -26,6 +28,7 @@ SHARE = 0.2  # of the images, where one folder has to serve for two
 SEED = 22
 
 Found = dict[str, list[Path]]  # class -> its images
+Sample = TypeVar("Sample")  # what stands for an image: its path, or that and more
 
 
 def read_folder(
@@ -156,7 +159,9 @@ def fingerprint_of(folders: dict[str, Found]) -> str:
     return seen.hexdigest()
 
 
-def arranged(folders: dict[str, Found]) -> tuple[dict[str, Found], list[str]]:
+def arranged(
+    folders: Mapping[str, dict[str, list[Sample]]],
+) -> tuple[dict[str, dict[str, list[Sample]]], list[str]]:
     """Return what to learn from, choose by and be judged by, with notes on what had to serve for it.
 
     Nothing is judged by what was learned from or calibrated on. Where one folder has to serve for
@@ -166,34 +171,36 @@ def arranged(folders: dict[str, Found]) -> tuple[dict[str, Found], list[str]]:
         (whole,) = folders.values()
         rest, test = parted_found(whole)
         return {"train": rest, "test": test}, [
-            "there is no folder 'test': a fifth of the images, drawn once and for all, is the test set"
+            "there is no part 'test': a fifth of the images, drawn once and for all, is the test set"
         ]
     if set(folders) in ({"test"}, {"valid"}):
         (whole,) = folders.values()
         test, valid = parted_found(whole)
         return {"valid": valid, "test": test}, [
-            f"there is only the folder '{next(iter(folders))}': a fifth of its images, drawn once "
+            f"there is only the part '{next(iter(folders))}': a fifth of its images, drawn once "
             "and for all, is for validation and calibration, the rest is the test set"
         ]
     if "test" not in folders:
         return {"train": folders["train"], "test": folders["valid"]}, [
-            "there is no folder 'test': 'valid' is the test set, and choices are made on images "
+            "there is no part 'test': 'valid' is the test set, and choices are made on images "
             "of 'train'"
         ]
     return dict(folders), []
 
 
-def parted_found(found: Found) -> tuple[Found, Found]:
+def parted_found(
+    found: dict[str, list[Sample]],
+) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
     """Return the larger and the smaller part of images, of each class the same share as far as that goes."""
-    pairs = [(name, path) for name, paths in found.items() for path in paths]
+    pairs = [(name, sample) for name, samples in found.items() for sample in samples]
     names = list(found)
     labels = np.array([names.index(name) for name, _ in pairs])
-    parts = list[Found]()
+    parts = list[dict[str, list[Sample]]]()
     for places in stratified(labels, SHARE, SEED):
-        part = Found()
+        part = dict[str, list[Sample]]()
         for place in places:
-            name, path = pairs[place]
-            part.setdefault(name, []).append(path)
+            name, sample = pairs[place]
+            part.setdefault(name, []).append(sample)
         parts.append(part)
     return parts[0], parts[1]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LissomError
-from ..language.preprocess import Preprocess
+from ..language.preprocess import Preprocess, Size
 from ..preprocess.resize import Resize
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class WrongPreprocess(LissomError):
 
 
 @cache
-def opened() -> list[str]:
+def formats() -> list[str]:
     """Return the formats that this Pillow opens by itself."""
     from PIL import Image
 
@@ -42,11 +44,12 @@ def opened() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def picture_in(path: Path, channels: int) -> Picture:
-    """Return the picture in a file, gray for 1 channel and RGB for 3.
+@contextmanager
+def opened(path: Path) -> Iterator[Picture]:
+    """Open the picture in a file, of which only the header is read at first.
 
     Raises LissomError, naming the file, for one that is no image, is cut short or declares more
-    than it can hold.
+    than it can hold; also where its pixels are read and turn out to be damaged.
     """
     from PIL import Image
 
@@ -54,7 +57,7 @@ def picture_in(path: Path, channels: int) -> Picture:
         with warnings.catch_warnings():
             # judged here, by the size of the file
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=opened())
+            image = Image.open(path, formats=formats())
         with image:
             pixels = image.width * image.height
             if pixels > max(LARGE, DENSEST * path.stat().st_size):
@@ -62,12 +65,24 @@ def picture_in(path: Path, channels: int) -> Picture:
                     f"it declares {image.width} x {image.height} pixels in "
                     f"{path.stat().st_size} bytes"
                 )
-            return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
+            yield image
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
         said = str(error) or type(error).__name__
         raise LissomError(
             f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
         ) from None
+
+
+def picture_in(path: Path, channels: int) -> Picture:
+    """Return the picture in a file, gray for 1 channel and RGB for 3; raise where `opened` does."""
+    with opened(path) as image:
+        return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
+
+
+def size_of(path: Path) -> Size:
+    """Return (width, height) of the picture in a file, as its header says."""
+    with opened(path) as image:
+        return image.size
 
 
 def in_eight_bits(picture: Picture) -> Picture:
