@@ -82,7 +82,9 @@ class Data:
         """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, or what PATH holds.
 
         PATH is that of a folder: folder:PATH has a folder for each class, images:PATH pictures
-        only, masks:PATH pictures of labels, voc:PATH and coco:PATH boxes; csv:FILE is a table.
+        only, masks:PATH pictures of labels, voc:PATH and coco:PATH boxes. csv:FILE is a table, and
+        shards:PATTERN are tars.
+
         `size` (height, width) and `channels` (1 or 3) default to what the images have; `root` is
         where torchvision keeps its data sets. `preprocess` is how pictures are seen, as in
         `resize(256) | center_crop(224) | normalize("imagenet")`; without it, mean and deviation are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -17,9 +17,10 @@ from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
 from .classes import by_name, classes_of_network
 from .digits import stratified
-from .picture import FORMATS
+from .picture import FORMATS, size_of
 from .reading import Reading
 from .split import Files, Images, Read
+from .tars import File, Member
 
 LOOKED_AT = 100  # images of each class, for their sizes
 PARTS = ("train", "valid", "test")
@@ -29,6 +30,7 @@ SEED = 22
 
 Found = dict[str, list[Path]]  # class -> its images
 Sample = TypeVar("Sample")  # what stands for an image: its path, or that and more
+Picture = TypeVar("Picture", Path, Member)
 
 
 def read_folder(
@@ -52,7 +54,32 @@ def read_folder(
     """
     folders = parts_in(root, stated) if labelled else {"all": {"": images_in(root)}}
     classes = classes_in(root, folders, stated) if labelled else ("",)
-    fingerprint = fingerprint_of(folders)
+    return read_found(
+        f"{'folder' if labelled else 'images'}:{root.name}",
+        folders,
+        classes,
+        fingerprint_of(folders),
+        size,
+        channels,
+        skip_bad,
+        preprocess,
+        labelled=labelled,
+    )
+
+
+def read_found(
+    name: str,
+    folders: Mapping[str, dict[str, list[Picture]]],
+    classes: tuple[str, ...],
+    fingerprint: str,
+    size: tuple[int, int] | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+    *,
+    labelled: bool = True,
+) -> Read:
+    """Read the pictures of each class in each part, which were found somewhere."""
     own = classes == tuple(sorted(names_in(folders)))
     splits, notes = arranged(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))
@@ -70,7 +97,7 @@ def read_folder(
             bad[part] = left_out
             notes.append(f"{part}: {counted(left_out, 'unreadable file')} left out")
     return Read(
-        f"{'folder' if labelled else 'images'}:{root.name}",
+        name,
         read.get("train"),
         read.get("valid"),
         read["test"],
@@ -143,7 +170,7 @@ def classes_in(
     return classes
 
 
-def names_in(folders: dict[str, Found]) -> set[str]:
+def names_in(folders: Mapping[str, Mapping[str, object]]) -> set[str]:
     """Return the names of all class folders."""
     return set(chain(*folders.values()))
 
@@ -229,21 +256,19 @@ def classes_of(folder: Path, least: int = 2) -> Found:
     return found
 
 
-def sizes_differ(splits: dict[str, Found], size: tuple[int, int]) -> bool:
+def sizes_differ(splits: Mapping[str, Mapping[str, Sequence[File]]], size: tuple[int, int]) -> bool:
     """Return whether one of the first images of a class has another size, as its header says."""
-    from PIL import Image
-
     for found in splits.values():
         for path in chain(*(paths[:LOOKED_AT] for paths in found.values())):
             # what cannot be read is told of elsewhere
-            with suppress(Exception), Image.open(path) as image:
-                if (image.height, image.width) != size:
+            with suppress(LissomError):
+                if size_of(path) != (size[1], size[0]):
                     return True
     return False
 
 
 def labelled_split(
-    reading: Reading, found: Found, classes: tuple[str, ...], part: str
+    reading: Reading, found: Mapping[str, Sequence[File]], classes: tuple[str, ...], part: str
 ) -> tuple[Images | Files, int]:
     """Return the images of a part with the numbers of their classes, in the order of these, and how
     many were left out; raise where none of a class is left.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import LissomError
 from ..language.preprocess import Preprocess, Size
 from ..preprocess.resize import Resize
+from .tars import File
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -45,7 +46,7 @@ def formats() -> list[str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Picture]:
+def opened(path: File) -> Iterator[Picture]:
     """Open the picture in a file, of which only the header is read at first.
 
     Raises LissomError, naming the file, for one that is no image, is cut short or declares more
@@ -54,16 +55,16 @@ def opened(path: Path) -> Iterator[Picture]:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            # judged here, by the size of the file
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=formats())
-        with image:
-            pixels = image.width * image.height
-            if pixels > max(LARGE, DENSEST * path.stat().st_size):
+        with path.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            with warnings.catch_warnings():
+                # judged here, by the size of the file
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(file, formats=formats())
+            if image.width * image.height > max(LARGE, DENSEST * length):
                 raise ValueError(
-                    f"it declares {image.width} x {image.height} pixels in "
-                    f"{path.stat().st_size} bytes"
+                    f"it declares {image.width} x {image.height} pixels in {length} bytes"
                 )
             yield image
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
@@ -73,13 +74,13 @@ def opened(path: Path) -> Iterator[Picture]:
         ) from None
 
 
-def picture_in(path: Path, channels: int) -> Picture:
+def picture_in(path: File, channels: int) -> Picture:
     """Return the picture in a file, gray for 1 channel and RGB for 3; raise where `opened` does."""
     with opened(path) as image:
         return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
 
 
-def size_of(path: Path) -> Size:
+def size_of(path: File) -> Size:
     """Return (width, height) of the picture in a file, as its header says."""
     with opened(path) as image:
         return image.size
@@ -95,7 +96,7 @@ def in_eight_bits(picture: Picture) -> Picture:
 
 
 def decoded(
-    path: Path,
+    path: File,
     channels: int,
     preprocess: Preprocess | None = None,
     size: tuple[int, int] | None = None,

@@ -11,6 +11,7 @@ from ..errors import LissomError, unknown
 from ..language.preprocess import SETS, Preprocess
 from .classes import classes_named
 from .published import LIBRARIES, preprocess_of
+from .tars import tars_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +28,11 @@ KNOWN = (
     "csv:FILE",
     "coco:PATH",
     "voc:PATH",
+    "shards:PATTERN",
     "file.py:NAME",
 )
 FOLDERS = ("folder:", "images:", "masks:", "voc:")
-WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:")  # which --classes may name
+WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")  # which --classes may name
 
 
 def check_spec(
@@ -46,7 +48,8 @@ def check_spec(
     if classes is not None:
         if not spec.startswith(WITH_CLASSES) and not is_own_data(spec):
             raise LissomError(
-                "--classes: it is for folder:PATH, masks:PATH, csv:FILE, coco:PATH and voc:PATH; "
+                "--classes: it is for folder:PATH, masks:PATH, csv:FILE, coco:PATH, voc:PATH and "
+                "shards:PATTERN; "
                 f"{spec} has classes of its own"
             )
         classes_named(classes)
@@ -64,6 +67,8 @@ def check_spec(
     elif spec.startswith("coco:"):
         if not spec[5:] or not os.path.exists(os.path.expanduser(spec[5:])):
             raise LissomError(f"data: {spec[5:]!r} is neither a folder nor a JSON file")
+    elif spec.startswith("shards:"):
+        tars_in(spec[7:])
     elif spec.startswith(FOLDERS):
         place = spec.partition(":")[2]
         if not place or not os.path.isdir(os.path.expanduser(place)):
@@ -118,6 +123,10 @@ def load(
         from .coco import read_coco
 
         return read_coco(folder, size, channels or 3, skip_bad, view, stated)
+    if spec.startswith("shards:"):
+        from .shards import read_shards
+
+        return read_shards(spec[7:], size, channels or 3, skip_bad, view, stated)
     if spec.startswith("voc:"):
         from .voc import read_voc
 

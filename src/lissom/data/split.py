@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from .picture import decoded, shown_pixels
+from .tars import File
 
 CPU = torch.device("cpu")
 MEMORY = 2 << 30  # bytes of samples above which they are read batch by batch
@@ -127,7 +127,7 @@ class Files(Dataset[Tensor | str]):
     `size` (height, width).
     """
 
-    paths: list[Path]
+    paths: list[File]
     labels: Tensor
     channels: int
     size: tuple[int, int]

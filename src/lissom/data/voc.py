@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
@@ -50,9 +49,9 @@ def read_voc(
     seen = hashlib.sha256()
     left_out = Counter[str]()
     parts = dict[str, list[Boxed]]()
-    for part, names in names_in(root).items():
+    for part, listed in names_in(root).items():
         parts[part] = list[Boxed]()
-        for name in names:
+        for name in listed:
             file = root / "Annotations" / f"{name}.xml"
             if name not in pictures:
                 raise LissomError(
@@ -62,7 +61,8 @@ def read_voc(
             text = text_in(file)
             seen.update(f"{part} {name} {text}".encode(errors="surrogatepass"))
             parts[part].append(boxed(file, text, pictures[name], left_out))
-    classes = stated or tuple(sorted(names_of(chain(*parts.values()))))
+    names = [sample.names for sample in chain(*parts.values())]
+    classes = stated or tuple(sorted(set(chain(*names))))
     annotations = Annotations(f"voc:{root.name}", parts, classes, seen.hexdigest(), left_out)
     return read_boxes(annotations, size, channels, skip_bad, preprocess)
 
@@ -163,8 +163,3 @@ def corners_in(thing: ElementTree.Element, where: str) -> Corners:
         ) from None
     x1, y1, x2, y2 = corners_of(numbers, f"{where}: bndbox")
     return x1 - 1, y1 - 1, x2, y2
-
-
-def names_of(samples: Iterable[Boxed]) -> set[str]:
-    """Return the names of all classes that boxes have."""
-    return {name for sample in samples for name in sample.names}
