@@ -93,6 +93,9 @@ def test_boxes_are_clipped_and_those_cut_off_are_dropped() -> None:
 def test_one_operation_follows_another() -> None:
     both = Preprocess.of("resize(40, 20) | pad(5) | resize(100, 15)").placements((10, 10))
     assert moved(box(1, 1, 2, 2, of=3), both).tolist() == [[3.5, 18, 4.5, 26, 3]]
+    # a side of less than a pixel becomes one
+    thin = Preprocess.of("letterbox(10)").placements((100, 4))
+    assert moved(box(50, 0, 100, 4), thin).tolist() == [[5, 4, 10, 5, 0]]
     # what is cut off does not come back in the border
     cut = Preprocess.of("center_crop(10) | pad(5)").placements((20, 20))
     assert moved(box(0, 5, 11, 15), cut).tolist() == [[5, 5, 11, 15, 0]]

@@ -295,6 +295,20 @@ def test_json_of_another_kind_is_refused(tmp_path: Path, text: str, said: str) -
         Data.of(written(tmp_path / "all.json", text))
 
 
+def test_what_files_hold_is_part_of_what_data_are(tmp_path: Path) -> None:
+    name = three(tmp_path)
+    before = Data.of(name).fingerprint
+    file = tmp_path / "train.json"
+    tree = json.loads(file.read_text())
+    tree["annotations"][0]["bbox"][0] += 0.5
+    written(file, tree)
+    after = Data.of(name).fingerprint
+    assert after != before
+    with (tmp_path / "train" / "0.png").open("ab") as picture:
+        picture.write(b" ")
+    assert Data.of(name).fingerprint not in (before, after)
+
+
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(LissomError, match="neither a folder nor a JSON file"):
         Data.of(f"coco:{tmp_path / 'gone'}")

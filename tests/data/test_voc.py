@@ -139,7 +139,7 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY b "bbb"><!ENTITY c "&b;&b;">]><annotation>'
     [
         (lambda root: shutil.rmtree(root / "Annotations"), "has no folder Annotations; expected"),
         (lambda root: shutil.rmtree(root / "JPEGImages"), "has no folder JPEGImages; expected"),
-        (changed("<annotation>", LAUGHS), r"000000\.xml: expected XML without DOCTYPE and ENTITY"),
+        (changed("<annotation>", LAUGHS), r"000000\.xml: expected XML without a DOCTYPE"),
         (changed("</object>", ""), "cannot be read as XML"),
         (changed("<annotation>", "<x>" * 50_000), "cannot be read as XML"),
         (changed("<annotation>", '<?xml version="1.0" encoding="cp037"?><annotations>'), "as XML"),
@@ -166,6 +166,13 @@ def test_what_is_wrong_is_said(tmp_path: Path, change: Callable[[Path], Any], sa
     change(tmp_path)
     with pytest.raises(LissomError, match=said):
         Data.of(name)
+
+
+def test_what_files_hold_is_part_of_what_data_are(tmp_path: Path) -> None:
+    name = scenes(tmp_path)
+    before = Data.of(name).fingerprint
+    changed("<xmin>", "<xmin>0")(tmp_path)
+    assert Data.of(name).fingerprint != before
 
 
 def test_the_same_picture_is_not_in_two_parts(tmp_path: Path) -> None:

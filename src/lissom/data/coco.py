@@ -130,7 +130,7 @@ def document_in(file: Path, content: bytes, left_out: Counter[str], *, skip_bad:
     for where, entry in entries(tree, "categories", file):
         key = entry.get("id")
         name = entry.get("name")
-        if not isinstance(key, int) or isinstance(key, bool) or not isinstance(name, str):
+        if not isinstance(key, int) or not isinstance(name, str):
             raise LissomError(
                 f"{where}: expected an id, a whole number, and a name, got {reprlib.repr(entry)}"
             )
@@ -164,7 +164,7 @@ def pictures_in(tree: Entry, file: Path, *, skip_bad: bool) -> dict[Id, tuple[Pa
     pictures = dict[Id, tuple[Path, Size | None]]()
     for where, entry in entries(tree, "images", file):
         key = entry.get("id")
-        if not isinstance(key, (int, str)) or isinstance(key, bool):
+        if not isinstance(key, (int, str)):
             raise LissomError(
                 f"{where}: expected an id, a whole number or a text, got {reprlib.repr(key)}"
             )
