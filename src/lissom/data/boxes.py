@@ -68,7 +68,7 @@ def read_boxes(
     Without a part `test`, what is tested on is set apart as for folders. Raises LissomError for
     classes that do not fit, pictures of another size than was said, and a test set without boxes.
     """
-    check(annotations)
+    check_annotations(annotations)
     splits, notes = arranged({part: {"": group} for part, group in annotations.parts.items()})
     samples = {part: groups[""] for part, groups in splits.items()}
     every = [sample.path for sample in chain(*samples.values())]
@@ -109,7 +109,7 @@ def read_boxes(
     )
 
 
-def check(annotations: Annotations) -> None:
+def check_annotations(annotations: Annotations) -> None:
     """Raise where there are too few pictures, or classes that cannot be told apart or are unknown."""
     where = f"data {annotations.name}"
     parts = annotations.parts

@@ -121,7 +121,7 @@ class Shown:
 
 @dataclass
 class Files(Dataset[Tensor | str]):
-    """A split too large for memory: `paths` are decoded by worker processes.
+    """A split too large for memory: `paths`, or members of tars, are decoded by worker processes.
 
     A file of `channels` (1 or 3) becomes what `preprocess` makes of its picture, (c h w) uint8 of
     `size` (height, width).
