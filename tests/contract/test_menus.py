@@ -54,7 +54,7 @@ DUTIES = [
     (InputGrid, {"inputs", "input_codes"}),
     (Range, {"__call__"}),
     (Target, {"missing", "export", "load"}),
-    (PictureOperation, {"__call__", "code"}),
+    (PictureOperation, {"__call__", "code", "placement"}),
     (NumberOperation, {"__call__"}),
     (
         Kind,

@@ -38,11 +38,11 @@ def pixels(split: object) -> set[bytes]:
 @pytest.mark.parametrize(
     ("counts", "sizes", "said"),
     [
-        ({"test": 10}, (0, 4, 16), "there is only the folder 'test'"),
-        ({"valid": 10}, (0, 4, 16), "there is only the folder 'valid'"),
-        ({"val": 10}, (0, 4, 16), "there is only the folder 'valid'"),
-        ({"train": 50}, (72, 8, 20), "there is no folder 'test'"),
-        ({"": 50}, (72, 8, 20), "there is no folder 'test'"),
+        ({"test": 10}, (0, 4, 16), "there is only the part 'test'"),
+        ({"valid": 10}, (0, 4, 16), "there is only the part 'valid'"),
+        ({"val": 10}, (0, 4, 16), "there is only the part 'valid'"),
+        ({"train": 50}, (72, 8, 20), "there is no part 'test'"),
+        ({"": 50}, (72, 8, 20), "there is no part 'test'"),
         ({"train": 10, "val": 5}, (18, 2, 10), "'valid' is the test set"),
         ({"valid": 5, "test": 10}, (0, 10, 20), None),
         ({"train": 10, "test": 5}, (18, 2, 10), None),
@@ -135,9 +135,7 @@ def test_a_folder_that_is_none_of_the_classes_is_named(tmp_path: Path) -> None:
         LissomError, match="'beee' is none of the 2 classes ant, bee; did you mean 'bee'"
     ):
         Data.of(f"folder:{tmp_path}", classes=str(names))
-    with pytest.raises(
-        LissomError, match="--classes: it is for folder:PATH, masks:PATH and csv:FILE"
-    ):
+    with pytest.raises(LissomError, match="--classes: it is for folder:PATH, masks:PATH, csv:FILE"):
         Data.of("digits", classes="10")
 
 

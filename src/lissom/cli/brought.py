@@ -34,7 +34,7 @@ class Brought:
         typer.Option(
             "--data",
             help="digits, cifar10, cifar100, fashion-mnist, folder:PATH, images:PATH, masks:PATH, "
-            "csv:FILE, "
+            "csv:FILE, coco:PATH, voc:PATH, shards:PATTERN "
             "or file.py:name, a Dataset, a DataLoader or several.",
         ),
     ] = "digits"

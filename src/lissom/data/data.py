@@ -80,7 +80,11 @@ class Data:
         preprocess: str | None = None,
         classes: str | None = None,
     ) -> Data:
-        """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, folder:PATH or images:PATH.
+        """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, or what PATH holds.
+
+        PATH is that of a folder: folder:PATH has a folder for each class, images:PATH pictures
+        only, masks:PATH pictures of labels, voc:PATH and coco:PATH boxes. csv:FILE is a table, and
+        shards:PATTERN are tars.
 
         `size` (height, width) and `channels` (1 or 3) default to what the images have; `root` is
         where torchvision keeps its data sets. `preprocess` is how pictures are seen, as in

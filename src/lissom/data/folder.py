@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 from unicodedata import category
 
 import numpy as np
@@ -15,9 +17,10 @@ from ..errors import LissomError, counted
 from ..language.preprocess import Preprocess
 from .classes import by_name, classes_of_network
 from .digits import stratified
-from .picture import FORMATS
+from .picture import FORMATS, size_of
 from .reading import Reading
 from .split import Files, Images, Read
+from .tars import File, Member
 
 LOOKED_AT = 100  # images of each class, for their sizes
 PARTS = ("train", "valid", "test")
@@ -26,6 +29,8 @@ SHARE = 0.2  # of the images, where one folder has to serve for two
 SEED = 22
 
 Found = dict[str, list[Path]]  # class -> its images
+Sample = TypeVar("Sample")  # what stands for an image: its path, or that and more
+Picture = TypeVar("Picture", Path, Member)
 
 
 def read_folder(
@@ -49,7 +54,32 @@ def read_folder(
     """
     folders = parts_in(root, stated) if labelled else {"all": {"": images_in(root)}}
     classes = classes_in(root, folders, stated) if labelled else ("",)
-    fingerprint = fingerprint_of(folders)
+    return read_found(
+        f"{'folder' if labelled else 'images'}:{root.name}",
+        folders,
+        classes,
+        fingerprint_of(folders),
+        size,
+        channels,
+        skip_bad,
+        preprocess,
+        labelled=labelled,
+    )
+
+
+def read_found(
+    name: str,
+    folders: Mapping[str, dict[str, list[Picture]]],
+    classes: tuple[str, ...],
+    fingerprint: str,
+    size: tuple[int, int] | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+    *,
+    labelled: bool = True,
+) -> Read:
+    """Read the pictures of each class in each part, which were found somewhere."""
     own = classes == tuple(sorted(names_in(folders)))
     splits, notes = arranged(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))
@@ -67,7 +97,7 @@ def read_folder(
             bad[part] = left_out
             notes.append(f"{part}: {counted(left_out, 'unreadable file')} left out")
     return Read(
-        f"{'folder' if labelled else 'images'}:{root.name}",
+        name,
         read.get("train"),
         read.get("valid"),
         read["test"],
@@ -140,7 +170,7 @@ def classes_in(
     return classes
 
 
-def names_in(folders: dict[str, Found]) -> set[str]:
+def names_in(folders: Mapping[str, Mapping[str, object]]) -> set[str]:
     """Return the names of all class folders."""
     return set(chain(*folders.values()))
 
@@ -156,7 +186,9 @@ def fingerprint_of(folders: dict[str, Found]) -> str:
     return seen.hexdigest()
 
 
-def arranged(folders: dict[str, Found]) -> tuple[dict[str, Found], list[str]]:
+def arranged(
+    folders: Mapping[str, dict[str, list[Sample]]],
+) -> tuple[dict[str, dict[str, list[Sample]]], list[str]]:
     """Return what to learn from, choose by and be judged by, with notes on what had to serve for it.
 
     Nothing is judged by what was learned from or calibrated on. Where one folder has to serve for
@@ -166,34 +198,36 @@ def arranged(folders: dict[str, Found]) -> tuple[dict[str, Found], list[str]]:
         (whole,) = folders.values()
         rest, test = parted_found(whole)
         return {"train": rest, "test": test}, [
-            "there is no folder 'test': a fifth of the images, drawn once and for all, is the test set"
+            "there is no part 'test': a fifth of the images, drawn once and for all, is the test set"
         ]
     if set(folders) in ({"test"}, {"valid"}):
         (whole,) = folders.values()
         test, valid = parted_found(whole)
         return {"valid": valid, "test": test}, [
-            f"there is only the folder '{next(iter(folders))}': a fifth of its images, drawn once "
+            f"there is only the part '{next(iter(folders))}': a fifth of its images, drawn once "
             "and for all, is for validation and calibration, the rest is the test set"
         ]
     if "test" not in folders:
         return {"train": folders["train"], "test": folders["valid"]}, [
-            "there is no folder 'test': 'valid' is the test set, and choices are made on images "
+            "there is no part 'test': 'valid' is the test set, and choices are made on images "
             "of 'train'"
         ]
     return dict(folders), []
 
 
-def parted_found(found: Found) -> tuple[Found, Found]:
+def parted_found(
+    found: dict[str, list[Sample]],
+) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
     """Return the larger and the smaller part of images, of each class the same share as far as that goes."""
-    pairs = [(name, path) for name, paths in found.items() for path in paths]
+    pairs = [(name, sample) for name, samples in found.items() for sample in samples]
     names = list(found)
     labels = np.array([names.index(name) for name, _ in pairs])
-    parts = list[Found]()
+    parts = list[dict[str, list[Sample]]]()
     for places in stratified(labels, SHARE, SEED):
-        part = Found()
+        part = dict[str, list[Sample]]()
         for place in places:
-            name, path = pairs[place]
-            part.setdefault(name, []).append(path)
+            name, sample = pairs[place]
+            part.setdefault(name, []).append(sample)
         parts.append(part)
     return parts[0], parts[1]
 
@@ -222,21 +256,19 @@ def classes_of(folder: Path, least: int = 2) -> Found:
     return found
 
 
-def sizes_differ(splits: dict[str, Found], size: tuple[int, int]) -> bool:
+def sizes_differ(splits: Mapping[str, Mapping[str, Sequence[File]]], size: tuple[int, int]) -> bool:
     """Return whether one of the first images of a class has another size, as its header says."""
-    from PIL import Image
-
     for found in splits.values():
         for path in chain(*(paths[:LOOKED_AT] for paths in found.values())):
             # what cannot be read is told of elsewhere
-            with suppress(Exception), Image.open(path) as image:
-                if (image.height, image.width) != size:
+            with suppress(LissomError):
+                if size_of(path) != (size[1], size[0]):
                     return True
     return False
 
 
 def labelled_split(
-    reading: Reading, found: Found, classes: tuple[str, ...], part: str
+    reading: Reading, found: Mapping[str, Sequence[File]], classes: tuple[str, ...], part: str
 ) -> tuple[Images | Files, int]:
     """Return the images of a part with the numbers of their classes, in the order of these, and how
     many were left out; raise where none of a class is left.

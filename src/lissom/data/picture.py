@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LissomError
-from ..language.preprocess import Preprocess
+from ..language.preprocess import Preprocess, Size
 from ..preprocess.resize import Resize
+from .tars import File
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -34,7 +37,7 @@ class WrongPreprocess(LissomError):
 
 
 @cache
-def opened() -> list[str]:
+def formats() -> list[str]:
     """Return the formats that this Pillow opens by itself."""
     from PIL import Image
 
@@ -42,32 +45,45 @@ def opened() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def picture_in(path: Path, channels: int) -> Picture:
-    """Return the picture in a file, gray for 1 channel and RGB for 3.
+@contextmanager
+def opened(path: File) -> Iterator[Picture]:
+    """Open the picture in a file, of which only the header is read at first.
 
     Raises LissomError, naming the file, for one that is no image, is cut short or declares more
-    than it can hold.
+    than it can hold; also where its pixels are read and turn out to be damaged.
     """
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            # judged here, by the size of the file
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=opened())
-        with image:
-            pixels = image.width * image.height
-            if pixels > max(LARGE, DENSEST * path.stat().st_size):
+        with path.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            with warnings.catch_warnings():
+                # judged here, by the size of the file
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(file, formats=formats())
+            if image.width * image.height > max(LARGE, DENSEST * length):
                 raise ValueError(
-                    f"it declares {image.width} x {image.height} pixels in "
-                    f"{path.stat().st_size} bytes"
+                    f"it declares {image.width} x {image.height} pixels in {length} bytes"
                 )
-            return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
+            yield image
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
         said = str(error) or type(error).__name__
         raise LissomError(
             f"data: {path}: cannot be read as an image ({said}); --skip-bad leaves such files out"
         ) from None
+
+
+def picture_in(path: File, channels: int) -> Picture:
+    """Return the picture in a file, gray for 1 channel and RGB for 3; raise where `opened` does."""
+    with opened(path) as image:
+        return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
+
+
+def size_of(path: File) -> Size:
+    """Return (width, height) of the picture in a file, as its header says."""
+    with opened(path) as image:
+        return image.size
 
 
 def in_eight_bits(picture: Picture) -> Picture:
@@ -80,7 +96,7 @@ def in_eight_bits(picture: Picture) -> Picture:
 
 
 def decoded(
-    path: Path,
+    path: File,
     channels: int,
     preprocess: Preprocess | None = None,
     size: tuple[int, int] | None = None,

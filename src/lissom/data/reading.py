@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from .picture import WrongPreprocess, decoded, resizing
 from .split import MEMORY, Files, Images
+from .tars import File
 
 UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
 
@@ -34,7 +34,7 @@ class Reading:
     @classmethod
     def of(
         cls,
-        paths: Sequence[Path],
+        paths: Sequence[File],
         size: tuple[int, int] | None,
         channels: int,
         preprocess: Preprocess,
@@ -60,7 +60,7 @@ class Reading:
         """Channels of a picture as the preprocessing leaves it."""
         return self.preprocess.channels(self.channels)
 
-    def split(self, paths: Sequence[Path], labels: Tensor) -> tuple[Images | Files, int]:
+    def split(self, paths: Sequence[File], labels: Tensor) -> tuple[Images | Files, int]:
         """Return pictures with their labels, in memory or as files, and how many were left out."""
         if self.lazy and not self.skip_bad:
             return self.files(paths, labels), 0
@@ -75,11 +75,11 @@ class Reading:
         arrays = [array for array in pixels if array is not None]
         return Images(torch.from_numpy(np.stack(arrays)), labels[good]), left_out
 
-    def files(self, paths: Sequence[Path], labels: Tensor) -> Files:
+    def files(self, paths: Sequence[File], labels: Tensor) -> Files:
         """Return a split that is read batch by batch."""
         return Files(list(paths), labels, self.channels, self.size, self.preprocess)
 
-    def pixels(self, path: Path) -> np.ndarray | None:
+    def pixels(self, path: File) -> np.ndarray | None:
         """Return the pixels of a file, None for one that is to be left out."""
         try:
             pixels = decoded(path, self.channels, self.preprocess, self.size)
@@ -102,7 +102,7 @@ def two_sizes(preprocess: Preprocess) -> LissomError:
 
 
 def first_size(
-    paths: Sequence[Path], channels: int, preprocess: Preprocess, *, asked: bool
+    paths: Sequence[File], channels: int, preprocess: Preprocess, *, asked: bool
 ) -> tuple[int, int]:
     """Return height and width of the first picture that can be read, as `preprocess` leaves it.
 

@@ -11,6 +11,7 @@ from ..errors import LissomError, unknown
 from ..language.preprocess import SETS, Preprocess
 from .classes import classes_named
 from .published import LIBRARIES, preprocess_of
+from .tars import tars_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
     from .split import Read
 
 NAMES = ("digits", "cifar10", "cifar100", "fashion-mnist")
-KNOWN = (*NAMES, "folder:PATH", "images:PATH", "masks:PATH", "csv:FILE", "file.py:NAME")
-FOLDERS = ("folder:", "images:", "masks:")
+KNOWN = (
+    *NAMES,
+    "folder:PATH",
+    "images:PATH",
+    "masks:PATH",
+    "csv:FILE",
+    "coco:PATH",
+    "voc:PATH",
+    "shards:PATTERN",
+    "file.py:NAME",
+)
+FOLDERS = ("folder:", "images:", "masks:", "voc:")
+WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")  # which --classes may name
 
 
 def check_spec(
@@ -34,9 +46,11 @@ def check_spec(
     if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
         Preprocess.of(preprocess)
     if classes is not None:
-        if not spec.startswith(("folder:", "masks:", "csv:")) and not is_own_data(spec):
+        if not spec.startswith(WITH_CLASSES) and not is_own_data(spec):
             raise LissomError(
-                f"--classes: it is for folder:PATH, masks:PATH and csv:FILE; {spec} has classes of its own"
+                "--classes: it is for folder:PATH, masks:PATH, csv:FILE, coco:PATH, voc:PATH and "
+                "shards:PATTERN; "
+                f"{spec} has classes of its own"
             )
         classes_named(classes)
     if size is not None and (len(size) != 2 or min(size) < 1):
@@ -50,6 +64,11 @@ def check_spec(
     elif spec.startswith("csv:"):
         if not os.path.isfile(os.path.expanduser(spec[4:])):
             raise LissomError(f"data: there is no file {spec[4:]!r}")
+    elif spec.startswith("coco:"):
+        if not spec[5:] or not os.path.exists(os.path.expanduser(spec[5:])):
+            raise LissomError(f"data: {spec[5:]!r} is neither a folder nor a JSON file")
+    elif spec.startswith("shards:"):
+        tars_in(spec[7:])
     elif spec.startswith(FOLDERS):
         place = spec.partition(":")[2]
         if not place or not os.path.isdir(os.path.expanduser(place)):
@@ -82,7 +101,7 @@ def load(
     preprocess: str | None = None,
     classes: str | None = None,
 ) -> Read:
-    """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, folder:PATH or images:PATH.
+    """Load a data set by name: one of KNOWN.
 
     `size` (height, width) and `channels` (1 or 3) default to what the images have. `preprocess` is
     what happens to a picture, by default only the change to `size` and what the data's own mean and
@@ -100,6 +119,18 @@ def load(
         from .masks import read_masks
 
         return read_masks(folder, size, channels or 3, view, stated)
+    if spec.startswith("coco:"):
+        from .coco import read_coco
+
+        return read_coco(folder, size, channels or 3, skip_bad, view, stated)
+    if spec.startswith("shards:"):
+        from .shards import read_shards
+
+        return read_shards(spec[7:], size, channels or 3, skip_bad, view, stated)
+    if spec.startswith("voc:"):
+        from .voc import read_voc
+
+        return read_voc(folder, size, channels or 3, skip_bad, view, stated)
     if spec.startswith(FOLDERS):
         from .folder import read_folder
 

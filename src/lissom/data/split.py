@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,6 +14,7 @@ from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..trees import Tree, at
 from .picture import decoded, shown_pixels
+from .tars import File
 
 CPU = torch.device("cpu")
 MEMORY = 2 << 30  # bytes of samples above which they are read batch by batch
@@ -122,13 +122,13 @@ class Shown:
 
 @dataclass
 class Files(Dataset[Tensor | str]):
-    """A split too large for memory: `paths` are decoded by worker processes.
+    """A split too large for memory: `paths`, or members of tars, are decoded by worker processes.
 
     A file of `channels` (1 or 3) becomes what `preprocess` makes of its picture, (c h w) uint8 of
     `size` (height, width).
     """
 
-    paths: list[Path]
+    paths: list[File]
     labels: Tensor
     channels: int
     size: tuple[int, int]

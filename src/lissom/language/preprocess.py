@@ -24,12 +24,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Numbers = tuple[float, ...]  # one for each channel
+Size = tuple[int, int]  # (width, height) of a picture, as Pillow has it
 
 SETS = {
     "imagenet": 'resize(256) | center_crop(224) | normalize("imagenet")',
     "cifar10": 'normalize("cifar10")',
     "data": 'normalize("data")',
 }
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a point (x, y) of a picture lies in what becomes of it: at scale * point + offset.
+
+    Points are in pixels, and (0, 0) is the corner of the first one. `size` is that of what becomes
+    of the picture; what lies outside is cut off.
+    """
+
+    size: Size
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,10 @@ class PictureOperation(Method, ABC):
         """
         del fill
         return self
+
+    @abstractmethod
+    def placement(self, size: Size) -> Placement:
+        """Return where the points of a picture of `size` lie afterwards."""
 
     @abstractmethod
     def code(self) -> str:
@@ -141,6 +159,17 @@ class Preprocess:
         for operation in self.pictures:
             picture = operation(picture)
         return picture
+
+    def placements(self, size: Size) -> list[Placement]:
+        """Return what each operation does to the points of a picture of `size` (width, height).
+
+        They are no single placement: what one operation cuts off does not come back with the next.
+        """
+        each = list[Placement]()
+        for operation in self.pictures:
+            each.append(operation.placement(size))
+            size = each[-1].size
+        return each
 
     def for_labels(self, fill: int) -> Preprocess:
         """Return what does the same to a picture of labels."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
-from ..language.preprocess import PictureOperation
+from ..language.preprocess import PictureOperation, Placement, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +32,9 @@ class Bgr(PictureOperation):
 
     def for_labels(self, _: int) -> PictureOperation | None:
         return None
+
+    def placement(self, size: Size) -> Placement:
+        return Placement(size)
 
     def code(self) -> str:
         return 'picture = Image.merge("RGB", picture.split()[::-1])'

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..language.method import arg
-from ..language.preprocess import PictureOperation
+from ..language.preprocess import PictureOperation, Placement, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +46,12 @@ class CenterCrop(PictureOperation):
 
     def for_labels(self, fill: int) -> PictureOperation:
         return replace(self, fill=fill)
+
+    def placement(self, size: Size) -> Placement:
+        high = self.height
+        wide = self.width or high
+        offset = (-start(size[0], wide), -start(size[1], high))
+        return Placement((wide, high), offset=offset)
 
     def code(self) -> str:
         high = self.height

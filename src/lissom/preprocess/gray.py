@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..language.preprocess import PictureOperation
+from ..language.preprocess import PictureOperation, Placement, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +28,9 @@ class Gray(PictureOperation):
 
     def for_labels(self, _: int) -> PictureOperation | None:
         return None
+
+    def placement(self, size: Size) -> Placement:
+        return Placement(size)
 
     def code(self) -> str:
         return 'picture = picture.convert("L")'

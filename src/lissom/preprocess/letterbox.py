@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ..language.method import arg
-from ..language.preprocess import PictureOperation
+from ..language.preprocess import PictureOperation, Placement, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,18 +36,27 @@ class Letterbox(PictureOperation):
     def __call__(self, picture: Image) -> Image:
         from PIL import Image as images
 
-        high = self.height
-        wide = self.width or high
-        ratio = min(high / picture.height, wide / picture.width)
-        size = (max(1, round(ratio * picture.width)), max(1, round(ratio * picture.height)))
+        frame_size, size, corner = self.places(picture.size)
         if size != picture.size:
             picture = picture.resize(size, images.Resampling[self.interpolation.upper()])
-        frame = images.new(picture.mode, (wide, high), (self.fill,) * len(picture.getbands()))
-        frame.paste(picture, ((wide - size[0]) // 2, (high - size[1]) // 2))
+        frame = images.new(picture.mode, frame_size, (self.fill,) * len(picture.getbands()))
+        frame.paste(picture, corner)
         return frame
+
+    def places(self, size: Size) -> tuple[Size, Size, tuple[int, int]]:
+        """Return the size of the frame, that of the picture in it, and where its corner lies."""
+        high = self.height
+        wide = self.width or high
+        ratio = min(high / size[1], wide / size[0])
+        inside = (max(1, round(ratio * size[0])), max(1, round(ratio * size[1])))
+        return (wide, high), inside, ((wide - inside[0]) // 2, (high - inside[1]) // 2)
 
     def for_labels(self, fill: int) -> PictureOperation:
         return replace(self, fill=fill, interpolation="nearest")
+
+    def placement(self, size: Size) -> Placement:
+        frame_size, inside, corner = self.places(size)
+        return Placement(frame_size, (inside[0] / size[0], inside[1] / size[1]), corner)
 
     def code(self) -> str:
         high = self.height

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..language.method import arg
-from ..language.preprocess import PictureOperation
+from ..language.preprocess import PictureOperation, Placement, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,14 +26,18 @@ class Pad(PictureOperation):
     def __call__(self, picture: Image) -> Image:
         from PIL import Image as images
 
-        border = self.border
-        size = (picture.width + 2 * border, picture.height + 2 * border)
+        size = self.placement(picture.size).size
         frame = images.new(picture.mode, size, (self.fill,) * len(picture.getbands()))
-        frame.paste(picture, (border, border))
+        frame.paste(picture, (self.border, self.border))
         return frame
 
     def for_labels(self, fill: int) -> PictureOperation:
         return replace(self, fill=fill)
+
+    def placement(self, size: Size) -> Placement:
+        wide, high = size
+        border = self.border
+        return Placement((wide + 2 * border, high + 2 * border), offset=(border, border))
 
     def code(self) -> str:
         return (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import LissomError
 from ..language.method import arg
-from ..language.preprocess import PictureOperation
+from ..language.preprocess import PictureOperation, Placement, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,13 +49,7 @@ class Resize(PictureOperation):
             )
 
     def __call__(self, picture: Image) -> Image:
-        wide, high = picture.size
-        if isinstance(self.width, int):
-            size = (self.width, self.size)
-        elif wide <= high:
-            size = (self.size, int(self.size * high / wide))
-        else:
-            size = (int(self.size * wide / high), self.size)
+        size = self.placement(picture.size).size
         if size == picture.size:
             return picture
         if self.antialias:
@@ -64,6 +58,16 @@ class Resize(PictureOperation):
 
     def for_labels(self, _: int) -> PictureOperation:
         return replace(self, interpolation="nearest")
+
+    def placement(self, size: Size) -> Placement:
+        wide, high = size
+        if isinstance(self.width, int):
+            after = (self.width, self.size)
+        elif wide <= high:
+            after = (self.size, int(self.size * high / wide))
+        else:
+            after = (int(self.size * wide / high), self.size)
+        return Placement(after, (after[0] / wide, after[1] / high))
 
     def code(self) -> str:
         if not self.antialias and self.interpolation != "nearest":

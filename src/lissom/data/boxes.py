@@ -1,0 +1,255 @@
+"""Boxes around things in pictures: moved as their pictures are, and held in one tensor for a split."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import LissomError, counted, listed, nearest
+from ..language.preprocess import Placement, Preprocess, Size
+from .classes import by_name
+from .folder import LEAST, arranged
+from .picture import size_of
+from .reading import Reading
+from .split import MEMORY, Files, Images, Read
+
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2
+NONE = -1  # the class of a row that holds no box
+LEAST_LEFT = 0.25  # of a box's area, or a preprocessing has cut the thing off
+LARGEST = 1_000_000  # of a coordinate that a file may state
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """A picture, and the boxes that some file says are in it, each with the name of its class.
+
+    Corners are in pixels from the corner of the first one. `size` is what the same file says of the
+    picture, None where it says nothing.
+    """
+
+    path: Path
+    corners: list[Corners]
+    names: list[str]
+    size: Size | None
+
+
+@dataclass
+class Annotations:
+    """What a format's files say: pictures with boxes in each part, or in one part `all`; classes.
+
+    `fingerprint` changes with anything in the files. `left_out` counts boxes by why they are.
+    """
+
+    name: str
+    parts: Mapping[str, list[Boxed]]
+    classes: tuple[str, ...]
+    fingerprint: str
+    left_out: Counter[str]
+
+
+def read_boxes(
+    annotations: Annotations,
+    size: Size | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+) -> Read:
+    """Read pictures with their boxes as `preprocess` leaves both; labels are those of `padded`.
+
+    Without a part `test`, what is tested on is set apart as for folders. Raises LissomError for
+    classes that do not fit, pictures of another size than was said, and a test set without boxes.
+    """
+    check_annotations(annotations)
+    splits, notes = arranged({part: {"": group} for part, group in annotations.parts.items()})
+    samples = {part: groups[""] for part, groups in splits.items()}
+    every = [sample.path for sample in chain(*samples.values())]
+    reading = Reading.of(every, size, channels, preprocess, skip_bad=skip_bad)
+    numbers = by_name(annotations.classes)
+    left_out = annotations.left_out.copy()
+    bad = dict[str, int]()
+    read = dict[str, Images | Files]()
+    for part, group in samples.items():
+        boxes = [boxes_seen(sample, numbers, reading, left_out) for sample in group]
+        read[part], bad[part] = reading.split([sample.path for sample in group], padded(boxes))
+        if bad[part]:
+            notes.append(f"{part}: {counted(bad[part], 'unreadable file')} left out")
+    if not (read["test"].labels[..., 4] != NONE).any():
+        raise LissomError(
+            f"data {annotations.name}: expected boxes in the test set, got none in its "
+            f"{counted(len(read['test']), 'picture')}"
+        )
+    reasons = [f"{count} {reason}" for reason, count in sorted(left_out.items()) if count]
+    if reasons:
+        notes.append(f"boxes are left out: {', '.join(reasons)}")
+    files = hashlib.sha256()
+    for path in every:
+        length = os.path.getsize(path) if os.path.isfile(path) else "missing"
+        files.update(f"{path.name} {length}\n".encode(errors="surrogatepass"))
+    return Read(
+        annotations.name,
+        read.get("train"),
+        read.get("valid"),
+        read["test"],
+        annotations.classes,
+        channels=reading.channels_out,
+        size=reading.size,
+        flip=True,
+        fingerprint=f"{annotations.fingerprint} {files.hexdigest()} {annotations.classes} {bad}",
+        preprocess=reading.preprocess,
+        notes=notes,
+    )
+
+
+def check_annotations(annotations: Annotations) -> None:
+    """Raise where there are too few pictures, or classes that cannot be told apart or are unknown."""
+    where = f"data {annotations.name}"
+    parts = annotations.parts
+    paths = Counter(sample.path for sample in chain(*parts.values()))
+    twice = [path for path, times in paths.items() if times > 1]
+    if twice:
+        raise LissomError(
+            f"{where}: expected each picture once, got {twice[0]} twice; what is learned from must not "
+            "be tested on"
+        )
+    for part, samples in parts.items():
+        least = LEAST if len(parts) == 1 else 1  # one part has to serve for two
+        if len(samples) < least:
+            raise LissomError(
+                f"{where}: expected at least {counted(least, 'picture')} in {part}, got {len(samples)}"
+            )
+    # records and exported files hold classes
+    strange = [name for name in annotations.classes if not name.strip() or not name.isprintable()]
+    if strange:
+        raise LissomError(
+            f"{where}: expected names of classes that can be printed, got {strange[0]!r:.80}; rename it"
+        )
+    repeated = [name for name, times in Counter(annotations.classes).items() if times > 1]
+    if repeated:
+        raise LissomError(
+            f"{where}: two classes are called '{repeated[0]:.80}'; rename one of them"
+        )
+    known = by_name(annotations.classes)
+    for sample in chain(*parts.values()):
+        for name in sample.names:
+            if name not in known:
+                close = nearest(name, known)
+                raise LissomError(
+                    f"{where}: '{name:.80}', the class of a box, is none of the {len(annotations.classes)} "
+                    f"classes {listed(annotations.classes, 3)}"
+                    + (f"; did you mean '{close}'?" if close else "")
+                )
+
+
+def boxes_seen(
+    sample: Boxed, numbers: Mapping[str, int], reading: Reading, left_out: Counter[str]
+) -> Tensor:
+    """Return the boxes (k 5) of a picture as the network sees it, and count those that are left out."""
+    rows = [
+        [*corners, numbers[name]]
+        for corners, name in zip(sample.corners, sample.names, strict=True)
+    ]
+    boxes = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    try:
+        size = size_of(sample.path)
+    except LissomError:
+        if not reading.skip_bad:
+            raise
+        return boxes[:0]  # the picture is left out, too
+    if sample.size not in (None, size):
+        assert sample.size is not None
+        raise LissomError(
+            f"data: {sample.path}: expected the size that is stated beside its boxes, "
+            f"{sample.size[0]}x{sample.size[1]}, got {size[0]}x{size[1]}; boxes are in pixels of the "
+            "picture, so that both must be of one size"
+        )
+    sized = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes = clipped(boxes, size)
+    inside = areas(boxes) > 0
+    seen = moved(boxes[sized & inside], reading.preprocess.placements(size))
+    left_out["of no size"] += int((~sized).sum())
+    left_out["outside their picture"] += int((sized & ~inside).sum())
+    left_out["cut off by the preprocessing"] += int((sized & inside).sum()) - len(seen)
+    return seen
+
+
+def corners_of(values: Sequence[object], where: str) -> Corners:
+    """Return four numbers as they are, or raise for those that no picture is large enough for."""
+    numbers = list[float]()
+    for value in values:
+        # nan is not smaller than anything
+        if (
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not abs(value) < LARGEST
+        ):
+            raise LissomError(
+                f"{where}: expected numbers between -{LARGEST:,} and {LARGEST:,}, got {reprlib.repr(value)}"
+            )
+        numbers.append(float(value))
+    x1, y1, x2, y2 = numbers
+    return x1, y1, x2, y2
+
+
+def padded(boxes: Sequence[Tensor]) -> Tensor:
+    """Return the boxes of each sample, (k 5) of x1, y1, x2, y2 and class, as one tensor (n k 5).
+
+    k is the largest number of boxes, and at least 1. Rows that hold no box are of class -1, and 0
+    otherwise. Raises LissomError where one sample's boxes would make the tensor too large for memory.
+
+    >>> padded([torch.zeros(0, 5), torch.tensor([[2.0, 3.0, 8.0, 9.0, 1.0]])])
+    tensor([[[ 0.,  0.,  0.,  0., -1.]],
+    <BLANKLINE>
+            [[ 2.,  3.,  8.,  9.,  1.]]])
+    """
+    most = max([1, *map(len, boxes)])
+    if 4 * 5 * most * len(boxes) > MEMORY:
+        raise LissomError(
+            f"data: one picture has {most} boxes; with as many rows for each of {len(boxes)} pictures "
+            f"they do not fit into {MEMORY >> 30} GiB; leave that picture out"
+        )
+    rows = torch.zeros(len(boxes), most, 5)
+    rows[..., 4] = NONE
+    for row, of_sample in zip(rows, boxes, strict=True):
+        row[: len(of_sample)] = of_sample
+    return rows
+
+
+def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return boxes (k 5) without what lies outside a picture of `size` (width, height)."""
+    wide, high = size
+    corners = boxes[:, :4].clamp_min(0).minimum(boxes.new_tensor([wide, high, wide, high]))
+    return torch.cat([corners, boxes[:, 4:]], 1)
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """Return the area (k) of boxes (k 5)."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def moved(boxes: Tensor, placements: Iterable[Placement]) -> Tensor:
+    """Return boxes (k 5) of a picture where operations on it leave them, clipped to the picture.
+
+    A box of which less than a quarter of the area is left is dropped: what it was around can no
+    longer be seen.
+
+    >>> cut = Placement((10, 10), offset=(-6.0, 0.0))
+    >>> moved(torch.tensor([[0.0, 0.0, 8.0, 4.0, 1.0], [0.0, 0.0, 7.0, 4.0, 1.0]]), [cut])
+    tensor([[0., 0., 2., 4., 1.]])
+    """
+    whole = areas(boxes)
+    for placement in placements:
+        scale = boxes.new_tensor([*placement.scale, *placement.scale])
+        offset = boxes.new_tensor([*placement.offset, *placement.offset])
+        corners = boxes[:, :4] * scale + offset
+        boxes = clipped(torch.cat([corners, boxes[:, 4:]], 1), placement.size)
+        whole = whole * placement.scale[0] * placement.scale[1]
+    return boxes[areas(boxes) >= LEAST_LEFT * whole]

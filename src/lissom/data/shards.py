@@ -1,0 +1,125 @@
+"""A data set in shards as WebDataset writes them: tars of pictures, each with its class beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import reprlib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..errors import LissomError
+from ..language.preprocess import Preprocess, Size
+from .folder import image_endings, read_found
+from .split import Read
+from .tars import Member, members_of, tars_in
+
+LABELS = ("cls", "json")  # endings, of which the first counts where both are there
+LONGEST = 1 << 20  # bytes of a label
+MOST_CLASSES = 100_000  # where nobody says how many there are
+
+
+def read_shards(
+    pattern: str,
+    size: Size | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+    stated: tuple[str, ...] | None,
+) -> Read:
+    """Read the tars of a folder or a pattern, as data/{train,test}-{000..009}.tar.
+
+    A sample is the files of one name up to its first dot: a picture, and its class in a .cls, a
+    whole number, or in a .json, {"label": 3}. Tars are indexed once, and pictures are read where
+    they lie. Raises LissomError for tars and samples that are not like this.
+    """
+    seen = hashlib.sha256()
+    parts = dict[str, list[tuple[Member, int]]]()
+    for part, tars in tars_in(pattern).items():
+        parts[part] = [sample for tar in tars for sample in samples_in(tar)]
+        for member, label in parts[part]:
+            line = (
+                f"{part} {member.tar.name} {member.name} {member.start} {member.length} {label}\n"
+            )
+            seen.update(line.encode(errors="surrogatepass"))
+        if not parts[part]:
+            raise LissomError(f"data: {tars[0].parent}: the tars of {part} hold no picture")
+    classes = stated or numbered(parts)
+    found = dict[str, dict[str, list[Member]]]()
+    for part, samples in parts.items():
+        found[part] = {}
+        for member, label in samples:
+            if label >= len(classes):
+                raise LissomError(
+                    f"data: {member}: expected a class from 0 to {len(classes) - 1}, got {label}"
+                )
+            found[part].setdefault(classes[label], []).append(member)
+    name = f"shards:{Path(pattern).name}"
+    return read_found(name, found, classes, seen.hexdigest(), size, channels, skip_bad, preprocess)
+
+
+def numbered(parts: dict[str, list[tuple[Member, int]]]) -> tuple[str, ...]:
+    """Return a name for each class up to the largest label, which no name was said of."""
+    member, largest = max(chain(*parts.values()), key=lambda sample: sample[1])
+    if not 1 <= largest < MOST_CLASSES:
+        raise LissomError(
+            f"data: {member}: expected a largest class from 1 to {MOST_CLASSES - 1}, got {largest}; "
+            "--classes says how many there are"
+        )
+    return tuple(map(str, range(largest + 1)))
+
+
+def samples_in(tar: Path) -> list[tuple[Member, int]]:
+    """Return the pictures of a tar with their classes, in its order."""
+    endings = image_endings()
+    samples = dict[str, dict[str, Member]]()
+    for member in members_of(tar):
+        folder, _, name = member.name.rpartition("/")
+        stem, _, ending = name.partition(".")
+        kind = "picture" if f".{ending.lower()}" in endings else ending.lower()
+        if not stem or kind not in ("picture", *LABELS):
+            continue
+        sample = samples.setdefault(f"{folder}/{stem}", {})
+        if kind in sample:
+            raise LissomError(
+                f"data: {tar}: expected one {kind} for each sample, got {sample[kind].name} and "
+                f"{member.name}"
+            )
+        sample[kind] = member
+    with tar.open("rb") as file:
+        found = list[tuple[Member, int]]()
+        for files in samples.values():
+            labels = [files[kind] for kind in LABELS if kind in files]
+            if "picture" not in files:
+                raise LissomError(f"data: {labels[0]}: there is no picture of that name beside it")
+            picture = files["picture"]
+            if not labels:
+                raise LissomError(
+                    f"data: {picture}: expected its class beside it, a .cls with a whole number or a "
+                    '.json with {"label": 3}'
+                )
+            found.append((picture, label_in(labels[0], labels[0].read(file)[:LONGEST])))
+    return found
+
+
+def label_in(member: Member, content: bytes) -> int:
+    """Return the class that a .cls or .json says."""
+    text = content.decode("utf-8-sig", errors="replace").strip()
+    value: Any = text
+    if member.name.lower().endswith(".json"):
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LissomError(f"data: {member} cannot be read as JSON ({error})") from None
+        value = tree.get("label") if isinstance(tree, dict) else None
+        if type(value) is int and value >= 0:
+            return value
+    elif re.fullmatch("[0-9]{1,9}", text):
+        return int(text)
+    raise LissomError(
+        f"data: {member}: expected the number of a class from 0 on"
+        + (' as {"label": 3}' if member.name.lower().endswith(".json") else "")
+        + f", got {reprlib.repr(value)}"
+    )

@@ -1,0 +1,165 @@
+"""A data set for detection as Pascal VOC writes it: an XML file with boxes for each picture."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ..errors import LissomError
+from ..language.preprocess import Preprocess, Size
+from .boxes import Annotations, Boxed, Corners, corners_of, read_boxes
+from .folder import image_endings
+from .split import Read
+
+LISTS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_voc(
+    root: Path,
+    size: Size | None,
+    channels: int,
+    skip_bad: bool,
+    preprocess: Preprocess,
+    stated: tuple[str, ...] | None,
+) -> Read:
+    """Read Annotations/*.xml with the pictures of the same names in JPEGImages.
+
+    ImageSets/Main/train.txt, val.txt and test.txt name the pictures of each part, trainval.txt
+    those to learn from where neither of the first two is there; without lists a fifth is tested on.
+    Classes are the names in the files in order, or those `stated`. Difficult objects do not count.
+    Raises LissomError for files that do not fit.
+    """
+    for name in ("Annotations", "JPEGImages"):
+        if not (root / name).is_dir():
+            raise LissomError(
+                f"data: {root} has no folder {name}; expected Annotations/*.xml and JPEGImages/*, as in "
+                "VOCdevkit/VOC2012"
+            )
+    endings = image_endings()
+    pictures = {
+        path.stem: path
+        for path in sorted((root / "JPEGImages").iterdir())
+        if path.suffix.lower() in endings
+    }
+    seen = hashlib.sha256()
+    left_out = Counter[str]()
+    parts = dict[str, list[Boxed]]()
+    for part, listed in names_in(root).items():
+        parts[part] = list[Boxed]()
+        for name in listed:
+            file = root / "Annotations" / f"{name}.xml"
+            if name not in pictures:
+                raise LissomError(
+                    f"data: there is no picture {name}.* in {root / 'JPEGImages'}, of which {part} is to "
+                    "hold one"
+                )
+            text = text_in(file)
+            seen.update(f"{part} {name} {text}".encode(errors="surrogatepass"))
+            parts[part].append(boxed(file, text, pictures[name], left_out))
+    names = [sample.names for sample in chain(*parts.values())]
+    classes = stated or tuple(sorted(set(chain(*names))))
+    annotations = Annotations(f"voc:{root.name}", parts, classes, seen.hexdigest(), left_out)
+    return read_boxes(annotations, size, channels, skip_bad, preprocess)
+
+
+def names_in(root: Path) -> dict[str, list[str]]:
+    """Return the names of the pictures of each part, of all as one part where there are no lists."""
+    lists = root / "ImageSets" / "Main"
+    parts = dict[str, list[str]]()
+    for part, names in LISTS.items():
+        files = [lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()]
+        if files:
+            parts[part] = lines_in(files[0])
+    if parts.keys() <= {"test"} and (lists / "trainval.txt").is_file():
+        parts["train"] = lines_in(lists / "trainval.txt")
+    if parts:
+        return parts
+    every = sorted(path.stem for path in (root / "Annotations").glob("*.xml"))
+    if not every:
+        raise LissomError(f"data: {root / 'Annotations'} holds no XML file")
+    return {"all": every}
+
+
+def lines_in(file: Path) -> list[str]:
+    """Return the names of pictures in a list, one a line."""
+    names = [line.strip() for line in text_in(file).splitlines() if line.strip()]
+    for name in names:
+        # a name that is a path could lead anywhere
+        if re.search(r"[/\\]", name) or name in (".", ".."):
+            raise LissomError(
+                f"data: {file}: expected names of pictures without folder and ending, got {name!r:.80}"
+            )
+    return names
+
+
+def text_in(file: Path) -> str:
+    """Return the text of a file, or say in one line why there is none."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise LissomError(f"data: there is no file {file}") from None
+    except (OSError, ValueError) as error:
+        raise LissomError(f"data: {file} cannot be read as UTF-8 text ({error})") from None
+
+
+def root_in(file: Path, text: str) -> ElementTree.Element:
+    """Return the root of an XML file; refuse what could make a small file a large one."""
+    # entities need a DOCTYPE, and in a text that is decoded already no encoding hides one
+    if "<!DOCTYPE" in text:
+        raise LissomError(f"data: {file}: expected XML without a DOCTYPE; remove it")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise LissomError(f"data: {file} cannot be read as XML ({error})") from None
+
+
+def boxed(file: Path, text: str, picture: Path, left_out: Counter[str]) -> Boxed:
+    """Return a picture with the boxes in its XML file."""
+    root = root_in(file, text)
+    if root.tag != "annotation":
+        raise LissomError(f"data: {file}: expected <annotation>, got <{root.tag:.80}>")
+    sample = Boxed(picture, [], [], size_in(root, file))
+    for place, thing in enumerate(root.findall("object"), 1):
+        where = f"data: {file}: object {place}"
+        name = (thing.findtext("name") or "").strip()
+        if not name:
+            raise LissomError(f"{where}: expected the name of a class in <name>")
+        if (thing.findtext("difficult") or "0").strip() not in ("0", ""):
+            left_out["difficult"] += 1
+            continue
+        sample.corners.append(corners_in(thing, where))
+        sample.names.append(name)
+    return sample
+
+
+def size_in(root: ElementTree.Element, file: Path) -> Size | None:
+    """Return the stated (width, height) of a picture, None where it is not said or 0, as some programs
+    write it.
+    """
+    sides = [(root.findtext(f"size/{name}") or "0").strip() for name in ("width", "height")]
+    if not all(re.fullmatch("[0-9]{1,7}", side) for side in sides):
+        raise LissomError(
+            f"data: {file}: expected whole numbers for width and height, got {sides[0]!r:.40} and "
+            f"{sides[1]!r:.40}"
+        )
+    wide, high = map(int, sides)
+    return (wide, high) if wide and high else None
+
+
+def corners_in(thing: ElementTree.Element, where: str) -> Corners:
+    """Return the corners of an object's box. VOC counts pixels from 1, and the last one belongs to it."""
+    texts = [(thing.findtext(f"bndbox/{name}") or "").strip() for name in CORNERS]
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        raise LissomError(
+            f"{where}: bndbox: expected numbers for xmin, ymin, xmax and ymax, got "
+            f"{', '.join(f'{text:.40}' or 'nothing' for text in texts)}"
+        ) from None
+    x1, y1, x2, y2 = corners_of(numbers, f"{where}: bndbox")
+    return x1 - 1, y1 - 1, x2, y2
