@@ -45,6 +45,7 @@ ROOMS = (
     "language",
     "models",
     "preprocess",
+    "detection",
     "kinds",
     "data",
     "surgery",
