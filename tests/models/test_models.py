@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.models import EVERY, KNOWN, check_name, factory
+from lissom.models import CLASSIFIERS, DETECTORS, EVERY, KNOWN, check_name, factory
 from lissom.models.nin import Unit
 from lissom.surgery.count import macs, parameters
 
-SMALL = [name for name in EVERY if int("0" + re.sub(r"\D", "", name)) < 60]
+SMALL = [
+    name
+    for name in EVERY
+    if name.startswith(CLASSIFIERS) and int("0" + re.sub(r"\D", "", name)) < 60
+]
 
 
 def built(name: str, *given: int) -> nn.Module:
@@ -94,7 +98,7 @@ def test_a_unit_shuffles_the_channels_of_the_groups_before_it() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_built_in_network_takes_images_of_any_channels_and_sizes(name: str) -> None:
+def test_every_classifier_takes_images_of_any_channels_and_sizes(name: str) -> None:
     model = built(name, 7, 2)
     for size in ((32, 32), (64, 48)):
         assert model(torch.zeros(2, 2, *size, device="meta")).shape == (2, 7)
@@ -113,10 +117,29 @@ def test_half_and_quarter_have_that_share_of_the_channels(name: str) -> None:
     whole = convolutions(built(name))
     for width, share in (("", 1), ("-half", 2), ("-quarter", 4)):
         for one, other in zip(whole, convolutions(built(name + width)), strict=True):
-            assert other.out_channels == (
-                one.out_channels // share if one.out_channels != 10 else 10
-            )
+            # what predicts 10 classes or the 4 sides of a box stays as wide
+            of_outputs = one.out_channels in (4, 10)
+            assert other.out_channels == one.out_channels // (1 if of_outputs else share)
             assert other.groups == one.groups and other.kernel_size == one.kernel_size
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_predicts_boxes_around_the_places_of_its_grids(name: str) -> None:
+    assert parameters(built(name, 20)) == 787_648
+    for size, places in (((192, 256), 24 * 32 + 12 * 16), ((64, 48), 8 * 6 + 4 * 3)):
+        boxes, logits = built(name, 7, 2)(torch.zeros(2, 2, *size, device="meta"))
+        assert boxes.shape == (2, places, 4) and logits.shape == (2, places, 7)
+    torch.manual_seed(0)
+    net = factory(name)(7).eval()
+    with torch.no_grad():
+        boxes, logits = net(images())
+    # 2 x 2 cells of 8 pixels, then one of 16; x runs first
+    centres = torch.tensor([[4.0, 4], [12, 4], [4, 12], [12, 12], [8, 8]])
+    strides = torch.tensor([8.0, 8, 8, 8, 16])[:, None]
+    near = (boxes[..., :2] + boxes[..., 2:]) / 2
+    assert ((near - centres).abs() < strides / 2).all()
+    assert ((boxes[..., 2:] - boxes[..., :2] - 4 * strides).abs() < strides).all()
+    assert (logits.sigmoid() < 0.02).all()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +154,7 @@ def test_half_and_quarter_have_that_share_of_the_channels(name: str) -> None:
         ("nin_gx", "did you mean 'nin_gc'"),
         ("resnet20-halfquarter", "no built-in network"),
         ("vgg16-", "did you mean 'vgg16'"),
+        ("tiny_detec", "did you mean 'tiny_detect'"),
     ],
 )
 def test_a_network_or_width_that_does_not_exist_is_refused_with_what_does(
