@@ -100,6 +100,14 @@ def test_true_boxes_that_are_the_same_have_a_place_each() -> None:
     assert sorted(learned.quality[0].tolist()) == pytest.approx([0, 0, 0.64])
 
 
+def test_of_two_true_boxes_a_place_learns_that_with_the_larger_overlap() -> None:
+    targets = torch.tensor([[0.0, 0, 10, 10, 0], [0, 0, 10, 12, 1]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 12]])
+    # the scores of both places speak for the other box
+    learned = assignment(boxes[None], torch.tensor([[[0.1, 0.9], [0.9, 0.1]]]), targets[None])
+    assert learned.box.tolist() == [[0, 1]]
+
+
 def test_more_true_boxes_than_places_leave_some_without() -> None:
     targets = torch.tensor([[1.0, 1, 9, 9, 0]]).repeat(5, 1)
     learned = assignment(torch.zeros(1, 2, 4), torch.ones(1, 2, 1), targets[None])

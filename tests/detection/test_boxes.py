@@ -106,8 +106,9 @@ def test_shared_boxes_are_matched_one_to_one_the_best_first() -> None:
     assert shared_boxes(one, found([(0, 0, 10, 9, 0)])) == 1
     assert shared_boxes(one, found([(50, 50, 60, 60, 0)])) == 0, "another class"
     assert shared_boxes(one, found([(50, 50, 60, 54, 1)])) == 0, "IoU 0.4"
-    # the first box of `one` fits both, the second one of them only: the best pair goes first
-    assert shared_boxes(one, found([(0, 0, 10, 8, 0), (0, 0, 10, 13, 0)])) == 2
+    # 1-1 is the best pair, IoU 0.95; then 2-2 with 0.2 is none, though 1-2 and 2-1 would be two
+    one = found([(0, 0, 10, 10, 0), (0, 4, 10, 10, 0)])
+    assert shared_boxes(one, found([(0, 0, 10, 9.5, 0), (0, 0, 10, 6, 0)])) == 1
     assert shared_boxes(found([]), one) == shared_boxes(one, found([])) == 0
 
 

@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from lissom.detection.assign import assignment
 from lissom.detection.average_precision import AveragePrecision
-from lissom.detection.boxes import as_targets, class_scores, decoded, shared_boxes
+from lissom.detection.boxes import Detections, as_targets, class_scores, decoded, shared_boxes
 from lissom.detection.loss import detection_loss
 
 Scores = Literal["sigmoid", "softmax"]
@@ -50,7 +50,7 @@ def test_it_is_what_its_equation_says_where_scores_are_sigmoids() -> None:
             for label in range(3):
                 s = float(logits[k, place, label].double().sigmoid())
                 q = float(learned.quality[k, place]) if int(targets[k, row, 4]) == label else 0.0
-                total += (q - s) ** 2 * -(q * math.log(s) + (1 - q) * math.log(1 - s))
+                total += abs(q - s) * -(q * math.log(s) + (1 - q) * math.log(1 - s))
             if row >= 0:
                 a = boxes[k, place]
                 b = targets[k, row, :4]
@@ -125,11 +125,14 @@ def test_pictures_without_a_box_teach_that_there_is_none(scores: Scores) -> None
     boxes, logits, targets = drawn(4, 2, 25, 0, scores)
     boxes.requires_grad_()
     logits.requires_grad_()
-    detection_loss(boxes, logits, targets, scores).backward()
+    loss = detection_loss(boxes, logits, targets, scores)
+    loss.backward()
     assert boxes.grad is not None and not boxes.grad.any()
     assert logits.grad is not None
     if scores == "sigmoid":
         assert (logits.grad > 0).all()
+        focal = logits.sigmoid() * F.softplus(logits)
+        torch.testing.assert_close(loss, focal.sum() / 2)  # as if each of two pictures had a box
     else:  # 3 places of each picture, whose background is to grow
         assert ((logits.grad[..., 0] < 0).sum(1) == 3).all()
         assert (logits.grad[..., 1:] >= 0).all()
@@ -250,10 +253,13 @@ def test_a_detector_learns_from_scratch(scores: Scores) -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-    tally = AveragePrecision()
+
+    def decode(outputs: tuple[Tensor, Tensor]) -> list[Detections]:
+        found = zip(outputs[0], class_scores(outputs[1], scores), strict=True)
+        return [decoded(boxes, values, 0.05, 0.5, 100) for boxes, values in found]
+
+    tally = AveragePrecision(decode)
     images, targets = pictures(128, 1)
     with torch.no_grad():
-        boxes, logits = net.eval()(images)
-    for place, score, rows in zip(boxes, class_scores(logits, scores), targets, strict=True):
-        tally.add_picture(decoded(place, score, 0.05, 0.5, 100), rows)
+        tally.add(net.eval()(images), targets)
     assert tally.values()["mAP50"] > 0.85

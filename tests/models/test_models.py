@@ -5,6 +5,7 @@ surgery on them.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
+from lissom.detection.loss import detection_loss
 from lissom.models import CLASSIFIERS, DETECTORS, EVERY, KNOWN, check_name, factory
 from lissom.models.nin import Unit
 from lissom.surgery.count import macs, parameters
@@ -214,3 +216,40 @@ def test_a_new_network_learns(name: str) -> None:
         for k, p in net.named_parameters()
         if k.endswith("conv.weight")
     )
+
+
+def test_surgery_and_export_work_on_a_detector(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = factory("tiny_detect-quarter")(5).eval()
+    shown = torch.cat([images(), images().flip(3)])
+    small, notes = lissom.apply("prune(0.3, multiple=1)", net, shown[:1], shown, notes=True)
+    assert parameters(small) < 0.75 * parameters(net)
+    # what predicts sides of boxes cannot be narrower
+    assert "small.sides, large.sides" in notes[0]
+    rounded = lissom.apply("quantize(8)", small, shown[:1], shown)
+    with torch.no_grad():
+        boxes, logits = small(shown)
+        near_boxes, near_logits = rounded(shown)
+    assert boxes.shape == (8, 5, 4) and logits.shape == (8, 5, 5)
+    assert (boxes - near_boxes).abs().max() < 1  # of 32 and 64 pixels
+    assert (logits - near_logits).abs().max() < 0.1
+    lissom.export(rounded, "onnxruntime", tmp_path / "net.onnx", (3, 16, 16))
+
+
+def test_a_new_detector_learns() -> None:
+    torch.manual_seed(0)
+    net = factory("tiny_detect-quarter")(2).train()
+    targets = torch.tensor([[[4.0, 4, 28, 28, 0]], [[8.0, 8, 16, 16, 1]]]).repeat(4, 1, 1)
+    x = torch.randn(8, 3, 32, 32)
+    x[0::2, :, 4:28, 4:28] += 3
+    x[1::2, :, 8:16, 8:16] -= 3
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(30):
+        loss = detection_loss(*net(x), targets, "sigmoid")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import LissomError
+from ..trees import Tree
 from .boxes import Detections
 
 
 class AveragePrecision:
     """Collect detections and true boxes picture by picture, and judge all of them in the end.
+
+    `decode` makes detections of outputs; only these are kept.
 
     mAP   = mean over the classes and the IoUs 0.5, 0.55 ... 0.95 of the average precision
     mAP50 = mean over the classes of the average precision at IoU 0.5
@@ -27,11 +30,20 @@ class AveragePrecision:
     Source: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decode: Callable[[Tree], Sequence[Detections]]) -> None:
         library()  # says at once that it is missing
+        self.decode = decode
         self.pictures = 0
         self.true = list[dict[str, Any]]()
         self.found = list[dict[str, Any]]()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mAP", "mAP50")
+
+    def add(self, outputs: Tree, targets: Tensor) -> None:
+        for found, rows in zip(self.decode(outputs), targets, strict=True):
+            self.add_picture(found, rows)
 
     def add_picture(self, found: Detections, targets: Tensor) -> None:
         """Add what was found in a picture, and the rows [x1, y1, x2, y2, class] of its targets (k 5)."""

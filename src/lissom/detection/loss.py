@@ -21,7 +21,7 @@ def detection_loss(
     logits: Tensor,
     targets: Tensor,
     scores: Literal["sigmoid", "softmax"],
-    box_weight: float = 2.0,
+    box_weight: float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
     """Return the loss of boxes (n p 4) and logits (n p classes) for the true boxes of targets (n k 5).
@@ -29,7 +29,7 @@ def detection_loss(
     loss = sum over places of (score loss + box_weight * w * (1 - giou)) / sum of w, mean over pictures
 
     w, q: weight and quality of a place by `assignment`, 0 where it learns no box
-    score loss = |q - s|^2 * binary cross-entropy(s, q), summed over the classes, s = sigmoid(logits)
+    score loss = |q - s| * binary cross-entropy(s, q), summed over the classes, s = sigmoid(logits)
                = cross-entropy(softmax(logits), 1 - q for the background and q for the class), where
                  scores are those of a softmax: of the places without a box only those with the
                  largest loss, 3 for each with a box
@@ -39,8 +39,10 @@ def detection_loss(
 
     Source: Feng et al. 2021, TOOD, https://arxiv.org/abs/2108.07755; Li et al. 2020, Generalized
     Focal Loss, https://arxiv.org/abs/2006.04388; Liu et al. 2016, SSD, https://arxiv.org/abs/1512.02325
+    Differs: |q - s| in place of its square and a box_weight of 1 in place of 2, with which scores
+    are learned in few epochs, with SGD too; a mean over pictures in place of one over all boxes.
     """
-    boxes = in_order(boxes.float().clamp(-FARTHEST, FARTHEST))
+    boxes = boxes.float().clamp(-FARTHEST, FARTHEST)
     logits = logits.float()
     targets = targets.float()
     found = class_scores(logits.detach(), scores)
@@ -54,12 +56,6 @@ def detection_loss(
     return (total / learned.weight.sum(1).clamp_min(1)).mean()
 
 
-def in_order(boxes: Tensor) -> Tensor:
-    """Return boxes (... 4) whose first corner is the upper left one."""
-    first, second = boxes.split(2, -1)
-    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1)
-
-
 def wanted_scores(learned: Assignment, targets: Tensor, classes: int, smoothing: float) -> Tensor:
     """Return the scores (n p classes) that places should have: the quality, of the class of their box."""
     rows = learned.box.clamp_min(0)
@@ -70,9 +66,9 @@ def wanted_scores(learned: Assignment, targets: Tensor, classes: int, smoothing:
 
 
 def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the sum (n) of |q - s|^2 * binary cross-entropy(s, q) over places and classes (n p classes)."""
+    """Return the sum (n) of |q - s| * binary cross-entropy(s, q) over places and classes (n p classes)."""
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return ((wanted - logits.sigmoid()).square() * entropy).sum((1, 2))
+    return ((wanted - logits.sigmoid()).abs() * entropy).sum((1, 2))
 
 
 def mined_cross_entropy(logits: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
