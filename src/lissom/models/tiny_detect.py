@@ -61,16 +61,21 @@ class TinyDetect(nn.Module):
         self.large = Head(fourth, num_classes, 16)
         initialise(self)
         for head in (self.small, self.large):
-            nn.init.normal_(head.sides.weight, std=0.01)
-            nn.init.constant_(head.sides.bias, 2.0)  # boxes of about four strides
-            nn.init.normal_(head.classes.weight, std=0.01)
-            nn.init.constant_(head.classes.bias, -math.log(1 / RARE - 1))
+            start_at(head.sides, 2.0)  # boxes of about four strides
+            start_at(head.classes, -math.log(1 / RARE - 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.fine(F.relu(self.bn(self.stem(x))))
         small_boxes, small_logits = self.small(fine)
         large_boxes, large_logits = self.large(self.coarse(fine))
         return torch.cat([small_boxes, large_boxes], 1), torch.cat([small_logits, large_logits], 1)
+
+
+def start_at(layer: nn.Conv2d, value: float) -> None:
+    """Set a layer so that its outputs are near `value`, whatever it reads."""
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, value)
 
 
 def centres(height: int, width: int, stride: int, like: Tensor) -> Tensor:
