@@ -45,6 +45,7 @@ ROOMS = (
     "language",
     "models",
     "preprocess",
+    "detection",
     "data",
     "kinds",
     "surgery",

@@ -5,6 +5,7 @@ surgery on them.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,16 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
-from lissom.models import EVERY, KNOWN, check_name, factory
+from lissom.detection.loss import detection_loss
+from lissom.models import CLASSIFIERS, DETECTORS, EVERY, KNOWN, check_name, factory
 from lissom.models.nin import Unit
 from lissom.surgery.count import macs, parameters
 
-SMALL = [name for name in EVERY if int("0" + re.sub(r"\D", "", name)) < 60]
+SMALL = [
+    name
+    for name in EVERY
+    if name.startswith(CLASSIFIERS) and int("0" + re.sub(r"\D", "", name)) < 60
+]
 
 
 def built(name: str, *given: int) -> nn.Module:
@@ -94,7 +100,7 @@ def test_a_unit_shuffles_the_channels_of_the_groups_before_it() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_built_in_network_takes_images_of_any_channels_and_sizes(name: str) -> None:
+def test_every_classifier_takes_images_of_any_channels_and_sizes(name: str) -> None:
     model = built(name, 7, 2)
     for size in ((32, 32), (64, 48)):
         assert model(torch.zeros(2, 2, *size, device="meta")).shape == (2, 7)
@@ -113,10 +119,29 @@ def test_half_and_quarter_have_that_share_of_the_channels(name: str) -> None:
     whole = convolutions(built(name))
     for width, share in (("", 1), ("-half", 2), ("-quarter", 4)):
         for one, other in zip(whole, convolutions(built(name + width)), strict=True):
-            assert other.out_channels == (
-                one.out_channels // share if one.out_channels != 10 else 10
-            )
+            # what predicts 10 classes or the 4 sides of a box stays as wide
+            of_outputs = one.out_channels in (4, 10)
+            assert other.out_channels == one.out_channels // (1 if of_outputs else share)
             assert other.groups == one.groups and other.kernel_size == one.kernel_size
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_predicts_boxes_around_the_places_of_its_grids(name: str) -> None:
+    assert parameters(built(name, 20)) == 787_648
+    for size, places in (((192, 256), 24 * 32 + 12 * 16), ((64, 48), 8 * 6 + 4 * 3)):
+        boxes, logits = built(name, 7, 2)(torch.zeros(2, 2, *size, device="meta"))
+        assert boxes.shape == (2, places, 4) and logits.shape == (2, places, 7)
+    torch.manual_seed(0)
+    net = factory(name)(7).eval()
+    with torch.no_grad():
+        boxes, logits = net(images())
+    # 2 x 2 cells of 8 pixels, then one of 16; x runs first
+    centres = torch.tensor([[4.0, 4], [12, 4], [4, 12], [12, 12], [8, 8]])
+    strides = torch.tensor([8.0, 8, 8, 8, 16])[:, None]
+    near = (boxes[..., :2] + boxes[..., 2:]) / 2
+    assert ((near - centres).abs() < strides / 2).all()
+    assert ((boxes[..., 2:] - boxes[..., :2] - 4 * strides).abs() < strides).all()
+    assert (logits.sigmoid() < 0.02).all()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +156,7 @@ def test_half_and_quarter_have_that_share_of_the_channels(name: str) -> None:
         ("nin_gx", "did you mean 'nin_gc'"),
         ("resnet20-halfquarter", "no built-in network"),
         ("vgg16-", "did you mean 'vgg16'"),
+        ("tiny_detec", "did you mean 'tiny_detect'"),
     ],
 )
 def test_a_network_or_width_that_does_not_exist_is_refused_with_what_does(
@@ -190,3 +216,40 @@ def test_a_new_network_learns(name: str) -> None:
         for k, p in net.named_parameters()
         if k.endswith("conv.weight")
     )
+
+
+def test_surgery_and_export_work_on_a_detector(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = factory("tiny_detect-quarter")(5).eval()
+    shown = torch.cat([images(), images().flip(3)])
+    small, notes = lissom.apply("prune(0.3, multiple=1)", net, shown[:1], shown, notes=True)
+    assert parameters(small) < 0.75 * parameters(net)
+    # what predicts sides of boxes cannot be narrower
+    assert "small.sides, large.sides" in notes[0]
+    rounded = lissom.apply("quantize(8)", small, shown[:1], shown)
+    with torch.no_grad():
+        boxes, logits = small(shown)
+        near_boxes, near_logits = rounded(shown)
+    assert boxes.shape == (8, 5, 4) and logits.shape == (8, 5, 5)
+    assert (boxes - near_boxes).abs().max() < 1  # of 32 and 64 pixels
+    assert (logits - near_logits).abs().max() < 0.1
+    lissom.export(rounded, "onnxruntime", tmp_path / "net.onnx", (3, 16, 16))
+
+
+def test_a_new_detector_learns() -> None:
+    torch.manual_seed(0)
+    net = factory("tiny_detect-quarter")(2).train()
+    targets = torch.tensor([[[4.0, 4, 28, 28, 0]], [[8.0, 8, 16, 16, 1]]]).repeat(4, 1, 1)
+    x = torch.randn(8, 3, 32, 32)
+    x[0::2, :, 4:28, 4:28] += 3
+    x[1::2, :, 8:16, 8:16] -= 3
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(30):
+        loss = detection_loss(*net(x), targets, "sigmoid")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())

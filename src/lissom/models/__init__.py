@@ -1,5 +1,5 @@
-"""Small networks for 32x32 images, built by name: resnet20, preresnet38, vgg16, nin, densenet40 and
-their like.
+"""Small networks built by name: resnet20, preresnet38, vgg16, nin, densenet40 and their like, which
+classify 32x32 images, and tiny_detect, which finds objects in larger ones.
 
 A name may end in -half or -quarter: the same network with that share of the channels in every
 layer.
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHRINK = {"": 1, "-half": 2, "-quarter": 4}
-KNOWN = tuple(
+CLASSIFIERS = tuple(
     """
     resnet20 resnet32 resnet44 resnet56 resnet110 preresnet38 preresnet92 preresnet164 vgg11
     vgg13 vgg16 vgg19 vgg19_fc densenet40 nin nin_gc nin_bac nin_gc_bac
     """.split()
 )
+DETECTORS = ("tiny_detect",)
+KNOWN = CLASSIFIERS + DETECTORS
 EVERY = tuple(name + width for name, width in product(KNOWN, SHRINK))
 DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = first * n + second
 
@@ -36,7 +38,7 @@ def parsed(name: str) -> tuple[str, int, int]:
     ('vgg', 16, 4)
     """
     match = re.fullmatch(
-        r"(?:(nin(?:_gc)?(?:_bac)?)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
+        r"(?:(nin(?:_gc)?(?:_bac)?|tiny_detect)|(resnet|preresnet|vgg|densenet)(0|[1-9][0-9]{0,3}))(-half|-quarter|)",
         re.sub(r"^(vgg\d+)_fc", r"\1", name),
     )
     if not match:
@@ -68,7 +70,7 @@ def factory(name: str) -> Callable[..., nn.Module]:
     """Return what builds the named network: a callable of num_classes and in_channels."""
     from functools import partial
 
-    from . import densenet, nin, resnet, vgg
+    from . import densenet, nin, resnet, tiny_detect, vgg
 
     family, depth, shrink = parsed(name)
     kinds: dict[str, Callable[..., nn.Module]] = {
@@ -80,5 +82,6 @@ def factory(name: str) -> Callable[..., nn.Module]:
         "nin_gc": partial(nin.NIN, grouped=True),
         "nin_bac": partial(nin.NIN, ahead=True),
         "nin_gc_bac": partial(nin.NIN, grouped=True, ahead=True),
+        "tiny_detect": tiny_detect.TinyDetect,
     }
     return partial(kinds[family], shrink=shrink)

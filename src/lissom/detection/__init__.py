@@ -1,0 +1,1 @@
+"""Boxes around things in pictures: decoded, matched, judged, assigned to predictions and learned."""

@@ -1,0 +1,123 @@
+"""How good detections are: COCO's mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import LissomError
+from ..trees import Tree
+from .boxes import Detections
+
+
+class AveragePrecision:
+    """Collect detections and true boxes picture by picture, and judge all of them in the end.
+
+    `decode` makes detections of outputs; only these are kept.
+
+    mAP   = mean over the classes and the IoUs 0.5, 0.55 ... 0.95 of the average precision
+    mAP50 = mean over the classes of the average precision at IoU 0.5
+
+    average precision = mean over the recalls 0, 0.01 ... 1 of the best precision from there on
+
+    A detection is right if its IoU with a true box of its class is at least that of the threshold,
+    and no detection with a larger score has that box already. In a picture at most 100 detections
+    of a class count. Classes without a true box do not count.
+
+    Source: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312
+    """
+
+    def __init__(self, decode: Callable[[Tree], Sequence[Detections]]) -> None:
+        library()  # says at once that it is missing
+        self.decode = decode
+        self.pictures = 0
+        self.true = list[dict[str, Any]]()
+        self.found = list[dict[str, Any]]()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mAP", "mAP50")
+
+    def add(self, outputs: Tree, targets: Tensor) -> None:
+        for found, rows in zip(self.decode(outputs), targets, strict=True):
+            self.add_picture(found, rows)
+
+    def add_picture(self, found: Detections, targets: Tensor) -> None:
+        """Add what was found in a picture, and the rows [x1, y1, x2, y2, class] of its targets (k 5)."""
+        self.pictures += 1
+        rows = targets.detach().double().cpu()
+        rows = rows[rows[:, 4] >= 0]
+        boxes, scores, classes = (part.detach().double().cpu().numpy() for part in found)
+        self.true += self._annotations(rows[:, :4].numpy(), rows[:, 4].numpy(), len(self.true))
+        annotations = self._annotations(boxes, classes, len(self.found))
+        for annotation, score in zip(annotations, scores.tolist(), strict=True):
+            self.found.append({**annotation, "score": score})
+
+    def _annotations(
+        self, boxes: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], before: int
+    ) -> list[dict[str, Any]]:
+        """Return boxes (k 4) of the last picture as COCO writes them; ids count from 1, as 0 stands
+        for a box without a match.
+        """
+        corners = boxes[:, :2]
+        sizes = np.maximum(boxes[:, 2:] - corners, 0)
+        return [
+            {
+                "id": before + number,
+                "image_id": self.pictures,
+                "category_id": int(label),
+                "bbox": [*corner, *size],
+                "area": size[0] * size[1],
+                "iscrowd": 0,
+            }
+            for number, (label, corner, size) in enumerate(
+                zip(classes, corners.tolist(), sizes.tolist(), strict=True), 1
+            )
+        ]
+
+    def values(self) -> dict[str, float]:
+        """Return mAP and mAP50 over all pictures; NaN where they show no box at all."""
+        if not self.true:
+            return {"mAP": float("nan"), "mAP50": float("nan")}
+        evaluation = library().COCOeval_faster(
+            self._dataset(self.true), self._dataset(self.found), "bbox", print_function=silent
+        )
+        # boxes of all sizes together: COCO's three classes of size would take three times as long
+        evaluation.params.areaRng = [[0.0, 1e10]]
+        evaluation.params.areaRngLbl = ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        # of (thresholds recalls classes sizes limits), at the largest limit
+        precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+        return {"mAP": float(precision.mean()), "mAP50": float(precision[0].mean())}
+
+    def _dataset(self, annotations: Sequence[dict[str, Any]]) -> Any:
+        """Return annotations as the library takes them; only classes with true boxes are looked at."""
+        classes = sorted({box["category_id"] for box in self.true})
+        return library().COCO(
+            {
+                "images": [{"id": number} for number in range(1, self.pictures + 1)],
+                "categories": [{"id": number} for number in classes],
+                "annotations": list(annotations),
+            },
+            print_function=silent,
+        )
+
+
+def silent(_: str) -> None:
+    """Print nothing of what the library says while it works."""
+
+
+def library() -> Any:
+    """Return the library that computes COCO's metrics; raise LissomError where it is not installed."""
+    try:
+        import faster_coco_eval
+    except ImportError:
+        raise LissomError(
+            "detect: faster-coco-eval, which computes mAP, is not installed: "
+            "pip install 'lissom[detection]'"
+        ) from None
+    return faster_coco_eval

@@ -1,0 +1,133 @@
+"""Boxes [x1, y1, x2, y2] in pixels: how much they overlap, which a network finds, which two sets share."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+# of one picture: boxes (k 4), scores (k) and classes (k), by falling score
+Detections: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+# pairs of place and class that NMS compares in a picture, as torchvision's RetinaNet has it
+MOST_COMPARED = 1_000
+
+
+def iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the intersection over union (... n m) of boxes (... n 4) and others (... m 4); 0 for a
+    box without area.
+
+    >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [5, 5, 6, 6]]))
+    tensor([[0.5000, 0.0000]])
+    """
+    shared, union, _ = _areas(boxes, others)
+    return shared / union.clamp_min(1e-9)
+
+
+def giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the generalised IoU (... n m) of boxes (... n 4) and others (... m 4), from -1 to 1.
+
+    giou = iou - (hull - union) / hull,  where the hull is the smallest box around both
+
+    Boxes that do not overlap still differ in it: the nearer, the larger.
+
+    >>> giou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[1.0, 0, 2, 1], [3, 0, 4, 1]]))
+    tensor([[ 0.0000, -0.5000]])
+
+    Source: Rezatofighi et al. 2019, Generalized Intersection over Union, https://arxiv.org/abs/1902.09630
+    """
+    shared, union, hull = _areas(boxes, others)
+    return shared / union.clamp_min(1e-9) - (hull - union) / hull.clamp_min(1e-9)
+
+
+def _areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the areas (... n m) of the intersections, the unions and the hulls of pairs of boxes."""
+    one = boxes.unsqueeze(-2)
+    other = others.unsqueeze(-3)
+    inner = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(
+        one[..., :2], other[..., :2]
+    )
+    outer = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(
+        one[..., :2], other[..., :2]
+    )
+    shared = inner.clamp_min(0).prod(-1)
+    both = area(boxes).unsqueeze(-1) + area(others).unsqueeze(-2)
+    return shared, both - shared, outer.prod(-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Return the area (...) of boxes (... 4); 0 for one whose corners are in the wrong order."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
+
+
+def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tensor:
+    """Return the scores (... classes) of logits (... classes), or of (... 1+classes) with the
+    background first where the scores are those of a softmax.
+    """
+    return logits.sigmoid() if scores == "sigmoid" else logits.softmax(-1)[..., 1:]
+
+
+def decoded(
+    boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
+) -> Detections:
+    """Return what a network finds in one picture, of boxes (p 4) and scores (p classes).
+
+    A place may name several classes. Of two boxes of one class that overlap by more than `most_iou`,
+    the one with the larger score stays (non-maximum suppression); then the `most` largest scores.
+    What is not finite is not found.
+    """
+    from torchvision.ops import nms
+
+    boxes = boxes.detach().float()
+    scores = scores.detach().float()
+    sound = boxes.isfinite().all(1, keepdim=True)
+    places, classes = (sound & (scores >= threshold)).nonzero(as_tuple=True)
+    values, order = scores[places, classes].sort(descending=True, stable=True)
+    order = order[:MOST_COMPARED]
+    boxes = boxes[places[order]]
+    classes = classes[order]
+    values = values[:MOST_COMPARED]
+    kept = torch.zeros_like(classes, dtype=torch.bool)
+    # torchvision's batched_nms shifts classes apart, which fails for boxes that leave the picture
+    for label in classes.unique():
+        own = (classes == label).nonzero()[:, 0]
+        kept[own[nms(boxes[own], values[own], most_iou)]] = True
+    kept = kept.nonzero()[:most, 0]
+    return boxes[kept], values[kept], classes[kept]
+
+
+def shared_boxes(one: Detections, other: Detections, least_iou: float = 0.5) -> int:
+    """Return how many boxes of two sets are the same: of one class, and matched one to one with an
+    IoU of at least `least_iou`, the best pairs first.
+    """
+    overlaps = iou(one[0], other[0]) * (one[2][:, None] == other[2][None, :])
+    rows, columns = (overlaps >= least_iou).nonzero(as_tuple=True)
+    order = overlaps[rows, columns].argsort(descending=True, stable=True)
+    taken_rows = set[int]()
+    taken_columns = set[int]()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in taken_rows and column not in taken_columns:
+            taken_rows.add(row)
+            taken_columns.add(column)
+    return len(taken_rows)
+
+
+def sure(found: Detections, threshold: float) -> Detections:
+    """Return those detections whose score is at least `threshold`."""
+    kept = found[1] >= threshold
+    return found[0][kept], found[1][kept], found[2][kept]
+
+
+def as_targets(pictures: list[Detections]) -> Tensor:
+    """Return detections of pictures in the form of targets (n k 5): [x1, y1, x2, y2, class], class
+    -1 where there is none.
+    """
+    most = max((len(boxes) for boxes, _, _ in pictures), default=0)
+    device = pictures[0][0].device if pictures else None
+    targets = torch.zeros(len(pictures), most, 5, device=device)
+    targets[..., 4] = -1
+    for row, (boxes, _, classes) in zip(targets, pictures, strict=True):
+        row[: len(boxes), :4] = boxes
+        row[: len(boxes), 4] = classes.to(row.dtype)
+    return targets
