@@ -70,7 +70,13 @@ SIZES = fields(theory_bytes=number(0), packed_bytes=number(0))
 SHOWN = fields(
     preprocess=(text, ""), mean=(listing(number()), list), std=(listing(number(1e-9)), list)
 )
-MACHINE = fields(cpu=(text, "unknown"), cores=(maybe(COUNT), None))
+GPU = fields(name=text, cuda=(text, LEFT_OUT))
+MACHINE = fields(
+    cpu=(text, "unknown"),
+    cores=(maybe(COUNT), None),
+    libraries=(mapping(text), LEFT_OUT),
+    gpu=(GPU, LEFT_OUT),
+)
 
 # The type of a field, its check, and what is read where a record of an earlier version lacks it.
 
