@@ -104,6 +104,29 @@ def test_the_terminal_gets_recipes_by_number_and_scores_of_one_s_own(
     print_records([])
 
 
+def test_a_table_names_the_versions_that_it_was_measured_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = record("a", 0, 0.9, {"mnn(precision='low')": 0.5, "onnxruntime": 0.5})
+    made["machine"]["libraries"] = {
+        "torch": "2.14.1+cu130",
+        "torchvision": "0.29",
+        "onnxruntime": "1.32.0",
+        "MNN": "3.6.1",
+        "ncnn": "1.0",
+    }
+    print_records([made])
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "torch 2.14.1+cu130, onnxruntime 1.32.0, MNN 3.6.1"
+    )
+    made["machine"]["gpu"] = {"name": "H200", "cuda": "13.0"}
+    print_records([made])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("MNN 3.6.1, H200 with CUDA 13.0")
+    del made["machine"]["libraries"], made["machine"]["gpu"]  # as earlier versions wrote it
+    print_records([made])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("2 cores")
+
+
 def test_other_networks_data_and_versions_are_no_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     records = [record("a", 0, 0.5, {"torch": 0.5}) for _ in range(4)]
     records[1]["task"], records[2]["task"] = (

@@ -80,7 +80,12 @@ RECORD: dict[str, Any] = {
         "layers": [{"name": "stem", "weights": {"bits": 8}, "inputs": None}],
     },
     "gates": [{"name": "reloaded = saved", "difference": 0.0, "tolerance": 0.0}],
-    "machine": {"cpu": "some", "cores": 2},
+    "machine": {
+        "cpu": "some",
+        "cores": 2,
+        "libraries": {"torch": "2.14"},
+        "gpu": {"name": "H200", "cuda": "13.0", "cudnn": "9.24.0"},
+    },
     "targets": {
         "onnxruntime": {
             "artefact": "artefacts/onnx/model.onnx",

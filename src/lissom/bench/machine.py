@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,12 +28,13 @@ FLAGS = tuple(
 # PyTorch's words for these
 ELSEWHERE = {"fma3": "fma", "avx512_f": "avx512f", "dot": "asimddp", "neon_dot": "asimddp"}
 INFO = Path("/proc/cpuinfo")  # Linux's
+DRIVER = Path("/proc/driver/nvidia/version")  # NVIDIA's, on Linux
 
 
 @cache
 def machine() -> dict[str, Any]:
-    """Return CPU, cores, instruction sets, memory, system and library versions, without what the
-    system does not tell.
+    """Return CPU, cores, instruction sets, memory, system, library versions and GPU, without what
+    the system does not tell.
     """
     name, flags = processor()
     libraries = {}
@@ -42,6 +44,7 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     memory = memory_gib()
+    graphics = gpu()
     return {
         "cpu": name,
         "cores": len(allowed_cpus() or ()) or os.cpu_count(),
@@ -50,6 +53,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "libraries": libraries,
+        **({"gpu": graphics} if graphics else {}),
     }
 
 
@@ -79,3 +83,28 @@ def memory_gib() -> float | None:
     with suppress(psutil.Error, OSError, ValueError, KeyError):
         return round(psutil.virtual_memory().total / 2**30, 1)
     return None
+
+
+def gpu() -> dict[str, Any]:
+    """Return the name and memory of the first GPU that PyTorch has, and the versions of driver, CUDA
+    and cuDNN; nothing where there is none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    found = torch.cuda.get_device_properties(0)
+    cudnn = torch.backends.cudnn.version()  # 92400 stands for 9.24.0
+    driver = ""
+    with suppress(OSError):
+        match = re.search(r"Module.*?\s(\d+(?:\.\d+)+)", DRIVER.read_text(encoding="utf-8"))
+        driver = match[1] if match else ""
+    facts = {
+        "name": found.name,
+        "memory_gib": round(found.total_memory / 2**30, 1),
+        "count": torch.cuda.device_count(),
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn and f"{cudnn // 10_000}.{cudnn // 100 % 100}.{cudnn % 100}",
+    }
+    return {name: value for name, value in facts.items() if value}

@@ -44,7 +44,7 @@ class Brought:
             "--model",
             help="resnet20, preresnet38, vgg16, densenet40, nin, nin_gc, ..., any of them -half or "
             "-quarter as wide (vgg16-quarter), torchvision:NAME, timm:NAME, "
-            "package.module:factory or path/to/file.py:factory.",
+            "pt2:FILE, package.module:factory or path/to/file.py:factory.",
         ),
     ] = "resnet20"
     model_args: Annotated[

@@ -995,10 +995,12 @@ const unpack = id =>
     );
     $("machine").replaceChildren(
       ...D.machines.map(m => {
+        const gpu = m.gpu ? { driver: m.gpu.driver, CUDA: m.gpu.cuda, cuDNN: m.gpu.cudnn } : {};
         const p = node(
           "p",
-          `${m.cpu}, ${m.cores} cores, ${m.memory_gib === undefined ? "" : m.memory_gib + " GiB, "}${m.system}. Instruction sets: ${m.isa.join(", ") || "not known"}. Python ${m.python}, ` +
-            Object.entries(m.libraries)
+          `${m.cpu}, ${m.cores} cores, ${m.memory_gib === undefined ? "" : m.memory_gib + " GiB, "}${m.system}${m.gpu ? ", " + m.gpu.name : ""}. Instruction sets: ${m.isa.join(", ") || "not known"}. Python ${m.python}, ` +
+            Object.entries({ ...m.libraries, ...gpu })
+              .filter(([, v]) => v)
               .map(([k, v]) => `${k} ${v}`)
               .join(", "),
         );

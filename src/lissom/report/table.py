@@ -205,6 +205,30 @@ def print_table(records: list[dict[str, Any]]) -> None:
         console.print(
             f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True
         )
+        if versions := versions_text(records):
+            console.print(versions, soft_wrap=True, style="dim")
+
+
+def versions_text(records: Sequence[dict[str, Any]]) -> str:
+    """Return the versions of PyTorch and of the runtimes in a table, and its GPU; "" where records
+    do not say.
+
+    >>> machine = {"libraries": {"torch": "2.14.1", "onnxruntime": "1.32.0", "ncnn": "1.0"}}
+    >>> versions_text([{"machine": machine, "targets": {"onnxruntime": {}}}])
+    'torch 2.14.1, onnxruntime 1.32.0'
+    """
+    machine = records[0]["machine"]
+    targets = {target.partition("(")[0].lower() for each in records for target in each["targets"]}
+    libraries = machine.get("libraries", {})
+    named = [
+        f"{name} {version}"
+        for name, version in libraries.items()
+        if name == "torch" or name.lower() in targets
+    ]
+    graphics = machine.get("gpu", {})
+    if graphics:
+        named.append(f"{graphics['name']} with CUDA {graphics.get('cuda', 'of unknown version')}")
+    return ", ".join(named)
 
 
 def print_wide(console: Console, table: Table) -> None:

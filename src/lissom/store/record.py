@@ -86,7 +86,13 @@ INPUTS = listing(
         high=(maybe(number()), None),
     )
 )
-MACHINE = fields(cpu=(text, "unknown"), cores=(maybe(COUNT), None))
+GPU = fields(name=text, cuda=(text, LEFT_OUT))
+MACHINE = fields(
+    cpu=(text, "unknown"),
+    cores=(maybe(COUNT), None),
+    libraries=(mapping(text), LEFT_OUT),
+    gpu=(GPU, LEFT_OUT),
+)
 
 # The type of a field, its check, and what is read where a record of an earlier version lacks it.
 

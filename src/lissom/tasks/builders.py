@@ -31,6 +31,8 @@ def code_named(build: dict[str, Any]) -> str | None:
 
     >>> code_named({"model": "net.py:make"}), code_named({"task": "own.py:task"})
     ('net.py:make', 'own.py:task')
+    >>> code_named({"model": "pt2:net.pt2"})  # reading one can run code
+    'pt2:net.pt2'
     >>> code_named({"model": "resnet20"}), code_named({"model": "torchvision:resnet18"})
     (None, None)
     """
@@ -39,6 +41,15 @@ def code_named(build: dict[str, Any]) -> str | None:
     model = str(build.get("model", ""))
     place = model.rpartition(":")[0]
     return model if place and place not in LIBRARIES else None
+
+
+def program_file(model: str) -> str:
+    """Return the file of an exported program that names a network, "" where something else does.
+
+    >>> program_file("pt2:net.pt2"), program_file("net.py:make")
+    ('net.pt2', '')
+    """
+    return model.removeprefix("pt2:") if model.startswith("pt2:") else ""
 
 
 def arguments(build: dict[str, Any], where: str) -> dict[str, Any]:
@@ -94,6 +105,8 @@ def code_file(named: str) -> Path | None:
     None where it cannot be told, and for what is installed in this Python: nobody else writes
     there.
     """
+    if program := program_file(named):
+        return Path(program).resolve()
     place = named.rpartition(":")[0]
     if place.endswith(".py"):
         return Path(place).resolve()

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..data.published import LIBRARIES, newest_weights
@@ -15,7 +16,7 @@ from ..language.kind import Kind
 from ..language.menu import menu
 from ..language.method import method_of
 from ..language.tally import Collected, Itself, Metric, Tally
-from .builders import arguments, chosen_arguments, code_named, library_model
+from .builders import arguments, chosen_arguments, code_named, library_model, program_file
 from .code import called, describe_error, file_mark, loaded, parameters_of
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ class Task:
     ) -> Task:
         """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
 
-        `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, package.module:factory or
-        path/to/file.py:factory. The factory is given `num_classes` and `in_channels` if it takes
-        them, and `arguments`. `weights` is a file, or for a library's network DEFAULT, its newest
-        published weights, which the library may download. `kind` is a kind of task, as in
-        `segment(ignore=11)`, by default what the targets look like.
+        `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, pt2:FILE,
+        package.module:factory or path/to/file.py:factory. The factory is given `num_classes` and
+        `in_channels` if it takes them, and `arguments`. `weights` is a file, or for a library's
+        network DEFAULT, its newest published weights, which the library may download. `kind` is a
+        kind of task, as in `segment(ignore=11)`, by default what the targets look like.
         """
         factory, source = factory_of(model)
         arguments = dict(arguments or {})
@@ -298,11 +299,15 @@ def published_argument(model: str, weights: str) -> dict[str, Any]:
 
 
 def check_model_spec(spec: str) -> None:
-    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME,
+    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, pt2:FILE,
     module:factory or file.py:factory.
     """
     from ..models import check_name
 
+    if program := program_file(spec):
+        if not os.path.isfile(program):
+            raise LissomError(f"model: there is no file {program}")
+        return
     place, colon, name = spec.rpartition(":")
     if not colon:
         if spec.endswith(".py") or "/" in spec:
@@ -314,8 +319,8 @@ def check_model_spec(spec: str) -> None:
         check_name(spec)
     elif not place or not name:
         raise LissomError(
-            f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, package.module:factory or "
-            "path/to/file.py:factory"
+            f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, pt2:FILE, "
+            "package.module:factory or path/to/file.py:factory"
         )
     elif place.endswith(".py") and not os.path.isfile(place):
         raise LissomError(f"model: there is no file {place}")
@@ -324,6 +329,10 @@ def check_model_spec(spec: str) -> None:
 def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
     """Return what builds the network named by `spec`, and a text that changes when its source does."""
     check_model_spec(spec)
+    if program := program_file(spec):
+        from .program import program_network
+
+        return partial(program_network, program), f"pt2: {file_mark(program)}"
     place, _, name = spec.rpartition(":")
     if not place:
         from ..models import factory

@@ -1,0 +1,226 @@
+"""A program of torch.export (.pt2) as a network of layers.
+
+A program is a graph of aten calls. Here each call that a layer of torch.nn makes becomes that layer
+again, under the name that its weight had, and each other call the function that code would have
+called. So batch-norm and dropout learn again, and the network is pruned and quantized as the one
+that was exported.
+
+Reading a program can run code: PyTorch unpickles what lies in it, looks up whatever function of
+torch it names, and evaluates its expressions. So a program is the user's own code, as a .py file is.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import attrgetter, getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.passes import move_to_device_pass
+from torch.utils._pytree import tree_unflatten
+
+from ..errors import LissomError, listed
+from ..trees import tensors_in
+from .code import describe_error, first_line
+from .program_calls import CHECKS, LAYERS, TURNS, Call, Layer, layer_of, use_function
+
+# operators of PyTorch, and arithmetic with sizes
+NAMESPACES = ("aten", "prim", "prims", "torch", "_operator", "math")
+
+
+def program_network(path: str) -> nn.Module:
+    """Return the network in a file of torch.export.save, in eval mode.
+
+    Raises LissomError for a file that is none, and for a program that changes its own buffers,
+    calls operators that are not PyTorch's, or takes batches of one size only.
+    """
+    where = f"model: pt2:{path}"
+    program = program_in(path, where)
+    try:
+        check_constants(program, where)
+        exported = program.module(check_guards=False)
+        check_calls(exported.graph, where)
+        network = rebuilt(exported, program.state_dict)
+        check_batches(network, exported.graph, where)
+    except LissomError:
+        raise
+    except Exception as error:  # what PyTorch's own code raises on a program that it cannot run
+        raise LissomError(
+            f"{where}: building its network raised {describe_error(error, first_line(error))}"
+        ) from error
+    return network
+
+
+def program_in(path: str, where: str) -> torch.export.ExportedProgram:
+    """Read a program."""
+    ends = ("models/model.json", "serialized_exported_program.json")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            known = any(name.endswith(ends) for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        known = False
+    if not known:
+        raise LissomError(f"{where}: expected a file that torch.export.save wrote")
+    try:
+        with quiet():  # PyTorch logs one traceback and raises another error
+            program = torch.export.load(path)
+        if any(tensor.device.type != "cpu" for tensor in program.state_dict.values()):
+            return move_to_device_pass(program, "cpu")
+        return program
+    except Exception as error:  # of many kinds, from PyTorch's own reader
+        raise LissomError(
+            f"{where}: PyTorch {torch.__version__} cannot read it "
+            f"({describe_error(error, first_line(error))}); was it exported by another version?"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep PyTorch's warnings from the log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def check_constants(program: torch.export.ExportedProgram, where: str) -> None:
+    """Raise where a program holds anything but tensors."""
+    other = [name for name, value in program.constants.items() if not isinstance(value, Tensor)]
+    if other:
+        raise LissomError(f"{where}: expected constants that are tensors; {listed(other)} is none")
+
+
+def check_calls(graph: fx.Graph, where: str) -> None:
+    """Raise where a program does what no layer or function here stands for."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        target: Any = node.target
+        space = getattr(target, "namespace", None) or target.__module__
+        if space not in NAMESPACES:
+            raise LissomError(f"{where}: it calls {target}, which is no operator of PyTorch's aten")
+        call = Call(node)
+        changes = call.name.endswith("_") and node.args[0].op == "get_attr"
+        learns = LAYERS.get(call.name) == "batch_norm" and call.get("training")
+        if changes or learns:
+            raise LissomError(
+                f"{where}: it changes its own buffers as it runs ({node.name}); call "
+                "network.eval() before torch.export.export"
+            )
+
+
+def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network with layers in the place of their calls; `state` is its state dict."""
+    graph = exported.graph
+    # a class of its own, as deepcopy keeps it; that of fx prints what its forward raises
+    kind = type("Program", (nn.Module,), {})
+    root = kind()
+    tensors = {
+        node: attrgetter(node.target)(exported) for node in graph.nodes if node.op == "get_attr"
+    }
+    layers: dict[str, Layer] = {}
+    moved: dict[str, str] = {}  # tensor -> where a layer holds it now
+    for node in [*graph.nodes]:
+        if node.op != "call_function":
+            continue
+        call = Call(node)
+        layer = layer_of(call, tensors)
+        if layer is None:
+            continue
+        name = layer.name
+        while not layers.get(name, layer).same(layer):  # of the same weights, but another
+            name = f"{name}_{node.name}"
+        if name not in layers:
+            place(root, name, layer.module)
+            layers[name] = layer
+            if (count := state.get(f"{name}.num_batches_tracked")) is not None:
+                layer.module.register_buffer("num_batches_tracked", count)
+        moved.update({tensor: f"{name}.{field}" for tensor, field in layer.holds.items()})
+        with graph.inserting_before(node):
+            new = graph.create_node("call_module", name, (layer.reads,))
+        new.meta = node.meta
+        for user in [user for user in node.users if user.target is getitem]:  # of several results
+            user.replace_all_uses_with(new)
+            graph.erase_node(user)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    for node in reversed([*graph.nodes]):
+        if node.op != "call_function":
+            continue
+        call = Call(node)
+        if call.name in CHECKS or (call.name in TURNS and not node.users):
+            graph.erase_node(node)
+        else:
+            use_function(call)
+    for node, tensor in tensors.items():
+        if not node.users:
+            graph.erase_node(node)
+        elif node.target in moved:
+            node.target = moved[node.target]
+        else:
+            hold(root, node.target, tensor, saved=node.target in state)
+    written = fx.GraphModule(root, graph)
+    for name in ("forward", "_in_spec", "_out_spec"):
+        setattr(kind, name, getattr(type(written), name, None) or getattr(written, name))
+    return root.eval()
+
+
+def parent_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds what has a dotted name, made where there is none, and its own name."""
+    *path, field = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root, field
+
+
+def place(root: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer under a name, with the layers that lie under it already."""
+    parent, field = parent_of(root, name)
+    if field in parent._modules:
+        for child, module in parent.get_submodule(field).named_children():
+            layer.add_module(child, module)
+    parent.add_module(field, layer)
+
+
+def hold(root: nn.Module, name: str, tensor: Tensor, *, saved: bool) -> None:
+    """Put a parameter or buffer that no layer has under its name."""
+    parent, field = parent_of(root, name)
+    if isinstance(tensor, nn.Parameter):
+        parent.register_parameter(field, tensor)
+    else:
+        parent.register_buffer(field, tensor, persistent=saved)
+
+
+def check_batches(network: nn.Module, graph: fx.Graph, where: str) -> None:
+    """Raise where a program was exported for batches of one size and takes no others."""
+    shown = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
+    if not shown or not all(isinstance(value, Tensor) and value.ndim for value in shown):
+        return
+    sizes = [value.shape[0] for value in shown]
+    if not all(isinstance(size, int) for size in sizes) or len(set(sizes)) > 1:
+        return
+    count = sizes[0]
+    spec: Any = network._in_spec
+    more = [
+        torch.zeros(count + 1, *map(int, value.shape[1:]), dtype=value.dtype) for value in shown
+    ]
+    try:
+        with torch.no_grad():
+            args, kwargs = tree_unflatten(more, spec)
+            outputs = tensors_in(network(*args, **kwargs))
+        fits = any(out.ndim and len(out) == count + 1 for out in outputs)
+    except (RuntimeError, IndexError):
+        fits = False
+    if not fits:
+        raise LissomError(
+            f"{where}: it was exported for batches of {count} and takes no others; export it with "
+            "dynamic_shapes, as in ({0: torch.export.Dim.DYNAMIC},)"
+        )

@@ -1,0 +1,67 @@
+"""Print requirements.lock: the version of every package here that lissom and its extras need.
+
+python tools/lock.py > requirements.lock
+
+Only what is reached from the requirements in pyproject.toml is printed, so nothing else that lies
+in the environment gets in. Versions are without local tags (+cpu), files and index addresses.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+EXTRAS = ("all", "test", "dev", "compare")
+HEAD = """\
+# The versions that the results in docs/results were made with last, on {system}, Python {python}.
+# To install them, and lissom without looking for others:
+#     pip install -r requirements.lock
+#     pip install --no-deps -e .
+# On another system, leave out the lines that pip does not find (nvidia-*, cuda-*, triton).
+# Made by: python tools/lock.py > requirements.lock{missing}
+"""
+
+
+def locked(root: str, extras: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """Return the packages that `root` with `extras` needs here, name -> version, and the names of
+    those that are not installed.
+    """
+    versions: dict[str, str] = {}
+    missing: list[str] = []
+    seen = set[tuple[str, str]]()
+    waiting = [(root, extra) for extra in ("", *extras)]
+    while waiting:
+        name, extra = waiting.pop()
+        if (canonicalize_name(name), extra) in seen:
+            continue
+        seen.add((canonicalize_name(name), extra))
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            missing.append(name)
+            continue
+        versions[canonicalize_name(name)] = package.version.partition("+")[0]
+        for line in package.requires or []:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                waiting += [(need.name, more) for more in ("", *need.extras)]
+    del versions[canonicalize_name(root)]
+    return versions, sorted(missing)
+
+
+def main() -> None:
+    """Print the lock."""
+    versions, missing = locked("lissom", EXTRAS)
+    left_out = f"\n# Not installed when it was made: {', '.join(missing)}" if missing else ""
+    system = f"{platform.system()} {platform.machine()}"
+    sys.stdout.write(HEAD.format(system=system, python=platform.python_version(), missing=left_out))
+    for name, version in sorted(versions.items()):
+        print(f"{name}=={version}")
+
+
+if __name__ == "__main__":
+    main()
