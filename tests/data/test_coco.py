@@ -268,7 +268,7 @@ MISTAKES: list[tuple[Callable[[Any], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), MISTAKES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("change", "said"), MISTAKES, ids=range(len(MISTAKES)))
 def test_what_is_wrong_with_a_file_is_said(
     tmp_path: Path, change: Callable[[Any], Any], said: str
 ) -> None:

@@ -44,6 +44,13 @@ class Timing:
         """Return the numbers of a record."""
         return {name: round(getattr(self, name), 4) for name in ("median", "low", "high", "p99")}
 
+    def costs(self) -> dict[str, float | None]:
+        """Return what one call uses, and what loading and the memory cost, by name."""
+        return {
+            name: getattr(self, name)
+            for name in ("energy_mj", "load_ms", "peak_mib", "resident_mib")
+        }
+
     def layers_ms(self) -> dict[str, float] | None:
         """Return the layers' part of a record."""
         return None if self.layers is None else {name: round(ms, 4) for name, ms in self.layers}

@@ -82,8 +82,8 @@ class Brought:
         str | None,
         typer.Option(
             "--kind",
-            help="What the network answers: classify, multilabel, regress or segment; what the "
-            "targets look like if not given.",
+            help="What the network answers: classify, multilabel, regress, segment, detect, or "
+            "file.py:name of your own; what the targets look like if not given.",
         ),
     ] = None
     task: Annotated[
@@ -102,7 +102,8 @@ class Brought:
     def load(self) -> Task:
         """Load what the options name; every name is checked before torch is loaded."""
         from ..data.source import check_spec, is_own_data
-        from ..language.method import method_of, values_in
+        from ..language.method import values_in
+        from ..tasks.kinds import check_kind
         from ..tasks.task import Task, check_model_spec, is_published, own_task
 
         wait_asleep()
@@ -113,7 +114,7 @@ class Brought:
         arguments = values_in(self.model_args, "--model-args")
         check_model_spec(self.model)
         if self.kind is not None:
-            method_of("kinds", self.kind, "--kind")
+            check_kind(self.kind)
         preprocess = self.preprocess_text()
         check_spec(self.data, size, self.channels, preprocess, self.classes)
         weights = self.weights

@@ -93,6 +93,10 @@ def bench(
             "--classes", help="All classes that the files answer: imagenet, a number, or a file."
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="The kind of task; as each file says if not given."),
+    ] = None,
     size: Size = None,
     channels: Channels = None,
     model: Again = None,
@@ -102,6 +106,7 @@ def bench(
     """Time networks or files, in turns, in fresh processes; with --data measure them, too."""
     from ..data.source import check_spec
     from ..store.store import Store
+    from ..tasks.kinds import check_kind
 
     wait_asleep()
     batches = numbers_of(batch, "--batch", 65536)
@@ -112,10 +117,11 @@ def bench(
     from ..commands.bench import bench
     from ..report.benchmark import print_bench
 
-    if not data and (preprocess or classes):
-        raise LissomError(
-            f"--{'preprocess' if preprocess else 'classes'}: it says how --data are seen; give --data"
-        )
+    for option, value in (("preprocess", preprocess), ("classes", classes), ("kind", kind)):
+        if value and not data:
+            raise LissomError(f"--{option}: it says how --data are seen; give --data")
+    if kind is not None:
+        check_kind(kind)
     if data:
         check_spec(data, None, channels, preprocess, classes)
     given = (channels or 3, *(size_of(size) or (0, 0))) if size else None
@@ -129,6 +135,7 @@ def bench(
         layers=layers,
         baselines=baselines,
         model=model,
+        kind=kind,
         data=partial(data_to_test, data, preprocess, classes, channels) if data else None,
         say=lambda text: typer.echo(text, err=True),
     )

@@ -17,8 +17,8 @@ from ..data.data import AS_GIVEN, Data
 from ..data.inputs import inputs_of, is_plain
 from ..errors import LissomError, listed
 from ..exporting.onnx.container import ENDING, is_packed, read
-from ..language.kind import Kind
 from ..learning.evaluate import Answered, RunFile, file_answers, scored
+from ..tasks.kinds import is_own_kind, kind_named
 from ..tasks.task import Task
 from ..trees import Tree, length, shapes
 
@@ -111,10 +111,17 @@ def in_batches(run: RunFile, batch: int) -> RunFile:
 
 
 def file_metrics(
-    path: Path, target: str, data: Data, threads: int = 1, kind: Kind | None = None
+    path: Path, target: str, data: Data, threads: int = 1, kind: str | None = None
 ) -> dict[str, float | None]:
-    """Return the metrics of a file in a runtime on the test set, those of the kind of task."""
+    """Return the metrics of a file in a runtime on the test set: of the `kind` of task that is
+    stated, or that the file says, or that the targets look like.
+    """
     facts = facts_in(path)
+    text = kind or str(facts.get("kind") or "")
+    if kind is None and is_own_kind(text):
+        raise LissomError(
+            f"{path}: it was made for the kind of task {text}; --kind says where it is"
+        )
     baked = is_baked(facts)
     said = classes_in(facts)
     named = said != [str(k) for k in range(len(said))]  # numbers are no names
@@ -123,7 +130,7 @@ def file_metrics(
             f"{path}: its classes are others than those of {data.name}, or in another order: "
             f"{listed(said, 4)} and {listed(data.classes, 4)}; --classes says the file's"
         )
-    task = Task(nn.Identity, data, kind=kind)
+    task = Task(nn.Identity, data, kind=kind_named(text)[0] if text else None)
     batch = fixed_batch(path)
     example = data.example()
     shown = images((batch or 1, *data.shape), pixels=baked)

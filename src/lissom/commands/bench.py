@@ -116,6 +116,7 @@ def bench(
     baselines: bool = True,
     model: str | None = None,
     data: Callable[[str | None], Data] | None = None,
+    kind: str | None = None,
     say: Callable[[str], None] = silent,
 ) -> list[dict[str, Any]]:
     """Time keys and files in every target, in turns; one row for each pair, for each size of batch
@@ -128,7 +129,8 @@ def bench(
     do not overlap, and begins with 1; `faster` is against the fastest baseline of the same network,
     None where either was `disturbed`, and `level` says that the two cannot be told apart. A
     baseline that cannot be made is told and left out. `data`, which is given how a file says
-    that pictures are to be seen, adds the metrics of each file on its test set.
+    that pictures are to be seen, adds the metrics of each file on its test set, those of the `kind`
+    of task.
     """
     pairs = candidates(things, store, to, shape, model)
     if baselines:
@@ -138,7 +140,7 @@ def bench(
         raise LissomError(
             "bench: the networks take inputs of different shapes; time them one by one"
         )
-    metrics = measured_metrics(pairs, data, say) if data else {}
+    metrics = measured_metrics(pairs, data, kind, say) if data else {}
     rows: list[dict[str, Any]] = []
     for batch, count in product(batches, threads):
         shown = [each.in_batches_of(batch) for each in pairs[0].inputs]
@@ -170,10 +172,7 @@ def bench(
                     "latency_ms": timing.latency_ms(),
                     "rank": 1 + sum(t.high < timing.low for t in timings),
                     **compared(timing, own),
-                    "energy_mj": timing.energy_mj,
-                    "load_ms": timing.load_ms,
-                    "peak_mib": timing.peak_mib,
-                    "resident_mib": timing.resident_mib,
+                    **timing.costs(),
                 }
             )
             if layers:
@@ -194,7 +193,10 @@ def candidates(
 
 
 def measured_metrics(
-    pairs: Sequence[Candidate], data: Callable[[str | None], Data], say: Callable[[str], None]
+    pairs: Sequence[Candidate],
+    data: Callable[[str | None], Data],
+    kind: str | None,
+    say: Callable[[str], None],
 ) -> dict[tuple[str, Path], dict[str, float | None]]:
     """Return the metrics of each file in its runtime, by both; each sees pictures as it says itself."""
     loaded: dict[str | None, Data] = {}
@@ -211,7 +213,7 @@ def measured_metrics(
                 "--preprocess says how pictures are seen"
             )
         say(f"{pair.name}  {pair.target}: {len(seen.test)} test samples")
-        metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen)
+        metrics[pair.target, pair.path] = file_metrics(pair.path, pair.target, seen, kind=kind)
     return metrics
 
 

@@ -38,7 +38,7 @@ def read_shards(
     seen = hashlib.sha256()
     parts = dict[str, list[tuple[Member, int]]]()
     for part, tars in tars_in(pattern).items():
-        parts[part] = [sample for tar in tars for sample in samples_in(tar)]
+        parts[part] = list(chain.from_iterable(map(samples_in, tars)))
         for member, label in parts[part]:
             line = (
                 f"{part} {member.tar.name} {member.name} {member.start} {member.length} {label}\n"

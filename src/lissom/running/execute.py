@@ -214,6 +214,7 @@ class Run:
             task=TaskSummary(
                 model=task.name,
                 data=data.name,
+                kind=task.kind_text,
                 shape=list(data.shape),
                 inputs=[] if is_plain(seen) else inputs_of(seen),
                 form=None if is_plain(seen) else form_of(seen),

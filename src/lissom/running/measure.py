@@ -78,6 +78,7 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
         "baked": "true" if bake else "false",
         "input": takes,
         **said,
+        "kind": record["task"]["kind"],
         "preprocess": shown_preprocess(record, bake),
     }
 

@@ -136,6 +136,7 @@ class TaskSummary:
 
     model: Annotated[str, text]
     data: Annotated[str, text]
+    kind: Annotated[str, text, ""]  # as text; none where the task has a loss and metrics of its own
     shape: Annotated[list[int], listing(whole(1, 65_536)), list]
     # of a network that takes other than one tensor of floats, see data/inputs.py
     inputs: Annotated[list[dict[str, Any]], INPUTS, list]

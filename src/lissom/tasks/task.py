@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..data.published import LIBRARIES, newest_weights
 from ..errors import LissomError, listed, type_of, unknown
 from ..language.kind import Kind
-from ..language.menu import menu
-from ..language.method import method_of
 from ..language.tally import Collected, Itself, Metric, Tally
 from .builders import arguments, chosen_arguments, code_named, library_model, program_file
 from .code import called, describe_error, file_mark, loaded, parameters_of
+from .kinds import kind_named, kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from ..data.split import Split
     from ..language.training import Batch, Term
     from ..trees import Tree
-
-KINDS = ("classify", "segment", "multilabel", "regress")  # in the order in which targets are tried
 
 
 @dataclass
@@ -55,12 +52,14 @@ class Task:
     weights: str = ""
     trained: bool = True  # whether `build` makes a network that has learned, as far as can be known
     kind: Kind | None = None
+    kind_text: str = ""  # that names the kind, by default the kind as text
     labels_itself: bool = False  # whether the given network's own answers are the targets
 
     def __post_init__(self) -> None:
         if self.kind is None:
             targets = getattr(self.data.test, "labels", None)  # of a split that is one
             self.kind = kind_of(targets, own=bool(self.loss and self.metrics))
+        self.kind_text = self.kind_text or str(self.kind or "")
 
     def tally(self) -> Tally:
         """Return what counts the metrics of outputs beside targets: the task's own, or of its kind."""
@@ -136,6 +135,8 @@ class Task:
 
         if weights and not published:
             source += " " + file_mark(weights)
+        own_kind, kind_source = (None, "") if kind is None else kind_named(kind)
+        source += kind_source
         task = cls(
             build,
             data,
@@ -144,7 +145,8 @@ class Task:
             spec={"model": model, **given},
             weights=weights or "",
             trained=bool(weights) or is_own_code(model) or bool(arguments.get("pretrained")),
-            kind=None if kind is None else method_of("kinds", kind, "--kind"),
+            kind=own_kind,
+            kind_text=kind or "",
         )
         return labelled_by_itself(task) if data.unlabelled else task
 
@@ -198,18 +200,6 @@ class Task:
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
             )
         return model.eval()
-
-
-def kind_of(targets: Tensor | None, *, own: bool) -> Kind | None:
-    """Return the kind of task that targets look like; None where a task with a loss and metrics of
-    its `own` has others than classes, or where they look like none.
-    """
-    kinds = menu("kinds")
-    for name in ("classify",) if own else KINDS:
-        kind: Kind = kinds[name]()
-        if targets is not None and kind.suits(targets):
-            return kind
-    return None
 
 
 def labelled_by_itself(task: Task) -> Task:
