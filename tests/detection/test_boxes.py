@@ -125,5 +125,7 @@ def test_detections_in_the_form_of_targets() -> None:
     targets = as_targets([found([]), one])
     assert targets.shape == (2, 2, 5) and (targets[0, :, 4] == -1).all()
     assert targets[1].tolist() == [[0, 0, 10, 10, 2], [1, 2, 3, 4, 0]]
-    assert as_targets([found([])]).shape == (1, 0, 5)
+    assert as_targets([found([])]).tolist() == [[[0, 0, 0, 0, -1]]]
+    more = as_targets([one], 7)
+    assert more.shape == (1, 7, 5) and torch.equal(more[0, :2], targets[1])
     assert len(sure(one, 0.5)[0]) == 1

@@ -9,11 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import LissomError
+from ..language.tally import Tally
 from ..trees import Tree
 from .boxes import Detections
 
 
-class AveragePrecision:
+class AveragePrecision(Tally):
     """Collect detections and true boxes picture by picture, and judge all of them in the end.
 
     `decode` makes detections of outputs; only these are kept.

@@ -119,13 +119,13 @@ def sure(found: Detections, threshold: float) -> Detections:
     return found[0][kept], found[1][kept], found[2][kept]
 
 
-def as_targets(pictures: list[Detections]) -> Tensor:
+def as_targets(pictures: list[Detections], rows: int = 1) -> Tensor:
     """Return detections of pictures in the form of targets (n k 5): [x1, y1, x2, y2, class], class
-    -1 where there is none.
+    -1 where there is none; k is at least `rows`, so that targets of several batches fit together.
     """
-    most = max((len(boxes) for boxes, _, _ in pictures), default=0)
+    rows = max([rows, *(len(boxes) for boxes, _, _ in pictures)])
     device = pictures[0][0].device if pictures else None
-    targets = torch.zeros(len(pictures), most, 5, device=device)
+    targets = torch.zeros(len(pictures), rows, 5, device=device)
     targets[..., 4] = -1
     for row, (boxes, _, classes) in zip(targets, pictures, strict=True):
         row[: len(boxes), :4] = boxes

@@ -1,0 +1,161 @@
+"""Boxes around the objects of each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..language.kind import Kind
+from ..language.method import arg
+from ..language.tally import Share, Tally
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..detection.boxes import Detections
+    from ..trees import Tree
+
+# Score from which on a detection is an answer, as drawn in pictures: two networks are compared by
+# these, not by the hundreds of doubtful ones that mAP ranks, whose scores differ by chance.
+SURE = 0.3
+
+
+@dataclass(frozen=True)
+class Detect(Kind):
+    """Find objects: outputs boxes (n p 4) and logits (n p classes), targets (n k 5).
+
+    Outputs are a tuple, list or dict of the two in this order: at each of p places a box
+    [x1, y1, x2, y2] in pixels of the input, and the logits of its classes. Targets are rows
+    [x1, y1, x2, y2, class] in the same pixels, class -1 where there is no box. For a network with
+    other outputs derive a kind whose `places` returns them in this form, or whose `decode` returns
+    what it finds.
+
+    loss      = sum over places of (focal loss of the scores + box * w * (1 - giou)) / sum of w
+    mAP       = mean over the classes and the IoUs 0.5, 0.55 ... 0.95 of the average precision
+    mAP50     = mean over the classes of the average precision at IoU 0.5
+    agreement = 2 * matched / all boxes of two sets of outputs with a score of at least 0.3
+
+    w: how well score and box of a place fit the true box that it learns (task-aligned assignment)
+    matched: pairs of boxes of one class with an IoU of at least 0.5
+    Also known as: object detection, mean average precision (COCO), non-maximum suppression.
+    Source: Feng et al. 2021, TOOD, https://arxiv.org/abs/2108.07755; Lin et al. 2014, Microsoft
+    COCO, https://arxiv.org/abs/1405.0312
+    """
+
+    scores: Literal["sigmoid", "softmax"] = arg(
+        "what makes scores of logits; with softmax the first logit is that of the background",
+        "sigmoid",
+    )
+    threshold: float = arg("least score of a detection", 0.05, low=0, below=1)
+    iou: float = arg(
+        "largest IoU of two detections of a class (non-maximum suppression)", 0.6, above=0, high=1
+    )
+    most: int = arg("most detections of a sample", 100, low=1)
+    box: float = arg("weight of the loss of boxes beside that of scores", 1.0, low=0)
+
+    def suits(self, targets: Tensor) -> bool:
+        if not (targets.is_floating_point() and targets.ndim == 3 and targets.shape[2] == 5):
+            return False
+        labels = targets[..., 4]
+        real = targets[labels >= 0]
+        return (
+            bool(((labels >= -1) & (labels == labels.floor())).all())
+            and bool(real.isfinite().all())
+            and bool((real[:, 2:4] > real[:, :2]).all())
+        )
+
+    def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
+        if not self.suits(targets):
+            return (
+                "targets (n k 5) of floating-point numbers x1, y1, x2, y2 and class, with x1 < x2 "
+                "and y1 < y2, and class -1 where there is no box"
+            )
+        highest = int(targets[..., 4].max()) if targets.numel() else -1
+        if highest >= classes:
+            return f"targets of classes from 0 to {classes - 1}, got {highest}"
+        width = classes + (self.scores == "softmax")
+        expected = f"outputs boxes (n p 4) and logits (n p {width})"
+        try:
+            boxes, logits = self.places(outputs)
+        except ValueError:  # fewer tensors than two
+            return expected
+        fits = boxes.ndim == 3 and tuple(logits.shape) == (*boxes.shape[:2], width)
+        return None if fits and boxes.shape[2] == 4 else expected
+
+    def places(self, outputs: Tree) -> tuple[Tensor, Tensor]:
+        """Return the boxes (n p 4) and the logits (n p classes) of outputs."""
+        from ..trees import tensors_in
+
+        boxes, logits, *_ = tensors_in(outputs)
+        return boxes, logits
+
+    def decode(self, outputs: Tree) -> list[Detections]:
+        """Return what is found in each sample: boxes (k 4), scores (k) and classes (k)."""
+        from ..detection.boxes import class_scores, decoded
+
+        boxes, logits = self.places(outputs)
+        scores = class_scores(logits.detach().float(), self.scores)
+        return [
+            decoded(place, score, self.threshold, self.iou, self.most)
+            for place, score in zip(boxes, scores, strict=True)
+        ]
+
+    def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        from ..detection.loss import detection_loss
+
+        boxes, logits = self.places(outputs)
+        return detection_loss(boxes, logits, targets, self.scores, self.box, smoothing)
+
+    def logits(self, outputs: Tree) -> Tensor:
+        return self.places(outputs)[1].flatten(0, 1)
+
+    def tally(self, _: int) -> Tally:
+        from ..detection.average_precision import AveragePrecision
+
+        return AveragePrecision(self.decode)
+
+    def agreement(self) -> Tally:
+        return Share("agreement", self.alike)
+
+    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+        """Return how many boxes of either have their like in the other, and how many there are."""
+        from ..detection.boxes import shared_boxes
+
+        right = 0
+        count = 0
+        for one, other in zip(self.sure(outputs), self.sure(reference), strict=True):
+            right += 2 * shared_boxes(one, other)
+            count += len(one[0]) + len(other[0])
+        return right, count
+
+    def answers(self, outputs: Tree) -> Tensor:
+        from ..detection.boxes import as_targets
+
+        return as_targets(self.sure(outputs), self.most)
+
+    def sure(self, outputs: Tree) -> list[Detections]:
+        """Return what is found in each sample with a score of at least SURE."""
+        from ..detection.boxes import sure
+
+        return [sure(found, SURE) for found in self.decode(outputs)]
+
+    def shifted(self, targets: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        import torch
+
+        by = torch.stack([right, down, right, down], 1)[:, None].to(targets)
+        return self.moved(targets, targets[..., :4] + by)
+
+    def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:
+        import torch
+
+        x1, y1, x2, y2 = targets[..., :4].unbind(-1)
+        flipped = torch.stack([width - x2, y1, width - x1, y2], -1)
+        which = mirrored.to(targets.device).view(-1, 1, 1)
+        return self.moved(targets, torch.where(which, flipped, targets[..., :4]))
+
+    def moved(self, targets: Tensor, corners: Tensor) -> Tensor:
+        """Return targets (n k 5) with other corners (n k 4), where there is a box."""
+        import torch
+
+        real = targets[..., 4:] >= 0
+        return torch.cat([corners.where(real, targets[..., :4]), targets[..., 4:]], -1)
