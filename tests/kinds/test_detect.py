@@ -125,13 +125,20 @@ def test_boxes_move_and_are_mirrored_along_with_their_pictures() -> None:
     targets = torch.tensor([[[4.0, 6, 9, 14, 3], none], [none, [4.0, 6, 9, 14, 3]]])
     down = torch.tensor([2, 0])
     right = torch.tensor([-1, 5])
-    moved = Detect().shifted(targets, down, right)
+    moved = Detect().shifted(targets, down, right, (picture.shape[2], picture.shape[3]))
     assert moved.tolist() == [[[3, 8, 8, 16, 3], none], [none, [9, 6, 14, 14, 3]]]
     mirrored = Detect().mirrored(targets, torch.tensor([True, False]), 30)
     assert mirrored.tolist() == [[[21, 6, 26, 14, 3], none], [none, [4, 6, 9, 14, 3]]]
     for pixels, boxes in ((shifted(picture, down, right), moved), (picture.flip(3), mirrored)):
         x1, y1, x2, y2, _ = boxes[0, 0].int().tolist()
         assert pixels[0, 0, y1:y2, x1:x2].all() and pixels[0].sum() == 5 * 8
+
+
+def test_boxes_are_cut_off_where_their_picture_is_and_those_that_leave_it_are_gone() -> None:
+    targets = torch.tensor([[[0.0, 4, 8, 12, 1], [20, 4, 28, 12, 2]]]).repeat(2, 1, 1)
+    moved = Detect().shifted(targets, torch.tensor([0, 0]), torch.tensor([-5, -7]), (20, 30))
+    assert moved[0].tolist() == [[0, 4, 3, 12, 1], [15, 4, 23, 12, 2]]
+    assert moved[1, 0, 4] == -1 and moved[1, 1].tolist() == [13, 4, 21, 12, 2]
 
 
 class Corners(Detect):

@@ -69,7 +69,7 @@ class Classify(Kind):
     def answers(self, outputs: Tree) -> Tensor:
         return self.logits(outputs).argmax(1)
 
-    def shifted(self, targets: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:

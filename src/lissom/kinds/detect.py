@@ -139,11 +139,22 @@ class Detect(Kind):
 
         return [sure(found, SURE) for found in self.decode(outputs)]
 
-    def shifted(self, targets: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    def shifted(
+        self, targets: Tensor, down: Tensor, right: Tensor, size: tuple[int, int]
+    ) -> Tensor:
         import torch
 
+        from ..data.boxes import LEAST_LEFT
+        from ..detection.boxes import area
+
         by = torch.stack([right, down, right, down], 1)[:, None].to(targets)
-        return self.moved(targets, targets[..., :4] + by)
+        corners = targets[..., :4] + by
+        height, width = size
+        edges = torch.tensor([width, height, width, height], device=targets.device)
+        inside = torch.minimum(corners.clamp_min(0), edges.to(targets))
+        left = area(inside) >= LEAST_LEFT * area(corners)
+        labels = targets[..., 4:].where(left[..., None], -1.0)
+        return self.moved(torch.cat([targets[..., :4], labels], -1), inside)
 
     def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:
         import torch

@@ -68,7 +68,7 @@ class Multilabel(Kind):
     def answers(self, outputs: Tree) -> Tensor:
         return (self.logits(outputs) > 0).long()
 
-    def shifted(self, targets: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:

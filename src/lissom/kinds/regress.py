@@ -71,7 +71,7 @@ class Regress(Kind):
 
         return answer_of(outputs)
 
-    def shifted(self, targets: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:

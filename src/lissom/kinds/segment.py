@@ -83,7 +83,7 @@ class Segment(Kind):
 
         return answer_of(outputs).argmax(1)
 
-    def shifted(self, targets: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    def shifted(self, targets: Tensor, down: Tensor, right: Tensor, _: tuple[int, int]) -> Tensor:
         from ..data.augment import shifted
 
         return shifted(targets[:, None], down, right, fill=OUTSIDE)[:, 0]

@@ -53,8 +53,12 @@ class Kind(Method, ABC):
         """Return what a network says in these outputs, in the form of targets."""
 
     @abstractmethod
-    def shifted(self, targets: Tensor, down: Tensor, right: Tensor) -> Tensor:
-        """Return the targets of pictures of which each (n) is shifted by so many pixels."""
+    def shifted(
+        self, targets: Tensor, down: Tensor, right: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Return the targets of pictures of `size` (height, width) of which each (n) is shifted by so
+        many pixels.
+        """
 
     @abstractmethod
     def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:

@@ -340,7 +340,8 @@ def augmented(
         down, right = shifts(len(pixels), max(1, min(data.size) // 8), draw)
         pixels = shifted(pixels, down, right)
         if kind is not None:
-            targets = kind.shifted(targets, down.to(pixels.device), right.to(pixels.device))
+            size = (pixels.shape[2], pixels.shape[3])
+            targets = kind.shifted(targets, down.to(pixels.device), right.to(pixels.device), size)
     if "flip" in wanted:
         which = mirrors(len(pixels), draw)
         pixels = mirrored(pixels, which)
