@@ -108,6 +108,17 @@ def rows_of(outputs: Tree) -> Tensor:
     return answer if answer.ndim <= 2 else answer.movedim(1, -1).flatten(0, -2)
 
 
+def rows_of_both(outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+    """Return the answers of a student and a teacher as rows (m classes)."""
+    return rows_of(outputs), rows_of(teacher)
+
+
+def either_or(logits: Tensor) -> Tensor:
+    """Return logits of a sigmoid each, of any shape, as rows (m 2) of which a softmax gives the same."""
+    flat = logits.flatten()
+    return torch.stack([torch.zeros_like(flat), flat], 1)
+
+
 def copied(tree: Tree) -> Tree:
     """Return a tree with copies of its tensors, for a network that may change what it reads."""
     return mapped(lambda t: t.detach().clone(), tree)

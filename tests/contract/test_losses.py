@@ -361,6 +361,20 @@ def naive_pkt(student: list[np.ndarray], teacher: list[np.ndarray]) -> float:
     )
 
 
+def naive_cwd(student: list[Any], teacher: list[Any], temperature: float) -> float:
+    """Return the sum over places of KL(p || q), p and q distributions over the pixels of a channel."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        terms = []
+        for n in range(s.shape[0]):
+            for c in range(s.shape[1]):
+                p, q = (np.exp(x[n, c].ravel() / temperature) for x in (t, s))
+                p, q = p / p.sum(), q / q.sum()
+                terms.append(float((p * np.log(p / q)).sum()))
+        total += temperature**2 * float(np.mean(terms))
+    return total
+
+
 NEXT, STAGE = [(0, 1), (1, 2)], [(0, 0), (1, 2)]
 
 
@@ -379,6 +393,8 @@ NEXT, STAGE = [(0, 1), (1, 2)], [(0, 0), (1, 2)]
         ("attention", lambda s, t: naive_attention(s, t, 2)),
         ("attention(3)", lambda s, t: naive_attention(s, t, 3)),
         ("pkt", naive_pkt),
+        ("cwd", lambda s, t: naive_cwd(s, t, 4)),
+        ("cwd(temperature=1)", lambda s, t: naive_cwd(s, t, 1)),
     ],
 )
 def test_a_loss_of_features_against_its_formula(

@@ -58,7 +58,7 @@ DUTIES = [
     (NumberOperation, {"__call__"}),
     (
         Kind,
-        set("suits misfit loss logits tally agreement answers shifted mirrored".split()),
+        set("suits misfit loss classes compared tally agreement answers shifted mirrored".split()),
     ),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
 ]

@@ -75,7 +75,6 @@ def test_the_loss_has_the_settings_of_the_kind(scores: Any) -> None:
     loss = Detect(scores, box=5).loss({"boxes": boxes, "logits": logits}, targets, 0.1)
     assert torch.equal(loss, detection_loss(boxes, logits, targets, scores, 5, 0.1))
     assert not torch.equal(loss, Detect(scores).loss((boxes, logits), targets))
-    assert Detect(scores).logits((boxes, logits)).shape == (3, logits.shape[2])
 
 
 @pytest.mark.parametrize(
@@ -139,6 +138,24 @@ def test_boxes_are_cut_off_where_their_picture_is_and_those_that_leave_it_are_go
     moved = Detect().shifted(targets, torch.tensor([0, 0]), torch.tensor([-5, -7]), (20, 30))
     assert moved[0].tolist() == [[0, 4, 3, 12, 1], [15, 4, 23, 12, 2]]
     assert moved[1, 0, 4] == -1 and moved[1, 1].tolist() == [13, 4, 21, 12, 2]
+
+
+def test_a_student_is_compared_where_its_teacher_is_surest() -> None:
+    """All others show nothing: their many small differences would hide the few that count."""
+    boxes = torch.zeros(2, 500, 4)
+    theirs = torch.full((2, 500, 3), -6.0)
+    theirs[0, 7, 1] = theirs[1, 400, 2] = 5.0
+    ours = theirs.clone()
+    ours[0, 7, 1] = 1.0
+    student, teacher = Detect().compared((boxes, ours), (boxes, theirs))
+    assert student.shape == teacher.shape == (2 * 100 * 3, 2)
+    torch.testing.assert_close(teacher.softmax(1)[:, 1].amax(), torch.tensor(5.0).sigmoid())
+    differs = (student != teacher).any(1)
+    assert int(differs.sum()) == 1 and student[differs].tolist() == [[0, 1]]
+    student, teacher = Detect("softmax").compared((boxes, ours), (boxes, theirs))
+    assert student.shape == (2 * 100, 3) and bool((student != teacher).any())
+    few = (boxes[:, :20], ours[:, :20])
+    assert Detect("softmax").compared(few, few)[0].shape == (2 * 20, 3)
 
 
 class Corners(Detect):

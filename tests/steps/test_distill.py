@@ -333,7 +333,7 @@ def test_the_teacher_runs_in_inference_mode() -> None:
     )
     compare = comparison("kd", copy.deepcopy(teacher), teacher)
     found = compare.wanted(BATCH)
-    assert modes == [True] and not found.logits.is_inference()
+    assert modes == [True] and not found.outputs.is_inference()
 
 
 def test_the_teacher_runs_before_the_student_and_once() -> None:

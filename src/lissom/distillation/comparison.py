@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from ..errors import LissomError
 from ..language.loss import FeatureLoss, LogitLoss, Loss
 from ..learning.precision import autocast, fast_precision
-from ..trees import Tree, handed, rows_of, tensors_in
+from ..trees import (
+    Tree,
+    answer_in,
+    copied,
+    handed,
+    in_float,
+    mapped,
+    rows_of_both,
+    shapes,
+    tensors_in,
+)
 from .balance import Balance
 from .ensemble import Ensemble
 from .features import Place, places, watched
@@ -23,11 +33,11 @@ Term = tuple[float | None, Loss]  # the number in front of a loss, and the loss
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network gives on a batch: `logits`, rows (m classes), and `features`, one (n c h w) for
-    each place compared.
+    """What a network gives on a batch: its `outputs`, and `features`, one (n c h w) for each place
+    compared.
     """
 
-    logits: Tensor
+    outputs: Tree
     features: list[Tensor]
 
 
@@ -36,7 +46,7 @@ class Comparison:
     modules, weights.
 
     `student` and `teacher` are on one device with `example` (n c h w), or other inputs. `logits`
-    takes from the outputs of either what losses compare, rows (m classes). Within `watching()` the
+    takes from the outputs of both what losses compare, rows (m classes). Within `watching()` the
     teacher runs before the student whenever that does, and features of both are noted. Where the
     teacher is an ensemble, features are those of its first member.
     Raises LissomError if there is nothing to compare that the terms ask for.
@@ -49,7 +59,7 @@ class Comparison:
         teacher: nn.Module,
         example: Tree,
         *,
-        logits: Callable[[Tree], Tensor] = rows_of,
+        logits: Callable[[Tree, Tree], tuple[Tensor, Tensor]] = rows_of_both,
         at: str | None = None,
         share: float = 0.5,
         where: str = "distill",
@@ -131,11 +141,11 @@ class Comparison:
         """Run the teacher on inputs (n ...), in inference mode and the precision of training."""
         device = next(tensors_in(inputs)).device
         with torch.inference_mode(), autocast(device, fast_precision(device)):
-            logits = self.logits(handed(self.teacher, inputs))
+            outputs = handed(self.teacher, inputs)
         # copies, since tensors made in inference mode cannot take part in a gradient
         features = [self._seen[1][place.teacher.name] for place in self.places]
         return Answer(
-            logits.to(torch.float32, copy=True),
+            in_float(copied(outputs)),
             [
                 f.to(torch.float32, copy=True)
                 if index is None
@@ -146,10 +156,8 @@ class Comparison:
 
     def found(self, outputs: Tree) -> Answer:
         """Return what the student gave in its last forward pass, which returned `outputs`."""
-        return Answer(
-            self.logits(outputs),
-            [self._seen[0][place.student.name].float() for place in self.places],
-        )
+        features = [self._seen[0][place.student.name].float() for place in self.places]
+        return Answer(outputs, features)
 
     def values(self, outputs: Tree, labels: Tree) -> list[Tensor]:
         """Return the value of each term for the student's last forward pass, which gave `outputs`;
@@ -160,18 +168,18 @@ class Comparison:
         answer = self.found(outputs)
         wanted = self._wanted
         assert wanted is not None, "the student runs within watching()"
-        if wanted.logits.shape != answer.logits.shape:
+        theirs, ours = (shapes(one_sample(each.outputs)) for each in (wanted, answer))
+        if theirs != ours:
             raise LissomError(
-                f"{self.where}: the teacher answers with "
-                f"{tuple(wanted.logits.shape[1:])} numbers, "
-                f"the student with {tuple(answer.logits.shape[1:])}"
+                f"{self.where}: the teacher answers with {theirs} numbers, the student with {ours}"
             )
         adapted = [adapt(f) for adapt, f in zip(self.adapters, answer.features, strict=True)]
         values = []
         for (_, loss), modules in zip(self.terms, self.modules, strict=True):
             if isinstance(loss, LogitLoss):
-                rows = self.labels(loss, labels, len(answer.logits))
-                values.append(loss(answer.logits, wanted.logits, rows))
+                student, teacher = self.logits(answer.outputs, wanted.outputs)
+                rows = self.labels(loss, labels, len(student))
+                values.append(loss(student, teacher, rows))
             elif isinstance(loss, FeatureLoss):
                 maps = answer.features if loss.any_width else adapted
                 values.append(loss(maps, wanted.features, *([modules] if len(modules) else [])))
@@ -218,6 +226,14 @@ class Comparison:
             for p, a in zip(self.places, self.adapters, strict=True)
         ]
         return {"terms": terms, **({"places": places} if places else {})}
+
+
+def one_sample(outputs: Tree) -> Tree:
+    """Return what a network answers for the first sample; of several outputs only the answer, where
+    it is known.
+    """
+    answer = answer_in(outputs)
+    return mapped(lambda t: t[0], outputs if answer is None else answer)
 
 
 def adapter(place: Place) -> nn.Module:

@@ -48,12 +48,19 @@ class Classify(Kind):
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        return F.cross_entropy(self.logits(outputs), targets, label_smoothing=smoothing)
-
-    def logits(self, outputs: Tree) -> Tensor:
         from ..trees import answer_of
 
-        return answer_of(outputs)
+        return F.cross_entropy(answer_of(outputs), targets, label_smoothing=smoothing)
+
+    def classes(self, outputs: Tree) -> int:
+        from ..trees import answer_of
+
+        return answer_of(outputs).shape[1]
+
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        from ..trees import rows_of_both
+
+        return rows_of_both(outputs, teacher)
 
     def tally(self, classes: int) -> Tally:
         return Collected({"top1": top1, **({"top5": top5} if classes > 5 else {})})
@@ -67,7 +74,9 @@ class Classify(Kind):
         return int(same.sum()), len(same)
 
     def answers(self, outputs: Tree) -> Tensor:
-        return self.logits(outputs).argmax(1)
+        from ..trees import answer_of
+
+        return answer_of(outputs).argmax(1)
 
     def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Score from which on a detection is an answer, as drawn in pictures: two networks are compared by
 # these, not by the hundreds of doubtful ones that mAP ranks, whose scores differ by chance.
 SURE = 0.3
+COMPARED = 100  # places of a sample whose logits a student is to match
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,27 @@ class Detect(Kind):
         boxes, logits = self.places(outputs)
         return detection_loss(boxes, logits, targets, self.scores, self.box, smoothing)
 
-    def logits(self, outputs: Tree) -> Tensor:
-        return self.places(outputs)[1].flatten(0, 1)
+    def classes(self, outputs: Tree) -> int:
+        return self.places(outputs)[1].shape[2] - (self.scores == "softmax")
+
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        """Return the logits of those places of each sample at which the teacher is surest: nearly all
+        others show nothing.
+        """
+        from ..detection.boxes import class_scores
+        from ..trees import either_or
+
+        _, ours = self.places(outputs)
+        _, theirs = self.places(teacher)
+        count = min(COMPARED, theirs.shape[1])
+        surest = class_scores(theirs, self.scores).amax(2).topk(count, 1).indices[..., None]
+        rows = tuple(
+            logits.gather(1, surest.expand(-1, -1, logits.shape[2])).flatten(0, 1)
+            for logits in (ours, theirs)
+        )
+        if self.scores == "sigmoid":
+            return either_or(rows[0]), either_or(rows[1])
+        return rows[0], rows[1]
 
     def tally(self, _: int) -> Tally:
         from ..detection.average_precision import AveragePrecision

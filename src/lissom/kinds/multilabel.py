@@ -45,14 +45,21 @@ class Multilabel(Kind):
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        logits = self.logits(outputs)
+        from ..trees import answer_of
+
+        logits = answer_of(outputs)
         wanted = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, wanted)
 
-    def logits(self, outputs: Tree) -> Tensor:
+    def classes(self, outputs: Tree) -> int:
         from ..trees import answer_of
 
-        return answer_of(outputs)
+        return answer_of(outputs).shape[1]
+
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        from ..trees import answer_of, either_or
+
+        return either_or(answer_of(outputs)), either_or(answer_of(teacher))
 
     def tally(self, _: int) -> Tally:
         return Collected({"mAP": mean_average_precision, "f1": f1})
@@ -66,7 +73,9 @@ class Multilabel(Kind):
         return int(same.sum()), same.numel()
 
     def answers(self, outputs: Tree) -> Tensor:
-        return (self.logits(outputs) > 0).long()
+        from ..trees import answer_of
+
+        return (answer_of(outputs) > 0).long()
 
     def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets

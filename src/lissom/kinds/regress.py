@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import LissomError
 from ..language.kind import Kind
 from ..language.method import arg
 from ..language.tally import Collected, Tally
@@ -54,11 +55,14 @@ class Regress(Kind):
         answer = answer_of(outputs).reshape(targets.shape)
         return F.smooth_l1_loss(answer, targets.to(answer.dtype), beta=self.delta)
 
-    def logits(self, outputs: Tree) -> Tensor:
-        from ..trees import answer_of
+    def classes(self, _: Tree) -> int:
+        return 0
 
-        answer = answer_of(outputs)
-        return answer if answer.ndim > 1 else answer[:, None]
+    def compared(self, _: Tree, __: Tree) -> tuple[Tensor, Tensor]:
+        raise LissomError(
+            "regress: numbers are no logits, which this loss compares; fmse, cwd and other losses of "
+            "features suit, and alpha weighs them with the loss of the task"
+        )
 
     def tally(self, _: int) -> Tally:
         return Collected({"r2": r2, "mae": mae})

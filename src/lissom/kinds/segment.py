@@ -62,10 +62,15 @@ class Segment(Kind):
             answer_of(outputs), wanted, ignore_index=self.ignore, label_smoothing=smoothing
         )
 
-    def logits(self, outputs: Tree) -> Tensor:
-        from ..trees import rows_of
+    def classes(self, outputs: Tree) -> int:
+        from ..trees import answer_of
 
-        return rows_of(outputs)
+        return answer_of(outputs).shape[1]
+
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        from ..trees import rows_of_both
+
+        return rows_of_both(outputs, teacher)
 
     def tally(self, classes: int) -> Tally:
         return Confusion(classes, self.ignore)

@@ -51,8 +51,8 @@ class TaskContract(Protocol):
         """Return the loss of a batch, the task's own or that of its kind."""
         ...
 
-    def logits(self, outputs: Tree) -> Tensor:
-        """Return what of the outputs is compared in distillation, rows (m classes)."""
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        """Return what of a student's outputs and a teacher's is compared in distillation."""
         ...
 
     def fresh(self, seed: int = 0) -> nn.Module:

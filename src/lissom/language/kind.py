@@ -35,8 +35,14 @@ class Kind(Method, ABC):
         """Return the loss of a batch, the mean over its samples."""
 
     @abstractmethod
-    def logits(self, outputs: Tree) -> Tensor:
-        """Return what of the outputs is compared in distillation: rows (m classes)."""
+    def classes(self, outputs: Tree) -> int:
+        """Return how many classes the outputs tell apart, 0 where they tell none."""
+
+    @abstractmethod
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        """Return what of a student's outputs and a teacher's is compared in distillation, as logits:
+        rows (m classes) of both.
+        """
 
     @abstractmethod
     def tally(self, classes: int) -> Tally:

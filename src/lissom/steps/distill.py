@@ -140,7 +140,7 @@ class Distill(Learning):
             model,
             teacher.eval(),
             ctx.example,
-            logits=ctx.task.logits,
+            logits=ctx.task.compared,
             at=self.at,
             share=self.share,
             where=ctx.where,

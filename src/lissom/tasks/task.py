@@ -150,11 +150,14 @@ class Task:
         )
         return labelled_by_itself(task) if data.unlabelled else task
 
-    def logits(self, outputs: Tree) -> Tensor:
-        """Return what of the outputs is compared in distillation: rows (m classes)."""
-        from ..trees import rows_of
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        """Return what of a student's outputs and a teacher's is compared in distillation, as logits:
+        rows (m classes) of both.
+        """
+        from ..trees import rows_of_both
 
-        return rows_of(outputs) if self.kind is None else self.kind.logits(outputs)
+        compared = rows_of_both if self.kind is None else self.kind.compared
+        return compared(outputs, teacher)
 
     def agreement(self) -> Tally:
         """Return what counts the answers that two sets of outputs have in common; nothing where the
@@ -239,7 +242,7 @@ def labelled_by_itself(task: Task) -> Task:
                     f"model {task.name}: expected outputs (batch, classes) for pictures without "
                     "labels; for others, --kind says what they are"
                 )
-            wide = max(wide, kind.logits(outputs).shape[1])
+            wide = max(wide, kind.classes(outputs))
             found.append(kind.answers(outputs))
         return joined(found)
 
