@@ -42,8 +42,9 @@ def opened() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def picture_in(path: Path, channels: int) -> Picture:
-    """Return the picture in a file, gray for 1 channel and RGB for 3.
+def picture_in(path: Path, channels: int, preprocess: Preprocess | None = None) -> Picture:
+    """Return the picture in a file, gray for 1 channel and RGB for 3; decoded smaller where
+    `preprocess` says so.
 
     Raises LissomError, naming the file, for one that is no image, is cut short or declares more
     than it can hold.
@@ -62,7 +63,15 @@ def picture_in(path: Path, channels: int) -> Picture:
                     f"it declares {image.width} x {image.height} pixels in "
                     f"{path.stat().st_size} bytes"
                 )
-            return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
+            smaller = None if preprocess is None else preprocess.least(image.size)
+            if smaller is not None:
+                image.draft(image.mode, smaller)  # does nothing in most formats
+            picture = in_eight_bits(image)
+            mode = "L" if channels == 1 else "RGB"
+            if picture.mode != mode:
+                return picture.convert(mode)
+            picture.load()  # while its file is open
+            return picture
     except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
         said = str(error) or type(error).__name__
         raise LissomError(
@@ -90,7 +99,7 @@ def decoded(
     Raises LissomError for a file that cannot be read, and where the picture is not of `size`
     (height, width) in the end.
     """
-    picture = picture_in(path, channels)
+    picture = picture_in(path, channels, preprocess)
     if preprocess is not None:
         try:
             picture = preprocess.shown(picture)
