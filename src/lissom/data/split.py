@@ -175,7 +175,7 @@ class Files(Dataset[Tensor | str]):
             part,
             batch_size=size,
             # one reads a whole batch: for a single one, none has to be started
-            num_workers=self.workers if len(part) > size else 0,
+            num_workers=min(self.workers, -(-len(part) // size)) if len(part) > size else 0,
             pin_memory=device.type == "cuda",
             # not the one that dropout draws from
             collate_fn=stacked,
