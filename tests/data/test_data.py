@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from lissom import Data, LissomError, Task
 from lissom.data import reading as reading_module
+from lissom.data import split as split_module
 from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
 from lissom.data.data import parted, statistics
-from lissom.data.picture import decoded
+from lissom.data.picture import decoded, picture_in
 from lissom.data.source import check_spec, resized
 from lissom.data.split import Files, Images, spread
 from lissom.language.preprocess import Preprocess
@@ -605,3 +606,71 @@ def test_images_of_other_sizes_are_said_to_be_resized_unless_a_size_is_given(
     Image.new("RGB", (9, 7)).save(tmp_path / "train" / "dog" / "9.png")
     assert [note for note in Data.of(f"folder:{tmp_path}").notes if "--size" in note]
     assert not Data.of(f"folder:{tmp_path}", size=(4, 4)).notes
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """Return a smooth picture, as JPEG is made for."""
+    draw = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return Image.fromarray(draw).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_files_are_decoded_smaller_only_if_the_text_says_so(tmp_path: Path) -> None:
+    large = photo(512, 384)
+    for ending in ("jpg", "png"):
+        large.save(tmp_path / f"a.{ending}", quality=95)
+    full = Preprocess.of("resize(48)")
+    draft = Preprocess.of("resize(48, draft=True)")
+    assert str(draft) != str(full) and full.least((512, 384)) is None
+    jpeg = tmp_path / "a.jpg"
+    assert picture_in(jpeg, 3, full).size == (512, 384)
+    assert picture_in(jpeg, 3, draft).size == (128, 96)  # a quarter, twice as large as wanted
+    assert picture_in(tmp_path / "a.png", 3, draft).size == (512, 384)
+    apart = decoded(jpeg, 3, draft).astype(int) - decoded(jpeg, 3, full)
+    assert 0 < np.abs(apart).mean() < 2
+    # where there is less than twice the size, all of it is decoded
+    near = Preprocess.of("resize(200, draft=True)")
+    assert np.array_equal(decoded(jpeg, 3, near), decoded(jpeg, 3, Preprocess.of("resize(200)")))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "LA", "1"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_file_is_what_pillow_converts_it_to(mode: str, channels: int, tmp_path: Path) -> None:
+    ending = {"CMYK": "jpg", "RGB": "jpg", "L": "jpg"}.get(mode, "png")
+    path = tmp_path / f"a.{ending}"
+    photo(64, 48).convert(mode).save(path)
+    with Image.open(path) as image:
+        wanted = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    found = picture_in(path, channels)
+    assert np.array_equal(np.asarray(found), wanted)
+    path.unlink()  # nothing is read later
+    assert found.resize((8, 8)).size == (8, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_normalising_leaves_pixels_as_they_are(dtype: torch.dtype) -> None:
+    data = Data.of("digits", preprocess="normalize(mean=0.4, std=0.3)")
+    pixels = torch.randint(0, 256, (3, 1, 8, 8)).to(dtype)
+    before = pixels.clone()
+    mean = torch.tensor(data.mean).view(1, -1, 1, 1)
+    std = torch.tensor(data.std).view(1, -1, 1, 1)
+    assert torch.equal(data.normalised(pixels), (pixels.float() - 255 * mean) / (255 * std))
+    assert torch.equal(pixels, before)
+
+
+def test_a_single_batch_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[int]()
+    loader = split_module.DataLoader
+
+    def noted(*args: Any, num_workers: int, **more: Any) -> Any:
+        started.append(num_workers)
+        return loader(*args, num_workers=0, **more)
+
+    monkeypatch.setattr(split_module, "DataLoader", noted)
+    for k in range(5):
+        photo(32, 32).save(tmp_path / f"{k}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    view = Preprocess.of("resize(8)")
+    split = Files(paths, torch.zeros(5, dtype=torch.int64), 3, (8, 8), view)
+    for size in (5, 4):
+        assert sum(len(pixels) for pixels, _ in split.batches(size, CPU)) == 5
+    assert started == [0, 2] and split.workers >= 2

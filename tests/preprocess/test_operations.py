@@ -76,6 +76,32 @@ def test_without_antialias_pixels_between_are_skipped(name: str, mode: str) -> N
     assert not np.array_equal(found, shown(f'resize(16, 16, "{name}")', image))
 
 
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(97, 64), (64, 131), (30, 41)])
+def test_fast_is_nearly_pillow(name: str, mode: str, size: tuple[int, int]) -> None:
+    image = picture(*size, mode)
+    found = shown(f'resize(40, "{name}", fast=True)', image).astype(int)
+    apart = np.abs(found - shown(f'resize(40, "{name}")', image))
+    assert apart.max() <= (1 if name == "bilinear" else 2) and apart.mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'resize(9, "lanczos", fast=True)',
+            "expected bilinear or bicubic with antialias, got lanczos",
+        ),
+        ("resize(9, antialias=False, fast=True)", "got bilinear without it"),
+        ("pad(2) | resize(9, draft=True)", r"says how files are decoded; expected it first"),
+    ],
+)
+def test_settings_of_resize_that_do_not_go_together_are_refused(text: str, said: str) -> None:
+    with pytest.raises(LissomError, match=said):
+        Preprocess.of(text)
+
+
 @given(width=st.integers(1, 90), height=st.integers(1, 90))
 @settings(max_examples=50, deadline=None)
 def test_a_letterbox_holds_the_whole_picture_in_the_middle(width: int, height: int) -> None:

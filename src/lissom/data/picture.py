@@ -74,10 +74,20 @@ def opened(path: File) -> Iterator[Picture]:
         ) from None
 
 
-def picture_in(path: File, channels: int) -> Picture:
-    """Return the picture in a file, gray for 1 channel and RGB for 3; raise where `opened` does."""
+def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) -> Picture:
+    """Return the picture in a file, gray for 1 channel and RGB for 3, decoded smaller where
+    `preprocess` says so; raise where `opened` does.
+    """
     with opened(path) as image:
-        return in_eight_bits(image).convert("L" if channels == 1 else "RGB")
+        smaller = None if preprocess is None else preprocess.least(image.size)
+        if smaller is not None:
+            image.draft(image.mode, smaller)  # does nothing in most formats
+        picture = in_eight_bits(image)
+        mode = "L" if channels == 1 else "RGB"
+        if picture.mode != mode:
+            return picture.convert(mode)
+        picture.load()  # while its file is open
+        return picture
 
 
 def size_of(path: File) -> Size:
@@ -106,7 +116,7 @@ def decoded(
     Raises LissomError for a file that cannot be read, and where the picture is not of `size`
     (height, width) in the end.
     """
-    picture = picture_in(path, channels)
+    picture = picture_in(path, channels, preprocess)
     if preprocess is not None:
         try:
             picture = preprocess.shown(picture)

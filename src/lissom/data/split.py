@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -17,6 +18,7 @@ from .picture import decoded, shown_pixels
 from .tars import File
 
 CPU = torch.device("cpu")
+MOST_WORKERS = 16
 MEMORY = 2 << 30  # bytes of samples above which they are read batch by batch
 
 
@@ -120,6 +122,15 @@ class Shown:
             yield shown_pixels(pixels, self.preprocess).to(device), labels.to(device)
 
 
+def worker_count() -> int:
+    """Return how many processes read files: one for each core that this one may use, 2 to 16."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows do not say
+        cores = os.cpu_count() or 1
+    return min(MOST_WORKERS, max(2, cores))
+
+
 @dataclass
 class Files(Dataset[Tensor | str]):
     """A split too large for memory: `paths`, or members of tars, are decoded by worker processes.
@@ -133,7 +144,7 @@ class Files(Dataset[Tensor | str]):
     channels: int
     size: tuple[int, int]
     preprocess: Preprocess
-    workers: int = 2
+    workers: int = worker_count()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -164,7 +175,8 @@ class Files(Dataset[Tensor | str]):
         loader = DataLoader(
             part,
             batch_size=size,
-            num_workers=self.workers,
+            # one reads a whole batch: for a single one, none has to be started
+            num_workers=min(self.workers, -(-len(part) // size)) if len(part) > size else 0,
             pin_memory=device.type == "cuda",
             # not the one that dropout draws from
             collate_fn=stacked,

@@ -57,6 +57,13 @@ class PictureOperation(Method, ABC):
     def __call__(self, picture: Image) -> Image:
         """Return the changed picture."""
 
+    def least(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the least width and height at which a file with a picture of `size` may be decoded
+        for this operation; None for all of it.
+        """
+        del size
+        return None
+
     def for_labels(self, fill: int) -> PictureOperation | None:
         """Return what does the same to a picture of labels: no values between two of them, and
         `fill` where the operation adds pixels. None for what changes values alone.
@@ -129,6 +136,12 @@ class Preprocess:
                     f"preprocess: {after} changes the picture; it must stand before {before}, "
                     "which changes numbers"
                 )
+        for late in operations[1:]:
+            if isinstance(late, PictureOperation) and late.least((1 << 16, 1 << 16)):
+                raise LissomError(
+                    f"preprocess: {late} says how files are decoded; expected it first, got it after "
+                    f"{operations[0]}"
+                )
         return cls(
             tuple(each for each in operations if isinstance(each, PictureOperation)),
             tuple(each for each in operations if isinstance(each, NumberOperation)),
@@ -170,6 +183,12 @@ class Preprocess:
             each.append(operation.placement(size))
             size = each[-1].size
         return each
+
+    def least(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the least width and height at which a file with a picture of `size` may be decoded;
+        None for all of it.
+        """
+        return self.pictures[0].least(size) if self.pictures else None
 
     def for_labels(self, fill: int) -> Preprocess:
         """Return what does the same to a picture of labels."""
