@@ -111,6 +111,8 @@ def test_what_does_not_fit_is_said() -> None:
     assert (kind.misfit(fits, torch.zeros(1), 2) or "").startswith("targets (n k 5)")
     expected = "outputs boxes (n p 4) and logits (n p 3)"
     assert kind.misfit(fits, targets, 3) == expected
+    more = (fits[0], torch.zeros(*fits[1].shape[:2], 3))
+    assert 'detect(scores="softmax")' in (kind.misfit(more, targets, 2) or "")
     assert Detect("softmax").misfit(fits, targets, 2) == expected
     expected = "outputs boxes (n p 4) and logits (n p 2)"
     for wrong in (fits[0], fits[::-1], (fits[0][0], fits[1][0]), (fits[0][:, :, :3], fits[1])):

@@ -69,7 +69,10 @@ def torchvision_text(weights: Any, name: str, where: str) -> str:
     transform: Any = weights[name].transforms()
     if type(transform).__name__ != "ImageClassification":
         raise LissomError(
-            f"{where}: torchvision does not say how it sees pictures as a classifier does"
+            f"{where}: torchvision resizes pictures for it to sizes that depend on them; expected a "
+            "text with one size, as in "
+            "'resize(320, 320) | normalize(\"half\")' for ssdlite320_mobilenet_v3_large, or "
+            "'resize(520, 520) | normalize(\"imagenet\")' for networks that segment"
         )
     return written(
         transform.resize_size[0],

@@ -81,7 +81,11 @@ class Detect(Kind):
         except ValueError:  # fewer tensors than two
             return expected
         fits = boxes.ndim == 3 and tuple(logits.shape) == (*boxes.shape[:2], width)
-        return None if fits and boxes.shape[2] == 4 else expected
+        if fits and boxes.shape[2] == 4:
+            return None
+        softmax = tuple(logits.shape) == (*boxes.shape[:2], classes + 1)
+        hint = '; detect(scores="softmax") has the background first' if softmax else ""
+        return f"{expected}{hint}"
 
     def places(self, outputs: Tree) -> tuple[Tensor, Tensor]:
         """Return the boxes (n p 4) and the logits (n p classes) of outputs."""

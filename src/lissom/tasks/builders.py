@@ -8,9 +8,11 @@ signed the entry, or if the user names that code again.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import wraps
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,14 +88,34 @@ def library_model(library: str, name: str) -> Callable[..., nn.Module]:
             f"'{name:.60}'" + (f"; did you mean '{close}'?" if close else "")
         )
     if library == "torchvision":
-        builder: Callable[..., nn.Module] = module.get_model_builder(name)
-        return builder
+        return torchvision_model(module.get_model_builder(name))
 
     def build(num_classes: int = 1000, in_channels: int = 3, **more: Any) -> nn.Module:
         made: nn.Module = module.create_model(
             name, num_classes=num_classes, in_chans=in_channels, **{"pretrained": False, **more}
         )
         return made
+
+    return build
+
+
+def torchvision_model(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return a builder of torchvision that downloads no backbone which nobody asked for, and builds
+    detectors as a network that returns boxes and logits.
+    """
+    takes = inspect.signature(builder).parameters
+
+    @wraps(builder)
+    def build(**given: Any) -> nn.Module:
+        from ..detection.torchvision import is_detector, places_of
+
+        if "weights_backbone" in takes:
+            given = {"weights_backbone": None, **given}
+        detects = builder.__module__.startswith("torchvision.models.detection.")
+        if detects and "num_classes" in given:  # which torchvision counts with the background
+            given["num_classes"] += 1
+        network = builder(**given)
+        return places_of(network) if is_detector(network) else network
 
     return build
 
