@@ -167,7 +167,12 @@ def test_masks_are_drawn_before_a_picture_is_shrunk_with_the_metric_of_each_samp
     assert np.abs(shown(nothing) - 90).max() <= 2
     assert [a.caption for a in found.rows["file"]] == ["mIoU 0.25", ""]
     assert {a.wrong for a in found.rows["file"]} == {None}
-    assert found.colours.keys() == {"road", "sky"}
+    assert list(found.colours) == ["road", "sky"]
+    other = Held(pixels, torch.stack([torch.ones(16, 640), torch.zeros(16, 640)]).byte())
+    assert list(answers_of(kind("segment"), data, other, {"truth": None}).colours) == [
+        "road",
+        "sky",
+    ]
 
 
 # in the store

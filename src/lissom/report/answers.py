@@ -11,8 +11,9 @@ from ..errors import LissomError
 from ..store.pictures import Answer, Answers, pictures_name, read_answers
 from ..store.store import Store, tell
 
-# of all JPEGs: a page of 500 runs has 6 MB without them. Where there are more, the best runs have theirs
-MOST_BYTES = 6_000_000
+# of all JPEGs, a third more as text: a page can still be sent by mail. Where there are more, the
+# best runs have theirs
+MOST_BYTES = 4_000_000
 
 
 class Jpegs:
@@ -23,34 +24,31 @@ class Jpegs:
         self.places: dict[bytes, int] = {}
         self.pictures: list[dict[str, Any]] = []
 
-    def place(self, answer: Answer) -> int | None:
-        """Return where the picture of an answer lies among all; None for one that has none, or none
-        that there is room for.
-        """
-        jpeg = answer.jpeg
-        if jpeg is None:
-            return None
-        if jpeg not in self.places:
-            if len(jpeg) > self.left:
-                return None
-            self.left -= len(jpeg)
-            self.places[jpeg] = len(self.pictures)
-            width, height = answer.size
-            base = base64.b64encode(jpeg).decode()
-            self.pictures.append({"base64": base, "width": width, "height": height})
-        return self.places[jpeg]
-
     def row(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-        """Return what the page needs of a row of answers."""
+        """Return what the page needs of a row of answers, with all of its pictures or with none."""
+        new = {answer.jpeg for answer in answers if answer.jpeg} - set(self.places)
+        size = sum(map(len, new))
+        room = size <= self.left
+        self.left -= size if room else 0
         return [
             {
                 "caption": answer.caption,
                 "wrong": answer.wrong,
-                "picture": self.place(answer),
+                "picture": self.place(answer) if room and answer.jpeg else None,
                 "drawn": answer.jpeg is not None,
             }
             for answer in answers
         ]
+
+    def place(self, answer: Answer) -> int:
+        """Return where the picture of an answer lies among all; put it there if it does not yet."""
+        jpeg = answer.jpeg or b""
+        if jpeg not in self.places:
+            self.places[jpeg] = len(self.pictures)
+            width, height = answer.size
+            text = base64.b64encode(jpeg).decode()
+            self.pictures.append({"base64": text, "width": width, "height": height})
+        return self.places[jpeg]
 
 
 def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:

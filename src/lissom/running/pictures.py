@@ -148,7 +148,8 @@ def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | 
                     colours |= kind.colours(answer, data.classes)
             row.append(Answer(text, wrong, jpeg))
         rows[whose] = row
-    return Answers(rows, colours)
+    names = sorted(colours, key=lambda name: [*data.classes, name].index(name))
+    return Answers(rows, {name: colours[name] for name in names})
 
 
 def captions_of(
