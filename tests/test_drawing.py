@@ -96,3 +96,13 @@ def test_names_are_drawn_inside_the_picture() -> None:
     ink = (named != GRAY).any(axis=2)
     assert ink[:100].any() and not ink[:80].any()  # above the box
     assert not ink[:, 0].any() and not ink[:, :100].any()
+
+
+def test_many_boxes_have_no_names_which_would_hide_them() -> None:
+    plain = Image.new("RGB", (200, 200), GRAY)
+    rows = boxes(*[(20 * i, 100, 20 * i + 15, 150, 0) for i in range(9)])
+    above = [
+        (pixels(draw_boxes(plain, rows[:count], ("bird",), 1))[:98] != GRAY).any()
+        for count in (8, 9)
+    ]
+    assert above == [True, False]

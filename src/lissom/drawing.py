@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +32,9 @@ COLOURS = (
 )
 OPACITY = 0.5
 MOST_NAMED = 24  # characters of a name beside a box
+MOST_WITH_NAMES = 8  # boxes of a picture
+
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def class_name(classes: Sequence[str], number: int) -> str:
@@ -82,7 +85,8 @@ def draw_boxes(picture: Image, rows: Tensor, classes: Sequence[str], zoom: int) 
     """Return a picture with boxes, rows (k 5) of x1 y1 x2 y2 class, in the colours of their classes.
 
     Corners are in pixels of the picture before it was enlarged `zoom` times. Rows of class -1 are
-    none, and a box with a corner that is no number is left out. What lies outside is cut off.
+    none, and a box with a corner that is no number is left out. What lies outside is cut off. Names
+    are written where there are few boxes; many would hide one another, and `class_colours` tells.
     """
     from PIL import ImageDraw
 
@@ -93,33 +97,39 @@ def draw_boxes(picture: Image, rows: Tensor, classes: Sequence[str], zoom: int) 
     order = (corners[:, 2:] - corners[:, :2]).prod(1).argsort(descending=True, stable=True)
     out = picture.convert("RGB")
     pen = ImageDraw.Draw(out)
+    shown = []
     for place in order.tolist():
         left, top, right, bottom = corners[place].round().int().tolist()
-        number = int(boxes[place, 4])
         if left <= right and top <= bottom:
-            box = (left, top, right, bottom)
-            draw_box(pen, box, class_name(classes, number), class_colour(number))
+            shown.append(((left, top, right, bottom), int(boxes[place, 4])))
+    for box, number in shown:
+        draw_edge(pen, box, class_colour(number))
+    for box, number in shown if len(shown) <= MOST_WITH_NAMES else ():
+        draw_name(pen, box, class_name(classes, number), class_colour(number))
     return out
 
 
-def draw_box(pen: ImageDraw, box: tuple[int, int, int, int], name: str, colour: str) -> None:
-    """Draw one box with a name, at its upper left corner, onto what `pen` draws on."""
-    from PIL import ImageFont
-
+def draw_edge(pen: ImageDraw, box: Box, colour: str) -> None:
+    """Draw the edge of a box onto what `pen` draws on."""
+    thick = max(2, round(max(pen.im.size) / 110))
     left, top, right, bottom = box
-    width, height = pen.im.size
-    thick = max(2, round(max(width, height) / 110))
-    # a dark edge on both sides keeps a bright line apart from a bright picture
+    # a dark line on both sides keeps a bright one apart from a bright picture
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="#000000", width=thick + 2)
     pen.rectangle(box, outline=colour, width=thick)
+
+
+def draw_name(pen: ImageDraw, box: Box, name: str, colour: str) -> None:
+    """Draw a name above the left end of a box, or within it where there is no room above."""
+    from PIL import ImageFont
+
+    left, top, _, _ = box
+    width, height = pen.im.size
     font = ImageFont.load_default(max(10, round(max(width, height) / 22)))
     text = name if len(name) <= MOST_NAMED else f"{name[: MOST_NAMED - 1]}…"
-    _, _, wide, tall = font.getbbox(text)
-    x = max(0, min(left, width - round(wide) - 5))
-    y = top - round(tall) - 3
-    if y < 0:  # no room above it
-        y = top + thick
-    pen.rectangle((x, y, x + round(wide) + 4, y + round(tall) + 3), fill=colour)
+    _, _, wide, tall = (round(side) for side in font.getbbox(text))
+    x = max(0, min(left, width - wide - 5))
+    y = top - tall - 3 if top >= tall + 3 else top
+    pen.rectangle((x, y, x + wide + 4, y + tall + 3), fill=colour)
     pen.text((x + 2, y + 1), text, fill=ink_on(colour), font=font)
 
 
