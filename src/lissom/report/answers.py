@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..errors import LissomError
@@ -76,7 +75,7 @@ def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, A
 def answers_in(store: Store, key: str, name: str) -> Answers | None:
     """Return the answers in a folder of an entry, None where there are none that can be read."""
     try:
-        return read_answers(Path(store.folder(key)) / "artefacts" / name)
+        return read_answers(store.folder(key) / "artefacts" / name)
     except LissomError as error:
         tell(str(error))
         return None
