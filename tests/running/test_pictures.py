@@ -115,6 +115,8 @@ def test_large_pictures_are_shrunk_and_noise_stays_small() -> None:
     jpeg = jpeg_of(Image.fromarray(static.movedim(0, 2).contiguous().numpy()))
     assert jpeg.startswith(b"\xff\xd8\xff") and len(jpeg) <= 200_000
     assert Image.open(BytesIO(jpeg)).size == (320, 240)
+    noisy = Image.fromarray(static[:, :320, :320].movedim(0, 2).contiguous().numpy())
+    assert 50_000 < len(jpeg_of(noisy)) <= 200_000
     gray = Image.fromarray(static[0, :320, :320].contiguous().numpy())
     assert gray.mode == "L" and len(jpeg_of(gray)) <= 200_000
 
@@ -131,9 +133,9 @@ def test_a_wrong_class_is_marked_and_the_picture_shown_once() -> None:
         ("dog", None),
     ]
     assert [(a.caption, a.wrong) for a in found.rows["network"]] == [
-        ("cat 95 %", False),
-        ("cat 95 %", True),
-        ("cat 50 %", True),
+        ("cat 95\N{NO-BREAK SPACE}%", False),
+        ("cat 95\N{NO-BREAK SPACE}%", True),
+        ("cat 50\N{NO-BREAK SPACE}%", True),
     ]
     assert all(a.jpeg for a in found.rows["truth"])
     assert not any(a.jpeg for a in found.rows["network"])

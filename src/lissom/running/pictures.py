@@ -168,7 +168,7 @@ def captions_of(
             wrong = bool((answer.flatten() != truth[place].flatten()).any())
         if not text and outputs is not None:
             text = metric_of(kind, data, sample(outputs, place), truth[place : place + 1])
-        more = "" if sure is None else f" {100 * float(sure[place]):.0f} %"
+        more = "" if sure is None else f" {100 * float(sure[place]):.0f}\N{NO-BREAK SPACE}%"
         yield text[: MOST_CAPTION - len(more)] + more, wrong
 
 
