@@ -233,7 +233,7 @@ def jpeg_of(picture: Image) -> bytes:
     for quality in (QUALITY, 60, 30):  # noise takes many bytes
         file = BytesIO()
         # at full resolution: thin lines are all colour
-        picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+        picture.save(file, "JPEG", quality=quality, subsampling=0)
         if file.tell() <= MOST_BYTES:
             break
     return file.getvalue()
