@@ -41,6 +41,7 @@ NO_CODE = {
 ROOMS = (
     "errors",
     "trees",
+    "drawing",
     "system",
     "language",
     "models",

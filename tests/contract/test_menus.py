@@ -58,7 +58,10 @@ DUTIES = [
     (NumberOperation, {"__call__"}),
     (
         Kind,
-        set("suits misfit loss classes compared tally agreement answers shifted mirrored".split()),
+        set(
+            "suits misfit loss classes compared tally agreement answers shifted mirrored "
+            "drawn colours words sureness".split()
+        ),
     ),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
 ]

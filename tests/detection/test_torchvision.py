@@ -127,9 +127,7 @@ def test_a_detector_is_built_by_name_for_the_classes_of_the_data_and_downloads_n
     found = ssd.fresh()(data.example(2))
     assert found[0].shape[2] == 4 and found[1].shape[2] == 3
     assert examine(ssd) is None
-    with pytest.raises(
-        LissomError, match=r'expected outputs .*; detect\(scores="softmax"\)'
-    ):
+    with pytest.raises(LissomError, match=r'expected outputs .*; detect\(scores="softmax"\)'):
         examine(Task.of(f"torchvision:{NAMES[0]}", data))
     retina = Task.of(f"torchvision:{NAMES[1]}", data).fresh()
     assert retina(data.example(1))[1].shape[2] == 2

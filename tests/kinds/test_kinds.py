@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 from torch import Tensor
 
 from lissom import LissomError
+from lissom.drawing import class_colour
 from lissom.kinds.multilabel import average_precision
 from lissom.language.kind import Kind
 from lissom.language.method import method_of
@@ -196,3 +198,51 @@ def test_a_kind_that_is_none_is_refused() -> None:
         LissomError, match="there is no kind of task 'segmnt'; did you mean 'segment'"
     ):
         kind("segmnt")
+
+
+# shown
+
+
+def test_a_class_is_said_with_how_sure_the_network_is() -> None:
+    classify = kind("classify")
+    outputs = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert classify.words(torch.tensor(1), ("cat", "dog")) == "dog"
+    assert classify.words(torch.tensor(5), ("cat", "dog")) == "5"
+    assert classify.sureness(outputs).tolist() == pytest.approx(  # type: ignore[union-attr]
+        [np.e**2 / (np.e**2 + 2), 1 / 3]
+    )
+
+
+def test_labels_and_numbers_are_said() -> None:
+    multilabel = kind("multilabel")
+    assert multilabel.words(torch.tensor([1, 0, 1]), ("a", "b", "c")) == "a, c"
+    assert multilabel.words(torch.tensor([0.0, 0.0]), ("a", "b")) == "no label"
+    regress = kind("regress")
+    assert regress.words(torch.tensor([1.23456, -0.00098765]), ()) == "1.23, -0.000988"
+    assert regress.words(torch.tensor(7.0), ()) == "7"
+    assert regress.words(torch.arange(9.0), ()) == "0, 1, 2, 3, 4, 5, …"
+    assert multilabel.sureness(drawn(0, 2, 3)) is None and regress.sureness(drawn(0, 2)) is None
+
+
+@pytest.mark.parametrize("text", ["classify", "multilabel", "regress"])
+def test_a_picture_on_which_nothing_is_drawn_is_the_same_one(text: str) -> None:
+    picture = Image.new("L", (4, 4))
+    answer = torch.tensor(1)
+    assert kind(text).drawn(picture, answer, ("a", "b"), 2) is picture
+    assert kind(text).colours(answer, ("a", "b")) == {}
+
+
+def test_classes_of_pixels_are_drawn_but_for_those_ignored() -> None:
+    segment = kind("segment(ignore=3)")
+    answer = torch.tensor([[0, 1], [3, 255]])
+    picture = Image.new("RGB", (4, 4), (7, 7, 7))
+    shown = np.asarray(segment.drawn(picture, answer, ("road", "sky"), 2))
+    changed = (shown != 7).any(axis=2)
+    assert changed[:2].all() and not changed[2:].any()
+    assert (shown[:2, :2] != shown[:2, 2:]).any()
+    assert segment.colours(answer, ("road", "sky")) == {
+        "road": class_colour(0),
+        "sky": class_colour(1),
+    }
+    assert segment.words(answer, ("road", "sky")) == ""
+    assert segment.sureness(drawn(0, 1, 2, 4, 4)) is None

@@ -20,6 +20,7 @@ from lissom.data.data import Data
 from lissom.report.comparison import compared, layer_rows, print_compared
 from lissom.report.facets import NONE, facets, settings_in
 from lissom.report.page import packed, unpacked, write_report
+from lissom.store.pictures import read_answers
 from lissom.store.store import Store
 from lissom.surgery.quantization.bits import saturates
 from lissom.tasks.task import Task
@@ -128,6 +129,75 @@ def test_times_of_layers_stand_beside_those_of_the_uncompressed_network(fresh: A
     before = now
     fresh.locator("#table tbody tr", has_text="prune(0.3)").first.click()
     assert fresh.evaluate(f"{plot}.data[1].y") != before
+
+
+def test_the_same_samples_are_shown_beside_the_truth(fresh: Any, store: Store) -> None:
+    fresh.locator("#table tbody tr", has_text="quantize(4").first.click()
+    heads = fresh.locator("#samples th").all_inner_texts()
+    assert [" ".join(head.split()) for head in heads] == [
+        "Truth",
+        "Uncompressed in PyTorch",
+        "This run in onnxruntime",
+        "This run in openvino",
+    ]
+    drawn = "[...document.querySelectorAll('#samples img')].map(i => [i.complete, i.naturalWidth])"
+    assert fresh.evaluate(drawn) == [[True, 128]] * 6
+    key = fresh.input_value("#pick")
+    found = read_answers(store.folder(key) / "artefacts" / "pictures-openvino")
+    assert found is not None
+    said = fresh.locator("#samples tr").nth(3).locator("td").all_inner_texts()
+    assert said == [("✗ " if a.wrong else "✓ ") + a.caption for a in found.rows["file"]]
+    assert fresh.locator("#samples .worst").count() == sum(
+        text.startswith("✗") for text in fresh.locator("#samples td").all_inner_texts()
+    )
+    assert "✗ not as the truth" in fresh.inner_text("#samplessaid")
+    assert fresh.get_attribute("#samples img >> nth=2", "alt").startswith("Sample 3, Truth")
+    before = said
+    fresh.locator("#table tbody tr", has_text="prune(0.3)").first.click()
+    assert fresh.locator("#samples tr").nth(3).locator("td").all_inner_texts() != before
+
+
+def test_the_same_samples_scroll_within_their_box_on_a_telephone(fresh: Any) -> None:
+    fresh.set_viewport_size({"width": 400, "height": 800})
+    assert fresh.evaluate("document.documentElement.scrollWidth") <= 400
+    box = "document.getElementById('samplesscroll')"
+    wide, seen = fresh.evaluate(f"[{box}.scrollWidth, {box}.clientWidth]")
+    assert wide > 2 * seen
+    fresh.evaluate(f"{box}.scrollLeft = 300")
+    left = "document.querySelector('#samples th').getBoundingClientRect().left"
+    assert fresh.evaluate(left) >= 0  # whose row it is stays in sight
+
+
+def test_what_an_entry_of_anybody_says_of_samples_is_text(
+    page: Any, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Store(shutil.copytree(store.root, tmp_path / "store"))
+    keys = [key for key in other if other.record(key)["targets"]]
+    folder = other.folder(keys[0]) / "artefacts"
+    path = folder / "pictures-openvino" / "captions.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["rows"]["file"][0]["caption"] = "<img src=x onerror=alert(1)></script><b>cat</b>"
+    told["colours"] = {"</style><b>dog</b>": "#e69f00"}
+    path.write_text(json.dumps(told), encoding="utf-8")
+    (folder / "pictures-onnxruntime" / "captions.json").write_text("[")
+    opened(page, write_report(keys, other, tmp_path / "report.html"))
+    assert capsys.readouterr().err.count("\n") == 1
+    page.select_option("#pick", keys[0])
+    heads = page.locator("#samples th").all_inner_texts()
+    assert [head.split()[-1] for head in heads] == ["Truth", "PyTorch", "openvino"]
+    assert "<b>cat</b>" in page.locator("#samples tr").nth(2).locator("td").first.inner_text()
+    assert page.inner_text("#samplescolours") == "</style><b>dog</b>"
+    assert page.locator("#samples b, #samplescolours b").count() == 0
+
+
+def test_a_store_of_an_earlier_version_has_no_samples(
+    page: Any, store: Store, tmp_path: Path
+) -> None:
+    other = Store(shutil.copytree(store.root, tmp_path / "store"))
+    for folder in other.root.glob("*/artefacts/pictures*"):
+        shutil.rmtree(folder)
+    opened(page, write_report([], other, tmp_path / "report.html"))
+    assert not page.locator("#samplesbox").is_visible() and page.locator("#steps tr").count() > 1
 
 
 def test_axes_and_filters_choose_what_is_shown(fresh: Any) -> None:

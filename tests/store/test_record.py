@@ -62,6 +62,7 @@ RECORD: dict[str, Any] = {
         "shape": [1, 8, 8],
         "inputs": [{"shape": [7], "dtype": "int64", "low": 0, "high": 99}],
         "form": {"ids": 0},
+        "kind": "regress(2.0)",
         "classes": 10,
         "train": 9,
         "valid": 3,

@@ -14,6 +14,7 @@ from ..errors import LissomError, counted
 from ..report.table import print_store
 from ..store.checks import many_read
 from ..store.manifest import code_in, manifest, own_record, seal, wrong
+from ..store.pictures import PICTURES
 from ..store.record import remedy
 from ..store.signing import key_path, user_key
 from ..store.store import Store
@@ -182,11 +183,12 @@ def verified(store: Store) -> dict[str, Any]:
     artefacts = 0
     for key in store:
         folder = store.folder(key)
+        exported = store.artefacts(key)
+        artefacts += len(exported)
         places = [
             (folder, key),
-            *((path, f"{key}/artefacts/{path.name}") for path in store.artefacts(key)),
+            *((path, f"{key}/artefacts/{path.name}") for path in (*exported, *store.pictures(key))),
         ]
-        artefacts += len(places) - 1
         for place, name in places:
             sealed = manifest(place, name)
             if sealed is None:
@@ -195,7 +197,11 @@ def verified(store: Store) -> dict[str, Any]:
                     "--trust` makes new ones"
                 )
             elif (bad := wrong(place, sealed)) is not None:
-                cure = "it is made anew when it is needed" if place != folder else remedy(folder)
+                cure = "it is made anew when it is needed"
+                if place == folder:
+                    cure = remedy(folder)
+                elif place.name.startswith(PICTURES):
+                    cure = f"delete {place}, which holds pictures for the report alone"
                 wrongs.append(
                     f"{name}: {bad} is not what was written (its SHA-256 differs); {cure}"
                 )

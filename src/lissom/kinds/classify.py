@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..drawing import class_name
 from ..language.kind import Kind
 from ..language.tally import Collected, Share, Tally
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
@@ -83,6 +86,20 @@ class Classify(Kind):
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
         return targets
+
+    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
+        return picture
+
+    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
+        return {}
+
+    def words(self, answer: Tensor, classes: Sequence[str]) -> str:
+        return class_name(classes, int(answer))
+
+    def sureness(self, outputs: Tree) -> Tensor | None:
+        from ..trees import answer_of
+
+        return answer_of(outputs).softmax(1).amax(1)
 
 
 def top1(outputs: Tree, targets: Tensor) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ..drawing import class_colours, class_name, draw_boxes
 from ..language.kind import Kind
 from ..language.method import arg
 from ..language.tally import Share, Tally
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..detection.boxes import Detections
@@ -194,3 +198,20 @@ class Detect(Kind):
 
         real = targets[..., 4:] >= 0
         return torch.cat([corners.where(real, targets[..., :4]), targets[..., 4:]], -1)
+
+    def drawn(self, picture: Image, answer: Tensor, classes: Sequence[str], zoom: int) -> Image:
+        return draw_boxes(picture, answer, classes, zoom)
+
+    def colours(self, answer: Tensor, classes: Sequence[str]) -> dict[str, str]:
+        return class_colours(self.labels(answer), classes)
+
+    def words(self, answer: Tensor, classes: Sequence[str]) -> str:
+        counts = Counter(self.labels(answer).long().tolist())
+        return ", ".join(f"{count} {class_name(classes, k)}" for k, count in sorted(counts.items()))
+
+    def sureness(self, _: Tree) -> Tensor | None:
+        return None
+
+    def labels(self, answer: Tensor) -> Tensor:
+        """Return the classes of the boxes of one sample (k 5)."""
+        return answer[answer[:, 4] >= 0, 4]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..drawing import class_name
 from ..language.kind import Kind
 from ..language.tally import Collected, Share, Tally
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
@@ -82,6 +85,19 @@ class Multilabel(Kind):
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
         return targets
+
+    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
+        return picture
+
+    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
+        return {}
+
+    def words(self, answer: Tensor, classes: Sequence[str]) -> str:
+        numbers = answer.flatten().nonzero().flatten().tolist()
+        return ", ".join(class_name(classes, number) for number in numbers) or "no label"
+
+    def sureness(self, _: Tree) -> Tensor | None:
+        return None
 
 
 def mean_average_precision(outputs: Tree, targets: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,12 @@ from ..language.method import arg
 from ..language.tally import Collected, Tally
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
+
+MOST_SHOWN = 6  # numbers of a sample in words
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,20 @@ class Regress(Kind):
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
         return targets
+
+    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
+        return picture
+
+    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
+        return {}
+
+    def words(self, answer: Tensor, _: Sequence[str]) -> str:
+        numbers = answer.flatten().tolist()
+        more = ", …" if len(numbers) > MOST_SHOWN else ""
+        return ", ".join(f"{number:.3g}" for number in numbers[:MOST_SHOWN]) + more
+
+    def sureness(self, _: Tree) -> Tensor | None:
+        return None
 
 
 def alike(outputs: Tree, reference: Tree) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..drawing import class_colours, draw_labels
 from ..language.kind import Kind
 from ..language.method import arg
 from ..language.tally import Share, Tally
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
@@ -40,7 +43,7 @@ class Segment(Kind):
 
         if not self.suits(targets):
             return "targets (n h w) of whole numbers"
-        counted = targets[(targets != self.ignore) & (targets != OUTSIDE)]
+        counted = targets[self.counted(targets)]
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
             return (
                 f"targets from 0 to {classes - 1} or {self.ignore}, which is ignored, got "
@@ -97,6 +100,22 @@ class Segment(Kind):
         import torch
 
         return torch.where(mirrored.view(-1, 1, 1), targets.flip(2), targets)
+
+    def drawn(self, picture: Image, answer: Tensor, _: Sequence[str], __: int) -> Image:
+        return draw_labels(picture, answer, self.counted(answer))
+
+    def colours(self, answer: Tensor, classes: Sequence[str]) -> dict[str, str]:
+        return class_colours(answer[self.counted(answer)], classes)
+
+    def words(self, _: Tensor, __: Sequence[str]) -> str:
+        return ""
+
+    def sureness(self, _: Tree) -> Tensor | None:
+        return None
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """Return which targets are those of a class: not ignored, and not outside the image."""
+        return (targets != self.ignore) & (targets != OUTSIDE)
 
 
 class Confusion(Tally):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from .method import Method
 from .tally import Tally
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
@@ -71,3 +73,22 @@ class Kind(Method, ABC):
         """Return the targets of pictures of which some (n, booleans) are mirrored left to right;
         they are `width` pixels wide.
         """
+
+    @abstractmethod
+    def drawn(self, picture: Image, answer: Tensor, classes: Sequence[str], zoom: int) -> Image:
+        """Return a picture with what is said of it, an answer of one sample in the form of targets.
+
+        The picture was enlarged `zoom` times. Where nothing is drawn it is returned as it is.
+        """
+
+    @abstractmethod
+    def colours(self, answer: Tensor, classes: Sequence[str]) -> dict[str, str]:
+        """Return the colours, as #rrggbb, in which `drawn` has the classes of an answer, by name."""
+
+    @abstractmethod
+    def words(self, answer: Tensor, classes: Sequence[str]) -> str:
+        """Return an answer of one sample in words, "" where a picture says it."""
+
+    @abstractmethod
+    def sureness(self, outputs: Tree) -> Tensor | None:
+        """Return how sure a network is of its answers (n), from 0 to 1; None where it does not say."""

@@ -414,6 +414,7 @@ const unpack = id =>
       1,
     );
     proved(run);
+    answered(D.answers.networks[run.uncompressed], D.answers.files[chosen] || {});
     const said = [...run.sizes, ...(run.task.notes || []), ...run.notes];
     said.push(...run.chain.flatMap(c => c.notes));
     for (const [t, f] of Object.entries(run.targets))
@@ -571,6 +572,60 @@ const unpack = id =>
     for (const [t, f] of Object.entries(run.targets)) rows.push(...f.gates.map(g => row(t, g)));
     $("gatesbox").hidden = !rows.length;
     grid("gates", ["step or runtime", "compared", "difference", "allowed"], rows, 2);
+  }
+  // the same test samples in columns, and in rows the truth and who answers what
+  function answered(network, files) {
+    const own = network ? network.rows : {};
+    const rows = [
+      ["Truth", "", own.truth],
+      ["Uncompressed", "in PyTorch", own.network],
+      ...targets.filter(t => files[t]).map(t => ["This run", `in ${t}`, files[t].row]),
+    ].filter(([, , cells]) => cells);
+    $("samplesbox").hidden = !rows.length;
+    if (!rows.length) return;
+    $("samples").replaceChildren(...rows.map(answerRow));
+    const cells = rows.flatMap(([, , row]) => row);
+    const said = ["Test samples, evenly spread over the test set and the same ones in every run."];
+    if (cells.some(c => c.wrong != null)) said.push("✓ as the truth, ✗ not as the truth.");
+    const metric = D.rows.find(r => r.key === chosen)?.metric_name;
+    if (cells.some(c => c.caption.startsWith(metric + " ")))
+      said.push(`${metric} is that of the one sample.`);
+    $("samplessaid").textContent = said.join(" ");
+    const colours = Object.assign({}, ...[network, ...Object.values(files)].map(f => f && f.colours));
+    $("samplescolours").replaceChildren(...Object.entries(colours).map(swatch));
+    $("samplesleft").hidden = !cells.some(c => c.drawn && c.picture == null);
+    $("samplesleft").textContent =
+      `This page holds the pictures of the best runs; lissom report ${chosen} shows those of this one.`;
+  }
+  function answerRow([whose, where, cells]) {
+    const tr = node("tr"),
+      head = node("th", whose);
+    head.scope = "row";
+    if (where) head.append(node("small", where));
+    tr.append(head);
+    cells.forEach((cell, i) => {
+      const td = node("td"),
+        picture = D.answers.pictures[cell.picture];
+      if (picture) {
+        const img = node("img");
+        img.src = "data:image/jpeg;base64," + picture.base64;
+        img.width = picture.width;
+        img.height = picture.height;
+        img.alt = `Sample ${i + 1}, ${whose} ${where}: ${cell.caption || "a picture"}`;
+        td.append(img);
+      }
+      const mark = cell.wrong == null ? "" : cell.wrong ? "✗ " : "✓ ";
+      if (cell.caption) td.append(node("div", mark + cell.caption, cell.wrong ? "worst" : ""));
+      tr.append(td);
+    });
+    return tr;
+  }
+  function swatch([name, colour]) {
+    const item = node("li"),
+      box = node("i");
+    box.style.background = colour;
+    item.append(box, name);
+    return item;
   }
   function learned(run) {
     const loss = [],

@@ -16,6 +16,7 @@ from ..errors import LissomError
 from ..store.checks import many_read
 from ..store.store import Store, tell
 from ..system.scratch import written
+from .answers import answers_data
 from .comparison import layer_rows
 from .facets import facets
 from .rows import over_seeds, rows_of
@@ -108,6 +109,7 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
         "scores": list(dict.fromkeys(name for row in own for name in row["more"])),
         "runs": runs,
         "steps": steps,
+        "answers": answers_data(records, store),
         "facets": chosen_by(rows, means),
         "machines": different([record["machine"] for record in records]),
     }

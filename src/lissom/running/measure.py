@@ -33,6 +33,7 @@ from ..surgery.quantization.network import QuantizedNetwork
 from ..tasks.task import Task
 from ..trees import Tree, called, concatenated
 from .parity import Gap, ParityError, in_eight_bits, prove
+from .pictures import Album
 
 PROFILED = 20  # runs that the time of each layer is a median of
 
@@ -186,6 +187,7 @@ def measure(
     model = restore(task.fresh, store.folder(key))
     failed = []
     simulated = Answers(model, task.data, task.data.test)
+    album = Album(task, store, say)
     for target in missing:
         say(f"{key}  {target}: export, {len(task.data.test)} images, latency")
         try:
@@ -204,6 +206,7 @@ def measure(
                 threads=threads,
                 batch=batch,
                 bake=bake,
+                album=album,
             )
         except LissomError as error:
             say(f"{key}  {error}")
@@ -216,8 +219,10 @@ def measure(
             continue
         found["notes"] = measurement_notes(found)
         store.update(key, {"targets": {str(target): found}})
+        album.save_file(key, str(target))
         for note in found["notes"]:
             say(f"{key}  note: {target}: {note}")
+    album.save_network(source)
     return failed
 
 
@@ -262,8 +267,12 @@ def measured(
     threads: int,
     batch: int,
     bake: bool,
+    album: Album,
 ) -> dict[str, Any]:
-    """Return what a record says of the file of a network; `other` is that of the uncompressed one."""
+    """Return what a record says of the file of a network; `other` is that of the uncompressed one.
+
+    What it answers to a few samples is put into `album`.
+    """
     tally = task.tally()
     alike = task.agreement()
     gap = Gap()
@@ -274,6 +283,7 @@ def measured(
             tally.add(outputs, targets)
             alike.add(outputs, wanted)
             gap.add(outputs, wanted)
+        album.look(str(target), lambda few: file_answers(process.run, task, few, bake, form))
     eight = isinstance(model, QuantizedNetwork) and in_eight_bits(model)
     gates = [
         gap.check(

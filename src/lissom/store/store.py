@@ -1,5 +1,5 @@
 """A folder of finished prefixes: root/<key>/{record.json, model.safetensors, structure.json,
-log.jsonl, artefacts/}.
+log.jsonl, artefacts/}; artefacts are exported files, and pictures of what samples are answered.
 
 An entry appears by one rename, so that it is whole or not there. Two processes that want the same
 key take turns: the lock is the kernel's and ends with the process that holds it, however it ends.
@@ -27,6 +27,7 @@ from ..errors import LissomError
 from ..system.scratch import DAY_S, scratch, sweep
 from .checks import write_json
 from .manifest import code_of, manifest, own_record, record_in, seal, wrong
+from .pictures import PICTURES
 from .record import KEY, chain, read_log, read_record, write_record
 from .signing import user_key
 
@@ -304,6 +305,13 @@ class Store:
 
     def artefacts(self, key: str) -> list[Path]:
         """Return the folders of the exported files of an entry."""
+        return [path for path in self._sealed(key) if not path.name.startswith(PICTURES)]
+
+    def pictures(self, key: str) -> list[Path]:
+        """Return the folders of what samples are answered, which is no exported file."""
+        return [path for path in self._sealed(key) if path.name.startswith(PICTURES)]
+
+    def _sealed(self, key: str) -> list[Path]:
         home = self.folder(key) / "artefacts"
         return sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
 

@@ -1,0 +1,88 @@
+"""What the same test samples are answered, for the page: captions of all runs, pictures of the best."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import LissomError
+from ..store.pictures import Answer, Answers, pictures_name, read_answers
+from ..store.store import Store, tell
+
+# of all JPEGs, a third more as text: a page can still be sent by mail. Where there are more, the
+# best runs have theirs
+MOST_BYTES = 4_000_000
+
+
+class Jpegs:
+    """The pictures of a page, each once, up to a number of bytes."""
+
+    def __init__(self) -> None:
+        self.left = MOST_BYTES
+        self.places: dict[bytes, int] = {}
+        self.pictures: list[dict[str, Any]] = []
+
+    def row(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """Return what the page needs of a row of answers, with all of its pictures or with none."""
+        new = {answer.jpeg for answer in answers if answer.jpeg} - set(self.places)
+        size = sum(map(len, new))
+        room = size <= self.left
+        self.left -= size if room else 0
+        return [
+            {
+                "caption": answer.caption,
+                "wrong": answer.wrong,
+                "picture": self.place(answer) if room and answer.jpeg else None,
+                "drawn": answer.jpeg is not None,
+            }
+            for answer in answers
+        ]
+
+    def place(self, answer: Answer) -> int:
+        """Return where the picture of an answer lies among all; put it there if it does not yet."""
+        jpeg = answer.jpeg or b""
+        if jpeg not in self.places:
+            self.places[jpeg] = len(self.pictures)
+            width, height = answer.size
+            text = base64.b64encode(jpeg).decode()
+            self.pictures.append({"base64": text, "width": width, "height": height})
+        return self.places[jpeg]
+
+
+def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
+    """Return the answers of uncompressed networks and of the files of runs, by key, and all pictures.
+
+    What cannot be read is told, and left out.
+    """
+    jpegs = Jpegs()
+    networks = {}
+    for key in dict.fromkeys(record["float"]["key"] for record in records):
+        if found := answers_in(store, key, pictures_name()):
+            rows = {name: jpegs.row(row) for name, row in found.rows.items()}
+            networks[key] = {"rows": rows, "colours": found.colours}
+    files: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=best_metric, reverse=True):
+        for target in record["targets"]:
+            found = answers_in(store, record["key"], pictures_name(target))
+            if found and "file" in found.rows:
+                row = jpegs.row(found.rows["file"])
+                own = files.setdefault(record["key"], {})
+                own[target] = {"row": row, "colours": found.colours}
+    return {"networks": networks, "files": files, "pictures": jpegs.pictures}
+
+
+def answers_in(store: Store, key: str, name: str) -> Answers | None:
+    """Return the answers in a folder of an entry, None where there are none that can be read."""
+    try:
+        return read_answers(store.folder(key) / "artefacts" / name)
+    except LissomError as error:
+        tell(str(error))
+        return None
+
+
+def best_metric(record: dict[str, Any]) -> float:
+    """Return the largest first metric of the files of a run, the least of all where it is not known."""
+    name = next(iter(record["scores"]["test"]), None)
+    known = [found.get(name) for found in record["targets"].values()]
+    return max((value for value in known if value is not None), default=float("-inf"))
