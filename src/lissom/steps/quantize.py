@@ -66,7 +66,7 @@ class Quantize(Step):
     for correct.
     """
 
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     leaves: ClassVar[str] = "quantized"
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(

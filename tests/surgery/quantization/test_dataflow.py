@@ -97,3 +97,36 @@ def test_ranges_that_ruin_the_outputs_are_noted(
     ctx = Context(images(1), lambda count: [images()])
     method_of("steps", "quantize(8)")(seasoned(), ctx)
     assert any("far more than it should" in note for note in ctx.notes) == wrong
+
+
+def boxes_around(distances: Tensor) -> Tensor:
+    """Boxes in pixels, as detectors decode them: 8 bits for 256 pixels would move them by one."""
+    places = torch.linspace(4, 252, distances[0, 0].numel()).view(1, 1, *distances.shape[2:])
+    sides = 4 * distances.sigmoid()
+    return torch.cat([places - sides, places + sides], 1)
+
+
+def test_what_only_leads_to_the_outputs_is_not_rounded() -> None:
+    torch.manual_seed(0)
+    net = Net(
+        lambda s, x: torch.cat([boxes_around(s.sides(s.stem(x).relu())) for _ in range(2)], 1),
+        stem=nn.Conv2d(3, 8, 3),
+        sides=nn.Conv2d(8, 2, 1),
+    ).eval()
+    seen = images()
+    small = apply("quantize(8)", net, seen[:1], seen)
+    with torch.no_grad():
+        assert float((small(seen) - net(seen)).abs().max()) < 0.2, "pixels"
+
+
+def test_additions_before_a_layer_are_rounded_and_a_network_of_features_runs_in_integers() -> None:
+    net = seasoned()
+    assert any(len(tied) > 1 for tied in trace_dataflow(net, images()).sums), (
+        "a residual network adds in integers"
+    )
+    body = Net(
+        lambda s, x: s.one(x) + s.two(x), one=nn.Conv2d(3, 8, 1), two=nn.Conv2d(3, 8, 1)
+    ).eval()
+    assert {"conv1", "conv2"} <= set(trace_dataflow(body, images()).sites), (
+        "what layers make stays rounded, for runtimes that need that to compute in integers"
+    )

@@ -213,6 +213,19 @@ class _Watch:
             steep |= more
         return steep
 
+    def tail(self, ends: Container[str | None]) -> set[str]:
+        """Return the sites that only lead to what the network returns, `ends`: no layer reads them,
+        nor what is made of them. What a layer itself makes is none.
+        """
+        tail = {name for name in self.readers if kind_of(name) not in ("conv", "linear", "input")}
+        while more := {
+            site
+            for site in tail
+            if not tail.issuperset(self.readers[site]) or not (self.readers[site] or site in ends)
+        }:
+            tail -= more
+        return tail
+
     def only_relu(self, site: str) -> bool:
         """Return whether a ReLU alone reads what a site makes, each time."""
         return len(self.readers[site]) == self.runs[site] and {
@@ -235,13 +248,14 @@ def trace_dataflow(
 ) -> DataFlow:
     """Decide which activations need a grid, from one forward pass.
 
-    Everything computed is rounded, save what only a ReLU reads, what the network returns, and what
-    it divides by or takes the root or logarithm of. What only a ReLU reads is rounded behind it,
-    whatever made it: the two are one operation in integers, rounding twice in turn costs precision
-    for nothing, and OpenVINO 2026.4 dies of a concatenation that is rounded so. Max-pooling chooses
-    among values and so keeps the grid of its input. ONNX Runtime and OpenVINO fuse everything this
-    way. Integers that enter are never rounded. Where `loose` modules are given, calls are named by
-    module, and those of these modules stay float.
+    Everything computed is rounded, save what only a ReLU reads, what the network returns, what only
+    leads there, and what it divides by or takes the root or logarithm of. Behind the last layers
+    nothing is won by rounding: boxes of a detector, in pixels, would be lost in it. What only a
+    ReLU reads is rounded behind it, whatever made it: the two are one operation in integers,
+    rounding twice in turn costs precision for nothing, and OpenVINO 2026.4 dies of a concatenation
+    that is rounded so. Max-pooling chooses among values and so keeps the grid of its input. ONNX
+    Runtime and OpenVINO fuse everything this way. Integers that enter are never rounded. Where
+    `loose` modules are given, calls are named by module, and those of these modules stay float.
     """
     inputs = copied(images)
     watch = _Watch(network, entering(network, inputs), loose or ())
@@ -256,11 +270,11 @@ def trace_dataflow(
     readers = watch.readers
     layers = watch.layers
     sites: dict[str, str] = {}
-    steep = watch.steep_sites()
+    floats = watch.steep_sites() | watch.tail(ends)
     for name in readers:
         if (
             name in ends
-            or name in steep
+            or name in floats
             or (kind_of(name) in BEFORE_RELU and watch.only_relu(name))
         ):
             continue
