@@ -152,7 +152,14 @@ def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> No
     classes = len(task.data.classes)
     for name in ("train", "valid", "test"):
         targets = getattr(task.data, name).labels
-        wanted = kind.misfit(outputs, targets, classes) if len(targets) else None
+        if not len(targets):
+            continue
+        try:
+            wanted = called(
+                partial(kind.misfit, outputs, targets, classes), f"--kind {task.kind_text}"
+            )
+        except LissomError as error:
+            raise LissomError(f"model {task.name}: {error}") from None
         if wanted is None:
             continue
         if wanted.startswith("targets"):
