@@ -13,6 +13,7 @@ from torch import nn
 
 import lissom
 from lissom import Data, LissomError, Store, Task
+from lissom.learning.examine import examine
 from lissom.models import factory
 
 NET = """
@@ -55,6 +56,22 @@ class Face(Classify):
 class Wrong(Classify):
     def answer(self, outputs):
         return outputs[7]
+
+class Flat(Face):
+    def answer(self, outputs):
+        return outputs[1].flatten()
+
+class Loss(Face):
+    def loss(self, outputs, targets, smoothing=0.0):
+        return gone
+
+class Number(Face):
+    def loss(self, outputs, targets, smoothing=0.0):
+        return 3.0
+
+class Counts(Face):
+    def tally(self, classes):
+        return {}
 """
 
 
@@ -136,6 +153,35 @@ def test_a_kind_of_ones_own_says_which_output_is_the_answer(
         file["agreement"] == 1.0
         and abs(file["fidelity"] - record["scores"]["test"]["fidelity"]) < 0.13
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Wrong", "Wrong raised IndexError: tuple index out of range (kind.py, line"),
+        (
+            "Flat",
+            "(batch, classes) = (6, 3) in training too, and its kind takes (6,) for the answer",
+        ),
+        ("Loss", "Loss raised NameError: name 'gone' is not defined (kind.py, line"),
+        ("Number", "Number: expected a loss that is a tensor of one number, got float"),
+        ("Counts", "Counts: expected a lissom.language.tally.Tally, got a dict"),
+    ],
+)
+def test_a_kind_that_does_not_do_its_work_is_refused_before_anything_runs(
+    brought: tuple[str, str, Path], name: str, said: str
+) -> None:
+    _, model, root = brought
+    (root / "kind.py").write_text(KIND)
+    draw = torch.Generator().manual_seed(0)
+    samples = (torch.randn(30, 3, 16, 16, generator=draw), torch.arange(30) % 3)
+    kind = f"{root / 'kind.py'}:{name}"
+    task = Task.of(
+        model.replace(":make", ":faces"), Data.of_dataset(samples, train=samples), kind=kind
+    )
+    with pytest.raises(LissomError) as caught:
+        examine(task)
+    assert said in str(caught.value)
 
 
 def test_a_few_pictures_are_needed(tmp_path: Path) -> None:

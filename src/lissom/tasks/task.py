@@ -313,6 +313,8 @@ def check_model_spec(spec: str) -> None:
                 "path/to/file.py:factory, a function or "
                 "class that builds the network"
             )
+        if spec.endswith(".pt2"):
+            raise LissomError(f"model: {spec!r}: expected pt2:{spec} for a program in a file")
         check_name(spec)
     elif not place or not name:
         raise LissomError(
