@@ -159,6 +159,8 @@ def unknown(where: str, word: str, given: str, options: Iterable[str]) -> Lissom
     recipe: there is no step 'prunne'; did you mean 'prune'? There are: prune, train
     """
     options = sorted(options)
+    if not options:
+        return LissomError(f"{where}: there is no {word} '{given}', nor any other")
     close = nearest(given, options)
     hint = f"; did you mean '{close}'?" if close else "."
     return LissomError(

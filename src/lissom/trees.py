@@ -74,9 +74,6 @@ def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return tree
 
 
-SEVERAL = f"or several of which one is called {' or '.join(ANSWERS)}"
-
-
 def answer_in(outputs: Tree) -> Tensor | None:
     """Return the tensor of what a network returns that is its answer: the only one, or that called
     `logits` or `out`, as in transformers and torchvision; None where none is.
@@ -98,7 +95,11 @@ def answer_of(outputs: Tree) -> Tensor:
     """Return the tensor that is a network's answer; raise where that is not known."""
     answer = answer_in(outputs)
     if answer is None:
-        raise LissomError(f"outputs: expected a tensor, {SEVERAL}, got {shapes(outputs)}")
+        raise LissomError(
+            f"outputs: expected one tensor, or several of which one is called {' or '.join(ANSWERS)}, "
+            f"got {shapes(outputs)}; which of others is the answer, a kind of your own says, as in "
+            "--kind file.py:name"
+        )
     return answer
 
 

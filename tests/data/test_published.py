@@ -84,7 +84,7 @@ def test_timm_says_it_in_its_configuration(
             "torchvision:resnet50:V9",
             "expected weights of IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT, got V9",
         ),
-        ("torchvision:fcn_resnet50", "does not say how it sees pictures as a classifier does"),
+        ("torchvision:fcn_resnet50", "resizes pictures for it to sizes that depend on them"),
     ],
 )
 def test_what_no_library_says_is_refused(text: str, said: str) -> None:

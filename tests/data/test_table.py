@@ -131,7 +131,7 @@ def test_large_tables_are_read_as_files(tmp_path: Path, monkeypatch: pytest.Monk
             "expected rows of the split test, got {'train': 20}",
         ),
         ("path,x,split", "in/{0}.png,1,test", "expected rows of the split train or valid"),
-        ("path,x", "out/{0}.png,1", "cannot be read as an image|not one image can be read"),
+        ("path,x", "out/{0}.png,1", "not one image can be read; the first: .*out/0.png: cannot"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(

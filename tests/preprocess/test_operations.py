@@ -216,6 +216,26 @@ def test_a_text_that_is_no_preprocessing_is_refused(text: str, said: str) -> Non
         Preprocess.of(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "normalize(mean=127.5, std=128)",
+            "pixels from 0 to 255: scale(255) | normalize(mean=127.5,",
+        ),
+        ('scale(255) | normalize("imagenet")', "its numbers are for pixels from 0 to 1, and what"),
+        (
+            'normalize("half") | normalize("half")',
+            "its numbers are for pixels from 0 to 1, and what",
+        ),
+    ],
+)
+def test_numbers_for_other_pixels_are_refused(text: str, said: str) -> None:
+    with pytest.raises(LissomError) as caught:
+        Preprocess.of(text).line(3)
+    assert said in str(caught.value)
+
+
 def test_numbers_must_be_one_or_one_for_each_channel() -> None:
     preprocess = Preprocess.of("normalize(mean=(0.1, 0.2), std=1)")
     with pytest.raises(LissomError, match=r"normalize.*: expected one number or 3, one for each"):

@@ -46,3 +46,10 @@ def test_what_is_expected_is_a_gate_of_the_uncompressed_network(tmp_path: Path) 
 def test_what_cannot_be_expected_is_refused(text: str, said: str) -> None:
     with pytest.raises(LissomError, match=said):
         expected_in(text, ["top1", "top5"])
+
+
+def test_a_metric_has_no_name_of_something_else_that_is_measured(tmp_path: Path) -> None:
+    task = Task.of("resnet8", Data.of("digits"))
+    task.metrics = {"agreement": lambda outputs, _: float(len(outputs) > 0)}
+    with pytest.raises(LissomError, match="its metric 'agreement' has the name of something else"):
+        run("train(1)", task, tmp_path / "store")

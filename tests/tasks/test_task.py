@@ -231,8 +231,8 @@ def test_a_name_of_a_network_that_cannot_be_one_is_refused(spec: str) -> None:
         ),
         (
             "{nets}:pair",
-            "it returns (2, 10), (2, 10) for 2 images; expected one tensor of outputs (batch, classes), or "
-            "several of which one is called logits or out in training too",
+            "outputs: expected one tensor, or several of which one is called logits or out, got (2, 10), "
+            "(2, 10); which of others is the answer, a kind of your own says, as in --kind file.py:name",
         ),
         ("{nets}:other_size", "it raised RuntimeError on images of shape (2, 1, 8, 8): "),
         (
@@ -711,7 +711,8 @@ def loader(
         ),
         (
             {"build": lambda: Pair(), "loss": None},
-            "for 2 images; expected one tensor of outputs (batch, classes), or several of which one",
+            "outputs: expected one tensor, or several of which one is called logits or out, got "
+            "(2, 1, 8, 8), (2, 1, 8, 8); which of others",
         ),
         (
             {"build": lambda: Chosen()},

@@ -102,13 +102,18 @@ class DatasetSplit(Dataset[Any]):
                     if not length(part):
                         raise LissomError(
                             f"{self.where}: expected tensors of inputs and of targets in a batch, "
-                            f"got {described((inputs, targets))}"
+                            f"got {described((inputs, targets))}; words become numbers first, as "
+                            "places in a list of the classes"
                         )
                 yield moved_to(inputs, device), moved_to(targets, device)
         except LissomError:
             raise
         except Exception as error:  # the user's own code may raise anything
-            raise LissomError(f"{self.where}: reading it raised {cause_of(error)}") from error
+            uneven = "equal size" in str(error)
+            cure = "; pad samples to one shape, or bring a DataLoader whose collate_fn does"
+            raise LissomError(
+                f"{self.where}: reading it raised {cause_of(error)}{cure if uneven else ''}"
+            ) from error
 
 
 def inputs_of(given: Any, preprocess: Preprocess, where: str) -> Tree:
@@ -150,7 +155,8 @@ def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
         mode = "L" if picture.mode in ("1", "L") else "RGB"
         return torch.from_numpy(pixels_of(preprocess.shown(picture.convert(mode))))
     raise LissomError(
-        f"{where}: expected an input that is a tensor, an array or a picture, got {described(given)}"
+        f"{where}: expected an input that is a tensor, an array or a picture, got {described(given)}; "
+        "torch.tensor(...) makes one of numbers"
     )
 
 

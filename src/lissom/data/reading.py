@@ -108,12 +108,16 @@ def first_size(
 
     A header may declare any size: one that nobody `asked` for is not taken from a large picture.
     """
+    reason = ""
     for path in paths:
         try:
             height, width = decoded(path, channels, preprocess).shape[1:]
         except WrongPreprocess:
             raise
-        except LissomError:
+        except LissomError as error:
+            reason = (
+                reason or f"; the first: {str(error).removeprefix('data: ').partition('; ')[0]}"
+            )
             continue
         if not asked and height * width > UNASKED:
             raise LissomError(
@@ -121,4 +125,4 @@ def first_size(
                 "that; say what the network is to read: --size HEIGHTxWIDTH, or --preprocess"
             )
         return height, width
-    raise LissomError("data: not one image can be read")
+    raise LissomError(f"data: not one image can be read{reason}")

@@ -31,6 +31,7 @@ KNOWN = (
     "shards:PATTERN",
     "file.py:NAME",
 )
+FILES = {".csv": "csv", ".json": "coco", ".tar": "shards"}  # and what is put before their names
 FOLDERS = ("folder:", "images:", "masks:", "voc:")
 WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")  # which --classes may name
 
@@ -82,6 +83,11 @@ def check_spec(
         if os.path.isdir(os.path.expanduser(spec)):
             raise LissomError(
                 f"data: there is no data set '{spec}', but a folder; folder:{spec} names it"
+            )
+        kind = next((k for ends, k in FILES.items() if spec.endswith(ends)), None)
+        if kind is not None:
+            raise LissomError(
+                f"data: there is no data set '{spec}'; {kind}:{spec} names such a file"
             )
         raise unknown("data", "data set", spec, KNOWN)
 

@@ -84,7 +84,7 @@ def rows_in(file: Path) -> tuple[list[Row], list[str]]:
     if len(set(header)) < len(header) or len(header) < 2:
         raise LissomError(
             f"data: {file}: expected a header of two or more different names, got "
-            f"{listed(header) or 'none'}"
+            f"{listed(header) or 'none'}; commas part them"
         )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or not all(value.strip() for value in row.values()):

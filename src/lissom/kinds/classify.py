@@ -34,39 +34,31 @@ class Classify(Kind):
         return targets.ndim == 1 and not targets.is_floating_point() and targets.dtype.itemsize > 1
 
     def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
-        from ..trees import SEVERAL, answer_in
-
         if not self.suits(targets):
             return "targets (n) of whole numbers"
         low = int(targets.min())
         high = int(targets.max())
         if not 0 <= low <= high < classes:
             return f"targets from 0 to {classes - 1}, got {low} to {high}"
-        answer = answer_in(outputs)
-        if answer is None:
-            return f"one tensor of outputs (batch, classes), {SEVERAL}"
+        answer = self.answer(outputs)
         wanted = (len(answer), classes)
         return None if tuple(answer.shape) == wanted else f"outputs (batch, classes) = {wanted}"
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        from ..trees import answer_of
-
-        return F.cross_entropy(answer_of(outputs), targets, label_smoothing=smoothing)
+        return F.cross_entropy(self.answer(outputs), targets, label_smoothing=smoothing)
 
     def classes(self, outputs: Tree) -> int:
-        from ..trees import answer_of
-
-        return answer_of(outputs).shape[1]
+        return self.answer(outputs).shape[1]
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
         from ..trees import rows_of_both
 
-        return rows_of_both(outputs, teacher)
+        return rows_of_both(self.answer(outputs), self.answer(teacher))
 
     def tally(self, classes: int) -> Tally:
-        return Collected({"top1": top1, **({"top5": top5} if classes > 5 else {})})
+        return Collected({"top1": top1, **({"top5": top5} if classes > 5 else {})}, self.answer)
 
     def agreement(self) -> Tally:
         return Share("agreement", self.alike)
@@ -77,9 +69,7 @@ class Classify(Kind):
         return int(same.sum()), len(same)
 
     def answers(self, outputs: Tree) -> Tensor:
-        from ..trees import answer_of
-
-        return answer_of(outputs).argmax(1)
+        return self.answer(outputs).argmax(1)
 
     def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets
@@ -97,9 +87,7 @@ class Classify(Kind):
         return class_name(classes, int(answer))
 
     def sureness(self, outputs: Tree) -> Tensor | None:
-        from ..trees import answer_of
-
-        return answer_of(outputs).softmax(1).amax(1)
+        return self.answer(outputs).softmax(1).amax(1)
 
 
 def top1(outputs: Tree, targets: Tensor) -> float:

@@ -35,37 +35,29 @@ class Multilabel(Kind):
         return targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
 
     def misfit(self, outputs: Tree, targets: Tensor, _: int) -> str | None:
-        from ..trees import SEVERAL, answer_in
-
         if not self.suits(targets):
             return "targets (n classes) of 0 and 1"
-        answer = answer_in(outputs)
-        if answer is None:
-            return f"one tensor of outputs (batch, classes), {SEVERAL}"
+        answer = self.answer(outputs)
         wanted = (len(answer), targets.shape[1])
         return None if tuple(answer.shape) == wanted else f"outputs (batch, classes) = {wanted}"
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        from ..trees import answer_of
-
-        logits = answer_of(outputs)
+        logits = self.answer(outputs)
         wanted = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, wanted)
 
     def classes(self, outputs: Tree) -> int:
-        from ..trees import answer_of
-
-        return answer_of(outputs).shape[1]
+        return self.answer(outputs).shape[1]
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
-        from ..trees import answer_of, either_or
+        from ..trees import either_or
 
-        return either_or(answer_of(outputs)), either_or(answer_of(teacher))
+        return either_or(self.answer(outputs)), either_or(self.answer(teacher))
 
     def tally(self, _: int) -> Tally:
-        return Collected({"mAP": mean_average_precision, "f1": f1})
+        return Collected({"mAP": mean_average_precision, "f1": f1}, self.answer)
 
     def agreement(self) -> Tally:
         return Share("agreement", self.alike)
@@ -76,9 +68,7 @@ class Multilabel(Kind):
         return int(same.sum()), same.numel()
 
     def answers(self, outputs: Tree) -> Tensor:
-        from ..trees import answer_of
-
-        return (answer_of(outputs) > 0).long()
+        return (self.answer(outputs) > 0).long()
 
     def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets

@@ -40,13 +40,9 @@ class Regress(Kind):
         return targets.is_floating_point()
 
     def misfit(self, outputs: Tree, targets: Tensor, _: int) -> str | None:
-        from ..trees import SEVERAL, answer_in
-
         if not self.suits(targets):
             return "targets of floating-point numbers"
-        answer = answer_in(outputs)
-        if answer is None:
-            return f"one tensor of outputs, {SEVERAL}"
+        answer = self.answer(outputs)
         wanted = (len(answer), *targets.shape[1:])
         fits = tuple(answer.shape) in (wanted, (*wanted, 1))
         return None if fits else f"outputs {wanted}, as targets are"
@@ -54,9 +50,7 @@ class Regress(Kind):
     def loss(self, outputs: Tree, targets: Tensor, _: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        from ..trees import answer_of
-
-        answer = answer_of(outputs).reshape(targets.shape)
+        answer = self.answer(outputs).reshape(targets.shape)
         return F.smooth_l1_loss(answer, targets.to(answer.dtype), beta=self.delta)
 
     def classes(self, _: Tree) -> int:
@@ -69,15 +63,17 @@ class Regress(Kind):
         )
 
     def tally(self, _: int) -> Tally:
-        return Collected({"r2": r2, "mae": mae})
+        return Collected({"r2": r2, "mae": mae}, self.answer)
 
     def agreement(self) -> Tally:
-        return Collected({"agreement": alike})
+        return Collected({"agreement": self.alike}, self.answer)
+
+    def alike(self, outputs: Tensor, reference: Tree) -> float:
+        """Return the coefficient of determination of some answers for other outputs, 0 at least."""
+        return max(0.0, r2(outputs, self.answer(reference)))
 
     def answers(self, outputs: Tree) -> Tensor:
-        from ..trees import answer_of
-
-        return answer_of(outputs)
+        return self.answer(outputs)
 
     def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
         return targets
@@ -98,13 +94,6 @@ class Regress(Kind):
 
     def sureness(self, _: Tree) -> Tensor | None:
         return None
-
-
-def alike(outputs: Tree, reference: Tree) -> float:
-    """Return the coefficient of determination of some outputs for others, 0 at least."""
-    from ..trees import answer_of
-
-    return max(0.0, r2(outputs, answer_of(reference)))
 
 
 def r2(outputs: Tree, targets: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,6 @@ class Segment(Kind):
         return targets.ndim == 3 and not targets.is_floating_point()
 
     def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
-        from ..trees import SEVERAL, answer_in
-
         if not self.suits(targets):
             return "targets (n h w) of whole numbers"
         counted = targets[self.counted(targets)]
@@ -49,34 +47,28 @@ class Segment(Kind):
                 f"targets from 0 to {classes - 1} or {self.ignore}, which is ignored, got "
                 f"{int(counted.min())} to {int(counted.max())}"
             )
-        answer = answer_in(outputs)
-        if answer is None:
-            return f"one tensor of outputs (n classes h w), {SEVERAL}"
+        answer = self.answer(outputs)
         wanted = (len(answer), classes, *targets.shape[1:])
         return None if tuple(answer.shape) == wanted else f"outputs (n classes h w) = {wanted}"
 
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         import torch.nn.functional as F
 
-        from ..trees import answer_of
-
         wanted = targets.long().masked_fill(targets == OUTSIDE, self.ignore)
         return F.cross_entropy(
-            answer_of(outputs), wanted, ignore_index=self.ignore, label_smoothing=smoothing
+            self.answer(outputs), wanted, ignore_index=self.ignore, label_smoothing=smoothing
         )
 
     def classes(self, outputs: Tree) -> int:
-        from ..trees import answer_of
-
-        return answer_of(outputs).shape[1]
+        return self.answer(outputs).shape[1]
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
         from ..trees import rows_of_both
 
-        return rows_of_both(outputs, teacher)
+        return rows_of_both(self.answer(outputs), self.answer(teacher))
 
     def tally(self, classes: int) -> Tally:
-        return Confusion(classes, self.ignore)
+        return Confusion(classes, self.ignore, self.answer)
 
     def agreement(self) -> Tally:
         return Share("agreement", self.alike)
@@ -87,9 +79,7 @@ class Segment(Kind):
         return int(same.sum()), same.numel()
 
     def answers(self, outputs: Tree) -> Tensor:
-        from ..trees import answer_of
-
-        return answer_of(outputs).argmax(1)
+        return self.answer(outputs).argmax(1)
 
     def shifted(self, targets: Tensor, down: Tensor, right: Tensor, _: tuple[int, int]) -> Tensor:
         from ..data.augment import shifted
@@ -121,10 +111,11 @@ class Segment(Kind):
 class Confusion(Tally):
     """Count how many pixels of each class (rows) were named each class (columns)."""
 
-    def __init__(self, classes: int, ignore: int) -> None:
+    def __init__(self, classes: int, ignore: int, answer: Callable[[Tree], Tensor]) -> None:
         import torch
 
         self.ignore = ignore
+        self.answer = answer
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
 
     @property
@@ -134,10 +125,8 @@ class Confusion(Tally):
     def add(self, outputs: Tree, targets: Tree) -> None:
         import torch
 
-        from ..trees import answer_of
-
         classes = len(self.counts)
-        for scores, wanted in zip(answer_of(outputs), targets, strict=True):
+        for scores, wanted in zip(self.answer(outputs), targets, strict=True):
             counted = (wanted != self.ignore) & (wanted != OUTSIDE)
             pairs = classes * wanted[counted].long() + scores.argmax(0)[counted]
             self.counts += torch.bincount(pairs, minlength=classes**2).view(classes, classes)

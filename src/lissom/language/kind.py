@@ -24,6 +24,14 @@ class Kind(Method, ABC):
     Outputs are what the network returns: a tensor, or a tuple or dict of tensors.
     """
 
+    def answer(self, outputs: Tree) -> Tensor:
+        """Return the tensor of outputs that is the answer, as logits; a kind of the user's own says
+        here which of several it is. Raises LissomError where that is not known.
+        """
+        from ..trees import answer_of
+
+        return answer_of(outputs)
+
     @abstractmethod
     def suits(self, targets: Tensor) -> bool:
         """Return whether targets look like those of this kind."""

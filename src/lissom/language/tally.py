@@ -34,10 +34,13 @@ class Tally(ABC):
 
 
 class Collected(Tally):
-    """Keep all outputs, for metrics that take those of a whole split at once."""
+    """Keep all outputs, or what `answer` takes of them, for metrics of a whole split at once."""
 
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+    def __init__(
+        self, metrics: Mapping[str, Metric], answer: Callable[[Tree], Tree] | None = None
+    ) -> None:
         self.metrics = metrics
+        self.answer = answer
         self.outputs: list[Tree] = []
         self.targets: list[Tree] = []
 
@@ -46,7 +49,7 @@ class Collected(Tally):
         return tuple(self.metrics)
 
     def add(self, outputs: Tree, targets: Tree) -> None:
-        self.outputs.append(outputs)
+        self.outputs.append(outputs if self.answer is None else self.answer(outputs))
         self.targets.append(targets)
 
     def values(self) -> dict[str, float]:
@@ -80,7 +83,7 @@ class Share(Tally):
 
 
 class Itself(Tally):
-    """Count the first metric of another tally and call it agreement: targets are the answers of a
+    """Count the first metric of another tally and call it fidelity: targets are the answers of a
     network, not the truth.
     """
 
@@ -89,10 +92,10 @@ class Itself(Tally):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("agreement",)
+        return ("fidelity",)
 
     def add(self, outputs: Tree, targets: Tree) -> None:
         self.tally.add(outputs, targets)
 
     def values(self) -> dict[str, float]:
-        return {"agreement": self.tally.values()[self.tally.names[0]]}
+        return {"fidelity": self.tally.values()[self.tally.names[0]]}

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ..data.data import Data
+from ..data.samples import described
 from ..data.split import CPU, Files, Images, Shown
 from ..errors import LissomError, listed, type_of
 from ..language.kind import Kind
 from ..language.menu import menu
+from ..language.tally import Tally
 from ..language.training import Batch
 from ..surgery.steady import unsteady
 from ..tasks.code import describe_error, first_line
+from ..tasks.kinds import is_own_kind
 from ..tasks.task import Task
 from ..trees import (
     Tree,
@@ -36,6 +39,12 @@ if TYPE_CHECKING:
 FEW = 8  # images that a loader of the user's own is asked for
 SCORED = 256  # labels that the scores are tried on
 WANTED = "a split has labels, __len__() and batches(size, device, order)"
+
+TO_FIT = "--size and --channels (size=, channels= of Data.of) make images fit"
+AS_CALLED = (
+    "it is called with what the data set gives before the target: a tensor, a tuple of arguments, as "
+    "in ((ids, mask), target), or a dict of them by name"
+)
 
 
 def examine(task: Task) -> None:
@@ -127,11 +136,10 @@ def answered(task: Task, model: nn.Module) -> Tree:
         with torch.no_grad():
             out: Tree = handed(model, inputs)
     except Exception as error:  # the user's own code may raise anything
-        said = describe_error(error, first_line(error), f" on images of shape {shapes(inputs)}")
+        what = "inputs" if task.data.as_given else "images"
+        said = describe_error(error, first_line(error), f" on {what} of shape {shapes(inputs)}")
         raise LissomError(
-            f"model {task.name}: it raised {said}; --size and --channels (size=, "
-            "channels= of Data.of) make "
-            "images fit"
+            f"model {task.name}: it raised {said}; {AS_CALLED if task.data.as_given else TO_FIT}"
         ) from error
     tensors = list(tensors_in(out))
     what = f"{shapes(out)} for {count} images" if tensors else type(out).__name__
@@ -144,7 +152,29 @@ def answered(task: Task, model: nn.Module) -> Tree:
         )
     if task.kind is not None and task.loss is None:
         check_fit(task, task.kind, out, f"{said}expected ", also)
+        if is_own_kind(task.kind_text):
+            called(partial(try_kind, task, task.kind, out), f"--kind {task.kind_text}")
     return out
+
+
+def try_kind(task: Task, kind: Kind, outputs: Tree) -> None:
+    """Have a kind of task do what it is asked for during a run, so that it raises before one begins."""
+    split = task.data.shown_to_networks
+    targets = split.labels[torch.arange(length(outputs)) % len(split)]
+    loss = kind.loss(outputs, targets)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise LissomError(
+            f"--kind {task.kind_text}: expected a loss that is a tensor of one number, got "
+            f"{described(loss)}"
+        )
+    for tally, beside in ((task.tally(), targets), (kind.agreement(), outputs)):
+        if not isinstance(tally, Tally):
+            raise LissomError(
+                f"--kind {task.kind_text}: expected a lissom.language.tally.Tally, got {type_of(tally)}"
+            )
+        tally.add(outputs, beside)
+        tally.values()
+    kind.answers(outputs)
 
 
 def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> None:
@@ -152,15 +182,34 @@ def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> No
     classes = len(task.data.classes)
     for name in ("train", "valid", "test"):
         targets = getattr(task.data, name).labels
-        wanted = kind.misfit(outputs, targets, classes) if len(targets) else None
+        if not len(targets):
+            continue
+        try:
+            wanted = called(
+                partial(kind.misfit, outputs, targets, classes), f"--kind {task.kind_text}"
+            )
+        except LissomError as error:
+            raise LissomError(f"model {task.name}: {error}") from None
         if wanted is None:
             continue
         if wanted.startswith("targets"):
-            raise LissomError(f"data {task.data.name}: the {name} split: {kind}: expected {wanted}")
+            got = "" if "got" in wanted else f", got {described(targets)}"
+            raise LissomError(
+                f"data {task.data.name}: the {name} split: {kind}: expected {wanted}{got}"
+            )
         answer = answer_in(outputs)
         more = answer is not None and answer.ndim == 2 and answer.shape[1] > classes
         cure = "; where the data hold some of the network's classes, --classes names all of them"
-        raise LissomError(f"{said}{wanted}{also}{cure if more else ''}")
+        taken = taken_by(kind, outputs) if is_own_kind(task.kind_text) else ""
+        raise LissomError(f"{said}{wanted}{also}{taken}{cure if more else ''}")
+
+
+def taken_by(kind: Kind, outputs: Tree) -> str:
+    """Return what of outputs a kind takes for the answer, where it takes one tensor."""
+    try:
+        return f", and its kind takes {shapes(kind.answer(outputs))} for the answer"
+    except LissomError:
+        return ""
 
 
 def check_loss(task: Task, model: nn.Module, outputs: Tree) -> None:

@@ -15,6 +15,8 @@ KNOWN: dict[str, tuple[Numbers, Numbers]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
 }
 
+FARTHEST = 2.0  # mean of pixels from 0 to 1 that somebody may mean
+
 
 @dataclass(frozen=True)
 class Normalize(NumberOperation):
@@ -71,6 +73,16 @@ class Normalize(NumberOperation):
         numbers = (self.mean or 0.0, self.std or 1.0) if self.given else KNOWN[self.of]
         subtracted = each(numbers[0], len(mean), str(self))
         divided = each(numbers[1], len(mean), str(self))
+        if not self.given and set(std) != {1.0}:
+            raise LissomError(
+                f"preprocess: {self}: its numbers are for pixels from 0 to 1, and what stands before it "
+                "changes them; leave that out"
+            )
+        if any(m + x * s > FARTHEST for m, x, s in zip(mean, subtracted, std, strict=True)):
+            raise LissomError(
+                f"preprocess: {self}: its mean lies far beyond all pixels, which go from 0 to 1; for "
+                f"pixels from 0 to 255: scale(255) | {self}"
+            )
         return (
             tuple(m + x * s for m, x, s in zip(mean, subtracted, std, strict=True)),
             tuple(s * x for s, x in zip(std, divided, strict=True)),

@@ -42,7 +42,7 @@ from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
 from .context import TaskContext
 from .eta import Eta
-from .expected import chance_note, check_expected, expected_in
+from .expected import chance_note, check_expected, check_metric_names, expected_in
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
 
@@ -285,6 +285,7 @@ def run(
     store.check()
     store.sweep()
     examine(task)
+    check_metric_names(task.metric_names)
     if bake and task.data.as_given:
         raise LissomError(
             "--bake: inputs are taken as the data set gives them; there is nothing to put into the "

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from ..errors import LissomError, unknown
 from ..language.method import values_in
+from ..store.record import Measurement
 from ..store.store import Store
 
 TOLERANCE = 0.005
@@ -27,6 +28,16 @@ def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
                 f"--expect: {name}: expected a number, as in {name}=0.9, got {value!r}"
             )
     return {name: float(value) for name, value in values.items()}
+
+
+def check_metric_names(metrics: Collection[str]) -> None:
+    """Raise where a metric has the name of something else that is measured of a file."""
+    for name in metrics:
+        if name in Measurement.__dataclass_fields__:
+            raise LissomError(
+                f"task: its metric '{name}' has the name of something else that is measured of a "
+                "file; call it otherwise"
+            )
 
 
 def chance_note(store: Store, key: str) -> str | None:

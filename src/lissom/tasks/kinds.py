@@ -24,6 +24,8 @@ def is_own_kind(text: str) -> bool:
 
 def check_kind(text: str) -> None:
     """Raise unless a text can name a kind of task; imports nothing of the user's."""
+    if text.endswith(".py"):
+        raise LissomError(f"--kind: {text} says no name in that file; expected {text}:NAME")
     if not is_own_kind(text):
         method_of("kinds", text, "--kind")
     elif not os.path.isfile(text.rpartition(":")[0]):

@@ -64,7 +64,10 @@ def program_in(path: str, where: str) -> torch.export.ExportedProgram:
     except (OSError, ValueError, zipfile.BadZipFile):
         known = False
     if not known:
-        raise LissomError(f"{where}: expected a file that torch.export.save wrote")
+        raise LissomError(
+            f"{where}: expected a file that torch.export.save wrote; weights go "
+            "with --weights, beside the --model that builds the network"
+        )
     try:
         with quiet():  # PyTorch logs one traceback and raises another error
             program = torch.export.load(path)

@@ -212,7 +212,7 @@ def labelled_by_itself(task: Task) -> Task:
     """
     import torch
 
-    from ..trees import answer_in, handed
+    from ..trees import handed, shapes
 
     if not task.trained:
         raise LissomError(
@@ -230,26 +230,30 @@ def labelled_by_itself(task: Task) -> Task:
     model = task.fresh()
     wide = 0
 
+    def said(outputs: Tree) -> tuple[int, Tensor]:
+        if kind.name() == "classify" and (answer := kind.answer(outputs)).ndim != 2:
+            raise LissomError(
+                f"model {task.name}: expected outputs (batch, classes) for pictures without labels, "
+                f"got {shapes(answer)}; for others, --kind says what they are"
+            )
+        return kind.classes(outputs), kind.answers(outputs)
+
     @torch.inference_mode()
     def answers(split: Split) -> Tensor:
         nonlocal wide
         found: list[Tensor] = []
         for pixels, _ in split.batches(128, torch.device("cpu")):
-            outputs = handed(model, task.data.normalised(pixels))
-            answer = answer_in(outputs)
-            if kind.name() == "classify" and (answer is None or answer.ndim != 2):
-                raise LissomError(
-                    f"model {task.name}: expected outputs (batch, classes) for pictures without "
-                    "labels; for others, --kind says what they are"
-                )
-            wide = max(wide, kind.classes(outputs))
-            found.append(kind.answers(outputs))
+            inputs = task.data.normalised(pixels)
+            outputs = called(partial(handed, model, inputs), f"model {task.name}: it")
+            classes, labels = called(partial(said, outputs), f"--kind {task.kind_text}")
+            wide = max(wide, classes)
+            found.append(labels)
         return joined(found)
 
     labelled = task.data.labelled_by(answers)
     if len(labelled.test.labels.unique()) < 2:
         labelled.notes.append(
-            f"{task.name} gives all pictures to be tested on one answer, so that agreement says "
+            f"{task.name} gives all pictures to be tested on one answer, so that fidelity says "
             "little: is it trained, and does it see them as it was?"
         )
     classes = tuple(map(str, range(wide)))
@@ -309,6 +313,8 @@ def check_model_spec(spec: str) -> None:
                 "path/to/file.py:factory, a function or "
                 "class that builds the network"
             )
+        if spec.endswith(".pt2"):
+            raise LissomError(f"model: {spec!r}: expected pt2:{spec} for a program in a file")
         check_name(spec)
     elif not place or not name:
         raise LissomError(
