@@ -153,6 +153,7 @@ def test_targets_may_be_numbers() -> None:
         ([X[0], X[1], X[2]], r"expected samples \(input, target\), got \(3, 8, 8\) float32"),
         ([("a.png", 1)] * 9, "expected an input that is a tensor, an array or a picture, got str"),
         ((torch.randn(40), Y), "got single numbers"),
+        (torch.utils.data.TensorDataset(X, X, Y), r"got 3 parts, .* \(\(a, b\), target\)"),
         ([(X[k, :, : 4 + k % 2], 1) for k in range(40)], "reading it raised .*stack .*pad samples"),
         ([(X[k], "ab"[k % 2]) for k in range(40)], "words become numbers first"),
         ([((X[k], "a"), 1) for k in range(40)], "expected an input that is a tensor, .* got str"),

@@ -65,6 +65,11 @@ class DatasetSplit(Dataset[Any]):
             raise LissomError(
                 f"{self.where}: expected samples (input, target), got {described(sample)}"
             )
+        if len(sample) > 2:  # the second would be taken for the target
+            raise LissomError(
+                f"{self.where}: expected samples (input, target), got {len(sample)} parts, "
+                f"{described(sample)}; several inputs are a tuple or dict, ((a, b), target)"
+            )
         return inputs_of(sample[0], self.preprocess, self.where), sample[1]
 
     @property
