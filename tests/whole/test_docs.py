@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,25 +164,74 @@ def test_every_command_of_the_documentation_runs(
     assert (place / "lissom-report.html").is_file() and (place / "model.onnx").is_file()
 
 
-def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
-    cells = json.loads((ROOT / "docs" / "first-compression.ipynb").read_text())["cells"]
-    assert all(cell["cell_type"] == "markdown" or cell["outputs"] == [] for cell in cells)
-    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
-    code = code.replace("train(6)", "train(1)").replace('distill("kd", 3)', 'distill("kd", 1)')
+def cells_of(notebook: str) -> list[dict[str, Any]]:
+    """Return the cells of a notebook in docs/."""
+    return json.loads((ROOT / "docs" / notebook).read_text())["cells"]
+
+
+def printed_by(notebook: str, folder: Path, smaller: dict[str, str]) -> str:
+    """Return what a notebook prints when its cells run in a folder, with some texts replaced."""
+    cells = cells_of(notebook)
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for text, other in smaller.items():
+        assert text in code, text
+        code = code.replace(text, other)
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
-        env=surroundings(),
+        env={**surroundings(), "TMPDIR": str(folder)},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-800:]
-    assert (
-        done.stdout.count("openvino") == 2
-        and "-> " in done.stdout
-        and (tmp_path / "small.onnx").is_file()
-    )
+    return done.stdout
+
+
+def test_the_notebook_runs_as_it_is(tmp_path: Path) -> None:
+    name = "first-compression.ipynb"
+    cells = cells_of(name)
+    assert all(cell["cell_type"] == "markdown" or cell["outputs"] == [] for cell in cells)
+    printed = printed_by(name, tmp_path, {"train(6)": "train(1)", '"kd", 3': '"kd", 1'})
+    assert printed.count("openvino") == 2 and "-> " in printed
+    assert (tmp_path / "small.onnx").is_file()
+
+
+def test_the_notebook_of_a_detector_and_a_segmenter_prints_what_it_holds(tmp_path: Path) -> None:
+    name = "detector-and-segmenter.ipynb"
+    smaller = {
+        "train(12,": "train(1,",
+        '"kd", 10,': '"kd", 1,',
+        '"kd", 6,': '"kd", 1,',
+        '"train": 600': '"train": 48',
+        '"test": 100': '"test": 8',
+    }
+    printed = printed_by(name, tmp_path, smaller)
+    outputs = [out for cell in cells_of(name) for out in cell.get("outputs", [])]
+    held = "".join("".join(out["text"]) for out in outputs if out["output_type"] == "stream")
+
+    def without_numbers(text: str) -> str:
+        return re.sub(r"\d+(\.\d+)?", "0", text)
+
+    assert without_numbers(printed) == without_numbers(held)
+    pictures = [out["data"]["image/png"] for out in outputs if "data" in out]
+    assert len(pictures) == 2 and all(len(text) < 60_000 for text in pictures)
+
+
+def test_a_notebook_is_small_and_names_no_machine() -> None:
+    for file in (ROOT / "docs").glob("*.ipynb"):
+        assert file.stat().st_size < 400_000
+        cells = cells_of(file.name)
+        outputs = [out for cell in cells for out in cell.get("outputs", [])]
+        assert all(out["output_type"] in ("stream", "execute_result") for out in outputs)
+        assert all(out.get("name") != "stderr" for out in outputs)
+        said = json.dumps([out.get("text") or out["data"]["text/plain"] for out in outputs])
+        assert not re.search(r"/(tmp|home|root|work|Users)\b| at 0x", said)
+        counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+        assert set(counts) == {None} or counts == list(range(1, len(counts) + 1))
+        text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert (file.parent / link).exists(), (file.name, link)
 
 
 def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
