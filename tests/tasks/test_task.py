@@ -697,7 +697,7 @@ def loader(
         ),
         (
             {"loss": None, **of_no_kind()},
-            "its labels, (4, 2) of int64 in the train split, are of no kind of task (classify, "
+            "its labels, (4, 2) int64 in the train split, are of no kind of task (classify, "
             "detect, multilabel, regress, segment); Task(loss=...)",
         ),
         ({"metrics": {}, **of_no_kind()}, "are of no kind of task"),

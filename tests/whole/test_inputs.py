@@ -12,6 +12,7 @@ import torch
 import lissom
 from lissom.cli.main import main
 from lissom.store.store import Store
+from lissom.tasks.kinds import kind_named
 
 CODE = """
 import torch
@@ -136,3 +137,63 @@ def test_a_dict_is_handed_over_by_name_and_a_tuple_by_place(tmp_path: Path) -> N
         found.append(record["scores"]["test"]["top1"])
         assert record["targets"]["onnxruntime"]["agreement"] == 1
     assert found[0] == found[1]
+
+
+KIND = """
+import torch.nn.functional as F
+from lissom.kinds.classify import Classify
+
+
+class Both(Classify):
+    \"\"\"Name a class, and say a number.\"\"\"
+
+    def answer(self, outputs):
+        return outputs["kind"]
+
+    def suits(self, targets):
+        return set(targets) == {"kind", "size"}
+
+    def misfit(self, outputs, targets, classes):
+        return None if self.suits(targets) else "targets kind and size"
+
+    def loss(self, outputs, targets, smoothing=0.0):
+        return F.cross_entropy(outputs["kind"], targets["kind"]) + F.mse_loss(
+            outputs["size"], targets["size"]
+        )
+
+    def tally(self, classes):
+        inner = super().tally(classes)
+        add = inner.add
+        inner.add = lambda outputs, targets: add(outputs, targets["kind"])
+        return inner
+"""
+
+
+def test_targets_are_a_dict_where_a_kind_of_the_users_own_says_what_they_are(
+    tmp_path: Path,
+) -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Linear(6, 16)
+            self.kind = torch.nn.Linear(16, 2)
+            self.size = torch.nn.Linear(16, 1)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            x = torch.relu(self.body(x))
+            return {"size": self.size(x)[:, 0], "kind": self.kind(x)}
+
+    (tmp_path / "kind.py").write_text(KIND)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=draw)
+    samples = [(x[k], {"kind": int(x[k, 0] > 0), "size": float(x[k].sum())}) for k in range(200)]
+    data = lissom.Data.of_dataset(samples[150:], train=samples[:150], classes=2)
+    kind, _ = kind_named(f"{tmp_path}/kind.py:Both")
+    task = lissom.Task(Two, data, "two", kind=kind)
+    (record,) = lissom.run(
+        "train(20, lr=0.02, batch=16) | quantize(8)",
+        task,
+        tmp_path / "store",
+        targets="onnxruntime",
+    )
+    assert record["targets"]["onnxruntime"]["top1"] > 0.85

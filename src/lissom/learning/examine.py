@@ -24,6 +24,7 @@ from ..tasks.task import Task
 from ..trees import (
     Tree,
     answer_in,
+    at,
     concatenated,
     handed,
     in_float,
@@ -72,7 +73,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
     for method in ("__len__", "batches", "labels"):
         if not hasattr(split, method):
             raise LissomError(f"{where}, {type_of(split)}, has no {method}; {WANTED}")
-    if not isinstance(split.labels, Tensor) or len(split.labels) != len(split):
+    if length(split.labels) != len(split):
         held = len(split.labels) if hasattr(split.labels, "__len__") else "no"
         raise LissomError(
             f"{where}: labels: expected a tensor of {len(split)}, one for each image, got a "
@@ -117,9 +118,9 @@ def check_labels(task: Task) -> None:
     """Raise if targets are of no kind of task, and the task's own loss and metrics are missing."""
     for name in ("train", "valid", "test"):
         labels = getattr(task.data, name).labels
-        if not len(labels) or (task.loss is not None and task.metrics and task.kind is None):
+        if not length(labels) or (task.loss is not None and task.metrics and task.kind is None):
             continue
-        form = f"{tuple(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
+        form = described(labels)
         if task.kind is None:
             part = "loss" if task.loss is None else "metrics"
             raise LissomError(
@@ -160,7 +161,7 @@ def answered(task: Task, model: nn.Module) -> Tree:
 def try_kind(task: Task, kind: Kind, outputs: Tree) -> None:
     """Have a kind of task do what it is asked for during a run, so that it raises before one begins."""
     split = task.data.shown_to_networks
-    targets = split.labels[torch.arange(length(outputs)) % len(split)]
+    targets = at(split.labels, torch.arange(length(outputs)) % len(split))
     loss = kind.loss(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise LissomError(
@@ -182,7 +183,7 @@ def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> No
     classes = len(task.data.classes)
     for name in ("train", "valid", "test"):
         targets = getattr(task.data, name).labels
-        if not len(targets):
+        if not length(targets):
             continue
         try:
             wanted = called(
@@ -234,7 +235,7 @@ def check_metrics(task: Task, outputs: Tree) -> None:
     """
     count = min(SCORED, len(task.data.valid))
     places = torch.arange(count) * len(task.data.valid) // count
-    labels = task.data.valid.labels[places].cpu()
+    labels = mapped(lambda t: t[places].cpu(), task.data.valid.labels)
     repeated = torch.arange(count) % length(outputs)
     many = mapped(lambda t: t[repeated], in_float(outputs))
     for name, metric in task.metrics.items():

@@ -12,7 +12,7 @@ from ..language.method import method_of
 from .code import called, loaded
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ..trees import Tree
 
 KINDS = ("classify", "segment", "multilabel", "detect", "regress")  # as targets are tried
 
@@ -57,13 +57,17 @@ def listed_classes() -> str:
     return ", ".join(f"{kinds[name].__module__}.{kinds[name].__name__}" for name in sorted(kinds))
 
 
-def kind_of(targets: Tensor | None, *, own: bool) -> Kind | None:
+def kind_of(targets: Tree | None, *, own: bool) -> Kind | None:
     """Return the kind of task that targets look like; None where a task with a loss and metrics of
-    its `own` has others than classes, or where they look like none.
+    its `own` has others than classes, or where they look like none, as several tensors do.
     """
+    import torch
+
+    if not isinstance(targets, torch.Tensor):
+        return None
     kinds = menu("kinds")
     for name in ("classify",) if own else KINDS:
         kind: Kind = kinds[name]()
-        if targets is not None and kind.suits(targets):
+        if kind.suits(targets):
             return kind
     return None
