@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ def test_it_is_said_where_there_is_nothing_to_explain(runs: Any) -> None:
     task, store, (eight, _) = runs
     with pytest.raises(LissomError, match="is quantized"):
         Explained(task, store, eight["float"]["key"])
+
+
+def test_pictures_of_another_size_than_the_network_takes_are_refused(runs: Any) -> None:
+    task, store, (eight, _) = runs
+    other = replace(task, data=lissom.Data.of("digits", size=(8, 8)))
+    with pytest.raises(LissomError, match=r"seen as \(1, 16, 16\); --data, .* \(1, 8, 8\)"):
+        Explained(other, store, eight["key"])
 
 
 def test_a_loss_within_chance_is_called_that() -> None:

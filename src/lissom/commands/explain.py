@@ -53,9 +53,11 @@ class Explained:
     def __post_init__(self) -> None:
         self.record = self.store.record(self.key)
         made = self.record["task"]
-        if made["data"] != self.task.data.name:
+        own = f"{made['data']}, seen as {tuple(made['shape'])}"
+        data = f"{self.task.data.name}, seen as {self.task.data.shape}"
+        if own != data:
             raise LissomError(
-                f"explain: {self.key} learned on {made['data']}; --data says {self.task.data.name}"
+                f"explain: {self.key} learned on {own}; --data, --preprocess and --size say {data}"
             )
         try:
             whole = restore(self.task.fresh, self.store.folder(self.key))
