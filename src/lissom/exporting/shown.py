@@ -179,16 +179,22 @@ def unlike(names: list[str], taken: list[str]) -> list[str]:
     return fresh
 
 
+def is_float(inputs: Tree) -> bool:
+    """Return whether inputs are a single tensor of floats."""
+    return isinstance(inputs, Tensor) and inputs.is_floating_point()
+
+
 def one_picture(
     target: object, model: nn.Module, shape: tuple[int, ...], example: Tree | None
 ) -> None:
     """Raise where a target whose files take and return a single tensor of floats is given another
     network.
     """
-    whole = copy.deepcopy(model).cpu().float().eval()
-    shown = shown_to(whole, shape, example)
-    several = shown.flat or not shown.inputs.is_floating_point()
-    if several:
+    refused = example is not None and not is_float(example)
+    if not refused:
+        shown = shown_to(copy.deepcopy(model).cpu().float().eval(), shape, example)
+        refused = shown.flat or not is_float(shown.inputs)
+    if refused:
         raise LissomError(
             f"{target}: its files take one tensor of floats and return one; onnxruntime and "
             "openvino take integers, and several inputs and outputs"
