@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..drawing import class_name
-from ..language.kind import Kind
+from ..language.kind import WithoutPlaces
 from ..language.tally import Collected, Share, Tally
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
 
 
 @dataclass(frozen=True)
-class Classify(Kind):
+class Classify(WithoutPlaces):
     """Name the class of each sample: outputs (n classes), targets (n) of whole numbers.
 
     loss      = cross-entropy(outputs, targets)
@@ -70,18 +69,6 @@ class Classify(Kind):
 
     def answers(self, outputs: Tree) -> Tensor:
         return self.answer(outputs).argmax(1)
-
-    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
-        return targets
-
-    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
-        return targets
-
-    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
-        return picture
-
-    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
         return class_name(classes, int(answer))

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..drawing import class_name
-from ..language.kind import Kind
+from ..language.kind import WithoutPlaces
 from ..language.tally import Collected, Share, Tally
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
 
 
 @dataclass(frozen=True)
-class Multilabel(Kind):
+class Multilabel(WithoutPlaces):
     """Say of each class whether a sample has it: outputs (n classes), targets (n classes) of 0 and 1.
 
     loss      = binary cross-entropy(sigmoid(outputs), targets)
@@ -69,18 +68,6 @@ class Multilabel(Kind):
 
     def answers(self, outputs: Tree) -> Tensor:
         return (self.answer(outputs) > 0).long()
-
-    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
-        return targets
-
-    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
-        return targets
-
-    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
-        return picture
-
-    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
         numbers = answer.flatten().nonzero().flatten().tolist()

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LissomError
-from ..language.kind import Kind
+from ..language.kind import WithoutPlaces
 from ..language.method import arg
 from ..language.tally import Collected, Tally
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from ..trees import Tree
@@ -21,7 +20,7 @@ MOST_SHOWN = 6  # numbers of a sample in words
 
 
 @dataclass(frozen=True)
-class Regress(Kind):
+class Regress(WithoutPlaces):
     """Predict numbers: outputs and targets (n) or (n ...) of one shape.
 
     loss      = mean of |d| - delta / 2 where |d| > delta, d^2 / (2 delta) elsewhere
@@ -74,18 +73,6 @@ class Regress(Kind):
 
     def answers(self, outputs: Tree) -> Tensor:
         return self.answer(outputs)
-
-    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
-        return targets
-
-    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
-        return targets
-
-    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
-        return picture
-
-    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
-        return {}
 
     def words(self, answer: Tensor, _: Sequence[str]) -> str:
         numbers = answer.flatten().tolist()

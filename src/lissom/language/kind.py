@@ -100,3 +100,22 @@ class Kind(Method, ABC):
     @abstractmethod
     def sureness(self, outputs: Tree) -> Tensor | None:
         """Return how sure a network is of its answers (n), from 0 to 1; None where it does not say."""
+
+
+@dataclass(frozen=True)
+class WithoutPlaces(Kind):
+    """A kind whose targets have no place in a picture: they stay as they are where it is moved, and
+    nothing is drawn onto it.
+    """
+
+    def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:
+        return targets
+
+    def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
+        return targets
+
+    def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
+        return picture
+
+    def colours(self, _: Tensor, __: Sequence[str]) -> dict[str, str]:
+        return {}
