@@ -16,7 +16,7 @@ from ..bench.process import loaded
 from ..data.data import AS_GIVEN, Data
 from ..data.inputs import inputs_of, is_plain
 from ..errors import LissomError, listed
-from ..exporting.onnx.container import ENDING, is_packed, read
+from ..exporting.onnx.container import ENDING, model_in
 from ..learning.evaluate import Answered, RunFile, file_answers, scored
 from ..tasks.kinds import is_own_kind, kind_named
 from ..tasks.task import Task
@@ -30,16 +30,7 @@ def facts_in(path: Path) -> dict[str, Any]:
     """
     beside = path.with_name(path.name + ".json")
     if path.suffix in (".onnx", ENDING):
-        import onnx
-
-        whole = read(path) if is_packed(path) else path.read_bytes()
-        try:
-            model = onnx.load_model_from_string(whole)
-        except Exception as error:  # protobuf raises errors of its own for a broken file
-            raise LissomError(
-                f"{path}: it cannot be read as ONNX ({type(error).__name__})"
-            ) from None
-        return {entry.key: entry.value for entry in model.metadata_props}
+        return {entry.key: entry.value for entry in model_in(path).metadata_props}
     if beside.is_file():
         try:
             facts = json.loads(beside.read_text(encoding="utf-8"))
@@ -77,10 +68,7 @@ def outputs_in(path: Path) -> Tree | None:
     """
     if path.suffix not in (".onnx", ENDING):
         return None
-    import onnx
-
-    whole = read(path) if is_packed(path) else path.read_bytes()
-    outputs = onnx.load_model_from_string(whole).graph.output
+    outputs = model_in(path).graph.output
     return {part.name: torch.zeros(0) for part in outputs} if len(outputs) > 1 else None
 
 
@@ -88,10 +76,7 @@ def fixed_batch(path: Path) -> int | None:
     """Return how many samples an ONNX file takes at once, None where that is left open."""
     if path.suffix not in (".onnx", ENDING):
         return None
-    import onnx
-
-    whole = read(path) if is_packed(path) else path.read_bytes()
-    dims = onnx.load_model_from_string(whole).graph.input[0].type.tensor_type.shape.dim
+    dims = model_in(path).graph.input[0].type.tensor_type.shape.dim
     return dims[0].dim_value or None if len(dims) else None
 
 

@@ -16,7 +16,7 @@ from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
 from ..data.data import Data
 from ..errors import LissomError
-from ..exporting.onnx.container import ENDING, is_packed, read
+from ..exporting.onnx.container import ENDING, model_in
 from ..exporting.openvino_ir import unpacked
 from ..exporting.snippet import FIRST, snippet
 from ..language.method import method_of
@@ -304,24 +304,16 @@ def declared_inputs(path: Path) -> list[Input]:
     """Return the inputs that an ONNX file, packed or not, declares; 0 stands for any size."""
     import onnx
 
-    whole = read(path) if is_packed(path) else None
-    try:
-        proto = (
-            onnx.load(str(path), load_external_data=False)
-            if whole is None
-            else onnx.load_model_from_string(whole)
+    graph = model_in(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [
+        Input(
+            tuple(dim.dim_value for dim in part.type.tensor_type.shape.dim),
+            str(onnx.helper.tensor_dtype_to_np_dtype(part.type.tensor_type.elem_type)),
         )
-        weights = {tensor.name for tensor in proto.graph.initializer}
-        return [
-            Input(
-                tuple(dim.dim_value for dim in part.type.tensor_type.shape.dim),
-                str(onnx.helper.tensor_dtype_to_np_dtype(part.type.tensor_type.elem_type)),
-            )
-            for part in proto.graph.input
-            if part.name not in weights
-        ]
-    except Exception as error:  # protobuf raises errors of its own for a broken file
-        raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None
+        for part in graph.input
+        if part.name not in weights
+    ]
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> None:

@@ -169,3 +169,19 @@ def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> Non
             )
     if begin != weights or end + graph - taken > limit:
         raise ValueError("its index does not fit its weights, or its graph is too large")
+
+
+def model_in(path: Path) -> Any:
+    """Return the ONNX model in a file, packed or not; weights beside it are not read. Raises
+    LissomError for a file that is none.
+    """
+    import onnx
+
+    try:
+        if is_packed(path):
+            return onnx.load_model_from_string(read(path))
+        return onnx.load(str(path), load_external_data=False)
+    except LissomError:
+        raise
+    except Exception as error:  # protobuf raises errors of its own for a broken file
+        raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None
