@@ -95,6 +95,33 @@ def test_names_that_begin_as_wrappers_do_stay_where_the_network_has_them(tmp_pat
     assert torch.equal(net.model[0].weight, plain()[0].weight)  # type: ignore[arg-type]
 
 
+def test_weights_under_other_names_are_taken_in_their_order_only_if_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    renamed = {f"_{key.replace('.', '.other.', 1)}": value for key, value in before("").items()}
+    torch.save(renamed, tmp_path / "c.pt")
+    net = nn.Sequential(*(copy.deepcopy(m) for m in plain()))
+    nn.init.zeros_(net[0].weight)  # type: ignore[arg-type]
+    with pytest.raises(LissomError, match=r"all \d+ shapes agree.*--weights order:.*c\.pt"):
+        load_weights(net, str(tmp_path / "c.pt"))
+    load_weights(net, f"order:{tmp_path / 'c.pt'}")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(net.state_dict().values(), plain().state_dict().values(), strict=True)
+    )
+
+
+def test_weights_of_other_shapes_or_kinds_are_not_taken_in_their_order(tmp_path: Path) -> None:
+    kinds = {key.replace("running_mean", "running_var_"): v for key, v in before("").items()}
+    fewer = dict(list(before("").items())[:-1])
+    for state in (kinds, fewer):
+        torch.save({f"_{key}": value for key, value in state.items()}, tmp_path / "c.pt")
+        with pytest.raises(LissomError, match="the names are those of another network"):
+            load_weights(copy.deepcopy(plain()), str(tmp_path / "c.pt"))
+        with pytest.raises(LissomError, match="in its order, got others"):
+            load_weights(copy.deepcopy(plain()), f"order:{tmp_path / 'c.pt'}")
+
+
 def test_of_weights_and_their_average_those_with_the_usual_name_are_loaded(tmp_path: Path) -> None:
     average = {key: value + 1 for key, value in before("").items()}
     torch.save({"model_ema": average, "model": before("")}, tmp_path / "c.pt")

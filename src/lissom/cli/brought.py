@@ -59,7 +59,8 @@ class Brought:
         typer.Option(
             "--weights",
             help="A state dict: .safetensors, or .pt of tensors alone. For torchvision:NAME and "
-            "timm:NAME also DEFAULT, the published weights.",
+            "timm:NAME also DEFAULT, the published weights. order:FILE takes tensors in their order, "
+            "whatever their names.",
         ),
     ] = None
     preprocess: Annotated[
@@ -103,6 +104,7 @@ class Brought:
         """Load what the options name; every name is checked before torch is loaded."""
         from ..data.source import check_spec, is_own_data
         from ..language.method import values_in
+        from ..tasks.code import weights_file
         from ..tasks.kinds import check_kind
         from ..tasks.task import Task, check_model_spec, is_published, own_task
 
@@ -118,8 +120,10 @@ class Brought:
         preprocess = self.preprocess_text()
         check_spec(self.data, size, self.channels, preprocess, self.classes)
         weights = self.weights
-        if weights and not is_published(weights, self.model) and not os.path.isfile(weights):
-            raise LissomError(f"weights: {weights} cannot be read (there is no such file)")
+        if weights and not is_published(weights, self.model):
+            file = weights_file(weights)
+            if not os.path.isfile(file):
+                raise LissomError(f"weights: {file} cannot be read (there is no such file)")
         from ..data.data import Data
 
         if is_own_data(self.data):

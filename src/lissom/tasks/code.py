@@ -14,6 +14,8 @@ from typing import Any
 
 from ..errors import LissomError, nearest, place_of
 
+ORDER = "order:"  # before a file of weights: whatever their names, they are taken in their order
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind if it says nothing."""
@@ -72,6 +74,15 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
     file = Path(getattr(module, "__file__", None) or "")
     mark = file_mark(str(file)) if file.is_file() else ""
     return getattr(module, name), f"{place}:{name} {mark}"
+
+
+def weights_file(text: str) -> str:
+    """Return the file in what --weights says.
+
+    >>> weights_file("net.pth"), weights_file("order:net.pth")
+    ('net.pth', 'net.pth')
+    """
+    return text.removeprefix(ORDER)
 
 
 def file_mark(path: str) -> str:

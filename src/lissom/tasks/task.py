@@ -15,7 +15,7 @@ from ..errors import LissomError, listed, type_of, unknown
 from ..language.kind import Kind
 from ..language.tally import Collected, Itself, Metric, Tally
 from .builders import arguments, chosen_arguments, code_named, library_model, program_file
-from .code import called, describe_error, file_mark, loaded, parameters_of
+from .code import ORDER, called, describe_error, file_mark, loaded, parameters_of, weights_file
 from .kinds import kind_named, kind_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Task:
         `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, pt2:FILE,
         package.module:factory or path/to/file.py:factory. The factory is given `num_classes` and
         `in_channels` if it takes them, and `arguments`. `weights` is a file, or for a library's
-        network DEFAULT, its newest published weights, which the library may download. `kind` is a
+        network DEFAULT, its newest published weights, which the library may download; after
+        `order:`, names in the file are not looked at. `kind` is a
         kind of task, as in `segment(ignore=11)`, by default what the targets look like.
         """
         factory, source = factory_of(model)
@@ -134,7 +135,9 @@ class Task:
             return made
 
         if weights and not published:
-            source += " " + file_mark(weights)
+            source += (
+                f" {ORDER if weights.startswith(ORDER) else ''}{file_mark(weights_file(weights))}"
+            )
         own_kind, kind_source = (None, "") if kind is None else kind_named(kind)
         source += kind_source
         task = cls(
@@ -417,11 +420,13 @@ def load_weights(model: nn.Module, path: str) -> None:
 
     A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like,
     its names with what wrappers put before them. A .pt file is read with weights_only, which runs
-    no code from it.
+    no code from it. Of `order:FILE` names are not looked at: its tensors are those of the network
+    in their order.
     """
     from .weights import load_state, read_checkpoint
 
-    load_state(model, read_checkpoint(path), path)
+    file = weights_file(path)
+    load_state(model, read_checkpoint(file), file, by_order=file != path)
 
 
 def own_task(spec: str) -> Task:

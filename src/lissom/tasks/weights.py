@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError, cut, listed
+from .code import ORDER
 from .pickled import check
 
 HOLDERS = tuple(
@@ -115,8 +116,22 @@ def fits(state: State, own: Mapping[str, Tensor]) -> int:
     return sum(k in state and state[k].shape == v.shape for k, v in own.items())
 
 
-def load_state(model: nn.Module, held: Any, path: str) -> None:
-    """Load the state dict in what a checkpoint holds into `model`: all of it, or nothing and an error."""
+def same_order(state: State, own: Mapping[str, Tensor]) -> bool:
+    """Return whether two state dicts hold, one after the other, tensors of the same shapes and of the
+    same kinds, as "weight" and "running_mean" are.
+    """
+    return len(state) == len(own) > 0 and all(
+        one.rpartition(".")[2] == two.rpartition(".")[2] and state[one].shape == own[two].shape
+        for one, two in zip(state, own, strict=True)
+    )
+
+
+def load_state(model: nn.Module, held: Any, path: str, *, by_order: bool = False) -> None:
+    """Load the state dict in what a checkpoint holds into `model`: all of it, or nothing and an error.
+
+    `by_order`: the first tensor becomes the network's first, and so on, whatever their names. Their
+    shapes and kinds must be the same.
+    """
     own = model.state_dict()
     found = [bared(state, own) for state in states_in(held)]
     if not found:
@@ -125,6 +140,15 @@ def load_state(model: nn.Module, held: Any, path: str) -> None:
             f"weights: {path} is not a state dict: names with tensors, nor holds "
             f"one under a usual name{keys}"
         )
+    if by_order:
+        state = next((state for state in found if same_order(state, own)), None)
+        if state is None:
+            raise LissomError(
+                f"weights: {ORDER}{path} does not fit; expected {len(own)} tensors of the network's "
+                "shapes in its order, got others; nothing was loaded"
+            )
+        model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+        return
     state = max(found, key=lambda state: fits(state, own))  # the first of those that fit alike
     wrong = [
         f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
@@ -145,11 +169,17 @@ def load_state(model: nn.Module, held: Any, path: str) -> None:
     ]
     if problems:
         other = not any(k in state for k in own)
-        cure = (
-            "; the names are those of another network: --model names the one that was trained"
-            if other
-            else ""
-        )
+        cure = ""
+        if other and same_order(state, own):
+            cure = (
+                f"; but all {len(own)} shapes agree, in the same order: if it is the same network "
+                f"written by somebody else, --weights {ORDER}{path} loads them one after the other, "
+                "and --expect checks that it answers as it should"
+            )
+        elif other:
+            cure = (
+                "; the names are those of another network: --model names the one that was trained"
+            )
         raise LissomError(
             f"weights: {path} does not fit; nothing was loaded. {'; '.join(problems)}{cure}"
         )
