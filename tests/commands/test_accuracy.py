@@ -19,7 +19,7 @@ import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.cli.main import main
 from lissom.commands.accuracy import facts_in, file_metrics, fixed_batch, preprocess_in
-from lissom.commands.bench import export_key
+from lissom.commands.export import Wanted, export_key
 from lissom.exporting.snippet import snippet
 from lissom.language.menu import menu
 from lissom.language.preprocess import PictureOperation, Preprocess
@@ -121,7 +121,7 @@ def test_the_script_answers_as_the_network_does(
 ) -> None:
     record = made["record"]
     output = tmp_path / "net.onnx"
-    export_key(record["key"], made["store"], "onnxruntime", output, bake, with_code=True)
+    export_key(record["key"], made["store"], "onnxruntime", output, Wanted(bake), with_code=True)
     picture = made["root"] / "photos" / "test" / "light" / "0.png"
     done = subprocess.run(
         [sys.executable, "net.py", str(picture)],
@@ -145,11 +145,11 @@ def test_the_script_takes_no_other_file_s_place(made: dict[str, Any], tmp_path: 
     (tmp_path / "net.py").write_text("def make(): ...\n")
     key, output = made["record"]["key"], tmp_path / "net.onnx"
     with pytest.raises(LissomError, match=r"net\.py is there and is no such script; name the file"):
-        export_key(key, made["store"], "onnxruntime", output, False, with_code=True)
+        export_key(key, made["store"], "onnxruntime", output, Wanted(), with_code=True)
     assert (tmp_path / "net.py").read_text() == "def make(): ...\n" and not output.exists()
     (tmp_path / "net.py").unlink()
     for _ in range(2):  # its own it may write anew
-        export_key(key, made["store"], "onnxruntime", output, False, with_code=True)
+        export_key(key, made["store"], "onnxruntime", output, Wanted(), with_code=True)
 
 
 def test_each_file_sees_pictures_as_it_says(
@@ -157,7 +157,9 @@ def test_each_file_sees_pictures_as_it_says(
 ) -> None:
     files = {name: tmp_path / f"{name}.onnx" for name in ("plain", "baked")}
     for name, file in files.items():
-        export_key(made["record"]["key"], made["store"], "onnxruntime", file, name == "baked")
+        export_key(
+            made["record"]["key"], made["store"], "onnxruntime", file, Wanted(bake=name == "baked")
+        )
     other = onnx.load(str(files["plain"]))
     for entry in other.metadata_props:
         if entry.key == "classes":
@@ -219,4 +221,4 @@ def test_tensors_have_no_script_but_a_file(tmp_path: Path) -> None:
     assert facts["input"] == "as the data set gives it" and facts["preprocess"] == "as given"
     assert "mean" not in facts
     with pytest.raises(LissomError, match="--bake: inputs are taken as the data set gives them"):
-        export_key(record["key"], store, "onnxruntime", tmp_path / "m.onnx", True)
+        export_key(record["key"], store, "onnxruntime", tmp_path / "m.onnx", Wanted(bake=True))

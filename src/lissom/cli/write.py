@@ -37,6 +37,18 @@ def export(
         Path | None, typer.Option("-o", "--output", help="The file to write; model.* if none.")
     ] = None,
     bake: Bake = False,
+    nms: Annotated[
+        bool,
+        typer.Option(
+            "--nms",
+            help="Put into a detector's file what picks its detections: boxes, scores and classes "
+            "come out, the overlapping ones left out (non-maximum suppression).",
+        ),
+    ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="With --nms: how they are picked, as in 'detect(iou=0.5)'."),
+    ] = None,
     snippet: Annotated[
         bool,
         typer.Option(
@@ -49,15 +61,22 @@ def export(
 ) -> None:
     """Write a finished network as a file for a runtime."""
     from ..store.store import Store
+    from ..tasks.kinds import check_kind
 
     wait_asleep()
     kept = Store(store)
     found = kept.find(key)
-    from ..commands.bench import export_key
+    if kind is not None:
+        if not nms:
+            raise LissomError("--kind: it says how detections are picked; give --nms")
+        check_kind(kind)
+    from ..commands.export import Wanted, export_key
     from ..report.live import Live
 
+    wanted = Wanted(bake, nms, kind)
+
     with Live(quiet=json) as live:
-        path = export_key(found, kept, to, output, bake, model, say=live.begin, with_code=snippet)
+        path = export_key(found, kept, to, output, wanted, model, say=live.begin, with_code=snippet)
     typer.echo(
         jsons.dumps({"artefact": str(path), "size_bytes": path.stat().st_size})
         if json

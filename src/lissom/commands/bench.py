@@ -1,8 +1,7 @@
-"""Export and time what is named on the command line: keys of the store, or files."""
+"""Time what is named on the command line: keys of the store, or files."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,70 +16,18 @@ from ..bench.machine import machine
 from ..data.data import Data
 from ..errors import LissomError
 from ..exporting.onnx.container import ENDING, model_in
-from ..exporting.openvino_ir import unpacked
-from ..exporting.snippet import FIRST, snippet
 from ..language.method import method_of
 from ..language.target import Target
 from ..running.execute import build_from_entry
 from ..running.measure import exported, inputs_in, silent
-from ..running.plan import one_target, targets_of
+from ..running.plan import targets_of
 from ..store.store import Store
-from ..system.scratch import written
 from ..trees import mapped, shapes
-from .accuracy import facts_in, file_metrics, preprocess_in
+from .accuracy import file_metrics, preprocess_in
 
 # the opponents of every bench: beside a runtime that is slow in float, any integers look fast
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
 PROFILED = 50  # runs that the time of each layer is a median of
-
-
-def export_key(
-    key: str,
-    store: Store,
-    to: str,
-    output: Path | None,
-    bake: bool,
-    model: str | None = None,
-    say: Callable[[str], None] = silent,
-    with_code: bool = False,
-) -> Path:
-    """Write a finished network as a file for one target, named as the target names it unless `output` says.
-
-    `with_code` writes a script beside it that runs it on a picture.
-
-    What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends
-    otherwise than in .xml.
-    """
-    found = exported(
-        store, key, one_target(to), bake, lambda: build_from_entry(key, store, model), say=say
-    )
-    two = found.suffix == ".ir"
-    output = output or Path("model.xml" if two else found.name)
-    code = script_of(one_target(to), output, found) if with_code else ""
-    with written(output, "export") as new:
-        if two and output.suffix == ".xml":
-            unpacked(found, new)
-        else:
-            shutil.copyfile(found, new)
-        beside = found.with_name(found.name + ".json")
-        if beside.is_file():
-            shutil.copyfile(beside, new.with_name(new.name + ".json"))
-    if code:
-        output.with_suffix(".py").write_text(code, encoding="utf-8")
-    return output
-
-
-def script_of(target: Target, output: Path, made: Path) -> str:
-    """Return the script to stand beside a file; raise where another file of that name is there."""
-    script = output.with_suffix(".py")
-    if script.exists() and not script.read_text(encoding="utf-8", errors="replace").startswith(
-        FIRST
-    ):
-        raise LissomError(
-            f"--snippet: {script} is there and is no such script; name the file otherwise with -o"
-        )
-    name = output.name if made.suffix != ".onnxz" else made.name
-    return snippet(target.name(), name, facts_in(made))
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,18 @@ RUNTIMES = {
     "onnxruntime": (
         "import onnxruntime as ort",
         f"session = ort.InferenceSession({HERE})\n"
-        "outputs = session.run(None, {{session.get_inputs()[0].name: x[None]}})[0][0]",
+        "outputs = session.run(None, {{session.get_inputs()[0].name: x[None]}})",
     ),
     "openvino": (
         "import openvino as ov",
-        f'model = ov.Core().compile_model({HERE}, "CPU")\noutputs = model(x[None])[0][0]',
+        f'model = ov.Core().compile_model({HERE}, "CPU")\noutputs = [*model(x[None]).values()]',
     ),
 }
 
 
-def snippet(target: str, file: str, facts: Mapping[str, Any]) -> str:
-    """Return a script that prints what a file, with its facts, answers for a picture.
+def snippet(target: str, file: str, facts: Mapping[str, Any], *, picks: bool = False) -> str:
+    """Return a script that prints what a file, with its facts, answers for a picture: the class, or
+    the detections that it `picks` by itself, or of other kinds the shapes of its outputs.
 
     Raises LissomError for a runtime or a preprocessing that a few lines cannot do.
     """
@@ -64,11 +65,25 @@ def snippet(target: str, file: str, facts: Mapping[str, Any]) -> str:
         lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
     channels_first = "x = x[None]" if mode == "L" else "x = x.transpose(2, 0, 1).copy()"
     classes = held.get("classes") or []
-    answer = "print(int(outputs.argmax()), outputs.max())"
-    if classes and len(json.dumps(classes)) < 2_000:
+    named = bool(classes) and len(json.dumps(classes)) < 2_000
+    if named:
         lines.append(f"classes = {classes}")
-        answer = "print(classes[int(outputs.argmax())], outputs.max())"
-    return "\n".join([*lines, channels_first, run.format(file=file), answer, ""])
+    answer = answers(str(held.get("kind") or ""), named=named, picks=picks)
+    return "\n".join([*lines, channels_first, run.format(file=file), *answer, ""])
+
+
+def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
+    """Return the lines that print outputs of a kind of task."""
+    label = "classes[int(label)]" if named else "int(label)"
+    if picks:
+        return [
+            "for box, score, label in zip(*(output[0] for output in outputs)):",
+            "    if label >= 0:",
+            f"        print({label}, f'{{score:.2f}}', box.round().astype(int))",
+        ]
+    if not kind or kind.startswith("classify"):
+        return ["label = outputs[0][0].argmax()", f"print({label}, outputs[0][0].max())"]
+    return ["print([output.shape for output in outputs])"]
 
 
 def parsed(value: Any) -> Any:

@@ -78,6 +78,8 @@ class Detect(Kind):
         highest = int(targets[..., 4].max()) if targets.numel() else -1
         if highest >= classes:
             return f"targets of classes from 0 to {classes - 1}, got {highest}"
+        if picked_in(outputs) is not None:
+            return None
         width = classes + (self.scores == "softmax")
         expected = f"outputs boxes (n p 4) and logits (n p {width})"
         try:
@@ -99,9 +101,14 @@ class Detect(Kind):
         return boxes, logits
 
     def decode(self, outputs: Tree) -> list[Detections]:
-        """Return what is found in each sample: boxes (k 4), scores (k) and classes (k)."""
+        """Return what is found in each sample: boxes (k 4), scores (k) and classes (k).
+
+        Outputs are those of a network, or of a file that picks detections by itself.
+        """
         from ..detection.boxes import class_scores, decoded
 
+        if (picked := picked_in(outputs)) is not None:
+            return picked
         boxes, logits = self.places(outputs)
         scores = class_scores(logits.detach().float(), self.scores)
         return [
@@ -215,3 +222,23 @@ class Detect(Kind):
     def labels(self, answer: Tensor) -> Tensor:
         """Return the classes of the boxes of one sample (k 5)."""
         return answer[answer[:, 4] >= 0, 4]
+
+
+def picked_in(outputs: Tree) -> list[Detections] | None:
+    """Return the detections in outputs boxes (n k 4), scores (n k) and classes (n k), class -1 where
+    there is none; None for outputs of another form.
+    """
+    from ..trees import tensors_in
+
+    tensors = list(tensors_in(outputs))
+    if len(tensors) != 3:
+        return None
+    boxes, scores, classes = tensors
+    shape = tuple(boxes.shape)
+    if classes.is_floating_point() or (*scores.shape, 4) != shape or classes.shape != scores.shape:
+        return None
+    real = classes >= 0
+    return [
+        (box[there], score[there], label[there])
+        for box, score, label, there in zip(boxes, scores, classes, real, strict=True)
+    ]

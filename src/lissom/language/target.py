@@ -59,6 +59,8 @@ class Target(Method, ABC):
     module: ClassVar[str]
     # the largest difference from PyTorch allowed to a float network
     precise: ClassVar[float] = 1e-3
+    # whether its files can pick boxes that do not overlap
+    suppresses: ClassVar[bool] = False
 
     @abstractmethod
     def missing(self) -> str | None:

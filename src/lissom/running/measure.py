@@ -94,6 +94,19 @@ def shown_preprocess(record: dict[str, Any], bake: bool) -> str:
     return str(replace(Preprocess.of(text), numbers=()))
 
 
+def preprocessed(model: nn.Module, record: dict[str, Any], bake: bool) -> nn.Module:
+    """Return the network as a file has it: with its normalisation inside if `bake`."""
+    seen = record["task"]["preprocessing"]
+    if not bake:
+        return model
+    if not seen.get("mean"):
+        raise LissomError(
+            "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
+            "file"
+        )
+    return Baked(model, seen["mean"], seen["std"])
+
+
 def exported(
     store: Store,
     key: str,
@@ -124,15 +137,9 @@ def exported(
             say(f"{key}  {target}: export{', with preprocessing' if bake else ''}")
             model = restore(fresh, store.folder(key))
             record = store.record(key)
-            seen = record["task"]["preprocessing"]
             facts = metadata(record, bake)
-            if bake and not seen.get("mean"):
-                raise LissomError(
-                    "--bake: inputs are taken as the data set gives them; there is nothing to put "
-                    "into the file"
-                )
+            whole = preprocessed(model, record, bake)
             with store.artefact(key, name) as folder:
-                whole = Baked(model, seen["mean"], seen["std"]) if bake else model
                 shape = tuple(record["task"]["shape"])
                 example = example_of(record)
                 target.export(whole, folder / path.name, shape, facts, images, example)

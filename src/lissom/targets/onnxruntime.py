@@ -64,6 +64,7 @@ class Onnxruntime(Target):
     """
 
     ending: ClassVar[str] = "onnx"
+    suppresses: ClassVar[bool] = True
     module: ClassVar[str] = "onnxruntime"
     others: ClassVar[tuple[str, ...]] = (_onnxz.ENDING,)
 

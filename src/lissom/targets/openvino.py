@@ -45,6 +45,7 @@ class Openvino(Target):
     """
 
     ending: ClassVar[str] = "onnx"
+    suppresses: ClassVar[bool] = True
     module: ClassVar[str] = "openvino"
     others: ClassVar[tuple[str, ...]] = (".ir", ".xml")
 

@@ -55,6 +55,7 @@ def export_onnx(
     from .float_layers import keep_float_layers
     from .layers import round_in_integers
     from .names import name_by_layer
+    from .suppression import write_suppression
     from .weights import halved
 
     model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
@@ -74,6 +75,7 @@ def export_onnx(
                 round_in_floats(layer, always=False)
     kinds = kinds_of(model)
     bake_transforms(model)
+    write_suppression(model)
     proto = converted(model, shown)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}

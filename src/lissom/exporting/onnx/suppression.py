@@ -1,0 +1,47 @@
+"""Non-maximum suppression as the node that ONNX has for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..picked import Suppression
+from .layers import node
+
+
+class WrittenSuppression(Suppression):
+    """What writes NonMaxSuppression, and a mask from the places that it returns.
+
+    How many these are depends on the picture. The shapes below say one: no node of PyTorch's reads
+    them, since a mask of fixed shape is made of them by nodes alone.
+    """
+
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        every = torch.arange(self.classes)[None, :, None]
+        by_class = torch.where(classes[:, None] == every, scores[:, None], 0.0)  # (n classes k)
+        given = [
+            boxes,
+            by_class,
+            torch.tensor([scores.shape[1]]),
+            torch.tensor([self.iou]),
+            # scores below the threshold are 0; runtimes differ in whether they keep what equals it
+            torch.tensor([self.threshold / 2]),
+        ]
+        found = node("NonMaxSuppression", given, torch.int64, [1, 3])  # picture, class, place
+        at = node("Gather", [found, torch.tensor([0, 2])], torch.int64, [1, 2], attrs={"axis": 1})
+        place = node("Gather", [found, torch.tensor(2)], torch.int64, [1], attrs={"axis": 1})
+        ones = node(
+            "Cast",
+            [node("Equal", [place, place], torch.bool, [1])],
+            torch.float32,
+            [1],
+            attrs={"to": 1},
+        )
+        return node("ScatterND", [torch.zeros_like(scores), at, ones], torch.float32, scores.shape)
+
+
+def write_suppression(network: nn.Module) -> None:
+    """Let non-maximum suppression be written as ONNX's own node, in place."""
+    for layer in network.modules():
+        if isinstance(layer, Suppression):
+            layer.__class__ = WrittenSuppression

@@ -1,0 +1,74 @@
+"""A detector that says what it finds: what picks boxes from its places is a part of the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ..detection.boxes import MOST_COMPARED, class_scores
+
+if TYPE_CHECKING:
+    from ..kinds.detect import Detect
+
+
+class Suppression(nn.Module):
+    """Tell which of the boxes of each picture stay where boxes of one class overlap by more than an IoU.
+
+    Non-maximum suppression. Boxes are (n k 4) by falling score (n k), classes (n k); what scores 0
+    does not stay. Returns 1 for what stays, 0 for the rest (n k).
+    """
+
+    def __init__(self, classes: int, threshold: float, iou: float) -> None:
+        super().__init__()
+        self.classes = classes
+        self.threshold = threshold  # least score of a detection
+        self.iou = iou
+
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        stays = torch.zeros_like(scores)
+        for picture in range(len(boxes)):
+            for label in range(self.classes):
+                own = ((classes[picture] == label) & (scores[picture] > 0)).nonzero()[:, 0]
+                best = nms(boxes[picture, own], scores[picture, own], self.iou)
+                stays[picture, own[best]] = 1
+        return stays
+
+
+class Picked(nn.Module):
+    """A detector behind which detections are picked as its `kind` of task picks them.
+
+    Returns `boxes` (n most 4) in pixels of the input, `scores` (n most) by falling score and
+    `classes` (n most). Where a picture has fewer detections the rest are zeros, of class -1.
+    """
+
+    def __init__(self, network: nn.Module, kind: Detect, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.kind = kind
+        self.suppression = Suppression(classes, kind.threshold, kind.iou)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        boxes, logits = self.kind.places(self.network(x))
+        scores = class_scores(logits, self.kind.scores)
+        count = scores.shape[1] * scores.shape[2]
+        # a place may name several classes
+        values, order = scores.flatten(1).topk(min(MOST_COMPARED, count), 1)
+        values = torch.where(values >= self.kind.threshold, values, 0.0)
+        classes = order % scores.shape[2]
+        boxes = taken(boxes, order // scores.shape[2])
+        values = values * self.suppression(boxes, values, classes)
+        values, order = values.topk(min(self.kind.most, values.shape[1]), 1)
+        found = values > 0
+        return {
+            "boxes": torch.where(found[..., None], taken(boxes, order), 0.0),
+            "scores": values,
+            "classes": torch.where(found, classes.gather(1, order), -1),
+        }
+
+
+def taken(boxes: Tensor, places: Tensor) -> Tensor:
+    """Return the boxes (n k 4) at places (n k) of boxes (n p 4)."""
+    return boxes.gather(1, places[..., None].expand(-1, -1, 4))
