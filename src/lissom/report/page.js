@@ -652,34 +652,34 @@ const unpack = id =>
       return;
     }
     if (!$("curves")._fullLayout) $("curves").replaceChildren();
+    const style = (k) => ({ x, mode: "lines+markers", line: { color: colors[k] } });
+    const classes = top.some((v) => v != null); // other kinds of task learn by their loss only
+    const lines = classes
+      ? [
+          { ...style(0), y: top, name: "training top-1" },
+          { ...style(1), y: loss, name: "loss", yaxis: "y2" },
+        ]
+      : [{ ...style(1), y: loss, name: "loss" }];
     Plotly.react(
       "curves",
-      [
-        { x, y: top, name: "training top-1", mode: "lines+markers", line: { color: colors[0] } },
-        {
-          x,
-          y: loss,
-          name: "loss",
-          yaxis: "y2",
-          mode: "lines+markers",
-          line: { color: colors[1] },
-        },
-      ],
-      layout("epoch, all steps in a row", "top-1", {
-        y: { rangemode: "tozero", range: top.some(v => v > 1) ? undefined : [0, 1.02] },
+      lines,
+      layout("epoch, all steps in a row", classes ? "top-1" : "loss", {
+        y: { rangemode: "tozero", range: classes ? [0, 1.02] : undefined },
         x: { tick0: 1, dtick: Math.max(1, Math.ceil(n / 12)), range: [0.5, n + 0.5] },
         all: {
           margin: { l: 56, r: 12, t: 76, b: 48 },
           legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top" },
-          yaxis2: {
-            title: { text: "loss" },
-            overlaying: "y",
-            side: "right",
-            showgrid: false,
-            automargin: true,
-            rangemode: "tozero",
-            tickmode: "auto",
-          },
+          ...(classes && {
+            yaxis2: {
+              title: { text: "loss" },
+              overlaying: "y",
+              side: "right",
+              showgrid: false,
+              automargin: true,
+              rangemode: "tozero",
+              tickmode: "auto",
+            },
+          }),
           shapes: marks.map(m => ({
             type: "line",
             x0: m.x,
