@@ -11,6 +11,7 @@ from PIL import Image
 
 from lissom import Data, LissomError
 from lissom.data.classes import by_name, classes_named, imagenet
+from lissom.data.source import check_spec
 from lissom.data.split import Files
 
 
@@ -110,9 +111,9 @@ def test_classes_are_part_of_what_data_are(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("no/such/file", "expected imagenet, a number, or a file"),
-        ("1", "expected at least 2 classes, got 1"),
-        ("one.txt", "two or more different classes, got 1"),
-        ("twice.txt", "two or more different classes, got b twice"),
+        ("0", "expected at least 1 class, got 0"),
+        ("none.txt", "expected different classes, one a line, got none"),
+        ("twice.txt", "expected different classes, one a line, got b twice"),
         ("bytes.txt", "cannot be read as text"),
     ],
 )
@@ -120,11 +121,19 @@ def test_classes_that_cannot_be_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("one.txt").write_text("a\n")
+    Path("none.txt").write_text("\n")
     Path("twice.txt").write_text("a\nb\nb\n")
     Path("bytes.txt").write_bytes(b"\xff\xfe\n")
     with pytest.raises(LissomError, match=said):
         classes_named(text)
+
+
+def test_one_class_is_for_boxes_only(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("cell\n")
+    for text in ("1", str(tmp_path / "one.txt")):
+        with pytest.raises(LissomError, match="expected at least 2 classes, got 1; boxes of one"):
+            check_spec(f"folder:{tmp_path}", classes=text)
+        check_spec(f"coco:{tmp_path}", classes=text)
 
 
 def test_a_folder_that_is_none_of_the_classes_is_named(tmp_path: Path) -> None:

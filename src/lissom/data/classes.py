@@ -35,8 +35,8 @@ def classes_named(text: str) -> tuple[str, ...]:
     if text == "imagenet":
         return imagenet()
     if re.fullmatch(r"[0-9]{1,7}", text):
-        if int(text) < 2:
-            raise LissomError(f"--classes: expected at least 2 classes, got {text}")
+        if int(text) < 1:
+            raise LissomError(f"--classes: expected at least 1 class, got {text}")
         return tuple(map(str, range(int(text))))
     path = Path(os.path.expanduser(text))
     if not path.is_file():
@@ -54,9 +54,9 @@ def classes_named(text: str) -> tuple[str, ...]:
         if len(set(names)) < len(names)
         else []
     )
-    if len(names) < 2 or repeated:
-        got = f"{listed(repeated)} twice" if repeated else f"{len(names)}"
-        raise LissomError(f"--classes: {text}: expected two or more different classes, got {got}")
+    if not names or repeated:
+        got = f"{listed(repeated)} twice" if repeated else "none"
+        raise LissomError(f"--classes: {text}: expected different classes, one a line, got {got}")
     return names
 
 

@@ -53,7 +53,12 @@ def check_spec(
                 "shards:PATTERN; "
                 f"{spec} has classes of its own"
             )
-        classes_named(classes)
+        named = classes_named(classes)
+        if len(named) == 1 and not spec.startswith(("coco:", "voc:")) and not is_own_data(spec):
+            raise LissomError(
+                "--classes: expected at least 2 classes, got 1; boxes of one class, as in coco:PATH, "
+                "are the exception"
+            )
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise LissomError(f"data: size: expected (height, width) of at least 1, got {size}")
     if channels not in (None, 1, 3):
