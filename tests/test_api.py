@@ -34,12 +34,12 @@ def test_a_quantized_network_is_not_cut() -> None:
 def test_a_range_that_has_not_settled_names_layers_and_asks_for_images_only_if_there_are_more() -> (
     None
 ):
-    from lissom.language.context import Context
+    from lissom.language.context import SurgeryContext
     from lissom.language.method import method_of
 
     def notes(count: int) -> list[str]:
         seen = torch.cat([0.1 * images(32, 16), 40 * images(32, 16)])
-        ctx = Context(
+        ctx = SurgeryContext(
             seen[:1], lambda wanted: list(seen[:wanted].split(8)), seed=0, where="quantize"
         )
         method_of("steps", f"quantize(8, samples={count}, range='minmax')")(seasoned(), ctx)

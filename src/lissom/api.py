@@ -112,7 +112,7 @@ def _in_turn(
     import torch
 
     from .bench.clock import clock_of
-    from .language.context import Context
+    from .language.context import SurgeryContext
     from .tasks.given import dtype_of
     from .trees import in_float, tensors_in
 
@@ -130,7 +130,9 @@ def _in_turn(
         if dtype != dtype_of(model):  # the last step has made it float32
             example = in_float(example)
             images = samples_in_float
-        ctx = Context(example, images, seed=seed, device=device, where=str(step), clock=clock_of())
+        ctx = SurgeryContext(
+            example, images, seed=seed, device=device, where=str(step), clock=clock_of()
+        )
         model = step(model, ctx)
         said += ctx.notes
         warned += ctx.warnings

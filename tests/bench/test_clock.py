@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lissom import LissomError
 from lissom.bench.clock import CALL, Layer, LayerClock, layer_of
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.models import factory
 from lissom.steps.prune import Prune
 from lissom.surgery.channels.groups import Group
@@ -106,7 +106,9 @@ class Wrong:
 def test_a_table_that_errs_is_put_right_by_measuring(error: float, amount: float) -> None:
     torch.manual_seed(0)
     net, clock = factory("resnet20")(num_classes=4).eval(), Wrong(error)
-    ctx = Context(images(1), lambda n: [images(2)], where="prune", clock=lambda target: clock)
+    ctx = SurgeryContext(
+        images(1), lambda n: [images(2)], where="prune", clock=lambda target: clock
+    )
     small = Prune(amount, of="latency", multiple="auto")(net, ctx)
     found = ctx.facts["amount"]
     fresh = factory("resnet20")(num_classes=4)
@@ -119,12 +121,14 @@ def test_a_table_that_errs_is_put_right_by_measuring(error: float, amount: float
 
 def test_what_is_out_of_reach_is_refused_before_anything_is_trained() -> None:
     net = factory("resnet8")(num_classes=4).eval()
-    ctx = Context(images(1), lambda n: [images(2)], where="prune", clock=lambda target: Wrong(1.0))
+    ctx = SurgeryContext(
+        images(1), lambda n: [images(2)], where="prune", clock=lambda target: Wrong(1.0)
+    )
     with pytest.raises(LissomError, match=r"0\.97 of the latency cannot be removed"):
         Prune(0.97, of="latency").rehearse(net, ctx)
     with pytest.raises(LissomError, match="latency is measured by"):
         Prune(0.3, of="latency").rehearse(
-            net, Context(images(1), lambda n: [images(2)], where="prune")
+            net, SurgeryContext(images(1), lambda n: [images(2)], where="prune")
         )
 
 

@@ -14,7 +14,7 @@ from lissom import LissomError, apply
 from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.method import method_of
 from lissom.learning.fit import Batch, Progress, TrainSettings, cross_entropy, fit, optimizer_of
 from lissom.learning.precision import fast_precision, layout_of
@@ -391,7 +391,7 @@ def test_ranges_of_a_network_that_has_none_cannot_stay() -> None:
         r"rounded.*quantize first",
     ):
         trained(net(), TrainSettings(1, batch=16, freeze="ranges"))
-    context = Context(torch.zeros(1, 3, 8, 8), lambda _: [], where="train(1)")
+    context = SurgeryContext(torch.zeros(1, 3, 8, 8), lambda _: [], where="train(1)")
     with pytest.raises(LissomError, match=r"^train\(1\): freeze="):
         method_of("steps", 'train(1, freeze="norm+ranges")').rehearse(net(), context)  # type: ignore[union-attr]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError, Recipe, apply
-from lissom.language.context import Context
+from lissom.language.context import Context, SurgeryContext
 from lissom.surgery.kmeans import best_values
 from lissom.surgery.layers import CompressedLayer
 from lissom.surgery.sizes import sizes
@@ -32,7 +32,7 @@ def images(count: int = 16) -> Tensor:
 
 def clustered(text: str, model: nn.Module | None = None) -> tuple[Any, Context]:
     step = Recipe(text).steps[0]
-    ctx = Context(images(1), lambda count: [images()[:count]], where=str(step))
+    ctx = SurgeryContext(images(1), lambda count: [images()[:count]], where=str(step))
     return step(net() if model is None else model, ctx), ctx
 
 
@@ -138,7 +138,7 @@ def test_sensitivity_is_the_mean_squared_gradient_of_single_samples() -> None:
     from lissom.surgery.sensitivity import squared_gradients
 
     model = net()
-    ctx = Context(images(1), lambda count: [images()[:count]])
+    ctx = SurgeryContext(images(1), lambda count: [images()[:count]])
     labels = torch.arange(16) % 4
     found = squared_gradients(model, ["0", "6.2"], [(images(), labels)], ctx)
     wanted = torch.zeros_like(model[0].weight)
@@ -155,7 +155,7 @@ def test_weights_that_matter_get_the_closer_values() -> None:
 
     plain = net()
     fold_batchnorms(plain, images(1))
-    ctx = Context(images(1), lambda count: [images()[:count]])
+    ctx = SurgeryContext(images(1), lambda count: [images()[:count]])
     matters = squared_gradients(plain, ["0", "3", "6.2"], ctx.labelled(16), ctx)
 
     def lost(text: str) -> list[float]:

@@ -25,7 +25,7 @@ from lissom.data.split import Images
 from lissom.distillation.balance import EVERY, Balance, gradient_norm
 from lissom.distillation.comparison import Comparison
 from lissom.distillation.ensemble import Ensemble
-from lissom.language.context import Context
+from lissom.language.context import Context, SurgeryContext
 from lissom.language.menu import menu
 from lissom.language.method import method_of
 from lissom.learning.fit import TrainSettings, cross_entropy, fit
@@ -627,7 +627,7 @@ def test_a_recipe_is_refused_before_its_first_step(tmp_path: Path) -> None:
         )
     assert not list(Store(tmp_path))
     with pytest.raises(LissomError, match="there is no teacher"):
-        Distill("kd", 1)(resnet(), Context(BATCH[:1], lambda _: [BATCH]))
+        Distill("kd", 1)(resnet(), SurgeryContext(BATCH[:1], lambda _: [BATCH]))
 
 
 # the whole way

@@ -21,7 +21,7 @@ import lissom
 from lissom import LissomError, Recipe, Task
 from lissom.data.data import Data
 from lissom.data.split import Images
-from lissom.language.context import Context
+from lissom.language.context import Context, SurgeryContext
 from lissom.learning.fit import TrainSettings, fit
 from lissom.steps.mask import Mask
 from lissom.surgery.fold import fold_batchnorms
@@ -54,7 +54,7 @@ def zeros(model: nn.Module) -> dict[str, Tensor]:
 
 def masked(text: str, model: nn.Module | None = None) -> tuple[nn.Module, Context]:
     step, x = Recipe(text).steps[0], images()
-    ctx = Context(x[:1], lambda count: [x[:count]], where=str(step))
+    ctx = SurgeryContext(x[:1], lambda count: [x[:count]], where=str(step))
     return step(copy.deepcopy(net() if model is None else model), ctx), ctx
 
 
@@ -590,7 +590,7 @@ def test_an_amount_that_agrees_with_the_pattern_may_be_given() -> None:
 @pytest.mark.parametrize("step", [Mask(), Mask(0.4, pattern="2:4")])
 def test_a_step_made_by_hand_is_refused_as_well(step: Mask) -> None:
     with pytest.raises(LissomError, match="amount"):
-        step(net(), Context(images(1), lambda _: [images()], where="mask"))
+        step(net(), SurgeryContext(images(1), lambda _: [images()], where="mask"))
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lissom import LissomError, LissomWarning, apply
 from lissom.data.data import Data
-from lissom.language.context import Context
+from lissom.language.context import Context, SurgeryContext
 from lissom.models import factory
 from lissom.running.context import TaskContext
 from lissom.steps.prune import Prune
@@ -53,7 +53,7 @@ def convs(net: nn.Module) -> list[nn.Conv2d]:
 
 def pruned(step: Prune, net: nn.Module, x: Tensor | None = None) -> tuple[nn.Module, Context]:
     x = images() if x is None else x
-    ctx = Context(x[:1], lambda count: [x[:count]], where=str(step))
+    ctx = SurgeryContext(x[:1], lambda count: [x[:count]], where=str(step))
     return step(copy.deepcopy(net), ctx), ctx
 
 
@@ -335,7 +335,7 @@ def test_per_cost_takes_what_saves_most_for_its_score() -> None:
         for k in (1, 4):
             net[k].weight.copy_(torch.linspace(1, 1.1, 32))
     x = torch.randn(2, 8, 16, 16)
-    ctx = Context(x[:1], lambda count: [x], where="prune")
+    ctx = SurgeryContext(x[:1], lambda count: [x], where="prune")
     order = {
         per: [
             chunk.group
@@ -413,7 +413,7 @@ def test_what_is_left_whole_is_recorded_with_the_reason() -> None:
 
 def test_no_images_is_one_clear_line() -> None:
     with pytest.raises(LissomError, match="no calibration images"):
-        Prune(0.5)(chain(32, 32), Context(images(1), lambda count: []))
+        Prune(0.5)(chain(32, 32), SurgeryContext(images(1), lambda count: []))
 
 
 def test_the_network_given_is_not_changed() -> None:

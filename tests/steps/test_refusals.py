@@ -10,7 +10,7 @@ from networks import Net, chain, conv, images, seasoned
 from torch import nn
 
 from lissom import LissomError, apply
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.recipe import Recipe
 
 
@@ -72,7 +72,7 @@ def test_weights_that_meet_floats_keep_their_8_bits_on_any_processor(
         ("quantize(8)", {7}),
         ("quantize(8, 'dynamic')", {7}),
     ):
-        ctx = Context(images(1), lambda count: [images(8)])
+        ctx = SurgeryContext(images(1), lambda count: [images(8)])
         Recipe(recipe).steps[0](chain(), ctx)
         assert {row["weights"]["bits"] for row in ctx.facts["layers"]} - {32} == bits, recipe
         assert bool([note for note in ctx.notes if "became 7" in note]) == (bits == {7})
@@ -120,7 +120,7 @@ def test_all_that_stays_float_is_named() -> None:
         mix=nn.LSTM(8, 8, batch_first=True),
         head=nn.Linear(8, 4),
     ).eval()
-    ctx = Context(images(1), lambda count: [images(8)])
+    ctx = SurgeryContext(images(1), lambda count: [images(8)])
     Recipe("quantize(8)").steps[0](net, ctx)
     assert ctx.facts["left_float"] == {
         "table": "it is not called through its own weight",
@@ -129,7 +129,7 @@ def test_all_that_stays_float_is_named() -> None:
 
 
 def notes(recipe: str, count: int, net: nn.Module | None = None) -> list[str]:
-    ctx = Context(images(1), lambda _: [images(count)])
+    ctx = SurgeryContext(images(1), lambda _: [images(count)])
     Recipe(recipe).steps[0](net or seasoned(), ctx)
     return ctx.notes
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lissom import LissomError
 from lissom.data.data import Data
-from lissom.language.context import Context
+from lissom.language.context import Context, SurgeryContext
 from lissom.learning.fit import Batch
 from lissom.models import factory
 from lissom.running.context import TaskContext
@@ -111,7 +111,7 @@ def test_what_is_priced_gets_smaller(on: Any) -> None:
 
 def test_nothing_to_price_is_an_error() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    ctx = Context(torch.zeros(1, 3, 8, 8), lambda count: [], where="sparsify")
+    ctx = SurgeryContext(torch.zeros(1, 3, 8, 8), lambda count: [], where="sparsify")
     for on in ("bn", "group"):
         with pytest.raises(
             LissomError, match=r"no batch-norm scales|nothing in this network can be cut"

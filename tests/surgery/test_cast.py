@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError, Recipe, apply
-from lissom.language.context import Context
+from lissom.language.context import Context, SurgeryContext
 from lissom.surgery.fold import fold_batchnorms
 from lissom.surgery.layers import CompressedLayer, bake_transforms, compress
 from lissom.surgery.weights.cast import Cast, kinds_of, rounded
@@ -36,7 +36,7 @@ def images(count: int = 8) -> Tensor:
 
 def cast(text: str, model: nn.Module) -> tuple[Any, Context]:
     step = Recipe(text).steps[0]
-    ctx = Context(images(1), lambda count: [images()[:count]], where=str(step))
+    ctx = SurgeryContext(images(1), lambda count: [images()[:count]], where=str(step))
     return step(copy.deepcopy(model), ctx), ctx
 
 
@@ -208,7 +208,7 @@ def test_weights_that_are_no_numbers() -> None:
 def test_weights_of_16_bits_keep_their_values() -> None:
     half = nn.Sequential(conv(3, 4)).to(torch.bfloat16).eval()
     weight = half[0].weight.detach().float()
-    ctx = Context(images(1).bfloat16(), lambda count: [images().bfloat16()])
+    ctx = SurgeryContext(images(1).bfloat16(), lambda count: [images().bfloat16()])
     small: Any = Recipe("cast('bf16')").steps[0](half, ctx)
     assert is_cast(small[0]) and torch.equal(rounded(small[0].weight, "bf16"), weight)
     assert any("float32" in note for note in ctx.notes)

@@ -225,12 +225,12 @@ def check_near(one: nn.Module, two: nn.Module, x: Tensor) -> None:
 
 
 def test_the_step_records_its_gate() -> None:
-    from lissom.language.context import Context
+    from lissom.language.context import SurgeryContext
     from lissom.language.method import method_of
 
     model = lively(nn.Sequential(conv(), nn.BatchNorm2d(4))).float()
     x = images().float()
-    ctx = Context(x[:1], lambda count: [x[:count]])
+    ctx = SurgeryContext(x[:1], lambda count: [x[:count]])
     method_of("steps", "fold")(model, ctx)
     assert ctx.facts["folded"] == ["0"] and ctx.gates[0]["difference"] <= 1e-3
 

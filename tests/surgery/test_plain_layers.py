@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import lissom
 from lissom import LissomWarning, apply, load, save
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.recipe import Recipe
 from lissom.surgery.plain_layers import make_plain
 
@@ -388,7 +388,7 @@ def test_layers_that_multiply_within_themselves_are_counted() -> None:
             x = self.attend(x, x, x)[0] @ self.mix.t()
             return self.out(self.gru(x)[0].mean(1))
 
-    ctx = Context(images(1), lambda _: [images()], where="quantize(8)")
+    ctx = SurgeryContext(images(1), lambda _: [images()], where="quantize(8)")
     Recipe("quantize(8)").steps[0](Mixed().eval(), ctx)
     assert set(ctx.facts["left_float"]) == {"", "attend", "attend.out_proj", "gru"}
     assert ctx.facts["quantized"] == 2  # the embedding, too

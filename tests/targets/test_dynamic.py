@@ -24,7 +24,7 @@ import lissom
 import lissom.surgery.fold
 from lissom import LissomError, Recipe, apply
 from lissom.grids.dynamic import Dynamic
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.menu import menu
 from lissom.models import factory
 from lissom.running.plan import one_target
@@ -154,7 +154,7 @@ def test_the_simulation_is_the_formula_layer_by_layer() -> None:
 
 def test_convolutions_stay_float_with_the_reason_and_no_image_is_needed() -> None:
     step = Recipe(EIGHT).steps[0]
-    ctx = Context(images(1), lambda count: [], where=str(step))
+    ctx = SurgeryContext(images(1), lambda count: [], where=str(step))
     small: Any = step(fresh(), ctx)
     assert ctx.facts["left_float"] == {"cut": "ranges at run time are for linear layers"}
     assert ctx.facts["quantized"] == 4 and ctx.facts["ranges"] == {} and not small.shared

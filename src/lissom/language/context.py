@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,12 +62,12 @@ class TaskContract(Protocol):
 
 
 @dataclass
-class Context:
+class Context(ABC):
     """What a step may use, and where it leaves what it found out.
 
     `example`, one sample, and `images(count)`, batches of calibration samples, are trees of tensors
-    as the network takes them (trees.py); of pictures (n c h w), normalised. Here there is no task:
-    surgery is used alone, inside somebody's own training. With one, see running/context.py.
+    as the network takes them (trees.py); of pictures (n c h w), normalised. There is a task in a run
+    (running/context.py) and none where surgery is used inside somebody's own training.
     """
 
     example: Tree
@@ -153,26 +154,27 @@ class Context:
             raise LissomError(f"{self.where}: there are no calibration images")
         return first(concatenated(alike(batches)), count)
 
+    @abstractmethod
     def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
         """Return up to `count` calibration samples in batches with their labels, None where nobody
         gave any.
         """
-        return [(images, None) for images in self.images(count)]
 
+    @abstractmethod
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
         """Return the task's first metric on up to `most` validation samples, of all classes; None
         without a task.
         """
-        return None
 
+    @abstractmethod
     def validation_count(self) -> int:
         """Return how many validation samples there are."""
-        return 0
 
+    @abstractmethod
     def updates(self, epochs: int, batch: int) -> int:
         """Return how many updates of the weights so many epochs are."""
-        return 0
 
+    @abstractmethod
     def learn(
         self,
         model: nn.Module,
@@ -187,6 +189,33 @@ class Context:
 
         `remembers` are what else changes from batch to batch, and is kept in checkpoints.
         """
+
+
+@dataclass
+class SurgeryContext(Context):
+    """A context without a task: samples without labels, and no training."""
+
+    def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
+        return [(images, None) for images in self.images(count)]
+
+    def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
+        return None
+
+    def validation_count(self) -> int:
+        return 0
+
+    def updates(self, epochs: int, batch: int) -> int:
+        return 0
+
+    def learn(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        loss: Term | None = None,
+        terms: tuple[Term, ...] = (),
+        extra: Iterable[nn.Module] = (),
+        remembers: Sequence[Remembering] = (),
+    ) -> None:
         raise LissomError(
             f"{self.where}: a learning step needs data; use lissom.run, or train in your own loop"
         )

@@ -42,22 +42,18 @@ class TaskContext(Context):
         return self.task
 
     def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
-        """Return up to `count` calibration samples in batches with their labels."""
         return list(self.known.data.labelled(count, self.seed))
 
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
-        """Return the task's first metric on up to `most` validation samples, of all classes."""
         data = self.known.data
         answers = network_answers(model, data, spread(data.valid, most), self.device)
         metrics = scored(self.known, answers)
         return next(iter(metrics.values()), None)
 
     def validation_count(self) -> int:
-        """Return how many validation samples there are."""
         return len(self.known.data.valid)
 
     def updates(self, epochs: int, batch: int) -> int:
-        """Return how many updates of the weights so many epochs are."""
         return epochs * -(-len(self.known.data.train) // batch)
 
     def learn(
@@ -69,7 +65,6 @@ class TaskContext(Context):
         extra: Iterable[nn.Module] = (),
         remembers: Sequence[Remembering] = (),
     ) -> None:
-        """Train `model` in place, as the contract says."""
         rows = fit(
             model,
             self.known.data,

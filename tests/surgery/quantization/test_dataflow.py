@@ -10,7 +10,7 @@ from networks import Net, images, seasoned
 from torch import Tensor, nn
 
 from lissom import apply
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.method import method_of
 from lissom.surgery.quantization.dataflow import entry, trace_dataflow
 from lissom.surgery.quantization.settled import Ranges
@@ -94,7 +94,7 @@ def test_ranges_that_ruin_the_outputs_are_noted(
 ) -> None:
     if wrong:
         monkeypatch.setattr(Ranges, "of", lambda self, site, spec: (0.0, 0.01))
-    ctx = Context(images(1), lambda count: [images()])
+    ctx = SurgeryContext(images(1), lambda count: [images()])
     method_of("steps", "quantize(8)")(seasoned(), ctx)
     assert any("far more than it should" in note for note in ctx.notes) == wrong
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError, apply
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.menu import menu
 from lissom.models import factory
 from lissom.surgery.quantization.equalize import equalize_pairs, pairs
@@ -508,7 +508,7 @@ def step(**settings: Any) -> Any:
 
 def test_the_step_records_what_it_did_and_its_gate() -> None:
     model = uneven(mobile())
-    ctx = Context(images(1), lambda count: [images(count)], where="equalize")
+    ctx = SurgeryContext(images(1), lambda count: [images(count)], where="equalize")
     step()(model, ctx)
     assert ctx.facts["folded"] == ["0", "3", "6", "9", "12"] and not ctx.notes
     assert [row[:2] for row in ctx.facts["equalized"]] == [
@@ -528,7 +528,7 @@ def test_where_there_is_no_pair_a_note_says_so() -> None:
     model = uneven(nn.Sequential(conv(), nn.ReLU6(), conv()))
     before, ctx = (
         copy.deepcopy(model),
-        Context(images(1), lambda count: [images(count)], where="equalize"),
+        SurgeryContext(images(1), lambda count: [images(count)], where="equalize"),
     )
     step()(model, ctx)
     assert (

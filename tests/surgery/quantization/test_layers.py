@@ -20,7 +20,7 @@ from lissom import LissomError, apply
 from lissom.exporting.floats import round_in_floats
 from lissom.exporting.onnx.layers import round_in_integers
 from lissom.grids.uniform import affine
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.grid import grid_of
 from lissom.language.method import method_of
 from lissom.language.recipe import Recipe, Space
@@ -400,7 +400,7 @@ def test_quantizing_twice_is_quantizing_once_with_the_later_bits() -> None:
 
 
 def test_the_layers_left_float_are_named() -> None:
-    from lissom.language.context import Context
+    from lissom.language.context import SurgeryContext
 
     class Own(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
@@ -409,7 +409,7 @@ def test_the_layers_left_float_are_named() -> None:
     net = nn.Sequential(
         Own(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2), nn.Flatten(), nn.Linear(196, 2)
     ).eval()
-    ctx = Context(images(1), lambda count: [images()])
+    ctx = SurgeryContext(images(1), lambda count: [images()])
     small = method_of("steps", "quantize(8)")(net, ctx)
     assert ctx.facts["quantized"] == 2 and set(ctx.facts["left_float"]) == {"0"}
     assert small(images()).shape == (8, 2)
@@ -460,7 +460,7 @@ def test_weights_have_7_bits_where_sums_of_8_would_saturate(
 ) -> None:
     monkeypatch.setattr("lissom.surgery.quantization.bits.platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
-    ctx = Context(images(1), lambda count: [images(count)])
+    ctx = SurgeryContext(images(1), lambda count: [images(count)])
     small: Any = Recipe(text).steps[0](chain(), ctx)
     assert small.layers()[1].rounding.bits == bits
     assert all(float(layer.integers()[0].abs().max()) <= 63 for layer in small.layers()) == (
@@ -483,7 +483,7 @@ def test_thirty_two_bits_of_both_leave_the_network_as_it_was_and_say_so() -> Non
     assert len(Space("quantize({4, 8, 32}, {8, 32})")) == 6, "a space of bits can hold it"
     net, context = (
         chain(),
-        Context(images(1), lambda count: [images(count)], where="quantize(32, 32)"),
+        SurgeryContext(images(1), lambda count: [images(count)], where="quantize(32, 32)"),
     )
     before = {name: value.clone() for name, value in net.state_dict().items()}
     step = method_of("steps", "quantize(32, 32)")

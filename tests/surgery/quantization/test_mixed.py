@@ -15,7 +15,7 @@ from torch import nn
 
 import lissom
 from lissom import LissomError, apply
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.recipe import Recipe
 from lissom.surgery.quantization.assign import assigned, layer_bytes, noises
 from lissom.surgery.quantization.bits import saturates
@@ -140,7 +140,7 @@ def test_what_cannot_be_had_is_said(net: nn.Module, text: str, said: str) -> Non
 
 @pytest.mark.parametrize("top", [8, 7])
 def test_the_noise_of_a_layer_is_that_of_the_bits_it_gets(net: nn.Module, top: int) -> None:
-    ctx = Context(images(1), lambda count: [images(count)])
+    ctx = SurgeryContext(images(1), lambda count: [images(count)])
     Recipe(f"quantize('auto', size=0.25, reduce_range={top == 7})").steps[0](
         copy.deepcopy(net), ctx
     )

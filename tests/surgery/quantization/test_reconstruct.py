@@ -135,7 +135,7 @@ def test_the_zeros_of_a_mask_stay_zero() -> None:
 
 
 def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lissom.language.context import Context
+    from lissom.language.context import SurgeryContext
     from lissom.language.method import method_of
 
     def never(*_: Any, **__: Any) -> None:
@@ -143,9 +143,9 @@ def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("lissom.surgery.quantization.reconstruct.learn_rounding", never)
     step: Any = method_of("steps", "quantize(4, rounding='learned', steps=9)")
-    step.rehearse(trained(), Context(images(1), lambda count: [images(count)]))
+    step.rehearse(trained(), SurgeryContext(images(1), lambda count: [images(count)]))
     with pytest.raises(AssertionError, match="untrained"):
-        step(trained(), Context(images(1), lambda count: [images(count)]))
+        step(trained(), SurgeryContext(images(1), lambda count: [images(count)]))
 
 
 def test_a_layer_without_a_bias_gets_one_that_is_saved(tmp_path: Any) -> None:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lissom import LissomWarning, apply, load, save
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.recipe import Recipe
 from lissom.running.measure import share_in_integers
 from lissom.running.plan import one_target
@@ -186,7 +186,7 @@ def test_a_table_that_shares_its_weight_stays_float_and_the_layer_does_not() -> 
             return self.head(self.mix(self.words(x)).relu())
 
     for first in (True, False):
-        ctx = Context(ids(1), lambda count: [ids()])
+        ctx = SurgeryContext(ids(1), lambda count: [ids()])
         small: Any = Recipe("quantize(8)").steps[0](Tied(first).eval(), ctx)
         assert ctx.facts["left_float"] == {"words": "its weight is that of head as well"}
         assert small.network.head.rounding is not None and small.network.head.feed is not None
@@ -216,7 +216,7 @@ def test_sums_of_rows_and_lookups_of_ones_own_are_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.bag(x) + self.scaled(x[:, 0]))
 
-    ctx = Context(ids(1), lambda count: [ids()])
+    ctx = SurgeryContext(ids(1), lambda count: [ids()])
     Recipe("quantize(8)").steps[0](Bag().eval(), ctx)
     assert ctx.facts["left_float"] == {
         "bag": "EmbeddingBag adds up rows within its own operation",

@@ -12,7 +12,7 @@ from networks import Net, images
 from torch import Tensor, nn
 
 from lissom import apply, load, save
-from lissom.language.context import Context
+from lissom.language.context import SurgeryContext
 from lissom.language.recipe import Recipe
 from lissom.surgery.quantization.layers import QuantizedLayer
 from lissom.surgery.quantization.network import QuantizedNetwork
@@ -181,7 +181,7 @@ def test_in_eval_mode_the_gradient_is_that_of_training(groups: int) -> None:
 
 
 def test_none_stays_float_and_none_is_named() -> None:
-    ctx = Context(shown(1), lambda count: [shown()])
+    ctx = SurgeryContext(shown(1), lambda count: [shown()])
     Recipe("quantize(8)").steps[0](net(), ctx)
     assert ctx.facts["quantized"] == 6 and not ctx.facts["left_float"]
 
