@@ -17,7 +17,7 @@ import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.kinds.segment import Segment
 from lissom.language.training import TrainSettings
-from lissom.learning.fit import augmented
+from lissom.learning.augmentation import augmented
 
 
 def scenes(root: Path, counts: dict[str, int], size: tuple[int, int] = (16, 24)) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 
 
 def shifts(count: int, most: int, draw: Generator) -> tuple[Tensor, Tensor]:
@@ -51,3 +55,70 @@ def cutout(images: Tensor, side: int, draw: Generator) -> Tensor:
     high = side - side // 2
     hidden = (rows >= y - low) & (rows < y + high) & (columns >= x - low) & (columns < x + high)
     return images.masked_fill(hidden, 0)
+
+
+def recoloured(pixels: Tensor, most: float, draw: Generator) -> Tensor:
+    """Return images (n c h w, 0..255) of other brightness, contrast and saturation, each times a
+    factor of its own from 1 - most to 1 + most for each image; gray ones have no saturation.
+
+    Source: Howard 2013, Some Improvements on Deep Convolutional Neural Network Based Image
+    Classification, https://arxiv.org/abs/1312.5402
+    """
+    factors = 1 + most * (2 * torch.rand(3, len(pixels), generator=draw) - 1)
+    brightness, contrast, saturation = factors.to(pixels.device).view(3, -1, 1, 1, 1)
+    numbers = pixels.to(torch.float32) * brightness
+    middle = numbers.mean((1, 2, 3), keepdim=True)
+    numbers = middle + (numbers - middle) * contrast
+    if pixels.shape[1] == 3:
+        gray = (numbers * LUMA.to(pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        numbers = gray + (numbers - gray) * saturation
+    numbers = numbers.clamp_(0, 255)
+    return numbers if pixels.is_floating_point() else numbers.round_().to(pixels.dtype)
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """How images are put together of four, which meet at a point: each shows the corner that lies
+    there.
+
+    For each of four quarters (4 n): `sources` are the images that it is of, moved `down` and
+    `right`; `place` is where they meet (2 n), from the top and from the left, in images of `size`.
+    Source: Bochkovskiy et al. 2020, YOLOv4, https://arxiv.org/abs/2004.10934
+    """
+
+    sources: Tensor
+    down: Tensor
+    right: Tensor
+    place: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def drawn(cls, count: int, size: tuple[int, int], share: float, draw: Generator) -> Mosaic:
+        """Draw it for `count` images, about a `share` of them; of the others the first quarter is all."""
+        which = torch.rand(count, generator=draw) < share
+        others = torch.randint(0, count, (3, count), generator=draw)
+        height, width = size
+        spots = 0.25 + 0.5 * torch.rand(2, count, generator=draw)
+        y = torch.where(which, (spots[0] * height).long(), height)
+        x = torch.where(which, (spots[1] * width).long(), width)
+        sources = torch.cat([torch.arange(count)[None], others])
+        down = torch.stack([y - height, y - height, y, y])
+        right = torch.stack([x - width, x, x - width, x])
+        return cls(sources, down, right, torch.stack([y, x]), size)
+
+    def quarters(self, device: torch.device) -> list[Tensor]:
+        """Return which pixels (n h w) of the images each quarter has."""
+        height, width = self.size
+        y, x = self.place.to(device).view(2, -1, 1, 1)
+        above = torch.arange(height, device=device).view(1, -1, 1) < y
+        before = torch.arange(width, device=device).view(1, 1, -1) < x
+        return [above & before, above & ~before, ~above & before, ~above & ~before]
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Return images (n c h w) put together."""
+        whole = pixels
+        for part, where in enumerate(self.quarters(pixels.device)):
+            source = pixels[self.sources[part].to(pixels.device)]
+            moved = shifted(source, self.down[part], self.right[part])
+            whole = torch.where(where[:, None], moved, whole)
+        return whole

@@ -199,6 +199,15 @@ class Detect(Kind):
         which = mirrored.to(targets.device).view(-1, 1, 1)
         return self.moved(targets, torch.where(which, flipped, targets[..., :4]))
 
+    def put_together(self, parts: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        rows = torch.cat([*parts], 1)
+        empty = rows[..., 4] < 0
+        order = empty.to(torch.uint8).argsort(dim=1, stable=True)  # boxes first
+        most = max(1, int((~empty).sum(1).max()))
+        return rows.gather(1, order[:, :most, None].expand(-1, -1, rows.shape[2]))
+
     def moved(self, targets: Tensor, corners: Tensor) -> Tensor:
         """Return targets (n k 5) with other corners (n k 4), where there is a box."""
         import torch

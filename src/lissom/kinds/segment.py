@@ -91,6 +91,14 @@ class Segment(Kind):
 
         return torch.where(mirrored.view(-1, 1, 1), targets.flip(2), targets)
 
+    def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        whole = parts[0]
+        for part, there in zip(parts, where, strict=True):
+            whole = torch.where(there, part, whole)
+        return whole
+
     def drawn(self, picture: Image, answer: Tensor, _: Sequence[str], __: int) -> Image:
         return draw_labels(picture, answer, self.counted(answer))
 

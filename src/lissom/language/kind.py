@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import LissomError
 from .method import Method
 from .tally import Tally
 
@@ -83,6 +84,12 @@ class Kind(Method, ABC):
         """
 
     @abstractmethod
+    def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
+        """Return the targets of pictures that are put together of several: `parts` are the targets of
+        these, moved as they are, and `where` (n h w, booleans) the pixels that each of them has.
+        """
+
+    @abstractmethod
     def drawn(self, picture: Image, answer: Tensor, classes: Sequence[str], zoom: int) -> Image:
         """Return a picture with what is said of it, an answer of one sample in the form of targets.
 
@@ -113,6 +120,12 @@ class WithoutPlaces(Kind):
 
     def mirrored(self, targets: Tensor, _: Tensor, __: int) -> Tensor:
         return targets
+
+    def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
+        raise LissomError(
+            "mosaic: expected boxes or label pictures as targets, which are put together as the "
+            f"pictures are; those of {self.name()} have no place in a picture"
+        )
 
     def drawn(self, picture: Image, _: Tensor, __: Sequence[str], ___: int) -> Image:
         return picture

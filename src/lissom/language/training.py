@@ -45,6 +45,8 @@ class TrainSettings:
     norm_momentum: float | None = None
     freeze: Freeze = "none"
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    colour: float = 0.0
+    mosaic: float = 0.0
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import cutout, mirrored, mirrors, shifted, shifts
 from ..data.data import Data
 from ..data.split import Images
 from ..errors import LissomError, cause_of
 from ..language.kind import Kind
 from ..language.training import Batch, Progress, Remembering, TrainSettings
 from ..surgery.quantization.network import QuantizedNetwork
-from ..trees import Tree, answer_in, handed, in_float, length, mapped, shapes
+from ..trees import Tree, answer_in, handed, in_float, length, mapped
+from .augmentation import augmented
 from .batchnorm import configure_batchnorm
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
 from .precision import autocast, fast_precision, layout_of, of_cpu
@@ -318,39 +318,6 @@ def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer
     if pace.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=pace.lr, betas=(pace.momentum, 0.999))
     return torch.optim.SGD(groups, lr=pace.lr, momentum=pace.momentum, nesterov=pace.momentum > 0)
-
-
-def augmented(
-    pixels: Tree,
-    targets: Tree,
-    data: Data,
-    pace: TrainSettings,
-    draw: torch.Generator,
-    kind: Kind | None = None,
-) -> tuple[Tree, Tree]:
-    """Return a batch of pixels shifted by up to an eighth, mirrored, normalised and cut out, as
-    `pace` says, with its targets, which move along as the kind of task wants it.
-    """
-    wanted = pace.augment
-    if wanted == "auto":
-        wanted = "none" if data.as_given else "crop+flip" if data.flip else "crop"
-    if wanted != "none" and not (isinstance(pixels, Tensor) and pixels.ndim == 4):
-        raise LissomError(f"augment={wanted!r}: expected images (n c h w), got {shapes(pixels)}")
-    if "crop" in wanted:
-        down, right = shifts(len(pixels), max(1, min(data.size) // 8), draw)
-        pixels = shifted(pixels, down, right)
-        if kind is not None:
-            size = (pixels.shape[2], pixels.shape[3])
-            targets = kind.shifted(targets, down.to(pixels.device), right.to(pixels.device), size)
-    if "flip" in wanted:
-        which = mirrors(len(pixels), draw)
-        pixels = mirrored(pixels, which)
-        if kind is not None:
-            targets = kind.mirrored(targets, which.to(pixels.device), pixels.shape[3])
-    images = data.normalised(pixels)
-    if pace.cutout:
-        images = cutout(images, pace.cutout, draw)
-    return images, targets
 
 
 def cross_entropy(smoothing: float = 0.0) -> Term:

@@ -52,6 +52,20 @@ class Learning(Step):
     optimizer: Literal["sgd", "adamw"] = arg(
         "optimizer; adamw suits transformers and binary networks", "sgd", late=True
     )
+    colour: float = arg(
+        "most change of brightness, contrast and saturation, as a share of them; 0.4 is usual",
+        0.0,
+        low=0,
+        high=1,
+        late=True,
+    )
+    mosaic: float = arg(
+        "share of images that are put together of four, for boxes and label pictures",
+        0.0,
+        low=0,
+        high=1,
+        late=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,4 +101,6 @@ class Learning(Step):
             self.norm_momentum,
             self.freeze,
             self.optimizer,
+            self.colour,
+            self.mosaic,
         )

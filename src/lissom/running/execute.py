@@ -25,11 +25,13 @@ from ..language.recipe import Recipe, Space
 from ..language.step import Step
 from ..language.target import Target
 from ..language.training import Progress
+from ..learning.augmentation import check_augmentation
 from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.examine import examine
 from ..learning.precision import fast_precision
+from ..learning.step import Learning
 from ..steps.distill import Distill
 from ..store.manifest import code_in
 from ..store.record import Network, Record, TaskSummary, write_record
@@ -104,6 +106,8 @@ class Run:
                     clock=self.clock,
                 )
                 model = step.rehearse(model, ctx)
+                if isinstance(step, Learning):
+                    check_augmentation(step.train_settings(1), task.data, task.kind)
 
     def load(self, key: str) -> nn.Module:
         """Load a finished network of this task."""
