@@ -15,11 +15,6 @@ from typing import Any
 from ..errors import LissomError, nearest, place_of
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def describe_error(error: BaseException, said: str, on: str = "") -> str:
     """Return what the user's own code raised, on what, what it says, and where it was raised."""
     place = (
