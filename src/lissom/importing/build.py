@@ -23,6 +23,23 @@ from .values import (
     plain,
 )
 
+# attributes that say again what shapes say, or that matter in training and in few bits only
+WITHOUT_EFFECT = (
+    "kernel_shape",
+    "extrapolation_value",
+    "nearest_mode",
+    "cubic_coeff_a",
+    "stash_type",
+    "saturate",
+    "round_mode",
+    "is_test",
+    "seed",
+    "sorted",
+    "consumed_inputs",
+    "softmax_precision",
+    "qk_matmul_output_mode",
+)
+
 
 class Build:
     """A graph of calls with the layers that it calls, and what each value of the file is by now."""
@@ -116,6 +133,7 @@ class Op:
         self.build = build
         self.node = node
         self.opset = build.file.opset
+        self.read = {*WITHOUT_EFFECT}
         self.inputs = [build.values[name] if name else None for name in node.inputs]
 
     def __len__(self) -> int:
@@ -124,6 +142,7 @@ class Op:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute; raise where it is of another type than its default."""
+        self.read.add(name)
         value = self.node.attributes.get(name, default)
         if default is not None and type(value) is not type(default):
             raise ValueError(f"expected {name} as {type(default).__name__}, got {value!r:.80}")
@@ -167,7 +186,7 @@ class Op:
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return whole numbers that are an attribute, or an input in later versions of the operator."""
-        if (given := self.node.attributes.get(attribute)) is not None:
+        if (given := self.get(attribute)) is not None:
             return [int(number) for number in (given if isinstance(given, list) else [given])]
         if self.optional(place) is None:
             return None
@@ -250,7 +269,7 @@ class Op:
             wanted = tuple(getattr(module, field).shape)
             if wanted != tuple(constant.tensor.shape):
                 raise ValueError(f"expected {field} {wanted}, got {tuple(constant.tensor.shape)}")
-        inputs = [self.tensor(value) for value in reads]
+        inputs = [value if isinstance(value, tuple) else self.tensor(value) for value in reads]
         results = followed(module, inputs, {})
         what = (repr(module), *(constants[field].key for field in sorted(constants)))
         name = self.layer_name(constants.get("weight") or next(iter(constants.values()), None))

@@ -12,15 +12,20 @@ from torch import Tensor, fx, nn
 from ..errors import LissomError, first_line
 from ..trees import tensors_in
 from .build import Build
-from .packed import is_packed, read
+from .packed import is_packed
 
 LIMIT = 1e-4  # of the size of the outputs
 BATCHES = (1, 3)
 
 
-def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path) -> None:
-    """Raise where a network does not give what ONNX Runtime gives, with the first node where they part."""
-    session = session_of(read(path) if is_packed(path) else str(path))
+def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | None) -> None:
+    """Raise where a network does not give what ONNX Runtime gives, with the first node where they part.
+
+    `path` is the file that `proto` was read from, None where it was changed since.
+    """
+    session = session_of(
+        str(path) if path is not None and not is_packed(path) else proto.SerializeToString()
+    )
     fixed = build.fixed_batch
     for batch in BATCHES if fixed is None else (fixed,):
         inputs = random_inputs(build, batch)

@@ -22,6 +22,7 @@ from .nodes import File, Node, file_of
 from .operators.sizes import TYPES
 from .operators.table import OPERATORS, REFUSED
 from .patterns import simplify
+from .quantized import NOTE, without_rounding
 from .values import MOST_ELEMENTS, check_size
 
 BATCHES = (2, 3)  # of the two showings
@@ -43,13 +44,16 @@ def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
         raise LissomError(f"model: there is no file {path}")
     proto = model_in(path)
     try:
-        file = file_of(proto, path.parent)
+        floats = without_rounding(proto)
+        file = file_of(floats, path.parent)
+        if floats is not proto:
+            file.notes.append(NOTE)
         check_operators(file)
         simplify(file)
         build = built(file)
         network = finished(build)
         if check:
-            check_outputs(network, build, proto, path)
+            check_outputs(network, build, floats, path if floats is proto else None)
     except LissomError as error:
         raise LissomError(f"{where}: {error}") from error
     except Exception as error:  # whatever a damaged file leads to
@@ -75,9 +79,9 @@ def check_operators(file: File) -> None:
 KNOWN_DOMAINS = {"com.microsoft"}
 
 
-def built(file: File) -> Build:
-    """Return the network as it is built, node by node."""
-    build = Build(file, BATCHES, fixed_batch(file))
+def built(file: File, *, opened: bool = True) -> Build:
+    """Return the network as it is built, node by node; for any batch where it is to be `opened`."""
+    build = Build(file, BATCHES, fixed_batch(file) if opened else None)
     for value in file.inputs:
         build.argument(value.name, showings(value, build.fixed_batch))
     for node in file.nodes:
@@ -88,7 +92,10 @@ def built(file: File) -> Build:
 def add(build: Build, node: Node) -> None:
     """Add what a node becomes. Raises LissomError with the node's name where it cannot be."""
     try:
-        made = OPERATORS[node.op](Op(build, node))
+        op = Op(build, node)
+        made = OPERATORS[node.op](op)
+        if unread := sorted(set(node.attributes) - op.read):
+            raise ValueError(f"its attribute {unread[0]!r:.60} is not known")
         results = made if isinstance(made, list) else [made]
         for name, value in zip(node.outputs, results, strict=False):
             build.values[name] = value

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -39,10 +40,9 @@ def shortest(value: float) -> float:
     """
     if not math.isfinite(value):
         return value
-    wanted = torch.tensor(value, dtype=torch.float32)
     for digits in range(1, 10):
         short = float(f"{value:.{digits}g}")
-        if torch.tensor(short, dtype=torch.float32) == wanted:
+        if np.float32(short) == np.float32(value):
             return short
     return value
 
@@ -79,7 +79,8 @@ def clip(op: Op) -> Any:
     highest = bound(op, "max", 2)
     if lowest is None and highest is None:
         return op.call(torch.clone, op[0])
-    if not all(isinstance(end, float) for end in (lowest, highest)):
+    numbers = [end for end in (lowest, highest) if isinstance(end, float)]
+    if len(numbers) < 2 or lowest > highest:
         return op.call(torch.clamp, op[0], lowest, highest)
     if (lowest, highest) == (0, 6):
         return op.call(F.relu6, op[0])
@@ -88,7 +89,7 @@ def clip(op: Op) -> Any:
 
 def bound(op: Op, name: str, place: int) -> Any:
     """Return a bound of clip: a number, a tensor, or None where there is none."""
-    if name in op.node.attributes:  # before opset 11
+    if op.get(name) is not None:  # before opset 11
         end = setting(op, name, 0.0)
         return None if abs(end) > 3e38 else end
     if op.optional(place) is None:
@@ -140,7 +141,7 @@ def shrink(op: Op) -> Any:
 
 def dropout(op: Op) -> Any:
     """Hand the input on; where a network learns again, dropout drops again."""
-    ratio = op.node.attributes.get("ratio", 0.5)
+    ratio = op.get("ratio", 0.5)
     if isinstance(op.optional(1), Constant):
         ratio = float(op.constant(1))
     if isinstance(op.optional(2), Constant) and bool(op.constant(2)):

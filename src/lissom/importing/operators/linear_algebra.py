@@ -45,7 +45,7 @@ def fits(bias: Value | None, width: int) -> bool:
     """Return whether a linear layer can hold a bias: none, or one number for each output."""
     if bias is None:
         return True
-    return isinstance(bias, Constant) and bias.tensor.numel() == bias.tensor.shape[-1] == width
+    return isinstance(bias, Constant) and list(bias.tensor.shape) in ([width], [1, width])
 
 
 def linear(op: Op, x: Value, weight: Constant, bias: Constant | None) -> Any:

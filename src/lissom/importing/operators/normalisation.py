@@ -18,6 +18,8 @@ def batch_norm(op: Op) -> Any:
     """Make a batch-norm of as many axes as its input has."""
     if op.get("training_mode", 0):
         raise ValueError("it learns as it runs; export the network in eval mode")
+    if not op.get("spatial", 1):
+        raise ValueError("spatial=0 is not known")
     x = op[0]
     tensors = [op[place] for place in range(1, 5)]
     eps = shortest(op.get("epsilon", 1e-5))
@@ -70,16 +72,15 @@ def layer_norm(op: Op) -> Any:
     if any(op.node.outputs[1:]):
         raise ValueError("its mean or deviation is read, which is not known")
     x = op[0]
-    scale = op[1]
+    scale = None if op.optional(1) is None else op[1]
     bias = None if op.optional(2) is None else op[2]
-    axis = op.get("axis", -1)
-    shape = op.shape(x)[axis:]
+    shape = op.shape(x)[op.get("axis", -1) :]
     eps = shortest(op.get("epsilon", 1e-5))
     scale, bias = widened(op, scale, shape), widened(op, bias, shape)
-    if not isinstance(scale, Constant) or not (bias is None or isinstance(bias, Constant)):
+    if not all(tensor is None or isinstance(tensor, Constant) for tensor in (scale, bias)):
         return op.call(F.layer_norm, x, shape, scale, bias, eps)
-    bare = bias is None
-    return op.layer(lambda: nn.LayerNorm(shape, eps, bias=not bare), x, weight=scale, bias=bias)
+    settings = {"elementwise_affine": scale is not None, "bias": bias is not None}
+    return op.layer(lambda: nn.LayerNorm(shape, eps, **settings), x, weight=scale, bias=bias)
 
 
 def widened(op: Op, tensor: Any, shape: list[int]) -> Any:

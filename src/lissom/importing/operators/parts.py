@@ -19,12 +19,12 @@ FAR = 2**31 - 1  # where a slice ends that has no end
 
 def concat(op: Op) -> Any:
     """Call cat; of sizes, put the numbers in a row."""
+    axis = op.get("axis", 1)
     values = [op.raw(place) for place in range(len(op))]
     known = all(isinstance(value, (Sizes, Constant)) and op.rank(value) == 1 for value in values)
     if known and any(isinstance(value, Sizes) for value in values):
         rows = [op.sizes(place) for place in range(len(op))]
         return op.row_of([*chain.from_iterable(rows)])
-    axis = op.get("axis", 1)
     tensors = [op.tensor(value) for value in values]
     if len(tensors) == 1:
         return tensors[0]
@@ -81,7 +81,7 @@ def cut_out(op: Op) -> Any:
 
 def bounds_of(op: Op) -> tuple[list[Any], list[Any], list[int], list[int]]:
     """Return starts, ends, axes and steps, which are attributes before opset 10."""
-    if "starts" in op.node.attributes:
+    if op.get("starts") is not None:
         starts, ends = op.get("starts", [0]), op.get("ends", [0])
     else:
         starts = op.sizes(1)
@@ -117,7 +117,7 @@ def one_axis(op: Op, x: Any, at: int, start: Any, end: Any, step: int) -> Any:
 def pad(op: Op) -> Any:
     """Call pad."""
     x = op[0]
-    given = op.node.attributes.get("pads", op.node.attributes.get("paddings"))
+    given = op.get("pads")  # before opset 11
     pads = list(given) if given is not None else op.sizes(1)
     value: Any = op.numbers(2)[0] if op.optional(2) is not None else op.get("value", 0.0)
     count = op.rank(x)
@@ -231,11 +231,13 @@ def one_hot(op: Op) -> Any:
     depth = int(op.numbers(1)[0])
     values = op.constant(2)
     axis = op.get("axis", -1)
-    places = op.call(torch.remainder, long(op, op[0]), depth)
-    hot = op.call(F.one_hot, places, depth)
+    places = op.call(torch.unsqueeze, long(op, op[0]), -1)
+    from_end = op.call(torch.add, places, depth)
+    places = op.call(torch.where, op.call(torch.lt, places, 0), from_end, places)
+    hot = op.call(torch.eq, places, Constant(torch.arange(depth)))
     if axis not in (-1, op.rank(hot) - 1):
         hot = op.call(torch.movedim, hot, -1, axis)
-    return op.call(torch.where, op.call(torch.eq, hot, 1), Constant(values[1]), Constant(values[0]))
+    return op.call(torch.where, hot, Constant(values[1]), Constant(values[0]))
 
 
 def triangle(op: Op) -> Any:

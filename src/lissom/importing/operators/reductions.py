@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +17,15 @@ def over(function: Callable[..., Any]) -> Callable[[Op], Any]:
 
     def call(op: Op) -> Any:
         value = op.raw(0)
-        if isinstance(value, Sizes) and function is prod:
-            return product(op, value)
-        x = op.tensor(value)
         axes = op.integers("axes", 1)
-        if not axes and op.get("noop_with_empty_axes", 0):
+        keep = bool(op.get("keepdims", 1))
+        no_axes_do_nothing = op.get("noop_with_empty_axes", 0)
+        if isinstance(value, Sizes) and function is prod:
+            return product(op, value, single=not keep)
+        x = op.tensor(value)
+        if not axes and no_axes_do_nothing:
             return unreduced(op, x, function)
-        dims = tuple(axes or range(op.rank(x)))
-        return op.call(function, x, dims, keepdim=bool(op.get("keepdims", 1)))
+        return op.call(function, x, tuple(axes or range(op.rank(x))), keepdim=keep)
 
     return call
 
@@ -33,14 +35,12 @@ def unreduced(op: Op, x: Any, function: Callable[..., Any]) -> Any:
     return op.call(function, op.call(torch.unsqueeze, x, 0), (0,), keepdim=False)
 
 
-def product(op: Op, value: Sizes) -> Any:
+def product(op: Op, value: Sizes, *, single: bool) -> Any:
     """Multiply sizes."""
-    import operator
-
     total: Any = 1
     for part in value.parts:
         total = op.number(operator.mul, total, part)
-    return op.row_of([total], single=not op.get("keepdims", 1))
+    return op.row_of([total], single)
 
 
 def prod(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
@@ -74,16 +74,20 @@ def place_of(function: Callable[..., Any]) -> Callable[[Op], Any]:
     """Return the operator that finds the place of the largest or smallest number."""
 
     def call(op: Op) -> Any:
-        if op.get("select_last_index", 0):
-            raise ValueError("select_last_index other than 0 is not known")
-        return op.call(function, op[0], op.get("axis", 0), keepdim=bool(op.get("keepdims", 1)))
+        x = op[0]
+        axis = op.get("axis", 0)
+        keep = bool(op.get("keepdims", 1))
+        if not op.get("select_last_index", 0):
+            return op.call(function, x, axis, keepdim=keep)
+        place = op.call(function, op.call(torch.flip, x, (axis,)), axis, keepdim=keep)
+        return op.call(torch.rsub, place, op.number(operator.sub, op.size(x, axis), 1))
 
     return call
 
 
 def top(op: Op) -> Any:
     """Call topk."""
-    count = op.node.attributes.get("k")
+    count = op.get("k")
     count = int(op.numbers(1)[0]) if count is None else count
     largest = bool(op.get("largest", 1))
     return op.calls(torch.topk, op[0], count, op.get("axis", -1), largest)

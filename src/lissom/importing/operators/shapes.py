@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ..build import Op
-from ..values import Constant, Sizes
+from ..values import Constant, Sizes, followed
 
 
 def reshape(op: Op) -> Any:
@@ -18,7 +18,7 @@ def reshape(op: Op) -> Any:
     A first size that is the batch the file was made for becomes any batch.
     """
     value = op.raw(0)
-    wanted = op.node.attributes.get("shape")  # before opset 5
+    wanted = op.get("shape")  # before opset 5
     sizes = list(wanted) if wanted is not None else op.sizes(1)
     if isinstance(value, Sizes) and all(isinstance(part, int) for part in sizes) and len(sizes) < 2:
         return Sizes(value.parts, single=not sizes)
@@ -26,9 +26,60 @@ def reshape(op: Op) -> Any:
     if isinstance(x, Constant):
         return Constant(op.call(Tensor.reshape, x, copied_sizes(op, x, sizes)).tensor, x.source)
     sizes = with_batch(op, x, copied_sizes(op, x, sizes))
-    if flattens(op, x, sizes):
-        return op.call(torch.flatten, x, 1)
+    return reshaped(op, x, sizes)
+
+
+def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
+    """Call what keeps most axes as they are: flatten, unflatten, channel_shuffle, else reshape."""
+    befores = [op.shape(x, which) for which in (0, 1)]
+    afters = [list(result.shape) for result in followed(torch.reshape, (x, sizes), {})]
+    if (groups := shuffled(op, x, afters[0])) is not None:
+        return op.call(torch.channel_shuffle, *groups)
+    pairs = list(zip(*befores, strict=True))
+    wanted = list(zip(*afters, strict=True))
+    first = common(pairs, wanted)
+    last = common(pairs[first:][::-1], wanted[first:][::-1])
+    old = pairs[first : len(pairs) - last]
+    new = wanted[first : len(wanted) - last]
+    if not old and not new:
+        return x
+    if first and (not old or not new):  # axes of one behind another axis
+        first -= 1
+        old = [pairs[first], *old]
+        new = [wanted[first], *new]
+    if len(new) == 1 and len(old) > 1:
+        end = first + len(old) - 1
+        ends = () if end == op.rank(x) - 1 else (end,)
+        return op.call(torch.flatten, x, first, *ends)
+    moving = [place for place, (one, two) in enumerate(new) if one != two]
+    if len(old) == 1 and len(new) > 1 and len(moving) < 2:
+        parts = [one for one, _ in new]
+        if moving:
+            parts[moving[0]] = -1
+        elif set(parts[1:]) == {1}:
+            parts[0] = -1
+        return op.call(torch.unflatten, x, first, tuple(parts))
     return op.call(torch.reshape, x, sizes)
+
+
+def common(one: list[Any], other: list[Any]) -> int:
+    """Return how many elements two lists begin with alike."""
+    count = 0
+    while count < min(len(one), len(other)) and one[count] == other[count]:
+        count += 1
+    return count
+
+
+def shuffled(op: Op, x: fx.Node, wanted: list[int]) -> tuple[fx.Node, int] | None:
+    """Return what of a channel shuffle the last of three nodes is: its input and groups."""
+    if x.target is not torch.permute or x.args[1] != (0, 2, 1, 3, 4):
+        return None
+    apart: Any = x.args[0]
+    if not isinstance(apart, fx.Node) or apart.target not in (torch.unflatten, torch.reshape):
+        return None
+    source: Any = apart.args[0]
+    fits = op.shape(source) == wanted and op.rank(apart) == 5
+    return (source, op.shape(apart)[1]) if fits else None
 
 
 def copied_sizes(op: Op, x: Constant | fx.Node, sizes: list[Any]) -> list[Any]:
@@ -69,20 +120,6 @@ def with_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
     return [-1, *rest[1:]] if fits else sizes
 
 
-def flattens(op: Op, x: fx.Node, sizes: list[Any]) -> bool:
-    """Return whether sizes are those that flatten leaves behind the batch."""
-    if len(sizes) != 2 or op.rank(x) < 3:
-        return False
-    first, last = sizes
-    per_sample = math.prod(op.shape(x)[1:])
-    if op.shape(x)[1:] != op.shape(x, 1)[1:]:
-        return False
-    reads_batch = isinstance(first, fx.Node) and (first.target, first.args) == (Tensor.size, (x, 0))
-    return (reads_batch and last in (-1, per_sample)) or (
-        is_number(first, -1) and is_number(last, per_sample)
-    )
-
-
 def flatten(op: Op) -> Any:
     """Call flatten from an axis on; what lies before it is one axis."""
     x = op[0]
@@ -109,9 +146,9 @@ def transpose(op: Op) -> Any:
 def squeeze(op: Op) -> Any:
     """Leave out axes of one."""
     value = op.raw(0)
+    axes = op.integers("axes", 1)
     if isinstance(value, Sizes):
         return Sizes(value.parts, single=True) if len(value.parts) == 1 else value
-    axes = op.integers("axes", 1)
     if axes is None:
         axes = [axis for axis, size in enumerate(op.shape(value)) if size == 1]
     if any(op.shape(value)[axis] != 1 for axis in axes):

@@ -34,6 +34,8 @@ def shape(op: Op) -> Any:
     axes = range(count)[slice(op.get("start", 0), op.get("end", count))]
     if isinstance(value, Sizes):
         return Constant(torch.tensor(op.shape(value)))
+    if not axes:
+        return Constant(torch.zeros(0, dtype=torch.int64))
     return op.row_of([op.size(value, axis) for axis in axes])
 
 
@@ -47,20 +49,19 @@ def size(op: Op) -> Any:
 
 def constant(op: Op) -> Any:
     """Return a constant of the file."""
-    held = op.node.attributes
-    if isinstance(tensor := held.get("value"), Tensor):
+    if isinstance(tensor := op.get("value"), Tensor):
         return Constant(tensor)
     for name, kind in (("value_float", torch.float32), ("value_int", torch.int64)):
-        for field in (name, f"{name}s"):
-            if field in held:
-                return Constant(torch.tensor(held[field], dtype=kind))
+        for numbers in (op.get(name), op.get(f"{name}s")):
+            if numbers is not None:
+                return Constant(torch.tensor(numbers, dtype=kind))
     raise ValueError("expected numbers")
 
 
 def constant_of_shape(op: Op) -> Any:
     """Return a tensor of one number."""
     value = op.get("value", torch.zeros(1))
-    return op.call(torch.full, op.sizes(0), value.reshape(()).item(), dtype=value.dtype)
+    return op.call(torch.full, tuple(op.sizes(0)), value.reshape(()).item(), dtype=value.dtype)
 
 
 def count_up(op: Op) -> Any:

@@ -9,12 +9,16 @@ from ..build import Op
 from . import (
     activations,
     arithmetic,
+    attention,
     convolution,
+    integers,
     linear_algebra,
     normalisation,
     parts,
     pooling,
+    recurrent,
     reductions,
+    resize,
     shapes,
     sizes,
 )
@@ -22,12 +26,16 @@ from . import (
 FAMILIES = (
     activations,
     arithmetic,
+    attention,
     convolution,
+    integers,
     linear_algebra,
     normalisation,
     parts,
     pooling,
+    recurrent,
     reductions,
+    resize,
     shapes,
     sizes,
 )
