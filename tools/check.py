@@ -54,6 +54,7 @@ ROOMS = (
     "ranges",
     "importance",
     "losses",
+    "importing",
     "tasks",
     "learning",
     "distillation",

@@ -27,6 +27,7 @@ _HOMES = {
     "run": "running.execute",
     "Store": "store.store",
     "apply": "api",
+    "from_onnx": "api",
     "save": "api",
     "load": "api",
     "export": "api",
@@ -36,7 +37,7 @@ __all__ = list(_HOMES)
 switch_off()
 
 if TYPE_CHECKING:
-    from .api import apply, export, latency, load, save
+    from .api import apply, export, from_onnx, latency, load, save
     from .data.data import Data
     from .errors import LissomError, LissomWarning
     from .language.method import arg

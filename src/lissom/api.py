@@ -84,6 +84,21 @@ def apply(
     return (small, said) if notes else small
 
 
+def from_onnx(path: str | Path) -> nn.Module:
+    """Return the network in an ONNX file as a module of ordinary layers, in eval mode.
+
+    Layers are called as their weights are in the file. The network takes and returns what the file
+    does: tensors as arguments, one tensor, or several as a dict by name. Its outputs have been
+    compared with ONNX Runtime's on random inputs. What the file says of itself is in `metadata`,
+    what was read otherwise in `notes`.
+    Raises LissomError for a damaged file, for operators that are not known, and where the outputs
+    differ.
+    """
+    from .importing.onnx_network import onnx_network
+
+    return onnx_network(path)
+
+
 def _applied(
     steps: Recipe, model: nn.Module, example: Any, images: Any, seed: int
 ) -> tuple[nn.Module, list[str], list[str]]:

@@ -98,6 +98,11 @@ def cause_of(error: BaseException, most: int = 300) -> str:
     return cut(kind + said, most) + (f" ({place})" if place else "")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def place_of(frames: Iterable[FrameSummary]) -> str:
     """Return where the user's own code is in a traceback: file and line, the innermost one; "" if
     it is not in it.

@@ -21,7 +21,7 @@ class Packed(Family):
         import onnx
         from onnx import helper, numpy_helper
 
-        from lissom.exporting.onnx import container as _onnxz
+        from lissom.exporting.onnx.container import write
 
         rng = np.random.default_rng(0)
         arrays = {
@@ -43,14 +43,14 @@ class Packed(Family):
             tensors,
         )
         onnx.save(helper.make_model(graph), seed / "model.onnx")
-        _onnxz.write(seed / "model.onnx", seed / "model.onnxz")
+        write(seed / "model.onnx", seed / "model.onnxz")
 
     def begin(self, seed: Path) -> None:
         """Read the seed, and check that it is unpacked to the very file."""
-        from lissom.exporting.onnx import container as _onnxz
+        from lissom.importing.packed import read
 
         self.data = (seed / "model.onnxz").read_bytes()
-        if _onnxz.read(seed / "model.onnxz") != (seed / "model.onnx").read_bytes():
+        if read(seed / "model.onnxz") != (seed / "model.onnx").read_bytes():
             raise AssertionError("the packed file is not unpacked to the ordinary one")
 
     def mutant(self, rng: Random) -> Mutant:
@@ -63,11 +63,11 @@ class Packed(Family):
 
     def read(self, mutant: Mutant) -> bool:
         """Unpack the file."""
-        from lissom.exporting.onnx import container as _onnxz
+        from lissom.importing.packed import read
 
         path = self.work / "model.onnxz"
         path.write_bytes(mutant["model.onnxz"])
-        return refused(lambda: _onnxz.read(path))
+        return refused(lambda: read(path))
 
 
 def _part(rng: Random, data: bytes) -> bytes:

@@ -44,7 +44,7 @@ class Brought:
             "--model",
             help="resnet20, preresnet38, vgg16, densenet40, nin, nin_gc, ..., any of them -half or "
             "-quarter as wide (vgg16-quarter), torchvision:NAME, timm:NAME, "
-            "pt2:FILE, package.module:factory or path/to/file.py:factory.",
+            "onnx:FILE, pt2:FILE, package.module:factory or path/to/file.py:factory.",
         ),
     ] = "resnet20"
     model_args: Annotated[
@@ -104,6 +104,7 @@ class Brought:
         """Load what the options name; every name is checked before torch is loaded."""
         from ..data.source import check_spec, is_own_data
         from ..language.method import values_in
+        from ..tasks.builders import onnx_file
         from ..tasks.code import weights_file
         from ..tasks.kinds import check_kind
         from ..tasks.task import Task, check_model_spec, is_published, own_task
@@ -115,6 +116,8 @@ class Brought:
             return own_task(self.task)
         arguments = values_in(self.model_args, "--model-args")
         check_model_spec(self.model)
+        if onnx_file(self.model):
+            self.refuse_beside(f"--model {self.model}, which holds its weights", {"weights"})
         if self.kind is not None:
             check_kind(self.kind)
         preprocess = self.preprocess_text()
@@ -151,14 +154,20 @@ class Brought:
                 raise LissomError(f"--{word}: it does nothing beside {what}; leave it out")
 
     def preprocess_text(self) -> str | None:
-        """Return how pictures are to be seen: as stated, or as the library says that publishes the
-        network, where it is with its published weights and no size is given.
+        """Return how pictures are to be seen: as stated, as a file that lissom wrote says, or as the
+        library says that publishes the network, where it is with its published weights and no size
+        is given.
         """
         from ..data.published import LIBRARIES
+        from ..tasks.builders import onnx_file
         from ..tasks.task import is_published
 
         library = self.model.partition(":")[0]
         stated = self.preprocess
+        if (file := onnx_file(self.model)) and stated is None and self.size is None:
+            from ..importing.file import preprocess_said
+
+            return preprocess_said(Path(file))
         if stated in LIBRARIES and stated != library:
             raise LissomError(
                 f"--preprocess: {stated} goes with --model {stated}:NAME, got --model {self.model}; "

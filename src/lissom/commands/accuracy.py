@@ -16,7 +16,8 @@ from ..bench.process import loaded
 from ..data.data import AS_GIVEN, Data
 from ..data.inputs import inputs_of, is_plain
 from ..errors import LissomError, listed
-from ..exporting.onnx.container import ENDING, model_in
+from ..importing.file import model_in
+from ..importing.packed import ENDING
 from ..learning.evaluate import Answered, RunFile, file_answers, scored
 from ..tasks.kinds import is_own_kind, kind_named
 from ..tasks.task import Task

@@ -15,7 +15,8 @@ from ..bench.latency import Timing, latencies
 from ..bench.machine import machine
 from ..data.data import Data
 from ..errors import LissomError
-from ..exporting.onnx.container import ENDING, model_in
+from ..importing.file import model_in
+from ..importing.packed import ENDING
 from ..language.method import method_of
 from ..language.target import Target
 from ..running.execute import build_from_entry

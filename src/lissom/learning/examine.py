@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ..data.data import Data
 from ..data.samples import described
 from ..data.split import CPU, Files, Images, Shown
-from ..errors import LissomError, listed, type_of
+from ..errors import LissomError, first_line, listed, type_of
 from ..language.kind import Kind
 from ..language.menu import menu
 from ..language.tally import Tally
 from ..language.training import Batch
 from ..surgery.steady import unsteady
-from ..tasks.code import describe_error, first_line
+from ..tasks.code import describe_error
 from ..tasks.kinds import is_own_kind
 from ..tasks.task import Task
 from ..trees import (

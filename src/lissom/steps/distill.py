@@ -6,7 +6,7 @@ import os
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import LissomError
+from ..errors import LissomError, first_line
 from ..language.method import arg, sum_of
 from ..learning.step import Learning
 
@@ -88,7 +88,6 @@ class Distill(Learning):
         """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
         import torch
 
-        from ..tasks.code import first_line
         from ..trees import called, mapped, shapes
 
         super().rehearse(model, ctx)

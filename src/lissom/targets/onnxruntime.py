@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import LissomError
-from ..exporting.onnx import container as _onnxz
+from ..exporting.onnx import container
 from ..exporting.onnx.names import layers_in
+from ..importing.packed import ENDING, is_packed, read
 from ..language.method import arg
 from ..language.target import WARM, Fused, Images, Run, Target, middle, one_or_all
 from ..system.scratch import temporary
@@ -66,7 +67,7 @@ class Onnxruntime(Target):
     ending: ClassVar[str] = "onnx"
     suppresses: ClassVar[bool] = True
     module: ClassVar[str] = "onnxruntime"
-    others: ClassVar[tuple[str, ...]] = (_onnxz.ENDING,)
+    others: ClassVar[tuple[str, ...]] = (ENDING,)
 
     _: KW_ONLY
     packed: bool = arg(
@@ -124,10 +125,10 @@ class Onnxruntime(Target):
             export_onnx(
                 model, Path(folder) / "model.onnx", shape, facts, adapt=looked_up, example=example
             )
-            _onnxz.write(Path(folder) / "model.onnx", path)
+            container.write(Path(folder) / "model.onnx", path)
 
     def file(self, few: bool, acts: bool) -> str:
-        return f"onnx-packed/model{_onnxz.ENDING}" if self.packed else super().file(few, acts)
+        return f"onnx-packed/model{ENDING}" if self.packed else super().file(few, acts)
 
     def plain(self) -> Target:
         return Onnxruntime(provider=self.provider)
@@ -207,11 +208,11 @@ def _session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    if not _onnxz.is_packed(path):
+    if not is_packed(path):
         return on_provider(
             ort.InferenceSession(str(path), options, providers=list(PROVIDERS[provider])), provider
         )
-    whole = _onnxz.read(path)
+    whole = read(path)
     try:
         session = ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
     except Exception as error:

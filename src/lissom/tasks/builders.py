@@ -37,12 +37,13 @@ def code_named(build: dict[str, Any]) -> str | None:
     'pt2:net.pt2'
     >>> code_named({"model": "resnet20"}), code_named({"model": "torchvision:resnet18"})
     (None, None)
+    >>> code_named({"model": "onnx:net.onnx"})  # which is data
     """
     if "task" in build:
         return str(build["task"])
     model = str(build.get("model", ""))
     place = model.rpartition(":")[0]
-    return model if place and place not in LIBRARIES else None
+    return model if place and place not in LIBRARIES and not onnx_file(model) else None
 
 
 def program_file(model: str) -> str:
@@ -52,6 +53,15 @@ def program_file(model: str) -> str:
     ('net.pt2', '')
     """
     return model.removeprefix("pt2:") if model.startswith("pt2:") else ""
+
+
+def onnx_file(model: str) -> str:
+    """Return the ONNX file that names a network, "" where something else does.
+
+    >>> onnx_file("onnx:net.onnx"), onnx_file("net.py:make")
+    ('net.onnx', '')
+    """
+    return model.removeprefix("onnx:") if model.startswith("onnx:") else ""
 
 
 def arguments(build: dict[str, Any], where: str) -> dict[str, Any]:

@@ -17,11 +17,6 @@ from ..errors import LissomError, nearest, place_of
 ORDER = "order:"  # before a file of weights: whatever their names, they are taken in their order
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def describe_error(error: BaseException, said: str, on: str = "") -> str:
     """Return what the user's own code raised, on what, what it says, and where it was raised."""
     place = (

@@ -23,9 +23,10 @@ from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
 from torch.utils._pytree import tree_unflatten
 
-from ..errors import LissomError, listed
+from ..errors import LissomError, first_line, listed
+from ..importing.assembled import empty_network, hold, place, write_forward
 from ..trees import tensors_in
-from .code import describe_error, first_line
+from .code import describe_error
 from .program_calls import CHECKS, LAYERS, TURNS, Call, Layer, layer_of, use_function
 
 # operators of PyTorch, and arithmetic with sizes
@@ -121,9 +122,7 @@ def check_calls(graph: fx.Graph, where: str) -> None:
 def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
     """Return the network with layers in the place of their calls; `state` is its state dict."""
     graph = exported.graph
-    # a class of its own, as deepcopy keeps it; that of fx prints what its forward raises
-    kind = type("Program", (nn.Module,), {})
-    root = kind()
+    root = empty_network("Program")
     tensors = {
         node: attrgetter(node.target)(exported) for node in graph.nodes if node.op == "get_attr"
     }
@@ -168,38 +167,7 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
             node.target = moved[node.target]
         else:
             hold(root, node.target, tensor, saved=node.target in state)
-    written = fx.GraphModule(root, graph)
-    for name in ("forward", "_in_spec", "_out_spec"):
-        setattr(kind, name, getattr(type(written), name, None) or getattr(written, name))
-    return root.eval()
-
-
-def parent_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Return the module that holds what has a dotted name, made where there is none, and its own name."""
-    *path, field = name.split(".")
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root.get_submodule(part)
-    return root, field
-
-
-def place(root: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer under a name, with the layers that lie under it already."""
-    parent, field = parent_of(root, name)
-    if field in parent._modules:
-        for child, module in parent.get_submodule(field).named_children():
-            layer.add_module(child, module)
-    parent.add_module(field, layer)
-
-
-def hold(root: nn.Module, name: str, tensor: Tensor, *, saved: bool) -> None:
-    """Put a parameter or buffer that no layer has under its name."""
-    parent, field = parent_of(root, name)
-    if isinstance(tensor, nn.Parameter):
-        parent.register_parameter(field, tensor)
-    else:
-        parent.register_buffer(field, tensor, persistent=saved)
+    return write_forward(root, graph)
 
 
 def check_batches(network: nn.Module, graph: fx.Graph, where: str) -> None:

@@ -14,7 +14,14 @@ from ..data.published import LIBRARIES, newest_weights
 from ..errors import LissomError, listed, type_of, unknown
 from ..language.kind import Kind
 from ..language.tally import Collected, Itself, Metric, Tally
-from .builders import arguments, chosen_arguments, code_named, library_model, program_file
+from .builders import (
+    arguments,
+    chosen_arguments,
+    code_named,
+    library_model,
+    onnx_file,
+    program_file,
+)
 from .code import ORDER, called, describe_error, file_mark, loaded, parameters_of, weights_file
 from .kinds import kind_named, kind_of
 
@@ -97,13 +104,15 @@ class Task:
     ) -> Task:
         """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
 
-        `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, pt2:FILE,
+        `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, onnx:FILE, pt2:FILE,
         package.module:factory or path/to/file.py:factory. The factory is given `num_classes` and
         `in_channels` if it takes them, and `arguments`. `weights` is a file, or for a library's
         network DEFAULT, its newest published weights, which the library may download; after
         `order:`, names in the file are not looked at. `kind` is a
         kind of task, as in `segment(ignore=11)`, by default what the targets look like.
         """
+        if weights and onnx_file(model):
+            raise LissomError(f"--weights: {model} holds its weights; leave --weights out")
         factory, source = factory_of(model)
         arguments = dict(arguments or {})
         published = weights if weights and is_published(weights, model) else None
@@ -146,8 +155,10 @@ class Task:
             model,
             f"{source} {given}",
             spec={"model": model, **given},
-            weights=weights or "",
-            trained=bool(weights) or is_own_code(model) or bool(arguments.get("pretrained")),
+            weights=weights or onnx_file(model),
+            trained=bool(weights or onnx_file(model))
+            or is_own_code(model)
+            or bool(arguments.get("pretrained")),
             kind=own_kind,
             kind_text=kind or "",
         )
@@ -273,7 +284,7 @@ def joined(answers: list[Tensor]) -> Tensor:
 def is_own_code(model: str) -> bool:
     """Return whether the user's own code builds a network, which may be trained by then."""
     place = model.rpartition(":")[0]
-    return bool(place) and place not in LIBRARIES
+    return bool(place) and place not in LIBRARIES and not onnx_file(model)
 
 
 def is_published(weights: str, model: str) -> bool:
@@ -299,14 +310,14 @@ def published_argument(model: str, weights: str) -> dict[str, Any]:
 
 
 def check_model_spec(spec: str) -> None:
-    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, pt2:FILE,
+    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, onnx:FILE, pt2:FILE,
     module:factory or file.py:factory.
     """
     from ..models import check_name
 
-    if program := program_file(spec):
-        if not os.path.isfile(program):
-            raise LissomError(f"model: there is no file {program}")
+    if file := program_file(spec) or onnx_file(spec):
+        if not os.path.isfile(file):
+            raise LissomError(f"model: there is no file {file}")
         return
     place, colon, name = spec.rpartition(":")
     if not colon:
@@ -318,10 +329,12 @@ def check_model_spec(spec: str) -> None:
             )
         if spec.endswith(".pt2"):
             raise LissomError(f"model: {spec!r}: expected pt2:{spec} for a program in a file")
+        if spec.endswith((".onnx", ".onnxz")):
+            raise LissomError(f"model: {spec!r}: expected onnx:{spec} for a network in a file")
         check_name(spec)
     elif not place or not name:
         raise LissomError(
-            f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, pt2:FILE, "
+            f"model: {spec!r}: wanted torchvision:NAME, timm:NAME, onnx:FILE, pt2:FILE, "
             "package.module:factory or path/to/file.py:factory"
         )
     elif place.endswith(".py") and not os.path.isfile(place):
@@ -335,6 +348,11 @@ def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
         from .program import program_network
 
         return partial(program_network, program), f"pt2: {file_mark(program)}"
+    if file := onnx_file(spec):
+        from ..importing.file import content_mark
+        from ..importing.onnx_network import onnx_network
+
+        return partial(onnx_network, file), f"onnx: {content_mark(file)}"
     place, _, name = spec.rpartition(":")
     if not place:
         from ..models import factory

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import lissom
 from lissom import LissomError, apply
 from lissom.bench.clock import LayerClock
-from lissom.exporting.onnx import container as _onnxz
+from lissom.exporting.onnx import container
+from lissom.importing.packed import is_packed, read
 from lissom.models import factory
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.layers import QuantizedLayer
@@ -62,7 +63,7 @@ def files(recipe: str, folder: Path, name: str = "resnet8") -> tuple[Path, Path,
     model, data = exported(recipe, name)
     plain, packed = folder / "model.onnx", folder / "model.onnxz"
     plain.write_bytes(data)
-    _onnxz.write(plain, packed)
+    container.write(plain, packed)
     return plain, packed, model
 
 
@@ -79,7 +80,7 @@ def files(recipe: str, folder: Path, name: str = "resnet8") -> tuple[Path, Path,
 )
 def test_the_packed_file_is_the_ordinary_one(recipe: str, tmp_path: Path) -> None:
     plain, packed, _ = files(recipe, tmp_path)
-    assert _onnxz.read(packed) == plain.read_bytes()
+    assert read(packed) == plain.read_bytes()
     assert packed.stat().st_size < plain.stat().st_size
     x = images().numpy()
     assert np.array_equal(PACKED.load(packed, 1)(x), ORDINARY.load(plain, 1)(x))
@@ -122,7 +123,7 @@ def test_the_same_network_is_packed_to_the_same_bytes(tmp_path: Path) -> None:
     plain, packed, model = files("quantize('binary')", tmp_path)
     PACKED.export(model, tmp_path / "again", (3, 16, 16), {"baked": "false"})
     assert (tmp_path / "again").read_bytes() == packed.read_bytes()
-    assert _onnxz.is_packed(tmp_path / "again") and not _onnxz.is_packed(plain)
+    assert is_packed(tmp_path / "again") and not is_packed(plain)
 
 
 def test_names_and_keys() -> None:

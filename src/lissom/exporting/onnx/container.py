@@ -1,37 +1,20 @@
-"""An ONNX file in few bytes: what holds weights is cut out of it and packed; reading puts the very
-bytes back.
+"""An ONNX file in few bytes: what holds weights is cut out of it and packed, as
+`importing/packed.py` reads it.
 
-A zip file of three parts: `graph`, the file without those tensors; `weights`, what
-`surgery/packing.py` made of them, one behind the other; `index.json`, for each of them [type,
-elements, how it is packed, bytes packed, place in the file].
-
-The file is cut and put together as bytes, not as a graph: what is loaded is the ordinary file, bit
-by bit. So nothing has to be compared, and loading needs no ONNX library in memory. A packed file
-says how large it becomes, and `check` compares that with its own size before any memory is taken.
+The file is cut as bytes, not as a graph: what is loaded is the ordinary file, bit by bit.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from ...errors import LissomError
+from ...importing.packed import FORMAT, TYPES, WHOLE, most
 
-ENDING = ".onnxz"
-FORMAT = 1
-# by name in the index: NumPy's name, bytes of an element
-TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4), "uint16": ("<u2", 2)}
 WORTH = 16  # bytes that a tensor must spare, since its line in the index takes some
-MOST = 2**31  # bytes of a file in ONNX's own format
-MOST_INDEX = 4 << 20
-MOST_TENSORS = 20_000
-# a file of n bytes becomes at most SLACK + WHOLE * n, its parts SLACK + PARTS * n
-SLACK = 64 << 20
-PARTS = 50
-WHOLE = 200
 
 
 def write(source: Path, path: Path) -> None:
@@ -81,107 +64,3 @@ def write(source: Path, path: Path) -> None:
             f"{path.stat().st_size}; such a "
             "file would be refused when it is read"
         )
-
-
-def is_packed(path: Path) -> bool:
-    """Return whether a file says that it is packed, by its ending or its first bytes, as no ONNX
-    file does.
-    """
-    if path.suffix == ENDING:
-        return True
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def read(path: str | Path) -> bytes:
-    """Return the bytes of the ONNX file that was packed; raise LissomError where they cannot be had."""
-    try:
-        return _restored(Path(path))
-    except Exception as error:  # a damaged zip file makes its reader raise errors of many kinds
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise LissomError(
-            f"onnxruntime: {path} is no packed ONNX file, or a damaged one ({said[0]})"
-        ) from None
-
-
-def _restored(path: Path) -> bytes:
-    from ...surgery.packing import unpack
-
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        parts = [archive.getinfo(name) for name in ("index.json", "graph", "weights")]
-        if parts[0].file_size > MOST_INDEX or sum(part.file_size for part in parts) > most(
-            size, PARTS
-        ):
-            raise ValueError("its parts are too large for a file of its size")
-        index, graph, weights = (archive.read(part) for part in parts)
-    contents = json.loads(index)
-    if contents["format"] != FORMAT:
-        raise ValueError(f"its format is {contents['format']!r}, not {FORMAT}")
-    check(contents["tensors"], len(graph), len(weights), most(size, WHOLE))
-    whole = io.BytesIO()
-    taken = 0
-    begin = 0
-    for kind, count, how, length, place in contents["tensors"]:
-        between = place - whole.tell()
-        whole.write(graph[taken : taken + between])
-        whole.write(unpack(how, weights[begin : begin + length], count, TYPES[kind][0]).data)
-        taken = taken + between
-        begin = begin + length
-    whole.write(graph[taken:])
-    return whole.getvalue()
-
-
-def most(size: int, times: int) -> int:
-    """Return how many bytes may come of a file of `size` bytes: what is nearly all zeros becomes
-    very many.
-    """
-    return min(MOST, SLACK + times * size)
-
-
-def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> None:
-    """Raise ValueError unless the rows of an index fit one another, the lengths of graph and
-    weights, and the limit.
-
-    Nothing has been made room for by then.
-    """
-    taken = begin = end = 0
-    if len(tensors) > MOST_TENSORS:
-        raise ValueError(f"it names {len(tensors)} tensors, at most {MOST_TENSORS} are read")
-    for kind, count, how, length, place in tensors:
-        if (
-            not all(type(number) is int and number >= 0 for number in (count, length, place))
-            or kind not in TYPES
-        ):
-            raise ValueError("its index holds what is no number, or no type")
-        least = 0
-        if str(how).startswith("sparse"):
-            least = -(-count // 8)
-        elif how == "dense" and kind != "int8":
-            least = count * TYPES[kind][1]
-        between = place - end
-        begin = begin + length
-        end = place + count * TYPES[kind][1]
-        taken += between
-        if between < 0 or taken > graph or length < least or end > limit:
-            raise ValueError(
-                "its index does not fit its graph, or says more than a file of its size holds"
-            )
-    if begin != weights or end + graph - taken > limit:
-        raise ValueError("its index does not fit its weights, or its graph is too large")
-
-
-def model_in(path: Path) -> Any:
-    """Return the ONNX model in a file, packed or not; weights beside it are not read. Raises
-    LissomError for a file that is none.
-    """
-    import onnx
-
-    try:
-        if is_packed(path):
-            return onnx.load_model_from_string(read(path))
-        return onnx.load(str(path), load_external_data=False)
-    except LissomError:
-        raise
-    except Exception as error:  # protobuf raises errors of its own for a broken file
-        raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None

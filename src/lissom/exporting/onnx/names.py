@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...importing.file import model_in
+from ...importing.packed import ENDING
 from .activations import outputs_of
 
 # what the exporter notes at each node: all modules around it, and the call
@@ -112,18 +114,9 @@ def layers_in(path: Path) -> Callable[[str, str], str]:
     ONNX Runtime names a convolution after the activation that it took in; the layer is that of the
     convolution. Of files other than ONNX the name itself says it.
     """
-    import onnx
-
-    from . import container as _onnxz
-
-    if path.suffix not in (".onnx", _onnxz.ENDING):
+    if path.suffix not in (".onnx", ENDING):
         return lambda name, _: layer_named(name)
-    whole = _onnxz.read(path) if _onnxz.is_packed(path) else None
-    proto = (
-        onnx.load(str(path), load_external_data=False)
-        if whole is None
-        else onnx.load_model_from_string(whole)
-    )
+    proto = model_in(path)
     nodes = dict[str, Any]()  # by name, and by the names of what they make
     for node in proto.graph.node:
         nodes.update(dict.fromkeys((*node.output, node.name), node))

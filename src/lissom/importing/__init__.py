@@ -1,0 +1,1 @@
+"""Networks in ONNX files: read, built of ordinary layers, compared with ONNX Runtime."""

@@ -1,0 +1,51 @@
+"""A network put together from a graph of calls: layers under dotted names, a forward that fx writes."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx, nn
+
+
+def empty_network(kind: str) -> nn.Module:
+    """Return a module of a class of its own, as deepcopy keeps it; that of fx prints what its
+    forward raises.
+    """
+    module: nn.Module = type(kind, (nn.Module,), {})()
+    return module
+
+
+def write_forward(root: nn.Module, graph: fx.Graph) -> nn.Module:
+    """Give a network of a class of its own the forward that a graph describes; return it in eval mode."""
+    written = fx.GraphModule(root, graph)
+    for name in ("forward", "_in_spec", "_out_spec"):
+        value = getattr(type(written), name, None) or getattr(written, name, None)
+        if value is not None:
+            setattr(type(root), name, value)
+    return root.eval()
+
+
+def parent_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds what has a dotted name, made where there is none, and its own name."""
+    *path, field = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root, field
+
+
+def place(root: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer under a name, with the layers that lie under it already."""
+    parent, field = parent_of(root, name)
+    if field in parent._modules:
+        for child, module in parent.get_submodule(field).named_children():
+            layer.add_module(child, module)
+    parent.add_module(field, layer)
+
+
+def hold(root: nn.Module, name: str, tensor: Tensor, *, saved: bool) -> None:
+    """Put a parameter or buffer that no layer has under its name."""
+    parent, field = parent_of(root, name)
+    if isinstance(tensor, nn.Parameter):
+        parent.register_parameter(field, tensor)
+    else:
+        parent.register_buffer(field, tensor, persistent=saved)

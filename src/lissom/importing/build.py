@@ -1,0 +1,328 @@
+"""The network that grows as the nodes of a file are read: calls of functions, layers, tensors of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from .assembled import empty_network, hold, place
+from .names import argument_name, module_name, name_of_node, name_of_weight
+from .nodes import File, Node
+from .values import (
+    MOST_FOLDED,
+    Constant,
+    Sizes,
+    Value,
+    check_size,
+    followed,
+    numbers_only,
+    plain,
+)
+
+# attributes that say again what shapes say, or that matter in training and in few bits only
+WITHOUT_EFFECT = (
+    "kernel_shape",
+    "extrapolation_value",
+    "nearest_mode",
+    "cubic_coeff_a",
+    "stash_type",
+    "saturate",
+    "round_mode",
+    "is_test",
+    "seed",
+    "sorted",
+    "consumed_inputs",
+    "softmax_precision",
+    "qk_matmul_output_mode",
+)
+
+
+class Build:
+    """A graph of calls with the layers that it calls, and what each value of the file is by now."""
+
+    def __init__(self, file: File, batches: tuple[int, int], fixed_batch: int | None) -> None:
+        self.file = file
+        self.batches = batches  # of the two showings
+        self.fixed_batch = fixed_batch  # that the file was made for, None where it takes any
+        self.graph = fx.Graph()
+        self.root = empty_network("OnnxNetwork")
+        self.values: dict[str, Value] = {
+            name: Constant(tensor, name) for name, tensor in file.tensors.items()
+        }
+        self.users = file.users
+        self.notes: list[str] = []
+        self.parameters: dict[object, Tensor] = {}
+        self.layers: dict[str, object] = {}
+        self.homes: dict[object, str] = {}  # tensor of the file -> where the network holds it
+        self.taken: set[str] = set()
+        self.holders: set[str] = set()  # modules that hold a tensor of no layer
+
+    def argument(self, name: str, showings: tuple[Tensor, Tensor]) -> None:
+        """Add an input."""
+        argument = argument_name(name)
+        while argument in self.taken:
+            argument += "_"
+        self.taken.add(argument)
+        node = self.graph.placeholder(argument)
+        node.meta["shown"] = showings
+        self.values[name] = node
+
+    def parameter(self, constant: Constant) -> Tensor:
+        """Return the parameter, or buffer, that holds a constant: one for each tensor of the file."""
+        if constant.key not in self.parameters:
+            tensor = constant.tensor.contiguous()
+            learns = bool(constant.source) and tensor.is_floating_point()
+            self.parameters[constant.key] = nn.Parameter(tensor) if learns else tensor
+        return self.parameters[constant.key]
+
+    def free_name(self, name: str) -> str:
+        """Return a name that no layer and no tensor has, most like the given one."""
+        number = 0
+        free = name
+        while free in self.taken or self.inside_layer(free):
+            number += 1
+            free = f"{name}_{number}"
+        self.taken.add(free)
+        return free
+
+    def layer_place(self, name: str, what: object) -> str:
+        """Return the name of the same layer, if there is one, or a free one for a new layer."""
+        number = 0
+        free = name
+        while self.layers.get(free, what) != what or (
+            free not in self.layers and (free in self.taken or free in self.holders)
+        ):
+            number += 1
+            free = f"{name}_{number}"
+        return free
+
+    def inside_layer(self, name: str) -> bool:
+        """Return whether a name is that of a tensor of a layer there is, or would be."""
+        return name.rpartition(".")[0] in self.layers
+
+    def attribute(self, constant: Constant) -> fx.Node:
+        """Return a node that reads a tensor which belongs to no layer."""
+        key = constant.key
+        if key not in self.homes:
+            name = self.free_name(module_name(constant.source) or "constant")
+            hold(self.root, name, self.parameter(constant), saved=True)
+            self.holders.add(name.rpartition(".")[0])
+            self.homes[key] = name
+        node = self.graph.get_attr(self.homes[key])
+        stand_in = constant.tensor.to("meta")
+        node.meta["shown"] = (stand_in, stand_in)
+        return node
+
+    def concrete(self, tree: Any) -> Any:
+        """Return a tree of values as fx wants it: tensors of the network in the place of constants."""
+
+        def node_for(part: Any) -> Any:
+            return self.attribute(part) if isinstance(part, Constant) else part
+
+        return map_aggregate(tree, node_for)
+
+
+class Op:
+    """A node of the file with its inputs, and what its operator may do with the network."""
+
+    def __init__(self, build: Build, node: Node) -> None:
+        self.build = build
+        self.node = node
+        self.opset = build.file.opset
+        self.read = {*WITHOUT_EFFECT}
+        self.inputs = [build.values[name] if name else None for name in node.inputs]
+
+    def __len__(self) -> int:
+        """Return how many inputs are given."""
+        return len(self.inputs)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute; raise where it is of another type than its default."""
+        self.read.add(name)
+        value = self.node.attributes.get(name, default)
+        if default is not None and type(value) is not type(default):
+            raise ValueError(f"expected {name} as {type(default).__name__}, got {value!r:.80}")
+        return value
+
+    def optional(self, place: int) -> Value | None:
+        """Return an input, None where it is left out."""
+        return self.inputs[place] if place < len(self.inputs) else None
+
+    def raw(self, place: int) -> Value:
+        """Return an input as it is."""
+        value = self.optional(place)
+        if value is None:
+            raise ValueError(f"it has no input {place}")
+        return value
+
+    def __getitem__(self, place: int) -> Constant | fx.Node:
+        """Return an input as a tensor."""
+        return self.tensor(self.raw(place))
+
+    def tensor(self, value: Value) -> Constant | fx.Node:
+        """Return a value as a tensor; sizes become one."""
+        if not isinstance(value, Sizes):
+            return value
+        return self.call(tensor_of_sizes, list(value.parts), value.single)
+
+    def constant(self, place: int) -> Tensor:
+        """Return an input that must be a constant."""
+        value = self.raw(place)
+        if not isinstance(value, Constant):
+            name = self.node.inputs[place]
+            raise ValueError(f"expected a constant as input {place}; {name!r:.80} is computed")
+        return value.tensor
+
+    def numbers(self, place: int) -> list[Any]:
+        """Return the numbers of an input that must be a constant."""
+        tensor = self.constant(place)
+        if tensor.numel() > MOST_FOLDED:
+            raise ValueError(f"input {place} has too many numbers")
+        return list(tensor.flatten().tolist())
+
+    def integers(self, attribute: str, place: int) -> list[int] | None:
+        """Return whole numbers that are an attribute, or an input in later versions of the operator."""
+        if (given := self.get(attribute)) is not None:
+            return [int(number) for number in (given if isinstance(given, list) else [given])]
+        if self.optional(place) is None:
+            return None
+        return [int(number) for number in self.numbers(place)]
+
+    def sizes(self, place: int) -> list[Any]:
+        """Return numbers, some of which may be read from tensors when the network runs."""
+        value = self.raw(place)
+        if isinstance(value, Sizes):
+            return list(value.parts)
+        return self.numbers(place)
+
+    def shape(self, value: Value, which: int = 0) -> list[int]:
+        """Return the sizes of a tensor in one of the showings."""
+        if isinstance(value, Sizes):
+            return [] if value.single else [len(value.parts)]
+        tensor = value.tensor if isinstance(value, Constant) else value.meta["shown"][which]
+        return list(tensor.shape)
+
+    def rank(self, value: Value) -> int:
+        """Return how many axes a tensor has."""
+        return len(self.shape(value))
+
+    def size(self, value: Constant | fx.Node, axis: int) -> Any:
+        """Return a size: a number, or a node where it is the batch's."""
+        first = self.shape(value)[axis]
+        return first if first == self.shape(value, 1)[axis] else self.call(Tensor.size, value, axis)
+
+    def dtype(self, value: Value) -> torch.dtype:
+        """Return the type of a tensor's numbers."""
+        if isinstance(value, Sizes):
+            return torch.int64
+        tensor = value.tensor if isinstance(value, Constant) else value.meta["shown"][0]
+        return tensor.dtype
+
+    def is_float(self, value: Value) -> bool:
+        """Return whether a tensor holds floats."""
+        return self.dtype(value).is_floating_point
+
+    def number(self, function: Callable[..., Any], *numbers: Any) -> Any:
+        """Return what a function makes of numbers, some of which may be read from tensors."""
+        return self.call(function, *numbers)
+
+    def row_of(self, parts: list[Any], single: bool = False) -> Value:
+        """Return numbers as sizes, or as a constant where none is read from a tensor."""
+        if any(isinstance(part, fx.Node) for part in parts):
+            return Sizes(tuple(parts), single)
+        return Constant(torch.tensor(parts[0] if single else parts))
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function on values: now where all are constants, else when the network runs."""
+        results = followed(function, args, kwargs)
+        if numbers_only(args, kwargs):
+            check_size(results[0], MOST_FOLDED)
+            with torch.no_grad():
+                made = function(*plain(args), **plain(kwargs))
+            return map_aggregate(made, folded)
+        build = self.build
+        node = build.graph.call_function(function, build.concrete(args), build.concrete(kwargs))
+        node.meta["shown"] = results
+        return node
+
+    def calls(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a function that returns several tensors; return each of them."""
+        made = self.call(function, *args, **kwargs)
+        if not isinstance(made, fx.Node):
+            return list(made)
+        return [self.call(pick, made, place) for place in range(len(made.meta["shown"][0]))]
+
+    def layer(self, make: Callable[[], nn.Module], *reads: Value, **held: Any) -> Any:
+        """Call a layer that holds tensors of the file: the same one where a node before did.
+
+        `make` builds it; `held` says what its fields hold.
+        """
+        build = self.build
+        with torch.device("meta"):
+            module = make().eval()
+        constants = {f: given_as(value) for f, value in held.items() if value is not None}
+        for field, constant in constants.items():
+            wanted = tuple(getattr(module, field).shape)
+            if wanted != tuple(constant.tensor.shape):
+                raise ValueError(f"expected {field} {wanted}, got {tuple(constant.tensor.shape)}")
+        inputs = [value if isinstance(value, tuple) else self.tensor(value) for value in reads]
+        results = followed(module, inputs, {})
+        what = (repr(module), *(constants[field].key for field in sorted(constants)))
+        name = self.layer_name(constants.get("weight") or next(iter(constants.values()), None))
+        name = build.layer_place(name, what)
+        if name not in build.layers:
+            build.layers[name] = what
+            build.taken.add(name)
+            self.fill(module, name, constants)
+            place(build.root, name, module)
+        node = build.graph.call_module(name, tuple(build.concrete(inputs)))
+        node.meta["shown"] = results
+        return node
+
+    def fill(self, module: nn.Module, name: str, constants: dict[str, Constant]) -> None:
+        """Put tensors of the file into a new layer."""
+        build = self.build
+        for field, constant in constants.items():
+            tensor = build.parameter(constant)
+            if field in module._buffers:
+                module._buffers[field] = tensor.detach()
+            else:
+                learns = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
+                build.parameters[constant.key] = learns
+                module.register_parameter(field, learns)
+                build.homes.setdefault(constant.key, f"{name}.{field}")
+        if "num_batches_tracked" in module._buffers:
+            module._buffers["num_batches_tracked"] = torch.tensor(0)
+
+    def layer_name(self, weight: Constant | None) -> str:
+        """Return what a layer is called: after its weight, or its node, or its operator."""
+        named = name_of_weight(weight.source) if weight is not None else ""
+        named = named or name_of_node(self.node.name, self.node.op)
+        if named:
+            return named
+        number = sum(name.rpartition("_")[0] == self.node.op.lower() for name in self.build.layers)
+        return module_name(f"{self.node.op.lower()}_{number}")
+
+
+def given_as(value: Constant | Tensor) -> Constant:
+    """Return what a layer is to hold as a constant."""
+    return value if isinstance(value, Constant) else Constant(value)
+
+
+def folded(part: Any) -> Any:
+    """Return a computed tensor as a constant."""
+    return Constant(part) if isinstance(part, Tensor) else part
+
+
+def pick(several: Any, place: int) -> Any:
+    """Return one of several results."""
+    return several[place]
+
+
+def tensor_of_sizes(parts: list[Any], single: bool) -> Tensor:
+    """Return sizes as a tensor."""
+    return torch.tensor(parts[0] if single else parts)

@@ -1,0 +1,70 @@
+"""An ONNX file: its graph, what it says of itself, and which files beside it hold its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ..errors import LissomError
+from .packed import is_packed, read
+
+EXTERNAL = 1  # where a tensor says that it lies in another file
+
+
+def model_in(path: Path) -> Any:
+    """Return the ONNX model in a file, packed or not; weights beside it are not read. Raises
+    LissomError for a file that is none.
+    """
+    import onnx
+
+    try:
+        if is_packed(path):
+            return onnx.load_model_from_string(read(path))
+        return onnx.load(str(path), load_external_data=False)
+    except LissomError:
+        raise
+    except Exception as error:  # protobuf raises errors of its own for a broken file
+        raise LissomError(f"{path}: it cannot be read as ONNX ({type(error).__name__})") from None
+
+
+def content_mark(path: str) -> str:
+    """Return a text that changes when the content of a file does, or of a file with its weights."""
+    file = Path(path)
+    mark = hashlib.sha256(file.read_bytes())
+    for name in sorted({location(tensor) for tensor in model_in(file).graph.initializer} - {""}):
+        with file_beside(name, file.parent).open("rb") as opened:
+            mark.update(hashlib.file_digest(opened, "sha256").digest())
+    return mark.hexdigest()[:16]
+
+
+def preprocess_said(path: Path) -> str | None:
+    """Return how a file that lissom wrote says that its network sees pictures; None where it says
+    nothing.
+    """
+    said = {entry.key: entry.value for entry in model_in(path).metadata_props}
+    text = said.get("preprocess", "")
+    if said.get("baked") != "true" or not text:
+        return text if text not in ("", "as given") else None
+    return f"{text} | scale(255)"  # it takes pixels from 0 to 255
+
+
+def location(tensor: Any) -> str:
+    """Return the file beside the ONNX file that holds a tensor, "" where none does."""
+    if tensor.data_location != EXTERNAL:
+        return ""
+    return next((str(e.value) for e in tensor.external_data if e.key == "location"), "")
+
+
+def file_beside(name: str, folder: Path) -> Path:
+    """Return a file in the folder of the ONNX file; raise LissomError where it would lie elsewhere."""
+    root = folder.resolve()
+    # what is a link is followed first, so that none leads out of the folder
+    file = (root / name).resolve()
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts or root not in file.parents:
+        raise LissomError(
+            f"its weights lie in {name!r:.80}; expected a file in the folder of the ONNX file"
+        )
+    if not file.is_file():
+        raise LissomError(f"its weights lie in {name!r:.80}, and there is no such file beside it")
+    return file

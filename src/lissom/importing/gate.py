@@ -1,0 +1,140 @@
+"""The gate: an imported network must give the outputs that ONNX Runtime gives for the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import LissomError, first_line
+from ..trees import tensors_in
+from .build import Build
+from .packed import is_packed
+
+LIMIT = 1e-4  # of the size of the outputs
+BATCHES = (1, 3)
+
+
+def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | None) -> None:
+    """Raise where a network does not give what ONNX Runtime gives, with the first node where they part.
+
+    `path` is the file that `proto` was read from, None where it was changed since.
+    """
+    session = session_of(
+        str(path) if path is not None and not is_packed(path) else proto.SerializeToString()
+    )
+    fixed = build.fixed_batch
+    for batch in BATCHES if fixed is None else (fixed,):
+        inputs = random_inputs(build, batch)
+        with torch.no_grad():
+            outputs = list(tensors_in(network(*inputs)))
+        wanted = answers(session, build, inputs)
+        if any(differs(a, b) for a, b in zip(outputs, wanted, strict=True)):
+            worst = max(difference(a, b) for a, b in zip(outputs, wanted, strict=True))
+            raise LissomError(
+                f"its outputs differ from ONNX Runtime's by {worst:.2g} of their size (limit {LIMIT}) "
+                f"for a batch of {batch}; {first_apart(network, build, proto, inputs)}"
+            )
+
+
+def session_of(model: str | bytes) -> Any:
+    """Return what runs a file."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = max(1, torch.get_num_threads())
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # errors of its own
+        raise LissomError(f"ONNX Runtime cannot read it ({first_line(error)})") from error
+
+
+def answers(session: Any, build: Build, inputs: list[Tensor]) -> list[Tensor]:
+    """Return what ONNX Runtime gives."""
+    names = [value.name for value in build.file.inputs]
+    kinds = {entry.name: entry.type for entry in session.get_inputs()}
+    given = {}
+    for name, tensor in zip(names, inputs, strict=True):
+        array = tensor.numpy()
+        given[name] = array.astype(np.float16) if kinds.get(name) == "tensor(float16)" else array
+    try:
+        results = session.run(None, given)
+    except Exception as error:  # errors of its own
+        raise LissomError(f"ONNX Runtime cannot run it ({first_line(error)})") from error
+    return [torch.from_numpy(np.asarray(result)) for result in results]
+
+
+def random_inputs(build: Build, batch: int) -> list[Tensor]:
+    """Return inputs of noise: floats of a normal distribution, the integers 0 and 1."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = []
+    for value in build.file.inputs:
+        node = build.values[value.name]
+        assert isinstance(node, fx.Node)
+        first, second = node.meta["shown"]
+        shape = list(first.shape)
+        if shape and shape[0] != second.shape[0]:
+            shape[0] = batch
+        noise = torch.randn(shape, generator=generator)
+        if not first.is_floating_point():
+            noise = noise > 0
+        inputs.append(noise.to(first.dtype))
+    return inputs
+
+
+def differs(out: Tensor, wanted: Tensor) -> bool:
+    """Return whether two outputs are not the same within the limit."""
+    return out.shape != wanted.shape or not difference(out, wanted) <= LIMIT
+
+
+def difference(out: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of two outputs beside the largest number; what is not finite
+    must be the same in both.
+    """
+    if out.shape != wanted.shape or out.numel() == 0:
+        return float(out.shape != wanted.shape)
+    a, b = out.double(), wanted.double()
+    finite = torch.isfinite(b)
+    if not torch.equal(finite, torch.isfinite(a)):
+        return float("inf")
+    a, b = a[finite], b[finite]
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) if a.numel() else 0.0
+
+
+class Recorded(fx.Interpreter):
+    """A run of a graph that keeps what each node gives."""
+
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(network, garbage_collect_values=False, graph=graph)
+
+
+def first_apart(network: nn.Module, build: Build, proto: Any, inputs: list[Tensor]) -> str:
+    """Return in words which node is the first whose output is not that of ONNX Runtime."""
+    import onnx
+
+    wanted = onnx.ModelProto()
+    wanted.CopyFrom(proto)
+    named = {name: node for name, node in build.values.items() if isinstance(node, fx.Node)}
+    makers = {name: node for name, node in build.file.makers.items() if name in named}
+    there = {output.name for output in wanted.graph.output}
+    for name in makers:
+        if name not in there:
+            wanted.graph.output.add().name = name
+    try:
+        session = session_of(wanted.SerializeToString())
+        order = [output.name for output in session.get_outputs()]
+        theirs = dict(zip(order, answers(session, build, inputs), strict=True))
+        with torch.no_grad():
+            run = Recorded(network, build.graph)
+            run.run(*inputs)
+    except (LissomError, ValueError, RuntimeError) as error:
+        return f"where they part cannot be told ({first_line(error)})"
+    for name, node in makers.items():
+        ours = run.env.get(named[name])
+        if isinstance(ours, Tensor) and differs(ours, theirs[name]):
+            return f"the first node where they part is {node}"
+    return "no single node parts from it"

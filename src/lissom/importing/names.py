@@ -1,0 +1,75 @@
+"""Names of layers: those of their weights in the file, else those of nodes, else operator and number.
+
+A forward is written as Python code, so nothing but letters, digits and _ goes into a name.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from torch import nn
+
+MOST_PARTS = 24
+LONGEST = 60  # characters of a part
+WEIGHT = re.compile(r"[._/](weight|bias|kernel|gamma|scale|running_mean|W|w)(_quantized|:0)?$")
+# what exporters call tensors that had no name
+NAMELESS = re.compile(r"^(onnx::|val_|_val|t\d|tensor|const|/|\d+$)", re.I)
+
+
+def module_name(text: str) -> str:
+    """Return a dotted name that a module can have.
+
+    >>> module_name("features.0"), module_name("block/conv-1"), module_name("a..b; import os")
+    ('features.0', 'block.conv_1', 'a.b__import_os')
+    >>> module_name("net.forward"), module_name("")
+    ('net.forward_', '')
+    """
+    parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in re.split(r"[./]+", text[:2_000])]
+    kept = [part[:LONGEST] for part in parts if part][:MOST_PARTS]
+    return ".".join(part + "_" if hasattr(nn.Module(), part) else part for part in kept)
+
+
+def argument_name(text: str) -> str:
+    """Return a name that an argument of a forward can have.
+
+    >>> argument_name("pixel values"), argument_name("1"), argument_name("class"), argument_name("self")
+    ('pixel_values', 'input_1', 'class_', 'self_')
+    """
+    name = re.sub(r"[^A-Za-z0-9_]", "_", text)[:LONGEST]
+    if not name or not name[0].isalpha():
+        name = f"input_{name}"
+    return f"{name}_" if keyword.iskeyword(name) or name in ("self", "torch") else name
+
+
+def name_of_weight(tensor: str) -> str:
+    """Return the layer whose weight a tensor is called, "" where its name says none.
+
+    >>> name_of_weight("features.0.weight"), name_of_weight("conv0_weight"), name_of_weight("W1")
+    ('features.0', 'conv0', '')
+    >>> name_of_weight("onnx::Conv_12"), name_of_weight("attn.in_proj_weight")
+    ('', 'attn.in_proj')
+    """
+    if NAMELESS.match(tensor):
+        return ""
+    layer = WEIGHT.sub("", tensor)
+    return "" if layer == tensor else module_name(layer)
+
+
+def name_of_node(node: str, op: str) -> str:
+    """Return the layer that an exporter's name of a node says, "" where it says none.
+
+    >>> name_of_node("/layer1/layer1.0/conv1/Conv", "Conv"), name_of_node("Conv_12", "Conv")
+    ('layer1.0.conv1', '')
+    >>> name_of_node("head/dense", "Gemm"), name_of_node("node_conv2d", "Conv")
+    ('head.dense', '')
+    """
+    parts = [part for part in node.split("/") if part]
+    if parts and re.fullmatch(rf"{re.escape(op)}(_\d+)?", parts[-1]):
+        parts.pop()
+    if not parts or re.match(r"node_|n\d+$|\d+$", parts[-1], re.I):
+        return ""
+    kept = [
+        p for p, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{p}.")
+    ]
+    return module_name(".".join(kept))

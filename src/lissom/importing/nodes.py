@@ -1,0 +1,114 @@
+"""The graph of an ONNX file as plain nodes: an operator, its inputs by name, its attributes as numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import LissomError
+from .tensors import array_of
+
+MOST_NODES = 100_000
+MOST_NUMBERS = 100_000  # in one attribute
+OWN = ("", "ai.onnx")
+# kinds of attributes
+FLOAT, INT, STRING, TENSOR, GRAPH, FLOATS, INTS, STRINGS = range(1, 9)
+
+
+@dataclass(eq=False)
+class Node:
+    """A node of a file; an input that is left out has the name ""."""
+
+    op: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op:.40} (node {self.name or next(filter(None, self.outputs), '')!r:.80})"
+
+
+@dataclass
+class File:
+    """A graph as it was read: inputs and outputs with types and sizes, nodes in order, tensors."""
+
+    inputs: list[Any]
+    outputs: list[str]
+    nodes: list[Node]
+    tensors: dict[str, torch.Tensor]
+    opset: int
+    metadata: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def users(self) -> Counter[str]:
+        """Return how many times each value is read."""
+        counts = Counter(self.outputs)
+        for node in self.nodes:
+            counts.update(node.inputs)
+        return counts
+
+    @property
+    def makers(self) -> dict[str, Node]:
+        """Return the node that makes each value."""
+        made: dict[str, Node] = {}
+        for node in self.nodes:
+            made.update(dict.fromkeys(node.outputs, node))
+        return made
+
+
+def file_of(proto: Any, folder: Path) -> File:
+    """Return what a model holds. Raises ValueError or LissomError where it does not hold together."""
+    graph = proto.graph
+    if len(graph.node) > MOST_NODES:
+        raise LissomError(f"it has {len(graph.node)} nodes, at most {MOST_NODES} are read")
+    if graph.sparse_initializer:
+        raise LissomError("it holds sparse tensors, which are not read; export it with dense ones")
+    opset = next((o.version for o in proto.opset_import if o.domain in OWN), 1)
+    held = {t.name: torch.from_numpy(array_of(t, folder)) for t in graph.initializer}
+    return File(
+        [value for value in graph.input if value.name not in held],
+        [value.name for value in graph.output],
+        [node_of(node, folder) for node in graph.node],
+        held,
+        opset,
+        {entry.key: entry.value for entry in proto.metadata_props},
+    )
+
+
+def node_of(proto: Any, folder: Path) -> Node:
+    """Return a node; attributes that hold graphs stay as they are."""
+    return Node(
+        proto.op_type,
+        proto.name,
+        list(proto.input),
+        list(proto.output),
+        dict(attributes_of(proto, folder)),
+        "" if proto.domain in OWN else proto.domain,
+    )
+
+
+def attributes_of(proto: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of a node by name."""
+    for held in proto.attribute:
+        if max(len(held.floats), len(held.ints), len(held.strings)) > MOST_NUMBERS:
+            raise ValueError(f"'{held.name:.80}' has more than {MOST_NUMBERS} numbers")
+        if held.type == TENSOR:
+            yield held.name, torch.from_numpy(array_of(held.t, folder))
+        elif held.type == GRAPH:
+            yield held.name, held.g
+        elif held.type in (FLOAT, INT):
+            yield held.name, held.f if held.type == FLOAT else held.i
+        elif held.type in (FLOATS, INTS):
+            yield held.name, [*(held.floats if held.type == FLOATS else held.ints)]
+        elif held.type == STRING:
+            yield held.name, held.s.decode(errors="replace")
+        elif held.type == STRINGS:
+            yield held.name, [text.decode(errors="replace") for text in held.strings]

@@ -1,0 +1,189 @@
+"""An ONNX file as a network of layers, checked against ONNX Runtime.
+
+The file is read, its graph simplified, and each node becomes a layer or a call; the network that
+comes of it must give the outputs that ONNX Runtime gives. A file is data: nothing in it is run, and
+every size it says is checked before memory is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import LissomError, first_line, listed
+from .assembled import write_forward
+from .build import Build, Op
+from .file import model_in
+from .gate import check_outputs
+from .nodes import File, Node, file_of
+from .operators.sizes import TYPES
+from .operators.table import OPERATORS, REFUSED
+from .patterns import simplify
+from .quantized import NOTE, without_rounding
+from .values import MOST_ELEMENTS, check_size
+
+BATCHES = (2, 3)  # of the two showings
+PICTURE = (64, 96)  # sizes of an open axis of a picture
+SEQUENCE = (8, 12)  # and of another
+
+
+def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
+    """Return the network in an ONNX file, in eval mode.
+
+    It takes and returns what the file does: a tensor, several inputs as arguments, several outputs
+    as a dict by name. `input_names`, `output_names`, `metadata` and `notes` are the file's.
+    Raises LissomError for a file that is damaged, for operators that are not known, for one that
+    takes batches of one size only, and where the outputs are not ONNX Runtime's.
+    """
+    path = Path(path)
+    where = f"model: onnx:{path}"
+    if not path.is_file():
+        raise LissomError(f"model: there is no file {path}")
+    proto = model_in(path)
+    try:
+        floats = without_rounding(proto)
+        file = file_of(floats, path.parent)
+        if floats is not proto:
+            file.notes.append(NOTE)
+        check_operators(file)
+        simplify(file)
+        build = built(file)
+        network = finished(build)
+        if check:
+            check_outputs(network, build, floats, path if floats is proto else None)
+    except LissomError as error:
+        raise LissomError(f"{where}: {error}") from error
+    except Exception as error:  # whatever a damaged file leads to
+        raise LissomError(f"{where}: {first_line(error)} ({type(error).__name__})") from error
+    return network
+
+
+def check_operators(file: File) -> None:
+    """Raise where a file has operators that are not known, with all of them."""
+    unknown = []
+    for node in file.nodes:
+        if node.domain and node.domain not in KNOWN_DOMAINS:
+            unknown.append(f"{node} of {node.domain!r:.40}")
+        elif node.op in REFUSED:
+            unknown.append(f"{node}: {REFUSED[node.op]}")
+        elif node.op not in OPERATORS:
+            unknown.append(str(node))
+    if unknown:
+        what = "1 operator is" if len(unknown) == 1 else f"{len(unknown)} operators are"
+        raise LissomError(f"{what} not known: {listed(unknown)}")
+
+
+KNOWN_DOMAINS = {"com.microsoft"}
+
+
+def built(file: File, *, opened: bool = True) -> Build:
+    """Return the network as it is built, node by node; for any batch where it is to be `opened`."""
+    build = Build(file, BATCHES, fixed_batch(file) if opened else None)
+    for value in file.inputs:
+        build.argument(value.name, showings(value, build.fixed_batch))
+    for node in file.nodes:
+        add(build, node)
+    return build
+
+
+def add(build: Build, node: Node) -> None:
+    """Add what a node becomes. Raises LissomError with the node's name where it cannot be."""
+    try:
+        op = Op(build, node)
+        made = OPERATORS[node.op](op)
+        if unread := sorted(set(node.attributes) - op.read):
+            raise ValueError(f"its attribute {unread[0]!r:.60} is not known")
+        results = made if isinstance(made, list) else [made]
+        for name, value in zip(node.outputs, results, strict=False):
+            build.values[name] = value
+        missing = [name for name in node.outputs[len(results) :] if name]
+        if missing:
+            raise ValueError(f"its output {missing[0]!r:.80} is not known")
+    except LissomError:
+        raise
+    except Exception as error:  # what PyTorch's shapes say where they do not fit
+        said = first_line(error)
+        if isinstance(error, KeyError):
+            said = f"it reads {error}, which nothing before it makes"
+        fixed = build.fixed_batch
+        hint = (
+            ""
+            if fixed is None
+            else f"; the file is made for batches of {fixed}: export it with a dynamic batch"
+        )
+        raise LissomError(f"{node}: {said}{hint}") from error
+
+
+def dims_of(value: Any) -> list[int | str]:
+    """Return the sizes of an input: numbers, or names of open ones."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
+        raise LissomError(f"input {value.name!r:.80} is no tensor of known axes")
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in kind.shape.dim]
+
+
+def fixed_batch(file: File) -> int | None:
+    """Return the batch that a file was made for, None where it takes any."""
+    first = next((dims_of(value) for value in file.inputs if dims_of(value)), [])
+    return first[0] if first and isinstance(first[0], int) else None
+
+
+def showings(value: Any, fixed: int | None) -> tuple[Tensor, Tensor]:
+    """Return what stands for an input in both showings: tensors without memory."""
+    dims = dims_of(value)
+    kind = TYPES.get(value.type.tensor_type.elem_type)
+    if kind is None:
+        raise LissomError(f"input {value.name!r:.80} has numbers of a type that is not known")
+    shapes: tuple[list[int], list[int]] = ([], [])
+    for axis, size in enumerate(dims):
+        opened = PICTURE if len(dims) > 3 else SEQUENCE
+        if axis == 0 and (isinstance(size, str) or size == fixed):
+            opened = BATCHES
+        elif isinstance(size, int):
+            opened = (size, size)
+        for shape, number in zip(shapes, opened, strict=True):
+            shape.append(number)
+    if any(size < 0 for size in shapes[0]):
+        raise LissomError(f"input {value.name!r:.80} has sizes {dims!s:.80}")
+    first, second = (torch.empty(shape, dtype=kind, device="meta") for shape in shapes)
+    check_size(second, MOST_ELEMENTS)
+    return first, second
+
+
+def finished(build: Build) -> nn.Module:
+    """Return the network once all nodes are there."""
+    file = build.file
+    results = {name: build.values[name] for name in file.outputs}
+    op = Op(build, Node("output", "", [], []))
+    nodes = {name: build.concrete(op.tensor(value)) for name, value in results.items()}
+    if not nodes:
+        raise LissomError("it has no outputs")
+    check_batches(build, nodes)
+    only = next(iter(nodes.values()))
+    build.graph.output(only if len(nodes) == 1 else nodes)
+    for node in reversed([*build.graph.nodes]):
+        if not node.users and node.op not in ("placeholder", "output"):
+            build.graph.erase_node(node)
+    network = write_forward(build.root, build.graph)
+    vars(network).update(
+        input_names=tuple(value.name for value in file.inputs),
+        output_names=tuple(file.outputs),
+        metadata=dict(file.metadata),
+        notes=tuple(dict.fromkeys([*file.notes, *build.notes])),
+    )
+    return network
+
+
+def check_batches(build: Build, nodes: dict[str, fx.Node]) -> None:
+    """Raise where a file was made for batches of one size and takes no others."""
+    shown = [node.meta["shown"] for node in nodes.values()]
+    if any(first.shape[:1] == (2,) and second.shape[:1] == (3,) for first, second in shown):
+        return
+    if build.fixed_batch is not None:
+        raise LissomError(
+            f"it was made for batches of {build.fixed_batch} and takes no others; export it with a "
+            "dynamic batch"
+        )

@@ -1,0 +1,50 @@
+"""Attention as one operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..build import Op
+from .activations import setting
+
+
+def attention(op: Op) -> Any:
+    """Call scaled_dot_product_attention; heads that lie side by side are taken apart first."""
+    if any(op.node.outputs[1:]) or any(op.optional(place) is not None for place in (4, 5, 6)):
+        raise ValueError("a cache of keys and values, or what is in between, is not known")
+    if op.get("softcap", 0.0):
+        raise ValueError("softcap is not known")
+    joined = op.rank(op[0]) == 3
+    heads = [op.get("q_num_heads", 0), op.get("kv_num_heads", 0), op.get("kv_num_heads", 0)]
+    parts = [op[place] for place in range(3)]
+    if joined:
+        parts = [apart(op, part, count) for part, count in zip(parts, heads, strict=True)]
+    query, key, value = parts
+    settings: dict[str, Any] = {}
+    if op.get("scale") is not None:
+        settings["scale"] = setting(op, "scale", 1.0)
+    if op.get("is_causal", 0):
+        settings["is_causal"] = True
+    if op.shape(query)[1] != op.shape(key)[1]:
+        settings["enable_gqa"] = True
+    mask = None if op.optional(3) is None else op[3]
+    if mask is not None:
+        if "is_causal" in settings:
+            raise ValueError("a mask beside is_causal is not known")
+        settings["attn_mask"] = mask
+    out = op.call(F.scaled_dot_product_attention, query, key, value, **settings)
+    return op.call(torch.flatten, op.call(torch.transpose, out, 1, 2), 2) if joined else out
+
+
+def apart(op: Op, x: Any, heads: int) -> Any:
+    """Return (batch places width) as (batch heads places width of a head)."""
+    width = op.shape(x)[-1]
+    if heads < 1 or width % heads:
+        raise ValueError(f"{heads} heads do not divide {width}")
+    return op.call(torch.transpose, op.call(torch.unflatten, x, -1, (heads, width // heads)), 1, 2)
+
+
+OPERATORS = {"Attention": attention}

@@ -1,0 +1,82 @@
+"""Products of matrices: linear layers where one of them is a constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..build import Op
+from ..values import Constant, Value
+
+
+def gemm(op: Op) -> Any:
+    """Make a linear layer of alpha x w + beta b on constant weights."""
+    x = op[0]
+    weight = op[1]
+    bias = None if op.optional(2) is None else op[2]
+    alpha, beta = op.get("alpha", 1.0), op.get("beta", 1.0)
+    if op.get("transA", 0):
+        x = turned(op, x)
+    if isinstance(weight, Constant) and not isinstance(x, Constant):
+        held = weight if op.get("transB", 0) else weight.permuted([1, 0])
+        if alpha != 1:
+            held = op.call(torch.mul, held, alpha)
+        if fits(bias, op.shape(held)[0]):
+            return linear(op, x, held, scaled(op, bias, beta))
+    weight = turned(op, weight) if op.get("transB", 0) else weight
+    out = op.call(torch.matmul, x, weight)
+    out = out if alpha == 1 else op.call(torch.mul, out, alpha)
+    return out if bias is None else op.call(torch.add, out, scaled(op, bias, beta))
+
+
+def turned(op: Op, x: Constant | fx.Node) -> Any:
+    """Return a matrix with its axes exchanged."""
+    return x.permuted([1, 0]) if isinstance(x, Constant) else op.call(torch.transpose, x, 0, 1)
+
+
+def scaled(op: Op, bias: Value | None, beta: float) -> Any:
+    """Return a bias times a factor."""
+    return bias if bias is None or beta == 1 else op.call(torch.mul, bias, beta)
+
+
+def fits(bias: Value | None, width: int) -> bool:
+    """Return whether a linear layer can hold a bias: none, or one number for each output."""
+    if bias is None:
+        return True
+    return isinstance(bias, Constant) and list(bias.tensor.shape) in ([width], [1, width])
+
+
+def linear(op: Op, x: Value, weight: Constant, bias: Constant | None) -> Any:
+    """Make a linear layer; `weight` is (out in)."""
+    outputs, inputs = op.shape(weight)
+    if bias is not None and bias.tensor.ndim > 1:
+        bias = Constant(bias.tensor.reshape(-1), bias.source)
+    return op.layer(
+        lambda: nn.Linear(inputs, outputs, bias=bias is not None), x, weight=weight, bias=bias
+    )
+
+
+def matmul(op: Op) -> Any:
+    """Make a linear layer of a product with a constant matrix, with the bias that is added next."""
+    x = op[0]
+    weight = op[1]
+    if isinstance(weight, Constant) and not isinstance(x, Constant) and op.rank(weight) == 2:
+        bias = op.build.values[op.node.inputs[2]] if len(op) > 2 else None
+        assert bias is None or isinstance(bias, Constant)
+        return linear(op, x, weight.permuted([1, 0]), bias)
+    return op.call(torch.matmul, x, weight)
+
+
+def einsum(op: Op) -> Any:
+    """Call einsum."""
+    equation = op.get("equation", "")
+    if not equation or set(equation) - set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,->. "
+    ):
+        raise ValueError(f"equation {equation!r:.80} is not known")
+    return op.call(torch.einsum, equation, *(op[place] for place in range(len(op))))
+
+
+OPERATORS = {"Gemm": gemm, "MatMul": matmul, "Einsum": einsum}

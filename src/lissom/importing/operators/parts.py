@@ -1,0 +1,262 @@
+"""Parts of tensors, taken out and put together."""
+
+from __future__ import annotations
+
+import operator
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..build import Op
+from ..values import Constant, Sizes
+from .windows import last_first
+
+FAR = 2**31 - 1  # where a slice ends that has no end
+
+
+def concat(op: Op) -> Any:
+    """Call cat; of sizes, put the numbers in a row."""
+    axis = op.get("axis", 1)
+    values = [op.raw(place) for place in range(len(op))]
+    known = all(isinstance(value, (Sizes, Constant)) and op.rank(value) == 1 for value in values)
+    if known and any(isinstance(value, Sizes) for value in values):
+        rows = [op.sizes(place) for place in range(len(op))]
+        return op.row_of([*chain.from_iterable(rows)])
+    tensors = [op.tensor(value) for value in values]
+    if len(tensors) == 1:
+        return tensors[0]
+    return op.call(torch.cat, with_batch(op, tensors, axis), axis)
+
+
+def with_batch(op: Op, tensors: list[Any], axis: int) -> list[Any]:
+    """Return tensors of one batch: those of batch 1 are repeated where others have any."""
+    if axis in (0, -op.rank(tensors[0])) or op.build.fixed_batch != 1:
+        return tensors
+    opened = next((t for t in tensors if op.shape(t)[0] != op.shape(t, 1)[0]), None)
+    if opened is None:
+        return tensors
+    batch = op.size(opened, 0)
+    return [
+        op.call(Tensor.expand, t, [batch, *[-1] * (op.rank(t) - 1)])
+        if op.shape(t)[0] == 1 == op.shape(t, 1)[0]
+        else t
+        for t in tensors
+    ]
+
+
+def split(op: Op) -> Any:
+    """Call split, or chunk where all parts are equal."""
+    x = op[0]
+    axis = op.get("axis", 0)
+    parts = op.integers("split", 1)
+    count = op.get("num_outputs", len(op.node.outputs))
+    whole = op.shape(x)[axis]
+    if parts is None:
+        size = -(-whole // count)
+        parts = [min(size, whole - size * place) for place in range(count)]
+    if len(set(parts)) == 1 and sum(parts) == whole:
+        return op.calls(torch.chunk, x, len(parts), axis)
+    return op.calls(torch.split, x, parts, axis)
+
+
+def cut_out(op: Op) -> Any:
+    """Take out a part of a tensor, from one place to another on some axes."""
+    value = op.raw(0)
+    starts, ends, axes, steps = bounds_of(op)
+    if isinstance(value, Sizes):
+        if axes in ([0], [-1]) and isinstance(starts[0], int) and isinstance(ends[0], int):
+            return op.row_of(list(value.parts[slice(starts[0], ends[0], steps[0])]))
+        value = op.tensor(value)
+    x = value
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        at = axis + op.rank(x) if axis < 0 else axis
+        if step == 0 or not 0 <= at < op.rank(x):
+            raise ValueError(f"axis {axis} and step {step} do not fit {op.rank(x)} axes")
+        x = one_axis(op, x, at, start, end, step)
+    return x
+
+
+def bounds_of(op: Op) -> tuple[list[Any], list[Any], list[int], list[int]]:
+    """Return starts, ends, axes and steps, which are attributes before opset 10."""
+    if op.get("starts") is not None:
+        starts, ends = op.get("starts", [0]), op.get("ends", [0])
+    else:
+        starts = op.sizes(1)
+        ends = op.sizes(2)
+    axes = op.integers("axes", 3)
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = None if op.optional(4) is None else [int(step) for step in op.numbers(4)]
+    return starts, ends, axes, steps or [1] * len(starts)
+
+
+def one_axis(op: Op, x: Any, at: int, start: Any, end: Any, step: int) -> Any:
+    """Take out a part along one axis; steps backwards turn the axis around first."""
+    whole = op.shape(x)[at]
+    if step < 0:
+        if not (isinstance(start, int) and isinstance(end, int)) or op.shape(x, 1)[at] != whole:
+            raise ValueError("steps backwards over a size that is not known")
+        first, last, _ = slice(start, end if end > -FAR else None, step).indices(whole)
+        x = op.call(torch.flip, x, (at,))
+        start, end, step = whole - 1 - first, whole - 1 - last, -step
+    if (
+        isinstance(end, int)
+        and end >= min(whole, FAR)
+        and (end >= FAR or op.shape(x, 1)[at] == whole)
+    ):
+        end = None
+    if isinstance(start, int) and start <= -FAR:
+        start = 0
+    if start == 0 and end is None and step == 1:
+        return x
+    return op.call(operator.getitem, x, (*[slice(None)] * at, slice(start, end, step)))
+
+
+def pad(op: Op) -> Any:
+    """Call pad."""
+    x = op[0]
+    given = op.get("pads")  # before opset 11
+    pads = list(given) if given is not None else op.sizes(1)
+    value: Any = op.numbers(2)[0] if op.optional(2) is not None else op.get("value", 0.0)
+    count = op.rank(x)
+    axes = (
+        [int(axis) for axis in op.numbers(3)] if op.optional(3) is not None else list(range(count))
+    )
+    if len(pads) != 2 * len(axes):
+        raise ValueError(f"expected {2 * len(axes)} pads, got {len(pads)}")
+    pairs = [(0, 0)] * count
+    for place, axis in enumerate(axes):
+        pairs[axis] = (pads[place], pads[place + len(axes)])
+    first = next((k for k, pair in enumerate(pairs) if pair != (0, 0)), count)
+    if first == count:
+        return x
+    mode = MODES.get(op.get("mode", "constant"))
+    if mode is None:
+        raise ValueError(f"mode {op.get('mode', 'constant')!r:.40} is not known")
+    if mode == "constant":
+        return op.call(F.pad, x, last_first(pairs[first:]), value=value)
+    # PyTorch mirrors the last one to three axes behind two others
+    if first < 2 or count not in (3, 4, 5):
+        raise ValueError(f"mode {mode} on axis {first} of {count} is not known")
+    return op.call(F.pad, x, last_first(pairs[2:]), mode=mode)
+
+
+MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+def gather(op: Op) -> Any:
+    """Take places of an axis: a size, an embedding, one place or several."""
+    value = op.raw(0)
+    axis = op.get("axis", 0)
+    if isinstance(value, Sizes):
+        parts = [value.parts[int(place)] for place in op.numbers(1)]
+        return op.row_of(parts, single=op.rank(op.raw(1)) == 0)
+    places = op[1]
+    if isinstance(places, Constant):
+        if places.tensor.ndim == 0:
+            return op.call(torch.select, value, axis, int(places.tensor))
+        return taken(op, value, axis, wrapped(op, value, places, axis))
+    if isinstance(value, Constant) and axis == 0 and op.rank(value) == 2 and op.is_float(value):
+        rows, width = op.shape(value)
+        return op.layer(lambda: nn.Embedding(rows, width), long(op, places), weight=value)
+    return taken(op, value, axis, long(op, places))
+
+
+def long(op: Op, places: Any) -> Any:
+    """Return places as PyTorch takes them."""
+    return places if op.dtype(places) == torch.int64 else op.call(Tensor.to, places, torch.int64)
+
+
+def taken(op: Op, value: Any, axis: int, places: Any) -> Any:
+    """Return the places of an axis; the axes of `places` stand where it was."""
+    axis = axis + op.rank(value) if axis < 0 else axis
+    if op.rank(places) == 1:
+        return op.call(torch.index_select, value, axis, places)
+    return op.call(operator.getitem, value, (*[slice(None)] * axis, places))
+
+
+def gather_elements(op: Op) -> Any:
+    """Call gather."""
+    axis = op.get("axis", 0)
+    places = wrapped(op, op[0], op[1], axis)
+    return op.call(torch.gather, op[0], axis, places)
+
+
+def wrapped(op: Op, x: Any, places: Any, axis: int) -> Any:
+    """Return places of an axis, those counted from its end as from its beginning."""
+    places = long(op, places)
+    if not isinstance(places, Constant):
+        return op.call(torch.remainder, places, op.shape(x)[axis])
+    return Constant(torch.remainder(places.tensor, op.shape(x)[axis]))
+
+
+def gather_nd(op: Op) -> Any:
+    """Take elements or slices by their places on the first axes."""
+    if op.get("batch_dims", 0):
+        raise ValueError("batch_dims other than 0 are not known")
+    places = long(op, op[1])
+    columns = [op.call(torch.select, places, -1, place) for place in range(op.shape(places)[-1])]
+    return op.call(operator.getitem, op[0], tuple(columns))
+
+
+def scatter_elements(op: Op) -> Any:
+    """Call scatter."""
+    axis = op.get("axis", 0)
+    places = wrapped(op, op[0], op[1], axis)
+    how = op.get("reduction", "none")
+    if how == "none":
+        return op.call(torch.scatter, op[0], axis, places, op[2])
+    if how not in REDUCTIONS:
+        raise ValueError(f"reduction {how!r:.40} is not known")
+    return op.call(torch.scatter_reduce, op[0], axis, places, op[2], REDUCTIONS[how])
+
+
+REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
+
+def scatter_nd(op: Op) -> Any:
+    """Put elements or slices at places of the first axes."""
+    if op.get("reduction", "none") not in ("none", "add"):
+        raise ValueError(f"reduction {op.get('reduction', 'none')!r:.40} is not known")
+    places = long(op, op[1])
+    columns = [op.call(torch.select, places, -1, place) for place in range(op.shape(places)[-1])]
+    adds = op.get("reduction", "none") == "add"
+    return op.call(torch.index_put, op[0], tuple(columns), op[2], adds)
+
+
+def one_hot(op: Op) -> Any:
+    """Return rows of one number with another at a place."""
+    depth = int(op.numbers(1)[0])
+    values = op.constant(2)
+    axis = op.get("axis", -1)
+    places = op.call(torch.unsqueeze, long(op, op[0]), -1)
+    from_end = op.call(torch.add, places, depth)
+    places = op.call(torch.where, op.call(torch.lt, places, 0), from_end, places)
+    hot = op.call(torch.eq, places, Constant(torch.arange(depth)))
+    if axis not in (-1, op.rank(hot) - 1):
+        hot = op.call(torch.movedim, hot, -1, axis)
+    return op.call(torch.where, hot, Constant(values[1]), Constant(values[0]))
+
+
+def triangle(op: Op) -> Any:
+    """Keep the upper or lower triangle."""
+    diagonal = int(op.numbers(1)[0]) if op.optional(1) is not None else 0
+    return op.call(torch.triu if op.get("upper", 1) else torch.tril, op[0], diagonal)
+
+
+OPERATORS = {
+    "Concat": concat,
+    "Split": split,
+    "Slice": cut_out,
+    "Pad": pad,
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "ScatterElements": scatter_elements,
+    "Scatter": scatter_elements,
+    "ScatterND": scatter_nd,
+    "OneHot": one_hot,
+    "Trilu": triangle,
+}

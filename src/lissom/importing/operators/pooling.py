@@ -1,0 +1,106 @@
+"""Pooling over windows and over everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..build import Op
+from .windows import window_of
+
+
+def pooled_axes(op: Op) -> int:
+    """Return how many axes are pooled over."""
+    axes = op.rank(op[0]) - 2
+    if axes not in (1, 2, 3):
+        raise ValueError(f"expected 1 to 3 axes beside batch and channels, got {axes}")
+    return axes
+
+
+def max_pool(op: Op) -> Any:
+    """Call max_pool; what PyTorch cannot pad, is padded before."""
+    if any(op.node.outputs[1:]):
+        raise ValueError("the places of its largest values are read, which is not known")
+    if op.get("storage_order", 0):
+        raise ValueError("a storage_order other than 0 is not known")
+    x = op[0]
+    axes = pooled_axes(op)
+    window = window_of(op, op.get("kernel_shape", [1] * axes), x)
+    padding = window.before
+    halves = all(2 * pad <= size for pad, size in zip(padding, window.kernel, strict=True))
+    if not (window.even and halves):
+        x = op.call(F.pad, x, window.around(), value=float("-inf"))
+        padding = [0] * axes
+    return op.call(
+        getattr(F, f"max_pool{axes}d"),
+        x,
+        tuple(window.kernel),
+        tuple(window.strides),
+        tuple(padding),
+        tuple(window.dilations),
+        ceil_mode=bool(op.get("ceil_mode", 0)),
+    )
+
+
+def average_pool(op: Op) -> Any:
+    """Call avg_pool; what PyTorch cannot pad, is padded before, and divided by what is counted."""
+    x = op[0]
+    axes = pooled_axes(op)
+    window = window_of(op, op.get("kernel_shape", [1] * axes), x)
+    if set(window.dilations) != {1}:
+        raise ValueError("dilations other than 1 are not known")
+    pool = getattr(F, f"avg_pool{axes}d")
+    settings = {"ceil_mode": bool(op.get("ceil_mode", 0))}
+    count = bool(op.get("count_include_pad", 0))
+    sizes = (tuple(window.kernel), tuple(window.strides))
+    halves = all(2 * pad <= size for pad, size in zip(window.before, window.kernel, strict=True))
+    if window.even and halves:
+        counted = {} if not any(window.before) else {"count_include_pad": count}
+        return op.call(pool, x, *sizes, tuple(window.before), **settings, **counted)
+    padded = op.call(F.pad, x, window.around())
+    mean = op.call(pool, padded, *sizes, **settings)
+    if count:
+        return mean
+    ones = op.call(F.pad, op.call(torch.ones, [1, 1, *op.shape(x)[2:]]), window.around())
+    return op.call(torch.div, mean, op.call(pool, ones, *sizes, **settings))
+
+
+def lp_pool(op: Op) -> Any:
+    """Call lp_pool, without padding."""
+    axes = pooled_axes(op)
+    window = window_of(op, op.get("kernel_shape", [1] * axes), op[0])
+    if any((*window.before, *window.after)) or set(window.dilations) != {1}:
+        raise ValueError("padding and dilations are not known")
+    power = float(op.get("p", 2))
+    sizes = (tuple(window.kernel), tuple(window.strides))
+    # F.lp_pool takes no negative numbers for odd powers
+    powers = op.call(torch.pow, op.call(torch.abs, op[0]), power)
+    pool = getattr(F, f"avg_pool{axes}d")
+    total = op.call(pool, powers, *sizes, ceil_mode=bool(op.get("ceil_mode", 0)))
+    count = 1
+    for size in window.kernel:
+        count *= size
+    return op.call(torch.pow, op.call(torch.mul, total, count), 1 / power)
+
+
+def global_average_pool(op: Op) -> Any:
+    """Call adaptive_avg_pool to one position."""
+    axes = pooled_axes(op)
+    return op.call(getattr(F, f"adaptive_avg_pool{axes}d"), op[0], (1,) * axes)
+
+
+def global_max_pool(op: Op) -> Any:
+    """Call adaptive_max_pool to one position."""
+    axes = pooled_axes(op)
+    return op.call(getattr(F, f"adaptive_max_pool{axes}d"), op[0], (1,) * axes)
+
+
+OPERATORS = {
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "LpPool": lp_pool,
+    "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
+}

@@ -1,0 +1,131 @@
+"""Recurrent layers, where their gates are those of PyTorch."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..build import Op
+from ..values import Constant
+
+# for each operator: its layer, and where the gates of PyTorch are among those of ONNX
+LSTM_GATES = (0, 2, 3, 1)  # i o f c -> i f c o
+GRU_GATES = (1, 0, 2)  # z r h -> r z h
+USUAL = {
+    "LSTM": ["Sigmoid", "Tanh", "Tanh"],
+    "GRU": ["Sigmoid", "Tanh"],
+    "RNN": ["Tanh"],
+}
+
+
+def lstm(op: Op) -> Any:
+    """Make an LSTM."""
+    if op.optional(7) is not None or op.get("input_forget", 0):
+        raise ValueError("peepholes and coupled gates are not known")
+    return recurrent(op, nn.LSTM, LSTM_GATES, (5, 6))
+
+
+def gru(op: Op) -> Any:
+    """Make a GRU."""
+    if not op.get("linear_before_reset", 0):
+        raise ValueError(
+            "linear_before_reset=0 is not known: PyTorch's GRU resets after the product"
+        )
+    return recurrent(op, nn.GRU, GRU_GATES, (5,))
+
+
+def rnn(op: Op) -> Any:
+    """Make a recurrent layer of one gate."""
+    names = {name.lower() for name in op.get("activations", ["Tanh"])}
+    if len(names) > 1 or not names <= {"tanh", "relu"}:
+        raise ValueError(f"activations {sorted(names)!s:.80} are not known")
+    return recurrent(op, nn.RNN, (0,), (5,), nonlinearity=names.pop())
+
+
+def recurrent(
+    op: Op, kind: Any, gates: tuple[int, ...], states: tuple[int, ...], **more: Any
+) -> Any:
+    """Make a recurrent layer; return all outputs and the last states, as ONNX has them."""
+    direction = op.get("direction", "forward")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise ValueError(f"direction {direction!r:.40} is not known")
+    count = 2 if direction == "bidirectional" else 1
+    usual = [name.lower() for name in USUAL[op.node.op]] * count
+    given = [name.lower() for name in op.get("activations", usual)]
+    if (not more and given != usual) or op.get("clip") is not None:
+        raise ValueError("gates other than the usual ones are not known")
+    if op.optional(4) is not None:
+        raise ValueError("sequences of different lengths (sequence_lens) are not known")
+    if op.get("layout", 0):
+        raise ValueError("layout=1 is not known")
+    op.read |= {"hidden_size", "activation_alpha", "activation_beta"}
+    x = op[0]
+    backwards = direction == "reverse"
+    if backwards:
+        x = op.call(torch.flip, x, (0,))
+    held = weights_of(op, gates, count)
+    width = op.shape(op[2])[-1]
+    inputs = op.shape(x)[-1]
+    biases = op.optional(3) is not None
+    reads = [x, *states_of(op, states)]
+    made = op.layer(
+        lambda: kind(inputs, width, bias=biases, bidirectional=count == 2, **more), *reads, **held
+    )
+    out, last = (op.call(operator.getitem, made, place) for place in (0, 1))
+    ends = (
+        [op.call(operator.getitem, last, place) for place in (0, 1)] if len(states) == 2 else [last]
+    )
+    apart = op.call(torch.unflatten, out, -1, (count, width))
+    outputs = op.call(torch.transpose, apart, 1, 2)
+    if backwards:
+        outputs = op.call(torch.flip, outputs, (0,))
+    return [outputs, *ends]
+
+
+def weights_of(op: Op, gates: tuple[int, ...], count: int) -> dict[str, Constant]:
+    """Return the weights under PyTorch's names, their gates in PyTorch's order."""
+    held = {}
+    for way, end in enumerate(("", "_reverse")[:count]):
+        for place, name in ((1, "weight_ih_l0"), (2, "weight_hh_l0")):
+            held[name + end] = in_order(op.constant(place)[way], gates)
+        if op.optional(3) is not None:
+            both = op.constant(3)[way].chunk(2)
+            held["bias_ih_l0" + end] = in_order(both[0], gates)
+            held["bias_hh_l0" + end] = in_order(both[1], gates)
+    return held
+
+
+def in_order(tensor: Tensor, gates: tuple[int, ...]) -> Constant:
+    """Return a weight with its gates in another order."""
+    parts = tensor.chunk(len(gates))
+    return Constant(torch.cat([parts[gate] for gate in gates]))
+
+
+def states_of(op: Op, places: tuple[int, ...]) -> list[Any]:
+    """Return the states that a layer begins with; none where they are zeros."""
+    given = [op.optional(place) for place in places]
+    if all(value is None or is_zero(op, value) for value in given):
+        return []
+    states = [op[place] for place in places]
+    return [tuple(states)] if len(states) > 1 else states
+
+
+def is_zero(op: Op, value: Any) -> bool:
+    """Return whether a value is zeros, maybe repeated for a batch."""
+    if isinstance(value, Constant):
+        return not bool(value.tensor.any())
+    if not isinstance(value, fx.Node):
+        return False
+    if value.target is torch.full:
+        return isinstance(value.args[1], (int, float)) and value.args[1] == 0
+    if value.target is Tensor.expand and isinstance(value.args[0], fx.Node):
+        return is_zero(op, value.args[0])
+    if value.op == "get_attr":
+        return not bool(operator.attrgetter(str(value.target))(op.build.root).any())
+    return False
+
+
+OPERATORS = {"LSTM": lstm, "GRU": gru, "RNN": rnn}

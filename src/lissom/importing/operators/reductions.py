@@ -1,0 +1,125 @@
+"""Reductions over axes, largest places, running sums."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..build import Op
+from ..values import Sizes
+
+
+def over(function: Callable[..., Any]) -> Callable[[Op], Any]:
+    """Return the operator that reduces with a function over axes, all of them where none is given."""
+
+    def call(op: Op) -> Any:
+        value = op.raw(0)
+        axes = op.integers("axes", 1)
+        keep = bool(op.get("keepdims", 1))
+        no_axes_do_nothing = op.get("noop_with_empty_axes", 0)
+        if isinstance(value, Sizes) and function is prod:
+            return product(op, value, single=not keep)
+        x = op.tensor(value)
+        if not axes and no_axes_do_nothing:
+            return unreduced(op, x, function)
+        return op.call(function, x, tuple(axes or range(op.rank(x))), keepdim=keep)
+
+    return call
+
+
+def unreduced(op: Op, x: Any, function: Callable[..., Any]) -> Any:
+    """Return what a reduction over no axis makes of each number."""
+    return op.call(function, op.call(torch.unsqueeze, x, 0), (0,), keepdim=False)
+
+
+def product(op: Op, value: Sizes, *, single: bool) -> Any:
+    """Multiply sizes."""
+    total: Any = 1
+    for part in value.parts:
+        total = op.number(operator.mul, total, part)
+    return op.row_of([total], single)
+
+
+def prod(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """Multiply over several axes."""
+    for dim in sorted((dim % x.ndim for dim in dims), reverse=True):
+        x = x.prod(dim, keepdim=keepdim)
+    return x
+
+
+def sum_of_squares(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """Add squares."""
+    return torch.sum(x * x, dims, keepdim=keepdim)
+
+
+def sum_of_sizes(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """Add absolute values."""
+    return torch.sum(x.abs(), dims, keepdim=keepdim)
+
+
+def length(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """Return the root of the sum of squares."""
+    return torch.sqrt(torch.sum(x * x, dims, keepdim=keepdim))
+
+
+def log_sum(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """Return the logarithm of the sum."""
+    return torch.log(torch.sum(x, dims, keepdim=keepdim))
+
+
+def place_of(function: Callable[..., Any]) -> Callable[[Op], Any]:
+    """Return the operator that finds the place of the largest or smallest number."""
+
+    def call(op: Op) -> Any:
+        x = op[0]
+        axis = op.get("axis", 0)
+        keep = bool(op.get("keepdims", 1))
+        if not op.get("select_last_index", 0):
+            return op.call(function, x, axis, keepdim=keep)
+        place = op.call(function, op.call(torch.flip, x, (axis,)), axis, keepdim=keep)
+        return op.call(torch.rsub, place, op.number(operator.sub, op.size(x, axis), 1))
+
+    return call
+
+
+def top(op: Op) -> Any:
+    """Call topk."""
+    count = op.get("k")
+    count = int(op.numbers(1)[0]) if count is None else count
+    largest = bool(op.get("largest", 1))
+    return op.calls(torch.topk, op[0], count, op.get("axis", -1), largest)
+
+
+def running_sum(op: Op) -> Any:
+    """Call cumsum; backwards, and without the number itself, where the node says so."""
+    x = op[0]
+    axis = int(op.numbers(1)[0])
+    backwards = bool(op.get("reverse", 0))
+    if backwards:
+        x = op.call(torch.flip, x, (axis,))
+    total = op.call(torch.cumsum, x, axis)
+    total = op.call(torch.Tensor.to, total, op.dtype(x))
+    if op.get("exclusive", 0):
+        total = op.call(torch.sub, total, x)
+    return op.call(torch.flip, total, (axis,)) if backwards else total
+
+
+OPERATORS: dict[str, Callable[[Op], Any]] = {
+    "ReduceMean": over(torch.mean),
+    "ReduceSum": over(torch.sum),
+    "ReduceMax": over(torch.amax),
+    "ReduceMin": over(torch.amin),
+    "ReduceProd": over(prod),
+    "ReduceL1": over(sum_of_sizes),
+    "ReduceL2": over(length),
+    "ReduceSumSquare": over(sum_of_squares),
+    "ReduceLogSum": over(log_sum),
+    "ReduceLogSumExp": over(torch.logsumexp),
+    "ArgMax": place_of(torch.argmax),
+    "ArgMin": place_of(torch.argmin),
+    "TopK": top,
+    "CumSum": running_sum,
+}

@@ -1,0 +1,133 @@
+"""Resizing of pictures, in the ways that PyTorch has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+
+from ..build import Op
+
+MODES = {
+    ("nearest", 3): "nearest",
+    ("nearest", 4): "nearest",
+    ("nearest", 5): "nearest",
+    ("linear", 3): "linear",
+    ("linear", 4): "bilinear",
+    ("linear", 5): "trilinear",
+    ("cubic", 4): "bicubic",
+}
+HALVES = ("half_pixel", "pytorch_half_pixel")
+
+
+def resize(op: Op) -> Any:
+    """Call interpolate, by factors or to a size."""
+    x = op[0]
+    axes = op.get("axes", list(range(op.rank(x))))
+    if op.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise ValueError("a keep_aspect_ratio_policy other than stretch is not known")
+    # before opset 11 the factors are the second input
+    place = 2 if op.opset >= 11 else 1
+    factors = None
+    sizes = None
+    if op.opset >= 11 and op.optional(3) is not None:
+        sizes = row_for(axes, op.sizes(3), [op.size(x, axis) for axis in range(op.rank(x))])
+    else:
+        factors = row_for(axes, op.numbers(place), [1.0] * op.rank(x))
+    return interpolated(op, factors, sizes)
+
+
+def row_for(axes: list[int], given: list[Any], row: list[Any]) -> list[Any]:
+    """Return a row for all axes, with what is given for some."""
+    if len(given) != len(axes):
+        raise ValueError(f"expected {len(axes)} numbers, got {len(given)}")
+    row = list(row)
+    for axis, number in zip(axes, given, strict=True):
+        row[axis] = number
+    return row
+
+
+def upsample(op: Op) -> Any:
+    """Call interpolate by factors, which are an attribute before opset 9."""
+    factors = op.get("scales")
+    return interpolated(op, op.numbers(1) if factors is None else list(factors), None)
+
+
+def interpolated(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> Any:
+    """Call interpolate on all axes but batch and channels."""
+    x = op[0]
+    mode = how_to(op, factors_of(op, factors, sizes))
+    kept = factors[:2] == [1, 1] if factors is not None else same_sizes(op, sizes or [])
+    if not kept:
+        raise ValueError("batch or channels are resized, which is not known")
+    if sizes is not None:
+        return op.call(F.interpolate, x, size=tuple(sizes[2:]), **mode)
+    assert factors is not None
+    return op.call(F.interpolate, x, scale_factor=tuple(factors[2:]), **mode)
+
+
+def same_sizes(op: Op, sizes: list[Any]) -> bool:
+    """Return whether batch and channels keep their sizes."""
+    first, channels = (
+        part.meta["shown"][0] if hasattr(part, "meta") else part for part in sizes[:2]
+    )
+    batch = op.shape(op[0])[0]
+    return channels == op.shape(op[0])[1] and first in (batch, op.build.fixed_batch)
+
+
+def factors_of(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> list[float]:
+    """Return by what each axis behind the channels grows, as far as it is known."""
+    if factors is not None:
+        return factors[2:]
+    known = [part for part in (sizes or [])[2:] if isinstance(part, int)]
+    before = op.shape(op[0])[2:]
+    return [size / old for size, old in zip(known, before, strict=False)]
+
+
+def how_to(op: Op, factors: list[float]) -> dict[str, Any]:
+    """Return the settings of interpolate for the ways of ONNX; raise for those that PyTorch lacks."""
+    mode = op.get("mode", "nearest")
+    name = MODES.get((mode, op.rank(op[0])))
+    if name is None:
+        raise ValueError(f"mode {mode!r:.40} on {op.rank(op[0])} axes is not known")
+    old = op.opset < 11 or op.node.op == "Upsample"
+    default = "asymmetric" if old else "half_pixel"
+    where = op.get("coordinate_transformation_mode", default)
+    if mode == "nearest":
+        rounds = op.get("nearest_mode", "floor" if old else "round_prefer_floor")
+        whole = all(factor >= 1 and factor == int(factor) for factor in factors)
+        if where == "asymmetric" and rounds == "floor":
+            return {"mode": name}
+        if where in HALVES and rounds.startswith("round_") and whole:
+            return {"mode": name}
+        if where in HALVES and rounds == "round_prefer_ceil":
+            return {"mode": "nearest-exact"}
+        raise ValueError(f"nearest_mode {rounds!r:.40} with {where!r:.40} is not known")
+    for option in ("antialias", "exclude_outside"):
+        if op.get(option, 0):
+            raise ValueError(f"{option} is not known")
+    if abs(op.get("cubic_coeff_a", -0.75) + 0.75) > 1e-6:
+        raise ValueError("a cubic_coeff_a other than -0.75 is not known")
+    if where in HALVES or where == "align_corners":
+        return {"mode": name, "align_corners": where == "align_corners"}
+    raise ValueError(f"coordinate_transformation_mode {where!r:.40} of {mode} is not known")
+
+
+def grid_sample(op: Op) -> Any:
+    """Call grid_sample."""
+    names = {
+        "linear": "bilinear",
+        "bilinear": "bilinear",
+        "nearest": "nearest",
+        "cubic": "bicubic",
+        "bicubic": "bicubic",
+    }
+    mode = names.get(op.get("mode", "bilinear"))
+    edges = op.get("padding_mode", "zeros")
+    if mode is None or edges not in ("zeros", "border", "reflection"):
+        raise ValueError("its mode is not known")
+    corners = bool(op.get("align_corners", 0))
+    return op.call(F.grid_sample, op[0], op[1], mode, edges, align_corners=corners)
+
+
+OPERATORS = {"Resize": resize, "Upsample": upsample, "GridSample": grid_sample}

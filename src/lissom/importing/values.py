@@ -1,0 +1,104 @@
+"""What a value of an ONNX graph is while the network is built: a constant, sizes, or a node of the new graph.
+
+A node is followed for batches of two sizes, on tensors without memory. A size that differs between
+them is the batch's, and the network reads it from the tensor when it runs; any other is a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+
+MOST_ELEMENTS = 1 << 27  # of one tensor: 512 MiB of float32
+MOST_FOLDED = 1 << 24  # of a tensor that is computed of constants
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor that is the same at each call.
+
+    `source` is the tensor of the file that it is, with its axes in the order `turned`; "" where it
+    was computed.
+    """
+
+    tensor: Tensor
+    source: str = ""
+    turned: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Say which tensor of the file it is."""
+        turned = () if list(self.turned) == sorted(self.turned) else self.turned
+        return (
+            (self.source, turned, tuple(self.tensor.shape)) if self.source else (id(self.tensor),)
+        )
+
+    def permuted(self, axes: list[int]) -> Constant:
+        """Return the constant with its axes in another order."""
+        before = self.turned or tuple(range(self.tensor.ndim))
+        turned = tuple(before[axis] for axis in axes)
+        return Constant(self.tensor.permute(axes), self.source, turned)
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """A row of numbers, or one number (`single`), of which some are read from tensors at each call."""
+
+    parts: tuple[Any, ...]  # int, float or fx.Node
+    single: bool = False
+
+
+Value: TypeAlias = "Constant | Sizes | fx.Node"
+
+
+def shown(value: Any, which: int) -> Any:
+    """Return what stands for a value, or for a tree of them, in the first or second showing."""
+
+    def stand_in(part: Any) -> Any:
+        if isinstance(part, Constant):
+            return part.tensor.to("meta")
+        return part.meta["shown"][which] if isinstance(part, fx.Node) else part
+
+    return map_aggregate(value, stand_in)
+
+
+def followed(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return what a function makes of values in both showings, without any memory."""
+    results = []
+    for which in (0, 1):
+        with torch.device("meta"), torch.no_grad():
+            result = function(*shown(args, which), **shown(kwargs, which))
+        check_size(result, MOST_ELEMENTS)
+        results.append(result)
+    return results[0], results[1]
+
+
+def check_size(result: Any, most: int) -> None:
+    """Raise ValueError where a tensor would take more memory than is given to one."""
+    for part in result if isinstance(result, (list, tuple)) else [result]:
+        if isinstance(part, Tensor) and math.prod(part.shape) > most:
+            raise ValueError(f"a tensor {tuple(part.shape)} is larger than {most} numbers")
+
+
+def numbers_only(args: Any, kwargs: Any) -> bool:
+    """Return whether a call reads constants only."""
+    nodes: list[fx.Node] = []
+
+    def note(part: Any) -> Any:
+        if isinstance(part, fx.Node):
+            nodes.append(part)
+        return part
+
+    map_aggregate((args, kwargs), note)
+    return not nodes
+
+
+def plain(value: Any) -> Any:
+    """Return a tree with tensors in the place of constants."""
+    return map_aggregate(value, lambda part: part.tensor if isinstance(part, Constant) else part)
