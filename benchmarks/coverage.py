@@ -303,14 +303,14 @@ def limited(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
 
 
-def one(name: str, seconds: int, memory: int) -> dict[str, Any]:
-    """Try one network in a process of its own."""
+def one(name: str, seconds: int, memory: int, script: str = __file__) -> dict[str, Any]:
+    """Try one network in a process of its own, which runs a script with --one."""
     family, _, plain = name.partition("/")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         try:
             done = subprocess.run(
-                [sys.executable, __file__, "--one", name, "-o", str(out)],
+                [sys.executable, script, "--one", name, "-o", str(out)],
                 timeout=seconds,
                 capture_output=True,
                 text=True,

@@ -24,27 +24,40 @@ TORCHVISION = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_
 maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large regnet_x_400mf
 regnet_y_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t
 vgg11 vgg16_bn vit_b_16 wide_resnet50_2"""
-SEGMENTATION = "deeplabv3_mobilenet_v3_large fcn_resnet50 lraspp_mobilenet_v3_large"
-DETECTION = """fasterrcnn_mobilenet_v3_large_320_fpn retinanet_resnet50_fpn
-ssdlite320_mobilenet_v3_large fcos_resnet50_fpn"""
-TIMM = """beit_base_patch16_224 botnet26t_256 repvgg_a0 gernet_s mobileone_s0 cait_xxs24_224 coat_lite_tiny
-convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2
-cs3darknet_m cspdarknet53 cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla34 dpn68
-edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientnet_lite0 tf_efficientnet_lite0
-mixnet_s mobilenetv4_conv_small efficientvim_m1 efficientvit_b0 efficientvit_m0
-eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100
-hardcorenas_a hgnet_tiny hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small iformer_t
-inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnet_050 lcnetv2_small
-levit_128s lowformer_b0 mambaout_femto coatnet_nano_rw_224 poolformer_s12 mixer_s32_224
-gmlp_s16_224 resmlp_12_224 mobilenetv3_small_050 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
-naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small nf_resnet26 pit_ti_224
-pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002 repghostnet_050
-repvit_m0_9 res2net50_14w_8s resnest14d resnet26d seresnet50 resnetv2_50 rexnet_100 selecsls42
-legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs
-swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 swinv2_tiny_window8_256 tiny_vit_5m_224
-tnt_s_patch16_224 tresnet_m twins_pcpvt_small vgg11_bn visformer_tiny vit_tiny_patch16_224
-vit_small_r26_s32_224 vit_relpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224
-volo_d1_224 ese_vovnet19b_dw legacy_xception xception41 xcit_nano_12_p16_224"""
+SEGMENTATION = """deeplabv3_mobilenet_v3_large deeplabv3_resnet50 deeplabv3_resnet101 fcn_resnet50
+fcn_resnet101 lraspp_mobilenet_v3_large"""
+DETECTION = """fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_large_fpn
+fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn keypointrcnn_resnet50_fpn
+maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn retinanet_resnet50_fpn_v2
+ssd300_vgg16 ssdlite320_mobilenet_v3_large"""
+# of each family of timm, as its modules part them, the network of the fewest parameters (timm 1.0.31;
+# none of those for timm's own tests); families without one of at most 100 million are left out:
+# deepseek_vit, gemma4_vit and vgg
+FAMILIES = """beit_base_patch16_224 halonet_h1 mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny
+convmixer_768_32 convnext_zepto_rms cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s
+cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small
+efficientformer_l1 efficientformerv2_s0 mobilenetv2_035 efficientvim_m1 efficientvit_b0
+efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf
+gcvit_xxtiny ghostnet_050 hardcorenas_b hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small
+iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small
+levit_128s lowformer_b0 mambaout_femto maxvit_pico_rw_256 poolformerv2_s12 gmlp_ti16_224
+mobilenetv3_small_050 mobilenetv5_base mobilevit_xxs mvitv2_tiny naflexvit_base_patch16_parfac_gap
+nasnetalarge nest_tiny nextvit_small nf_regnet_b0 pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m
+rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 res2next50 resnest14d resnet10t resnetv2_18
+rexnet_100 selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050
+swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224
+tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small visformer_tiny
+vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224 samvit_base_patch16_224
+vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p
+xcit_nano_12_p8_224"""
+# others of timm: usual ones, and those of another build than the smallest of their family
+TIMM = """botnet26t_256 repvgg_a0 gernet_s mobileone_s0 coat_lite_tiny convnext_atto convnextv2_atto
+cs3darknet_m cspdarknet53 dla34 dpn68 efficientnet_lite0 tf_efficientnet_lite0 mixnet_s
+mobilenetv4_conv_small eva02_tiny_patch14_224 ghostnet_100 hardcorenas_a hgnet_tiny lcnet_050
+coatnet_nano_rw_224 poolformer_s12 mixer_s32_224 gmlp_s16_224 resmlp_12_224 mobilenetv5_300m
+naflexvit_base_patch16_gap nf_resnet26 regnety_002 repvit_m0_9 res2net50_14w_8s resnet26d
+seresnet50 resnetv2_50 tnt_s_patch16_224 twins_pcpvt_small vgg11_bn vit_small_r26_s32_224
+vit_relpos_small_patch16_224 ese_vovnet19b_dw xception41 xcit_nano_12_p16_224"""
 
 
 class Net(nn.Module):
@@ -295,7 +308,9 @@ def networks() -> Iterator[Known]:
     ):
         for name in names.split():
             own: dict[str, Any] = {} if family == "torchvision" else {"weights_backbone": None}
-            if "_resnet50_fpn" in name:  # detectors that enlarge images to 800 pixels otherwise
+            if (
+                "_fpn" in name and "_320_" not in name
+            ):  # detectors that enlarge images to 800 pixels otherwise
                 own |= {"min_size": 128, "max_size": 128}
             yield (
                 family,
@@ -303,7 +318,7 @@ def networks() -> Iterator[Known]:
                 lambda name=name, own=own: known.get_model(name, weights=None, **own),
                 images,
             )
-    for name in TIMM.split():
+    for name in (*FAMILIES.split(), *TIMM.split()):
         yield "timm", name, lambda name=name: in_timm(name), images
 
 

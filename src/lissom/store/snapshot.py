@@ -157,9 +157,11 @@ def few_bits(folder: Path) -> bool:
 
 
 def rounded_activations(folder: Path) -> bool:
-    """Return whether the network saved in a folder rounds what activations other than ReLU return."""
+    """Return whether the network saved in a folder rounds what activations other than ReLU return,
+    or concatenations.
+    """
     return any(
-        kind_of(site) == "act"
+        kind_of(site) in ("act", "cat")
         for site in (read_structure(folder)["quantized"] or {}).get("sites", ())
     )
 

@@ -29,6 +29,17 @@ LAYERS = {
 }
 
 
+def adapt(proto: Any) -> None:
+    """Write an ONNX model as OpenVINO computes most of it in integers, in place."""
+    from ..exporting.onnx.activations import joined
+    from ..exporting.onnx.concatenated import guard_concatenations
+    from ..exporting.onnx.expanded import spread_by_adding
+
+    joined(proto)
+    guard_concatenations(proto)
+    spread_by_adding(proto)
+
+
 @dataclass(frozen=True)
 class Openvino(Target):
     """Export to OpenVINO and run on the CPU; quantized layers run in 8-bit integers.
@@ -72,20 +83,19 @@ class Openvino(Target):
         images: Images | None = None,
         example: Tree | None = None,
     ) -> None:
-        from ..exporting.onnx.activations import joined
         from ..exporting.onnx.export import export_onnx
         from ..surgery.quantization.network import QuantizedNetwork
 
         if not any(
             isinstance(layer, QuantizedNetwork) and layer.few() for layer in model.modules()
         ):
-            export_onnx(model, path, shape, facts, adapt=joined, example=example)
+            export_onnx(model, path, shape, facts, adapt=adapt, example=example)
             return
         from ..exporting.openvino_ir import packed
 
         with temporary() as folder:
             export_onnx(
-                model, Path(folder) / "model.onnx", shape, facts, adapt=joined, example=example
+                model, Path(folder) / "model.onnx", shape, facts, adapt=adapt, example=example
             )
             packed(Path(folder) / "model.onnx", path)
 

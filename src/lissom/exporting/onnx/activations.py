@@ -5,7 +5,8 @@ Between a convolution and a SiLU, say, the network rounds, and after the SiLU ag
 computes both in one operation if nothing lies between them, and is 1.1 to 1.5 times as fast so;
 ONNX Runtime needs the first rounding to compute the convolution in integers at all, and one more,
 of the sigmoid within the SiLU, to look that up in a table. EfficientNet-B0 is 1.4 times as fast so.
-All other networks of 5 bits and more have one ONNX file for both runtimes.
+All other networks of 5 bits and more, if they round no concatenation, have one ONNX file for both
+runtimes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,393 @@
+"""What of known networks runs in integers after quantize(8); writes docs/results/integers.md.
+
+    python benchmarks/integers.py --rows docs/results/integers.jsonl [--only PATTERN,...]
+    [-o docs/results/integers.md]
+
+Networks are those of known_networks.py, with random weights and normalisations that matter, and
+noise of the smallest size that they take. Each is quantized, exported to OpenVINO and to ONNX
+Runtime, and run there on every sample, in a process of its own with limits of time and memory
+(--seconds, --memory). A line for each is added to --rows; those there of this version of quantize
+are not tried again, and those of another version are dropped. Needs timm.
+
+Multiply-adds are those of the file: of each convolution, matrix product and recurrent layer in it,
+on one sample. One counts as in integers if the runtime's own graph says that it computes it so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from coverage import agreement, converted_once, inputs, lively, noise, one, reasoned, singles
+from known_networks import Known, networks
+from torch import Tensor, nn
+
+import lissom
+from lissom.bench.machine import machine
+from lissom.detection.torchvision import ONE_STAGE, places_of
+from lissom.exporting.onnx.names import WEIGHTED
+from lissom.language.recipe import Recipe
+from lissom.running.measure import share_in_integers
+from lissom.running.plan import one_target
+from lissom.targets.onnxruntime import INTEGER
+from lissom.trees import Tree, called, first, tensors_in
+
+RECIPE = "quantize(8)"
+RUNTIMES = ("openvino", "onnxruntime")
+ENOUGH = 0.95  # of the multiply-adds
+WRONG = 0.1  # of the outputs, by which a file may differ from its simulation: lissom's own gate
+MOVED = 0.5  # of the outputs, beyond which rounding has to be spoken of
+# what OpenVINO adds to the names of operations that it takes apart
+ADDED = r"(/WithoutBiases|/Dequantization\w*)+$"
+SEVERAL = ("two inputs",)
+
+
+def version() -> int:
+    """Return the version of the step that is tried."""
+    return Recipe(RECIPE).steps[0].version
+
+
+def node_macs(proto: Any, shape_of: Callable[[str], tuple[int, ...]]) -> dict[str, int]:
+    """Return the multiply-adds of each node of an ONNX graph, by its name."""
+    counts = Counter[str]()
+    for node in proto.graph.node:
+        name = node.name or node.output[0]
+        if node.op_type in ("Conv", "ConvTranspose"):
+            # a transposed convolution works at its inputs
+            made = node.output[0] if node.op_type == "Conv" else node.input[0]
+            sites = math.prod(shape_of(made)[2:]) * shape_of(made)[0]
+            counts[name] += sites * math.prod(shape_of(node.input[1]))
+        elif node.op_type == "MatMul":
+            counts[name] += math.prod(shape_of(node.output[0])) * shape_of(node.input[0])[-1]
+        elif node.op_type == "Gemm":
+            turned = any(a.name == "transA" and a.i for a in node.attribute)
+            inner = shape_of(node.input[0])[0 if turned else 1]
+            counts[name] += math.prod(shape_of(node.output[0])) * inner
+        elif node.op_type == "Einsum":
+            equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+            terms = equation.partition("->")[0].replace(" ", "").split(",")
+            sizes = dict[str, int]()
+            for term, value in zip(terms, node.input, strict=True):
+                sizes.update(zip(term, shape_of(value), strict=True))
+            counts[name] += math.prod(sizes.values())
+        elif node.op_type in ("LSTM", "GRU", "RNN"):
+            steps = math.prod(shape_of(node.input[0])[:2])
+            held = math.prod(shape_of(node.input[1])) + math.prod(shape_of(node.input[2]))
+            counts[name] += steps * held
+    return dict(counts)
+
+
+def macs_in(path: Path, example: Tree) -> dict[str, int]:
+    """Return the multiply-adds of each node of a file, by its name, on one sample."""
+    proto = onnx.load(str(path))
+    for value, tensor in zip(proto.graph.input, tensors_in(example), strict=True):
+        value.type.tensor_type.shape.ClearField("dim")
+        for size in tensor.shape:
+            value.type.tensor_type.shape.dim.add().dim_value = size
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        shapes[value.name] = tuple(d.dim_value for d in sizes)
+    return node_macs(proto, shapes.__getitem__)
+
+
+def in_openvino(path: Path) -> set[str]:
+    """Return the nodes of a file which OpenVINO computes in integers."""
+    target = one_target("openvino")
+    from lissom.exporting.openvino_ir import read
+
+    done = set[str]()
+    compiled = target._compiled(read(path), 1)  # type: ignore[attr-defined]
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        facts = op.get_rt_info()
+        if str(facts["runtimePrecision"].astype(str)) in ("u8", "i8", "u1"):
+            names = str(facts["originalLayersNames"].astype(str)).split(",")
+            done |= {re.sub(ADDED, "", name) for name in names}
+    return done
+
+
+def in_onnxruntime(path: Path) -> set[str]:
+    """Return the nodes of a file which ONNX Runtime computes in integers."""
+    from lissom.targets.onnxruntime import _session
+
+    nodes = dict[str, Any]()
+    for node in onnx.load(str(path)).graph.node:
+        nodes.update(dict.fromkeys((*node.output, node.name), node))
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        _session(path, 1, "cpu", optimised)
+        graph = onnx.load(str(optimised)).graph
+    done = set[str]()
+    for node in graph.node:
+        if node.op_type not in INTEGER:
+            continue
+        name = next((n for n in (plain(node.name), plain(node.output[0])) if n in nodes), None)
+        found = nodes.get(name)
+        # ONNX Runtime names some operations after what they took in behind them
+        while found is not None and not re.search(WEIGHTED, found.op_type):
+            found = nodes.get(found.input[0])
+        if found is not None:
+            done.add(found.name)
+    return done
+
+
+def plain(name: str) -> str:
+    """Return the name of a node without what ONNX Runtime adds to it."""
+    return re.sub(r"(_token_\d+|_nchwc|_nhwc|_quant|/MatMul\w*Fusion/?)$", "", name)
+
+
+def tried(model: nn.Module, images: Tree) -> dict[str, Any]:
+    """Quantize, export and run; return what came of it."""
+    example = first(images, 1)
+    begin = time.process_time()
+    small, notes = lissom.apply(RECIPE, model, example, images, notes=True)
+    row: dict[str, Any] = {"notes": notes, "seconds": round(time.process_time() - begin, 1)}
+    with torch.no_grad():
+        simulated = list(tensors_in(called(small, images)))
+        exact = [t.detach() for t in tensors_in(called(model, images))]
+    row["rounding"] = compared(simulated, exact)
+    with tempfile.TemporaryDirectory() as folder, converted_once():
+        for runtime in RUNTIMES:
+            row[runtime] = reasoned(
+                lambda runtime=runtime: exported(
+                    small, runtime, Path(folder) / f"{runtime}.onnx", images, simulated, exact
+                )
+            )
+    return row
+
+
+def compared(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> dict[str, float]:
+    """Return on which share the first outputs agree, and how far apart the worst of all is."""
+    pairs = [
+        (a, b) for a, b in zip(ours, theirs, strict=True) if b.is_floating_point() and b.numel()
+    ]
+    return {
+        "agreement": agreement(*pairs[0]),
+        "error": max(noise(a, b) for a, b in pairs),
+    }
+
+
+def exported(
+    small: nn.Module,
+    runtime: str,
+    path: Path,
+    images: Tree,
+    simulated: list[Tensor],
+    exact: list[Tensor],
+) -> dict[str, Any]:
+    """Export and run; return what ran in integers and how the answers compare."""
+    target = one_target(runtime)
+    example = first(images, 1)
+    if isinstance(images, Tensor):
+        lissom.export(small, runtime, path, tuple(images.shape[1:]), images)
+    else:
+        lissom.export(small, runtime, path, example=example)
+    session = target.load(path, 1)  # in this process, since export has tried it in another
+    parts = [session([t.numpy() for t in tensors_in(part)]) for part in singles(images)]
+    outputs = [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
+    fused = target.fused(path)
+    assert fused is not None
+    macs = macs_in(path, example)
+    done = (in_openvino if runtime == "openvino" else in_onnxruntime)(path)
+    floats = {name: count for name, count in macs.items() if name not in done}
+    total = max(sum(macs.values()), 1)
+    most = sorted(floats.items(), key=lambda item: -item[1])[:12]
+    reasons = {name.partition(" (")[0]: name.partition(" (")[2][:-1] for name in fused.rest}
+    return {
+        "share": round(1 - sum(floats.values()) / total, 4),
+        "said": share_in_integers(small, example, fused, path),
+        "layers": [fused.done, fused.total],
+        "macs": total,
+        "floats": [[name, round(n / total, 4), reasons.get(name, "")] for name, n in most],
+        "simulation": compared(outputs, simulated),
+        "float": compared(outputs, exact),
+    }
+
+
+def examined(network: Known) -> dict[str, Any]:
+    """Return the row of one network."""
+    family, name, build, shapes = network
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    model = lively(to_places(build()))
+    images = inputs(model, shapes, name in SEVERAL)
+    row: dict[str, Any] = {
+        "family": family,
+        "name": name,
+        "version": version(),
+        "params": sum(p.numel() for p in model.parameters()),
+        "input": [list(t.shape[1:]) for t in tensors_in(images)],
+    }
+    return row | reasoned(lambda: tried(model, images))
+
+
+def to_places(model: nn.Module) -> nn.Module:
+    """Return a detector of one stage up to boxes and logits, as lissom runs it; others as they are."""
+    return places_of(model) if type(model).__name__ in ONE_STAGE else model
+
+
+def faults(row: dict[str, Any]) -> list[str]:
+    """Return what is wrong in a row and said nowhere."""
+    found = list[str]()
+    if "rounding" in row:
+        silent = not any("rounding moved the outputs" in note for note in row["notes"])
+        if silent and not row["rounding"]["error"] <= MOVED:
+            found.append(f"rounding moved the outputs by {row['rounding']['error']:.2g}")
+    for runtime in RUNTIMES:
+        part = row.get(runtime, {})
+        if "simulation" in part and not part["simulation"]["error"] <= WRONG:
+            found.append(f"{runtime} differs by {part['simulation']['error']:.2g}")
+    return found
+
+
+def reason(row: dict[str, Any]) -> str:
+    """Return why a network, or the larger part of the rest of it, is not in integers."""
+    for part in (row, *(row.get(runtime, {}) for runtime in RUNTIMES)):
+        for word in ("error", "broken", "reason"):
+            if word in part:
+                return ("**broken** " * (word == "broken")) + part[word][:200]
+    part = row[RUNTIMES[0]]
+    if part["share"] >= ENOUGH:
+        return ""
+    kinds = Counter[str]()
+    for name, share, why in part["floats"]:
+        kind = name.rpartition("/")[2].rstrip("0123456789_")
+        kinds[f"{kind} {f'({why})' if why else ''}".strip()] += share
+    return ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.most_common(3))
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row as Markdown."""
+    cells = [row["name"], "x".join(map(str, row.get("input", [""])[0]))]
+    cells.append(f"{row['rounding']['error']:.1%}" if "rounding" in row else "-")
+    for runtime in RUNTIMES:
+        part = row.get(runtime, {})
+        if "share" not in part:
+            cells += ["-", "-", "-"]
+            continue
+        near = part["simulation"]
+        cells.append(f"{part['share']:.1%}")
+        cells.append("/".join(map(str, part["layers"])))
+        cells.append(f"{near['agreement']:.0%}, {near['error']:.1%}")
+    told = [f"**wrong: {fault}**" for fault in faults(row)] + [reason(row)]
+    cells.append("; ".join(filter(None, told)).replace("|", "/").replace("\n", " "))
+    return "| " + " | ".join(cells) + " |"
+
+
+def counted(rows: list[dict[str, Any]]) -> str:
+    """Return the counts of all rows as a sentence."""
+    shares = [[row.get(runtime, {}).get("share", 0.0) for row in rows] for runtime in RUNTIMES]
+    enough = [sum(share >= ENOUGH for share in of) for of in shares]
+    refused = sum(
+        any(w in row.get(r, row) for w in ("reason",)) for row in rows for r in RUNTIMES[:1]
+    )
+    broken = sum("error" in row or "broken" in json.dumps(row) for row in rows)
+    return (
+        f"{len(rows)} networks. At least {ENOUGH:.0%} of the multiply-adds in integers: "
+        f"{enough[0]} in OpenVINO, {enough[1]} in ONNX Runtime. "
+        f"Refused for OpenVINO with a reason: {refused}. Raw errors: {broken}. "
+        f"Wrong without a word: {sum(map(bool, map(faults, rows)))}."
+    )
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    here = machine()
+    libraries = here["libraries"]
+    out = [
+        "# What runs in integers",
+        "",
+        "Made by `python benchmarks/integers.py --rows docs/results/integers.jsonl -o "
+        "docs/results/integers.md`: how is said there.",
+        f"{here['cpu']}, torch {libraries['torch']}, `{RECIPE}` of version {version()}.",
+        "",
+        f"**{counted(rows)}**",
+        "",
+        "*Rounding*: how far rounding moves the outputs of PyTorch. Then, for each runtime: the "
+        "share of the file's multiply-adds that run in integers; layers that do, of all; on which "
+        "share of the samples its answers agree with the simulation in PyTorch, and how far they "
+        "are apart. Distances are root mean squares over that of the outputs, the worst of all "
+        "outputs. Weights are random and samples noise, so rounding says little about trained "
+        "networks, and the two largest outputs may lie closer together than one rounding step.",
+        "",
+    ]
+    for family in dict.fromkeys(row["family"] for row in rows):
+        mine = [row for row in rows if row["family"] == family]
+        out += [
+            f"## {family}: {len(mine)}",
+            "",
+            "| network | input | rounding | OpenVINO | layers | agreement | ONNX Runtime | layers "
+            "| agreement | not in integers, or the reason |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+            *map(line, mine),
+            "",
+        ]
+    return "\n".join(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--only", default="*", help="patterns of names, in the order to try them, commas between"
+    )
+    parser.add_argument("--rows", type=Path, help="a file with a line for each network")
+    parser.add_argument("--seconds", type=int, default=900, help="a network is given up after")
+    parser.add_argument("--memory", type=int, default=12, help="GiB for a network's process")
+    parser.add_argument("--list", action="store_true", help="print what is not done yet, and end")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path)
+    given = parser.parse_args()
+    every = {f"{network[0]}/{network[1]}": network for network in networks()}
+    if given.one:
+        given.output.write_text(json.dumps(examined(every[given.one])))
+        return
+    rows = list[dict[str, Any]]()
+    if given.rows and given.rows.exists():
+        rows = [json.loads(text) for text in given.rows.read_text().splitlines()]
+        rows = [row for row in rows if row.get("version") == version()]
+    done = {f"{row['family']}/{row['name']}" for row in rows}
+    asked = [name for pattern in given.only.split(",") for name in every if fits(name, pattern)]
+    todo = [name for name in dict.fromkeys(asked) if name not in done]
+    if given.list:
+        print("\n".join(todo))
+        return
+    for name in todo:
+        row = one(name, given.seconds, given.memory, __file__)
+        row["version"] = version()
+        rows.append(row)
+        if given.rows:
+            with given.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        print(line(row), flush=True)
+    rows.sort(key=lambda row: list(every).index(f"{row['family']}/{row['name']}"))
+    if given.output:
+        given.output.write_text(page(rows))
+    print(counted(rows))
+    sys.exit(any(map(faults, rows)))
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Return whether a network, family/name, is one that a pattern asks for."""
+    return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.partition("/")[2], pattern)
+
+
+if __name__ == "__main__":
+    main()
