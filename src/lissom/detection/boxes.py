@@ -71,7 +71,8 @@ def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tenso
 def decoded(
     boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
 ) -> Detections:
-    """Return what a network finds in one picture, of boxes (p 4) and scores (p classes).
+    """Return what a network finds in one picture, of boxes (p 4), or (p classes 4) where each class
+    has its own, and scores (p classes).
 
     A place may name several classes. Of two boxes of one class that overlap by more than `most_iou`,
     the one with the larger score stays (non-maximum suppression); then the `most` largest scores.
@@ -81,11 +82,12 @@ def decoded(
 
     boxes = boxes.detach().float()
     scores = scores.detach().float()
-    sound = boxes.isfinite().all(1, keepdim=True)
+    boxes = boxes if boxes.ndim == 3 else boxes[:, None].expand(-1, scores.shape[1], -1)
+    sound = boxes.isfinite().all(2)
     places, classes = (sound & (scores >= threshold)).nonzero(as_tuple=True)
     values, order = scores[places, classes].sort(descending=True, stable=True)
     order = order[:MOST_COMPARED]
-    boxes = boxes[places[order]]
+    boxes = boxes[places[order], classes[order]]
     classes = classes[order]
     values = values[:MOST_COMPARED]
     kept = torch.zeros_like(classes, dtype=torch.bool)
