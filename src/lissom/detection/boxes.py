@@ -21,7 +21,7 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
     >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [5, 5, 6, 6]]))
     tensor([[0.5000, 0.0000]])
     """
-    shared, union, _ = _areas(boxes, others)
+    shared, union, _ = areas(boxes, others)
     return shared / union.clamp_min(1e-9)
 
 
@@ -37,11 +37,11 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
 
     Source: Rezatofighi et al. 2019, Generalized Intersection over Union, https://arxiv.org/abs/1902.09630
     """
-    shared, union, hull = _areas(boxes, others)
+    shared, union, hull = areas(boxes, others)
     return shared / union.clamp_min(1e-9) - (hull - union) / hull.clamp_min(1e-9)
 
 
-def _areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the areas (... n m) of the intersections, the unions and the hulls of pairs of boxes."""
     one = boxes.unsqueeze(-2)
     other = others.unsqueeze(-3)

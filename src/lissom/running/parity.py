@@ -35,8 +35,8 @@ from ..trees import (
 # outputs
 NOISE = 0.1
 UNSEEN = 0.3  # the same on noise, which no range was made for
-# Of the rows that a network picks, those that a file may pick otherwise: scores at the edge of the
-# best nearly tie.
+# Of the rows that a network picks, the share that a file may pick otherwise, since scores at the edge
+# of the best nearly tie; an integer file, whose scores are that noisy, as many as its noise may be.
 OTHERS = 0.02
 FEW = 2  # inputs that an exported file is tried on
 
@@ -83,13 +83,15 @@ def prove(
             f"{len(arrays[0])} inputs, the network {shapes(wanted)}; nothing was written"
         )
     inner = next((part for part in model.modules() if isinstance(part, QuantizedNetwork)), None)
-    gap = Gap()
+    quantized = inner is not None or target.rounds()
+    noise_allowed = NOISE if seen else UNSEEN
+    gap = Gap(noise_allowed if quantized else OTHERS)
     gap.add(outputs, wanted)
     gap.check(
         target,
-        quantized=inner is not None or target.rounds(),
+        quantized=quantized,
         eight=inner is not None and in_eight_bits(inner),
-        noise=NOISE if seen else UNSEEN,
+        noise=noise_allowed,
         on=f"{len(arrays[0])} inputs{'' if seen else ' of noise'}; nothing was written",
     )
 
@@ -125,10 +127,11 @@ class Gap:
 
     What several outputs differ by is that of the worst: boxes in pixels would hide scores. Where a
     network picks rows and says which (an output `row_ids`), rows of one id are compared, except for
-    the few (OTHERS) that differ most.
+    the share `others` that differs most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: float = OTHERS) -> None:
+        self.others = others
         self.squares = list[tuple[float, float]]()  # sums: of what differs, and of the reference
         self.largest = list[tuple[float, float]]()
 
@@ -136,7 +139,7 @@ class Gap:
         """Compare a batch. Integers, as classes are, are left to the task to judge."""
         pairs = list(zip(tensors_in(outputs), tensors_in(reference), strict=True))
         if (ids := output_named(reference, ROW_IDS)) is not None:
-            pairs = rows_of_one_id(pairs, ids)
+            pairs = rows_of_one_id(pairs, ids, self.others)
         for place, (ours, theirs) in enumerate(pairs):
             if place == len(self.squares):
                 self.squares.append((0.0, 0.0))
@@ -199,15 +202,18 @@ class Gap:
         return {"name": name, "difference": difference, "tolerance": tolerance}
 
 
-def rows_of_one_id(pairs: list[tuple[Tensor, Tensor]], ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return pairs of outputs (n k ...) as rows (m ...) of one id, without those that differ most.
+def rows_of_one_id(
+    pairs: list[tuple[Tensor, Tensor]], ids: Tensor, others: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs of outputs (n k ...) as rows (m ...) of one id, without the share `others` of them
+    that differs most.
 
     A row whose id (n k) the file does not have is infinitely far from what it gives.
     """
-    others = next(ours for ours, theirs in pairs if theirs is ids)
-    found, order = others.sort(1)
+    file_ids = next(ours for ours, theirs in pairs if theirs is ids)
+    found, order = file_ids.sort(1)
     at = order.gather(1, torch.searchsorted(found, ids).clamp_max(ids.shape[1] - 1))
-    known = (others.gather(1, at) == ids).flatten()
+    known = (file_ids.gather(1, at) == ids).flatten()
     picture = torch.arange(len(ids))[:, None]
     rows = [
         (ours[picture, at].flatten(0, 1), theirs.flatten(0, 1))
@@ -222,7 +228,7 @@ def rows_of_one_id(pairs: list[tuple[Tensor, Tensor]], ids: Tensor) -> list[tupl
     ]
     # what is no number counts as no row that was picked otherwise
     largest = torch.stack(gaps).amax(0).nan_to_num(-1.0, posinf=math.inf)
-    kept = largest.argsort()[: math.ceil(len(largest) * (1 - OTHERS))]
+    kept = largest.argsort()[: math.ceil(len(largest) * (1 - others))]
     return [(ours[kept], theirs[kept]) for ours, theirs in rows]
 
 
