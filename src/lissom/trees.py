@@ -20,6 +20,10 @@ Tree: TypeAlias = Any
 
 ANSWERS = ("logits", "out")  # how that one of several outputs is called which is the answer
 
+# how integers (n k) among several outputs are called that say which of many each of the k rows of the
+# other outputs is, where a network picks the best k: their order may be another in another runtime
+ROW_IDS = "row_ids"
+
 # that hold no tensors
 PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
@@ -74,6 +78,12 @@ def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return tree
 
 
+def output_named(outputs: Tree, name: str) -> Tensor | None:
+    """Return the tensor that a network returns by a name, as a key or a field; None where there is none."""
+    part = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    return part if isinstance(part, Tensor) else None
+
+
 def answer_in(outputs: Tree) -> Tensor | None:
     """Return the tensor of what a network returns that is its answer: the only one, or that called
     `logits` or `out`, as in transformers and torchvision; None where none is.
@@ -84,8 +94,7 @@ def answer_in(outputs: Tree) -> Tensor | None:
     if isinstance(outputs, Tensor):
         return outputs
     for name in ANSWERS:
-        part = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
-        if isinstance(part, Tensor):
+        if (part := output_named(outputs, name)) is not None:
             return part
     tensors = list(tensors_in(outputs))
     return tensors[0] if len(tensors) == 1 else None

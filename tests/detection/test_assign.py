@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,23 +29,31 @@ def drawn(seed: int, places: int, true: int, size: float = 30) -> tuple[Tensor, 
     return boxes_of(rng, places), torch.rand(places, 3, generator=rng), targets
 
 
+def compared(call: Any, boxes: Tensor, targets: Tensor) -> Tensor:
+    """Return what `call` makes of each true box and the boxes (p 4) of its class."""
+    each = boxes if boxes.ndim == 3 else boxes[:, None].expand(-1, 3, -1)
+    rows = [call(row[None, :4], each[:, int(row[4])]) for row in targets]
+    return torch.cat([torch.zeros(0, len(boxes)), *rows])
+
+
 def plain(boxes: Tensor, scores: Tensor, targets: Tensor) -> dict[int, int]:
     """Return in loops which place of a picture learns which row of its targets."""
     rows = [k for k in range(len(targets)) if targets[k, 4] >= 0]
     claims: dict[int, list[tuple[float, int]]] = {}
-    overlaps = box_iou(targets[:, :4], boxes)
+    overlaps = compared(box_iou, boxes, targets)
     for row in rows:
         x1, y1, x2, y2, label = targets[row].tolist()
         candidates = []
         for place in range(len(boxes)):
-            a1, b1, a2, b2 = boxes[place].tolist()
+            own = boxes[place] if boxes.ndim == 2 else boxes[place, int(label)]
+            a1, b1, a2, b2 = own.tolist()
             overlap = float(overlaps[row, place])
             if x1 < (a1 + a2) / 2 < x2 and y1 < (b1 + b2) / 2 < y2 and overlap > 0:
                 candidates.append((float(scores[place, int(label)]) * overlap**6, place))
         for _, place in sorted(candidates, reverse=True)[:MOST_PLACES]:
             claims.setdefault(place, []).append((float(overlaps[row, place]), row))
     learned = {place: max(wanted)[1] for place, wanted in claims.items()}
-    nearness = generalized_box_iou(targets[:, :4], boxes)
+    nearness = compared(generalized_box_iou, boxes, targets)
     while True:
         without = [row for row in rows if row not in learned.values()]
         free = [place for place in range(len(boxes)) if place not in learned]
@@ -57,16 +67,24 @@ def plain(boxes: Tensor, scores: Tensor, targets: Tensor) -> dict[int, int]:
 
 
 @given(
-    st.integers(0, 10_000), st.integers(1, 60), st.integers(0, 6), st.sampled_from([1.0, 5.0, 30.0])
+    st.integers(0, 10_000),
+    st.integers(1, 60),
+    st.integers(0, 6),
+    st.sampled_from([1.0, 5.0, 30.0]),
+    st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
-def test_it_is_that_of_a_plain_loop(seed: int, places: int, true: int, size: float) -> None:
+def test_it_is_that_of_a_plain_loop(
+    seed: int, places: int, true: int, size: float, of_each_class: bool
+) -> None:
     boxes, scores, targets = drawn(seed, places, true, size)
+    if of_each_class:
+        boxes = torch.stack([boxes, boxes.roll(1, 0), boxes.flip(0)], 1)
     learned = assignment(boxes[None], scores[None], targets[None])
     wanted = plain(boxes, scores, targets)
     assert {k: int(row) for k, row in enumerate(learned.box[0]) if row >= 0} == wanted
     labels = targets[:, 4].long()
-    overlaps = box_iou(targets[:, :4], boxes)
+    overlaps = compared(box_iou, boxes, targets)
     for row in set(wanted.values()):
         own = [place for place in wanted if wanted[place] == row]
         raw = [float(scores[place, labels[row]] * overlaps[row, place] ** 6) for place in own]

@@ -54,19 +54,29 @@ def plainly_decoded(
     found: list[tuple[list[float], float, int]] = []
     for score, place, label in sorted(pairs, key=lambda pair: -pair[0]):
         rivals = torch.tensor([box for box, _, other in found if other == label]).reshape(-1, 4)
-        if not (box_iou(boxes[place][None], rivals) > most_iou).any():
-            found.append((boxes[place].tolist(), score, label))
+        box = boxes[place] if boxes.ndim == 2 else boxes[place, label]
+        if not (box_iou(box[None], rivals) > most_iou).any():
+            found.append((box.tolist(), score, label))
     return found[:most]
 
 
-@given(st.integers(0, 1000), st.integers(0, 40), st.integers(1, 3), st.sampled_from([2, 100]))
+@given(
+    st.integers(0, 1000),
+    st.integers(0, 40),
+    st.integers(1, 3),
+    st.sampled_from([2, 100]),
+    st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_what_is_decoded_is_what_a_plain_loop_finds(
-    seed: int, count: int, classes: int, most: int
+    seed: int, count: int, classes: int, most: int, of_each_class: bool
 ) -> None:
     scores = torch.rand(count, classes, generator=torch.Generator().manual_seed(seed))
-    found = decoded(boxes(seed, count), scores, 0.4, 0.5, most)
-    wanted = plainly_decoded(boxes(seed, count), scores, 0.4, 0.5, most)
+    places = boxes(seed, count)
+    if of_each_class:
+        places = torch.stack([places.roll(k, 0) for k in range(classes)], 1)
+    found = decoded(places, scores, 0.4, 0.5, most)
+    wanted = plainly_decoded(places, scores, 0.4, 0.5, most)
     assert [
         (box.tolist(), float(score), int(label)) for box, score, label in zip(*found, strict=True)
     ] == wanted

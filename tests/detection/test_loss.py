@@ -163,6 +163,21 @@ def test_smoothing_spreads_the_score_of_a_place_over_the_classes(scores: Scores)
 
 
 @each
+def test_only_the_box_of_the_class_that_a_place_learns_is_moved(scores: Scores) -> None:
+    boxes, logits, targets = drawn(8, 2, 25, 4, scores)
+    own = boxes[:, :, None].repeat(1, 1, 3, 1).requires_grad_()
+    loss = detection_loss(own, logits, targets, scores)
+    torch.testing.assert_close(loss, detection_loss(boxes, logits, targets, scores))
+    loss.backward()
+    learned = assignment(own.detach(), class_scores(logits, scores), targets)
+    labels = targets[..., 4].long().gather(1, learned.box.clamp_min(0))
+    wanted = torch.zeros(2, 25, 3).bool().scatter_(2, labels.clamp_min(0)[..., None], True)
+    wanted &= (learned.box >= 0)[..., None]
+    assert own.grad is not None
+    assert torch.equal(own.grad.abs().sum(-1) > 0, wanted)
+
+
+@each
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_it_is_computed_in_float32(scores: Scores, dtype: torch.dtype) -> None:
     boxes, logits, targets = (part.to(dtype) for part in drawn(6, 2, 25, 4, scores))

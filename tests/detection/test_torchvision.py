@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model_builder
 
 import lissom
 from lissom import LissomError, Task
+from lissom.detection.boxes import class_scores, decoded
 from lissom.detection.torchvision import by_distances, by_shift_and_scale, places_of
 from lissom.learning.examine import examine
 from lissom.running.plan import one_target
@@ -23,6 +25,7 @@ NAMES = (
     "retinanet_resnet50_fpn",
     "fcos_resnet50_fpn",
 )
+TWO_STAGES = ("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn_v2")
 
 
 def network(name: str) -> Any:
@@ -89,6 +92,88 @@ def test_places_are_those_that_torchvision_picks_from(name: str) -> None:
     assert float(gaps.max()) < 1e-2
 
 
+def two_stages(name: str) -> Any:
+    """A detector of two stages, whose scores are not all 1 in float32 and whose boxes are not empty."""
+    net = network(name)
+    with torch.no_grad():
+        net.rpn.head.cls_logits.weight.mul_(0.01)
+        net.rpn.head.bbox_pred.weight.mul_(0.01)
+    net.rpn._post_nms_top_n["testing"] = 100
+    everything(net.roi_heads)
+    return net
+
+
+@pytest.mark.parametrize("name", TWO_STAGES)
+def test_two_stages_detect_what_torchvision_does(name: str) -> None:
+    net = two_stages(name)
+    places = places_of(net).eval()
+    assert places.state_dict().keys() == net.state_dict().keys(), "its weights fit"
+    x = torch.rand(2, 3, SIZE, SIZE)
+    heads = net.roi_heads
+    heads.nms_thresh = 0.5
+    heads.score_thresh = 1e-3
+    with torch.no_grad():
+        wanted = net(list(x))
+        found = places(x)
+    assert found["row_ids"].shape == found["boxes"].shape[:2] == found["logits"].shape[:2]
+    assert found["boxes"].shape[2:] == (3, 4)
+    for k, own in enumerate(wanted):
+        scores = class_scores(found["logits"][k], "softmax")
+        boxes, values, labels = decoded(
+            found["boxes"][k], scores, heads.score_thresh, heads.nms_thresh, 1000
+        )
+        assert len(boxes) == len(own["boxes"]) > 50
+        torch.testing.assert_close(values, own["scores"], atol=1e-4, rtol=1e-4)
+        gaps = distances(
+            rows(own["boxes"], own["scores"], own["labels"]), rows(boxes, values, labels + 1)
+        )
+        assert float(gaps.max()) < 1e-2
+
+
+def test_places_without_a_proposal_are_background() -> None:
+    net = two_stages(TWO_STAGES[0])
+    net.rpn.score_thresh = 0.5
+    net.rpn._post_nms_top_n["testing"] = 300
+    found = places_of(net).eval()(torch.rand(2, 3, SIZE, SIZE))
+    empty = found["row_ids"] < 0
+    assert 0 < int(empty[0].sum()) < empty.shape[1]
+    assert (class_scores(found["logits"][empty], "softmax") < 1e-3).all()
+    ids = found["row_ids"][0][~empty[0]]
+    assert len(set(ids.tolist())) == len(ids)
+
+
+def test_pixels_are_no_features_that_quantization_sees() -> None:
+    called = set[str]()
+
+    class Calls(TorchFunctionMode):
+        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.add(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    net = places_of(two_stages(TWO_STAGES[0])).eval()
+    with torch.no_grad(), Calls():
+        net(torch.rand(2, 3, SIZE, SIZE))
+    assert "linear" in called, "layers are seen"
+    assert not called & {"exp", "sqrt", "cat", "topk"}
+
+
+def test_the_file_of_two_stages_predicts_what_the_network_does(tmp_path: Path) -> None:
+    net = places_of(two_stages(TWO_STAGES[0])).eval()
+    x = torch.rand(2, 3, 96, 96)
+    path = lissom.export(net, "onnxruntime", tmp_path / "m.onnx", (3, 96, 96), x)
+    with torch.no_grad():
+        wanted = net(x)
+    for target in ("onnxruntime", "openvino"):
+        answered = one_target(target).load(path, 1)([x.numpy()])
+        boxes, logits, ids = map(torch.from_numpy, answered)
+        for k in range(2):
+            ours = ids[k].argsort(stable=True)
+            theirs = wanted["row_ids"][k].argsort(stable=True)
+            assert torch.equal(ids[k][ours], wanted["row_ids"][k][theirs])
+            for one, other in ((boxes, wanted["boxes"]), (logits, wanted["logits"])):
+                torch.testing.assert_close(one[k][ours], other[k][theirs], atol=2e-2, rtol=1e-3)
+
+
 def test_codes_are_decoded_as_torchvision_does() -> None:
     from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
@@ -134,5 +219,14 @@ def test_a_detector_is_built_by_name_for_the_classes_of_the_data_and_downloads_n
 
 
 def test_other_networks_are_refused() -> None:
-    with pytest.raises(LissomError, match="of one stage, SSD, RetinaNet, FCOS, got Conv2d"):
+    with pytest.raises(LissomError, match=r"SSD, RetinaNet, FCOS or FasterRCNN .*, got Conv2d"):
         places_of(nn.Conv2d(3, 4, 1))
+    for name, kind in (
+        ("maskrcnn_resnet50_fpn", "MaskRCNN"),
+        ("keypointrcnn_resnet50_fpn", "KeypointRCNN"),
+    ):
+        builder = get_model_builder(name)
+        with torch.device("meta"):
+            net = builder(weights=None, weights_backbone=None)
+        with pytest.raises(LissomError, match=f"got {kind}"):
+            places_of(net)

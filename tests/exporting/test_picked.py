@@ -36,17 +36,23 @@ COLOURS = ((200, 40, 40), (40, 40, 200))
 
 
 class Given(nn.Module):
-    """Boxes (n p 4) and logits (n p classes) out of numbers (n p*(4+classes)), each as it is."""
+    """Boxes (n p 4), or (n p classes 4) where each class has its `own`, and logits (n p classes) out
+    of numbers (n p*(4+classes)).
+    """
 
-    def __init__(self, places: int, classes: int) -> None:
+    def __init__(self, places: int, classes: int, *, own: bool = False) -> None:
         super().__init__()
         self.places = places
         self.classes = classes
+        self.own = own
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.view(-1, self.places, 4 + self.classes)
         corner, size = x[..., :2], x[..., 2:4].abs()
-        return torch.cat([corner, corner + size], -1), x[..., 4:]
+        boxes = torch.cat([corner, corner + size], -1)
+        if self.own:
+            boxes = boxes[:, :, None] + torch.arange(self.classes).view(-1, 1)
+        return boxes, x[..., 4:]
 
 
 def numbers(seed: int, count: int, places: int, classes: int) -> Tensor:
@@ -82,12 +88,13 @@ def same(outputs: list[Tensor], kind: Detect, raw: tuple[Tensor, Tensor]) -> boo
     classes=st.integers(1, 4),
     threshold=st.sampled_from([0.05, 0.3, 0.7]),
     iou=st.sampled_from([0.1, 0.5, 1.0]),
+    own=st.booleans(),
 )
 def test_a_network_that_picks_finds_what_the_kind_finds(
-    seed: int, places: int, classes: int, threshold: float, iou: float
+    seed: int, places: int, classes: int, threshold: float, iou: float, own: bool
 ) -> None:
     kind = Detect(threshold=threshold, iou=iou, most=200)
-    network = Given(places, classes)
+    network = Given(places, classes, own=own)
     x = numbers(seed, 2, places, classes)
     outputs = Picked(network, kind, classes)(x)
     assert list(outputs) == ["boxes", "scores", "classes"]

@@ -107,6 +107,8 @@ def test_what_does_not_fit_is_said() -> None:
     fits = outputs([0.9, 0.1])
     assert kind.misfit(fits, targets, 2) is None
     assert kind.misfit(list(fits), torch.zeros(1, 0, 5), 2) is None
+    of_each_class = (fits[0][:, :, None].expand(-1, -1, 2, -1), fits[1])
+    assert kind.misfit(of_each_class, targets, 2) is None
     assert kind.misfit(fits, targets, 1) == "targets of classes from 0 to 0, got 1"
     assert (kind.misfit(fits, torch.zeros(1), 2) or "").startswith("targets (n k 5)")
     expected = "outputs boxes (n p 4) and logits (n p 3)"
@@ -115,7 +117,14 @@ def test_what_does_not_fit_is_said() -> None:
     assert 'detect(scores="softmax")' in (kind.misfit(more, targets, 2) or "")
     assert Detect("softmax").misfit(fits, targets, 2) == expected
     expected = "outputs boxes (n p 4) and logits (n p 2)"
-    for wrong in (fits[0], fits[::-1], (fits[0][0], fits[1][0]), (fits[0][:, :, :3], fits[1])):
+    others = (fits[0][:, :, None].expand(-1, -1, 3, -1), fits[1])
+    for wrong in (
+        fits[0],
+        fits[::-1],
+        (fits[0][0], fits[1][0]),
+        (fits[0][:, :, :3], fits[1]),
+        others,
+    ):
         assert kind.misfit(wrong, targets, 2) == expected
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import Tensor
 
 import lissom
 from lissom import LissomError
 from lissom.data.data import Data
 from lissom.language.target import Target
-from lissom.running.parity import Gap, ParityError
+from lissom.running.parity import NOISE, OTHERS, Gap, ParityError
 from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
@@ -23,10 +24,12 @@ from lissom.tasks.task import Task
 from lissom.trees import Tree
 
 
-def checked(outputs: Tree, wanted: Tree, target: Target, **more: Any) -> dict[str, Any]:
-    gap = Gap()
+def checked(
+    outputs: Tree, wanted: Tree, target: Target, *, quantized: bool, **more: Any
+) -> dict[str, Any]:
+    gap = Gap(NOISE if quantized else OTHERS)
     gap.add(outputs, wanted)
-    return gap.check(target, **more)
+    return gap.check(target, quantized=quantized, **more)
 
 
 @pytest.mark.parametrize("vnni", [False, True])
@@ -68,6 +71,62 @@ def test_batches_and_several_outputs_are_compared_each_by_its_own_size() -> None
     classes = Gap()
     classes.add(torch.arange(3), torch.zeros(3).long())
     assert classes.rms == 0, "numbers of classes are the task's to judge"
+
+
+def picked(count: int = 100) -> dict[str, Tensor]:
+    """Return what a network gives that picks the best rows and says which they are."""
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.stack([torch.randperm(1000, generator=rng)[:count] for _ in range(3)])
+    return {
+        "boxes": 640 * torch.rand(3, count, 4, generator=rng),
+        "logits": torch.randn(3, count, 5, generator=rng),
+        "row_ids": ids,
+    }
+
+
+def test_rows_that_a_network_picks_are_compared_whatever_their_order() -> None:
+    wanted = picked()
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    other = {name: values[:, order] for name, values in wanted.items()}
+    target = one_target("onnxruntime")
+    assert checked(other, wanted, target, quantized=False)["difference"] == 0
+    louder = {**other, "logits": 1.2 * other["logits"]}
+    with pytest.raises(ParityError, match=r"differ by 0\.2"):
+        checked(louder, wanted, target, quantized=False)
+    gap = Gap()
+    gap.add(list(louder.values()), wanted)  # as a file gives them
+    assert gap.rms == pytest.approx(0.2)
+    unnamed = (wanted["boxes"], wanted["logits"])
+    with pytest.raises(ParityError):
+        checked((other["boxes"], other["logits"]), unnamed, target, quantized=False)
+
+
+@pytest.mark.parametrize(("quantized", "others"), [(False, 0.02), (True, 0.1)])
+def test_a_few_of_the_rows_may_be_others_and_no_more(quantized: bool, others: float) -> None:
+    wanted = picked()
+    target = one_target("onnxruntime")
+    few = {name: values.clone() for name, values in wanted.items()}
+    count = round(300 * others)
+    few["row_ids"][0, :count] = 2000 + torch.arange(count)
+    few["logits"][0, :count] = 99
+    assert checked(few, wanted, target, quantized=quantized)["difference"] == 0
+    few["row_ids"][1, 0] = 3000
+    with pytest.raises(ParityError, match="differ by inf"):
+        checked(few, wanted, target, quantized=quantized)
+    spoilt = {name: values.clone() for name, values in wanted.items()}
+    spoilt["logits"][0, 0] = torch.nan
+    with pytest.raises(ParityError, match="differ by nan"):
+        checked(spoilt, wanted, target, quantized=quantized)
+
+
+def test_rows_that_hold_nothing_have_one_id() -> None:
+    wanted = picked()
+    wanted["row_ids"][:, 50:] = -1
+    for name in ("boxes", "logits"):
+        wanted[name][:, 50:] = 7
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    other = {name: values[:, order] for name, values in wanted.items()}
+    assert checked(other, wanted, one_target("onnxruntime"), quantized=False)["difference"] == 0
 
 
 def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(

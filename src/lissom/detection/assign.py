@@ -27,7 +27,8 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
-    """Assign predicted boxes (n p 4) with scores (n p classes) to the true boxes of targets (n k 5).
+    """Assign predicted boxes (n p 4), or (n p classes 4) where each class has its own, with scores
+    (n p classes) to the true boxes of targets (n k 5).
 
     alignment = score of the true class * IoU^6
 
@@ -51,8 +52,10 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
         return Assignment(torch.full_like(nothing, -1).long(), nothing, nothing)
     real = targets[..., 4] >= 0
     true = targets[..., :4]
-    overlaps = iou(true, boxes)  # (n k p), as all that follows
-    classes = targets[..., 4].clamp_min(0).long()[..., None].expand_as(overlaps)
+    labels = targets[..., 4].clamp_min(0).long()
+    boxes = of_classes(boxes, labels)
+    overlaps = iou(true[:, :, None], boxes)[:, :, 0]  # (n k p), as all that follows
+    classes = labels[..., None].expand_as(overlaps)
     alignment = scores.transpose(1, 2).gather(1, classes) * overlaps**6
     fits = real[..., None] & centre_inside(boxes, true) & (alignment > 0)
     learns = one_box_each(largest(alignment, fits, MOST_PLACES), overlaps)
@@ -71,9 +74,19 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
     )
 
 
+def of_classes(boxes: Tensor, labels: Tensor) -> Tensor:
+    """Return the boxes (n k p 4) that places predict for each of k classes (n k), of boxes (n p 4) or
+    of those of all classes (n p classes 4).
+    """
+    if boxes.ndim == 3:
+        return boxes[:, None].expand(-1, labels.shape[1], -1, -1)
+    rows = labels[..., None, None].expand(-1, -1, boxes.shape[1], 4)
+    return boxes.transpose(1, 2).gather(1, rows)
+
+
 def centre_inside(boxes: Tensor, true: Tensor) -> Tensor:
-    """Return whether the centre of each box (n p 4) lies inside each true box (n k 4): (n k p)."""
-    centres = (boxes[..., :2] + boxes[..., 2:])[:, None] / 2
+    """Return whether the centre of each box (n k p 4) lies inside the true box (n k 4): (n k p)."""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     true = true[:, :, None]
     return ((centres > true[..., :2]) & (centres < true[..., 2:])).all(-1)
 
@@ -92,8 +105,8 @@ def one_box_each(learns: Tensor, overlaps: Tensor) -> Tensor:
 
 
 def with_nearest(learns: Tensor, real: Tensor, true: Tensor, boxes: Tensor) -> Tensor:
-    """Return `learns` (n k p) in which every real true box (n k) without a place has the nearest
-    that is free, as long as there are any.
+    """Return `learns` (n k p) in which every real true box (n k) without a place has the nearest of
+    the boxes (n k p 4) that is free, as long as there are any.
     """
     nearness = None
     while True:
@@ -103,6 +116,6 @@ def with_nearest(learns: Tensor, real: Tensor, true: Tensor, boxes: Tensor) -> T
         if not possible.any():
             return learns
         if nearness is None:
-            nearness = giou(true, boxes)
+            nearness = giou(true[:, :, None], boxes)[:, :, 0]
         # where two want the same place, the nearer takes it, and the other chooses again
         learns = learns | one_box_each(largest(nearness, possible, 1), nearness)

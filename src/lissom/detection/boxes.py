@@ -21,7 +21,7 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
     >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [5, 5, 6, 6]]))
     tensor([[0.5000, 0.0000]])
     """
-    shared, union, _ = _areas(boxes, others)
+    shared, union, _ = areas(boxes, others)
     return shared / union.clamp_min(1e-9)
 
 
@@ -37,11 +37,11 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
 
     Source: Rezatofighi et al. 2019, Generalized Intersection over Union, https://arxiv.org/abs/1902.09630
     """
-    shared, union, hull = _areas(boxes, others)
+    shared, union, hull = areas(boxes, others)
     return shared / union.clamp_min(1e-9) - (hull - union) / hull.clamp_min(1e-9)
 
 
-def _areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the areas (... n m) of the intersections, the unions and the hulls of pairs of boxes."""
     one = boxes.unsqueeze(-2)
     other = others.unsqueeze(-3)
@@ -71,7 +71,8 @@ def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tenso
 def decoded(
     boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
 ) -> Detections:
-    """Return what a network finds in one picture, of boxes (p 4) and scores (p classes).
+    """Return what a network finds in one picture, of boxes (p 4), or (p classes 4) where each class
+    has its own, and scores (p classes).
 
     A place may name several classes. Of two boxes of one class that overlap by more than `most_iou`,
     the one with the larger score stays (non-maximum suppression); then the `most` largest scores.
@@ -81,11 +82,12 @@ def decoded(
 
     boxes = boxes.detach().float()
     scores = scores.detach().float()
-    sound = boxes.isfinite().all(1, keepdim=True)
+    boxes = boxes if boxes.ndim == 3 else boxes[:, None].expand(-1, scores.shape[1], -1)
+    sound = boxes.isfinite().all(2)
     places, classes = (sound & (scores >= threshold)).nonzero(as_tuple=True)
     values, order = scores[places, classes].sort(descending=True, stable=True)
     order = order[:MOST_COMPARED]
-    boxes = boxes[places[order]]
+    boxes = boxes[places[order], classes[order]]
     classes = classes[order]
     values = values[:MOST_COMPARED]
     kept = torch.zeros_like(classes, dtype=torch.bool)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .assign import Assignment, assignment
+from .assign import Assignment, assignment, of_classes
 from .boxes import class_scores, giou
 
 # places that learn the background beside each that learns a box, where scores are a softmax (SSD)
@@ -24,7 +24,8 @@ def detection_loss(
     box_weight: float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the loss of boxes (n p 4) and logits (n p classes) for the true boxes of targets (n k 5).
+    """Return the loss of boxes (n p 4), or (n p classes 4) where each class has its own, and logits
+    (n p classes) for the true boxes of targets (n k 5).
 
     loss = sum over places of (score loss + box_weight * w * (1 - giou)) / sum of w, mean over pictures
 
@@ -85,7 +86,8 @@ def mined_cross_entropy(logits: Tensor, wanted: Tensor, learns: Tensor) -> Tenso
 def misplaced(boxes: Tensor, targets: Tensor, learned: Assignment) -> Tensor:
     """Return the sum (n) of weight * (1 - giou) over the places that learn a box."""
     picture, place = (learned.box >= 0).nonzero(as_tuple=True)
-    true = targets[picture, learned.box[picture, place], :4]
-    overlaps = giou(boxes[picture, place, None], true[:, None])[:, 0, 0]
+    true = targets[picture, learned.box[picture, place]]
+    own = of_classes(boxes[picture, place][:, None], true[:, None, 4].long())[:, 0]
+    overlaps = giou(own, true[:, None, :4])[:, 0, 0]
     errors = learned.weight[picture, place] * (1 - overlaps)
     return errors.new_zeros(len(boxes)).index_add(0, picture, errors)

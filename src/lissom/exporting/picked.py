@@ -53,12 +53,13 @@ class Picked(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         boxes, logits = self.kind.places(self.network(x))
         scores = class_scores(logits, self.kind.scores)
-        count = scores.shape[1] * scores.shape[2]
+        several = scores.shape[2]
         # a place may name several classes
-        values, order = scores.flatten(1).topk(min(MOST_COMPARED, count), 1)
+        values, order = scores.flatten(1).topk(min(MOST_COMPARED, scores.shape[1] * several), 1)
         values = torch.where(values >= self.kind.threshold, values, 0.0)
-        classes = order % scores.shape[2]
-        boxes = taken(boxes, order // scores.shape[2])
+        classes = order % several
+        own = boxes.ndim == 4  # each class of a place has a box of its own
+        boxes = taken(boxes.flatten(1, 2), order) if own else taken(boxes, order // several)
         values = values * self.suppression(boxes, values, classes)
         values, order = values.topk(min(self.kind.most, values.shape[1]), 1)
         found = values > 0

@@ -30,7 +30,8 @@ class Detect(Kind):
     """Find objects: outputs boxes (n p 4) and logits (n p classes), targets (n k 5).
 
     Outputs are a tuple, list or dict of the two in this order: at each of p places a box
-    [x1, y1, x2, y2] in pixels of the input, and the logits of its classes. Targets are rows
+    [x1, y1, x2, y2] in pixels of the input, or one for each class (n p classes 4), and the logits of
+    its classes. Targets are rows
     [x1, y1, x2, y2, class] in the same pixels, class -1 where there is no box. For a network with
     other outputs derive a kind whose `places` returns them in this form, or whose `decode` returns
     what it finds.
@@ -86,15 +87,15 @@ class Detect(Kind):
             boxes, logits = self.places(outputs)
         except ValueError:  # fewer tensors than two
             return expected
-        fits = boxes.ndim == 3 and tuple(logits.shape) == (*boxes.shape[:2], width)
-        if fits and boxes.shape[2] == 4:
+        fits = tuple(logits.shape) == (*boxes.shape[:2], width)
+        if fits and tuple(boxes.shape[2:]) in ((4,), (classes, 4)):
             return None
         softmax = tuple(logits.shape) == (*boxes.shape[:2], classes + 1)
         hint = '; detect(scores="softmax") has the background first' if softmax else ""
         return f"{expected}{hint}"
 
     def places(self, outputs: Tree) -> tuple[Tensor, Tensor]:
-        """Return the boxes (n p 4) and the logits (n p classes) of outputs."""
+        """Return the boxes (n p 4) or (n p classes 4) and the logits (n p classes) of outputs."""
         from ..trees import tensors_in
 
         boxes, logits, *_ = tensors_in(outputs)

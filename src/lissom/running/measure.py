@@ -32,7 +32,7 @@ from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..tasks.task import Task
 from ..trees import Tree, called, concatenated
-from .parity import Gap, ParityError, in_eight_bits, prove
+from .parity import NOISE, OTHERS, Gap, ParityError, in_eight_bits, prove
 from .pictures import Album
 
 PROFILED = 20  # runs that the time of each layer is a median of
@@ -282,7 +282,8 @@ def measured(
     """
     tally = task.tally()
     alike = task.agreement()
-    gap = Gap()
+    quantized = isinstance(model, QuantizedNetwork) or target.rounds()
+    gap = Gap(NOISE if quantized else OTHERS)
     form = called(model, task.data.example())
     with loaded(str(target), path, inputs, threads=threads) as process:
         found = file_answers(process.run, task, task.data.test, bake, form)
@@ -295,7 +296,7 @@ def measured(
     gates = [
         gap.check(
             target,
-            quantized=isinstance(model, QuantizedNetwork) or target.rounds(),
+            quantized=quantized,
             eight=eight,
         )
     ]
