@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from .assembled import empty_network, hold, place
-from .names import argument_name, module_name, name_of_node, name_of_weight
+from .names import argument_name, module_name, name_of_node, name_of_scope, name_of_weight
 from .nodes import File, Node
 from .values import (
     MOST_FOLDED,
@@ -301,6 +301,7 @@ class Op:
     def layer_name(self, weight: Constant | None) -> str:
         """Return what a layer is called: after its weight, or its node, or its operator."""
         named = name_of_weight(weight.source) if weight is not None else ""
+        named = named or name_of_scope(self.node.scope)
         named = named or name_of_node(self.node.name, self.node.op)
         if named:
             return named

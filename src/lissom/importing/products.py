@@ -8,7 +8,6 @@ import torch
 
 from .nodes import File, Node
 
-
 MOST_FACTORS = 8  # of a product that is taken apart: no activation has more
 
 
