@@ -135,6 +135,8 @@ class Op:
         self.opset = build.file.opset
         self.read = {*WITHOUT_EFFECT}
         self.inputs = [build.values[name] if name else None for name in node.inputs]
+        # how many places come before the batch in the axis that it was merged into
+        self.leads = next((self.lead(v) for v in self.inputs if isinstance(v, fx.Node)), 1)
 
     def __len__(self) -> int:
         """Return how many inputs are given."""
@@ -162,6 +164,16 @@ class Op:
     def __getitem__(self, place: int) -> Constant | fx.Node:
         """Return an input as a tensor."""
         return self.tensor(self.raw(place))
+
+    def lead(self, x: fx.Node) -> int:
+        """Return how many places come before the batch in the axis of `x` that it was merged into."""
+        return int(x.meta.get("lead", 1))
+
+    def note_lead(self, made: Any) -> None:
+        """Have what the node makes know how many places come before the batch."""
+        for value in made:
+            if isinstance(value, fx.Node):
+                value.meta["lead"] = self.leads
 
     def tensor(self, value: Value) -> Constant | fx.Node:
         """Return a value as a tensor; sizes become one."""

@@ -56,12 +56,24 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     moving = [place for place, (one, two) in enumerate(new) if one != two]
     if len(old) == 1 and len(new) > 1 and len(moving) < 2:
         parts = [one for one, _ in new]
-        if moving:
-            parts[moving[0]] = -1
-        elif set(parts[1:]) == {1}:
-            parts[0] = -1
+        free = free_part(parts, last=first == op.rank(x) - 1)
+        parts[moving[0] if moving else free] = -1
         return op.call(torch.unflatten, x, first, tuple(parts))
     return op.call(torch.reshape, x, sizes)
+
+
+def free_part(parts: list[int], *, last: bool) -> int:
+    """Return which part of an axis changes where channels of it are cut.
+
+    Of the last axis of a transformer that are the heads, which lie before what each holds; of the
+    channels of a convolution those of each group.
+
+    >>> free_part([3, 4, 16], last=True), free_part([2, 58], last=False)
+    (1, 1)
+    """
+    if set(parts[1:]) == {1}:
+        return 0
+    return len(parts) - 2 if last else len(parts) - 1
 
 
 def common(one: list[Any], other: list[Any]) -> int:
@@ -122,9 +134,14 @@ def with_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
         whole[whole.index(-1)] = count // max(1, -math.prod(whole))
     if math.prod(whole) != count:
         return sizes
-    times = before[axis] // op.build.batches[0]
-    place = batch_place(whole, math.prod(before[:axis]), times, math.prod(before[axis + 1 :]))
-    return sizes if place is None else [*whole[:place], -1, *whole[place + 1 :]]
+    lead = op.lead(x)
+    outer = math.prod(before[:axis]) * lead
+    times = before[axis] // op.build.batches[0] // lead
+    place = batch_place(whole, outer, times, math.prod(before[axis + 1 :]))
+    if place is None:
+        return sizes
+    op.leads = max(1, outer // math.prod(whole[:place]))
+    return [*whole[:place], -1, *whole[place + 1 :]]
 
 
 def batch_place(sizes: list[int], outer: int, times: int, inner: int) -> int | None:
@@ -135,14 +152,14 @@ def batch_place(sizes: list[int], outer: int, times: int, inner: int) -> int | N
 
     >>> batch_place([17, 1, 3, 48], 17, 1, 144), batch_place([17, 48], 17, 1, 48)
     (1, 0)
-    >>> batch_place([1, 4, 17, 12], 1, 4, 204)
-    0
+    >>> batch_place([1, 4, 17, 12], 1, 4, 204), batch_place([17, 1, 48], 17, 1, 48)
+    (0, 1)
     """
     begins = [k for k in range(len(sizes)) if math.prod(sizes[:k]) == outer]
     ends = [k for k in range(len(sizes)) if math.prod(sizes[k + 1 :]) == inner]
     both = [k for k in begins if k in ends]
     split = [k for k in begins if (times * inner) % math.prod(sizes[k + 1 :]) == 0]
-    first = [*both, *split, *ends] if times > 1 else [*both, *ends, *split]
+    first = [*split, *both, *ends] if times > 1 else [*both, *ends, *split]
     return next(iter(first), None)
 
 
