@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from .assembled import empty_network, hold, place
-from .names import argument_name, module_name, name_of_node, name_of_weight
+from .names import argument_name, module_name, name_of_node, name_of_scope, name_of_weight
 from .nodes import File, Node
 from .values import (
     MOST_FOLDED,
@@ -135,6 +135,8 @@ class Op:
         self.opset = build.file.opset
         self.read = {*WITHOUT_EFFECT}
         self.inputs = [build.values[name] if name else None for name in node.inputs]
+        # how many places come before the batch in the axis that it was merged into
+        self.leads = next((self.lead(v) for v in self.inputs if isinstance(v, fx.Node)), 1)
 
     def __len__(self) -> int:
         """Return how many inputs are given."""
@@ -162,6 +164,16 @@ class Op:
     def __getitem__(self, place: int) -> Constant | fx.Node:
         """Return an input as a tensor."""
         return self.tensor(self.raw(place))
+
+    def lead(self, x: fx.Node) -> int:
+        """Return how many places come before the batch in the axis of `x` that it was merged into."""
+        return int(x.meta.get("lead", 1))
+
+    def note_lead(self, made: Any) -> None:
+        """Have what the node makes know how many places come before the batch."""
+        for value in made:
+            if isinstance(value, fx.Node):
+                value.meta["lead"] = self.leads
 
     def tensor(self, value: Value) -> Constant | fx.Node:
         """Return a value as a tensor; sizes become one."""
@@ -301,6 +313,7 @@ class Op:
     def layer_name(self, weight: Constant | None) -> str:
         """Return what a layer is called: after its weight, or its node, or its operator."""
         named = name_of_weight(weight.source) if weight is not None else ""
+        named = named or name_of_scope(self.node.scope)
         named = named or name_of_node(self.node.name, self.node.op)
         if named:
             return named

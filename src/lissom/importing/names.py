@@ -5,6 +5,7 @@ A forward is written as Python code, so nothing but letters, digits and _ goes i
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 
@@ -12,6 +13,9 @@ from torch import nn
 
 MOST_PARTS = 24
 LONGEST = 60  # characters of a part
+LONGEST_SCOPES = 20_000
+# where PyTorch's exporter notes the modules around a node
+SCOPES = "pkg.torch.onnx.name_scopes"
 WEIGHT = re.compile(r"[._/](weight|bias|kernel|gamma|scale|running_mean|W|w)(_quantized|:0)?$")
 # what exporters call tensors that had no name
 NAMELESS = re.compile(r"^(onnx::|val_|_val|t\d|tensor|const|/|\d+$)", re.I)
@@ -54,6 +58,27 @@ def name_of_weight(tensor: str) -> str:
         return ""
     layer = WEIGHT.sub("", tensor)
     return "" if layer == tensor else module_name(layer)
+
+
+def scopes_in(text: str) -> list[str]:
+    """Return the modules around a node and then its call, as PyTorch's exporter notes them.
+
+    >>> scopes_in("['', 'blocks', 'blocks.0', 'linear']"), scopes_in("no list")
+    (['', 'blocks', 'blocks.0', 'linear'], [])
+    """
+    try:
+        return [str(scope) for scope in ast.literal_eval(text[:LONGEST_SCOPES])]
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return []
+
+
+def name_of_scope(text: str) -> str:
+    """Return the innermost module that the exporter noted around a node.
+
+    >>> name_of_scope("['', 'blocks', 'blocks.0', 'linear']")
+    'blocks.0'
+    """
+    return module_name(next((scope for scope in scopes_in(text)[-2::-1] if scope), ""))
 
 
 def name_of_node(node: str, op: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import LissomError
+from .names import SCOPES
 from .tensors import array_of
 
 MOST_NODES = 100_000
@@ -30,6 +31,7 @@ class Node:
     outputs: list[str]
     attributes: dict[str, Any] = field(default_factory=dict)
     domain: str = ""
+    scope: str = ""  # what PyTorch's exporter notes of the modules around it
 
     def __str__(self) -> str:
         return f"{self.op:.40} (node {self.name or next(filter(None, self.outputs), '')!r:.80})"
@@ -92,6 +94,7 @@ def node_of(proto: Any, folder: Path) -> Node:
         list(proto.output),
         dict(attributes_of(proto, folder)),
         "" if proto.domain in OWN else proto.domain,
+        next((entry.value for entry in proto.metadata_props if entry.key == SCOPES), ""),
     )
 
 

@@ -97,6 +97,7 @@ def add(build: Build, node: Node) -> None:
         if unread := sorted(set(node.attributes) - op.read):
             raise ValueError(f"its attribute {unread[0]!r:.60} is not known")
         results = made if isinstance(made, list) else [made]
+        op.note_lead(results)
         for name, value in zip(node.outputs, results, strict=False):
             build.values[name] = value
         missing = [name for name in node.outputs[len(results) :] if name]

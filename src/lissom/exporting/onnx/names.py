@@ -7,18 +7,15 @@ layers.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...importing.file import model_in
+from ...importing.names import SCOPES, scopes_in
 from ...importing.packed import ENDING
 from .activations import outputs_of
-
-# what the exporter notes at each node: all modules around it, and the call
-SCOPES = "pkg.torch.onnx.name_scopes"
 
 # of which there are many, and files are to be small
 SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
@@ -98,11 +95,9 @@ def layer_of(scopes: str, prefix: str) -> str:
     >>> layer_of("['', 'network', 'network.stem', 'grids.conv1', '_symbolic_1']", "network.")
     'stem'
     """
-    try:
-        around = [str(scope) for scope in ast.literal_eval(scopes)[:-1]]
-    except (SyntaxError, ValueError):
-        return ""
-    inner = next((s for s in reversed(around) if s and not s.startswith("grids.")), "")
+    inner = next(
+        (s for s in reversed(scopes_in(scopes)[:-1]) if s and not s.startswith("grids.")), ""
+    )
     return (
         "" if inner + "." == prefix or not inner.startswith(prefix) else inner.removeprefix(prefix)
     )

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+from torch import fx
 
 from ..build import Op
 from ..values import Constant, Sizes, Value
@@ -57,7 +58,17 @@ def of_sizes(op: Op, function: Callable[..., Any]) -> Value | None:
     first, second = (row * count if len(row) == 1 else row for row in (first, second))
     single = all(op.rank(value) == 0 for value in values)
     parts = [op.number(function, a, b) for a, b in zip(first, second, strict=True)]
+    if function in COMPARISONS:
+        parts = [settled(part) for part in parts]
     return op.row_of(parts, single)
+
+
+def settled(part: Any) -> Any:
+    """Return the answer of a comparison that is the same for every batch; otherwise its node."""
+    if not isinstance(part, fx.Node):
+        return part
+    first, second = part.meta["shown"]
+    return first if first == second else part
 
 
 def parts_in(value: Value) -> list[Any] | None:
@@ -120,6 +131,7 @@ def bit_shift(op: Op) -> Any:
     return op.call(torch.bitwise_left_shift if left else torch.bitwise_right_shift, op[0], op[1])
 
 
+COMPARISONS = {operator.eq, operator.gt, operator.ge, operator.lt, operator.le}
 TURNS = {torch.add, torch.mul}
 OPERATORS: dict[str, Callable[[Op], Any]] = {
     "Add": two(torch.add, operator.add),

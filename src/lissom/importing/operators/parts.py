@@ -130,9 +130,9 @@ def pad(op: Op) -> Any:
     for place, axis in enumerate(axes):
         pairs[axis] = (pads[place], pads[place + len(axes)])
     first = next((k for k, pair in enumerate(pairs) if pair != (0, 0)), count)
+    mode = MODES.get(op.get("mode", "constant"))
     if first == count:
         return x
-    mode = MODES.get(op.get("mode", "constant"))
     if mode is None:
         raise ValueError(f"mode {op.get('mode', 'constant')!r:.40} is not known")
     if mode == "constant":

@@ -19,13 +19,15 @@ def reshape(op: Op) -> Any:
     """
     value = op.raw(0)
     wanted = op.get("shape")  # before opset 5
+    keeps_zeros = bool(op.get("allowzero", 0))
     sizes = list(wanted) if wanted is not None else op.sizes(1)
     if isinstance(value, Sizes) and all(isinstance(part, int) for part in sizes) and len(sizes) < 2:
         return Sizes(value.parts, single=not sizes)
     x = op.tensor(value)
+    sizes = copied_sizes(op, x, sizes, keeps_zeros=keeps_zeros)
     if isinstance(x, Constant):
-        return Constant(op.call(Tensor.reshape, x, copied_sizes(op, x, sizes)).tensor, x.source)
-    sizes = with_batch(op, x, copied_sizes(op, x, sizes))
+        return Constant(op.call(Tensor.reshape, x, sizes).tensor, x.source)
+    sizes = with_batch(op, x, sizes)
     return reshaped(op, x, sizes)
 
 
@@ -54,12 +56,24 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     moving = [place for place, (one, two) in enumerate(new) if one != two]
     if len(old) == 1 and len(new) > 1 and len(moving) < 2:
         parts = [one for one, _ in new]
-        if moving:
-            parts[moving[0]] = -1
-        elif set(parts[1:]) == {1}:
-            parts[0] = -1
+        free = free_part(parts, last=first == op.rank(x) - 1)
+        parts[moving[0] if moving else free] = -1
         return op.call(torch.unflatten, x, first, tuple(parts))
     return op.call(torch.reshape, x, sizes)
+
+
+def free_part(parts: list[int], *, last: bool) -> int:
+    """Return which part of an axis changes where channels of it are cut.
+
+    Of the last axis of a transformer that are the heads, which lie before what each holds; of the
+    channels of a convolution those of each group.
+
+    >>> free_part([3, 4, 16], last=True), free_part([2, 58], last=False)
+    (1, 1)
+    """
+    if set(parts[1:]) == {1}:
+        return 0
+    return len(parts) - 2 if last else len(parts) - 1
 
 
 def common(one: list[Any], other: list[Any]) -> int:
@@ -82,9 +96,11 @@ def shuffled(op: Op, x: fx.Node, wanted: list[int]) -> tuple[fx.Node, int] | Non
     return (source, op.shape(apart)[1]) if fits else None
 
 
-def copied_sizes(op: Op, x: Constant | fx.Node, sizes: list[Any]) -> list[Any]:
+def copied_sizes(
+    op: Op, x: Constant | fx.Node, sizes: list[Any], *, keeps_zeros: bool
+) -> list[Any]:
     """Return sizes with those of the input in the place of zeros."""
-    if op.get("allowzero", 0):
+    if keeps_zeros:
         return sizes
     return [
         op.call(Tensor.size, x, axis)
@@ -102,22 +118,49 @@ def is_number(part: Any, number: int) -> bool:
 
 
 def with_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
-    """Return sizes of which the first is open, where it is written down and the batch is in it."""
-    shapes = [op.shape(x, which) for which in (0, 1)]
-    if not sizes or shapes[0] == shapes[1] or not all(isinstance(part, int) for part in sizes):
-        return sizes
-    if shapes[0][0] == shapes[1][0] or shapes[0][1:] != shapes[1][1:]:
-        return sizes  # another axis than the first is open
+    """Return sizes of which one is open, where the batch that the file was made for is written down.
+
+    The batch stays where it is: what lies before it and behind it keeps its count.
+    """
+    before = op.shape(x)
+    opened = [axis for axis, size in enumerate(before) if size != op.shape(x, 1)[axis]]
     batch = op.build.fixed_batch
-    if batch is None or sizes[0] == -1:
+    if batch is None or len(opened) != 1 or not all(isinstance(part, int) for part in sizes):
         return sizes
-    count = math.prod(shapes[0]) * batch // op.build.batches[0]  # for the batch of the file
-    rest = list(sizes)
-    if -1 in rest:
-        rest[rest.index(-1)] = count // max(1, -math.prod(rest))
-    inner = max(1, math.prod(rest[1:]))
-    fits = rest[0] * inner == count and (count // batch) % inner == 0
-    return [-1, *rest[1:]] if fits else sizes
+    axis = opened[0]
+    count = math.prod(before) * batch // op.build.batches[0]  # as the file has it
+    whole = list(sizes)
+    if -1 in whole:
+        whole[whole.index(-1)] = count // max(1, -math.prod(whole))
+    if math.prod(whole) != count:
+        return sizes
+    lead = op.lead(x)
+    outer = math.prod(before[:axis]) * lead
+    times = before[axis] // op.build.batches[0] // lead
+    place = batch_place(whole, outer, times, math.prod(before[axis + 1 :]))
+    if place is None:
+        return sizes
+    op.leads = max(1, outer // math.prod(whole[:place]))
+    return [*whole[:place], -1, *whole[place + 1 :]]
+
+
+def batch_place(sizes: list[int], outer: int, times: int, inner: int) -> int | None:
+    """Return which of some sizes has the batch in it, None where none does.
+
+    Before the batch there are `outer` places and behind it `inner`; `times` is what it was merged
+    with. It is the size that has both, else one that only begins or ends as the batch does.
+
+    >>> batch_place([17, 1, 3, 48], 17, 1, 144), batch_place([17, 48], 17, 1, 48)
+    (1, 0)
+    >>> batch_place([1, 4, 17, 12], 1, 4, 204), batch_place([17, 1, 48], 17, 1, 48)
+    (0, 1)
+    """
+    begins = [k for k in range(len(sizes)) if math.prod(sizes[:k]) == outer]
+    ends = [k for k in range(len(sizes)) if math.prod(sizes[k + 1 :]) == inner]
+    both = [k for k in begins if k in ends]
+    split = [k for k in begins if (times * inner) % math.prod(sizes[k + 1 :]) == 0]
+    first = [*split, *both, *ends] if times > 1 else [*both, *ends, *split]
+    return next(iter(first), None)
 
 
 def flatten(op: Op) -> Any:
