@@ -128,24 +128,28 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     import torch
 
     from ..lowered import by_operator
+    from .attention import FourAxes
     from .layers import OPSET
 
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
             read_once()
             warnings.simplefilter("ignore")
-            program = by_operator(
-                lambda: torch.onnx.export(
-                    model,
-                    shown.given,
-                    dynamo=True,
-                    opset_version=OPSET,
-                    verbose=False,
-                    input_names=shown.names,
-                    output_names=shown.outputs,
-                    dynamic_shapes=shown.shapes(torch.export.Dim("batch")),
-                )
-            )
+
+            def export() -> Any:
+                with FourAxes():
+                    return torch.onnx.export(
+                        model,
+                        shown.given,
+                        dynamo=True,
+                        opset_version=OPSET,
+                        verbose=False,
+                        input_names=shown.names,
+                        output_names=shown.outputs,
+                        dynamic_shapes=shown.shapes(torch.export.Dim("batch")),
+                    )
+
+            program = by_operator(export)
         assert program is not None
         proto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise
