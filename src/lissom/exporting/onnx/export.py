@@ -110,6 +110,7 @@ def rewritten(proto: Any) -> None:
     in place.
     """
     from .clipped import integers_clipped
+    from .padded import round_padded_averages
     from .parts import parts_rounded
     from .reduced import reduce_sequences_as_pictures
     from .weights import fold_scales_at_load
@@ -118,6 +119,7 @@ def rewritten(proto: Any) -> None:
     plain_zeros(proto)
     unwrapped(proto)
     parts_rounded(proto)
+    round_padded_averages(proto)
     integers_clipped(proto)
     reduce_sequences_as_pictures(proto)
     fold_scales_at_load(proto)
