@@ -3,8 +3,8 @@
     python benchmarks/integers.py --rows docs/results/integers.jsonl [--only PATTERN,...]
     [-o docs/results/integers.md]
 
-Networks are those of known_networks.py, with random weights and normalisations that matter, and
-noise of the smallest size that they take. Each is quantized, exported to OpenVINO and to ONNX
+Networks are those of known_networks.py, with random weights, batch-norms that have seen the
+samples, and noise of the smallest size that they take. Each is quantized, exported to OpenVINO and to ONNX
 Runtime, and run there on every sample, in a process of its own with limits of time and memory
 (--seconds, --memory). A line for each is added to --rows; those there of this version of quantize
 are not tried again, and those of another version are dropped. Needs timm.
@@ -229,6 +229,7 @@ def examined(network: Known) -> dict[str, Any]:
     torch.manual_seed(0)
     model = lively(to_places(build()))
     images = inputs(model, shapes, name in SEVERAL)
+    normalise(model, images)
     row: dict[str, Any] = {
         "family": family,
         "name": name,
@@ -237,6 +238,24 @@ def examined(network: Known) -> dict[str, Any]:
         "input": [list(t.shape[1:]) for t in tensors_in(images)],
     }
     return row | reasoned(lambda: tried(model, images))
+
+
+def normalise(model: nn.Module, images: Tree) -> None:
+    """Give batch-norms the statistics of what they see, as training would.
+
+    With random ones a deep network amplifies whatever rounding does, which no trained one would.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean of all that is seen
+        norm.reset_running_stats()
+        norm.train()
+    with torch.no_grad():
+        called(model, images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def to_places(model: nn.Module) -> nn.Module:

@@ -112,6 +112,7 @@ def rewritten(proto: Any) -> None:
     in place.
     """
     from .clipped import integers_clipped
+    from .padded import round_padded_averages
     from .parts import parts_rounded
     from .reduced import reduce_sequences_as_pictures
     from .weights import fold_scales_at_load
@@ -120,6 +121,7 @@ def rewritten(proto: Any) -> None:
     plain_zeros(proto)
     unwrapped(proto)
     parts_rounded(proto)
+    round_padded_averages(proto)
     integers_clipped(proto)
     reduce_sequences_as_pictures(proto)
     fold_scales_at_load(proto)
@@ -130,24 +132,28 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     import torch
 
     from ..lowered import by_operator
+    from .attention import FourAxes
     from .layers import OPSET
 
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
             read_once()
             warnings.simplefilter("ignore")
-            program = by_operator(
-                lambda: torch.onnx.export(
-                    model,
-                    shown.given,
-                    dynamo=True,
-                    opset_version=OPSET,
-                    verbose=False,
-                    input_names=shown.names,
-                    output_names=shown.outputs,
-                    dynamic_shapes=shown.shapes(torch.export.Dim("batch")),
-                )
-            )
+
+            def export() -> Any:
+                with FourAxes():
+                    return torch.onnx.export(
+                        model,
+                        shown.given,
+                        dynamo=True,
+                        opset_version=OPSET,
+                        verbose=False,
+                        input_names=shown.names,
+                        output_names=shown.outputs,
+                        dynamic_shapes=shown.shapes(torch.export.Dim("batch")),
+                    )
+
+            program = by_operator(export)
         assert program is not None
         proto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise

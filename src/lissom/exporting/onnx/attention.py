@@ -1,0 +1,39 @@
+"""Attention over other axes than the four that PyTorch's ONNX exporter takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class FourAxes(TorchFunctionMode):
+    """Hand tensors of other axes to scaled_dot_product_attention as (batch 1 places width), while on.
+
+    Some networks have windows of places as a fifth axis, others join heads to the batch; all axes
+    in front are the batch here.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        query: Any = args[0] if args else named.get("query")
+        if func is not F.scaled_dot_product_attention or query.ndim == 4:
+            return func(*args, **named)
+        named.update(zip(("query", "key", "value", "attn_mask"), args, strict=False))
+        for word in ("query", "key", "value"):
+            named[word] = joined(named[word])
+        mask = named.get("attn_mask")
+        if mask is not None and mask.ndim > 2:
+            if mask.shape[:-2] != query.shape[:-2]:
+                mask = mask.expand(*query.shape[:-2], *mask.shape[-2:])
+            named["attn_mask"] = joined(mask)
+        out: Tensor = func(**named)
+        # -1, since a number that depends on the batch is computed in the file
+        return out.reshape(-1, *query.shape[1:-1], out.shape[-1])
+
+
+def joined(tensor: Tensor) -> Tensor:
+    """Return a tensor (... places width) as (batch 1 places width)."""
+    return tensor.reshape(-1, 1, *tensor.shape[-2:])
