@@ -15,6 +15,7 @@ import lissom
 from lissom import LissomError, Task
 from lissom.detection.boxes import class_scores, decoded
 from lissom.detection.torchvision import by_distances, by_shift_and_scale, places_of
+from lissom.kinds.detect import Detect
 from lissom.learning.examine import examine
 from lissom.running.plan import one_target
 
@@ -140,6 +141,14 @@ def test_places_without_a_proposal_are_background() -> None:
     assert (class_scores(found["logits"][empty], "softmax") < 1e-3).all()
     ids = found["row_ids"][0][~empty[0]]
     assert len(set(ids.tolist())) == len(ids)
+
+
+def test_the_loss_teaches_all_but_which_proposals_are_picked() -> None:
+    net = places_of(two_stages(TWO_STAGES[0])).train()
+    targets = torch.tensor([[[20.0, 20, 90, 90, 1], [5, 50, 60, 120, 0]]]).repeat(2, 1, 1)
+    Detect(scores="softmax").loss(net(torch.rand(2, 3, SIZE, SIZE)), targets).backward()
+    untaught = {name for name, weight in net.named_parameters() if weight.grad is None}
+    assert untaught == {"rpn.head.cls_logits.weight", "rpn.head.cls_logits.bias"}
 
 
 def test_pixels_are_no_features_that_quantization_sees() -> None:
