@@ -16,7 +16,8 @@ import lissom
 from lissom import LissomError
 from lissom.data.data import Data
 from lissom.language.target import Target
-from lissom.running.parity import NOISE, OTHERS, Gap, ParityError
+from lissom.running.execute import load_key
+from lissom.running.parity import NOISE, OTHERS, Gap, ParityError, gaps_from
 from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
@@ -156,3 +157,59 @@ def test_a_file_that_failed_is_made_anew_and_one_that_passed_stays(
     with pytest.raises(LissomError, match="unlike"):
         lissom.run("fold", task, kept, targets="openvino")
     assert file.is_file(), "it is what the other runtime's numbers are of"
+
+
+NEAR = "artefact = simulated, from float (rms)"
+
+
+@pytest.mark.parametrize(
+    ("simulated", "file", "passes"),
+    [
+        (0.3, 0.3, True),
+        (0.3, 0.31, True),
+        (0.3, 0.36, False),
+        (0.02, 0.3, False),
+        (0.7, 0.7, False),
+    ],
+)
+def test_a_file_may_be_as_far_from_float_as_its_simulation_is(
+    simulated: float, file: float, passes: bool
+) -> None:
+    """Two ways of rounding the same, in a network that makes much of it."""
+    draw = torch.Generator().manual_seed(0)
+    floats, one, two = (torch.randn(200, 10, generator=draw) for _ in range(3))
+    wanted = floats + simulated * one
+    outputs = floats + file * two
+    target = one_target("onnxruntime")
+
+    def from_float() -> tuple[Gap, Gap]:
+        return gaps_from(floats, outputs, wanted)
+
+    if passes:
+        gate = checked(outputs, wanted, target, quantized=True, from_float=from_float)
+        assert gate["name"] == NEAR and gate["difference"] == pytest.approx(file, rel=0.1)
+    else:
+        with pytest.raises(ParityError, match=r"the gate 'artefact = simulated \(rms\)' failed"):
+            checked(outputs, wanted, target, quantized=True, from_float=from_float)
+    with pytest.raises(ParityError, match="exported = PyTorch"):
+        checked(outputs, wanted, target, quantized=False, from_float=from_float)
+
+
+def test_a_run_and_an_export_hold_a_file_that_is_far_from_its_simulation_against_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NOISE", "UNSEEN"):  # no file is so near
+        monkeypatch.setattr(f"lissom.running.parity.{name}", 1e-7)
+    monkeypatch.setattr(Gap.check, "__defaults__", (False, 1e-7, "the test images", None))
+    task = Task.of("resnet8", Data.of("digits"))
+    kept = Store(tmp_path / "store")
+    (record,) = lissom.run("quantize(8, samples=64)", task, kept, targets="openvino")
+    (gate,) = record["targets"]["openvino"]["gates"]
+    assert gate["name"] == NEAR
+    assert 0 < gate["difference"] <= gate["tolerance"] <= 1.1 * 0.5
+    model = load_key(record["key"], kept)
+    images = task.data.example(4)
+    lissom.export(model, "openvino", tmp_path / "m.onnx", task.data.shape, images)
+    monkeypatch.setattr("lissom.running.parity.AS_NEAR", 0.5)
+    with pytest.raises(LissomError, match=r"artefact = simulated \(rms\)' failed"):
+        lissom.export(model, "openvino", tmp_path / "n.onnx", task.data.shape, images)

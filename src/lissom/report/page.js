@@ -560,6 +560,8 @@ const unpack = id =>
     "values beyond the limit": "values of a codebook beyond the limit",
     "exported = PyTorch": "file = PyTorch",
     "artefact = simulated (rms)": "file in integers = simulation, root mean square",
+    "artefact = simulated, from float (rms)":
+      "file in integers as near to the float network as its simulation, root mean square",
   };
   function proved(run) {
     const row = (where, g) => [

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,26 @@ from ..bench.latency import latencies
 from ..bench.process import loaded
 from ..data.data import AS_GIVEN
 from ..data.inputs import example_in
+from ..data.split import spread
 from ..errors import LissomError
 from ..exporting.onnx.names import layers_in
 from ..language.preprocess import Preprocess
 from ..language.target import Fused, Images, Target
-from ..learning.evaluate import Answers, file_answers, numbers
+from ..learning.evaluate import Answers, RunFile, file_answers, network_outputs, numbers, together
 from ..store.record import Measurement
 from ..store.snapshot import few_bits, restore, rounded_activations
 from ..store.store import Store
 from ..surgery.count import layer_macs
 from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
+from ..surgery.quantization.noise import rounding_only
 from ..tasks.task import Task
 from ..trees import Tree, called, concatenated
-from .parity import NOISE, OTHERS, Gap, ParityError, in_eight_bits, prove
+from .parity import NOISE, OTHERS, Gap, ParityError, gaps_from, in_eight_bits, prove
 from .pictures import Album
 
 PROFILED = 20  # runs that the time of each layer is a median of
+FEW = 256  # test samples on which a file that is far from its simulation is held against float
 
 
 def silent(_: str) -> None:
@@ -282,7 +286,8 @@ def measured(
     """
     tally = task.tally()
     alike = task.agreement()
-    quantized = isinstance(model, QuantizedNetwork) or target.rounds()
+    rounded = model if isinstance(model, QuantizedNetwork) else None
+    quantized = rounded is not None or target.rounds()
     gap = Gap(NOISE if quantized else OTHERS)
     form = called(model, task.data.example())
     with loaded(str(target), path, inputs, threads=threads) as process:
@@ -292,22 +297,21 @@ def measured(
             alike.add(outputs, wanted)
             gap.add(outputs, wanted)
         album.look(str(target), lambda few: file_answers(process.run, task, few, bake, form))
-    eight = isinstance(model, QuantizedNetwork) and in_eight_bits(model)
-    gates = [
-        gap.check(
-            target,
-            quantized=quantized,
-            eight=eight,
-        )
-    ]
+        gates = [
+            gap.check(
+                target,
+                quantized=quantized,
+                eight=rounded is not None and in_eight_bits(rounded),
+                from_float=rounded and partial(from_float, rounded, task, process.run, bake, form),
+            )
+        ]
     own, float_own = latencies(
         [(str(target), path), (str(target.plain()), other)],
         inputs,
         threads=threads,
         profiled=PROFILED,
     )
-    fused = target.fused(path) if isinstance(model, QuantizedNetwork) else None
-    share = None if fused is None else share_in_integers(model, task.data.example(), fused, path)
+    fused, share = in_integers(rounded, target, path, task.data.example())
     return Measurement(
         threads=threads,
         batch=batch,
@@ -328,6 +332,32 @@ def measured(
         layers_ms=own.layers_ms(),
         float_layers_ms=float_own.layers_ms(),
     ).json(numbers(tally.values()))
+
+
+def from_float(
+    model: QuantizedNetwork, task: Task, run: RunFile, bake: bool, form: Tree
+) -> tuple[Gap, Gap]:
+    """Return how far a file's outputs, and those of its simulation, are from the network's without
+    rounding, on a few test samples.
+    """
+    few = spread(task.data.test, FEW)
+    answered, _ = together(file_answers(run, task, few, bake, form))
+    simulated, _ = network_outputs(model, task.data, few)
+    with rounding_only(model, []):
+        floats, _ = network_outputs(model, task.data, few)
+    return gaps_from(floats, answered, simulated)
+
+
+def in_integers(
+    model: QuantizedNetwork | None, target: Target, path: Path, example: Tree
+) -> tuple[Fused | None, float | None]:
+    """Return which layers of a file run in integers, and their share of all multiply-adds; None
+    where nothing is quantized or the runtime does not say.
+    """
+    fused = None if model is None else target.fused(path)
+    if model is None or fused is None:
+        return None, None
+    return fused, share_in_integers(model, example, fused, path)
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
