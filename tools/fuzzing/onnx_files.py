@@ -10,7 +10,7 @@ from .family import Family, Mutant, Wrong, refused
 from .mutate import bytes_of
 
 
-class OnnxFiles(Family):
+class Onnx(Family):
     """Networks as PyTorch and lissom export them."""
 
     name = "onnx"
@@ -32,15 +32,28 @@ class OnnxFiles(Family):
             nn.Flatten(),
             nn.Linear(4, 3),
         ).eval()
-        attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
         images = torch.randn(4, 2, 6, 6)
         whole = lissom.apply("quantize(8)", convolutions, images, images, notes=True)[0]
         lissom.export(convolutions, "onnxruntime", str(seed / "float.onnx"), shape=(2, 6, 6))
         lissom.export(whole, "onnxruntime", str(seed / "integers.onnx"), shape=(2, 6, 6))
+
+        class Attention(nn.Module):
+            """Attention of two heads."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.qkv = nn.Linear(8, 24)
+                self.norm = nn.LayerNorm(8)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+                weights = (q @ k.transpose(-2, -1)).softmax(-1)
+                return nn.functional.gelu(self.norm(x + (weights @ v).transpose(1, 2).flatten(2)))
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                attention,
+                Attention().eval(),
                 (torch.randn(2, 5, 8),),
                 str(seed / "attention.onnx"),
                 dynamo=False,
