@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from ..errors import LissomError, first_line, listed
 from .assembled import write_forward
 from .build import Build, Op
-from .file import model_in
+from .file import content_mark, model_in
 from .gate import check_outputs
 from .nodes import File, Node, file_of, node_of, tensor_of
 from .operators.sizes import TYPES
@@ -26,11 +26,12 @@ from .quantized import NOTE, without_rounding
 from .values import MOST_ELEMENTS, Constant, check_size
 
 BATCHES = (2, 3)  # of the two showings
+CHECKED: set[str] = set()  # contents of files that have passed the gate: a run builds many networks
 PICTURE = (64, 96)  # sizes of an open axis of a picture
 SEQUENCE = (8, 12)  # and of another
 
 
-def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
+def onnx_network(path: str | Path) -> nn.Module:
     """Return the network in an ONNX file, in eval mode.
 
     It takes and returns what the file does: a tensor, several inputs as arguments, several outputs
@@ -52,8 +53,10 @@ def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
         simplify(file)
         build = built(file)
         network = finished(build)
-        if check:
+        mark = content_mark(str(path))
+        if mark not in CHECKED:
             check_outputs(network, build, floats, path if floats is proto else None)
+            CHECKED.add(mark)
     except LissomError as error:
         raise LissomError(f"{where}: {error}") from error
     except Exception as error:  # whatever a damaged file leads to
