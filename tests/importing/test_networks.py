@@ -8,15 +8,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
-from torch import nn
+from networks import residual
+from torch import Tensor, nn
 
 import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.models import factory
 from lissom.running.execute import load_key
+from lissom.surgery.quantization.layers import QuantizedLayer
 from lissom.tasks.task import build_from, check_model_spec
 
 INPUTS = {"input_names": ["input"], "output_names": ["scores"]}
@@ -30,6 +34,7 @@ def settled(network: nn.Module) -> nn.Module:
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.5, 2)
             layer.weight.data.uniform_(0.5, 1.5)
+            layer.bias.data.normal_(0, 0.1)  # what is alike, exporters write once
     return network.eval()
 
 
@@ -105,3 +110,118 @@ def test_what_does_not_fit_is_one_line(name: str, digits: Path) -> None:
     call, said = REFUSALS[name]
     with pytest.raises(LissomError, match=said):
         call(digits)
+
+
+def test_ordinary_steps_do_to_a_file_what_they_do_to_its_network(tmp_path: Path) -> None:
+    images = torch.randn(8, 3, 64, 64)
+    network = resnet18()
+    keep = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}
+    path = written(network, images[:2], tmp_path / "net.onnx", **keep)
+    compare_steps(network, lissom.from_onnx(path), images)
+
+
+class Block(nn.Module):
+    """A block of a vision transformer, written by hand as timm does."""
+
+    def __init__(self, width: int = 24, heads: int = 3) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 2 * width)
+        self.fc2 = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, places, _ = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(n, places, 3, self.num_heads, 8)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Vit(nn.Module):
+    """A vision transformer of two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 8, 8)
+        self.cls = nn.Parameter(torch.randn(1, 1, 24))
+        self.places = nn.Parameter(torch.randn(1, 17, 24))
+        self.blocks = nn.Sequential(Block(), Block())
+        self.norm = nn.LayerNorm(24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.places
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+@cache
+def vit() -> nn.Module:
+    torch.manual_seed(0)
+    network = Vit()
+    with torch.no_grad():
+        for parameter in network.parameters():  # or norms that are alike become one
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return network.eval()
+
+
+def test_steps_do_to_a_transformer_what_they_do_to_its_network(tmp_path: Path) -> None:
+    images = torch.randn(8, 3, 32, 32)
+    network = lissom.from_onnx(written(vit(), images[:2], tmp_path / "net.onnx", opset_version=17))
+    assert dict(network.named_parameters()).keys() == dict(vit().named_parameters()).keys()
+    compare_steps(vit(), network, images)
+
+
+def compare_steps(network: nn.Module, again: nn.Module, images: Tensor) -> None:
+    """Raise unless both networks lose the same channels and have the same layers in integers."""
+    shapes, layers = [], []
+    for model in (network, again):
+        small = lissom.apply("prune(0.5)", model, images[:2], images, notes=True)[0]
+        shapes.append({name: tuple(p.shape) for name, p in small.named_parameters()})
+        whole = lissom.apply("quantize(8)", model, images[:2], images, notes=True)[0]
+        layers.append(sum(isinstance(layer, QuantizedLayer) for layer in whole.modules()))
+    assert shapes[0] == shapes[1]
+    assert layers[0] == layers[1] > 0
+
+
+@pytest.mark.parametrize("network", [resnet18, vit])
+def test_a_file_for_one_picture_takes_any_number(network: Any, tmp_path: Path) -> None:
+    size = 64 if network is resnet18 else 32
+    images = torch.randn(5, 3, size, size)
+    path = written(network(), images[:1], tmp_path / "net.onnx", dynamic_axes={}, opset_version=17)
+    with torch.no_grad():
+        again = lissom.from_onnx(path)(images)
+        torch.testing.assert_close(again, network()(images), atol=1e-4, rtol=1e-3)
+
+
+def test_a_file_goes_out_as_it_came_in(tmp_path: Path) -> None:
+    images = torch.randn(8, 3, 16, 16)
+    network = residual()
+    first = lissom.export(network, "onnxruntime", tmp_path / "first.onnx", shape=(3, 16, 16))
+    again = lissom.from_onnx(first)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), network(images), atol=1e-5, rtol=1e-5)
+    path = written(network, images[:2], tmp_path / "named.onnx")
+    second = lissom.export(
+        lissom.from_onnx(path), "onnxruntime", tmp_path / "second.onnx", shape=(3, 16, 16)
+    )
+    graph = onnx.load(str(second)).graph
+    assert [value.name for value in graph.input] == ["input"]
+    assert [value.name for value in graph.output] == ["scores"]
+
+
+def test_a_quantized_file_is_read_in_float(tmp_path: Path) -> None:
+    images = torch.randn(32, 3, 16, 16)
+    network = residual()
+    whole = lissom.apply("quantize(8)", network, images[:2], images, notes=True)[0]
+    path = lissom.export(whole, "onnxruntime", tmp_path / "net.onnx", shape=(3, 16, 16))
+    again = lissom.from_onnx(path)
+    assert "the file is quantized" in again.notes[0]
+    with torch.no_grad():
+        size = network(images).abs().max()
+        assert (again(images) - network(images)).abs().max() < 0.1 * size
+    lissom.apply("prune(0.3) | quantize(8)", again, images[:2], images, notes=True)

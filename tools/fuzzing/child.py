@@ -26,6 +26,7 @@ FAMILIES = {
     "packed": "packed",
     "weights": "weights",
     "images": "images",
+    "onnx": "onnx_files",
     "recipes": "recipes",
     "faulty": "faulty",
 }

@@ -93,8 +93,8 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
         except Exception as error:  # whatever the network's own code raises
             errors.append(error)
             continue
-        names = input_names(model, inputs)
-        outputs = unlike(output_names(answer), input_names(model, inputs))
+        names = names_in_file(model, "input_names", input_names(model, inputs))
+        outputs = names_in_file(model, "output_names", unlike(output_names(answer), names))
         flat = not (isinstance(inputs, Tensor) and isinstance(answer, Tensor))
         return Shown(inputs, names, outputs, flat, starred(model))
     what = (
@@ -105,6 +105,20 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
     raise LissomError(
         f"export: the network does not run on {what}; {EXAMPLE}: {cause_of(errors[0])}"
     ) from errors[0]
+
+
+def names_in_file(model: nn.Module, which: str, names: list[str]) -> list[str]:
+    """Return the names that the file had which a network was read from; the given ones for others."""
+    known = getattr(user_network(model), which, ())
+    fits = isinstance(known, tuple) and len(known) == len(names)
+    return [*known] if fits and all(isinstance(name, str) for name in known) else names
+
+
+def user_network(model: nn.Module) -> nn.Module:
+    """Return the network itself, without what lissom put around it, whose forward takes anything."""
+    while type(model).__module__.startswith("lissom.") and "network" in model._modules:
+        model = model.get_submodule("network")
+    return model
 
 
 def starred(model: nn.Module) -> bool:
@@ -119,9 +133,7 @@ def input_names(model: nn.Module, inputs: Tree) -> list[str]:
     """
     if isinstance(inputs, Tensor):
         return ["images"]
-    # whose own forward takes anything
-    while type(model).__module__.startswith("lissom.") and "network" in model._modules:
-        model = model.get_submodule("network")
+    model = user_network(model)
     arguments = [
         name
         for name, p in inspect.signature(model.forward).parameters.items()

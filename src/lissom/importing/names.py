@@ -8,8 +8,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-
-from torch import nn
+from functools import cache
 
 MOST_PARTS = 24
 LONGEST = 60  # characters of a part
@@ -31,7 +30,15 @@ def module_name(text: str) -> str:
     """
     parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in re.split(r"[./]+", text[:2_000])]
     kept = [part[:LONGEST] for part in parts if part][:MOST_PARTS]
-    return ".".join(part + "_" if hasattr(nn.Module(), part) else part for part in kept)
+    return ".".join(f"{part}_" if part in names_of_modules() else part for part in kept)
+
+
+@cache
+def names_of_modules() -> frozenset[str]:
+    """Return the names that every module has already."""
+    from torch import nn
+
+    return frozenset(dir(nn.Module()))
 
 
 def argument_name(text: str) -> str:

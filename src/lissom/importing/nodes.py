@@ -33,6 +33,12 @@ class Node:
     domain: str = ""
     scope: str = ""  # what PyTorch's exporter notes of the modules around it
 
+    @property
+    def branches(self) -> list[Any]:
+        """Return the graphs of an If."""
+        held = (self.attributes.get(name) for name in ("then_branch", "else_branch"))
+        return [graph for graph in held if graph is not None] if self.op == "If" else []
+
     def __str__(self) -> str:
         return f"{self.op:.40} (node {self.name or next(filter(None, self.outputs), '')!r:.80})"
 
@@ -46,6 +52,7 @@ class File:
     nodes: list[Node]
     tensors: dict[str, torch.Tensor]
     opset: int
+    folder: Path
     metadata: dict[str, str]
     notes: list[str] = field(default_factory=list)
 
@@ -55,6 +62,8 @@ class File:
         counts = Counter(self.outputs)
         for node in self.nodes:
             counts.update(node.inputs)
+            for graph in node.branches:
+                counts.update(read_in(graph))
         return counts
 
     @property
@@ -74,15 +83,31 @@ def file_of(proto: Any, folder: Path) -> File:
     if graph.sparse_initializer:
         raise LissomError("it holds sparse tensors, which are not read; export it with dense ones")
     opset = next((o.version for o in proto.opset_import if o.domain in OWN), 1)
-    held = {t.name: torch.from_numpy(array_of(t, folder)) for t in graph.initializer}
+    held = {tensor.name: tensor_of(tensor, folder) for tensor in graph.initializer}
     return File(
         [value for value in graph.input if value.name not in held],
         [value.name for value in graph.output],
         [node_of(node, folder) for node in graph.node],
         held,
         opset,
+        folder,
         {entry.key: entry.value for entry in proto.metadata_props},
     )
+
+
+def read_in(graph: Any) -> Iterator[str]:
+    """Yield the names of what the nodes of a graph, and of the graphs in it, read and return."""
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for held in node.attribute:
+            if held.type == GRAPH:
+                yield from read_in(held.g)
+
+
+def tensor_of(proto: Any, folder: Path) -> torch.Tensor:
+    """Return a tensor of a file."""
+    return torch.from_numpy(array_of(proto, folder))
 
 
 def node_of(proto: Any, folder: Path) -> Node:
@@ -104,7 +129,7 @@ def attributes_of(proto: Any, folder: Path) -> Iterator[tuple[str, Any]]:
         if max(len(held.floats), len(held.ints), len(held.strings)) > MOST_NUMBERS:
             raise ValueError(f"'{held.name:.80}' has more than {MOST_NUMBERS} numbers")
         if held.type == TENSOR:
-            yield held.name, torch.from_numpy(array_of(held.t, folder))
+            yield held.name, tensor_of(held.t, folder)
         elif held.type == GRAPH:
             yield held.name, held.g
         elif held.type in (FLOAT, INT):

@@ -16,21 +16,22 @@ from torch import Tensor, fx, nn
 from ..errors import LissomError, first_line, listed
 from .assembled import write_forward
 from .build import Build, Op
-from .file import model_in
+from .file import content_mark, model_in
 from .gate import check_outputs
-from .nodes import File, Node, file_of
+from .nodes import File, Node, file_of, node_of, tensor_of
 from .operators.sizes import TYPES
 from .operators.table import OPERATORS, REFUSED
 from .patterns import simplify
 from .quantized import NOTE, without_rounding
-from .values import MOST_ELEMENTS, check_size
+from .values import MOST_ELEMENTS, Constant, check_size
 
 BATCHES = (2, 3)  # of the two showings
+CHECKED: set[str] = set()  # contents of files that have passed the gate: a run builds many networks
 PICTURE = (64, 96)  # sizes of an open axis of a picture
 SEQUENCE = (8, 12)  # and of another
 
 
-def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
+def onnx_network(path: str | Path) -> nn.Module:
     """Return the network in an ONNX file, in eval mode.
 
     It takes and returns what the file does: a tensor, several inputs as arguments, several outputs
@@ -52,8 +53,10 @@ def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
         simplify(file)
         build = built(file)
         network = finished(build)
-        if check:
+        mark = content_mark(str(path))
+        if mark not in CHECKED:
             check_outputs(network, build, floats, path if floats is proto else None)
+            CHECKED.add(mark)
     except LissomError as error:
         raise LissomError(f"{where}: {error}") from error
     except Exception as error:  # whatever a damaged file leads to
@@ -64,19 +67,28 @@ def onnx_network(path: str | Path, *, check: bool = True) -> nn.Module:
 def check_operators(file: File) -> None:
     """Raise where a file has operators that are not known, with all of them."""
     unknown = []
-    for node in file.nodes:
-        if node.domain and node.domain not in KNOWN_DOMAINS:
+    nodes = [*file.nodes]
+    for node in nodes:
+        for graph in node.branches:
+            nodes += [node_of(inner, file.folder) for inner in graph.node]
+        if node.domain and (node.domain, node.op) not in OTHERS:
             unknown.append(f"{node} of {node.domain!r:.40}")
         elif node.op in REFUSED:
             unknown.append(f"{node}: {REFUSED[node.op]}")
-        elif node.op not in OPERATORS:
+        elif node.op not in OPERATORS and node.op != "If":
             unknown.append(str(node))
     if unknown:
         what = "1 operator is" if len(unknown) == 1 else f"{len(unknown)} operators are"
         raise LissomError(f"{what} not known: {listed(unknown)}")
 
 
-KNOWN_DOMAINS = {"com.microsoft"}
+# operators of other domains that are those of ONNX
+OTHERS = {
+    ("com.microsoft", "Gelu"),
+    ("com.microsoft", "QuantizeLinear"),
+    ("com.microsoft", "DequantizeLinear"),
+    ("com.microsoft", "SimplifiedLayerNormalization"),
+}
 
 
 def built(file: File, *, opened: bool = True) -> Build:
@@ -93,7 +105,7 @@ def add(build: Build, node: Node) -> None:
     """Add what a node becomes. Raises LissomError with the node's name where it cannot be."""
     try:
         op = Op(build, node)
-        made = OPERATORS[node.op](op)
+        made = branch(op) if node.op == "If" else OPERATORS[node.op](op)
         if unread := sorted(set(node.attributes) - op.read):
             raise ValueError(f"its attribute {unread[0]!r:.60} is not known")
         results = made if isinstance(made, list) else [made]
@@ -116,6 +128,21 @@ def add(build: Build, node: Node) -> None:
             else f"; the file is made for batches of {fixed}: export it with a dynamic batch"
         )
         raise LissomError(f"{node}: {said}{hint}") from error
+
+
+def branch(op: Op) -> list[Any]:
+    """Add the branch of an If that is always taken; return its outputs."""
+    condition = op.optional(0)
+    if not isinstance(condition, Constant):
+        raise ValueError("which branch it takes depends on the input, which is not known")
+    taken = op.get("then_branch" if bool(condition.tensor) else "else_branch")
+    op.read |= {"then_branch", "else_branch"}
+    folder = op.build.file.folder
+    for tensor in taken.initializer:
+        op.build.values[tensor.name] = Constant(tensor_of(tensor, folder), tensor.name)
+    for inner in taken.node:
+        add(op.build, node_of(inner, folder))
+    return [op.build.values[value.name] for value in taken.output]
 
 
 def dims_of(value: Any) -> list[int | str]:

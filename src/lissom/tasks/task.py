@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.published import LIBRARIES, newest_weights
@@ -186,7 +187,13 @@ class Task:
         seen = f"images are seen through {self.data.preprocess}"
         if self.data.as_given:
             seen = "inputs are taken as the data set gives them"
-        return [f"{self.weights} was trained elsewhere; {seen}"]
+        notes = [f"{self.weights} was trained elsewhere; {seen}"]
+        if file := onnx_file(self.name):
+            from ..importing.file import is_quantized
+            from ..importing.quantized import NOTE
+
+            notes += [NOTE] if is_quantized(Path(file)) else []
+        return notes
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""

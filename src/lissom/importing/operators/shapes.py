@@ -37,6 +37,8 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     afters = [list(result.shape) for result in followed(torch.reshape, (x, sizes), {})]
     if (groups := shuffled(op, x, afters[0])) is not None:
         return op.call(torch.channel_shuffle, *groups)
+    if (matrices := turned(op, x, afters)) is not None:
+        return op.call(torch.transpose, matrices, -2, -1)
     pairs = list(zip(*befores, strict=True))
     wanted = list(zip(*afters, strict=True))
     first = common(pairs, wanted)
@@ -60,6 +62,20 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
         parts[moving[0] if moving else free] = -1
         return op.call(torch.unflatten, x, first, tuple(parts))
     return op.call(torch.reshape, x, sizes)
+
+
+def turned(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
+    """Return the matrices that are turned between two reshapes, of which `x` is read by the last."""
+    if x.target is not torch.permute or x.args[1] != (0, 2, 1):
+        return None
+    merged: Any = x.args[0]
+    if merged.op != "call_function" or merged.target not in (torch.flatten, torch.reshape):
+        return None
+    source: Any = merged.args[0]
+    shapes = [op.shape(source, which) for which in (0, 1)]
+    same = all(shape[-2:] == op.shape(merged)[-2:] for shape in shapes)
+    fits = [[*shape[:-2], *shape[:-3:-1]] for shape in shapes] == wanted
+    return source if same and fits else None
 
 
 def free_part(parts: list[int], *, last: bool) -> int:

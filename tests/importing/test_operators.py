@@ -1,0 +1,240 @@
+"""Every operator that is known does what ONNX's own tests of it want, or says why it does not."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from lissom import LissomError, from_onnx
+from lissom.importing.nodes import file_of
+from lissom.importing.onnx_network import built, check_operators, finished
+from lissom.importing.operators.table import OPERATORS
+from lissom.importing.patterns import simplify
+from lissom.trees import tensors_in
+
+from .graphs import PICTURES, ROWS, floats, node, written
+
+PASS = 740  # cases at least
+HALVES = ("float16", "bfloat16")
+# what refuses a case, and why that is right
+REFUSED = {
+    "its mean or deviation is read": "second outputs of layer normalisation",
+    "cache of keys and values": "attention that goes on from earlier tokens",
+    "softcap": "attention whose products are bent",
+    "a mask beside is_causal": "PyTorch takes one of them",
+    "left_window_size": "attention within a window",
+    "dilations other than 1": "PyTorch averages without dilations",
+    "padding and dilations": "no padding of means of powers",
+    "drops values although nothing learns": "networks in training mode",
+    "learns as it runs": "the same",
+    "mask is read": "the mask of dropout",
+    "linear_before_reset=0": "PyTorch's GRU resets after the product",
+    "sequence_lens": "sequences of different lengths",
+    "peepholes": "PyTorch's LSTM has none",
+    "layout=1": "batch first, which no exporter writes",
+    "gates other than": "activations of gates that PyTorch lacks",
+    "nearest_mode": "places that PyTorch does not round so",
+    "coordinate_transformation_mode": "places that PyTorch does not have",
+    "keep_aspect_ratio_policy": "sizes that depend on two of them",
+    "exclude_outside|antialias|cubic_coeff_a": "weights that PyTorch does not have",
+    "batch or channels are resized": "PyTorch resizes positions only",
+    "mode '.*' on .* axes": "PyTorch has cubic for pictures only",
+    "mode .* on axis": "PyTorch mirrors positions only",
+    "places of its largest values": "second outputs of pooling",
+    "storage_order": "the same",
+    "reducing over zero-size": "the largest of nothing",
+    "reduction '(mul|max|min)'": "scattering that PyTorch lacks",
+    "batch_dims other than 0": "gathering by samples",
+    "attribute 'mode' is not known": "orders of channels of a later version",
+    "integers that are computed": "dequantizing alone",
+    "scales of blocks": "scales of blocks",
+    "expected a constant": "shapes that are inputs themselves",
+    "bias of .* beside a limit": "a shrink that PyTorch lacks",
+    "a kernel of .* axes": "pictures of other axes",
+    "is no tensor of known axes": "sequences, and values that may be missing",
+}
+# not a difference that matters
+OTHERWISE = {
+    "top_k_same_values": "of equal numbers another is taken",
+    "resize_downsample_scales_.*_align_corners": "a size that is no whole number; the gate sees it",
+    "resize_downsample_sizes_linear_pytorch_half_pixel": "a single position; the gate sees it",
+    "cast(like)?_": "numbers beyond 16 bits, which stay what they are in 32",
+}
+
+
+@cache
+def cases() -> list[Any]:
+    from onnx.backend.test.loader import load_model_tests
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return load_model_tests(kind="node")
+
+
+def answers(case: Any) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return what the network of a case gives, and what is wanted; its first input stays an input."""
+    inputs, wanted = case.data_sets[0]
+    proto = onnx.ModelProto()
+    proto.CopyFrom(case.model)
+    arrays = [np.asarray(value) for value in inputs]
+    shown = [value.astype(np.float32) if value.dtype.name in HALVES else value for value in arrays]
+    names = [value.name for value in proto.graph.input]
+    inputs_kept = 0 if case.name.startswith("test_range") else min(1, len(names))
+    for name, array in list(zip(names, arrays, strict=False))[inputs_kept:]:
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    file = file_of(proto, Path("."))
+    check_operators(file)
+    simplify(file)
+    network = finished(built(file, opened=False))
+    with torch.no_grad():
+        outputs = network(*[torch.from_numpy(array.copy()) for array in shown[:inputs_kept]])
+    given = [tensor.detach().numpy() for tensor in tensors_in(outputs)]
+    return list(zip(given, map(np.asarray, wanted), strict=False))
+
+
+def agrees(given: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> bool:
+    near = 1e-2 if wanted.dtype.name in HALVES else 1e-4
+    one, two = given.astype(np.float64), wanted.astype(np.float64)
+    return one.shape == two.shape and np.allclose(
+        one, two, rtol=10 * near, atol=near, equal_nan=True
+    )
+
+
+def test_operators_do_what_the_tests_of_onnx_want() -> None:
+    passed = 0
+    wrong: list[str] = []
+    for case in cases():
+        operators = {node.op_type for node in case.model.graph.node}
+        known = operators <= set(OPERATORS) and "_expanded" not in case.name
+        if not known or not types_fit(case):
+            continue
+        try:
+            right = all(agrees(given, wanted) for given, wanted in answers(case))
+        except (LissomError, ValueError, TypeError, IndexError) as error:
+            if not any(re.search(reason, str(error)) for reason in REFUSED):
+                wrong.append(f"{case.name}: {error}")
+            continue
+        passed += right
+        if not right and not any(re.match(f"test_{name}", case.name) for name in OTHERWISE):
+            wrong.append(case.name)
+    assert not wrong
+    assert passed >= PASS
+
+
+def types_fit(case: Any) -> bool:
+    """Return whether the numbers of a case are of types that networks of PyTorch compute in."""
+    inputs, outputs = case.data_sets[0]
+    kinds = {np.asarray(value).dtype.name for value in (*inputs, *outputs)}
+    return kinds <= {
+        "float32",
+        "float64",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "bool",
+        *HALVES,
+    }
+
+
+# one small graph for each family, through ONNX Runtime's gate
+GRAPHS: dict[str, tuple[list[Any], Any, dict[str, Any]]] = {
+    "uneven padding": (
+        [node("Conv", ["x", "w"], ["y"], pads=[0, 1, 2, 1], strides=[2, 1])],
+        PICTURES,
+        {"w": floats(6, 4, 3, 3)},
+    ),
+    "same padding": (
+        [node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2], group=2)],
+        PICTURES,
+        {"w": floats(6, 2, 3, 4)},
+    ),
+    "transposed": (
+        [node("ConvTranspose", ["x", "w", "b"], ["y"], pads=[1, 0, 0, 1], strides=[2, 2])],
+        PICTURES,
+        {"w": floats(4, 3, 3, 3), "b": floats(3)},
+    ),
+    "pooling": (
+        [
+            node("MaxPool", ["x"], ["m"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+            node("AveragePool", ["m"], ["y"], kernel_shape=[2, 2], pads=[0, 1, 1, 0]),
+        ],
+        PICTURES,
+        {},
+    ),
+    "a product and a sum": (
+        [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])],
+        ROWS,
+        {"w": floats(8, 6), "b": floats(6)},
+    ),
+    "slices backwards": (
+        [node("Slice", ["x", "s", "e", "a", "t"], ["y"])],
+        ROWS,
+        {
+            "s": np.array([-1, 1]),
+            "e": np.array([-(2**63), 7]),
+            "a": np.array([1, 2]),
+            "t": np.array([-2, 3]),
+        },
+    ),
+    "sizes": (
+        [
+            node("Shape", ["x"], ["s"]),
+            node("Gather", ["s", "zero"], ["n"]),
+            node("Unsqueeze", ["n", "first"], ["u"]),
+            node("Concat", ["u", "rest"], ["c"], axis=0),
+            node("Reshape", ["x", "c"], ["y"]),
+        ],
+        ROWS,
+        {"zero": np.array(0), "first": np.array([0]), "rest": np.array([2, -1])},
+    ),
+    "resizing": (
+        [node("Resize", ["x", "", "f"], ["y"], mode="linear")],
+        PICTURES,
+        {"f": np.array([1, 1, 2, 1.5], np.float32)},
+    ),
+    "a constant branch": (
+        [
+            node(
+                "If",
+                ["yes"],
+                ["y"],
+                then_branch=onnx.helper.make_graph(
+                    [node("Relu", ["x"], ["inner"])],
+                    "then",
+                    [],
+                    [onnx.helper.make_empty_tensor_value_info("inner")],
+                ),
+                else_branch=onnx.helper.make_graph(
+                    [node("Neg", ["x"], ["other"])],
+                    "else",
+                    [],
+                    [onnx.helper.make_empty_tensor_value_info("other")],
+                ),
+            )
+        ],
+        ROWS,
+        {"yes": np.array(True)},
+    ),
+    "an lstm": (
+        [node("LSTM", ["x", "w", "r", "b"], ["y", "h", ""], hidden_size=3)],
+        {"x": (6, "batch", 8)},
+        {"w": floats(1, 12, 8), "r": floats(1, 12, 3), "b": floats(1, 24)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_small_graphs_give_what_onnx_runtime_gives(name: str, tmp_path: Path) -> None:
+    nodes, inputs, tensors = GRAPHS[name]
+    from_onnx(written(tmp_path / "net.onnx", nodes, inputs, ["y"], **tensors))  # or it raises
