@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 import lissom
 from lissom.bench.machine import machine
 from lissom.exporting.onnx import export as _onnx
+from lissom.language.recipe import Recipe
 from lissom.running.plan import one_target
 from lissom.surgery.channels.choose import lowest
 from lissom.surgery.channels.probe import cuttable
@@ -50,6 +52,7 @@ EXACT = 1e-9
 RECIPES = ("prune(0.5)", "quantize(8)", "prune(0.5) | quantize(8)")
 RUNTIMES = ("onnxruntime", "openvino")
 IMAGES = 8
+UNMARKED = 7  # the version of quantize in rows that do not say theirs
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -288,6 +291,7 @@ def examined(network: Known) -> dict[str, Any]:
         "name": name,
         "params": sum(p.numel() for p in model.parameters()),
         "input": [list(t.shape[1:]) for t in tensors_in(images)],
+        "quantize": Recipe("quantize(8)").steps[0].version,
     }
     row["dead"] = reasoned(lambda: dead_difference(model, images))
     row["macs"] = reasoned(lambda: {"before": macs(model, first(images, 1))})
@@ -405,6 +409,16 @@ def reasons(row: dict[str, Any]) -> str:
     return "; ".join(dict.fromkeys(text.replace("|", "/").replace("\n", " ") for text in said))
 
 
+def versions(rows: list[dict[str, Any]]) -> str:
+    """Return how many rows were made by which version of quantize."""
+    counts = Counter(row.get("quantize", UNMARKED) for row in rows)
+    parts = [f"{counts[version]} rows by version {version}" for version in sorted(counts)]
+    return (
+        f"Of `quantize`: {', '.join(parts)}. What runs in integers now, by multiply-adds, is in "
+        "[integers.md](integers.md)."
+    )
+
+
 def page(rows: list[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
     here, wrong, broken = (
@@ -420,7 +434,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "said there.",
         f"{here['cpu']}, torch {here['libraries']['torch']}. {len(rows)} networks: {wrong} "
         "results wrong without a "
-        f"word, {broken} raw errors.",
+        f"word, {broken} raw errors. {versions(rows)}",
         "",
         "*Can be cut*: of the channels that its layers make. *Dead*: the largest difference in "
         "float64 after channels "

@@ -327,8 +327,8 @@ def counted(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """Return the table as Markdown."""
+def page(rows: list[dict[str, Any]], left: int) -> str:
+    """Return the table as Markdown; `left` networks are not in it yet."""
     here = machine()
     libraries = here["libraries"]
     out = [
@@ -339,6 +339,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"{here['cpu']}, torch {libraries['torch']}, `{RECIPE}` of version {version()}.",
         "",
         f"**{counted(rows)}**",
+        *([f"{left} more networks are not tried yet; the same command goes on."] if left else []),
         "",
         "*Rounding*: how far rounding moves the outputs of PyTorch. Then, for each runtime: the "
         "share of the file's multiply-adds that run in integers; layers that do, of all; on which "
@@ -398,7 +399,7 @@ def main() -> None:
         print(line(row), flush=True)
     rows.sort(key=lambda row: list(every).index(f"{row['family']}/{row['name']}"))
     if given.output:
-        given.output.write_text(page(rows))
+        given.output.write_text(page(rows, len(every) - len(rows)))
     print(counted(rows))
     sys.exit(any(map(faults, rows)))
 
