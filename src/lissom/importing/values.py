@@ -33,11 +33,9 @@ class Constant:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Say which tensor of the file it is."""
+        """Say which tensor of the file it is; one that was computed is itself."""
         turned = () if list(self.turned) == sorted(self.turned) else self.turned
-        return (
-            (self.source, turned, tuple(self.tensor.shape)) if self.source else (id(self.tensor),)
-        )
+        return (self.source, turned, tuple(self.tensor.shape)) if self.source else (self,)
 
     def permuted(self, axes: list[int]) -> Constant:
         """Return the constant with its axes in another order."""
