@@ -323,6 +323,7 @@ class Quantize(Step):
         from ..surgery.compare import gate_same
         from ..surgery.coverage import unable
         from ..surgery.layers import baked
+        from ..surgery.plain_attention import separate_attention
         from ..surgery.plain_layers import settle_plain
         from ..surgery.quantization.dataflow import loose_modules, trace_dataflow
         from ..surgery.quantization.layers import CLASSES
@@ -336,6 +337,7 @@ class Quantize(Step):
             raise LissomError(f"{ctx.where}: {CLUSTERED}")
         own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
+        separate_attention(model, ctx.example)
         one = first(ctx.example, 1)
         loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
         # what one sample does not reach may be reached by others
@@ -351,7 +353,10 @@ class Quantize(Step):
             before,
             model,
             first(batches[0], 32),
-            lambda net, example: prepare_layers(net, example, self.fold),
+            lambda net, example: (
+                separate_attention(net, example),
+                prepare_layers(net, example, self.fold),
+            ),
             shown,
         )
         if loose:
