@@ -48,6 +48,8 @@ class Quantize(Step):
                 that round before the addition give the same result as those that do not
     other:      what additions and other operations read has 8 bits; with inputs=32, "binary" or
                 "dynamic" it stays float. The outputs of the network stay float.
+    tokens:     in a network with LayerNorm or RMSNorm, sums, normalization and softmax stay float;
+                scaled queries and keys have 8 bits; `smooth` (SmoothQuant) is on
 
     weights="auto" chooses 8 to 2 bits for each layer between the first and the last: those of the
     least error within `size`, or those of the fewest bytes within `drop`. A network that is
@@ -63,7 +65,7 @@ class Quantize(Step):
     Down? Adaptive Rounding for Post-Training Quantization, https://arxiv.org/abs/2004.10568; Li et
     al. 2021, BRECQ, https://arxiv.org/abs/2102.05426; Nagel et al. 2019, Data-Free Quantization
     Through Weight Equalization and Bias Correction, https://arxiv.org/abs/1906.04721, section 4.2,
-    for correct.
+    for correct; Xiao et al. 2022, SmoothQuant, https://arxiv.org/abs/2211.10438, for smooth.
     """
 
     version: ClassVar[int] = 11
