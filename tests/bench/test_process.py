@@ -112,6 +112,11 @@ def test_a_file_that_is_slower_than_float_or_a_busy_machine_is_said() -> None:
         "slower than the uncompressed network, 2.1 ms to 1;" in slow
         and "not in integers: stem" in slow
     )
+    assert slow.endswith("faster: the uncompressed file")
+    (slow,) = measurement_notes(
+        found((2.0, 2.1, 2.2), (1.0, 1.0, 1.1)), {"torch": 3, "openvino": 0.5}
+    )
+    assert slow.endswith("faster: openvino, 0.5 ms")
     unlike, busy = measurement_notes(found((2.0, 2.1, 2.2), (1.0, 1.0, 3.1), 0.9))
     assert "agree on 90.00%" in unlike and "busy" in busy
 

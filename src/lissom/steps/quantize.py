@@ -48,6 +48,8 @@ class Quantize(Step):
                 that round before the addition give the same result as those that do not
     other:      what additions and other operations read has 8 bits; with inputs=32, "binary" or
                 "dynamic" it stays float. The outputs of the network stay float.
+    tokens:     in a network with LayerNorm or RMSNorm, sums, normalization and softmax stay float;
+                scaled queries and keys have 8 bits; `smooth` (SmoothQuant) is on
 
     weights="auto" chooses 8 to 2 bits for each layer between the first and the last: those of the
     least error within `size`, or those of the fewest bytes within `drop`. A network that is
@@ -63,10 +65,10 @@ class Quantize(Step):
     Down? Adaptive Rounding for Post-Training Quantization, https://arxiv.org/abs/2004.10568; Li et
     al. 2021, BRECQ, https://arxiv.org/abs/2102.05426; Nagel et al. 2019, Data-Free Quantization
     Through Weight Equalization and Bias Correction, https://arxiv.org/abs/1906.04721, section 4.2,
-    for correct.
+    for correct; Xiao et al. 2022, SmoothQuant, https://arxiv.org/abs/2211.10438, for smooth.
     """
 
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     leaves: ClassVar[str] = "quantized"
 
     weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, 32, "ternary", "binary", "auto"] = arg(
@@ -102,7 +104,11 @@ class Quantize(Step):
         low=1,
         high=1_000_000,
     )
-    correct: bool = arg("bias correction: undo the shift of each output's mean", False)
+    correct: bool | None = arg(
+        "bias correction: undo the shift of each output's mean; None = linear layers of networks "
+        "with layer normalization, from one pass",
+        None,
+    )
     reduce_range: bool | None = arg(
         "use 7 weight bits instead of 8; None = only if this CPU has no VNNI",
         None,
@@ -121,6 +127,9 @@ class Quantize(Step):
     )
     keep: str = arg("layers to keep float: glob patterns, comma-separated", "")
     only: str = arg("layers to quantize: glob patterns, comma-separated; empty = all", "")
+    smooth: bool = arg(
+        "SmoothQuant where layer normalization or attention feeds linear layers", True
+    )
     fold: bool = arg("fold batch-norm into the preceding layer; False = a separate operation", True)
 
     def __post_init__(self) -> None:
@@ -262,7 +271,7 @@ class Quantize(Step):
         from ..surgery.quantization.calibrate import observe_ranges
         from ..surgery.quantization.moved import check_moved
         from ..surgery.quantization.prepare import insert_rounding
-        from ..surgery.quantization.reconstruct import correct_biases, learn_rounding
+        from ..surgery.quantization.recover import recover
         from ..surgery.quantization.settled import Ranges
         from ..surgery.quantization.uneven import even_flow
         from ..trees import first, length
@@ -281,7 +290,7 @@ class Quantize(Step):
         seen = (
             observe_ranges(model, batches, wires.sites, wires.lost, wires.calls) if measured else {}
         )
-        wires, apart = even_flow(wires, seen, ctx)
+        wires, apart = even_flow(wires.without(wires.apart), seen, ctx)
         plan = self.plan(model, wires, left, ctx, apart)
         count = sum(map(length, batches))
         bounds_of = cache(Ranges(seen, wires, ctx, self.range, count, self.samples).of)
@@ -291,26 +300,7 @@ class Quantize(Step):
             mixture = Mixture(plan, model, ctx, self.choices(), self.size, self.drop)
             mix_bits(mixture, wires, batches[0], bounds_of, self.of_bits)
         whole, bounds = insert_rounding(model, wires, plan, bounds_of)
-        if self.rounding != "nearest":
-            done = learn_rounding(
-                whole.eval(),
-                before,
-                list(wires.inputs),
-                batches,
-                self.steps,
-                ctx.seed,
-                by_block=self.rounding == "blocks",
-            )
-            if not done:
-                raise LissomError(
-                    f"{ctx.where}: no layer has weights of equal steps, whose rounding could be learned; "
-                    'rounding="nearest" is what its grid has'
-                )
-            ctx.facts["rounded"] = done
-        if self.correct:
-            ctx.facts["corrected"] = correct_biases(
-                whole.eval(), before, list(wires.inputs), batches
-            )
+        recover(whole.eval(), before, wires, batches, ctx, self)
         eight = self.weights == self.inputs == 8
         check_moved(before, whole.eval(), first(batches[0], 32), ctx, eight=eight)
         count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
@@ -335,10 +325,12 @@ class Quantize(Step):
         from ..surgery.compare import gate_same
         from ..surgery.coverage import unable
         from ..surgery.layers import baked
+        from ..surgery.plain_attention import separate_attention
         from ..surgery.plain_layers import settle_plain
         from ..surgery.quantization.dataflow import loose_modules, trace_dataflow
         from ..surgery.quantization.layers import CLASSES
         from ..surgery.quantization.prepare import prepare_layers, unrounded
+        from ..surgery.quantization.smooth import smooth_network
         from ..surgery.transform import holding
         from ..trees import first, some_of
 
@@ -347,10 +339,14 @@ class Quantize(Step):
             raise LissomError(f"{ctx.where}: {CLUSTERED}")
         own = settle_plain(model, ctx)
         before = copy.deepcopy(model)
+        separate_attention(model, ctx.example)
         one = first(ctx.example, 1)
         loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
         # what one sample does not reach may be reached by others
         shown = one if loose is None else some_of(batches)
+        if loose is None and self.smooth and batches[0] is not ctx.example:
+            smooth_network(model, batches, ctx, self.specs(), self.range)
+            before = copy.deepcopy(model)
         left = prepare_layers(model, shown, self.fold)
         unable(model, ctx.example, left, own, CLASSES)
         gate_same(
@@ -359,7 +355,10 @@ class Quantize(Step):
             before,
             model,
             first(batches[0], 32),
-            lambda net, example: prepare_layers(net, example, self.fold),
+            lambda net, example: (
+                separate_attention(net, example),
+                prepare_layers(net, example, self.fold),
+            ),
             shown,
         )
         if loose:

@@ -23,6 +23,7 @@ from ..surgery.by_tensor import ByTensor
 from ..surgery.channels import attention
 from ..surgery.channels.windows import PartitionAttention, WindowAttention, becomes
 from ..surgery.fold import Rest, StandIn, kind_of_norm, taken_out
+from ..surgery.plain_attention import PlainAttention, separate
 from ..surgery.plain_layers import become_plain
 from ..surgery.quantization import layers as quantized
 from ..surgery.quantization.layers import FEW, QuantizedLayer
@@ -66,6 +67,7 @@ OURS: tuple[type[nn.Module], ...] = (
     attention.HeadAttention,
     WindowAttention,
     PartitionAttention,
+    PlainAttention,
 )
 CLASSES = {kind.__name__: kind for kind in OURS}
 
@@ -199,6 +201,9 @@ def _restored(model: nn.Module, folder: Path) -> nn.Module:
     if structure["quantized"]:
         model = QuantizedNetwork(model, **structure["quantized"])
     for name, facts in structure["layers"].items():
+        if facts["class"] == "PlainAttention":
+            _separate(_found(model, name, folder))
+    for name, facts in structure["layers"].items():
         if "geometry" in facts:
             _plain(_found(model, name, folder), facts["geometry"], name, tensors)
     _transform(model, structure["layers"], folder)
@@ -229,6 +234,15 @@ def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
         raise LissomError(
             f"load: {folder}: the network built has no layer '{name}'; was it built the same way?"
         ) from None
+
+
+def _separate(layer: nn.Module) -> None:
+    """Turn PyTorch's attention into linear layers."""
+    if not isinstance(layer, nn.MultiheadAttention):
+        raise LissomError(
+            f"load: {type_of(layer)} cannot become a PlainAttention; was the network built the same way?"
+        )
+    separate(layer)
 
 
 def _plain(

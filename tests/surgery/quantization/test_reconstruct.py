@@ -141,7 +141,7 @@ def test_a_rehearsal_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("rounding was learned on an untrained network")
 
-    monkeypatch.setattr("lissom.surgery.quantization.reconstruct.learn_rounding", never)
+    monkeypatch.setattr("lissom.surgery.quantization.recover.learn_rounding", never)
     step: Any = method_of("steps", "quantize(4, rounding='learned', steps=9)")
     step.rehearse(trained(), SurgeryContext(images(1), lambda count: [images(count)]))
     with pytest.raises(AssertionError, match="untrained"):

@@ -54,7 +54,7 @@ class HeadAttention(nn.MultiheadAttention):
             # n heads places head_dim
             for x, w, b in zip(inputs, self.in_proj_weight.chunk(3), biases, strict=True)
         )
-        mask = self._mask(q, key_padding_mask, attn_mask, is_causal)
+        mask = mask_of(q, key_padding_mask, attn_mask, causal=is_causal)
         weights = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
         weights = (weights if mask is None else weights + mask).softmax(-1)
         mixed = F.dropout(weights, self.dropout, self.training) @ v
@@ -65,25 +65,25 @@ class HeadAttention(nn.MultiheadAttention):
         weights = weights.mean(1) if average_attn_weights else weights
         return out, weights if batched else weights[0]
 
-    def _mask(
-        self, q: Tensor, padding: Tensor | None, mask: Tensor | None, causal: bool
-    ) -> Tensor | None:
-        """Return what is added to the products (n heads places places), None for nothing."""
-        if mask is None and causal:
-            mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
-        parts = []
-        if mask is not None:
-            if mask.ndim == 3 and len(mask) != len(q) * self.num_heads:
-                raise ValueError(
-                    f"a mask for each head has {len(mask)} of them; "
-                    f"{len(q) * self.num_heads} are left"
-                )
-            parts.append(
-                _added(mask, q).unflatten(0, (len(q), -1)) if mask.ndim == 3 else _added(mask, q)
+
+def mask_of(
+    q: Tensor, padding: Tensor | None, mask: Tensor | None, *, causal: bool
+) -> Tensor | None:
+    """Return what is added to the products (n heads places places) of queries `q`, None for nothing."""
+    if mask is None and causal:
+        mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
+    parts = []
+    if mask is not None:
+        if mask.ndim == 3 and len(mask) != len(q) * q.shape[1]:
+            raise ValueError(
+                f"a mask for each head has {len(mask)} of them; {len(q) * q.shape[1]} are left"
             )
-        if padding is not None:
-            parts.append(_added(padding if padding.ndim == 2 else padding[None], q)[:, None, None])
-        return sum(parts[1:], parts[0]) if parts else None
+        parts.append(
+            _added(mask, q).unflatten(0, (len(q), -1)) if mask.ndim == 3 else _added(mask, q)
+        )
+    if padding is not None:
+        parts.append(_added(padding if padding.ndim == 2 else padding[None], q)[:, None, None])
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:

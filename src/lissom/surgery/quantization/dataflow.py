@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from ...trees import Tree, copied, handed, tensors_in
 from ..by_tensor import ByTensor
 from ..entering import entering
 from ..layers import torch_class
-from .sites import LOOKUPS, PASSES, Sites, kind_of, paths_of
+from .sites import LOOKUPS, NORMS, PASSES, SOFTMAX, Sites, kind_of, paths_of
+from .tokens import Graph, around_norms
 
 # calls that are one operation with a ReLU after them
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}
@@ -58,6 +59,9 @@ class DataFlow:
     makers: dict[str, str]  # site -> the layer whose outputs it has
     # site of a concatenation -> the sites that are parts of it
     joined: dict[str, set[str]] = field(default_factory=dict)
+    # sites that stay float, since calls in float read them too; layers round them for themselves
+    apart: set[str] = field(default_factory=set)
+    of_tokens: bool = False  # whether features of tokens are normalized, as in a transformer
 
     def without(self, floats: Container[str]) -> DataFlow:
         """Return the flow of values in which those of some sites stay float."""
@@ -131,6 +135,7 @@ class _Watch:
     def __init__(
         self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]
     ) -> None:
+        self.func: Callable[[], Any] = lambda: None  # what is being called
         self.weights = weights_of(network)
         self.tables = {
             name for name, layer in network.named_modules() if torch_class(layer) is nn.Embedding
@@ -144,6 +149,9 @@ class _Watch:
         self.layer_of: dict[str, str] = {}  # call -> layer
         # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
         self.steep: set[str] = set()
+        self.norms: set[str] = set()  # normalizations over the features of each token
+        self.roots = ByTensor[bool]()  # what such a normalization by hand multiplies with
+        self.softmaxes: set[str] = set()
         for site, x in inputs.items():
             if x.is_floating_point():
                 self.source[x] = site
@@ -156,6 +164,17 @@ class _Watch:
         for site in sites:
             self.readers[site].append(reader)
         return sites
+
+    def graph(self) -> Graph:
+        """Return who reads what, for those who decide what stays float."""
+        return Graph(self.readers, self.reads, self.layer_of, self.norms, self.softmaxes)
+
+    def note(self, func: Any, name: str, args: tuple[Any, ...]) -> None:
+        """Take note of what is float in every runtime: normalization of tokens, and their attention."""
+        if func in NORMS or (kind_of(name) == "mul" and any(a in self.roots for a in args)):
+            self.norms.add(name)
+        elif func in SOFTMAX:
+            self.softmaxes.add(name)
 
     def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
@@ -171,6 +190,7 @@ class _Watch:
         self.reads.setdefault(name, []).extend(sources)
         self.readers.setdefault(name, [])
         self.runs[name] += 1
+        self.note(self.func(), name, args)
         if out in self.source:  # an operation in place: a name of its own for the result
             out = out.view_as(out)
         self.source[out] = name
@@ -194,6 +214,10 @@ class _Watch:
                 self.source.setdefault(o, self.source[first])
         elif outs[0].is_floating_point():
             self.read(args, getattr(func, "__name__", "?"))
+            if func in NORMS:
+                self.norms.add("rms_norm")
+            if getattr(func, "__name__", "") == "rsqrt":
+                self.roots[outs[0]] = True
             if out is first:  # changed in place by a call that is not known
                 self.source.pop(out, None)
 
@@ -265,12 +289,15 @@ def trace_dataflow(
             watch.visit, watch.passed, paths=None if loose is None else paths_of(network)
         ) as numbered,
     ):
+        watch.func = lambda: numbered.func
         ends = {watch.source.get(t) for t in tensors_in(handed(network.eval(), inputs))}
     reads = watch.reads
     readers = watch.readers
     layers = watch.layers
     sites: dict[str, str] = {}
     floats = watch.steep_sites() | watch.tail(ends)
+    stream, apart = around_norms(watch.graph())
+    floats |= stream
     for name in readers:
         if (
             name in ends
@@ -280,15 +307,7 @@ def trace_dataflow(
             continue
         owner = name if kind_of(name) != "maxpool" or not reads[name] else reads[name][0]
         sites[name] = sites.get(owner, name)
-    sums = [
-        {
-            sites[s]
-            for s in (*reads[name], name if name in sites else readers[name][0])
-            if s in sites
-        }
-        for name in reads
-        if kind_of(name) == "add" and (name in sites or readers[name])
-    ]
+    sums = merged(sums_in(watch, sites, stream))
     reading: dict[str, set[str | None]] = {owner: set() for owner in sites.values()}
     for name, owner in sites.items():
         reading[owner] |= {
@@ -302,15 +321,40 @@ def trace_dataflow(
         for layer, read in layers.items()
     }
     calls = dict(numbered.counts) if loose is None else {}
+    joined = joined_in(watch, sites, stream)
+    apart &= sites.keys()
     return DataFlow(
-        sites, only, sources, calls, merged(sums), reading, watch.layer_of, joined_in(watch, sites)
+        sites,
+        only,
+        sources,
+        calls,
+        sums,
+        reading,
+        watch.layer_of,
+        joined,
+        apart,
+        bool(watch.norms),
     )
 
 
-def joined_in(watch: _Watch, sites: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return for the site of each concatenation the sites that are parts of it."""
+def sums_in(watch: _Watch, sites: Mapping[str, str], stream: Container[str]) -> list[set[str]]:
+    """Return for each addition, less those of a `stream`, the sites of what is added and of the sum."""
+    readers = watch.readers
+    return [
+        {sites[s] for s in (*reads, name if name in sites else readers[name][0]) if s in sites}
+        for name, reads in watch.reads.items()
+        if kind_of(name) == "add" and (name in sites or readers[name]) and name not in stream
+    ]
+
+
+def joined_in(
+    watch: _Watch, sites: Mapping[str, str], stream: Container[str]
+) -> dict[str, set[str]]:
+    """Return for the site of each concatenation, less those of a `stream`, the sites that are parts of it."""
     joined: dict[str, set[str]] = {}
     for name, parts in watch.reads.items():
+        if name in stream:
+            continue
         # what only a ReLU reads is rounded behind it
         rounded = name if name in sites else next(iter(watch.readers[name]), "")
         if kind_of(name) == "cat" and rounded in sites:

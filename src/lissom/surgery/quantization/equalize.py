@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -165,10 +165,22 @@ class Chains(TorchFunctionMode):
             self.values[out] = Value(filters.expand(out.shape), self.chains[-1])
 
 
+class Follower(Protocol):
+    """What follows values through the calls that Python functions show."""
+
+    inside: bool  # whether such a call is running
+
+    def read(self, tensor: Any) -> Any:
+        """Count a read of a tensor; return what is known of it."""
+
+    def end(self, value: Any) -> None:
+        """Give up what `read` returned."""
+
+
 class Unseen(TorchDispatchMode):
     """Count the reads of what Python functions do not show: scripted modules, say."""
 
-    def __init__(self, chains: Chains) -> None:
+    def __init__(self, chains: Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.chains = chains
 

@@ -166,6 +166,8 @@ class QuantizedNetwork(nn.Module):
         inputs = more if x is NOTHING else (x, *more)
         inputs, named = self.entered(inputs, named)
         outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
+        if "query" not in self.calls:  # saved before what enters attention was counted
+            made = Counter({kind: n for kind, n in made.items() if kind not in ("query", "key")})
         if self.shared and self.calls and made != self.calls:
             changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
             raise LissomError(

@@ -99,6 +99,9 @@ SITES: dict[Any, str] = {
     }.items()
     for kind in kinds
 }
+# float in every runtime: normalization of the features of each token, and what weighs tokens
+NORMS = {F.layer_norm, F.rms_norm, torch.rms_norm}
+SOFTMAX = {F.softmax, torch.softmax, _T.softmax}
 # These make no site: what they return is on the grid of the table, if there is one, and whatever
 # reads it rounds it as it wants it.
 LOOKUPS = {F.embedding, looked_up}
@@ -173,7 +176,9 @@ class Sites(TorchFunctionMode):
     Calls are named by kind and order, so the user's forward needs no change and no tracing. Where
     the order differs from sample to sample, `paths` names the modules, and a call is named by the
     module that makes it and by the order in it: experts-0:linear1. `left` is told of each module
-    that has run, and of its own calls. `visit` returns what the network goes on with. `passed` is
+    that has run, and of its own calls. `visit` returns what the network goes on with; what it was
+    that is called meanwhile is `func`. What enters attention, the scaled queries and the keys, are
+    sites as if a call had made them: query1, key1. `passed` is
     called with the tensors of calls that only hand values on; those of `skipped` are not made:
     their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since
     the network may go on with what they changed.
@@ -196,6 +201,7 @@ class Sites(TorchFunctionMode):
         self.clipped = clipped
         self.paths = paths
         self.left = left
+        self.func: Any = None
         self.hooks = ExitStack()
         # the modules that run, outermost first, with the calls each has made
         self.inside = [("", Counter[str]())]
@@ -231,7 +237,30 @@ class Sites(TorchFunctionMode):
         path, calls = self.inside[-1]
         return f"{path}:{kind}{calls[kind] + 1}"
 
+    def entered(self, kind: str, made_of: Tensor, x: Tensor) -> Tensor:
+        """Return what the network goes on with for a value that enters attention."""
+        name = self.named(kind)
+        self.counts[kind] += 1
+        self.inside[-1][1][kind] += 1
+        return self.visit(name, (made_of,), x)
+
+    def attended(self, query: Tensor, key: Tensor, *args: Any, **named: Any) -> Any:
+        """Run attention on scaled queries and keys that were visited; as it is where these stay."""
+        given = named.get("scale")
+        scaled = query * (query.shape[-1] ** -0.5 if given is None else given)
+        entered = self.entered("query", query, scaled), self.entered("key", key, key)
+        if entered[0] is scaled and entered[1] is key:
+            out = F.scaled_dot_product_attention(query, key, *args, **named)
+        else:
+            out = F.scaled_dot_product_attention(*entered, *args, **{**named, "scale": 1.0})
+        if self.passed is not None:
+            self.passed(F.scaled_dot_product_attention, (*args, *named.values()), out)
+        return out
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.func = func
+        if func is F.scaled_dot_product_attention:
+            return self.attended(*args, **(kwargs or {}))
         kind = SITES.get(func)
         name = "" if kind is None else self.named(kind)
         skipped = name in self.skipped or (

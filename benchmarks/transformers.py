@@ -1,0 +1,134 @@
+"""Error and latency of transformers in int8, beside NNCF's transformer mode.
+
+    python benchmarks/transformers.py [--models deit_tiny_patch16_224,...] [--pictures photos.tar]
+
+For each network of timm: the relative error of the outputs on the calibration samples, which is the
+root mean square of the difference over that of the outputs, and the latency of the files in turns,
+one thread. Weights are random, as timm makes them, and nothing is trained: so the errors compare
+quantizers and say nothing of accuracy. Samples are noise, or the photographs of a tar. A file that
+is slower than the float one is marked, and the fastest of each runtime is named. NNCF's file is for
+OpenVINO; its error is measured there, lissom's in PyTorch, which its files are compared with. Needs
+timm and nncf, which is no part of lissom: pip install nncf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tarfile
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+import lissom
+from lissom import LissomError
+from lissom.bench.inputs import images as noise
+from lissom.bench.latency import latencies
+from lissom.bench.machine import machine
+
+MODELS = "deit_tiny_patch16_224,vit_tiny_patch16_224,swin_tiny_patch4_window7_224,mobilevit_xxs"
+RECIPES = ("quantize(8)", 'quantize(8, "dynamic")')
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+def samples(count: int, side: int, pictures: str | None) -> Tensor:
+    """Return noise, or photographs of a tar, spread over it, at about unit variance."""
+    if pictures is None:
+        return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+    from PIL import Image
+
+    with tarfile.open(pictures) as tar:
+        names = sorted(name for name in tar.getnames() if name.endswith(".jpg"))
+        found = []
+        for name in names[:: len(names) // count][:count]:
+            file = tar.extractfile(name)
+            assert file is not None
+            image = Image.open(file).convert("RGB").resize((side, side))
+            found.append(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
+    return (torch.stack(found) - 0.45) / 0.225
+
+
+def relative(outputs: Tensor, wanted: Tensor) -> float:
+    """Return the root mean square of a difference over that of what was wanted."""
+    return float((outputs - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+
+
+def by_nncf(source: Path, goal: Path, images: Tensor) -> Tensor:
+    """Quantize an ONNX file with NNCF's transformer mode, save it, and return what it answers."""
+    import nncf
+    import openvino as ov
+
+    shown = [images[k : k + 1].numpy() for k in range(len(images))]
+    model = nncf.quantize(
+        ov.Core().read_model(str(source)),
+        nncf.Dataset(shown),
+        subset_size=len(shown),
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    ov.save_model(model, str(goal), compress_to_fp16=False)
+    network = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return torch.from_numpy(np.concatenate([network(image)[0] for image in shown]))
+
+
+def row(model: nn.Module, images: Tensor, folder: Path, rounds: int) -> None:
+    """Quantize a network in each way and print what came of it."""
+    with torch.no_grad():
+        wanted = model(images)
+    shape = tuple(images.shape[1:])
+    files = {("float", target): folder / f"float-{target}.onnx" for target in RUNTIMES}
+    for (_, target), path in files.items():
+        lissom.export(model, target, path, shape)
+    errors = {}
+    for recipe in RECIPES:
+        small = lissom.apply(recipe, model, images[:1], images)
+        with torch.no_grad():
+            errors[recipe] = relative(small(images), wanted)
+        for target in RUNTIMES:
+            path = folder / f"{len(files)}.onnx"
+            try:
+                lissom.export(small, target, path, shape)
+                files[recipe, target] = path
+            except LissomError as error:
+                print(f"  {recipe} {target}: {error}")
+    path = folder / "nncf.xml"
+    errors["NNCF"] = relative(by_nncf(files["float", "openvino"], path, images), wanted)
+    files["NNCF", "openvino"] = path
+    for target in RUNTIMES:
+        here = {name: path for (name, runtime), path in files.items() if runtime == target}
+        pictures = noise((1, *shape))
+        pairs = [(target, path) for path in here.values()]
+        timings = latencies(pairs, pictures, threads=1, rounds=rounds)
+        times = {name: timing.median for name, timing in zip(here, timings, strict=True)}
+        for name, time in times.items():
+            error = f"{errors[name]:.4f}" if name in errors else "      "
+            slower = "  slower than float" if time > times["float"] else ""
+            print(f"  {target:11} {name:24} {error}  {time:7.2f} ms{slower}", flush=True)
+        print(f"  {target:11} fastest: {min(times, key=lambda name: times[name])}", flush=True)
+
+
+def main() -> None:
+    """Print a block for each network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--pictures")
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=15)
+    words = parser.parse_args()
+    warnings.simplefilter("ignore")
+    facts = machine()
+    print(f"{facts['cpu']}, {' '.join(facts['isa'])}, one thread, batch 1")
+    for seed, name in enumerate(words.models.split(",")):
+        torch.manual_seed(seed)
+        model = timm.create_model(name, pretrained=False).eval()
+        images = samples(words.samples, model.default_cfg["input_size"][1], words.pictures)
+        print(f"{name}, random weights, {words.samples} samples of {words.pictures or 'noise'}")
+        with tempfile.TemporaryDirectory() as folder:
+            row(model, images, Path(folder), words.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What brings a network back to the float one after its numbers were rounded, as the step was told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from torch import nn
+
+from ...errors import LissomError
+from ...trees import Tree
+from .dataflow import DataFlow
+from .network import QuantizedNetwork
+from .reconstruct import correct_biases, learn_rounding
+from .rows import correct_means, linear_inputs
+
+if TYPE_CHECKING:
+    from ...language.context import Context
+
+
+class Settings(Protocol):
+    """What the step `quantize` is told of it."""
+
+    @property
+    def rounding(self) -> str:
+        """How weights are rounded: nearest, learned or blocks."""
+
+    @property
+    def steps(self) -> int:
+        """How many updates rounding learns with."""
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether biases are corrected; None: those of linear layers, in a network of tokens."""
+
+
+def recover(
+    whole: QuantizedNetwork,
+    before: nn.Module,
+    wires: DataFlow,
+    batches: Sequence[Tree],
+    ctx: Context,
+    settings: Settings,
+) -> None:
+    """Learn rounding and correct biases on calibration batches, in place, and note for how many layers.
+
+    `before` is the float network. Raises LissomError where no rounding can be learned.
+    """
+    names = list(wires.inputs)
+    nearest = settings.rounding == "nearest"
+    if not nearest:
+        by_block = settings.rounding == "blocks"
+        done = learn_rounding(
+            whole, before, names, batches, settings.steps, ctx.seed, by_block=by_block
+        )
+        if not done:
+            raise LissomError(
+                f"{ctx.where}: no layer has weights of equal steps, whose rounding could be learned; "
+                'rounding="nearest" is what its grid has'
+            )
+        ctx.facts["rounded"] = done
+    if settings.correct:
+        ctx.facts["corrected"] = correct_biases(whole, before, names, batches)
+    elif settings.correct is None and nearest and wires.of_tokens and batches[0] is not ctx.example:
+        read = linear_inputs(before, batches)
+        ctx.facts["corrected"] = correct_means(whole, before, read, batches)

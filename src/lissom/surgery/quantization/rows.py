@@ -1,0 +1,145 @@
+"""What linear layers read on calibration samples: how large each input is, its mean, and some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ...trees import Tree, copied, handed
+from ..by_tensor import ByTensor
+from .bits import Precision
+from .calibrate import RangeStats
+from .layers import QuantizedLinear
+from .network import QuantizedNetwork
+from .reconstruct import correct_biases
+from .rounding import Rounding
+from .sites import projected
+
+ROWS = 256  # by which the mean of what rounding adds to inputs is measured
+
+
+class Rows(TorchFunctionMode):
+    """Note of what some linear layers read the largest and the mean of each input (in), and `rows` of
+    each call.
+    """
+
+    def __init__(self, names: ByTensor[str], rows: int) -> None:
+        super().__init__()
+        self.names = names
+        self.rows = rows
+        self.largest: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.samples: dict[str, list[Tensor]] = {}
+        self.draw = torch.Generator().manual_seed(0)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.linear, projected) and len(args) > 1 and args[1] in self.names:
+            self.note(self.names[args[1]], args[0].detach())
+        return func(*args, **(kwargs or {}))
+
+    def note(self, name: str, x: Tensor) -> None:
+        """Take note of the inputs (... in) of a layer."""
+        rows = x.flatten(0, -2).float() if x.ndim > 1 else x[None].float()
+        if not len(rows):
+            return
+        largest = rows.abs().amax(0)
+        self.largest[name] = torch.maximum(largest, self.largest.get(name, largest))
+        self.sums[name] = rows.double().sum(0) + self.sums.get(name, 0)
+        self.counts[name] = len(rows) + self.counts.get(name, 0)
+        picks = torch.randint(len(rows), (min(self.rows, len(rows)),), generator=self.draw)
+        self.samples.setdefault(name, []).append(rows[picks.to(rows.device)])
+
+    def mean(self, name: str) -> Tensor:
+        """Return the mean of each input (in) of a layer, in float64."""
+        return self.sums[name] / self.counts[name]
+
+    def sample(self, name: str) -> Tensor:
+        """Return rows (n in) that a layer reads."""
+        return torch.cat(self.samples[name])
+
+
+def rows_read(
+    model: nn.Module, names: Iterable[str], batches: Sequence[Tree], rows: int = ROWS
+) -> Rows:
+    """Run a network on calibration batches and return what the linear layers `names` read."""
+    weights = ByTensor((model.get_parameter(f"{name}.weight"), name) for name in names)
+    with torch.no_grad(), Rows(weights, -(-rows // len(batches))) as seen:
+        for batch in batches:
+            handed(model.eval(), copied(batch))
+    return seen
+
+
+def rounding_error(
+    rows: Tensor,
+    weight: Tensor,
+    factor: Tensor,
+    weights: Precision,
+    inputs: Precision,
+    pick: Any,
+) -> float:
+    """Return the mean square by which rounding changes what a layer makes of its inputs, over that
+    of what it makes, if they (n in) are divided by a factor (in) and the weight (out in) takes it.
+    """
+    with torch.no_grad():
+        whole = rows @ weight.float().T
+        scaled = weight.detach().float() * factor
+        held = weights.grid.hold_weights(scaled, weights.bits)
+        rounded = Rounding(weights.grid, weights.bits, "weights", held)
+        x = rows / factor
+        bounds = (0.0, 0.0)
+        if not inputs.grid.at_run_time:
+            stats = RangeStats()
+            stats.add(x)
+            bounds = pick(stats, 2**inputs.bits - 1)
+        held = inputs.grid.hold_inputs(*bounds, inputs.bits)
+        x = Rounding(inputs.grid, inputs.bits, "inputs", held).eval()(x)
+        gap = x @ rounded.eval()(scaled).T - whole
+        return float(gap.square().mean() / whole.square().mean().clamp_min(1e-30))
+
+
+def linear_inputs(model: nn.Module, batches: Sequence[Tree]) -> Rows:
+    """Return what the linear layers of a prepared network read on calibration batches."""
+    layers = [name for name, m in model.named_modules() if isinstance(m, QuantizedLinear)]
+    return rows_read(model, layers, batches)
+
+
+def correct_means(
+    whole: QuantizedNetwork, before: nn.Module, read: Rows, batches: Sequence[Tree]
+) -> int:
+    """Shift the bias of each linear layer, in place, by what rounding moves the mean of its outputs if
+    it reads what the float network gives it; return how many.
+
+    b += W E[x] - W' E[x']    W', x': rounded weights and inputs
+
+    So one pass over the float network is enough. The last layer, which meets the errors of all, is
+    corrected by what it really makes. Source: Nagel et al. 2019, Data-Free Quantization,
+    https://arxiv.org/abs/1906.04721, section 4.2.
+    """
+    done = [name for name in read.counts if is_rounded(whole.network.get_submodule(name))]
+    for name in done:
+        layer = whole.network.get_submodule(name)
+        assert isinstance(layer, QuantizedLinear)
+        with torch.no_grad():
+            weight = layer.transformed().double()
+            rounded = layer.in_inference()[0].double()
+            rows = read.sample(name)
+            source = layer.own or layer.feed
+            moved = torch.zeros_like(rows) if source is None else source(rows) - rows
+            mean = read.mean(name)
+            shift = weight @ mean - rounded @ (mean + moved.double().mean(0))
+            if layer.bias is None:
+                layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]))
+            layer.bias += shift.to(layer.bias)
+    correct_biases(whole, before, done[-1:], batches)
+    return len(done)
+
+
+def is_rounded(layer: nn.Module) -> bool:
+    """Return whether a layer is a linear one with rounded weights."""
+    return isinstance(layer, QuantizedLinear) and layer.rounding is not None

@@ -1,0 +1,77 @@
+"""What stays float in a network that normalizes tokens: a transformer.
+
+A stream of tokens is summed up from block to block; each block normalizes it, and attention weighs
+it. All of that is float in every runtime, and only layers read it in integers. One grid for its
+sums, from the small ones of the first block to the large ones of the last, costs most of the
+accuracy and wins no time: DeiT-Tiny's outputs were 50 % off with it, and are 3 % off without.
+What convolutions make is rounded as ever, and sums and products of it are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+from .sites import kind_of
+
+ELEMENTWISE = ("add", "mul", "cat")
+ENTERING = ("query", "key")  # what is rounded as it enters attention
+
+
+@dataclass
+class Graph:
+    """The calls of a forward pass that make values, in the order in which they run."""
+
+    readers: Mapping[str, Sequence[str]]  # call -> the calls that read it, known or not
+    reads: Mapping[str, Sequence[str]]
+    layer_of: Mapping[str, str]  # call -> the layer that makes it
+    norms: Container[str]  # over the features of each token
+    softmaxes: set[str]
+
+    def in_integers(self, reader: str, whole: Container[str]) -> bool:
+        """Return whether a call takes its operands as integers; what is no product, if it is in `whole`."""
+        if reader in self.layer_of or kind_of(reader) == "conv":
+            return True
+        if kind_of(reader) == "linear":
+            # what attention averages stays float: its weights are small and many
+            return self.softmaxes.isdisjoint(self.reads[reader])
+        return reader in whole
+
+    def of_convolutions(self) -> set[str]:
+        """Return the values that are made of what convolutions made, and of inputs of the network."""
+        pictures = set[str]()
+        for site, made_of in self.reads.items():
+            kind = kind_of(site)
+            mixes = kind in ("linear", *ENTERING) or site in self.norms or site in self.softmaxes
+            if kind in ("conv", "input") or (
+                made_of and not mixes and pictures.issuperset(made_of)
+            ):
+                pictures.add(site)
+        return pictures
+
+
+def around_norms(graph: Graph) -> tuple[set[str], set[str]]:
+    """Return the sites that stay float in a network that normalizes tokens, and those that the layers
+    which read them round for themselves, since calls in float read them too; none in another.
+    """
+    if not graph.norms:
+        return set(), set()
+    pictures = graph.of_convolutions()
+    whole = set(pictures)
+    while idle := {
+        site
+        for site in whole
+        if not any(graph.in_integers(reader, whole) for reader in graph.readers[site])
+    }:
+        whole -= idle
+    floats = set[str]()
+    apart = set[str]()
+    for site, readers in graph.readers.items():
+        if kind_of(site) in ENTERING:
+            continue
+        taken = [reader for reader in readers if graph.in_integers(reader, whole)]
+        if not taken and (site not in pictures or kind_of(site) in ELEMENTWISE):
+            floats.add(site)
+        elif site not in pictures and len(taken) < len(readers):
+            apart |= {site} if graph.layer_of.keys() >= {*taken} else set()
+    return floats, apart
