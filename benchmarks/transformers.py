@@ -1,14 +1,16 @@
 """Error and latency of transformers in int8, beside NNCF's transformer mode.
 
     python benchmarks/transformers.py [--models deit_tiny_patch16_224,...] [--pictures photos.tar]
+        [--seeds 3] [--rounds 15]
 
-For each network of timm: the relative error of the outputs on the calibration samples, which is the
-root mean square of the difference over that of the outputs, and the latency of the files in turns,
-one thread. Weights are random, as timm makes them, and nothing is trained: so the errors compare
-quantizers and say nothing of accuracy. Samples are noise, or the photographs of a tar. A file that
-is slower than the float one is marked, and the fastest of each runtime is named. NNCF's file is for
-OpenVINO; its error is measured there, lissom's in PyTorch, which its files are compared with. Needs
-timm and nncf, which is no part of lissom: pip install nncf.
+For each network of timm: the relative error of the outputs, which is the root mean square of the
+difference over that of the outputs, on as many other samples as quantizers have seen, and the
+latency of the files in turns, one thread (--rounds 0: none). Weights are random, as timm makes
+them, anew for each seed, and nothing is trained: so the errors compare quantizers and say nothing
+of accuracy. Samples are noise, or the photographs of a tar. A file that is slower than the float
+one is marked, and the fastest of each runtime is named. NNCF's file is for OpenVINO; its error is
+measured there, lissom's in PyTorch, which its files are compared with. Needs timm and nncf, which
+is no part of lissom: pip install nncf.
 """
 
 from __future__ import annotations
@@ -57,8 +59,10 @@ def relative(outputs: Tensor, wanted: Tensor) -> float:
     return float((outputs - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
-def by_nncf(source: Path, goal: Path, images: Tensor) -> Tensor:
-    """Quantize an ONNX file with NNCF's transformer mode, save it, and return what it answers."""
+def by_nncf(source: Path, goal: Path, images: Tensor, others: Tensor) -> Tensor:
+    """Quantize an ONNX file with NNCF's transformer mode on images, save it, and return what it
+    answers to others.
+    """
     import nncf
     import openvino as ov
 
@@ -71,13 +75,29 @@ def by_nncf(source: Path, goal: Path, images: Tensor) -> Tensor:
     )
     ov.save_model(model, str(goal), compress_to_fp16=False)
     network = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return torch.from_numpy(np.concatenate([network(image)[0] for image in shown]))
+    answers = [network(others[k : k + 1].numpy())[0] for k in range(len(others))]
+    return torch.from_numpy(np.concatenate(answers))
 
 
-def row(model: nn.Module, images: Tensor, folder: Path, rounds: int) -> None:
-    """Quantize a network in each way and print what came of it."""
+def errors_of(model: nn.Module, images: Tensor, others: Tensor, folder: Path) -> dict[str, float]:
+    """Quantize a network in each way on images, without files for timing; return its errors on others."""
     with torch.no_grad():
-        wanted = model(images)
+        wanted = model(others)
+    errors = {}
+    for recipe in RECIPES:
+        small = lissom.apply(recipe, model, images[:1], images)
+        with torch.no_grad():
+            errors[recipe] = relative(small(others), wanted)
+    source = folder / "float.onnx"
+    lissom.export(model, "openvino", source, tuple(images.shape[1:]))
+    errors["NNCF"] = relative(by_nncf(source, folder / "nncf.xml", images, others), wanted)
+    return errors
+
+
+def row(model: nn.Module, images: Tensor, others: Tensor, folder: Path, rounds: int) -> None:
+    """Quantize a network in each way on images and print its errors on others, and times."""
+    with torch.no_grad():
+        wanted = model(others)
     shape = tuple(images.shape[1:])
     files = {("float", target): folder / f"float-{target}.onnx" for target in RUNTIMES}
     for (_, target), path in files.items():
@@ -86,7 +106,7 @@ def row(model: nn.Module, images: Tensor, folder: Path, rounds: int) -> None:
     for recipe in RECIPES:
         small = lissom.apply(recipe, model, images[:1], images)
         with torch.no_grad():
-            errors[recipe] = relative(small(images), wanted)
+            errors[recipe] = relative(small(others), wanted)
         for target in RUNTIMES:
             path = folder / f"{len(files)}.onnx"
             try:
@@ -95,7 +115,7 @@ def row(model: nn.Module, images: Tensor, folder: Path, rounds: int) -> None:
             except LissomError as error:
                 print(f"  {recipe} {target}: {error}")
     path = folder / "nncf.xml"
-    errors["NNCF"] = relative(by_nncf(files["float", "openvino"], path, images), wanted)
+    errors["NNCF"] = relative(by_nncf(files["float", "openvino"], path, images, others), wanted)
     files["NNCF", "openvino"] = path
     for target in RUNTIMES:
         here = {name: path for (name, runtime), path in files.items() if runtime == target}
@@ -116,18 +136,26 @@ def main() -> None:
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--pictures")
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     words = parser.parse_args()
     warnings.simplefilter("ignore")
     facts = machine()
     print(f"{facts['cpu']}, {' '.join(facts['isa'])}, one thread, batch 1")
-    for seed, name in enumerate(words.models.split(",")):
-        torch.manual_seed(seed)
-        model = timm.create_model(name, pretrained=False).eval()
-        images = samples(words.samples, model.default_cfg["input_size"][1], words.pictures)
+    for name in words.models.split(","):
         print(f"{name}, random weights, {words.samples} samples of {words.pictures or 'noise'}")
-        with tempfile.TemporaryDirectory() as folder:
-            row(model, images, Path(folder), words.rounds)
+        for seed in range(words.seeds):
+            torch.manual_seed(seed)
+            model = timm.create_model(name, pretrained=False).eval()
+            both = samples(2 * words.samples, model.default_cfg["input_size"][1], words.pictures)
+            images, others = both[::2], both[1::2]
+            with tempfile.TemporaryDirectory() as folder:
+                if words.rounds and not seed:
+                    row(model, images, others, Path(folder), words.rounds)
+                else:
+                    errors = errors_of(model, images, others, Path(folder))
+                    said = ", ".join(f"{way} {error:.4f}" for way, error in errors.items())
+                    print(f"  seed {seed}: {said}", flush=True)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,17 @@ class Equalize(Step):
     It helps where all filters of a layer share one scale. Biases are scaled with their filters and
     are not absorbed.
 
-    Also known as: cross-layer equalization (CLE), weight equalization.
+    In a transformer, channels of a normalization that are far larger than the others are divided by
+    s = max|X|^alpha / max|W|^(1 - alpha), and the weights that read them multiplied, with the alpha
+    by which layers of 8 bits err least. `quantize` does so by itself.
+
+    Also known as: cross-layer equalization (CLE), weight equalization, SmoothQuant.
     Source: Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias
-    Correction, https://arxiv.org/abs/1906.04721, section 4.1.
+    Correction, https://arxiv.org/abs/1906.04721, section 4.1; Xiao et al. 2022, SmoothQuant,
+    https://arxiv.org/abs/2211.10438.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     cannot_follow: ClassVar = {
         "quantized": "the weights are quantized already; equalize before quantize",
         "cluster": "the weights are clustered already; equalize before cluster",
@@ -49,6 +54,12 @@ class Equalize(Step):
         low=1,
         high=10_000,
     )
+    smooth: bool = arg(
+        "SmoothQuant where layer normalization or attention feeds linear layers", True
+    )
+    samples: int = arg(
+        "calibration samples by which smooth chooses alpha", 128, low=1, high=1_000_000
+    )
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
         import copy
@@ -56,7 +67,9 @@ class Equalize(Step):
         from ..surgery.compare import gate_same
         from ..surgery.fold import fold_batchnorms
         from ..surgery.plain_layers import settle_plain
+        from ..surgery.quantization.bits import precision_of
         from ..surgery.quantization.equalize import equalize_pairs, pairs
+        from ..surgery.quantization.smooth import smooth_network
         from ..surgery.states import check_states
 
         check_states(self, model, ctx.where)
@@ -67,12 +80,6 @@ class Equalize(Step):
         ctx.facts["folded"] = fold_batchnorms(model, ctx.example)
         linked = pairs(model, ctx.example)
         ctx.facts["equalized"] = equalize_pairs(model, linked, self.sweeps)
-        if not linked:
-            ctx.notes.append(
-                f"{ctx.where}: no two layers follow each other through ReLU, pooling "
-                "and the like alone, so "
-                "there was nothing to equalize"
-            )
         gate_same(
             ctx,
             "equalized = unequalized",
@@ -84,4 +91,16 @@ class Equalize(Step):
                 equalize_pairs(net, pairs(net, example), self.sweeps),
             ),
         )
+        if self.smooth:
+            eight = (
+                precision_of(8, None, "weights", ctx.where),
+                precision_of(8, None, "inputs", ctx.where),
+            )
+            smooth_network(model, ctx.images(self.samples), ctx, eight)
+        if not linked and "smoothed" not in ctx.facts:
+            ctx.notes.append(
+                f"{ctx.where}: no two layers follow each other through ReLU, pooling and the like "
+                "alone, and no normalization of tokens feeds linear layers unevenly, so there was "
+                "nothing to equalize"
+            )
         return model

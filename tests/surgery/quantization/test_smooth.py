@@ -185,3 +185,16 @@ def test_a_file_answers_as_the_simulation(target: str, tmp_path: Any) -> None:
     again = lissom.load(tmp_path / "saved", block())
     with torch.no_grad():
         assert torch.equal(again(x), small(x))
+
+
+def test_the_step_equalize_smooths_too() -> None:
+    net = block()
+    even, notes = lissom.apply("equalize", net, images(1), images(), notes=True)
+    with torch.no_grad():
+        assert torch.allclose(even(images()), net(images()), rtol=1e-3, atol=1e-4)
+    largest = even.one.weight.abs().max() / even.one.weight.abs().median()
+    assert largest < 30 and net.one.weight.abs().max() > 99
+    assert not any("nothing to equalize" in note for note in notes)
+    (plain, notes) = lissom.apply("equalize(smooth=False)", net, images(1), images(), notes=True)
+    assert torch.equal(plain.one.weight, net.one.weight)
+    assert any("nothing to equalize" in note for note in notes)
