@@ -60,7 +60,7 @@ DUTIES = [
         Kind,
         set(
             "suits misfit loss classes compared tally agreement answers shifted mirrored "
-            "drawn colours words sureness".split()
+            "put_together drawn colours words sureness".split()
         ),
     ),
     (WeightTransform, {"settings", "hold", "transformed", "stored"}),
