@@ -86,6 +86,14 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         r"is larger than",
     ),
+    "an old opset": (
+        lambda: model_of([node("Add", ["x", "x"], ["y"], broadcast=1)], ROWS, ["y"], opset=6),
+        r"'broadcast' is not known; its opset is 6, older than 9: convert it",
+    ),
+    "a mask": (
+        lambda: model_of([node("Dropout", ["x"], ["d", "y"])], ROWS, ["y"]),
+        r"its output 'y' is read, which is not known",
+    ),
     "an attribute": (
         giant([node("Relu", ["x"], ["y"], slope=2.0)]),
         r"its attribute 'slope' is not known",
@@ -106,6 +114,18 @@ def test_what_is_not_taken_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=said) as raised:
         from_onnx(folder / "net.onnx")
     assert "\n" not in str(raised.value) and "onnx:" in str(raised.value)
+
+
+def test_many_constants_out_of_nothing_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lissom.importing.build.MOST_FOLDED", 100)
+    many = [node("ConstantOfShape", ["s"], [f"c{k}"]) for k in range(4)]
+    outputs = ["c0", "c1", "c2", "c3", "y"]
+    model = model_of([*many, node("Relu", ["x"], ["y"])], ROWS, outputs, s=np.array([40]))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(LissomError, match=r"'c2'.: what it computes of constants is more than 108"):
+        from_onnx(tmp_path / "net.onnx")
 
 
 def test_weights_may_lie_beside_the_file(tmp_path: Path) -> None:

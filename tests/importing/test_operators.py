@@ -19,9 +19,10 @@ from lissom.importing.nodes import file_of
 from lissom.importing.onnx_network import built, check_operators, finished
 from lissom.importing.operators.table import OPERATORS
 from lissom.importing.patterns import simplify
+from lissom.importing.values import Constant
 from lissom.trees import tensors_in
 
-from .graphs import PICTURES, ROWS, floats, node, written
+from .graphs import PICTURES, ROWS, floats, model_of, node, written
 
 PASS = 740  # cases at least
 HALVES = ("float16", "bfloat16")
@@ -36,7 +37,7 @@ REFUSED = {
     "padding and dilations": "no padding of means of powers",
     "drops values although nothing learns": "networks in training mode",
     "learns as it runs": "the same",
-    "mask is read": "the mask of dropout",
+    "its output .* is read": "the mask of dropout",
     "linear_before_reset=0": "PyTorch's GRU resets after the product",
     "sequence_lens": "sequences of different lengths",
     "peepholes": "PyTorch's LSTM has none",
@@ -226,6 +227,63 @@ GRAPHS: dict[str, tuple[list[Any], Any, dict[str, Any]]] = {
         ROWS,
         {"yes": np.array(True)},
     ),
+    "a mask that nobody reads": (
+        [node("Dropout", ["x"], ["d", "mask"]), node("Relu", ["d"], ["y"])],
+        ROWS,
+        {},
+    ),
+    "rows that are mirrored": (
+        [node("Pad", ["x", "p"], ["y"], mode="reflect")],
+        {"x": ("batch", 8)},
+        {"p": np.array([0, 2, 0, 3])},
+    ),
+    "a batch of -1": ([node("Relu", ["x"], ["y"])], {"x": (-1, 4, -1, -1)}, {}),
+    "open sizes of one name": (
+        [node("MaxPool", ["x"], ["y"], kernel_shape=[8, 8])],
+        {"x": ("?", 4, "?", "?")},
+        {},
+    ),
+    "weights of one number, as large as those of VGG": (
+        [node("ConstantOfShape", ["s"], ["w"]), node("MatMul", ["x", "w"], ["y"])],
+        ROWS,
+        {"s": np.array([8, 2**21 + 1])},
+    ),
+    "probabilities near 0": (
+        [node("Sub", ["x", "far"], ["s"]), node("Sigmoid", ["s"], ["y"])],
+        ROWS,
+        {"far": np.float32(17)},
+    ),
+    "lines of text of one height": (
+        [
+            node("MaxPool", ["x"], ["m"], kernel_shape=[48, 4], strides=[48, 4]),
+            node("Squeeze", ["m", "two"], ["y"]),
+        ],
+        {"x": ("batch", 3, "h", "w")},
+        {"two": np.array([2])},
+    ),
+    "an lstm that goes on": (
+        [
+            node("Unsqueeze", ["x", "first"], ["row"]),
+            node("LSTM", ["row", "w", "r", "b", "", "h", "c"], ["o", "", "last"], hidden_size=3),
+            node("Squeeze", ["last", "first"], ["y"]),
+        ],
+        {"x": (1, 8), "h": (1, 1, 3), "c": (1, 1, 3)},
+        {
+            "w": floats(1, 12, 8),
+            "r": floats(1, 12, 3),
+            "b": floats(1, 24),
+            "first": np.array([0]),
+        },
+    ),
+    "states of a named batch": (
+        [
+            node("Unsqueeze", ["x", "first"], ["row"]),
+            node("RNN", ["row", "w", "r", "", "", "h"], ["o", "last"], hidden_size=3),
+            node("Squeeze", ["last", "first"], ["y"]),
+        ],
+        {"x": ("n", 8), "h": (1, "n", 3)},
+        {"w": floats(1, 3, 8), "r": floats(1, 3, 3), "first": np.array([0])},
+    ),
     "an lstm": (
         [node("LSTM", ["x", "w", "r", "b"], ["y", "h", ""], hidden_size=3)],
         {"x": (6, "batch", 8)},
@@ -238,3 +296,30 @@ GRAPHS: dict[str, tuple[list[Any], Any, dict[str, Any]]] = {
 def test_small_graphs_give_what_onnx_runtime_gives(name: str, tmp_path: Path) -> None:
     nodes, inputs, tensors = GRAPHS[name]
     from_onnx(written(tmp_path / "net.onnx", nodes, inputs, ["y"], **tensors))  # or it raises
+
+
+def test_sizes_that_the_network_fixes_are_said(tmp_path: Path) -> None:
+    nodes, inputs, tensors = GRAPHS["lines of text of one height"]
+    network = from_onnx(written(tmp_path / "net.onnx", nodes, inputs, ["y"], **tensors))
+    assert network.notes == ("input 'x' is open in the file; here axis 2 is 48",)
+    assert network(torch.zeros(2, 3, 48, 20)).shape == (2, 3, 5)
+
+
+def test_probabilities_near_0_that_are_wrong_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"Sigmoid": lambda op: op.call(torch.exp, op.call(torch.mul, op[0], 1.001))}
+    monkeypatch.setattr("lissom.importing.onnx_network.OPERATORS", OPERATORS | wrong)
+    nodes, inputs, _ = GRAPHS["probabilities near 0"]
+    path = written(tmp_path / "net.onnx", nodes, inputs, ["y"], far=np.float32(16))
+    with pytest.raises(LissomError, match=r"by 0\.0\d+ of their size.*part is Sigmoid"):
+        from_onnx(path)
+
+
+def test_constants_that_come_and_go_are_told_apart() -> None:
+    file = file_of(model_of([node("Relu", ["x"], ["y"])], ROWS, ["y"]), Path("."))
+    build = built(file)
+    for number in range(20):
+        constant = Constant(torch.full((2, 3), number).T)  # which is copied
+        assert build.parameter(constant)[0, 0] == number
+        del constant

@@ -213,3 +213,16 @@ def test_a_run_and_an_export_hold_a_file_that_is_far_from_its_simulation_against
     monkeypatch.setattr("lissom.running.parity.AS_NEAR", 0.5)
     with pytest.raises(LissomError, match=r"artefact = simulated \(rms\)' failed"):
         lissom.export(model, "openvino", tmp_path / "n.onnx", task.data.shape, images)
+
+
+def test_probabilities_near_0_may_differ_by_what_sigmoids_of_runtimes_do() -> None:
+    target = one_target("onnxruntime")
+    wanted = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 3e-7
+    for quantized in (False, True):
+        assert checked(wanted + 1.5e-7, wanted, target, quantized=quantized)["difference"] == 0
+        for outputs, reference in (
+            (wanted + 3e-7, wanted),
+            (-wanted, -2 * wanted),  # which no sigmoid gives
+        ):
+            with pytest.raises(ParityError):
+                checked(outputs, reference, target, quantized=quantized)

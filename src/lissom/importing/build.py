@@ -14,10 +14,10 @@ from .names import argument_name, module_name, name_of_node, name_of_scope, name
 from .nodes import File, Node
 from .values import (
     MOST_FOLDED,
+    MOST_LISTED,
     Constant,
     Sizes,
     Value,
-    check_size,
     followed,
     numbers_only,
     plain,
@@ -56,10 +56,16 @@ class Build:
         self.users = file.users
         self.notes: list[str] = []
         self.parameters: dict[object, Tensor] = {}
+        # what keys are made of stays: the id of a tensor that is gone becomes that of another
+        self.named: list[Tensor] = []
         self.layers: dict[str, object] = {}
         self.homes: dict[object, str] = {}  # tensor of the file -> where the network holds it
         self.taken: set[str] = set()
         self.holders: set[str] = set()  # modules that hold a tensor of no layer
+        held = sum(tensor.numel() for tensor in file.tensors.values())
+        # a file computes a few tensors of each that it holds, and some out of nothing
+        self.most_folded = MOST_FOLDED + 8 * held
+        self.folded = 0
 
     def argument(self, name: str, showings: tuple[Tensor, Tensor]) -> None:
         """Add an input."""
@@ -71,9 +77,19 @@ class Build:
         node.meta["shown"] = showings
         self.values[name] = node
 
+    def count_folded(self, results: Any) -> None:
+        """Count the numbers of what is computed of constants; raise ValueError where all are too many."""
+        for part in results if isinstance(results, (list, tuple)) else [results]:
+            self.folded += part.numel() if isinstance(part, Tensor) else 0
+        if self.folded > self.most_folded:
+            raise ValueError(
+                f"what it computes of constants is more than {self.most_folded} numbers"
+            )
+
     def parameter(self, constant: Constant) -> Tensor:
         """Return the parameter, or buffer, that holds a constant: one for each tensor of the file."""
         if constant.key not in self.parameters:
+            self.named.append(constant.tensor)
             tensor = constant.tensor.contiguous()
             learns = bool(constant.source) and tensor.is_floating_point()
             self.parameters[constant.key] = nn.Parameter(tensor) if learns else tensor
@@ -192,7 +208,7 @@ class Op:
     def numbers(self, place: int) -> list[Any]:
         """Return the numbers of an input that must be a constant."""
         tensor = self.constant(place)
-        if tensor.numel() > MOST_FOLDED:
+        if tensor.numel() > MOST_LISTED:
             raise ValueError(f"input {place} has too many numbers")
         return list(tensor.flatten().tolist())
 
@@ -252,7 +268,7 @@ class Op:
         """Call a function on values: now where all are constants, else when the network runs."""
         results = followed(function, args, kwargs)
         if numbers_only(args, kwargs):
-            check_size(results[0], MOST_FOLDED)
+            self.build.count_folded(results[0])
             with torch.no_grad():
                 made = function(*plain(args), **plain(kwargs))
             return map_aggregate(made, folded)

@@ -82,17 +82,21 @@ def file_of(proto: Any, folder: Path) -> File:
         raise LissomError(f"it has {len(graph.node)} nodes, at most {MOST_NODES} are read")
     if graph.sparse_initializer:
         raise LissomError("it holds sparse tensors, which are not read; export it with dense ones")
-    opset = next((o.version for o in proto.opset_import if o.domain in OWN), 1)
     held = {tensor.name: tensor_of(tensor, folder) for tensor in graph.initializer}
     return File(
         [value for value in graph.input if value.name not in held],
         [value.name for value in graph.output],
         [node_of(node, folder) for node in graph.node],
         held,
-        opset,
+        opset_of(proto),
         folder,
         {entry.key: entry.value for entry in proto.metadata_props},
     )
+
+
+def opset_of(proto: Any) -> int:
+    """Return which version of ONNX's operators a model is written in."""
+    return next((o.version for o in proto.opset_import if o.domain in OWN), 1)
 
 
 def read_in(graph: Any) -> Iterator[str]:

@@ -10,25 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..errors import LissomError, first_line, listed
 from .assembled import write_forward
 from .build import Build, Op
 from .file import content_mark, model_in
 from .gate import check_outputs
-from .nodes import File, Node, file_of, node_of, tensor_of
-from .operators.sizes import TYPES
+from .nodes import File, Node, file_of, node_of, opset_of, tensor_of
+from .openings import BATCHES, OPENINGS, Opening, dims_of, fixed_batch, opened_sizes, showings
 from .operators.table import OPERATORS, REFUSED
 from .patterns import simplify
 from .quantized import NOTE, without_rounding
-from .values import MOST_ELEMENTS, Constant, check_size
+from .values import Constant
 
-BATCHES = (2, 3)  # of the two showings
+OLDEST = 9  # opset whose operators are known; of older ones most, which are the same
 CHECKED: set[str] = set()  # contents of files that have passed the gate: a run builds many networks
-PICTURE = (64, 96)  # sizes of an open axis of a picture
-SEQUENCE = (8, 12)  # and of another
 
 
 def onnx_network(path: str | Path) -> nn.Module:
@@ -51,17 +48,27 @@ def onnx_network(path: str | Path) -> nn.Module:
             file.notes.append(NOTE)
         check_operators(file)
         simplify(file)
-        build = built(file)
-        network = finished(build)
+        build, network = opened_network(file)
         mark = content_mark(str(path))
         if mark not in CHECKED:
             check_outputs(network, build, floats, path if floats is proto else None)
             CHECKED.add(mark)
     except LissomError as error:
-        raise LissomError(f"{where}: {error}") from error
+        raise LissomError(f"{where}: {error}{age_of(proto)}") from error
     except Exception as error:  # whatever a damaged file leads to
         raise LissomError(f"{where}: {first_line(error)} ({type(error).__name__})") from error
     return network
+
+
+def age_of(proto: Any) -> str:
+    """Return in words that a file is of an opset too old to be read for sure; "" where it is not."""
+    opset = opset_of(proto)
+    if opset >= OLDEST:
+        return ""
+    return (
+        f"; its opset is {opset}, older than {OLDEST}: convert it with "
+        f"onnx.version_converter.convert_version(model, 17)"
+    )
 
 
 def check_operators(file: File) -> None:
@@ -91,11 +98,50 @@ OTHERS = {
 }
 
 
-def built(file: File, *, opened: bool = True) -> Build:
+def opened_network(file: File) -> tuple[Build, nn.Module]:
+    """Return the network with its open sizes as large as it takes them. Raises LissomError, that of
+    the usual sizes, where it takes none of those tried.
+    """
+    failed: LissomError | None = None
+    tried = set()
+    for opening in OPENINGS:
+        sizes = tuple(opened_sizes(file, opening))
+        if sizes in tried:
+            continue
+        tried.add(sizes)
+        try:
+            build = built(file, opening=opening)
+            network = finished(build)
+        except LissomError as error:
+            failed = failed or error
+        else:
+            return build, network
+    assert failed is not None
+    raise failed
+
+
+def note_sizes(build: Build, opening: Opening) -> None:
+    """Have a network say which open sizes of its inputs are fixed now."""
+    for value, pairs in zip(build.file.inputs, opened_sizes(build.file, opening), strict=True):
+        dims = zip(dims_of(value), pairs, strict=True)
+        fixed = [
+            f"axis {axis} is {pair[0]}"
+            for axis, (size, pair) in enumerate(dims)
+            if isinstance(size, str) and pair[0] == pair[1]
+        ]
+        if fixed:
+            build.notes.append(
+                f"input {value.name!r:.80} is open in the file; here {' and '.join(fixed)}"
+            )
+
+
+def built(file: File, *, opened: bool = True, opening: Opening = OPENINGS[0]) -> Build:
     """Return the network as it is built, node by node; for any batch where it is to be `opened`."""
     build = Build(file, BATCHES, fixed_batch(file) if opened else None)
-    for value in file.inputs:
-        build.argument(value.name, showings(value, build.fixed_batch))
+    if opened:
+        note_sizes(build, opening)
+    for value, pairs in zip(file.inputs, opened_sizes(file, opening, opened=opened), strict=True):
+        build.argument(value.name, showings(value, pairs))
     for node in file.nodes:
         add(build, node)
     return build
@@ -112,9 +158,10 @@ def add(build: Build, node: Node) -> None:
         op.note_lead(results)
         for name, value in zip(node.outputs, results, strict=False):
             build.values[name] = value
-        missing = [name for name in node.outputs[len(results) :] if name]
-        if missing:
-            raise ValueError(f"its output {missing[0]!r:.80} is not known")
+        unmade = filter(None, node.outputs[len(results) :])
+        unknown = [name for name in unmade if build.users[name]]
+        if unknown:
+            raise ValueError(f"its output {unknown[0]!r:.80} is read, which is not known")
     except LissomError:
         raise
     except Exception as error:  # what PyTorch's shapes say where they do not fit
@@ -143,42 +190,6 @@ def branch(op: Op) -> list[Any]:
     for inner in taken.node:
         add(op.build, node_of(inner, folder))
     return [op.build.values[value.name] for value in taken.output]
-
-
-def dims_of(value: Any) -> list[int | str]:
-    """Return the sizes of an input: numbers, or names of open ones."""
-    kind = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
-        raise LissomError(f"input {value.name!r:.80} is no tensor of known axes")
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in kind.shape.dim]
-
-
-def fixed_batch(file: File) -> int | None:
-    """Return the batch that a file was made for, None where it takes any."""
-    first = next((dims_of(value) for value in file.inputs if dims_of(value)), [])
-    return first[0] if first and isinstance(first[0], int) else None
-
-
-def showings(value: Any, fixed: int | None) -> tuple[Tensor, Tensor]:
-    """Return what stands for an input in both showings: tensors without memory."""
-    dims = dims_of(value)
-    kind = TYPES.get(value.type.tensor_type.elem_type)
-    if kind is None:
-        raise LissomError(f"input {value.name!r:.80} has numbers of a type that is not known")
-    shapes: tuple[list[int], list[int]] = ([], [])
-    for axis, size in enumerate(dims):
-        opened = PICTURE if len(dims) > 3 else SEQUENCE
-        if axis == 0 and (isinstance(size, str) or size == fixed):
-            opened = BATCHES
-        elif isinstance(size, int):
-            opened = (size, size)
-        for shape, number in zip(shapes, opened, strict=True):
-            shape.append(number)
-    if any(size < 0 for size in shapes[0]):
-        raise LissomError(f"input {value.name!r:.80} has sizes {dims!s:.80}")
-    first, second = (torch.empty(shape, dtype=kind, device="meta") for shape in shapes)
-    check_size(second, MOST_ELEMENTS)
-    return first, second
 
 
 def finished(build: Build) -> nn.Module:

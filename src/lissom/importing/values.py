@@ -16,7 +16,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 MOST_ELEMENTS = 1 << 27  # of one tensor: 512 MiB of float32
-MOST_FOLDED = 1 << 24  # of a tensor that is computed of constants
+MOST_FOLDED = 1 << 28  # of all that is computed of constants: 1 GiB of float32
+MOST_LISTED = 1 << 24  # of a constant that is read number by number
 
 
 @dataclass(frozen=True, eq=False)

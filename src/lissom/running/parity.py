@@ -43,6 +43,9 @@ FEW = 2  # inputs that an exported file is tried on
 # Some networks make much of every rounding: two ways of rounding the same lie as far apart as either
 # from the float network. Such a file passes if it is as near to the float network as the simulation.
 AS_NEAR = 1.1  # times the distance of the simulation
+# The sigmoids of runtimes are right to that much of 1. Where a detector sees nothing, as in noise, it
+# is as large as its probabilities.
+SIGMOID = 2e-7
 SPOILT = 0.5  # a simulation that lies farther than this from the float network proves nothing
 
 
@@ -170,6 +173,8 @@ class Gap:
             if not theirs.is_floating_point() or not theirs.numel():
                 continue
             gap = ours - theirs
+            if gap.abs().max() <= SIGMOID and are_tiny_probabilities(theirs):
+                gap = torch.zeros_like(gap)
             differ, size = self.squares[place]
             self.squares[place] = (
                 differ + float(gap.double().square().sum()),
@@ -263,6 +268,11 @@ def rows_of_one_id(
     largest = torch.stack(gaps).amax(0).nan_to_num(-1.0, posinf=math.inf)
     kept = largest.argsort()[: math.ceil(len(largest) * (1 - others))]
     return [(ours[kept], theirs[kept]) for ours, theirs in rows]
+
+
+def are_tiny_probabilities(outputs: Tensor) -> bool:
+    """Return whether outputs may be those of a sigmoid, all near 0."""
+    return bool(outputs.min() >= 0) and bool(outputs.max() < 1e3 * SIGMOID)
 
 
 def maximum(value: float, other: float) -> float:

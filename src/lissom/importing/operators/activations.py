@@ -146,8 +146,6 @@ def dropout(op: Op) -> Any:
         ratio = float(op.constant(1))
     if isinstance(op.optional(2), Constant) and bool(op.constant(2)):
         raise ValueError("it drops values although nothing learns; export the network in eval mode")
-    if len(op.node.outputs) > 1 and op.node.outputs[1]:
-        raise ValueError("its mask is read, which is not known")
     from torch import nn
 
     return op.layer(lambda: nn.Dropout(shortest(ratio)), op[0])

@@ -137,10 +137,11 @@ def pad(op: Op) -> Any:
         raise ValueError(f"mode {op.get('mode', 'constant')!r:.40} is not known")
     if mode == "constant":
         return op.call(F.pad, x, last_first(pairs[first:]), value=value)
-    # PyTorch mirrors the last one to three axes behind two others
-    if first < 2 or count not in (3, 4, 5):
+    # PyTorch mirrors the last one to three axes, behind two others or one
+    lead = 2 if first >= 2 and count > 2 else 1
+    if first < lead or not 1 <= count - lead <= 3:
         raise ValueError(f"mode {mode} on axis {first} of {count} is not known")
-    return op.call(F.pad, x, last_first(pairs[2:]), mode=mode)
+    return op.call(F.pad, x, last_first(pairs[lead:]), mode=mode)
 
 
 MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}

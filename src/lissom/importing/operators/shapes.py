@@ -210,8 +210,10 @@ def squeeze(op: Op) -> Any:
         return Sizes(value.parts, single=True) if len(value.parts) == 1 else value
     if axes is None:
         axes = [axis for axis, size in enumerate(op.shape(value)) if size == 1]
-    if any(op.shape(value)[axis] != 1 for axis in axes):
-        raise ValueError(f"axes {axes!s:.80} of {op.shape(value)!s:.80} are not all 1")
+    for which in (0, 1):
+        sizes = op.shape(value, which)
+        if any(sizes[axis] != 1 for axis in axes):
+            raise ValueError(f"axes {axes!s:.80} of {sizes!s:.80} are not all 1")
     return op.call(torch.squeeze, value, tuple(axes))
 
 

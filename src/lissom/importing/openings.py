@@ -1,0 +1,103 @@
+"""Which sizes the inputs of a network are tried with: those that a file leaves open have to be found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LissomError
+from .nodes import File
+from .operators.sizes import TYPES
+from .values import MOST_ELEMENTS, check_size
+
+BATCHES = (2, 3)  # of the two showings
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Two sizes for each open axis of an input, one for each showing; the same where the network
+    takes one size only.
+    """
+
+    height: tuple[int, int] = (64, 96)  # of pictures, whose other axes follow the width
+    width: tuple[int, int] = (64, 96)
+    length: tuple[int, int] = (8, 12)  # of anything else
+    second: bool = False  # whether states hold the batch that the file was made for on their axis 1
+
+
+# tried in turn: a file does not say which sizes its network takes
+OPENINGS = (
+    Opening(),
+    Opening(height=(48, 48), length=(512, 640)),  # lines of text, and samples of sound
+    Opening(height=(32, 32), length=(4096, 6144)),
+    Opening(height=(224, 224), width=(224, 224), length=(16000, 24000)),
+    Opening(second=True),
+)
+
+
+def dims_of(value: Any) -> list[int | str]:
+    """Return the sizes of an input: numbers, or names of open ones."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
+        raise LissomError(f"input {value.name!r:.80} is no tensor of known axes")
+    # some exporters write -1 for an open size
+    return [
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value != -1 else dim.dim_param
+        for dim in kind.shape.dim
+    ]
+
+
+def fixed_batch(file: File) -> int | None:
+    """Return the batch that a file was made for, None where it takes any."""
+    first = next((dims_of(value) for value in file.inputs if dims_of(value)), [])
+    return first[0] if first and isinstance(first[0], int) else None
+
+
+def opened_sizes(
+    file: File, opening: Opening, *, opened: bool = True
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yield the sizes of each input in both showings: of its open axes those of `opening`, of the
+    batch those of BATCHES.
+    """
+    fixed = fixed_batch(file) if opened else None
+    batch = batch_name(file)
+    for place, value in enumerate(file.inputs):
+        dims = dims_of(value)
+        batch_axis = 1 if opening.second and place and len(dims) == 3 else 0
+        pairs = []
+        for axis, size in enumerate(dims):
+            is_batch = axis == batch_axis and (isinstance(size, str) or size == fixed)
+            if is_batch or (batch and size == batch):
+                pairs.append(BATCHES)
+            elif isinstance(size, int):
+                pairs.append((size, size))
+            elif len(dims) > 3:
+                pairs.append(opening.height if axis == 2 else opening.width)
+            else:
+                pairs.append(opening.length)
+        yield tuple(pairs)
+
+
+def batch_name(file: File) -> str:
+    """Return what a file calls an open batch; "" where it has no name that nothing else has."""
+    first = next((dims_of(value) for value in file.inputs if dims_of(value)), [])
+    name = first[0] if first else ""
+    return name if isinstance(name, str) and first.count(name) == 1 else ""
+
+
+def showings(value: Any, pairs: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+    """Return what stands for an input in both showings: tensors without memory."""
+    kind = TYPES.get(value.type.tensor_type.elem_type)
+    if kind is None:
+        raise LissomError(f"input {value.name!r:.80} has numbers of a type that is not known")
+    if any(size < 0 for size, _ in pairs):
+        raise LissomError(f"input {value.name!r:.80} has sizes {dims_of(value)!s:.80}")
+    first, second = (
+        torch.empty([pair[which] for pair in pairs], dtype=kind, device="meta") for which in (0, 1)
+    )
+    check_size(second, MOST_ELEMENTS)
+    return first, second
