@@ -8,10 +8,11 @@ can be divided by s where it is made and multiplied by s where it is read. Sourc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,22 +85,12 @@ class Value:
     reads: int = 0
 
 
-class Chains(TorchFunctionMode):
-    """Follow the output of each named layer through the calls of a forward pass; `names` maps
-    weights to layers.
+class Follower(TorchFunctionMode, ABC):
+    """What follows values through the calls that Python functions show; `inside` while one of them runs."""
 
-    Every read counts: a value that is read twice, or by a call that is not known, ends its chain.
-    """
-
-    def __init__(self, names: ByTensor[str], axes: dict[Any, int] = LAYERS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.names = names
-        self.axes = axes
         self.inside = False
-        self.values = ByTensor[Value]()
-        self.chains: list[Chain] = []
-        self.runs = Counter[Tensor]()  # weight or bias -> calls that read it
-        self.biases: dict[str, Tensor | None] = {}  # layer -> the bias it was called with
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -111,6 +102,35 @@ class Chains(TorchFunctionMode):
         finally:
             self.inside = False
         return out
+
+    @abstractmethod
+    def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Take note of what a call reads, and of what was made of it."""
+
+    @abstractmethod
+    def read(self, tensor: Any) -> Any:
+        """Count a read of a tensor; return what is known of it."""
+
+    @abstractmethod
+    def end(self, value: Any) -> None:
+        """Give up what `read` returned."""
+
+
+class Chains(Follower):
+    """Follow the output of each named layer through the calls of a forward pass; `names` maps
+    weights to layers.
+
+    Every read counts: a value that is read twice, or by a call that is not known, ends its chain.
+    """
+
+    def __init__(self, names: ByTensor[str], axes: dict[Any, int] = LAYERS) -> None:
+        super().__init__()
+        self.names = names
+        self.axes = axes
+        self.values = ByTensor[Value]()
+        self.chains: list[Chain] = []
+        self.runs = Counter[Tensor]()  # weight or bias -> calls that read it
+        self.biases: dict[str, Tensor | None] = {}  # layer -> the bias it was called with
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Take note of who read what, and of what was made of it."""
@@ -163,18 +183,6 @@ class Chains(TorchFunctionMode):
             self.chains.append(Chain(name))
             filters = torch.arange(out.shape[axis], device=out.device).view(-1, *[1] * (-1 - axis))
             self.values[out] = Value(filters.expand(out.shape), self.chains[-1])
-
-
-class Follower(Protocol):
-    """What follows values through the calls that Python functions show."""
-
-    inside: bool  # whether such a call is running
-
-    def read(self, tensor: Any) -> Any:
-        """Count a read of a tensor; return what is known of it."""
-
-    def end(self, value: Any) -> None:
-        """Give up what `read` returned."""
 
 
 class Unseen(TorchDispatchMode):

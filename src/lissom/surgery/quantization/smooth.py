@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ...language.method import method_of
 from ...trees import Tree, called, first, tensors_in
 from ..by_tensor import ByTensor
 from ..compare import gate_same
-from ..looks import LOOKS
 from .bits import Precision
-from .equalize import Unseen, moved, owners, shared
+from .equalize import Follower, Unseen, moved, owners, shared
 from .rows import rounding_error, rows_read
 from .sites import NORMS, PASSES
 
@@ -96,7 +94,7 @@ class Smoothing:
         }
 
 
-class Sources(TorchFunctionMode):
+class Sources(Follower):
     """Follow the values of each source through the calls of a forward pass to the layers that read
     them; a call that is not known fixes the channels that it reads.
     """
@@ -104,21 +102,9 @@ class Sources(TorchFunctionMode):
     def __init__(self, parameters: ByTensor[str]) -> None:
         super().__init__()
         self.parameters = parameters
-        self.inside = False
         self.values = ByTensor[Value]()
         self.sources: list[Source] = []
         self.runs = Counter[str]()  # parameter -> calls that read it
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        self.inside = True
-        try:
-            out = func(*args, **kwargs)
-            if func not in LOOKS:
-                self.follow(func, args, kwargs, out)
-        finally:
-            self.inside = False
-        return out
 
     def read(self, tensor: Any) -> Value | None:
         """Count a read of a parameter; return the value that a tensor is."""
