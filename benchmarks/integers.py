@@ -110,11 +110,11 @@ def macs_in(path: Path, example: Tree) -> dict[str, int]:
 
 def in_openvino(path: Path) -> set[str]:
     """Return the nodes of a file which OpenVINO computes in integers."""
-    target = one_target("openvino")
     from lissom.exporting.openvino_ir import read
+    from lissom.targets.openvino import Openvino
 
     done = set[str]()
-    compiled = target._compiled(read(path), 1)  # type: ignore[attr-defined]
+    compiled = Openvino().compiled(read(path), 1)
     for op in compiled.get_runtime_model().get_ordered_ops():
         facts = op.get_rt_info()
         if str(facts["runtimePrecision"].astype(str)) in ("u8", "i8", "u1"):

@@ -120,7 +120,7 @@ class Openvino(Target):
             if shape not in compiled:
                 if fixed:
                     model.reshape(list(shape))
-                compiled[shape] = self._compiled(model, threads)
+                compiled[shape] = self.compiled(model, threads)
             answers = compiled[shape](inputs)
             # OpenVINO writes the next answer into the same memory
             return [answers[k].copy() for k in range(len(answers))]
@@ -135,7 +135,7 @@ class Openvino(Target):
         model = read(path)
         if one_bit(model):
             model.reshape(list(inputs[0].shape))
-        request = self._compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
+        request = self.compiled(model, threads, {"PERF_COUNT": True}).create_infer_request()
         layer = layers_in(path)
         runs = []
         for _ in range(WARM + times):
@@ -163,7 +163,7 @@ class Openvino(Target):
                 [1, *(d.get_length() for d in list(model.input(0).get_partial_shape())[1:])]
             )
         reasons = in_openvino(model)
-        for op in self._compiled(model, 1).get_runtime_model().get_ordered_ops():
+        for op in self.compiled(model, 1).get_runtime_model().get_ordered_ops():
             facts = op.get_rt_info()
             kind = str(facts["layerType"].astype(str))
             precision = str(facts["runtimePrecision"].astype(str))
@@ -184,7 +184,8 @@ class Openvino(Target):
                 )
         return Fused(done, done + len(rest), tuple(rest), single)
 
-    def _compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
+    def compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
+        """Return a model compiled for the CPU as this target runs it, `more` being further settings."""
         import openvino as ov
         from openvino.passes import ConstantFolding, Manager
 
