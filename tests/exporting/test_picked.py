@@ -20,7 +20,7 @@ from lissom import LissomError, Store
 from lissom.bench.inputs import images
 from lissom.bench.process import loaded
 from lissom.cli.main import main
-from lissom.commands import export as export_command
+from lissom.commands import whole as whole_command
 from lissom.commands.accuracy import file_metrics
 from lissom.commands.export import Wanted, export_key
 from lissom.data.data import Data
@@ -190,7 +190,7 @@ def test_a_file_that_picks_otherwise_is_not_written(
             found = super().forward(x)
             return {**found, "boxes": found["boxes"] + 40}
 
-    monkeypatch.setattr(export_command, "Picked", Fewer)
+    monkeypatch.setattr(whole_command, "Picked", Fewer)
     wanted = Wanted(nms=True, kind="detect(threshold=0.001)")
     with pytest.raises(
         ParityError, match=r"the file finds other boxes than are picked .* of 200 are the same"

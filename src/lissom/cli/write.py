@@ -49,6 +49,14 @@ def export(
         str | None,
         typer.Option("--kind", help="With --nms: how they are picked, as in 'detect(iou=0.5)'."),
     ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures",
+            help="Put all of the preprocessing into the file: it takes pictures of any size, (n "
+            "height width c) in 8 bits, and gives boxes in their pixels.",
+        ),
+    ] = False,
     snippet: Annotated[
         bool,
         typer.Option(
@@ -73,7 +81,7 @@ def export(
     from ..commands.export import Wanted, export_key
     from ..report.live import Live
 
-    wanted = Wanted(bake, nms, kind)
+    wanted = Wanted(bake, nms, kind, pictures)
 
     with Live(quiet=json) as live:
         path = export_key(found, kept, to, output, wanted, model, say=live.begin, with_code=snippet)

@@ -52,6 +52,11 @@ def is_baked(facts: Mapping[str, Any]) -> bool:
     return facts.get("baked") in ("true", True)
 
 
+def takes_pictures(facts: Mapping[str, Any]) -> bool:
+    """Return whether a file takes pictures of any size (n height width c) in 8 bits."""
+    return facts.get("pictures") in ("true", True)
+
+
 def classes_in(facts: Mapping[str, Any]) -> list[str]:
     """Return the classes that a file says it answers, none where it does not say."""
     classes = facts.get("classes") or []
@@ -107,6 +112,11 @@ def file_metrics(
     if kind is None and is_own_kind(text):
         raise LissomError(
             f"{path}: it was made for the kind of task {text}; --kind says where it is"
+        )
+    if takes_pictures(facts):
+        raise LissomError(
+            f"{path}: it takes pictures of any size, and data are read in one; expected the file that "
+            "was exported without --pictures"
         )
     baked = is_baked(facts)
     said = classes_in(facts)

@@ -24,7 +24,7 @@ from ..running.measure import exported, inputs_in, silent
 from ..running.plan import targets_of
 from ..store.store import Store
 from ..trees import mapped, shapes
-from .accuracy import file_metrics, preprocess_in
+from .accuracy import facts_in, file_metrics, preprocess_in, takes_pictures
 
 # the opponents of every bench: beside a runtime that is slow in float, any integers look fast
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
@@ -205,7 +205,7 @@ def resolve(
     source = None
     if isinstance(found, Path):
         path = found
-        inputs = images((1, *shape)) if shape else inputs_of_file(found)
+        inputs = inputs_of_file(found) if shape is None else given_size(found, shape)
     else:
         key = found
         source = store.record(key)["float"]["key"]
@@ -234,6 +234,14 @@ def uncompressed(
         except LissomError as error:
             say(f"no baseline {name} in {target}: {error}")
     return found
+
+
+def given_size(path: Path, shape: tuple[int, ...]) -> list[Input]:
+    """Return what a file takes of one sample of `shape` (c h w): whole pictures where it says so."""
+    if not takes_pictures(facts_in(path)):
+        return images((1, *shape))
+    channels, height, width = shape
+    return [Input((1, height, width, channels), "uint8", 0, 255)]
 
 
 def inputs_of_file(path: Path) -> list[Input]:

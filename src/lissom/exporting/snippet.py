@@ -24,9 +24,17 @@ RUNTIMES = {
 }
 
 
-def snippet(target: str, file: str, facts: Mapping[str, Any], *, picks: bool = False) -> str:
+def snippet(
+    target: str,
+    file: str,
+    facts: Mapping[str, Any],
+    *,
+    picks: bool = False,
+    pictures: bool = False,
+) -> str:
     """Return a script that prints what a file, with its facts, answers for a picture: the class, or
-    the detections that it `picks` by itself, or of other kinds the shapes of its outputs.
+    the detections that it `picks` by itself, or of other kinds the shapes of its outputs. A file
+    that takes whole `pictures` is given them as they are.
 
     Raises LissomError for a runtime or a preprocessing that a few lines cannot do.
     """
@@ -44,7 +52,10 @@ def snippet(target: str, file: str, facts: Mapping[str, Any], *, picks: bool = F
     imported, run = RUNTIMES[target]
     mode = "L" if held.get("order") == "gray" else "RGB"
     text = str(held.get("preprocess") or "")
-    pictures = Preprocess.of(text).pictures if text else ()
+    operations = Preprocess.of(text).pictures if text else ()
+    if pictures:
+        mode = "L" if mode == "L" and all(each.channels is None for each in operations) else "RGB"
+        operations = ()
     lines = [
         f'{FIRST} {file} answers for a picture: python {file.rpartition(".")[0]}.py picture.jpg"""',
         "",
@@ -56,20 +67,23 @@ def snippet(target: str, file: str, facts: Mapping[str, Any], *, picks: bool = F
         "from PIL import Image",
         "",
         f'picture = Image.open(sys.argv[1]).convert("{mode}")',
-        *(operation.code() for operation in pictures),
-        "x = np.asarray(picture, np.float32)",
+        *(operation.code() for operation in operations),
+        f"x = np.asarray(picture, {'np.uint8' if pictures else 'np.float32'})",
     ]
     if held.get("baked") != "true":
         mean = [255 * value for value in held["mean"]]
         std = [255 * value for value in held["std"]]
         lines.append(f"x = (x - np.float32({mean})) / np.float32({std})")
-    channels_first = "x = x[None]" if mode == "L" else "x = x.transpose(2, 0, 1).copy()"
+    if pictures:
+        layout = ["x = x[:, :, None]"] if mode == "L" else []
+    else:
+        layout = ["x = x[None]" if mode == "L" else "x = x.transpose(2, 0, 1).copy()"]
     classes = held.get("classes") or []
     named = bool(classes) and len(json.dumps(classes)) < 2_000
     if named:
         lines.append(f"classes = {classes}")
     answer = answers(str(held.get("kind") or ""), named=named, picks=picks)
-    return "\n".join([*lines, channels_first, run.format(file=file), *answer, ""])
+    return "\n".join([*lines, *layout, run.format(file=file), *answer, ""])
 
 
 def answers(kind: str, *, named: bool, picks: bool) -> list[str]:

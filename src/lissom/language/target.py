@@ -61,6 +61,8 @@ class Target(Method, ABC):
     precise: ClassVar[float] = 1e-3
     # whether its files can pick boxes that do not overlap
     suppresses: ClassVar[bool] = False
+    # ending of its files that resize pictures of any size; none for a runtime that cannot
+    pictures: ClassVar[str] = ""
 
     @abstractmethod
     def missing(self) -> str | None:

@@ -66,6 +66,7 @@ class Onnxruntime(Target):
 
     ending: ClassVar[str] = "onnx"
     suppresses: ClassVar[bool] = True
+    pictures: ClassVar[str] = "onnx"
     module: ClassVar[str] = "onnxruntime"
     others: ClassVar[tuple[str, ...]] = (ENDING,)
 

@@ -45,7 +45,8 @@ class Openvino(Target):
     """Export to OpenVINO and run on the CPU; quantized layers run in 8-bit integers.
 
     Float layers run in `precision`. The file is ONNX, except for networks with weights of at most 4
-    bits. These become OpenVINO's own format, which stores such weights in 4 bits each. That is an
+    bits, and those that take whole pictures. These become OpenVINO's own format, which stores such
+    weights in 4 bits each and resizes as Pillow does. That is an
     `.xml` and a `.bin` file if the name ends in `.xml`, else (as in the store) one zip file of
     both. lissom widens these weights to 8 bits when it loads the file, since OpenVINO itself would
     compute them in float. Convolutions with binary inputs and weights are stored in single bits and
@@ -57,6 +58,7 @@ class Openvino(Target):
 
     ending: ClassVar[str] = "onnx"
     suppresses: ClassVar[bool] = True
+    pictures: ClassVar[str] = "ir"
     module: ClassVar[str] = "openvino"
     others: ClassVar[tuple[str, ...]] = (".ir", ".xml")
 
@@ -84,11 +86,14 @@ class Openvino(Target):
         example: Tree | None = None,
     ) -> None:
         from ..exporting.onnx.export import export_onnx
+        from ..exporting.pictured import Pictured
         from ..surgery.quantization.network import QuantizedNetwork
 
-        if not any(
-            isinstance(layer, QuantizedNetwork) and layer.few() for layer in model.modules()
-        ):
+        own_format = any(
+            isinstance(layer, Pictured) or (isinstance(layer, QuantizedNetwork) and layer.few())
+            for layer in model.modules()
+        )
+        if not own_format:
             export_onnx(model, path, shape, facts, adapt=adapt, example=example)
             return
         from ..exporting.openvino_ir import packed

@@ -51,16 +51,19 @@ def export_onnx(
     from ...surgery.weights.cast import kinds_of
     from ...tasks.given import network_of
     from ..floats import round_in_floats
+    from ..pictured import Pictured
     from ..shown import shown_to
     from .float_layers import keep_float_layers
     from .layers import round_in_integers
     from .names import name_by_layer
+    from .pictured import take_pictures
     from .suppression import write_suppression
     from .weights import halved
 
     model = network_of(copy.deepcopy(model).cpu().float().eval(), "export")
     shown = shown_to(model, shape, example)
     model = shown.network(model)
+    pictured = next((part for part in model.modules() if isinstance(part, Pictured)), None)
     # lissom's wrappers hold what they wrap as `network`
     prefix = ""
     inner = model
@@ -98,6 +101,8 @@ def export_onnx(
     keep_float_layers(proto)
     if adapt is not None:
         adapt(proto)
+    if pictured is not None:
+        take_pictures(proto, pictured.preprocess)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # protobuf and onnx raise errors of their own

@@ -1,0 +1,202 @@
+"""A file that holds more than its network: what prepares pictures, what picks detections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..bench.inputs import Input
+from ..bench.process import loaded
+from ..data.data import AS_GIVEN
+from ..detection.boxes import Detections, shared_boxes
+from ..errors import LissomError
+from ..exporting.picked import Picked
+from ..exporting.pictured import Pictured
+from ..kinds.detect import Detect
+from ..language.preprocess import Preprocess
+from ..language.target import Target
+from ..running.measure import inputs_in, metadata, preprocessed, shown_preprocess
+from ..running.parity import Gap, ParityError
+from ..tasks.kinds import is_own_kind, kind_named
+from ..trees import Tree, called, put_in
+
+# share of detections that a file which picks them has in common with one that does not
+ALIKE = 0.98
+LEAST_IOU = 0.9
+# (height, width) of the pictures that a file is tried on: wide, high, small
+SIZES = ((375, 500), (640, 427), (97, 61))
+
+
+def picking_kind(record: dict[str, Any], target: Target, stated: str | None) -> Detect:
+    """Return the kind of task that says how detections are picked; raise where a file cannot do it."""
+    text = stated or str(record["task"]["kind"])
+    if stated is None and is_own_kind(text):
+        raise LissomError(
+            f"--nms: the network was made for the kind of task {text}; --kind says where it is"
+        )
+    kind = kind_named(text)[0]
+    if not isinstance(kind, Detect) or type(kind).decode is not Detect.decode:
+        raise LissomError(
+            f"--nms: expected a network of kind detect, or of one that says where its boxes are "
+            f"(`places`), got {kind}"
+        )
+    if not target.suppresses:
+        raise LissomError(
+            f"--nms: {target} has nothing that picks boxes; onnxruntime and openvino have"
+        )
+    if record["task"]["inputs"]:
+        raise LissomError("--nms: expected a network with one input, got several")
+    return kind
+
+
+def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
+    """Return what a file does to pictures before its network sees them; raise where it cannot."""
+    if not target.pictures:
+        raise LissomError(
+            f"--pictures: {target} cannot resize pictures as Pillow does; onnxruntime and openvino can"
+        )
+    text = shown_preprocess(record, bake=True)
+    if text == AS_GIVEN:
+        raise LissomError(
+            "--pictures: inputs are taken as the data set gives them; there is nothing to put into "
+            "the file"
+        )
+    preprocess = Preprocess.of(text)
+    wanted = tuple(record["task"]["shape"][:0:-1])
+    for height, width in SIZES:
+        placements = preprocess.placements((width, height))
+        size = placements[-1].size if placements else (width, height)
+        if size != wanted:
+            raise LissomError(
+                f"--pictures: a picture of {height}x{width} becomes one of {size[1]}x{size[0]} by "
+                f"'{preprocess}', and the network takes {wanted[1]}x{wanted[0]}; expected a "
+                "preprocessing that makes one size of all, such as "
+                f"resize({wanted[1]}, {wanted[0]}), when the network was made"
+            )
+    return preprocess
+
+
+def export_whole(
+    model: nn.Module,
+    record: dict[str, Any],
+    target: Target,
+    kind: Detect | None,
+    preprocess: Preprocess | None,
+    path: Path,
+    plain: Path,
+    *,
+    bake: bool,
+) -> None:
+    """Write the file with what picks detections as `kind` does, and with a `preprocess`, to `path`.
+
+    Raises ParityError unless it answers as the `plain` file, with the rest done outside of it.
+    """
+    shape = tuple(record["task"]["shape"])
+    whole = preprocessed(model, record, bake)
+    facts = metadata(record, bake)
+    with torch.no_grad():
+        form = called(model, torch.zeros(1, *shape))
+    if kind is not None:
+        whole = Picked(whole, kind, kind.classes(form))
+        facts |= {"nms": "true", "kind": str(kind)}
+    if preprocess is not None:
+        whole = Pictured(whole, preprocess)
+        facts |= {"pictures": "true", "input": "pictures of any size (n height width c), 8 bits"}
+    target.export(whole, path, shape, facts)
+    if not path.suffix.startswith(".onnx"):
+        path.with_name(path.name + ".json").write_text(json.dumps(facts, indent=1), "utf-8")
+    shown = pictures_and_pixels(preprocess, shape)
+    if preprocess is None:
+        noise = inputs_in(record, 2, pixels=bake)[0].noise(np.random.default_rng(0))
+        shown = [(noise, noise)]
+    outputs = answers(target, path, [given for given, _ in shown])
+    wanted = [put_in(form, each) for each in answers(target, plain, [seen for _, seen in shown])]
+    if kind is None:
+        check_outputs(target, [put_in(form, each) for each in outputs], wanted)
+        return
+    picks = [torch.zeros(0)] * 3
+    found = [*chain.from_iterable(kind.decode(put_in(picks, each)) for each in outputs)]
+    picked = [*chain.from_iterable(kind.decode(each) for each in wanted)]
+    if preprocess is not None:
+        picked = [
+            placed_back(each, preprocess, (width, height))
+            for each, (height, width) in zip(picked, SIZES, strict=True)
+        ]
+    check_detections(target, found, picked)
+
+
+def check_outputs(target: Target, outputs: Sequence[Tree], wanted: Sequence[Tree]) -> None:
+    """Raise ParityError if outputs differ by more than rounding one pixel by 1 of 255 may do."""
+    gap = Gap()
+    for ours, theirs in zip(outputs, wanted, strict=True):
+        gap.add(ours, theirs)
+    gap.check(target, quantized=True, on="pictures; nothing was written")
+
+
+def check_detections(
+    target: Target, found: Sequence[Detections], picked: Sequence[Detections]
+) -> None:
+    """Raise ParityError unless a file finds the detections that are picked of the plain file."""
+    both = sum(shared_boxes(one, two, LEAST_IOU) for one, two in zip(found, picked, strict=True))
+    count = max(sum(len(boxes) for boxes, _, _ in each) for each in (found, picked))
+    if both < ALIKE * count:
+        raise ParityError(
+            f"--nms: {target}: the file finds other boxes than are picked of the answers of the file "
+            f"without it: {both} of {count} are the same; nothing was written"
+        )
+
+
+def answers(target: Target, path: Path, shown: Sequence[np.ndarray]) -> list[list[Tensor]]:
+    """Return the outputs of a file for each of these inputs."""
+    first = Input((1, *shown[0].shape[1:]), str(shown[0].dtype))
+    with loaded(str(target), path, [first]) as process:
+        return [[torch.from_numpy(a) for a in process.run([given])] for given in shown]
+
+
+def pictures_and_pixels(
+    preprocess: Preprocess | None, shape: tuple[int, ...]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return a few pictures (1 height width c), and the pixels (1 c h w) that a network sees of each."""
+    if preprocess is None:
+        return []
+    channels = 3 if preprocess.channels(3) == shape[0] else shape[0]
+    pictures = [sight(*size, channels) for size in SIZES]
+    return [(stacked(picture), planes(stacked(preprocess.shown(picture)))) for picture in pictures]
+
+
+def sight(height: int, width: int, channels: int) -> Image.Image:
+    """Return a picture that is smooth, as photographs are, with an edge in it."""
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (9, 12, 3)).astype(np.uint8))
+    pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = (200, 60, 20)
+    return Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+
+
+def stacked(picture: Image.Image) -> np.ndarray:
+    """Return a picture as (1 height width c)."""
+    pixels = np.asarray(picture)
+    return pixels.reshape(1, *pixels.shape[:2], -1)
+
+
+def planes(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels (1 height width c) as floats (1 c height width)."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def placed_back(found: Detections, preprocess: Preprocess, size: tuple[int, int]) -> Detections:
+    """Return detections in pixels of the picture of `size` (width, height) that a network saw."""
+    boxes, scores, classes = found
+    for placement in reversed(preprocess.placements(size)):
+        offset = torch.tensor(placement.offset * 2, dtype=boxes.dtype)
+        boxes = (boxes - offset) / torch.tensor(placement.scale * 2, dtype=boxes.dtype)
+    ends = torch.tensor(size * 2, dtype=boxes.dtype)
+    return torch.minimum(boxes.clamp_min(0), ends), scores, classes

@@ -1,0 +1,237 @@
+"""The operations of a preprocessing on pictures as nodes of ONNX, for pictures of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import LissomError
+from ...language.preprocess import PictureOperation, Preprocess
+from ...preprocess.bgr import Bgr
+from ...preprocess.center_crop import CenterCrop
+from ...preprocess.gray import Gray
+from ...preprocess.letterbox import Letterbox
+from ...preprocess.pad import Pad
+from ...preprocess.resize import Resize
+
+# of Resize; nearest rounds as Pillow does
+INTERPOLATIONS: dict[str, dict[str, Any]] = {
+    "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
+    "bilinear": {"mode": "linear"},
+    "bicubic": {"mode": "cubic"},
+}
+PILLOW = {"antialias": 1, "cubic_coeff_a": -0.5}
+PYTORCH = {"antialias": 0, "cubic_coeff_a": -0.75}
+LUMA = (19595, 38470, 7471)  # of 65536, as Pillow rounds 0.299, 0.587 and 0.114
+
+
+class Nodes:
+    """Nodes in the making. Values go by name; numbers and arrays become constants."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def __call__(self, kind: str, *inputs: Any, **attributes: Any) -> str:
+        """Add a node; return the name of its output."""
+        from onnx import helper
+
+        name = f"picture/{kind}_{len(self.nodes)}"
+        given = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        self.nodes.append(helper.make_node(kind, given, [name], name, **attributes))
+        return name
+
+    def constant(self, value: Any) -> str:
+        """Return the name of a constant; whole numbers are 64 bits."""
+        from onnx import numpy_helper
+
+        name = f"picture/constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+
+class Picture:
+    """A picture (n c height width) of 8 bits in the making, and where its first points lie by now.
+
+    `size`, `scale` and `offset` are (height, width); a first point p lies at scale * p + offset.
+    """
+
+    def __init__(self, nodes: Nodes, given: str) -> None:
+        self.nodes = nodes
+        self.value = nodes("Transpose", given, perm=[0, 3, 1, 2])
+        self.size = nodes("Slice", nodes("Shape", given), [1], [3])
+        self.scale = nodes.constant(np.ones(2, np.float32))
+        self.offset = nodes.constant(np.zeros(2, np.float32))
+
+    def resize(self, size: str, interpolation: str, *, antialias: bool = True) -> None:
+        """Give the picture another size."""
+        if interpolation not in INTERPOLATIONS:
+            raise LissomError(
+                f"--pictures: ONNX has no {interpolation}; expected "
+                f"{', '.join(INTERPOLATIONS)} in the preprocessing"
+            )
+        nodes = self.nodes
+        averaged = antialias and interpolation != "nearest"
+        how = {**INTERPOLATIONS[interpolation], **(PILLOW if averaged else PYTORCH)}
+        value = self.value if averaged else nodes("Cast", self.value, to=1)
+        # all four sizes: ONNX Runtime 1.32 moves transpositions and gets lost where axes are left out
+        others = nodes("Slice", nodes("Shape", self.value), [0], [2])
+        value = nodes("Resize", value, "", "", nodes("Concat", others, size, axis=0), **how)
+        if not averaged:
+            value = nodes("Clip", nodes("Round", value), np.float32(0), np.float32(255))
+            value = nodes("Cast", value, to=2)
+        self.value = value
+        factor = nodes("Div", nodes("Cast", size, to=1), nodes("Cast", self.size, to=1))
+        self.scale = nodes("Mul", self.scale, factor)
+        self.offset = nodes("Mul", self.offset, factor)
+        self.size = size
+
+    def frame(self, before: str, after: str, fill: int) -> None:
+        """Put so many pixels of one value before the picture and after it."""
+        nodes = self.nodes
+        pads = nodes("Concat", before, after, axis=0)
+        self.value = nodes("Pad", self.value, pads, np.uint8(fill), [2, 3])
+        self.offset = nodes("Add", self.offset, nodes("Cast", before, to=1))
+        self.size = nodes("Add", self.size, nodes("Add", before, after))
+
+    def crop(self, corner: str, size: Sequence[int]) -> None:
+        """Cut out a part."""
+        nodes = self.nodes
+        ends = nodes("Add", corner, size)
+        self.value = nodes("Slice", self.value, corner, ends, [2, 3])
+        self.offset = nodes("Sub", self.offset, nodes("Cast", corner, to=1))
+        self.size = nodes.constant(size)
+
+
+def write_resize(operation: Resize, picture: Picture) -> None:
+    """Resize the shorter side, or both."""
+    nodes = picture.nodes
+    if isinstance(operation.width, int):
+        size = nodes.constant([operation.size, operation.width])
+    else:
+        short = nodes("ReduceMin", picture.size, keepdims=1)
+        size = nodes("Div", nodes("Mul", picture.size, [operation.size]), short)
+    picture.resize(size, operation.interpolation, antialias=operation.antialias)
+
+
+def write_crop(operation: CenterCrop, picture: Picture) -> None:
+    """Cut out the middle, with a frame around what is smaller."""
+    nodes = picture.nodes
+    wanted = [operation.height, operation.width or operation.height]
+    missing = nodes("Max", nodes("Sub", wanted, picture.size), [0, 0])
+    before = nodes("Div", missing, [2])
+    picture.frame(before, nodes("Sub", missing, before), operation.fill)
+    # half of what is too much, the even one of two numbers that are as near
+    over = nodes("Sub", picture.size, wanted)
+    is_odd = nodes("Mod", nodes("Div", over, [2]), [2])
+    picture.crop(nodes("Div", nodes("Add", over, is_odd), [2]), wanted)
+
+
+def write_letterbox(operation: Letterbox, picture: Picture) -> None:
+    """Resize the whole picture into a frame."""
+    nodes = picture.nodes
+    wanted = [operation.height, operation.width or operation.height]
+    sides = nodes("Cast", picture.size, to=11)  # doubles, as Python computes
+    ratio = nodes("ReduceMin", nodes("Div", np.array(wanted, np.float64), sides), keepdims=1)
+    inside = nodes("Cast", nodes("Round", nodes("Mul", ratio, sides)), to=7)
+    picture.resize(nodes("Max", inside, [1, 1]), operation.interpolation)
+    over = nodes("Sub", wanted, picture.size)
+    before = nodes("Div", over, [2])
+    picture.frame(before, nodes("Sub", over, before), operation.fill)
+
+
+def write_pad(operation: Pad, picture: Picture) -> None:
+    """Add a border."""
+    border = picture.nodes.constant([operation.border] * 2)
+    picture.frame(border, border, operation.fill)
+
+
+def write_gray(_: Gray, picture: Picture) -> None:
+    """Turn colour into brightness."""
+    nodes = picture.nodes
+    # whole numbers below 2**24, so that floats are exact
+    parts = nodes(
+        "Mul", nodes("Cast", picture.value, to=1), np.array(LUMA, np.float32).reshape(3, 1, 1)
+    )
+    total = nodes("Add", nodes("ReduceSum", parts, [1], keepdims=1), np.float32(1 << 15))
+    rounded = nodes("Floor", nodes("Div", total, np.float32(1 << 16)))
+    picture.value = nodes("Cast", rounded, to=2)
+
+
+def write_bgr(_: Bgr, picture: Picture) -> None:
+    """Put blue first."""
+    picture.value = picture.nodes("Gather", picture.value, [2, 1, 0], axis=1)
+
+
+WRITERS: dict[type[PictureOperation], Callable[[Any, Picture], None]] = {
+    Resize: write_resize,
+    CenterCrop: write_crop,
+    Letterbox: write_letterbox,
+    Pad: write_pad,
+    Gray: write_gray,
+    Bgr: write_bgr,
+}
+
+
+def take_pictures(proto: Any, preprocess: Preprocess) -> None:
+    """Let an ONNX model of pixels (n c h w) take pictures (n height width c) of 8 bits, in place.
+
+    The boxes (n k 4) of a network that picks detections are given in pixels of the pictures.
+    Raises LissomError for an operation that has no nodes.
+    """
+    from onnx import helper
+
+    graph = proto.graph
+    pixels = graph.input[0]
+    batch, channels, *sides = pixels.type.tensor_type.shape.dim
+    nodes = Nodes()
+    picture = Picture(nodes, "picture")
+    whole = picture.size
+    for operation in preprocess.pictures:
+        writer = WRITERS.get(type(operation))
+        if writer is None:
+            raise LissomError(f"--pictures: {operation} has no nodes in ONNX; leave --pictures out")
+        writer(operation, picture)
+    shape = [-1, channels.dim_value, *(side.dim_value for side in sides)]
+    shaped = nodes("Reshape", nodes("Cast", picture.value, to=1), shape)
+    nodes.nodes.append(helper.make_node("Identity", [shaped], [pixels.name]))
+    # a picture in colour may be seen in gray
+    seen = 3 if channels.dim_value == 1 and preprocess.channels(3) == 1 else channels.dim_value
+    taken = helper.make_tensor_value_info(
+        "picture", 2, [batch.dim_param or batch.dim_value, "height", "width", seen]
+    )
+    first = [*nodes.nodes]
+    nodes.nodes.clear()
+    if [output.name for output in graph.output] == ["boxes", "scores", "classes"]:
+        placed_back(graph, nodes, picture, whole)
+    own = [*graph.node]
+    del graph.node[:], graph.input[:]
+    graph.node.extend([*first, *own, *nodes.nodes])
+    graph.input.append(taken)
+    graph.initializer.extend(nodes.constants)
+
+
+def placed_back(graph: Any, nodes: Nodes, picture: Picture, whole: str) -> None:
+    """Give the output `boxes` (n k 4) in pixels of the picture, `whole` (height, width), in place.
+
+    Boxes that stand for no detection, of class -1, stay zeros.
+    """
+    from onnx import helper
+
+    seen = "picture/boxes"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [seen if name == "boxes" else name for name in names]
+    corners = [1, 0, 1, 0]  # x, y, x, y of (height, width)
+    offset, scale, ends = (
+        nodes("Gather", each, corners)
+        for each in (picture.offset, picture.scale, nodes("Cast", whole, to=1))
+    )
+    boxes = nodes("Div", nodes("Sub", seen, offset), scale)
+    boxes = nodes("Min", nodes("Max", boxes, np.float32(0)), ends)
+    is_found = nodes("Unsqueeze", nodes("Greater", "classes", np.int64(-1)), [2])
+    nodes.nodes.append(
+        helper.make_node("Where", [is_found, boxes, nodes.constant(np.float32(0))], ["boxes"])
+    )
