@@ -25,6 +25,8 @@ _HOMES = {
     "Task": "tasks.task",
     "Data": "data.data",
     "run": "running.execute",
+    "search": "running.search.found",
+    "SearchSpace": "language.search_space",
     "Store": "store.store",
     "apply": "api",
     "from_onnx": "api",
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
     from .errors import LissomError, LissomWarning
     from .language.method import arg
     from .language.recipe import Recipe, Space
+    from .language.search_space import SearchSpace
     from .language.step import Step
     from .running.execute import run
+    from .running.search.found import search
     from .store.store import Store
     from .tasks.task import Task
 

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import LissomError
-from . import make, show, write
+from . import make, search, show, write
 from .app import app
 
-FAMILIES = (make, show, write)  # of commands, which each adds to `app` when it is imported
+FAMILIES = (make, search, show, write)  # of commands, which each adds to `app` when it is imported
 USAGE: Any = typer.BadParameter.__mro__[2]  # whatever typer finds wrong with the words themselves
 
 

@@ -158,7 +158,7 @@ def answers(target: Target, path: Path, shown: Sequence[np.ndarray]) -> list[lis
     """Return the outputs of a file for each of these inputs."""
     first = Input((1, *shown[0].shape[1:]), str(shown[0].dtype))
     with loaded(str(target), path, [first]) as process:
-        return [[torch.from_numpy(a) for a in process.run([given])] for given in shown]
+        return [list(map(torch.from_numpy, process.run([given]))) for given in shown]
 
 
 def pictures_and_pixels(

@@ -5,7 +5,8 @@
     option = step | "{" space, space "}" | "(" space ")"     one of several
     step   = name | name(value, ..., name=value, ...)
     value  = number | "text" | name | name(...) | True | False | None | "(" number, number ")"
-           | "{" value, value "}"
+           | "{" value, value "}" | range
+    range  = number ".." number [".." step] | "log(" number ".." number ")"     for `lissom search`
 
 It is a subset of Python's expressions, so Python's own parser reads it: `ast` gives precedence,
 quoting and the columns of errors, and there is no parser of our own to maintain.
@@ -16,6 +17,7 @@ space.
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,11 +28,19 @@ MAX_RECIPES = 10_000  # in one space; more is a slip of the keyboard
 MAX_STEPS = 1_000  # in one recipe
 MAX_STEPS_OF_SPACE = 200_000  # in all recipes of a space
 OPERATORS = ("|", "+", "*")  # what a text cannot end in
+NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+"
+# a text in quotes, which stays as it is, or a range
+RANGE = re.compile(
+    rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?:\.\.(?P<step>{NUMBER}))?"""
+)
+SPAN = (
+    "span"  # the call that stands for a range in a tree: span(low, high) or span(low, high, step)
+)
 
 
 def parsed(text: str, where: str) -> ast.expr:
     """Return the tree of a text, or raise with the column at which it cannot be read."""
-    text = text.strip()
+    text = RANGE.sub(spanned, text.strip())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's opinions of "\d" and the like
@@ -47,6 +57,36 @@ def parsed(text: str, where: str) -> ast.expr:
         ) from None
     except (ValueError, RecursionError, MemoryError):
         raise LissomError(f"{where}: cannot be read; an example: train(10) | prune(0.5)") from None
+
+
+def spanned(found: re.Match[str]) -> str:
+    """Return what a range is written as, so that Python's parser reads it."""
+    if found["quoted"] is not None:
+        return found[0]
+    numbers = [found["low"], found["high"], found["step"]]
+    return f"{SPAN}({', '.join(number for number in numbers if number is not None)})"
+
+
+def span_in(node: ast.expr) -> list[int | float] | None:
+    """Return the numbers of a range, None for another tree.
+
+    >>> span_in(parsed("0..0.8..0.1", "recipe"))
+    [0, 0.8, 0.1]
+    """
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or node.func.id != SPAN:
+        return None
+    return [next(values_of(each, "recipe")) for each in node.args]
+
+
+def refuse_range(node: ast.expr, where: str) -> None:
+    """Raise where a tree holds a range: a grid has no end of values in it."""
+    for part in ast.walk(node):
+        if (numbers := span_in(part) if isinstance(part, ast.expr) else None) is not None:
+            text = "..".join(map(str, numbers))
+            raise LissomError(
+                f"{where}: {text} is a range, which `lissom search` takes; expected a value, or "
+                f"several as in {{{numbers[0]}, {numbers[1]}}}"
+            )
 
 
 def parts_of(node: ast.expr, operator: type[ast.operator]) -> list[ast.expr]:
@@ -80,6 +120,7 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
     elif isinstance(node, ast.Name) or (
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ):
+        refuse_range(node, where)
         yield ast.unparse(node)  # by=bn is by="bn"; the setting's menu or type judges it
     else:
         raise not_a_value(node, where)

@@ -206,11 +206,23 @@ def take_pictures(proto: Any, preprocess: Preprocess) -> None:
     nodes.nodes.clear()
     if [output.name for output in graph.output] == ["boxes", "scores", "classes"]:
         placed_back(graph, nodes, picture, whole)
-    own = [*graph.node]
+    every = used([*first, *graph.node, *nodes.nodes], graph)
     del graph.node[:], graph.input[:]
-    graph.node.extend([*first, *own, *nodes.nodes])
+    graph.node.extend(every)
     graph.input.append(taken)
-    graph.initializer.extend(nodes.constants)
+    read = set().union(*(node.input for node in every))
+    graph.initializer.extend(tensor for tensor in nodes.constants if tensor.name in read)
+
+
+def used(nodes: Sequence[Any], graph: Any) -> list[Any]:
+    """Return the nodes that some output of a graph depends on, in order."""
+    wanted = {output.name for output in graph.output}
+    kept = list[Any]()
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    return kept[::-1]
 
 
 def placed_back(graph: Any, nodes: Nodes, picture: Picture, whole: str) -> None:

@@ -1,0 +1,112 @@
+"""The command that searches for a network: search."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .brought import Brought, takes_network_and_data
+from .counts import seconds_of
+from .options import STORE, Json, Place, Targets, Threads, print_json
+
+
+@app.command()
+@takes_network_and_data
+def search(
+    brought: Brought,
+    space: Annotated[
+        str,
+        typer.Argument(
+            help="What is searched: a recipe with {sets} and ranges lo..hi in it, as in: "
+            'prune(0..0.8) | distill("kd", {2, 5}) | quantize({8, 4}). One that suits a trained '
+            "network if not given."
+        ),
+    ] = "",
+    want: Annotated[
+        str,
+        typer.Option(
+            "--want",
+            help="fastest, smallest, accurate or front; and limits, as in "
+            "'fastest, top1 >= float - 0.01, bytes <= 200000'.",
+        ),
+    ] = "front",
+    budget: Annotated[
+        str, typer.Option("--budget", help="How long it may take: 90s, 30min, 2h.")
+    ] = "30min",
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Recipes to train at most.", min=1)
+    ] = None,
+    to: Targets = "onnxruntime",
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            help="How the next recipe is chosen: model, random, tpe or nsga2. The last three are there "
+            "to compare with.",
+        ),
+    ] = "model",
+    seed: Annotated[int, typer.Option("--seed", help="Of the search and of all networks.")] = 0,
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            help="Where outcomes are kept: a file, or the URL of a database that several searches "
+            "share, as in postgresql://...; in the store if not given.",
+        ),
+    ] = "",
+    store: Place = STORE,
+    threads: Threads = 1,
+    device: Annotated[
+        str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")
+    ] = "",
+    checkpoint: Annotated[
+        float,
+        typer.Option("--checkpoint", min=0, help="Minutes between two checkpoints of learning."),
+    ] = 5,
+    json: Json = False,
+) -> None:
+    """State what is wanted, and get the recipe and its file."""
+    from ..language.search_space import SearchSpace
+    from ..language.want import Want
+
+    wanted = Want.of(want)
+    seconds = seconds_of(budget)
+    searched = SearchSpace(space) if space else None
+    from ..running.plan import targets_of
+
+    targets = targets_of(to)
+    from ..store.store import Store
+
+    kept = Store(store)
+    kept.check()
+    task = brought.load()
+    from ..report.live import Live
+    from ..report.searched import print_found
+    from ..running.search.found import search as search_space
+
+    with Live(quiet=json) as live:
+        for note in task.data.notes:
+            live.say(f"data: {note}")
+        found = search_space(
+            searched,
+            wanted,
+            task,
+            kept,
+            budget_s=seconds,
+            targets=targets,
+            trials=trials,
+            seed=seed,
+            threads=threads,
+            device=device,
+            by=by,
+            storage=storage,
+            checkpoint=checkpoint,
+            say=live.say,
+            watch=live.watch,
+        )
+    if json:
+        print_json(found.json())
+    else:
+        print_found(found)

@@ -1,0 +1,216 @@
+"""A space that is searched: a recipe in which some settings are still to be chosen.
+
+    train(10) | prune(0..0.8, of="macs", by={fisher, l1}) | distill("kd", {2, 5}) | quantize({8, 4})
+
+Every {set} and every range is one choice; whoever searches makes them, and gets a recipe.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from ..errors import LissomError
+from .grammar import parsed, span_in
+from .menu import menu
+from .method import kinds_of, ordered
+from .recipe import Recipe
+
+DIGITS = 3  # of a number that is chosen from a range
+NOTHING = 0.02  # of a range that begins at no amount at all: so little leaves the step out
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One thing to be chosen: one of `options`, by its place, or a number from `low` to `high`.
+
+    Whole numbers where `whole`; on a grid of `step` where there is one; evenly on a logarithmic
+    scale where `log`.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    step: float | None = None
+    whole: bool = False
+    log: bool = False
+
+    def number(self, value: float) -> float:
+        """Return the number that is written for a value of the range.
+
+        >>> Choice("prune.amount", low=0, high=0.8).number(0.123456)
+        0.123
+        """
+        value = min(max(value, self.low), self.high)
+        if self.step is not None:
+            steps = round((value - self.low) / self.step)
+            value = min(self.low + steps * self.step, self.high)
+        return round(value) if self.whole else float(f"{value:.{DIGITS}g}")
+
+
+Choose = Callable[[Choice], float]  # the place of an option, or a number
+
+
+class SearchSpace:
+    """The recipes that a text with {sets} and ranges stands for, chosen one by one.
+
+    >>> space = SearchSpace("prune(0..0.8) | distill('kd', 1..4) | {fold, quantize({8, 4})}")
+    >>> [choice.name for choice in space.choices]
+    ['prune.amount', 'distill.epochs', 'step 3', 'quantize.weights']
+    >>> str(space.recipe(lambda choice: choice.high))
+    'prune(0.8) | distill("kd", 4) | quantize(4)'
+    >>> str(space.recipe(lambda choice: choice.low))
+    'distill("kd", 1) | fold'
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        if not text.strip():
+            raise LissomError(
+                'search: the space is empty; an example: prune(0..0.8, of="macs") | distill("kd", 5) | '
+                "quantize(8)"
+            )
+        self.tree = parsed(text, "recipe")
+        found: dict[str, Choice] = {}
+
+        def note(choice: Choice) -> float:
+            found.setdefault(choice.name, choice)
+            return choice.low
+
+        self.recipe(note)
+        self._explore(found, note)
+        self.choices = tuple(found.values())
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _explore(self, found: dict[str, Choice], note: Choose) -> None:
+        """Look behind every option of every choice: what stands in one shows only where it is taken."""
+        looked = set[str]()
+        while left := [name for name in found if name not in looked]:
+            name = left[0]
+            looked.add(name)
+            for place in range(1, len(found[name].options)):
+
+                def other(choice: Choice, name: str = name, place: int = place) -> float:
+                    return place if choice.name == name else note(choice)
+
+                self.recipe(other)
+
+    def recipe(self, choose: Choose) -> Recipe:
+        """Return the recipe that `choose` leads to; raise LissomError if its steps do not go together."""
+        tree = Picking(choose).expression(self.tree)
+        recipe = Recipe(ast.unparse(tree)) if tree is not None else Recipe(())
+        recipe.check()
+        return recipe
+
+
+class Picking:
+    """One way through a space: the tree of a recipe in which everything is chosen."""
+
+    def __init__(self, choose: Choose) -> None:
+        self.choose = choose
+        self.names: dict[str, int] = {}
+        self.step = 0
+        self.left_out = False  # whether the amount of the present step is none
+
+    def named(self, name: str) -> str:
+        """Return the name of a choice; the second of one name has a number."""
+        count = self.names[name] = self.names.get(name, 0) + 1
+        return name if count == 1 else f"{name} #{count}"
+
+    def expression(self, node: ast.expr) -> ast.expr | None:
+        """Return steps in order; None where none is left."""
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            left = self.expression(node.left)
+            right = self.expression(node.right)
+            return ast.BinOp(left, node.op, right) if left and right else left or right
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            times = self.value(node.left, "times", whole=True)
+            repeated = self.expression(node.right)
+            return repeated and ast.BinOp(times, node.op, repeated)
+        if isinstance(node, ast.Set):
+            return self.expression(self.one_of(node, f"step {self.step + 1}"))
+        self.step += 1
+        self.left_out = False
+        method = self.method(node, "steps")
+        return None if self.left_out else method
+
+    def method(self, node: ast.expr, folder: str) -> ast.expr:
+        """Return a method with all its settings chosen."""
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            return node
+        known = menu(folder)
+        if node.func.id not in list(known):
+            return node  # reading the recipe says what is there
+        method = known[node.func.id]
+        fields = ordered(method)
+        placed = [each.name for each in fields if not each.kw_only]
+        facts = {each.name: each.metadata for each in fields}
+        kinds = kinds_of(method)
+
+        def chosen(name: str, value: ast.expr) -> ast.expr:
+            kind = kinds.get(name)
+            whole = kind is int or (int in get_args(kind) and float not in get_args(kind))
+            own: Mapping[str, Any] = facts.get(name, {})
+            full = f"{method.name()}.{name}"
+            # of other settings, as lr=0..0.1, the step itself says what fits
+            above = own.get("above") if name == "amount" else None
+            picked = self.value(value, full, whole=whole, above=above)
+            return self.method(picked, own["menu"]) if own.get("menu") else picked
+
+        names = [*placed, *["?"] * len(node.args)]
+        args = [chosen(name, value) for name, value in zip(names, node.args, strict=False)]
+        keywords = [
+            ast.keyword(each.arg, chosen(str(each.arg), each.value)) for each in node.keywords
+        ]
+        return ast.Call(node.func, args, keywords)
+
+    def value(
+        self, node: ast.expr, name: str, *, whole: bool, above: float | None = None
+    ) -> ast.expr:
+        """Return the value of a setting, which must be `above`: as it is, one of a set, or a number
+        from a range.
+        """
+        if isinstance(node, ast.Set):
+            return self.one_of(node, name)
+        inner = logarithm_of(node)
+        numbers = span_in(inner or node)
+        if numbers is None:
+            return node
+        choice = ranged(self.named(name), numbers, whole=whole, log=inner is not None)
+        number = choice.number(self.choose(choice))
+        if choice.low == above:  # as in prune(0..0.8)
+            self.left_out = number <= choice.low + NOTHING * (choice.high - choice.low)
+        return ast.Constant(number)
+
+    def one_of(self, node: ast.Set, name: str) -> ast.expr:
+        """Return one item of a set."""
+        texts = tuple(ast.unparse(item) for item in node.elts)
+        choice = Choice(self.named(name), texts, high=len(texts) - 1, whole=True)
+        return node.elts[int(self.choose(choice))]
+
+
+def logarithm_of(node: ast.expr) -> ast.expr | None:
+    """Return what stands in log(...), None for another tree."""
+    is_log = isinstance(node, ast.Call) and ast.unparse(node.func) == "log" and len(node.args) == 1
+    return node.args[0] if is_log else None  # type: ignore[attr-defined]
+
+
+def ranged(name: str, numbers: list[int | float], *, whole: bool, log: bool) -> Choice:
+    """Return the choice from a range; raise where it has no beginning before its end."""
+    low, high, *rest = numbers
+    step = rest[0] if rest else None
+    said = "..".join(map(str, numbers))
+    if low >= high:
+        raise LissomError(f"{name}: expected a range from less to more, got {said}")
+    if step is not None and not 0 < step <= high - low:
+        raise LissomError(f"{name}: expected a step above 0 and within the range, got {said}")
+    if log and low <= 0:
+        raise LissomError(f"{name}: expected log(low..high) with low above 0, got {said}")
+    if whole and not all(float(number).is_integer() for number in numbers):
+        raise LissomError(f"{name}: expected whole numbers, got {said}")
+    return Choice(name, (), low, high, step, whole, log)

@@ -1,0 +1,154 @@
+"""What is wanted of a network, as text: one objective, and limits that it has to keep.
+
+    fastest, top1 >= float - 0.01
+    smallest, ms@openvino <= 2, top1 >= 0.9
+    front
+
+A limit is on a metric of the task, or on a cost: ms, bytes, params, macs, resident (MiB). `float`
+is the uncompressed network's value. Costs of files hold in every runtime, or in that behind the @.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from ..errors import LissomError, unknown
+from .grammar import parsed
+
+OBJECTIVES = ("fastest", "smallest", "accurate", "front")
+COSTS = ("ms", "bytes", "params", "macs", "resident")
+OF_FILES = ("ms", "bytes", "resident")  # which differ from runtime to runtime
+EXAMPLE = "'fastest, top1 >= float - 0.01'"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`quantity` (`at` a runtime) must be at most `value`, or at least where `least`.
+
+    `factor` times the uncompressed network's is added to the value.
+    """
+
+    quantity: str
+    at: str | None
+    least: bool
+    value: float
+    factor: float = 0.0
+
+    def __str__(self) -> str:
+        name = f"{self.quantity}@{self.at}" if self.at else self.quantity
+        return f"{name} {'>=' if self.least else '<='} {self.bound()}"
+
+    def bound(self) -> str:
+        """Return the value as text.
+
+        >>> Limit("top1", None, True, -0.01, 1.0).bound(), Limit("bytes", None, False, 0.0, 0.5).bound()
+        ('float - 0.01', '0.5 * float')
+        """
+        if not self.factor:
+            return f"{self.value:g}"
+        head = "float" if self.factor == 1 else f"{self.factor:g} * float"
+        if not self.value:
+            return head
+        return f"{head} {'-' if self.value < 0 else '+'} {abs(self.value):g}"
+
+    def of(self, reference: float) -> float:
+        """Return the bound as a number, given what the uncompressed network has."""
+        return self.value + self.factor * reference
+
+
+@dataclass(frozen=True)
+class Want:
+    """An objective, `at` a runtime if one is named, and limits.
+
+    >>> str(Want.of("most accurate, ms@openvino<=2, bytes <= float/4"))
+    'accurate, ms@openvino <= 2, bytes <= 0.25 * float'
+    """
+
+    objective: str
+    at: str | None
+    limits: tuple[Limit, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Want:
+        """Read what is wanted; raise LissomError for what cannot be read."""
+        plain = text.replace("most accurate", "accurate")
+        if not plain.strip():
+            raise LissomError(f"--want: it is empty; an example: {EXAMPLE}")
+        tree = parsed(f"({plain.strip()},)", "--want")
+        objectives = list[tuple[str, str | None]]()
+        limits = list[Limit]()
+        for item in getattr(tree, "elts", [tree]):
+            if isinstance(item, ast.Compare):
+                limits.append(limit_in(item))
+            else:
+                objectives.append(name_in(item))
+        if len(objectives) != 1:
+            raise LissomError(
+                f"--want: expected one of {', '.join(OBJECTIVES)}, got {len(objectives)} of them; an "
+                f"example: {EXAMPLE}"
+            )
+        ((objective, at),) = objectives
+        if objective not in OBJECTIVES:
+            raise unknown("--want", "objective", objective, OBJECTIVES)
+        if at is not None and objective not in ("fastest", "smallest"):
+            raise LissomError(f"--want: {objective} is the same in every runtime; leave @{at} out")
+        return cls(objective, at, tuple(limits))
+
+    def __str__(self) -> str:
+        first = f"{self.objective}@{self.at}" if self.at else self.objective
+        return ", ".join([first, *map(str, self.limits)])
+
+
+def name_in(node: ast.expr) -> tuple[str, str | None]:
+    """Return a name, and the runtime behind its @."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        name, _ = name_in(node.left)
+        return name, ast.unparse(node.right)
+    if isinstance(node, ast.Name):
+        return node.id, None
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value, None  # a metric whose name is no word, as 'mAP@50'
+    raise LissomError(
+        f"--want: expected an objective, or a limit as in top1 >= 0.9, got '{ast.unparse(node)}'; an "
+        f"example: {EXAMPLE}"
+    )
+
+
+def limit_in(node: ast.Compare) -> Limit:
+    """Return what one comparison says."""
+    if len(node.ops) != 1 or not isinstance(node.ops[0], (ast.LtE, ast.GtE, ast.Lt, ast.Gt)):
+        raise LissomError(f"--want: expected <= or >=, got '{ast.unparse(node)}'")
+    quantity, at = name_in(node.left)
+    least = isinstance(node.ops[0], (ast.GtE, ast.Gt))
+    if at is not None and quantity not in OF_FILES:
+        raise LissomError(f"--want: {quantity} is the same in every runtime; leave @{at} out")
+    factor, value = line_in(node.comparators[0])
+    return Limit(quantity, at, least, value, factor)
+
+
+def line_in(node: ast.expr) -> tuple[float, float]:
+    """Return factor and summand of what is linear in `float`."""
+    if isinstance(node, ast.Name) and node.id == "float":
+        return 1.0, 0.0
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return 0.0, float(node.value)  # type: ignore[arg-type]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        factor, value = line_in(node.operand)
+        return -factor, -value
+    if isinstance(node, ast.BinOp):
+        left = line_in(node.left)
+        right = line_in(node.right)
+        if isinstance(node.op, ast.Add):
+            return left[0] + right[0], left[1] + right[1]
+        if isinstance(node.op, ast.Sub):
+            return left[0] - right[0], left[1] - right[1]
+        if isinstance(node.op, ast.Mult) and not (left[0] and right[0]):
+            number, line = (left[1], right) if not left[0] else (right[1], left)
+            return number * line[0], number * line[1]
+        if isinstance(node.op, ast.Div) and not right[0] and right[1]:
+            return left[0] / right[1], left[1] / right[1]
+    raise LissomError(
+        f"--want: expected a number, or one with float in it, as float - 0.01 or float/4, got "
+        f"'{ast.unparse(node)}'"
+    )

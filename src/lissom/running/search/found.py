@@ -1,0 +1,208 @@
+"""Search for a network: what is called from Python and by the command, and what it returns."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...bench.clock import clock_of
+from ...errors import LissomError, Unmeasured
+from ...language.search_space import SearchSpace
+from ...language.target import Target
+from ...language.training import Progress
+from ...language.want import Want
+from ...learning.checkpoint import EVERY_MIN, every_s
+from ...learning.examine import examine
+from ...store.store import Store
+from ...tasks.task import Task
+from ..execute import Run, device_of
+from ..execute import run as run_recipes
+from ..expected import check_metric_names
+from ..measure import silent
+from ..plan import targets_of
+from .evaluate import Evaluation
+from .outcome import Outcome
+from .search import Budget, Search, default_space, why_not
+
+SHARE = 0.9  # of the budget that is searched in; the rest is for measuring what was found
+
+
+class TimeIsUp(Exception):
+    """Say that the budget ended while a network was learning."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to: the records of what was chosen, all outcomes, and why others lost."""
+
+    name: str
+    space: str
+    want: str
+    seed: int
+    by: str
+    reference: dict[str, float]
+    aims: list[str]
+    bounds: list[str]
+    met: bool
+    chosen: list[str]
+    outcomes: list[dict[str, Any]]
+    why_not: dict[str, str]
+    importances: dict[str, float]
+    seconds: float
+    records: list[dict[str, Any]]
+
+    def json(self) -> dict[str, Any]:
+        """Return what JSON takes."""
+        return asdict(self)
+
+
+def search(
+    space: str | SearchSpace | None,
+    want: str | Want,
+    task: Task,
+    store: str | Path | Store = ".lissom",
+    *,
+    budget_s: float,
+    targets: str | Iterable[Target] = (),
+    trials: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "",
+    by: str = "model",
+    storage: str = "",
+    checkpoint: float = EVERY_MIN,
+    say: Callable[[str], None] = silent,
+    watch: Callable[[Progress], None] | None = None,
+) -> Found:
+    """Search a space, by default one for trained networks, for what is wanted; measure what is best.
+
+    It stops after `budget_s` seconds or so many `trials`, and goes on where it was when it is called
+    again. Choices go by validation data; the test set is for what is chosen. `by`: model (Gaussian
+    processes), random, tpe or nsga2. `storage` is a file, or the URL of a database that several
+    searches share. Raises LissomError for what cannot be reached, as far as that is known before
+    anything is trained, and Unmeasured where a file could not be exported or run.
+    """
+    end_s = time.monotonic() + budget_s
+    store = store if isinstance(store, Store) else Store(store)
+    store.check()
+    store.sweep()
+    examine(task)
+    check_metric_names(task.metric_names)
+    wanted = targets_of(targets)
+    searching: Search | None = None
+
+    def until(progress: Progress) -> None:
+        if watch is not None:
+            watch(progress)
+        if time.monotonic() > end_s and searching is not None and searching.trained:
+            raise TimeIsUp
+
+    runner = Run(
+        task,
+        store,
+        device_of(device),
+        say,
+        until,
+        clock_of(threads, store.tables),
+        checkpoint_s=every_s(checkpoint),
+    )
+    searching = Search(
+        space_for(space, task),
+        want if isinstance(want, Want) else Want.of(want),
+        Evaluation(runner, wanted, seed, threads),
+        Budget(SHARE * budget_s, trials),
+        storage,
+        by,
+        say,
+    )
+    try:
+        searching.search()
+    except KeyboardInterrupt:
+        say("interrupted: what there is by now is measured; once more ends at once")
+    except TimeIsUp:
+        say("the time is up; a network was still learning, and is left")
+
+    def run(outcome: Outcome) -> list[dict[str, Any]]:
+        return run_recipes(
+            outcome.recipe,
+            task,
+            store,
+            targets=wanted,
+            seeds=[seed],
+            threads=threads,
+            device=device,
+            checkpoint=checkpoint,
+            say=say,
+        )
+
+    return finished(searching, run, store)
+
+
+def space_for(space: str | SearchSpace | None, task: Task) -> SearchSpace:
+    """Return the space to search; raise where none is given and nothing has trained the network."""
+    if isinstance(space, SearchSpace):
+        return space
+    if space is not None:
+        return SearchSpace(space)
+    if not task.trained:
+        raise LissomError(
+            "search: nothing has trained this network: expected --weights, or a space that begins "
+            "with train, as in 'train(30) | prune(0..0.8) | distill(\"kd\", 10) | quantize(8)'"
+        )
+    return default_space(learns=bool(len(task.data.train)), labelled=not task.data.unlabelled)
+
+
+def finished(
+    searching: Search, run: Callable[[Outcome], list[dict[str, Any]]], store: Store
+) -> Found:
+    """Return what a search came to, with what was chosen `run` as any recipe is; keep it in the store."""
+    chosen = searching.chosen()
+    met = bool(chosen)
+    if not chosen and (near := searching.nearest()) is not None:
+        chosen = [near]
+    records = list[dict[str, Any]]()
+    failed = list[LissomError]()
+    for outcome in chosen:
+        try:
+            records += run(outcome)
+        except Unmeasured as error:
+            records += error.records
+            failed.append(error)
+    metrics = searching.evaluation.run.task.metric_names
+    found = Found(
+        name=searching.name,
+        space=str(searching.space),
+        want=str(searching.want),
+        seed=searching.evaluation.seed,
+        by=searching.by,
+        reference=searching.reference.values,
+        aims=[name for name, _ in searching.goal.aims],
+        bounds=[str(bound) for bound in searching.goal.bounds],
+        met=met,
+        chosen=[each.recipe for each in chosen],
+        outcomes=[each.json() for each in searching.outcomes],
+        why_not=reasons(searching, chosen),
+        importances=searching.study.importances(metrics[0]),
+        seconds=round(searching.clock() - searching.begun, 1),
+        records=records,
+    )
+    place = store.root / ".searches" / f"{searching.name}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(found.json(), indent=1), encoding="utf-8")
+    if failed:
+        raise Unmeasured(failed, records)
+    return found
+
+
+def reasons(searching: Search, chosen: list[Outcome]) -> dict[str, str]:
+    """Return why every recipe that was trained and not chosen lost."""
+    recipes = {each.recipe for each in chosen}
+    return {
+        each.recipe: why_not(each, chosen, searching.goal)
+        for each in searching.trained
+        if each.recipe not in recipes
+    }

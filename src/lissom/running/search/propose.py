@@ -1,0 +1,163 @@
+"""Which recipe to try next: the one from which most is expected for the time that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ...errors import LissomError
+from ...language.search_space import Choice, SearchSpace
+from .goal import Goal, loss
+from .outcome import Outcome, Point
+from .surrogate import Surrogate, below, encoded, improvement
+
+RANDOM = 400  # points that are looked at in each round
+NEAR = 100  # points beside the best ones
+RHO = 0.05  # of the augmented Tchebycheff sum
+
+
+class Proposer:
+    """Choose points of a space by Gaussian processes, of each bound, each aim, and of the time.
+
+    The score of a point is the expected improvement, times the probability that all bounds are
+    kept, divided by the expected time; while nothing keeps the bounds, the probability alone. For a
+    front, each round weighs the aims anew (ParEGO).
+
+    Source: Jones et al. 1998, Efficient Global Optimization; Gardner et al. 2014, Bayesian
+    Optimization with Inequality Constraints; Knowles 2006, ParEGO
+    """
+
+    def __init__(self, space: SearchSpace, goal: Goal, seed: int) -> None:
+        self.space = space
+        self.goal = goal
+        self.draw = np.random.default_rng(seed)
+
+    def random_point(self) -> Point:
+        """Return a point drawn evenly from the space; raise if no steps of it go together."""
+        for _ in range(100):
+            point: Point = {}
+            try:
+                self.space.recipe(noting(point, self._drawn))
+            except LissomError as error:
+                refused = error
+                continue
+            return point
+        raise refused
+
+    def _drawn(self, choice: Choice) -> float:
+        if choice.options:
+            return int(self.draw.integers(len(choice.options)))
+        if choice.log:
+            low, high = np.log([choice.low, choice.high])
+            return choice.number(float(np.exp(self.draw.uniform(low, high))))
+        return choice.number(float(self.draw.uniform(choice.low, choice.high)))
+
+    def near(self, point: Point) -> Point:
+        """Return a point beside another: one choice made anew, or numbers moved a little."""
+        anew = self.draw.choice([choice.name for choice in self.space.choices])
+        moved: Point = {}
+
+        def choose(choice: Choice) -> float:
+            value = point.get(choice.name)
+            if value is None or (choice.options and choice.name == anew):
+                return self._drawn(choice)
+            if choice.options:
+                return value
+            width = 0.1 * (choice.high - choice.low)
+            return choice.number(value + float(self.draw.normal(0, width)))
+
+        self.space.recipe(noting(moved, choose))
+        return moved
+
+    def candidates(self, outcomes: Sequence[Outcome], tried: set[str]) -> list[tuple[Point, str]]:
+        """Return points whose recipes were not tried, with these."""
+        points = [self.random_point() for _ in range(RANDOM)]
+        best = self.goal.best(outcomes)
+        tops = [best] if best else self.goal.front(outcomes)
+        for _ in range(NEAR if tops else 0):
+            top = tops[int(self.draw.integers(len(tops)))]
+            try:
+                points.append(self.near(top.point))
+            except LissomError:
+                continue
+        texts = {str(self.space.recipe(lambda c, p=p: p[c.name])): p for p in points}  # type: ignore[misc]
+        return [(point, text) for text, point in texts.items() if text not in tried]
+
+    def propose(self, outcomes: Sequence[Outcome], tried: set[str], left_s: float) -> Point | None:
+        """Return the best point whose recipe is expected to take less than `left_s`; None if there
+        is none.
+        """
+        candidates = self.candidates(outcomes, tried)
+        if not candidates:
+            return None
+        points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
+        trained = [each for each in outcomes if not each.probe]
+        seconds = np.exp(
+            self._expected(trained, lambda each: np.log(max(each.seconds, 0.1)))(points)[0]
+        )
+        score = self._score(points, outcomes, trained) / seconds
+        score[seconds > left_s] = -1.0
+        if score.max() < 0:
+            return None
+        return candidates[int(score.argmax())][0]
+
+    def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
+        """Return what is expected of a value: a metric as it is, a cost as its logarithm."""
+        is_metric = (name, 1) in self.goal.aims or any(
+            bound.name == name and bound.least for bound in self.goal.bounds
+        )
+        sign = 1 if is_metric else -1
+        # probes know costs, and no metrics
+        known = [each for each in outcomes if sign < 0 or not each.probe]
+        return self._expected(known, lambda each: loss(each.values[name], sign))
+
+    def _expected(
+        self, outcomes: Sequence[Outcome], value: Callable[[Outcome], float]
+    ) -> Surrogate:
+        points = np.stack([encoded(each.point, self.space.choices) for each in outcomes])
+        return Surrogate(points, [value(each) for each in outcomes])
+
+    def _score(
+        self, points: np.ndarray, outcomes: Sequence[Outcome], trained: Sequence[Outcome]
+    ) -> np.ndarray:
+        """Return what is expected of each point."""
+        probable = np.ones(len(points))
+        for bound in self.goal.bounds:
+            limit = loss(bound.number, 1 if bound.least else -1)
+            probable *= below(limit, *self.expected(bound.name, outcomes)(points))
+        fitting = [each for each in trained if self.goal.meets(each)]
+        if not fitting:
+            return probable
+        losses = np.array([self.goal.losses(each) for each in fitting])
+        expected = [self.expected(name, outcomes)(points) for name, _ in self.goal.aims]
+        mean = np.stack([each for each, _ in expected], 1)
+        deviation = np.stack([each for _, each in expected], 1)
+        low = losses.min(0)
+        width = np.maximum(losses.max(0) - low, 1e-9)
+        if len(self.goal.aims) > 1:
+            weights = self.draw.dirichlet(np.ones(len(self.goal.aims)))
+            best = tchebycheff((losses - low) / width, weights).min()
+            own = tchebycheff((mean - low) / width, weights)
+            spread = np.sqrt((((weights * deviation) / width) ** 2).sum(1))
+            return improvement(best, own, spread) * probable
+        return improvement(losses.min(), mean[:, 0], deviation[:, 0]) * probable
+
+
+def tchebycheff(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the augmented Tchebycheff sum (n) of losses (n aims), each from 0 to 1.
+
+    max_j(w_j * l_j) + 0.05 * sum_j(w_j * l_j)
+    """
+    weighted = losses * weights
+    return np.asarray(weighted.max(1) + RHO * weighted.sum(1))
+
+
+def noting(point: Point, choose: Callable[[Choice], float]) -> Callable[[Choice], float]:
+    """Return what chooses as `choose` does, and writes down each choice."""
+
+    def note(choice: Choice) -> float:
+        point[choice.name] = choose(choice)
+        return point[choice.name]
+
+    return note

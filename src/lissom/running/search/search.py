@@ -1,0 +1,235 @@
+"""Search: propose a recipe, run it, learn from it, until the time is up; then measure what is best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import LissomError
+from ...language.recipe import Recipe
+from ...language.search_space import SearchSpace
+from ...language.want import Want
+from ..eta import spoken
+from ..measure import silent
+from .evaluate import Evaluation
+from .goal import Goal
+from .outcome import Outcome, Point
+from .propose import Proposer
+from .study import Study, study_name
+
+PROBES = 8  # at the beginning
+PROBING = 0.15  # of the budget, for them; two are made in any case
+SAME = 50  # recipes in a row that were tried already: there are no others
+FAILURES = 5  # in a row
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a search goes on: so many seconds, and so many trained recipes at most."""
+
+    seconds: float
+    trials: int | None = None
+
+
+@dataclass
+class Search:
+    """A search of a space for what is wanted; `outcomes` are all of it so far, the oldest first."""
+
+    space: SearchSpace
+    want: Want
+    evaluation: Evaluation
+    budget: Budget
+    storage: str
+    by: str = "model"
+    say: Callable[[str], None] = silent
+    clock: Callable[[], float] = time.monotonic
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        run = self.evaluation.run
+        targets = [str(target) for target in self.evaluation.targets]
+        seed = self.evaluation.seed
+        self.begun = self.clock()
+        proposer_space = Proposer(self.space, Goal((), ()), seed)
+        self.first = self.recipe(proposer_space.random_point())
+        self.reference = self.evaluation.reference(self.first)
+        self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
+        name = study_name(
+            str(self.space),
+            str(self.want),
+            self.reference.key,
+            targets,
+            seed,
+            self.evaluation.threads,
+        )
+        self.name = name
+        self.study = Study(self.space, self.goal, name, self.place(name), self.by, seed)
+        self.outcomes = self.study.outcomes()
+        self.proposer = Proposer(self.space, self.goal, seed + len(self.outcomes))
+        if self.outcomes:
+            self.say(f"goes on with {len(self.outcomes)} outcomes of an earlier search")
+
+    def place(self, name: str) -> str:
+        """Return where outcomes are kept: in the store, if no database is named."""
+        if "://" in self.storage:
+            return self.storage
+        return self.storage or str(self.evaluation.run.store.root / ".searches" / f"{name}.journal")
+
+    def recipe(self, point: Point) -> Recipe:
+        """Return the recipe of a point."""
+        return self.space.recipe(lambda choice: point[choice.name])
+
+    def left_s(self) -> float:
+        """Return how many seconds are left."""
+        return self.budget.seconds - (self.clock() - self.begun)
+
+    @property
+    def trained(self) -> list[Outcome]:
+        """The outcomes of whole recipes."""
+        return [each for each in self.outcomes if not each.probe]
+
+    def done(self) -> bool:
+        """Return whether time or trials are used up."""
+        trials = self.budget.trials
+        return self.left_s() <= 0 or (trials is not None and len(self.trained) >= trials)
+
+    def search(self) -> None:
+        """Try recipes until the budget is used up, or the space."""
+        if self.by == "model" and not self.trained:
+            self.probe()
+        refused = list[LissomError]()
+        same = 0
+        while not self.done() and same < SAME:
+            trial = None
+            try:
+                trial, point = self.next()
+                if point is None:
+                    self.say("no other recipe is expected to end in the time that is left")
+                    return
+                recipe = self.recipe(point)
+                known = next((each for each in self.trained if each.recipe == str(recipe)), None)
+                same = same + 1 if known else 0
+                outcome = known or self.evaluation.outcome(point, recipe)
+            except LissomError as error:
+                refused.append(error)
+                self.say(f"note: {error}")
+                if trial is not None:
+                    self.study.fail(trial)
+                if len(refused) >= FAILURES:
+                    raise
+                continue
+            refused.clear()
+            self.keep(outcome, trial)
+
+    def next(self) -> tuple[Any, Point | None]:
+        """Return the point to try next, with the trial of the sampler that named it."""
+        if self.by != "model":
+            return self.study.ask()
+        tried = {each.recipe for each in self.trained}
+        return None, self.proposer.propose(self.outcomes, tried, self.left_s())
+
+    def keep(self, outcome: Outcome, trial: Any = None) -> None:
+        """Take an outcome in, and say where the search is."""
+        best = self.goal.best(self.trained)
+        self.study.add(outcome, trial)
+        self.outcomes.append(outcome)
+        misses = self.goal.misses(outcome)
+        now = self.goal.best(self.trained)
+        verdict = "; ".join(misses) if misses else ("the best so far" if now != best else "fits")
+        aims = ", ".join(f"{name} {outcome.values[name]:.4g}" for name, _ in self.goal.aims)
+        word = "probe" if outcome.probe else f"{len(self.trained)}"
+        self.say(
+            f"[{word}, {spoken(max(self.left_s(), 0))} left]  {outcome.recipe}: {aims}; {verdict}"
+        )
+
+    def probe(self) -> None:
+        """Measure recipes without what learns: costs are known before anything is trained.
+
+        Raises LissomError where no recipe keeps a bound on a cost, saying what can be reached.
+        """
+        if self.evaluation.probed(self.first) is None:
+            return
+        costs = [bound for bound in self.goal.bounds if not bound.least]
+        tried = set[str]()
+        begun = self.clock()
+        for place in range(PROBES):
+            if len(tried) >= 2 and self.clock() - begun > PROBING * self.budget.seconds:
+                break
+            point = self.cheapest(place) if place < len(self.space.choices) else None
+            point = point or self.proposer.random_point()
+            recipe = str(self.recipe(point))
+            if recipe in tried or self.left_s() <= 0:
+                continue
+            tried.add(recipe)
+            try:
+                self.keep(self.evaluation.outcome(point, self.recipe(point), probe=True))
+            except LissomError as error:
+                self.say(f"note: {error}")
+        for bound in costs:
+            values = [(each.values[bound.name], each.recipe) for each in self.outcomes]
+            least = min(values, default=None)
+            if least is not None and bound.excess(least[0]) > 0:
+                raise LissomError(
+                    f"--want: {bound}: no recipe of the space comes so far; the least is "
+                    f"{least[0]:.4g}, of {least[1]}"
+                )
+
+    def cheapest(self, place: int) -> Point | None:
+        """Return a point at the ends of all ranges, or of all but one: what may cost least."""
+        point: Point = {}
+        skipped = self.space.choices[place - 1].name if place else ""
+
+        def choose(choice: Any) -> float:
+            low, high = choice.low, choice.high
+            if choice.options:
+                point[choice.name] = float(place % len(choice.options))
+            else:
+                point[choice.name] = choice.number(low if choice.name == skipped else high)
+            return point[choice.name]
+
+        try:
+            self.space.recipe(choose)
+        except LissomError:
+            return None
+        return point
+
+    def chosen(self) -> list[Outcome]:
+        """Return what is best, or for a front all that nothing else beats."""
+        if len(self.goal.aims) > 1:
+            return self.goal.front(self.trained)
+        best = self.goal.best(self.trained)
+        return [best] if best else []
+
+    def nearest(self) -> Outcome | None:
+        """Return the outcome that misses its bounds by least, in shares of them."""
+
+        def missing(outcome: Outcome) -> float:
+            return sum(
+                max(0.0, bound.excess(outcome.values[bound.name])) / max(abs(bound.number), 1e-9)
+                for bound in self.goal.bounds
+            )
+
+        return min(self.trained, key=missing, default=None)
+
+
+def default_space(*, learns: bool, labelled: bool) -> SearchSpace:
+    """Return the space for a trained network: where there are data to learn from, with distillation."""
+    if not learns:
+        return SearchSpace('{quantize(8), prune(0..0.3, of="macs") | quantize(8)}')
+    alpha = "" if labelled else ", alpha=1"
+    return SearchSpace(
+        f'{{quantize(8), prune(0..0.85, of="macs", by={{l1, taylor}}) | distill("kd", {{2, 6}}{alpha}) '
+        "| quantize(8)}"
+    )
+
+
+def why_not(outcome: Outcome, best: Sequence[Outcome], goal: Goal) -> str:
+    """Return in words why an outcome is not what is chosen."""
+    if misses := goal.misses(outcome):
+        return "; ".join(misses)
+    if len(goal.aims) > 1 or not best:
+        return "another is better in everything"
+    name, _ = goal.aims[0]
+    return f"{name} {outcome.values[name]:.4g}, the best has {best[0].values[name]:.4g}"

@@ -1,0 +1,83 @@
+"""What outcomes let one expect of recipes that were not run: Gaussian processes over points."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...language.search_space import Choice
+from .outcome import Point
+
+LEAST_POINTS = 3  # from which a process is fitted
+
+
+def encoded(point: Point, choices: Sequence[Choice]) -> np.ndarray:
+    """Return a point as numbers from 0 to 1: one for each range, one for each option of a set.
+
+    What was not asked, since it stands in an option that was not taken, is in the middle.
+    """
+    numbers = list[float]()
+    for choice in choices:
+        value = point.get(choice.name)
+        if choice.options:
+            numbers += [float(place == value) for place in range(len(choice.options))]
+        elif value is None:
+            numbers.append(0.5)
+        elif choice.log:
+            numbers.append(math.log(value / choice.low) / math.log(choice.high / choice.low))
+        else:
+            numbers.append((value - choice.low) / (choice.high - choice.low))
+    return np.array(numbers)
+
+
+class Surrogate:
+    """A Gaussian process with one length scale for each number of a point, and noise of its own."""
+
+    def __init__(self, points: np.ndarray, values: Sequence[float]) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        self.center = float(np.mean(values))
+        self.spread = float(np.std(values)) or 1e-9
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(
+            [0.5] * points.shape[1], (0.1, 10.0), nu=2.5
+        ) + WhiteKernel(1e-3, (1e-6, 0.1))
+        self.process: Any = None
+        if len(values) >= LEAST_POINTS:
+            self.process = GaussianProcessRegressor(kernel, random_state=0)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # a length scale at its bound is one that matters little
+                self.process.fit(points, (np.asarray(values) - self.center) / self.spread)
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and deviation of what is expected at each point."""
+        if self.process is None:
+            return np.full(len(points), self.center), np.full(len(points), self.spread)
+        mean, deviation = self.process.predict(points, return_std=True)
+        return mean * self.spread + self.center, np.maximum(deviation * self.spread, 1e-12)
+
+
+def below(limit: float, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return how probable it is that a normal value is at most `limit`."""
+    from scipy.stats import norm
+
+    return np.asarray(norm.cdf((limit - mean) / deviation))
+
+
+def improvement(best: float, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return by how much a normal value is expected to stay below `best`, 0 where it does not.
+
+    EI = (best - mean) * cdf(z) + deviation * pdf(z),  z = (best - mean) / deviation
+
+    Source: Jones et al. 1998, Efficient Global Optimization of Expensive Black-Box Functions
+    """
+    from scipy.stats import norm
+
+    z = (best - mean) / deviation
+    return np.asarray((best - mean) * norm.cdf(z) + deviation * norm.pdf(z))
