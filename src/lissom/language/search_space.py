@@ -38,6 +38,14 @@ class Choice:
     whole: bool = False
     log: bool = False
 
+    @property
+    def numbers(self) -> list[float]:
+        """What the options are where all are numbers; else none."""
+        try:
+            return [float(option) for option in self.options]
+        except ValueError:
+            return []
+
     def number(self, value: float) -> float:
         """Return the number that is written for a value of the range.
 
@@ -74,31 +82,48 @@ class SearchSpace:
                 "quantize(8)"
             )
         self.tree = parsed(text, "recipe")
-        found: dict[str, Choice] = {}
-
-        def note(choice: Choice) -> float:
-            found.setdefault(choice.name, choice)
-            return choice.low
-
-        self.recipe(note)
-        self._explore(found, note)
-        self.choices = tuple(found.values())
+        self.choices = tuple(self._explored().values())
+        self._check_some()
 
     def __str__(self) -> str:
         return self.text
 
-    def _explore(self, found: dict[str, Choice], note: Choose) -> None:
-        """Look behind every option of every choice: what stands in one shows only where it is taken."""
+    def _explored(self) -> dict[str, Choice]:
+        """Return all choices by name: what stands in an option shows only where it is taken."""
+        found: dict[str, Choice] = {}
+
+        def look(name: str = "", place: int = 0) -> None:
+            def choose(choice: Choice) -> float:
+                found.setdefault(choice.name, choice)
+                return place if choice.name == name else choice.low
+
+            Picking(choose).expression(self.tree)
+
+        look()
         looked = set[str]()
         while left := [name for name in found if name not in looked]:
-            name = left[0]
-            looked.add(name)
-            for place in range(1, len(found[name].options)):
+            looked.add(left[0])
+            for place in range(1, len(found[left[0]].options)):
+                look(left[0], place)
+        return found
 
-                def other(choice: Choice, name: str = name, place: int = place) -> float:
-                    return place if choice.name == name else note(choice)
+    def _check_some(self) -> None:
+        """Raise if no recipe can be made at the ends of all ranges, in their middle, or in between."""
+        shares = [1.0, 0.5, *(k / 10 for k in range(1, 10))]
+        refused: LissomError | None = None
+        for share in shares:
 
-                self.recipe(other)
+            def choose(choice: Choice, share: float = share) -> float:
+                return choice.number(choice.low + share * (choice.high - choice.low))
+
+            try:
+                self.recipe(choose)
+            except LissomError as error:
+                refused = refused or error
+            else:
+                return
+        if refused is not None:
+            raise refused
 
     def recipe(self, choose: Choose) -> Recipe:
         """Return the recipe that `choose` leads to; raise LissomError if its steps do not go together."""

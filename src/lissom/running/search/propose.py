@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,10 +10,15 @@ from ...errors import LissomError
 from ...language.search_space import Choice, SearchSpace
 from .goal import Goal, loss
 from .outcome import Outcome, Point
-from .surrogate import Surrogate, below, encoded, improvement
+from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 
 RANDOM = 400  # points that are looked at in each round
 NEAR = 100  # points beside the best ones
+BEGIN = 5  # recipes that lie far apart, before anything is expected
+EXPLORE = 5  # every such recipe lies far from all others, and might be better
+APART = 0.02  # least distance of a point from those that were tried
+MARGIN = 0.03  # of a metric, relative, below which differences count most
+THRIFT = 0.5  # power of the time by which a score is divided: 1 never tries what learns for long
 RHO = 0.05  # of the augmented Tchebycheff sum
 
 
@@ -28,9 +33,12 @@ class Proposer:
     Optimization with Inequality Constraints; Knowles 2006, ParEGO
     """
 
-    def __init__(self, space: SearchSpace, goal: Goal, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, goal: Goal, reference: Mapping[str, float], seed: int
+    ) -> None:
         self.space = space
         self.goal = goal
+        self.reference = reference  # values of the uncompressed network
         self.draw = np.random.default_rng(seed)
 
     def random_point(self) -> Point:
@@ -93,23 +101,70 @@ class Proposer:
             return None
         points = np.stack([encoded(point, self.space.choices) for point, _ in candidates])
         trained = [each for each in outcomes if not each.probe]
+        if not trained:
+            return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
+        known = np.stack([encoded(each.point, self.space.choices) for each in trained])
+        apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
         seconds = np.exp(
             self._expected(trained, lambda each: np.log(max(each.seconds, 0.1)))(points)[0]
         )
-        score = self._score(points, outcomes, trained) / seconds
+        if len(trained) < BEGIN:
+            score = self.costs_kept(points, outcomes) * apart
+        elif len(self.goal.aims) == 1 and len(trained) % EXPLORE == 0:
+            score = self.hope(points, outcomes) * apart
+        else:
+            score = self._score(points, outcomes, trained) / seconds**THRIFT * (apart >= APART)
         score[seconds > left_s] = -1.0
         if score.max() < 0:
             return None
         return candidates[int(score.argmax())][0]
 
-    def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
-        """Return what is expected of a value: a metric as it is, a cost as its logarithm."""
-        is_metric = (name, 1) in self.goal.aims or any(
+    def costs_kept(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
+        """Return how probable it is that all bounds on costs are kept, a little more or less at random."""
+        score = 1 + 0.01 * self.draw.random(len(points))
+        for bound in self.goal.bounds:
+            if not bound.least and len(outcomes) >= LEAST_POINTS:
+                limit = self.loss(bound.name, bound.number)
+                score *= below(limit, *self.expected(bound.name, outcomes)(points))
+        return score
+
+    def hope(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
+        """Return which points would be better than the best in a cost that is aimed at, if they kept
+        all bounds on metrics.
+        """
+        score = self.costs_kept(points, outcomes)
+        best = self.goal.best(outcomes)
+        (name, sign), *others = self.goal.aims
+        if best is not None and sign < 0 and not others:
+            mean, _ = self.expected(name, outcomes)(points)
+            score *= mean < self.loss(name, best.values[name])
+        return score
+
+    def is_metric(self, name: str) -> bool:
+        """Return whether more of a value is better; of costs less is."""
+        return (name, 1) in self.goal.aims or any(
             bound.name == name and bound.least for bound in self.goal.bounds
         )
-        sign = 1 if is_metric else -1
+
+    def loss(self, name: str, value: float) -> float:
+        """Return what a process is made of: a cost as its logarithm, of a metric what is missing to the
+        uncompressed network's, small differences near it drawn apart.
+        """
+        if not self.is_metric(name):
+            return loss(value, -1)
+        reference = self.reference.get(name, 1.0)
+        missing = (reference - value) / max(abs(reference), 1e-9)
+        return float(np.log(max(missing, -MARGIN / 2) + MARGIN))
+
+    def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
+        """Return what is expected of the loss of a value."""
         # probes know costs, and no metrics
-        known = [each for each in outcomes if sign < 0 or not each.probe]
+        known = [each for each in outcomes if not (each.probe and self.is_metric(name))]
+        return self._expected(known, lambda each: self.loss(name, each.values[name]))
+
+    def aimed(self, name: str, sign: int, outcomes: Sequence[Outcome]) -> Surrogate:
+        """Return what is expected of an aim, as `Goal.losses` has it."""
+        known = [each for each in outcomes if not (each.probe and sign > 0)]
         return self._expected(known, lambda each: loss(each.values[name], sign))
 
     def _expected(
@@ -124,13 +179,13 @@ class Proposer:
         """Return what is expected of each point."""
         probable = np.ones(len(points))
         for bound in self.goal.bounds:
-            limit = loss(bound.number, 1 if bound.least else -1)
+            limit = self.loss(bound.name, bound.number)
             probable *= below(limit, *self.expected(bound.name, outcomes)(points))
         fitting = [each for each in trained if self.goal.meets(each)]
         if not fitting:
             return probable
         losses = np.array([self.goal.losses(each) for each in fitting])
-        expected = [self.expected(name, outcomes)(points) for name, _ in self.goal.aims]
+        expected = [self.aimed(name, sign, outcomes)(points) for name, sign in self.goal.aims]
         mean = np.stack([each for each, _ in expected], 1)
         deviation = np.stack([each for _, each in expected], 1)
         low = losses.min(0)

@@ -22,7 +22,7 @@ from .study import Study, study_name
 PROBES = 8  # at the beginning
 PROBING = 0.15  # of the budget, for them; two are made in any case
 SAME = 50  # recipes in a row that were tried already: there are no others
-FAILURES = 5  # in a row
+FAILURES = 5  # in a row, before anything came out
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Search:
         targets = [str(target) for target in self.evaluation.targets]
         seed = self.evaluation.seed
         self.begun = self.clock()
-        proposer_space = Proposer(self.space, Goal((), ()), seed)
+        proposer_space = Proposer(self.space, Goal((), ()), {}, seed)
         self.first = self.recipe(proposer_space.random_point())
         self.reference = self.evaluation.reference(self.first)
         self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
@@ -67,7 +67,9 @@ class Search:
         self.name = name
         self.study = Study(self.space, self.goal, name, self.place(name), self.by, seed)
         self.outcomes = self.study.outcomes()
-        self.proposer = Proposer(self.space, self.goal, seed + len(self.outcomes))
+        self.proposer = Proposer(
+            self.space, self.goal, self.reference.values, seed + len(self.outcomes)
+        )
         if self.outcomes:
             self.say(f"goes on with {len(self.outcomes)} outcomes of an earlier search")
 
@@ -117,8 +119,10 @@ class Search:
                 self.say(f"note: {error}")
                 if trial is not None:
                     self.study.fail(trial)
-                if len(refused) >= FAILURES:
+                if len(refused) >= FAILURES and not self.trained:
                     raise
+                if len(refused) >= SAME:
+                    return
                 continue
             refused.clear()
             self.keep(outcome, trial)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from .outcome import Outcome, Point
 
 SAMPLERS = ("model", "random", "tpe", "nsga2")
 OUTCOME = "outcome"  # the attribute of a trial that holds it
-EXCESS = "excess"  # and by how much each bound is passed
 
 
 def optuna() -> Any:
@@ -62,14 +60,10 @@ class Study:
 
     def _sampler(self, by: str, seed: int) -> Any:
         samplers = self.optuna.samplers
-
-        def excess(trial: Any) -> Sequence[float]:
-            return trial.user_attrs.get(EXCESS) or [0.0]
-
         if by == "tpe":
-            return samplers.TPESampler(seed=seed, constraints_func=excess)
+            return samplers.TPESampler(seed=seed)
         if by == "nsga2":
-            return samplers.NSGAIISampler(seed=seed, population_size=10, constraints_func=excess)
+            return samplers.NSGAIISampler(seed=seed, population_size=10)
         return samplers.RandomSampler(seed=seed)
 
     def outcomes(self) -> list[Outcome]:
@@ -115,11 +109,14 @@ class Study:
     def add(self, outcome: Outcome, trial: Any = None) -> None:
         """Keep an outcome: that of a `trial` which was asked for, or of a point from elsewhere."""
         values = [outcome.values[name] for name, _ in self.goal.aims]
-        excess = [bound.excess(outcome.values[bound.name]) for bound in self.goal.bounds]
+        constraints = {
+            bound.name: bound.excess(outcome.values[bound.name]) for bound in self.goal.bounds
+        }
         state = self.optuna.trial.TrialState.PRUNED if outcome.probe else None
         if trial is not None:
             trial.set_user_attr(OUTCOME, outcome.json())
-            trial.set_user_attr(EXCESS, excess)
+            for name, excess in constraints.items():
+                trial.set_constraint(name, excess)
             self.study.tell(trial, None if outcome.probe else values, state=state)
             return
         asked = {choice.name: choice for choice in self.space.choices}
@@ -133,7 +130,8 @@ class Study:
                 distributions={name: self._distribution(asked[name]) for name in params},
                 values=None if outcome.probe else values,
                 state=state or self.optuna.trial.TrialState.COMPLETE,
-                user_attrs={OUTCOME: outcome.json(), EXCESS: excess},
+                user_attrs={OUTCOME: outcome.json()},
+                constraints=constraints,
             )
         )
 

@@ -16,17 +16,22 @@ LEAST_POINTS = 3  # from which a process is fitted
 
 
 def encoded(point: Point, choices: Sequence[Choice]) -> np.ndarray:
-    """Return a point as numbers from 0 to 1: one for each range, one for each option of a set.
+    """Return a point as numbers from 0 to 1: one for each range or set of numbers, one for each option
+    of another set.
 
-    What was not asked, since it stands in an option that was not taken, is in the middle.
+    Numbers of a set are ranked: {2, 5, 10} are 0, 0.5 and 1. What was not asked, since it stands in
+    an option that was not taken, is in the middle.
     """
     numbers = list[float]()
     for choice in choices:
         value = point.get(choice.name)
-        if choice.options:
+        if choice.options and not choice.numbers:
             numbers += [float(place == value) for place in range(len(choice.options))]
         elif value is None:
             numbers.append(0.5)
+        elif choice.options:
+            ranks = sorted(choice.numbers)
+            numbers.append(ranks.index(choice.numbers[int(value)]) / max(len(ranks) - 1, 1))
         elif choice.log:
             numbers.append(math.log(value / choice.low) / math.log(choice.high / choice.low))
         else:

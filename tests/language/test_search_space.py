@@ -1,0 +1,93 @@
+"""A space with ranges: its choices have names, and every way through it is a recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lissom import LissomError, Recipe, SearchSpace, Space
+from lissom.language.search_space import Choice
+
+
+def names(text: str) -> dict[str, Choice]:
+    return {choice.name: choice for choice in SearchSpace(text).choices}
+
+
+def test_choices_have_the_names_of_settings() -> None:
+    found = names(
+        'train(10) | prune(0..0.8, by={fisher, l1}, of="macs") | distill("kd", {2, 5}, lr=log(0.001..0.1)) '
+        "| prune(0.1..0.5..0.1) | {fold, quantize({8, 4})}"
+    )
+    assert list(found) == [
+        "prune.amount",
+        "prune.by",
+        "distill.epochs",
+        "distill.lr",
+        "prune.amount #2",
+        "step 5",
+        "quantize.weights",
+    ]
+    assert found["prune.by"].options == ("fisher", "l1")
+    assert found["distill.epochs"].numbers == [2.0, 5.0]
+    assert found["distill.lr"].log and not found["prune.amount"].log
+    assert found["prune.amount #2"].step == 0.1
+
+
+def test_a_range_of_a_whole_setting_is_whole() -> None:
+    found = names('distill("kd", 1..20) | prune(0..1)')
+    assert found["distill.epochs"].whole and not found["prune.amount"].whole
+    assert found["distill.epochs"].number(3.4) == 3
+
+
+def test_every_way_is_a_recipe_of_the_grid() -> None:
+    """Without ranges, the ways are exactly the recipes of a grid."""
+    text = "train({1, 2}) | {fold, prune({0.3, 0.5}) | {2, 3} * train(1)} | quantize({8, 4})"
+    space = SearchSpace(text)
+    draw = np.random.default_rng(0)
+    found = {str(space.recipe(lambda c: int(draw.integers(len(c.options))))) for _ in range(400)}
+    assert found == set(map(str, Space(text)))
+
+
+def test_no_amount_leaves_the_step_out() -> None:
+    space = SearchSpace("train(1) | prune(0..0.8) | quantize(8)")
+    assert str(space.recipe(lambda _: 0.0)) == "train(1) | quantize(8)"
+    assert str(space.recipe(lambda _: 0.01)) == "train(1) | quantize(8)"
+    assert str(space.recipe(lambda _: 0.3)) == "train(1) | prune(0.3) | quantize(8)"
+    assert len(SearchSpace("prune(0..0.8)").recipe(lambda _: 0.0).steps) == 0
+
+
+def test_numbers_stay_in_the_range_and_on_the_grid() -> None:
+    choice = Choice("x", low=0.1, high=0.8, step=0.25)
+    assert [choice.number(v) for v in (0.0, 0.2, 0.5, 0.9)] == [0.1, 0.1, 0.6, 0.8]
+    assert Choice("x", low=0.0, high=1.0).number(0.123456) == 0.123
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the space is empty"),
+        ("prune(0.8..0.2)", "expected a range from less to more, got 0.8..0.2"),
+        ("prune(0.2..0.8..0.9)", "expected a step above 0 and within the range"),
+        ('distill("kd", 1..2.5)', "expected whole numbers, got 1..2.5"),
+        ("train(1, lr=log(0..0.1))", "with low above 0"),
+        ("prun(0..0.8)", "did you mean 'prune'"),
+        ("prune(0..0.8, bye={l1, l2})", "'bye'"),
+        ("quantize(8) | prune(0.1..0.5)", "quantize"),
+    ],
+)
+def test_what_is_no_space_says_so(text: str, said: str) -> None:
+    with pytest.raises(LissomError, match=said):
+        SearchSpace(text)
+
+
+@pytest.mark.parametrize("text", ["prune(0..0.8)", "train(1, lr=log(0.01..0.1))", "train(1..3)"])
+def test_a_grid_takes_no_range(text: str) -> None:
+    with pytest.raises(LissomError, match="is a range, which `lissom search` takes"):
+        Space(text)
+    with pytest.raises(LissomError, match="is a range"):
+        Recipe(text)
+
+
+def test_dots_in_quotes_are_no_range() -> None:
+    (recipe,) = Space('distill("kd", 1, teacher="a/1..2/net.pt")')
+    assert "1..2" in str(recipe)

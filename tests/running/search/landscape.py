@@ -1,0 +1,94 @@
+"""A search without networks: outcomes by formula, and a clock that they move."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from lissom.language.recipe import Recipe
+from lissom.language.search_space import SearchSpace
+from lissom.language.want import Want
+from lissom.running.search.goal import Goal
+from lissom.running.search.outcome import Outcome, Point
+from lissom.running.search.search import Budget, Search
+
+SPACE = 'prune(0..0.8, by={l1, fisher}) | distill("kd", {2, 5, 10}) | quantize({8, 4})'
+FLOAT = {"top1": 0.95, "params": 1e5, "macs": 1e7, "ms@onnxruntime": 1.0, "bytes@onnxruntime": 4e5}
+
+
+class Landscape:
+    """Stands for an evaluation: what pruning, training and bits usually do, by formula."""
+
+    def __init__(self, root: Path, seed: int = 0, noise: float = 0.003) -> None:
+        self.seconds = 0.0
+        self.draw = np.random.default_rng(seed)
+        self.noise = noise
+        self.run = SimpleNamespace(
+            task=SimpleNamespace(metric_names=("top1",)), store=SimpleNamespace(root=root)
+        )
+        self.targets = ["onnxruntime"]
+        self.seed = seed
+        self.threads = 1
+        self.calls: list[str] = []
+
+    def clock(self) -> float:
+        return self.seconds
+
+    def reference(self, _: Recipe) -> Outcome:
+        return Outcome({}, "", "float", dict(FLOAT), 0.0)
+
+    def probed(self, recipe: Recipe) -> Recipe | None:
+        steps = tuple(step for step in recipe.steps if not step.learning)
+        return Recipe(steps) if len(steps) < len(recipe.steps) else None
+
+    def outcome(self, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
+        text = str(recipe)
+        self.calls.append(text)
+        amount = float((re.search(r"prune\(([0-9.]+)", text) or [0, 0])[1])
+        epochs = int((re.search(r'"kd", (\d+)', text) or [0, 0])[1])
+        bits = int((re.search(r"quantize\((\d)", text) or [0, 32])[1])
+        loss = 0.4 * amount**3 * (0.7 if "fisher" in text else 1.0) / (0.5 + epochs / 5)
+        accuracy = 0.95 - loss - (0.03 if bits == 4 else 0.002)
+        values = {
+            "top1": 0.1 if probe else accuracy + float(self.draw.normal(0, self.noise)),
+            "params": 1e5 * (1 - amount),
+            "macs": 1e7 * (1 - amount),
+            "ms@onnxruntime": 0.05 + (1 - amount) * (0.4 if bits == 8 else 0.3),
+            "bytes@onnxruntime": 4e5 * (1 - amount) * bits / 32 + 4000,
+        }
+        spent = 3.0 if probe else 5.0 + 4.0 * epochs
+        self.seconds += spent
+        return Outcome(point, text, "key", values, spent, probe)
+
+
+def searched(
+    root: Path, want: str, by: str, seed: int, budget_s: float, **settings: Any
+) -> tuple[Search, Landscape]:
+    """A search on the landscape that is over."""
+    land = Landscape(root, seed)
+    search = Search(
+        SearchSpace(settings.pop("space", SPACE)),
+        Want.of(want),
+        land,  # type: ignore[arg-type]
+        Budget(budget_s, settings.pop("trials", None)),
+        "",
+        by,
+        clock=land.clock,
+        **settings,
+    )
+    search.search()
+    return search, land
+
+
+def hypervolume(goal: Goal, outcomes: list[Outcome], samples: int = 20_000) -> float:
+    """The share of a box that some outcome beats, by drawing points: top-1 0.7 to 0.95, costs to float's."""
+    draw = np.random.default_rng(0)
+    low = np.array([-0.95, np.log(0.1), np.log(1e4)])
+    high = np.array([-0.7, np.log(0.5), np.log(1.2e5)])
+    points = low + (high - low) * draw.random((samples, 3))
+    losses = np.array([goal.losses(each) for each in outcomes if not each.probe])
+    return float((losses[:, None] <= points).all(2).any(0).mean())

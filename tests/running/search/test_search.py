@@ -1,0 +1,193 @@
+"""A search finds what is wanted, in fewer trials than others, and goes on where it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from landscape import FLOAT, SPACE, Landscape, hypervolume, searched
+
+import lissom
+from lissom import LissomError, Store
+from lissom.data.data import Data
+from lissom.language.search_space import SearchSpace
+from lissom.language.want import Want
+from lissom.running.search.goal import Goal
+from lissom.running.search.outcome import Outcome
+from lissom.running.search.search import Budget, Search, default_space
+from lissom.tasks.task import Task
+
+WANT = "fastest, top1 >= float - 0.03"
+LEAST_MS = 0.198  # of the landscape, where accuracies are known exactly
+
+
+def test_it_finds_the_fastest_within_few_trials(tmp_path: Path) -> None:
+    search, _ = searched(tmp_path, WANT, "model", 1, 600)
+    best = search.goal.best(search.trained)
+    assert best is not None and search.goal.meets(best)
+    assert best.values["ms@onnxruntime"] < 1.12 * LEAST_MS
+    assert len(search.trained) <= 24
+
+
+def test_its_front_holds_more_than_that_of_chance(tmp_path: Path) -> None:
+    volumes = []
+    for by in ("model", "random"):
+        search, _ = searched(tmp_path / by, "front", by, 0, 500)
+        volumes.append(hypervolume(search.goal, search.outcomes))
+    assert volumes[0] > 1.05 * volumes[1]
+
+
+@pytest.mark.parametrize("by", ["random", "tpe", "nsga2"])
+def test_other_ways_to_choose_keep_the_budget(by: str, tmp_path: Path) -> None:
+    search, land = searched(tmp_path, WANT, by, 0, 300)
+    assert len(search.trained) >= 5 and land.seconds <= 300 + 45
+    assert not any(each.probe for each in search.outcomes)
+
+
+def test_the_budget_is_kept(tmp_path: Path) -> None:
+    """Nothing is begun that is expected to end too late."""
+    _, land = searched(tmp_path, WANT, "model", 3, 200)
+    assert land.seconds <= 200
+    few, _ = searched(tmp_path / "few", WANT, "model", 3, 1e6, trials=4)
+    assert len(few.trained) == 4
+
+
+def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    first, _ = searched(tmp_path, WANT, "model", 0, 1e6, trials=4)
+    again, land = searched(tmp_path, WANT, "model", 0, 1e6, trials=7)
+    assert [each.recipe for each in again.outcomes[: len(first.outcomes)]] == [
+        each.recipe for each in first.outcomes
+    ]
+    assert len(land.calls) == 3 and len(again.trained) == 7
+    other, _ = searched(tmp_path, "smallest", "model", 0, 1e6, trials=1)
+    assert len(other.trained) == 1  # another want is another search
+
+
+def test_what_no_recipe_can_cost_is_refused_before_training(tmp_path: Path) -> None:
+    land = Landscape(tmp_path)
+    search = Search(
+        SearchSpace(SPACE),
+        Want.of("accurate, ms <= 0.01"),
+        land,  # type: ignore[arg-type]
+        Budget(600),
+        "",
+        clock=land.clock,
+    )
+    with pytest.raises(
+        LissomError, match=r"no recipe of the space comes so far; the least is 0\.1"
+    ):
+        search.search()
+    assert all(each.probe for each in search.outcomes)
+
+
+@pytest.mark.parametrize(
+    ("want", "said"),
+    [
+        ("fastest, top1 >= float + 0.5", "no network reaches more than 1"),
+        ("fastest, top2 >= 0.5", "did you mean 'top1'"),
+        ("fastest, ms@openvino <= 2", "runtime of --to"),
+    ],
+)
+def test_impossible_wants_are_refused(want: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=said):
+        searched(tmp_path, want, "model", 0, 100)
+
+
+def test_a_small_space_ends_by_itself(tmp_path: Path) -> None:
+    search, _ = searched(
+        tmp_path, WANT, "model", 0, 1e6, space="prune({0.2, 0.4}) | distill('kd', {2, 5})"
+    )
+    assert len({each.recipe for each in search.trained}) == 4
+
+
+def test_recipes_that_fail_are_told_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = Landscape.outcome
+
+    def sometimes(self: Landscape, point, recipe, *, probe: bool = False) -> Outcome:  # type: ignore[no-untyped-def]
+        if "fisher" in str(recipe):
+            raise LissomError("fisher: it cannot be")
+        return true(self, point, recipe, probe=probe)
+
+    monkeypatch.setattr(Landscape, "outcome", sometimes)
+    told: list[str] = []
+    search, _ = searched(tmp_path, WANT, "random", 0, 200, say=told.append)
+    assert search.trained and not any("fisher" in each.recipe for each in search.trained)
+    assert "note: fisher: it cannot be" in told
+
+
+def test_a_front_is_what_nothing_beats() -> None:
+    draw = np.random.default_rng(0)
+    goal = Goal((("top1", 1), ("ms", -1)), ())
+    outcomes = [
+        Outcome({}, str(k), "", {"top1": float(a), "ms": float(b)}, 1.0)
+        for k, (a, b) in enumerate(draw.random((40, 2)).round(1) + 0.1)
+    ]
+    front = goal.front(outcomes)
+    for each in outcomes:
+        beaten = any(
+            other.values["top1"] >= each.values["top1"]
+            and other.values["ms"] <= each.values["ms"]
+            and other.values != each.values
+            for other in outcomes
+        )
+        assert (each in front) == (not beaten)
+
+
+def test_default_spaces_are_spaces() -> None:
+    for learns in (True, False):
+        for labelled in (True, False):
+            assert default_space(learns=learns, labelled=labelled).choices
+    assert "alpha=1" in str(default_space(learns=True, labelled=False))
+
+
+def test_probes_say_nothing_of_metrics() -> None:
+    want = Want.of("fastest, top1 >= float - 0.03, ms <= 0.5")
+    goal = Goal.of(want, ("top1",), ["onnxruntime"], FLOAT)
+    probe = Outcome({}, "", "", {**FLOAT, "top1": 0.1, "ms@onnxruntime": 0.4}, 1.0, True)
+    assert goal.meets(probe) and goal.best([probe]) is None
+
+
+def test_a_search_of_real_networks(tmp_path: Path) -> None:
+    """Two recipes on digits: the answer is a recipe of the store, measured in the runtime."""
+    task = Task.of("resnet8", Data.of("digits"))
+    space = 'train(1) | prune(0.1..0.5, of="macs") | train(1) | quantize(8)'
+    store = Store(tmp_path / "store")
+    told: list[str] = []
+    found = lissom.search(
+        space,
+        "fastest, bytes <= float/2",
+        task,
+        store,
+        budget_s=600,
+        targets="onnxruntime",
+        trials=2,
+        say=told.append,
+    )
+    assert found.met and len(found.records) == 1
+    record = found.records[0]
+    assert record["recipe"] == found.chosen[0] and record["key"] in store
+    measured = record["targets"]["onnxruntime"]
+    assert measured["size_bytes"] <= 0.5 * measured["float_size_bytes"]
+    trained = [each for each in found.outcomes if not each["probe"]]
+    assert len(trained) == 2 and set(found.why_not) == {each["recipe"] for each in trained} - {
+        found.chosen[0]
+    }
+    # once more: nothing is left to do
+    told.clear()
+    again = lissom.search(
+        space,
+        "fastest, bytes <= float/2",
+        task,
+        store,
+        budget_s=600,
+        targets="onnxruntime",
+        trials=2,
+        say=told.append,
+    )
+    assert again.chosen == found.chosen and not any("epoch" in line for line in told)
