@@ -4,55 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..running.search.found import Found
-from .table import print_records
+from .table import print_records, print_wide
+from .terminal import terminal
 
-SHOWN = 12  # of the recipes that lost
+SHOWN = 12  # of the recipes that lost, the last ones
 
 
 def print_found(found: Found) -> None:
     """Print what was tried, why others lost, and the records of what was chosen."""
-    console = Console(soft_wrap=True)
+    console = terminal()
     names = shown_names(found)
+    trained = {each["recipe"]: each for each in found.outcomes if not each["probe"]}
+    lost = [recipe for recipe in trained if recipe not in found.chosen]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("recipe", overflow="fold")
-    for name in names:
+    for name in ("", *names):
         table.add_column(name, justify="right")
     table.add_column("")
-    table.add_row("uncompressed", *cells(found.reference, names), "")
-    trained = [each for each in found.outcomes if not each["probe"]]
-    order = [each for each in trained if each["recipe"] in found.chosen]
-    rest = [each for each in trained if each["recipe"] not in found.chosen]
-    for each in {one["recipe"]: one for one in [*order, *rest[-SHOWN:]]}.values():
-        chosen = each["recipe"] in found.chosen
-        verdict = "chosen" if chosen and found.met else found.why_not.get(each["recipe"], "nearest")
-        table.add_row(each["recipe"], *cells(each["values"], names), verdict)
-    console.print(table)
-    if len(rest) > SHOWN:
-        console.print(f"{len(rest) - SHOWN} more were tried before")
+    table.add_column("recipe", no_wrap=True)
+    table.add_row("", *cells(found.reference, names), "", "uncompressed")
+    for place, recipe in enumerate([*found.chosen, *lost[-SHOWN:]], 1):
+        verdict = found.why_not.get(recipe, "chosen" if found.met else "nearest")
+        table.add_row(str(place), *cells(trained[recipe]["values"], names), verdict, recipe)
+    print_wide(console, table)
+    if len(lost) > SHOWN:
+        console.print(f"{len(lost) - SHOWN} more were tried before")
     if found.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importances.items())
-        console.print(f"what the first metric depends on (fANOVA): {shares}")
-    probes = len(found.outcomes) - len(trained)
+        console.print(f"how much {names[0]} depends on each choice (fANOVA): {shares}")
     console.print(
-        f"{len(trained)} recipes trained, {probes} probed without training, {found.seconds:.0f} s; "
-        "metrics of this table are on validation data"
+        f"{len(trained)} recipes trained, {len(found.outcomes) - len(trained)} more only measured, "
+        f"{found.seconds:.0f} s; by validation data, which choices go by",
+        soft_wrap=True,
     )
     if not found.met:
-        bounds = ", ".join(found.bounds)
         console.print(
-            f"[bold]Nothing that was tried keeps {bounds}.[/bold] The nearest is measured:"
+            f"nothing that was tried keeps {', '.join(found.bounds)}; the nearest:", soft_wrap=True
         )
     print_records(found.records, "table")
     for recipe in found.chosen:
-        console.print(f"recipe: {recipe}", markup=False)
+        console.print(f"recipe: {recipe}", markup=False, soft_wrap=True)
 
 
 def shown_names(found: Found) -> list[str]:
-    """Return the values to show: what is aimed at, what is bounded, the first metric."""
+    """Return the values to show: the first metric, what is aimed at, what is bounded."""
     bounded = [bound.split()[0] for bound in found.bounds]
     first = next(iter(found.reference))
     return list(dict.fromkeys([first, *found.aims, *bounded]))
@@ -64,7 +61,7 @@ def cells(values: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def shown(value: float | None) -> str:
-    """Return a number with four digits, and thousands together.
+    """Return a number with four digits, and whole thousands.
 
     >>> shown(0.98213), shown(1234567.0), shown(None)
     ('0.9821', '1,234,567', '-')
