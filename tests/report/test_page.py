@@ -20,6 +20,7 @@ from lissom.data.data import Data
 from lissom.report.comparison import compared, layer_rows, print_compared
 from lissom.report.facets import NONE, facets, settings_in
 from lissom.report.page import packed, unpacked, write_report
+from lissom.report.searches import search_data, searches_data
 from lissom.store.pictures import read_answers
 from lissom.store.store import Store
 from lissom.surgery.quantization.bits import saturates
@@ -380,3 +381,45 @@ def test_networks_are_compared_layer_by_layer(
     print_compared(compared(whole, whole, store))
     said = capsys.readouterr().out
     assert "only here: nothing" in said and "0 of " in said and "differ:" not in said
+
+
+def test_a_search_is_drawn_with_its_limits(tmp_path: Path) -> None:
+    """What the page is given of a search: points in order, what fits, how the best came about."""
+    outcomes = [
+        {"recipe": f"prune({k})", "ms@ort": ms, "top1": top1, "probe": probe}
+        for k, (ms, top1, probe) in enumerate(
+            [(0.1, 0.2, True), (0.5, 0.9, False), (0.2, 0.7, False), (0.4, 0.88, False)]
+        )
+    ]
+    found = {
+        "want": "fastest, top1 >= 0.85",
+        "space": "prune(0..0.8)",
+        "by": "model",
+        "met": True,
+        "seconds": 90.0,
+        "reference": {"top1": 0.91, "ms@ort": 1.0},
+        "aims": ["ms@ort"],
+        "bounds": ["top1 >= 0.85"],
+        "chosen": ["prune(3)"],
+        "outcomes": [
+            {
+                "point": {},
+                "recipe": each["recipe"],
+                "key": "",
+                "values": {"top1": each["top1"], "ms@ort": each["ms@ort"]},
+                "seconds": 30.0,
+                "probe": each["probe"],
+            }
+            for each in outcomes
+        ],
+        "why_not": {"prune(2)": "top1 0.7, wanted >= 0.85"},
+        "importances": {"prune.amount": 1.0},
+    }
+    data = search_data(found)
+    assert [point["fits"] for point in data["points"]] == [True, False, True]
+    assert data["best"] == [[1.0, 0.5], [2.0, 0.4]] and data["probes"] == 1
+    assert data["limits"] == {"top1": 0.85} and data["reference"] == [1.0, 0.91]
+    (tmp_path / ".searches").mkdir()
+    (tmp_path / ".searches" / "a.json").write_text(json.dumps(found))
+    (tmp_path / ".searches" / "b.json").write_text("{")
+    assert searches_data(Store(tmp_path)) == [data]

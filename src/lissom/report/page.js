@@ -394,9 +394,120 @@ const unpack = id =>
       draw();
     }
   }
+  let sought = 0; // which search is shown
+  function search() {
+    $("searchbox").hidden = !D.searches.length;
+    if (!D.searches.length) return;
+    const s = D.searches[sought],
+      points = s.points.filter(p => p.x != null),
+      symbol = p => (p.chosen ? "star" : p.fits ? "circle" : "x-thin-open");
+    $("searchspace").textContent = s.space;
+    $("searchsaid").textContent =
+      `${s.points.length} recipes trained and ${s.probes} more only measured, in ${num(s.minutes, 1)} minutes. ` +
+      (s.met
+        ? `Stars were chosen; crosses miss a limit. By validation data, which choices go by.`
+        : `None keeps the limits; the star comes nearest.`);
+    const line = (limit, at) =>
+      limit == null ? [] : [{ ...at(limit), type: "line", line: { color: style("--soft"), dash: "dot" } }];
+    Plotly.react(
+      "searched",
+      [
+        {
+          x: points.map(p => p.x),
+          y: points.map(p => p.y),
+          text: points.map(p => wrapped(p.recipe) + (p.why ? "<br>" + p.why : "")),
+          mode: "markers",
+          name: "recipe, the later the darker",
+          hovertemplate: "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+          marker: {
+            symbol: points.map(symbol),
+            size: points.map(p => (p.chosen ? 17 : 9)),
+            color: points.map((p, i) => (p.chosen ? points.length : i)),
+            colorscale: [[0, "#b6c2cf"], [1, colors[0]]],
+            line: { width: 2, color: points.map((_, i) => (i + 1 > points.length / 2 ? colors[0] : "#8fa1b3")) },
+          },
+        },
+        {
+          x: [s.reference[0]],
+          y: [s.reference[1]],
+          mode: "markers",
+          name: "uncompressed",
+          marker: { symbol: "diamond", size: 11, color: colors[1] },
+        },
+      ],
+      layout(s.label, s.metric + ", validation", {
+        all: {
+          shapes: [
+            ...line(s.limits[s.metric], v => ({ xref: "paper", x0: 0, x1: 1, y0: v, y1: v })),
+            ...line(s.limits[s.cost], v => ({ yref: "paper", y0: 0, y1: 1, x0: v, x1: v })),
+          ],
+        },
+      }),
+      options,
+    );
+    $("bettered").hidden = !s.aim || !s.best.length;
+    if (!$("bettered").hidden) {
+      const last = [s.minutes, s.best[s.best.length - 1][1]];
+      Plotly.react(
+        "bettered",
+        [
+          {
+            x: [...s.best, last].map(p => p[0]),
+            y: [...s.best, last].map(p => p[1]),
+            mode: "lines+markers",
+            line: { shape: "hv", color: colors[0] },
+          },
+        ],
+        layout("minutes", "", {
+          x: { rangemode: "tozero" },
+          all: { title: { text: "best so far: " + s.aim, font: { size: 13 } } },
+        }),
+        options,
+      );
+    }
+    const names = Object.keys(s.importances).reverse();
+    $("mattered").hidden = !names.length;
+    if (names.length)
+      Plotly.react(
+        "mattered",
+        [
+          {
+            x: names.map(n => s.importances[n]),
+            y: names,
+            type: "bar",
+            orientation: "h",
+            marker: { color: colors[0] },
+          },
+        ],
+        layout("", "", {
+          x: { tickformat: ".0%", range: [0, 1] },
+          y: { automargin: true },
+          all: { title: { text: `what ${s.metric} varies by (fANOVA)`, font: { size: 13 } } },
+        }),
+        options,
+      );
+    const order = [...s.points].sort((a, b) => b.chosen - a.chosen || b.fits - a.fits || b.y - a.y);
+    grid(
+      "whynot",
+      ["recipe", s.metric, s.label, ""],
+      order.map(p => [p.recipe, num(p.y, 4), p.x == null ? "–" : p.x.toPrecision(4), p.chosen ? "chosen" : p.why]),
+      1,
+    );
+  }
+  const wrapped = text => text.replaceAll(" | ", "<br>| ");
+  D.searches.forEach((s, i) => {
+    const one = node("option", s.want);
+    one.value = i;
+    $("search").append(one);
+  });
+  $("search").onchange = () => {
+    sought = +$("search").value;
+    search();
+  };
   function draw() {
     $("pick").value = chosen;
     plots();
+    search();
     const run = { ...D.runs[chosen], chain: D.runs[chosen].chain.map(k => D.steps[k]) };
     $("recipe").textContent = run.recipe || "the network as given";
     const first = s => Object.values(s)[0];

@@ -20,6 +20,7 @@ from .answers import answers_data
 from .comparison import layer_rows
 from .facets import facets
 from .rows import over_seeds, rows_of
+from .searches import searches_data
 from .table import notes_of, size_lines
 from .zeros import zeros_of
 
@@ -110,6 +111,7 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
         "runs": runs,
         "steps": steps,
         "answers": answers_data(records, store),
+        "searches": searches_data(store),
         "facets": chosen_by(rows, means),
         "machines": different([record["machine"] for record in records]),
     }
