@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class Study:
             )
         except Exception as error:  # those of the database's driver
             reason = str(error).strip().splitlines()[0]
-            raise LissomError(f"--storage: {storage} cannot be opened: {reason:.200}") from error
+            place = re.sub(r"//[^/@]*@", "//...@", storage)  # a password is nobody's business
+            raise LissomError(f"--storage: {place} cannot be opened: {reason:.200}") from error
         # a continued search goes on with other draws
         self.study.sampler = self._sampler(by, seed + len(self.study.trials))
 
