@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -35,7 +34,7 @@ class TrainSettings:
     epochs: int
     lr: float = 0.1
     batch: int = 128
-    schedule: Literal["onecycle", "cosine", "step", "constant"] = "onecycle"
+    schedule: Literal["onecycle", "cosine", "step", "milestones", "constant"] = "onecycle"
     momentum: float = 0.9
     decay: float = 5e-4
     smoothing: float = 0.0
@@ -44,26 +43,15 @@ class TrainSettings:
     augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = "auto"
     norm_momentum: float | None = None
     freeze: Freeze = "none"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
     colour: float = 0.0
     mosaic: float = 0.0
-
-    def rate(self, progress: float) -> float:
-        """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).
-
-        onecycle: linear from 0.1 of the peak to the peak over the first quarter, then linear to 0.
-        cosine: lr * (1 + cos(pi * progress)) / 2. step: lr, a tenth of it after 1/2, a hundredth
-        after 3/4.
-        """
-        if self.schedule == "constant":
-            return self.lr
-        if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * progress)) / 2
-        if self.schedule == "step":
-            return self.lr * (1 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
-        if progress < 0.25:
-            return self.lr * (0.1 + 0.9 * progress / 0.25)
-        return self.lr * max(0.0, 1 - progress) / 0.75
+    nesterov: bool = True
+    milestones: tuple[int, ...] | None = None
+    factor: float = 0.1
+    warmup: int = 0
+    decay_on: str = "weights"
+    layer_decay: float = 1.0
 
 
 @dataclass(frozen=True)

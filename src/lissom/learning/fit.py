@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,9 @@ from ..trees import Tree, answer_in, handed, in_float, length, mapped
 from .augmentation import augmented
 from .batchnorm import configure_batchnorm
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
+from .optimizer import optimizer_of
 from .precision import autocast, fast_precision, layout_of, of_cpu
+from .schedule import rate
 
 if TYPE_CHECKING:
     from ..language.training import Term
@@ -123,7 +126,7 @@ class Loop:
             *(each for each in self.learner.modules() if isinstance(each, QuantizedNetwork)),
         ]
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
-        self.optimizer = optimizer_of(self.learner, pace)
+        self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
         self.each = math.ceil(len(self.train) / pace.batch)
         self.rows: list[dict[str, Any]] = []
         self._begin()
@@ -209,8 +212,9 @@ class Loop:
 
     def _step(self, pixels: Tree, targets: Tree) -> Tensor:
         """Learn from one batch; return the value of its loss."""
+        now = rate(self.pace, (self._done() - 1) / (self.each * self.pace.epochs))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
+            group["lr"] = now * group["share"]
         images, targets = augmented(pixels, targets, self.data, self.pace, self.draw, self.kind)
         images = mapped(self._laid_out, images)
         with autocast(self.device, self.precision), own_code():
@@ -262,7 +266,8 @@ class Loop:
         return {
             "step": self.where,
             "seed": self.seed,
-            "pace": asdict(self.pace),
+            # as JSON has it, which knows no tuples
+            "pace": json.loads(json.dumps(asdict(self.pace))),
             "data": self.data.fingerprint,
             "images": len(self.train),
             "device": str(self.device),
@@ -303,21 +308,6 @@ class Loop:
         self.right = state["right"].to(self.device)
         self.spent_s = state["spent_s"]
         regenerate(state["generators"], self.device)
-
-
-def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, or AdamW; weight decay is for weights of two or more
-    dimensions alone.
-    """
-    learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": pace.decay},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if pace.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=pace.lr, betas=(pace.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=pace.lr, momentum=pace.momentum, nesterov=pace.momentum > 0)
 
 
 def cross_entropy(smoothing: float = 0.0) -> Term:
