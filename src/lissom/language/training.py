@@ -40,7 +40,7 @@ class TrainSettings:
     smoothing: float = 0.0
     clip: float | None = None
     cutout: int = 0
-    augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = "auto"
+    augment: str = "auto"
     norm_momentum: float | None = None
     freeze: Freeze = "none"
     optimizer: Literal["sgd", "adamw", "adam"] = "sgd"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
+from ..language.augmentation import Augmentations
 from ..language.method import arg
 from ..language.step import Step
 from ..language.training import TrainSettings
@@ -33,9 +34,8 @@ class Learning(Step):
     decay: float = arg("weight decay, on the parameters that decay_on names", 5e-4, low=0, below=1)
     clip: float | None = arg("maximum gradient norm; None = no clipping", None, above=0)
     cutout: int = arg("side of the square hidden in each image, in pixels; 0 = none", 0, low=0)
-    augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = arg(
-        "random shift by up to an eighth and flip; auto flips if the data allows it",
-        "auto",
+    augment: str = arg(
+        "none, or a sum of augmentations; auto = crop, and flip if the data allow it", "auto"
     )
     norm_momentum: float | None = arg(
         "batch-norm momentum; None = that of each layer",
@@ -93,6 +93,8 @@ class Learning(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        augmentations = Augmentations.of(self.augment, f"{self.name()}(augment=...)")
+        object.__setattr__(self, "augment", str(augmentations))
         if self.optimizer != "sgd" and self.lr > 0.1:
             raise LissomError(
                 f"{self.name()}(lr=...): expected at most 0.1 with {self.optimizer}, about 0.003, "
@@ -113,6 +115,10 @@ class Learning(Step):
                 f"{self.name()}(warmup=...): expected fewer than the {epochs} epochs of the step, "
                 f"got {self.warmup}"
             )
+
+    def identity(self) -> str:
+        """Return the settings, each augmentation with its own version and settings."""
+        return super().identity() + Augmentations.of(self.augment).identity()
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Learning changes no layer: the network itself goes on. Raise where what is to stay is not there."""
