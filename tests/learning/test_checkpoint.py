@@ -117,6 +117,8 @@ RECIPES = {
     "adam, warm-up, layer decay": 'train(2, batch=16, optimizer="adam", lr=0.01, schedule="cosine", '
     'warmup=1, layer_decay=0.8, decay_on="all")',
     "turned, varied and mixed": 'train(2, batch=16, augment="auto+rotate(9)+randaugment+mixup+cutmix")',
+    "an average, parts, and few that learn": 'train(2, batch=16, ema=0.9, accumulate=3, only="norm,head")',
+    "scaled losses": 'train(2, batch=16, precision="fp16", decay_on="norm")',
     "a price that grows": 'sparsify(1e-3, 2, batch=16, on="grow")',
     "a price on groups": 'sparsify(1e-3, 2, batch=16, on="group", freeze="gamma")',
     "a teacher, connectors, weights measured": 'distill("kd + fmse + mgd", 2, batch=16, share=0.3)',

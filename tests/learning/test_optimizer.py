@@ -62,19 +62,19 @@ def test_rates_are_those_of_the_schedulers_of_torch(schedule: Any, warmup: int) 
         scheduler.step()
 
 
-def test_milestones_fall_exactly_between_two_epochs() -> None:
-    """160 epochs of 391 updates, as CIFAR-10 in batches of 128: the rate changes at 80 and 120 only."""
-    settings = TrainSettings(160, lr=0.1, schedule="milestones", milestones=(80, 120))
-    total = 160 * 391
-    changes = [
-        update
-        for update, (a, b) in enumerate(
-            pairwise(rate(settings, k / total) for k in range(total)), 1
-        )
-        if a != b
-    ]
-    assert changes == [80 * 391, 120 * 391]
-    assert rate(settings, 1 - 1 / total) == pytest.approx(0.001)
+@pytest.mark.parametrize(
+    ("epochs", "each", "milestones"), [(160, 391, (80, 120)), (90, 98, (13, 26))]
+)
+def test_milestones_fall_exactly_between_two_epochs(
+    epochs: int, each: int, milestones: tuple[int, ...]
+) -> None:
+    """As CIFAR-10 in batches of 128; and where the share of all updates is rounded."""
+    settings = TrainSettings(epochs, lr=0.1, schedule="milestones", milestones=milestones)
+    total = epochs * each
+    rates = (rate(settings, k / total) for k in range(total))
+    changes = [update for update, (a, b) in enumerate(pairwise(rates), 1) if a != b]
+    assert changes == [milestone * each for milestone in milestones]
+    assert rate(settings, 1 - 1 / total) == pytest.approx(0.1 ** (1 + len(milestones)))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,13 @@ class TrainSettings:
     warmup: int = 0
     decay_on: str = "weights"
     layer_decay: float = 1.0
+    only: str | None = None
+    ema: float | None = None
+    accumulate: int = 1
+    drop_path: float | None = None
+    recompute: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True)

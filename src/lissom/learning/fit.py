@@ -6,9 +6,10 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,17 +18,19 @@ from torch import Tensor, nn
 
 from ..data.data import Data
 from ..data.split import Images
-from ..errors import LissomError, cause_of
+from ..errors import LissomError
 from ..language.kind import Kind
 from ..language.training import Batch, Progress, Remembering, TrainSettings
 from ..surgery.quantization.network import QuantizedNetwork
-from ..trees import Tree, answer_in, handed, in_float, length, mapped
+from ..trees import Tree, handed, in_float, length, mapped
 from .augmentation import augmented
-from .batchnorm import configure_batchnorm
+from .average import Average
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
 from .optimizer import optimizer_of
-from .precision import autocast, fast_precision, layout_of, of_cpu
+from .precision import autocast, layout_of, of_cpu, precision_named
+from .prepare import prepare_network
 from .schedule import rate
+from .told import correct, finite, own_code, share
 
 if TYPE_CHECKING:
     from ..language.training import Term
@@ -55,7 +58,7 @@ def fit(
     `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are
     added to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where
     labels are no classes) and seconds. Weight decay spares batch-norm and biases. `precision` is
-    that of autocast: `fast_precision(device)` if None. `extra` are modules that `loss` uses and
+    that of autocast: what `pace` says if None. `extra` are modules that `loss` uses and
     that learn along with the model. `kind` moves targets along with their pictures. `remembers` is
     what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
     and ends bit-equal to one that was never killed.
@@ -73,7 +76,7 @@ def fit(
         terms,
         where,
         watch,
-        precision or fast_precision(device),
+        precision or precision_named(pace.precision, device),
         extra,
         remembers,
         kind,
@@ -114,7 +117,8 @@ class Loop:
         torch.manual_seed(seed)  # for layers that draw
         self.learner = nn.ModuleList([model, *extra])
         self.learner.to(device).to(memory_format=layout_of(model, device)).train()
-        self.release = configure_batchnorm(self.learner, pace.norm_momentum, pace.freeze)
+        self.release = prepare_network(model, pace, self.learner)
+        self.network = compiled(model) if pace.compile else model
         self.layout = layout_of(model, device)
         self.held = nn.ModuleList(
             [self.learner, *(each for each in self.losses if isinstance(each, nn.Module))]
@@ -127,6 +131,8 @@ class Loop:
         ]
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
         self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
+        self.scaler = torch.amp.GradScaler(device.type) if precision == torch.float16 else None
+        self.average = None if pace.ema is None else Average(model, pace.ema)
         self.each = math.ceil(len(self.train) / pace.batch)
         self.rows: list[dict[str, Any]] = []
         self._begin()
@@ -159,6 +165,8 @@ class Loop:
             )
             if len(self.rows) < self.pace.epochs:
                 self._begin()
+        if self.average is not None:
+            self.average.put_into(self.model)
         # measuring the network may take long, too
         if checkpoints is not None and checkpoints.written:
             checkpoints.write(self.circumstances(), self.state())
@@ -217,23 +225,50 @@ class Loop:
             group["lr"] = now * group["share"]
         images, targets = augmented(pixels, targets, self.data, self.pace, self.draw, self.kind)
         images = mapped(self._laid_out, images)
-        with autocast(self.device, self.precision), own_code():
-            outputs = in_float(handed(self.model, images))
+        count = length(targets)
+        value = torch.zeros((), device=self.device)
+        bounds = parts(count, self.pace.accumulate)
+        for place, (low, high) in enumerate(bounds):
+            one = (images, targets)
+            if len(bounds) > 1:
+                one = mapped(itemgetter(slice(low, high)), one)
+            value = value + self._backward(*one, first=place == 0, weight=(high - low) / count)
+        self._update()
+        self.seen += count
+        self.total += value * count
+        return value
+
+    def _backward(self, images: Tree, targets: Tree, *, first: bool, weight: float) -> Tensor:
+        """Add the gradient of a part of a batch, which is `weight` of it; return what its loss adds."""
+        with autocast(self.device, self.precision), own_code(self.pace.compile):
+            outputs = in_float(handed(self.network, images))
         batch = Batch(images, targets, outputs)
         value = self.losses[0](self.model, batch)
         for term in self.losses[1:]:
             value = value + term(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        with own_code():
-            value.backward()
+        if weight != 1:
+            value = value * weight
+        if first:
+            self.optimizer.zero_grad(set_to_none=True)
+        with own_code(self.pace.compile):
+            (self.scaler.scale(value) if self.scaler else value).backward()
+        self.right += correct(outputs, targets).to(self.device)
+        return value.detach()
+
+    def _update(self) -> None:
+        """Take a step along the gradient."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
         if self.pace.clip is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
-        self.optimizer.step()
-        count = length(targets)
-        self.seen += count
-        self.total += value.detach() * count
-        self.right += correct(outputs, targets).to(self.device)
-        return value
+        if self.scaler:
+            # which leaves an update out where the gradient is infinite
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """Return a batch in the layout of training; a series has no such layouts."""
@@ -282,6 +317,8 @@ class Loop:
         return {
             "tensors": held(self.held),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "average": self.average.values if self.average else None,
             "rows": self.rows,
             "memories": [one.memory() for one in self.remembers],
             "draw": self.draw.get_state(),
@@ -298,6 +335,10 @@ class Loop:
         """Go on from what `state` returned."""
         refill(self.held, state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.recall(state["average"])
         for one, memory in zip(self.remembers, state["memories"], strict=True):
             one.recall(memory)
         self.draw.set_state(state["draw"])
@@ -310,6 +351,23 @@ class Loop:
         regenerate(state["generators"], self.device)
 
 
+def parts(count: int, most: int) -> list[tuple[int, int]]:
+    """Return where up to `most` parts of a batch begin and end; none is a lone sample, which has no
+    batch statistics.
+
+    >>> parts(7, 2), parts(5, 4), parts(1, 4)
+    ([(0, 4), (4, 7)], [(0, 3), (3, 5)], [(0, 1)])
+    """
+    number = max(1, min(most, count // 2))
+    edges = [-(-count * k // number) for k in range(number + 1)]
+    return list(pairwise(edges))
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """Return a network as torch.compile runs it."""
+    return torch.compile(model)  # type: ignore[return-value]
+
+
 def cross_entropy(smoothing: float = 0.0) -> Term:
     """Return the cross-entropy of outputs (n classes) against labels, with label smoothing."""
 
@@ -317,43 +375,3 @@ def cross_entropy(smoothing: float = 0.0) -> Term:
         return F.cross_entropy(batch.outputs, batch.labels, label_smoothing=smoothing)
 
     return value
-
-
-@contextmanager
-def own_code() -> Iterator[None]:
-    """Say in one line what the user's own network raises while it learns: what is tried before
-    keeps no gradients.
-    """
-    try:
-        yield
-    except LissomError:
-        raise
-    except Exception as error:
-        raise LissomError(
-            f"the network raised an error while it learned: {cause_of(error)}"
-        ) from error
-
-
-def correct(outputs: Tree, targets: Tree) -> Tensor:
-    """Return how many of the largest outputs (n classes) are those of their targets (n); NaN where
-    targets are no classes.
-    """
-    answer = answer_in(outputs)
-    classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
-    if answer is None or answer.ndim != 2 or not classes:
-        return torch.full((), torch.nan)
-    return (answer.detach().argmax(1) == targets).sum()
-
-
-def share(right: Tensor, seen: int) -> float | None:
-    """Return the share of `seen` images that were named right, None where that is no number."""
-    return float(right) / seen if torch.isfinite(right) else None
-
-
-def finite(mean: Tensor, value: Tensor, where: str) -> float:
-    """Return the mean loss as a number, or raise if it is none."""
-    if not (torch.isfinite(mean) and torch.isfinite(value)):
-        raise LissomError(
-            f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help"
-        )
-    return float(mean)

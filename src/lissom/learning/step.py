@@ -91,6 +91,45 @@ class Learning(Step):
         late=True,
     )
 
+    only: str | None = arg(
+        "parameters that learn: norm, bias, head, weights, or patterns of names; None = all",
+        None,
+        late=True,
+    )
+    ema: float | None = arg(
+        "decay of a moving average of weights and statistics, which the step leaves; 0.999 is usual",
+        None,
+        above=0,
+        below=1,
+        late=True,
+    )
+    accumulate: int = arg(
+        "parts that a batch is computed in, to save memory; the gradient is that of the batch",
+        1,
+        low=1,
+        high=65_536,
+        late=True,
+    )
+    drop_path: float | None = arg(
+        "how often the last block is left out (stochastic depth), the first never; "
+        "None = as the network has it",
+        None,
+        low=0,
+        below=1,
+        late=True,
+    )
+    recompute: bool = arg(
+        "compute activations again for the gradient (gradient checkpointing), to save memory",
+        False,
+        late=True,
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = arg(
+        "what the network computes in; auto = bf16 where that is faster; fp16 scales the loss",
+        "auto",
+        late=True,
+    )
+    compile: bool = arg("compile the network with torch.compile first", False, late=True)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         augmentations = Augmentations.of(self.augment, f"{self.name()}(augment=...)")
@@ -122,12 +161,13 @@ class Learning(Step):
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Learning changes no layer: the network itself goes on. Raise where what is to stay is not there."""
-        from .batchnorm import configure_batchnorm
         from .optimizer import optimizer_of
+        from .prepare import prepare_network
 
+        settings = self.train_settings(1)
         try:
-            configure_batchnorm(model, None, self.freeze)()
-            optimizer_of(model, self.train_settings(1))
+            prepare_network(model, settings)()
+            optimizer_of(model, settings)
         except LissomError as error:
             raise LissomError(f"{ctx.where}: {error}") from None
         return model

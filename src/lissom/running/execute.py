@@ -30,7 +30,7 @@ from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.examine import examine
-from ..learning.precision import fast_precision
+from ..learning.precision import precision_named
 from ..learning.step import Learning
 from ..steps.distill import Distill
 from ..store.manifest import code_in
@@ -238,7 +238,7 @@ class Run:
             layers=layer_table(model, ctx.example),
             targets={},
             machine=machine(),
-            learned_on=f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+            learned_on=f"{self.device}, {precision_said(node.step, self.device)}",
             created=round(time.time()),
             seconds=round(before_s + time.time() - begin, 1),
         )
@@ -338,6 +338,12 @@ def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
         for text in teachers_in(step.teacher)
     ]
     return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+
+
+def precision_said(step: Step | None, device: torch.device) -> str:
+    """Return the precision that a step learns in, as records say it."""
+    name = step.precision if isinstance(step, Learning) else "auto"
+    return str(precision_named(name, device)).removeprefix("torch.")
 
 
 def gap(outputs: Tree, others: Tree) -> float:

@@ -144,6 +144,7 @@ class Distill(Learning):
 
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
         from ..distillation.comparison import Comparison
+        from ..learning.precision import precision_named
 
         assert ctx.task is not None
         return Comparison(
@@ -155,6 +156,7 @@ class Distill(Learning):
             at=self.at,
             share=self.share,
             where=ctx.where,
+            precision=precision_named(self.precision, ctx.device),
         )
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
