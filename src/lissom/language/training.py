@@ -53,6 +53,10 @@ class TrainSettings:
     decay_on: str = "weights"
     layer_decay: float = 1.0
     only: str | None = None
+    until: Literal["epochs", "plateau"] = "epochs"
+    patience: int = 10
+    resume: bool = False
+    keep_optimizer: bool = False
     ema: float | None = None
     accumulate: int = 1
     drop_path: float | None = None

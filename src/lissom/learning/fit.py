@@ -13,7 +13,6 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.data import Data
@@ -26,7 +25,10 @@ from ..trees import Tree, handed, in_float, length, mapped
 from .augmentation import augmented
 from .average import Average
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
+from .loss import cross_entropy
+from .moments import Carried, moments_of, take_up
 from .optimizer import optimizer_of
+from .plateau import Best, Judge
 from .precision import autocast, layout_of, of_cpu, precision_named
 from .prepare import prepare_network
 from .schedule import rate
@@ -52,6 +54,8 @@ def fit(
     remembers: Sequence[Remembering] = (),
     checkpoints: Checkpoints | None = None,
     kind: Kind | None = None,
+    judge: Judge | None = None,
+    carried: Carried | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
@@ -61,7 +65,9 @@ def fit(
     that of autocast: what `pace` says if None. `extra` are modules that `loss` uses and
     that learn along with the model. `kind` moves targets along with their pictures. `remembers` is
     what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
-    and ends bit-equal to one that was never killed.
+    and ends bit-equal to one that was never killed. `judge` gives the metric that until="plateau"
+    looks at; a row then has it, too, as `valid`. `carried` is where an optimizer is taken up from,
+    and what it leaves.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
@@ -80,6 +86,8 @@ def fit(
         extra,
         remembers,
         kind,
+        judge,
+        carried or Carried(),
     )
     return loop.run(checkpoints)
 
@@ -102,6 +110,8 @@ class Loop:
         extra: Sequence[nn.Module],
         remembers: Sequence[Remembering],
         kind: Kind | None,
+        judge: Judge | None,
+        carried: Carried,
     ) -> None:
         self.model = model
         self.kind = kind
@@ -118,7 +128,7 @@ class Loop:
         self.learner = nn.ModuleList([model, *extra])
         self.learner.to(device).to(memory_format=layout_of(model, device)).train()
         self.release = prepare_network(model, pace, self.learner)
-        self.network = compiled(model) if pace.compile else model
+        self.network: Any = torch.compile(model) if pace.compile else model
         self.layout = layout_of(model, device)
         self.held = nn.ModuleList(
             [self.learner, *(each for each in self.losses if isinstance(each, nn.Module))]
@@ -131,11 +141,23 @@ class Loop:
         ]
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
         self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
-        self.scaler = torch.amp.GradScaler(device.type) if precision == torch.float16 else None
-        self.average = None if pace.ema is None else Average(model, pace.ema)
+        self.carried = carried
+        self._add_what_is_asked(judge)
         self.each = math.ceil(len(self.train) / pace.batch)
         self.rows: list[dict[str, Any]] = []
         self._begin()
+
+    def _add_what_is_asked(self, judge: Judge | None) -> None:
+        """Add momentum of the step before, the best epoch, scaled losses and averages, as asked."""
+        pace = self.pace
+        fp16 = self.precision == torch.float16
+        if pace.resume:
+            take_up(self.optimizer, self.model, self.carried.read(self.where), self.where)
+        if pace.until == "plateau" and judge is None:
+            raise LissomError(f"{self.where}: until='plateau': expected a task with a metric")
+        self.best = Best(judge, pace.patience) if judge and pace.until == "plateau" else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        self.average = None if pace.ema is None else Average(self.model, pace.ema)
 
     def _begin(self) -> None:
         """Begin an epoch: draw the order of its images; no batch is taken yet."""
@@ -152,20 +174,16 @@ class Loop:
             and (state := checkpoints.read(self.circumstances())) is not None
         ):
             self._go_on(state, checkpoints)
-        while len(self.rows) < self.pace.epochs:
+        while not self._over():
             self._epoch(checkpoints)
-            self.rows.append(
-                {
-                    "epoch": len(self.rows) + 1,
-                    "lr": self.optimizer.param_groups[0]["lr"],
-                    "loss": float(self.total) / self.seen,
-                    "top1": share(self.right, self.seen),
-                    "seconds": self.spent_s,
-                }
-            )
-            if len(self.rows) < self.pace.epochs:
+            self.rows.append(self._row())
+            if not self._over():
                 self._begin()
-        if self.average is not None:
+        if self.pace.keep_optimizer:
+            self.carried.left = moments_of(self.optimizer, self.model)
+        if self.best is not None:
+            self.best.put_into(self.model)
+        elif self.average is not None:
             self.average.put_into(self.model)
         # measuring the network may take long, too
         if checkpoints is not None and checkpoints.written:
@@ -174,6 +192,25 @@ class Loop:
         # once in inference: on the way there ranges follow the weights, unless they are held
         self.release()
         return self.rows
+
+    def _over(self) -> bool:
+        """Return whether the last epoch is done."""
+        done = len(self.rows)
+        return done >= self.pace.epochs or (self.best is not None and self.best.over(done))
+
+    def _row(self) -> dict[str, Any]:
+        """Return what is known of the epoch that has just ended."""
+        epoch = len(self.rows) + 1
+        row = {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": float(self.total) / self.seen,
+            "top1": share(self.right, self.seen),
+            "seconds": self.spent_s,
+        }
+        if self.best is not None:
+            row["valid"] = self.best.measure(self.model, self.average, epoch, self.where)
+        return row
 
     def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:
         fresh = copy.deepcopy(self.state())
@@ -319,6 +356,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "average": self.average.values if self.average else None,
+            "best": self.best.state() if self.best else None,
             "rows": self.rows,
             "memories": [one.memory() for one in self.remembers],
             "draw": self.draw.get_state(),
@@ -339,6 +377,8 @@ class Loop:
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.recall(state["average"])
+        if self.best:
+            self.best.recall(state["best"])
         for one, memory in zip(self.remembers, state["memories"], strict=True):
             one.recall(memory)
         self.draw.set_state(state["draw"])
@@ -361,17 +401,3 @@ def parts(count: int, most: int) -> list[tuple[int, int]]:
     number = max(1, min(most, count // 2))
     edges = [-(-count * k // number) for k in range(number + 1)]
     return list(pairwise(edges))
-
-
-def compiled(model: nn.Module) -> nn.Module:
-    """Return a network as torch.compile runs it."""
-    return torch.compile(model)  # type: ignore[return-value]
-
-
-def cross_entropy(smoothing: float = 0.0) -> Term:
-    """Return the cross-entropy of outputs (n classes) against labels, with label smoothing."""
-
-    def value(_: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(batch.outputs, batch.labels, label_smoothing=smoothing)
-
-    return value

@@ -96,6 +96,21 @@ class Learning(Step):
         None,
         late=True,
     )
+    until: Literal["epochs", "plateau"] = arg(
+        "plateau = stop when the first metric on the validation split has not got better for "
+        "patience epochs, and take the best epoch",
+        "epochs",
+        late=True,
+    )
+    patience: int = arg('epochs without a better metric, for until="plateau"', 10, low=1, late=True)
+    keep_optimizer: bool = arg(
+        "leave the momentum to a next step that has resume=True", False, late=True
+    )
+    resume: bool = arg(
+        "begin with the momentum of the step before, which has keep_optimizer=True",
+        False,
+        late=True,
+    )
     ema: float | None = arg(
         "decay of a moving average of weights and statistics, which the step leaves; 0.999 is usual",
         None,
@@ -158,6 +173,17 @@ class Learning(Step):
     def identity(self) -> str:
         """Return the settings, each augmentation with its own version and settings."""
         return super().identity() + Augmentations.of(self.augment).identity()
+
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+        last = earlier[-1] if earlier else None
+        if self.resume and not (isinstance(last, Learning) and last.keep_optimizer):
+            return (
+                "resume=True takes up the optimizer of the step before, which is to be one that "
+                f"learns with keep_optimizer=True; it is {last or 'no step at all'}"
+            )
+        if self.resume and isinstance(last, Learning) and last.optimizer != self.optimizer:
+            return f"resume=True: the step before has {last.optimizer}, this one {self.optimizer}"
+        return super().refuses(earlier)
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Learning changes no layer: the network itself goes on. Raise where what is to stay is not there."""

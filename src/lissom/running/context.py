@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ..errors import counted
 from ..language.context import Context
 from ..learning.evaluate import network_answers, scored
 from ..learning.fit import fit
+from ..learning.moments import Carried
 
 if TYPE_CHECKING:
     from ..language.training import Progress, Remembering, Term, TrainSettings
@@ -34,6 +35,7 @@ class TaskContext(Context):
     task: Task | None = None
     watch: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None
+    carried: Carried = field(default_factory=Carried)  # of an optimizer, from step to step
 
     @property
     def known(self) -> Task:
@@ -79,6 +81,8 @@ class TaskContext(Context):
             remembers=remembers,
             checkpoints=self.checkpoints,
             kind=self.known.kind,
+            judge=lambda network: self.accuracy(network, self.validation_count()),
+            carried=self.carried,
         )
         self.log += rows
         model.to("cpu")
@@ -87,6 +91,12 @@ class TaskContext(Context):
                 f"{self.where}: the loss rose from {rows[0]['loss']:.3g} to {rows[-1]['loss']:.3g}; "
                 f"lr={settings.lr:g} is too high for a network that is trained already, a tenth of "
                 "it may be right"
+            )
+        if settings.until == "plateau":
+            best = max(rows, key=lambda row: (row["valid"], -row["epoch"]))
+            self.notes.append(
+                f"{self.where}: {counted(len(rows), 'epoch')} of at most {settings.epochs}; the best "
+                f"was {best['epoch']}, with {best['valid']:.4g} on the validation split"
             )
         updates = self.updates(settings.epochs, settings.batch)
         if updates < MIN_UPDATES and any(

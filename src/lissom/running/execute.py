@@ -30,6 +30,7 @@ from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.examine import examine
+from ..learning.moments import Carried
 from ..learning.precision import precision_named
 from ..learning.step import Learning
 from ..steps.distill import Distill
@@ -147,12 +148,14 @@ class Run:
             where=str(step),
             clock=self.clock,
             checkpoints=self._checkpoints(step, key),
+            carried=Carried(self.store.folder(before.key) if before and before.step else None),
         )
         if step is not None:
             torch.manual_seed(ctx.seed)
             model = step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
+            ctx.carried.write(folder)
             (folder / "log.jsonl").write_text(
                 "".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8"
             )
