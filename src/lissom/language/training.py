@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
     Term = Callable[[nn.Module, "Batch"], Tensor]  # of a loss
+    Tell = Callable[[dict[str, Any]], None]  # of the row of an epoch
 
 Freeze = Literal["none", "gamma", "norm", "ranges", "norm+ranges"]
 

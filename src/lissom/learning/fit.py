@@ -35,7 +35,7 @@ from .schedule import rate
 from .told import correct, finite, own_code, share
 
 if TYPE_CHECKING:
-    from ..language.training import Term
+    from ..language.training import Tell, Term
 
 
 def fit(
@@ -56,6 +56,7 @@ def fit(
     kind: Kind | None = None,
     judge: Judge | None = None,
     carried: Carried | None = None,
+    tell: Tell | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
@@ -67,7 +68,7 @@ def fit(
     what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
     and ends bit-equal to one that was never killed. `judge` gives the metric that until="plateau"
     looks at; a row then has it, too, as `valid`. `carried` is where an optimizer is taken up from,
-    and what it leaves.
+    and what it leaves. `tell` is told each row, those of an earlier run again.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
@@ -89,7 +90,7 @@ def fit(
         judge,
         carried or Carried(),
     )
-    return loop.run(checkpoints)
+    return loop.run(checkpoints, tell or (lambda _: None))
 
 
 class Loop:
@@ -167,16 +168,19 @@ class Loop:
         self.right = torch.zeros((), device=self.device)
         self.spent_s = 0.0
 
-    def run(self, checkpoints: Checkpoints | None) -> list[dict[str, Any]]:
+    def run(self, checkpoints: Checkpoints | None, tell: Tell) -> list[dict[str, Any]]:
         """Learn to the end, from the checkpoint if there is one that fits; return one row for each epoch."""
         if (
             checkpoints is not None
             and (state := checkpoints.read(self.circumstances())) is not None
         ):
             self._go_on(state, checkpoints)
+            for row in self.rows:
+                tell(row)
         while not self._over():
             self._epoch(checkpoints)
             self.rows.append(self._row())
+            tell(self.rows[-1])
             if not self._over():
                 self._begin()
         if self.pace.keep_optimizer:
