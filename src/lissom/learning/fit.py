@@ -266,20 +266,25 @@ class Loop:
             group["lr"] = now * group["share"]
         images, targets = augmented(pixels, targets, self.data, self.pace, self.draw, self.kind)
         images = mapped(self._laid_out, images)
-        count = length(targets)
-        value = torch.zeros((), device=self.device)
-        bounds = parts(count, self.pace.accumulate)
-        for place, (low, high) in enumerate(bounds):
-            one = (images, targets)
-            if len(bounds) > 1:
-                one = mapped(itemgetter(slice(low, high)), one)
-            value = value + self._backward(*one, first=place == 0, weight=(high - low) / count)
+        backward = self._backward if self.pace.accumulate == 1 else self._backward_in_parts
+        value = backward(images, targets)
         self._update()
+        count = length(targets)
         self.seen += count
         self.total += value * count
         return value
 
-    def _backward(self, images: Tree, targets: Tree, *, first: bool, weight: float) -> Tensor:
+    def _backward_in_parts(self, images: Tree, targets: Tree) -> Tensor:
+        """Add the gradient of a batch, part by part; return the value of its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count = length(targets)
+        value: Any = 0
+        for low, high in parts(count, self.pace.accumulate):
+            inputs, wanted = mapped(itemgetter(slice(low, high)), (images, targets))
+            value = value + self._backward(inputs, wanted, (high - low) / count)
+        return value
+
+    def _backward(self, images: Tree, targets: Tree, weight: float = 1.0) -> Tensor:
         """Add the gradient of a part of a batch, which is `weight` of it; return what its loss adds."""
         with autocast(self.device, self.precision), own_code(self.pace.compile):
             outputs = in_float(handed(self.network, images))
@@ -289,7 +294,7 @@ class Loop:
             value = value + term(self.model, batch)
         if weight != 1:
             value = value * weight
-        if first:
+        else:  # not before: the network needs that memory anew, which takes time on a CPU
             self.optimizer.zero_grad(set_to_none=True)
         with own_code(self.pace.compile):
             (self.scaler.scale(value) if self.scaler else value).backward()
