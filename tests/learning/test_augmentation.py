@@ -177,11 +177,12 @@ MASKS = torch.zeros(2, 8, 8).long()
         ("mixup", PIXELS, Segment(), r"^mixup: expected classes .* segment are not"),
         ("cutmix", PIXELS, Segment(), r"^cutmix: expected classes .* segment are not"),
         ("randaugment", PIXELS.float(), Classify(), "expected pixels of 8 bits, got float32"),
+        ("cutmix", PIXELS, None, r"^cutmix: expected a kind of task .* see --kind"),
         ("mixup", torch.zeros(2, 5), Classify(), r"^augment='mixup': expected images \(n c h w\)"),
     ],
 )
 def test_what_an_augmentation_cannot_see_or_move_is_refused(
-    name: str, pixels: Tensor, kind: Kind, said: str
+    name: str, pixels: Tensor, kind: Kind | None, said: str
 ) -> None:
     with pytest.raises(LissomError, match=said):
         augmented(pixels, MASKS, data(), TrainSettings(1, augment=name), rng(), kind)

@@ -40,8 +40,9 @@ def augmented(
     if pace.mosaic:
         pixels, targets = in_mosaic(pixels, targets, pace.mosaic, draw, kind)
     classes = len(data.classes)
-    for part in (each for each in parts if each.sees != "numbers"):
+    for part in parts:
         check_part(part, pixels, kind)
+    for part in (each for each in parts if each.sees != "numbers"):
         pixels, targets = part(pixels, targets, draw, kind, classes)
     if pace.colour:
         pixels = recoloured(pixels, pace.colour, draw)
@@ -72,10 +73,16 @@ def parts_for(text: str, data: Data) -> tuple[Augmentation, ...]:
 
 
 def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
-    """Raise where an augmentation cannot see such pixels, or moves what targets say the place of."""
+    """Raise where an augmentation cannot see such pixels, moves what targets say the place of, or
+    mixes targets of no known kind.
+    """
     if part.sees == "8 bits" and pixels.dtype != torch.uint8:
         raise LissomError(
             f"{part.name()}: expected pixels of 8 bits, got {str(pixels.dtype).removeprefix('torch.')}"
+        )
+    if part.mixing and kind is None:
+        raise LissomError(
+            f"{part.name()}: expected a kind of task that says how targets are mixed; see --kind"
         )
     if part.moves and kind is not None and not isinstance(kind, WithoutPlaces):
         raise LissomError(

@@ -35,7 +35,9 @@ class Learning(Step):
     clip: float | None = arg("maximum gradient norm; None = no clipping", None, above=0)
     cutout: int = arg("side of the square hidden in each image, in pixels; 0 = none", 0, low=0)
     augment: str = arg(
-        "none, or a sum of augmentations; auto = crop, and flip if the data allow it", "auto"
+        "none, or a sum of what 'lissom list augmentations' shows; auto = crop, and flip if the data "
+        "allow it",
+        "auto",
     )
     norm_momentum: float | None = arg(
         "batch-norm momentum; None = that of each layer",
@@ -97,8 +99,7 @@ class Learning(Step):
         late=True,
     )
     until: Literal["epochs", "plateau"] = arg(
-        "plateau = stop when the first metric on the validation split has not got better for "
-        "patience epochs, and take the best epoch",
+        "plateau = until the validation metric gets no better for patience epochs; takes the best",
         "epochs",
         late=True,
     )
