@@ -30,7 +30,8 @@ def set_drop_path(model: nn.Module, rate: float) -> Callable[[], None]:
 
     rate of block i of n, counted from 0 = rate * i / (n - 1)
     Places are timm's (`drop_path`) and torchvision's (StochasticDepth). Source: Huang et al. 2016,
-    Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382.
+    Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382. Differs: EfficientNets of
+    both libraries divide by n, so that their last block is left out a little less often.
     Raises LissomError for a network without such a place.
     """
     blocks = [block for block in model.modules() if places_in(block)]
