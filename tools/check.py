@@ -49,6 +49,7 @@ ROOMS = (
     "detection",
     "data",
     "kinds",
+    "augmentations",
     "surgery",
     "grids",
     "ranges",

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from lissom import LissomError
+from lissom.language.augmentation import Augmentation
 from lissom.language.describe import settings_of
 from lissom.language.grid import Grid, InputGrid, WeightGrid
 from lissom.language.importance import Importance
@@ -43,6 +44,7 @@ CONTRACTS: dict[str, tuple[type[Any], ...]] = {
     "targets": (Target,),
     "preprocess": (PictureOperation, NumberOperation),
     "kinds": (Kind,),
+    "augmentations": (Augmentation,),
 }
 DUTIES = [
     (Step, {"__call__"}),
@@ -56,6 +58,7 @@ DUTIES = [
     (Target, {"missing", "export", "load"}),
     (PictureOperation, {"__call__", "code", "placement"}),
     (NumberOperation, {"__call__"}),
+    (Augmentation, {"__call__"}),
     (
         Kind,
         set(
@@ -241,6 +244,7 @@ def test_reading_every_method_loads_no_library_that_is_slow() -> None:
     code = f"""
 import sys
 import lissom
+from lissom.language.augmentation import Augmentation
 from lissom.language.describe import settings_of
 from lissom.language.menu import WORDS, menu
 found = [settings_of(menu(folder)[name]) for folder in WORDS for name in menu(folder)]

@@ -29,8 +29,13 @@ fuzz = settings(max_examples=150, deadline=None, database=None)
 printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 
 
-# the one text that is neither free nor of a menu
-PATTERNS = st.sampled_from(["element", "block", "1:2", "2:4", "3:16"])
+# texts that are neither free nor of a menu, and settings that rarely fit each other by chance
+OWN: dict[str, Callable[[], st.SearchStrategy[Any]]] = {
+    "pattern": lambda: st.sampled_from(["element", "block", "1:2", "2:4", "3:16"]),
+    "augment": lambda: augmentations(),
+    "warmup": lambda: st.sampled_from([0, 0, 0, 1]),
+    "resume": lambda: st.just(False),
+}
 
 
 def value_of(kind: Any, facts: Any) -> st.SearchStrategy[Any]:
@@ -48,6 +53,8 @@ def value_of(kind: Any, facts: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(get_args(kind))
     if kind is bool:
         return st.booleans()
+    if get_origin(kind) is tuple:
+        return st.lists(value_of(get_args(kind)[0], facts), min_size=1, max_size=4).map(tuple)
     ends = [facts[key] for key in BOUNDS if facts.get(key) is not None]
     fits = {key: facts[key] for key in BOUNDS if facts.get(key) is not None}
     if kind is int:
@@ -68,13 +75,25 @@ def value_of(kind: Any, facts: Any) -> st.SearchStrategy[Any]:
     return printable
 
 
+def drawn_value(name: str, kind: Any, facts: Any) -> st.SearchStrategy[Any]:
+    """Draw a value of a setting, by its name where that says more than its type."""
+    return OWN[name]() if name in OWN else value_of(kind, facts)
+
+
+def augmentations() -> st.SearchStrategy[str]:
+    """Draw a sum of augmentations, or none."""
+    folder = menu("augmentations")
+    part = st.one_of(
+        st.just("auto"),
+        st.sampled_from(list(folder)).flatmap(lambda name: drawn_method(folder[name])).map(str),
+    )
+    return st.one_of(st.just("none"), st.lists(part, min_size=1, max_size=3).map("+".join))
+
+
 def drawn_method(kind: type[Method]) -> st.SearchStrategy[Any]:
     """Draw a method of a class with any settings it allows."""
     hints = get_type_hints(kind)
-    drawn = {
-        f.name: PATTERNS if f.name == "pattern" else value_of(hints[f.name], f.metadata)
-        for f in fields(kind)
-    }
+    drawn = {f.name: drawn_value(f.name, hints[f.name], f.metadata) for f in fields(kind)}
 
     def made(values: dict[str, Any]) -> Method | None:
         try:
@@ -422,7 +441,7 @@ def test_another_value_of_any_setting_gives_another_key(data: st.DataObject) -> 
     setting = data.draw(st.sampled_from(ordered(type(step))))
     values = step.settings()
     kind = get_type_hints(type(step))[setting.name]
-    other = data.draw(PATTERNS if setting.name == "pattern" else value_of(kind, setting.metadata))
+    other = data.draw(drawn_value(setting.name, kind, setting.metadata))
     assume(other != values[setting.name])
     try:
         changed = type(step)(**{**values, setting.name: other})

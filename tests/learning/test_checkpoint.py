@@ -112,6 +112,16 @@ def weights(store: Path, key: str) -> bytes:
 RECIPES = {
     "dropout and augmentation": "train(2, batch=16, cutout=2, clip=1.0)",
     "adamw": 'train(2, batch=16, optimizer="adamw", lr=0.01, norm_momentum=0.2)',
+    "milestones and plain momentum": 'train(2, batch=16, schedule="milestones", milestones=(1,), '
+    "nesterov=False)",
+    "adam, warm-up, layer decay": 'train(2, batch=16, optimizer="adam", lr=0.01, schedule="cosine", '
+    'warmup=1, layer_decay=0.8, decay_on="all")',
+    "turned, varied and mixed": 'train(2, batch=16, augment="auto+rotate(9)+randaugment+mixup+cutmix")',
+    "an average, parts, and few that learn": 'train(2, batch=16, ema=0.9, accumulate=3, only="norm,head")',
+    "scaled losses": 'train(2, batch=16, precision="fp16", decay_on="norm")',
+    "until it gets no better": 'train(2, batch=16, until="plateau", patience=1, lr=1e-6)',
+    "an average until it gets no better": 'train(2, batch=16, until="plateau", ema=0.9)',
+    "momentum taken up": "train(1, batch=64, keep_optimizer=True) | train(2, batch=16, resume=True)",
     "a price that grows": 'sparsify(1e-3, 2, batch=16, on="grow")',
     "a price on groups": 'sparsify(1e-3, 2, batch=16, on="group", freeze="gamma")',
     "a teacher, connectors, weights measured": 'distill("kd + fmse + mgd", 2, batch=16, share=0.3)',

@@ -65,7 +65,7 @@ LABELS = torch.arange(8) % 3
 def exact() -> Iterator[None]:
     """Compute in float32 on every processor: values are compared to more digits than bfloat16 has."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("learning.fit", "distillation.comparison"):
+        for module in ("learning.precision", "distillation.comparison"):
             patch.setattr(f"lissom.{module}.fast_precision", lambda _: torch.float32)
         yield
 

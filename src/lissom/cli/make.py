@@ -58,6 +58,14 @@ def run(
             "in top1=0.888, before anything is done to it.",
         ),
     ] = "",
+    log: Annotated[
+        str,
+        typer.Option(
+            "--log",
+            help="What else is told of epochs and networks: tensorboard, tensorboard:FOLDER, "
+            "mlflow:URI.",
+        ),
+    ] = "",
     form: Format = "table",
     json: Json = False,
 ) -> None:
@@ -98,6 +106,7 @@ def run(
                 teacher=teacher,
                 checkpoint=checkpoint,
                 expect=expect,
+                log=log,
                 say=live.say,
                 watch=live.watch,
             )

@@ -17,7 +17,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="steps, importance, losses, grids, ranges, targets, preprocess, kinds."
+            help="steps, importance, losses, grids, ranges, targets, preprocess, kinds, "
+            "augmentations."
         ),
     ] = "",
     name: Annotated[str, typer.Argument(help="One method.")] = "",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -74,6 +77,36 @@ def recoloured(pixels: Tensor, most: float, draw: Generator) -> Tensor:
         numbers = gray + (numbers - gray) * saturation
     numbers = numbers.clamp_(0, 255)
     return numbers if pixels.is_floating_point() else numbers.round_().to(pixels.dtype)
+
+
+def each_picture(vary: Callable[[Tensor], Tensor], pixels: Tensor, draw: Generator) -> Tensor:
+    """Return images (n c h w) of which each went through a transform of torchvision.
+
+    Such a transform draws from PyTorch's own generator: it is seeded by `draw`, and afterwards as
+    it was.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=draw))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return torch.stack([vary(image) for image in pixels])
+
+
+def partners(count: int, alpha: float, draw: Generator) -> tuple[float, Tensor]:
+    """Draw a share from Beta(alpha, alpha), and for each of `count` samples another (n)."""
+    seed = int(torch.randint(2**31, (1,), generator=draw))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    return share, torch.randperm(count, generator=draw)
+
+
+def box(height: int, width: int, area: float, draw: Generator) -> tuple[slice, slice]:
+    """Draw rows and columns of a box of so much of the area of a picture, as far as it lies within."""
+    slices = []
+    for side in (height, width):
+        half = int(side * math.sqrt(area)) // 2
+        middle = int(torch.randint(side, (1,), generator=draw))
+        slices.append(slice(max(0, middle - half), min(side, middle + half)))
+    rows, columns = slices
+    return rows, columns
 
 
 @dataclass(frozen=True)

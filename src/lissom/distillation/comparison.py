@@ -63,11 +63,13 @@ class Comparison:
         at: str | None = None,
         share: float = 0.5,
         where: str = "distill",
+        precision: torch.dtype | None = None,
     ) -> None:
         self.terms = terms
         self.student = student
         self.teacher = teacher
         self.where = where
+        self.precision = precision
         self.logits = logits
         self.first = teacher.members[0] if isinstance(teacher, Ensemble) else teacher
         features = [loss for _, loss in terms if isinstance(loss, FeatureLoss)]
@@ -140,7 +142,7 @@ class Comparison:
     def wanted(self, inputs: Tree) -> Answer:
         """Run the teacher on inputs (n ...), in inference mode and the precision of training."""
         device = next(tensors_in(inputs)).device
-        with torch.inference_mode(), autocast(device, fast_precision(device)):
+        with torch.inference_mode(), autocast(device, self.precision or fast_precision(device)):
             outputs = handed(self.teacher, inputs)
         # copies, since tensors made in inference mode cannot take part in a gradient
         features = [self._seen[1][place.teacher.name] for place in self.places]

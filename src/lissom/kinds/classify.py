@@ -70,6 +70,14 @@ class Classify(WithoutPlaces):
     def answers(self, outputs: Tree) -> Tensor:
         return self.answer(outputs).argmax(1)
 
+    def mixed(self, targets: Tensor, others: Tensor, share: float, classes: int) -> Tensor:
+        import torch.nn.functional as F
+
+        return (
+            share * F.one_hot(targets, classes).float()
+            + (1 - share) * F.one_hot(others, classes).float()
+        )
+
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
         return class_name(classes, int(answer))
 

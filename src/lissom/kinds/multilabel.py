@@ -69,6 +69,9 @@ class Multilabel(WithoutPlaces):
     def answers(self, outputs: Tree) -> Tensor:
         return (self.answer(outputs) > 0).long()
 
+    def mixed(self, targets: Tensor, others: Tensor, share: float, _: int) -> Tensor:
+        return share * targets.float() + (1 - share) * others.float()
+
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
         numbers = answer.flatten().nonzero().flatten().tolist()
         return ", ".join(class_name(classes, number) for number in numbers) or "no label"

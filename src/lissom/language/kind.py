@@ -89,6 +89,14 @@ class Kind(Method, ABC):
         these, moved as they are, and `where` (n h w, booleans) the pixels that each of them has.
         """
 
+    def mixed(self, targets: Tensor, others: Tensor, share: float, classes: int) -> Tensor:
+        """Return the targets of samples that are `share` themselves and for the rest `others`; there
+        are so many `classes`. Raises LissomError where targets are no classes.
+        """
+        raise LissomError(
+            f"expected classes as targets, which are mixed by shares; those of {self.name()} are not"
+        )
+
     @abstractmethod
     def drawn(self, picture: Image, answer: Tensor, classes: Sequence[str], zoom: int) -> Image:
         """Return a picture with what is said of it, an answer of one sample in the form of targets.

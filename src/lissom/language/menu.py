@@ -19,6 +19,7 @@ WORDS = {
     "targets": "target",
     "preprocess": "preprocessing operation",
     "kinds": "kind of task",
+    "augmentations": "augmentation",
 }
 
 
@@ -57,5 +58,6 @@ class Menu:
 
 @cache
 def menu(folder: str) -> Menu:
-    """Return the menu of a folder: steps, importance, losses, grids, ranges, targets, preprocess or kinds."""
+    """Return the menu of a folder: steps, importance, losses, grids, ranges, targets, preprocess,
+    kinds or augmentations."""
     return Menu(folder)

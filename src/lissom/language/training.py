@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
     Term = Callable[[nn.Module, "Batch"], Tensor]  # of a loss
+    Tell = Callable[[dict[str, Any]], None]  # of the row of an epoch
 
 Freeze = Literal["none", "gamma", "norm", "ranges", "norm+ranges"]
 
@@ -35,35 +35,35 @@ class TrainSettings:
     epochs: int
     lr: float = 0.1
     batch: int = 128
-    schedule: Literal["onecycle", "cosine", "step", "constant"] = "onecycle"
+    schedule: Literal["onecycle", "cosine", "step", "milestones", "constant"] = "onecycle"
     momentum: float = 0.9
     decay: float = 5e-4
     smoothing: float = 0.0
     clip: float | None = None
     cutout: int = 0
-    augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = "auto"
+    augment: str = "auto"
     norm_momentum: float | None = None
     freeze: Freeze = "none"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
     colour: float = 0.0
     mosaic: float = 0.0
-
-    def rate(self, progress: float) -> float:
-        """Return the learning rate at `progress`, the share of all steps already taken (0 to 1).
-
-        onecycle: linear from 0.1 of the peak to the peak over the first quarter, then linear to 0.
-        cosine: lr * (1 + cos(pi * progress)) / 2. step: lr, a tenth of it after 1/2, a hundredth
-        after 3/4.
-        """
-        if self.schedule == "constant":
-            return self.lr
-        if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * progress)) / 2
-        if self.schedule == "step":
-            return self.lr * (1 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
-        if progress < 0.25:
-            return self.lr * (0.1 + 0.9 * progress / 0.25)
-        return self.lr * max(0.0, 1 - progress) / 0.75
+    nesterov: bool = True
+    milestones: tuple[int, ...] | None = None
+    factor: float = 0.1
+    warmup: int = 0
+    decay_on: str = "weights"
+    layer_decay: float = 1.0
+    only: str | None = None
+    until: Literal["epochs", "plateau"] = "epochs"
+    patience: int = 10
+    resume: bool = False
+    keep_optimizer: bool = False
+    ema: float | None = None
+    accumulate: int = 1
+    drop_path: float | None = None
+    recompute: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True)

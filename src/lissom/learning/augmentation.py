@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from ..data.augment import Mosaic, cutout, mirrored, mirrors, recoloured, shifted, shifts
+from ..data.augment import Mosaic, cutout, recoloured
 from ..data.data import Data
 from ..data.split import CPU
 from ..errors import LissomError
-from ..language.kind import Kind
+from ..language.augmentation import Augmentation, Augmentations
+from ..language.kind import Kind, WithoutPlaces
 from ..language.training import TrainSettings
 from ..trees import Tree, at, shapes
 
@@ -22,14 +25,11 @@ def augmented(
     draw: torch.Generator,
     kind: Kind | None = None,
 ) -> tuple[Tree, Tree]:
-    """Return a batch of pixels put together, shifted by up to an eighth, mirrored, recoloured,
-    normalised and cut out, as `pace` says, with its targets, which move along as the kind of task
-    wants it.
+    """Return a batch of pixels put together, varied as `augment` says, recoloured, normalised, cut out
+    and mixed, with its targets, which move along as the kind of task wants it.
     """
-    wanted = pace.augment
-    if wanted == "auto":
-        wanted = "none" if data.as_given else "crop+flip" if data.flip else "crop"
-    asked = {f"augment={wanted!r}": wanted != "none", "mosaic": pace.mosaic, "colour": pace.colour}
+    parts = parts_for(pace.augment, data)
+    asked = {f"augment={pace.augment!r}": parts, "mosaic": pace.mosaic, "colour": pace.colour}
     for name in [name for name, is_asked in asked.items() if is_asked]:
         if not (isinstance(pixels, Tensor) and pixels.ndim == 4):
             raise LissomError(f"{name}: expected images (n c h w), got {shapes(pixels)}")
@@ -39,23 +39,65 @@ def augmented(
         )
     if pace.mosaic:
         pixels, targets = in_mosaic(pixels, targets, pace.mosaic, draw, kind)
-    if "crop" in wanted:
-        down, right = shifts(len(pixels), max(1, min(data.size) // 8), draw)
-        pixels = shifted(pixels, down, right)
-        if kind is not None:
-            size = (pixels.shape[2], pixels.shape[3])
-            targets = kind.shifted(targets, down.to(pixels.device), right.to(pixels.device), size)
-    if "flip" in wanted:
-        which = mirrors(len(pixels), draw)
-        pixels = mirrored(pixels, which)
-        if kind is not None:
-            targets = kind.mirrored(targets, which.to(pixels.device), pixels.shape[3])
+    classes = len(data.classes)
+    for part in parts:
+        check_part(part, pixels, kind)
+    for part in (each for each in parts if each.sees != "numbers"):
+        pixels, targets = part(pixels, targets, draw, kind, classes)
     if pace.colour:
         pixels = recoloured(pixels, pace.colour, draw)
     images = data.normalised(pixels)
     if pace.cutout:
         images = cutout(images, pace.cutout, draw)
+    for part in one_mixing([each for each in parts if each.sees == "numbers"], draw):
+        try:
+            images, targets = part(images, targets, draw, kind, classes)
+        except LissomError as error:
+            raise LissomError(f"{part.name()}: {error}") from None
     return images, targets
+
+
+@lru_cache
+def stood_for(text: str, as_given: bool, flip: bool) -> tuple[Augmentation, ...]:
+    """Return the augmentations of a text, with what `auto` stands for in its place."""
+    auto = "none" if as_given else "crop+flip" if flip else "crop"
+    parts = list[Augmentation]()
+    for part in Augmentations.of(text).parts:
+        parts += stood_for(auto, as_given, flip) if part == "auto" else (part,)
+    return tuple(parts)
+
+
+def parts_for(text: str, data: Data) -> tuple[Augmentation, ...]:
+    """Return the augmentations that a text means for data."""
+    return stood_for(text, data.as_given, data.flip)
+
+
+def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
+    """Raise where an augmentation cannot see such pixels, moves what targets say the place of, or
+    mixes targets of no known kind.
+    """
+    if part.sees == "8 bits" and pixels.dtype != torch.uint8:
+        raise LissomError(
+            f"{part.name()}: expected pixels of 8 bits, got {str(pixels.dtype).removeprefix('torch.')}"
+        )
+    if part.mixing and kind is None:
+        raise LissomError(
+            f"{part.name()}: expected a kind of task that says how targets are mixed; see --kind"
+        )
+    if part.moves and kind is not None and not isinstance(kind, WithoutPlaces):
+        raise LissomError(
+            f"{part.name()}: expected targets without places in a picture, such as classes; those of "
+            f"{kind.name()} would have to move along, as they do with crop and flip"
+        )
+
+
+def one_mixing(parts: list[Augmentation], draw: torch.Generator) -> list[Augmentation]:
+    """Return augmentations with one, drawn, of those that mix samples."""
+    mixing = [part for part in parts if part.mixing]
+    if len(mixing) < 2:
+        return parts
+    drawn = mixing[int(torch.randint(len(mixing), (1,), generator=draw))]
+    return [part for part in parts if part is drawn or not part.mixing]
 
 
 def check_augmentation(pace: TrainSettings, data: Data, kind: Kind | None) -> None:

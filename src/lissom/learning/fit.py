@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.data import Data
 from ..data.split import Images
-from ..errors import LissomError, cause_of
+from ..errors import LissomError
 from ..language.kind import Kind
 from ..language.training import Batch, Progress, Remembering, TrainSettings
 from ..surgery.quantization.network import QuantizedNetwork
-from ..trees import Tree, answer_in, handed, in_float, length, mapped
+from ..trees import Tree, handed, in_float, length, mapped
 from .augmentation import augmented
-from .batchnorm import configure_batchnorm
+from .average import Average
 from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
-from .precision import autocast, fast_precision, layout_of, of_cpu
+from .loss import cross_entropy
+from .moments import Carried, moments_of, take_up
+from .optimizer import optimizer_of
+from .plateau import Best, Judge
+from .precision import autocast, layout_of, of_cpu, precision_named
+from .prepare import prepare_network
+from .schedule import rate
+from .told import correct, finite, own_code, share
 
 if TYPE_CHECKING:
-    from ..language.training import Term
+    from ..language.training import Tell, Term
 
 
 def fit(
@@ -46,16 +54,21 @@ def fit(
     remembers: Sequence[Remembering] = (),
     checkpoints: Checkpoints | None = None,
     kind: Kind | None = None,
+    judge: Judge | None = None,
+    carried: Carried | None = None,
+    tell: Tell | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
     `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are
     added to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where
     labels are no classes) and seconds. Weight decay spares batch-norm and biases. `precision` is
-    that of autocast: `fast_precision(device)` if None. `extra` are modules that `loss` uses and
+    that of autocast: what `pace` says if None. `extra` are modules that `loss` uses and
     that learn along with the model. `kind` moves targets along with their pictures. `remembers` is
     what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
-    and ends bit-equal to one that was never killed.
+    and ends bit-equal to one that was never killed. `judge` gives the metric that until="plateau"
+    looks at; a row then has it, too, as `valid`. `carried` is where an optimizer is taken up from,
+    and what it leaves. `tell` is told each row, those of an earlier run again.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
@@ -70,12 +83,14 @@ def fit(
         terms,
         where,
         watch,
-        precision or fast_precision(device),
+        precision or precision_named(pace.precision, device),
         extra,
         remembers,
         kind,
+        judge,
+        carried or Carried(),
     )
-    return loop.run(checkpoints)
+    return loop.run(checkpoints, tell or (lambda _: None))
 
 
 class Loop:
@@ -96,6 +111,8 @@ class Loop:
         extra: Sequence[nn.Module],
         remembers: Sequence[Remembering],
         kind: Kind | None,
+        judge: Judge | None,
+        carried: Carried,
     ) -> None:
         self.model = model
         self.kind = kind
@@ -111,7 +128,8 @@ class Loop:
         torch.manual_seed(seed)  # for layers that draw
         self.learner = nn.ModuleList([model, *extra])
         self.learner.to(device).to(memory_format=layout_of(model, device)).train()
-        self.release = configure_batchnorm(self.learner, pace.norm_momentum, pace.freeze)
+        self.release = prepare_network(model, pace, self.learner)
+        self.network: Any = torch.compile(model) if pace.compile else model
         self.layout = layout_of(model, device)
         self.held = nn.ModuleList(
             [self.learner, *(each for each in self.losses if isinstance(each, nn.Module))]
@@ -123,10 +141,24 @@ class Loop:
             *(each for each in self.learner.modules() if isinstance(each, QuantizedNetwork)),
         ]
         self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
-        self.optimizer = optimizer_of(self.learner, pace)
+        self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
+        self.carried = carried
+        self._add_what_is_asked(judge)
         self.each = math.ceil(len(self.train) / pace.batch)
         self.rows: list[dict[str, Any]] = []
         self._begin()
+
+    def _add_what_is_asked(self, judge: Judge | None) -> None:
+        """Add momentum of the step before, the best epoch, scaled losses and averages, as asked."""
+        pace = self.pace
+        fp16 = self.precision == torch.float16
+        if pace.resume:
+            take_up(self.optimizer, self.model, self.carried.read(self.where), self.where)
+        if pace.until == "plateau" and judge is None:
+            raise LissomError(f"{self.where}: until='plateau': expected a task with a metric")
+        self.best = Best(judge, pace.patience) if judge and pace.until == "plateau" else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        self.average = None if pace.ema is None else Average(self.model, pace.ema)
 
     def _begin(self) -> None:
         """Begin an epoch: draw the order of its images; no batch is taken yet."""
@@ -136,26 +168,27 @@ class Loop:
         self.right = torch.zeros((), device=self.device)
         self.spent_s = 0.0
 
-    def run(self, checkpoints: Checkpoints | None) -> list[dict[str, Any]]:
+    def run(self, checkpoints: Checkpoints | None, tell: Tell) -> list[dict[str, Any]]:
         """Learn to the end, from the checkpoint if there is one that fits; return one row for each epoch."""
         if (
             checkpoints is not None
             and (state := checkpoints.read(self.circumstances())) is not None
         ):
             self._go_on(state, checkpoints)
-        while len(self.rows) < self.pace.epochs:
+            for row in self.rows:
+                tell(row)
+        while not self._over():
             self._epoch(checkpoints)
-            self.rows.append(
-                {
-                    "epoch": len(self.rows) + 1,
-                    "lr": self.optimizer.param_groups[0]["lr"],
-                    "loss": float(self.total) / self.seen,
-                    "top1": share(self.right, self.seen),
-                    "seconds": self.spent_s,
-                }
-            )
-            if len(self.rows) < self.pace.epochs:
+            self.rows.append(self._row())
+            tell(self.rows[-1])
+            if not self._over():
                 self._begin()
+        if self.pace.keep_optimizer:
+            self.carried.left = moments_of(self.optimizer, self.model)
+        if self.best is not None:
+            self.best.put_into(self.model)
+        elif self.average is not None:
+            self.average.put_into(self.model)
         # measuring the network may take long, too
         if checkpoints is not None and checkpoints.written:
             checkpoints.write(self.circumstances(), self.state())
@@ -163,6 +196,25 @@ class Loop:
         # once in inference: on the way there ranges follow the weights, unless they are held
         self.release()
         return self.rows
+
+    def _over(self) -> bool:
+        """Return whether the last epoch is done."""
+        done = len(self.rows)
+        return done >= self.pace.epochs or (self.best is not None and self.best.over(done))
+
+    def _row(self) -> dict[str, Any]:
+        """Return what is known of the epoch that has just ended."""
+        epoch = len(self.rows) + 1
+        row = {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": float(self.total) / self.seen,
+            "top1": share(self.right, self.seen),
+            "seconds": self.spent_s,
+        }
+        if self.best is not None:
+            row["valid"] = self.best.measure(self.model, self.average, epoch, self.where)
+        return row
 
     def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:
         fresh = copy.deepcopy(self.state())
@@ -209,27 +261,60 @@ class Loop:
 
     def _step(self, pixels: Tree, targets: Tree) -> Tensor:
         """Learn from one batch; return the value of its loss."""
+        now = rate(self.pace, (self._done() - 1) / (self.each * self.pace.epochs))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.pace.rate((self._done() - 1) / (self.each * self.pace.epochs))
+            group["lr"] = now * group["share"]
         images, targets = augmented(pixels, targets, self.data, self.pace, self.draw, self.kind)
         images = mapped(self._laid_out, images)
-        with autocast(self.device, self.precision), own_code():
-            outputs = in_float(handed(self.model, images))
+        backward = self._backward if self.pace.accumulate == 1 else self._backward_in_parts
+        value = backward(images, targets)
+        self._update()
+        count = length(targets)
+        self.seen += count
+        self.total += value * count
+        return value
+
+    def _backward_in_parts(self, images: Tree, targets: Tree) -> Tensor:
+        """Add the gradient of a batch, part by part; return the value of its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count = length(targets)
+        value: Any = 0
+        for low, high in parts(count, self.pace.accumulate):
+            inputs, wanted = mapped(itemgetter(slice(low, high)), (images, targets))
+            value = value + self._backward(inputs, wanted, (high - low) / count)
+        return value
+
+    def _backward(self, images: Tree, targets: Tree, weight: float = 1.0) -> Tensor:
+        """Add the gradient of a part of a batch, which is `weight` of it; return what its loss adds."""
+        with autocast(self.device, self.precision), own_code(self.pace.compile):
+            outputs = in_float(handed(self.network, images))
         batch = Batch(images, targets, outputs)
         value = self.losses[0](self.model, batch)
         for term in self.losses[1:]:
             value = value + term(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        with own_code():
-            value.backward()
+        if weight != 1:
+            value = value * weight
+        else:  # not before: the network needs that memory anew, which takes time on a CPU
+            self.optimizer.zero_grad(set_to_none=True)
+        with own_code(self.pace.compile):
+            (self.scaler.scale(value) if self.scaler else value).backward()
+        self.right += correct(outputs, targets).to(self.device)
+        return value.detach()
+
+    def _update(self) -> None:
+        """Take a step along the gradient."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
         if self.pace.clip is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
-        self.optimizer.step()
-        count = length(targets)
-        self.seen += count
-        self.total += value.detach() * count
-        self.right += correct(outputs, targets).to(self.device)
-        return value
+        if self.scaler:
+            # which leaves an update out where the gradient is infinite
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         """Return a batch in the layout of training; a series has no such layouts."""
@@ -262,7 +347,8 @@ class Loop:
         return {
             "step": self.where,
             "seed": self.seed,
-            "pace": asdict(self.pace),
+            # as JSON has it, which knows no tuples
+            "pace": json.loads(json.dumps(asdict(self.pace))),
             "data": self.data.fingerprint,
             "images": len(self.train),
             "device": str(self.device),
@@ -277,6 +363,9 @@ class Loop:
         return {
             "tensors": held(self.held),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "average": self.average.values if self.average else None,
+            "best": self.best.state() if self.best else None,
             "rows": self.rows,
             "memories": [one.memory() for one in self.remembers],
             "draw": self.draw.get_state(),
@@ -293,6 +382,12 @@ class Loop:
         """Go on from what `state` returned."""
         refill(self.held, state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.recall(state["average"])
+        if self.best:
+            self.best.recall(state["best"])
         for one, memory in zip(self.remembers, state["memories"], strict=True):
             one.recall(memory)
         self.draw.set_state(state["draw"])
@@ -305,65 +400,13 @@ class Loop:
         regenerate(state["generators"], self.device)
 
 
-def optimizer_of(model: nn.Module, pace: TrainSettings) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, or AdamW; weight decay is for weights of two or more
-    dimensions alone.
+def parts(count: int, most: int) -> list[tuple[int, int]]:
+    """Return where up to `most` parts of a batch begin and end; none is a lone sample, which has no
+    batch statistics.
+
+    >>> parts(7, 2), parts(5, 4), parts(1, 4)
+    ([(0, 4), (4, 7)], [(0, 3), (3, 5)], [(0, 1)])
     """
-    learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": pace.decay},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if pace.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=pace.lr, betas=(pace.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=pace.lr, momentum=pace.momentum, nesterov=pace.momentum > 0)
-
-
-def cross_entropy(smoothing: float = 0.0) -> Term:
-    """Return the cross-entropy of outputs (n classes) against labels, with label smoothing."""
-
-    def value(_: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(batch.outputs, batch.labels, label_smoothing=smoothing)
-
-    return value
-
-
-@contextmanager
-def own_code() -> Iterator[None]:
-    """Say in one line what the user's own network raises while it learns: what is tried before
-    keeps no gradients.
-    """
-    try:
-        yield
-    except LissomError:
-        raise
-    except Exception as error:
-        raise LissomError(
-            f"the network raised an error while it learned: {cause_of(error)}"
-        ) from error
-
-
-def correct(outputs: Tree, targets: Tree) -> Tensor:
-    """Return how many of the largest outputs (n classes) are those of their targets (n); NaN where
-    targets are no classes.
-    """
-    answer = answer_in(outputs)
-    classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
-    if answer is None or answer.ndim != 2 or not classes:
-        return torch.full((), torch.nan)
-    return (answer.detach().argmax(1) == targets).sum()
-
-
-def share(right: Tensor, seen: int) -> float | None:
-    """Return the share of `seen` images that were named right, None where that is no number."""
-    return float(right) / seen if torch.isfinite(right) else None
-
-
-def finite(mean: Tensor, value: Tensor, where: str) -> float:
-    """Return the mean loss as a number, or raise if it is none."""
-    if not (torch.isfinite(mean) and torch.isfinite(value)):
-        raise LissomError(
-            f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help"
-        )
-    return float(mean)
+    number = max(1, min(most, count // 2))
+    edges = [-(-count * k // number) for k in range(number + 1)]
+    return list(pairwise(edges))

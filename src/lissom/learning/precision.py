@@ -48,6 +48,14 @@ def fast_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or amd else torch.float32
 
 
+NAMED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precision_named(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision that a setting names; `auto` is what the device computes fastest in."""
+    return fast_precision(device) if name == "auto" else NAMED[name]
+
+
 def of_cpu() -> dict[str, Any]:
     """Return what PyTorch knows of the processor; before 2.12 it does not tell."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import LissomError
+from ..language.augmentation import Augmentations
 from ..language.method import arg
 from ..language.step import Step
 from ..language.training import TrainSettings
@@ -26,15 +27,16 @@ class Learning(Step):
         "peak learning rate; adamw needs about a hundredth of sgd's", 0.2, above=0, high=10
     )
     batch: int = arg("samples per batch", 128, low=1, high=65_536)
-    schedule: Literal["onecycle", "cosine", "step", "constant"] = arg(
+    schedule: Literal["onecycle", "cosine", "step", "milestones", "constant"] = arg(
         "learning-rate schedule", "onecycle"
     )
-    momentum: float = arg("Nesterov momentum of sgd; first beta of adamw", 0.9, low=0, below=1)
-    decay: float = arg("weight decay; batch-norm and biases are exempt", 5e-4, low=0, below=1)
+    momentum: float = arg("momentum of sgd; first beta of adamw and adam", 0.9, low=0, below=1)
+    decay: float = arg("weight decay, on the parameters that decay_on names", 5e-4, low=0, below=1)
     clip: float | None = arg("maximum gradient norm; None = no clipping", None, above=0)
     cutout: int = arg("side of the square hidden in each image, in pixels; 0 = none", 0, low=0)
-    augment: Literal["auto", "none", "crop", "flip", "crop+flip"] = arg(
-        "random shift by up to an eighth and flip; auto flips if the data allows it",
+    augment: str = arg(
+        "none, or a sum of what 'lissom list augmentations' shows; auto = crop, and flip if the data "
+        "allow it",
         "auto",
     )
     norm_momentum: float | None = arg(
@@ -49,7 +51,7 @@ class Learning(Step):
         "none",
         late=True,
     )
-    optimizer: Literal["sgd", "adamw"] = arg(
+    optimizer: Literal["sgd", "adamw", "adam"] = arg(
         "optimizer; adamw suits transformers and binary networks", "sgd", late=True
     )
     colour: float = arg(
@@ -67,40 +69,139 @@ class Learning(Step):
         late=True,
     )
 
+    nesterov: bool = arg("Nesterov's momentum; False = the plain one", True, late=True)
+    milestones: tuple[int, ...] | None = arg(
+        'epochs after which the rate is multiplied by factor, for schedule="milestones"',
+        None,
+        low=1,
+        late=True,
+    )
+    factor: float = arg("what milestones multiply the rate by", 0.1, above=0, below=1, late=True)
+    warmup: int = arg(
+        "epochs in which the rate first goes from a tenth of lr to lr", 0, low=0, late=True
+    )
+    decay_on: str = arg(
+        "parameters that decay: all, weights (of 2 or more dimensions), norm, bias, head, or patterns",
+        "weights",
+        late=True,
+    )
+    layer_decay: float = arg(
+        "share of each layer's learning rate that the layer before it has; 1 = all alike",
+        1.0,
+        above=0,
+        high=1,
+        late=True,
+    )
+
+    only: str | None = arg(
+        "parameters that learn: norm, bias, head, weights, or patterns of names; None = all",
+        None,
+        late=True,
+    )
+    until: Literal["epochs", "plateau"] = arg(
+        "plateau = until the validation metric gets no better for patience epochs; takes the best",
+        "epochs",
+        late=True,
+    )
+    patience: int = arg('epochs without a better metric, for until="plateau"', 10, low=1, late=True)
+    keep_optimizer: bool = arg(
+        "leave the momentum to a next step that has resume=True", False, late=True
+    )
+    resume: bool = arg(
+        "begin with the momentum of the step before, which has keep_optimizer=True",
+        False,
+        late=True,
+    )
+    ema: float | None = arg(
+        "decay of a moving average of weights and statistics, which the step leaves; 0.999 is usual",
+        None,
+        above=0,
+        below=1,
+        late=True,
+    )
+    accumulate: int = arg(
+        "parts that a batch is computed in, to save memory; the gradient is that of the batch",
+        1,
+        low=1,
+        high=65_536,
+        late=True,
+    )
+    drop_path: float | None = arg(
+        "how often the last block is left out (stochastic depth), the first never; "
+        "None = as the network has it",
+        None,
+        low=0,
+        below=1,
+        late=True,
+    )
+    recompute: bool = arg(
+        "compute activations again for the gradient (gradient checkpointing), to save memory",
+        False,
+        late=True,
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = arg(
+        "what the network computes in; auto = bf16 where that is faster; fp16 scales the loss",
+        "auto",
+        late=True,
+    )
+    compile: bool = arg("compile the network with torch.compile first", False, late=True)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer == "adamw" and self.lr > 0.1:
+        augmentations = Augmentations.of(self.augment, f"{self.name()}(augment=...)")
+        object.__setattr__(self, "augment", str(augmentations))
+        if self.optimizer != "sgd" and self.lr > 0.1:
             raise LissomError(
-                f"{self.name()}(lr=...): expected at most 0.1 with adamw, about 0.003, got "
-                f"{self.lr:g}, which suits sgd"
+                f"{self.name()}(lr=...): expected at most 0.1 with {self.optimizer}, about 0.003, "
+                f"got {self.lr:g}, which suits sgd"
             )
+        if (self.schedule == "milestones") != (self.milestones is not None):
+            raise LissomError(
+                f'{self.name()}: expected schedule="milestones" and milestones=(80, 120) together, '
+                f"got schedule={self.schedule!r} and milestones={self.milestones}"
+            )
+        if self.warmup and self.schedule == "onecycle":
+            raise LissomError(
+                f"{self.name()}(warmup=...): onecycle has a warm-up of its own, a quarter of the "
+                'step; expected another schedule, such as "cosine"'
+            )
+        if self.warmup >= (epochs := getattr(self, "epochs", self.warmup + 1)):
+            raise LissomError(
+                f"{self.name()}(warmup=...): expected fewer than the {epochs} epochs of the step, "
+                f"got {self.warmup}"
+            )
+
+    def identity(self) -> str:
+        """Return the settings, each augmentation with its own version and settings."""
+        return super().identity() + Augmentations.of(self.augment).identity()
+
+    def refuses(self, earlier: tuple[Step, ...]) -> str | None:
+        last = earlier[-1] if earlier else None
+        if self.resume and not (isinstance(last, Learning) and last.keep_optimizer):
+            return (
+                "resume=True takes up the optimizer of the step before, which is to be one that "
+                f"learns with keep_optimizer=True; it is {last or 'no step at all'}"
+            )
+        if self.resume and isinstance(last, Learning) and last.optimizer != self.optimizer:
+            return f"resume=True: the step before has {last.optimizer}, this one {self.optimizer}"
+        return super().refuses(earlier)
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Learning changes no layer: the network itself goes on. Raise where what is to stay is not there."""
-        from .batchnorm import configure_batchnorm
+        from .optimizer import optimizer_of
+        from .prepare import prepare_network
 
+        settings = self.train_settings(1)
         try:
-            configure_batchnorm(model, None, self.freeze)()
+            prepare_network(model, settings)()
+            optimizer_of(model, settings)
         except LissomError as error:
             raise LissomError(f"{ctx.where}: {error}") from None
         return model
 
     def train_settings(self, epochs: int, smoothing: float = 0.0) -> TrainSettings:
         """Return the settings in the form that `fit` takes."""
-        return TrainSettings(
-            epochs,
-            self.lr,
-            self.batch,
-            self.schedule,
-            self.momentum,
-            self.decay,
-            smoothing,
-            self.clip,
-            self.cutout,
-            self.augment,
-            self.norm_momentum,
-            self.freeze,
-            self.optimizer,
-            self.colour,
-            self.mosaic,
-        )
+        shared = {
+            f.name: getattr(self, f.name) for f in fields(TrainSettings) if hasattr(self, f.name)
+        }
+        return TrainSettings(**{**shared, "epochs": epochs, "smoothing": smoothing})

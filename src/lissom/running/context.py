@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..data.split import spread
 from ..errors import counted
 from ..language.context import Context
+from ..language.step import Step
 from ..learning.evaluate import network_answers, scored
 from ..learning.fit import fit
+from ..learning.moments import Carried
+from ..learning.precision import precision_named
+from ..learning.step import Learning
 
 if TYPE_CHECKING:
-    from ..language.training import Progress, Remembering, Term, TrainSettings
+    from ..language.training import Progress, Remembering, Tell, Term, TrainSettings
     from ..learning.checkpoint import Checkpoints
     from ..tasks.task import Task
     from ..trees import Tree
@@ -34,6 +40,8 @@ class TaskContext(Context):
     task: Task | None = None
     watch: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None
+    tell: Tell | None = None  # each epoch's row
+    carried: Carried = field(default_factory=Carried)  # of an optimizer, from step to step
 
     @property
     def known(self) -> Task:
@@ -75,10 +83,13 @@ class TaskContext(Context):
             terms=terms,
             where=self.where,
             watch=self.watch,
+            tell=self.tell,
             extra=tuple(extra),
             remembers=remembers,
             checkpoints=self.checkpoints,
             kind=self.known.kind,
+            judge=lambda network: self.accuracy(network, self.validation_count()),
+            carried=self.carried,
         )
         self.log += rows
         model.to("cpu")
@@ -87,6 +98,12 @@ class TaskContext(Context):
                 f"{self.where}: the loss rose from {rows[0]['loss']:.3g} to {rows[-1]['loss']:.3g}; "
                 f"lr={settings.lr:g} is too high for a network that is trained already, a tenth of "
                 "it may be right"
+            )
+        if settings.until == "plateau":
+            best = max(rows, key=lambda row: (row["valid"], -row["epoch"]))
+            self.notes.append(
+                f"{self.where}: {counted(len(rows), 'epoch')} of at most {settings.epochs}; the best "
+                f"was {best['epoch']}, with {best['valid']:.4g} on the validation split"
             )
         updates = self.updates(settings.epochs, settings.batch)
         if updates < MIN_UPDATES and any(
@@ -97,3 +114,17 @@ class TaskContext(Context):
                 "statistics of batch-norm "
                 "to follow; more epochs or a smaller batch give more"
             )
+
+
+def precision_said(step: Step | None, device: torch.device) -> str:
+    """Return the precision that a step learns in, as records say it."""
+    name = step.precision if isinstance(step, Learning) else "auto"
+    return str(precision_named(name, device)).removeprefix("torch.")
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a log with None for what is no number, which JSON has no word for."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.examine import examine
-from ..learning.precision import fast_precision
+from ..learning.moments import Carried
 from ..learning.step import Learning
 from ..steps.distill import Distill
 from ..store.manifest import code_in
@@ -42,9 +42,10 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
-from .context import TaskContext
+from .context import TaskContext, finite, precision_said
 from .eta import Eta
 from .expected import chance_note, check_expected, check_metric_names, expected_in
+from .loggers import Logs
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
 
@@ -64,6 +65,7 @@ class Run:
     eta: Eta = field(default_factory=lambda: Eta(()))
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
     expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
+    logs: Logs = field(default_factory=lambda: Logs("", silent))
 
     def reach(self, end: Node) -> None:
         """Run the steps on the way to a network that the store does not hold."""
@@ -147,12 +149,15 @@ class Run:
             where=str(step),
             clock=self.clock,
             checkpoints=self._checkpoints(step, key),
+            tell=partial(self.logs.row, key),
+            carried=Carried(self.store.folder(before.key) if before and before.step else None),
         )
         if step is not None:
             torch.manual_seed(ctx.seed)
             model = step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
+            ctx.carried.write(folder)
             (folder / "log.jsonl").write_text(
                 "".join(json.dumps(finite(row)) + "\n" for row in ctx.log), encoding="utf-8"
             )
@@ -161,6 +166,7 @@ class Run:
             with torch.no_grad():
                 ctx.gate("reloaded = saved", gap(called(again, images), called(model, images)), 0.0)
             write_record(folder, self._record(node, again, ctx, begin).json())
+        self.logs.network(self.store.record(key))
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
 
@@ -238,7 +244,7 @@ class Run:
             layers=layer_table(model, ctx.example),
             targets={},
             machine=machine(),
-            learned_on=f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+            learned_on=f"{self.device}, {precision_said(node.step, self.device)}",
             created=round(time.time()),
             seconds=round(before_s + time.time() - begin, 1),
         )
@@ -266,6 +272,7 @@ def run(
     teacher: str | None = None,
     checkpoint: float = EVERY_MIN,
     expect: str = "",
+    log: str = "",
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -276,7 +283,8 @@ def run(
     every `distill` step which names none; `device` is where learning runs, a GPU if there is one.
     Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
     goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
-    the test set to within 0.005, before anything is done to it.
+    the test set to within 0.005, before anything is done to it. `log` is what else is told of the
+    run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py).
     Raises LissomError before the first epoch for whatever can be known to be wrong by then, and
     Unmeasured, with the records, when all is done but a file could not be exported or run.
     """
@@ -309,6 +317,7 @@ def run(
         Eta(node for node in nodes if node.key not in store),
         every_s(checkpoint),
         expected_in(expect, task.metric_names),
+        Logs(log, say),
     )
     for end in last:
         runner.rehearse(end)
@@ -323,6 +332,7 @@ def run(
                     task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
                 )
                 records.append(store.update(end.key, {"finished": True}))
+                runner.logs.network(records[-1])
     if failed:
         raise Unmeasured(failed, records)
     return records
@@ -343,14 +353,6 @@ def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
 def gap(outputs: Tree, others: Tree) -> float:
     """Return the largest difference between two sets of outputs."""
     return float((values_in(outputs) - values_in(others)).abs().max())
-
-
-def finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of a log with None for what is no number, which JSON has no word for."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
 
 
 def taught(recipe: Recipe, teacher: str | None) -> Recipe:

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import LissomError, first_line
+from ..language.augmentation import Augmentations
 from ..language.method import arg, sum_of
 from ..learning.step import Learning
 
@@ -91,6 +92,7 @@ class Distill(Learning):
         from ..trees import called, mapped, shapes
 
         super().rehearse(model, ctx)
+        self._check_mixing(ctx.where)
         if ctx.task is None or ctx.teacher is None:
             return model
         # the recipe's own network, which is still to be trained
@@ -130,8 +132,19 @@ class Distill(Learning):
             )
         return [(number, new or loss) for (number, loss), new in zip(weighted, warmed, strict=True)]
 
+    def _check_mixing(self, where: str) -> None:
+        """Raise where a loss looks at the class of each sample, and samples are blends of several."""
+        mixing = [p for p in Augmentations.of(self.augment).parts if p != "auto" and p.mixing]
+        for _, loss in self.terms(where) if mixing else ():
+            if getattr(loss, "needs_labels", False):
+                raise LissomError(
+                    f"{where}: {loss.name()} needs the class of each sample, which "
+                    f"{mixing[0].name()} blends with others; kd needs none"
+                )
+
     def _comparison(self, model: nn.Module, teacher: nn.Module, ctx: Context) -> Comparison:
         from ..distillation.comparison import Comparison
+        from ..learning.precision import precision_named
 
         assert ctx.task is not None
         return Comparison(
@@ -143,6 +156,7 @@ class Distill(Learning):
             at=self.at,
             share=self.share,
             where=ctx.where,
+            precision=precision_named(self.precision, ctx.device),
         )
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:

@@ -72,7 +72,7 @@ class Sparsify(Learning):
         return super().rehearse(model, ctx)
 
     def __call__(self, model: nn.Module, ctx: Context) -> nn.Module:
-        grown = Grown(ctx.updates(self.epochs, self.batch))
+        grown = Grown(ctx.updates(self.epochs, self.batch) * self.accumulate)
         price, sizes = (
             self._slimming(model, ctx) if self.on == "bn" else self._lasso(model, ctx, grown)
         )

@@ -23,10 +23,18 @@ class Train(Learning):
 
     What earlier steps did stays in place: pruned channels, the zeros of a mask, fake quantization.
 
-    Also known as: fine-tuning, fine-tune, retraining.
+    Also known as: fine-tuning, fine-tune, retraining, early stopping for until, exponential moving
+    average for ema, gradient accumulation for accumulate, gradient checkpointing for recompute.
     Source: Sutskever et al. 2013, On the importance of initialization and momentum in deep
-    learning; Loshchilov and Hutter 2019, Decoupled weight decay regularization,
-    https://arxiv.org/abs/1711.05101, for adamw.
+    learning; Kingma and Ba 2014, Adam, https://arxiv.org/abs/1412.6980; Loshchilov and Hutter 2019,
+    Decoupled weight decay regularization, https://arxiv.org/abs/1711.05101, for adamw; Goyal et al.
+    2017, Accurate, Large Minibatch SGD, https://arxiv.org/abs/1706.02677, for warmup; Bao et al.
+    2021, BEiT, https://arxiv.org/abs/2106.08254, for layer_decay; Polyak and Juditsky 1992,
+    Acceleration of Stochastic Approximation by Averaging, for ema; Prechelt 1998, Early Stopping -
+    But When?, for until; Huang et al. 2016, Deep Networks with Stochastic Depth,
+    https://arxiv.org/abs/1603.09382, for drop_path; Chen et al. 2016, Training Deep Nets with
+    Sublinear Memory Cost, https://arxiv.org/abs/1604.06174, for recompute; Micikevicius et al. 2017,
+    Mixed Precision Training, https://arxiv.org/abs/1710.03740, for precision.
     """
 
     compresses: ClassVar[bool] = False

@@ -1,5 +1,6 @@
 """A folder of finished prefixes: root/<key>/{record.json, model.safetensors, structure.json,
 log.jsonl, artefacts/}; artefacts are exported files, and pictures of what samples are answered.
+Where a step was to keep its optimizer, optimizer.safetensors is there, too (learning/moments.py).
 
 An entry appears by one rename, so that it is whole or not there. Two processes that want the same
 key take turns: the lock is the kernel's and ends with the process that holds it, however it ends.

@@ -6,11 +6,13 @@ import os
 import sys
 from typing import Any
 
-# ONNX Runtime's, which is on by default; that of Hugging Face's hub, which timm imports; Ray's
+# ONNX Runtime's, which is on by default; that of Hugging Face's hub, which timm imports; Ray's;
+# MLflow's
 OFF = {
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # OpenVINO has no switch but a file in the user's home. It does without the package that sends,
 # where there is none

@@ -1,0 +1,51 @@
+"""A random part of a picture, enlarged to all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..language.augmentation import Augmentation
+from ..language.method import arg
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..language.kind import Kind
+    from ..trees import Tree
+
+
+@dataclass(frozen=True)
+class ResizedCrop(Augmentation):
+    """Cut a random part out of each picture and enlarge it to the picture's size.
+
+    share of the area: uniform from `least` to 1
+    height / width:    from 3/4 to 4/3, uniform in its logarithm
+
+    Values in between are bilinear.
+    Also known as: RandomResizedCrop, Inception-style crops.
+    Source: Szegedy et al. 2014, Going Deeper with Convolutions, https://arxiv.org/abs/1409.4842,
+    section 6; torchvision.transforms.v2.RandomResizedCrop.
+    Differs: it sees the picture as the preprocessing leaves it, and not the larger file.
+    """
+
+    moves = True
+
+    least: float = arg("least share of the area", 0.08, above=0, high=1)
+
+    def __call__(
+        self,
+        pictures: Tensor,
+        targets: Tree,
+        draw: torch.Generator,
+        kind: Kind | None,
+        classes: int,
+    ) -> tuple[Tensor, Tree]:
+        from torchvision.transforms import v2
+
+        from ..data.augment import each_picture
+
+        size = (pictures.shape[2], pictures.shape[3])
+        crop = v2.RandomResizedCrop(size, (self.least, 1.0), antialias=True)
+        return each_picture(crop, pictures, draw), targets

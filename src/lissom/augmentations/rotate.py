@@ -1,0 +1,45 @@
+"""A random turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..language.augmentation import Augmentation
+from ..language.method import arg
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..language.kind import Kind
+    from ..trees import Tree
+
+
+@dataclass(frozen=True)
+class Rotate(Augmentation):
+    """Turn each picture about its centre by up to so many degrees either way.
+
+    Values in between are bilinear, what comes in is black.
+    Also known as: RandomRotation.
+    Source: torchvision.transforms.v2.RandomRotation, https://docs.pytorch.org/vision
+    """
+
+    moves = True
+
+    degrees: float = arg("most degrees either way", above=0, high=180)
+
+    def __call__(
+        self,
+        pictures: Tensor,
+        targets: Tree,
+        draw: torch.Generator,
+        kind: Kind | None,
+        classes: int,
+    ) -> tuple[Tensor, Tree]:
+        from torchvision.transforms import v2
+
+        from ..data.augment import each_picture
+
+        turn = v2.RandomRotation(self.degrees, v2.InterpolationMode.BILINEAR)
+        return each_picture(turn, pictures, draw), targets

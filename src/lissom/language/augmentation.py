@@ -1,0 +1,101 @@
+"""What varies the pictures that a network learns from, and a sum of such, as `augment` names them.
+
+    crop + flip + rotate(15) + mixup(0.2)
+
+One text says what is done and in which order, so that no augmentation needs settings of its own in
+every learning step.
+"""
+
+from __future__ import annotations
+
+import ast
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ..errors import LissomError
+from .grammar import parsed, parts_of
+from .menu import menu
+from .method import Method, methods_in
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..trees import Tree
+    from .kind import Kind
+
+PLAIN = ("crop", "flip")  # that keys of networks name by the text of `augment` only
+
+
+@dataclass(frozen=True)
+class Augmentation(Method, ABC):
+    """Vary a batch of pictures (n c h w) by chance, and their targets (n ...) with them.
+
+    `sees` says what it is called with: pixels in 0..255, pixels of 8 bits only, or normalised
+    numbers. `moves` says that what is in a picture is elsewhere afterwards, and that no kind of task
+    with places (boxes, label pictures) moves its targets along. Of several that are `mixing` samples,
+    one is drawn for each batch.
+    """
+
+    sees: ClassVar[Literal["pixels", "8 bits", "numbers"]] = "pixels"
+    moves: ClassVar[bool] = False
+    mixing: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(
+        self,
+        pictures: Tensor,
+        targets: Tree,
+        draw: torch.Generator,
+        kind: Kind | None,
+        classes: int,
+    ) -> tuple[Tensor, Tree]:
+        """Return varied pictures and their targets; all chance comes from `draw`, on the CPU.
+
+        `kind` moves or mixes targets, which stay as they are where it is None; there are so many
+        `classes`.
+        """
+
+
+@dataclass(frozen=True)
+class Augmentations:
+    """The augmentations of a text, in order; `auto` stands for crop, and flip if the data allow it.
+
+    >>> str(Augmentations.of("crop + flip+rotate(15)"))
+    'crop+flip+rotate(15.0)'
+    """
+
+    parts: tuple[Augmentation | Literal["auto"], ...]
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts)) or "none"
+
+    def identity(self) -> str:
+        """Return what makes these these beside their text, "" where a text said it all along."""
+        return "".join(
+            part.identity() for part in self.parts if part != "auto" and part.name() not in PLAIN
+        )
+
+    @staticmethod
+    def of(text: str, where: str = "augment") -> Augmentations:
+        """Read a text: `none`, or a sum of `auto` and methods of the menu of augmentations."""
+        return augmentations_of(text, where)
+
+
+@lru_cache(4096)
+def augmentations_of(text: str, where: str) -> Augmentations:
+    """Return the augmentations of a text."""
+    if text.strip() == "none":
+        return Augmentations(())
+    parts: list[Augmentation | Literal["auto"]] = []
+    for node in parts_of(parsed(text, where), ast.Add):
+        if isinstance(node, ast.Name) and node.id == "auto":
+            parts.append("auto")
+            continue
+        methods = list(methods_in(node, menu("augmentations"), where))
+        if len(methods) != 1 or not isinstance(methods[0], Augmentation):
+            raise LissomError(f"{where}: expected augmentations, as in crop + flip, got {text!r}")
+        parts.append(methods[0])
+    return Augmentations(tuple(parts))

@@ -1,0 +1,88 @@
+"""What an optimizer knows of earlier gradients, left by one step and taken up by the next.
+
+A file beside the weights of an entry, by name of parameter: momentum of sgd; first and second
+moment and the number of updates of adam and adamw. Nothing is rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LissomError
+
+FILE = "optimizer.safetensors"
+Moments = dict[str, dict[str, Tensor]]  # by parameter: by name in the optimizer
+
+
+@dataclass
+class Carried:
+    """What the step before left, if a step takes it up, and what a step leaves."""
+
+    before: Path | None = None  # the entry of the step before
+    left: Moments = field(default_factory=dict)
+
+    def read(self, where: str) -> Moments:
+        """Return what the step before left."""
+        from safetensors.torch import load_file
+
+        path = None if self.before is None else self.before / FILE
+        if path is None or not path.is_file():
+            raise LissomError(
+                f"{where}: resume=True takes up the optimizer of the step before, and nothing is "
+                "there; that step needs keep_optimizer=True"
+            )
+        found: Moments = {}
+        for key, value in load_file(path).items():
+            kind, _, name = key.partition("/")
+            found.setdefault(name, {})[kind] = value
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Write what a step left, if it left anything."""
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for name, kinds in self.left.items():
+            for kind, value in kinds.items():
+                tensors[f"{kind}/{name}"] = value.contiguous()
+        if tensors:
+            save_file(tensors, folder / FILE)
+
+
+def moments_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Moments:
+    """Return what an optimizer knows of the parameters of a network, copied to the CPU."""
+    return {
+        name: {
+            kind: value.detach().cpu().clone()
+            for kind, value in optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
+        }
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+
+
+def take_up(
+    optimizer: torch.optim.Optimizer, model: nn.Module, moments: Moments, where: str
+) -> None:
+    """Give an optimizer what another knew of the parameters of the same names.
+
+    Raises LissomError if a parameter has another shape now.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or name not in moments:
+            continue
+        state = {}
+        for kind, value in moments[name].items():
+            if value.ndim and value.shape != parameter.shape:
+                raise LissomError(
+                    f"{where}: resume=True: {name} was {tuple(value.shape)} in the step before, now "
+                    f"it is {tuple(parameter.shape)}"
+                )
+            # laid out as the parameter is; a count of updates stays on the CPU
+            state[kind] = torch.empty_like(parameter).copy_(value) if value.ndim else value.clone()
+        optimizer.state[parameter] = state

@@ -1,0 +1,58 @@
+"""The optimizer of a step: which parameters learn, how fast, and which decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..language.training import TrainSettings
+from .parameters import depths, parameters_named
+
+
+def optimizer_of(
+    model: nn.Module, settings: TrainSettings, extra: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a network and of what learns along with it, `extra`.
+
+    Weight decay is for the parameters that `decay_on` names; of `extra`, for weights. Each group has
+    a `share`, which its learning rate is of the schedule's: layer_decay^(layers behind it).
+    sgd and adam add decay * weight to the gradient, adamw takes lr * decay * weight off the weight.
+    """
+    where = "decay_on"
+    decaying = {f"0.{name}" for name in parameters_named(model, settings.decay_on, where)}
+    shares = {f"0.{name}": share for name, share in shares_of(model, settings).items()}
+    if extra is not None:
+        decaying |= {f"1.{name}" for name, value in extra.named_parameters() if value.ndim > 1}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, value in nn.ModuleList(filter(None, (model, extra))).named_parameters():
+        if value.requires_grad:
+            groups.setdefault((shares.get(name, 1.0), name in decaying), []).append(value)
+    # those that decay first, as in the states of checkpoints
+    rows: list[dict[str, Any]] = [
+        {
+            "params": values,
+            "weight_decay": settings.decay if decays else 0.0,
+            "share": share,
+        }
+        for (share, decays), values in sorted(
+            groups.items(), key=lambda each: (-each[0][0], not each[0][1])
+        )
+    ]
+    beta = settings.momentum
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(rows, lr=settings.lr, betas=(beta, 0.999))
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(rows, lr=settings.lr, betas=(beta, 0.999))
+    nesterov = settings.nesterov and beta > 0
+    return torch.optim.SGD(rows, lr=settings.lr, momentum=beta, nesterov=nesterov)
+
+
+def shares_of(model: nn.Module, settings: TrainSettings) -> dict[str, float]:
+    """Return by parameter which share of the learning rate it has: less, the farther from the end."""
+    if settings.layer_decay == 1:
+        return {}
+    deep = depths(model)
+    last = max(deep.values())
+    return {name: settings.layer_decay ** (last - depth) for name, depth in deep.items()}
