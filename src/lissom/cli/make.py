@@ -9,7 +9,7 @@ import typer
 from ..errors import LissomError, Unmeasured
 from .app import app
 from .brought import Brought, takes_network_and_data
-from .counts import seeds_of
+from .counts import seeds_of, workers_of
 from .options import (
     STORE,
     Bake,
@@ -58,6 +58,23 @@ def run(
             "in top1=0.888, before anything is done to it.",
         ),
     ] = "",
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            help="Make networks side by side: a number of processes on this machine, or ray, "
+            "ray://HOST:PORT for a cluster. They are measured when all are made.",
+        ),
+    ] = "",
+    worker_threads: Annotated[
+        int,
+        typer.Option(
+            "--worker-threads",
+            min=0,
+            max=1024,
+            help="Threads of each worker; 0 for its share of the cores, one of a cluster.",
+        ),
+    ] = 0,
     form: Format = "table",
     json: Json = False,
 ) -> None:
@@ -69,6 +86,9 @@ def run(
 
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
+    crew = workers_of(workers)
+    if worker_threads and not crew:
+        raise LissomError("--worker-threads: it does nothing without --workers; leave it out")
     for one in space if teacher else ():
         if not any(step.has_teacher for step in one.steps):
             raise LissomError(f"--teacher: '{one}' has no distill step")
@@ -98,6 +118,8 @@ def run(
                 teacher=teacher,
                 checkpoint=checkpoint,
                 expect=expect,
+                workers=crew,
+                worker_threads=worker_threads,
                 say=live.say,
                 watch=live.watch,
             )

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..bench.machine import machine
 from ..data.inputs import form_of, inputs_of, is_plain
 from ..data.split import CPU
 from ..distillation.ensemble import Ensemble
-from ..errors import LissomError, Unmeasured, nearest
+from ..errors import LissomError, Unmeasured, counted, nearest
 from ..language.context import Clock
 from ..language.recipe import Recipe, Space
 from ..language.step import Step
@@ -45,6 +46,9 @@ from ..trees import Tree, called, concatenated, first, values_in
 from .context import TaskContext
 from .eta import Eta
 from .expected import chance_note, check_expected, check_metric_names, expected_in
+from .launch.local import LocalWorkers, default_threads
+from .launch.schedule import Schedule
+from .launch.workers import Here, Workers
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
 
@@ -65,24 +69,34 @@ class Run:
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
     expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
 
-    def reach(self, end: Node) -> None:
-        """Run the steps on the way to a network that the store does not hold."""
-        given, *nodes = end.path
-        if given.key == end.reference:
-            if not self.task.trained:
-                self.say(
-                    "note: nothing has trained this network: the recipe does not begin with "
-                    "train, and there are no "
-                    "--weights"
-                )
-            nodes = end.path
-        for node in nodes:
-            self._ensure(node)
-            if node.key != end.reference:
-                continue
-            check_expected(self.store, node.key, self.expected)
-            if self.task.trained and (note := chance_note(self.store, node.key)):
-                self.say(f"{node.key}  note: {note}")
+    def is_there(self, node: Node) -> bool:
+        """Return whether the store holds a network, and tell so."""
+        if node.key not in self.store:
+            return False
+        self.eta.skip(node.key)
+        self.say(f"{node.key}  {node.step or 'the network as given'}: in the store")
+        return True
+
+    def begin(self, node: Node) -> None:
+        """Tell that a network is made now."""
+        self.say(
+            f"{node.key}  {node.step or 'the network as given'}{self.eta.status(node.key)}"
+        )
+
+    def make(self, node: Node) -> None:
+        """Make a network of the one before it, unless another process has made it meanwhile."""
+        with self.store.lock(node.key):  # a second process that wants the same waits
+            if node.key not in self.store:
+                self._make(node)
+
+    def finish(self, node: Node) -> None:
+        """Count a network that is there; of an uncompressed one, raise where it is not as expected."""
+        self.eta.finish(node.key)
+        if node.key != node.reference:
+            return
+        check_expected(self.store, node.key, self.expected)
+        if self.task.trained and (note := chance_note(self.store, node.key)):
+            self.say(f"{node.key}  note: {note}")
 
     def rehearse(self, end: Node) -> None:
         """Go through the recipe on an untrained network and two images; whatever is wrong with it
@@ -112,20 +126,6 @@ class Run:
     def load(self, key: str) -> nn.Module:
         """Load a finished network of this task."""
         return restore(self.task.fresh, self.store.folder(key))
-
-    def _ensure(self, node: Node) -> None:
-        key = node.key
-        name = node.step or "the network as given"
-        if key in self.store:
-            self.eta.skip(key)
-            return self.say(f"{key}  {name}: in the store")
-        with self.store.lock(key):  # a second process that wants the same waits, then finds it done
-            if key in self.store:
-                self.eta.skip(key)
-            else:
-                self.say(f"{key}  {name}{self.eta.status(key)}")
-                self._make(node)
-                self.eta.finish(key)
 
     def _make(self, node: Node) -> None:
         begin = time.time()
@@ -266,6 +266,8 @@ def run(
     teacher: str | None = None,
     checkpoint: float = EVERY_MIN,
     expect: str = "",
+    workers: int | str = 0,
+    worker_threads: int = 0,
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -277,8 +279,12 @@ def run(
     Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
     goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
     the test set to within 0.005, before anything is done to it.
-    Raises LissomError before the first epoch for whatever can be known to be wrong by then, and
-    Unmeasured, with the records, when all is done but a file could not be exported or run.
+    `workers` makes networks side by side: a number of processes on this machine, "ray" or
+    "ray://HOST:PORT" for a cluster, 0 for this process alone. Each computes with `worker_threads`,
+    by default its share of the cores. Files are then measured when all networks are made.
+    Raises LissomError before the first epoch for whatever can be known to be wrong by then. A step
+    that fails later ends the recipes which it is part of; Unmeasured, with the records of the
+    others, tells of it when these are done, as of a file that could not be exported or run.
     """
     space = Space(space) if isinstance(space, str) else space
     recipes = [
@@ -310,22 +316,92 @@ def run(
         every_s(checkpoint),
         expected_in(expect, task.metric_names),
     )
+    crew = crew_of(workers, worker_threads, runner, device)
     for end in last:
         runner.rehearse(end)
-    records = []
+    if not task.trained and any(end.reference == end.path[0].key for end in last):
+        say(
+            "note: nothing has trained this network: the recipe does not begin with train, and "
+            "there are no --weights"
+        )
+    records = dict[str, dict[str, Any]]()
     failed = list[LissomError]()
-    with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
-        for end in last:
-            runner.reach(end)
-            # of processes that want one network measured one does it, and the others read
-            with store.lock(end.key):
-                failed += measure(
+
+    def measured(end: Node) -> None:
+        # of processes that want one network measured one does it, and the others read
+        with store.lock(end.key):
+            failed.extend(
+                measure(
                     task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
                 )
-                records.append(store.update(end.key, {"finished": True}))
+            )
+            records[end.key] = store.update(end.key, {"finished": True})
+
+    with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
+        later = list[Node]()
+        with closing(made(runner, last, crew)) as ended:
+            for end, error in ended:
+                if error is None and crew.beside:
+                    later.append(end)  # nothing is timed beside a worker
+                elif error is None:
+                    measured(end)
+                elif error not in failed:
+                    failed.append(error)
+                    if len(last) > 1:
+                        say(str(error))
+        for end in later:
+            measured(end)
+    if failed and not records:
+        raise failed[0]
+    in_order = [records[end.key] for end in last if end.key in records]
     if failed:
-        raise Unmeasured(failed, records)
-    return records
+        raise Unmeasured(failed, in_order)
+    return in_order
+
+
+def made(
+    runner: Run, ends: Sequence[Node], workers: Workers
+) -> Generator[tuple[Node, LissomError | None]]:
+    """Make networks and all that they are made from; yield each once when it is there, or with the
+    error for which it will not be.
+
+    All workers have ended when the last one is yielded, or when the caller goes no further.
+    """
+    schedule = Schedule(workers, runner, runner.say)
+    for end in ends:
+        schedule.add(end)
+    keys = {end.key for end in ends}
+    try:
+        for node, error in schedule:
+            if node.key in keys:
+                yield node, error
+    finally:
+        workers.close()
+        if workers.beside:
+            runner.store.sweep()  # what they were at
+
+
+def crew_of(workers: int | str, threads: int, runner: Run, device: str) -> Workers:
+    """Return who makes the networks of a run: so many processes, a cluster, or this process."""
+    if workers == 0:
+        return Here(runner.make)
+    task = runner.task
+    if not task.origin:
+        raise LissomError(
+            f"workers: {task.name} on {task.data.name} was made by Python code, which other processes "
+            "do not have; expected a task by name: --task file.py:name, or --model and --data"
+        )
+    setup = {
+        "task": task.origin,
+        "store": str(runner.store.root),
+        "device": device,
+        "checkpoint_s": runner.checkpoint_s,
+    }
+    if isinstance(workers, int):
+        threads = threads or default_threads(workers)
+        runner.say(f"{counted(workers, 'worker')} of {counted(threads, 'thread')}")
+        return LocalWorkers(setup, workers, threads, runner.say)
+    raise LissomError("ray")
 
 
 def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
