@@ -6,9 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,17 @@ from ..bench.machine import machine
 from ..data.inputs import form_of, inputs_of, is_plain
 from ..data.split import CPU
 from ..distillation.ensemble import Ensemble
-from ..errors import LissomError, Unmeasured, counted, nearest
+from ..errors import LissomError, Unmeasured, nearest
 from ..language.context import Clock
 from ..language.recipe import Recipe, Space
 from ..language.step import Step
 from ..language.target import Target
 from ..language.training import Progress
 from ..learning.augmentation import check_augmentation
-from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
-from ..learning.examine import examine
 from ..learning.precision import fast_precision
 from ..learning.step import Learning
-from ..steps.distill import Distill
 from ..store.manifest import code_in
 from ..store.record import Network, Record, TaskSummary, write_record
 from ..store.snapshot import read_structure, restore, save
@@ -43,14 +40,15 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
+from .checks import check_run, tell_untrained
 from .context import TaskContext
 from .eta import Eta
-from .expected import chance_note, check_expected, check_metric_names, expected_in
-from .launch.local import LocalWorkers, default_threads
-from .launch.schedule import Schedule
-from .launch.workers import Here, Workers
+from .expected import chance_note, check_expected, expected_in
+from .launch.crew import Setting, crew_of, made
+from .launch.workers import Workers
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
+from .teachers import taught, teachers
 
 RANGED = 256  # samples that the ranges of integer inputs are taken from
 
@@ -79,9 +77,7 @@ class Run:
 
     def begin(self, node: Node) -> None:
         """Tell that a network is made now."""
-        self.say(
-            f"{node.key}  {node.step or 'the network as given'}{self.eta.status(node.key)}"
-        )
+        self.say(f"{node.key}  {node.step or 'the network as given'}{self.eta.status(node.key)}")
 
     def make(self, node: Node) -> None:
         """Make a network of the one before it, unless another process has made it meanwhile."""
@@ -292,17 +288,7 @@ def run(
     ]
     wanted = targets_of(targets)
     store = store if isinstance(store, Store) else Store(store)
-    store.check()
-    store.sweep()
-    examine(task)
-    check_metric_names(task.metric_names)
-    if bake and task.data.as_given:
-        raise LissomError(
-            "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
-            "file, leave it out"
-        )
-    for note in [*check_brought(task, recipes), *task.notes()]:
-        say(f"note: {note}")
+    check_run(task, store, recipes, bake=bake, say=say)
     last = ends(recipes, seeds, task.root)
     nodes = tree(last)
     runner = Run(
@@ -316,41 +302,24 @@ def run(
         every_s(checkpoint),
         expected_in(expect, task.metric_names),
     )
-    crew = crew_of(workers, worker_threads, runner, device)
+    setting = Setting(task, store, device, runner.checkpoint_s)
+    crew = crew_of(workers, worker_threads, runner, setting, say)
     for end in last:
         runner.rehearse(end)
-    if not task.trained and any(end.reference == end.path[0].key for end in last):
-        say(
-            "note: nothing has trained this network: the recipe does not begin with train, and "
-            "there are no --weights"
-        )
+    tell_untrained(task, last, say)
     records = dict[str, dict[str, Any]]()
-    failed = list[LissomError]()
 
-    def measured(end: Node) -> None:
+    def measured(end: Node) -> list[LissomError]:
         # of processes that want one network measured one does it, and the others read
         with store.lock(end.key):
-            failed.extend(
-                measure(
-                    task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
-                )
+            failed = measure(
+                task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
             )
             records[end.key] = store.update(end.key, {"finished": True})
+        return failed
 
     with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
-        later = list[Node]()
-        with closing(made(runner, last, crew)) as ended:
-            for end, error in ended:
-                if error is None and crew.beside:
-                    later.append(end)  # nothing is timed beside a worker
-                elif error is None:
-                    measured(end)
-                elif error not in failed:
-                    failed.append(error)
-                    if len(last) > 1:
-                        say(str(error))
-        for end in later:
-            measured(end)
+        failed = made_and_measured(runner, last, crew, measured)
     if failed and not records:
         raise failed[0]
     in_order = [records[end.key] for end in last if end.key in records]
@@ -359,61 +328,30 @@ def run(
     return in_order
 
 
-def made(
-    runner: Run, ends: Sequence[Node], workers: Workers
-) -> Generator[tuple[Node, LissomError | None]]:
-    """Make networks and all that they are made from; yield each once when it is there, or with the
-    error for which it will not be.
-
-    All workers have ended when the last one is yielded, or when the caller goes no further.
+def made_and_measured(
+    runner: Run,
+    ends: Sequence[Node],
+    workers: Workers,
+    measured: Callable[[Node], list[LissomError]],
+) -> list[LissomError]:
+    """Make networks and measure each: those that workers make when all are made, since nothing may
+    run beside what is timed. Return what went wrong, each error once.
     """
-    schedule = Schedule(workers, runner, runner.say)
-    for end in ends:
-        schedule.add(end)
-    keys = {end.key for end in ends}
-    try:
-        for node, error in schedule:
-            if node.key in keys:
-                yield node, error
-    finally:
-        workers.close()
-        if workers.beside:
-            runner.store.sweep()  # what they were at
-
-
-def crew_of(workers: int | str, threads: int, runner: Run, device: str) -> Workers:
-    """Return who makes the networks of a run: so many processes, a cluster, or this process."""
-    if workers == 0:
-        return Here(runner.make)
-    task = runner.task
-    if not task.origin:
-        raise LissomError(
-            f"workers: {task.name} on {task.data.name} was made by Python code, which other processes "
-            "do not have; expected a task by name: --task file.py:name, or --model and --data"
-        )
-    setup = {
-        "task": task.origin,
-        "store": str(runner.store.root),
-        "device": device,
-        "checkpoint_s": runner.checkpoint_s,
-    }
-    if isinstance(workers, int):
-        threads = threads or default_threads(workers)
-        runner.say(f"{counted(workers, 'worker')} of {counted(threads, 'thread')}")
-        return LocalWorkers(setup, workers, threads, runner.say)
-    raise LissomError("ray")
-
-
-def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
-    """Return the keys of the teachers that recipes name."""
-    texts = [
-        text
-        for recipe in recipes
-        for step in recipe.steps
-        if isinstance(step, Distill) and step.teacher
-        for text in teachers_in(step.teacher)
-    ]
-    return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+    failed = list[LissomError]()
+    later = list[Node]()
+    with closing(made(ends, workers, runner, runner.store, runner.say)) as ended:
+        for end, error in ended:
+            if error is None and workers.beside:
+                later.append(end)
+            elif error is None:
+                failed += measured(end)
+            elif error not in failed:
+                failed.append(error)
+                if len(ends) > 1:
+                    runner.say(str(error))
+    for end in later:
+        failed += measured(end)
+    return failed
 
 
 def gap(outputs: Tree, others: Tree) -> float:
@@ -427,24 +365,6 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()
     }
-
-
-def taught(recipe: Recipe, teacher: str | None) -> Recipe:
-    """Return the recipe with `teacher` written into every distill step that names none.
-
-    As a setting of the step it is in the key of the distilled network, which depends on the
-    teacher, and not in the keys of the steps before, which do not.
-    """
-    if teacher is None:
-        return recipe
-    if not any(step.has_teacher for step in recipe.steps):
-        raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
-    return Recipe(
-        tuple(
-            replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
-            for step in recipe.steps
-        )
-    )
 
 
 def device_of(name: str) -> torch.device:
