@@ -283,9 +283,7 @@ def run(
     others, tells of it when these are done, as of a file that could not be exported or run.
     """
     space = Space(space) if isinstance(space, str) else space
-    recipes = [
-        taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)
-    ]
+    recipes = taught([space] if isinstance(space, Recipe) else space, teacher)
     wanted = targets_of(targets)
     store = store if isinstance(store, Store) else Store(store)
     check_run(task, store, recipes, bake=bake, say=say)
@@ -306,7 +304,6 @@ def run(
     crew = crew_of(workers, worker_threads, runner, setting, say)
     for end in last:
         runner.rehearse(end)
-    tell_untrained(task, last, say)
     records = dict[str, dict[str, Any]]()
 
     def measured(end: Node) -> list[LissomError]:
@@ -320,11 +317,9 @@ def run(
 
     with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
         failed = made_and_measured(runner, last, crew, measured)
-    if failed and not records:
-        raise failed[0]
     in_order = [records[end.key] for end in last if end.key in records]
     if failed:
-        raise Unmeasured(failed, in_order)
+        raise Unmeasured(failed, in_order) if in_order else failed[0]
     return in_order
 
 
@@ -337,6 +332,7 @@ def made_and_measured(
     """Make networks and measure each: those that workers make when all are made, since nothing may
     run beside what is timed. Return what went wrong, each error once.
     """
+    tell_untrained(runner.task, ends, runner.say)
     failed = list[LissomError]()
     later = list[Node]()
     with closing(made(ends, workers, runner, runner.store, runner.say)) as ended:

@@ -24,14 +24,17 @@ def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
     return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
 
 
-def taught(recipe: Recipe, teacher: str | None) -> Recipe:
-    """Return the recipe with `teacher` written into every distill step that names none.
+def taught(recipes: Iterable[Recipe], teacher: str | None) -> list[Recipe]:
+    """Return recipes with `teacher` written into every distill step that names none.
 
     As a setting of the step it is in the key of the distilled network, which depends on the
     teacher, and not in the keys of the steps before, which do not.
     """
-    if teacher is None:
-        return recipe
+    return [recipe if teacher is None else with_teacher(recipe, teacher) for recipe in recipes]
+
+
+def with_teacher(recipe: Recipe, teacher: str) -> Recipe:
+    """Return a recipe whose distill steps all name a teacher; raise if it has none."""
     if not any(step.has_teacher for step in recipe.steps):
         raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
     return Recipe(
