@@ -6,9 +6,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from ...errors import LissomError, counted
+from ...language.recipe import Recipe
 from ...store.store import Store
 from ...tasks.task import Task
 from ..plan import Node
+from ..teachers import teachers
+from .cluster import RayWorkers, connect
 from .local import LocalWorkers, default_threads
 from .schedule import Maker, Schedule
 from .workers import Here, Workers
@@ -47,7 +50,14 @@ def crew_of(
         threads = threads or default_threads(asked)
         say(f"{counted(asked, 'worker')} of {counted(threads, 'thread')}")
         return LocalWorkers(setup, asked, threads, say)
-    raise LissomError("ray")
+    threads = threads or 1
+    say(f"workers of the cluster {asked}, of {counted(threads, 'thread')} each")
+    ray, leave = connect(asked, task.origin, setting.store)
+
+    def needs(node: Node) -> list[str]:
+        return teachers([Recipe((node.step,))], setting.store) if node.step else []
+
+    return RayWorkers(ray, leave, setup, threads, setting.store, task.spec, needs, say)
 
 
 def made(
