@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ pytestmark = [
 ]
 GRID = (
     "train(1, batch=64) | prune({0.3, 0.5}, multiple=4) | "
-    '{train(1, batch=64, lr=0.05), distill("kd", 1, batch=64)}'
+    '{train(6, batch=64, lr=0.05), distill("kd", 6, batch=64)}'
 )
 
 
@@ -63,7 +65,11 @@ def cluster() -> Iterator[Any]:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     # lissom lies where only PYTHONPATH leads to, and nodes inherit that
     os.environ["PYTHONPATH"] = surroundings()["PYTHONPATH"]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    port = free_port()
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "ray_client_server_port": port}
+    )
+    cluster.client = f"ray://127.0.0.1:{port}"
     cluster.add_node(num_cpus=1)
     os.environ["RAY_ADDRESS"] = cluster.address
     yield cluster
@@ -72,24 +78,84 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_a_cluster_makes_what_one_process_makes_though_a_node_dies(
-    cluster: Any, alone: Path, tmp_path: Path
-) -> None:
-    threads = torch.get_num_threads()
-    said: list[str] = []
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
-    def say(text: str) -> None:
-        said.append(text)
-        if "[4 of " in text:  # both learn a second later
-            node = cluster.worker_nodes.copy().pop()
-            threading.Timer(1.0, lambda: cluster.remove_node(node, allow_graceful=False)).start()
 
-    records = lissom.run(
-        GRID, digits(), tmp_path, workers="ray", worker_threads=threads, say=say
+NET = """
+from torch import nn
+
+def make(num_classes=10, in_channels=1):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, num_classes),
     )
+"""
+
+
+def kill_at_work(cluster: Any) -> None:
+    """Kill the second node as soon as something is made there: its process starts with the first order."""
+    (node,) = cluster.worker_nodes
+    (raylet,) = [info.process.pid for info in node.all_processes["raylet"]]
+    end = time.monotonic() + 60
+    while not any(
+        "lissom.running.launch.child" in process.cmdline()
+        for process in psutil.Process(raylet).children(recursive=True)
+    ):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def test_a_cluster_makes_what_one_process_makes_though_a_node_dies(
+    cluster: Any, alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    killer = threading.Thread(target=kill_at_work, args=(cluster,))
+    killer.start()
+    records = lissom.run(
+        GRID,
+        digits(),
+        tmp_path,
+        workers="ray",
+        worker_threads=torch.get_num_threads(),
+        say=said.append,
+    )
+    killer.join()
+    assert not capfd.readouterr().out, "which is for --json"
     assert len(records) == 4
     assert any("its worker was lost" in line for line in said), said
     assert bits(tmp_path) == bits(alone)
     store = Store(tmp_path)
     assert all(store.own(key) for key in store), "the head signs what it takes in"
     assert {path.name for path in tmp_path.glob(".*")} == {".locks"}
+
+
+@pytest.mark.parametrize("address", ["ray", "ray://"])
+def test_code_of_the_current_folder_travels(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    address = cluster.client if address == "ray://" else address
+    words = ["run", "train(1, batch=64) | prune(0.5, multiple=4)", "--model", "net.py:make"]
+    words += ["--size", "8", "--workers", address]
+    done = subprocess.run(
+        [sys.executable, "-m", "lissom.cli", *words],
+        cwd=tmp_path,
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)  # where the code lies is signed, too
+    store = Store(".lissom")
+    assert len(list(store)) == 2 and all(store.own(key) for key in store)
+    assert "usage stat" not in (done.stdout + done.stderr).lower()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=r"workers: the cluster ray://127.0.0.1:1 cannot be used"):
+        lissom.run("fold", digits(), tmp_path, workers="ray://127.0.0.1:1")
