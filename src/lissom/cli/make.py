@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -102,7 +104,10 @@ def run(
     from ..running import execute
 
     failed = None
-    with Live(quiet=json) as live:
+    with ExitStack() as stack:
+        live = stack.enter_context(Live(quiet=json))
+        if isinstance(crew, str):  # Ray tells of lost machines where the result will be printed
+            stack.enter_context(redirect_stdout(sys.stderr))
         for note in task.data.notes:
             live.say(f"data: {note}")
         try:

@@ -5,6 +5,7 @@ the middle, and code of one's own that travels.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -110,23 +111,23 @@ def kill_at_work(cluster: Any) -> None:
 
 
 def test_a_cluster_makes_what_one_process_makes_though_a_node_dies(
-    cluster: Any, alone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cluster: Any, alone: Path, tmp_path: Path
 ) -> None:
-    said: list[str] = []
     killer = threading.Thread(target=kill_at_work, args=(cluster,))
     killer.start()
-    records = lissom.run(
-        GRID,
-        digits(),
-        tmp_path,
-        workers="ray",
-        worker_threads=torch.get_num_threads(),
-        say=said.append,
+    words = ["run", GRID, "--model", "resnet8", "--size", "8", "--store", str(tmp_path), "--json"]
+    words += ["--workers", "ray", "--worker-threads", str(torch.get_num_threads())]
+    done = subprocess.run(
+        [sys.executable, "-m", "lissom.cli", *words],
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     killer.join()
-    assert not capfd.readouterr().out, "which is for --json"
-    assert len(records) == 4
-    assert any("its worker was lost" in line for line in said), said
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 4
+    assert "its worker was lost" in done.stderr and "it is made again" in done.stderr
     assert bits(tmp_path) == bits(alone)
     store = Store(tmp_path)
     assert all(store.own(key) for key in store), "the head signs what it takes in"
