@@ -312,7 +312,7 @@ def run(
             failed = measure(
                 task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
             )
-            records[end.key] = store.update(end.key, {"finished": True})
+            records[end.key] = finished(store, end.key)
         return failed
 
     with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
@@ -348,6 +348,12 @@ def made_and_measured(
     for end in later:
         failed += measured(end)
     return failed
+
+
+def finished(store: Store, key: str) -> dict[str, Any]:
+    """Mark an entry as the end of a recipe, if it is not marked yet; return its record."""
+    record = store.record(key)  # to write what is there would take most of the time of a full store
+    return record if record["finished"] else store.update(key, {"finished": True})
 
 
 def gap(outputs: Tree, others: Tree) -> float:

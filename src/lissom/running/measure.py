@@ -192,7 +192,8 @@ def measure(
     went wrong: one target that fails does not keep others.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
-    missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
+    known = store.record(key)["targets"] if targets else {}
+    missing = [target for target in targets if not _same(known.get(str(target)), settings)]
     if not missing:
         return []
     model = restore(task.fresh, store.folder(key))
