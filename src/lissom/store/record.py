@@ -157,6 +157,7 @@ class Measurement:
     threads: Annotated[int, COUNT, LEFT_OUT]
     batch: Annotated[int, COUNT, LEFT_OUT]
     bake: Annotated[bool, flag, LEFT_OUT]
+    machine: Annotated[str, text, LEFT_OUT]  # on which it was timed; others may have trained it
     artefact: Annotated[str, text]
     size_bytes: Annotated[int, SIZE]
     agreement: Annotated[float | None, SHARE, None]
