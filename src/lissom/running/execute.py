@@ -235,6 +235,7 @@ class Run:
             targets={},
             machine=machine(),
             learned_on=f"{self.device}, {str(fast_precision(self.device)).removeprefix('torch.')}",
+            learned_threads=torch.get_num_threads(),
             created=round(time.time()),
             seconds=round(before_s + time.time() - begin, 1),
         )

@@ -201,6 +201,7 @@ class Record:
     targets: Annotated[dict[str, dict[str, Any]], mapping(TARGET), dict]
     machine: Annotated[dict[str, Any], MACHINE, dict]
     learned_on: Annotated[str, text, LEFT_OUT]
+    learned_threads: Annotated[int, COUNT, LEFT_OUT]
     created: Annotated[int, number(0, 1e11), 0]
     seconds: Seconds
 
