@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("all", "test", "dev", "compare")
+EXTRAS = ("all", "test", "dev", "compare", "ray")
 HEAD = """\
 # The versions that the results in docs/results were made with last, on {system}, Python {python}.
 # To install them, and lissom without looking for others:

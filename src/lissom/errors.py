@@ -33,7 +33,7 @@ class Unmeasured(LissomError):
     """Say that some files could not be measured; `records` are those of all networks, as far as they were."""
 
     def __init__(self, errors: list[LissomError], records: list[dict[str, Any]]) -> None:
-        more = f"; {len(errors) - 1} more measurements failed" if len(errors) > 1 else ""
+        more = f"; {len(errors) - 1} more failed" if len(errors) > 1 else ""
         super().__init__(f"{errors[0]}{more}; everything else is done and stored")
         self.records = records
 

@@ -101,3 +101,11 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(LissomError, match=r"pip install 'lissom\[figures\]'"):
         write_figure([], Held(records()), tmp_path / "figure.svg")
+
+
+def test_latencies_of_two_machines_are_on_no_axis(tmp_path: Path) -> None:
+    some = records()
+    some[0]["targets"]["openvino"]["machine"] = "another, 4 cores"
+    with pytest.raises(LissomError, match=r"measured on another, 4 cores, some, 2 cores, which"):
+        write_figure([], Held(some), tmp_path / "front.svg", "latency")
+    write_figure([], Held(some), tmp_path / "front.svg", "size")

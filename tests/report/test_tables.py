@@ -19,6 +19,7 @@ from lissom.report.explanation import file_text
 from lissom.report.page import with_references
 from lissom.report.rows import csv_of, over_seeds, rows_of
 from lissom.report.table import cell, code_cell, markdown, print_record, print_records
+from lissom.running.measure import medians
 from lissom.store.store import Store
 
 
@@ -208,6 +209,49 @@ def test_a_record_and_a_comparison_say_that_the_machine_was_busy(
     said = capsys.readouterr().out
     assert "not measured well" in said and "more than 1.5x apart" in said and "0.38x" not in said
     assert file_text(made["targets"]["torch"]) == "0.5000, 1 kB, 8.000 ms (not measured well)"
+
+
+def of_machines() -> list[dict[str, Any]]:
+    """Return two networks that one machine made and two others measured."""
+    scores = {"valid": {"top1": 0.9}, "test": {"top1": 0.9}}
+    rest = {"facts": {}, "layers": [], "notes": [], "gates": [], "before": None}
+    made = [record("fold", seed, 0.9, {"torch": 0.5}) | rest for seed in (0, 1)]
+    for one, cpu in zip(made, ("fast", "slow"), strict=True):
+        one["scores"] = scores
+        one["targets"]["torch"]["machine"] = f"{cpu}, 2 cores"
+    return made
+
+
+def test_latencies_of_two_machines_are_in_no_ratio_and_no_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = of_machines()
+    rows = over_seeds(rows_of(made))
+    assert [(row["machine"], row["seeds"], row["ms"]) for row in rows] == [
+        ("fast, 2 cores", [0], 2.0),
+        ("slow, 2 cores", [1], 3.0),
+    ]
+    print_records(made)
+    said = capsys.readouterr().out
+    assert "fast, 2 cores, or slow, 2 cores" in said and "some" not in said
+    references = [row for row in with_references(rows_of(made)) if row.get("reference")]
+    assert sorted(row["machine"] for row in references) == ["fast, 2 cores", "slow, 2 cores"]
+    print_compared(compared(*made, Store(tmp_path)))
+    said = capsys.readouterr().out
+    assert "another machine: fast, 2 cores and slow, 2 cores" in said
+    assert "1.50x" not in said
+    made[1]["targets"]["torch"]["machine"] = "fast, 2 cores"
+    print_compared(compared(*made, Store(tmp_path)))
+    said = capsys.readouterr().out
+    assert "1.50x" in said and "another machine" not in said
+    assert len(over_seeds(rows_of(made))) == 1
+
+
+def test_a_faster_way_is_one_on_the_same_machine() -> None:
+    made = record("fold", 0, 0.9, {"torch": 0.5, "onnxruntime": 0.5, "mnn": 0.5})
+    made["targets"]["mnn"]["machine"] = "another, 2 cores"
+    assert medians(made, "torch", "some, 2 cores") == {"onnxruntime": 2.0}
+    assert medians(made, "torch", "another, 2 cores") == {"mnn": 2.0}
 
 
 def test_the_count_of_integers_is_explained_where_runtimes_differ(

@@ -415,6 +415,7 @@ def test_a_record_is_written_field_by_field_and_read_again(tmp_path: Path) -> No
         float=network,
         targets={},
         learned_on="cpu, float32",
+        learned_threads=1,
         **{**others, "before": "cccccccccccc", "recipe": "train(1)", "facts": {}},
     )
     folder = tmp_path / network.key

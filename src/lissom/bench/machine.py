@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -55,6 +56,22 @@ def machine() -> dict[str, Any]:
         "libraries": libraries,
         **({"gpu": graphics} if graphics else {}),
     }
+
+
+def machine_text(facts: Mapping[str, Any]) -> str:
+    """Return by what latencies of one machine are told from those of another: processor and cores.
+
+    >>> machine_text({"cpu": "AMD EPYC 9B14", "cores": 4, "memory_gib": 15.6})
+    'AMD EPYC 9B14, 4 cores'
+    """
+    return f"{facts['cpu']}, {facts['cores']} cores"
+
+
+def measured_on(record: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return the machine on which a target of a record was measured; earlier versions measured where
+    they made the network.
+    """
+    return found.get("machine") or machine_text(record["machine"])
 
 
 def processor() -> tuple[str, set[str]]:

@@ -35,6 +35,21 @@ def numbers_of(text: str, option: str, most: int) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
+def workers_of(text: str) -> int | str:
+    """Return what --workers names: a number of processes, or a cluster; 0 for ''.
+
+    >>> workers_of("4"), workers_of("ray://head:10001"), workers_of("")
+    (4, 'ray://head:10001', 0)
+    """
+    if re.fullmatch(r"[0-9]{1,4}", text) and 1 <= int(text) <= 1024:
+        return int(text)
+    if text in ("", "ray") or re.fullmatch(r"ray://[^\s/]+:[0-9]{1,5}", text):
+        return text or 0
+    raise LissomError(
+        f"--workers: expected a number from 1 to 1024, ray or ray://HOST:PORT, got {text!r}"
+    )
+
+
 def size_of(text: str | None) -> tuple[int, int] | None:
     """Return height and width that a text such as 32 or 32x48 names.
 

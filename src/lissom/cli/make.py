@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import sys
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import LissomError, Unmeasured
 from .app import app
 from .brought import Brought, takes_network_and_data
-from .counts import seeds_of
+from .counts import seeds_of, workers_of
 from .options import (
     STORE,
     Bake,
@@ -22,6 +24,9 @@ from .options import (
     Threads,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from ..language.recipe import Space
 
 
 @app.command()
@@ -66,6 +71,23 @@ def run(
             "mlflow:URI.",
         ),
     ] = "",
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            help="Make networks side by side: a number of processes on this machine, or ray, "
+            "ray://HOST:PORT for a cluster. They are measured when all are made.",
+        ),
+    ] = "",
+    worker_threads: Annotated[
+        int,
+        typer.Option(
+            "--worker-threads",
+            min=0,
+            max=1024,
+            help="Threads of each worker; 0 for its share of the cores, one of a cluster.",
+        ),
+    ] = 0,
     form: Format = "table",
     json: Json = False,
 ) -> None:
@@ -77,9 +99,11 @@ def run(
 
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
-    for one in space if teacher else ():
-        if not any(step.has_teacher for step in one.steps):
-            raise LissomError(f"--teacher: '{one}' has no distill step")
+    crew = workers_of(workers)
+    if worker_threads and not crew:
+        raise LissomError("--worker-threads: it does nothing without --workers; leave it out")
+    if teacher:
+        check_teacher(space)
     from ..store.store import Store
 
     kept = Store(store)
@@ -90,7 +114,10 @@ def run(
     from ..running import execute
 
     failed = None
-    with Live(quiet=json) as live:
+    with ExitStack() as stack:
+        live = stack.enter_context(Live(quiet=json))
+        if isinstance(crew, str):  # Ray tells of lost machines where the result will be printed
+            stack.enter_context(redirect_stdout(sys.stderr))
         for note in task.data.notes:
             live.say(f"data: {note}")
         try:
@@ -107,6 +134,8 @@ def run(
                 checkpoint=checkpoint,
                 expect=expect,
                 log=log,
+                workers=crew,
+                worker_threads=worker_threads,
                 say=live.say,
                 watch=live.watch,
             )
@@ -119,6 +148,13 @@ def run(
         print_records(records, form)
     if failed:
         raise failed
+
+
+def check_teacher(space: Space) -> None:
+    """Raise where a recipe has no use for a teacher."""
+    for recipe in space:
+        if not any(step.has_teacher for step in recipe.steps):
+            raise LissomError(f"--teacher: '{recipe}' has no distill step")
 
 
 @app.command()
@@ -266,7 +302,7 @@ def explain(
     from ..learning.brought import check_stated
     from ..report.explanation import print_explanation
     from ..report.live import Live
-    from ..running.execute import device_of
+    from ..running.device import device_of
 
     check_stated(task)
     with Live(quiet=json) as live:

@@ -47,7 +47,8 @@ class Data:
     (pixels / 255 - mean) / std, of shape (n c h w). `train` may be empty. `valid` is what choices
     are made on; `test` is read once for each record. `flip` says whether a mirrored image keeps its
     class. `stated` says whether somebody said how pictures are to be seen, or mean and deviation
-    were measured for want of it; `reread` reads the data anew, seen otherwise.
+    were measured for want of it; `reread` reads the data anew, seen otherwise. `origin` is what
+    another process loads the same data from, as JSON; it is empty where Python code made them.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Data:
     unlabelled: bool = False  # whether a network has to give the labels
     as_given: bool = False  # whether inputs are numbers already, seen as they are
     reread: Callable[[str], Data] | None = field(default=None, repr=False, compare=False)
+    origin: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -109,7 +111,16 @@ class Data:
             )
             return completed(read, stated=preprocess is not None)
 
-        return replace(reading(preprocess, size), reread=reading)
+        origin = {
+            "name": name,
+            "root": None if root is None else str(root),
+            "size": size,
+            "channels": channels,
+            "skip_bad": skip_bad,
+            "preprocess": preprocess,
+            "classes": classes,
+        }
+        return replace(reading(preprocess, size), reread=reading, origin=origin)
 
     @classmethod
     def of_dataset(

@@ -83,7 +83,7 @@ class SearchSpace:
             )
         self.tree = parsed(text, "recipe")
         self.choices = tuple(self._explored().values())
-        self._check_some()
+        self.example = self._some_recipe()
 
     def __str__(self) -> str:
         return self.text
@@ -107,8 +107,10 @@ class SearchSpace:
                 look(left[0], place)
         return found
 
-    def _check_some(self) -> None:
-        """Raise if no recipe can be made at the ends of all ranges, in their middle, or in between."""
+    def _some_recipe(self) -> Recipe:
+        """Return a recipe at the ends of all ranges, in their middle, or in between; raise if none can
+        be made.
+        """
         shares = [1.0, 0.5, *(k / 10 for k in range(1, 10))]
         refused: LissomError | None = None
         for share in shares:
@@ -117,13 +119,11 @@ class SearchSpace:
                 return choice.number(choice.low + share * (choice.high - choice.low))
 
             try:
-                self.recipe(choose)
+                return self.recipe(choose)
             except LissomError as error:
                 refused = refused or error
-            else:
-                return
-        if refused is not None:
-            raise refused
+        assert refused is not None
+        raise refused
 
     def recipe(self, choose: Choose) -> Recipe:
         """Return the recipe that `choose` leads to; raise LissomError if its steps do not go together."""

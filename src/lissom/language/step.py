@@ -42,6 +42,11 @@ class Step(Method, ABC):
         """
         return self(model, ctx)
 
+    @property
+    def times_latency(self) -> bool:
+        """Whether it measures latency, which no other work may disturb."""
+        return False
+
     def key(self, before: str) -> str:
         """Name the network that this step makes of the network named `before`."""
         return hashlib.sha256(f"{before} {self.identity()}".encode()).hexdigest()[:12]

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from ..bench.intervals import wide
+from ..bench.machine import measured_on
 from ..errors import LissomError
 from ..language.recipe import Recipe
 from ..store.store import Store
@@ -16,6 +17,7 @@ from .rows import main_score
 from .table import BADLY, WHY_BADLY, count_text, number, print_wide, size_text
 from .terminal import terminal
 
+OTHER_MACHINE = "another machine"
 COLUMNS = ("outputs", "params", "macs", "bits")
 
 
@@ -67,11 +69,14 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
         **{name: [r[name] for r in (first, second)] for name in ("params", "macs")},
         "targets": {
             name: {
-                what: [
-                    r["targets"][name].get(main if what == "metric" else what)
-                    for r in (first, second)
-                ]
-                for what in ("metric", "latency_ms", "size_bytes", "fused")
+                **{
+                    what: [
+                        r["targets"][name].get(main if what == "metric" else what)
+                        for r in (first, second)
+                    ]
+                    for what in ("metric", "latency_ms", "size_bytes", "fused")
+                },
+                "machine": [measured_on(r, r["targets"][name]) for r in (first, second)],
             }
             for name in both
         },
@@ -126,7 +131,7 @@ def print_compared(found: dict[str, Any]) -> None:
             f"{target} ms",
             [ms["median"] for ms in values["latency_ms"]],
             lambda v: number(v, 3),
-            said=BADLY if any(map(wide, values["latency_ms"])) else None,
+            said=why_no_ratio(values),
         )
         _row(table, f"{target} file", values["size_bytes"], size_text)
     print_wide(console, table)
@@ -153,12 +158,25 @@ def print_compared(found: dict[str, Any]) -> None:
             console.print(f"only in {key} ({len(names)}): {', '.join(names)}", soft_wrap=True)
 
 
+def why_no_ratio(values: dict[str, Any]) -> str | None:
+    """Return why the latencies of a target are not divided by each other, None where they are."""
+    if len({*values["machine"]}) > 1:
+        return OTHER_MACHINE
+    return BADLY if any(map(wide, values["latency_ms"])) else None
+
+
 def about_ms(targets: dict[str, Any]) -> list[str]:
     """Return what is to be known of latencies that stand side by side."""
     latencies = [ms for values in targets.values() for ms in values["latency_ms"]]
     said = (
         ["ms were taken in different runs; `lissom bench` takes them in turns"] if latencies else []
     )
+    machines = dict.fromkeys(" and ".join(values["machine"]) for values in targets.values())
+    said += [
+        f"{OTHER_MACHINE}: {both}, whose ms do not compare"
+        for both in machines
+        if len({*both.split(" and ")}) > 1
+    ]
     return [*said, WHY_BADLY] if any(wide(ms) for ms in latencies) else said
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import LissomError
+from ..errors import LissomError, listed
 from ..store.store import Store, tell
 from ..system.scratch import written
-from .page import TASK, with_references
-from .rows import Row, over_seeds, rows_of
+from .page import with_references
+from .rows import TASK, Row, over_seeds, rows_of
 from .table import title
 
 ENDINGS = (".svg", ".png", ".pdf")
@@ -53,6 +53,11 @@ def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "laten
         raise LissomError(
             f"--figure: the networks are of {len(tasks)} tasks, which one axis does not compare; "
             "name the keys of one"
+        )
+    if of == "latency" and len(machines := {row["machine"] for row in rows}) > 1:
+        raise LissomError(
+            f"--figure: latencies were measured on {listed(sorted(machines))}, which one axis does "
+            "not compare; name the keys of one"
         )
     # text stays text, and equal numbers give equal files
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lissom", "font.size": 9}):

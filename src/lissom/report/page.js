@@ -80,8 +80,10 @@ const unpack = id =>
     peak_mib: ["most memory with the runtime, MiB", 1],
   };
   const score = (r, y) => (y === "metric" ? r.metric : r.more[y]);
-  const task = r => [r.model, r.data, r.size].join("\n"),
-    tasks = rows => [...new Set(rows.map(task))].map(name => rows.filter(r => task(r) === name));
+  // latencies of different machines are not compared, sizes are
+  const task = (r, x) => [r.model, r.data, r.size, x === "ms" ? r.machine : ""].join("\n"),
+    tasks = (rows, x) =>
+      [...new Set(rows.map(r => task(r, x)))].map(name => rows.filter(r => task(r, x) === name));
   // what no other beats: one with a higher score and no more of x, or with as high a score and surely less of x; with
   // latency, only what lies below the other's interval is surely less. From the highest score down, so that 500 runs stay quick
   function front(rows, x, y) {
@@ -110,7 +112,7 @@ const unpack = id =>
       const some = rows.filter(r => r.target === t && r[x] != null && score(r, y) != null),
         own = some.filter(r => !r.reference),
         ref = some.filter(r => r.reference),
-        fronts = tasks(some).map(rows => front(rows, x, y)),
+        fronts = tasks(some, x).map(rows => front(rows, x, y)),
         best = new Set(fronts.flatMap(f => [...f]));
       const hover = r =>
         (r.reference ? "uncompressed" : r.recipe.replace(/ \| /g, "<br>| ")) +
@@ -254,6 +256,7 @@ const unpack = id =>
     ...several("model"),
     ...several("data"),
     ...several("size"),
+    ...several("machine"),
     ["seed", "seed", r => (r.seeds && r.seeds.length > 1 ? `${r.seeds.length} seeds` : r.seed)],
     ["runtime", "target", r => r.target, 1],
     [first, "metric", r => num(r.metric, 4) + (r.spread == null ? "" : " ± " + num(r.spread, 4))],
@@ -339,7 +342,7 @@ const unpack = id =>
       marked[x] = new Set(
         targets
           .flatMap(t =>
-            tasks(visible().filter(r => r.target === t)).flatMap(rows => [
+            tasks(visible().filter(r => r.target === t), x).flatMap(rows => [
               ...front(rows, x, $("y").value),
             ]),
           )

@@ -19,12 +19,11 @@ from ..system.scratch import written
 from .answers import answers_data
 from .comparison import layer_rows
 from .facets import facets
-from .rows import over_seeds, rows_of
+from .rows import TASK, over_seeds, rows_of
 from .searches import searches_data
 from .table import notes_of, size_lines
 from .zeros import zeros_of
 
-TASK = ("model", "data", "size")  # what tells one task from another in a row
 HERE = Path(__file__).parent  # page.html, page.css and page.js lie beside this file
 
 
@@ -173,12 +172,20 @@ def natural(text: str) -> list[tuple[float, str]]:
 
 
 def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add a row for the uncompressed network in each target, once: as it was measured best."""
+    """Add a row for the uncompressed network in each target and on each machine, once: as it was
+    measured best.
+    """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     known = [row for row in rows if row["float_ms"] is not None]
     for row in sorted(known, key=float_wide):
         found.setdefault(
-            (row["target"], row["seed"], row["float_metric"], row["float_size_bytes"]),
+            (
+                row["target"],
+                row["machine"],
+                row["seed"],
+                row["float_metric"],
+                row["float_size_bytes"],
+            ),
             {
                 **row,
                 "recipe": "the uncompressed network",

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bench.intervals import disturbed, wide
+from ..bench.machine import measured_on
 
 Row = dict[str, Any]
 FORMULA = tuple("=+-@\t\r")  # what a formula begins with
+TASK = ("model", "data", "size")  # what tells one task from another
 AVERAGED = (
     "metric",
     "float_metric",
@@ -34,8 +36,8 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
     first metric, `more` the others.
 
     Both are those of the file in that target, or of PyTorch where nothing was exported; `metric_name`
-    is the first one's name. `wide`: its own latency was not measured well; `disturbed`: its own or
-    that of the uncompressed network was not.
+    is the first one's name. `machine` is where it was timed, "" if it was not. `wide`: its own
+    latency was not measured well; `disturbed`: its own or that of the uncompressed network was not.
     """
     rows = []
     for record in records:
@@ -60,6 +62,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                 {
                     **common,
                     "target": target,
+                    "machine": measured_on(record, found),
                     "metric": found.get(name),
                     "more": {o: found.get(o) for o in others},
                     "ms": found["latency_ms"]["median"],
@@ -81,6 +84,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
                 {
                     **common,
                     "target": "PyTorch",
+                    "machine": "",
                     "metric": main_score(record["scores"]["test"]),
                     "ms": None,
                     "more": {o: record["scores"]["test"][o] for o in others},
@@ -116,7 +120,8 @@ def in_integers(found: dict[str, Any]) -> str | None:
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for each recipe, network, data and target, with means over its seeds, best first.
+    """Return one row for each recipe, network, data, target and machine, with means over its seeds,
+    best first.
 
     `seeds` are these; `spread` is the sample standard deviation of the first metric, None of a
     single seed. What has the same seed as another, being of other settings or an older version, is
@@ -124,7 +129,7 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     """
     alike: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
-        same = (row["recipe"], row["target"], row["model"], row["data"], row["size"])
+        same = (row["recipe"], row["target"], row["machine"], *(row[name] for name in TASK))
         number = 0
         while any(other["seed"] == row["seed"] for other in alike.get((*same, number), [])):
             number += 1

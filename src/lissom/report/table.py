@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bench.intervals import APART, disturbed
+from ..bench.machine import machine_text
 from ..errors import counted
 from ..store.store import Store
 from .rows import Row, csv_of, over_seeds, rows_of
 from .terminal import terminal
 from .zeros import print_zeros, zeros_of
 
-LEFT = ("target", "key", "keys", "model", "data")
+LEFT = ("target", "key", "keys", "model", "data", "machine")
 BADLY = "not measured well"
 WHY_BADLY = (
     f"{BADLY}: the ends of an interval of latency are more than {APART}x apart; measure "
@@ -39,7 +40,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
     differ: list[Column] = [
         (name, itemgetter(name))
-        for name in ("model", "data", "size")
+        for name in ("model", "data", "size", "machine")
         if len({row[name] for row in rows}) > 1
     ]
     return [
@@ -183,7 +184,8 @@ def print_table(records: list[dict[str, Any]]) -> None:
         console.print(f"{place}  {recipe}", soft_wrap=True)
     print_wide(console, table)
     if records:
-        machine = records[0]["machine"]
+        timed = dict.fromkeys(row["machine"] for row in rows if row["machine"])
+        machines = ", or ".join(timed) or machine_text(records[0]["machine"])
         said = [
             "test accuracy in PyTorch",
             "sizes as packed, since no file was measured (--to names runtimes)",
@@ -202,9 +204,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
             said.append(INT8)
         if any(len(row["seeds"]) > 1 for row in rows):
             said.insert(0, "means over seeds, ± the standard deviation of one")
-        console.print(
-            f"{'; '.join(said)}. {machine['cpu']}, {machine['cores']} cores", soft_wrap=True
-        )
+        console.print(f"{'; '.join(said)}. {machines}", soft_wrap=True)
         if versions := versions_text(records):
             console.print(versions, soft_wrap=True, style="dim")
 

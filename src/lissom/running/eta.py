@@ -18,6 +18,7 @@ class Eta:
             node.key: float(getattr(node.step, "epochs", SURGERY)) for node in nodes if node.step
         }
         self.total = len(self.left)
+        self.begun_keys = set[str]()
         self.done = 0.0
         self.clock = clock
         self.begun = clock()
@@ -28,7 +29,8 @@ class Eta:
         """
         if self.total < 2 or key not in self.left:
             return ""
-        said = f"  [{self.total - len(self.left) + 1} of {self.total}"
+        self.begun_keys.add(key)
+        said = f"  [{len(self.begun_keys)} of {self.total}"
         if self.done:
             seconds = (self.clock() - self.begun) / self.done * sum(self.left.values())
             said += f", about {spoken(seconds)} left"
@@ -40,7 +42,8 @@ class Eta:
 
     def skip(self, key: str) -> None:
         """Leave out a step that turned out to be in the store."""
-        self.left.pop(key, None)
+        if self.left.pop(key, None) is not None:
+            self.begun_keys.add(key)
 
 
 def spoken(seconds: float) -> str:

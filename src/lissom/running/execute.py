@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,17 @@ from ..bench.machine import machine
 from ..data.inputs import form_of, inputs_of, is_plain
 from ..data.split import CPU
 from ..distillation.ensemble import Ensemble
-from ..errors import LissomError, Unmeasured, nearest
+from ..errors import LissomError, Unmeasured
 from ..language.context import Clock
 from ..language.recipe import Recipe, Space
 from ..language.step import Step
 from ..language.target import Target
 from ..language.training import Progress
 from ..learning.augmentation import check_augmentation
-from ..learning.brought import check_brought
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
-from ..learning.examine import examine
 from ..learning.moments import Carried
 from ..learning.step import Learning
-from ..steps.distill import Distill
 from ..store.manifest import code_in
 from ..store.record import Network, Record, TaskSummary, write_record
 from ..store.snapshot import read_structure, restore, save
@@ -42,12 +40,17 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
+from .checks import check_run, tell_untrained
 from .context import TaskContext, finite, precision_said
+from .device import device_of
 from .eta import Eta
-from .expected import chance_note, check_expected, check_metric_names, expected_in
+from .expected import chance_note, check_expected, expected_in
+from .launch.crew import Setting, crew_of, made
+from .launch.workers import Workers
 from .loggers import Logs
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
+from .teachers import taught, teachers
 
 RANGED = 256  # samples that the ranges of integer inputs are taken from
 
@@ -67,24 +70,32 @@ class Run:
     expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
     logs: Logs = field(default_factory=lambda: Logs("", silent))
 
-    def reach(self, end: Node) -> None:
-        """Run the steps on the way to a network that the store does not hold."""
-        given, *nodes = end.path
-        if given.key == end.reference:
-            if not self.task.trained:
-                self.say(
-                    "note: nothing has trained this network: the recipe does not begin with "
-                    "train, and there are no "
-                    "--weights"
-                )
-            nodes = end.path
-        for node in nodes:
-            self._ensure(node)
-            if node.key != end.reference:
-                continue
-            check_expected(self.store, node.key, self.expected)
-            if self.task.trained and (note := chance_note(self.store, node.key)):
-                self.say(f"{node.key}  note: {note}")
+    def is_there(self, node: Node) -> bool:
+        """Return whether the store holds a network, and tell so."""
+        if node.key not in self.store:
+            return False
+        self.eta.skip(node.key)
+        self.say(f"{node.key}  {node.step or 'the network as given'}: in the store")
+        return True
+
+    def begin(self, node: Node) -> None:
+        """Tell that a network is made now."""
+        self.say(f"{node.key}  {node.step or 'the network as given'}{self.eta.status(node.key)}")
+
+    def make(self, node: Node) -> None:
+        """Make a network of the one before it, unless another process has made it meanwhile."""
+        with self.store.lock(node.key):  # a second process that wants the same waits
+            if node.key not in self.store:
+                self._make(node)
+
+    def finish(self, node: Node) -> None:
+        """Count a network that is there; of an uncompressed one, raise where it is not as expected."""
+        self.eta.finish(node.key)
+        if node.key != node.reference:
+            return
+        check_expected(self.store, node.key, self.expected)
+        if self.task.trained and (note := chance_note(self.store, node.key)):
+            self.say(f"{node.key}  note: {note}")
 
     def rehearse(self, end: Node) -> None:
         """Go through the recipe on an untrained network and two images; whatever is wrong with it
@@ -114,20 +125,6 @@ class Run:
     def load(self, key: str) -> nn.Module:
         """Load a finished network of this task."""
         return restore(self.task.fresh, self.store.folder(key))
-
-    def _ensure(self, node: Node) -> None:
-        key = node.key
-        name = node.step or "the network as given"
-        if key in self.store:
-            self.eta.skip(key)
-            return self.say(f"{key}  {name}: in the store")
-        with self.store.lock(key):  # a second process that wants the same waits, then finds it done
-            if key in self.store:
-                self.eta.skip(key)
-            else:
-                self.say(f"{key}  {name}{self.eta.status(key)}")
-                self._make(node)
-                self.eta.finish(key)
 
     def _make(self, node: Node) -> None:
         begin = time.time()
@@ -245,6 +242,7 @@ class Run:
             targets={},
             machine=machine(),
             learned_on=f"{self.device}, {precision_said(node.step, self.device)}",
+            learned_threads=torch.get_num_threads(),
             created=round(time.time()),
             seconds=round(before_s + time.time() - begin, 1),
         )
@@ -273,6 +271,8 @@ def run(
     checkpoint: float = EVERY_MIN,
     expect: str = "",
     log: str = "",
+    workers: int | str = 0,
+    worker_threads: int = 0,
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -285,26 +285,17 @@ def run(
     goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
     the test set to within 0.005, before anything is done to it. `log` is what else is told of the
     run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py).
-    Raises LissomError before the first epoch for whatever can be known to be wrong by then, and
-    Unmeasured, with the records, when all is done but a file could not be exported or run.
+    `workers` makes networks side by side: a number of processes on this machine, "ray" or
+    "ray://HOST:PORT" for a cluster, 0 for this process alone. Each computes with `worker_threads`,
+    by default its share of the cores. Files are then measured when all networks are made.
+    Raises LissomError before the first epoch for whatever can be known to be wrong by then. A step
+    that fails later ends the recipes which it is part of; Unmeasured, with the records of the
+    others, tells of it when these are done, as of a file that could not be exported or run.
     """
-    space = Space(space) if isinstance(space, str) else space
-    recipes = [
-        taught(recipe, teacher) for recipe in ([space] if isinstance(space, Recipe) else space)
-    ]
+    recipes = taught(space, teacher)
     wanted = targets_of(targets)
     store = store if isinstance(store, Store) else Store(store)
-    store.check()
-    store.sweep()
-    examine(task)
-    check_metric_names(task.metric_names)
-    if bake and task.data.as_given:
-        raise LissomError(
-            "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
-            "file, leave it out"
-        )
-    for note in [*check_brought(task, recipes), *task.notes()]:
-        say(f"note: {note}")
+    check_run(task, store, recipes, bake=bake, say=say)
     last = ends(recipes, seeds, task.root)
     nodes = tree(last)
     runner = Run(
@@ -319,72 +310,66 @@ def run(
         expected_in(expect, task.metric_names),
         Logs(log, say),
     )
+    setting = Setting(task, store, device, runner.checkpoint_s)
+    crew = crew_of(workers, worker_threads, runner, setting, say)
     for end in last:
         runner.rehearse(end)
-    records = []
-    failed = list[LissomError]()
+    records = dict[str, dict[str, Any]]()
+
+    def measured(end: Node) -> list[LissomError]:
+        # of processes that want one network measured one does it, and the others read
+        with store.lock(end.key):
+            failed = measure(
+                task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
+            )
+            records[end.key] = finished(store, end.key)
+            runner.logs.network(records[end.key])
+        return failed
+
     with store.needed([*(node.key for node in nodes), *teachers(recipes, store)]):
-        for end in last:
-            runner.reach(end)
-            # of processes that want one network measured one does it, and the others read
-            with store.lock(end.key):
-                failed += measure(
-                    task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
-                )
-                records.append(store.update(end.key, {"finished": True}))
-                runner.logs.network(records[-1])
+        failed = made_and_measured(runner, last, crew, measured)
+    in_order = [records[end.key] for end in last if end.key in records]
     if failed:
-        raise Unmeasured(failed, records)
-    return records
+        raise Unmeasured(failed, in_order) if in_order else failed[0]
+    return in_order
 
 
-def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
-    """Return the keys of the teachers that recipes name."""
-    texts = [
-        text
-        for recipe in recipes
-        for step in recipe.steps
-        if isinstance(step, Distill) and step.teacher
-        for text in teachers_in(step.teacher)
-    ]
-    return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+def made_and_measured(
+    runner: Run,
+    ends: Sequence[Node],
+    workers: Workers,
+    measured: Callable[[Node], list[LissomError]],
+) -> list[LissomError]:
+    """Make networks and measure each: those that workers make when all are made, since nothing may
+    run beside what is timed. Return what went wrong, each error once.
+    """
+    tell_untrained(runner.task, ends, runner.say)
+    failed = list[LissomError]()
+    later = list[Node]()
+    with closing(made(ends, workers, runner, runner.store, runner.say)) as ended:
+        for end, error in ended:
+            if error is None and workers.beside:
+                later.append(end)
+            elif error is None:
+                failed += measured(end)
+            elif error not in failed:
+                failed.append(error)
+                if len(ends) > 1:
+                    runner.say(str(error))
+    for end in later:
+        failed += measured(end)
+    return failed
+
+
+def finished(store: Store, key: str) -> dict[str, Any]:
+    """Mark an entry as the end of a recipe, if it is not marked yet; return its record."""
+    record = store.record(key)  # to write what is there would take most of the time of a full store
+    return record if record["finished"] else store.update(key, {"finished": True})
 
 
 def gap(outputs: Tree, others: Tree) -> float:
     """Return the largest difference between two sets of outputs."""
     return float((values_in(outputs) - values_in(others)).abs().max())
-
-
-def taught(recipe: Recipe, teacher: str | None) -> Recipe:
-    """Return the recipe with `teacher` written into every distill step that names none.
-
-    As a setting of the step it is in the key of the distilled network, which depends on the
-    teacher, and not in the keys of the steps before, which do not.
-    """
-    if teacher is None:
-        return recipe
-    if not any(step.has_teacher for step in recipe.steps):
-        raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
-    return Recipe(
-        tuple(
-            replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
-            for step in recipe.steps
-        )
-    )
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of that name, by default a GPU if there is one."""
-    try:
-        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        word = "cuda" if name.lower() == "gpu" else nearest(name, ("cpu", "cuda", "mps", "xpu"))
-        hint = f"; did you mean '{word}'?" if word and word != name.partition(":")[0] else ""
-        raise LissomError(
-            f"device: '{name}' cannot be used{hint} ({str(error).splitlines()[0]:.160})"
-        ) from None
-    return chosen
 
 
 def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:

@@ -17,6 +17,7 @@ from ..bench.inputs import Input
 from ..bench.inputs import images as images_of
 from ..bench.intervals import disturbed
 from ..bench.latency import latencies
+from ..bench.machine import machine, machine_text, measured_on
 from ..bench.process import loaded
 from ..data.data import AS_GIVEN
 from ..data.inputs import example_in
@@ -192,7 +193,8 @@ def measure(
     went wrong: one target that fails does not keep others.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
-    missing = [t for t in targets if not _same(store.record(key)["targets"].get(str(t)), settings)]
+    known = store.record(key)["targets"] if targets else {}
+    missing = [target for target in targets if not _same(known.get(str(target)), settings)]
     if not missing:
         return []
     model = restore(task.fresh, store.folder(key))
@@ -228,7 +230,8 @@ def measure(
                 # so that the next attempt makes it anew
                 shutil.rmtree(path.parent, ignore_errors=True)
             continue
-        found["notes"] = measurement_notes(found, medians(store.record(key), str(target)))
+        others = medians(store.record(key), str(target), found["machine"])
+        found["notes"] = measurement_notes(found, others)
         store.update(key, {"targets": {str(target): found}})
         album.save_file(key, str(target))
         for note in found["notes"]:
@@ -249,12 +252,14 @@ def faster_way(float_ms: float, others: Mapping[str, float]) -> str:
     return "faster: the uncompressed file"
 
 
-def medians(record: dict[str, Any], target: str) -> dict[str, float]:
-    """Return the median latency in ms of a network in the targets that it was measured in, but one."""
+def medians(record: dict[str, Any], target: str, machine: str) -> dict[str, float]:
+    """Return the median latency in ms of a network in the targets that it was measured in, but one,
+    on one machine.
+    """
     return {
         name: found["latency_ms"]["median"]
         for name, found in record["targets"].items()
-        if name != target and not disturbed(found)
+        if name != target and not disturbed(found) and measured_on(record, found) == machine
     }
 
 
@@ -336,11 +341,11 @@ def measured(
         threads=threads,
         profiled=PROFILED,
     )
-    fused, share = in_integers(rounded, target, path, task.data.example())
     return Measurement(
         threads=threads,
         batch=batch,
         bake=bake,
+        machine=machine_text(machine()),
         artefact=str(path),
         size_bytes=path.stat().st_size,
         agreement=alike.values().get("agreement"),
@@ -351,9 +356,7 @@ def measured(
         load_ms=own.load_ms,
         peak_mib=own.peak_mib,
         resident_mib=own.resident_mib,
-        fused=str(fused) if fused else None,
-        macs_in_integers=share,
-        not_fused=list(fused.rest) if fused else [],
+        **in_integers(rounded, target, path, task.data.example()),
         layers_ms=own.layers_ms(),
         float_layers_ms=float_own.layers_ms(),
     ).json(numbers(tally.values()))
@@ -375,14 +378,18 @@ def from_float(
 
 def in_integers(
     model: QuantizedNetwork | None, target: Target, path: Path, example: Tree
-) -> tuple[Fused | None, float | None]:
-    """Return which layers of a file run in integers, and their share of all multiply-adds; None
-    where nothing is quantized or the runtime does not say.
+) -> dict[str, Any]:
+    """Return which layers of a file run in integers, which do not, and the former's share of all
+    multiply-adds; None where nothing is quantized or the runtime does not say.
     """
     fused = None if model is None else target.fused(path)
     if model is None or fused is None:
-        return None, None
-    return fused, share_in_integers(model, example, fused, path)
+        return {"fused": None, "macs_in_integers": None, "not_fused": []}
+    return {
+        "fused": str(fused),
+        "macs_in_integers": share_in_integers(model, example, fused, path),
+        "not_fused": list(fused.rest),
+    }
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:

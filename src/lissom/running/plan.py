@@ -74,6 +74,27 @@ def ends(recipes: Sequence[Recipe], seeds: Iterable[int], root: Callable[[int], 
     return found
 
 
+def node_at(recipe: str, seed: int, root: Callable[[int], str]) -> Node:
+    """Return the network that a recipe makes for a seed; of '' the one as given.
+
+    >>> node_at("train(1) | fold", 0, lambda seed: "given").depth
+    2
+    """
+    if recipe:
+        return ends([Recipe(recipe)], [seed], root)[0]
+    key = root(seed)
+    return Node(key, before=None, step=None, seed=seed, reference=key, depth=0)
+
+
+def steps_to(end: Node) -> list[Node]:
+    """Return the networks that have to be made on the way to one, itself included.
+
+    The network as given is among them only where it is what others are compared with.
+    """
+    given, *nodes = end.path
+    return end.path if given.key == end.reference else nodes
+
+
 def tree(ends: Iterable[Node]) -> list[Node]:
     """Return every network on the way to these once, depth first.
 

@@ -85,6 +85,10 @@ class Prune(Step):
     )
     on: str = arg("target on which latency is measured", "onnxruntime", menu="targets")
 
+    @property
+    def times_latency(self) -> bool:
+        return self.of == "latency" or self.multiple == "auto"
+
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Cut without looking at data: whether the amount can be reached shows."""
         if self.of == "latency":

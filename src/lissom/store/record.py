@@ -157,6 +157,7 @@ class Measurement:
     threads: Annotated[int, COUNT, LEFT_OUT]
     batch: Annotated[int, COUNT, LEFT_OUT]
     bake: Annotated[bool, flag, LEFT_OUT]
+    machine: Annotated[str, text, LEFT_OUT]  # on which it was timed; others may have trained it
     artefact: Annotated[str, text]
     size_bytes: Annotated[int, SIZE]
     agreement: Annotated[float | None, SHARE, None]
@@ -200,6 +201,7 @@ class Record:
     targets: Annotated[dict[str, dict[str, Any]], mapping(TARGET), dict]
     machine: Annotated[dict[str, Any], MACHINE, dict]
     learned_on: Annotated[str, text, LEFT_OUT]
+    learned_threads: Annotated[int, COUNT, LEFT_OUT]
     created: Annotated[int, number(0, 1e11), 0]
     seconds: Seconds
 

@@ -36,7 +36,7 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
             raise LissomError(
                 f"--{word}: {spec} is a lissom.Data, which says its own; leave it out"
             )
-        return found
+        return replace(found, origin={"name": spec})
     parts = parts_of(found, f"data {spec}")
     notes = list[str]()
     if set(parts) == {"train"}:
@@ -49,7 +49,8 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
     number = named_classes(classes)
     data = Data.of_dataset(**parts, preprocess=preprocess, classes=number, name=name)
     mark = hashlib.sha256(f"{source} {data.fingerprint}".encode()).hexdigest()[:16]
-    return replace(data, name=spec, fingerprint=mark, notes=[*notes, *data.notes])
+    origin = {"name": spec, "preprocess": preprocess, "classes": classes}
+    return replace(data, name=spec, fingerprint=mark, notes=[*notes, *data.notes], origin=origin)
 
 
 def parts_of(found: Any, where: str) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Task:
     tables and choices use.
     `source` names, with the fingerprint of the data, what networks of this task are stored under:
     change it when `build` changes.
+    `origin` is what another process makes the same task from (`Task.from_origin`), as JSON; it is
+    empty where Python code made the task.
     """
 
     build: Callable[[], nn.Module]
@@ -62,6 +64,7 @@ class Task:
     kind: Kind | None = None
     kind_text: str = ""  # that names the kind, by default the kind as text
     labels_itself: bool = False  # whether the given network's own answers are the targets
+    origin: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind is None:
@@ -162,8 +165,33 @@ class Task:
             or bool(arguments.get("pretrained")),
             kind=own_kind,
             kind_text=kind or "",
+            origin={
+                "model": model,
+                "weights": weights,
+                "arguments": arguments,
+                "kind": kind,
+                "data": data.origin,
+            }
+            if data.origin
+            else {},
         )
         return labelled_by_itself(task) if data.unlabelled else task
+
+    @classmethod
+    def from_origin(cls, origin: Mapping[str, Any]) -> Task:
+        """Make the task again that has this `origin`, which may have been JSON in between.
+
+        Raises LissomError for what is not here, such as a data set on another machine.
+        """
+        if "task" in origin:
+            return own_task(origin["task"])
+        return cls.of(
+            origin["model"],
+            data_from(origin["data"]),
+            weights=origin["weights"],
+            arguments={name: with_tuples(value) for name, value in origin["arguments"].items()},
+            kind=origin["kind"],
+        )
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
         """Return what of a student's outputs and a teacher's is compared in distillation, as logits:
@@ -224,6 +252,25 @@ class Task:
                 f"model {self.name}: building it returned {type_of(model)}, not a torch.nn.Module"
             )
         return model.eval()
+
+
+def data_from(origin: Mapping[str, Any]) -> Data:
+    """Load the data that have this `origin`."""
+    from ..data.data import Data
+    from ..data.source import is_own_data
+
+    more = {name: with_tuples(value) for name, value in origin.items() if name != "name"}
+    if is_own_data(origin["name"]):
+        from .datasets import own_data
+
+        return own_data(origin["name"], **more)
+    root = more.pop("root")
+    return Data.of(origin["name"], root=None if root is None else Path(root), **more)
+
+
+def with_tuples(value: Any) -> Any:
+    """Return a value as it was before it was JSON, which knows no tuple."""
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def labelled_by_itself(task: Task) -> Task:
@@ -466,4 +513,6 @@ def own_task(spec: str) -> Task:
         found = called(found, f"task: {spec}")
     if not isinstance(found, Task):
         raise LissomError(f"task: expected a lissom.Task in {spec}, got {type_of(found)}")
-    return replace(found, source=f"{source} {found.source}", spec={"task": spec})
+    return replace(
+        found, source=f"{source} {found.source}", spec={"task": spec}, origin={"task": spec}
+    )

@@ -11,6 +11,8 @@ from ...bench.latency import latencies
 from ...language.recipe import Recipe
 from ...language.target import Target
 from ..execute import Run
+from ..launch.crew import made
+from ..launch.workers import Here
 from ..measure import exported, inputs_in
 from ..plan import Node, ends
 from .outcome import Outcome, Point
@@ -62,10 +64,11 @@ class Evaluation:
 
     def _outcome(self, point: Point, end: Node, recipe: Recipe, *, probe: bool) -> Outcome:
         begin = self.clock()
-        self.run.reach(end)
-        if end.step is None and end.key not in self.run.store:
-            self.run.reach(end)
-        record = self.run.store.record(end.key)
+        run = self.run
+        for _, error in made([end], Here(run.make), run, run.store, run.say):
+            if error is not None:
+                raise error
+        record = run.store.record(end.key)
         values: dict[str, float] = {
             name: value for name, value in record["scores"]["valid"].items() if value is not None
         }

@@ -16,12 +16,12 @@ from ...language.target import Target
 from ...language.training import Progress
 from ...language.want import Want
 from ...learning.checkpoint import EVERY_MIN, every_s
-from ...learning.examine import examine
 from ...store.store import Store
 from ...tasks.task import Task
-from ..execute import Run, device_of
+from ..checks import check_run
+from ..device import device_of
+from ..execute import Run
 from ..execute import run as run_recipes
-from ..expected import check_metric_names
 from ..measure import silent
 from ..plan import targets_of
 from .evaluate import Evaluation
@@ -88,10 +88,8 @@ def search(
     """
     end_s = time.monotonic() + budget_s
     store = store if isinstance(store, Store) else Store(store)
-    store.check()
-    store.sweep()
-    examine(task)
-    check_metric_names(task.metric_names)
+    searched = space_for(space, task)
+    check_run(task, store, [searched.example], bake=False, say=say)
     wanted = targets_of(targets)
     searching: Search | None = None
 
@@ -111,7 +109,7 @@ def search(
         checkpoint_s=every_s(checkpoint),
     )
     searching = Search(
-        space_for(space, task),
+        searched,
         want if isinstance(want, Want) else Want.of(want),
         Evaluation(runner, wanted, seed, threads),
         Budget(SHARE * budget_s, trials),

@@ -52,9 +52,7 @@ class Search:
         targets = [str(target) for target in self.evaluation.targets]
         seed = self.evaluation.seed
         self.begun = self.clock()
-        proposer_space = Proposer(self.space, Goal((), ()), {}, seed)
-        self.first = self.recipe(proposer_space.random_point())
-        self.reference = self.evaluation.reference(self.first)
+        self.reference = self.evaluation.reference(self.space.example)
         self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
         name = study_name(
             str(self.space),
@@ -153,7 +151,7 @@ class Search:
 
         Raises LissomError where no recipe keeps a bound on a cost, saying what can be reached.
         """
-        if self.evaluation.probed(self.first) is None:
+        if self.evaluation.probed(self.space.example) is None:
             return
         costs = [bound for bound in self.goal.bounds if not bound.least]
         tried = set[str]()

@@ -1,0 +1,106 @@
+"""Seconds of a grid of 12 recipes with one worker and with several, in turns; each computes with one
+thread.
+
+    python benchmarks/workers.py [--workers 2] [--rounds 2] [--epochs 30]
+
+The clock says little on a busy machine: it gives two processes more of itself than one, or nothing
+to either. So the time that the processors spent is printed, too: of the run itself and of its
+busiest worker, which is what idle processors would take if they did not slow each other down, and
+how many processors others used meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lissom.system.processes import surroundings
+
+LOOK_S = 0.2
+
+
+def space(epochs: int) -> str:
+    """Return 12 recipes that begin with the same training."""
+    return (
+        f"train({epochs // 2}, batch=64) | prune({{0.2, 0.3, 0.4, 0.5, 0.6, 0.7}}, multiple=4) | "
+        f"train({{{epochs}, {epochs + 1}}}, batch=64, lr=0.05)"
+    )
+
+
+def measured(workers: int, epochs: int) -> dict[str, float]:
+    """Return the seconds of a run: of the clock, of its own processor time, of its workers'."""
+    with tempfile.TemporaryDirectory() as name:
+        words = ["run", space(epochs), "--model", "resnet8", "--size", "8", "--json"]
+        words += ["--store", str(Path(name) / "store")]
+        words += ["--workers", str(workers), "--worker-threads", "1"]
+        before = psutil.cpu_times()
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lissom.cli", *words],
+            env=surroundings(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        run = psutil.Process(process.pid)
+        used: dict[int, float] = {}
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                for each in (run, *run.children(recursive=True)):
+                    times = each.cpu_times()
+                    used[each.pid] = times.user + times.system
+            time.sleep(LOOK_S)
+        clock = time.perf_counter() - start
+        if process.returncode:
+            raise SystemExit("the run failed")
+        busy = working(psutil.cpu_times()) - working(before)
+    own = used.pop(process.pid)
+    return {
+        "clock": clock,
+        "run": own,
+        "workers": sum(used.values()),
+        "busiest": max(used.values()),
+        "others": max(0.0, busy - own - sum(used.values())) / clock,
+    }
+
+
+def working(times: Any) -> float:
+    """Return the seconds that all processors have worked; guests are in the other numbers."""
+    return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+
+
+def main() -> None:
+    """Print a row for each run and the ratios of the least times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=30)
+    words = parser.parse_args()
+    found: dict[int, list[dict[str, float]]] = {1: [], words.workers: []}
+    print("workers  clock s  processor s: run, workers, busiest worker  processors of others")
+    for turn in range(words.rounds):
+        for workers in (1, words.workers) if turn % 2 == 0 else (words.workers, 1):
+            one = measured(workers, words.epochs)
+            found[workers].append(one)
+            print(
+                f"{workers:7}  {one['clock']:7.1f}  {one['run']:16.1f}  {one['workers']:7.1f}  "
+                f"{one['busiest']:14.1f}  {one['others']:20.2f}",
+                flush=True,
+            )
+    clock = [min(one["clock"] for one in runs) for runs in found.values()]
+    idle = [min(one["run"] + one["busiest"] for one in runs) for runs in found.values()]
+    print(
+        f"{clock[0] / clock[1]:.2f}x by the clock, {idle[0] / idle[1]:.2f}x by processor time, least "
+        f"of each; {psutil.cpu_count()} processors"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What is looked at before anything runs: store, task, options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from ..errors import LissomError
+from ..language.recipe import Recipe
+from ..learning.brought import check_brought
+from ..learning.examine import examine
+from ..store.store import Store
+from ..tasks.task import Task
+from .expected import check_metric_names
+from .plan import Node
+
+
+def check_run(
+    task: Task,
+    store: Store,
+    recipes: Sequence[Recipe],
+    *,
+    bake: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Raise where a store cannot be used or a task does not do for these recipes; say what the user
+    should know.
+    """
+    store.check()
+    store.sweep()
+    examine(task)
+    check_metric_names(task.metric_names)
+    if bake and task.data.as_given:
+        raise LissomError(
+            "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
+            "file, leave it out"
+        )
+    for note in [*check_brought(task, recipes), *task.notes()]:
+        say(f"note: {note}")
+
+
+def tell_untrained(task: Task, ends: Iterable[Node], say: Callable[[str], None]) -> None:
+    """Say where what others are compared with is a network that nothing has trained."""
+    if not task.trained and any(end.reference == end.path[0].key for end in ends):
+        say(
+            "note: nothing has trained this network: the recipe does not begin with train, and "
+            "there are no --weights"
+        )

@@ -1,0 +1,140 @@
+"""Workers that are processes on this machine. They open the same store, and die with this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from ...bench.cores import allowed_cpus
+from ...system.processes import command, ended, surroundings
+from ..plan import Node
+from .workers import Ended, Workers
+
+PATIENCE_S = 5.0  # until a process that was told to end is killed
+
+
+def default_threads(workers: int) -> int:
+    """Return how many threads each of so many workers computes with: its share of the cores."""
+    return max(1, (len(allowed_cpus() or ()) or os.cpu_count() or 1) // workers)
+
+
+def order_of(node: Node) -> dict[str, Any]:
+    """Return what a worker is told of a node, as JSON: it makes the same one of it."""
+    return {
+        "key": node.key,
+        "recipe": str(node.recipe) if node.step else "",
+        "seed": node.seed,
+    }
+
+
+class Child:
+    """A process that makes networks; what it answers goes to `hear`, and None when it has ended."""
+
+    def __init__(
+        self,
+        setup: dict[str, Any],
+        threads: int,
+        hear: Callable[[tuple[Child, dict[str, Any] | None]], None],
+    ) -> None:
+        count = str(threads)
+        self.order: dict[str, Any] | None = None
+        self.hear = hear
+        # in a group of its own: Ctrl-C is for the parent, which then ends its children
+        self.process = subprocess.Popen(
+            command("lissom.running.launch.child"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=surroundings(OMP_NUM_THREADS=count, MKL_NUM_THREADS=count),
+            process_group=0 if os.name == "posix" else None,
+        )
+        self.listener = Thread(target=self._listen, daemon=True)
+        self.listener.start()
+        self.send({**setup, "threads": threads})
+
+    def send(self, value: dict[str, Any]) -> None:
+        """Send a line; to a process that has died it goes nowhere, and `hear` is told of that."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(value) + "\n")
+            self.process.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.hear((self, json.loads(line)))
+        self.hear((self, None))
+
+    def end(self) -> str:
+        """Have the process end, now; return how it ended."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()  # which it takes for the end, whatever it does
+        try:
+            code = self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.listener.join(PATIENCE_S)
+        self.process.stdout.close()
+        return ended(code)
+
+
+class LocalWorkers(Workers):
+    """At most `count` processes of so many `threads`; each is started when it is first needed.
+
+    `setup` is what all nodes have in common, as JSON: see child.py.
+    """
+
+    def __init__(
+        self, setup: dict[str, Any], count: int, threads: int, say: Callable[[str], None]
+    ) -> None:
+        self.setup = setup
+        self.count = count
+        self.threads = threads
+        self.say = say
+        self.children: list[Child] = []
+        self.answers = SimpleQueue[tuple[Child, dict[str, Any] | None]]()
+
+    def free(self) -> int:
+        return self.count - sum(child.order is not None for child in self.children)
+
+    def submit(self, node: Node) -> None:
+        self.give(order_of(node))
+
+    def give(self, order: dict[str, Any]) -> None:
+        """Give an order to a process that has none."""
+        child = next((child for child in self.children if child.order is None), None)
+        if child is None:
+            child = Child(self.setup, self.threads, self.answers.put)
+            self.children.append(child)
+        child.order = order
+        child.send(order)
+
+    def wait(self) -> list[Ended]:
+        while True:
+            child, answer = self.answers.get()
+            order = child.order
+            if answer is not None and "said" in answer:
+                self.say(answer["said"])
+            elif answer is not None and order is not None:
+                child.order = None
+                return [Ended(order["key"], answer["error"])]
+            elif child in self.children:  # it is no more
+                self.children.remove(child)
+                how = child.end()
+                if order is not None:
+                    return [Ended(order["key"], lost=how)]
+
+    def close(self) -> None:
+        for child in self.children:
+            child.end()
+        self.children.clear()

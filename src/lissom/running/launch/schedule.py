@@ -1,0 +1,133 @@
+"""Which node is made when: as soon as the node that it begins with is there and a worker is free."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from typing import Protocol
+
+from ...errors import LissomError
+from ..plan import Node, steps_to
+from .workers import Ended, Workers
+
+MOST_LOST = 3  # workers that one node may lose
+
+
+class Maker(Protocol):
+    """What the schedule is told of networks by, and what it tells."""
+
+    def is_there(self, node: Node) -> bool:
+        """Return whether a network need not be made."""
+        ...
+
+    def begin(self, node: Node) -> None:
+        """Be told that a network is made from now on."""
+        ...
+
+    def make(self, node: Node) -> None:
+        """Make a network in this process."""
+        ...
+
+    def finish(self, node: Node) -> None:
+        """Be told that a network is there; raise LissomError if nothing may be made of it."""
+        ...
+
+
+class Schedule:
+    """Nodes that are ready, that run and that have ended. More may be added at any time.
+
+    Iterating makes them and gives each node once, when it is there or will not be: then with the
+    error that it failed with, or that a node before it failed with. What nodes were added first is
+    begun first. A node that times latency is made in this process while nothing else runs.
+    """
+
+    def __init__(self, workers: Workers, maker: Maker, say: Callable[[str], None]) -> None:
+        self.workers = workers
+        self.maker = maker
+        self.say = say
+        self.places: dict[str, int] = {}  # of all nodes, in the order in which they were added
+        self.before: dict[str, str] = {}  # the node that another one begins with
+        self.waiting: dict[str, list[Node]] = {}  # nodes by the one that they begin with
+        self.entering = deque[Node]()  # whose node before has ended
+        self.ready: list[tuple[int, Node]] = []
+        self.timing: list[tuple[int, Node]] = []  # ready, too, but for no other to run beside
+        self.running: dict[str, Node] = {}
+        self.ended: dict[str, LissomError | None] = {}
+        self.losses = Counter[str]()
+
+    def add(self, end: Node) -> None:
+        """Add a node and all that it is made from."""
+        earlier = ""
+        for node in steps_to(end):
+            if node.key not in self.places:
+                self.places[node.key] = len(self.places)
+                self.before[node.key] = earlier
+                if not earlier or earlier in self.ended:
+                    self.entering.append(node)
+                else:
+                    self.waiting.setdefault(earlier, []).append(node)
+            earlier = node.key
+
+    def __iter__(self) -> Iterator[tuple[Node, LissomError | None]]:
+        while self.entering or self.ready or self.timing or self.running:
+            while self.entering:
+                yield from self._enter(self.entering.popleft())
+            while self.ready and self.workers.free():
+                _, node = heappop(self.ready)
+                self.maker.begin(node)
+                self.running[node.key] = node
+                self.workers.submit(node)
+            if self.ready or self.running:
+                for ended in self.workers.wait():
+                    yield from self._end(ended)
+            elif self.timing:
+                yield from self._time(heappop(self.timing)[1])
+
+    def _enter(self, node: Node) -> Iterator[tuple[Node, LissomError | None]]:
+        if error := self.ended.get(self.before[node.key]):
+            yield from self._close(node, error)
+        elif self.maker.is_there(node):
+            yield from self._close(node)
+        else:
+            timed = node.step is not None and node.step.times_latency
+            heappush(self.timing if timed else self.ready, (self.places[node.key], node))
+
+    def _time(self, node: Node) -> Iterator[tuple[Node, LissomError | None]]:
+        self.maker.begin(node)
+        try:
+            self.maker.make(node)
+        except LissomError as error:
+            yield from self._close(node, error)
+        else:
+            yield from self._close(node)
+
+    def _end(self, ended: Ended) -> Iterator[tuple[Node, LissomError | None]]:
+        node = self.running.pop(ended.key)
+        if not ended.lost:
+            yield from self._close(node, LissomError(ended.error) if ended.error else None)
+            return
+        self.losses[node.key] += 1
+        if self.losses[node.key] < MOST_LOST:
+            self.say(f"{node.key}  its worker {ended.lost}; it is made again")
+            heappush(self.ready, (self.places[node.key], node))
+            return
+        yield from self._close(
+            node,
+            LissomError(
+                f"{node.key}  {node.step or 'the network as given'}: {MOST_LOST} workers were lost "
+                f"over it; the last one {ended.lost}. Is there memory for so many workers?"
+            ),
+        )
+
+    def _close(
+        self, node: Node, error: LissomError | None = None
+    ) -> Iterator[tuple[Node, LissomError | None]]:
+        if error is None:
+            try:
+                self.maker.finish(node)
+            except LissomError as refused:
+                error = refused
+        self.ended[node.key] = error
+        self.entering += self.waiting.pop(node.key, ())
+        yield node, error

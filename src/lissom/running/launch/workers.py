@@ -1,0 +1,71 @@
+"""What the schedule asks of those who make networks, here, in other processes or on other machines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...errors import LissomError
+from ..plan import Node
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How making a node ended: well, with an `error`, or because its worker was `lost`."""
+
+    key: str
+    error: str = ""  # what the user is told
+    lost: str = ""  # how the worker ended, as in "was killed by SIGKILL"
+
+
+class Workers(ABC):
+    """Make networks; each node that is submitted comes back once from `wait`."""
+
+    beside: ClassVar[bool] = True  # whether they work while this process does something else
+
+    @abstractmethod
+    def free(self) -> int:
+        """Return how many nodes can be submitted now."""
+
+    @abstractmethod
+    def submit(self, node: Node) -> None:
+        """Begin to make a network whose node before is in the store."""
+
+    @abstractmethod
+    def wait(self) -> list[Ended]:
+        """Wait until a node has ended or a worker gets free; return what has ended, if anything."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers and what they are doing."""
+
+
+class Here(Workers):
+    """Make networks in this process, one after another, while somebody waits for them."""
+
+    beside: ClassVar[bool] = False
+
+    def __init__(self, make: Callable[[Node], None]) -> None:
+        self.make = make
+        self.node: Node | None = None
+
+    def free(self) -> int:
+        return 0 if self.node else 1
+
+    def submit(self, node: Node) -> None:
+        self.node = node
+
+    def wait(self) -> list[Ended]:
+        assert self.node is not None
+        node = self.node
+        self.node = None
+        try:
+            self.make(node)
+        except LissomError as error:
+            return [Ended(node.key, str(error))]
+        return [Ended(node.key)]
+
+    def close(self) -> None:
+        self.node = None

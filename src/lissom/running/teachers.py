@@ -1,0 +1,47 @@
+"""The teachers of a run: given to the steps that name none, and kept while the run lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..errors import LissomError
+from ..language.recipe import Recipe, Space
+from ..steps.distill import Distill
+from ..store.store import Store
+from ..tasks.task import teachers_in
+
+
+def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
+    """Return the keys of the teachers that recipes name."""
+    texts = [
+        text
+        for recipe in recipes
+        for step in recipe.steps
+        if isinstance(step, Distill) and step.teacher
+        for text in teachers_in(step.teacher)
+    ]
+    return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
+
+
+def taught(space: str | Space | Recipe, teacher: str | None) -> list[Recipe]:
+    """Return the recipes of a space with `teacher` written into every distill step that names none.
+
+    As a setting of the step it is in the key of the distilled network, which depends on the
+    teacher, and not in the keys of the steps before, which do not.
+    """
+    space = Space(space) if isinstance(space, str) else space
+    recipes = [space] if isinstance(space, Recipe) else space
+    return [recipe if teacher is None else with_teacher(recipe, teacher) for recipe in recipes]
+
+
+def with_teacher(recipe: Recipe, teacher: str) -> Recipe:
+    """Return a recipe whose distill steps all name a teacher; raise if it has none."""
+    if not any(step.has_teacher for step in recipe.steps):
+        raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
+    return Recipe(
+        tuple(
+            replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
+            for step in recipe.steps
+        )
+    )
