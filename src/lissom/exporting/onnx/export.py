@@ -134,6 +134,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     from ..lowered import by_operator
     from .attention import FourAxes
     from .layers import OPSET
+    from .pooling import PlainMeans
 
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
@@ -141,7 +142,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
             warnings.simplefilter("ignore")
 
             def export() -> Any:
-                with FourAxes():
+                with FourAxes(), PlainMeans():
                     return torch.onnx.export(
                         model,
                         shown.given,

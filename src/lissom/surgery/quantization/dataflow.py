@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...trees import Tree, copied, handed, tensors_in
@@ -61,6 +62,8 @@ class DataFlow:
     joined: dict[str, set[str]] = field(default_factory=dict)
     # sites that stay float, since calls in float read them too; layers round them for themselves
     apart: set[str] = field(default_factory=set)
+    # layers of a prepared network that run without their own forward, so that hooks see nothing
+    bypassed: set[str] = field(default_factory=set)
     of_tokens: bool = False  # whether features of tokens are normalized, as in a transformer
 
     def without(self, floats: Container[str]) -> DataFlow:
@@ -137,6 +140,9 @@ class _Watch:
     ) -> None:
         self.func: Callable[[], Any] = lambda: None  # what is being called
         self.weights = weights_of(network)
+        self.network = network
+        # layers of a prepared network whose weights code hands to F.linear, past their own forward
+        self.bypassed: set[str] = set()
         self.tables = {
             name for name, layer in network.named_modules() if torch_class(layer) is nn.Embedding
         }
@@ -179,6 +185,13 @@ class _Watch:
     def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
         layer = self.weights.get(weight)
+        if layer is not None and self.func() is F.linear:
+            own = self.network.get_submodule(layer).bias
+            bias = args[2] if len(args) > 2 else None
+            if own is not None and bias is not own:
+                layer = None  # it computes something else than that layer
+            else:
+                self.bypassed.add(layer)
         if layer is not None:
             self.layer_of[name] = layer
             self.layers.setdefault(layer, []).append(self.source.get(args[0]))
@@ -333,6 +346,7 @@ def trace_dataflow(
         watch.layer_of,
         joined,
         apart,
+        watch.bypassed,
         bool(watch.norms),
     )
 

@@ -228,6 +228,9 @@ class QuantizedNetwork(nn.Module):
             skipped=self.skipped,
             clipped=self.clipped if self.training else (),
             paths=None if self.calls else paths_of(self.network),
+            layers=ByTensor(
+                (layer.weight, layer) for layer in self.layers() if isinstance(layer, nn.Linear)
+            ),
         ) as made:
             made.counts.update(before)
             self.__dict__["counts"] = made.counts  # for those that ask while it runs

@@ -46,7 +46,7 @@ def recover(
 
     `before` is the float network. Raises LissomError where no rounding can be learned.
     """
-    names = list(wires.inputs)
+    names = [name for name in wires.inputs if name not in wires.bypassed]
     nearest = settings.rounding == "nearest"
     if not nearest:
         by_block = settings.rounding == "blocks"

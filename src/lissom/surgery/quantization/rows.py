@@ -39,8 +39,10 @@ class Rows(TorchFunctionMode):
         self.draw = torch.Generator().manual_seed(0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (F.linear, projected) and len(args) > 1 and args[1] in self.names:
-            self.note(self.names[args[1]], args[0].detach())
+        if func in (F.linear, projected):
+            read = [*args, *(kwargs or {}).values()]
+            if read[1] in self.names:
+                self.note(self.names[read[1]], read[0].detach())
         return func(*args, **(kwargs or {}))
 
     def note(self, name: str, x: Tensor) -> None:

@@ -28,11 +28,11 @@ def convolved(x: Tensor, weight: Tensor, layer: Any, *more: Any, **named: Any) -
     return found
 
 
-@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
-def projected(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
-    """Run a linear layer with all that is its own as one call."""
+@wrap_torch_function(lambda x, weight, *_: (x, weight))
+def projected(x: Tensor, weight: Tensor, layer: Any, bias: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """Run a linear layer with all that is its own, and a bias that is not, as one call."""
     found: Tensor = layer.whole(x)
-    return found
+    return found if bias is None else found + bias
 
 
 @wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
@@ -181,7 +181,8 @@ class Sites(TorchFunctionMode):
     sites as if a call had made them: query1, key1. `passed` is
     called with the tensors of calls that only hand values on; those of `skipped` are not made:
     their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since
-    the network may go on with what they changed.
+    the network may go on with what they changed. `layers` are those whose weights code may hand to
+    F.linear past their own forward: they run all the same.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class Sites(TorchFunctionMode):
         clipped: Container[str] = (),
         paths: Mapping[nn.Module, str] | None = None,
         left: Callable[[str, Counter[str]], None] | None = None,
+        layers: Mapping[Any, Any] | None = None,
     ) -> None:
         super().__init__()
         self.visit = visit
@@ -201,6 +203,7 @@ class Sites(TorchFunctionMode):
         self.clipped = clipped
         self.paths = paths
         self.left = left
+        self.layers = layers or {}
         self.func: Any = None
         self.hooks = ExitStack()
         # the modules that run, outermost first, with the calls each has made
@@ -257,7 +260,19 @@ class Sites(TorchFunctionMode):
             self.passed(F.scaled_dot_product_attention, (*args, *named.values()), out)
         return out
 
+    def through_layer(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """Return a call of F.linear, or the call of the layer whose weight it was given."""
+        named = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        layer = self.layers.get(named["weight"])
+        if layer is None:
+            return F.linear, args, kwargs
+        bias = named.get("bias")
+        other = None if bias is layer.bias else bias
+        return projected, (named["input"], named["weight"], layer, other), {}
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and self.layers:
+            func, args, kwargs = self.through_layer(args, kwargs or {})
         self.func = func
         if func is F.scaled_dot_product_attention:
             return self.attended(*args, **(kwargs or {}))
