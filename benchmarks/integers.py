@@ -40,6 +40,7 @@ import lissom
 from lissom.bench.machine import machine
 from lissom.detection.torchvision import ONE_STAGE, places_of
 from lissom.exporting.onnx.names import WEIGHTED
+from lissom.exporting.reasons import INTEGERS, MOVES
 from lissom.language.recipe import Recipe
 from lissom.running.measure import share_in_integers
 from lissom.running.plan import one_target
@@ -53,6 +54,12 @@ WRONG = 0.1  # of the outputs, by which a file may differ from its simulation: l
 MOVED = 0.5  # of the outputs, beyond which rounding has to be spoken of
 # what OpenVINO adds to the names of operations that it takes apart
 ADDED = r"(/WithoutBiases|/Dequantization\w*)+$"
+# what hands on, in OpenVINO, what comes from integers
+CARRIES = MOVES | {"Broadcast", "Gather", "Multiply", "Slice", "Split", "StridedSlice", "Subtract"}
+CARRIES |= {"VariadicSplit"}
+# operations that multiply, and how many of their inputs are factors
+COUNTED = {"Conv": 2, "ConvTranspose": 2, "MatMul": 2, "Gemm": 2, "Einsum": 2}
+COUNTED |= {"LSTM": 3, "GRU": 3, "RNN": 3}
 SEVERAL = ("two inputs",)
 
 
@@ -92,19 +99,36 @@ def node_macs(proto: Any, shape_of: Callable[[str], tuple[int, ...]]) -> dict[st
 
 
 def macs_in(path: Path, example: Tree) -> dict[str, int]:
-    """Return the multiply-adds of each node of a file, by its name, on one sample."""
+    """Return the multiply-adds of each node of a file, by its name, on one sample.
+
+    Sizes are those of a run in ONNX Runtime, since a file may compute some from the batch.
+    """
+    import onnxruntime
+
     proto = onnx.load(str(path))
-    for value, tensor in zip(proto.graph.input, tensors_in(example), strict=True):
-        value.type.tensor_type.shape.ClearField("dim")
-        for size in tensor.shape:
-            value.type.tensor_type.shape.dim.add().dim_value = size
-    for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        sizes = value.type.tensor_type.shape.dim
-        shapes[value.name] = tuple(d.dim_value for d in sizes)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    shapes |= {
+        value.name: tuple(tensor.shape)
+        for value, tensor in zip(proto.graph.input, tensors_in(example), strict=True)
+    }
+    asked = list[str]()
+    for node in proto.graph.node:
+        if node.op_type in COUNTED:
+            asked += [*node.input[: COUNTED[node.op_type]], node.output[0]]
+    asked = [name for name in dict.fromkeys(asked) if name not in shapes]
+    del proto.graph.output[:]
+    kind = onnx.TensorProto.FLOAT
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, kind, None) for n in asked)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # no word on what nothing reads
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_inputs()]
+    given = dict(zip(names, [t.numpy() for t in tensors_in(example)], strict=True))
+    shapes |= zip(asked, [value.shape for value in session.run(asked, given)], strict=True)
     return node_macs(proto, shapes.__getitem__)
 
 
@@ -114,13 +138,30 @@ def in_openvino(path: Path) -> set[str]:
     from lissom.targets.openvino import Openvino
 
     done = set[str]()
-    compiled = Openvino().compiled(read(path), 1)
-    for op in compiled.get_runtime_model().get_ordered_ops():
+    model = read(path)
+    # what OpenVINO does in one operation, as attention, has the precision of one product in it
+    floats = {
+        op.get_friendly_name()
+        for op in model.get_ops()
+        if op.get_type_name() == "MatMul" and not all(map(widened, op.input_values()))
+    }
+    for op in Openvino().compiled(model, 1).get_runtime_model().get_ordered_ops():
         facts = op.get_rt_info()
         if str(facts["runtimePrecision"].astype(str)) in ("u8", "i8", "u1"):
             names = str(facts["originalLayersNames"].astype(str)).split(",")
             done |= {re.sub(ADDED, "", name) for name in names}
-    return done
+    return done - floats
+
+
+def widened(value: Any) -> bool:
+    """Return whether a factor of a product in an OpenVINO model comes from integers."""
+    node = value.get_node()
+    while node.get_type_name() in CARRIES:
+        node = node.input_value(0).get_node()
+    return (
+        node.get_type_name() == "Convert"
+        and node.input_value(0).get_element_type().get_type_name() in INTEGERS
+    )
 
 
 def in_onnxruntime(path: Path) -> set[str]:

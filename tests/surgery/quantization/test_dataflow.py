@@ -151,10 +151,13 @@ class SharedBias(nn.Module):
         return self.head(y.mean(1))
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("recipe", ["quantize(8)", "quantize(8, correct=True)"])
-def test_a_layer_that_code_calls_by_its_weight_is_rounded(recipe: str, tmp_path: Path) -> None:
+def test_a_layer_that_code_calls_by_its_weight_is_rounded(
+    recipe: str, own: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    net, seen = SharedBias(own=False).eval(), images()
+    net, seen = SharedBias(own).eval(), images()
     small, notes = apply(recipe, net, seen[:1], seen, notes=True)
     assert not notes
     with torch.no_grad():
@@ -162,13 +165,5 @@ def test_a_layer_that_code_calls_by_its_weight_is_rounded(recipe: str, tmp_path:
         assert (rounded - plain).norm() < 0.03 * plain.norm()
     export(small, "openvino", tmp_path / "model.onnx", (3, 16, 16), seen)
     fused = method_of("targets", "openvino").fused(tmp_path / "model.onnx")
-    assert (fused.done, fused.total) == (3, 3)
-
-
-def test_a_layer_that_code_calls_with_another_bias_than_its_own_stays_float() -> None:
-    torch.manual_seed(0)
-    net, seen = SharedBias(own=True).eval(), images()
-    small, notes = apply("quantize(8)", net, seen[:1], seen, notes=True)
-    assert any("not called through its own weight (qkv)" in note for note in notes)
-    with torch.no_grad():
-        assert (small(seen) - net(seen)).norm() < 0.03 * net(seen).norm()
+    assert fused.done == 3
+    assert not any("qkv" in name and "MatMul" in name for name in fused.rest)

@@ -62,5 +62,5 @@ def recover(
     if settings.correct:
         ctx.facts["corrected"] = correct_biases(whole, before, names, batches)
     elif settings.correct is None and nearest and wires.of_tokens and batches[0] is not ctx.example:
-        read = linear_inputs(before, batches)
+        read = linear_inputs(before, batches, wires.bypassed)
         ctx.facts["corrected"] = correct_means(whole, before, read, batches)

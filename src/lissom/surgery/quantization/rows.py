@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -105,10 +105,10 @@ def rounding_error(
         return float(gap.square().mean() / whole.square().mean().clamp_min(1e-30))
 
 
-def linear_inputs(model: nn.Module, batches: Sequence[Tree]) -> Rows:
-    """Return what the linear layers of a prepared network read on calibration batches."""
+def linear_inputs(model: nn.Module, batches: Sequence[Tree], but: Container[str] = ()) -> Rows:
+    """Return what the linear layers of a prepared network, `but` some, read on calibration batches."""
     layers = [name for name, m in model.named_modules() if isinstance(m, QuantizedLinear)]
-    return rows_read(model, layers, batches)
+    return rows_read(model, [name for name in layers if name not in but], batches)
 
 
 def correct_means(
