@@ -41,7 +41,8 @@ def sign_operands(proto: Any) -> None:
         if rounds is None or rounds.op_type != "QuantizeLinear":
             continue
         point = numpy_helper.to_array(constants[back.input[2]])
-        symmetric = point.dtype == np.uint8 and point.size == 1 and int(point) == MIDDLE
+        alone = len(users[rounds.output[0]]) == 1
+        symmetric = alone and point.dtype == np.uint8 and point.size == 1 and int(point) == MIDDLE
         if symmetric and set(products_of(back.output[0], makers, users)) == {True}:
             rounds.input[2] = back.input[2] = zero.name
             changed = True
