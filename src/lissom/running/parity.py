@@ -92,11 +92,27 @@ def prove(
             f"export: {target}: the file gives outputs of shape {shapes(outputs)} for "
             f"{len(arrays[0])} inputs, the network {shapes(wanted)}; nothing was written"
         )
+    where = f"{len(arrays[0])} inputs{'' if seen else ' of noise'}"
+    check = partial(check_answers, target, model, inputs, wanted, NOISE if seen else UNSEEN)
+    check(outputs, f"{where}; nothing was written")
+    if shapes(alone) == shapes(wanted):  # runtimes choose other kernels for a single sample
+        check(alone, f"{where} one by one; nothing was written")
+
+
+def check_answers(
+    target: Target,
+    model: nn.Module,
+    inputs: Tree,
+    wanted: Tree,
+    noise_allowed: float,
+    answers: list[Tensor],
+    on: str,
+) -> None:
+    """Raise ParityError where a file's answers to inputs are too far from those `wanted`, the network's."""
     inner = next((part for part in model.modules() if isinstance(part, QuantizedNetwork)), None)
     quantized = inner is not None or target.rounds()
-    noise_allowed = NOISE if seen else UNSEEN
 
-    def from_float(answers: Tree) -> tuple[Gap, Gap]:
+    def from_float() -> tuple[Gap, Gap]:
         assert inner is not None
         whole = copy.deepcopy(model).cpu().float().eval()
         part = next(part for part in whole.modules() if isinstance(part, QuantizedNetwork))
@@ -104,20 +120,16 @@ def prove(
             floats = called(whole, inputs)
         return gaps_from(floats, answers, wanted)
 
-    # runtimes choose other kernels for a single sample
-    for answers, how in ((outputs, ""), (alone, " one by one")):
-        if shapes(answers) != shapes(wanted):
-            continue
-        gap = Gap(noise_allowed if quantized else OTHERS)
-        gap.add(answers, wanted)
-        gap.check(
-            target,
-            quantized=quantized,
-            eight=inner is not None and in_eight_bits(inner),
-            noise=noise_allowed,
-            on=f"{len(arrays[0])} inputs{'' if seen else ' of noise'}{how}; nothing was written",
-            from_float=partial(from_float, answers) if inner is not None else None,
-        )
+    gap = Gap(noise_allowed if quantized else OTHERS)
+    gap.add(answers, wanted)
+    gap.check(
+        target,
+        quantized=quantized,
+        eight=inner is not None and in_eight_bits(inner),
+        noise=noise_allowed,
+        on=on,
+        from_float=from_float if inner is not None else None,
+    )
 
 
 def one_by_one(
@@ -129,7 +141,7 @@ def one_by_one(
     if any(array.ndim == 0 or len(array) != FEW for array in arrays):
         return []
     parts = [run([array[k : k + 1] for array in arrays]) for k in range(FEW)]
-    if not all(array.ndim for part in parts for array in part):
+    if not all(array.ndim for array in parts[0]):
         return []
     return [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
