@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from by_family import tables
 from coverage import agreement, converted_once, inputs, lively, noise, one, reasoned, singles
 from known_networks import Known, networks
 from torch import Tensor, nn
@@ -399,17 +400,11 @@ def page(rows: list[dict[str, Any]], left: int) -> str:
         "networks, and the two largest outputs may lie closer together than one rounding step.",
         "",
     ]
-    for family in dict.fromkeys(row["family"] for row in rows):
-        mine = [row for row in rows if row["family"] == family]
-        out += [
-            f"## {family}: {len(mine)}",
-            "",
-            "| network | input | rounding | OpenVINO | layers | agreement | ONNX Runtime | layers "
-            "| agreement | not in integers, or the reason |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-            *map(line, mine),
-            "",
-        ]
+    columns = (
+        "network | input | rounding | OpenVINO | layers | agreement | ONNX Runtime | layers | agreement "
+        "| not in integers, or the reason"
+    )
+    out += tables(rows, columns, line)
     return "\n".join(out)
 
 
