@@ -112,6 +112,7 @@ def rewritten(proto: Any) -> None:
     in place.
     """
     from .clipped import integers_clipped
+    from .constants import compute_constants
     from .padded import round_padded_averages
     from .parts import parts_rounded
     from .reduced import reduce_sequences_as_pictures
@@ -119,6 +120,7 @@ def rewritten(proto: Any) -> None:
     from .wrapped import unwrapped
 
     plain_zeros(proto)
+    compute_constants(proto)
     unwrapped(proto)
     parts_rounded(proto)
     round_padded_averages(proto)
