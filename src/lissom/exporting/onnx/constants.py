@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activations import wires
+from .activations import inputs_of, wires
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -30,9 +30,9 @@ def compute_constants(proto: Any) -> None:
                 made.update(node.output)
     if not made:
         return
-    rest = {name for node in graph.node if node not in behind for name in node.input}
+    rest = inputs_of(node for node in graph.node if node not in behind)
     names = sorted(made & (rest | {value.name for value in graph.output}))
-    read = {name for node in behind for name in node.input}
+    read = inputs_of(behind)
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
     part = helper.make_graph(
         behind, "constants", [], ends, [tensor for name, tensor in held.items() if name in read]
