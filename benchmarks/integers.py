@@ -397,7 +397,9 @@ def page(rows: list[dict[str, Any]], left: int) -> str:
         "share of the samples its answers agree with the simulation in PyTorch, and how far they "
         "are apart. Distances are root mean squares over that of the outputs, the worst of all "
         "outputs. Weights are random and samples noise, so rounding says little about trained "
-        "networks, and the two largest outputs may lie closer together than one rounding step.",
+        "networks, and the two largest outputs may lie closer together than one rounding step. Attention "
+        "of trained networks may be more peaked than this; its probabilities then stay float, and a "
+        "note says so.",
         "",
     ]
     columns = (
