@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from by_family import tables
 from known_networks import Known, networks
 from torch import Tensor, nn
 
@@ -447,17 +448,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         "weights random, so that the two largest outputs may lie closer together than one rounding step.",
         "",
     ]
-    for family in dict.fromkeys(row["family"] for row in rows):
-        mine = [row for row in rows if row["family"] == family]
-        out += [
-            f"## {family}: {len(mine)}",
-            "",
-            "| network | input | can be cut | dead | left | quantize(8) in integers | "
-            "prune(0.5), quantize(8) in integers | agreement | reasons |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *map(line, mine),
-            "",
-        ]
+    columns = (
+        "network | input | can be cut | dead | left | quantize(8) in integers | "
+        "prune(0.5), quantize(8) in integers | agreement | reasons"
+    )
+    out += tables(rows, columns, line)
     return "\n".join(out)
 
 

@@ -4,6 +4,8 @@ processor that saturates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from lissom import LissomError
 from lissom.data.data import Data
 from lissom.language.target import Target
 from lissom.running.execute import load_key
-from lissom.running.parity import NOISE, OTHERS, Gap, ParityError, gaps_from
+from lissom.running.parity import NOISE, OTHERS, Gap, ParityError, gaps_from, prove
 from lissom.running.plan import one_target
 from lissom.store.store import Store
 from lissom.targets.onnxruntime import Onnxruntime
@@ -226,3 +228,26 @@ def test_probabilities_near_0_may_differ_by_what_sigmoids_of_runtimes_do() -> No
         ):
             with pytest.raises(ParityError):
                 checked(outputs, reference, target, quantized=quantized)
+
+
+def test_a_file_that_answers_wrongly_to_a_single_sample_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO 2026.4 answers so for EfficientViM: two samples rightly, and each of them wrongly."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
+    wrong = 0.0
+
+    class Answers:
+        def run(self, arrays: list[Any]) -> list[Any]:
+            outputs = net(torch.from_numpy(arrays[0])).detach().numpy()
+            return [outputs + (wrong if len(outputs) == 1 else 0.0)]
+
+    @contextmanager
+    def loaded(*_: Any, **__: Any) -> Iterator[Answers]:
+        yield Answers()
+
+    monkeypatch.setattr("lissom.running.parity.loaded", loaded)
+    prove(one_target("openvino"), tmp_path / "model.onnx", net, (3, 2, 2))
+    wrong = 1.0
+    with pytest.raises(LissomError, match="on 2 inputs of noise one by one; nothing was written"):
+        prove(one_target("openvino"), tmp_path / "model.onnx", net, (3, 2, 2))

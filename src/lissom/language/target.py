@@ -89,7 +89,7 @@ class Target(Method, ABC):
         """Return folder and name of the file among a network's artefacts; targets of one name share the file.
 
         `few`: it has weights of 4 bits or fewer; `acts`: it rounds the values of activations other
-        than ReLU, or of concatenations, which each runtime wants written in its own way.
+        than ReLU, of concatenations or of attention, which each runtime wants written in its own way.
         """
         return f"{self.ending}/model.{self.ending}"
 

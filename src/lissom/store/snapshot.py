@@ -160,10 +160,10 @@ def few_bits(folder: Path) -> bool:
 
 def rounded_activations(folder: Path) -> bool:
     """Return whether the network saved in a folder rounds what activations other than ReLU return,
-    or concatenations.
+    concatenations, or what attention multiplies.
     """
     return any(
-        kind_of(site) in ("act", "cat")
+        kind_of(site) in ("act", "cat", "query")
         for site in (read_structure(folder)["quantized"] or {}).get("sites", ())
     )
 

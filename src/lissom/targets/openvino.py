@@ -34,10 +34,14 @@ def adapt(proto: Any) -> None:
     from ..exporting.onnx.activations import joined
     from ..exporting.onnx.concatenated import guard_concatenations
     from ..exporting.onnx.expanded import spread_by_adding
+    from ..exporting.onnx.operands import sign_operands
+    from ..exporting.onnx.unshared import unshare_steps
 
     joined(proto)
+    sign_operands(proto)
     guard_concatenations(proto)
     spread_by_adding(proto)
+    unshare_steps(proto)
 
 
 @dataclass(frozen=True)

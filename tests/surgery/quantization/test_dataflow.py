@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from networks import Net, images, seasoned
 from torch import Tensor, nn
 
-from lissom import apply
+from lissom import apply, export
 from lissom.language.context import SurgeryContext
 from lissom.language.method import method_of
 from lissom.surgery.quantization.dataflow import entry, trace_dataflow
@@ -130,3 +131,39 @@ def test_additions_before_a_layer_are_rounded_and_a_network_of_features_runs_in_
     assert {"conv1", "conv2"} <= set(trace_dataflow(body, images()).sites), (
         "what layers make stays rounded, for runtimes that need that to compute in integers"
     )
+
+
+class SharedBias(nn.Module):
+    """Tokens whose linear layer is called by its weight with a bias put together, as in BEiT and Swin v2."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.norm = nn.LayerNorm(16)
+        self.qkv = nn.Linear(16, 48, bias=own)
+        self.bias = nn.Parameter(torch.randn(16))
+        self.head = nn.Linear(48, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        bias = torch.cat([self.bias, torch.zeros_like(self.bias), self.bias])
+        y = nn.functional.linear(input=tokens, weight=self.qkv.weight, bias=bias)
+        return self.head(y.mean(1))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("recipe", ["quantize(8)", "quantize(8, correct=True)"])
+def test_a_layer_that_code_calls_by_its_weight_is_rounded(
+    recipe: str, own: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net, seen = SharedBias(own).eval(), images()
+    small, notes = apply(recipe, net, seen[:1], seen, notes=True)
+    assert not notes
+    with torch.no_grad():
+        plain, rounded = net(seen), small(seen)
+        assert (rounded - plain).norm() < 0.03 * plain.norm()
+    export(small, "openvino", tmp_path / "model.onnx", (3, 16, 16), seen)
+    fused = method_of("targets", "openvino").fused(tmp_path / "model.onnx")
+    assert fused.done == 3
+    assert not any("qkv" in name and "MatMul" in name for name in fused.rest)

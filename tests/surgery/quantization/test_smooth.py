@@ -158,7 +158,8 @@ def test_layers_that_share_an_input_share_its_factor() -> None:
 def test_the_stream_of_tokens_stays_float_and_convolutions_do_not() -> None:
     flow = trace_dataflow(block(), images(1))
     kinds = {site.rstrip("0123456789") for site in flow.sites}
-    assert kinds == {"input", "conv", "norm", "query", "key", "act", "pool"}
+    multiplied = {"query", "key", "value", "softmax"}  # by attention
+    assert kinds == {"input", "conv", "norm", "act", "pool"} | multiplied
     assert flow.sums == []
     assert flow.of_tokens
 

@@ -22,13 +22,17 @@ def spread_by_adding(proto: Any) -> None:
         return
     makers, _ = wires(proto.graph)
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    expanded = [node for node in proto.graph.node if node.op_type == "Expand"]
+    expanded = [node for node in proto.graph.node if node.op_type in ("Expand", "Tile")]
     changed = False
     for node in expanded:
         rest = sizes_behind_batch(node.input[1], makers, constants)
         data = constants.get(node.input[0])
         if rest is None or data is None or data.data_type != TensorProto.FLOAT:
             continue
+        if node.op_type == "Tile":
+            if set(rest) != {1} or data.dims[0] != 1:
+                continue
+            rest = [*data.dims[1:]]
         if len(data.dims) > len(rest) and list(data.dims) != [1, *data.dims[-len(rest) :]]:
             continue
         add_zeros(proto.graph, node, [1, *rest])

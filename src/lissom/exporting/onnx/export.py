@@ -117,6 +117,7 @@ def rewritten(proto: Any) -> None:
     in place.
     """
     from .clipped import integers_clipped
+    from .constants import compute_constants
     from .padded import round_padded_averages
     from .parts import parts_rounded
     from .reduced import reduce_sequences_as_pictures
@@ -124,6 +125,7 @@ def rewritten(proto: Any) -> None:
     from .wrapped import unwrapped
 
     plain_zeros(proto)
+    compute_constants(proto)
     unwrapped(proto)
     parts_rounded(proto)
     round_padded_averages(proto)
@@ -139,6 +141,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
     from ..lowered import by_operator
     from .attention import FourAxes
     from .layers import OPSET
+    from .pooling import PlainMeans
 
     try:
         with warnings.catch_warnings(), quiet(), torch.no_grad(), released():
@@ -146,7 +149,7 @@ def converted(model: nn.Module, shown: Shown) -> Any:
             warnings.simplefilter("ignore")
 
             def export() -> Any:
-                with FourAxes():
+                with FourAxes(), PlainMeans():
                     return torch.onnx.export(
                         model,
                         shown.given,

@@ -1,8 +1,30 @@
-"""A mean over the image, in the form that MNN gets right."""
+"""A mean over the image, in the form that a runtime gets right."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class PlainMeans(TorchFunctionMode):
+    """Compute adaptive pooling to one place as the mean that it is, while on.
+
+    Where channels lie last in memory, PyTorch makes the result lie so too, and its exporter writes
+    that as a Gather of single values from all of them, by numbers that depend on the batch. OpenVINO
+    2026.4 then mixes the samples of a batch up.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func is F.adaptive_avg_pool2d:
+            named.update(zip(("input", "output_size"), args, strict=False))
+            if named["output_size"] in (1, (1, 1), [1, 1]):
+                return torch.mean(named["input"], (-2, -1), keepdim=True)
+            args = ()
+        return func(*args, **named)
 
 
 def pool_by_window(proto: Any) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...trees import Tree, copied, handed, tensors_in
@@ -15,7 +16,7 @@ from ..by_tensor import ByTensor
 from ..entering import entering
 from ..layers import torch_class
 from .sites import LOOKUPS, NORMS, PASSES, SOFTMAX, Sites, kind_of, paths_of
-from .tokens import Graph, around_norms
+from .tokens import ENTERING, Graph, around_norms
 
 # calls that are one operation with a ReLU after them
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}
@@ -61,6 +62,10 @@ class DataFlow:
     joined: dict[str, set[str]] = field(default_factory=dict)
     # sites that stay float, since calls in float read them too; layers round them for themselves
     apart: set[str] = field(default_factory=set)
+    # layers of a prepared network that run without their own forward, so that hooks see nothing
+    bypassed: set[str] = field(default_factory=set)
+    operands: set[str] = field(default_factory=set)  # sites that products of activations read
+    probabilities: set[str] = field(default_factory=set)  # those of them that a softmax makes
     of_tokens: bool = False  # whether features of tokens are normalized, as in a transformer
 
     def without(self, floats: Container[str]) -> DataFlow:
@@ -137,6 +142,8 @@ class _Watch:
     ) -> None:
         self.func: Callable[[], Any] = lambda: None  # what is being called
         self.weights = weights_of(network)
+        # layers of a prepared network whose weights code hands to F.linear, past their own forward
+        self.bypassed: set[str] = set()
         self.tables = {
             name for name, layer in network.named_modules() if torch_class(layer) is nn.Embedding
         }
@@ -152,6 +159,7 @@ class _Watch:
         self.norms: set[str] = set()  # normalizations over the features of each token
         self.roots = ByTensor[bool]()  # what such a normalization by hand multiplies with
         self.softmaxes: set[str] = set()
+        self.operands: set[str] = set()  # of products of activations
         for site, x in inputs.items():
             if x.is_floating_point():
                 self.source[x] = site
@@ -173,16 +181,22 @@ class _Watch:
         """Take note of what is float in every runtime: normalization of tokens, and their attention."""
         if func in NORMS or (kind_of(name) == "mul" and any(a in self.roots for a in args)):
             self.norms.add(name)
-        elif func in SOFTMAX:
+        elif func in SOFTMAX or kind_of(name) == "softmax":
             self.softmaxes.add(name)
 
     def visit(self, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
         weight = args[1] if kind_of(name) in ("conv", "linear") and len(args) > 1 else None
         layer = self.weights.get(weight)
+        if layer is not None and self.func() is F.linear:
+            self.bypassed.add(layer)
         if layer is not None:
             self.layer_of[name] = layer
             self.layers.setdefault(layer, []).append(self.source.get(args[0]))
         sources = self.read(args, name)
+        if kind_of(name) in ENTERING:
+            self.operands.add(name)
+        elif kind_of(name) == "linear" and layer is None:
+            self.operands.update(sources)
         # which call this is depends on the sample
         if name.rpartition(":")[0] in self.loose and ":" in name:
             self.source.pop(out, None)
@@ -333,6 +347,9 @@ def trace_dataflow(
         watch.layer_of,
         joined,
         apart,
+        watch.bypassed,
+        watch.operands,
+        watch.operands & watch.softmaxes,
         bool(watch.norms),
     )
 

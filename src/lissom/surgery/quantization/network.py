@@ -166,8 +166,9 @@ class QuantizedNetwork(nn.Module):
         inputs = more if x is NOTHING else (x, *more)
         inputs, named = self.entered(inputs, named)
         outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
-        if "query" not in self.calls:  # saved before what enters attention was counted
-            made = Counter({kind: n for kind, n in made.items() if kind not in ("query", "key")})
+        for kinds in (("query", "key"), ("value", "softmax")):
+            if kinds[0] not in self.calls:  # saved before what attention multiplies was counted
+                made = Counter({kind: n for kind, n in made.items() if kind not in kinds})
         if self.shared and self.calls and made != self.calls:
             changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
             raise LissomError(
@@ -228,6 +229,10 @@ class QuantizedNetwork(nn.Module):
             skipped=self.skipped,
             clipped=self.clipped if self.training else (),
             paths=None if self.calls else paths_of(self.network),
+            layers=ByTensor(
+                (layer.weight, layer) for layer in self.layers() if isinstance(layer, nn.Linear)
+            ),
+            inside=self.shared,
         ) as made:
             made.counts.update(before)
             self.__dict__["counts"] = made.counts  # for those that ask while it runs

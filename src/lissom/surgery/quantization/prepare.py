@@ -96,6 +96,8 @@ def insert_rounding(
         tied=wires.sums,
     )
     bounds = {site: bounds_of(site, spec) for site, spec in plan.sites.items()}
+    for site in wires.operands & bounds.keys():
+        bounds[site] = around_zero(*bounds[site])
     for site, spec in plan.sites.items():
         whole.grids[site] = of_inputs(spec, bounds[site])
     whole.tie()
@@ -157,6 +159,14 @@ def again(layer: str, wires: DataFlow, spec: Precision) -> str:
     sources = wires.sources[layer]
     word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "_")
     return f"{word}_in_{spec.bits}"
+
+
+def around_zero(low: float, high: float) -> Bounds:
+    """Return a range as a factor of a product of activations has it: of signed integers from -128 to
+    127, or from 0. With a zero point OpenVINO would compute the product in float.
+    """
+    size = max(-low, high)
+    return (-size * 128 / 127, size) if low < 0 else (low, high)
 
 
 def of_inputs(spec: Precision, bounds: Bounds) -> Rounding:

@@ -46,7 +46,7 @@ def recover(
 
     `before` is the float network. Raises LissomError where no rounding can be learned.
     """
-    names = list(wires.inputs)
+    names = [name for name in wires.inputs if name not in wires.bypassed]
     nearest = settings.rounding == "nearest"
     if not nearest:
         by_block = settings.rounding == "blocks"
@@ -62,5 +62,5 @@ def recover(
     if settings.correct:
         ctx.facts["corrected"] = correct_biases(whole, before, names, batches)
     elif settings.correct is None and nearest and wires.of_tokens and batches[0] is not ctx.example:
-        read = linear_inputs(before, batches)
+        read = linear_inputs(before, batches, wires.bypassed)
         ctx.facts["corrected"] = correct_means(whole, before, read, batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,8 +39,10 @@ class Rows(TorchFunctionMode):
         self.draw = torch.Generator().manual_seed(0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (F.linear, projected) and len(args) > 1 and args[1] in self.names:
-            self.note(self.names[args[1]], args[0].detach())
+        if func in (F.linear, projected):
+            read = [*args, *(kwargs or {}).values()]
+            if read[1] in self.names:
+                self.note(self.names[read[1]], read[0].detach())
         return func(*args, **(kwargs or {}))
 
     def note(self, name: str, x: Tensor) -> None:
@@ -103,10 +105,10 @@ def rounding_error(
         return float(gap.square().mean() / whole.square().mean().clamp_min(1e-30))
 
 
-def linear_inputs(model: nn.Module, batches: Sequence[Tree]) -> Rows:
-    """Return what the linear layers of a prepared network read on calibration batches."""
+def linear_inputs(model: nn.Module, batches: Sequence[Tree], but: Container[str] = ()) -> Rows:
+    """Return what the linear layers of a prepared network, `but` some, read on calibration batches."""
     layers = [name for name, m in model.named_modules() if isinstance(m, QuantizedLinear)]
-    return rows_read(model, layers, batches)
+    return rows_read(model, [name for name in layers if name not in but], batches)
 
 
 def correct_means(

@@ -9,6 +9,7 @@ from ...language.method import method_of
 from .bits import Precision
 from .calibrate import RangeStats
 from .dataflow import DataFlow
+from .probabilities import probability_range
 
 if TYPE_CHECKING:
     from ...language.context import Context
@@ -33,6 +34,8 @@ class Ranges:
 
     def of(self, site: str, spec: Precision) -> tuple[float, float]:
         """Return the range of a site, and note where half of the samples would have given quite another."""
+        if site in self.wires.probabilities:
+            return probability_range(self.seen[site])
         pick: Any = method_of("ranges", self.range or ("percentile" if spec.bits > 7 else "mse"))
         top = 2**spec.bits - 1
         low, high = pick(self.seen[site], top)

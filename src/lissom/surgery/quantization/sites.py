@@ -28,11 +28,11 @@ def convolved(x: Tensor, weight: Tensor, layer: Any, *more: Any, **named: Any) -
     return found
 
 
-@wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
-def projected(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
-    """Run a linear layer with all that is its own as one call."""
+@wrap_torch_function(lambda x, weight, *_: (x, weight))
+def projected(x: Tensor, weight: Tensor, layer: Any, more: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """Run a linear layer with all that is its own, and `more` to add to its bias, as one call."""
     found: Tensor = layer.whole(x)
-    return found
+    return found if more is None else found + more
 
 
 @wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
@@ -170,6 +170,33 @@ def in_place(args: tuple[Any, ...], kwargs: Any) -> bool:
     return bool((kwargs or {}).get("inplace", args[1] if len(args) > 1 else False))
 
 
+def averaged(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visit: Callable[[Tensor], Tensor],
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
+    **_: Any,
+) -> Tensor:
+    """Return what PyTorch's attention makes of scaled queries (... n width), keys and values, with its
+    probabilities visited.
+    """
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    scores = query @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    probabilities = visit(scores.softmax(-1))
+    return F.dropout(probabilities, dropout_p) @ value if dropout_p else probabilities @ value
+
+
 class Sites(TorchFunctionMode):
     """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
 
@@ -177,11 +204,13 @@ class Sites(TorchFunctionMode):
     the order differs from sample to sample, `paths` names the modules, and a call is named by the
     module that makes it and by the order in it: experts-0:linear1. `left` is told of each module
     that has run, and of its own calls. `visit` returns what the network goes on with; what it was
-    that is called meanwhile is `func`. What enters attention, the scaled queries and the keys, are
-    sites as if a call had made them: query1, key1. `passed` is
+    that is called meanwhile is `func`. What attention multiplies, the scaled queries, the keys, the
+    values and the probabilities, are sites as if calls had made them: query1, key1, value1, softmax1;
+    of the probabilities only those `inside`, where it is given. `passed` is
     called with the tensors of calls that only hand values on; those of `skipped` are not made:
     their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since
-    the network may go on with what they changed.
+    the network may go on with what they changed. `layers` are those whose weights code may hand to
+    F.linear past their own forward: they run all the same.
     """
 
     def __init__(
@@ -192,6 +221,8 @@ class Sites(TorchFunctionMode):
         clipped: Container[str] = (),
         paths: Mapping[nn.Module, str] | None = None,
         left: Callable[[str, Counter[str]], None] | None = None,
+        layers: Mapping[Any, Any] | None = None,
+        inside: Container[str] | None = None,
     ) -> None:
         super().__init__()
         self.visit = visit
@@ -201,6 +232,8 @@ class Sites(TorchFunctionMode):
         self.clipped = clipped
         self.paths = paths
         self.left = left
+        self.layers = layers or {}
+        self.inside_attention = inside
         self.func: Any = None
         self.hooks = ExitStack()
         # the modules that run, outermost first, with the calls each has made
@@ -238,26 +271,52 @@ class Sites(TorchFunctionMode):
         return f"{path}:{kind}{calls[kind] + 1}"
 
     def entered(self, kind: str, made_of: Tensor, x: Tensor) -> Tensor:
-        """Return what the network goes on with for a value that enters attention."""
+        """Return what the network goes on with for a value that attention multiplies."""
         name = self.named(kind)
         self.counts[kind] += 1
         self.inside[-1][1][kind] += 1
         return self.visit(name, (made_of,), x)
 
-    def attended(self, query: Tensor, key: Tensor, *args: Any, **named: Any) -> Any:
-        """Run attention on scaled queries and keys that were visited; as it is where these stay."""
+    def attended(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Any:
+        """Run attention on scaled queries, keys and values that were visited, and visit its
+        probabilities; as it is where all of these stay.
+        """
         given = named.get("scale")
         scaled = query * (query.shape[-1] ** -0.5 if given is None else given)
-        entered = self.entered("query", query, scaled), self.entered("key", key, key)
-        if entered[0] is scaled and entered[1] is key:
-            out = F.scaled_dot_product_attention(query, key, *args, **named)
+        q = self.entered("query", query, scaled)
+        k = self.entered("key", key, key)
+        v = self.entered("value", value, value)
+        name = self.named("softmax")
+        if self.inside_attention is None or name in self.inside_attention:
+            named.update(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False))
+            out = averaged(q, k, v, lambda p: self.entered("softmax", p, p), **named)
         else:
-            out = F.scaled_dot_product_attention(*entered, *args, **{**named, "scale": 1.0})
+            self.counts["softmax"] += 1
+            self.inside[-1][1]["softmax"] += 1
+            if q is scaled and k is key and v is value:
+                out = F.scaled_dot_product_attention(query, key, value, *args, **named)
+            else:
+                named = {**named, "scale": 1.0}
+                out = F.scaled_dot_product_attention(q, k, v, *args, **named)
         if self.passed is not None:
-            self.passed(F.scaled_dot_product_attention, (*args, *named.values()), out)
+            self.passed(F.scaled_dot_product_attention, (value, *args, *named.values()), out)
         return out
 
+    def through_layer(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """Return a call of F.linear, or the call of the layer whose weight it was given."""
+        named = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        layer = self.layers.get(named["weight"])
+        if layer is None:
+            return F.linear, args, kwargs
+        bias = named.get("bias")
+        if bias is not layer.bias and layer.bias is not None:
+            bias = -layer.bias if bias is None else bias - layer.bias
+        more = None if bias is layer.bias else bias
+        return projected, (named["input"], named["weight"], layer, more), {}
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and self.layers:
+            func, args, kwargs = self.through_layer(args, kwargs or {})
         self.func = func
         if func is F.scaled_dot_product_attention:
             return self.attended(*args, **(kwargs or {}))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .sites import kind_of
 
 ELEMENTWISE = ("add", "mul", "cat")
-ENTERING = ("query", "key")  # what is rounded as it enters attention
+ENTERING = ("query", "key", "value", "softmax")  # what PyTorch's attention multiplies
 
 
 @dataclass
@@ -32,10 +32,7 @@ class Graph:
         """Return whether a call takes its operands as integers; what is no product, if it is in `whole`."""
         if reader in self.layer_of or kind_of(reader) == "conv":
             return True
-        if kind_of(reader) == "linear":
-            # what attention averages stays float: its weights are small and many
-            return self.softmaxes.isdisjoint(self.reads[reader])
-        return reader in whole
+        return kind_of(reader) == "linear" or reader in whole
 
     def of_convolutions(self) -> set[str]:
         """Return the values that are made of what convolutions made, and of inputs of the network."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import counted, listed
 from .calibrate import RangeStats
 from .dataflow import DataFlow
+from .probabilities import fine_flow
 
 if TYPE_CHECKING:
     from ...language.context import Context
@@ -35,8 +36,8 @@ def uneven_concatenations(wires: DataFlow, seen: Mapping[str, RangeStats]) -> di
 def even_flow(
     wires: DataFlow, seen: Mapping[str, RangeStats], ctx: Context
 ) -> tuple[DataFlow, list[str]]:
-    """Return the flow of values without concatenations of uneven parts, which stay float, and the
-    layers that read them; note it.
+    """Return the flow of values without concatenations of uneven parts and probabilities of uneven
+    sizes, which stay float, and the layers that read them; note it.
     """
     ratios = uneven_concatenations(wires, seen)
     apart = sorted(layer for layer, read in wires.sources.items() if read & ratios.keys())
@@ -46,4 +47,4 @@ def even_flow(
             f"to {max(ratios.values()):.0f}x stayed float, and so did the inputs of "
             f"{listed(apart) if apart else 'no layer'}; one grid would round the smaller part away"
         )
-    return wires.without(ratios), apart
+    return fine_flow(wires.without(ratios), seen, ctx), apart

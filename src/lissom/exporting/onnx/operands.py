@@ -1,0 +1,72 @@
+"""Operands of products of activations as signed integers, in an ONNX file.
+
+Of unsigned ones OpenVINO takes the zero point away again as a float, and multiplies floats. DeiT-Tiny
+in signed ones takes 0.9 of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .activations import wires
+
+MIDDLE = 128  # as which unsigned integers hold 0 where their range is symmetric
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+MOVES = {
+    "Expand",
+    "Gather",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+
+
+def sign_operands(proto: Any) -> None:
+    """Round to int8 in place of uint8 what products of activations read, in place, where the range is
+    symmetric and no layer reads it; values stay what they are.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    makers, users = wires(proto.graph)
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero_of_signed")
+    changed = False
+    for back in proto.graph.node:
+        rounds = makers.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
+        if rounds is None or rounds.op_type != "QuantizeLinear":
+            continue
+        point = numpy_helper.to_array(constants[back.input[2]])
+        alone = len(users[rounds.output[0]]) == 1
+        symmetric = alone and point.dtype == np.uint8 and point.size == 1 and int(point) == MIDDLE
+        if symmetric and set(products_of(back.output[0], makers, users)) == {True}:
+            rounds.input[2] = back.input[2] = zero.name
+            changed = True
+    if changed:
+        proto.graph.initializer.append(zero)
+
+
+def products_of(
+    value: str, makers: Mapping[str, Any], users: Mapping[str, Sequence[Any]]
+) -> Iterator[bool]:
+    """Yield for each product that reads a value, moved or not, whether both of its operands are
+    activations.
+    """
+    for reader in users.get(value, ()):
+        if reader.op_type in MOVES and reader.input[0] == value:
+            for output in reader.output:
+                yield from products_of(output, makers, users)
+        elif reader.op_type in PRODUCTS:
+            yield all(computed(name, makers) for name in reader.input[:2])
+
+
+def computed(value: str, makers: Mapping[str, Any]) -> bool:
+    """Return whether a value is made of what the network computes, and is no weight."""
+    maker = makers.get(value)
+    while maker is not None and maker.op_type in MOVES | {"DequantizeLinear"}:
+        maker = makers.get(maker.input[0])
+    return maker is not None
