@@ -33,6 +33,18 @@ def test_choices_have_the_names_of_settings() -> None:
     assert found["prune.amount #2"].step == 0.1
 
 
+def test_sets_of_one_setting_in_two_options_are_two_choices() -> None:
+    space = SearchSpace("{prune({0.1, 0.2, 0.3}), prune({0.4, 0.5})} | train(1)")
+    found = {choice.name: choice.options for choice in space.choices}
+    assert found == {
+        "step 1": ("prune({0.1, 0.2, 0.3})", "prune({0.4, 0.5})"),
+        "prune.amount": ("0.1", "0.2", "0.3"),
+        "prune.amount #2": ("0.4", "0.5"),
+    }
+    last = space.recipe(lambda choice: choice.high)
+    assert str(last) == "prune(0.5) | train(1)"
+
+
 def test_a_range_of_a_whole_setting_is_whole() -> None:
     found = names('distill("kd", 1..20) | prune(0..1)')
     assert found["distill.epochs"].whole and not found["prune.amount"].whole

@@ -78,6 +78,15 @@ def span_in(node: ast.expr) -> list[int | float] | None:
     return [next(values_of(each, "recipe")) for each in node.args]
 
 
+def written_range(text: str) -> str:
+    """Return what Python writes of a tree with its ranges as a user writes them.
+
+    >>> written_range("prune(span(0, 0.8), of='macs')")
+    "prune(0..0.8, of='macs')"
+    """
+    return re.sub(rf"{SPAN}\(([^()]*)\)", lambda found: found[1].replace(", ", ".."), text)
+
+
 def refuse_range(node: ast.expr, where: str) -> None:
     """Raise where a tree holds a range: a grid has no end of values in it."""
     for part in ast.walk(node):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ..errors import LissomError
-from .grammar import parsed, span_in
+from .grammar import parsed, span_in, written_range
 from .menu import menu
 from .method import kinds_of, ordered
 from .recipe import Recipe
@@ -82,6 +82,9 @@ class SearchSpace:
                 "quantize(8)"
             )
         self.tree = parsed(text, "recipe")
+        self.names: dict[
+            ast.expr, str
+        ] = {}  # of choices, by the set or range that they are made from
         self.choices = tuple(self._explored().values())
         self.example = self._some_recipe()
 
@@ -97,7 +100,7 @@ class SearchSpace:
                 found.setdefault(choice.name, choice)
                 return place if choice.name == name else choice.low
 
-            Picking(choose).expression(self.tree)
+            Picking(choose, self.names).expression(self.tree)
 
         look()
         looked = set[str]()
@@ -127,25 +130,30 @@ class SearchSpace:
 
     def recipe(self, choose: Choose) -> Recipe:
         """Return the recipe that `choose` leads to; raise LissomError if its steps do not go together."""
-        tree = Picking(choose).expression(self.tree)
+        tree = Picking(choose, self.names).expression(self.tree)
         recipe = Recipe(ast.unparse(tree)) if tree is not None else Recipe(())
         recipe.check()
         return recipe
 
 
 class Picking:
-    """One way through a space: the tree of a recipe in which everything is chosen."""
+    """One way through a space: the tree of a recipe in which everything is chosen.
 
-    def __init__(self, choose: Choose) -> None:
+    `names` has those of the sets and ranges that were met before, on whatever way.
+    """
+
+    def __init__(self, choose: Choose, names: dict[ast.expr, str]) -> None:
         self.choose = choose
-        self.names: dict[str, int] = {}
+        self.names = names
         self.step = 0
         self.left_out = False  # whether the amount of the present step is none
 
-    def named(self, name: str) -> str:
-        """Return the name of a choice; the second of one name has a number."""
-        count = self.names[name] = self.names.get(name, 0) + 1
-        return name if count == 1 else f"{name} #{count}"
+    def named(self, node: ast.expr, name: str) -> str:
+        """Return the name of the choice from a set or range; the second of one name has a number."""
+        if node not in self.names:
+            count = sum(each.partition(" #")[0] == name for each in self.names.values())
+            self.names[node] = f"{name} #{count + 1}" if count else name
+        return self.names[node]
 
     def expression(self, node: ast.expr) -> ast.expr | None:
         """Return steps in order; None where none is left."""
@@ -206,7 +214,7 @@ class Picking:
         numbers = span_in(inner or node)
         if numbers is None:
             return node
-        choice = ranged(self.named(name), numbers, whole=whole, log=inner is not None)
+        choice = ranged(self.named(node, name), numbers, whole=whole, log=inner is not None)
         number = choice.number(self.choose(choice))
         if choice.low == above:  # as in prune(0..0.8)
             self.left_out = number <= choice.low + NOTHING * (choice.high - choice.low)
@@ -214,8 +222,8 @@ class Picking:
 
     def one_of(self, node: ast.Set, name: str) -> ast.expr:
         """Return one item of a set."""
-        texts = tuple(ast.unparse(item) for item in node.elts)
-        choice = Choice(self.named(name), texts, high=len(texts) - 1, whole=True)
+        texts = tuple(written_range(ast.unparse(item)) for item in node.elts)
+        choice = Choice(self.named(node, name), texts, high=len(texts) - 1, whole=True)
         return node.elts[int(self.choose(choice))]
 
 

@@ -51,6 +51,8 @@ class Goal:
         bounds = list[Bound]()
         for limit in want.limits:
             names = measured_names(limit.quantity, limit.at, metrics, targets)
+            if unknown_here := [name for name in names if name not in reference]:
+                raise LissomError(f"--want: {unknown_here[0]} has no number here, of any network")
             bounds += [Bound(name, limit.least, limit.of(reference[name])) for name in names]
         for bound in bounds:
             if bound.least and bound.name in metrics and bound.number > 1 >= reference[bound.name]:

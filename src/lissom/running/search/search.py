@@ -57,7 +57,9 @@ class Search:
         name = study_name(
             str(self.space),
             str(self.want),
-            self.reference.key,
+            self.space.example.keys(self.reference.key)[
+                -1:
+            ],  # another version of a step is another
             targets,
             seed,
             self.evaluation.threads,
