@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("all", "test", "dev", "compare", "ray")
+EXTRAS = ("all", "test", "dev", "compare", "ray", "tensorboard", "mlflow")
 HEAD = """\
 # The versions that the results in docs/results were made with last, on {system}, Python {python}.
 # To install them, and lissom without looking for others:
@@ -50,7 +50,7 @@ def locked(root: str, extras: tuple[str, ...]) -> tuple[dict[str, str], list[str
             if need.marker is None or need.marker.evaluate({"extra": extra}):
                 waiting += [(need.name, more) for more in ("", *need.extras)]
     del versions[canonicalize_name(root)]
-    return versions, sorted(missing)
+    return versions, sorted(set(missing))
 
 
 def main() -> None:

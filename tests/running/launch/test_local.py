@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lissom.system.processes import surroundings
 from lissom.tasks.task import own_task
 
 GRID = "train(1, batch=64) | prune({0.3, 0.5}, multiple=4) | train(1, batch=64, lr=0.05)"
-LONG = "train(1, batch=64) | train({40, 41}, batch=64, lr=0.05)"
+LONG = "train(1, batch=64) | train({400, 401}, batch=64, lr=0.05)"  # minutes
 WANTED_S = 60
 
 
@@ -194,8 +195,11 @@ def test_no_worker_outlives_the_run_and_checkpoints_stay(tmp_path: Path, sent: i
     store, log = tmp_path / "store", tmp_path / "log.txt"
     run = started(store, log)
     assert len(of_session(run.pid)) == 3
-    os.killpg(run.pid, sent)  # as a terminal does; workers are in groups of their own
-    run.wait(WANTED_S)
+    for _ in range(3):  # a signal may come where no exception gets out, as in a destructor
+        os.killpg(run.pid, sent)  # as a terminal does; workers are in groups of their own
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(WANTED_S / 3)
+            break
     waits(lambda: not of_session(run.pid), log)
     assert len(list(store.glob(".part-*/checkpoint.safetensors"))) == 2
     if sent == signal.SIGINT:

@@ -53,7 +53,11 @@ class Study:
 
     def _storage(self, storage: str) -> Any:
         if "://" in storage:
-            return storage
+            from optuna.storages import RDBStorage
+            from sqlalchemy.pool import NullPool
+
+            # no connection stays open behind a search that has ended
+            return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
