@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,10 +25,14 @@ from .options import (
     print_json,
 )
 
+if TYPE_CHECKING:
+    from ..language.recipe import Recipe
+
 
 @app.command()
 @takes_network_and_data
 def run(
+    words: typer.Context,
     brought: Brought,
     recipe: RecipeText,
     to: Targets = "",
@@ -66,6 +72,16 @@ def run(
             "mlflow:URI.",
         ),
     ] = "",
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            min=1,
+            max=1024,
+            help="Processes that learn together, each a part of every batch; each has a GPU if there "
+            "are as many, else they share the cores.",
+        ),
+    ] = 1,
     form: Format = "table",
     json: Json = False,
 ) -> None:
@@ -77,9 +93,7 @@ def run(
 
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
-    for one in space if teacher else ():
-        if not any(step.has_teacher for step in one.steps):
-            raise LissomError(f"--teacher: '{one}' has no distill step")
+    check_teacher(space, teacher)
     from ..store.store import Store
 
     kept = Store(store)
@@ -88,9 +102,15 @@ def run(
     from ..report.live import Live
     from ..report.table import print_records
     from ..running import execute
+    from ..running.follow import follow
+    from ..running.team import team_of
 
+    team = team_of(processes, words.obj or ())
+    if team is not None and team.rank:
+        follow(space, task, kept, team, seeds=numbers, teacher=teacher, device=device)
+        return
     failed = None
-    with Live(quiet=json) as live:
+    with Live(quiet=json) as live, team or nullcontext():
         for note in task.data.notes:
             live.say(f"data: {note}")
         try:
@@ -107,6 +127,7 @@ def run(
                 checkpoint=checkpoint,
                 expect=expect,
                 log=log,
+                team=team,
                 say=live.say,
                 watch=live.watch,
             )
@@ -119,6 +140,13 @@ def run(
         print_records(records, form)
     if failed:
         raise failed
+
+
+def check_teacher(recipes: Iterable[Recipe], teacher: str | None) -> None:
+    """Raise where a teacher was named and a recipe has nothing to teach."""
+    for recipe in recipes if teacher else ():
+        if not any(step.has_teacher for step in recipe.steps):
+            raise LissomError(f"--teacher: '{recipe}' has no distill step")
 
 
 @app.command()

@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.examine import examine
 from ..learning.moments import Carried
+from ..learning.ranks import Ranks
 from ..learning.step import Learning
-from ..steps.distill import Distill
 from ..store.manifest import code_in
 from ..store.record import Network, Record, TaskSummary, write_record
 from ..store.snapshot import read_structure, restore, save
@@ -42,12 +43,14 @@ from ..surgery.sizes import sizes
 from ..tasks.builders import chosen_arguments, code_named
 from ..tasks.task import Task, build_from, teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
-from .context import TaskContext, finite, precision_said
+from .context import TaskContext, finite, learned_on
 from .eta import Eta
 from .expected import chance_note, check_expected, check_metric_names, expected_in
 from .loggers import Logs
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
+from .taught import taught, teachers
+from .team import Team
 
 RANGED = 256  # samples that the ranges of integer inputs are taken from
 
@@ -66,6 +69,7 @@ class Run:
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
     expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
     logs: Logs = field(default_factory=lambda: Logs("", silent))
+    team: Team | None = None  # the processes that learn together
 
     def reach(self, end: Node) -> None:
         """Run the steps on the way to a network that the store does not hold."""
@@ -129,8 +133,8 @@ class Run:
                 self._make(node)
                 self.eta.finish(key)
 
-    def _make(self, node: Node) -> None:
-        begin = time.time()
+    def begin(self, node: Node) -> tuple[nn.Module, TaskContext]:
+        """Return the network that a step begins with, and what the step is given."""
         task = self.task
         key = node.key
         step = node.step
@@ -152,9 +156,17 @@ class Run:
             tell=partial(self.logs.row, key),
             carried=Carried(self.store.folder(before.key) if before and before.step else None),
         )
-        if step is not None:
-            torch.manual_seed(ctx.seed)
-            model = step(model, ctx).to(CPU).eval()
+        torch.manual_seed(ctx.seed)
+        return model, ctx
+
+    def _make(self, node: Node) -> None:
+        begin = time.time()
+        task = self.task
+        key = node.key
+        model, ctx = self.begin(node)
+        if node.step is not None:
+            with self._together(node.step, key) as ctx.ranks:
+                model = node.step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
             ctx.carried.write(folder)
@@ -169,6 +181,11 @@ class Run:
         self.logs.network(self.store.record(key))
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
+
+    def _together(self, step: Step, key: str) -> AbstractContextManager[Ranks | None]:
+        if self.team is None or not step.learning:
+            return nullcontext()
+        return self.team.learning(key, self.device)
 
     def _checkpoints(self, step: Step | None, key: str) -> Checkpoints | None:
         if step is None or not step.learning or self.checkpoint_s is None:
@@ -244,7 +261,7 @@ class Run:
             layers=layer_table(model, ctx.example),
             targets={},
             machine=machine(),
-            learned_on=f"{self.device}, {precision_said(node.step, self.device)}",
+            learned_on=learned_on(node.step, self.device, ctx.ranks),
             created=round(time.time()),
             seconds=round(before_s + time.time() - begin, 1),
         )
@@ -273,6 +290,7 @@ def run(
     checkpoint: float = EVERY_MIN,
     expect: str = "",
     log: str = "",
+    team: Team | None = None,
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -284,7 +302,8 @@ def run(
     Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
     goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
     the test set to within 0.005, before anything is done to it. `log` is what else is told of the
-    run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py).
+    run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py). `team` are the processes that
+    learn together.
     Raises LissomError before the first epoch for whatever can be known to be wrong by then, and
     Unmeasured, with the records, when all is done but a file could not be exported or run.
     """
@@ -318,6 +337,7 @@ def run(
         every_s(checkpoint),
         expected_in(expect, task.metric_names),
         Logs(log, say),
+        team,
     )
     for end in last:
         runner.rehearse(end)
@@ -338,39 +358,9 @@ def run(
     return records
 
 
-def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
-    """Return the keys of the teachers that recipes name."""
-    texts = [
-        text
-        for recipe in recipes
-        for step in recipe.steps
-        if isinstance(step, Distill) and step.teacher
-        for text in teachers_in(step.teacher)
-    ]
-    return [key for key in store if any(key.startswith(text) for text in texts)] if texts else []
-
-
 def gap(outputs: Tree, others: Tree) -> float:
     """Return the largest difference between two sets of outputs."""
     return float((values_in(outputs) - values_in(others)).abs().max())
-
-
-def taught(recipe: Recipe, teacher: str | None) -> Recipe:
-    """Return the recipe with `teacher` written into every distill step that names none.
-
-    As a setting of the step it is in the key of the distilled network, which depends on the
-    teacher, and not in the keys of the steps before, which do not.
-    """
-    if teacher is None:
-        return recipe
-    if not any(step.has_teacher for step in recipe.steps):
-        raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
-    return Recipe(
-        tuple(
-            replace(step, teacher=step.teacher or teacher) if isinstance(step, Distill) else step
-            for step in recipe.steps
-        )
-    )
 
 
 def device_of(name: str) -> torch.device:
