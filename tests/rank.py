@@ -112,6 +112,7 @@ CASES: dict[str, tuple[Any, TrainSettings]] = {
     "few": (plain, TrainSettings(1, **{**ALIKE, "batch": 5})),
     "normed": (normed, TrainSettings(6, **{**ALIKE, "augment": "auto"})),
     "quantized": (quantized, TrainSettings(2, **ALIKE)),
+    "statistics": (normed, TrainSettings(1, **{**ALIKE, "batch": 57, "lr": 1e-9})),
     "ranges": (quantized, TrainSettings(1, **{**ALIKE, "batch": 57, "lr": 1e-9})),
     "everything": (
         normed,

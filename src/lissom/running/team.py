@@ -65,6 +65,8 @@ class Team:
         trace: TracebackType | None,
     ) -> None:
         """Let the others end; end them if this one failed."""
+        if kind is not None:
+            self._end()
         with self.stack, suppress(LissomError):
             if kind is None and self.rank == 0 and self.ranks is not None:
                 self.ranks.told(b"", patient=True)
@@ -145,8 +147,8 @@ class Team:
             process.kill()
         for process in self.others:
             process.wait()
-            assert process.stdin is not None
-            process.stdin.close()
+            if process.stdin is not None:
+                process.stdin.close()
 
     def why(self) -> str:
         """Return in one line which process does not answer, and why."""
