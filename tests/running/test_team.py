@@ -30,6 +30,8 @@ class Net(nn.Module):
     def forward(self, x):
         if self.training and os.environ.get("LISSOM_RANK") and Path("kill").exists():
             os.kill(os.getpid(), 9)
+        if self.training and os.environ.get("LISSOM_RANK") and Path("raise").exists():
+            raise ValueError("no such luck")
         return self.layers(x)
 """
 LONG_S = 120
@@ -110,6 +112,16 @@ def test_a_killed_process_is_one_line(place: Path) -> None:
     assert "Traceback" not in done.stderr
     assert gone(place)
     assert not list((place / "temporary").glob("lissom-*"))
+
+
+def test_what_another_process_raises_is_one_line(place: Path) -> None:
+    (place / "raise").touch()
+    done = run(sys.executable, *words("train(1)", "--processes", "2"))
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("lissom: --processes: process 1 of 0 to 1 ended with status 2: ")
+    assert "while it learned: no such luck (net.py" in last
+    assert gone(place)
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])

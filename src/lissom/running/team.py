@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -222,5 +221,5 @@ def team_of(processes: int, words: Sequence[str]) -> Team | None:
 
 def end_with_first() -> None:
     """End this process when the first one has ended, which holds its standard input."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # sys.stdin would be locked when this process ends by itself
     os._exit(1)
