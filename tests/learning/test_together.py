@@ -175,4 +175,5 @@ def test_a_process_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
         for process in processes:
             process.kill()
             process.communicate()
-    assert said.strip().splitlines()[-1] == "another does not answer"
+    # gloo itself may have a last word when the process ends
+    assert "another does not answer" in said.splitlines()
