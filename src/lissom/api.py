@@ -211,7 +211,7 @@ def load(
     imported if your lissom wrote the entry; else it takes `model` here, too, or `lissom store
     --trust`.
     """
-    from .running.execute import load_key
+    from .running.entries import load_key
     from .store.snapshot import restore
     from .store.store import Store
 

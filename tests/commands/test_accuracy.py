@@ -24,7 +24,7 @@ from lissom.exporting.snippet import snippet
 from lissom.language.menu import menu
 from lissom.language.preprocess import PictureOperation, Preprocess
 from lissom.learning.evaluate import network_outputs
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 
 PREPROCESS = 'resize(20, "bicubic") | center_crop(16) | normalize("half")'
 

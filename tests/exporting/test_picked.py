@@ -28,7 +28,7 @@ from lissom.exporting.onnx.export import export_onnx
 from lissom.exporting.picked import Picked
 from lissom.kinds.detect import Detect
 from lissom.learning.evaluate import network_outputs
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 from lissom.running.parity import ParityError
 from lissom.tasks.task import Task
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.models import factory
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 from lissom.surgery.quantization.layers import QuantizedLayer
 from lissom.tasks.task import build_from, check_model_spec
 

@@ -16,7 +16,9 @@ from lissom.data.data import Data
 from lissom.data.split import Images
 from lissom.language.context import SurgeryContext
 from lissom.language.method import method_of
-from lissom.learning.fit import Batch, Progress, TrainSettings, cross_entropy, fit, optimizer_of
+from lissom.language.training import Batch, Progress
+from lissom.learning.fit import TrainSettings, cross_entropy, fit
+from lissom.learning.optimizer import optimizer_of
 from lissom.learning.precision import fast_precision, layout_of
 from lissom.learning.schedule import rate
 from lissom.models import factory

@@ -18,7 +18,7 @@ import lissom
 from lissom import LissomError
 from lissom.data.data import Data
 from lissom.language.target import Target
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 from lissom.running.parity import NOISE, OTHERS, Gap, ParityError, gaps_from, prove
 from lissom.running.plan import one_target
 from lissom.store.store import Store

@@ -11,7 +11,7 @@ from torch import nn
 from lissom import LissomError
 from lissom.data.data import Data
 from lissom.language.context import Context, SurgeryContext
-from lissom.learning.fit import Batch
+from lissom.language.training import Batch
 from lissom.models import factory
 from lissom.running.context import TaskContext
 from lissom.steps.sparsify import Sparsify, histogram, lag

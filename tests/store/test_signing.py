@@ -21,7 +21,7 @@ from lissom import LissomError, Store
 from lissom.cli.main import main
 from lissom.commands.store import trusted, verified
 from lissom.models import factory
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 from lissom.store.checks import write_json
 from lissom.store.signing import key_path, user_key
 from lissom.store.snapshot import save

@@ -18,7 +18,7 @@ from torch.export import Dim, export, save
 import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.models import factory
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 from lissom.tasks.builders import code_file
 from lissom.tasks.program import program_network
 from lissom.tasks.task import build_from, check_model_spec

@@ -28,7 +28,7 @@ from lissom.report.explanation import print_explanation
 from lissom.report.inspection import print_inspection
 from lissom.report.page import unpacked, write_report
 from lissom.report.table import print_record
-from lissom.running.execute import load_key
+from lissom.running.entries import load_key
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
 from lissom.tasks.builders import chosen_arguments

@@ -23,7 +23,9 @@ def main(words: Iterable[str] | None = None) -> None:
     debug = "--debug" in given
     try:
         status = app(
-            [word for word in given if word != "--debug"] or ["--help"], standalone_mode=False
+            [word for word in given if word != "--debug"] or ["--help"],
+            standalone_mode=False,
+            obj=given,
         )
     except LissomError as error:
         if debug:

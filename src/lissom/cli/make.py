@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,29 +16,35 @@ from .counts import seeds_of, workers_of
 from .options import (
     STORE,
     Bake,
+    CheckpointMin,
+    Expect,
     Format,
     Json,
+    Log,
     Place,
+    Processes,
     RecipeText,
     Seeds,
     Targets,
+    Teacher,
     Threads,
+    Workers,
+    WorkerThreads,
     print_json,
 )
 
 if TYPE_CHECKING:
-    from ..language.recipe import Space
+    from ..language.recipe import Recipe
 
 
 @app.command()
 @takes_network_and_data
 def run(
+    words: typer.Context,
     brought: Brought,
     recipe: RecipeText,
     to: Targets = "",
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Key, weight file, or MODEL=FILE, for distill.")
-    ] = None,
+    teacher: Teacher = None,
     seeds: Seeds = "0",
     store: Place = STORE,
     threads: Threads = 1,
@@ -45,49 +52,12 @@ def run(
     device: Annotated[
         str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")
     ] = "",
-    checkpoint: Annotated[
-        float,
-        typer.Option(
-            "--checkpoint",
-            min=0,
-            help="Minutes between "
-            "two checkpoints of learning, "
-            "from which a killed run goes on; 0 for none.",
-        ),
-    ] = 5,
-    expect: Annotated[
-        str,
-        typer.Option(
-            "--expect",
-            help="What the uncompressed network must at least reach on the test set, less 0.005, as "
-            "in top1=0.888, before anything is done to it.",
-        ),
-    ] = "",
-    log: Annotated[
-        str,
-        typer.Option(
-            "--log",
-            help="What else is told of epochs and networks: tensorboard, tensorboard:FOLDER, "
-            "mlflow:URI.",
-        ),
-    ] = "",
-    workers: Annotated[
-        str,
-        typer.Option(
-            "--workers",
-            help="Make networks side by side: a number of processes on this machine, or ray, "
-            "ray://HOST:PORT for a cluster. They are measured when all are made.",
-        ),
-    ] = "",
-    worker_threads: Annotated[
-        int,
-        typer.Option(
-            "--worker-threads",
-            min=0,
-            max=1024,
-            help="Threads of each worker; 0 for its share of the cores, one of a cluster.",
-        ),
-    ] = 0,
+    checkpoint: CheckpointMin = 5,
+    expect: Expect = "",
+    log: Log = "",
+    workers: Workers = "",
+    worker_threads: WorkerThreads = 0,
+    processes: Processes = 1,
     form: Format = "table",
     json: Json = False,
 ) -> None:
@@ -102,8 +72,11 @@ def run(
     crew = workers_of(workers)
     if worker_threads and not crew:
         raise LissomError("--worker-threads: it does nothing without --workers; leave it out")
-    if teacher:
-        check_teacher(space)
+    if crew and processes > 1:
+        raise LissomError(
+            "--workers, --processes: networks are made side by side, or one by several; give one of them"
+        )
+    check_teacher(space, teacher)
     from ..store.store import Store
 
     kept = Store(store)
@@ -112,10 +85,18 @@ def run(
     from ..report.live import Live
     from ..report.table import print_records
     from ..running import execute
+    from ..running.follow import follow
+    from ..running.team import team_of
 
+    team = team_of(processes, words.obj or ())
+    if team is not None and team.rank:
+        follow(space, task, kept, team, seeds=numbers, teacher=teacher, device=device)
+        return
     failed = None
     with ExitStack() as stack:
         live = stack.enter_context(Live(quiet=json))
+        if team is not None:
+            stack.enter_context(team)
         if isinstance(crew, str):  # Ray tells of lost machines where the result will be printed
             stack.enter_context(redirect_stdout(sys.stderr))
         for note in task.data.notes:
@@ -136,6 +117,7 @@ def run(
                 log=log,
                 workers=crew,
                 worker_threads=worker_threads,
+                team=team,
                 say=live.say,
                 watch=live.watch,
             )
@@ -150,9 +132,9 @@ def run(
         raise failed
 
 
-def check_teacher(space: Space) -> None:
-    """Raise where a recipe has no use for a teacher."""
-    for recipe in space:
+def check_teacher(recipes: Iterable[Recipe], teacher: str | None) -> None:
+    """Raise where a teacher was named and a recipe has nothing to teach."""
+    for recipe in recipes if teacher else ():
         if not any(step.has_teacher for step in recipe.steps):
             raise LissomError(f"--teacher: '{recipe}' has no distill step")
 

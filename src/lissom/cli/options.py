@@ -39,6 +39,62 @@ Again = Annotated[
     str | None,
     typer.Option("--model", help="Your code that builds it, if the entry is not signed by you."),
 ]
+Log = Annotated[
+    str,
+    typer.Option(
+        "--log",
+        help="What else is told of epochs and networks: tensorboard, tensorboard:FOLDER, "
+        "mlflow:URI.",
+    ),
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        help="Make networks side by side: a number of processes on this machine, or ray, "
+        "ray://HOST:PORT for a cluster. They are measured when all are made.",
+    ),
+]
+WorkerThreads = Annotated[
+    int,
+    typer.Option(
+        "--worker-threads",
+        min=0,
+        max=1024,
+        help="Threads of each worker; 0 for its share of the cores, one of a cluster.",
+    ),
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=1024,
+        help="Processes that learn together, each a part of every batch; each has a GPU if there "
+        "are as many, else they share the cores.",
+    ),
+]
+Teacher = Annotated[
+    str | None, typer.Option("--teacher", help="Key, weight file, or MODEL=FILE, for distill.")
+]
+Expect = Annotated[
+    str,
+    typer.Option(
+        "--expect",
+        help="What the uncompressed network must at least reach on the test set, less 0.005, as "
+        "in top1=0.888, before anything is done to it.",
+    ),
+]
+CheckpointMin = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint",
+        min=0,
+        help="Minutes between "
+        "two checkpoints of learning, "
+        "from which a killed run goes on; 0 for none.",
+    ),
+]
 STORE = Path(".lissom")
 
 

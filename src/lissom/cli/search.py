@@ -9,7 +9,7 @@ import typer
 from .app import app
 from .brought import Brought, takes_network_and_data
 from .counts import seconds_of
-from .options import STORE, Json, Place, Targets, Threads, print_json
+from .options import STORE, CheckpointMin, Json, Place, Targets, Threads, print_json
 
 
 @app.command()
@@ -61,10 +61,7 @@ def search(
     device: Annotated[
         str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")
     ] = "",
-    checkpoint: Annotated[
-        float,
-        typer.Option("--checkpoint", min=0, help="Minutes between two checkpoints of learning."),
-    ] = 5,
+    checkpoint: CheckpointMin = 5,
     json: Json = False,
 ) -> None:
     """State what is wanted, and get the recipe and its file."""

@@ -19,7 +19,7 @@ from ..importing.file import model_in
 from ..importing.packed import ENDING
 from ..language.method import method_of
 from ..language.target import Target
-from ..running.execute import build_from_entry
+from ..running.entries import build_from_entry
 from ..running.measure import exported, inputs_in, silent
 from ..running.plan import targets_of
 from ..store.store import Store

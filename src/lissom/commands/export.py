@@ -13,7 +13,7 @@ from ..errors import LissomError
 from ..exporting.openvino_ir import unpacked
 from ..exporting.snippet import FIRST, snippet
 from ..language.target import Target
-from ..running.execute import build_from_entry
+from ..running.entries import build_from_entry
 from ..running.measure import exported, silent
 from ..running.plan import one_target
 from ..store.snapshot import restore

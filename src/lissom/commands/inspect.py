@@ -12,7 +12,7 @@ from ..bench.clock import clock_of
 from ..errors import LissomError
 from ..language.context import Context
 from ..running.context import TaskContext
-from ..running.execute import load_key
+from ..running.entries import load_key
 from ..steps.prune import Prune
 from ..store.store import Store
 from ..surgery.channels.budget import WidthSearch, cost_of

@@ -1,38 +1,26 @@
-"""One training loop for every step that learns."""
+"""One function for every step that learns."""
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from itertools import pairwise
-from operator import itemgetter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.data import Data
-from ..data.split import Images
 from ..errors import LissomError
 from ..language.kind import Kind
-from ..language.training import Batch, Progress, Remembering, TrainSettings
-from ..surgery.quantization.network import QuantizedNetwork
-from ..trees import Tree, handed, in_float, length, mapped
-from .augmentation import augmented
-from .average import Average
-from .checkpoint import Checkpoints, Unusable, generators, held, refill, regenerate
+from ..language.training import Progress, Remembering, TrainSettings
+from .checkpoint import Checkpoints
+from .loop import Loop
 from .loss import cross_entropy
-from .moments import Carried, moments_of, take_up
-from .optimizer import optimizer_of
-from .plateau import Best, Judge
-from .precision import autocast, layout_of, of_cpu, precision_named
-from .prepare import prepare_network
-from .schedule import rate
-from .told import correct, finite, own_code, share
+from .moments import Carried
+from .plateau import Judge
+from .precision import precision_named
+from .ranks import Ranks
+from .together import LoopTogether
 
 if TYPE_CHECKING:
     from ..language.training import Tell, Term
@@ -57,6 +45,7 @@ def fit(
     judge: Judge | None = None,
     carried: Carried | None = None,
     tell: Tell | None = None,
+    ranks: Ranks | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on `data.train` and return one row for each epoch.
 
@@ -68,12 +57,14 @@ def fit(
     what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
     and ends bit-equal to one that was never killed. `judge` gives the metric that until="plateau"
     looks at; a row then has it, too, as `valid`. `carried` is where an optimizer is taken up from,
-    and what it leaves. `tell` is told each row, those of an earlier run again.
+    and what it leaves. `tell` is told each row, those of an earlier run again. `ranks` are the
+    processes that learn together, all of which call this with the same arguments.
     Raises LissomError, naming epoch and step, when the loss stops being a number.
     """
     if not len(data.train):
         raise LissomError(f"{where}: the training split is empty")
-    loop = Loop(
+    make = Loop if ranks is None else partial(LoopTogether, ranks)
+    loop = make(
         model,
         data,
         pace,
@@ -91,322 +82,3 @@ def fit(
         carried or Carried(),
     )
     return loop.run(checkpoints, tell or (lambda _: None))
-
-
-class Loop:
-    """Learning as it goes on: `state` is everything that the next step depends on."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Data,
-        pace: TrainSettings,
-        seed: int,
-        device: torch.device,
-        loss: Term,
-        terms: Sequence[Term],
-        where: str,
-        watch: Callable[[Progress], None] | None,
-        precision: torch.dtype,
-        extra: Sequence[nn.Module],
-        remembers: Sequence[Remembering],
-        kind: Kind | None,
-        judge: Judge | None,
-        carried: Carried,
-    ) -> None:
-        self.model = model
-        self.kind = kind
-        self.data = data
-        self.pace = pace
-        self.seed = seed
-        self.device = device
-        self.losses = (loss, *terms)
-        self.where = where
-        self.watch = watch
-        self.precision = precision
-        self.draw = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # for layers that draw
-        self.learner = nn.ModuleList([model, *extra])
-        self.learner.to(device).to(memory_format=layout_of(model, device)).train()
-        self.release = prepare_network(model, pace, self.learner)
-        self.network: Any = torch.compile(model) if pace.compile else model
-        self.layout = layout_of(model, device)
-        self.held = nn.ModuleList(
-            [self.learner, *(each for each in self.losses if isinstance(each, nn.Module))]
-        )
-        own: list[Any] = [each for each in self.losses if isinstance(each, Remembering)]
-        self.remembers = [
-            *remembers,
-            *own,
-            *(each for each in self.learner.modules() if isinstance(each, QuantizedNetwork)),
-        ]
-        self.train = data.train.on(device) if isinstance(data.train, Images) else data.train
-        self.optimizer = optimizer_of(model, pace, nn.ModuleList(extra) if extra else None)
-        self.carried = carried
-        self._add_what_is_asked(judge)
-        self.each = math.ceil(len(self.train) / pace.batch)
-        self.rows: list[dict[str, Any]] = []
-        self._begin()
-
-    def _add_what_is_asked(self, judge: Judge | None) -> None:
-        """Add momentum of the step before, the best epoch, scaled losses and averages, as asked."""
-        pace = self.pace
-        fp16 = self.precision == torch.float16
-        if pace.resume:
-            take_up(self.optimizer, self.model, self.carried.read(self.where), self.where)
-        if pace.until == "plateau" and judge is None:
-            raise LissomError(f"{self.where}: until='plateau': expected a task with a metric")
-        self.best = Best(judge, pace.patience) if judge and pace.until == "plateau" else None
-        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
-        self.average = None if pace.ema is None else Average(self.model, pace.ema)
-
-    def _begin(self) -> None:
-        """Begin an epoch: draw the order of its images; no batch is taken yet."""
-        self.order = torch.randperm(len(self.train), generator=self.draw)
-        self.taken = self.seen = 0
-        self.total = torch.zeros((), device=self.device)
-        self.right = torch.zeros((), device=self.device)
-        self.spent_s = 0.0
-
-    def run(self, checkpoints: Checkpoints | None, tell: Tell) -> list[dict[str, Any]]:
-        """Learn to the end, from the checkpoint if there is one that fits; return one row for each epoch."""
-        if (
-            checkpoints is not None
-            and (state := checkpoints.read(self.circumstances())) is not None
-        ):
-            self._go_on(state, checkpoints)
-            for row in self.rows:
-                tell(row)
-        while not self._over():
-            self._epoch(checkpoints)
-            self.rows.append(self._row())
-            tell(self.rows[-1])
-            if not self._over():
-                self._begin()
-        if self.pace.keep_optimizer:
-            self.carried.left = moments_of(self.optimizer, self.model)
-        if self.best is not None:
-            self.best.put_into(self.model)
-        elif self.average is not None:
-            self.average.put_into(self.model)
-        # measuring the network may take long, too
-        if checkpoints is not None and checkpoints.written:
-            checkpoints.write(self.circumstances(), self.state())
-        self.model.eval().to(memory_format=torch.contiguous_format)
-        # once in inference: on the way there ranges follow the weights, unless they are held
-        self.release()
-        return self.rows
-
-    def _over(self) -> bool:
-        """Return whether the last epoch is done."""
-        done = len(self.rows)
-        return done >= self.pace.epochs or (self.best is not None and self.best.over(done))
-
-    def _row(self) -> dict[str, Any]:
-        """Return what is known of the epoch that has just ended."""
-        epoch = len(self.rows) + 1
-        row = {
-            "epoch": epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "loss": float(self.total) / self.seen,
-            "top1": share(self.right, self.seen),
-            "seconds": self.spent_s,
-        }
-        if self.best is not None:
-            row["valid"] = self.best.measure(self.model, self.average, epoch, self.where)
-        return row
-
-    def _go_on(self, state: dict[str, Any], checkpoints: Checkpoints) -> None:
-        fresh = copy.deepcopy(self.state())
-        try:
-            self.resume(state)
-        except (
-            Unusable,
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-        ) as error:
-            self.resume(fresh)
-            checkpoints.set_aside(f"it does not fit ({error})")
-        else:
-            epoch = min(len(self.rows) + 1, self.pace.epochs)
-            checkpoints.say(
-                "goes on from the checkpoint of an earlier run, in epoch "
-                f"{epoch}/{self.pace.epochs}"
-            )
-
-    def _epoch(self, checkpoints: Checkpoints | None) -> None:
-        begin = time.perf_counter() - self.spent_s
-        size = self.pace.batch
-        rest = self.order[self.taken * size :]
-        for pixels, targets in self.train.batches(size, self.device, rest) if len(rest) else ():
-            self.taken += 1
-            if length(targets) == 1 and self.seen:
-                continue  # one image has no batch statistics
-            value = self._step(pixels, targets)
-            self.spent_s = time.perf_counter() - begin
-            if (
-                self.taken % 10 == 0
-                or self._done() == self.each * self.pace.epochs
-                or self.seen >= len(self.train) - 1
-            ):
-                self._look(value)
-            if checkpoints is not None and checkpoints.due():
-                checkpoints.write(self.circumstances(), self.state())
-
-    def _done(self) -> int:
-        return len(self.rows) * self.each + self.taken
-
-    def _step(self, pixels: Tree, targets: Tree) -> Tensor:
-        """Learn from one batch; return the value of its loss."""
-        now = rate(self.pace, (self._done() - 1) / (self.each * self.pace.epochs))
-        for group in self.optimizer.param_groups:
-            group["lr"] = now * group["share"]
-        images, targets = augmented(pixels, targets, self.data, self.pace, self.draw, self.kind)
-        images = mapped(self._laid_out, images)
-        backward = self._backward if self.pace.accumulate == 1 else self._backward_in_parts
-        value = backward(images, targets)
-        self._update()
-        count = length(targets)
-        self.seen += count
-        self.total += value * count
-        return value
-
-    def _backward_in_parts(self, images: Tree, targets: Tree) -> Tensor:
-        """Add the gradient of a batch, part by part; return the value of its loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        count = length(targets)
-        value: Any = 0
-        for low, high in parts(count, self.pace.accumulate):
-            inputs, wanted = mapped(itemgetter(slice(low, high)), (images, targets))
-            value = value + self._backward(inputs, wanted, (high - low) / count)
-        return value
-
-    def _backward(self, images: Tree, targets: Tree, weight: float = 1.0) -> Tensor:
-        """Add the gradient of a part of a batch, which is `weight` of it; return what its loss adds."""
-        with autocast(self.device, self.precision), own_code(self.pace.compile):
-            outputs = in_float(handed(self.network, images))
-        batch = Batch(images, targets, outputs)
-        value = self.losses[0](self.model, batch)
-        for term in self.losses[1:]:
-            value = value + term(self.model, batch)
-        if weight != 1:
-            value = value * weight
-        else:  # not before: the network needs that memory anew, which takes time on a CPU
-            self.optimizer.zero_grad(set_to_none=True)
-        with own_code(self.pace.compile):
-            (self.scaler.scale(value) if self.scaler else value).backward()
-        self.right += correct(outputs, targets).to(self.device)
-        return value.detach()
-
-    def _update(self) -> None:
-        """Take a step along the gradient."""
-        if self.scaler:
-            self.scaler.unscale_(self.optimizer)
-        if self.pace.clip is not None:
-            nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
-        if self.scaler:
-            # which leaves an update out where the gradient is infinite
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.model)
-
-    def _laid_out(self, images: Tensor) -> Tensor:
-        """Return a batch in the layout of training; a series has no such layouts."""
-        return images.contiguous(memory_format=self.layout) if images.ndim == 4 else images
-
-    def _look(self, value: Tensor) -> None:
-        """Raise if the loss is no number; tell whoever watches."""
-        epoch = len(self.rows) + 1
-        mean = finite(
-            self.total / self.seen, value, f"{self.where}: epoch {epoch}, step {self.taken}"
-        )
-        if self.watch:
-            self.watch(
-                Progress(
-                    epoch,
-                    self.pace.epochs,
-                    self._done(),
-                    self.each * self.pace.epochs,
-                    mean,
-                    share(self.right, self.seen),
-                    self.seen / self.spent_s,
-                    self.spent_s / self.taken,
-                )
-            )
-
-    def circumstances(self) -> dict[str, Any]:
-        """Return what must be the same for a loop that goes on from a checkpoint of this one to end
-        in the same bits.
-        """
-        return {
-            "step": self.where,
-            "seed": self.seed,
-            # as JSON has it, which knows no tuples
-            "pace": json.loads(json.dumps(asdict(self.pace))),
-            "data": self.data.fingerprint,
-            "images": len(self.train),
-            "device": str(self.device),
-            "precision": str(self.precision),
-            "threads": torch.get_num_threads(),
-            "processor": f"{of_cpu().get('cpu_name')}, {torch.backends.cpu.get_cpu_capability()}",
-            "torch": torch.__version__,
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on."""
-        return {
-            "tensors": held(self.held),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict() if self.scaler else None,
-            "average": self.average.values if self.average else None,
-            "best": self.best.state() if self.best else None,
-            "rows": self.rows,
-            "memories": [one.memory() for one in self.remembers],
-            "draw": self.draw.get_state(),
-            "generators": generators(self.device),
-            "order": self.order,
-            "taken": self.taken,
-            "seen": self.seen,
-            "total": self.total,
-            "right": self.right,
-            "spent_s": self.spent_s,
-        }
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        refill(self.held, state["tensors"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler:
-            self.scaler.load_state_dict(state["scaler"])
-        if self.average:
-            self.average.recall(state["average"])
-        if self.best:
-            self.best.recall(state["best"])
-        for one, memory in zip(self.remembers, state["memories"], strict=True):
-            one.recall(memory)
-        self.draw.set_state(state["draw"])
-        self.rows, self.order, self.taken, self.seen = (
-            state[name] for name in ("rows", "order", "taken", "seen")
-        )
-        self.total = state["total"].to(self.device)
-        self.right = state["right"].to(self.device)
-        self.spent_s = state["spent_s"]
-        regenerate(state["generators"], self.device)
-
-
-def parts(count: int, most: int) -> list[tuple[int, int]]:
-    """Return where up to `most` parts of a batch begin and end; none is a lone sample, which has no
-    batch statistics.
-
-    >>> parts(7, 2), parts(5, 4), parts(1, 4)
-    ([(0, 4), (4, 7)], [(0, 3), (3, 5)], [(0, 1)])
-    """
-    number = max(1, min(most, count // 2))
-    edges = [-(-count * k // number) for k in range(number + 1)]
-    return list(pairwise(edges))

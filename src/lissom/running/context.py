@@ -18,6 +18,7 @@ from ..learning.evaluate import network_answers, scored
 from ..learning.fit import fit
 from ..learning.moments import Carried
 from ..learning.precision import precision_named
+from ..learning.ranks import Ranks
 from ..learning.step import Learning
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class TaskContext(Context):
     checkpoints: Checkpoints | None = None
     tell: Tell | None = None  # each epoch's row
     carried: Carried = field(default_factory=Carried)  # of an optimizer, from step to step
+    ranks: Ranks | None = None  # the processes that learn together
 
     @property
     def known(self) -> Task:
@@ -90,6 +92,7 @@ class TaskContext(Context):
             kind=self.known.kind,
             judge=lambda network: self.accuracy(network, self.validation_count()),
             carried=self.carried,
+            ranks=self.ranks,
         )
         self.log += rows
         model.to("cpu")
@@ -116,10 +119,12 @@ class TaskContext(Context):
             )
 
 
-def precision_said(step: Step | None, device: torch.device) -> str:
-    """Return the precision that a step learns in, as records say it."""
+def learned_on(step: Step | None, device: torch.device, ranks: Ranks | None) -> str:
+    """Return device, precision and number of processes that a step learns in, as records say it."""
     name = step.precision if isinstance(step, Learning) else "auto"
-    return str(precision_named(name, device)).removeprefix("torch.")
+    precision = str(precision_named(name, device)).removeprefix("torch.")
+    processes = "" if ranks is None else f", {ranks.count} processes"
+    return f"{device}, {precision}{processes}"
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:

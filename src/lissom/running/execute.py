@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,19 +30,21 @@ from ..learning.augmentation import check_augmentation
 from ..learning.checkpoint import EVERY_MIN, Checkpoints, every_s
 from ..learning.evaluate import network_answers, scored
 from ..learning.moments import Carried
+from ..learning.ranks import Ranks
 from ..learning.step import Learning
 from ..store.manifest import code_in
 from ..store.record import Network, Record, TaskSummary, write_record
-from ..store.snapshot import read_structure, restore, save
+from ..store.snapshot import restore, save
 from ..store.store import Store
 from ..surgery.count import layer_table, macs, parameters
 from ..surgery.sizes import sizes
-from ..tasks.builders import chosen_arguments, code_named
-from ..tasks.task import Task, build_from, teacher_from, teachers_in
+from ..tasks.builders import code_named
+from ..tasks.task import Task, teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
 from .checks import check_run, tell_untrained
-from .context import TaskContext, finite, precision_said
+from .context import TaskContext, finite, learned_on
 from .device import device_of
+from .entries import load_key
 from .eta import Eta
 from .expected import chance_note, check_expected, expected_in
 from .launch.crew import Setting, crew_of, made
@@ -51,6 +53,7 @@ from .loggers import Logs
 from .measure import measure, silent
 from .plan import Node, ends, targets_of, tree
 from .teachers import taught, teachers
+from .team import Team
 
 RANGED = 256  # samples that the ranges of integer inputs are taken from
 
@@ -69,6 +72,7 @@ class Run:
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
     expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
     logs: Logs = field(default_factory=lambda: Logs("", silent))
+    team: Team | None = None  # the processes that learn together
 
     def is_there(self, node: Node) -> bool:
         """Return whether the store holds a network, and tell so."""
@@ -126,8 +130,8 @@ class Run:
         """Load a finished network of this task."""
         return restore(self.task.fresh, self.store.folder(key))
 
-    def _make(self, node: Node) -> None:
-        begin = time.time()
+    def prepared(self, node: Node) -> tuple[nn.Module, TaskContext]:
+        """Return the network that a step begins with, and what the step is given."""
         task = self.task
         key = node.key
         step = node.step
@@ -149,9 +153,17 @@ class Run:
             tell=partial(self.logs.row, key),
             carried=Carried(self.store.folder(before.key) if before and before.step else None),
         )
-        if step is not None:
-            torch.manual_seed(ctx.seed)
-            model = step(model, ctx).to(CPU).eval()
+        torch.manual_seed(ctx.seed)
+        return model, ctx
+
+    def _make(self, node: Node) -> None:
+        begin = time.time()
+        task = self.task
+        key = node.key
+        model, ctx = self.prepared(node)
+        if node.step is not None:
+            with self._together(node.step, key) as ctx.ranks:
+                model = node.step(model, ctx).to(CPU).eval()
         with self.store.entry(key) as folder:
             save(model, folder, task.spec)
             ctx.carried.write(folder)
@@ -166,6 +178,11 @@ class Run:
         self.logs.network(self.store.record(key))
         for note in ctx.notes:
             self.say(f"{key}  note: {note}")
+
+    def _together(self, step: Step, key: str) -> AbstractContextManager[Ranks | None]:
+        if self.team is None or not step.learning:
+            return nullcontext()
+        return self.team.learning(key, self.device)
 
     def _checkpoints(self, step: Step | None, key: str) -> Checkpoints | None:
         if step is None or not step.learning or self.checkpoint_s is None:
@@ -241,7 +258,7 @@ class Run:
             layers=layer_table(model, ctx.example),
             targets={},
             machine=machine(),
-            learned_on=f"{self.device}, {precision_said(node.step, self.device)}",
+            learned_on=learned_on(node.step, self.device, ctx.ranks),
             learned_threads=torch.get_num_threads(),
             created=round(time.time()),
             seconds=round(before_s + time.time() - begin, 1),
@@ -273,6 +290,7 @@ def run(
     log: str = "",
     workers: int | str = 0,
     worker_threads: int = 0,
+    team: Team | None = None,
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -284,7 +302,8 @@ def run(
     Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
     goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
     the test set to within 0.005, before anything is done to it. `log` is what else is told of the
-    run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py).
+    run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py). `team` are the processes that
+    learn together.
     `workers` makes networks side by side: a number of processes on this machine, "ray" or
     "ray://HOST:PORT" for a cluster, 0 for this process alone. Each computes with `worker_threads`,
     by default its share of the cores. Files are then measured when all networks are made.
@@ -309,9 +328,11 @@ def run(
         every_s(checkpoint),
         expected_in(expect, task.metric_names),
         Logs(log, say),
+        team,
     )
-    setting = Setting(task, store, device, runner.checkpoint_s)
-    crew = crew_of(workers, worker_threads, runner, setting, say)
+    crew = crew_of(
+        workers, worker_threads, runner, Setting(task, store, device, runner.checkpoint_s), say
+    )
     for end in last:
         runner.rehearse(end)
     records = dict[str, dict[str, Any]]()
@@ -370,25 +391,3 @@ def finished(store: Store, key: str) -> dict[str, Any]:
 def gap(outputs: Tree, others: Tree) -> float:
     """Return the largest difference between two sets of outputs."""
     return float((values_in(outputs) - values_in(others)).abs().max())
-
-
-def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
-    """Load a finished network by key alone: the entry says how to build it.
-
-    Own code that it names is imported if this user's lissom wrote the entry, or as `given`.
-    """
-    key = store.find(key)
-    return restore(lambda: build_from_entry(key, store, given), store.folder(key))
-
-
-def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Module:
-    """Build the network of an entry afresh, as it was before any step."""
-    folder = store.folder(key)
-    build = read_structure(folder)["build"] or {}
-    code = code_named(build)
-    cure = (
-        f"if it is yours, name it again (--model {code or '':.80}), or sign all that is in that store: "
-        f"lissom store --trust --store {store.root}"
-    )
-    plain = code is None and not chosen_arguments(build)
-    return build_from(build, str(folder), given, trusted=plain or store.own(key), cure=cure)

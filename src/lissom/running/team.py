@@ -1,0 +1,225 @@
+"""The processes of a run that learns in several: the first starts the others by its own command line.
+
+The first does all else by itself: it alone reads and writes records, cuts, rounds and measures. It
+tells the others the key of each network that is to learn; they load the one before from the store.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+
+from ..errors import LissomError
+from ..learning.ranks import Ranks, meet
+from ..system.processes import command, ended, surroundings
+from ..system.scratch import temporary
+
+RANK = "LISSOM_RANK"  # of a process that the first one started
+COUNT = "LISSOM_PROCESSES"
+PLACE = "LISSOM_MEETING"  # a folder
+PATIENCE_S = 5.0  # until a process that does not answer has ended
+AGAIN = "the same command goes on from the last checkpoint"
+
+
+class Team:
+    """The processes that learn together; this one is `rank` of `count`.
+
+    `words` are the command line by which the first starts the others, when a step learns; None
+    where they are started already, by torchrun. `place` is the folder where they meet.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        words: Sequence[str] | None = None,
+        rank: int = 0,
+        place: Path | None = None,
+    ) -> None:
+        self.count = count
+        self.words = words
+        self.rank = rank
+        self.place = place
+        self.others: list[subprocess.Popen[bytes]] = []
+        self.ranks: Ranks | None = None
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the others end; end them if this one failed."""
+        if kind is not None:
+            self._end()
+        with self.stack, suppress(LissomError):
+            if kind is None and self.rank == 0 and self.ranks is not None:
+                self.ranks.told(b"", patient=True)
+                wait(self.others, any, 2 * PATIENCE_S)
+
+    @contextmanager
+    def learning(self, key: str, device: torch.device) -> Iterator[Ranks]:
+        """Have the others learn a network, too; the cores are shared out while they do."""
+        self.check(device)
+        threads = torch.get_num_threads()
+        if self.ranks is None:
+            if self.words is not None:
+                self._start(max(1, threads // self.count))
+            self.ranks = self.join(nccl=one_each(device, self.count))
+        self.ranks.told(key.encode(), patient=True)
+        if self.words is not None:
+            torch.set_num_threads(max(1, threads // self.count))
+        try:
+            yield self.ranks
+        finally:
+            torch.set_num_threads(threads)
+
+    def keys(self, ranks: Ranks) -> Iterator[str]:
+        """Yield the keys of networks that the first process says are to learn."""
+        while key := ranks.told(b"", patient=True).decode():
+            yield key
+
+    def check(self, device: torch.device) -> None:
+        """Raise where processes cannot speak of what is on a device."""
+        if device.type not in ("cpu", "cuda"):
+            raise LissomError(f"--processes: expected --device cpu or cuda, got {device}")
+
+    def device(self, device: torch.device) -> torch.device:
+        """Return the device of this process: with GPUs for all, each has its own."""
+        if not one_each(device, self.count):
+            return device
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
+        torch.cuda.set_device(own)
+        return own
+
+    def join(self, nccl: bool) -> Ranks:
+        """Meet the others; gradients on GPUs go by NCCL if each process has its own."""
+        file = None
+        if self.place is not None:
+            file = self.place / "meeting"
+            (self.place / f"{self.rank}.ready").touch()
+        ranks = meet(self.rank, self.count, file, self.why, nccl=nccl)
+        self.stack.callback(dist.destroy_process_group)
+        return ranks
+
+    def _start(self, threads: int) -> None:
+        """Start the others, and wait until they have read the data."""
+        assert self.words is not None
+        self.place = self.stack.enter_context(temporary())
+        self.stack.callback(self._end)
+        stay_inside()
+        shared = {COUNT: str(self.count), PLACE: str(self.place), "OMP_NUM_THREADS": str(threads)}
+        for rank in range(1, self.count):
+            with (self.place / f"{rank}.log").open("wb") as log:
+                self.others.append(
+                    subprocess.Popen(
+                        command("lissom.cli", *self.words),
+                        env=surroundings(**shared, **{RANK: str(rank)}),
+                        stdin=subprocess.PIPE,  # ends when this process does, however that ends
+                        stdout=subprocess.DEVNULL,
+                        stderr=log,
+                    )
+                )
+        places = [self.place / f"{rank}.ready" for rank in range(1, self.count)]
+        while not all(place.exists() for place in places):
+            if any(process.poll() is not None for process in self.others):
+                raise LissomError(self.why())
+            time.sleep(0.05)
+
+    def _end(self) -> None:
+        """End the others."""
+        for process in self.others:
+            process.kill()
+        for process in self.others:
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def why(self) -> str:
+        """Return in one line which process does not answer, and why."""
+        if self.rank:
+            return "--processes: the first process has ended"
+        wait(self.others, any, PATIENCE_S)
+        wait(self.others, all, PATIENCE_S / 10)
+        reasons = [self._reason(rank) for rank in range(1, len(self.others) + 1)]
+        # the others end as soon as one has ended
+        first = sorted(filter(None, reasons), key=lambda reason: "has ended" in reason)
+        return f"--processes: {first[0] if first else 'another process does not answer'}; {AGAIN}"
+
+    def _reason(self, rank: int) -> str:
+        """Return how a process ended, and its last words; nothing if it has not ended."""
+        if (status := self.others[rank - 1].poll()) is None:
+            return ""
+        assert self.place is not None
+        text = (self.place / f"{rank}.log").read_text(encoding="utf-8", errors="replace")
+        last = text.strip().rpartition("\n")[2].removeprefix("lissom: ")
+        how = f"process {rank} of 0 to {self.count - 1} {ended(status)}"
+        return f"{how}: {last}" if last else how
+
+
+def stay_inside() -> None:
+    """Have gloo speak within this machine, unless the user names another network."""
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if names:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+
+
+def wait(
+    processes: Sequence[subprocess.Popen[bytes]],
+    enough: Callable[[Iterator[bool]], bool],
+    most_s: float,
+) -> None:
+    """Wait until any or all processes have ended, not for longer than `most_s`."""
+    until = time.monotonic() + most_s
+    while processes and time.monotonic() < until:
+        if enough(process.poll() is not None for process in processes):
+            return
+        time.sleep(0.02)
+
+
+def one_each(device: torch.device, count: int) -> bool:
+    """Return whether each process learns on a GPU of its own: no number was given, and there are
+    enough on this machine.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    return device.type == "cuda" and device.index is None and torch.cuda.device_count() >= here
+
+
+def team_of(processes: int, words: Sequence[str]) -> Team | None:
+    """Return the processes to learn with: those of `--processes`, or of torchrun; None for this one
+    only.
+    """
+    if RANK in os.environ:
+        threading.Thread(target=end_with_first, daemon=True).start()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+        place = Path(os.environ[PLACE])
+        return Team(int(os.environ[COUNT]), rank=int(os.environ[RANK]), place=place)
+    count = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if count > 1 and processes > 1:
+        raise LissomError(
+            f"--processes: torchrun has started {count} processes; expected --nproc-per-node or "
+            "--processes, not both"
+        )
+    if count > 1:
+        return Team(count, rank=int(os.environ["RANK"]))
+    return Team(processes, words) if processes > 1 else None
+
+
+def end_with_first() -> None:
+    """End this process when the first one has ended, which holds its standard input."""
+    os.read(0, 1)  # sys.stdin would be locked when this process ends by itself
+    os._exit(1)
