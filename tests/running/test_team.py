@@ -130,6 +130,8 @@ def test_the_others_end_with_the_first(by: signal.Signals, place: Path) -> None:
         [sys.executable, *words("train(100000)", "--processes", "2")],
         stderr=subprocess.PIPE,
         text=True,
+        # which is ignored in all that a shell starts in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert first.stderr is not None
