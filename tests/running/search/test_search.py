@@ -153,8 +153,12 @@ def test_probes_say_nothing_of_metrics() -> None:
     assert goal.meets(probe) and goal.best([probe]) is None
 
 
-def test_a_search_of_real_networks(tmp_path: Path) -> None:
+def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two recipes on digits: the answer is a recipe of the store, measured in the runtime."""
+    monkeypatch.setattr("lissom.running.search.search.PROBES", 2)
+    monkeypatch.setattr(
+        "lissom.bench.latency.ROUND_S", 0.005
+    )  # which is faster does not matter here
     task = Task.of("resnet8", Data.of("digits"))
     space = 'train(1) | prune(0.1..0.5, of="macs") | train(1) | quantize(8)'
     store = Store(tmp_path / "store")
