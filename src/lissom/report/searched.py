@@ -33,7 +33,9 @@ def print_found(found: Found) -> None:
         console.print(f"{len(lost) - SHOWN} more were tried before")
     if found.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importances.items())
-        console.print(f"how much {names[0]} depends on each choice (fANOVA): {shares}")
+        console.print(
+            f"how much {names[0]} depends on each choice (fANOVA): {shares}", soft_wrap=True
+        )
     console.print(
         f"{len(trained)} recipes trained, {len(found.outcomes) - len(trained)} more only measured, "
         f"{found.seconds:.0f} s; by validation data, which choices go by",
