@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -838,3 +839,13 @@ def test_published_weights_are_named_for_libraries_only(data: Data) -> None:
         published_argument("timm:resnet18", "IMAGENET1K_V1")
     task = Task.of("torchvision:resnet18", data, weights="DEFAULT")
     assert task.spec["weights"] == "IMAGENET1K_V1" and task.weights == "DEFAULT"
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line() -> None:
+    def build() -> nn.Module:
+        raise URLError("no such host")
+
+    with pytest.raises(
+        LissomError, match=r"cannot be downloaded \(no such host\); expected a network"
+    ):
+        Task(build, Data.of("digits")).fresh()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 
 from ..data.published import LIBRARIES, newest_weights
 from ..errors import LissomError, listed, type_of, unknown
@@ -243,6 +244,11 @@ class Task:
             model = self.build()
         except LissomError:
             raise
+        except URLError as error:
+            raise LissomError(
+                f"model {self.name}: its weights cannot be downloaded ({error.reason}); expected a "
+                "network, or a file of weights: --weights FILE"
+            ) from error
         except Exception as error:  # the user's own code may raise anything
             raise LissomError(
                 f"model {self.name}: building it raised {describe_error(error, str(error))}"
