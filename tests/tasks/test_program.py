@@ -264,7 +264,7 @@ class Counter(nn.Module):
         return x + self.seen
 
 
-@torch.library.custom_op("somebodys::twice", mutates_args=())
+@torch.library.custom_op("own::twice", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     return x * 2
 
@@ -286,7 +286,7 @@ class Custom(nn.Module):
         (Branch(), r"it calls cond, which is no operator"),
         (Counter(), r"changes its own buffers as it runs.*eval\(\)"),
         (nn.Sequential(nn.BatchNorm1d(6)), r"changes its own buffers as it runs.*eval\(\)"),
-        (Custom(), r"it calls somebodys.twice.default, which is no operator"),
+        (Custom(), r"it calls own.twice.default, which is no operator"),
     ],
 )
 def test_what_a_program_cannot_do_is_one_line(
