@@ -35,12 +35,15 @@ def numbers_of(text: str, option: str, most: int) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def workers_of(text: str) -> int | str:
-    """Return what --workers names: a number of processes, or a cluster; 0 for ''.
+def workers_of(text: str, threads: int = 0) -> int | str:
+    """Return what --workers names: a number of processes, or a cluster; 0 for ''. `threads` is what
+    --worker-threads names.
 
     >>> workers_of("4"), workers_of("ray://head:10001"), workers_of("")
     (4, 'ray://head:10001', 0)
     """
+    if threads and not text:
+        raise LissomError("--worker-threads: it does nothing without --workers; leave it out")
     if re.fullmatch(r"[0-9]{1,4}", text) and 1 <= int(text) <= 1024:
         return int(text)
     if text in ("", "ray") or re.fullmatch(r"ray://[^\s/]+:[0-9]{1,5}", text):

@@ -69,9 +69,7 @@ def run(
 
     wanted = targets_of(to)
     numbers = seeds_of(seeds)
-    crew = workers_of(workers)
-    if worker_threads and not crew:
-        raise LissomError("--worker-threads: it does nothing without --workers; leave it out")
+    crew = workers_of(workers, worker_threads)
     if crew and processes > 1:
         raise LissomError(
             "--workers, --processes: networks are made side by side, or one by several; give one of them"

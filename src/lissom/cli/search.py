@@ -8,8 +8,18 @@ import typer
 
 from .app import app
 from .brought import Brought, takes_network_and_data
-from .counts import seconds_of
-from .options import STORE, CheckpointMin, Json, Place, Targets, Threads, print_json
+from .counts import seconds_of, workers_of
+from .options import (
+    STORE,
+    CheckpointMin,
+    Json,
+    Place,
+    Targets,
+    Threads,
+    Workers,
+    WorkerThreads,
+    print_json,
+)
 
 
 @app.command()
@@ -61,6 +71,8 @@ def search(
     device: Annotated[
         str, typer.Option("--device", help="Where to learn: cpu, cuda, ...; a GPU if there is one.")
     ] = "",
+    workers: Workers = "",
+    worker_threads: WorkerThreads = 0,
     checkpoint: CheckpointMin = 5,
     json: Json = False,
 ) -> None:
@@ -70,6 +82,7 @@ def search(
 
     wanted = Want.of(want)
     seconds = seconds_of(budget)
+    crew = workers_of(workers, worker_threads)
     searched = SearchSpace(space) if space else None
     from ..running.plan import targets_of
 
@@ -99,6 +112,8 @@ def search(
             device=device,
             by=by,
             storage=storage,
+            workers=crew,
+            worker_threads=worker_threads,
             checkpoint=checkpoint,
             say=live.say,
             watch=live.watch,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..language.want import COSTS
 from ..running.search.goal import Bound, Goal
 from ..running.search.outcome import Outcome
 from ..store.store import Store, tell
@@ -85,7 +86,8 @@ def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
 def bound_in(text: str) -> Bound:
     """Return the bound that a text such as `top1 >= 0.9` says."""
     name, sign, number = text.split()
-    return Bound(name, sign == ">=", float(number))
+    metric = name.partition("@")[0] not in COSTS
+    return Bound(name, sign == ">=", float(number), metric)
 
 
 def label_of(name: str) -> str:

@@ -24,6 +24,9 @@ class Fake(Workers):
         self.begun: list[Node] = []
         self.most = 0
 
+    def room(self) -> int:
+        return self.count
+
     def free(self) -> int:
         return self.count - len(self.running)
 

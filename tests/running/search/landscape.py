@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lissom.errors import LissomError
 from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
@@ -34,6 +35,7 @@ class Landscape:
         self.seed = seed
         self.threads = 1
         self.calls: list[str] = []
+        self.room = 1
 
     def clock(self) -> float:
         return self.seconds
@@ -44,6 +46,23 @@ class Landscape:
     def probed(self, recipe: Recipe) -> Recipe | None:
         steps = tuple(step for step in recipe.steps if not step.learning)
         return Recipe(steps) if len(steps) < len(recipe.steps) else None
+
+    def at_once(self) -> int:
+        return self.room
+
+    def probe(self, point: Point, recipe: Recipe) -> Outcome:
+        self.seconds += 3.0
+        return self.outcome(point, recipe, probe=True)
+
+    def outcomes(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
+        results: list[Outcome | LissomError] = []
+        for point, recipe in asked:
+            try:
+                results.append(self.outcome(point, recipe))
+            except LissomError as error:
+                results.append(error)
+        self.seconds += max((o.seconds for o in results if isinstance(o, Outcome)), default=0)
+        return results
 
     def outcome(self, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
         text = str(recipe)
@@ -61,7 +80,6 @@ class Landscape:
             "bytes@onnxruntime": 4e5 * (1 - amount) * bits / 32 + 4000,
         }
         spent = 3.0 if probe else 5.0 + 4.0 * epochs
-        self.seconds += spent
         return Outcome(point, text, "key", values, spent, probe)
 
 
@@ -70,6 +88,7 @@ def searched(
 ) -> tuple[Search, Landscape]:
     """A search on the landscape that is over."""
     land = Landscape(root, seed)
+    land.room = settings.pop("room", 1)
     search = Search(
         SearchSpace(settings.pop("space", SPACE)),
         Want.of(want),

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -24,7 +25,7 @@ from lissom.language.want import Want
 from lissom.running.search.search import Budget, Search
 
 
-def go_on(root: Path, storage: str, trials: int) -> tuple[Search, Landscape]:
+def begun(root: Path, storage: str, trials: int) -> tuple[Search, Landscape]:
     land = Landscape(root)
     search = Search(
         SearchSpace(SPACE),
@@ -35,6 +36,11 @@ def go_on(root: Path, storage: str, trials: int) -> tuple[Search, Landscape]:
         "random",
         clock=land.clock,
     )
+    return search, land
+
+
+def go_on(root: Path, storage: str, trials: int) -> tuple[Search, Landscape]:
+    search, land = begun(root, storage, trials)
     search.search()
     return search, land
 
@@ -83,6 +89,20 @@ def test_two_searches_share_a_postgresql_database(postgresql: str, tmp_path: Pat
     second, land = go_on(tmp_path / "two", postgresql, 6)
     assert [each.recipe for each in second.outcomes[:4]] == [each.recipe for each in first.outcomes]
     assert len(second.trained) == 6 and len(land.calls) == 2
+
+
+def test_searches_at_the_same_time_see_each_other(postgresql: str, tmp_path: Path) -> None:
+    """What one finds out the other knows in its next round, and they do not draw the same."""
+    one, first = begun(tmp_path / "one", postgresql, 8)
+    two, second = begun(tmp_path / "two", postgresql, 8)
+    searches = [Thread(target=search.search) for search in (one, two)]
+    for search in searches:
+        search.start()
+    for search in searches:
+        search.join()
+    tried = first.calls + second.calls
+    assert first.calls and second.calls and 8 <= len(tried) <= 9 and len({*tried}) >= 7
+    assert {each.recipe for each in two.study.outcomes()} == set(tried)
 
 
 def test_a_database_in_a_file(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -14,10 +16,11 @@ from landscape import FLOAT, SPACE, Landscape, hypervolume, searched
 import lissom
 from lissom import LissomError, Store
 from lissom.data.data import Data
+from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
 from lissom.running.search.goal import Goal
-from lissom.running.search.outcome import Outcome
+from lissom.running.search.outcome import Outcome, Point
 from lissom.running.search.search import Budget, Search, default_space
 from lissom.tasks.task import Task
 
@@ -54,6 +57,40 @@ def test_the_budget_is_kept(tmp_path: Path) -> None:
     assert land.seconds <= 200
     few, _ = searched(tmp_path / "few", WANT, "model", 3, 1e6, trials=4)
     assert len(few.trained) == 4
+
+
+def test_two_at_once_find_as_much(tmp_path: Path) -> None:
+    """Recipes that run side by side differ, and each is chosen as if the other had ended."""
+    two, land = searched(tmp_path, WANT, "model", 0, 1e6, trials=14, room=2)
+    assert len({each.recipe for each in two.trained}) == 14
+    assert land.seconds < 0.9 * sum(each.seconds for each in two.outcomes)
+    best = two.goal.best(two.trained)
+    assert best is not None and best.values["ms@onnxruntime"] < 1.2 * LEAST_MS
+
+
+@pytest.mark.parametrize("by", ["model", "random"])
+def test_no_more_trials_than_asked_for(by: str, tmp_path: Path) -> None:
+    few, _ = searched(tmp_path, WANT, by, 0, 1e6, trials=5, room=4)
+    assert len(few.trained) == 5
+
+
+def test_an_error_of_trained_networks_is_bounded_by_no_probe(tmp_path: Path) -> None:
+    """A metric of which less is better is none of the costs that probes know."""
+
+    class Errs(Landscape):
+        def outcome(self, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
+            outcome = super().outcome(point, recipe, probe=probe)
+            return replace(outcome, values=outcome.values | {"mae": 1 - outcome.values["top1"]})
+
+    land = Errs(tmp_path)
+    land.run.task.metric_names = ("top1", "mae")
+    land.reference = lambda _: Outcome({}, "", "float", FLOAT | {"mae": 0.05}, 0.0)  # type: ignore[method-assign]
+    want = Want.of("fastest, mae <= float + 0.03")
+    search = Search(SearchSpace(SPACE), want, land, Budget(400), "", clock=land.clock)  # type: ignore[arg-type]
+    search.search()
+    best = search.goal.best(search.trained)
+    assert best is not None and best.values["mae"] <= 0.08
+    assert best.values["ms@onnxruntime"] < 1.3 * LEAST_MS
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -195,3 +232,20 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         say=told.append,
     )
     assert again.chosen == found.chosen and not any("epoch" in line for line in told)
+    # two more, by two workers side by side
+    more = lissom.search(
+        space,
+        "fastest, bytes <= float/2",
+        task,
+        store,
+        budget_s=600,
+        targets="onnxruntime",
+        trials=4,
+        workers=2,
+        worker_threads=1,
+        say=told.append,
+    )
+    assert "2 workers of 1 thread" in told
+    recipes = {each["key"] for each in more.outcomes if not each["probe"]}
+    assert len(recipes) == 4 and all(key in store for key in recipes)
+    assert not psutil.Process().children(recursive=True)

@@ -50,7 +50,9 @@ class Remote:
         for key, files in entries.items():
             take_in(self.store, key, files)
         self.workers.give(order)
-        (ended,) = self.workers.wait()
+        while not (answers := self.workers.wait()):
+            pass
+        (ended,) = answers
         key = order["key"]
         well = not (ended.error or ended.lost)
         answer = {
@@ -109,6 +111,9 @@ class RayWorkers(Workers):
         self.failed = 0
         self.seen = time.monotonic()
 
+    def room(self) -> int:
+        return max(1, self._room())
+
     def free(self) -> int:
         self._grow()
         return len(self.idle)
@@ -119,16 +124,16 @@ class RayWorkers(Workers):
         self.pending[actor.make.remote(order_of(node), entries)] = (actor, node)
 
     def wait(self) -> list[Ended]:
-        while True:
-            self._grow()
-            done = []
-            if self.pending:
-                done, _ = self.ray.wait([*self.pending], num_returns=1, timeout=LOOK_S)
-            else:
-                time.sleep(LOOK_S)
-            if done:
-                return self._answered(done[0])
-            self._tell_wait()
+        self._grow()
+        done = []
+        if self.pending:
+            done, _ = self.ray.wait([*self.pending], num_returns=1, timeout=LOOK_S)
+        else:
+            time.sleep(LOOK_S)
+        if done:
+            return self._answered(done[0])
+        self._tell_wait()
+        return []
 
     def close(self) -> None:
         starting = [actor for actor, node in self.pending.values() if node is None]

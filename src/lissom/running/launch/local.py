@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...system.processes import command, ended, surroundings
 from ..plan import Node
 from .workers import Ended, Workers
 
+LOOK_S = 1.0  # for an answer, before whoever waits may look at something else
 PATIENCE_S = 5.0  # until a process that was told to end is killed
 
 
@@ -104,6 +105,9 @@ class LocalWorkers(Workers):
         self.children: list[Child] = []
         self.answers = SimpleQueue[tuple[Child, dict[str, Any] | None]]()
 
+    def room(self) -> int:
+        return self.count
+
     def free(self) -> int:
         return self.count - sum(child.order is not None for child in self.children)
 
@@ -121,7 +125,10 @@ class LocalWorkers(Workers):
 
     def wait(self) -> list[Ended]:
         while True:
-            child, answer = self.answers.get()
+            try:
+                child, answer = self.answers.get(timeout=LOOK_S)
+            except Empty:
+                return []
             order = child.order
             if answer is not None and "said" in answer:
                 self.say(answer["said"])

@@ -40,12 +40,20 @@ class Schedule:
     Iterating makes them and gives each node once, when it is there or will not be: then with the
     error that it failed with, or that a node before it failed with. What nodes were added first is
     begun first. A node that times latency is made in this process while nothing else runs.
+    `look` is called every now and then while others work; whatever it raises ends the waiting.
     """
 
-    def __init__(self, workers: Workers, maker: Maker, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        maker: Maker,
+        say: Callable[[str], None],
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
         self.workers = workers
         self.maker = maker
         self.say = say
+        self.look = look
         self.places: dict[str, int] = {}  # of all nodes, in the order in which they were added
         self.before: dict[str, str] = {}  # the node that another one begins with
         self.waiting: dict[str, list[Node]] = {}  # nodes by the one that they begin with
@@ -81,6 +89,7 @@ class Schedule:
             if self.ready or self.running:
                 for ended in self.workers.wait():
                     yield from self._end(ended)
+                self.look()
             elif self.timing:
                 yield from self._time(heappop(self.timing)[1])
 

@@ -26,6 +26,10 @@ class Workers(ABC):
     beside: ClassVar[bool] = True  # whether they work while this process does something else
 
     @abstractmethod
+    def room(self) -> int:
+        """Return how many nodes can be made at the same time, at least 1."""
+
+    @abstractmethod
     def free(self) -> int:
         """Return how many nodes can be submitted now."""
 
@@ -35,7 +39,7 @@ class Workers(ABC):
 
     @abstractmethod
     def wait(self) -> list[Ended]:
-        """Wait until a node has ended or a worker gets free; return what has ended, if anything."""
+        """Wait until a node has ended or a worker gets free, or for a while; return what has ended."""
 
     @abstractmethod
     def close(self) -> None:
@@ -50,6 +54,9 @@ class Here(Workers):
     def __init__(self, make: Callable[[Node], None]) -> None:
         self.make = make
         self.node: Node | None = None
+
+    def room(self) -> int:
+        return 1
 
     def free(self) -> int:
         return 0 if self.node else 1

@@ -1,4 +1,4 @@
-"""Run the recipe of a point, or only what of it does not learn, and measure what counts for the search."""
+"""Run the recipes of points, or only what of them does not learn, and measure what counts for the search."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...bench.latency import latencies
+from ...errors import LissomError
 from ...language.recipe import Recipe
 from ...language.target import Target
 from ..execute import Run
-from ..launch.crew import made
-from ..launch.workers import Here
+from ..launch.schedule import Schedule
+from ..launch.workers import Workers
 from ..measure import exported, inputs_in
 from ..plan import Node, ends
 from .outcome import Outcome, Point
@@ -22,6 +23,7 @@ from .outcome import Outcome, Point
 class Evaluation:
     """Runs recipes of one task and seed, and measures their files in `targets` on so many threads.
 
+    `workers` make the networks. Files are measured in this process, while none of them works.
     Metrics are those on validation data: the test set is left for what is chosen. The ms of a file
     are those of the uncompressed network's file, times how much slower it was in turns with it: so
     a machine that is slower now and then favours none.
@@ -31,10 +33,23 @@ class Evaluation:
     targets: Sequence[Target]
     seed: int
     threads: int
+    workers: Workers
+    look: Callable[[], None] = lambda: None  # called every now and then while workers learn
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.float_ms: dict[tuple[str, str], float] = {}
+        self.schedule = Schedule(self.workers, self.run, self.run.say, self.look)
+
+    def at_once(self) -> int:
+        """Return how many recipes can be run side by side."""
+        return self.workers.room()
+
+    def close(self) -> None:
+        """End all workers."""
+        self.workers.close()
+        if self.workers.beside:
+            self.run.store.sweep()  # what they were at
 
     def end(self, recipe: Recipe) -> Node:
         """Return the network that a recipe ends in."""
@@ -45,7 +60,7 @@ class Evaluation:
         """Return the values of the uncompressed network that a recipe begins with."""
         path = self.end(recipe).path
         node = next(node for node in path if node.key == path[-1].reference)
-        return self._outcome({}, node, node.recipe, probe=False)
+        return self._measured({}, node, node.recipe, self._made([node])[0], probe=False)
 
     def probed(self, recipe: Recipe) -> Recipe | None:
         """Return a recipe without what learns after its uncompressed network; None where nothing does."""
@@ -55,19 +70,53 @@ class Evaluation:
         rest = tuple(step for step in steps[first:] if not step.learning)
         return Recipe(steps[:first] + rest) if first + len(rest) < len(steps) else None
 
-    def outcome(self, point: Point, recipe: Recipe, *, probe: bool = False) -> Outcome:
-        """Run the recipe of a point, or its probe; raise LissomError for what cannot be run."""
-        shown = self.probed(recipe) if probe else recipe
-        end = self.end(shown or recipe)
+    def probe(self, point: Point, recipe: Recipe) -> Outcome:
+        """Run what of a recipe does not learn; raise LissomError for what cannot be run."""
+        end = self.end(self.probed(recipe) or recipe)
         self.run.rehearse(end)
-        return self._outcome(point, end, recipe, probe=probe)
+        return self._measured(point, end, recipe, self._made([end])[0], probe=True)
 
-    def _outcome(self, point: Point, end: Node, recipe: Recipe, *, probe: bool) -> Outcome:
+    def outcomes(self, asked: Sequence[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
+        """Run recipes side by side, then measure one after another; return what came of each."""
+        ends = [self.end(recipe) for _, recipe in asked]
+        refused = [self._refused(end) for end in ends]
+        sound = [end for end, error in zip(ends, refused, strict=True) if error is None]
+        made = dict(zip([end.key for end in sound], self._made(sound), strict=True))
+        results: list[Outcome | LissomError] = []
+        for (point, recipe), end, error in zip(asked, ends, refused, strict=True):
+            try:
+                results.append(
+                    error or self._measured(point, end, recipe, made[end.key], probe=False)
+                )
+            except LissomError as failed:
+                results.append(failed)
+        return results
+
+    def _refused(self, end: Node) -> LissomError | None:
+        try:
+            self.run.rehearse(end)
+        except LissomError as error:
+            return error
+        return None
+
+    def _made(self, ends: Sequence[Node]) -> list[float | LissomError]:
+        """Make networks; return for each the seconds after which it was there, or why it is not."""
+        begin = self.clock()
+        seconds = dict[str, float]()
+        for end in ends:
+            self.schedule.add(end)
+        for node, _ in self.schedule:
+            seconds[node.key] = self.clock() - begin
+        return [self.schedule.ended[end.key] or seconds.get(end.key, 0.0) for end in ends]
+
+    def _measured(
+        self, point: Point, end: Node, recipe: Recipe, made: float | LissomError, *, probe: bool
+    ) -> Outcome:
+        """Return the outcome of a network that took so many seconds; raise if it is not there."""
+        if isinstance(made, LissomError):
+            raise made
         begin = self.clock()
         run = self.run
-        for _, error in made([end], Here(run.make), run, run.store, run.say):
-            if error is not None:
-                raise error
         record = run.store.record(end.key)
         values: dict[str, float] = {
             name: value for name, value in record["scores"]["valid"].items() if value is not None
@@ -75,7 +124,8 @@ class Evaluation:
         values |= {"params": record["params"], "macs": record["macs"]}
         for target in self.targets:
             values |= self._costs(record, end, target)
-        return Outcome(point, str(recipe), end.key, values, self.clock() - begin, probe)
+        seconds = made + self.clock() - begin
+        return Outcome(point, str(recipe), end.key, values, seconds, probe)
 
     def _costs(self, record: dict[str, Any], end: Node, target: Target) -> dict[str, float]:
         """Return what a file costs in a runtime."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..checks import check_run
 from ..device import device_of
 from ..execute import Run
 from ..execute import run as run_recipes
+from ..launch.crew import Setting, crew_of
 from ..measure import silent
 from ..plan import targets_of
 from .evaluate import Evaluation
@@ -74,6 +76,8 @@ def search(
     device: str = "",
     by: str = "model",
     storage: str = "",
+    workers: int | str = 0,
+    worker_threads: int = 0,
     checkpoint: float = EVERY_MIN,
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
@@ -83,7 +87,9 @@ def search(
     It stops after `budget_s` seconds or so many `trials`, and goes on where it was when it is called
     again. Choices go by validation data; the test set is for what is chosen. `by`: model (Gaussian
     processes), random, tpe or nsga2. `storage` is a file, or the URL of a database that several
-    searches share. Raises LissomError for what cannot be reached, as far as that is known before
+    searches share. `workers` and `worker_threads` are those of `lissom.run`: several recipes are
+    then run side by side, each chosen as if those begun with it came out as expected; files are
+    measured while none learns. Raises LissomError for what cannot be reached, as far as that is known before
     anything is trained, and Unmeasured where a file could not be exported or run.
     """
     end_s = time.monotonic() + budget_s
@@ -93,11 +99,14 @@ def search(
     wanted = targets_of(targets)
     searching: Search | None = None
 
+    def look() -> None:
+        if time.monotonic() > end_s and searching is not None and searching.trained:
+            raise TimeIsUp
+
     def until(progress: Progress) -> None:
         if watch is not None:
             watch(progress)
-        if time.monotonic() > end_s and searching is not None and searching.trained:
-            raise TimeIsUp
+        look()
 
     runner = Run(
         task,
@@ -108,21 +117,24 @@ def search(
         clock_of(threads, store.tables),
         checkpoint_s=every_s(checkpoint),
     )
-    searching = Search(
-        searched,
-        want if isinstance(want, Want) else Want.of(want),
-        Evaluation(runner, wanted, seed, threads),
-        Budget(SHARE * budget_s, trials),
-        storage,
-        by,
-        say,
-    )
-    try:
-        searching.search()
-    except KeyboardInterrupt:
-        say("interrupted: what there is by now is measured; once more ends at once")
-    except TimeIsUp:
-        say("the time is up; a network was still learning, and is left")
+    setting = Setting(task, store, device, runner.checkpoint_s)
+    crew = crew_of(workers, worker_threads, runner, setting, say)
+    with closing(Evaluation(runner, wanted, seed, threads, crew, look)) as evaluation:
+        searching = Search(
+            searched,
+            want if isinstance(want, Want) else Want.of(want),
+            evaluation,
+            Budget(SHARE * budget_s, trials),
+            storage,
+            by,
+            say,
+        )
+        try:
+            searching.search()
+        except KeyboardInterrupt:
+            say("interrupted: what there is by now is measured; once more ends at once")
+        except TimeIsUp:
+            say("the time is up; a network was still learning, and is left")
 
     def run(outcome: Outcome) -> list[dict[str, Any]]:
         return run_recipes(

@@ -34,12 +34,16 @@ class Proposer:
     """
 
     def __init__(
-        self, space: SearchSpace, goal: Goal, reference: Mapping[str, float], seed: int
+        self,
+        space: SearchSpace,
+        goal: Goal,
+        reference: Mapping[str, float],
+        draw: np.random.Generator,
     ) -> None:
         self.space = space
         self.goal = goal
         self.reference = reference  # values of the uncompressed network
-        self.draw = np.random.default_rng(seed)
+        self.draw = draw
 
     def random_point(self) -> Point:
         """Return a point drawn evenly from the space; raise if no steps of it go together."""
@@ -105,9 +109,7 @@ class Proposer:
             return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
         known = np.stack([encoded(each.point, self.space.choices) for each in trained])
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
-        seconds = np.exp(
-            self._expected(trained, lambda each: np.log(max(each.seconds, 0.1)))(points)[0]
-        )
+        seconds = np.exp(self.seconds(trained)(points)[0])
         if len(trained) < BEGIN:
             score = self.costs_kept(points, outcomes) * apart
         elif len(self.goal.aims) == 1 and len(trained) % EXPLORE == 0:
@@ -119,11 +121,49 @@ class Proposer:
             return None
         return candidates[int(score.argmax())][0]
 
+    def propose_several(
+        self, count: int, outcomes: Sequence[Outcome], tried: set[str], left_s: float
+    ) -> list[Point]:
+        """Return up to `count` points to be tried side by side: each is chosen as if those before it
+        had come to what is expected of them.
+
+        Source: Ginsbourger et al. 2010, Kriging Is Well-Suited to Parallelize Optimization
+        (the kriging believer)
+        """
+        points = list[Point]()
+        believed = list(outcomes)
+        for _ in range(count):
+            point = self.propose(believed, tried, left_s)
+            if point is None:
+                break
+            points.append(point)
+            if len(points) < count:
+                believed.append(self.believed(point, believed))
+                tried = tried | {believed[-1].recipe}
+        return points
+
+    def believed(self, point: Point, outcomes: Sequence[Outcome]) -> Outcome:
+        """Return what a point is expected to come to."""
+        recipe = str(self.space.recipe(lambda choice: point[choice.name]))
+        place = encoded(point, self.space.choices)[None]
+        values = dict(self.reference)
+        for name in {*(name for name, _ in self.goal.aims), *(b.name for b in self.goal.bounds)}:
+            if self.known(name, outcomes):
+                mean, _ = self.expected(name, outcomes)(place)
+                values[name] = self.value(name, float(mean[0]))
+        trained = [each for each in outcomes if not each.probe]
+        seconds = float(np.exp(self.seconds(trained)(place)[0][0])) if trained else 0.0
+        return Outcome(point, recipe, "", values, seconds)
+
+    def known(self, name: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Return the outcomes that say something of a value: probes know costs, and no metrics."""
+        return [each for each in outcomes if not (each.probe and self.is_metric(name))]
+
     def costs_kept(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
         """Return how probable it is that all bounds on costs are kept, a little more or less at random."""
         score = 1 + 0.01 * self.draw.random(len(points))
         for bound in self.goal.bounds:
-            if not bound.least and len(outcomes) >= LEAST_POINTS:
+            if not bound.metric and len(outcomes) >= LEAST_POINTS:
                 limit = self.loss(bound.name, bound.number)
                 score *= below(limit, *self.expected(bound.name, outcomes)(points))
         return score
@@ -141,26 +181,43 @@ class Proposer:
         return score
 
     def is_metric(self, name: str) -> bool:
-        """Return whether more of a value is better; of costs less is."""
+        """Return whether a value is a metric; all others are costs."""
+        return (name, 1) in self.goal.aims or any(
+            bound.name == name and bound.metric for bound in self.goal.bounds
+        )
+
+    def more_is_better(self, name: str) -> bool:
+        """Return whether a value is to be large; of costs and of errors less is better."""
         return (name, 1) in self.goal.aims or any(
             bound.name == name and bound.least for bound in self.goal.bounds
         )
 
     def loss(self, name: str, value: float) -> float:
-        """Return what a process is made of: a cost as its logarithm, of a metric what is missing to the
-        uncompressed network's, small differences near it drawn apart.
+        """Return what a process is made of: what is to be small as its logarithm; of what is to be
+        large what is missing to the uncompressed network's, small differences near it drawn apart.
         """
-        if not self.is_metric(name):
+        if not self.more_is_better(name):
             return loss(value, -1)
         reference = self.reference.get(name, 1.0)
         missing = (reference - value) / max(abs(reference), 1e-9)
         return float(np.log(max(missing, -MARGIN / 2) + MARGIN))
 
+    def value(self, name: str, lost: float) -> float:
+        """Return the value whose loss this is."""
+        if not self.more_is_better(name):
+            return float(np.exp(lost))
+        reference = self.reference.get(name, 1.0)
+        return float(reference - (np.exp(lost) - MARGIN) * max(abs(reference), 1e-9))
+
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return what is expected of the loss of a value."""
-        # probes know costs, and no metrics
-        known = [each for each in outcomes if not (each.probe and self.is_metric(name))]
-        return self._expected(known, lambda each: self.loss(name, each.values[name]))
+        return self._expected(
+            self.known(name, outcomes), lambda each: self.loss(name, each.values[name])
+        )
+
+    def seconds(self, trained: Sequence[Outcome]) -> Surrogate:
+        """Return what is expected of the logarithm of the seconds that a recipe takes."""
+        return self._expected(trained, lambda each: np.log(max(each.seconds, 0.1)))
 
     def aimed(self, name: str, sign: int, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return what is expected of an aim, as `Goal.losses` has it."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ...bench.machine import machine
 from ...errors import LissomError
 from ...language.recipe import Recipe
 from ...language.search_space import SearchSpace
@@ -21,7 +25,8 @@ from .study import Study, study_name
 
 PROBES = 8  # at the beginning
 PROBING = 0.15  # of the budget, for them; two are made in any case
-SAME = 50  # recipes in a row that were tried already: there are no others
+NEAR = 0.1  # of the least cost of probes, by which a wanted one may lie below it
+SAME = 50  # recipes in a row that were tried already, or cannot be run: there are no others
 FAILURES = 5  # in a row, before anything came out
 
 
@@ -52,6 +57,8 @@ class Search:
         targets = [str(target) for target in self.evaluation.targets]
         seed = self.evaluation.seed
         self.begun = self.clock()
+        self.refused = 0  # recipes in a row that could not be run
+        self.same = 0  # recipes in a row that were tried before
         self.reference = self.evaluation.reference(self.space.example)
         self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
         name = study_name(
@@ -63,19 +70,26 @@ class Search:
             targets,
             seed,
             self.evaluation.threads,
+            machine()["cpu"],  # whose ms are not those of another
         )
         self.name = name
-        self.study = Study(self.space, self.goal, name, self.place(name), self.by, seed)
+        # searches that share a database draw differently
+        own = secrets.randbits(31) if self.shared else seed
+        self.study = Study(self.space, self.goal, name, self.place(name), self.by, own)
         self.outcomes = self.study.outcomes()
-        self.proposer = Proposer(
-            self.space, self.goal, self.reference.values, seed + len(self.outcomes)
-        )
+        draw = np.random.default_rng([own, len(self.outcomes)])
+        self.proposer = Proposer(self.space, self.goal, self.reference.values, draw)
         if self.outcomes:
             self.say(f"goes on with {len(self.outcomes)} outcomes of an earlier search")
 
+    @property
+    def shared(self) -> bool:
+        """Whether other searches may add to the outcomes meanwhile."""
+        return "://" in self.storage
+
     def place(self, name: str) -> str:
         """Return where outcomes are kept: in the store, if no database is named."""
-        if "://" in self.storage:
+        if self.shared:
             return self.storage
         return self.storage or str(self.evaluation.run.store.root / ".searches" / f"{name}.journal")
 
@@ -93,7 +107,9 @@ class Search:
         return [each for each in self.outcomes if not each.probe]
 
     def done(self) -> bool:
-        """Return whether time or trials are used up."""
+        """Return whether time or trials are used up, by all searches that share the study."""
+        if self.shared:
+            self.outcomes = self.study.outcomes()
         trials = self.budget.trials
         return self.left_s() <= 0 or (trials is not None and len(self.trained) >= trials)
 
@@ -101,38 +117,54 @@ class Search:
         """Try recipes until the budget is used up, or the space."""
         if self.by == "model" and not self.trained:
             self.probe()
-        refused = list[LissomError]()
-        same = 0
-        while not self.done() and same < SAME:
-            trial = None
-            try:
-                trial, point = self.next()
-                if point is None:
-                    self.say("no other recipe is expected to end in the time that is left")
-                    return
-                recipe = self.recipe(point)
-                known = next((each for each in self.trained if each.recipe == str(recipe)), None)
-                same = same + 1 if known else 0
-                outcome = known or self.evaluation.outcome(point, recipe)
-            except LissomError as error:
-                refused.append(error)
-                self.say(f"note: {error}")
-                if trial is not None:
-                    self.study.fail(trial)
-                if len(refused) >= FAILURES and not self.trained:
-                    raise
-                if len(refused) >= SAME:
-                    return
-                continue
-            refused.clear()
-            self.keep(outcome, trial)
+        while not self.done() and self.same < SAME and self.refused < SAME:
+            asked = self.next()
+            if not asked and self.by == "model":
+                self.say("no other recipe is expected to end in the time that is left")
+                return
+            self.run([(trial, point, self.recipe(point)) for trial, point in asked])
 
-    def next(self) -> tuple[Any, Point | None]:
-        """Return the point to try next, with the trial of the sampler that named it."""
+    def next(self) -> list[tuple[Any, Point]]:
+        """Return the points to try next, side by side, each with the trial of the sampler that named it."""
+        room = self.evaluation.at_once()
+        if self.budget.trials is not None:
+            room = min(room, self.budget.trials - len(self.trained))
         if self.by != "model":
-            return self.study.ask()
+            return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
         tried = {each.recipe for each in self.trained}
-        return None, self.proposer.propose(self.outcomes, tried, self.left_s())
+        points = self.proposer.propose_several(room, self.outcomes, tried, self.left_s())
+        return [(None, point) for point in points]
+
+    def ask(self) -> tuple[Any, Point] | None:
+        """Return what the sampler wants to be tried; None where steps that it chose do not go together."""
+        try:
+            return self.study.ask()
+        except LissomError as error:
+            self.refuse(error)
+            return None
+
+    def run(self, asked: list[tuple[Any, Point, Recipe]]) -> None:
+        """Run recipes and take in what comes of them; those that were tried before are not run again."""
+        known = {each.recipe: each for each in self.trained}
+        fresh = [(point, recipe) for _, point, recipe in asked if str(recipe) not in known]
+        came = iter(self.evaluation.outcomes(fresh))
+        for trial, _, recipe in asked:
+            outcome = known.get(str(recipe)) or next(came)
+            self.same = self.same + 1 if str(recipe) in known else 0
+            if isinstance(outcome, Outcome):
+                self.refused = 0
+                self.keep(outcome, trial)
+                continue
+            if trial is not None:
+                self.study.fail(trial)
+            self.refuse(outcome)
+
+    def refuse(self, error: LissomError) -> None:
+        """Tell of a recipe that cannot be run; raise where none could be from the beginning."""
+        self.refused += 1
+        self.say(f"note: {error}")
+        if self.refused >= FAILURES and not self.trained:
+            raise error
 
     def keep(self, outcome: Outcome, trial: Any = None) -> None:
         """Take an outcome in, and say where the search is."""
@@ -155,7 +187,7 @@ class Search:
         """
         if self.evaluation.probed(self.space.example) is None:
             return
-        costs = [bound for bound in self.goal.bounds if not bound.least]
+        costs = [bound for bound in self.goal.bounds if not bound.metric]
         tried = set[str]()
         begun = self.clock()
         for place in range(PROBES):
@@ -168,13 +200,14 @@ class Search:
                 continue
             tried.add(recipe)
             try:
-                self.keep(self.evaluation.outcome(point, self.recipe(point), probe=True))
+                self.keep(self.evaluation.probe(point, self.recipe(point)))
             except LissomError as error:
                 self.say(f"note: {error}")
         for bound in costs:
             values = [(each.values[bound.name], each.recipe) for each in self.outcomes]
             least = min(values, default=None)
-            if least is not None and bound.excess(least[0]) > 0:
+            # a little further than a few recipes reach, another may come
+            if least is not None and bound.excess(least[0]) > NEAR * least[0]:
                 raise LissomError(
                     f"--want: {bound}: no recipe of the space comes so far; the least is "
                     f"{least[0]:.4g}, of {least[1]}"
