@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from ..data.data import AS_GIVEN
 from ..data.inputs import example_in
 from ..data.split import spread
 from ..errors import LissomError
-from ..exporting.onnx.names import layers_in
+from ..exporting.onnx.names import layers_in, products_in
 from ..language.preprocess import Preprocess
 from ..language.target import Fused, Images, Target
 from ..learning.evaluate import Answers, RunFile, file_answers, network_outputs, numbers, together
@@ -393,18 +394,28 @@ def in_integers(
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
-    """Return the share of all multiply-adds that is of layers which run in integers in a file."""
+    """Return the share of all multiply-adds that run in integers in a file: of layers, and of products
+    of two activations, as in attention.
+    """
     named = layers_in(path)
     # the last may have the name of the output
-    floats = {named(name.partition(" (")[0], "") for name in fused.rest}
+    rest = [name.partition(" (")[0] for name in fused.rest]
+    floats = Counter(named(name, "") for name in rest)
+    products = products_in(path)
+    float_products = Counter(name.rpartition("/")[0] for name in rest if "MatMul" in name)
     counts = layer_macs(model, example)
-    done = sum(
-        counts.get(name, 0)
-        for name, layer in model.named_modules()
-        if isinstance(layer, QuantizedLayer)
-        and layer.rounding is not None
-        and name.removeprefix("network.") not in floats
-    )
+    done = 0.0
+    for path_of, layer in model.named_modules():
+        name = "" if path_of == "network" else path_of.removeprefix("network.")
+        if isinstance(layer, QuantizedLayer):
+            if layer.rounding is not None and not floats[name]:
+                done += counts.get(path_of, 0)
+        elif read := products.get(name):
+            own = counts.get(path_of, 0) - sum(
+                counts.get(f"{path_of}.{child}".lstrip("."), 0)
+                for child, _ in layer.named_children()
+            )
+            done += own * min(sum(read), len(read) - float_products[name]) / len(read)
     return round(done / max(counts[""], 1), 4)
 
 

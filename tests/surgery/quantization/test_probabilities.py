@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lissom import apply, export
+from lissom.running.measure import share_in_integers
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.sites import averaged
 
@@ -44,6 +45,12 @@ class Attention(nn.Module):
 
 def samples(count: int = 8) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def share(small: nn.Module, runtime: str, path: Path) -> float:
+    fused = one_target(runtime).fused(path)
+    assert fused is not None
+    return share_in_integers(small, samples(1), fused, path)
 
 
 def products(path: Path) -> list[bool]:
@@ -81,6 +88,7 @@ def test_both_products_of_attention_read_integers(
     path = tmp_path / "model.onnx"
     export(small, runtime, path, (3, 16, 16), samples())
     assert products(path) == [True, True]
+    assert share(small, runtime, path) == 1
     answers = torch.from_numpy(one_target(runtime).load(path, 1)([samples().numpy()])[0])
     with torch.no_grad():
         simulated, exact = small(samples()), net(samples())
@@ -95,7 +103,13 @@ def test_small_probabilities_beside_large_ones_stay_float(by_hand: bool, tmp_pat
     small, notes = apply("quantize(8)", net, samples(1), samples(), notes=True)
     assert any("the probabilities of 1 attention stayed float" in note for note in notes)
     export(small, "openvino", tmp_path / "model.onnx", (3, 16, 16), samples())
-    assert products(tmp_path / "model.onnx") == [True, False]
+    path = tmp_path / "model.onnx"
+    assert products(path) == [True, False]
+    # the patches, their queries and what comes of 256 tokens; values weighed are as many again
+    attended = 256 * 256 * WIDTH
+    layers = 256 * WIDTH * (3 + 3 * WIDTH) + 4 * WIDTH
+    expected = (layers + attended) / (layers + 2 * attended)
+    assert share(small, "openvino", path) == pytest.approx(expected, abs=1e-4)
 
 
 def test_operands_of_products_are_signed_in_openvino_where_they_go_below_0(tmp_path: Path) -> None:
