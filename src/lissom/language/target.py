@@ -93,6 +93,10 @@ class Target(Method, ABC):
         """
         return f"{self.ending}/model.{self.ending}"
 
+    def packs(self) -> bool:
+        """Return whether its files need fewer bytes where weights have 4 bits or fewer."""
+        return False
+
     def plain(self) -> Target:
         """Return the target on which the uncompressed network is to be measured beside: one that
         rounds nothing.

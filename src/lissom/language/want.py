@@ -69,6 +69,12 @@ class Want:
     at: str | None
     limits: tuple[Limit, ...]
 
+    @property
+    def weighs_files(self) -> bool:
+        """Whether it matters how many bytes a file has."""
+        limited = any(limit.quantity == "bytes" for limit in self.limits)
+        return limited or self.objective in ("smallest", "front")
+
     @classmethod
     def of(cls, text: str) -> Want:
         """Read what is wanted; raise LissomError for what cannot be read."""

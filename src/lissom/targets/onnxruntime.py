@@ -134,6 +134,9 @@ class Onnxruntime(Target):
     def plain(self) -> Target:
         return Onnxruntime(provider=self.provider)
 
+    def packs(self) -> bool:
+        return self.packed
+
     def load(self, path: Path, threads: int) -> Run:
         session = _session(path, threads, self.provider)
         names = [part.name for part in session.get_inputs()]

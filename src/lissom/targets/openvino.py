@@ -117,6 +117,9 @@ class Openvino(Target):
             else super().file(few, acts)
         )
 
+    def packs(self) -> bool:
+        return True
+
     def load(self, path: Path, threads: int) -> Run:
         from ..exporting.openvino_ir import one_bit, read
 

@@ -176,11 +176,22 @@ def test_a_front_is_what_nothing_beats() -> None:
         assert (each in front) == (not beaten)
 
 
-def test_default_spaces_are_spaces() -> None:
-    for learns in (True, False):
-        for labelled in (True, False):
-            assert default_space(learns=learns, labelled=labelled).choices
-    assert "alpha=1" in str(default_space(learns=True, labelled=False))
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("few_bits", [True, False])
+def test_default_spaces_are_spaces(learns: bool, labelled: bool, few_bits: bool) -> None:
+    space = default_space(learns=learns, labelled=labelled, few_bits=few_bits)
+    assert space.choices
+    assert ("alpha=1" in str(space)) == (learns and not labelled)
+    assert ("quantize(4" in str(space)) == few_bits
+
+
+@pytest.mark.parametrize(
+    ("want", "weighs"),
+    [("fastest", False), ("front", True), ("smallest", True), ("fastest, bytes <= 9", True)],
+)
+def test_few_bits_are_searched_where_bytes_count(want: str, weighs: bool) -> None:
+    assert Want.of(want).weighs_files == weighs
 
 
 def test_probes_say_nothing_of_metrics() -> None:

@@ -94,9 +94,11 @@ def search(
     """
     end_s = time.monotonic() + budget_s
     store = store if isinstance(store, Store) else Store(store)
-    searched = space_for(space, task)
-    check_run(task, store, [searched.example], bake=False, say=say)
+    want = want if isinstance(want, Want) else Want.of(want)
     wanted = targets_of(targets)
+    few_bits = want.weighs_files and any(target.packs() for target in wanted)
+    searched = space_for(space, task, few_bits)
+    check_run(task, store, [searched.example], bake=False, say=say)
     searching: Search | None = None
 
     def look() -> None:
@@ -122,7 +124,7 @@ def search(
     with closing(Evaluation(runner, wanted, seed, threads, crew, look)) as evaluation:
         searching = Search(
             searched,
-            want if isinstance(want, Want) else Want.of(want),
+            want,
             evaluation,
             Budget(SHARE * budget_s, trials),
             storage,
@@ -152,7 +154,7 @@ def search(
     return finished(searching, run, store)
 
 
-def space_for(space: str | SearchSpace | None, task: Task) -> SearchSpace:
+def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> SearchSpace:
     """Return the space to search; raise where none is given and nothing has trained the network."""
     if isinstance(space, SearchSpace):
         return space
@@ -163,7 +165,11 @@ def space_for(space: str | SearchSpace | None, task: Task) -> SearchSpace:
             "search: nothing has trained this network: expected --weights, or a space that begins "
             "with train, as in 'train(30) | prune(0..0.8) | distill(\"kd\", 10) | quantize(8)'"
         )
-    return default_space(learns=bool(len(task.data.train)), labelled=not task.data.unlabelled)
+    return default_space(
+        learns=bool(len(task.data.train)),
+        labelled=not task.data.unlabelled,
+        few_bits=few_bits,
+    )
 
 
 def finished(

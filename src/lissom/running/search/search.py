@@ -251,14 +251,17 @@ class Search:
         return min(self.trained, key=missing, default=None)
 
 
-def default_space(*, learns: bool, labelled: bool) -> SearchSpace:
-    """Return the space for a trained network: where there are data to learn from, with distillation."""
+def default_space(*, learns: bool, labelled: bool, few_bits: bool) -> SearchSpace:
+    """Return the space for a trained network: where there are data to learn from, with distillation;
+    with `few_bits`, weights of 4 bits as well.
+    """
+    rounded = '{quantize(8), quantize(4, rounding="learned")}' if few_bits else "quantize(8)"
     if not learns:
-        return SearchSpace('{quantize(8), prune(0..0.3, of="macs") | quantize(8)}')
+        return SearchSpace(f'{{{rounded}, prune(0..0.3, of="macs") | {rounded}}}')
     alpha = "" if labelled else ", alpha=1"
     return SearchSpace(
-        f'{{quantize(8), prune(0..0.85, of="macs", by={{l1, taylor}}) | distill("kd", {{2, 6}}{alpha}) '
-        "| quantize(8)}"
+        f'{{{rounded}, prune(0..0.85, of="macs", by={{l1, taylor}}) | '
+        f'distill("kd", {{2, 6}}{alpha}) | {rounded}}}'
     )
 
 
