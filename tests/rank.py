@@ -64,6 +64,15 @@ def normed() -> nn.Module:
     )
 
 
+def normed_alone() -> nn.Module:
+    """Return a network with batch-norm that draws nothing: one learns, the other has no scales and
+    averages all batches.
+    """
+    layers = list(normed())
+    layers[3] = nn.BatchNorm2d(8, affine=False, momentum=None)
+    return nn.Sequential(*layers)
+
+
 class Moving(nn.Module):
     """A layer with a buffer of its own, which moves with what it sees."""
 
@@ -111,6 +120,7 @@ CASES: dict[str, tuple[Any, TrainSettings]] = {
     "plain": (plain, TrainSettings(3, **ALIKE)),
     "few": (plain, TrainSettings(1, **{**ALIKE, "batch": 5})),
     "normed": (normed, TrainSettings(6, **{**ALIKE, "augment": "auto"})),
+    "synchronised": (normed_alone, TrainSettings(3, **ALIKE, sync_norm=True)),
     "quantized": (quantized, TrainSettings(2, **ALIKE)),
     "statistics": (normed, TrainSettings(1, **{**ALIKE, "batch": 57, "lr": 1e-9})),
     "ranges": (quantized, TrainSettings(1, **{**ALIKE, "batch": 57, "lr": 1e-9})),

@@ -80,6 +80,15 @@ def test_a_network_without_batch_norm_learns_the_same(
     assert [row["lr"] for row in rows] == [row["lr"] for row in one_rows]
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_batch_norm_over_all_parts_learns_the_same(count: int, tmp_path: Path) -> None:
+    """Parts of 24 samples and of 9 differ in size; running statistics are those of one process."""
+    one, one_rows = alone("synchronised", tmp_path)
+    several, rows = together("synchronised", tmp_path, count)
+    assert far(one, several) < 1e-5
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in one_rows])
+
+
 def test_a_network_with_batch_norm_learns_as_well(tmp_path: Path) -> None:
     """Statistics are those of parts, and augmentations and dropout draw anew: equal within noise."""
     _, one = alone("normed", tmp_path)

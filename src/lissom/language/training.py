@@ -64,6 +64,7 @@ class TrainSettings:
     recompute: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
+    sync_norm: bool = False
 
 
 @dataclass(frozen=True)

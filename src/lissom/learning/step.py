@@ -145,6 +145,11 @@ class Learning(Step):
         late=True,
     )
     compile: bool = arg("compile the network with torch.compile first", False, late=True)
+    sync_norm: bool = arg(
+        "where several processes learn, batch-norm computes with the whole batch, not with a part",
+        False,
+        late=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

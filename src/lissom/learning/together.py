@@ -1,9 +1,9 @@
 """The training loop of several processes: each computes its part of every batch, and all stay equal.
 
 All draw the same order of samples. Gradients are summed, weighted with the share of the batch, so
-that they are those of the whole batch. Batch-norm computes with the statistics of a part, and its
-running statistics are averaged after each batch. Ends of moving ranges are the least and the
-greatest of all parts, which are those of the whole batch.
+that they are those of the whole batch. Batch-norm computes with the statistics of a part, or of all
+(sync_norm.py), and its running statistics are averaged after each batch. Ends of moving ranges are
+the least and the greatest of all parts, which are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any
 
@@ -27,6 +28,7 @@ from .checkpoint import packed, unpacked
 from .loop import Loop
 from .plateau import Judge
 from .ranks import Ranks, part_of
+from .sync_norm import synchronise
 
 NORMS = nn.modules.batchnorm._NormBase
 
@@ -39,6 +41,11 @@ class LoopTogether(Loop):
     def __init__(self, ranks: Ranks, *settings: Any) -> None:
         self.ranks = ranks
         super().__init__(*settings)
+        if self.pace.sync_norm:
+            undone = ExitStack()
+            undone.callback(self.release)
+            undone.callback(synchronise(self.learner, ranks))
+            self.release = undone.close
         self.vary = torch.Generator()
         self.before = self.right
         self.marks: dict[tuple[int, str], tuple[int, int]] = {}

@@ -1,0 +1,98 @@
+"""Batch-norm over the whole batch, where several processes compute a part of it each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .ranks import Ranks
+
+NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class OverRanks(torch.autograd.Function):
+    """The sum of a tensor over all processes.
+
+    Each computes the gradient of the mean loss of its own part, which is later weighted with the
+    part's `share` of the batch. So what comes back from the others is, too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, ranks: Ranks, share: float) -> Tensor:
+        """Return the sum."""
+        ctx.ranks = ranks
+        ctx.share = share
+        return ranks.summed([values])[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of all parts, in units of this part's."""
+        return ctx.ranks.summed([ctx.share * gradient])[0] / ctx.share, None, None
+
+
+def synchronise(model: nn.Module, ranks: Ranks) -> Callable[[], None]:
+    """Have each batch-norm in training mode divide by the deviation of all processes' samples; return
+    what undoes it.
+
+    Source: the statistics are added up as in Chan, Golub and LeVeque 1983, Algorithms for Computing
+    the Sample Variance; torch.nn.SyncBatchNorm does the same on GPUs only
+    """
+    norms = [m for m in model.modules() if isinstance(m, NORMS)]
+    for norm in norms:
+        norm.forward = partial(normalised, norm, ranks, norm.forward)  # type: ignore[method-assign]
+
+    def undo() -> None:
+        for norm in norms:
+            del norm.forward
+
+    return undo
+
+
+def normalised(
+    norm: Any, ranks: Ranks, alone: Callable[[Tensor], Tensor], inputs: Tensor
+) -> Tensor:
+    """Return what a batch-norm makes of its part (n c ...) of a batch; running statistics move."""
+    if not norm.training:
+        return alone(inputs)
+    x = inputs.float()
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    own = x.numel() // x.shape[1]
+    count = float(ranks.summed([torch.tensor([float(own)])])[0])
+    mean, variance = moments(x, axes, own, count, ranks)
+    if norm.track_running_stats:
+        move(norm, mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+    scale = (variance + norm.eps).rsqrt()
+    shift = -mean * scale
+    if norm.affine:
+        scale = scale * norm.weight
+        shift = shift * norm.weight + norm.bias
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    return (x * scale.view(shape) + shift.view(shape)).to(inputs.dtype)
+
+
+def moments(
+    x: Tensor, axes: list[int], own: int, count: float, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance (c) of `count` numbers a channel, of which `own` are in `x`."""
+    part = x.mean(axes)
+    around = (x - part.view([1, -1, *[1] * (x.ndim - 2)])).square().sum(axes)
+    share = own / count
+    mean = OverRanks.apply(part * share, ranks, share)
+    off = (part - mean).square() * own
+    variance = OverRanks.apply((around + off) / count, ranks, share)
+    return mean, variance
+
+
+def move(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    """Move running statistics as a batch-norm does."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    rate = norm.momentum
+    if rate is None:  # the mean of all batches
+        rate = 1 / float(norm.num_batches_tracked)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), rate)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), rate)
