@@ -131,10 +131,19 @@ def store(
             "--trust", help="Sign all entries as your own: what code they name will be imported."
         ),
     ] = False,
+    push: Annotated[
+        str,
+        typer.Option(
+            "--push", help="Copy all entries to a place, as in s3://bucket/folder or gs://..."
+        ),
+    ] = "",
+    pull: Annotated[
+        str, typer.Option("--pull", help="Copy all entries from such a place that are not here.")
+    ] = "",
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """List the finished networks, check, sign or delete them."""
+    """List the finished networks, check, sign, copy or delete them."""
     from ..commands.store import told
     from ..store.store import Store
 
@@ -146,6 +155,8 @@ def store(
         remove=remove or [],
         verify=verify,
         trust=trust,
+        push_to=push,
+        pull_from=pull,
         quiet=json,
         ask=typer.confirm,
         say=lambda text: typer.echo(text, err=True),

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import LissomError, counted
 from ..report.table import print_store
 from ..store.checks import many_read
+from ..store.elsewhere import pull, push
 from ..store.manifest import code_in, manifest, own_record, seal, wrong
 from ..store.pictures import PICTURES
 from ..store.record import remedy
@@ -47,6 +48,8 @@ def done(
     remove: Sequence[str],
     verify: bool,
     trust: bool,
+    push_to: str,
+    pull_from: str,
     quiet: bool,
     ask: Callable[[str], bool],
     say: Say,
@@ -56,6 +59,14 @@ def done(
         gone = removed(store, [store.find(key) for key in remove])
         shown([f"removed {key}" for key in gone], quiet)
         return {"removed": gone}
+    if push_to:
+        sent = push(store, push_to, say)
+        shown([f"copied {counted(len(sent), 'entry')} to {push_to}"], quiet)
+        return {"pushed": sent}
+    if pull_from:
+        taken = pull(store, pull_from, say)
+        shown([f"copied {counted(len(taken), 'entry')} from {pull_from}"], quiet)
+        return {"pulled": taken}
     if trust:
         found = trusted(store, say)
         named = ", ".join(f"{code} ({count})" for code, count in found["code"].items()) or "no code"

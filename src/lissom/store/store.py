@@ -227,6 +227,14 @@ class Store:
             shutil.rmtree(self.root / f".part-{key}", ignore_errors=True)
 
     @contextmanager
+    def copied(self, key: str) -> Iterator[Path]:
+        """Give a scratch folder that becomes the entry `key` as it is, with the signature it came with."""
+        self.writable()
+        with scratch(self.root) as folder:
+            yield folder
+            self._place(folder, self.folder(key))
+
+    @contextmanager
     def artefact(self, key: str, name: str) -> Iterator[Path]:
         """Give a scratch folder that becomes `artefacts/<name>` of an entry when the block ends well."""
         home = self.folder(key) / "artefacts"
