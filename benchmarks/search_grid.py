@@ -1,0 +1,166 @@
+"""How near a search comes to the best of a grid of 81 recipes, with 12 of them trained.
+
+    python benchmarks/search_grid.py [--seeds 5] [--trials 12] [--model resnet8] [--size 16]
+    [--data digits] [--to onnxruntime] [--table grid.json]
+
+First all 81 recipes are run and measured, unless the table has them, so the best is known. Then
+searches choose among them, and are told what is in the table: only their choices are tried here.
+Values are those on validation data, and ms in turns with the uncompressed network's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+from lissom.bench.machine import machine
+from lissom.data.data import Data
+from lissom.language.recipe import Recipe
+from lissom.language.search_space import SearchSpace
+from lissom.language.want import Want
+from lissom.running.execute import Run
+from lissom.running.launch.workers import Here
+from lissom.running.plan import targets_of
+from lissom.running.search.evaluate import Evaluation
+from lissom.running.search.outcome import Outcome, Point
+from lissom.running.search.search import Budget, Search
+from lissom.store.store import Store
+from lissom.tasks.task import Task
+
+SPACE = SearchSpace(
+    'train(15) | prune({0.3, 0.5, 0.7}, of="macs", by={l1, fisher, random}) | '
+    'distill("kd", {1, 3, 6}) | quantize({8, 6, 4})'
+)
+WANTS = (
+    "fastest, top1 >= float - 0.02",
+    "smallest, top1 >= float - 0.02",
+    "accurate, ms <= float / 2",
+)
+WAYS = ("model", "tpe", "random")
+
+
+class Table:
+    """Stands for an evaluation: outcomes that are known, and a clock that they move."""
+
+    def __init__(self, outcomes: list[Outcome], root: Path, target: str, seed: int) -> None:
+        self.known = {each.recipe: each for each in outcomes[1:]}
+        self.uncompressed = outcomes[0]
+        metrics = [name for name in outcomes[0].values if name == "top1"]
+        self.run = SimpleNamespace(
+            task=SimpleNamespace(metric_names=metrics), store=SimpleNamespace(root=root)
+        )
+        self.targets = [target]
+        self.seed = seed
+        self.threads = 1
+        self.seconds = 0.0
+
+    def clock(self) -> float:
+        """Return the seconds that all recipes so far took when they were run."""
+        return self.seconds
+
+    def at_once(self) -> int:
+        """Return how many recipes are run side by side."""
+        return 1
+
+    def reference(self, _: Recipe) -> Outcome:
+        """Return the uncompressed network's outcome."""
+        return self.uncompressed
+
+    def probed(self, recipe: Recipe) -> Recipe:
+        """Return any recipe: there are probes."""
+        return recipe
+
+    def probe(self, point: Point, recipe: Recipe) -> Outcome:
+        """Return the costs of a recipe, which are those of the trained network."""
+        values = self.known[str(recipe)].values | {"top1": 0.1}
+        return Outcome(point, str(recipe), "", values, 1.0, probe=True)
+
+    def outcomes(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome]:
+        """Return what recipes came to."""
+        found = [self.known[str(recipe)] for _, recipe in asked]
+        self.seconds += sum(each.seconds for each in found)
+        return found
+
+
+def measured(given: argparse.Namespace) -> list[Outcome]:
+    """Run all recipes; return their outcomes, the uncompressed network's first."""
+    data = Data.of(given.data, size=(given.size, given.size))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Task.of(given.model, data), Store(folder))
+        evaluation = Evaluation(run, targets_of(given.to), 0, 1, Here(run.make))
+        outcomes = [evaluation.reference(SPACE.example)]
+        names = [choice.name for choice in SPACE.choices]
+        for places in product(*(range(len(choice.options)) for choice in SPACE.choices)):
+            point = dict(zip(names, map(float, places), strict=True))
+            recipe = SPACE.recipe(lambda choice, point=point: point[choice.name])  # type: ignore[misc]
+            (outcome,) = evaluation.outcomes([(point, recipe)])
+            if not isinstance(outcome, Outcome):
+                raise outcome
+            outcomes.append(outcome)
+            print(f"{len(outcomes) - 1}  {outcome.recipe}: {outcome.values}", flush=True)
+    return outcomes
+
+
+def found(
+    outcomes: list[Outcome], want: str, by: str, seed: int, given: argparse.Namespace
+) -> Search:
+    """Return a search among known outcomes that has ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Table(outcomes, Path(folder), given.to, seed)
+        search = Search(
+            SPACE,
+            Want.of(want),
+            table,  # type: ignore[arg-type]
+            Budget(1e9, given.trials),
+            "",
+            by,
+            clock=table.clock,
+        )
+        search.search()
+    return search
+
+
+def main() -> None:
+    """Print a row for each goal and each way to choose."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--trials", type=int, default=12)
+    options.add_argument("--model", default="resnet8")
+    options.add_argument("--data", default="digits")
+    options.add_argument("--size", type=int, default=16)
+    options.add_argument("--to", default="onnxruntime")
+    options.add_argument("--table", type=Path)
+    given = options.parse_args()
+    if given.table and given.table.is_file():
+        outcomes = [Outcome.of(each) for each in json.loads(given.table.read_text())]
+    else:
+        outcomes = measured(given)
+        if given.table:
+            given.table.write_text(json.dumps([each.json() for each in outcomes], indent=1))
+    print(f"{machine()['cpu']}, {given.model} on {given.data} at {given.size}, {given.to}: {SPACE}")
+    print(f"{given.trials} of {len(outcomes) - 1} recipes trained; what was found over the best")
+    for want in WANTS:
+        for by in WAYS:
+            ratios = list[float]()
+            for seed in range(given.seeds):
+                search = found(outcomes, want, by, seed, given)
+                name, _ = search.goal.aims[0]
+                best = search.goal.best(outcomes[1:])
+                own = search.goal.best(search.trained)
+                if best is None:
+                    raise SystemExit(f"{want}: none of the grid meets it")
+                ratios.append(own.values[name] / best.values[name] if own else float("nan"))
+            print(
+                f"{want:32} {by:7} mean {statistics.mean(ratios):.3f}  "
+                f"{' '.join(f'{each:.3f}' for each in ratios)}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
