@@ -1,7 +1,7 @@
 """How near a search comes to the best of a grid of 81 recipes, with 12 of them trained.
 
     python benchmarks/search_grid.py [--seeds 5] [--trials 12] [--model resnet8] [--size 16]
-    [--data digits] [--to onnxruntime] [--table grid.json]
+    [--data digits] [--to openvino] [--table grid.json]
 
 First all 81 recipes are run and measured, unless the table has them, so the best is known. Then
 searches choose among them, and are told what is in the table: only their choices are tried here.
@@ -133,7 +133,7 @@ def main() -> None:
     options.add_argument("--model", default="resnet8")
     options.add_argument("--data", default="digits")
     options.add_argument("--size", type=int, default=16)
-    options.add_argument("--to", default="onnxruntime")
+    options.add_argument("--to", default="openvino")
     options.add_argument("--table", type=Path)
     given = options.parse_args()
     if given.table and given.table.is_file():
