@@ -134,6 +134,14 @@ def test_impossible_wants_are_refused(want: str, said: str, tmp_path: Path) -> N
         searched(tmp_path, want, "model", 0, 100)
 
 
+def test_a_name_that_nobody_measures_is_told_before_anything_is_run(tmp_path: Path) -> None:
+    land = Landscape(tmp_path)
+    land.reference = pytest.fail  # type: ignore[method-assign]
+    want = Want.of("fastest, recall >= 0.5")
+    with pytest.raises(LissomError, match="no metric or cost 'recall'"):
+        Search(SearchSpace(SPACE), want, land, Budget(100), "")  # type: ignore[arg-type]
+
+
 def test_a_small_space_ends_by_itself(tmp_path: Path) -> None:
     search, _ = searched(
         tmp_path, WANT, "model", 0, 1e6, space="prune({0.2, 0.4}) | distill('kd', {2, 5})"

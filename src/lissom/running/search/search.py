@@ -18,7 +18,7 @@ from ...language.want import Want
 from ..eta import spoken
 from ..measure import silent
 from .evaluate import Evaluation
-from .goal import Goal
+from .goal import Goal, measured_names
 from .outcome import Outcome, Point
 from .propose import Proposer
 from .study import Study, study_name
@@ -59,6 +59,8 @@ class Search:
         self.begun = self.clock()
         self.refused = 0  # recipes in a row that could not be run
         self.same = 0  # recipes in a row that were tried before
+        for limit in self.want.limits:  # names are known before anything is run
+            measured_names(limit.quantity, limit.at, run.task.metric_names, targets)
         self.reference = self.evaluation.reference(self.space.example)
         self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
         name = study_name(
