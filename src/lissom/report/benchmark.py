@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from .table import BADLY, WHY_BADLY, print_wide, size_text
+from ..language.amounts import size_text
+from .table import BADLY, WHY_BADLY, print_wide
 from .terminal import terminal
 
 

@@ -11,10 +11,11 @@ from rich.table import Table
 from ..bench.intervals import wide
 from ..bench.machine import measured_on
 from ..errors import LissomError
+from ..language.amounts import count_text, size_text
 from ..language.recipe import Recipe
 from ..store.store import Store
 from .rows import main_score
-from .table import BADLY, WHY_BADLY, count_text, number, print_wide, size_text
+from .table import BADLY, WHY_BADLY, number, print_wide
 from .terminal import terminal
 
 OTHER_MACHINE = "another machine"

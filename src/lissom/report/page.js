@@ -398,6 +398,8 @@ const unpack = id =>
     }
   }
   let sought = 0; // which search is shown
+  const powers = [...Array(12).keys()].map(k => 10 ** (k - 4)),
+    ticks = powers.flatMap(p => [1, 2, 5].map(m => +(m * p).toPrecision(1))); // of logarithmic axes
   function search() {
     $("searchbox").hidden = !D.searches.length;
     if (!D.searches.length) return;
@@ -421,7 +423,7 @@ const unpack = id =>
           text: points.map(p => wrapped(p.recipe) + (p.why ? "<br>" + p.why : "")),
           mode: "markers",
           name: "recipe, the later the darker",
-          hovertemplate: "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+          hovertemplate: "%{text}<br>%{y:.4g}, %{x:.4g}<extra></extra>",
           marker: {
             symbol: points.map(symbol),
             size: points.map(p => (p.chosen ? 17 : 9)),
@@ -439,6 +441,7 @@ const unpack = id =>
         },
       ],
       layout(s.label, s.metric + ", validation", {
+        x: s.wide ? { type: "log", tickvals: ticks, ticktext: ticks.map(String) } : {},
         all: {
           shapes: [
             ...line(s.limits[s.metric], v => ({ xref: "paper", x0: 0, x1: 1, y0: v, y1: v })),
@@ -493,7 +496,7 @@ const unpack = id =>
     grid(
       "whynot",
       ["recipe", s.metric, s.label, ""],
-      order.map(p => [p.recipe, num(p.y, 4), p.x == null ? "–" : p.x.toPrecision(4), p.chosen ? "chosen" : p.why]),
+      order.map(p => [p.recipe, num(p.y, 4), p.cost, p.chosen ? "chosen" : p.why]),
       1,
     );
   }

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..language.amounts import amount_text
 from ..running.search.found import Found
 from .table import print_records, print_wide
 from .terminal import terminal
@@ -59,15 +60,4 @@ def shown_names(found: Found) -> list[str]:
 
 def cells(values: dict[str, Any], names: list[str]) -> list[str]:
     """Return values as text."""
-    return [shown(values.get(name)) for name in names]
-
-
-def shown(value: float | None) -> str:
-    """Return a number with four digits, and whole thousands.
-
-    >>> shown(0.98213), shown(1234567.0), shown(None)
-    ('0.9821', '1,234,567', '-')
-    """
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return [amount_text(name, values[name]) if name in values else "-" for name in names]

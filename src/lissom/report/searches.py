@@ -6,12 +6,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..language.amounts import amount_text
 from ..language.want import COSTS
 from ..running.search.goal import Bound, Goal
 from ..running.search.outcome import Outcome
 from ..store.store import Store, tell
 
-LABELS = {"ms": "latency in ms", "bytes": "file in bytes", "resident": "memory in MiB"}
+# labels of axes, and what their numbers are divided by
+UNITS = {
+    "ms": ("latency in ms", 1),
+    "bytes": ("file in kB", 1_000),
+    "resident": ("memory in MiB", 1),
+    "params": ("thousand parameters", 1_000),
+    "macs": ("million multiply-adds", 1_000_000),
+}
+WIDE = 8  # times the least, from which on an axis is logarithmic
 
 
 def searches_data(store: Store) -> list[dict[str, Any]]:
@@ -41,6 +50,7 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
     outcomes = [Outcome.of(each) for each in found["outcomes"]]
     trained = [each for each in outcomes if not each.probe]
     chosen = {str(recipe) for recipe in found["chosen"]}
+    costs = [each[cost] for each in (reference, *(one.values for one in trained)) if cost in each]
     return {
         "want": str(found["want"]),
         "space": str(found["space"]),
@@ -51,13 +61,12 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
         "metric": metric,
         "cost": cost,
         "label": label_of(cost),
-        "reference": [reference.get(cost), reference[metric]],
-        "limits": {bound.name: bound.number for bound in bounds},
+        "wide": max(costs) > WIDE * min(costs) > 0,
+        "reference": [shown(cost, reference.get(cost)), reference[metric]],
+        "limits": {bound.name: shown(bound.name, bound.number) for bound in bounds},
         "points": [
-            {
-                "recipe": each.recipe,
-                "x": each.values.get(cost),
-                "y": each.values[metric],
+            point_of(each, metric, cost)
+            | {
                 "fits": goal.meets(each),
                 "chosen": each.recipe in chosen,
                 "why": str(found["why_not"].get(each.recipe, "")),
@@ -70,6 +79,17 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def point_of(outcome: Outcome, metric: str, cost: str) -> dict[str, Any]:
+    """Return where a recipe lies in the plot, and its cost as text."""
+    value = outcome.values.get(cost)
+    return {
+        "recipe": outcome.recipe,
+        "x": shown(cost, value),
+        "y": outcome.values[metric],
+        "cost": "–" if value is None else amount_text(cost, value),
+    }
+
+
 def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
     """Return minutes and value where the best so far became better."""
     spent_s = 0.0
@@ -77,7 +97,8 @@ def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
     for place, each in enumerate(outcomes):
         spent_s += each.seconds
         best = goal.best(outcomes[: place + 1])
-        value = None if best is None else best.values[goal.aims[0][0]]
+        name = goal.aims[0][0]
+        value = None if best is None else shown(name, best.values[name])
         if value is not None and (not steps or steps[-1][1] != value):
             steps.append([spent_s / 60, value])
     return steps
@@ -97,4 +118,15 @@ def label_of(name: str) -> str:
     ('latency in ms, onnxruntime', 'top1')
     """
     quantity, _, target = name.partition("@")
-    return f"{LABELS.get(quantity, quantity)}, {target}" if target else name
+    label = UNITS[quantity][0] if quantity in UNITS else quantity
+    return f"{label}, {target}" if target else label
+
+
+def shown(name: str, value: float | None) -> float | None:
+    """Return a value in the unit of its axis.
+
+    >>> shown("bytes@openvino", 60_421), shown("top1", 0.98)
+    (60.421, 0.98)
+    """
+    unit = UNITS.get(name.partition("@")[0])
+    return None if value is None else value / unit[1] if unit else value

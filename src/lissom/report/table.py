@@ -14,6 +14,7 @@ from rich.table import Table
 from ..bench.intervals import APART, disturbed
 from ..bench.machine import machine_text
 from ..errors import counted
+from ..language.amounts import count_text, size_text
 from ..store.store import Store
 from .rows import Row, csv_of, over_seeds, rows_of
 from .terminal import terminal
@@ -328,30 +329,3 @@ def print_store(rows: list[dict[str, Any]]) -> None:
         f"{counted(len(rows), 'network')}, {size_text(sum(row['size_bytes'] for row in rows))}",
         sep="\n",
     )
-
-
-def size_text(count: float) -> str:
-    """Return bytes as a person says them.
-
-    >>> size_text(1_107_651)
-    '1.11 MB'
-    """
-    return scaled(count, (" B", " kB", " MB", " GB"))
-
-
-def count_text(count: float) -> str:
-    """Return a count as a person says it.
-
-    >>> count_text(269_722)
-    '270k'
-    """
-    return scaled(count, ("", "k", "M", "G"))
-
-
-def scaled(count: float, units: tuple[str, ...]) -> str:
-    """Return three digits of a number with the unit that fits."""
-    place = 0
-    while count >= 999.5 and place < len(units) - 1:
-        count = count / 1000
-        place = place + 1
-    return f"{count:.3g}{units[place]}"

@@ -21,7 +21,7 @@ from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
-from lissom.running.search.search import Budget, Search, default_space
+from lissom.running.search.search import Budget, Search, default_space, why_not
 from lissom.tasks.task import Task
 
 WANT = "fastest, top1 >= float - 0.03"
@@ -164,6 +164,17 @@ def test_recipes_that_fail_are_told_and_left(
     search, _ = searched(tmp_path, WANT, "random", 0, 200, say=told.append)
     assert search.trained and not any("fisher" in each.recipe for each in search.trained)
     assert "note: fisher: it cannot be" in told
+
+
+def test_the_cheapest_of_equals_is_best() -> None:
+    goal = Goal((("top1", 1),), ())
+    outcomes = [
+        Outcome({}, f"prune(0.{k})", "", {"top1": top1, "ms@x": ms, "bytes@x": 100.0}, 1)
+        for k, (top1, ms) in enumerate([(0.9, 3.0), (0.9, 1.0), (0.9, 2.0), (0.8, 0.5)])
+    ]
+    assert goal.best(outcomes) is outcomes[1]
+    assert why_not(outcomes[0], [outcomes[1]], goal) == "as good, and costs more"
+    assert why_not(outcomes[3], [outcomes[1]], goal) == "top1 0.8, the best has 0.9"
 
 
 def test_a_front_is_what_nothing_beats() -> None:

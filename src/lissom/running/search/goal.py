@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import LissomError, unknown
+from ...language.amounts import amount_text
 from ...language.want import COSTS, OF_FILES, Want
 from .outcome import Outcome
 
@@ -26,6 +27,10 @@ class Bound:
     def excess(self, value: float) -> float:
         """Return how far a value is on the wrong side; at most 0 where it is on the right one."""
         return self.number - value if self.least else value - self.number
+
+    def wanted(self) -> str:
+        """Return the bound in words, without the name."""
+        return f"at {'least' if self.least else 'most'} {amount_text(self.name, self.number)}"
 
     def __str__(self) -> str:
         return f"{self.name} {'>=' if self.least else '<='} {self.number:.5g}"
@@ -85,8 +90,7 @@ class Goal:
     def misses(self, outcome: Outcome) -> list[str]:
         """Return which bounds an outcome does not keep, in words; of a probe, those of costs."""
         return [
-            f"{bound.name} {outcome.values[bound.name]:.4g}, wanted {'>=' if bound.least else '<='} "
-            f"{bound.number:.4g}"
+            f"{bound.name} {amount_text(bound.name, outcome.values[bound.name])}, wanted {bound.wanted()}"
             for bound in self.bounds
             if bound.excess(outcome.values[bound.name]) > 0 and not (outcome.probe and bound.metric)
         ]
@@ -96,11 +100,13 @@ class Goal:
         return [loss(outcome.values[name], sign) for name, sign in self.aims]
 
     def best(self, outcomes: Sequence[Outcome]) -> Outcome | None:
-        """Return the best of those that keep all bounds; None where none does, or for a front."""
+        """Return the best of those that keep all bounds, the cheapest of equals; None where none does, or
+        for a front.
+        """
         fitting = [each for each in outcomes if not each.probe and self.meets(each)]
         if len(self.aims) > 1 or not fitting:
             return None
-        return min(fitting, key=lambda each: (self.losses(each), -len(each.recipe)))
+        return min(fitting, key=lambda each: (self.losses(each), burden(each)))
 
     def front(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Return those that keep all bounds and that none of the others beats in every aim."""
@@ -111,6 +117,13 @@ class Goal:
             return any(beats(other, own) for other in losses)
 
         return [each for each, own in zip(fitting, losses, strict=True) if not is_beaten(own)]
+
+
+def burden(outcome: Outcome) -> float:
+    """Return what is small where all costs are: the sum of their logarithms."""
+    return sum(
+        loss(value, -1) for name, value in outcome.values.items() if name.partition("@")[0] in COSTS
+    )
 
 
 def loss(value: float, sign: int) -> float:

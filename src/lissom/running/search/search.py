@@ -12,6 +12,7 @@ import numpy as np
 
 from ...bench.machine import machine
 from ...errors import LissomError
+from ...language.amounts import amount_text
 from ...language.recipe import Recipe
 from ...language.search_space import SearchSpace
 from ...language.want import Want
@@ -176,7 +177,9 @@ class Search:
         misses = self.goal.misses(outcome)
         now = self.goal.best(self.trained)
         verdict = "; ".join(misses) if misses else ("the best so far" if now != best else "fits")
-        aims = ", ".join(f"{name} {outcome.values[name]:.4g}" for name, _ in self.goal.aims)
+        aims = ", ".join(
+            f"{name} {amount_text(name, outcome.values[name])}" for name, _ in self.goal.aims
+        )
         word = "probe" if outcome.probe else f"{len(self.trained)}"
         self.say(
             f"[{word}, {spoken(max(self.left_s(), 0))} left]  {outcome.recipe}: {aims}; {verdict}"
@@ -211,8 +214,8 @@ class Search:
             # a little further than a few recipes reach, another may come
             if least is not None and bound.excess(least[0]) > NEAR * least[0]:
                 raise LissomError(
-                    f"--want: {bound}: no recipe of the space comes so far; the least is "
-                    f"{least[0]:.4g}, of {least[1]}"
+                    f"--want: {bound.name} {bound.wanted()}: no recipe of the space comes so far; the "
+                    f"least is {amount_text(bound.name, least[0])}, of {least[1]}"
                 )
 
     def cheapest(self, place: int) -> Point | None:
@@ -273,5 +276,8 @@ def why_not(outcome: Outcome, best: Sequence[Outcome], goal: Goal) -> str:
         return "; ".join(misses)
     if len(goal.aims) > 1 or not best:
         return "another is better in everything"
+    if goal.losses(outcome) == goal.losses(best[0]):
+        return "as good, and costs more"
     name, _ = goal.aims[0]
-    return f"{name} {outcome.values[name]:.4g}, the best has {best[0].values[name]:.4g}"
+    own, least = (amount_text(name, each.values[name]) for each in (outcome, best[0]))
+    return f"{name} {own}, the best has {least}"
