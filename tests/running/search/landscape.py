@@ -52,7 +52,7 @@ class Landscape:
 
     def probe(self, point: Point, recipe: Recipe) -> Outcome:
         self.seconds += 3.0
-        return self.outcome(point, recipe, probe=True)
+        return self.outcome(point, recipe, probe=self.probed(recipe) is not None)
 
     def outcomes(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
         results: list[Outcome | LissomError] = []

@@ -166,6 +166,15 @@ def test_recipes_that_fail_are_told_and_left(
     assert "note: fisher: it cannot be" in told
 
 
+def test_what_learns_nothing_is_known_from_the_beginning(tmp_path: Path) -> None:
+    """To round alone is tried first: where time is short, it is better than nothing."""
+    space = '{quantize(8), prune(0.2..0.8) | distill("kd", {20, 40}) | quantize(8)}'
+    search, land = searched(tmp_path, WANT, "model", 0, 30, space=space)
+    best = search.goal.best(search.trained)
+    assert best is not None and best.recipe == "quantize(8)"
+    assert land.calls.count("quantize(8)") == 1
+
+
 def test_the_cheapest_of_equals_is_best() -> None:
     goal = Goal((("top1", 1),), ())
     outcomes = [

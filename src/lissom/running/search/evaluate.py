@@ -71,10 +71,13 @@ class Evaluation:
         return Recipe(steps[:first] + rest) if first + len(rest) < len(steps) else None
 
     def probe(self, point: Point, recipe: Recipe) -> Outcome:
-        """Run what of a recipe does not learn; raise LissomError for what cannot be run."""
-        end = self.end(self.probed(recipe) or recipe)
+        """Run what of a recipe does not learn, which may be all of it; raise LissomError for what
+        cannot be run.
+        """
+        part = self.probed(recipe)
+        end = self.end(part or recipe)
         self.run.rehearse(end)
-        return self._measured(point, end, recipe, self._made([end])[0], probe=True)
+        return self._measured(point, end, recipe, self._made([end])[0], probe=part is not None)
 
     def outcomes(self, asked: Sequence[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
         """Run recipes side by side, then measure one after another; return what came of each."""

@@ -186,12 +186,11 @@ class Search:
         )
 
     def probe(self) -> None:
-        """Measure recipes without what learns: costs are known before anything is trained.
+        """Measure recipes without what learns: costs are known before anything is trained. One in which
+        nothing learns is done with that.
 
         Raises LissomError where no recipe keeps a bound on a cost, saying what can be reached.
         """
-        if self.evaluation.probed(self.space.example) is None:
-            return
         costs = [bound for bound in self.goal.bounds if not bound.metric]
         tried = set[str]()
         begun = self.clock()
@@ -201,7 +200,7 @@ class Search:
             point = self.cheapest(place) if place < len(self.space.choices) else None
             point = point or self.proposer.random_point()
             recipe = str(self.recipe(point))
-            if recipe in tried or self.left_s() <= 0:
+            if recipe in tried or self.done():
                 continue
             tried.add(recipe)
             try:
