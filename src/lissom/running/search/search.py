@@ -265,7 +265,7 @@ def default_space(*, learns: bool, labelled: bool, few_bits: bool) -> SearchSpac
     alpha = "" if labelled else ", alpha=1"
     return SearchSpace(
         f'{{{rounded}, prune(0..0.85, of="macs", by={{l1, taylor}}) | '
-        f'distill("kd", {{2, 6}}{alpha}) | {rounded}}}'
+        f'distill("kd", {{2, 6}}, lr=0.01{alpha}) | {rounded}}}'
     )
 
 
