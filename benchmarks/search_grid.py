@@ -67,6 +67,13 @@ class Table:
         """Return how many recipes are run side by side."""
         return 1
 
+    def reference_key(self, _: Recipe) -> str:
+        """Return its key."""
+        return self.uncompressed.key
+
+    def measure_in(self, _: Outcome) -> None:
+        """Nothing is measured."""
+
     def reference(self, _: Recipe) -> Outcome:
         """Return the uncompressed network's outcome."""
         return self.uncompressed

@@ -100,8 +100,27 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
         each.recipe for each in first.outcomes
     ]
     assert len(land.calls) == 3 and len(again.trained) == 7
-    other, _ = searched(tmp_path, "smallest", "model", 0, 1e6, trials=1)
-    assert len(other.trained) == 1  # another want is another search
+
+
+def test_another_want_knows_what_was_found_out(tmp_path: Path) -> None:
+    """Outcomes of the same space are taken over, in units of the first reference; trials are its own."""
+    first, _ = searched(tmp_path, WANT, "model", 0, 1e6, trials=4)
+    slower = {**FLOAT, "ms@onnxruntime": 2 * FLOAT["ms@onnxruntime"]}
+    land = Landscape(tmp_path)
+    land.reference = lambda _: Outcome({}, "", "float", slower, 0.0)  # type: ignore[method-assign]
+    second = Search(
+        SearchSpace(SPACE),
+        Want.of("smallest"),
+        land,  # type: ignore[arg-type]
+        Budget(1e6, 2),
+        "",
+        clock=land.clock,
+    )
+    assert second.outcomes == first.outcomes and second.reference == first.reference
+    second.search()
+    assert len(land.calls) == 2 and len(second.trained) == 6
+    once_more, land = searched(tmp_path, WANT, "model", 0, 1e6, trials=5)
+    assert len(land.calls) == 1 and len(once_more.trained) == 7
 
 
 def test_what_no_recipe_can_cost_is_refused_before_training(tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ class Evaluation:
         (end,) = ends([recipe], [self.seed], self.run.task.root)
         return end
 
+    def reference_key(self, recipe: Recipe) -> str:
+        """Return the key of the uncompressed network that a recipe begins with."""
+        return self.end(recipe).reference
+
+    def measure_in(self, reference: Outcome) -> None:
+        """Measure ms in units of an uncompressed network's, as they were found once."""
+        for name, value in reference.values.items():
+            quantity, _, target = name.partition("@")
+            if quantity == "ms":
+                self.float_ms[reference.key, target] = value
+
     def reference(self, recipe: Recipe) -> Outcome:
         """Return the values of the uncompressed network that a recipe begins with."""
         path = self.end(recipe).path

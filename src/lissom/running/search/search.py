@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...bench.machine import machine
-from ...errors import LissomError
+from ...errors import LissomError, counted
 from ...language.amounts import amount_text
 from ...language.recipe import Recipe
 from ...language.search_space import SearchSpace
@@ -22,7 +22,7 @@ from .evaluate import Evaluation
 from .goal import Goal, measured_names
 from .outcome import Outcome, Point
 from .propose import Proposer
-from .study import Study, study_name
+from .study import Storage, Study, study_name
 
 PROBES = 8  # at the beginning
 PROBING = 0.15  # of the budget, for them; two are made in any case
@@ -62,28 +62,31 @@ class Search:
         self.same = 0  # recipes in a row that were tried before
         for limit in self.want.limits:  # names are known before anything is run
             measured_names(limit.quantity, limit.at, run.task.metric_names, targets)
-        self.reference = self.evaluation.reference(self.space.example)
-        self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
         name = study_name(
             str(self.space),
-            str(self.want),
-            self.space.example.keys(self.reference.key)[
-                -1:
-            ],  # another version of a step is another
+            # another version of a step is another
+            self.space.example.keys(self.evaluation.reference_key(self.space.example))[-1:],
             targets,
             seed,
             self.evaluation.threads,
             machine()["cpu"],  # whose ms are not those of another
         )
-        self.name = name
+        storage = Storage(self.place(name), name)
+        known = storage.reference()
+        self.reference = known or self.evaluation.reference(self.space.example)
+        self.evaluation.measure_in(self.reference)
+        self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
         # searches that share a database draw differently
         own = secrets.randbits(31) if self.shared else seed
-        self.study = Study(self.space, self.goal, name, self.place(name), self.by, own)
+        self.study = Study(
+            self.space, self.goal, storage, str(self.want), self.reference, self.by, own
+        )
+        self.name = self.study.name
         self.outcomes = self.study.outcomes()
         draw = np.random.default_rng([own, len(self.outcomes)])
         self.proposer = Proposer(self.space, self.goal, self.reference.values, draw)
         if self.outcomes:
-            self.say(f"goes on with {len(self.outcomes)} outcomes of an earlier search")
+            self.say(f"goes on with {counted(len(self.outcomes), 'outcome')} of earlier searches")
 
     @property
     def shared(self) -> bool:
@@ -114,7 +117,7 @@ class Search:
         if self.shared:
             self.outcomes = self.study.outcomes()
         trials = self.budget.trials
-        return self.left_s() <= 0 or (trials is not None and len(self.trained) >= trials)
+        return self.left_s() <= 0 or (trials is not None and self.study.trained() >= trials)
 
     def search(self) -> None:
         """Try recipes until the budget is used up, or the space."""
@@ -131,7 +134,7 @@ class Search:
         """Return the points to try next, side by side, each with the trial of the sampler that named it."""
         room = self.evaluation.at_once()
         if self.budget.trials is not None:
-            room = min(room, self.budget.trials - len(self.trained))
+            room = min(room, self.budget.trials - self.study.trained())
         if self.by != "model":
             return [asked for asked in (self.ask() for _ in range(room)) if asked is not None]
         tried = {each.recipe for each in self.trained}

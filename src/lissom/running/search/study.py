@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ...errors import LissomError, unknown
+from ...errors import LissomError, first_line, unknown
 from ...language.search_space import Choice, SearchSpace
 from .goal import Goal
 from .outcome import Outcome, Point
 
 SAMPLERS = ("model", "random", "tpe", "nsga2")
-OUTCOME = "outcome"  # the attribute of a trial that holds it
+# attributes of trials and studies
+OUTCOME = "outcome"
+REFERENCE = "reference"  # the outcome of the uncompressed network
+TAKEN = "taken"  # whether another study had it
 
 
 def optuna() -> Any:
@@ -26,43 +32,107 @@ def optuna() -> Any:
     return optuna
 
 
-class Study:
-    """Outcomes of one search, by the name that its space, goal and task give it."""
+class Storage:
+    """Where searches keep outcomes: a file, or the URL of a database. Studies whose names begin with
+    `name` are those of one space, task and machine, each for another want.
+    """
 
-    def __init__(
-        self, space: SearchSpace, goal: Goal, name: str, storage: str, by: str, seed: int
-    ) -> None:
-        if by not in SAMPLERS:
-            raise unknown("--by", "way to search", by, SAMPLERS)
+    def __init__(self, place: str, name: str) -> None:
         self.optuna = optuna()
-        self.space = space
-        self.goal = goal
-        try:
-            self.study = self.optuna.create_study(
-                storage=self._storage(storage),
-                study_name=name,
-                directions=["maximize" if sign > 0 else "minimize" for _, sign in goal.aims],
-                load_if_exists=True,
+        self.place = place
+        self.name = name
+        with self.opening():
+            self.storage = self._opened()
+            self.names = sorted(
+                study
+                for study in self.optuna.get_all_study_names(self.storage)
+                if study.startswith(name)
             )
-        except Exception as error:  # those of the database's driver
-            reason = str(error).strip().splitlines()[0]
-            place = re.sub(r"//[^/@]*@", "//...@", storage)  # a password is nobody's business
-            raise LissomError(f"--storage: {place} cannot be opened: {reason:.200}") from error
-        # a continued search goes on with other draws
-        self.study.sampler = self._sampler(by, seed + len(self.study.trials))
 
-    def _storage(self, storage: str) -> Any:
-        if "://" in storage:
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Say in one line that the storage cannot be opened."""
+        try:
+            yield
+        except Exception as error:  # those of the database's driver
+            reason = first_line(error)
+            place = re.sub(r"//[^/@]*@", "//...@", self.place)  # a password is nobody's business
+            raise LissomError(f"--storage: {place} cannot be opened: {reason:.200}") from error
+
+    def _opened(self) -> Any:
+        if "://" in self.place:
             from optuna.storages import RDBStorage
             from sqlalchemy.pool import NullPool
 
             # no connection stays open behind a search that has ended
-            return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
+            return RDBStorage(self.place, engine_kwargs={"poolclass": NullPool})
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        Path(storage).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(storage, JournalFileOpenLock(storage)))
+        Path(self.place).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(self.place, JournalFileOpenLock(self.place)))
+
+    def studies(self) -> Iterator[Any]:
+        """Yield Optuna's studies."""
+        for name in self.names:
+            yield self.optuna.load_study(study_name=name, storage=self.storage)
+
+    def reference(self) -> Outcome | None:
+        """Return the uncompressed network's outcome as the first search measured it, if there was one:
+        ms of all are in units of it.
+        """
+        known = [study.user_attrs for study in self.studies()]
+        return next((Outcome.of(each[REFERENCE]) for each in known if REFERENCE in each), None)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcomes of all searches, each recipe once."""
+        found = chain.from_iterable(map(outcomes_in, self.studies()))
+        return list({(each.recipe, each.probe): each for each in found}.values())
+
+
+def outcomes_in(study: Any) -> list[Outcome]:
+    """Return the outcomes of a study of Optuna's, the oldest first."""
+    return [
+        Outcome.of(trial.user_attrs[OUTCOME])
+        for trial in study.trials
+        if OUTCOME in trial.user_attrs
+    ]
+
+
+class Study:
+    """Outcomes of one search: those of others in the same storage are taken over."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        goal: Goal,
+        storage: Storage,
+        want: str,
+        reference: Outcome,
+        by: str,
+        seed: int,
+    ) -> None:
+        if by not in SAMPLERS:
+            raise unknown("--by", "way to search", by, SAMPLERS)
+        self.optuna = storage.optuna
+        self.space = space
+        self.goal = goal
+        self.name = f"{storage.name}-{study_name(want)}"
+        with storage.opening():
+            self.study = self.optuna.create_study(
+                storage=storage.storage,
+                study_name=self.name,
+                directions=["maximize" if sign > 0 else "minimize" for _, sign in goal.aims],
+                load_if_exists=True,
+            )
+        if REFERENCE not in self.study.user_attrs:
+            self.study.set_user_attr(REFERENCE, reference.json())
+        # a continued search goes on with other draws
+        self.study.sampler = self._sampler(by, seed + len(self.study.trials))
+        own = {(each.recipe, each.probe) for each in self.outcomes()}
+        for outcome in storage.outcomes():
+            if (outcome.recipe, outcome.probe) not in own:
+                self.add(outcome, taken=True)
 
     def _sampler(self, by: str, seed: int) -> Any:
         samplers = self.optuna.samplers
@@ -74,11 +144,16 @@ class Study:
 
     def outcomes(self) -> list[Outcome]:
         """Return all outcomes, the oldest first."""
-        return [
-            Outcome.of(trial.user_attrs[OUTCOME])
+        return outcomes_in(self.study)
+
+    def trained(self) -> int:
+        """Return how many recipes were trained for this want."""
+        return sum(
+            OUTCOME in trial.user_attrs
+            and TAKEN not in trial.user_attrs
+            and not trial.user_attrs[OUTCOME]["probe"]
             for trial in self.study.trials
-            if OUTCOME in trial.user_attrs
-        ]
+        )
 
     def ask(self) -> tuple[Any, Point]:
         """Return a trial and the point that the sampler wants to be tried."""
@@ -112,8 +187,10 @@ class Study:
         )
         return choice.number(value)
 
-    def add(self, outcome: Outcome, trial: Any = None) -> None:
-        """Keep an outcome: that of a `trial` which was asked for, or of a point from elsewhere."""
+    def add(self, outcome: Outcome, trial: Any = None, taken: bool = False) -> None:
+        """Keep an outcome: that of a `trial` which was asked for, or of a point from elsewhere;
+        `taken` from another study.
+        """
         values = [outcome.values[name] for name, _ in self.goal.aims]
         constraints = {
             bound.name: bound.excess(outcome.values[bound.name]) for bound in self.goal.bounds
@@ -136,7 +213,7 @@ class Study:
                 distributions={name: self._distribution(asked[name]) for name in params},
                 values=None if outcome.probe else values,
                 state=state or self.optuna.trial.TrialState.COMPLETE,
-                user_attrs={OUTCOME: outcome.json()},
+                user_attrs={OUTCOME: outcome.json(), **({TAKEN: True} if taken else {})},
                 constraints=constraints,
             )
         )
@@ -173,5 +250,5 @@ class Study:
 
 
 def study_name(*parts: object) -> str:
-    """Return the name of a search: the same parts have one name."""
-    return "lissom-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    """Return a name for what a search is made of: the same parts have one name."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
