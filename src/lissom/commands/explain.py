@@ -13,7 +13,7 @@ import torch
 
 from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
-from ..data.data import are_classes
+from ..data.own_splits import are_classes
 from ..data.split import CPU, spread
 from ..errors import LissomError
 from ..language.recipe import Recipe

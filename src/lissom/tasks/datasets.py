@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..data.classes import classes_named
-from ..data.data import Data, parted
+from ..data.data import Data
 from ..data.folder import PARTS
 from ..data.own import dataset_split, is_pair_of_tensors
 from ..data.published import preprocess_of
+from ..data.validation import parted
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
 from .code import called, loaded
