@@ -21,7 +21,8 @@ from lissom import Data, LissomError, Store, Task
 from lissom.models import factory
 from lissom.running.entries import load_key
 from lissom.surgery.quantization.layers import QuantizedLayer
-from lissom.tasks.task import build_from, check_model_spec
+from lissom.tasks.networks import check_model_spec
+from lissom.tasks.rebuild import build_from
 
 INPUTS = {"input_names": ["input"], "output_names": ["scores"]}
 

@@ -33,15 +33,11 @@ from lissom.running.entries import load_key
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
 from lissom.tasks.builders import chosen_arguments
-from lissom.tasks.task import (
-    build_from,
-    check_model_spec,
-    is_published,
-    load_weights,
-    own_task,
-    published_argument,
-    teacher_from,
-)
+from lissom.tasks.networks import check_model_spec, is_published, published_argument
+from lissom.tasks.rebuild import build_from
+from lissom.tasks.task import own_task
+from lissom.tasks.teachers import teacher_from
+from lissom.tasks.weights import load_weights
 
 NETS = """
 from torch import nn

@@ -34,7 +34,8 @@ from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import Layers, layer_noise, layers_of, rounding_only, roundings
 from ..surgery.quantization.prepare import prepare_layers, unrounded
-from ..tasks.task import Task, teacher_code, teachers_in
+from ..tasks.task import Task
+from ..tasks.teachers import teacher_code, teachers_in
 from ..trees import Tree, answer_in, answer_of, length, put_in, tensors_in
 
 WORST = 3  # layers that are named

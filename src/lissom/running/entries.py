@@ -7,7 +7,7 @@ from torch import nn
 from ..store.snapshot import read_structure, restore
 from ..store.store import Store
 from ..tasks.builders import chosen_arguments, code_named
-from ..tasks.task import build_from
+from ..tasks.rebuild import build_from
 
 
 def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
