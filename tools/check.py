@@ -20,7 +20,6 @@ MOST_LOOPS = 32  # comprehensions with more than one `for`; only goes down
 LARGER = {
     "cli/main.py": 3_540,
     "steps/mask.py: __call__": 609,
-    "steps/quantize.py: __call__": 555,
     "exporting/onnx/export.py: export_onnx": 510,
     "surgery/channels/windows.py: forward": 504,
 }

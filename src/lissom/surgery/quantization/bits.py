@@ -5,6 +5,7 @@ by it, without torch.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,15 +62,6 @@ def at_least(precision: Precision | None, bits: int) -> Precision | None:
     return Precision(grid, max(bits, precision.bits))
 
 
-def reduced(precision: Precision | None) -> Precision | None:
-    """Return a grid of weights with 7 bits in place of 8, if it has them."""
-    return (
-        Precision(precision.grid, 7)
-        if precision is not None and precision.bits == 8 and 7 in precision.grid.of_weights
-        else precision
-    )
-
-
 def saturates() -> bool:
     """Return whether this processor adds products of 8 bits in pairs of 16 bits, which overflow:
     x86 without VNNI.
@@ -80,6 +72,27 @@ def saturates() -> bool:
     import torch
 
     return platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_vnni_supported()
+
+
+def without_saturation(
+    weights: Mapping[str, Precision | None],
+    inputs: Mapping[str, Precision | None],
+    reduce_range: bool | None,
+) -> dict[str, Precision | None]:
+    """Return grids of weights, by name, with 7 bits in place of 8 where inputs are integers too, if
+    `reduce_range`; None = if this processor's sums would saturate.
+    """
+    reduces = saturates() if reduce_range is None else reduce_range
+    return {
+        name: Precision(precision.grid, 7)
+        if reduces
+        and precision is not None
+        and inputs[name] is not None
+        and precision.bits == 8
+        and 7 in precision.grid.of_weights
+        else precision
+        for name, precision in weights.items()
+    }
 
 
 @dataclass
