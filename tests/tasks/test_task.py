@@ -29,12 +29,11 @@ from lissom.report.explanation import print_explanation
 from lissom.report.inspection import print_inspection
 from lissom.report.page import unpacked, write_report
 from lissom.report.table import print_record
-from lissom.running.entries import load_key
+from lissom.running.entries import build_from, load_key
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
 from lissom.tasks.builders import chosen_arguments
 from lissom.tasks.networks import check_model_spec, is_published, published_argument
-from lissom.tasks.rebuild import build_from
 from lissom.tasks.task import own_task
 from lissom.tasks.teachers import teacher_from
 from lissom.tasks.weights import load_weights

@@ -13,6 +13,7 @@ from ..language.step import Step
 from ..surgery.quantization.bits import (
     Precision,
     PrecisionPlan,
+    Precisions,
     at_least,
     plan_precision,
     precision_of,
@@ -211,7 +212,7 @@ class Quantize(Step):
         from ..surgery.quantization.mixed import CHOICES
 
         grids = {str(bits): self.weight_precision(bits) for bits in CHOICES}
-        inputs = dict.fromkeys(grids, self.precisions()[1])
+        inputs: Precisions = dict.fromkeys(grids, self.precisions()[1])
         safe = without_saturation(grids, inputs, self.reduce_range)
         return {int(bits): grid for bits, grid in safe.items()}
 

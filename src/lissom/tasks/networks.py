@@ -16,6 +16,8 @@ from .code import file_mark, loaded, parameters_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..data.data import Data
+
 
 def check_model_spec(spec: str) -> None:
     """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, onnx:FILE,
@@ -71,22 +73,21 @@ def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
 
 
 def arguments_for(
-    factory: Callable[..., nn.Module],
-    model: str,
-    wanted: Mapping[str, int],
-    more: Mapping[str, Any],
+    factory: Callable[..., nn.Module], model: str, data: Data, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a factory is called with: what of `wanted` it takes, and `more`.
+    """Return what a factory is called with: the channels and classes of the data if it takes them,
+    and `more`.
 
-    One with **kwargs is given `num_classes` only. Raises LissomError for `more` that it does not
-    take.
+    Raises LissomError for `more` that it does not take.
     """
     takes = parameters_of(factory)
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name in more:
         if name not in takes and not anything:
             raise unknown(f"--model-args: {model}", "argument", name, takes)
-    given = {k: v for k, v in wanted.items() if k in takes or (anything and k == "num_classes")}
+    given = {"in_channels": data.channels} if "in_channels" in takes else {}
+    if data.classes and (anything or "num_classes" in takes):
+        given["num_classes"] = len(data.classes)
     return {**given, **more}
 
 

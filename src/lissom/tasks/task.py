@@ -113,10 +113,7 @@ class Task:
         published = weights if weights and is_published(weights, model) else None
         if published:
             arguments = {**published_argument(model, published), **arguments}
-        wanted = {"in_channels": data.channels}
-        if data.classes:
-            wanted["num_classes"] = len(data.classes)
-        given = arguments_for(factory, model, wanted, arguments)
+        given = arguments_for(factory, model, data, arguments)
 
         def build() -> nn.Module:
             made = factory(**given)
@@ -139,16 +136,15 @@ class Task:
             source += f" {order}{file_mark(weights_file(weights))}"
         own_kind, kind_source = (None, "") if kind is None else kind_named(kind)
         source += kind_source
+        file = weights or onnx_file(model)
         task = cls(
             build,
             data,
             model,
             f"{source} {given}",
             spec={"model": model, **given},
-            weights=weights or onnx_file(model),
-            trained=bool(weights or onnx_file(model))
-            or is_own_code(model)
-            or bool(arguments.get("pretrained")),
+            weights=file,
+            trained=bool(file or is_own_code(model) or arguments.get("pretrained")),
             kind=own_kind,
             kind_text=kind or "",
             origin={

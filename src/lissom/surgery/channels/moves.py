@@ -133,19 +133,13 @@ def pad(labels: Labels, op: Op) -> None:
         after = amounts[2 * k + 1]
         if before < 0 or after < 0:
             return unknown(labels, op)
-        if before or after:
-            if not varies(channels, dim):  # all positions are alike, the added ones too
-                channels = channels.narrow(dim, 0, 1).expand(
-                    *channels.shape[:dim],
-                    channels.shape[dim] + before + after,
-                    *channels.shape[dim + 1 :],
-                )
-            else:
-                zero = torch.zeros((), dtype=torch.long)
-                ends = [
-                    zero.expand(*channels.shape[:dim], n, *channels.shape[dim + 1 :])
-                    for n in (before, after)
-                ]
-                channels = torch.cat([ends[0], channels, ends[1]], dim)
+        if not before and not after:
+            continue
+        if varies(channels, dim):
+            channels = torch.constant_pad_nd(channels, [0, 0] * k + [before, after])
+        else:  # all positions are alike, the added ones too
+            shape = list(channels.shape)
+            shape[dim] += before + after
+            channels = channels.narrow(dim, 0, 1).expand(shape)
     labels[out] = channels.expand(out.shape)
     return None

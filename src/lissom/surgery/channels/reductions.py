@@ -61,13 +61,11 @@ def reduce(labels: Labels, op: Op) -> None:
     out = op.outputs[0]
     place = REDUCTIONS[op.name]
     axes = op.args[place] if len(op.args) > place else op.kwargs.get("dim")
-    if (
-        axes is None
-        or isinstance(axes, (bool, torch.dtype))
-        or (isinstance(axes, (list, tuple)) and not axes)
-    ):
+    if type(axes) is int:
+        axes = [axes]
+    if not isinstance(axes, (list, tuple)) or not axes:  # as in var(x, unbiased), sum(x, dtype=...)
         return unknown(labels, op)
-    dims = sorted(d % channels.ndim for d in (axes if isinstance(axes, (list, tuple)) else [axes]))
+    dims = sorted(d % channels.ndim for d in axes)
     over = [d for d in range(channels.ndim) if varies(channels, d)]
     if over and op.name in ZEROS_ADD_NOTHING and set(over) <= set(dims):
         # one number, of no channel, which removing zeros does not change; whether cut channels are

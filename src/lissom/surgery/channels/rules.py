@@ -21,9 +21,7 @@ from .pointwise import POINTWISE, gated, pointwise, write
 from .products import ATTENTION, heads, linear, product
 from .reductions import POOLS, REDUCTIONS, pool, reduce, softmax, unpool
 
-Rule = Callable[[Labels, Op], None]
-
-RULES: dict[str, Rule] = {
+RULES: dict[str, Callable[[Labels, Op], None]] = {
     "convolution": convolution,
     "_convolution": convolution,
     "addmm": linear,

@@ -5,7 +5,6 @@ by it, without torch.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,9 @@ class Precision:
 
     grid: Grid
     bits: int
+
+
+Precisions = dict[str, Precision | None]  # by name; None stays float
 
 
 def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Precision | None:
@@ -75,10 +77,8 @@ def saturates() -> bool:
 
 
 def without_saturation(
-    weights: Mapping[str, Precision | None],
-    inputs: Mapping[str, Precision | None],
-    reduce_range: bool | None,
-) -> dict[str, Precision | None]:
+    weights: Precisions, inputs: Precisions, reduce_range: bool | None
+) -> Precisions:
     """Return grids of weights, by name, with 7 bits in place of 8 where inputs are integers too, if
     `reduce_range`; None = if this processor's sums would saturate.
     """
@@ -101,8 +101,8 @@ class PrecisionPlan:
     rounds itself.
     """
 
-    weights: dict[str, Precision | None]
-    inputs: dict[str, Precision | None]
+    weights: Precisions
+    inputs: Precisions
     sites: dict[str, Precision]  # sites with a grid of their own
     own: dict[str, Precision]
 
@@ -122,8 +122,8 @@ class PrecisionPlan:
 
 
 def plan_precision(
-    weights: dict[str, Precision | None],
-    inputs: dict[str, Precision | None],
+    weights: Precisions,
+    inputs: Precisions,
     wires: DataFlow,
     rest: Precision | None,
 ) -> PrecisionPlan:

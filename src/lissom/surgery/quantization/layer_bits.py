@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..coverage import FIRST, LAST
-from .bits import FLOAT, Precision, at_least
+from .bits import FLOAT, Precision, Precisions, at_least
 from .layers import QuantizedLayer
-
-Precisions = dict[str, Precision | None]
 
 
 def layer_precisions(
