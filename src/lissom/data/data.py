@@ -88,26 +88,18 @@ class Data:
         (1, 32, 32)
         """
 
+        more: dict[str, Any] = {"channels": channels, "skip_bad": skip_bad, "classes": classes}
+
         def reading(preprocess: str | None, size: tuple[int, int] | None = None) -> Data:
-            read = load(
-                name,
-                root=root,
-                size=size,
-                channels=channels,
-                skip_bad=skip_bad,
-                preprocess=preprocess,
-                classes=classes,
-            )
+            read = load(name, root=root, size=size, preprocess=preprocess, **more)
             return completed(read, stated=preprocess is not None)
 
         origin = {
             "name": name,
             "root": None if root is None else str(root),
             "size": size,
-            "channels": channels,
-            "skip_bad": skip_bad,
             "preprocess": preprocess,
-            "classes": classes,
+            **more,
         }
         return replace(reading(preprocess, size), reread=reading, origin=origin)
 

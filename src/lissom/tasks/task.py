@@ -1,4 +1,4 @@
-"""What a user brings: how to build the network, the data, the loss and the scores of merit."""
+"""What a user brings: how to build the network, the data, the loss and the metrics."""
 
 from __future__ import annotations
 

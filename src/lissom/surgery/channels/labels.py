@@ -156,17 +156,13 @@ class Labels:
             axes = [k for k in axes if varies(like, k - tensor.ndim)]
         if len(axes) != 1 or tensor.shape[axes[0]] == 1:
             return None
+        axis = axes[0]
+        row = self.fresh(tensor.shape[axis])
+        self.use(name, axis, "vector", row)
         shape = [1] * tensor.ndim
-        shape[axes[0]] = -1
-        labels = self.fresh(tensor.shape[axes[0]]).view(shape).expand(tensor.shape)
-        self.use(
-            name,
-            axes[0],
-            "vector",
-            labels.movedim(axes[0], -1).reshape(-1, tensor.shape[axes[0]])[0],
-        )
-        self[tensor] = labels
-        return labels
+        shape[axis] = -1
+        self[tensor] = row.view(shape).expand(tensor.shape)
+        return self[tensor]
 
     # the outcome
 

@@ -44,7 +44,7 @@ def make_quantizable(
         separate_attention(network, example)
         return prepare_layers(network, example, fold)
 
-    own = settle_plain(model, ctx)
+    reasons = settle_plain(model, ctx)
     before = copy.deepcopy(model)
     separate_attention(model, ctx.example)
     one = first(ctx.example, 1)
@@ -55,7 +55,7 @@ def make_quantizable(
         smooth_network(model, batches, ctx, smooth_for, range)
         before = copy.deepcopy(model)
     left = prepare_layers(model, shown, fold)
-    unable(model, ctx.example, left, own, CLASSES)
+    unable(model, ctx.example, left, reasons, CLASSES)
     gate_same(ctx, "folded = unfolded", before, model, first(batches[0], 32), prepare, shown)
     if loose:
         parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
