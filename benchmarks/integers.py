@@ -43,7 +43,7 @@ from lissom.detection.torchvision import ONE_STAGE, places_of
 from lissom.exporting.onnx.names import WEIGHTED
 from lissom.exporting.reasons import INTEGERS, MOVES
 from lissom.language.recipe import Recipe
-from lissom.running.measure import share_in_integers
+from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.targets.onnxruntime import INTEGER
 from lissom.trees import Tree, called, first, tensors_in

@@ -20,7 +20,7 @@ from lissom.bench.process import Process, loaded
 from lissom.data.data import Data
 from lissom.errors import Unmeasured
 from lissom.exporting import isolated
-from lissom.running.measure import measurement_notes
+from lissom.running.measurement_notes import measurement_notes
 from lissom.store.store import Store
 from lissom.system.processes import ended
 from lissom.tasks.task import Task

@@ -22,10 +22,11 @@ from lissom import Data, LissomError, Task
 from lissom.data import reading as reading_module
 from lissom.data import split as split_module
 from lissom.data.augment import cutout, mirrored, mirrors, shifted, shifts
-from lissom.data.data import parted, statistics
 from lissom.data.picture import decoded, picture_in
 from lissom.data.source import check_spec, resized
 from lissom.data.split import Files, Images, spread
+from lissom.data.statistics import statistics
+from lissom.data.validation import parted
 from lissom.language.preprocess import Preprocess
 from lissom.running.context import TaskContext
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.models import factory
-from lissom.running.entries import load_key
+from lissom.running.entries import build_from, load_key
 from lissom.surgery.quantization.layers import QuantizedLayer
-from lissom.tasks.task import build_from, check_model_spec
+from lissom.tasks.networks import check_model_spec
 
 INPUTS = {"input_names": ["input"], "output_names": ["scores"]}
 

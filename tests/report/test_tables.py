@@ -19,7 +19,7 @@ from lissom.report.explanation import file_text
 from lissom.report.page import with_references
 from lissom.report.rows import csv_of, over_seeds, rows_of
 from lissom.report.table import cell, code_cell, markdown, print_record, print_records
-from lissom.running.measure import medians
+from lissom.running.measurement_notes import medians
 from lissom.store.store import Store
 
 

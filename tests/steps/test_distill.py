@@ -37,7 +37,8 @@ from lissom.steps.distill import Distill
 from lissom.store.store import Store
 from lissom.surgery.channels.groups import groups_of
 from lissom.surgery.channels.slice import slice_channels
-from lissom.tasks.task import Task, teachers_in
+from lissom.tasks.task import Task
+from lissom.tasks.teachers import teachers_in
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lissom import apply
 from lissom.exporting.reasons import GROUPS, NO_KERNEL, ZERO_POINT
-from lissom.running.measure import share_in_integers
+from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.bits import saturates
 

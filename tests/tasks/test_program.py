@@ -18,10 +18,10 @@ from torch.export import Dim, export, save
 import lissom
 from lissom import Data, LissomError, Store, Task
 from lissom.models import factory
-from lissom.running.entries import load_key
+from lissom.running.entries import build_from, load_key
 from lissom.tasks.builders import code_file
+from lissom.tasks.networks import check_model_spec
 from lissom.tasks.program import program_network
-from lissom.tasks.task import build_from, check_model_spec
 from lissom.trees import tensors_in
 
 

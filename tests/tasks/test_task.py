@@ -29,19 +29,14 @@ from lissom.report.explanation import print_explanation
 from lissom.report.inspection import print_inspection
 from lissom.report.page import unpacked, write_report
 from lissom.report.table import print_record
-from lissom.running.entries import load_key
+from lissom.running.entries import build_from, load_key
 from lissom.running.plan import targets_of
 from lissom.steps.prune import Prune
 from lissom.tasks.builders import chosen_arguments
-from lissom.tasks.task import (
-    build_from,
-    check_model_spec,
-    is_published,
-    load_weights,
-    own_task,
-    published_argument,
-    teacher_from,
-)
+from lissom.tasks.networks import check_model_spec, is_published, published_argument
+from lissom.tasks.task import own_task
+from lissom.tasks.teachers import teacher_from
+from lissom.tasks.weights import load_weights
 
 NETS = """
 from torch import nn

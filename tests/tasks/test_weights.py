@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lissom import LissomError
-from lissom.tasks.task import load_weights
+from lissom.tasks.weights import load_weights
 
 
 def plain() -> nn.Sequential:

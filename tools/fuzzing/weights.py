@@ -112,7 +112,7 @@ class Weights(Family):
 
     def read(self, mutant: Mutant) -> bool:
         """Load the file into a fresh network."""
-        from lissom.tasks.task import load_weights
+        from lissom.tasks.weights import load_weights
 
         from .networks import Tiny
 

@@ -107,7 +107,8 @@ class Brought:
         from ..tasks.builders import onnx_file
         from ..tasks.code import weights_file
         from ..tasks.kinds import check_kind
-        from ..tasks.task import Task, check_model_spec, is_published, own_task
+        from ..tasks.networks import check_model_spec, is_published
+        from ..tasks.task import Task, own_task
 
         wait_asleep()
         size = size_of(self.size)
@@ -160,7 +161,7 @@ class Brought:
         """
         from ..data.published import LIBRARIES
         from ..tasks.builders import onnx_file
-        from ..tasks.task import is_published
+        from ..tasks.networks import is_published
 
         library = self.model.partition(":")[0]
         stated = self.preprocess

@@ -13,7 +13,7 @@ import torch
 
 from ..bench.capped import CAPS, capped
 from ..bench.process import loaded
-from ..data.data import are_classes
+from ..data.own_splits import are_classes
 from ..data.split import CPU, spread
 from ..errors import LissomError
 from ..language.recipe import Recipe
@@ -34,7 +34,8 @@ from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import Layers, layer_noise, layers_of, rounding_only, roundings
 from ..surgery.quantization.prepare import prepare_layers, unrounded
-from ..tasks.task import Task, teacher_code, teachers_in
+from ..tasks.task import Task
+from ..tasks.teachers import teacher_code, teachers_in
 from ..trees import Tree, answer_in, answer_of, length, put_in, tensors_in
 
 WORST = 3  # layers that are named

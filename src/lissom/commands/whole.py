@@ -23,7 +23,8 @@ from ..exporting.pictured import Pictured
 from ..kinds.detect import Detect
 from ..language.preprocess import Preprocess
 from ..language.target import Target
-from ..running.measure import inputs_in, metadata, preprocessed, shown_preprocess
+from ..running.baked import metadata, preprocessed, shown_preprocess
+from ..running.measure import inputs_in
 from ..running.parity import Gap, ParityError
 from ..tasks.kinds import is_own_kind, kind_named
 from ..trees import Tree, called, put_in

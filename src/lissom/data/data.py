@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,29 +14,18 @@ from torch import Tensor
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 from ..preprocess.normalize import Normalize
-from ..trees import Tree, concatenated, mapped, tensors_in
+from ..trees import Tree
 from .own import DatasetSplit, dataset_split, fingerprint_of
+from .own_splits import are_pictures, check_inputs, class_names, common_inputs, shape_of
 from .picture import resizing
 from .published import preprocess_of
-from .samples import described
 from .source import load
 from .split import CPU, Files, Images, Read, Split
+from .statistics import statistics
+from .validation import parted
 
 AS_GIVEN = "as given"  # the preprocessing of data that are numbers already
 EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
-
-
-class Takes(Protocol):
-    """A split that smaller ones can be made of."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, order: Tensor) -> Self:
-        """Return the split of the samples at the given places."""
-        ...
-
-
-Part = TypeVar("Part", bound=Takes)
 
 
 @dataclass
@@ -47,7 +36,7 @@ class Data:
     (pixels / 255 - mean) / std, of shape (n c h w). `train` may be empty. `valid` is what choices
     are made on; `test` is read once for each record. `flip` says whether a mirrored image keeps its
     class. `stated` says whether somebody said how pictures are to be seen, or mean and deviation
-    were measured for want of it; `reread` reads the data anew, seen otherwise. `origin` is what
+    were measured because nobody did; `reread` reads the data anew, seen otherwise. `origin` is what
     another process loads the same data from, as JSON; it is empty where Python code made them.
     """
 
@@ -99,26 +88,18 @@ class Data:
         (1, 32, 32)
         """
 
+        more: dict[str, Any] = {"channels": channels, "skip_bad": skip_bad, "classes": classes}
+
         def reading(preprocess: str | None, size: tuple[int, int] | None = None) -> Data:
-            read = load(
-                name,
-                root=root,
-                size=size,
-                channels=channels,
-                skip_bad=skip_bad,
-                preprocess=preprocess,
-                classes=classes,
-            )
+            read = load(name, root=root, size=size, preprocess=preprocess, **more)
             return completed(read, stated=preprocess is not None)
 
         origin = {
             "name": name,
             "root": None if root is None else str(root),
             "size": size,
-            "channels": channels,
-            "skip_bad": skip_bad,
             "preprocess": preprocess,
-            "classes": classes,
+            **more,
         }
         return replace(reading(preprocess, size), reread=reading, origin=origin)
 
@@ -302,31 +283,10 @@ def of_splits(
             "nothing is there to learn from: a fifth of what is to be tested on, drawn once and for "
             "all, is for validation and calibration"
         )
-    for part, split in (("valid", valid), ("test", test)):
-        if not len(split):
-            raise LissomError(f"data {name}: the {part} split is empty; more samples are needed")
-    one = first_input(test)
-    for split in (train, valid):
-        other = first_input(split) if len(split) else one
-        if described(other) != described(one):
-            raise LissomError(
-                f"data {name}: expected inputs of one shape and type in all splits, got "
-                f"{described(other)} beside {described(one)}"
-            )
-    if isinstance(one, Tensor) and one.ndim == 0 and one.is_floating_point():
-        raise LissomError(f"data {name}: expected inputs that are tensors, got single numbers")
-    pictures = isinstance(one, Tensor) and one.dtype == torch.uint8
-    if not pictures and stated:
-        raise LissomError(
-            f"data {name}: its inputs are {described(one)}, which are taken as they are; preprocess "
-            "is for pictures and 8-bit integers"
-        )
-    if pictures and (one.ndim != 3 or len(one) not in (1, 3)):
-        raise LissomError(
-            f"data {name}: expected pictures (c h w) of 1 or 3 channels, got {described(one)}; "
-            "inputs[:, None] gives gray ones a channel"
-        )
-    channels, *size = shape_of(one)
+    inputs = common_inputs(train, valid, test, name)
+    check_inputs(inputs, name, stated=stated)
+    pictures = are_pictures(inputs)
+    channels, *size = shape_of(inputs)
     if pictures and not view.numbers:
         view = replace(view, numbers=(Normalize(),))
     if view.from_data:
@@ -351,65 +311,3 @@ def of_splits(
         stated=stated or not pictures,
         as_given=not pictures,
     )
-
-
-def shape_of(inputs: Tree) -> tuple[int, ...]:
-    """Return the shape of the inputs of a sample where they are a single tensor; of several, and of
-    one number, that of a list.
-    """
-    if isinstance(inputs, Tensor) and inputs.ndim:
-        return tuple(inputs.shape)
-    return (sum(1 for _ in tensors_in(inputs)),)
-
-
-def first_input(split: DatasetSplit) -> Tree:
-    """Return the inputs of the first sample of a split."""
-    for inputs, _ in split.batches(1, CPU, torch.tensor([0])):
-        return mapped(lambda t: t[0], inputs)
-    raise LissomError(f"{split.where}: it is empty")
-
-
-def class_names(
-    classes: int | Sequence[str] | None, splits: Sequence[DatasetSplit], notes: list[str]
-) -> tuple[str, ...]:
-    """Return the names of classes that were said, or numbers up to the largest target; none where
-    targets are no classes. Note where no target is 0.
-    """
-    if classes is None:
-        labels = concatenated([split.labels for split in splits])
-        if not isinstance(labels, Tensor) or not are_classes(labels):
-            return ()
-        classes = int(labels.max()) + 1
-        if int(labels.min()) > 0:
-            notes.append(
-                "no target is 0: classes are counted from 0, so that the first has no sample"
-            )
-    return tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-
-
-def are_classes(labels: Tensor) -> bool:
-    """Return whether labels (n ...) are numbers of classes, one for each sample."""
-    return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
-
-
-def parted(train: Part, share: float = 0.1, most: int = 2500) -> tuple[Part, Part]:
-    """Split a tenth of the images (at most 2,500), the same ones every time, off for validation."""
-    count = min(most, max(1, round(share * len(train))))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(20))
-    return train.take(order[count:].sort().values), train.take(order[:count].sort().values)
-
-
-def statistics(train: Split, most: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel over at most 10,000 images, in 0..1."""
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(21))[:most]
-    count = 0
-    total = torch.zeros(1, dtype=torch.float64)
-    squares = torch.zeros(1, dtype=torch.float64)
-    for pixels, _ in train.batches(500, CPU, order):
-        values = pixels.double().transpose(0, 1).flatten(1) / 255
-        count += values.shape[1]
-        total = total + values.sum(1)
-        squares = squares + values.square().sum(1)
-    mean = total / count
-    std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
-    return tuple(round(v, 5) for v in mean.tolist()), tuple(round(v, 5) for v in std.tolist())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..system.scratch import temporary
-from .openvino_bits import BIASED
+from .openvino_graph import BIASED
 
 TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData"}
 

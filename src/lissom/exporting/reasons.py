@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .openvino_bits import BIASED, constant
+from .openvino_graph import BIASED, PRODUCTS, constant
 
 FLOAT_WEIGHTS = "its weights are float"
 FLOAT_INPUTS = "it reads floats"
@@ -25,13 +25,6 @@ MOVES = {
     "Squeeze",
     "Transpose",
     "Unsqueeze",
-}
-PRODUCTS = {
-    "Convolution",
-    "ConvolutionBackpropData",
-    "GroupConvolution",
-    "GroupConvolutionBackpropData",
-    "MatMul",
 }
 INTEGERS = {"i4", "i8", "u8"}
 

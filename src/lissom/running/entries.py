@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from torch import nn
 
+from ..errors import LissomError, listed
 from ..store.snapshot import read_structure, restore
 from ..store.store import Store
-from ..tasks.builders import chosen_arguments, code_named
-from ..tasks.task import build_from
+from ..tasks.builders import arguments, chosen_arguments, code_named
+from ..tasks.code import called
+from ..tasks.networks import factory_of
+from ..tasks.task import own_task
 
 
 def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
@@ -30,3 +36,41 @@ def build_from_entry(key: str, store: Store, given: str | None = None) -> nn.Mod
     )
     plain = code is None and not chosen_arguments(build)
     return build_from(build, str(folder), given, trusted=plain or store.own(key), cure=cure)
+
+
+def build_from(
+    build: dict[str, Any],
+    where: str,
+    given: str | None = None,
+    *,
+    trusted: bool = False,
+    cure: str = "give it again as `model`",
+) -> nn.Module:
+    """Build a network afresh from what an entry of the store says of it.
+
+    Names of menus are data. Own code is imported where the entry is `trusted`, or where the user
+    names it again as `given`.
+    """
+    code = code_named(build)
+    more = chosen_arguments(build)
+    if code is None and "model" not in build:
+        raise LissomError(
+            f"load: {where} does not say how its network is built; give the network as `model`"
+        )
+    if code and not trusted and given is None:
+        raise LissomError(
+            f"load: {where} would import {code:.80}, and nothing shows that your "
+            f"lissom wrote it; {cure}"
+        )
+    if more and not trusted:
+        raise LissomError(
+            f"load: {where} would build its network with {listed(more)}, and nothing shows that "
+            "your lissom wrote it; if it is yours, lissom store --trust signs all that is in its store"
+        )
+    if "task" in build:
+        return own_task(given or str(build["task"])).fresh()
+    named = given or str(build["model"])
+    factory, _ = factory_of(named)
+    build_network = partial(factory, **arguments(build, where))
+    network: nn.Module = called(build_network, f"load: {where}: building {named:.80}")
+    return network

@@ -39,7 +39,8 @@ from ..store.store import Store
 from ..surgery.count import layer_table, macs, parameters
 from ..surgery.sizes import sizes
 from ..tasks.builders import code_named
-from ..tasks.task import Task, teacher_from, teachers_in
+from ..tasks.task import Task
+from ..tasks.teachers import teacher_from, teachers_in
 from ..trees import Tree, called, concatenated, first, values_in
 from .checks import check_run, tell_untrained
 from .context import TaskContext, finite, learned_on

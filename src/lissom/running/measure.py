@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..bench.inputs import Input
 from ..bench.inputs import images as images_of
 from ..bench.intervals import disturbed
 from ..bench.latency import latencies
-from ..bench.machine import machine, machine_text, measured_on
+from ..bench.machine import machine, machine_text
 from ..bench.process import loaded
-from ..data.data import AS_GIVEN
 from ..data.inputs import example_in
 from ..data.split import spread
 from ..errors import LissomError
-from ..exporting.onnx.names import layers_in, products_in
-from ..language.preprocess import Preprocess
-from ..language.target import Fused, Images, Target
+from ..language.target import Images, Target
 from ..learning.evaluate import Answers, RunFile, file_answers, network_outputs, numbers, together
 from ..store.record import Measurement
 from ..store.snapshot import few_bits, restore, rounded_activations
 from ..store.store import Store
-from ..surgery.count import layer_macs
-from ..surgery.quantization.layers import QuantizedLayer
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.noise import rounding_only
 from ..tasks.task import Task
 from ..trees import Tree, called, concatenated
+from .baked import metadata, preprocessed
+from .integer_share import in_integers
+from .measurement_notes import measurement_notes, medians
 from .parity import NOISE, OTHERS, Gap, ParityError, gaps_from, in_eight_bits, prove
 from .pictures import Album
 
@@ -46,71 +41,6 @@ FEW = 256  # test samples on which a file that is far from its simulation is hel
 
 def silent(_: str) -> None:
     """Say nothing."""
-
-
-class Baked(nn.Module):
-    """A network with its preprocessing inside: it takes pixels in 0..255 (n c h w)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.network((pixels - self.mean) / self.std)
-
-
-def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
-    """Return what an exported file says of itself; one that normalises by itself gives no numbers
-    to do it again.
-    """
-    seen = record["task"]["preprocessing"]
-    said = {name: value for name, value in seen.items() if name not in ("mean", "std")}
-    if seen.get("mean") and not bake:
-        said.update(mean=seen["mean"], std=seen["std"])
-    if seen.get("preprocess") == AS_GIVEN:
-        takes = "as the data set gives it"
-    elif bake:
-        takes = "pixels 0..255"
-    else:
-        takes = "(pixels / 255 - mean) / std"
-    return {
-        "key": record["key"],
-        "recipe": record["recipe"],
-        "model": record["task"]["model"],
-        "baked": "true" if bake else "false",
-        "input": takes,
-        **said,
-        "kind": record["task"]["kind"],
-        "preprocess": shown_preprocess(record, bake),
-    }
-
-
-def shown_preprocess(record: dict[str, Any], bake: bool) -> str:
-    """Return what is to be done to a picture before a file is given it, as text."""
-    shape = record["task"]["shape"]
-    # a record of an earlier version tells the size only
-    text = record["task"]["preprocessing"].get("preprocess") or "resize({1}, {2})".format(*shape)
-    if text == AS_GIVEN or not bake:
-        return str(text)
-    return str(replace(Preprocess.of(text), numbers=()))
-
-
-def preprocessed(model: nn.Module, record: dict[str, Any], bake: bool) -> nn.Module:
-    """Return the network as a file has it: with its normalisation inside if `bake`."""
-    seen = record["task"]["preprocessing"]
-    if not bake:
-        return model
-    if not seen.get("mean"):
-        raise LissomError(
-            "--bake: inputs are taken as the data set gives them; there is nothing to put into the "
-            "file"
-        )
-    return Baked(model, seen["mean"], seen["std"])
 
 
 def exported(
@@ -128,8 +58,8 @@ def exported(
     file share it.
 
     `fresh` builds the network as it was before any step; `images` are what a target's own quantizer
-    looks at. What is made is run and compared with the network on a few inputs if `proven`; whoever
-    runs it on all of them next says no.
+    looks at. A new file is run and compared with the network on a few inputs; `proven=False` is for
+    whoever runs it on all test samples next.
     """
     home = store.folder(key)
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
@@ -141,7 +71,7 @@ def exported(
         if not store.sound(key, name):
             store.discard(key, name)
             say(f"{key}  {target}: export{', with preprocessing' if bake else ''}")
-            model = restore(fresh, store.folder(key))
+            model = restore(fresh, home)
             record = store.record(key)
             facts = metadata(record, bake)
             whole = preprocessed(model, record, bake)
@@ -153,7 +83,7 @@ def exported(
                     say(f"{key}  {target}: the file is run and compared with the network")
                     some = example if images is None or bake else concatenated(images(2))
                     prove(target, folder / path.name, whole, shape, some, pixels=bake)
-                # which hold the facts themselves, packed or not
+                # an ONNX file, packed or not, holds the facts itself
                 if not path.suffix.startswith(".onnx"):
                     (folder / f"{path.name}.json").write_text(
                         json.dumps(facts, indent=1), encoding="utf-8"
@@ -162,7 +92,7 @@ def exported(
 
 
 def example_of(record: dict[str, Any]) -> Tree | None:
-    """Return a sample for a network that takes other than one tensor of floats; None for one that does."""
+    """Return a sample for a network that takes anything but one tensor of floats, else None."""
     inputs = record["task"]["inputs"]
     return example_in(inputs, record["task"]["form"]) if inputs else None
 
@@ -190,12 +120,12 @@ def measure(
     """Measure the network `key` on every target and write what was found into its record.
 
     Latency is taken in turns with that of the uncompressed network `source` in the same runtime.
-    What was measured before under the same settings is kept, if it was measured well. Return what
-    went wrong: one target that fails does not keep others.
+    Earlier measurements under the same settings stay, if they went well. A target that fails stops
+    no other: the errors are returned.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
     known = store.record(key)["targets"] if targets else {}
-    missing = [target for target in targets if not _same(known.get(str(target)), settings)]
+    missing = [target for target in targets if not is_measured(known.get(str(target)), settings)]
     if not missing:
         return []
     model = restore(task.fresh, store.folder(key))
@@ -241,60 +171,14 @@ def measure(
     return failed
 
 
-def faster_way(float_ms: float, others: Mapping[str, float]) -> str:
-    """Return in words what is faster than a file that the uncompressed network's beats.
-
-    >>> faster_way(44.0, {"onnxruntime": 31.0}), faster_way(44.0, {})
-    ('faster: onnxruntime, 31 ms', 'faster: the uncompressed file')
-    """
-    best = min(others, key=lambda name: others[name], default="")
-    if best and others[best] < float_ms:
-        return f"faster: {best}, {others[best]:.3g} ms"
-    return "faster: the uncompressed file"
-
-
-def medians(record: dict[str, Any], target: str, machine: str) -> dict[str, float]:
-    """Return the median latency in ms of a network in the targets that it was measured in, but one,
-    on one machine.
-    """
-    return {
-        name: found["latency_ms"]["median"]
-        for name, found in record["targets"].items()
-        if name != target and not disturbed(found) and measured_on(record, found) == machine
-    }
-
-
-def measurement_notes(
-    found: dict[str, Any], others: Mapping[str, float] | None = None
-) -> list[str]:
-    """Return what a user would rather hear than find in the numbers of one target; `others` are the
-    latencies of the same network elsewhere, one of which may be the faster way.
-    """
-    own = found["latency_ms"]
-    other = found["float_latency_ms"]
-    alike = found["agreement"]
-    notes = []
-    if alike is not None and alike < 0.995:
-        notes.append(f"it and PyTorch agree on {alike:.2%} of the test images")
-    if disturbed(found):
-        notes.append(
-            f"not measured well, the machine was busy: {own['low']:.3g} to "
-            f"{own['high']:.3g} ms, the uncompressed "
-            f"network {other['low']:.3g} to {other['high']:.3g}; the same command measures again"
-        )
-    if (share := found.get("macs_in_integers")) is not None and share < 0.5:
-        notes.append(f"only {share:.0%} of the multiply-adds run in integers")
-    if not disturbed(found) and own["low"] > other["high"]:
-        floats = (
-            f"; not in integers: {', '.join(found['not_fused'][:5])}" if found["not_fused"] else ""
-        )
-        notes.append(
-            f"slower than the uncompressed network, {own['median']:.3g} ms to "
-            f"{other['median']:.3g}; layers with "
-            "few channels or depthwise ones may cost more to round than their products "
-            f"save{floats}; {faster_way(other['median'], others or {})}"
-        )
-    return notes
+def is_measured(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
+    """Return whether a target was measured under these settings, and well, and its file is still there."""
+    return (
+        found is not None
+        and all(found.get(k) == v for k, v in settings.items())
+        and not disturbed(found)
+        and Path(found["artefact"]).is_file()
+    )
 
 
 def measured(
@@ -375,55 +259,3 @@ def from_float(
     with rounding_only(model, []):
         floats, _ = network_outputs(model, task.data, few)
     return gaps_from(floats, answered, simulated)
-
-
-def in_integers(
-    model: QuantizedNetwork | None, target: Target, path: Path, example: Tree
-) -> dict[str, Any]:
-    """Return which layers of a file run in integers, which do not, and the former's share of all
-    multiply-adds; None where nothing is quantized or the runtime does not say.
-    """
-    fused = None if model is None else target.fused(path)
-    if model is None or fused is None:
-        return {"fused": None, "macs_in_integers": None, "not_fused": []}
-    return {
-        "fused": str(fused),
-        "macs_in_integers": share_in_integers(model, example, fused, path),
-        "not_fused": list(fused.rest),
-    }
-
-
-def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
-    """Return the share of all multiply-adds that run in integers in a file: of layers, and of products
-    of two activations, as in attention.
-    """
-    named = layers_in(path)
-    # the last may have the name of the output
-    rest = [name.partition(" (")[0] for name in fused.rest]
-    floats = Counter(named(name, "") for name in rest)
-    products = products_in(path)
-    float_products = Counter(name.rpartition("/")[0] for name in rest if "MatMul" in name)
-    counts = layer_macs(model, example)
-    done = 0.0
-    for path_of, layer in model.named_modules():
-        name = "" if path_of == "network" else path_of.removeprefix("network.")
-        if isinstance(layer, QuantizedLayer):
-            if layer.rounding is not None and not floats[name]:
-                done += counts.get(path_of, 0)
-        elif read := products.get(name):
-            own = counts.get(path_of, 0) - sum(
-                counts.get(f"{path_of}.{child}".lstrip("."), 0)
-                for child, _ in layer.named_children()
-            )
-            done += own * min(sum(read), len(read) - float_products[name]) / len(read)
-    return round(done / max(counts[""], 1), 4)
-
-
-def _same(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
-    """Return whether a target was measured under these settings, and well; its file is there still."""
-    return (
-        found is not None
-        and all(found.get(k) == v for k, v in settings.items())
-        and not disturbed(found)
-        and Path(found["artefact"]).is_file()
-    )

@@ -9,7 +9,7 @@ from ..errors import LissomError
 from ..language.recipe import Recipe, Space
 from ..steps.distill import Distill
 from ..store.store import Store
-from ..tasks.task import teachers_in
+from ..tasks.teachers import teachers_in
 
 
 def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:

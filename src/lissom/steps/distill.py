@@ -78,7 +78,7 @@ class Distill(Learning):
     def identity(self) -> str:
         """Return the settings, a weight file standing for its content."""
         from ..tasks.code import file_mark
-        from ..tasks.task import teachers_in
+        from ..tasks.teachers import teachers_in
 
         paths = [part.rpartition("=")[2] for part in teachers_in(self.teacher or "")]
         return super().identity() + "".join(

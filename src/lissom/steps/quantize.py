@@ -6,20 +6,25 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ..errors import LissomError, listed
+from ..errors import LissomError
 from ..language.grid import grid_of
 from ..language.method import arg
 from ..language.step import Step
+from ..surgery.quantization.bits import (
+    Precision,
+    PrecisionPlan,
+    Precisions,
+    at_least,
+    plan_precision,
+    precision_of,
+    without_saturation,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
     from ..language.context import Context
-    from ..surgery.quantization.bits import Precision, PrecisionPlan
     from ..surgery.quantization.dataflow import DataFlow
-    from ..surgery.quantization.layers import QuantizedLayer
     from ..trees import Tree
 
 CLUSTERED = (
@@ -95,14 +100,10 @@ class Quantize(Step):
     first: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("minimum bits of the first layer; 32 = float", 8)
     last: Literal[2, 3, 4, 5, 6, 7, 8, 32] = arg("minimum bits of the last layer; 32 = float", 8)
     rounding: Literal["nearest", "learned", "blocks"] = arg(
-        "nearest; learned = AdaRound; blocks = AdaRound per residual block (BRECQ)",
-        "nearest",
+        "nearest; learned = AdaRound; blocks = AdaRound per residual block (BRECQ)", "nearest"
     )
     steps: int = arg(
-        "updates for each layer or block whose rounding is learned",
-        500,
-        low=1,
-        high=1_000_000,
+        "updates for each layer or block whose rounding is learned", 500, low=1, high=1_000_000
     )
     correct: bool | None = arg(
         "bias correction: undo the shift of each output's mean; None = linear layers of networks "
@@ -110,20 +111,13 @@ class Quantize(Step):
         None,
     )
     reduce_range: bool | None = arg(
-        "use 7 weight bits instead of 8; None = only if this CPU has no VNNI",
-        None,
+        "use 7 weight bits instead of 8; None = only if this CPU has no VNNI", None
     )
     size: float | None = arg(
-        "with auto: maximum size of all weights, relative to float",
-        None,
-        above=0,
-        below=1,
+        "with auto: maximum size of all weights, relative to float", None, above=0, below=1
     )
     drop: float | None = arg(
-        "with auto: maximum drop of the first metric on validation data",
-        None,
-        low=0,
-        below=1,
+        "with auto: maximum drop of the first metric on validation data", None, low=0, below=1
     )
     keep: str = arg("layers to keep float: glob patterns, comma-separated", "")
     only: str = arg("layers to quantize: glob patterns, comma-separated; empty = all", "")
@@ -139,47 +133,26 @@ class Quantize(Step):
                 'quantize: weights="auto" goes with one of size and drop, as in quantize("auto", size=0.15), '
                 "and these with nothing else"
             )
-        if idle := self.idle():
-            raise LissomError(f"quantize({idle}")
-        if not self.at_run_time:
-            return
-        if self.weights == 32:
-            raise LissomError(
-                'quantize(inputs="dynamic"): weights of 32 bits were given; integers fit, as in '
-                'quantize(8, "dynamic")'
-            )
-        if self.range is not None:
-            raise LissomError(
-                f'quantize(range="{self.range}"): ranges are found at each call with inputs="dynamic"; leave '
-                "range out"
-            )
+        if conflict := self.conflict():
+            raise LissomError(f"quantize({conflict}")
 
     def refuses(self, earlier: tuple[Step, ...]) -> str | None:
         if self.rounding != "nearest" and any(step.leaves == "cluster" for step in earlier):
             return CLUSTERED
         return super().refuses(earlier)
 
-    def idle(self) -> str | None:
-        """Return the setting that would change nothing beside the others, and what would, None
-        where all count.
-        """
-        from ..surgery.quantization.bits import at_least
-
+    def conflict(self) -> str | None:
+        """Return a setting that does nothing beside the others, and what would; None where all count."""
         grid, own = (text and grid_of(text).name() for text in (self.grid, self.inputs_grid))
-        if (
-            isinstance(self.weights, str)
-            and self.weights != "auto"
-            and grid not in (None, self.weights)
-        ):
+        if self.weights in ("ternary", "binary") and grid not in (None, self.weights):
             return (
                 f'grid="{self.grid}"): weights of "{self.weights}" are a grid of their own, which '
                 f'grid="{self.weights}(...)" sets up; inputs_grid= is for inputs'
             )
         if isinstance(self.inputs, str) and own not in (None, self.inputs):
             return (
-                f'inputs_grid="{self.inputs_grid}"): inputs of "{self.inputs}" are a grid of '
-                "their own, which "
-                f'inputs_grid="{self.inputs}(...)" sets up'
+                f'inputs_grid="{self.inputs_grid}"): inputs of "{self.inputs}" are a grid of their own, '
+                f'which inputs_grid="{self.inputs}(...)" sets up'
             )
         if self.inputs == 32 and (self.inputs_grid or self.range):
             word = "inputs_grid" if self.inputs_grid else "range"
@@ -189,7 +162,7 @@ class Quantize(Step):
             return f"{word}): weights of 32 bits are not rounded; 2 to 8 bits fit"
         if self.rounding == "nearest" and self.steps != 500:
             return f'steps={self.steps}): the nearest value needs none; rounding="learned" and "blocks" do'
-        weights, inputs = self.specs()
+        weights, inputs = self.precisions()
         ends = [at_least(weights, bits) for bits in (self.first, self.last)]
         if self.reduce_range and (
             inputs is None or all(found is None or found.bits != 8 for found in (weights, *ends))
@@ -197,58 +170,19 @@ class Quantize(Step):
             return "reduce_range=True): no layer has integers of 8 bits for weights and integers for inputs"
         if self.weights == 32 and grid and (inputs is None or grid != inputs.grid.name()):
             return f'grid="{self.grid}"): weights of 32 bits are not rounded; inputs_grid= is for inputs'
+        if self.at_run_time and self.weights == 32:
+            cure = 'integers fit, as in quantize(8, "dynamic")'
+            return f'inputs="dynamic"): weights of 32 bits were given; {cure}'
+        if self.at_run_time and self.range is not None:
+            why = 'ranges are found at each call with inputs="dynamic"'
+            return f'range="{self.range}"): {why}; leave range out'
         return None
 
     @property
     def at_run_time(self) -> bool:
         """Whether the ranges of inputs are found at each call."""
-        inputs = self.specs()[1]
+        inputs = self.precisions()[1]
         return inputs is not None and inputs.grid.at_run_time
-
-    def of_bits(self, bits: int | str) -> Precision | None:
-        """Return the grid of weights with so many bits."""
-        from ..surgery.quantization.bits import precision_of
-
-        own = self.grid if self.grid is not None and grid_of(self.grid).of_weights else None
-        return precision_of(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
-
-    def safe(
-        self, weights: Mapping[str, Precision | None], inputs: Mapping[str, Precision | None]
-    ) -> dict[str, Precision | None]:
-        """Return grids of weights with 7 bits in place of 8, where reduce_range says so and inputs
-        are integers too.
-        """
-        from ..surgery.quantization.bits import reduced, saturates
-
-        reduces = saturates() if self.reduce_range is None else self.reduce_range
-        return {
-            name: reduced(found) if reduces and inputs[name] is not None else found
-            for name, found in weights.items()
-        }
-
-    def choices(self) -> dict[int, Precision | None]:
-        """Return the grids of weights that weights="auto" chooses from, by their bits."""
-        from ..surgery.quantization.mixed import CHOICES
-
-        grids = {str(bits): self.of_bits(bits) for bits in CHOICES}
-        safe = self.safe(grids, dict.fromkeys(grids, self.specs()[1]))
-        return {int(bits): grid for bits, grid in safe.items()}
-
-    def specs(self) -> tuple[Precision | None, Precision | None]:
-        """Return the grids of weights and of inputs."""
-        from ..surgery.quantization.bits import precision_of
-
-        alike = None
-        if self.grid is not None and self.inputs not in ("binary", "ternary", 32):
-            grid = grid_of(self.grid)
-            if grid.for_inputs_too and not (grid.below_8_bits and self.inputs == 8):
-                alike = self.grid
-        return (
-            self.of_bits(self.weights),
-            precision_of(
-                self.inputs, self.inputs_grid or alike, "inputs", "quantize(inputs_grid=...)"
-            ),
-        )
 
     @property
     def rounds_nothing(self) -> bool:
@@ -256,6 +190,31 @@ class Quantize(Step):
         no quantization.
         """
         return self.weights == 32 and self.inputs == 32
+
+    def weight_precision(self, bits: int | str) -> Precision | None:
+        """Return the grid of weights with so many bits."""
+        own = self.grid if self.grid is not None and grid_of(self.grid).of_weights else None
+        return precision_of(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
+
+    def precisions(self) -> tuple[Precision | None, Precision | None]:
+        """Return the grids of weights and of inputs."""
+        shared = None
+        if self.grid is not None and self.inputs not in ("binary", "ternary", 32):
+            grid = grid_of(self.grid)
+            if grid.for_inputs_too and not (grid.below_8_bits and self.inputs == 8):
+                shared = self.grid
+        own = self.inputs_grid or shared
+        inputs = precision_of(self.inputs, own, "inputs", "quantize(inputs_grid=...)")
+        return self.weight_precision(self.weights), inputs
+
+    def choices(self) -> dict[int, Precision | None]:
+        """Return the grids of weights that weights="auto" chooses from, by their bits."""
+        from ..surgery.quantization.mixed import CHOICES
+
+        grids = {str(bits): self.weight_precision(bits) for bits in CHOICES}
+        inputs: Precisions = dict.fromkeys(grids, self.precisions()[1])
+        safe = without_saturation(grids, inputs, self.reduce_range)
+        return {int(bits): grid for bits, grid in safe.items()}
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Round to the nearest: an untrained network has nothing to be brought back to."""
@@ -283,8 +242,9 @@ class Quantize(Step):
             return model
         ctx = ctx.in_float32(model)
         ctx.finite(model)
-        batches = self.shown(ctx)
-        model, wires, left = self.ready(model, batches, ctx)
+        batches = self.calibration_batches(ctx)
+        samples = sum(map(length, batches))
+        model, wires, left = self.quantizable(model, batches, ctx)
         before = copy.deepcopy(model)
         measured = not self.at_run_time and self.inputs != 32
         seen = (
@@ -292,83 +252,24 @@ class Quantize(Step):
         )
         wires, apart = even_flow(wires.without(wires.apart), seen, ctx)
         plan = self.plan(model, wires, left, ctx, apart)
-        count = sum(map(length, batches))
-        bounds_of = cache(Ranges(seen, wires, ctx, self.range, count, self.samples).of)
+        bounds_of = cache(Ranges(seen, wires, ctx, self.range, samples, self.samples).of)
         if self.weights == "auto":
             from ..surgery.quantization.mixed import Mixture, mix_bits
 
             mixture = Mixture(plan, model, ctx, self.choices(), self.size, self.drop)
-            mix_bits(mixture, wires, batches[0], bounds_of, self.of_bits)
-        whole, bounds = insert_rounding(model, wires, plan, bounds_of)
-        recover(whole.eval(), before, wires, batches, ctx, self)
+            mix_bits(mixture, wires, batches[0], bounds_of, self.weight_precision)
+        quantized, bounds = insert_rounding(model, wires, plan, bounds_of)
+        recover(quantized.eval(), before, wires, batches, ctx, self)
         eight = self.weights == self.inputs == 8
-        check_moved(before, whole.eval(), first(batches[0], 32), ctx, eight=eight)
-        count = sum(any((layer.rounding, layer.own, layer.feed)) for layer in whole.layers())
-        tell_left_out(ctx, count, left)
+        check_moved(before, quantized.eval(), first(batches[0], 32), ctx, eight=eight)
+        rounded = sum(any((layer.rounding, layer.own, layer.feed)) for layer in quantized.layers())
+        tell_left_out(ctx, rounded, left)
         ctx.facts.update(
-            quantized=count,
-            layers=plan.rows(),
-            left_float=left,
-            ranges=bounds,
-            images=sum(map(length, batches)),
+            quantized=rounded, layers=plan.rows(), left_float=left, ranges=bounds, images=samples
         )
-        return whole.eval()
+        return quantized.eval()
 
-    def ready(
-        self, model: nn.Module, batches: list[Tree], ctx: Context
-    ) -> tuple[nn.Module, DataFlow, dict[str, str]]:
-        """Return the network with layers that can be rounded, who reads whose values, and why other
-        layers stay.
-        """
-        import copy
-
-        from ..surgery.compare import gate_same
-        from ..surgery.coverage import unable
-        from ..surgery.layers import baked
-        from ..surgery.plain_attention import separate_attention
-        from ..surgery.plain_layers import settle_plain
-        from ..surgery.quantization.dataflow import loose_modules, trace_dataflow
-        from ..surgery.quantization.layers import CLASSES
-        from ..surgery.quantization.prepare import prepare_layers, unrounded
-        from ..surgery.quantization.smooth import smooth_network
-        from ..surgery.transform import holding
-        from ..trees import first, some_of
-
-        model = unrounded(model)
-        if self.rounding != "nearest" and "cluster" in holding(model):
-            raise LissomError(f"{ctx.where}: {CLUSTERED}")
-        own = settle_plain(model, ctx)
-        before = copy.deepcopy(model)
-        separate_attention(model, ctx.example)
-        one = first(ctx.example, 1)
-        loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
-        # what one sample does not reach may be reached by others
-        shown = one if loose is None else some_of(batches)
-        if loose is None and self.smooth and batches[0] is not ctx.example:
-            smooth_network(model, batches, ctx, self.specs(), self.range)
-            before = copy.deepcopy(model)
-        left = prepare_layers(model, shown, self.fold)
-        unable(model, ctx.example, left, own, CLASSES)
-        gate_same(
-            ctx,
-            "folded = unfolded",
-            before,
-            model,
-            first(batches[0], 32),
-            lambda net, example: (
-                separate_attention(net, example),
-                prepare_layers(net, example, self.fold),
-            ),
-            shown,
-        )
-        if loose:
-            parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
-            ctx.notes.append(
-                f"{ctx.where}: the calls that {parts} makes depend on the data, and stay float"
-            )
-        return model, trace_dataflow(model, shown, loose), left
-
-    def shown(self, ctx: Context) -> list[Tree]:
+    def calibration_batches(self, ctx: Context) -> list[Tree]:
         """Return the calibration samples in batches; the example where nothing is measured on it."""
         from ..trees import length
 
@@ -379,29 +280,21 @@ class Quantize(Step):
             raise LissomError(f"{ctx.where}: there are no calibration images")
         return batches
 
-    def by_layer(
-        self, layers: Mapping[str, QuantizedLayer], left: dict[str, str]
-    ) -> tuple[dict[str, Precision | None], dict[str, Precision | None]]:
-        """Return the grids of the weights and of the inputs of each layer, by its place among them;
-        in `left` those are marked that `first` and `last` leave float.
+    def quantizable(
+        self, model: nn.Module, batches: list[Tree], ctx: Context
+    ) -> tuple[nn.Module, DataFlow, dict[str, str]]:
+        """Return the network with layers that can be rounded, who reads whose values, and why other
+        layers stay.
         """
-        from ..surgery.coverage import FIRST, LAST
-        from ..surgery.quantization.bits import at_least
+        from ..surgery.quantization.prepare import unrounded
+        from ..surgery.quantization.quantizable import make_quantizable
+        from ..surgery.transform import holding
 
-        tables = [name for name, layer in layers.items() if layer.is_table]
-        products = [name for name in layers if name not in tables]
-        weights: dict[str, Precision | None] = dict.fromkeys(layers, self.specs()[0])
-        inputs: dict[str, Precision | None] = dict.fromkeys(layers, self.specs()[1])
-        inputs.update(dict.fromkeys(tables))
-        # tables read what the network is given, as the first layer does
-        ends = [(name, self.first, FIRST) for name in (*tables, *products[:1])]
-        ends += [(name, self.last, LAST) for name in products[-1:]]
-        for name, bits, reason in ends:
-            weights[name] = at_least(weights[name], bits)
-            inputs[name] = at_least(inputs[name], bits)
-            if bits == 32:
-                left[name] = reason
-        return weights, inputs
+        model = unrounded(model)
+        if self.rounding != "nearest" and "cluster" in holding(model):
+            raise LissomError(f"{ctx.where}: {CLUSTERED}")
+        smooth_for = self.precisions() if self.smooth and batches[0] is not ctx.example else None
+        return model, *make_quantizable(model, batches, ctx, self.fold, smooth_for, self.range)
 
     def plan(
         self,
@@ -412,53 +305,37 @@ class Quantize(Step):
         apart: list[str],
     ) -> PrecisionPlan:
         """Decide which grid every layer and every site gets; the inputs of layers `apart` stay float."""
-        from ..surgery.coverage import AT_RUN_TIME, chosen, told
-        from ..surgery.quantization.bits import Precision, plan_precision
-        from ..surgery.quantization.layers import QuantizedLayer
+        from torch import nn
 
-        layers = {
-            name: layer
-            for name in wires.inputs
-            if isinstance(layer := model.get_submodule(name), QuantizedLayer)
-        }
-        names = list(layers)
-        if not names:
-            why = (
-                told(ctx.where, 0, left, "float")
-                or f"{ctx.where}: there is no convolution, linear layer or embedding"
-            )
-            raise LissomError(f"{why}; no layer can be quantized")
-        wanted = chosen(names, left, self.only, self.keep, ctx.where)
-        weights, inputs = self.by_layer(layers, left)
+        from ..surgery.coverage import AT_RUN_TIME, chosen
+        from ..surgery.quantization.layer_bits import layer_precisions
+        from ..surgery.quantization.quantizable import quantizable_layers
+
+        layers = quantizable_layers(model, wires, left, ctx.where)
+        wanted = chosen(layers, left, self.only, self.keep, ctx.where)
+        weights, inputs = layer_precisions(layers, self.precisions(), self.first, self.last, left)
         inputs.update(dict.fromkeys(apart))
         if self.at_run_time:
-            from torch import nn
-
-            apart = [
+            others = [
                 name for name in wanted if not isinstance(layers[name], (nn.Linear, nn.Embedding))
             ]
-            left.update(dict.fromkeys(apart, AT_RUN_TIME))
-            wanted -= set(apart)
-        for name in set(names) - wanted:
+            left.update(dict.fromkeys(others, AT_RUN_TIME))
+            wanted -= set(others)
+        for name in layers.keys() - wanted:
             weights[name] = inputs[name] = None
-        before = weights
-        weights = self.safe(weights, inputs)
-        if self.reduce_range is None and weights != before:
+        safe = without_saturation(weights, inputs, self.reduce_range)
+        if self.reduce_range is None and safe != weights:
             ctx.notes.append(
                 f"{ctx.where}: weights of 8 bits became 7, since this processor has no VNNI and its sums "
                 "would saturate; reduce_range=False keeps 8"
             )
-        if not any((*weights.values(), *inputs.values())):
+        if not any((*safe.values(), *inputs.values())):
             raise LissomError(
-                f"{ctx.where}: no layer is left to quantize: {len(names)} there are, all kept float by "
+                f"{ctx.where}: no layer is left to quantize: {len(layers)} there are, all kept float by "
                 f"first, last, keep or only{', or no linear layer' if self.at_run_time else ''}"
             )
-        usual = grid_of(self.grid or "uniform")
-        if not usual.anywhere:
-            usual = grid_of("uniform")
-        rest = (
-            Precision(usual, 8)
-            if self.inputs not in (32, "binary") and not self.at_run_time
-            else None
-        )
-        return plan_precision(weights, inputs, wires, rest)
+        rest = None
+        if self.inputs not in (32, "binary") and not self.at_run_time:
+            grid = grid_of(self.grid or "uniform")
+            rest = Precision(grid if grid.anywhere else grid_of("uniform"), 8)
+        return plan_precision(safe, inputs, wires, rest)

@@ -1,22 +1,39 @@
-"""Data that the user's own code gives: `file.py:name`, a data set or several of them."""
+"""Data that the user's own code gives: `file.py:name`, a data set or several; data from an origin."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..data.classes import classes_named
-from ..data.data import Data, parted
+from ..data.data import Data
 from ..data.folder import PARTS
 from ..data.own import dataset_split, is_pair_of_tensors
 from ..data.published import preprocess_of
+from ..data.source import is_own_data
+from ..data.validation import parted
 from ..errors import LissomError, listed, nearest
 from ..language.preprocess import Preprocess
 from .code import called, loaded
 
 ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "test"}
+
+
+def data_from(origin: Mapping[str, Any]) -> Data:
+    """Load the data that have this `origin`, in another process or on another machine."""
+    more = {name: with_tuples(value) for name, value in origin.items() if name != "name"}
+    if is_own_data(origin["name"]):
+        return own_data(origin["name"], **more)
+    root = more.pop("root")
+    return Data.of(origin["name"], root=None if root is None else Path(root), **more)
+
+
+def with_tuples(value: Any) -> Any:
+    """Return a value as it was before it was JSON, which knows no tuple."""
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = None) -> Data:

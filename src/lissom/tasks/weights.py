@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LissomError, cut, listed
-from .code import ORDER
+from .code import ORDER, weights_file
 from .pickled import check
 
 HOLDERS = tuple(
@@ -26,6 +26,19 @@ COUNTS = {"n_averaged"}  # what AveragedModel adds to the weights
 DEPTH = 3  # prefixes that lie around each other, and folders in folders
 
 State = dict[str, Tensor]
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing
+    and an error.
+
+    A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like,
+    its names with what wrappers put before them. A .pt file is read with weights_only, which runs
+    no code from it. Of `order:FILE` names are not looked at: its tensors are those of the network
+    in their order.
+    """
+    file = weights_file(path)
+    load_state(model, read_checkpoint(file), file, by_order=file != path)
 
 
 def read_checkpoint(path: str) -> Any:

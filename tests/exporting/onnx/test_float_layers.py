@@ -19,7 +19,7 @@ from lissom import apply
 from lissom.exporting.onnx.activations import wires
 from lissom.exporting.reasons import in_onnx
 from lissom.language.target import Fused
-from lissom.running.measure import share_in_integers
+from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.surgery.count import layer_macs
 

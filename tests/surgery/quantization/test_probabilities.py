@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lissom import apply, export
-from lissom.running.measure import share_in_integers
+from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.sites import averaged
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lissom import LissomWarning, apply, load, save
 from lissom.language.context import SurgeryContext
 from lissom.language.recipe import Recipe
-from lissom.running.measure import share_in_integers
+from lissom.running.integer_share import share_in_integers
 from lissom.running.plan import one_target
 from lissom.surgery.quantization.layers import QuantizedEmbedding
 from lissom.surgery.quantization.network import QuantizedNetwork

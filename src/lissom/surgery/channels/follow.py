@@ -17,9 +17,11 @@ from ..by_tensor import ByTensor
 from ..trace import Op, traced
 from .axes import same
 from .labels import Labels, Use
+from .moves import MOVES, VIEWS
+from .pointwise import POINTWISE
 from .products import ALIASES, derived
 from .refusals import unknown
-from .rules import MOVES, POINTWISE, RULES, VIEWS
+from .rules import RULES
 
 
 def labels_of(

@@ -2,7 +2,7 @@
 
 Every channel that a layer produces gets an integer label, and every tensor a tensor of labels of
 its own shape: an element holds the label of the channel it came from. Label 0 is what must not be
-cut. `follow.py` walks a recorded forward pass; `rules.py` says what each operation does to labels.
+cut. `follow.py` walks a recorded forward pass; `rules.py` lists what each operation does to labels.
 
 The pass is recorded on one image (on two in training), and label tensors keep that batch axis: so
 an operation runs on labels with its recorded arguments, whatever axes they name. An axis along
@@ -121,6 +121,11 @@ class Labels:
         self.equal(labels, first.expand_as(labels))
         return first.expand_as(labels)
 
+    def along(self, labels: Tensor, dim: int) -> Tensor:
+        """Declare labels equal along all axes but one, and return those that lie along it (n)."""
+        tied = self.tie(labels, [d for d in range(labels.ndim) if d != dim])
+        return tied.movedim(dim, -1).flatten(0, -2)[0]
+
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Declare that channels must stay."""
         self._frozen.append((thin(labels)[0].reshape(-1), reason))
@@ -151,17 +156,13 @@ class Labels:
             axes = [k for k in axes if varies(like, k - tensor.ndim)]
         if len(axes) != 1 or tensor.shape[axes[0]] == 1:
             return None
+        axis = axes[0]
+        row = self.fresh(tensor.shape[axis])
+        self.use(name, axis, "vector", row)
         shape = [1] * tensor.ndim
-        shape[axes[0]] = -1
-        labels = self.fresh(tensor.shape[axes[0]]).view(shape).expand(tensor.shape)
-        self.use(
-            name,
-            axes[0],
-            "vector",
-            labels.movedim(axes[0], -1).reshape(-1, tensor.shape[axes[0]])[0],
-        )
-        self[tensor] = labels
-        return labels
+        shape[axis] = -1
+        self[tensor] = row.view(shape).expand(tensor.shape)
+        return self[tensor]
 
     # the outcome
 

@@ -24,6 +24,14 @@ RESHAPED = {
     "clone",
     *ALIASES,
 }
+ATTENTION = {
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_attention_math",
+    "scaled_dot_product_attention",
+}
 
 
 def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
@@ -104,12 +112,7 @@ def _layer(
     dim = x.ndim + axis
     if reads is None or makes is None:
         return computed(labels, op, "the weights of a matrix product are computed")
-    channels = labels[x]
-    entering = (
-        labels.tie(channels, [d for d in range(x.ndim) if d != dim])
-        .movedim(dim, -1)
-        .flatten(0, -2)[0]
-    )
+    entering = labels.along(labels[x], dim)
     leaving = labels.fresh(out.shape[axis], name.rpartition(".")[0])
     labels.use(name, makes, "out", leaving)
     labels.use(name, reads, "in", entering)

@@ -25,6 +25,9 @@ class Precision:
     bits: int
 
 
+Precisions = dict[str, Precision | None]  # by name; None stays float
+
+
 def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Precision | None:
     """Return the grid for `bits`, a number, "ternary", "binary" or "dynamic"; None for 32, which is float.
 
@@ -61,15 +64,6 @@ def at_least(precision: Precision | None, bits: int) -> Precision | None:
     return Precision(grid, max(bits, precision.bits))
 
 
-def reduced(precision: Precision | None) -> Precision | None:
-    """Return a grid of weights with 7 bits in place of 8, if it has them."""
-    return (
-        Precision(precision.grid, 7)
-        if precision is not None and precision.bits == 8 and 7 in precision.grid.of_weights
-        else precision
-    )
-
-
 def saturates() -> bool:
     """Return whether this processor adds products of 8 bits in pairs of 16 bits, which overflow:
     x86 without VNNI.
@@ -82,14 +76,33 @@ def saturates() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_vnni_supported()
 
 
+def without_saturation(
+    weights: Precisions, inputs: Precisions, reduce_range: bool | None
+) -> Precisions:
+    """Return grids of weights, by name, with 7 bits in place of 8 where inputs are integers too, if
+    `reduce_range`; None = if this processor's sums would saturate.
+    """
+    reduces = saturates() if reduce_range is None else reduce_range
+    return {
+        name: Precision(precision.grid, 7)
+        if reduces
+        and precision is not None
+        and inputs[name] is not None
+        and precision.bits == 8
+        and 7 in precision.grid.of_weights
+        else precision
+        for name, precision in weights.items()
+    }
+
+
 @dataclass
 class PrecisionPlan:
     """The grids of a network: of each layer's weights, of each site, and of inputs that a layer
     rounds itself.
     """
 
-    weights: dict[str, Precision | None]
-    inputs: dict[str, Precision | None]
+    weights: Precisions
+    inputs: Precisions
     sites: dict[str, Precision]  # sites with a grid of their own
     own: dict[str, Precision]
 
@@ -109,8 +122,8 @@ class PrecisionPlan:
 
 
 def plan_precision(
-    weights: dict[str, Precision | None],
-    inputs: dict[str, Precision | None],
+    weights: Precisions,
+    inputs: Precisions,
     wires: DataFlow,
     rest: Precision | None,
 ) -> PrecisionPlan:

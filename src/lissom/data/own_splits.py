@@ -1,0 +1,96 @@
+"""What the samples of splits that somebody brought are: their inputs, checked, and their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import LissomError
+from ..trees import Tree, concatenated, mapped, tensors_in
+from .own import DatasetSplit
+from .samples import described
+from .split import CPU
+
+
+def common_inputs(train: DatasetSplit, valid: DatasetSplit, test: DatasetSplit, name: str) -> Tree:
+    """Return the inputs of one sample, whose shape and type those of all splits have.
+
+    Raises LissomError where they differ, and where a split other than `train` is empty.
+    """
+    for part, split in (("valid", valid), ("test", test)):
+        if not len(split):
+            raise LissomError(f"data {name}: the {part} split is empty; more samples are needed")
+    inputs = first_inputs(test)
+    for split in (train, valid):
+        other = first_inputs(split) if len(split) else inputs
+        if described(other) != described(inputs):
+            raise LissomError(
+                f"data {name}: expected inputs of one shape and type in all splits, got "
+                f"{described(other)} beside {described(inputs)}"
+            )
+    return inputs
+
+
+def first_inputs(split: DatasetSplit) -> Tree:
+    """Return the inputs of the first sample of a split."""
+    for inputs, _ in split.batches(1, CPU, torch.tensor([0])):
+        return mapped(lambda t: t[0], inputs)
+    raise LissomError(f"{split.where}: it is empty")
+
+
+def are_pictures(inputs: Tree) -> bool:
+    """Return whether the inputs of a sample are a picture, and not numbers taken as they are."""
+    return isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
+
+
+def check_inputs(inputs: Tree, name: str, *, stated: bool) -> None:
+    """Raise unless a network can be shown such inputs; `stated` says whether the user gave a
+    preprocessing.
+    """
+    if isinstance(inputs, Tensor) and inputs.ndim == 0 and inputs.is_floating_point():
+        raise LissomError(f"data {name}: expected inputs that are tensors, got single numbers")
+    pictures = are_pictures(inputs)
+    if not pictures and stated:
+        raise LissomError(
+            f"data {name}: its inputs are {described(inputs)}, which are taken as they are; preprocess "
+            "is for pictures and 8-bit integers"
+        )
+    if pictures and (inputs.ndim != 3 or len(inputs) not in (1, 3)):
+        raise LissomError(
+            f"data {name}: expected pictures (c h w) of 1 or 3 channels, got {described(inputs)}; "
+            "inputs[:, None] gives gray ones a channel"
+        )
+
+
+def shape_of(inputs: Tree) -> tuple[int, ...]:
+    """Return the shape of the inputs of a sample where they are a single tensor; of several, and of
+    one number, that of a list.
+    """
+    if isinstance(inputs, Tensor) and inputs.ndim:
+        return tuple(inputs.shape)
+    return (sum(1 for _ in tensors_in(inputs)),)
+
+
+def class_names(
+    classes: int | Sequence[str] | None, splits: Sequence[DatasetSplit], notes: list[str]
+) -> tuple[str, ...]:
+    """Return the names of classes that were said, or numbers up to the largest target; none where
+    targets are no classes. Note where no target is 0.
+    """
+    if classes is None:
+        labels = concatenated([split.labels for split in splits])
+        if not isinstance(labels, Tensor) or not are_classes(labels):
+            return ()
+        classes = int(labels.max()) + 1
+        if int(labels.min()) > 0:
+            notes.append(
+                "no target is 0: classes are counted from 0, so that the first has no sample"
+            )
+    return tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+
+
+def are_classes(labels: Tensor) -> bool:
+    """Return whether labels (n ...) are numbers of classes, one for each sample."""
+    return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool

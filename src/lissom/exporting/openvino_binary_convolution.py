@@ -1,0 +1,154 @@
+"""A convolution of OpenVINO in single bits, in the place of one of binary inputs and weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .openvino_binary_inputs import BinaryInputs
+from .openvino_graph import BIASED, constant
+
+BYTE = 8  # bits: the plugin keeps the channels of a place in whole bytes
+
+
+def obstacle(node: Any, inputs: BinaryInputs) -> str | None:
+    """Return why a convolution of binary inputs and weights cannot be one in single bits, or None."""
+    shape = node.input_value(0).get_partial_shape()
+    if node.get_type_name() == "GroupConvolution":
+        return "it has groups, and BinaryConvolution has none"
+    if len(shape) != 4:
+        return "BinaryConvolution is two-dimensional"
+    if shape[2].is_dynamic or shape[3].is_dynamic:
+        return "its images have no fixed size"
+    if inputs.low == 0 and not fits(node, padding_is_zero=False):
+        return "OpenVINO's kernels do not take its padding, and a place in {0, 1} cannot be padded before"
+    return None
+
+
+def fits(node: Any, *, padding_is_zero: bool) -> bool:
+    """Return whether OpenVINO's kernels for any x86 CPU take the padding and compute it correctly.
+
+    They compute 2 (SSE, AVX2) or 4 (AVX-512) neighbouring places at once, and padding must not
+    exceed that.
+    """
+    begin = node.get_pads_begin()
+    end = node.get_pads_end()
+    if not any(begin) and not any(end):
+        return True
+    (height, width), kernel = (
+        [value.get_partial_shape()[i].get_length() for i in (2, 3)] for value in node.input_values()
+    )
+    stride = node.get_strides()
+    dilation = node.get_dilations()
+    places = node.output(0).get_partial_shape()[3].get_length()
+    for most in (2, 4):
+        at_once = min(most, places)
+        last = (places - places % at_once - 1) * stride[1] + (kernel[1] - 1) * dilation[1]
+        if begin[1] > at_once or last - (width + begin[1] - 1) > at_once:
+            return False
+    if kernel[1] > 7 and max(stride) > 1:
+        return False
+    return not padding_is_zero or (max(stride) <= 2 and height >= dilation[0])
+
+
+def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> None:
+    """Put a binary convolution, and the multiplication by the scale behind it, in the place of `node`."""
+    import openvino as ov
+    from openvino import opset8 as op
+
+    scale = np.abs(weight).reshape(len(weight), -1)[:, 0].reshape(1, -1, 1, 1)
+    sign = weight > 0
+    begin = list(node.get_pads_begin())
+    end = list(node.get_pads_end())
+    if binary.low and (sign.shape[1] % 2 or not fits(node, padding_is_zero=True)):
+        binary, sign = padded_twice(binary, sign, begin, end)
+        scale = scale / 2
+        begin = [0, 0]
+        end = [0, 0]
+    binary, sign = in_whole_bytes(binary, sign)
+    row = (1, -1, 1, 1)
+    bound = op.constant(binary.threshold.reshape(row))
+    lows = binary.flipped.reshape(row).astype(np.float32)
+    highs = op.constant(1 - lows)
+    inputs = op.fake_quantize(binary.source, bound, bound, op.constant(lows), highs, 2)
+    packed = np.packbits(sign.reshape(-1), bitorder="little")
+    # shared memory would be NumPy's, which frees it
+    bit = ov.op.Constant(ov.Tensor(packed, ov.Shape(sign.shape), ov.Type.u1), shared_memory=False)
+    padded = binary.low and any(begin + end)
+    y = op.binary_convolution(
+        inputs,
+        bit,
+        node.get_strides(),
+        begin,
+        end,
+        node.get_dilations(),
+        "xnor-popcount",
+        0.0 if padded else -1.0,
+    )
+    if not binary.low:
+        total = (2 * sign.astype(np.float32) - 1).sum((1, 2, 3)).reshape(row)
+        y = op.add(y, op.constant(total))
+        scale = scale / 2
+    y = op.multiply(y, op.constant(scale.astype(np.float32)))
+    y.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(y.output(0))  # the tensor's name goes along
+    if node.get_friendly_name().endswith(BIASED):
+        fold_bias_shape(y)
+
+
+def padded_twice(
+    binary: BinaryInputs, sign: np.ndarray, begin: list[int], end: list[int]
+) -> tuple[BinaryInputs, np.ndarray]:
+    """Return inputs in {-1, 1}, padded, and their weights with every channel twice.
+
+    The two differ where the images are padded: there they cancel; elsewhere they agree.
+    """
+    from openvino import opset8 as op
+
+    pads = [op.constant(np.array([0, 0, *side])) for side in (begin, end)]
+    copies = [
+        op.pad(binary.source, *pads, "constant", op.constant(np.float32(v)))
+        for v in (np.inf, -np.inf)
+    ]
+    doubled = BinaryInputs(
+        op.concat(copies, 1), np.tile(binary.threshold, 2), np.tile(binary.flipped, 2), binary.low
+    )
+    return doubled, np.concatenate([sign, sign], 1)
+
+
+def in_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs, np.ndarray]:
+    """Return inputs and weights with channels added until their bits fill whole bytes.
+
+    The new inputs are zero bits; in {-1, 1} their number is even, and weights of both signs cancel.
+    """
+    from openvino import opset8 as op
+
+    more = -sign.shape[1] % BYTE
+    if not more:
+        return binary, sign
+    source = op.pad(
+        binary.source,
+        op.constant(np.zeros(4, int)),
+        op.constant(np.array([0, more, 0, 0])),
+        "constant",
+        op.constant(np.float32(0)),
+    )
+    alternating = (np.arange(more) % 2 == 0)[:, None, None]
+    other = np.broadcast_to(alternating, (len(sign), more, *sign.shape[2:]))
+    threshold = np.append(binary.threshold, np.full(more, np.inf, np.float32))
+    flipped = np.append(binary.flipped, np.zeros(more, bool))
+    filled = BinaryInputs(source, threshold, flipped, binary.low)
+    return filled, np.concatenate([sign, other], 1)
+
+
+def fold_bias_shape(y: Any) -> None:
+    """Make the bias added to `y` one constant: the front end computes its shape by nine operations."""
+    from openvino import opset8 as op
+
+    for reader in y.output(0).get_target_inputs():
+        add = reader.get_node()
+        if add.get_type_name() == "Add":
+            bias = constant(add.input_value(1).get_node().input_value(0))
+            if bias is not None:
+                add.input(1).replace_source_output(op.constant(bias.reshape(1, -1, 1, 1)).output(0))

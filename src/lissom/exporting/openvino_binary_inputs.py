@@ -1,0 +1,153 @@
+"""How the inputs of a convolution in an OpenVINO model are made binary: one threshold per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .openvino_graph import constant
+
+Step = Callable[[np.ndarray], np.ndarray]  # (channels) -> (channels), monotone in each
+TINIEST = 2.0**-126  # the smallest normal float32
+
+
+@dataclass(frozen=True)
+class BinaryInputs:
+    """Inputs that are made binary, channel by channel: bit = (source > threshold) != flipped."""
+
+    source: Any  # ov.Output (n c h w)
+    threshold: np.ndarray  # (c) float32
+    flipped: np.ndarray  # (c) bool
+    low: int  # what a zero bit counts: -1 or 0
+
+
+def binary_inputs(value: Any) -> BinaryInputs | None:
+    """Return how a convolution's inputs are made binary, None where they are not."""
+    shape = value.get_partial_shape()
+    if shape.rank.is_dynamic or shape[1].is_dynamic:
+        return None
+    channels = shape[1].get_length()
+    steps = []
+    node = value.get_node()
+    while (kind := node.get_type_name()) in ("Convert", "Subtract", "Multiply"):  # DequantizeLinear
+        if kind != "Convert":
+            number = constant(node.input_value(1))
+            if number is None or number.size != 1:
+                return None
+            steps.append((kind, float(number.reshape(-1)[0])))
+        node = node.input_value(0).get_node()
+    if kind != "Select":
+        return None
+    compare = node.input_value(0).get_node()
+    sides = [constant(v) for v in node.input_values()[1:]]
+    if compare.get_type_name() != "GreaterEqual" or any(s is None or s.size != 1 for s in sides):
+        return None
+    pair = np.array([float(s.reshape(-1)[0]) for s in sides if s is not None])
+    for kind, number in reversed(steps):
+        pair = pair - number if kind == "Subtract" else pair * number
+    bound = per_channel(constant(compare.input_value(1)), channels)
+    pair = pair.round(6)
+    if bound is None or pair[0] != 1 or pair[1] not in (-1, 0):
+        return None
+    source, chain = absorbed_steps(compare.input_value(0), channels)
+
+    def holds(x: np.ndarray) -> np.ndarray:
+        for step in chain:
+            x = step(x)
+        return x >= bound
+
+    return BinaryInputs(source, *thresholds(holds, channels), int(pair[1]))
+
+
+def per_channel(number: np.ndarray | None, channels: int) -> np.ndarray | None:
+    """Return a constant that broadcasts along channels as (channels) float32, None for any other."""
+    if number is None or (
+        number.size != 1 and (number.ndim < 3 or number.shape[-3] != number.size)
+    ):
+        return None
+    return np.broadcast_to(number.reshape(-1).astype(np.float32), (channels,))
+
+
+def absorbed_steps(value: Any, channels: int) -> tuple[Any, list[Step]]:
+    """Return where a comparison's input `value` comes from, and the steps per channel on the way.
+
+    Only steps that nothing but comparisons reads count, so that a threshold can replace them.
+    """
+    chain: list[Step] = []
+    while readers := [r.get_node().get_type_name() for r in value.get_target_inputs()]:
+        if set(readers) != {"GreaterEqual"} and not (chain and len(readers) == 1):
+            break
+        node = value.get_node()
+        kind = node.get_type_name()
+        numbers = [constant(v) for v in node.input_values()]
+        at = [i for i, n in enumerate(numbers) if n is None]  # what the step computes from
+        if kind == "BatchNormInference" and at == [0]:
+            chain.insert(0, batch_norm(numbers[1:], node.get_attributes()["epsilon"]))
+        elif (
+            len(at) == 1
+            and len(numbers) == 2
+            and (kind in ("Multiply", "Add") or (kind, at) == ("Subtract", [0]))
+        ):
+            number = per_channel(numbers[1 - at[0]], channels)
+            if number is None:
+                break
+            operation = np.multiply if kind == "Multiply" else np.add
+            chain.insert(0, partial(operation, -number if kind == "Subtract" else number))
+        else:
+            break
+        value = node.input_value(at[0])
+    return value, chain
+
+
+def batch_norm(numbers: list[Any], epsilon: float) -> Step:
+    """Return a batch-norm, rounded as PyTorch rounds it: its kernels multiply and add in one operation.
+
+    alpha = gamma / sqrt(variance + epsilon);  y = x * alpha + (beta - mean * alpha)
+    """
+    single = np.float32
+    double = np.float64  # in which a product of two float32 is exact
+    gamma, beta, mean, variance = numbers
+    alpha = gamma * (single(1) / np.sqrt(variance + single(epsilon)))
+    shift = (beta.astype(double) - mean.astype(double) * alpha).astype(single)
+    return lambda x: (x.astype(double) * alpha + shift).astype(single)
+
+
+def thresholds(holds: Step, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return t and f, each (channels), such that holds(x) is (x > t) != f for every float32 x.
+
+    `holds` is monotone in each channel: what it says of the smallest and the largest number tells
+    whether it rises (f is False), falls (f is True: negative gamma) or is constant (t is -inf).
+    Between them the float32 numbers are halved, in their order, until two neighbours are left, so
+    that rounding and equality are those of `holds` itself.
+
+    >>> import numpy as np
+    >>> t, f = thresholds(lambda x: np.array([2, -2, 0], np.float32) * x >= 3, 3)
+    >>> t.round(6).tolist(), f.tolist()
+    ([1.5, -1.5, -inf], [False, True, True])
+    """
+
+    # the order of float32 numbers: 0 is 0, 1 is 2**-149, ...
+    def number(place: np.ndarray) -> np.ndarray:
+        return np.copysign(
+            np.abs(place).astype(np.int32).view(np.float32), place.astype(np.float32)
+        ) + np.float32(0)
+
+    most = int(np.array(np.finfo(np.float32).max).view(np.int32))
+    low = np.full(channels, -most, np.int64)
+    high = np.full(channels, most, np.int64)
+    with np.errstate(all="ignore"):
+        first = holds(number(low))
+        last = holds(number(high))
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            same = holds(number(middle)) == first
+            low = np.where(same, middle, low)
+            high = np.where(same, high, middle)
+    limits = number(low)
+    # x = 0 must exceed a negative threshold even where the processor takes tiny numbers for 0
+    limits = np.where((limits < 0) & (limits > -TINIEST), np.float32(-TINIEST), limits)
+    return np.where(first == last, np.float32(-np.inf), limits).astype(np.float32), ~last

@@ -1,0 +1,56 @@
+"""Sums of a binary convolution and something else that are made binary next.
+
+The CPU plugin of OpenVINO would compute such a sum in the convolution's own operation, and make the
+something else binary too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .openvino_graph import PRODUCTS, constant
+
+
+def separate_sums(model: Any) -> None:
+    """Let what makes such sums binary read them through an operation that changes no number."""
+    import numpy as np
+    from openvino import opset8 as op
+
+    for node in model.get_ordered_ops():
+        total = node.output(0)
+        if node.get_type_name() == "Add" and adds_single_bits(node) and is_made_binary(total):
+            readers = total.get_target_inputs()
+            same = op.maximum(total, op.constant(np.float32(-np.inf)))
+            for reader in readers:
+                reader.replace_source_output(same.output(0))
+
+
+def adds_single_bits(add: Any) -> bool:
+    """Return whether a sum has a binary convolution, then scaled and biased, and no constant beside it."""
+    for product, other in (add.input_values(), add.input_values()[::-1]):
+        node = product.get_node()
+        while (
+            node.get_type_name() in ("Add", "Multiply")
+            and constant(node.input_value(1)) is not None
+        ):
+            node = node.input_value(0).get_node()
+        if node.get_type_name() == "BinaryConvolution" and constant(other) is None:
+            return True
+    return False
+
+
+def is_made_binary(value: Any) -> bool:
+    """Return whether all that reads a value makes it binary, maybe after steps that are no layers and
+    read nothing else.
+
+    Several readers count as one: the plugin merges those that are the same.
+    """
+    readers = [reader.get_node() for reader in value.get_target_inputs()]
+    return bool(readers) and all(
+        int(node.get_attributes()["levels"]) == 2
+        if node.get_type_name() == "FakeQuantize"
+        else node.get_type_name() not in {*PRODUCTS, "BinaryConvolution"}
+        and sum(constant(v) is None for v in node.input_values()) == 1
+        and is_made_binary(node.output(0))
+        for node in readers
+    )

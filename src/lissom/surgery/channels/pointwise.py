@@ -1,0 +1,66 @@
+"""Rules of operations that compute element by element: what meets is one channel."""
+
+from __future__ import annotations
+
+from ..trace import Op
+from .axes import thin, varies
+from .labels import Labels
+from .refusals import unknown
+
+POINTWISE = set(
+    """
+    relu sigmoid tanh hardtanh hardswish hardsigmoid silu gelu elu leaky_relu mish softplus
+    clamp clamp_min clamp_max neg abs square sqrt rsqrt reciprocal exp log erf sign round
+    dropout native_dropout bernoulli pow add sub rsub mul div maximum minimum hardshrink
+    log_sigmoid_forward fill where lerp sin cos _prelu_kernel masked_fill zeros_like ones_like
+    full_like rand_like empty_like _to_copy gt ge lt le eq ne logical_not addcmul relu6 celu
+    selu lift_fresh zero
+    """.split()
+)
+
+
+def pointwise(labels: Labels, op: Op) -> None:
+    """Declare what meets the same channel, unless one number meets all channels."""
+    shape = op.outputs[0].shape
+    known = [labels[t] for t in op.inputs() if t in labels]
+    widest = max((f.expand(shape) for f in known), key=lambda f: thin(f)[0].numel())
+    varying = [d for d in range(-len(shape), 0) if varies(widest, d)]
+    for tensor in op.inputs():
+        channels = labels.find(tensor, widest)
+        if (
+            channels is None
+            and tensor.numel() > 1
+            and any(-d <= tensor.ndim and tensor.shape[d] > 1 and tensor.stride(d) for d in varying)
+        ):
+            return unknown(
+                labels, op, f"a tensor that is no parameter of one axis enters '{op.name}'"
+            )
+        if channels is not None and channels.numel() >= 1:
+            if varying and all(-d > channels.ndim or channels.shape[d] == 1 for d in varying):
+                labels.freeze(channels, "it gates every channel of another activation")
+            else:
+                labels.equal(widest, channels.expand(shape))
+    for tensor in op.outputs:
+        labels[tensor] = widest.expand(tensor.shape)
+    return None
+
+
+def gated(labels: Labels, op: Op) -> None:
+    """Multiply the first half of an axis by what the second half gates: both halves lose the same."""
+    first, second = labels[op.args[0]].chunk(2, op.args[1] if len(op.args) > 1 else -1)
+    labels.equal(first, second)
+    labels[op.outputs[0]] = first
+
+
+def write(labels: Labels, op: Op) -> None:
+    """Write into a part of an activation: what is written takes the place of the same channel."""
+    into, what = op.args[:2]
+    if into not in labels:
+        return unknown(labels, op, "it is written into a tensor that the code makes")
+    channels = labels.find(what, labels[into])
+    if channels is not None:
+        labels.equal(labels[into], channels.expand(into.shape))
+    elif what.numel() > 1:
+        return unknown(labels, op, "a tensor that is no parameter of one axis is written into it")
+    labels[op.outputs[0]] = labels[into]
+    return None

@@ -1,0 +1,35 @@
+"""The bits of the first and the last layer, of tables, and of the layers between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..coverage import FIRST, LAST
+from .bits import FLOAT, Precision, Precisions, at_least
+from .layers import QuantizedLayer
+
+
+def layer_precisions(
+    layers: Mapping[str, QuantizedLayer],
+    usual: tuple[Precision | None, Precision | None],
+    least_first: int,
+    least_last: int,
+    left: dict[str, str],
+) -> tuple[Precisions, Precisions]:
+    """Return the grids of the weights and of the inputs of layers, by name: the `usual` ones, with at
+    least so many bits in the first and last layer. Those that this leaves float are added to `left`.
+    """
+    weights: Precisions = dict.fromkeys(layers, usual[0])
+    inputs: Precisions = dict.fromkeys(layers, usual[1])
+    tables = [name for name, layer in layers.items() if layer.is_table]
+    products = [name for name in layers if name not in tables]
+    inputs.update(dict.fromkeys(tables))
+    # tables read what the network is given, as the first layer does
+    ends = [(name, least_first, FIRST) for name in (*tables, *products[:1])]
+    ends += [(name, least_last, LAST) for name in products[-1:]]
+    for name, bits, reason in ends:
+        weights[name] = at_least(weights[name], bits)
+        inputs[name] = at_least(inputs[name], bits)
+        if bits == FLOAT:
+            left[name] = reason
+    return weights, inputs

@@ -1,0 +1,85 @@
+"""Make the layers of a network ones that can be rounded, without a change of its outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ...errors import LissomError, listed
+from ...trees import Tree, first, some_of
+from ..compare import gate_same
+from ..coverage import told, unable
+from ..layers import baked
+from ..plain_attention import separate_attention
+from ..plain_layers import settle_plain
+from .bits import Precision
+from .dataflow import DataFlow, loose_modules, trace_dataflow
+from .layers import CLASSES, QuantizedLayer
+from .prepare import prepare_layers
+from .smooth import smooth_network
+
+if TYPE_CHECKING:
+    from ...language.context import Context
+
+
+def make_quantizable(
+    model: nn.Module,
+    batches: Sequence[Tree],
+    ctx: Context,
+    fold: bool,
+    smooth_for: tuple[Precision | None, Precision | None] | None,
+    range: str | None,
+) -> tuple[DataFlow, dict[str, str]]:
+    """Make layers quantized ones, in place; return who reads whose values, and why other layers stay.
+
+    `fold` puts each batch-norm into its layer. `smooth_for` are grids of weights and inputs, for
+    which SmoothQuant evens out channels before that, by a `range` of the menu; it does so only
+    where no call depends on the data. Raises LissomError where outputs would change.
+    """
+
+    def prepare(network: nn.Module, example: Tree) -> dict[str, str]:
+        separate_attention(network, example)
+        return prepare_layers(network, example, fold)
+
+    reasons = settle_plain(model, ctx)
+    before = copy.deepcopy(model)
+    separate_attention(model, ctx.example)
+    one = first(ctx.example, 1)
+    loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
+    # what one sample does not reach may be reached by others
+    shown = one if loose is None else some_of(batches)
+    if loose is None and smooth_for is not None:
+        smooth_network(model, batches, ctx, smooth_for, range)
+        before = copy.deepcopy(model)
+    left = prepare_layers(model, shown, fold)
+    unable(model, ctx.example, left, reasons, CLASSES)
+    gate_same(ctx, "folded = unfolded", before, model, first(batches[0], 32), prepare, shown)
+    if loose:
+        parts = listed(name.replace("-", ".") or "the network" for name in sorted(loose))
+        ctx.notes.append(
+            f"{ctx.where}: the calls that {parts} makes depend on the data, and stay float"
+        )
+    return trace_dataflow(model, shown, loose), left
+
+
+def quantizable_layers(
+    model: nn.Module, wires: DataFlow, left: dict[str, str], where: str
+) -> dict[str, QuantizedLayer]:
+    """Return the layers that can be rounded, by name; raise if there is none, saying why as `left`
+    does.
+    """
+    layers = {
+        name: layer
+        for name in wires.inputs
+        if isinstance(layer := model.get_submodule(name), QuantizedLayer)
+    }
+    if not layers:
+        why = (
+            told(where, 0, left, "float")
+            or f"{where}: there is no convolution, linear layer or embedding"
+        )
+        raise LissomError(f"{why}; no layer can be quantized")
+    return layers

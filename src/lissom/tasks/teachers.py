@@ -1,0 +1,36 @@
+"""The teachers that a recipe or an option names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .builders import code_named
+from .task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def teachers_in(text: str) -> list[str]:
+    """Return the teachers that a text names: one, or several with commas between them.
+
+    >>> teachers_in("4f2a, resnet56=big.safetensors")
+    ['4f2a', 'resnet56=big.safetensors']
+    """
+    model, equals, path = text.partition("=")
+    if os.path.isfile(text) or (equals and "," not in model and os.path.isfile(path)):
+        return [text]  # a file may have a comma in its name
+    return [part.strip() for part in text.split(",")]
+
+
+def teacher_code(text: str) -> str | None:
+    """Return the user's own code that a teacher, MODEL=FILE, would import, None where there is none."""
+    model, equals, _ = text.rpartition("=")
+    return code_named({"model": model}) if equals else None
+
+
+def teacher_from(text: str, task: Task) -> nn.Module:
+    """Build the teacher in a weight file: FILE for the task's own network, MODEL=FILE for another."""
+    model, _, path = text.rpartition("=")
+    return Task.of(model or task.name, task.data, weights=path).fresh()

@@ -1,0 +1,67 @@
+"""Pictures without labels: the network that was brought gives them, and is what others are judged by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..data.data import Data
+from ..data.split import CPU, Split
+from ..errors import LissomError
+from ..language.kind import Kind
+from ..trees import Tree, handed, shapes
+from .code import called
+
+
+def check_unlabelled(data: Data, weights: str, *, trained: bool) -> None:
+    """Raise unless a network with `weights`, which may be `trained` without any, can give the labels."""
+    if not trained:
+        raise LissomError(
+            f"data: {data.name} has no labels, which a trained network has to give; expected "
+            "--weights or a --model that is trained"
+        )
+    if weights and not data.stated:
+        raise LissomError(
+            f"preprocess: {weights} was trained elsewhere, and without labels lissom cannot "
+            "find out how the network sees pictures; expected --preprocess, as in "
+            "--preprocess imagenet"
+        )
+
+
+def labelled_by(model: nn.Module, data: Data, kind: Kind, name: str, kind_text: str) -> Data:
+    """Return data with the answers of a network as labels.
+
+    The metric is then how often another network gives the answer that this one gave.
+    """
+    wide = 0
+
+    def said(outputs: Tree) -> tuple[int, Tensor]:
+        if kind.name() == "classify" and (answer := kind.answer(outputs)).ndim != 2:
+            raise LissomError(
+                f"model {name}: expected outputs (batch, classes) for pictures without labels, "
+                f"got {shapes(answer)}; for others, --kind says what they are"
+            )
+        return kind.classes(outputs), kind.answers(outputs)
+
+    @torch.inference_mode()
+    def answers(split: Split) -> Tensor:
+        nonlocal wide
+        found: list[Tensor] = []
+        for pixels, _ in split.batches(128, CPU):
+            inputs = data.normalised(pixels)
+            outputs = called(partial(handed, model, inputs), f"model {name}: it")
+            classes, labels = called(partial(said, outputs), f"--kind {kind_text}")
+            wide = max(wide, classes)
+            found.append(labels)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+    labelled = data.labelled_by(answers)
+    if len(labelled.test.labels.unique()) < 2:
+        labelled.notes.append(
+            f"{name} gives all pictures to be tested on one answer, so that fidelity says "
+            "little: is it trained, and does it see them as it was?"
+        )
+    return replace(labelled, classes=tuple(map(str, range(wide))))
