@@ -42,6 +42,9 @@ def print_found(found: Found) -> None:
         f"{found.seconds:.0f} s; by validation data, which choices go by",
         soft_wrap=True,
     )
+    if not found.chosen:
+        console.print("the time was up before a recipe was done; the same command goes on")
+        return
     if not found.met:
         console.print(
             f"nothing that was tried keeps {', '.join(found.bounds)}; the nearest:", soft_wrap=True
