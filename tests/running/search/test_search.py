@@ -138,6 +138,10 @@ def test_what_no_recipe_can_cost_is_refused_before_training(tmp_path: Path) -> N
     ):
         search.search()
     assert all(each.probe for each in search.outcomes)
+    # and so it is when another search has measured already
+    searched(tmp_path, WANT, "model", 0, 1e6, trials=3)
+    with pytest.raises(LissomError, match="no recipe of the space comes so far"):
+        searched(tmp_path, "fastest, ms <= 0.01", "model", 0, 1e6, trials=3)
 
 
 @pytest.mark.parametrize(

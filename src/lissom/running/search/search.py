@@ -121,8 +121,10 @@ class Search:
 
     def search(self) -> None:
         """Try recipes until the budget is used up, or the space."""
-        if self.by == "model" and not self.trained:
-            self.probe()
+        if self.by == "model":
+            if not self.trained:
+                self.probe()
+            self.check_reachable()
         while not self.done() and self.same < SAME and self.refused < SAME:
             asked = self.next()
             if not asked and self.by == "model":
@@ -191,10 +193,7 @@ class Search:
     def probe(self) -> None:
         """Measure recipes without what learns: costs are known before anything is trained. One in which
         nothing learns is done with that.
-
-        Raises LissomError where no recipe keeps a bound on a cost, saying what can be reached.
         """
-        costs = [bound for bound in self.goal.bounds if not bound.metric]
         tried = set[str]()
         begun = self.clock()
         for place in range(PROBES):
@@ -210,14 +209,19 @@ class Search:
                 self.keep(self.evaluation.probe(point, self.recipe(point)))
             except LissomError as error:
                 self.say(f"note: {error}")
-        for bound in costs:
-            values = [(each.values[bound.name], each.recipe) for each in self.outcomes]
-            least = min(values, default=None)
+
+    def check_reachable(self) -> None:
+        """Raise LissomError where no recipe so far comes near a bound on a cost, with what it could be."""
+        for bound in self.goal.bounds:
+            if bound.metric or bound.least or not self.outcomes:
+                continue
+            least = min(self.outcomes, key=lambda each, name=bound.name: each.values[name])  # type: ignore[misc]
+            value = least.values[bound.name]
             # a little further than a few recipes reach, another may come
-            if least is not None and bound.excess(least[0]) > NEAR * least[0]:
+            if bound.excess(value) > NEAR * value:
                 raise LissomError(
                     f"--want: {bound.name} {bound.wanted()}: no recipe of the space comes so far; the "
-                    f"least is {amount_text(bound.name, least[0])}, of {least[1]}"
+                    f"least is {amount_text(bound.name, value)}, of {least.recipe}"
                 )
 
     def cheapest(self, place: int) -> Point | None:
