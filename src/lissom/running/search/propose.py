@@ -17,6 +17,7 @@ NEAR = 100  # points beside the best ones
 BEGIN = 5  # recipes that lie far apart, before anything is expected
 EXPLORE = 5  # every such recipe lies far from all others, and might be better
 APART = 0.02  # least distance of a point from those that were tried
+FAR = 0.3  # of a metric, relative, beyond which it does not matter how much is missing
 MARGIN = 0.03  # of a metric, relative, below which differences count most
 THRIFT = 0.5  # power of the time by which a score is divided: 1 never tries what learns for long
 RHO = 0.05  # of the augmented Tchebycheff sum
@@ -194,13 +195,14 @@ class Proposer:
 
     def loss(self, name: str, value: float) -> float:
         """Return what a process is made of: what is to be small as its logarithm; of what is to be
-        large what is missing to the uncompressed network's, small differences near it drawn apart.
+        large what is missing to the uncompressed network's, small differences near it drawn apart
+        and those far from it, where nobody looks, left out.
         """
         if not self.more_is_better(name):
             return loss(value, -1)
         reference = self.reference.get(name, 1.0)
         missing = (reference - value) / max(abs(reference), 1e-9)
-        return float(np.log(max(missing, -MARGIN / 2) + MARGIN))
+        return float(np.log(np.clip(missing, -MARGIN / 2, FAR) + MARGIN))
 
     def value(self, name: str, lost: float) -> float:
         """Return the value whose loss this is."""
@@ -219,11 +221,6 @@ class Proposer:
         """Return what is expected of the logarithm of the seconds that a recipe takes."""
         return self._expected(trained, lambda each: np.log(max(each.seconds, 0.1)))
 
-    def aimed(self, name: str, sign: int, outcomes: Sequence[Outcome]) -> Surrogate:
-        """Return what is expected of an aim, as `Goal.losses` has it."""
-        known = [each for each in outcomes if not (each.probe and sign > 0)]
-        return self._expected(known, lambda each: loss(each.values[name], sign))
-
     def _expected(
         self, outcomes: Sequence[Outcome], value: Callable[[Outcome], float]
     ) -> Surrogate:
@@ -241,8 +238,11 @@ class Proposer:
         fitting = [each for each in trained if self.goal.meets(each)]
         if not fitting:
             return probable
-        losses = np.array([self.goal.losses(each) for each in fitting])
-        expected = [self.aimed(name, sign, outcomes)(points) for name, sign in self.goal.aims]
+        names = [name for name, _ in self.goal.aims]
+        losses = np.array(
+            [[self.loss(name, each.values[name]) for name in names] for each in fitting]
+        )
+        expected = [self.expected(name, outcomes)(points) for name in names]
         mean = np.stack([each for each, _ in expected], 1)
         deviation = np.stack([each for _, each in expected], 1)
         low = losses.min(0)
