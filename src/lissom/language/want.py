@@ -43,11 +43,17 @@ class Limit:
         """Return the value as text.
 
         >>> Limit("top1", None, True, -0.01, 1.0).bound(), Limit("bytes", None, False, 0.0, 0.5).bound()
-        ('float - 0.01', '0.5 * float')
+        ('float - 0.01', 'float / 2')
         """
         if not self.factor:
             return f"{self.value:g}"
-        head = "float" if self.factor == 1 else f"{self.factor:g} * float"
+        part = 1 / self.factor
+        if self.factor == 1:
+            head = "float"
+        elif part > 1 and abs(part - round(part)) < 1e-9:
+            head = f"float / {round(part)}"
+        else:
+            head = f"{self.factor:g} * float"
         if not self.value:
             return head
         return f"{head} {'-' if self.value < 0 else '+'} {abs(self.value):g}"
@@ -62,7 +68,7 @@ class Want:
     """An objective, `at` a runtime if one is named, and limits.
 
     >>> str(Want.of("most accurate, ms@openvino<=2, bytes <= float/4"))
-    'accurate, ms@openvino <= 2, bytes <= 0.25 * float'
+    'accurate, ms@openvino <= 2, bytes <= float / 4'
     """
 
     objective: str

@@ -410,7 +410,7 @@ const unpack = id =>
     $("searchsaid").textContent =
       `${s.points.length} recipes trained and ${s.probes} more only measured, in ${num(s.minutes, 1)} minutes. ` +
       (s.met
-        ? `Stars were chosen; crosses miss a limit. By validation data, which choices go by.`
+        ? `Stars were chosen; crosses miss a limit. Metrics are on validation data.`
         : `None keeps the limits; the star comes nearest.`);
     const line = (limit, at) =>
       limit == null ? [] : [{ ...at(limit), type: "line", line: { color: style("--soft"), dash: "dot" } }];

@@ -39,7 +39,7 @@ def print_found(found: Found) -> None:
         )
     console.print(
         f"{len(trained)} recipes trained, {len(found.outcomes) - len(trained)} more only measured, "
-        f"{found.seconds:.0f} s; by validation data, which choices go by",
+        f"{found.seconds:.0f} s; metrics are on validation data",
         soft_wrap=True,
     )
     if not found.chosen:
