@@ -1,10 +1,10 @@
-"""Seconds of `report`, `store`, `plan` and `show` on a store of 2,000 entries, each command in a
-process of its own.
+"""Seconds of `report`, `store`, `plan`, `run` and `show` on a store of 2,000 entries, each command in
+a process of its own.
 
     python benchmarks/store_commands.py [--entries 2000] [--rounds 3] [--model resnet56]
 
 One recipe is run to its end; its entries are then copied under the keys of a whole space, so that
-every file is as lissom writes it and `plan` finds the space done. The commands take turns; the
+every file is as lissom writes it, and `plan` and `run` find the space done. The commands take turns; the
 least and the most of the rounds are printed, of the clock and of the processor.
 """
 
@@ -114,6 +114,7 @@ def main() -> None:
             "report": ["report", "-o", "report.html", *there],
             "store": ["store", *there],
             "plan": ["plan", space, "--model", words.model, *there],
+            "run": ["run", space, "--model", words.model, "--to", "onnxruntime", *there],
             "show": ["show", keys[-1], *there],
             "show, all": ["show", *keys, *there],
             "--help": ["--help"],
