@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.export import Dim, export, save
 
 import lissom
@@ -264,7 +264,7 @@ class Counter(nn.Module):
         return x + self.seen
 
 
-@torch.library.custom_op("own::twice", mutates_args=())
+@library.custom_op("own::twice", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     return x * 2
 
