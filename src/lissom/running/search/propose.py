@@ -200,16 +200,29 @@ class Proposer:
         """
         if not self.more_is_better(name):
             return loss(value, -1)
-        reference = self.reference.get(name, 1.0)
-        missing = (reference - value) / max(abs(reference), 1e-9)
-        return float(np.log(np.clip(missing, -MARGIN / 2, FAR) + MARGIN))
+        missing = min(self.missing(name, value), self.far(name))
+        if missing < 0:  # more than the uncompressed network has: on in a line
+            return float(np.log(MARGIN) + missing / MARGIN)
+        return float(np.log(missing + MARGIN))
 
     def value(self, name: str, lost: float) -> float:
         """Return the value whose loss this is."""
         if not self.more_is_better(name):
             return float(np.exp(lost))
+        over = lost - np.log(MARGIN)
+        missing = over * MARGIN if over < 0 else np.exp(lost) - MARGIN
         reference = self.reference.get(name, 1.0)
-        return float(reference - (np.exp(lost) - MARGIN) * max(abs(reference), 1e-9))
+        return float(reference - missing * max(abs(reference), 1e-9))
+
+    def missing(self, name: str, value: float) -> float:
+        """Return how much of a metric is missing to the uncompressed network's, relative to that."""
+        reference = self.reference.get(name, 1.0)
+        return (reference - value) / max(abs(reference), 1e-9)
+
+    def far(self, name: str) -> float:
+        """Return beyond which share it does not matter how much is missing: not within a bound."""
+        bounds = [self.missing(name, b.number) for b in self.goal.bounds if b.name == name]
+        return max(FAR, *(2 * missing for missing in bounds), 0.0)
 
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
         """Return what is expected of the loss of a value."""
