@@ -14,24 +14,28 @@ from .ranks import Ranks
 NORMS = nn.modules.batchnorm._BatchNorm
 
 
-class OverRanks(torch.autograd.Function):
-    """The sum of a tensor over all processes.
+class MeanOverRanks(torch.autograd.Function):
+    """The mean of numbers over all processes, each weighted with the `count` that it stands for here;
+    and the count of all.
 
-    Each computes the gradient of the mean loss of its own part, which is later weighted with the
-    part's `share` of the batch. So what comes back from the others is, too.
+    Each process computes the gradient of the mean loss of its own part, which is later weighted with
+    the part's share of the batch. So what comes back from the others is, too.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, ranks: Ranks, share: float) -> Tensor:
-        """Return the sum."""
+    def forward(ctx: Any, values: Tensor, count: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        """Return the mean, and the count of all processes."""
+        total = values.new_tensor(float(count))
+        sums, total = ranks.summed([values * count, total])
         ctx.ranks = ranks
-        ctx.share = share
-        return ranks.summed([values])[0]
+        ctx.share = count / float(total)
+        ctx.mark_non_differentiable(total)
+        return sums / total, total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of all parts, in units of this part's."""
-        return ctx.ranks.summed([ctx.share * gradient])[0] / ctx.share, None, None
+        return ctx.ranks.summed([ctx.share * gradient])[0], None, None
 
 
 def synchronise(model: nn.Module, ranks: Ranks) -> Callable[[], None]:
@@ -60,31 +64,20 @@ def normalised(
         return alone(inputs)
     x = inputs.float()
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    own = x.numel() // x.shape[1]
-    count = float(ranks.summed([torch.tensor([float(own)])])[0])
-    mean, variance = moments(x, axes, own, count, ranks)
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    count = x.numel() // x.shape[1]  # numbers of a channel in this part
+    own_mean = x.mean(axes)
+    own_variance = (x - own_mean.view(shape)).square().mean(axes)
+    mean, total = MeanOverRanks.apply(own_mean, count, ranks)
+    variance, _ = MeanOverRanks.apply(own_variance + (own_mean - mean).square(), count, ranks)
     if norm.track_running_stats:
-        move(norm, mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        move(norm, mean.detach(), variance.detach() * total / (total - 1).clamp_min(1))
     scale = (variance + norm.eps).rsqrt()
     shift = -mean * scale
     if norm.affine:
         scale = scale * norm.weight
         shift = shift * norm.weight + norm.bias
-    shape = [1, -1, *[1] * (x.ndim - 2)]
     return (x * scale.view(shape) + shift.view(shape)).to(inputs.dtype)
-
-
-def moments(
-    x: Tensor, axes: list[int], own: int, count: float, ranks: Ranks
-) -> tuple[Tensor, Tensor]:
-    """Return mean and variance (c) of `count` numbers a channel, of which `own` are in `x`."""
-    part = x.mean(axes)
-    around = (x - part.view([1, -1, *[1] * (x.ndim - 2)])).square().sum(axes)
-    share = own / count
-    mean = OverRanks.apply(part * share, ranks, share)
-    off = (part - mean).square() * own
-    variance = OverRanks.apply((around + off) / count, ranks, share)
-    return mean, variance
 
 
 def move(norm: Any, mean: Tensor, variance: Tensor) -> None:
