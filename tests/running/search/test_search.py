@@ -167,11 +167,16 @@ def test_a_name_that_nobody_measures_is_told_before_anything_is_run(tmp_path: Pa
         Search(SearchSpace(SPACE), want, land, Budget(100), "")  # type: ignore[arg-type]
 
 
-def test_a_small_space_ends_by_itself(tmp_path: Path) -> None:
-    search, _ = searched(
-        tmp_path, WANT, "model", 0, 1e6, space="prune({0.2, 0.4}) | distill('kd', {2, 5})"
+@pytest.mark.parametrize("by", ["model", "random", "nsga2"])
+def test_a_small_space_ends_by_itself(by: str, tmp_path: Path) -> None:
+    """A recipe that a sampler names again is neither run nor counted again."""
+    search, land = searched(
+        tmp_path, WANT, by, 0, 1e6, space="prune({0.2, 0.4}) | distill('kd', {2, 5})", room=2
     )
-    assert len({each.recipe for each in search.trained}) == 4
+    assert len(search.trained) == search.study.trained() == 4
+    assert len([call for call in land.calls if "distill" in call]) <= 8
+    if by != "model":
+        assert len(land.calls) == 4
 
 
 def test_recipes_that_fail_are_told_and_left(

@@ -114,8 +114,6 @@ class Search:
 
     def done(self) -> bool:
         """Return whether time or trials are used up, by all searches that share the study."""
-        if self.shared:
-            self.outcomes = self.study.outcomes()
         trials = self.budget.trials
         return self.left_s() <= 0 or (trials is not None and self.study.trained() >= trials)
 
@@ -126,6 +124,8 @@ class Search:
                 self.probe()
             self.check_reachable()
         while not self.done() and self.same < SAME and self.refused < SAME:
+            if self.shared:
+                self.outcomes = self.study.outcomes()
             asked = self.next()
             if not asked and self.by == "model":
                 self.say("no other recipe is expected to end in the time that is left")
@@ -154,14 +154,21 @@ class Search:
     def run(self, asked: list[tuple[Any, Point, Recipe]]) -> None:
         """Run recipes and take in what comes of them; those that were tried before are not run again."""
         known = {each.recipe: each for each in self.trained}
-        fresh = [(point, recipe) for _, point, recipe in asked if str(recipe) not in known]
-        came = iter(self.evaluation.outcomes(fresh))
+        fresh = {str(recipe): (point, recipe) for _, point, recipe in asked}
+        fresh = {text: each for text, each in fresh.items() if text not in known}
+        came = dict(zip(fresh, self.evaluation.outcomes([*fresh.values()]), strict=True))
         for trial, _, recipe in asked:
-            outcome = known.get(str(recipe)) or next(came)
-            self.same = self.same + 1 if str(recipe) in known else 0
+            text = str(recipe)
+            if text in known:
+                self.same += 1
+                self.study.add(known[text], trial, taken=True)
+                continue
+            self.same = 0
+            outcome = came[text]
             if isinstance(outcome, Outcome):
                 self.refused = 0
                 self.keep(outcome, trial)
+                known[text] = outcome
                 continue
             if trial is not None:
                 self.study.fail(trial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ SAMPLERS = ("model", "random", "tpe", "nsga2")
 # attributes of trials and studies
 OUTCOME = "outcome"
 REFERENCE = "reference"  # the outcome of the uncompressed network
-TAKEN = "taken"  # whether another study had it
+TAKEN = "taken"  # whether it was known already, here or to another study
 
 
 def optuna() -> Any:
@@ -86,17 +86,25 @@ class Storage:
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes of all searches, each recipe once."""
-        found = chain.from_iterable(map(outcomes_in, self.studies()))
-        return list({(each.recipe, each.probe): each for each in found}.values())
+        return each_once(chain.from_iterable(map(outcomes_in, self.studies())))
 
 
 def outcomes_in(study: Any) -> list[Outcome]:
-    """Return the outcomes of a study of Optuna's, the oldest first."""
-    return [
+    """Return the outcomes of a study of Optuna's, the oldest first, each recipe once."""
+    found = [
         Outcome.of(trial.user_attrs[OUTCOME])
         for trial in study.trials
         if OUTCOME in trial.user_attrs
     ]
+    return each_once(found)
+
+
+def each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return outcomes without those of recipes that came before."""
+    first = dict[tuple[str, bool], Outcome]()
+    for each in outcomes:
+        first.setdefault((each.recipe, each.probe), each)
+    return list(first.values())
 
 
 class Study:
@@ -189,15 +197,17 @@ class Study:
 
     def add(self, outcome: Outcome, trial: Any = None, taken: bool = False) -> None:
         """Keep an outcome: that of a `trial` which was asked for, or of a point from elsewhere;
-        `taken` from another study.
+        `taken` where it was known already.
         """
         values = [outcome.values[name] for name, _ in self.goal.aims]
         constraints = {
             bound.name: bound.excess(outcome.values[bound.name]) for bound in self.goal.bounds
         }
         state = self.optuna.trial.TrialState.PRUNED if outcome.probe else None
+        attributes = {OUTCOME: outcome.json()} | ({TAKEN: True} if taken else {})
         if trial is not None:
-            trial.set_user_attr(OUTCOME, outcome.json())
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
             for name, excess in constraints.items():
                 trial.set_constraint(name, excess)
             self.study.tell(trial, None if outcome.probe else values, state=state)
@@ -213,7 +223,7 @@ class Study:
                 distributions={name: self._distribution(asked[name]) for name in params},
                 values=None if outcome.probe else values,
                 state=state or self.optuna.trial.TrialState.COMPLETE,
-                user_attrs={OUTCOME: outcome.json(), **({TAKEN: True} if taken else {})},
+                user_attrs=attributes,
                 constraints=constraints,
             )
         )
