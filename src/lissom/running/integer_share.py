@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..exporting.onnx.names import layers_in, products_in
+from ..exporting.onnx.names import layers_in
+from ..exporting.onnx.operands import products_in
 from ..language.target import Fused, Target
 from ..surgery.count import layer_macs
 from ..surgery.quantization.layers import QuantizedLayer

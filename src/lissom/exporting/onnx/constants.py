@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .activations import inputs_of, wires
-
-LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+from .operands import PRODUCTS
 
 
 def compute_constants(proto: Any) -> None:
@@ -26,7 +25,7 @@ def compute_constants(proto: Any) -> None:
         if node.input and fixed.issuperset(node.input):
             fixed.update(node.output)
             behind.append(node)
-            if node.op_type in LAYERS or not made.isdisjoint(node.input):
+            if node.op_type in PRODUCTS or not made.isdisjoint(node.input):
                 made.update(node.output)
     if not made:
         return

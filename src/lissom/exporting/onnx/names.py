@@ -21,10 +21,6 @@ from .activations import outputs_of
 SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
 LONG = {short: kind for kind, short in SHORT.items()}
 
-# what only moves numbers
-CARRIES = {"Expand", "Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
-CARRIES |= {"Unsqueeze"}
-
 # what operations that hold weights have in their names, fused and integer ones too
 WEIGHTED = r"Conv|Gemm|MatMul"
 
@@ -105,29 +101,6 @@ def layer_of(scopes: str, prefix: str) -> str:
     return (
         "" if inner + "." == prefix or not inner.startswith(prefix) else inner.removeprefix(prefix)
     )
-
-
-def products_in(path: Path) -> dict[str, list[bool]]:
-    """Return for each layer whose own code multiplies two activations in a file, as attention does,
-    whether each such product reads integers; {} for files other than ONNX.
-    """
-    if path.suffix not in (".onnx", ENDING):
-        return {}
-    graph = model_in(path).graph
-    fixed = {tensor.name for tensor in graph.initializer}
-    rounded = set[str]()
-    products = dict[str, list[bool]]()
-    for node in graph.node:  # each after those that make what it reads
-        if node.op_type == "MatMul" and fixed.isdisjoint(node.input):
-            where = node.name.rpartition("/")[0]
-            products.setdefault(where, []).append(rounded.issuperset(node.input))
-        elif node.op_type == "DequantizeLinear" or (
-            node.op_type in CARRIES and node.input[0] in rounded
-        ):
-            rounded.update(node.output)
-        if node.input and fixed.issuperset(name for name in node.input if name):
-            fixed.update(node.output)
-    return products
 
 
 def layers_in(path: Path) -> Callable[[str, str], str]:

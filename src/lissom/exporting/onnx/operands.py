@@ -1,4 +1,4 @@
-"""Operands of products of activations as signed integers, in an ONNX file.
+"""Products of activations in an ONNX file, as attention has them, and their operands as integers.
 
 Of unsigned ones OpenVINO takes the zero point away again as a float, and multiplies floats. DeiT-Tiny
 in signed ones takes 0.9 of the time.
@@ -6,15 +6,19 @@ in signed ones takes 0.9 of the time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
+from ...importing.file import model_in
+from ...importing.packed import ENDING
 from .activations import wires
 
 MIDDLE = 128  # as which unsigned integers hold 0 where their range is symmetric
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 MOVES = {
     "Expand",
+    "Flatten",
     "Gather",
     "Reshape",
     "Slice",
@@ -64,9 +68,34 @@ def products_of(
             yield all(computed(name, makers) for name in reader.input[:2])
 
 
+def products_in(path: Path) -> dict[str, list[bool]]:
+    """Return for each layer whose own code multiplies two activations in a file, whether each such
+    product reads integers; {} for files other than ONNX.
+    """
+    if path.suffix not in (".onnx", ENDING):
+        return {}
+    graph = model_in(path).graph
+    makers, _ = wires(graph)
+    products = dict[str, list[bool]]()
+    for node in graph.node:
+        if node.op_type == "MatMul" and all(computed(name, makers) for name in node.input):
+            read = {source(name, makers).op_type for name in node.input}
+            products.setdefault(node.name.rpartition("/")[0], []).append(
+                read == {"DequantizeLinear"}
+            )
+    return products
+
+
 def computed(value: str, makers: Mapping[str, Any]) -> bool:
     """Return whether a value is made of what the network computes, and is no weight."""
+    return source(value, makers, MOVES | {"DequantizeLinear"}) is not None
+
+
+def source(value: str, makers: Mapping[str, Any], moves: Set[str] = MOVES) -> Any:
+    """Return the operation that made the numbers of a value, whatever moved them since; None for
+    constants and inputs.
+    """
     maker = makers.get(value)
-    while maker is not None and maker.op_type in MOVES | {"DequantizeLinear"}:
+    while maker is not None and maker.op_type in moves:
         maker = makers.get(maker.input[0])
-    return maker is not None
+    return maker
