@@ -218,6 +218,15 @@ def test_more_than_the_uncompressed_network_has_counts(want: str, tmp_path: Path
         assert proposer.value("top1", lost) == pytest.approx(value)
 
 
+def test_choices_within_an_option_are_weighed(tmp_path: Path) -> None:
+    """What the metric depends on is said of recipes that make the same choices."""
+    space = '{quantize(8), prune(0.1..0.8) | distill("kd", {2, 10}) | quantize(8)}'
+    search, _ = searched(tmp_path, WANT, "random", 0, 1e6, trials=20, space=space)
+    shares = search.study.importances("top1")
+    assert {"prune.amount", "distill.epochs"} <= shares.keys()
+    assert shares["prune.amount"] > 0.3 and sum(shares.values()) == pytest.approx(1, abs=1e-3)
+
+
 def test_the_cheapest_of_equals_is_best() -> None:
     goal = Goal((("top1", 1),), ())
     outcomes = [

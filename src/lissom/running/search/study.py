@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -246,11 +247,21 @@ class Study:
         """Return which share of how a value varies comes from each choice (fANOVA); {} where too
         little is known.
 
+        Choices within an option are there only where it was taken. So recipes with the same choices
+        are compared, the most that there are.
         Source: Hutter et al. 2014, An Efficient Approach for Assessing Hyperparameter Importance
         """
+        done = [
+            trial for trial in self.study.trials if trial.values and OUTCOME in trial.user_attrs
+        ]
+        if not done:
+            return {}
+        (choices, _), *_ = Counter(frozenset(trial.params) for trial in done).most_common()
+        alike = self.optuna.create_study(directions=self.study.directions)
+        alike.add_trials([trial for trial in done if trial.params.keys() == choices])
         try:
             found = self.optuna.importance.get_param_importances(
-                self.study,
+                alike,
                 evaluator=self.optuna.importance.FanovaImportanceEvaluator(seed=0),
                 target=lambda trial: trial.user_attrs[OUTCOME]["values"][name],
             )
