@@ -251,14 +251,16 @@ class Study:
         are compared, the most that there are.
         Source: Hutter et al. 2014, An Efficient Approach for Assessing Hyperparameter Importance
         """
-        done = [
-            trial for trial in self.study.trials if trial.values and OUTCOME in trial.user_attrs
-        ]
+        done = {
+            trial.user_attrs[OUTCOME]["recipe"]: trial
+            for trial in self.study.trials
+            if trial.values and OUTCOME in trial.user_attrs
+        }
         if not done:
             return {}
-        (choices, _), *_ = Counter(frozenset(trial.params) for trial in done).most_common()
+        (choices, _), *_ = Counter(frozenset(trial.params) for trial in done.values()).most_common()
         alike = self.optuna.create_study(directions=self.study.directions)
-        alike.add_trials([trial for trial in done if trial.params.keys() == choices])
+        alike.add_trials([trial for trial in done.values() if trial.params.keys() == choices])
         try:
             found = self.optuna.importance.get_param_importances(
                 alike,
