@@ -20,6 +20,7 @@ from lissom.data.data import Data
 from lissom.language.recipe import Recipe
 from lissom.language.search_space import SearchSpace
 from lissom.language.want import Want
+from lissom.running.search.found import Found
 from lissom.running.search.goal import Goal
 from lissom.running.search.outcome import Outcome, Point
 from lissom.running.search.propose import Proposer
@@ -288,19 +289,24 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "lissom.bench.latency.ROUND_S", 0.005
     )  # which is faster does not matter here
     task = Task.of("resnet8", Data.of("digits"))
-    space = 'train(1) | prune(0.1..0.5, of="macs") | train(1) | quantize(8)'
     store = Store(tmp_path / "store")
     told: list[str] = []
-    found = lissom.search(
-        space,
-        "fastest, bytes <= float/2",
-        task,
-        store,
-        budget_s=600,
-        targets="onnxruntime",
-        trials=2,
-        say=told.append,
-    )
+
+    def searched_for(trials: int, **more: int) -> Found:
+        told.clear()
+        return lissom.search(
+            'train(1) | prune(0.1..0.5, of="macs") | train(1) | quantize(8)',
+            "fastest, bytes <= float/2",
+            task,
+            store,
+            budget_s=600,
+            targets="onnxruntime",
+            trials=trials,
+            say=told.append,
+            **more,
+        )
+
+    found = searched_for(2)
     assert found.met and len(found.records) == 1
     record = found.records[0]
     assert record["recipe"] == found.chosen[0] and record["key"] in store
@@ -311,31 +317,10 @@ def test_a_search_of_real_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         found.chosen[0]
     }
     # once more: nothing is left to do
-    told.clear()
-    again = lissom.search(
-        space,
-        "fastest, bytes <= float/2",
-        task,
-        store,
-        budget_s=600,
-        targets="onnxruntime",
-        trials=2,
-        say=told.append,
-    )
+    again = searched_for(2)
     assert again.chosen == found.chosen and not any("epoch" in line for line in told)
     # two more, by two workers side by side
-    more = lissom.search(
-        space,
-        "fastest, bytes <= float/2",
-        task,
-        store,
-        budget_s=600,
-        targets="onnxruntime",
-        trials=4,
-        workers=2,
-        worker_threads=1,
-        say=told.append,
-    )
+    more = searched_for(4, workers=2, worker_threads=1)
     assert "2 workers of 1 thread" in told
     recipes = {each["key"] for each in more.outcomes if not each["probe"]}
     assert len(recipes) == 4 and all(key in store for key in recipes)
