@@ -104,7 +104,7 @@ def measured(given: argparse.Namespace) -> list[Outcome]:
         names = [choice.name for choice in SPACE.choices]
         for places in product(*(range(len(choice.options)) for choice in SPACE.choices)):
             point = dict(zip(names, map(float, places), strict=True))
-            recipe = SPACE.recipe(lambda choice, point=point: point[choice.name])  # type: ignore[misc]
+            recipe = SPACE.at(point)
             (outcome,) = evaluation.outcomes([(point, recipe)])
             if not isinstance(outcome, Outcome):
                 raise outcome

@@ -135,6 +135,10 @@ class SearchSpace:
         recipe.check()
         return recipe
 
+    def at(self, point: Mapping[str, float]) -> Recipe:
+        """Return the recipe of a point, which has a place or a number for each choice by name."""
+        return self.recipe(lambda choice: point[choice.name])
+
 
 class Picking:
     """One way through a space: the tree of a recipe in which everything is chosen.

@@ -94,7 +94,7 @@ class Proposer:
                 points.append(self.near(top.point))
             except LissomError:
                 continue
-        texts = {str(self.space.recipe(lambda c, p=p: p[c.name])): p for p in points}  # type: ignore[misc]
+        texts = {str(self.space.at(point)): point for point in points}
         return [(point, text) for text, point in texts.items() if text not in tried]
 
     def propose(self, outcomes: Sequence[Outcome], tried: set[str], left_s: float) -> Point | None:
@@ -145,7 +145,7 @@ class Proposer:
 
     def believed(self, point: Point, outcomes: Sequence[Outcome]) -> Outcome:
         """Return what a point is expected to come to."""
-        recipe = str(self.space.recipe(lambda choice: point[choice.name]))
+        recipe = str(self.space.at(point))
         place = encoded(point, self.space.choices)[None]
         values = dict(self.reference)
         for name in {*(name for name, _ in self.goal.aims), *(b.name for b in self.goal.bounds)}:

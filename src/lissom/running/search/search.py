@@ -99,10 +99,6 @@ class Search:
             return self.storage
         return self.storage or str(self.evaluation.run.store.root / ".searches" / f"{name}.journal")
 
-    def recipe(self, point: Point) -> Recipe:
-        """Return the recipe of a point."""
-        return self.space.recipe(lambda choice: point[choice.name])
-
     def left_s(self) -> float:
         """Return how many seconds are left."""
         return self.budget.seconds - (self.clock() - self.begun)
@@ -130,7 +126,7 @@ class Search:
             if not asked and self.by == "model":
                 self.say("no other recipe is expected to end in the time that is left")
                 return
-            self.run([(trial, point, self.recipe(point)) for trial, point in asked])
+            self.run([(trial, point, self.space.at(point)) for trial, point in asked])
 
     def next(self) -> list[tuple[Any, Point]]:
         """Return the points to try next, side by side, each with the trial of the sampler that named it."""
@@ -208,12 +204,12 @@ class Search:
                 break
             point = self.cheapest(place) if place < len(self.space.choices) else None
             point = point or self.proposer.random_point()
-            recipe = str(self.recipe(point))
+            recipe = str(self.space.at(point))
             if recipe in tried or self.done():
                 continue
             tried.add(recipe)
             try:
-                self.keep(self.evaluation.probe(point, self.recipe(point)))
+                self.keep(self.evaluation.probe(point, self.space.at(point)))
             except LissomError as error:
                 self.say(f"note: {error}")
 
@@ -222,13 +218,12 @@ class Search:
         for bound in self.goal.bounds:
             if bound.metric or bound.least or not self.outcomes:
                 continue
-            least = min(self.outcomes, key=lambda each, name=bound.name: each.values[name])  # type: ignore[misc]
-            value = least.values[bound.name]
+            value, recipe = min((each.values[bound.name], each.recipe) for each in self.outcomes)
             # a little further than a few recipes reach, another may come
             if bound.excess(value) > NEAR * value:
                 raise LissomError(
                     f"--want: {bound.name} {bound.wanted()}: no recipe of the space comes so far; the "
-                    f"least is {amount_text(bound.name, value)}, of {least.recipe}"
+                    f"least is {amount_text(bound.name, value)}, of {recipe}"
                 )
 
     def cheapest(self, place: int) -> Point | None:
