@@ -39,7 +39,7 @@ SPACE = SearchSpace(
 WANTS = (
     "fastest, top1 >= float - 0.02",
     "smallest, top1 >= float - 0.02",
-    "accurate, ms <= float / 2",
+    "accurate, bytes <= 20 kB",
 )
 WAYS = ("model", "tpe", "random")
 

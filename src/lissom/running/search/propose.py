@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ...errors import LissomError
+from ...language.recipe import Recipe
 from ...language.search_space import Choice, SearchSpace
+from .effort import Effort, learned
+from .front import gain
 from .goal import Goal, loss
 from .outcome import Outcome, Point
 from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
@@ -20,18 +23,17 @@ APART = 0.02  # least distance of a point from those that were tried
 FAR = 0.3  # of a metric, relative, beyond which it does not matter how much is missing
 MARGIN = 0.03  # of a metric, relative, below which differences count most
 THRIFT = 0.5  # power of the time by which a score is divided: 1 never tries what learns for long
-RHO = 0.05  # of the augmented Tchebycheff sum
 
 
 class Proposer:
     """Choose points of a space by Gaussian processes, of each bound, each aim, and of the time.
 
     The score of a point is the expected improvement, times the probability that all bounds are
-    kept, divided by the expected time; while nothing keeps the bounds, the probability alone. For a
-    front, each round weighs the aims anew (ParEGO).
+    kept, divided by the root of the expected time; while nothing keeps the bounds, the probability
+    alone. For a front, the improvement is that of the share of a box that is beaten.
 
     Source: Jones et al. 1998, Efficient Global Optimization; Gardner et al. 2014, Bayesian
-    Optimization with Inequality Constraints; Knowles 2006, ParEGO
+    Optimization with Inequality Constraints
     """
 
     def __init__(
@@ -83,7 +85,27 @@ class Proposer:
         self.space.recipe(noting(moved, choose))
         return moved
 
-    def candidates(self, outcomes: Sequence[Outcome], tried: set[str]) -> list[tuple[Point, str]]:
+    def siblings(self, outcome: Outcome) -> list[Point]:
+        """Return points that differ in one choice from an outcome's, and learn the same before it."""
+        own = learned(Recipe(outcome.recipe))
+        found = list[Point]()
+        for choice in self.space.choices:
+            if choice.name not in outcome.point:
+                continue
+            others = range(len(choice.options)) if choice.options else [self._drawn(choice)]
+            for other in others:
+                point = outcome.point | {choice.name: float(other)}
+                try:
+                    same = learned(self.space.at(point)) == own
+                except (KeyError, LissomError):  # another option asks what this one did not
+                    continue
+                if same:
+                    found.append(point)
+        return found
+
+    def candidates(
+        self, outcomes: Sequence[Outcome], tried: set[str]
+    ) -> list[tuple[Point, Recipe]]:
         """Return points whose recipes were not tried, with these."""
         points = [self.random_point() for _ in range(RANDOM)]
         best = self.goal.best(outcomes)
@@ -94,8 +116,12 @@ class Proposer:
                 points.append(self.near(top.point))
             except LissomError:
                 continue
-        texts = {str(self.space.at(point)): point for point in points}
-        return [(point, text) for text, point in texts.items() if text not in tried]
+        if len(self.goal.aims) > 1:  # of one aim, a sibling is rarely better
+            for top in tops:
+                points += self.siblings(top)
+        recipes = [(point, self.space.at(point)) for point in points]
+        fresh = {str(recipe): (point, recipe) for point, recipe in recipes}
+        return [each for text, each in fresh.items() if text not in tried]
 
     def propose(self, outcomes: Sequence[Outcome], tried: set[str], left_s: float) -> Point | None:
         """Return the best point whose recipe is expected to take less than `left_s`; None if there
@@ -110,7 +136,8 @@ class Proposer:
             return candidates[int(self.costs_kept(points, outcomes).argmax())][0]
         known = np.stack([encoded(each.point, self.space.choices) for each in trained])
         apart = np.abs(points[:, None] - known[None]).sum(2).min(1)
-        seconds = np.exp(self.seconds(trained)(points)[0])
+        effort = Effort(outcomes, self.space.choices)
+        seconds = effort(points, [recipe for _, recipe in candidates])
         if len(trained) < BEGIN:
             score = self.costs_kept(points, outcomes) * apart
         elif len(self.goal.aims) == 1 and len(trained) % EXPLORE == 0:
@@ -145,16 +172,15 @@ class Proposer:
 
     def believed(self, point: Point, outcomes: Sequence[Outcome]) -> Outcome:
         """Return what a point is expected to come to."""
-        recipe = str(self.space.at(point))
+        recipe = self.space.at(point)
         place = encoded(point, self.space.choices)[None]
         values = dict(self.reference)
         for name in {*(name for name, _ in self.goal.aims), *(b.name for b in self.goal.bounds)}:
             if self.known(name, outcomes):
                 mean, _ = self.expected(name, outcomes)(place)
                 values[name] = self.value(name, float(mean[0]))
-        trained = [each for each in outcomes if not each.probe]
-        seconds = float(np.exp(self.seconds(trained)(place)[0][0])) if trained else 0.0
-        return Outcome(point, recipe, "", values, seconds)
+        seconds = Effort(outcomes, self.space.choices)(place, [recipe])
+        return Outcome(point, str(recipe), "", values, float(seconds[0]))
 
     def known(self, name: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Return the outcomes that say something of a value: probes know costs, and no metrics."""
@@ -230,10 +256,6 @@ class Proposer:
             self.known(name, outcomes), lambda each: self.loss(name, each.values[name])
         )
 
-    def seconds(self, trained: Sequence[Outcome]) -> Surrogate:
-        """Return what is expected of the logarithm of the seconds that a recipe takes."""
-        return self._expected(trained, lambda each: np.log(max(each.seconds, 0.1)))
-
     def _expected(
         self, outcomes: Sequence[Outcome], value: Callable[[Outcome], float]
     ) -> Surrogate:
@@ -258,24 +280,26 @@ class Proposer:
         expected = [self.expected(name, outcomes)(points) for name in names]
         mean = np.stack([each for each, _ in expected], 1)
         deviation = np.stack([each for _, each in expected], 1)
-        low = losses.min(0)
-        width = np.maximum(losses.max(0) - low, 1e-9)
-        if len(self.goal.aims) > 1:
-            weights = self.draw.dirichlet(np.ones(len(self.goal.aims)))
-            best = tchebycheff((losses - low) / width, weights).min()
-            own = tchebycheff((mean - low) / width, weights)
-            spread = np.sqrt((((weights * deviation) / width) ** 2).sum(1))
-            return improvement(best, own, spread) * probable
-        return improvement(losses.min(), mean[:, 0], deviation[:, 0]) * probable
+        if len(self.goal.aims) == 1:
+            return improvement(losses.min(), mean[:, 0], deviation[:, 0]) * probable
+        return gain(losses, *self.box(outcomes), mean, deviation, self.draw) * probable
 
-
-def tchebycheff(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the augmented Tchebycheff sum (n) of losses (n aims), each from 0 to 1.
-
-    max_j(w_j * l_j) + 0.05 * sum_j(w_j * l_j)
-    """
-    weighted = losses * weights
-    return np.asarray(weighted.max(1) + RHO * weighted.sum(1))
+    def box(self, outcomes: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest loss (aims) that count for a front: from the best known, of
+        probes too, to a cost of the uncompressed network's, or to a metric far below its.
+        """
+        names = [name for name, _ in self.goal.aims]
+        low = [
+            min(self.loss(name, each.values[name]) for each in self.known(name, outcomes))
+            for name in names
+        ]
+        high = [
+            float(np.log(self.far(name) + MARGIN))
+            if self.is_metric(name)
+            else self.loss(name, self.reference[name])
+            for name in names
+        ]
+        return np.array(low), np.maximum(high, np.array(low) + 1e-9)
 
 
 def noting(point: Point, choose: Callable[[Choice], float]) -> Callable[[Choice], float]:

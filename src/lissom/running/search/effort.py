@@ -1,0 +1,57 @@
+"""How long a recipe will take: what has learned in an earlier one is in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+from ...language.recipe import Recipe
+from ...language.search_space import Choice
+from .outcome import Outcome
+from .surrogate import Surrogate, encoded
+
+LEAST_S = 0.1  # shorter is not told apart
+
+
+def learned(recipe: Recipe) -> str:
+    """Return a recipe up to its last step that learns, as text; nothing where no step does.
+
+    >>> learned(Recipe("train(3) | prune(0.5) | distill('kd', 2) | quantize(8)"))
+    'train(3) | prune(0.5) | distill("kd", 2)'
+    >>> learned(Recipe("prune(0.5) | quantize(8)"))
+    ''
+    """
+    last = max((k for k, step in enumerate(recipe.steps) if step.learning), default=-1)
+    return str(Recipe(recipe.steps[: last + 1])) if last >= 0 else ""
+
+
+class Effort:
+    """The seconds that recipes are expected to take, by those that earlier ones took.
+
+    A recipe that begins with all the learning of an earlier one takes as long as those before it in
+    which nothing had to learn: the network is in the store.
+    """
+
+    def __init__(self, outcomes: Sequence[Outcome], choices: Sequence[Choice]) -> None:
+        self.choices = choices
+        self.stored = {""}
+        whole = list[Outcome]()
+        rest = list[Outcome]()
+        for each in outcomes:
+            part = learned(Recipe(each.recipe)) if not each.probe else ""
+            (rest if part in self.stored else whole).append(each)
+            self.stored.add(part)
+        self.rest_s = median([each.seconds for each in rest or whole]) if rest or whole else 0.0
+        self.whole = None
+        if whole:
+            points = np.stack([encoded(each.point, choices) for each in whole])
+            self.whole = Surrogate(points, [np.log(max(each.seconds, LEAST_S)) for each in whole])
+
+    def __call__(self, points: np.ndarray, recipes: Sequence[Recipe]) -> np.ndarray:
+        """Return the seconds (n) of recipes and their points (n numbers)."""
+        is_left = np.array([learned(recipe) not in self.stored for recipe in recipes])
+        if self.whole is None:
+            return np.full(len(recipes), self.rest_s)
+        return np.where(is_left, np.exp(self.whole(points)[0]), self.rest_s)
