@@ -59,25 +59,23 @@ class WindowAttention(nn.Module):
         bias = self._position_bias()
         if any(shift):
             bias = bias + self._apart(rows, columns, shift, x)
+        mixed = self._mixed(q, k, v, bias).transpose(2, 3).flatten(3)
+        out = F.dropout(self.proj(mixed), self.dropout, self.training)
+        out = out.unflatten(2, (high, wide)).unflatten(1, (rows, columns))
+        # n rows high columns wide c
+        out = out.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        out = torch.roll(out, shift, (1, 2)) if any(shift) else out
+        return out[:, :h, :w].contiguous()
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Return the values, each (n windows heads places d), by how well queries and keys agree."""
         if hasattr(self, "logit_scale"):
             q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp()
             k = F.normalize(k, dim=-1)
         else:
             q = q * q.shape[-1] ** -0.5
-        weights = F.dropout(
-            (q @ k.transpose(-2, -1) + bias).softmax(-1), self.attention_dropout, self.training
-        )
-        mixed = (weights @ v).transpose(2, 3).flatten(3)
-        out = F.dropout(self.proj(mixed), self.dropout, self.training)
-        out = (
-            out.unflatten(2, (high, wide))
-            .unflatten(1, (rows, columns))
-            .transpose(2, 3)
-            .flatten(3, 4)
-            .flatten(1, 2)
-        )
-        out = torch.roll(out, shift, (1, 2)) if any(shift) else out
-        return out[:, :h, :w].contiguous()
+        weights = (q @ k.transpose(-2, -1) + bias).softmax(-1)
+        return F.dropout(weights, self.attention_dropout, self.training) @ v
 
     def _qkv_bias(self) -> Tensor | None:
         bias = self.qkv.bias
