@@ -20,6 +20,14 @@ from lissom.language.want import OBJECTIVES, Limit, Want, line_in
         ("smallest, ms@openvino <= float/2", "smallest", [("ms", "openvino", False, 0.0, 0.5)]),
         ("bytes <= 2*(float - 100), fastest", "fastest", [("bytes", None, False, -200.0, 2.0)]),
         ("fastest, params < 1e5", "fastest", [("params", None, False, 1e5, 0.0)]),
+        ("accurate, bytes <= 20 kB", "accurate", [("bytes", None, False, 2e4, 0.0)]),
+        ("accurate, bytes <= 1.5MiB", "accurate", [("bytes", None, False, 1.5 * 2**20, 0.0)]),
+        ("front, bytes <= float - 2 kB", "front", [("bytes", None, False, -2e3, 1.0)]),
+        ("front, ms@openvino <= 500us", "front", [("ms", "openvino", False, 0.5, 0.0)]),
+        ("front, macs <= 1.2e1 M", "front", [("macs", None, False, 1.2e7, 0.0)]),
+        ("front, resident <= 1 GiB", "front", [("resident", None, False, 1024.0, 0.0)]),
+        ("fastest, top1 >= float - 1 %", "fastest", [("top1", None, True, -0.01, 1.0)]),
+        ("fastest, 'mAP@50' >= 60%", "fastest", [("mAP@50", None, True, 0.6, 0.0)]),
     ],
 )
 def test_wants_are_read(text: str, objective: str, limits: list[tuple]) -> None:
@@ -38,6 +46,8 @@ def test_wants_are_read(text: str, objective: str, limits: list[tuple]) -> None:
         ("fastest, smallest", "got 2 of them"),
         ("fastest, top1 == 0.9", "expected <= or >="),
         ("fastest, top1 >= float * float", "expected a number, or one with float in it"),
+        ("fastest, ms <= 20 kB", r"got 'kB'; units here: us, ms, s"),
+        ("fastest, top1 >= 3 ms", r"got 'ms'; units here: %"),
         ("fastest, 3 >= top1", "expected an objective, or a limit as in"),
         (
             "fastest, params@openvino <= 3",
@@ -77,6 +87,6 @@ def test_a_bound_is_linear_in_the_uncompressed_network() -> None:
         "5 - 2",
         "float*0.5 + 0.25*float",
     ):
-        factor, value = line_in(parsed(text, "here"))
+        factor, value = line_in(parsed(text, "here"), {})
         for reference in (0.0, 1.0, 10.0):
             assert value + factor * reference == pytest.approx(eval(text, {"float": reference}))

@@ -39,7 +39,7 @@ def search(
         typer.Option(
             "--want",
             help="fastest, smallest, accurate or front; and limits, as in "
-            "'fastest, top1 >= float - 0.01, bytes <= 200000'.",
+            "'fastest, top1 >= float - 0.01, bytes <= 200 kB'.",
         ),
     ] = "front",
     budget: Annotated[

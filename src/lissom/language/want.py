@@ -1,7 +1,7 @@
 """What is wanted of a network, as text: one objective, and limits that it has to keep.
 
     fastest, top1 >= float - 0.01
-    smallest, ms@openvino <= 2, top1 >= 0.9
+    smallest, ms@openvino <= 2, bytes <= 200 kB, top1 >= 90 %
     front
 
 A limit is on a metric of the task, or on a cost: ms, bytes, params, macs, resident (MiB). `float`
@@ -11,6 +11,8 @@ is the uncompressed network's value. Costs of files hold in every runtime, or in
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import LissomError, unknown
@@ -19,6 +21,20 @@ from .grammar import parsed
 OBJECTIVES = ("fastest", "smallest", "accurate", "front")
 COSTS = ("ms", "bytes", "params", "macs", "resident")
 OF_FILES = ("ms", "bytes", "resident")  # which differ from runtime to runtime
+BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+COUNTS = {"k": 1e3, "M": 1e6, "G": 1e9}
+UNITS: dict[str, dict[str, float]] = {  # of costs; without one they are in B, ms and MiB
+    "bytes": BYTES,
+    "ms": {"us": 1e-3, "ms": 1, "s": 1e3},
+    "resident": {name: size / BYTES["MiB"] for name, size in BYTES.items()},
+    "params": COUNTS,
+    "macs": COUNTS,
+}
+OF_METRICS = {"percent": 0.01}  # written %
+NAMES = sorted({"%"}.union(*UNITS.values()), key=len, reverse=True)
+WITH_UNIT = re.compile(
+    rf"(?<![\w.])(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*({'|'.join(NAMES)})(?!\w)", re.ASCII
+)
 EXAMPLE = "'fastest, top1 >= float - 0.01'"
 
 
@@ -36,7 +52,8 @@ class Limit:
     factor: float = 0.0
 
     def __str__(self) -> str:
-        name = f"{self.quantity}@{self.at}" if self.at else self.quantity
+        name = self.quantity if self.quantity.isidentifier() else repr(self.quantity)
+        name = f"{name}@{self.at}" if self.at else name
         return f"{name} {'>=' if self.least else '<='} {self.bound()}"
 
     def bound(self) -> str:
@@ -46,17 +63,17 @@ class Limit:
         ('float - 0.01', 'float / 2')
         """
         if not self.factor:
-            return f"{self.value:g}"
+            return f"{self.value:.12g}"
         part = 1 / self.factor
         if self.factor == 1:
             head = "float"
         elif part > 1 and abs(part - round(part)) < 1e-9:
             head = f"float / {round(part)}"
         else:
-            head = f"{self.factor:g} * float"
+            head = f"{self.factor:.12g} * float"
         if not self.value:
             return head
-        return f"{head} {'-' if self.value < 0 else '+'} {abs(self.value):g}"
+        return f"{head} {'-' if self.value < 0 else '+'} {abs(self.value):.12g}"
 
     def of(self, reference: float) -> float:
         """Return the bound as a number, given what the uncompressed network has."""
@@ -87,7 +104,8 @@ class Want:
         plain = text.replace("most accurate", "accurate")
         if not plain.strip():
             raise LissomError(f"--want: it is empty; an example: {EXAMPLE}")
-        tree = parsed(f"({plain.strip()},)", "--want")
+        with_units = WITH_UNIT.sub(r"\1*\2", plain.strip()).replace("*%", "*percent")
+        tree = parsed(f"({with_units},)", "--want")
         objectives = list[tuple[str, str | None]]()
         limits = list[Limit]()
         for item in getattr(tree, "elts", [tree]):
@@ -135,22 +153,24 @@ def limit_in(node: ast.Compare) -> Limit:
     least = isinstance(node.ops[0], (ast.GtE, ast.Gt))
     if at is not None and quantity not in OF_FILES:
         raise LissomError(f"--want: {quantity} is the same in every runtime; leave @{at} out")
-    factor, value = line_in(node.comparators[0])
+    factor, value = line_in(node.comparators[0], UNITS.get(quantity, OF_METRICS))
     return Limit(quantity, at, least, value, factor)
 
 
-def line_in(node: ast.expr) -> tuple[float, float]:
-    """Return factor and summand of what is linear in `float`."""
+def line_in(node: ast.expr, units: Mapping[str, float]) -> tuple[float, float]:
+    """Return factor and summand of what is linear in `float`, where numbers may have units."""
     if isinstance(node, ast.Name) and node.id == "float":
         return 1.0, 0.0
+    if isinstance(node, ast.Name) and node.id in units:
+        return 0.0, units[node.id]
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return 0.0, float(node.value)  # type: ignore[arg-type]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        factor, value = line_in(node.operand)
+        factor, value = line_in(node.operand, units)
         return -factor, -value
     if isinstance(node, ast.BinOp):
-        left = line_in(node.left)
-        right = line_in(node.right)
+        left = line_in(node.left, units)
+        right = line_in(node.right, units)
         if isinstance(node.op, ast.Add):
             return left[0] + right[0], left[1] + right[1]
         if isinstance(node.op, ast.Sub):
@@ -160,7 +180,8 @@ def line_in(node: ast.expr) -> tuple[float, float]:
             return number * line[0], number * line[1]
         if isinstance(node.op, ast.Div) and not right[0] and right[1]:
             return left[0] / right[1], left[1] / right[1]
+    known = ", ".join(units).replace("percent", "%")
     raise LissomError(
         f"--want: expected a number, or one with float in it, as float - 0.01 or float/4, got "
-        f"'{ast.unparse(node)}'"
+        f"'{ast.unparse(node)}'; units here: {known}"
     )
