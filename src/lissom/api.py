@@ -84,8 +84,10 @@ def apply(
     return (small, said) if notes else small
 
 
-def from_onnx(path: str | Path) -> nn.Module:
+def from_onnx(path: str | Path, **fixed: Any) -> nn.Module:
     """Return the network in an ONNX file as a module of ordinary layers, in eval mode.
+
+    `fixed` gives inputs of the file a constant value, as in from_onnx("vad.onnx", sr=16000).
 
     Layers are called as their weights are in the file. The network takes and returns what the file
     does: tensors as arguments, one tensor, or several as a dict by name. Its outputs have been
@@ -96,7 +98,7 @@ def from_onnx(path: str | Path) -> nn.Module:
     """
     from .importing.onnx_network import onnx_network
 
-    return onnx_network(path)
+    return onnx_network(path, **fixed)
 
 
 def _applied(

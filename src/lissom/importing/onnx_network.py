@@ -16,6 +16,7 @@ from ..errors import LissomError, first_line, listed
 from .assembled import write_forward
 from .build import Build, Op
 from .file import content_mark, model_in
+from .fixed import with_fixed
 from .gate import check_outputs
 from .nodes import File, Node, file_of, node_of, opset_of, tensor_of
 from .openings import BATCHES, OPENINGS, Opening, dims_of, fixed_batch, opened_sizes, showings
@@ -28,8 +29,8 @@ OLDEST = 9  # opset whose operators are known; of older ones most, which are the
 CHECKED: set[str] = set()  # contents of files that have passed the gate: a run builds many networks
 
 
-def onnx_network(path: str | Path) -> nn.Module:
-    """Return the network in an ONNX file, in eval mode.
+def onnx_network(path: str | Path, **fixed: Any) -> nn.Module:
+    """Return the network in an ONNX file, in eval mode; inputs named in `fixed` are constants.
 
     It takes and returns what the file does: a tensor, several inputs as arguments, several outputs
     as a dict by name. `input_names`, `output_names`, `metadata` and `notes` are the file's.
@@ -42,14 +43,15 @@ def onnx_network(path: str | Path) -> nn.Module:
         raise LissomError(f"model: there is no file {path}")
     proto = model_in(path)
     try:
-        floats = without_rounding(proto)
+        given = with_fixed(proto, fixed)
+        floats = without_rounding(given)
         file = file_of(floats, path.parent)
-        if floats is not proto:
+        if floats is not given:
             file.notes.append(NOTE)
         check_operators(file)
         simplify(file)
         build, network = opened_network(file)
-        mark = content_mark(str(path))
+        mark = f"{content_mark(str(path))} {fixed}"
         if mark not in CHECKED:
             check_outputs(network, build, floats, path if floats is proto else None)
             CHECKED.add(mark)
@@ -181,7 +183,9 @@ def branch(op: Op) -> list[Any]:
     """Add the branch of an If that is always taken; return its outputs."""
     condition = op.optional(0)
     if not isinstance(condition, Constant):
-        raise ValueError("which branch it takes depends on the input, which is not known")
+        raise ValueError(
+            f"which branch it takes depends on the input, which is not known{to_fix(op)}"
+        )
     taken = op.get("then_branch" if bool(condition.tensor) else "else_branch")
     op.read |= {"then_branch", "else_branch"}
     folder = op.build.file.folder
@@ -190,6 +194,16 @@ def branch(op: Op) -> list[Any]:
     for inner in taken.node:
         add(op.build, node_of(inner, folder))
     return [op.build.values[value.name] for value in taken.output]
+
+
+def to_fix(op: Op) -> str:
+    """Return the advice to give a value to an input that is one number, if there is one."""
+    for value in op.build.file.inputs:
+        if not dims_of(value):
+            return (
+                f"; if on {value.name!r:.80}, give it a value: --model-args '{value.name:.80}=...'"
+            )
+    return ""
 
 
 def finished(build: Build) -> nn.Module:

@@ -36,6 +36,8 @@ OPENINGS = (
     Opening(height=(32, 32), length=(4096, 6144)),
     Opening(height=(224, 224), width=(224, 224), length=(16000, 24000)),
     Opening(second=True),
+    Opening(second=True, length=(512, 640)),
+    Opening(second=True, length=(256, 288)),
 )
 
 

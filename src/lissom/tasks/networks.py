@@ -80,6 +80,8 @@ def arguments_for(
 
     Raises LissomError for `more` that it does not take.
     """
+    if onnx_file(model):
+        return dict(more)  # inputs that are fixed
     takes = parameters_of(factory)
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name in more:

@@ -1,0 +1,61 @@
+"""Inputs of an ONNX file that get one value for good, as the sample rate that a speech model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import LissomError, unknown
+
+
+def with_fixed(proto: Any, values: Mapping[str, Any]) -> Any:
+    """Return a model whose inputs named in `values` are constants of these values.
+
+    Raises LissomError for an input that the model does not have, and for a value of another shape.
+    """
+    import onnx
+
+    if not values:
+        return proto
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    graph = fixed.graph
+    inputs = {value.name: value for value in graph.input}
+    for name, value in values.items():
+        if name not in inputs:
+            raise unknown("--model-args", "input of the file", name, inputs)
+        constant = onnx.numpy_helper.from_array(array_for(inputs[name], value), name)
+        graph.input.remove(inputs[name])
+        for default in [tensor for tensor in graph.initializer if tensor.name == name]:
+            graph.initializer.remove(default)
+        graph.initializer.append(constant)
+    if not graph.input:
+        raise LissomError("--model-args: every input is fixed; leave one open for the samples")
+    return fixed
+
+
+def array_for(declared: Any, value: Any) -> np.ndarray:
+    """Return a value as an array of the type and shape that an input is declared with."""
+    import onnx
+
+    kind = declared.type.tensor_type
+    try:
+        array = np.asarray(value).astype(
+            onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), casting="same_kind"
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise LissomError(f"--model-args: {declared.name}={value!r:.60}: {error}") from None
+    if not kind.HasField("shape"):
+        return array
+    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    fits = len(sizes) == array.ndim and all(
+        size is None or size == own for size, own in zip(sizes, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = "a number" if not sizes else f"shape ({', '.join(str(s or 'n') for s in sizes)})"
+        raise LissomError(
+            f"--model-args: {declared.name}: expected {wanted}, got shape {array.shape}"
+        )
+    return array
