@@ -1,11 +1,12 @@
 """ONNX files of other people: imported, quantized, compared and timed; writes docs/results/onnx.md.
 
     python benchmarks/onnx_files.py FILE[=SIZES] ... --rows onnx.jsonl [--text PATTERN]
-    [-o docs/results/onnx.md]
+    [--fixed 'sr=16000'] [-o docs/results/onnx.md]
 
 SIZES are those of the first input without the batch, as in det.onnx=3x320x320; needed where the
 file leaves them open. Each file is tried in a process of its own with limits of time and memory
 (--seconds, --memory), and a line for it is added to --rows, in the place of one of that name.
+Inputs named in --fixed are constants of these values, also in the original that is timed.
 
 Samples are noise; for files whose name fits --text, pictures of words, drawn here. Files whose
 weights are all one number, as those of ONNX's own tests, get random weights first, and batch-norms
@@ -43,7 +44,9 @@ import lissom
 from lissom.bench.inputs import Input
 from lissom.bench.latency import latencies
 from lissom.bench.machine import machine
+from lissom.importing.fixed import with_fixed
 from lissom.importing.gate import worst_difference
+from lissom.language.method import values_in
 from lissom.running.plan import one_target
 from lissom.trees import Tree, first, tensors_in
 
@@ -241,11 +244,18 @@ def facts_of(path: Path) -> dict[str, Any]:
     }
 
 
-def tried(path: Path, sizes: tuple[int, ...], *, text: bool) -> dict[str, Any]:
+def tried(
+    path: Path, sizes: tuple[int, ...], fixed: dict[str, Any], *, text: bool
+) -> dict[str, Any]:
     """Import, quantize, export, compare and time a file; return what came of it."""
     row: dict[str, Any] = {"samples": "pictures of words" if text else "noise"}
     proto = onnx.load(str(path))
     with tempfile.TemporaryDirectory() as folder:
+        names = {value.name for value in proto.graph.input}
+        if here := {name: value for name, value in fixed.items() if name in names}:
+            proto = with_fixed(proto, here)
+            path = Path(folder) / path.name
+            onnx.save(proto, str(path))
         network = lissom.from_onnx(path)  # as it is
         row["random"] = one_number(proto)
         inputs = samples_of(path, sizes, text=text)
@@ -380,7 +390,8 @@ def page(rows: list[dict[str, Any]], table: Path, out: Path) -> str:
     """Return the tables as Markdown."""
     files = " ".join(row["given"] for row in rows)
     command = textwrap.fill(
-        f"python benchmarks/onnx_files.py {files} --text 'ch_*' --rows {table} -o {out}",
+        f"python benchmarks/onnx_files.py {files} --text 'ch_*' --fixed sr=16000 "
+        f"--rows {table} -o {out}",
         110,
         break_long_words=False,
         break_on_hyphens=False,
@@ -427,14 +438,15 @@ def page(rows: list[dict[str, Any]], table: Path, out: Path) -> str:
     )
 
 
-def one(given: str, text: str, seconds: int, memory: int) -> dict[str, Any]:
+def one(given: str, text: str, fixed: str, seconds: int, memory: int) -> dict[str, Any]:
     """Try one file in a process of its own."""
     path, _, sizes = given.partition("=")
     name = Path(path).name
     facts = {"name": name, "given": f"{name}={sizes}" if sizes else name}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
-        command = [sys.executable, __file__, given, "--one", "--text", text, "--rows", str(out)]
+        command = [sys.executable, __file__, given, "--one", "--text", text, "--fixed", fixed]
+        command += ["--rows", str(out)]
         try:
             done = subprocess.run(
                 command,
@@ -458,6 +470,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", metavar="FILE[=SIZES]")
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--text", default="", metavar="PATTERN")
+    parser.add_argument("--fixed", default="", metavar="NAME=VALUE")
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--memory", type=int, default=14)
     parser.add_argument("-o", type=Path)
@@ -469,7 +482,8 @@ def main() -> None:
         warnings.simplefilter("ignore")
         shape = tuple(int(size) for size in sizes.split("x") if size)
         text = fnmatch.fnmatch(Path(path).name, args.text)
-        row = facts_of(Path(path)) | reasoned(lambda: tried(Path(path), shape, text=text))
+        fixed = values_in(args.fixed, "--fixed")
+        row = facts_of(Path(path)) | reasoned(lambda: tried(Path(path), shape, fixed, text=text))
         args.rows.write_text(json.dumps(row))
         return
     rows = {}
@@ -477,7 +491,7 @@ def main() -> None:
         for text in args.rows.read_text().splitlines():
             rows[json.loads(text)["name"]] = json.loads(text)
     for given in args.files:
-        row = one(given, args.text, args.seconds, args.memory)
+        row = one(given, args.text, args.fixed, args.seconds, args.memory)
         rows[row["name"]] = row
         args.rows.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)))
         print(line(row), flush=True)
