@@ -54,8 +54,7 @@ class Graph:
 
 
 def around_norms(graph: Graph) -> tuple[set[str], set[str]]:
-    """Return the sites that stay float around normalizations of tokens, and those that layers
-    round.
+    """Return two sets of sites around normalizations of tokens: floats, and those layers round.
 
     Float calls read the latter too, so each layer rounds them for itself. Both sets are empty in a
     network that normalizes no tokens.
