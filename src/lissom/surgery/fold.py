@@ -22,7 +22,8 @@ NORMS: list[type[Norm]] = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]
 
 
 def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
-    """Return (layer, batch-norm) where only the norm reads a convolution or linear layer.
+    """Return (layer, batch-norm) for each batch-norm that is the only reader of a convolution or
+    linear layer.
 
     Layers and norms that run more than once are left out: folding for one call would break another.
     """

@@ -59,7 +59,7 @@ class RangeStats:
     def half(self) -> RangeStats:
         """Return the statistics of the first half of the batches.
 
-        Of a single batch, use the first half of the samples.
+        If there is only one batch, use the first half of its samples.
         """
         if len(self.parts) == 1:
             return RangeStats(

@@ -94,7 +94,7 @@ def weights_of(network: nn.Module) -> ByTensor[str]:
     If an embedding and another layer share a weight, it is the other layer.
     """
     names = ByTensor[str]()
-    for wanted in (True, False):  # tables first
+    for wanted in (True, False):  # embeddings first
         for name, layer in network.named_modules():
             kind = torch_class(layer)
             if kind is not None and (kind is nn.Embedding) == wanted:
@@ -387,7 +387,7 @@ def joined_in(
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:
-    """Return the sets with those that overlap joined.
+    """Return the sets, with those that overlap joined into one.
 
     >>> merged([{"a", "b"}, {"c"}, {"b", "d"}]) == [{"c"}, {"a", "b", "d"}]
     True

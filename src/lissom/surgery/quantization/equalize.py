@@ -80,7 +80,7 @@ class Chain:
 class Value:
     """A tensor between two layers, with the filter that made each of its values."""
 
-    labels: Tensor  # of the shape of the tensor
+    labels: Tensor  # in the shape of the tensor
     chain: Chain
     reads: int = 0
 

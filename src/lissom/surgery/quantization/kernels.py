@@ -230,7 +230,7 @@ def flat(x: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of a * b (n ...) in float32.
 
-    Dense tensors of the same layout need no temporary of their size.
+    Dense tensors of the same layout usually need no temporary of their size.
     """
     if a.stride() == b.stride() and dense(a) and a.dtype == torch.float32:
         return torch.dot(flat(a), flat(b))

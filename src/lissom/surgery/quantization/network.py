@@ -215,7 +215,8 @@ class QuantizedNetwork(nn.Module):
     def run(
         self, part: Callable[[Any], Any], x: Any, before: Counter[str]
     ) -> tuple[Any, Counter[str]]:
-        """Run a part of the network with its activations rounded; return its output and all calls.
+        """Run a part of the network with its activations rounded; return its output and the calls
+        so far.
 
         `before` is the number of calls of each kind that the network makes before the part. Sites
         are named by kind and order, so the part runs with the right names.

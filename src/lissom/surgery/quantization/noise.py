@@ -1,4 +1,4 @@
-"""The error of each rounding in a quantized network; a network with some of them switched off."""
+"""The error of each rounding in a quantized network; a context that switches roundings off."""
 
 from __future__ import annotations
 

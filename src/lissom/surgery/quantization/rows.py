@@ -24,7 +24,7 @@ ROWS = 256  # rows on which the mean rounding error of inputs is measured
 
 
 class Rows(TorchFunctionMode):
-    """Record the largest and the mean of each input (in) of some linear layers.
+    """Record the largest value and the mean of each input (in) of some linear layers.
 
     Also sample up to `rows` rows of each call.
     """

@@ -1,7 +1,7 @@
-"""SmoothQuant: move what is large in few channels of activations into the weights that read them.
+"""SmoothQuant: move large activations of a few channels into the weights that read them.
 
-A linear layer computes X W^T = (X / s) (W s)^T for any s > 0 of its inputs. What makes X can be
-divided by s at no cost if each channel has its own parameter: a normalization of tokens, or the
+A linear layer computes X W^T = (X / s) (W s)^T for any s > 0 of its inputs. The producer of X can
+be divided by s at no cost if it has a parameter for each channel: a normalization of tokens, or the
 layer whose values attention averages.
 Source: Xiao et al. 2022, SmoothQuant, https://arxiv.org/abs/2211.10438.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # the share of the differences between channels that goes into the weights
 ALPHAS = (0.5, 0.65, 0.8, 0.95)
-FEWEST = 3  # bits: with fewer, training decides what is best
+FEWEST = 3  # least bits: with fewer, training decides what is best
 ROWS = 512  # rows of a layer's inputs on which alpha is chosen
 # Channels are smoothed if at most this share of the mean square error is left. A smaller gain may
 # be chance, and does not justify a change.
@@ -67,7 +67,7 @@ class Value:
     attention has averaged it; layers that follow layers are left to `equalize_pairs`.
     """
 
-    labels: Tensor  # of the shape of the tensor
+    labels: Tensor  # in the shape of the tensor
     source: Source
     ready: bool
 

@@ -54,10 +54,10 @@ class Graph:
 
 
 def around_norms(graph: Graph) -> tuple[set[str], set[str]]:
-    """Return two sets of sites around normalizations of tokens: floats, and those layers round.
+    """Return two sets of sites in a network that normalizes tokens: those that stay float, and
+    those that each layer rounds for itself, because float calls read them too.
 
-    Float calls read the latter too, so each layer rounds them for itself. Both sets are empty in a
-    network that normalizes no tokens.
+    Both sets are empty in other networks.
     """
     if not graph.norms:
         return set(), set()

@@ -20,7 +20,7 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Cast(WeightTransform):
-    """Round a weight to the nearest value that 16 bits hold."""
+    """Round a weight to the nearest 16-bit float."""
 
     place: ClassVar[int] = 2
     options: ClassVar = {"kind": ("bf16", "fp16")}

@@ -79,7 +79,7 @@ class Cluster(WeightTransform):
     def hold(self, weight: Tensor, learning: bool) -> None:
         """Update the codes if they follow the weight.
 
-        Raises LissomError if a code stands for no value, as in a damaged file.
+        Raises LissomError in inference if a code stands for no value, as in a damaged file.
         """
         if self.follows:
             self.follow(weight.detach())
