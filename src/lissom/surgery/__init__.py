@@ -1,1 +1,1 @@
-"""Change the layers of a network: what is coupled, how it is cut, folded, quantized and counted."""
+"""Surgery on the layers of a network: trace, couple, prune, fold, quantize and count them."""

@@ -1,4 +1,4 @@
-"""A mapping whose keys are tensors themselves, not their values."""
+"""A mapping whose keys are tensors by identity, not by value."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ V = TypeVar("V")
 
 
 class ByTensor(MutableMapping[Any, V]):
-    """Map tensors to values; each tensor is kept alive, so that its identity stays its own.
+    """Map tensors to values; each tensor is kept alive, so that its id is not used again.
 
-    Whatever is no tensor may be looked up and is not there. A set needs no such class: tensors hash
-    by identity, as PyTorch's own sets of parameters count on.
+    Keys that are not tensors may be looked up and are absent. Sets need no such class: tensors hash
+    by identity, as PyTorch's own sets of parameters rely on.
 
     >>> import torch
     >>> one, two = torch.zeros(2), torch.zeros(2)
@@ -41,7 +41,7 @@ class ByTensor(MutableMapping[Any, V]):
         return id(tensor) in self._items
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield every tensor, in the order in which they came."""
+        """Yield every tensor, in order of insertion."""
         for tensor, _ in self._items.values():
             yield tensor
 

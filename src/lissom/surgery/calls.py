@@ -1,6 +1,4 @@
-"""What a layer's forward does to its input: zeros around it, then one product, then nothing; or
-something else.
-"""
+"""What a layer's forward does to its input: add zeros, then one product; or anything else."""
 
 from __future__ import annotations
 
@@ -22,25 +20,25 @@ PRODUCTS: dict[Any, str] = {
     F.linear: "Linear",
 }
 ARGUMENTS = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-# the values as they are
+# these keep all values
 KEEPS: set[Any] = {torch.Tensor.contiguous, torch.Tensor.clone, torch.Tensor.detach}
 
 
 class Enough(Exception):
-    """End a forward of which all that can matter is known."""
+    """End a forward early, because the rest of it cannot matter."""
 
 
 class Calls(TorchFunctionMode):
     """Follow a layer's input through the calls of its forward.
 
-    `kind` and `arguments` are those of the product, `pads` the zeros added before it, as F.pad takes
-    them; `other` is what else is done to the input, or to what became of it.
+    `kind` and `arguments` are those of the product, `pads` the zeros added before it, in the form
+    of F.pad. `other` is any other operation on the input, or on a result computed from it.
     """
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         self.input = x
-        self.of_input = {x}  # what the input has a part in
+        self.of_input = {x}  # tensors computed from the input
         self.pads: list[int] = []
         self.kind = ""
         self.arguments = dict[str, Any]()
@@ -66,13 +64,13 @@ class Calls(TorchFunctionMode):
         return out
 
     def notice(self, name: str) -> None:
-        """Take note of something else that is done."""
+        """Record another operation. Raises Enough after the product."""
         self.other = self.other or f"whose forward also calls {name}"
         if self.result is not None:
             raise Enough
 
     def product(self, kind: str, arguments: dict[str, Any]) -> None:
-        """Take note of a convolution or linear call of what was made of the input."""
+        """Record a convolution or linear call on a value computed from the input."""
         self.kind = kind
         self.arguments = {**ARGUMENTS, **arguments}
         if any(self.arguments[name] in self.of_input for name in ("weight", "bias")):
@@ -81,7 +79,7 @@ class Calls(TorchFunctionMode):
             self.other = self.other or "which adds channels of zeros"
 
     def padded(self, pad: Any = (), mode: str = "constant", value: float | None = None) -> bool:
-        """Add zeros to those that there are; return whether that is what the call does."""
+        """Add zeros to those recorded; return whether the call does exactly that."""
         more = [int(n) for n in pad]
         if mode != "constant" or value or min(more, default=0) < 0:
             return False
@@ -95,7 +93,7 @@ class Calls(TorchFunctionMode):
         return self.pads + [0] * (2 * (self.arguments["weight"].ndim - 2) - len(self.pads))
 
     def geometry(self) -> dict[str, Any]:
-        """Return what a plain layer is told, as it can be written down, but for zeros around the input."""
+        """Return the settings of a plain layer, in a form that can be saved, without `pads`."""
         facts: dict[str, Any] = {"kind": self.kind, "bias": self.arguments["bias"] is not None}
         if self.kind == "Linear":
             return facts
@@ -110,7 +108,7 @@ class Calls(TorchFunctionMode):
 
 
 def calls_of(layer: nn.Module, x: Tensor) -> Calls:
-    """Run the forward of a layer, without its hooks, on an input and return its calls."""
+    """Run the forward of a layer on an input, without hooks, and return its calls."""
     out = None
     with torch.no_grad(), Calls(x) as calls, suppress(Enough):
         out = layer.forward(x)

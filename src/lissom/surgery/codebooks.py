@@ -1,4 +1,4 @@
-"""Find codebooks for the weights of layers, and let the layers use them."""
+"""Find codebooks for the weights of layers, and make the layers use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kmeans import best_values
 from .layers import CompressedLayer, compress
 from .weights.cluster import Cluster, Of, nearest
 
-Layers = Mapping[str, list[nn.Module]]  # those with one weight under one name
+Layers = Mapping[str, list[nn.Module]]  # layers that share a weight have one name
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Codebooks:
     follows: bool
 
     def cluster(self, layers: Layers, sensitivity: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Let layers look their weight up in codebooks, in place; return a row on each.
+        """Make layers look up their weight in codebooks, in place; return a row for each.
 
-        `sensitivity` (out in ...) is what the error of a weight counts, 1 where there is none.
+        `sensitivity` (out in ...) weighs the error of each weight; layers without it have 1.
         """
         if self.of == "network":
             return self._together(layers, sensitivity)
@@ -87,20 +87,20 @@ class Codebooks:
 
 
 def weight_of(owners: list[nn.Module]) -> Tensor:
-    """Return the weight (out in ...) that some layers share."""
+    """Return the weight (out in ...) that the layers share."""
     weight = owners[0].weight
     assert isinstance(weight, Tensor)
     return weight.detach()
 
 
 def holds_zeros(owners: list[nn.Module]) -> bool:
-    """Return whether zeros of the weight that some layers share are held."""
+    """Return whether a mask keeps zeros of the weight that the layers share."""
     layer = owners[0]
     return isinstance(layer, CompressedLayer) and "mask" in layer.transforms
 
 
 def rows(weight: Tensor, of: Of) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return a weight (out ...) in rows, each of which has a codebook of its own."""
+    """Return a weight (out ...) in rows, each with its own codebook."""
     values: np.ndarray[Any, np.dtype[np.float64]] = weight.double().cpu().numpy()
     return values.reshape(len(weight) if of == "filter" else 1, -1)
 

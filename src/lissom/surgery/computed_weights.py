@@ -1,5 +1,6 @@
-"""Weights that PyTorch computes of other parameters before a layer runs: parametrizations, and
-hooks of torch.nn.utils.
+"""Weights that PyTorch computes from other parameters before a layer runs.
+
+Parametrizations and hooks of torch.nn.utils do so.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from torch import nn
 
 
 def computed_by(layer: nn.Module) -> str:
-    """Return the name of what computes the weight of a layer: weight_norm's class say, or else the
-    layer's own.
+    """Return the name of what computes a layer's weight: weight_norm's class, for example.
+
+    If nothing else does, it is the layer's own class.
     """
     parts = layer._modules.get("parametrizations")
     computation = (
         []
         if parts is None
         else [
-            # weight.0: the first of a list
+            # weight.0: the first parametrization of a list
             m
             for name, m in parts.named_modules()
             if name.rpartition(".")[2].isdecimal()
@@ -34,18 +36,18 @@ def computed_by(layer: nn.Module) -> str:
 
 
 def owner_of(hook: Any) -> Any:
-    """Return the object behind a hook that is a method."""
+    """Return the object of a hook that is a method, else the hook."""
     hook = getattr(hook, "hook", hook)
     return getattr(hook, "__self__", hook)
 
 
 def computes(hook: Any) -> bool:
-    """Return whether a hook is one of torch.nn.utils: that of weight_norm, spectral_norm or prune."""
+    """Return whether a hook is of torch.nn.utils: of weight_norm, spectral_norm or prune."""
     return type(owner_of(hook)).__module__.startswith("torch.nn.utils.")
 
 
 def free_of_hooks(layer: nn.Module) -> None:
-    """Take away the hooks that compute weights before each call, in place."""
+    """Remove the hooks that compute weights before each call, in place."""
     for hooks in (
         layer._forward_pre_hooks,
         layer._state_dict_hooks,

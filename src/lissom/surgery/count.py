@@ -1,9 +1,9 @@
-"""Count parameters and multiply-adds, of the whole and of each layer.
+"""Count parameters and multiply-adds of a network and of each layer.
 
 One convention everywhere: a multiply-add (MAC) is one multiplication with its addition in a
-convolution, linear layer or other matrix product, for one image; biases, normalisation and
-activations are not counted. Parameters are all learned numbers, batch-norm's included, shared ones
-once. PyTorch's own counter does the counting.
+convolution, linear layer or other matrix product, for one sample; biases, normalisation and
+activations are not counted. Parameters are all learned numbers, including batch-norm's; shared ones
+count once. PyTorch's own counter counts the MACs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from .trace import Trace, decomposed
 
 
 def parameters(model: nn.Module) -> int:
-    """Return the number of learned numbers; the steps of grids, which files hold as scales, are none."""
+    """Return the number of learned parameters, without the steps of grids.
+
+    Files hold these as scales.
+    """
     learned = set(model.parameters())
     for layer in model.modules():
         if isinstance(layer, Rounding):
@@ -32,11 +35,11 @@ def parameters(model: nn.Module) -> int:
 
 
 def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
-    """Return the multiply-adds of each layer on one image of `example` (n c h w); "" is the whole."""
+    """Return the multiply-adds of each layer on one sample of `example` (n c h w); "" is all."""
     mode = model.training
     counter = FlopCounterMode(display=False)
     learned = [p for p in model.parameters() if p.requires_grad]
-    # the counter stumbles over a parameter that modules hand on to each other
+    # the counter fails on a parameter that modules pass to each other
     model.eval().requires_grad_(False)
     try:
         with decomposed(model), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
@@ -55,11 +58,11 @@ def layer_macs(model: nn.Module, example: Tree) -> dict[str, int]:
 
 
 def weight_macs(trace: Trace) -> dict[str, int]:
-    """Return the multiply-adds of one image that each weight takes part in, all its calls together."""
+    """Return the multiply-adds of one sample that each weight takes part in, over all its calls."""
     totals = Counter[str]()
     for name, weight, op in trace.products():
         if op.name == "convolution":
-            # a transposed convolution works at its inputs
+            # a transposed convolution multiplies once for each input position
             sites = (op.args[0] if op.args[6] else op.outputs[0])[0, 0].numel()
         else:
             sites = op.outputs[0].numel() // op.outputs[0].shape[-1]
@@ -68,12 +71,12 @@ def weight_macs(trace: Trace) -> dict[str, int]:
 
 
 def macs(model: nn.Module, example: Tensor) -> int:
-    """Return the multiply-adds of one image."""
+    """Return the multiply-adds of one sample."""
     return layer_macs(model, example)[""]
 
 
 def layer_table(model: nn.Module, example: Tensor) -> list[dict[str, Any]]:
-    """Return one row for each layer that holds parameters: name, kind, outputs, parameters, macs."""
+    """Return a row for each layer with parameters: name, kind, outputs, parameters, macs."""
     counts = layer_macs(model, example)
     was = {
         f"{name}.norm": layer.norm_name

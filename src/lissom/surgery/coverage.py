@@ -1,6 +1,4 @@
-"""Which layers of a network hold weights, and a sentence about those that a step was asked for and
-did not change.
-"""
+"""Which layers of a network have weights, and a sentence about those that a step left out."""
 
 from __future__ import annotations
 
@@ -24,30 +22,30 @@ NOT_CHOSEN = "it was not chosen"
 FIRST = "it is the first layer"
 LAST = "it is the last layer"
 AT_RUN_TIME = "ranges at run time are for linear layers"
-CHOSEN = {NOT_CHOSEN, FIRST, LAST}  # by the user, who need not be told
+CHOSEN = {NOT_CHOSEN, FIRST, LAST}  # by the user, who needs no note of it
 TABLES = (nn.Embedding, nn.EmbeddingBag)
-# of PyTorch, with weights in their own operations
+# PyTorch layers that multiply by their weights inside one operation
 WHOLE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
 PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm", "addbmm", "linear", "embedding"}
-# that a sentence says
+# most reasons, and names for each, in a sentence
 REASONS = 3
 NAMES = 3
 
 
 def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]:
-    """Return the layers that multiply by weights of their own, or look them up, by name.
+    """Return the layers that multiply by their own weights, or look them up, by name.
 
-    Of classes that are not PyTorch's, one whose parameters take part in a product of a forward pass
-    on `example` (n ...).
+    Layers of classes that are not PyTorch's count if a product in a forward pass on `example` (n
+    ...) reads their parameters.
     """
-    # others: parameter -> the layer that it is of
+    # others: parameter -> the layer that owns it
     layers = dict[str, nn.Module]()
     others = dict[str, str]()
     for name, layer in model.named_modules():
         if isinstance(layer, (*WEIGHTED, *TABLES, *WHOLE)):
             layers[name] = layer
         elif not isinstance(layer, (Rounding, WeightTransform)):
-            # which hold a layer's parameters for it
+            # those two hold parameters of a layer
             owner = name.partition("parametrizations.")[0].removesuffix(".")
             others.update(
                 {
@@ -63,9 +61,9 @@ def layers_with_weights(model: nn.Module, example: Tree) -> dict[str, nn.Module]
 
 
 def multiplied(model: nn.Module, example: Tree) -> set[str]:
-    """Return the parameters that products of a forward pass read, as they are or computed with."""
+    """Return the parameters that products of a forward pass read, directly or after computation."""
     trace = traced(model, example)
-    # a tensor -> the parameters that it is made of, where it is made of nothing else
+    # tensor -> the parameters it is computed from, if from nothing else
     of = ByTensor((tensor, {name}) for tensor, name in trace.names.items())
     names: set[str] = set()
     for op in trace.ops:
@@ -85,10 +83,9 @@ def unable(
     reasons: Mapping[str, str],
     kinds: Collection[type[nn.Module]],
 ) -> None:
-    """Add to `left` each layer with weights that is of none of the kinds that can be changed, with
-    the reason.
+    """Add to `left` each layer with weights whose kind cannot be changed, with the reason.
 
-    `reasons` says why layers with a forward of their own came to no plain one (plain_layers.py).
+    `reasons` says why layers with their own forward did not become plain ones (plain_layers.py).
     """
     for name, layer in layers_with_weights(model, example).items():
         if torch_class(layer) not in kinds:
@@ -96,7 +93,7 @@ def unable(
 
 
 def why_not(layer: nn.Module) -> str:
-    """Return why nothing is done to a layer that is of no kind which can be changed."""
+    """Return why a layer of a kind that cannot be changed is left alone."""
     name = type(layer).__name__
     if isinstance(layer, nn.EmbeddingBag):
         return f"{name} adds up rows within its own operation"
@@ -108,10 +105,9 @@ def why_not(layer: nn.Module) -> str:
 def chosen(
     changeable: Iterable[str], left: dict[str, str], only: str, keep: str, where: str
 ) -> set[str]:
-    """Return the layers of `changeable` that the user wants changed, by patterns; in `left` the others
-    are marked as not chosen.
+    """Return the layers of `changeable` that the user's patterns choose; mark the others in `left`.
 
-    Patterns may name the layers in `left` as well, which cannot be changed.
+    Patterns may also name the layers in `left`, which cannot be changed.
     """
     names = [*dict.fromkeys([*changeable, *left])]
     wanted = matching(names, only, f"{where}: only") if only else set(names)
@@ -121,10 +117,10 @@ def chosen(
 
 
 def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word: str) -> str | None:
-    """Return in one line how many layers a step changed and why not the others; None where only the
-    user's choice was left.
+    """Return one line that says how many layers a step changed, and why not the others.
 
-    `left` says why for each layer that was not; `word` is what these stay.
+    None if only the user's choice left layers out. `left` has the reason for each of these layers;
+    `word` is what they stay.
 
     >>> told("quantize(8)", 1, {"a": "Own is odd", "b": "Own is odd", "c": "it was not chosen"}, "float")
     'quantize(8): 1 of 4 layers; 2 stay float: Own is odd (a, b)'
@@ -149,16 +145,14 @@ def told(where: str, done: Collection[str] | int, left: Mapping[str, str], word:
 def tell_left_out(
     ctx: Context, done: Collection[str] | int, left: Mapping[str, str], word: str = "float"
 ) -> None:
-    """Note which layers a step did not change though it could be asked to; `left` says why, `word`
-    what they stay.
-    """
+    """Note which layers a step did not change; `left` says why, `word` what they stay."""
     if said := told(ctx.where, done, left, word):
         ctx.notes.append(said)
         ctx.warnings.append(said)
 
 
 def some(names: list[str]) -> str:
-    """Return the first of some names, and how many there are besides.
+    """Return the first few of some names, and how many more there are.
 
     >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
     ('a, b', 'a, b, c and 2 more')

@@ -1,4 +1,4 @@
-"""Which tensors enter a network, by names that stay the same however it is called."""
+"""The input tensors of a network, with names that do not depend on how it is called."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ..trees import Tree, tensors_in
 
 
 def entering(network: nn.Module, inputs: Tree) -> dict[str, Tensor]:
-    """Return the tensors of a tree of inputs by site: "input" for the first argument, "input_NAME"
-    for others.
+    """Return the tensors of a tree of inputs by site: "input", and "input_NAME" if not the first.
 
     >>> import torch
     >>> list(entering(nn.Bilinear(2, 2, 2), (torch.zeros(1, 2), torch.ones(1, 2))))
@@ -36,7 +35,7 @@ def entering_as(
         signature = inspect.signature(network.forward)
         places = {name: place for place, name in enumerate(signature.parameters)}
         arguments = dict(signature.bind(*args, **kwargs).arguments)
-    except (TypeError, ValueError):  # the call itself will say what does not fit
+    except (TypeError, ValueError):  # the call itself will raise an error
         arguments = {**{f"{place}": value for place, value in enumerate(args)}, **kwargs}
         places = {name: place for place, name in enumerate(arguments)}
     tensors: dict[str, Tensor] = {}

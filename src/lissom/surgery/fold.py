@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 Norm = nn.modules.batchnorm._BatchNorm
-# over one, two and three axes
+# for one, two and three axes
 NORMS: list[type[Norm]] = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]
 
 
 def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
-    """Return (layer, batch-norm) for every batch-norm that alone reads a convolution or linear layer.
+    """Return (layer, batch-norm) for each batch-norm that is the only reader of a convolution or
+    linear layer.
 
-    Layers and norms that run more than once are left alone: what folds in one place is wrong in the
-    other.
+    Layers and norms that run more than once are left out: folding for one call would break another.
     """
     trace = traced(model, example)
     reads = trace.uses()
     transposed = ByTensor((op.outputs[0], op.args[0]) for op in trace.ops if op.name == "t")
     weights = ByTensor[str]()  # output -> weight
-    norms: list[tuple[Tensor, str]] = []  # what is read, running mean
+    norms: list[tuple[Tensor, str]] = []  # input, running mean
     for op in trace.ops:
         if op.name in ("convolution", "addmm", "mm"):
             weight = op.args[1] if op.name == "convolution" else transposed.get(op.args[-1])
@@ -57,8 +57,9 @@ def foldable(model: nn.Module, example: Tree) -> list[tuple[str, str]]:
 
 
 def read_elsewhere(norm: nn.Module, reads: Counter[Tensor]) -> bool:
-    """Return whether something beside a batch-norm itself computes with its tensors, which folding
-    would change.
+    """Return whether anything except a batch-norm itself reads its tensors.
+
+    Folding would change that computation.
     """
     return any(
         reads[t] > 1 for t in (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
@@ -66,7 +67,7 @@ def read_elsewhere(norm: nn.Module, reads: Counter[Tensor]) -> bool:
 
 
 def fold_pair(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, norm: Norm) -> None:
-    """Scale the filters of `layer` (out ...) and set its bias, so that it does what layer and norm did.
+    """Scale the filters of `layer` (out ...) and set its bias, so that it computes layer and norm.
 
     w' = w * gamma / sqrt(var + eps);  b' = beta + (b - mean) * gamma / sqrt(var + eps), in float64.
     Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877, section 3.2.
@@ -80,7 +81,7 @@ def fold_pair(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear, norm: Norm) 
 
 
 def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
-    """Return by what batch-norm multiplies each channel in inference, and what it adds, in float64."""
+    """Return batch-norm's factor and shift for each channel in inference, in float64."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -90,7 +91,7 @@ def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 def fold_batchnorms(model: nn.Module, example: Tree) -> list[str]:
-    """Fold every batch-norm that can be, in place; return the names of the layers that took one in."""
+    """Fold every batch-norm that can be folded, in place; return the names of the layers."""
     done = []
     for source, name in foldable(model, example):
         layer = model.get_submodule(source)
@@ -103,20 +104,19 @@ def fold_batchnorms(model: nn.Module, example: Tree) -> list[str]:
 
 
 class StandIn(nn.Module):
-    """What stands in the place of a batch-norm that went into the layer before it: it answers what
-    the norm would.
+    """The module in the place of a folded batch-norm, with the norm's attributes.
 
-    A forward may ask how many channels a norm has, or what its epsilon is.
+    A forward may read a norm's number of channels, or its epsilon.
     """
 
     def stand_in_for(self, norm: nn.Module) -> None:
-        """Answer from now on as this norm does."""
-        # no submodule: it is no part of the network any more, or one of another layer
+        """Have the attributes of this norm from now on."""
+        # not a submodule: the norm left the network, or belongs to another layer
         self.__dict__["norm"] = norm
         self.num_features = int(getattr(norm, "num_features", 0))
 
     def narrow(self, width: int) -> None:
-        """Answer as a norm of so many channels would: the network had been cut before the norm went."""
+        """Act as a norm of so many channels: the network was pruned before the norm was folded."""
         self.num_features = width
         norm = self.__dict__["norm"]
         if norm.num_features > width:
@@ -135,17 +135,17 @@ class StandIn(nn.Module):
 
 
 class Identity(StandIn, nn.Identity):
-    """Nothing in the place of a batch-norm."""
+    """Nothing, in the place of a batch-norm."""
 
 
 class Rest(StandIn, nn.Sequential):
-    """What is left of a batch-norm of somebody's own that went into the layer before: its activation, say."""
+    """The rest of a custom batch-norm that was folded: its activation, for example."""
 
 
 def foldable_norm(layer: nn.Module) -> TypeIs[Norm]:
-    """Return whether a layer is batch-norm, and then its own children in order, if it has any.
+    """Return whether a layer computes batch-norm and then its own children in order, if any.
 
-    That of a class which is not PyTorch's is tried on random values: its code may do anything.
+    A class that is not PyTorch's is tested on random values, as its code may do anything.
     """
     kind = kind_of_norm(layer)
     if kind is None or type(layer) is kind:
@@ -171,7 +171,7 @@ def foldable_norm(layer: nn.Module) -> TypeIs[Norm]:
                 layer.eps,
             )
             return torch.equal(layer.forward(x.clone()), Rest(*layer.children())(y))
-    except Exception:  # whatever the code of the user's own raises on random values
+    except Exception:  # the user's code may raise anything on random values
         return False
     finally:
         for module, mode in modes.items():
@@ -179,15 +179,14 @@ def foldable_norm(layer: nn.Module) -> TypeIs[Norm]:
 
 
 def kind_of_norm(layer: nn.Module) -> type[Norm] | None:
-    """Return which of PyTorch's batch-norms a layer is, or is a subclass of."""
+    """Return the PyTorch batch-norm that a layer is an instance of, or None."""
     return next((kind for kind in NORMS if isinstance(layer, kind)), None)
 
 
 def taken_out(model: nn.Module, layer: nn.Module) -> StandIn:
-    """Take a batch-norm out of a network, wherever it is, and leave it plain; what it did after
-    normalising stays there.
+    """Take a batch-norm out of a network, wherever it is, and make it a plain one.
 
-    Return that, or what does nothing.
+    Return the module in its place: whatever the norm did after normalising, or an identity.
     """
     left = Rest(OrderedDict(layer.named_children())) if layer._modules else Identity()
     for owner in model.modules():

@@ -1,13 +1,13 @@
-"""The best few values for many numbers: k-means in one dimension, solved exactly.
+"""The few values that best represent many numbers: k-means in one dimension, solved exactly.
 
-Sorted numbers fall into clusters of neighbours, so the best k clusters of the first j numbers are
-the best k - 1 clusters of the first i and one of those from i to j, for some i:
+Clusters of sorted numbers are runs of neighbours, so the best k clusters of the first j numbers are
+the best k - 1 clusters of the first i and one from i to j, for some i:
 
     error[k](j) = min over i < j of error[k - 1](i) + cost(i, j)
     cost(i, j)  = sum of w x^2 - (sum of w x)^2 / sum of w, over numbers i to j
 
-The best i never falls as j grows, so it is looked for between those of j's neighbours, which takes
-O(k n log n) in place of O(k n^2).
+The best i never falls as j grows, so it is searched between those of j's neighbours, which takes
+O(k n log n) instead of O(k n^2).
 Source: Wang and Song 2011, Ckmeans.1d.dp: Optimal k-means Clustering in One Dimension by Dynamic
 Programming, The R Journal; Gronlund, Larsen, Mathiasen and Nielsen 2017, Fast Exact k-Means,
 k-Medians and Bregman Divergence Clustering in 1D, https://arxiv.org/abs/1701.07204.
@@ -22,16 +22,16 @@ import numpy as np
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-EXACT = 1 << 14  # numbers of which the very best clusters are found
-ROUNDS = 100  # of Lloyd's updates, where there are more
+EXACT = 1 << 14  # most distinct numbers for which clusters are exact
+ROUNDS = 100  # Lloyd's updates, at most, if there are more numbers
 
 
 def best_values(numbers: Floats, weights: Floats, count: int) -> Floats:
-    """Return up to `count` values (count), rising, such that the numbers (n) lie nearest to them:
-    the sum of weight * (number - nearest value)^2 is the least there is.
+    """Return up to `count` rising values (count) with the least error for the numbers (n).
 
-    Of more than 16,384 distinct numbers it is the least that Lloyd's updates reach from the best
-    values for as many groups of neighbours. Weights (n) must be above 0.
+    The error is the sum of weight * (number - nearest value)^2. Above 16,384 distinct numbers it is
+    the least that Lloyd's updates reach, starting from the best values for as many groups of
+    neighbours. Weights (n) must be above 0.
 
     >>> best_values(np.array([0.0, 1.0, 10.0, 12.0]), np.ones(4), 2)
     array([ 0.5, 11. ])
@@ -64,17 +64,17 @@ def best_ends(numbers: Floats, weights: Floats, count: int) -> Ints:
 
 
 class Sums:
-    """Sums over the first numbers, of which the cost of a cluster is made."""
+    """Cumulative sums over the numbers, from which the cost of any cluster follows."""
 
     def __init__(self, numbers: Floats, weights: Floats) -> None:
-        # near 0, the sums lose no digits
+        # centred numbers, so the sums lose no digits
         numbers = numbers - np.average(numbers, weights=weights)
         self.mass = np.concatenate([[0.0], np.cumsum(weights)])
         self.first = np.concatenate([[0.0], np.cumsum(weights * numbers)])
         self.second = np.concatenate([[0.0], np.cumsum(weights * numbers * numbers)])
 
     def cost(self, begin: Ints, end: Ints) -> Floats:
-        """Return the error of clusters of the numbers from `begin` up to `end`, of none 0."""
+        """Return the error of the clusters of numbers from `begin` up to `end`; 0 if empty."""
         mass = self.mass[end] - self.mass[begin]
         first = self.first[end] - self.first[begin]
         second = self.second[end] - self.second[begin]
@@ -83,8 +83,9 @@ class Sums:
 
 
 def one_more(error: Floats, sums: Sums, n: int) -> tuple[Floats, Ints]:
-    """Return the least error of the first j numbers with one cluster more, and where it begins:
-    each (n + 1).
+    """Return the least error of the first j numbers with one more cluster, and where it begins.
+
+    Both are (n + 1).
     """
     best = np.zeros(n + 1)
     begin = np.zeros(n + 1, np.int64)
@@ -100,8 +101,9 @@ def one_more(error: Floats, sums: Sums, n: int) -> tuple[Floats, Ints]:
 
 
 def levels(n: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Yield the numbers 1 to n, each once, in rounds: those of a round lie between ones of rounds
-    before, which are yielded beside them; 0 and n + 1 stand at the ends.
+    """Yield the numbers 1 to n, each once, in rounds, with their neighbours from earlier rounds.
+
+    0 and n + 1 are the neighbours at the ends.
     """
     step = 1 << n.bit_length()
     while step > 1:
@@ -113,7 +115,7 @@ def levels(n: int) -> Iterator[tuple[Ints, Ints, Ints]]:
 
 
 def least(error: Floats, sums: Sums, ends: Ints, low: Ints, high: Ints) -> tuple[Floats, Ints]:
-    """Return the least error for each end, and the beginning between `low` and `high` that has it."""
+    """Return the least error for each end, and the begin between `low` and `high` that gives it."""
     counts = high - low + 1
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     begins = np.arange(counts.sum()) + np.repeat(low - starts, counts)
@@ -125,17 +127,18 @@ def least(error: Floats, sums: Sums, ends: Ints, low: Ints, high: Ints) -> tuple
 
 
 def means(numbers: Floats, weights: Floats, ends: Ints) -> Floats:
-    """Return the mean of each cluster that ends so."""
+    """Return the mean of each cluster, given where they end."""
     begins = np.concatenate([[0], ends[:-1]])
-    full = begins < ends  # one that is empty has none
+    full = begins < ends  # an empty cluster has no mean
     mass = np.add.reduceat(weights, begins[full])
     centres: Floats = np.add.reduceat(weights * numbers, begins[full]) / mass
     return centres
 
 
 def groups_of(numbers: Floats) -> Ints:
-    """Return for each of rising numbers (n) its group of neighbours: they are cut wherever groups of
-    equally many numbers, or equally wide ones, would be.
+    """Return the group of neighbours of each rising number (n).
+
+    Groups are cut wherever groups of equal count, or of equal width, would be.
     """
     n = len(numbers)
     half = EXACT // 2
@@ -147,7 +150,10 @@ def groups_of(numbers: Floats) -> Ints:
 
 
 def lloyd(numbers: Floats, weights: Floats, values: Floats) -> Floats:
-    """Return `values` moved to the mean of the numbers nearest to them, until none moves."""
+    """Return `values` moved to the mean of the numbers nearest to them until none moves.
+
+    It stops after a limited number of updates.
+    """
     for _ in range(ROUNDS):
         ends = np.searchsorted(numbers, (values[1:] + values[:-1]) / 2)
         moved = means(numbers, weights, np.append(ends, len(numbers)))

@@ -1,10 +1,9 @@
-"""The kinds of layers whose weights surgery changes, each as a class that computes with a weight
-handed to it.
+"""Layers whose weights surgery changes, each with a class that computes with a given weight.
 
 A layer becomes one in place (`layer.__class__ = ...`): it stays the same object, so it keeps its
-name, its hooks and the attributes that the user's code reads. What is done to its weight before it
-computes is a list of transforms (transform.py), its modules `mask`, `cluster`, `cast`; with none it
-computes as PyTorch's own class does.
+name, its hooks and the attributes that the user's code reads. The changes to its weight before it
+computes are a list of transforms (transform.py), its modules `mask`, `cluster`, `cast`. Without any
+it computes as PyTorch's own class does.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from torch import Tensor, nn
 from .by_tensor import ByTensor
 from .transform import WeightTransform
 
-# zeros as TensorFlow adds them: as many as make the output the input's size over the stride,
+# zeros as TensorFlow adds them: so many that the output has the input's size over the stride,
 # rounded up
 SAME = "same"
 
 
 class CompressedLayer(nn.Module, ABC):
-    """A layer that says how it computes with another weight, and what is done to its weight before.
+    """A layer with transforms of its weight, which can compute with any given weight.
 
-    `geometry` is what a rebuilt layer must be told where a forward of somebody's own became this
-    plain operation (plain_layers.py), else None.
+    `geometry` holds the settings to rebuild a layer whose custom forward became this plain
+    operation (plain_layers.py), else None.
     """
 
     weight: Tensor
@@ -44,32 +43,33 @@ class CompressedLayer(nn.Module, ABC):
     def computed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any, **named: Any
     ) -> Tensor:
-        """Return the layer's own operation with another weight (out in ...) and bias (out), and
-        what else it was given.
+        """Return the layer's own operation with a given weight (out in ...) and bias (out).
+
+        `more` and `named` are further arguments of the call.
         """
 
     @property
     def filters(self) -> int:
-        """How many filters the weight is."""
+        """The number of filters."""
         return len(self.weight)
 
     def filters_first(self, weight: Tensor) -> Tensor:
-        """Return a weight as the layer holds it with its filters first (out in ...), as grids take it."""
+        """Return a weight in the layer's layout with its filters first (out in ...), for grids."""
         return weight
 
     def as_held(self, weight: Tensor) -> Tensor:
-        """Return a weight (out in ...) as the layer holds it."""
+        """Return a weight (out in ...) in the layer's layout."""
         return weight
 
     @property
     def transforms(self) -> dict[str, WeightTransform]:
-        """What is done to the weight, by name, in this order."""
+        """The transforms of the weight, by name, in the order in which they act."""
         return {
             name: part for name, part in self._modules.items() if isinstance(part, WeightTransform)
         }
 
     def add_transform(self, transform: WeightTransform) -> None:
-        """Let `transform` act on the weight from now on, after those whose place comes before its own."""
+        """Add a transform of the weight, after those of lower `place`."""
         parts = [*self.transforms.values(), transform]
         self.drop_transforms()
         for part in sorted(parts, key=lambda part: part.place):
@@ -77,7 +77,7 @@ class CompressedLayer(nn.Module, ABC):
         transform.hold(self.weight, self.training)
 
     def drop_transforms(self) -> None:
-        """Compute with the weight as it is from now on."""
+        """Remove all transforms: the layer computes with its weight as it is."""
         for name in self.transforms:
             delattr(self, name)
 
@@ -89,16 +89,17 @@ class CompressedLayer(nn.Module, ABC):
         return weight
 
     def train(self, mode: bool = True) -> Any:
-        """Go to training or inference, and let the transforms take note of the weight."""
+        """Switch to training or inference, and let the transforms see the weight."""
         for transform in self.transforms.values():
             transform.hold(self.weight, mode)
         return super().train(mode)
 
 
 class CompressedConv(CompressedLayer):
-    """A convolution; before its own padding, the same on both sides, it may add zeros of its own.
+    """A convolution that may add zeros before its own padding, which is the same on both sides.
 
-    `pads` are as F.pad takes them, last axis first, or "same", which follows the size of the input.
+    `pads` has the form of F.pad, last axis first, or is "same", which follows the size of the
+    input.
     """
 
     pads: list[int] | str | None = None
@@ -140,7 +141,7 @@ class CompressedLinear(CompressedLayer, nn.Linear):
 
 
 class CompressedEmbedding(CompressedLayer, nn.Embedding):
-    """A table of which rows (n features) are looked up."""
+    """An embedding, whose rows (n features) are looked up."""
 
     bias = None
 
@@ -157,8 +158,9 @@ class CompressedEmbedding(CompressedLayer, nn.Embedding):
 
 
 class CompressedTransposed(CompressedLayer):
-    """A transposed convolution, whose weight is (in out/groups ...); its call may name the size of
-    its output.
+    """A transposed convolution, whose weight is (in out/groups ...).
+
+    Its call may give the size of its output.
     """
 
     groups: int
@@ -168,11 +170,11 @@ class CompressedTransposed(CompressedLayer):
         return self.groups * self.weight.shape[1]
 
     def filters_first(self, weight: Tensor) -> Tensor:
-        # a filter is of one group and reads the inputs of that group only: (out in/groups ...)
+        # a filter belongs to one group and reads only the inputs of that group: (out in/groups ...)
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
 
     def as_held(self, weight: Tensor) -> Tensor:
-        return self.filters_first(weight)  # twice is as it was
+        return self.filters_first(weight)  # applied twice, it restores the layout
 
     def computed(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None
@@ -211,17 +213,17 @@ COMPRESSED: dict[type[nn.Module], type[CompressedLayer]] = {
     nn.Embedding: CompressedEmbedding,
 }
 BY_NAME = {kind.__name__: kind for kind in COMPRESSED}
-# their subclasses hold a weight, whatever they do with it
+# layers with a weight, whatever their subclasses do with it
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def torch_class(layer: nn.Module) -> type[nn.Module] | None:
-    """Return which of PyTorch's classes a layer is, or was before lissom changed it; None for any other.
+    """Return the PyTorch class that a layer has, or had before lissom changed it; else None.
 
     >>> torch_class(nn.Conv1d(1, 1, 1)).__name__, torch_class(nn.ReLU())
     ('Conv1d', None)
     """
-    if layer._parameters.get("weight") is None:  # it is computed of other parameters
+    if layer._parameters.get("weight") is None:  # it is computed from other parameters
         return None
     return next(
         (
@@ -234,8 +236,9 @@ def torch_class(layer: nn.Module) -> type[nn.Module] | None:
 
 
 def compress(layer: nn.Module) -> CompressedLayer:
-    """Let a layer of PyTorch's become one whose weight can be transformed, in place, and return it;
-    one that is stays as it is.
+    """Make a PyTorch layer one whose weight can be transformed, in place, and return it.
+
+    A layer that is one already stays as it is.
     """
     if not isinstance(layer, CompressedLayer):
         kind = torch_class(layer)
@@ -246,10 +249,10 @@ def compress(layer: nn.Module) -> CompressedLayer:
 
 
 def bake_transforms(model: nn.Module) -> None:
-    """Give the weights of a network the values that its layers compute with, and make the layers what
-    they were before any transform, in place; quantized ones stay.
+    """Write the transformed weights into the layers and remove the transforms, in place.
 
-    A weight stays the same tensor: layers that share it go on sharing it.
+    Layers get their original class again; quantized layers stay. A weight stays the same tensor, so
+    layers that share it still do.
     """
     done = ByTensor[bool]()
     for layer in list(model.modules()):
@@ -264,7 +267,7 @@ def bake_transforms(model: nn.Module) -> None:
 
 
 def weight_in_use(layer: nn.Module) -> Tensor:
-    """Return the weight (out in ...) that a layer computes with, whatever is done to it."""
+    """Return the weight (out in ...) that a layer computes with, after its transforms."""
     if isinstance(layer, CompressedLayer):
         return layer.transformed()
     assert isinstance(layer.weight, Tensor)
@@ -272,7 +275,7 @@ def weight_in_use(layer: nn.Module) -> Tensor:
 
 
 def baked(model: nn.Module) -> nn.Module:
-    """Return a copy of a network without transforms of weights; itself where it has none."""
+    """Return a copy of a network with its transforms baked in; the network itself if none."""
     if not any(isinstance(part, WeightTransform) for part in model.modules()):
         return model
     copied = copy.deepcopy(model)
@@ -281,7 +284,7 @@ def baked(model: nn.Module) -> nn.Module:
 
 
 def back(layer: nn.Module) -> type[nn.Module]:
-    """Return the class of a layer of which nothing is rounded and no weight transformed any more."""
+    """Return the class of a layer after all rounding and transforms are removed."""
     kind = torch_class(layer)
     assert kind is not None
     return kind if vars(layer).get("geometry") is None else COMPRESSED[kind]
@@ -290,7 +293,7 @@ def back(layer: nn.Module) -> type[nn.Module]:
 def same_pads(
     sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[int]:
-    """Return the zeros before and after each axis, last axis first, that make ceil(size / stride) outputs.
+    """Return the zeros before and after each axis, last axis first, for ceil(n / stride) outputs.
 
     >>> same_pads((8, 9), (3, 3), (2, 2), (1, 1))
     [1, 1, 0, 1]

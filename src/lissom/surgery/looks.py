@@ -1,4 +1,4 @@
-"""Calls that tell of a tensor what does not depend on its values."""
+"""Calls that read properties of a tensor which do not depend on its values."""
 
 from __future__ import annotations
 

@@ -14,12 +14,14 @@ from ..language.training import Batch
 if TYPE_CHECKING:
     from ..language.context import Context
 
-Loss = Callable[[Any, Tensor | None, Any], Tensor]  # of inputs, labels and outputs
+Loss = Callable[[Any, Tensor | None, Any], Tensor]  # (inputs, labels, outputs) -> loss
 
 
 def cross_entropy(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:
-    """Return the cross-entropy of outputs (n classes ...) and labels (n ...), the network's own
-    answers where there are none.
+    """Return the cross-entropy of outputs (n classes ...) and labels (n ...).
+
+    Without labels, the network's own predictions are the labels. Raises LissomError if outputs are
+    not one tensor with a number for each class.
     """
     del inputs
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
@@ -31,7 +33,7 @@ def cross_entropy(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:
 
 
 def loss_of(model: nn.Module, ctx: Context) -> Loss:
-    """Return the loss of a network on samples: that of its task where it has labels, else cross-entropy."""
+    """Return the loss of a network on samples: its task's if there are labels, or cross-entropy."""
     task_loss = ctx.task.term() if ctx.task is not None else None
 
     def loss(inputs: Any, labels: Tensor | None, outputs: Any) -> Tensor:

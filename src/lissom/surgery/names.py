@@ -9,8 +9,9 @@ from ..errors import LissomError, nearest
 
 
 def matching(names: Iterable[str], patterns: str, where: str) -> set[str]:
-    """Return the names that any of the comma-separated `patterns` matches; one that matches nothing
-    is an error.
+    """Return the names that match any of the comma-separated `patterns`.
+
+    Raises LissomError if a pattern matches nothing.
 
     >>> sorted(matching(["stem", "layer1.0", "layer1.1"], "stem,layer1.*", "prune"))
     ['layer1.0', 'layer1.1', 'stem']

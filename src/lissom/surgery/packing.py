@@ -1,11 +1,10 @@
-"""One tensor in few bytes: integers of few values, and whatever is mostly zeros. Knows nothing of
-networks or files.
+"""Pack one tensor into few bytes: few distinct values, or mostly zeros.
 
-Integers (int8) become digits, places in the sorted list of the values that occur: nothing where
-there is one value, one bit for two, five digits in a byte for three (3^5 = 243), else as few bits
-as the digits need. Other types keep their bytes, or, where few values occur, are a book of these
-and digits. Either may be sparse: one bit for each element, 1 where it is not zero, then these
-elements alone.
+This file knows nothing of networks or files. Integers (int8) become digits, indices into the sorted
+list of distinct values: no bytes for one value, one bit for two, five digits in a byte for three
+(3^5 = 243), else as few bits as the digits need. Other types keep their bytes, or become a book of
+values and digits if there are few distinct values. Either may be sparse: one bit for each element,
+1 if it is not zero, then only these elements.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-PIECE = 5 * 8 << 15  # digits that are read at once: whole bytes of them
-BOOK = 256  # values in a book at most
-ROWS = 10_000  # with books of their own, fewer than that
-SOME = 4096  # elements that show at once that more values occur
-TRITS = 3 ** np.arange(5)  # what the digits in a byte count
+PIECE = 5 * 8 << 15  # digits that are read at once, which fill whole bytes
+BOOK = 256  # most values in a book
+ROWS = 10_000  # fewer rows than this may have their own books
+SOME = 4096  # elements that are checked first for too many values
+TRITS = 3 ** np.arange(5)  # place values of the digits in a byte
 
 
 def pack(values: Array, rows: int = 1) -> tuple[str, bytes]:
-    """Return the bytes of `values` (any shape) and how they are packed, in what takes least: "dense"
-    or "sparse", "book" or "sparse book", or "books 8" of as many equal `rows`, each with its own.
+    """Return how `values` (any shape) are packed, and the bytes, in the smallest form.
 
-    Zero is what has no bit set, so that a float -0.0 is kept.
+    The forms are "dense" or "sparse", "book" or "sparse book", or "books 8": one book for each of
+    so many equal `rows`. Zero is an element with no bit set, so a float -0.0 is kept.
 
     >>> pack(np.array([-1, 1, 1, -1, 1, 1, 1, 1], np.int8))
     ('dense', b'\\x02\\xff\\x01o')
@@ -48,8 +47,9 @@ def pack(values: Array, rows: int = 1) -> tuple[str, bytes]:
 
 
 def unpack(kind: str, data: bytes, count: int, dtype: str) -> Array:
-    """Return the elements (count) that `pack` packed; raise ValueError where the bytes cannot be
-    those of so many.
+    """Return the elements (count) that `pack` packed.
+
+    Raises ValueError if the bytes cannot be those of so many elements.
     """
     if kind.startswith("books ") and kind[6:].isascii() and kind[6:].isdecimal():
         return _from_books(data, count, dtype, int(kind[6:10]))
@@ -68,10 +68,9 @@ def unpack(kind: str, data: bytes, count: int, dtype: str) -> Array:
 
 
 def _in_a_book(values: Array) -> bytes | None:
-    """Return elements (count) as the values that occur and a digit for each; None where these are
-    too many.
+    """Return elements (count) as a book of distinct values and digits; None if too many values.
 
-    The values are told apart by their bits: as many as the first byte says, and one more.
+    Values are distinguished by their bits. The first byte is the number of values less one.
     """
     bits = values.view(f"u{values.itemsize}") if values.itemsize in (1, 2, 4, 8) else None
     if bits is None or not len(bits) or len(np.unique(bits[:SOME])) > BOOK:
@@ -83,7 +82,10 @@ def _in_a_book(values: Array) -> bytes | None:
 
 
 def _in_books(values: Array, rows: int) -> bytes | None:
-    """Return elements (count) in so many rows, each in a book of its own; None where that takes more."""
+    """Return elements (count) in so many rows, each with its own book.
+
+    None if the rows are not equal or too many, or if one has too many values.
+    """
     if len(values) % rows or rows >= ROWS:
         return None
     parts = []
@@ -133,10 +135,10 @@ def _elements(data: bytes, count: int, dtype: str) -> Array:
 
 
 def _coded(values: Array) -> bytes:
-    """Return integers (count) as the list of values, then digits.
+    """Return integers (count) as a list of values, then digits.
 
-    The list is how many values there are and each of them, or 0, the least and the greatest where
-    all between them count: of two the shorter.
+    The list is the shorter of two: the number of values and each of them; or 0, the least and the
+    greatest, with all integers between them as values.
     """
     there = np.flatnonzero(np.bincount(values.astype(np.int16) + 128, minlength=256)) - 128
     if not len(there):
@@ -168,7 +170,7 @@ def _decoded(data: bytes, count: int) -> Array:
 
 
 def _length(count: int, base: int) -> int:
-    """Return the bytes that so many digits take."""
+    """Return the number of bytes of so many digits."""
     return -(-count // 5) if base == 3 else -(-count * (base - 1).bit_length() // 8)
 
 
@@ -190,7 +192,8 @@ def _read(data: bytes, count: int, base: int) -> Array:
     if base == 3 and len(packed) and packed.max() >= 243:
         raise ValueError("a byte does not hold five digits below 3")
     width = (base - 1).bit_length()
-    for begin in range(0, count, PIECE):  # in pieces, since a digit takes many bytes on its way
+    # in pieces, because unpacking takes many bytes for each digit
+    for begin in range(0, count, PIECE):
         some = digits[begin : begin + PIECE]
         if base == 3:
             bytes_ = packed[begin // 5 : (begin + PIECE) // 5]

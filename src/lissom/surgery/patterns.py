@@ -1,4 +1,4 @@
-"""Which weights a mask sets to zero: single ones, blocks, or N of every M."""
+"""Which weights a mask sets to zero: single weights, blocks, or N:M sparsity."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where zeros may lie: cells of `size` weights along `axis`, of each of which `keep` stay, or
-    all or none.
+    """Cells of `size` weights along `axis`: `keep` weights of each stay, or all or none.
 
     >>> Pattern(2, axis=1).cells(torch.arange(8).view(2, 4))
     tensor([[0, 1],
@@ -25,7 +24,7 @@ class Pattern:
     keep: int | None = None
 
     def misfit(self, layer: nn.Module) -> str | None:
-        """Say why the weight of `layer` does not divide into cells, or None."""
+        """Return why the weight of `layer` does not divide into cells, or None."""
         if self.size > 1 and isinstance(layer, nn.modules.conv._ConvTransposeNd):
             return (
                 "a transposed convolution has its inputs where others have their outputs; "
@@ -48,15 +47,15 @@ class Pattern:
         )
 
     def places(self, weight: Tensor) -> Tensor:
-        """Return for each cell where its values are in the flattened weight: (cells size)."""
+        """Return the index in the flattened weight of each value of each cell: (cells size)."""
         return self.cells(torch.arange(weight.numel()).view(weight.shape))
 
 
 def smallest(weights: list[Tensor], pattern: Pattern, amount: float) -> list[Tensor]:
-    """Return for each weight a boolean that marks what to set to zero, ranked over all of them together.
+    """Return for each weight a boolean mask of the values to zero, ranked over all weights.
 
-    Of N:M cells all but the N largest; else round(amount * cells) cells with the smallest mean |w|.
-    Of equal ones the first go.
+    In N:M cells these are all but the N largest; else round(amount * cells) cells with the smallest
+    mean |w|. Of equal ones the first are zeroed.
     """
     cells = [pattern.cells(w.detach().float().cpu().abs()) for w in weights]
     if pattern.keep is not None:

@@ -1,8 +1,8 @@
-"""PyTorch's attention as four linear layers, which are quantized as others are.
+"""PyTorch's attention as four linear layers, which can be quantized like any others.
 
-nn.MultiheadAttention multiplies by its weights within its own operation, and in eval mode a whole
-block may be one operation. Nothing can be rounded inside. Here the same layer has `q_proj`,
-`k_proj`, `v_proj` and `out_proj`, and computes the same.
+nn.MultiheadAttention multiplies by its weights inside one operation, and in eval mode a whole block
+may be one operation: nothing inside can be rounded. This layer has `q_proj`, `k_proj`, `v_proj` and
+`out_proj` instead, and computes the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .plain_layers import outputs_of, same
 class PlainAttention(nn.Module):
     """Multi-head attention made of linear layers; nn.MultiheadAttention becomes one in place."""
 
-    _qkv_same_embed_dim = False  # nn.TransformerEncoderLayer would compute it by itself otherwise
+    _qkv_same_embed_dim = False  # else nn.TransformerEncoderLayer would run its own fused operation
     in_proj_bias = None
     num_heads: int
     head_dim: int
@@ -46,7 +46,7 @@ class PlainAttention(nn.Module):
         batched = query.ndim == 3
         swapped = batched and not self.batch_first
         inputs: dict[Tensor, Tensor] = {}
-        for x in (query, key, value):  # what is one input stays one
+        for x in (query, key, value):  # an input passed twice stays one tensor
             if x not in inputs:
                 inputs[x] = x.transpose(0, 1) if swapped else x if batched else x[None]
         q = self.split(self.q_proj(inputs[query]))
@@ -69,15 +69,15 @@ class PlainAttention(nn.Module):
         return out, weights if batched else weights[0]
 
     def split(self, x: Tensor) -> Tensor:
-        """Return the features of tokens (n places features) by head (n heads places head_dim)."""
+        """Return the features of tokens (n tokens features) by head (n heads tokens head_dim)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 def separate_attention(model: nn.Module, example: Tree) -> list[str]:
-    """Turn each nn.MultiheadAttention into linear layers, in place; return which.
+    """Turn each nn.MultiheadAttention into linear layers, in place; return their names.
 
-    Nothing is changed where the network, run on the first item of `example` (n ...), would then not
-    answer the same, since its code uses more of the layer than its output.
+    Nothing is changed if the network, run on the first item of `example` (n ...), would then return
+    other outputs, because its code uses more of the layer than its output.
     """
     found = {name: m for name, m in model.named_modules() if can_separate(model, m)}
     if not found:
@@ -89,7 +89,7 @@ def separate_attention(model: nn.Module, example: Tree) -> list[str]:
     for layer in found.values():
         separate(layer)
     for encoder in around:
-        encoder.use_nested_tensor = False  # ragged batches are for PyTorch's own attention
+        encoder.use_nested_tensor = False  # nested tensors need PyTorch's own attention
     if same(model, example, outputs):
         return [*found]
     for module, kind, state, parameters, modules in before:
@@ -99,8 +99,9 @@ def separate_attention(model: nn.Module, example: Tree) -> list[str]:
 
 
 def can_separate(model: nn.Module, layer: nn.Module) -> bool:
-    """Return whether a layer is attention of PyTorch's that linear layers can compute, whose weights
-    are its own.
+    """Return whether a layer is PyTorch's attention that linear layers can compute.
+
+    Its weights must be its own.
     """
     if not isinstance(layer, nn.MultiheadAttention) or type(layer.out_proj) not in PROJECTIONS:
         return False

@@ -1,11 +1,11 @@
-"""Layers by what they do, not by their class: a forward that comes to a plain convolution or linear
-layer becomes one.
+"""Replace custom layers that compute a plain convolution or linear layer by that layer.
 
-Somebody's subclass of a convolution may pad its input, or compute its weight from other parameters,
-as weight standardisation and weight_norm do, and then convolve. On inputs that the layer really
-gets, its calls are recorded; where there is nothing but zeros added around the input and one
-product with a weight that the input has no part in, the layer becomes a class of layers.py with
-these zeros and this weight. Everything else in lissom then knows it as a convolution.
+A custom subclass of a convolution may pad its input, or compute its weight from other parameters,
+as weight standardisation and weight_norm do, and then convolve. The calls of its forward are
+recorded on inputs that the layer really gets. If they only add zeros around the input and make one
+convolution or linear product with a weight that does not depend on the input, the layer becomes a
+class of layers.py with these zeros and this weight. The rest of lissom then treats it as a plain
+layer.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from .small import smaller
 if TYPE_CHECKING:
     from ..language.context import Context
 
-INPUTS = 4  # that are looked at, of a layer that is called more often
+INPUTS = 4  # inputs that are checked, for a layer that is called more often
 
 
 class NotPlain(Exception):
-    """Say, after the name of its class, why a layer does not come to a plain one."""
+    """The reason why a layer is not a plain one, to be read after the name of its class."""
 
 
 @dataclass
 class PlainLayers:
-    """Which layers became plain, and why others of classes that are not PyTorch's did not."""
+    """Which layers became plain, and why others of custom classes did not."""
 
-    done: dict[str, str] = field(default_factory=dict)  # layer -> the class that it had
-    # layer -> what computed the weight that it now holds
+    done: dict[str, str] = field(default_factory=dict)  # layer -> its former class
+    # layer -> what computed the weight that it now stores
     baked: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
     def notes(self, where: str) -> list[str]:
-        """Return a sentence for each thing that computed weights and is gone."""
+        """Return a sentence for each computation of weights that was removed."""
         counts = {what: list(self.baked.values()).count(what) for what in self.baked.values()}
         return [
             f"{where}: {count} "
@@ -59,7 +59,7 @@ class PlainLayers:
 
 @dataclass
 class Plain:
-    """The plain layer that a forward comes to."""
+    """The plain layer that a forward is equal to."""
 
     geometry: dict[str, Any]
     weight: Tensor  # (out in ...)
@@ -67,10 +67,10 @@ class Plain:
 
 
 def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
-    """Turn each layer of `model` whose forward comes to a plain one into that, in place; no output changes.
+    """Turn each layer of `model` with the forward of a plain layer into that, in place.
 
-    `example` (n ...) is run to see what the layers read. A layer without which the network does not
-    do what it did is put back.
+    No output changes. `example` (n ...) is run to see the inputs of layers. A layer whose change
+    would alter the network's outputs is put back.
     """
     result = PlainLayers()
     layers = {name: layer for name, layer in model.named_modules() if has_own_forward(layer)}
@@ -88,7 +88,7 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
                 raise NotPlain("whose weight is computed of a parameter that another layer has too")
         except NotPlain as error:
             result.left[name] = f"{word}, {error}"
-        except Exception as error:  # whatever a forward raises on an input by itself
+        except Exception as error:  # a forward may raise anything when run by itself
             result.left[name] = f"{word}, whose forward fails by itself ({type(error).__name__})"
         else:
             outputs = outputs if before else outputs_of(model, example)
@@ -107,8 +107,9 @@ def make_plain(model: nn.Module, example: Tree) -> PlainLayers:
 
 
 def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
-    """Let layers whose own forward comes to a plain one be that, in place, and note it; return why
-    others do not.
+    """Turn layers with the forward of a plain layer into that, in place, and note it.
+
+    Return why other layers did not become plain.
     """
     result = make_plain(model, ctx.example)
     ctx.notes += result.notes(ctx.where)
@@ -118,7 +119,7 @@ def settle_plain(model: nn.Module, ctx: Context) -> dict[str, str]:
 
 
 def has_own_forward(layer: nn.Module) -> bool:
-    """Return whether the forward or the weight of a layer may be other than those of PyTorch's classes."""
+    """Return whether a layer's forward or weight may differ from those of PyTorch's classes."""
     if isinstance(layer, (torch.jit.ScriptModule, CompressedLayer)) or type(
         layer
     ).__module__.startswith("lissom."):
@@ -136,8 +137,9 @@ def has_own_forward(layer: nn.Module) -> bool:
 def inputs_of(
     model: nn.Module, layers: dict[str, nn.Module], example: Tree
 ) -> dict[str, list[Any]]:
-    """Return what some layers of a network read on the first item of `example`, or on a part of it
-    if that is enough.
+    """Return the inputs of some layers on the first item of `example`.
+
+    A smaller part of the item is used if the network runs on it.
     """
     inputs: dict[str, list[Any]] = {name: [] for name in layers}
     small = smaller(example)
@@ -150,7 +152,7 @@ def inputs_of(
     ]
     try:
         if small is not None:
-            with suppress(Exception):  # whatever the network's own code raises on a small image
+            with suppress(Exception):  # the network's code may raise anything on a small image
                 outputs_of(model, small)
                 return inputs
             for read in inputs.values():
@@ -163,14 +165,17 @@ def inputs_of(
 
 
 def outputs_of(model: nn.Module, example: Tree) -> list[Tensor]:
-    """Return what a network in eval mode makes of the first item of `example`; its mode stays."""
+    """Return the outputs of a network in eval mode on the first item of `example`.
+
+    Its mode and buffers are restored.
+    """
     with bare(model), torch.no_grad():
         return [t.clone() for t in tensors_in(called(model, first(example, 1)))]
 
 
 @contextmanager
 def bare(model: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode for a while; modes and buffers are afterwards as they were."""
+    """Run a network in eval mode, then restore its modes and buffers."""
     modes = {m: m.training for m in model.modules()}
     buffers = [(b, b.clone()) for b in model.buffers()]
     in_mode(model)
@@ -186,8 +191,9 @@ def bare(model: nn.Module) -> Iterator[None]:
 
 
 def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
-    """Return what a layer comes to on the inputs that it was called with; raise NotPlain if it
-    comes to no plain one.
+    """Return the plain layer that a layer is equal to on the inputs of its calls.
+
+    Raises NotPlain if there is none.
     """
     if not inputs:
         raise NotPlain("which is not called as a layer")
@@ -197,7 +203,7 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
     calls = calls_of(layer, inputs[0][0])
     if calls.other is None:
         runs = [calls_of(layer, x) for (x,) in inputs[1:INPUTS]]
-        runs.append(calls_of(layer, inputs[0][0]))  # a weight that is drawn is another one now
+        runs.append(calls_of(layer, inputs[0][0]))  # a randomly drawn weight would differ now
     runs.insert(0, calls)
     if calls.other is None and calls.kind != "Linear" and any(calls.pads):
         runs += other_sizes(layer, calls, inputs[0][0])
@@ -212,7 +218,7 @@ def plain_of(layer: nn.Module, inputs: list[list[Any]]) -> Plain:
 
 
 def other_sizes(layer: nn.Module, calls: Calls, x: Tensor) -> Iterator[Calls]:
-    """Yield the calls of a convolution on small inputs of several sizes, as far as it takes them."""
+    """Yield the calls of a convolution on small inputs of several sizes, until one fails."""
     geometry = calls.geometry()
     least = [
         d * (k - 1) + 1
@@ -221,13 +227,14 @@ def other_sizes(layer: nn.Module, calls: Calls, x: Tensor) -> Iterator[Calls]:
     for more in range(max(geometry["stride"]) + 1):
         try:
             yield calls_of(layer, x.new_zeros((1, x.shape[1], *(size + more for size in least))))
-        except Exception:  # whatever a forward raises on a size that it does not expect
+        except Exception:  # a forward may raise anything on an unexpected size
             return
 
 
 def pads_of(runs: list[Calls]) -> list[int] | str | None:
-    """Return the zeros that a convolution adds to inputs of several sizes, before its own padding;
-    None for none.
+    """Return the zeros that a convolution adds to inputs of several sizes, before its own padding.
+
+    None if it adds none. Raises NotPlain if they follow no known rule.
     """
     zeros = [run.zeros() for run in runs]
     if all(pads == zeros[0] for pads in zeros):
@@ -243,21 +250,22 @@ def pads_of(runs: list[Calls]) -> list[int] | str | None:
 
 
 def same_numbers(one: Calls, two: Calls) -> bool:
-    """Return whether two calls of a layer computed with the same weight and bias."""
+    """Return whether two calls of a layer used the same weight and bias."""
     return all(unchanged(one.arguments[name], two.arguments[name]) for name in ("weight", "bias"))
 
 
 def unchanged(one: Tensor | None, two: Tensor | None) -> bool:
-    """Return whether two tensors are one, or hold the same."""
+    """Return whether two tensors are identical or have equal values."""
     return one is two or (one is not None and two is not None and torch.equal(one, two))
 
 
 def become_plain(
     layer: nn.Module, geometry: dict[str, Any], weight: Tensor, bias: Tensor | None
 ) -> None:
-    """Turn a layer into a plain one of this geometry, weight and bias, in place; what computed them goes.
+    """Turn a layer into a plain one of this geometry, weight and bias, in place.
 
-    A tensor that is a parameter already stays that parameter, for those who share it.
+    Whatever computed them is removed. A tensor that is a parameter stays that parameter, for layers
+    that share it.
     """
     free_of_hooks(layer)
     for name in ("weight", "bias"):
@@ -274,7 +282,7 @@ def become_plain(
 
 
 def attributes_of(geometry: dict[str, Any], weight: Tensor) -> dict[str, Any]:
-    """Return what a plain layer of this geometry and weight (out in ...) says of itself."""
+    """Return the attributes of a plain layer of this geometry and weight (out in ...)."""
     if geometry["kind"] == "Linear":
         return {
             "geometry": geometry,
@@ -300,8 +308,9 @@ def attributes_of(geometry: dict[str, Any], weight: Tensor) -> dict[str, Any]:
 
 
 def shares(model: nn.Module, layer: nn.Module) -> bool:
-    """Return whether another layer has a parameter that this one would lose, since its weight is
-    computed of it.
+    """Return whether this layer would lose a parameter that another layer has too.
+
+    Its weight is computed from such parameters.
     """
     mine = set(layer.parameters()) - {layer._parameters.get(name) for name in ("weight", "bias")}
     others = set(model.modules()) - set(layer.modules())
@@ -309,7 +318,7 @@ def shares(model: nn.Module, layer: nn.Module) -> bool:
 
 
 def state(layer: nn.Module) -> tuple[type, dict[str, Any]]:
-    """Return what makes a layer what it is, to put it back."""
+    """Return the class and attributes of a layer, to restore it."""
     return type(layer), {
         key: copy.copy(value) if isinstance(value, dict) else value
         for key, value in vars(layer).items()
@@ -317,12 +326,13 @@ def state(layer: nn.Module) -> tuple[type, dict[str, Any]]:
 
 
 def same(model: nn.Module, example: Tree, outputs: list[Tensor]) -> bool:
-    """Return whether a network still returns these outputs, to float rounding: a kernel may sum in
-    another order.
+    """Return whether a network still returns these outputs, up to float rounding.
+
+    A kernel may sum in another order.
     """
     try:
         now = outputs_of(model, example)
-    except Exception:  # whatever the network's own code raises on a layer of another class
+    except Exception:  # the network's code may raise anything on another class
         return False
 
     def near(a: Tensor, b: Tensor) -> bool:
@@ -341,7 +351,7 @@ def put_back(
     example: Tree,
     outputs: list[Tensor],
 ) -> list[str]:
-    """Give layers the class back without which the network does not do what it did; return which."""
+    """Restore the layers whose change alters the network's outputs; return their names."""
     plain = {name: state(layers[name]) for name in before}
     needed = list[str]()
 

@@ -1,4 +1,4 @@
-"""How much the loss minds a small change of single weights."""
+"""How sensitive the loss is to a small change of each weight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .loss import loss_of
 if TYPE_CHECKING:
     from ..language.context import Context
 
-LEAST = 1e-6  # of the mean of a layer, so that weights whose gradient is 0 count for something
+# relative to the mean of a layer: the least value, so that weights with gradient 0 count, too
+LEAST = 1e-6
 
 
 def squared_gradients(
@@ -27,8 +28,8 @@ def squared_gradients(
     """Return for each layer the mean over samples of the squared gradient of the loss by each
     weight (out in ...): the diagonal of the empirical Fisher information.
 
-    The loss is the task's, or cross-entropy; without labels, with the network's own answers.
-    Raises LissomError where there are no samples, or no numbers for classes.
+    The loss is the task's, or cross-entropy; without labels, the network's own predictions are the
+    labels. Raises LissomError if there are no samples, or if outputs are not numbers for classes.
     """
     weights = {name: model.get_parameter(f"{name}.weight") for name in layers}
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}

@@ -1,6 +1,4 @@
-"""What the numbers that inference needs take: in theory, by the bits of each, and packed as
-`packing.py` packs them.
-"""
+"""The bytes of the numbers that inference needs: in theory, by their bits, and packed."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from .transform import FLOAT, Stored, WeightTransform
 
 
 class Sizes(NamedTuple):
-    """Bits in theory and bytes packed."""
+    """Theoretical bits and packed bytes."""
 
     bits: float = 0.0
     packed: int = 0
@@ -31,15 +29,15 @@ class Sizes(NamedTuple):
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
-    """Return `theory_bytes` and `packed_bytes` of a network in inference: each number once, without
-    any file around it.
+    """Return `theory_bytes` and `packed_bytes` of a network in inference, without a file around it.
 
-    Rounded weights count with the bits of their grid, log2(3) for ternary; weights in 16 bits with
-    16, clustered ones with log2 of the values in a codebook; of a masked layer the weights that are
-    not zero alone, with one bit for every weight that says where, if that is less. Scales of
-    filters and of inputs, codebooks, biases and all that is not rounded have 32 bits. A batch-norm
-    that a quantized layer owns is in its scales and biases; others count as their parameters.
-    Packed, weights that were changed take what `pack` makes of them.
+    Each number counts once. Rounded weights count with the bits of their grid, log2(3) for ternary;
+    16-bit weights with 16; clustered ones with log2 of the values in a codebook. In a masked layer
+    only nonzero weights count, plus one bit per weight for their position, if that is less. Scales
+    of filters and of inputs, codebooks, biases and everything that is not rounded have 32 bits. A
+    batch-norm that a quantized layer owns is part of its scales and biases; other batch-norms count
+    as their parameters.
+    `packed_bytes` uses the output of `pack` for weights that were changed.
     """
     total = Sizes()
     seen = set[Tensor]()
@@ -56,7 +54,8 @@ def sizes(model: nn.Module) -> dict[str, int]:
 
 
 def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[Tensor]) -> Sizes:
-    """Return the sizes of a layer of whose parameters those in `fresh` have not been counted yet;
+    """Return the sizes of a layer's parameters in `fresh`, which have not been counted yet.
+
     `seen` are all that have.
     """
     total = Sizes()
@@ -72,8 +71,8 @@ def of_layer(layer: nn.Module, fresh: list[nn.Parameter], seen: set[Tensor]) -> 
 
 
 def of_weight(layer: CompressedLayer, seen: set[Tensor]) -> Sizes:
-    """Return the sizes of a weight, without its scales, and of what its transforms hold."""
-    # of -0.0, too, 0.0; files hold float32, whatever the network does
+    """Return the sizes of a weight and its transforms' tensors, without its scales."""
+    # + 0.0 makes -0.0 a 0.0; files hold float32, whatever the network's dtype
     stored = Stored(layer.weight.detach().float() + 0.0)
     held = Sizes()
     for transform in layer.transforms.values():
@@ -99,7 +98,7 @@ def of_weight(layer: CompressedLayer, seen: set[Tensor]) -> Sizes:
 
 
 def bytes_of(values: Tensor) -> np.ndarray:
-    """Return the elements of a tensor as `pack` takes them: those of 16 bits by their bits."""
+    """Return the elements of a tensor as `pack` takes them: bfloat16 as int16."""
     values = values.cpu()
     if values.dtype == torch.bfloat16:
         values = values.view(torch.int16)

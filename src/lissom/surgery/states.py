@@ -1,4 +1,4 @@
-"""What the weights of a network are, and whether a step can follow."""
+"""The state that a network's weights are in, and whether a step can follow it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def check_states(step: Step, model: nn.Module, where: str) -> None:
-    """Raise LissomError if `step` cannot follow what weights of `model` are already.
+    """Raise LissomError if `step` cannot follow the state that weights of `model` are in.
 
-    A recipe says so before anything runs; a network that was loaded shows it only now.
+    A recipe says so before anything runs; a loaded network shows it only here.
     """
     states = holding(model)
     if any(isinstance(layer, QuantizedLayer) for layer in model.modules()):

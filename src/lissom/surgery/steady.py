@@ -1,4 +1,4 @@
-"""Whether a network answers the same each time: no surgery can be checked on one that does not."""
+"""Whether a network returns the same outputs each time: if not, no surgery on it can be checked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..errors import place_of
 from ..trees import Tree, called, tensors_in
 from .compare import apart
 
-SAME = 1e-4  # of the largest output: what threads that add in another order make
+SAME = 1e-4  # relative to the largest output: threads that sum in another order cause less
 
 
 class _Draws(TorchDispatchMode):
-    """Note each operation that draws random numbers, with the line of the user's code that it is in."""
+    """Record each operation that draws random numbers, with its line in the user's code."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -31,9 +31,9 @@ class _Draws(TorchDispatchMode):
 
 
 def unsteady(model: nn.Module, inputs: Tree, answer: Tree = None) -> str | None:
-    """Return why a network in eval mode answers differently when it is asked again, or None if it does not.
+    """Return why a network in eval mode gives other outputs when it is run again, or None.
 
-    `answer` is what it has answered before, if it was asked already.
+    `answer` are its outputs, if it has been run already.
     """
     with torch.no_grad():
         first = called(model.eval(), inputs) if answer is None else answer

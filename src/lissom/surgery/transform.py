@@ -1,10 +1,10 @@
-"""What may be done to the weight of a layer whenever the layer computes: the contract of the folder
-`weights/`, where every file is such a transform.
+"""Transforms of a layer's weight, applied whenever the layer computes.
 
-A transform is a module of the layer, called like its file: `conv.mask`, `conv.cluster`. Saving,
-sizes, export as plain weights and what a later step refuses ask the transforms, so for these a new
-one is a new file, and a step that adds it. Only a form of its own in a format, as 16 bits have one
-in ONNX, is written by that format's export.
+This is the contract of the folder `weights/`, in which every file is a transform. A transform is a
+module of the layer, named like its file: `conv.mask`, `conv.cluster`. Saving, sizes, export as
+plain weights and the refusals of later steps ask the transforms, so a new transform is a new file,
+and a step that adds it. Only a special form in a file format, as 16 bits have in ONNX, is written
+by that format's export.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from torch import Tensor, nn
 from ..errors import LissomError, unknown
 from . import weights
 
-FLOAT = 32  # bits of what is not rounded
-# what a setting may be: a truth value, any text, a number of a range, or one of some texts
+FLOAT = 32  # bits of values that are not rounded
+# what a setting may be: a boolean, any text, a number in a range, or one of several texts
 Options = type[bool] | type[str] | range | tuple[str, ...]
 
 
 class Stored(NamedTuple):
-    """How a file holds a weight in the fewest bits, beside tensors that the transforms hold."""
+    """How a file holds a weight in the fewest bits, besides the tensors of the transforms."""
 
     values: Tensor  # (out in ...): int8, or floats of as many bits as `bits` says
     bits: float = FLOAT  # of each value
     sign_bits: float = FLOAT  # of each value that is known not to be 0
-    book_bits: float = FLOAT  # of each number that the transforms hold
-    sparse: bool = False  # whether zeros are expected, so that a bit may say where they are
+    book_bits: float = FLOAT  # of each number in the transforms' tensors
+    sparse: bool = False  # whether zeros are expected, so that a bit per value may mark them
 
 
 class WeightTransform(nn.Module, ABC):
-    """One thing that is done to a weight (out in ...), as torch.nn.utils.parametrize does it.
+    """One transform of a weight (out in ...), as in torch.nn.utils.parametrize.
 
-    The attributes say where it stands among others of the same weight and what rebuilds it.
+    The class attributes are its place among the transforms of a weight, and its settings.
     """
 
     place: ClassVar[int]  # transforms of lower places act first
-    options: ClassVar[Mapping[str, Options]]  # what each setting may be
+    options: ClassVar[Mapping[str, Options]]  # the values that each setting may have
 
     @classmethod
     def name(cls) -> str:
@@ -52,36 +52,38 @@ class WeightTransform(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Return what a rebuilt transform must be told; its tensors are saved with the others."""
+        """Return the settings from which it is rebuilt; its tensors are in the state dict."""
 
     @classmethod
     def rebuilt(
         cls, settings: dict[str, Any], weight: Tensor, others: Collection[WeightTransform]
     ) -> Self:
-        """Return a transform of a weight, without values, which are filled in next.
+        """Return a transform of a weight without its values, which are loaded next.
 
-        `others` are those of this network that have been rebuilt already, with which one that holds
-        tensors may share them. This one holds none.
+        `others` are the transforms of the network that are rebuilt already; a transform with
+        tensors may share theirs. This default has no tensors.
         """
         del weight, others
         return cls(**settings)
 
     @abstractmethod
     def hold(self, weight: Tensor, learning: bool) -> None:
-        """Take note of the weight: when the transform is added, and whenever its layer goes to
-        training or to inference.
+        """Update the transform from the weight.
+
+        It is called when the transform is added, and whenever the layer switches to training or
+        inference.
         """
 
     @abstractmethod
     def transformed(self, weight: Tensor) -> Tensor:
-        """Return the weight to compute with, with the gradient that learning uses.
+        """Return the weight to compute with, with the gradient for training.
 
-        Not `forward`: it is no layer, and hooks on layers must not see it.
+        It is not called `forward`, because hooks on layers must not see it.
         """
 
     @abstractmethod
     def stored(self, before: Stored) -> Stored:
-        """Return how a file holds the weight, given how it holds what comes before this transform."""
+        """Return how a file holds the weight, given how it holds what earlier transforms return."""
 
 
 def transforms() -> list[str]:

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 def transformable(
     model: nn.Module, example: Tree, misfit: Callable[[nn.Module], str | None] = lambda _: None
 ) -> tuple[dict[str, list[nn.Module]], dict[str, str]]:
-    """Return the layers whose weight can be transformed, those with one weight under one name, and
-    why the others cannot.
+    """Return the layers whose weight can be transformed, and why the others cannot.
 
-    A layer must be of a class that can be changed and must be called, on `example` (n ...), as
-    itself: a forward that reads the weight of a layer alone would not meet the transform. `misfit`
-    says what else is wrong with a layer, or None.
+    Layers that share a weight have one name. A layer must be of a class that can be changed, and
+    must itself be called in a forward pass on `example` (n ...): code that only reads a layer's
+    weight would miss the transform. `misfit` returns another reason against a layer, or None.
     """
     reached: set[nn.Module] = set()
     mode = model.training
@@ -73,12 +72,11 @@ def chosen_layers(
     misfit: Callable[[nn.Module], str | None] = lambda _: None,
     fold: bool = False,
 ) -> tuple[dict[str, list[nn.Module]], dict[str, str]]:
-    """Return the layers whose weight a step is to transform, as `transformable` does, and why the
-    others stay.
+    """Return the layers whose weight a step is to transform, and why the others stay.
 
-    In place, layers whose own forward comes to a plain one become that, and with `fold` batch-norm
-    goes into the layer before it. Raises LissomError for a pattern of `only` or `keep` that matches
-    nothing.
+    They have the form of `transformable`. Layers with the forward of a plain layer become that, in
+    place, and with `fold` batch-norm is folded into the layer before it. Raises LissomError if a
+    pattern of `only` or `keep` matches nothing.
     """
     reasons = settle_plain(model, ctx)
     if fold:
@@ -92,8 +90,9 @@ def chosen_layers(
 
 
 def bare(layer: nn.Module) -> bool:
-    """Return whether a layer computes with its weight as it is or transformed: not rounded, and not
-    one that PyTorch writes into as it looks it up.
+    """Return whether a layer computes with its weight as it is or transformed, but not rounded.
+
+    An embedding with max_norm does not: PyTorch writes into its weight at each lookup.
     """
     kind = torch_class(layer)
     if kind is None or getattr(layer, "max_norm", None) is not None:

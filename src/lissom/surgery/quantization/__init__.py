@@ -1,1 +1,1 @@
-"""Quantization: where numbers are rounded, to which values, and what is learned of it."""
+"""Quantization: where values are rounded, to which grids, and how rounding is learned."""

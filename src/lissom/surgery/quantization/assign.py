@@ -1,4 +1,4 @@
-"""Which layer gets how many bits, so that a network of a given size errs least."""
+"""Assign bits to layers so that a network of a given size has the least error."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from .bits import FLOAT, Precision
 from .layers import QuantizedLayer
 from .prepare import round_weights
 
-UNITS = 4000  # in how many parts a budget of bytes is counted
+UNITS = 4000  # the parts into which a budget of bytes is divided
 Options = Mapping[str, Mapping[int, float]]  # layer -> bits -> noise
 
 
 def layer_bytes(layer: QuantizedLayer, bits: int) -> float:
-    """Return the bytes of a layer's weights, and of their scales where they are rounded."""
+    """Return the bytes of a layer's weights, plus those of their scales if they are rounded."""
     return layer.weight.numel() * bits / 8 + (4 * layer.filters if bits < FLOAT else 0)
 
 
 def noises(
     model: nn.Module, options: Mapping[str, Sequence[Precision | None]], images: Tree
 ) -> dict[str, dict[int, float]]:
-    """Return for each layer and each grid it may have the noise that rounding it alone brings into
-    the outputs.
+    """Return for each layer and each of its grids the noise that rounding only this layer causes.
 
-    `model` is prepared, nothing rounded yet; `images` (n c h w). Noise is the mean square of what
-    the outputs change by, over their own mean square. Of several layers it adds up, as far as their
-    errors are not correlated.
+    `model` is prepared, with nothing rounded yet; `images` (n c h w). Noise is the mean square of
+    the change of the outputs, over the mean square of the outputs. The noise of several layers adds
+    up, as far as their errors are uncorrelated.
     """
     noise: dict[str, dict[int, float]] = {}
     with torch.no_grad():
@@ -51,10 +50,10 @@ def noises(
 def assigned(
     noise: Options, cost: Callable[[str, int], float], budget: float
 ) -> dict[str, int] | None:
-    """Return the bits of each layer with the least sum of noise whose costs add up to at most `budget`.
+    """Return the bits of each layer with the least total noise whose cost is at most `budget`.
 
-    None where no choice is so cheap. Costs are rounded up to a 4,000th of the budget, and solved
-    exactly then, as a knapsack with one choice for each layer.
+    None if no choice is cheap enough. Costs are rounded up to a 4,000th of the budget; that problem
+    is solved exactly, as a knapsack with one choice for each layer.
 
     >>> assigned({"a": {2: 5.0, 8: 1.0}, "b": {2: 9.0, 8: 1.0}}, lambda _, bits: bits, 10)
     {'a': 2, 'b': 8}

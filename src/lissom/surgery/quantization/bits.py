@@ -1,5 +1,6 @@
-"""Which grid, of how many bits, each layer and each activation of a network gets. Recipes are read
-by it, without torch.
+"""Which grid, with how many bits, each layer and each activation of a network gets.
+
+Recipes are read with it, so it does not import torch at the top.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FLOAT = 32
 
 @dataclass(frozen=True)
 class Precision:
-    """A grid, and of how many bits."""
+    """A grid, and its number of bits."""
 
     grid: Grid
     bits: int
@@ -29,11 +30,11 @@ Precisions = dict[str, Precision | None]  # by name; None stays float
 
 
 def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Precision | None:
-    """Return the grid for `bits`, a number, "ternary", "binary" or "dynamic"; None for 32, which is float.
+    """Return the grid for `bits`: a number, "ternary", "binary" or "dynamic"; None for 32: float.
 
-    `of` is "weights" or "inputs", which alone can be "dynamic". Without `grid`, uniform is taken
-    for 5 bits and more, lsq for fewer.
-    Raises LissomError where the grid does not have so many bits.
+    `of` is "weights" or "inputs"; only inputs can be "dynamic". Without `grid`, 5 bits and more get
+    uniform, fewer get lsq, and weights of 1 bit get binary.
+    Raises LissomError if the grid does not have so many bits.
     """
     if bits == FLOAT:
         return None
@@ -53,8 +54,9 @@ def precision_of(bits: int | str, grid: str | None, of: str, where: str) -> Prec
 
 
 def at_least(precision: Precision | None, bits: int) -> Precision | None:
-    """Return the grid of a first or last layer: at least so many bits, equal steps in place of what
-    does not fit.
+    """Return the precision of a first or last layer: at least so many bits; None for float.
+
+    A grid that does not fit there is replaced by uniform.
     """
     if precision is None or bits == FLOAT:
         return None
@@ -65,11 +67,10 @@ def at_least(precision: Precision | None, bits: int) -> Precision | None:
 
 
 def saturates() -> bool:
-    """Return whether this processor adds products of 8 bits in pairs of 16 bits, which overflow:
-    x86 without VNNI.
+    """Return whether sums of 8-bit products overflow on this processor: x86 without VNNI.
 
-    Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html,
-    reduce_range.
+    It adds such products in pairs of 16 bits. Source:
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, reduce_range.
     """
     import torch
 
@@ -79,8 +80,9 @@ def saturates() -> bool:
 def without_saturation(
     weights: Precisions, inputs: Precisions, reduce_range: bool | None
 ) -> Precisions:
-    """Return grids of weights, by name, with 7 bits in place of 8 where inputs are integers too, if
-    `reduce_range`; None = if this processor's sums would saturate.
+    """Return grids of weights, by name, with 7 bits instead of 8 if inputs are integers too.
+
+    This is done if `reduce_range`; None means if this processor's sums would saturate.
     """
     reduces = saturates() if reduce_range is None else reduce_range
     return {
@@ -97,13 +99,11 @@ def without_saturation(
 
 @dataclass
 class PrecisionPlan:
-    """The grids of a network: of each layer's weights, of each site, and of inputs that a layer
-    rounds itself.
-    """
+    """The grids of weights and inputs of each layer, of sites, and of second roundings."""
 
     weights: Precisions
     inputs: Precisions
-    sites: dict[str, Precision]  # sites with a grid of their own
+    sites: dict[str, Precision]  # sites with their own grid
     own: dict[str, Precision]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -127,14 +127,14 @@ def plan_precision(
     wires: DataFlow,
     rest: Precision | None,
 ) -> PrecisionPlan:
-    """Decide where values are rounded, so that each layer reads what `inputs` says.
+    """Decide where values are rounded, so that each layer reads the precision in `inputs`.
 
-    A site whose readers all want the same grid has that grid; one that anything else reads has
-    `rest`, and a layer that wants fewer bits rounds the value once more for itself. So it is
-    wherever values are added: on the steps of `rest`, which what is added shares, rounding before
-    and after the addition are the same, and runtimes agree. That needs the sum on these steps, too:
-    with a grid of 4 bits there, OpenVINO and ONNX Runtime disagreed.
-    `rest` is None where what no layer reads stays float.
+    A site whose readers all want the same grid has that grid. A site with other readers has `rest`,
+    and a layer that wants fewer bits rounds the value again for itself. The same holds wherever
+    values are added: operands and sum share the steps of `rest`, so rounding before and after the
+    addition is the same, and runtimes agree. The sum has to be on these steps, too: with a grid of
+    4 bits there, OpenVINO and ONNX Runtime disagreed.
+    `rest` is None if values that no layer reads stay float.
     """
     plan = PrecisionPlan(weights, inputs, {}, {})
     added = set[str]().union(*wires.sums)

@@ -1,4 +1,4 @@
-"""Watch a network run on real images: between what bounds the values lie that are made at each site."""
+"""Run a network on calibration samples and record the range of the values at each site."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..entering import entering
 from .dataflow import entry
 from .sites import Sites, kind_of, paths_of
 
-SAMPLE = 1 << 16  # values kept of each site and batch
+SAMPLE = 1 << 16  # values kept per site and batch
 
 
 @dataclass
 class RangeStats:
-    """What was seen at a site: the bounds over all images and of each batch, and an even sample of
-    the values.
+    """Statistics of the values at a site: bounds over all samples and per batch, and a sample.
 
-    `early` are the bounds of the first half of the first batch.
+    The sample is spread evenly over the values. `early` are the bounds of the first half of the
+    first batch.
     """
 
     low: float = float("inf")
@@ -35,7 +35,7 @@ class RangeStats:
     draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def add(self, x: Tensor) -> None:
-        """Take in the values of one batch."""
+        """Add the values of one batch. Raises LissomError if one is NaN or infinite."""
         flat = x.detach().float().flatten()
         if not torch.isfinite(flat).all():
             raise LissomError("quantize: an activation is NaN or infinite on a calibration image")
@@ -46,20 +46,20 @@ class RangeStats:
         self.low = min(self.low, self.bounds[-1][0])
         self.high = max(self.high, self.bounds[-1][1])
         stride = max(1, len(flat) // SAMPLE)
-        # one value of each stretch, at a random place: a fixed stride would see one column of every
-        # image
+        # one random value of each stretch: a fixed stride would see one column of every image
         at = torch.arange(len(flat) // stride) * stride + torch.randint(
             stride, (len(flat) // stride,), generator=self.draw
         )
         self.parts.append(flat[at.to(flat.device)])
 
     def values(self) -> Tensor:
-        """Return the sample as one vector."""
+        """Return the sampled values as one vector."""
         return torch.cat(self.parts)
 
     def half(self) -> RangeStats:
-        """Return what was seen in the first half of the batches, or of the images where there is
-        one batch.
+        """Return the statistics of the first half of the batches.
+
+        If there is only one batch, use the first half of its samples.
         """
         if len(self.parts) == 1:
             return RangeStats(
@@ -77,10 +77,11 @@ def observe_ranges(
     lost: Iterable[str] = (),
     calls: Mapping[str, int] | None = None,
 ) -> dict[str, RangeStats]:
-    """Run `network` on calibration batches and return what was seen at each site with its own grid.
+    """Run `network` on calibration batches; return statistics of each site with its own grid.
 
-    Of the layers in `lost` it is seen what they read. `calls` are those that every batch has to
-    make; none of them: sites are named by module, and batches may make any.
+    For layers in `lost`, the statistics are of their inputs. `calls` are the calls that every batch
+    must make; if it is empty, sites are named by module and batches may make any calls. Raises
+    LissomError if a batch makes other calls.
     """
     seen = {name: RangeStats() for name, own in sites.items() if name == own}
     entries = ByTensor((network.get_parameter(f"{layer}.weight"), entry(layer)) for layer in lost)

@@ -1,4 +1,4 @@
-"""Watch one forward pass: where values are made, and who reads them."""
+"""Trace one forward pass: where values are made, and which calls read them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..layers import torch_class
 from .sites import LOOKUPS, NORMS, PASSES, SOFTMAX, Sites, kind_of, paths_of
 from .tokens import ENTERING, Graph, around_norms
 
-# calls that are one operation with a ReLU after them
+# kinds of calls that a ReLU after them is fused with
 BEFORE_RELU = {"conv", "linear", "add", "mul", "norm", "cat", "pool"}
-# Functions whose result changes most where an operand is near 0: name -> place of that operand.
-# That operand is not rounded, and neither is what only such operands are made of: the nearest step
-# to a small number may be 0, and the quotient infinity.
+# Functions whose result changes most when an operand is near 0: name -> place of that operand. That
+# operand is not rounded, nor is a value that only makes such operands: a small number may be
+# rounded to 0, and the quotient become infinite.
 STEEP = {
     "div": 1,
     "div_": 1,
@@ -42,34 +42,34 @@ STEEP = {
 
 @dataclass
 class DataFlow:
-    """Which site's grid each site uses, and which site's values each layer reads.
+    """Which site's grid each site uses, and which site each layer reads.
 
-    `readers` names for each site with a grid of its own the layers that read it, None standing for
-    other calls.
+    `readers` has for each site with its own grid the layers that read it; None stands for other
+    calls.
     """
 
     sites: dict[str, str]
-    # layer -> site, None where that differs from call to call, and for tables, which read integers
+    # layer -> site; None if it differs between calls, and for embeddings, which read integers
     inputs: dict[str, str | None]
-    # layer -> the sites with a grid of their own whose values it reads, or its `entry`
+    # layer -> the sites with their own grid that it reads, or its `entry`
     sources: dict[str, set[str]]
-    calls: dict[str, int]  # kind of call -> how many; empty where that depends on the sample
-    # sites that additions tie together: what is added, and where the sum is rounded
+    calls: dict[str, int]  # kind of call -> number of calls; empty if that depends on the sample
+    # sites that additions tie together: the operands, and the site where the sum is rounded
     sums: list[set[str]]
     readers: dict[str, set[str | None]]
-    makers: dict[str, str]  # site -> the layer whose outputs it has
-    # site of a concatenation -> the sites that are parts of it
+    makers: dict[str, str]  # site -> the layer whose output it is
+    # site of a concatenation -> the sites of its parts
     joined: dict[str, set[str]] = field(default_factory=dict)
-    # sites that stay float, since calls in float read them too; layers round them for themselves
+    # sites that stay float, since float calls read them too; layers round them for themselves
     apart: set[str] = field(default_factory=set)
-    # layers of a prepared network that run without their own forward, so that hooks see nothing
+    # layers of a prepared network that run past their own forward, so hooks do not see them
     bypassed: set[str] = field(default_factory=set)
     operands: set[str] = field(default_factory=set)  # sites that products of activations read
-    probabilities: set[str] = field(default_factory=set)  # those of them that a softmax makes
+    probabilities: set[str] = field(default_factory=set)  # the operands that a softmax makes
     of_tokens: bool = False  # whether features of tokens are normalized, as in a transformer
 
     def without(self, floats: Container[str]) -> DataFlow:
-        """Return the flow of values in which those of some sites stay float."""
+        """Return the data flow with some sites left float."""
         return replace(
             self,
             sites={name: owner for name, owner in self.sites.items() if owner not in floats},
@@ -79,19 +79,22 @@ class DataFlow:
 
     @property
     def lost(self) -> set[str]:
-        """Return the layers that read what came from no site: calls that are not known have made it."""
+        """Return the layers whose input comes from no site, because an unknown call made it."""
         return {layer for layer, sites in self.sources.items() if entry(layer) in sites}
 
 
 def entry(layer: str) -> str:
-    """Return the name of what a layer reads, whatever made it."""
+    """Return the name of a layer's input, whatever made it."""
     return f"to_{layer.replace('.', '_')}"
 
 
 def weights_of(network: nn.Module) -> ByTensor[str]:
-    """Return the layers by their weight; of a table and a layer that share one, the layer."""
+    """Return the name of the layer of each weight.
+
+    If an embedding and another layer share a weight, it is the other layer.
+    """
     names = ByTensor[str]()
-    for wanted in (True, False):  # tables first
+    for wanted in (True, False):  # embeddings first
         for name, layer in network.named_modules():
             kind = torch_class(layer)
             if kind is not None and (kind is nn.Embedding) == wanted:
@@ -101,11 +104,10 @@ def weights_of(network: nn.Module) -> ByTensor[str]:
 
 
 def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
-    """Return the modules, as sites name them, whose own calls differ between runs; None if all runs
-    make the same calls.
+    """Return the modules whose own calls differ between runs, by their names in sites.
 
-    A mixture of experts has no such module, though its calls differ: each expert does what it does,
-    or does not run.
+    None if all runs make the same calls. The set is empty for a mixture of experts, though the
+    calls differ: each expert makes its usual calls, or does not run.
     """
     weights = weights_of(network)
 
@@ -135,31 +137,32 @@ def loose_modules(network: nn.Module, runs: Sequence[Tree]) -> set[str] | None:
 
 
 class _Watch:
-    """What one forward pass does: which call reads what other calls have made."""
+    """The record of one forward pass: which call reads the values of which other calls."""
 
     def __init__(
         self, network: nn.Module, inputs: dict[str, Tensor], loose: Container[str]
     ) -> None:
-        self.func: Callable[[], Any] = lambda: None  # what is being called
+        self.func: Callable[[], Any] = lambda: None  # returns the function being called
         self.weights = weights_of(network)
-        # layers of a prepared network whose weights code hands to F.linear, past their own forward
+        # layers of a prepared network whose weights code passes to F.linear, past their own forward
         self.bypassed: set[str] = set()
         self.tables = {
             name for name, layer in network.named_modules() if torch_class(layer) is nn.Embedding
         }
         self.loose = loose
         self.source = ByTensor[str]()  # tensor -> site
-        self.reads: dict[str, list[str]] = {}  # site -> the sites it was made of
+        self.reads: dict[str, list[str]] = {}  # site -> the sites it was made from
         self.readers: dict[str, list[str]] = {}  # site -> the calls that read it
-        self.runs = Counter[str]()  # site -> how often it is reached
+        self.runs = Counter[str]()  # site -> number of times it is reached
         self.layers: dict[str, list[str | None]] = {}
         self.layer_of: dict[str, str] = {}  # call -> layer
-        # sites of what is divided by, or comes under a root: 0 in place of a little ruins it
+        # sites of divisors and of operands of roots: a small value rounded to 0 ruins the result
         self.steep: set[str] = set()
         self.norms: set[str] = set()  # normalizations over the features of each token
-        self.roots = ByTensor[bool]()  # what such a normalization by hand multiplies with
+        # reciprocal roots, with which hand-written normalizations multiply
+        self.roots = ByTensor[bool]()
         self.softmaxes: set[str] = set()
-        self.operands: set[str] = set()  # of products of activations
+        self.operands: set[str] = set()  # sites that products of activations read
         for site, x in inputs.items():
             if x.is_floating_point():
                 self.source[x] = site
@@ -174,11 +177,11 @@ class _Watch:
         return sites
 
     def graph(self) -> Graph:
-        """Return who reads what, for those who decide what stays float."""
+        """Return which call reads which value, to decide what stays float."""
         return Graph(self.readers, self.reads, self.layer_of, self.norms, self.softmaxes)
 
     def note(self, func: Any, name: str, args: tuple[Any, ...]) -> None:
-        """Take note of what is float in every runtime: normalization of tokens, and their attention."""
+        """Record calls that are float in every runtime: normalization of tokens, and softmax."""
         if func in NORMS or (kind_of(name) == "mul" and any(a in self.roots for a in args)):
             self.norms.add(name)
         elif func in SOFTMAX or kind_of(name) == "softmax":
@@ -197,7 +200,7 @@ class _Watch:
             self.operands.add(name)
         elif kind_of(name) == "linear" and layer is None:
             self.operands.update(sources)
-        # which call this is depends on the sample
+        # the order of this module's calls depends on the sample
         if name.rpartition(":")[0] in self.loose and ":" in name:
             self.source.pop(out, None)
             return out
@@ -205,18 +208,18 @@ class _Watch:
         self.readers.setdefault(name, [])
         self.runs[name] += 1
         self.note(self.func(), name, args)
-        if out in self.source:  # an operation in place: a name of its own for the result
+        if out in self.source:  # an in-place operation: its result gets a name of its own
             out = out.view_as(out)
         self.source[out] = name
         return out
 
     def passed(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        # only what a table itself is asked for: its weight may be that of a linear layer as well
+        # only embeddings with a weight of their own: a shared weight belongs to the other layer
         if func in LOOKUPS and (table := self.weights.get(args[1])) in self.tables:
             self.layers.setdefault(str(table), [])
         outs = list(tensors_in(out))
         first = args[0] if args else None
-        if func is Tensor.__setitem__:  # what is changed in part is of no site any more
+        if func is Tensor.__setitem__:  # a tensor that was changed in part belongs to no site
             self.read(args, "__setitem__")
             self.source.pop(first, None)
         if not outs or not isinstance(first, Tensor):
@@ -232,7 +235,7 @@ class _Watch:
                 self.norms.add("rms_norm")
             if getattr(func, "__name__", "") == "rsqrt":
                 self.roots[outs[0]] = True
-            if out is first:  # changed in place by a call that is not known
+            if out is first:  # changed in place by an unknown call
                 self.source.pop(out, None)
 
     def steep_sites(self) -> set[str]:
@@ -252,8 +255,10 @@ class _Watch:
         return steep
 
     def tail(self, ends: Container[str | None]) -> set[str]:
-        """Return the sites that only lead to what the network returns, `ends`: no layer reads them,
-        nor what is made of them. What a layer itself makes is none.
+        """Return the sites that lead only to the network's outputs, `ends`.
+
+        No layer reads them, nor anything made from them. The outputs of layers themselves are
+        excluded.
         """
         tail = {name for name in self.readers if kind_of(name) not in ("conv", "linear", "input")}
         while more := {
@@ -265,14 +270,14 @@ class _Watch:
         return tail
 
     def only_relu(self, site: str) -> bool:
-        """Return whether a ReLU alone reads what a site makes, each time."""
+        """Return whether only a ReLU reads a site, each time it is reached."""
         return len(self.readers[site]) == self.runs[site] and {
             *map(kind_of, self.readers[site])
         } == {"relu"}
 
 
 def steep_operand(func: Any, args: tuple[Any, ...]) -> Any:
-    """Return the argument that a function must not be given rounded, None if there is no such."""
+    """Return the argument of a function that must not be rounded, or None."""
     name = getattr(func, "__name__", "")
     if name in ("pow", "__pow__"):
         steep = len(args) > 1 and not (isinstance(args[1], (int, float)) and args[1] >= 1)
@@ -286,14 +291,16 @@ def trace_dataflow(
 ) -> DataFlow:
     """Decide which activations need a grid, from one forward pass.
 
-    Everything computed is rounded, save what only a ReLU reads, what the network returns, what only
-    leads there, and what it divides by or takes the root or logarithm of. Behind the last layers
-    nothing is won by rounding: boxes of a detector, in pixels, would be lost in it. What only a
-    ReLU reads is rounded behind it, whatever made it: the two are one operation in integers,
-    rounding twice in turn costs precision for nothing, and OpenVINO 2026.4 dies of a concatenation
-    that is rounded so. Max-pooling chooses among values and so keeps the grid of its input. ONNX
-    Runtime and OpenVINO fuse everything this way. Integers that enter are never rounded. Where
-    `loose` modules are given, calls are named by module, and those of these modules stay float.
+    Every computed value is rounded, except values that only a ReLU reads, the network's outputs,
+    values that lead only to these, divisors, operands of roots and logarithms, and the sites of
+    `around_norms`.
+    Rounding after the last layers gains nothing: boxes of a detector, in pixels, would be lost in
+    it. A value that only a ReLU reads is rounded after it: the two are one operation in integers,
+    rounding twice costs precision for nothing, and OpenVINO 2026.4 crashes on a concatenation that
+    is rounded so. Max-pooling selects values, so it keeps the grid of its input. ONNX Runtime and
+    OpenVINO fuse everything this way. Integer inputs are never rounded.
+    If `loose` modules are given, calls are named by module, and the calls of these modules stay
+    float.
     """
     inputs = copied(images)
     watch = _Watch(network, entering(network, inputs), loose or ())
@@ -355,7 +362,7 @@ def trace_dataflow(
 
 
 def sums_in(watch: _Watch, sites: Mapping[str, str], stream: Container[str]) -> list[set[str]]:
-    """Return for each addition, less those of a `stream`, the sites of what is added and of the sum."""
+    """Return the sites of operands and sum of each addition that is not in `stream`."""
     readers = watch.readers
     return [
         {sites[s] for s in (*reads, name if name in sites else readers[name][0]) if s in sites}
@@ -367,12 +374,12 @@ def sums_in(watch: _Watch, sites: Mapping[str, str], stream: Container[str]) -> 
 def joined_in(
     watch: _Watch, sites: Mapping[str, str], stream: Container[str]
 ) -> dict[str, set[str]]:
-    """Return for the site of each concatenation, less those of a `stream`, the sites that are parts of it."""
+    """Return the sites of the parts of each concatenation that is not in `stream`, by its site."""
     joined: dict[str, set[str]] = {}
     for name, parts in watch.reads.items():
         if name in stream:
             continue
-        # what only a ReLU reads is rounded behind it
+        # a value that only a ReLU reads is rounded after it
         rounded = name if name in sites else next(iter(watch.readers[name]), "")
         if kind_of(name) == "cat" and rounded in sites:
             joined[sites[rounded]] = {sites[part] for part in parts if part in sites}
@@ -380,7 +387,7 @@ def joined_in(
 
 
 def merged(sums: list[set[str]]) -> list[set[str]]:
-    """Join the sets that overlap.
+    """Return the sets, with those that overlap joined into one.
 
     >>> merged([{"a", "b"}, {"c"}, {"b", "d"}]) == [{"c"}, {"a", "b", "d"}]
     True

@@ -1,9 +1,8 @@
-"""Find layers that follow each other through calls that keep a positive factor, and move factors
-between them.
+"""Find layers connected by calls that preserve positive factors, and move factors between them.
 
-f(s x) = s f(x) for every s > 0 is what ReLU, pooling and the like have in common: then a channel
-can be divided by s where it is made and multiplied by s where it is read. Source: Nagel et al.
-2019, https://arxiv.org/abs/1906.04721.
+f(s x) = s f(x) for every s > 0 holds for ReLU, pooling and the like. So a channel can be divided by
+s where it is made and multiplied by s where it is read. Source: Nagel et al. 2019,
+https://arxiv.org/abs/1906.04721.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from ..looks import LOOKS
 from .sites import PASSES
 
 _T = torch.Tensor
-# the axis of channels, of what is read and of what is made
+# function of a layer -> the axis of channels, of its input and its output
 LAYERS: dict[Any, int] = {torch.conv2d: -3, F.linear: -1}
-EACH: set[Any] = {  # value by value
+EACH: set[Any] = {  # elementwise
     F.relu,
     torch.relu,
     torch.relu_,
@@ -43,7 +42,7 @@ EACH: set[Any] = {  # value by value
     F.dropout2d,
     F.dropout3d,
 }
-SPACE: set[Any] = {  # within height and width of a channel
+SPACE: set[Any] = {  # over height and width of a channel
     F.max_pool2d,
     torch.max_pool2d,
     F.avg_pool2d,
@@ -51,14 +50,15 @@ SPACE: set[Any] = {  # within height and width of a channel
     F.adaptive_avg_pool2d,
     F.interpolate,
 }
-# over the axes given
+# reductions over given axes
 OVER: set[Any] = {torch.mean, _T.mean, torch.sum, _T.sum, torch.amax, _T.amax}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers of which the second alone reads the first; `owner` (in) is for each input of the
-    second the filter of the first that made it.
+    """Two layers, of which only the second reads the output of the first.
+
+    `owner` (in) is the filter of the first that made each input of the second.
     """
 
     first: str
@@ -68,7 +68,7 @@ class Pair:
 
 @dataclass
 class Chain:
-    """What became of a layer's output: the layer that reads it, and whether nobody else does."""
+    """The path of a layer's output: the layer that reads it, and whether nothing else does."""
 
     first: str
     second: str = ""
@@ -78,15 +78,15 @@ class Chain:
 
 @dataclass
 class Value:
-    """A tensor on the way from one layer to the next, with the filter that made each of its values."""
+    """A tensor between two layers, with the filter that made each of its values."""
 
-    labels: Tensor  # of the shape of the tensor
+    labels: Tensor  # in the shape of the tensor
     chain: Chain
     reads: int = 0
 
 
 class Follower(TorchFunctionMode, ABC):
-    """What follows values through the calls that Python functions show; `inside` while one of them runs."""
+    """A mode that follows values through calls of Python functions; `inside` tells if one runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,22 +105,21 @@ class Follower(TorchFunctionMode, ABC):
 
     @abstractmethod
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Take note of what a call reads, and of what was made of it."""
+        """Record the inputs of a call, and its output."""
 
     @abstractmethod
     def read(self, tensor: Any) -> Any:
-        """Count a read of a tensor; return what is known of it."""
+        """Count a read of a tensor; return its value if it is followed."""
 
     @abstractmethod
     def end(self, value: Any) -> None:
-        """Give up what `read` returned."""
+        """Give up a value that `read` returned."""
 
 
 class Chains(Follower):
-    """Follow the output of each named layer through the calls of a forward pass; `names` maps
-    weights to layers.
+    """Follow the output of each named layer through a forward pass; `names` maps weights to layers.
 
-    Every read counts: a value that is read twice, or by a call that is not known, ends its chain.
+    Every read counts: a value that is read twice, or by an unknown call, ends its chain.
     """
 
     def __init__(self, names: ByTensor[str], axes: dict[Any, int] = LAYERS) -> None:
@@ -133,7 +132,7 @@ class Chains(Follower):
         self.biases: dict[str, Tensor | None] = {}  # layer -> the bias it was called with
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Take note of who read what, and of what was made of it."""
+        """Count the reads of a call, and follow its output."""
         arguments = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
         value = self.read(arguments.get("input"))
         for other in tensors_in([[*args[1:]], {k: v for k, v in kwargs.items() if k != "input"}]):
@@ -146,31 +145,31 @@ class Chains(Follower):
             labels = moved(func, value.labels, args, kwargs, out)
             if labels is None:
                 self.end(value)
-            else:  # of an operation in place this is the old tensor, and a value of its own all the same
+            else:  # an in-place operation returns the old tensor, which is a new value all the same
                 self.values[out] = Value(labels, value.chain)
 
     def read(self, tensor: Any) -> Value | None:
-        """Count a read; return the value that was read if a chain led to it."""
+        """Count a read; return the value if the tensor is on a chain."""
         if isinstance(tensor, nn.Parameter):
             self.runs[tensor] += 1
         value = self.values.get(tensor)
         if value is not None:
             value.reads += 1
             value.chain.alone &= value.reads == 1
-        elif not isinstance(tensor, Tensor):  # a list, as of cat
+        elif not isinstance(tensor, Tensor):  # a list, as in cat
             for part in tensors_in(tensor):
                 self.end(self.read(part))
         return value
 
     def end(self, value: Value | None) -> None:
-        """Give up the chain that led to a value."""
+        """Give up the chain of a value."""
         if value is not None:
             value.chain.alone = False
 
     def called(
         self, value: Value | None, arguments: dict[str, Any], out: Tensor, axis: int
     ) -> None:
-        """End the chain that led to a layer, and begin that of its output."""
+        """End the chain that led to a layer, and begin the chain of its output."""
         name = self.names.get(arguments["weight"], "")
         owner = None if value is None or not name else owners(value.labels, axis)
         if value is not None and owner is not None:
@@ -186,7 +185,7 @@ class Chains(Follower):
 
 
 class Unseen(TorchDispatchMode):
-    """Count the reads of what Python functions do not show: scripted modules, say."""
+    """Count the reads that calls of Python functions do not show, as in scripted modules."""
 
     def __init__(self, chains: Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -202,8 +201,9 @@ class Unseen(TorchDispatchMode):
 def moved(
     func: Any, labels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
 ) -> Tensor | None:
-    """Return the labels of what a call made of a value with `labels`; None if the call does not
-    keep factors.
+    """Return the labels of a call's output from the `labels` of its input.
+
+    None if the call does not preserve positive factors.
     """
     try:
         if func in EACH:
@@ -219,13 +219,13 @@ def moved(
         else:
             return None
     except (RuntimeError, TypeError, ValueError):
-        # channels that mix, or a form of the call that labels do not have
+        # channels are mixed, or the call has a form that does not fit labels
         return None
     return moved_labels if moved_labels.shape == out.shape else None
 
 
 def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
-    """Return the one label there is along some axes; raise ValueError where there are several."""
+    """Return the common label along some axes. Raises ValueError if there are several."""
     low = torch.amin(labels, *axes, **settings)
     high = torch.amax(labels, *axes, **settings)
     if not torch.equal(low, high):
@@ -234,14 +234,12 @@ def shared(labels: Tensor, *axes: Any, **settings: Any) -> Tensor:
 
 
 def only_space(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> bool:
-    """Return whether padding adds to height and width alone, and nothing but zeros or what is there
-    already.
-    """
+    """Return whether padding adds only to height and width, and only zeros or existing values."""
     return input.ndim > 2 and len(pad) <= 4 and (mode != "constant" or not value)
 
 
 def owners(labels: Tensor, axis: int) -> Tensor | None:
-    """Return the label of each channel (in) along `axis`; None where labels of one channel differ."""
+    """Return the label of each channel (in) along `axis`; None if a channel has several labels."""
     if labels.ndim < -axis:
         return None
     rows = labels.movedim(axis, -1).flatten(0, -2) if labels.ndim > 1 else labels[None]
@@ -249,11 +247,11 @@ def owners(labels: Tensor, axis: int) -> Tensor | None:
 
 
 def pairs(model: nn.Module, example: Tree) -> list[Pair]:
-    """Return every two layers of which the second alone reads the first, through calls that keep
-    positive factors.
+    """Return the pairs of layers in which only the second reads the first.
 
-    Found by running `model` in eval mode on the first item of `example` (n ...). Layers that run
-    more than once, share a parameter, or whose parameters anything else reads are in no pair.
+    The calls between them preserve positive factors. Pairs are found by running `model` in eval
+    mode on the first item of `example` (n ...). Layers that run more than once, that share a
+    parameter, or whose parameters anything else reads are in no pair.
     """
     parameters = chain.from_iterable(m._parameters.values() for m in model.modules())
     held = Counter(parameter.data_ptr() for parameter in parameters if parameter is not None)
@@ -292,17 +290,17 @@ def pairs(model: nn.Module, example: Tree) -> list[Pair]:
 def equalize_pairs(
     model: nn.Module, linked: list[Pair], sweeps: int = 40, settled: float = 1e-3
 ) -> list[list[Any]]:
-    """Scale the channels between the layers of each pair, in place; return rows of first, second
-    and the largest factor.
+    """Scale the channels between the layers of each pair, in place.
 
-    s = sqrt(r1 / r2), r1 = max|w| of a filter of the first, r2 = max|w| of what reads it; channels
-    without either stay. Layers of two pairs are scaled from both sides, so all are swept until no
-    scale moves by more than `settled`.
+    Return rows of first, second and the largest factor.
+    s = sqrt(r1 / r2), r1 = max|w| of a filter of the first, r2 = max|w| of the weights that read
+    it. Channels where either is 0 stay. Layers in two pairs are scaled from both sides, so all
+    pairs are swept until no scale changes by more than `settled`.
     """
     names = dict.fromkeys(chain.from_iterable((pair.first, pair.second) for pair in linked))
     weights = {name: model.get_parameter(f"{name}.weight") for name in names}
-    # only the largest of each kernel (out in/groups) counts for the scales, which are multiplied
-    # into the weights once
+    # Scales depend only on the largest weight of each kernel (out in/groups). They are multiplied
+    # into the weights once, at the end.
     largest = {
         name: w.detach().abs().flatten(1).unflatten(1, (w.shape[1], -1)).amax(2).float()
         for name, w in weights.items()
@@ -332,10 +330,10 @@ def equalize_pairs(
 
 
 def balance(first: Tensor, second: Tensor, owner: Tensor) -> Tensor:
-    """Return sqrt(r1 / r2) for each filter (out), in float64, from the largest of each kernel of two layers.
+    """Return sqrt(r1 / r2) for each filter (out), in float64; 1 where r1 or r2 is 0.
 
-    `first` is (out in/groups), and so is `second`; `owner` (in) says which filter each input of the
-    second comes from.
+    `first` and `second` (out in/groups) are the largest weights of each kernel of two layers.
+    `owner` (in) is the filter of the first that each input of the second comes from.
     """
     largest = first.amax(1).double()
     columns = by_input(second, len(owner)).amax(1).flatten().double()
@@ -344,18 +342,19 @@ def balance(first: Tensor, second: Tensor, owner: Tensor) -> Tensor:
 
 
 def by_input(weight: Tensor, inputs: int) -> Tensor:
-    """Return a weight (out in/groups ...) as (groups out/groups in/groups ...), a view."""
+    """Return a view of a weight (out in/groups ...) as (groups out/groups in/groups ...)."""
     return weight.unflatten(0, (inputs // weight.shape[1], -1))
 
 
 def spread(weight: Tensor, values: Tensor) -> Tensor:
-    """Return a value for each input (in) so that it meets the weight as `by_input` returns it."""
+    """Return a value for each input (in), shaped to broadcast to a weight from `by_input`."""
     return values.view(-1, 1, weight.shape[1], *[1] * (weight.ndim - 2))
 
 
 def scaled(first: nn.Module, second: nn.Module, owner: Tensor, scale: Tensor) -> None:
-    """Divide the filters of `first` by `scale` (out) and multiply what reads them in `second` by
-    it, in place.
+    """Divide the filters of `first` by `scale` (out) and multiply the weights that read them by it.
+
+    Both are changed in place.
     """
     with torch.no_grad():
         for tensor in (first.weight, first.bias):

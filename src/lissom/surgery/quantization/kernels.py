@@ -1,7 +1,7 @@
-"""Rounding to equal steps and to signs, with its gradient, in the fewest passes over memory.
+"""Rounding to equal steps and to signs, with gradients, in as few passes over memory as possible.
 
-PyTorch's own fake_quantize and torch.where run unvectorised on a CPU: 14 ms and 20 ms for what four
-passes in place do in 1 ms and 3 ms (benchmarks/quantize_cost.py).
+PyTorch's own fake_quantize and torch.where are not vectorised on a CPU: they take 14 ms and 20 ms
+for what four passes in place do in 1 ms and 3 ms (benchmarks/quantize_cost.py).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ...language.grid import by_filter, per_filter
 
-ROW = 256  # products that are summed side by side
+ROW = 256  # channels of the batch-norms below, which see a tensor as (n ROW)
 
 
 def equal_steps(x: Tensor, step: Tensor, zero: int, top: int, slow: float = 1.0) -> Tensor:
-    """Return (clamp(round(x / step) + zero, 0, top) - zero) * step for x (...) and a step (1) or ().
+    """Return (clamp(round(x / step) + zero, 0, top) - zero) * step for x (...) and step (1) or ().
 
-    The gradient of x is that of x itself between the ends of the grid and 0 outside. That of the
-    step is, times `slow`, round(x / step) - x / step between them and the end itself outside,
-    summed over x.
+    The gradient passes to x unchanged between the ends of the grid and is 0 outside. The gradient
+    of the step is `slow` times the sum over x of round(x / step) - x / step between the ends, and
+    of the end itself outside.
     Source: Esser et al. 2019, https://arxiv.org/abs/1902.08153.
     """
     found: Tensor = EqualSteps.apply(x, step, zero, top, slow)
@@ -34,7 +34,7 @@ class EqualSteps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero: int, top: int, slow: float) -> Tensor:
-        size = step if x.is_cuda else float(step)  # to ask a GPU for a number would wait for it
+        size = step if x.is_cuda else float(step)  # float() would wait for the GPU
         y = on_steps(x, size, zero, top)
         ctx.ends = (-zero * size, (top - zero) * size)
         ctx.slow = slow
@@ -53,10 +53,10 @@ class EqualSteps(torch.autograd.Function):
 
 
 def on_steps(x: Tensor, step: Tensor | float, zero: int, top: int) -> Tensor:
-    """Return what `equal_steps` does, without its gradient."""
+    """Return the values of `equal_steps`, without a gradient."""
     if isinstance(step, float) and top < 128 and in_rows(x):
         return in_bfloat16(x, step, zero, top)
-    wide = x.float()  # of bfloat16 a copy to write into: integers over 256 are none in bfloat16
+    wide = x.float()  # a copy of bfloat16, which does not hold all integers over 256
     return (
         (wide / step if wide is x else wide.div_(step))
         .round_()
@@ -67,12 +67,12 @@ def on_steps(x: Tensor, step: Tensor | float, zero: int, top: int) -> Tensor:
 
 
 def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
-    """Return what `equal_steps` does for x (...) in bfloat16 and fewer than 8 bits, without a copy
-    in float32.
+    """Return the values of `equal_steps` for x (...) in bfloat16 and fewer than 8 bits, without a
+    copy in float32.
 
-    Between 128 and 256 bfloat16 holds integers alone, so that a sum which lies there is rounded by
-    being stored. It is the batch-norm that multiplies and adds in float32 and stores once;
-    torch.add would round the factor as well.
+    Between 128 and 256 bfloat16 holds only integers, so storing a sum in that range rounds it.
+    Batch-norm multiplies and adds in float32 and stores once; torch.add would round the factor as
+    well.
     """
     none = torch.zeros(ROW)
     one = torch.ones(ROW)
@@ -88,8 +88,8 @@ def in_bfloat16(x: Tensor, step: float, zero: int, top: int) -> Tensor:
 def clipped_steps(x: Tensor, bound: Tensor, top: int) -> Tensor:
     """Return clamp(x, 0, bound) rounded to multiples of bound / top, for x (...) and a bound (1).
 
-    The gradient of x is that of x itself inside and 0 elsewhere; that of the bound is 1 where x >=
-    bound, else 0.
+    The gradient passes to x unchanged between 0 and the bound and is 0 elsewhere. The gradient of
+    the bound is 1 where x >= bound, else 0.
     Source: Choi et al. 2018, https://arxiv.org/abs/1805.06085.
     """
     found: Tensor = ClippedSteps.apply(x, bound, top)
@@ -116,11 +116,12 @@ class ClippedSteps(torch.autograd.Function):
 def equal_filters(
     weight: Tensor, step: Tensor, low: int, high: int, slow: float = 1.0, zero: Tensor | None = None
 ) -> Tensor:
-    """Return clamp(round(w / step), low, high) * step for a weight (out ...) and the step of each
+    """Return clamp(round(w / step), low, high) * step for a weight (out ...) and a step for each
     filter (out).
 
-    The zero points of filters (out) are added before the clamp and taken away behind it.
-    The gradients are those of `equal_steps`; what rounds to an end of the grid is not outside it.
+    Zero points of filters (out) are added before the clamp and subtracted after it.
+    The gradients are those of `equal_steps`, except that values which round to an end count as
+    inside.
     """
     found: Tensor = EqualFilters.apply(weight, step, low, high, slow, zero)
     return found
@@ -143,7 +144,7 @@ class EqualFilters(torch.autograd.Function):
         steps = weight / size
         codes = on_whole(steps, low, high, zero)
         if zero is not None:
-            steps += by_filter(zero, weight)  # as they meet the ends
+            steps += by_filter(zero, weight)  # to compare them with the ends
         ctx.ends = (low - 0.5, high + 0.5)
         ctx.slow = slow
         ctx.save_for_backward(*([steps, codes] if ctx.needs_input_grad[1] else [steps]))
@@ -158,8 +159,9 @@ class EqualFilters(torch.autograd.Function):
 
 
 def on_whole(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> Tensor:
-    """Return the whole numbers nearest to a weight (out ...) in steps; with the zero points (out)
-    they lie in low..high.
+    """Return the integers nearest to a weight (out ...) in steps, clamped to low..high.
+
+    Zero points (out) are added before the clamp and subtracted after it.
     """
     codes = steps.round()
     if zero is None:
@@ -169,23 +171,22 @@ def on_whole(steps: Tensor, low: int, high: int, zero: Tensor | None = None) -> 
 
 
 def clipped(x: Tensor, top: float) -> Tensor:
-    """Return x (...) where it lies between 0 and `top`, and the nearer of these elsewhere, where
-    the gradient is 0.
-    """
+    """Return x (...) clamped to 0..`top`; the gradient outside is 0."""
     found: Tensor = Clipped.apply(x, top)
     return found
 
 
 class Clipped(torch.autograd.Function):
-    """The forward and the backward pass of `clipped`; of PyTorch's, what comes before would lie in
-    memory another way.
+    """The forward and the backward pass of `clipped`.
+
+    PyTorch's own would return a gradient in another memory layout: see `within`.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float) -> Tensor:
         ctx.top = top
         y = F.hardtanh(x, 0.0, top)
-        ctx.save_for_backward(y)  # as ReLU does: what follows keeps it, too
+        ctx.save_for_backward(y)  # as ReLU does: the next layer keeps y anyway
         return y
 
     @staticmethod
@@ -195,10 +196,11 @@ class Clipped(torch.autograd.Function):
 
 
 def within(values: Tensor, x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """Return `values` (...) where low < x < high, and 0 elsewhere, laid out in memory as x is.
+    """Return `values` (...) where low < x < high, and 0 elsewhere, in the memory layout of x.
 
-    The gradient of a mean over space comes in another layout, and PyTorch's hardtanh passes it on:
-    the batch-norms of a whole stage then read two layouts at once, which costs a tenth of a step.
+    The gradient of a mean over space has another layout, and PyTorch's hardtanh passes it on. The
+    batch-norms of a whole stage then read two layouts at once, which costs a tenth of a training
+    step.
     """
     if values.stride() != x.stride():
         values = torch.empty_like(x).copy_(values)
@@ -209,32 +211,33 @@ def within(values: Tensor, x: Tensor, low: float | Tensor, high: float | Tensor)
 
 
 def dense(x: Tensor) -> bool:
-    """Return whether x (...) fills a piece of memory in one of the usual orders."""
+    """Return whether x (...) fills its memory without gaps, in default or channels-last order."""
     return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
 
 
 def in_rows(x: Tensor) -> bool:
-    """Return whether x (...) is of bfloat16 on a CPU and lies in memory as rows, as batch-norm wants it."""
+    """Return whether x (...) can be seen as rows for batch-norm: dense, bfloat16, on a CPU."""
     return (
         x.dtype == torch.bfloat16 and x.device.type == "cpu" and dense(x) and x.numel() % ROW == 0
     )
 
 
 def flat(x: Tensor) -> Tensor:
-    """Return the values of a dense x (...) as they lie in memory."""
+    """Return the values of a dense x (...) in memory order."""
     return x.as_strided((x.numel(),), (1,))
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of a * b (n ...) in float32, without a tensor of their size where both are
-    laid out alike.
+    """Return the sum of a * b (n ...) in float32.
+
+    Dense tensors of the same layout usually need no temporary of their size.
     """
     if a.stride() == b.stride() and dense(a) and a.dtype == torch.float32:
         return torch.dot(flat(a), flat(b))
     if a.stride() != b.stride() or not in_rows(a):
         return (a.float() * b.float()).sum()
-    # torch.dot of bfloat16 runs on one core and rounds its sum; the gradient of batch-norm's weight
-    # is such sums in float32
+    # torch.dot of bfloat16 runs on one core and rounds its sum to bfloat16. The gradient of
+    # batch-norm's weight is the same sums in float32.
     none = torch.zeros(ROW)
     one = torch.ones(ROW)
     a = flat(a).view(-1, ROW)
@@ -247,10 +250,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def signs(x: Tensor, near: float, low: int, gradient: str) -> Tensor:
-    """Return 1 where x (...) is at least `near`, and `low`, 0 or -1, elsewhere.
+    """Return 1 where x (...) is at least `near`, and `low` (0 or -1) elsewhere.
 
-    The gradient is saturate, that of x itself where |x| < 1 and 0 elsewhere; soft, times max(0, 1 -
-    |x|); else that of x.
+    With `gradient` "saturate", the gradient passes to x where |x| < 1 and is 0 elsewhere; with
+    "soft", it is multiplied by max(0, 1 - |x|); otherwise it passes unchanged.
     """
     found: Tensor = Signs.apply(x, near, low, gradient)
     return found

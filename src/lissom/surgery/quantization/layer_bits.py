@@ -1,4 +1,4 @@
-"""The bits of the first and the last layer, of tables, and of the layers between."""
+"""The bits of the first and the last layer, of embeddings, and of the layers between."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ def layer_precisions(
     least_last: int,
     left: dict[str, str],
 ) -> tuple[Precisions, Precisions]:
-    """Return the grids of the weights and of the inputs of layers, by name: the `usual` ones, with at
-    least so many bits in the first and last layer. Those that this leaves float are added to `left`.
+    """Return the grids of the weights and of the inputs of layers, by name.
+
+    They are the `usual` ones, with at least `least_first` bits in embeddings and the first layer,
+    and at least `least_last` in the last. Layers that stay float for that are added to `left`.
     """
     weights: Precisions = dict.fromkeys(layers, usual[0])
     inputs: Precisions = dict.fromkeys(layers, usual[1])
     tables = [name for name, layer in layers.items() if layer.is_table]
     products = [name for name in layers if name not in tables]
     inputs.update(dict.fromkeys(tables))
-    # tables read what the network is given, as the first layer does
+    # embeddings read the network's inputs, as the first layer does
     ends = [(name, least_first, FIRST) for name in (*tables, *products[:1])]
     ends += [(name, least_last, LAST) for name in products[-1:]]
     for name, bits, reason in ends:

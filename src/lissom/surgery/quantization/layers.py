@@ -1,12 +1,12 @@
 """Layers with rounded weights, simulated in float.
 
 The simulation and the exported file use the same numbers. In training a layer runs its rounded
-weights and then its own batch-norm, so its statistics go on and ordinary learning rates work; in
-inference batch-norm is multiplied into the scales of the filters, which changes no integer.
-Simulating folded weights in training, as the paper does, is the same for one scale per filter and
-twice the work. With one scale for the layer it is not the same: see `turn`.
-The bias is rounded to the int32 of a file, in the simulation too. ONNX Runtime then gave the same
-answer on 99.9 % of CIFAR-10's test images, without that rounding on 99.5 %.
+weights and then its own batch-norm, so statistics keep updating and ordinary learning rates work.
+In inference batch-norm is multiplied into the scales of the filters, which changes no integer.
+Simulating folded weights in training, as the paper does, gives the same result with one scale per
+filter, at twice the work. With one scale for the layer the result differs: see `turn`.
+The bias is rounded to int32 as in a file, in the simulation too. ONNX Runtime then gave the same
+answer on 99.9 % of CIFAR-10's test images; without that rounding, on 99.5 %.
 Source: Jacob et al. 2017, https://arxiv.org/abs/1712.05877; Bengio et al. 2013,
 https://arxiv.org/abs/1308.3432.
 """
@@ -36,48 +36,50 @@ from .rounding import Rounding
 from .sites import convolved, hidden, looked_up, projected
 
 Norm = nn.modules.batchnorm._BatchNorm
-FEW = 4  # bits of weights that some formats pack
+FEW = 4  # bits: some formats pack weights of so many or fewer
 
 
 def with_gradient_of(smooth: Tensor, value: Tensor) -> Tensor:
-    """Return `value` to the bit, as value + (smooth - value) need not be, with the gradient of `smooth`."""
+    """Return `value` with the gradient of `smooth`.
+
+    Adding an exact 0 keeps every bit of `value`; value + (smooth - value) need not.
+    """
     return value.detach() + (smooth - smooth.detach())
 
 
 class QuantizedLayer(CompressedLayer):
-    """What layers with rounded weights share; made by changing a layer's class.
+    """The base of layers with rounded weights; a layer becomes one by a change of its class.
 
-    Grids, scales and batch-norm know a weight as (out in ...), which is how `turned` hands it to
-    them; what the layer computes with is as the layer holds it.
+    Grids, scales and batch-norm see a weight as (out in ...), as `turned` returns it. The layer
+    itself computes with the weight in its own layout.
     """
 
-    call = staticmethod(convolved)  # as which the sites of a network know it
-    # Whether it looks rows up: it reads integers, which are never rounded, and its outputs are no
-    # sums, in which errors could cancel and which could have a bias
+    call = staticmethod(convolved)  # the call by which `Sites` knows the layer
+    # Whether it looks up rows. It then reads integers, which are never rounded. Its outputs are not
+    # sums, so errors cannot cancel in them and it has no bias.
     is_table: ClassVar[bool] = False
     rounding: Rounding | None  # of the weights; None leaves them float
-    norm: Norm | None  # the batch-norm that followed
-    norm_name: str | None  # where in the network it was
-    site: str | None  # whose values the layer reads; None where that differs from call to call
-    again: str | None  # the rounding that the layer applies to them once more, among the network's
-    feed: Rounding | None  # these two roundings; no submodules, since they belong to the network
+    norm: Norm | None  # the batch-norm that followed the layer
+    norm_name: str | None  # its path in the network
+    site: str | None  # the site that the layer reads; None if it differs between calls
+    again: str | None  # name of the layer's second rounding of its inputs in the network's `grids`
+    # the first and second rounding of inputs; not submodules, since the network owns them
+    feed: Rounding | None
     own: Rounding | None
 
     def prepare(self, norm: Norm | None = None, norm_name: str | None = None) -> None:
-        """Set what the class of a layer that has just been changed expects; nothing is rounded yet."""
+        """Set the attributes of a layer whose class has just changed; nothing is rounded yet."""
         self.rounding = self.site = self.again = None
         self.norm = norm
         self.norm_name = norm_name
         self.follow(None)
 
     def follow(self, feed: Rounding | None, own: Rounding | None = None) -> None:
-        """Take note of what rounds the values that the layer reads, and of what rounds them again
-        for the layer.
-        """
+        """Set the rounding of the site that the layer reads and the layer's own second rounding."""
         self.__dict__.update(feed=feed, own=own)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a rebuilt layer must be told."""
+        """Return the settings from which the layer is rebuilt."""
         return {
             "site": self.site,
             "norm": self.norm_name,
@@ -86,7 +88,7 @@ class QuantizedLayer(CompressedLayer):
         }
 
     def train(self, mode: bool = True) -> Any:
-        """Go to training or inference; what training changed last counts in inference."""
+        """Switch to training or inference; after training, let the scales follow the weights."""
         learned = self.training and not mode
         found = super().train(mode)
         if learned and self.rounding is not None:
@@ -97,7 +99,7 @@ class QuantizedLayer(CompressedLayer):
         return self.call(input, self.weight, self, *more, **named)
 
     def whole(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
-        """Round the input, run the layer with rounded weights, and its batch-norm."""
+        """Round the input, run the layer with rounded weights, then its batch-norm."""
         if self.own is not None:
             x = self.own(x)
         if not self.training:
@@ -111,8 +113,9 @@ class QuantizedLayer(CompressedLayer):
         return y if self.norm is None else self.norm(y)
 
     def learning(self) -> tuple[Tensor, Tensor | None]:
-        """Return what inference runs, bit by bit, with the gradients of training: for those who
-        learn in eval mode.
+        """Return the weight and bias of inference, to the bit, with the gradients of training.
+
+        It serves networks that learn in eval mode.
         """
         weight, bias = self.in_inference()
         if "in_inference" in vars(self) or not any(p.requires_grad for p in self.parameters()):
@@ -142,7 +145,7 @@ class QuantizedLayer(CompressedLayer):
         ), None if bias is None or shift is None else with_gradient_of(shift, bias)
 
     def versions(self) -> list[int]:
-        """Return how often the tensors have been changed that scales follow."""
+        """Return the version counters of the tensors that scales depend on."""
         return [
             t._version
             for t in (self.weight, None if self.norm is None else self.norm.weight)
@@ -150,8 +153,8 @@ class QuantizedLayer(CompressedLayer):
         ]
 
     def catch_up(self) -> None:
-        """Let the scales follow weights that have learned in eval mode, as those do that have
-        learned in training.
+        """Update the scales for weights that were trained in eval mode, as `train` does for
+        training mode.
         """
         before = self.__dict__.get("learned_at")
         if (
@@ -168,12 +171,12 @@ class QuantizedLayer(CompressedLayer):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def turn(self) -> Tensor | None:
-        """Return by what each filter (out) is multiplied before it is rounded, never 0; None where that is 1.
+        """Return the factor of each filter (out) before it is rounded, never 0; None if all are 1.
 
-        It is the sign of batch-norm's factor, since the integers of a weight may reach further down
-        than up: -8 to 7 turned over would be -7 to 8. For a grid with one scale for all filters it
-        is the factor itself, of the running statistics: only with batch-norm multiplied into them
-        do the weights share a scale.
+        It is the sign of batch-norm's factor, because the integers of a weight may reach further
+        down than up: -8 to 7 negated would be -7 to 8. For a grid with one scale for all filters it
+        is the factor itself, from the running statistics: weights share a scale only after
+        batch-norm is multiplied in.
         """
         if self.norm is None or self.rounding is None:
             return None
@@ -188,7 +191,10 @@ class QuantizedLayer(CompressedLayer):
         return size if sign is None else sign * size
 
     def turned(self, weight: Tensor, back: bool = False) -> Tensor:
-        """Return a weight as the grid rounds it (out ...), or such a weight as the layer holds it."""
+        """Return a weight in the form that its grid rounds (out ...).
+
+        With `back`, return a weight of that form in the layer's own form.
+        """
         turn = self.turn()
         if back:
             return self.as_held(weight if turn is None else weight / by_filter(turn, weight))
@@ -196,25 +202,25 @@ class QuantizedLayer(CompressedLayer):
         return weight if turn is None else weight * by_filter(turn, weight)
 
     def on_grid(self, weight: Tensor, rounding: Rounding) -> Tensor:
-        """Return a weight rounded, as the layer holds it, with the gradient that training uses."""
+        """Return a rounded weight, in the layer's layout, with the gradient of training."""
         return self.turned(rounding(self.turned(weight)), back=True)
 
     def times(self, weight: Tensor, factor: Tensor) -> Tensor:
-        """Return a weight, as the layer holds it, with each filter multiplied by its factor (out)."""
+        """Return a weight in the layer's layout with each filter multiplied by its factor (out)."""
         weight = self.filters_first(weight)
         return self.as_held(weight * by_filter(factor, weight))
 
     def weight_codes(self) -> tuple[Tensor, Tensor]:
-        """Return the weights as the grid rounds them: integers (out ...), in float, and the scale
-        of each filter (out).
+        """Return the weights as integers of the grid (out ...), in float, and the scale of each
+        filter (out).
         """
         assert self.rounding is not None
         self.catch_up()
         return self.rounding.codes(self.turned(self.transformed().detach()))
 
     def in_inference(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights, as the layer holds them, and bias (out) as inference runs them: on their
-        grid, batch-norm multiplied in.
+        """Return the weight, in the layer's layout, and the bias (out) of inference: rounded,
+        batch-norm folded in.
         """
         if self.rounding is None or self.rounding.off:
             factor, bias = self.normed()
@@ -231,17 +237,18 @@ class QuantizedLayer(CompressedLayer):
         return weight, None if bias is None else bias.float()
 
     def step(self) -> Tensor | None:
-        """Return the step of the integers that the layer reads, None where it reads floats or the
-        step is found later.
+        """Return the step of the integers that the layer reads.
+
+        None if it reads floats, or if the step is known only at run time.
         """
         source = next((r for r in (self.own, self.feed) if r is not None and not r.off), None)
         return None if source is None or source.grid.at_run_time else source.input_codes().step
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the weights as integers (out ...), in float, the scale of each filter (out), and
-        the bias in float64.
+        the bias in float64, with batch-norm folded in.
 
-        A filter of tiny weights beside a real bias gets a scale at which that bias still fits
+        A filter with tiny weights and a large bias gets a larger scale, with which the bias fits
         int32.
         """
         codes, scale = self.weight_codes()
@@ -261,7 +268,10 @@ class QuantizedLayer(CompressedLayer):
         return codes, scale.clamp_min(1e-12), bias
 
     def normed(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return by what batch-norm multiplies each filter, and the bias with what it adds, in float64."""
+        """Return batch-norm's factor for each filter and the bias with its shift, in float64.
+
+        The factor is None without batch-norm, the bias if there is none.
+        """
         bias = None if self.bias is None else self.bias.detach().double()
         if self.norm is None:
             return None, bias
@@ -269,8 +279,9 @@ class QuantizedLayer(CompressedLayer):
         return factor, shift if bias is None else shift + bias * factor
 
     def make_plain(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Become a layer of the original class with these weights; what rounded its input stays in
-        front of it.
+        """Become a layer of the original class with this weight and bias.
+
+        The layer's second rounding of its input stays, as a pre-hook.
         """
         own = self.own
         self.drop_transforms()
@@ -314,7 +325,7 @@ class QuantizedLinear(QuantizedLayer, CompressedLinear):
 
 
 class QuantizedEmbedding(QuantizedLayer, CompressedEmbedding):
-    """A table (n features) whose rows are rounded, each with a scale of its own."""
+    """An embedding (n features) whose rows are rounded, each with its own scale."""
 
     call = staticmethod(looked_up)
     is_table = True

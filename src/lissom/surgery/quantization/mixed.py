@@ -1,4 +1,4 @@
-"""Bits for each layer by what it costs to round it, within a number of bytes or an allowed loss."""
+"""Bits for each layer by the noise of rounding it, within a size or a drop of the metric."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .dataflow import DataFlow
 from .layers import QuantizedLayer
 from .prepare import insert_rounding
 
-CHOICES = (8, 6, 5, 4, 3, 2)  # 7 in place of 8 where sums of 8 would saturate
-IMAGES = 64  # that noise is measured on
-SCORED = 5000  # validation images, at most, on which a drop is measured
+CHOICES = (8, 6, 5, 4, 3, 2)  # 7 instead of 8 if sums of 8 would saturate
+IMAGES = 64  # samples on which noise is measured
+SCORED = 5000  # validation samples on which a drop is measured, at most
 HALVINGS = 6
 Bits = dict[str, int]
 
 
 @dataclass
 class Mixture:
-    """A prepared network, and what each of its layers would cost and err by with so many bits."""
+    """A prepared network, with cost and noise of each of its layers for each number of bits."""
 
     plan: PrecisionPlan
     model: nn.Module
     ctx: Context
-    specs: Mapping[int, Precision | None]  # the grid of weights for so many bits
-    size: float | None  # of all weights over their bytes in float
-    drop: float | None  # of the first metric on validation samples
+    specs: Mapping[int, Precision | None]  # number of bits -> the grid of weights
+    size: float | None  # allowed bytes of all weights over those in float
+    drop: float | None  # allowed drop of the first metric on validation samples
 
     def __post_init__(self) -> None:
         held: dict[str, QuantizedLayer] = {}
@@ -63,17 +63,17 @@ class Mixture:
         )
 
     def share(self, bits: Bits) -> float:
-        """Return the bytes of all weights over those in float, with some bits."""
+        """Return the bytes of all weights with these bits over those in float."""
         return (
             self.fixed + sum(self.cost[name][count] for name, count in bits.items())
         ) / self.whole
 
     def all(self, bits: int) -> Bits:
-        """Return the same bits for every layer that is free."""
+        """Return the same bits for every free layer."""
         return dict.fromkeys(self.options, bits)
 
     def within(self, share: float) -> Bits | None:
-        """Return the bits of least noise whose bytes are at most `share`, None where there are none."""
+        """Return the bits with the least noise whose bytes are at most `share`, or None."""
         room = share * self.whole - self.fixed
         return (
             assigned(self.noise, lambda name, bits: self.cost[name][bits], room)
@@ -82,7 +82,10 @@ class Mixture:
         )
 
     def decide(self, images: Tree, score: Callable[[Bits], float | None]) -> Bits:
-        """Return the bits, by the step's size or its drop; `score` measures a network with some bits."""
+        """Return the bits by the step's size or drop; `score` measures a network with such bits.
+
+        Raises LissomError if the size or the drop cannot be met.
+        """
         self.noise = noises(self.model, self.options, images)
         if self.size is not None:
             bits = self.within(self.size)
@@ -98,9 +101,7 @@ class Mixture:
         return self.within_drop(score)
 
     def within_drop(self, score: Callable[[Bits], float | None]) -> Bits:
-        """Return the bits of the fewest bytes, to a 64th of the span, whose score falls no further
-        than allowed.
-        """
+        """Return the bits with the fewest bytes, to a 64th of the span, within the allowed drop."""
         allowed = self.drop or 0.0
         before = self.ctx.accuracy(self.model, SCORED)
         best = self.all(self.choices[0])
@@ -131,7 +132,7 @@ class Mixture:
         return best
 
     def warn(self, allowed: float, before: float) -> None:
-        """Note where the validation images are too few to tell so small a fall of the score from chance."""
+        """Note if there are too few validation samples to tell the allowed drop from chance."""
         count = min(self.ctx.validation_count(), SCORED)
         chance = 1.96 * math.sqrt(max(0.0, before * (1 - before)) / count)
         if chance > allowed:
@@ -150,7 +151,10 @@ def mix_bits(
     bounds_of: Callable[[str, Precision], tuple[float, float]],
     of_bits: Callable[[int], Precision | None],
 ) -> None:
-    """Write into the plan the bits of each layer between the first and the last, and into the record why."""
+    """Write the bits of inner layers into the plan, and the reasons into the record.
+
+    Inner layers are those between the first and the last.
+    """
     plan = mixture.plan
     model = mixture.model
     ctx = mixture.ctx

@@ -1,4 +1,4 @@
-"""How far rounding moved the outputs of a network, and what to say of it."""
+"""How far rounding moved the outputs of a network, and when to note it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..compare import difference
 if TYPE_CHECKING:
     from ...language.context import Context
 
-FAR = 0.5  # of the largest output: 8 bits move outputs by a tenth of that
-LOST = 2.0  # likewise: single bits that have not learned move them by less
+FAR = 0.5  # relative to the largest output: 8 bits move outputs by a tenth of that
+LOST = 2.0  # likewise: even untrained 1-bit values move them by less
 
 
 def check_moved(
     before: nn.Module, after: nn.Module, inputs: Tree, ctx: Context, *, eight: bool
 ) -> None:
-    """Note where rounding moved the outputs far more than it should, `eight` bits throughout or not.
+    """Note it if rounding moved the outputs far more than it should.
 
-    Raises LissomError where the outputs are no numbers any more.
+    `eight` says whether all bits are 8. Raises LissomError if the outputs are not finite.
     """
     moved = difference(before, after, inputs)
-    if moved != moved:  # those of the network itself are finite, as the last gate has seen
+    if moved != moved:  # the float network's outputs are finite, as the last gate checked
         raise LissomError(
             f"{ctx.where}: expected finite outputs, got infinity or NaN; a value that the network's code "
             "divides by may have been rounded to 0; keep= leaves the layers before it float"

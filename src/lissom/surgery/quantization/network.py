@@ -1,4 +1,4 @@
-"""A network whose activations are rounded: the user's own forward, whose calls are found while it runs."""
+"""A network with rounded activations: the user's own forward, whose calls are found as it runs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from .layers import FEW, QuantizedLayer
 from .rounding import Rounding
 from .sites import Sites, kind_of, paths_of
 
-NOTHING = object()  # no argument by place
+NOTHING = object()  # stands for no positional argument
 
 
 class QuantizedNetwork(nn.Module):
-    """A network whose activations are rounded where `sites` says: the user's own forward, untouched.
+    """A network whose activations are rounded at `sites`: the user's own forward, untouched.
 
-    `sites` maps a site to the site whose rounding it uses, usually itself; max-pooling uses that of
-    its input. `grids` holds these and those which layers apply to what they read once more.
-    `skipped` are the ReLUs left out: signs are taken of what comes before them. `clipped` are those
-    that rounding itself does, its grid ending at 0; training leaves them out to save a pass over
-    memory. `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose
-    layers round what they read again, to fewer bits. Training leaves these 8 bits out, but not
-    those of the images: a sixteenth of a 4-bit step teaches nothing. A training step in bfloat16,
-    which has 8 bits itself, took 1.34 to 1.39 times a float one with them, 1.20 to 1.33 times
-    without. What a ReLU gives is still clipped to its range, so that inference cuts nothing off
-    that training has come to need. `tied` are the sites that additions tie together: their scale is
-    the largest of theirs. `calls` says how often each kind of call is made; a forward that makes
-    others is refused. It is empty where that depends on the sample: sites are named by module then.
+    `sites` maps a site to the site whose rounding it uses: usually itself; for max-pooling, its
+    input. `grids` holds these roundings, and the second roundings of layers.
+    `skipped` are ReLUs that are left out, because signs are taken before them. `clipped` are ReLUs
+    that the rounding does, as its grid ends at 0; training leaves them out to save a pass over
+    memory.
+    `unrounded` are the sites of 8 bits, with the upper end of each, in a network whose layers round
+    their inputs again to fewer bits. Training does not round them, except for the network's inputs:
+    a sixteenth of a 4-bit step teaches nothing. A training step in bfloat16, which has 8 bits
+    itself, took 1.34 to 1.39 times a float one with these roundings, and 1.20 to 1.33 times
+    without. The output of a ReLU is still clipped to its range, so that inference cuts off nothing
+    that training relies on.
+    `tied` are the sites that additions tie together: they get the largest of their scales.
+    `calls` is the number of calls of each kind; a forward that makes other calls raises
+    LissomError. It is empty if that depends on the sample: sites are then named by module.
     """
 
     counts: Counter[str]  # calls made so far, while it runs
@@ -60,7 +62,7 @@ class QuantizedNetwork(nn.Module):
         )
 
     def description(self) -> dict[str, Any]:
-        """Return what a rebuilt wrapper must be told."""
+        """Return the settings from which the wrapper is rebuilt."""
         return {
             "sites": dict(self.shared),
             "calls": dict(self.calls),
@@ -70,14 +72,15 @@ class QuantizedNetwork(nn.Module):
         }
 
     def grid_of(self, site: str) -> Rounding:
-        """Return the rounding of a site that has its own."""
+        """Return the rounding of a site with its own grid."""
         found = self.grids[site]
         assert isinstance(found, Rounding)
         return found
 
     def grid(self, site: str | None) -> Rounding | None:
-        """Return what rounds at a site, if there is anything; integers that enter pass through
-        something that is off.
+        """Return the rounding at a site, or None.
+
+        For integer inputs of the network it is one that is off.
         """
         if site == "input" and site not in self.shared and self.shared:
             passing = Rounding(grid_of("uniform"), 8, "inputs")
@@ -87,7 +90,7 @@ class QuantizedNetwork(nn.Module):
         return self.grid_of(own) if own is not None and own in self.grids else None
 
     def link(self) -> None:
-        """Tell every layer what rounds the values that it reads."""
+        """Tell every layer which rounding its inputs have, and find `clipped` and `unrounded`."""
         for layer in self.layers():
             layer.follow(
                 self.grid(layer.site), None if layer.again is None else self.grid_of(layer.again)
@@ -112,20 +115,20 @@ class QuantizedNetwork(nn.Module):
         }
 
     def memory(self) -> dict[str, Any]:
-        """Return what `link` found last, which a network that learns on from where it was must be told."""
+        """Return what `link` found, for a network that resumes training."""
         return {"clipped": sorted(self.clipped), "unrounded": self.unrounded}
 
     def recall(self, memory: dict[str, Any]) -> None:
-        """Take what `memory` returned as found."""
+        """Restore what `memory` returned."""
         self.clipped = frozenset(memory["clipped"])
         self.unrounded = dict(memory["unrounded"])
 
     def tie(self) -> None:
-        """Give what an addition ties together one scale, the largest.
+        """Give the sites that an addition ties together one scale, the largest.
 
-        ONNX Runtime rounds before a residual addition, OpenVINO does not where it computes both at
-        once. On one scale the two are the same, and the addition itself rounds nothing: OpenVINO
-        then agrees with the simulation on 99.96 % of CIFAR-10's test images, before on 99.35 %.
+        ONNX Runtime rounds before a residual addition; OpenVINO does not if it fuses the two. With
+        one scale both are the same, and the addition itself rounds nothing: OpenVINO then agrees
+        with the simulation on 99.96 % of CIFAR-10's test images, before on 99.35 %.
         """
         for tied in self.tied:
             scales = [
@@ -137,10 +140,10 @@ class QuantizedNetwork(nn.Module):
                 scale.fill_(max(float(other) for other in scales))
 
     def settle(self) -> None:
-        """Put the grids whose ranges move on in training where a step has moved them.
+        """Update the grids whose ranges move during training.
 
-        It comes behind each forward and takes all grids at once, because what an addition ties
-        together shares a scale.
+        It runs after each forward pass, on all grids at once, because sites that an addition ties
+        together share a scale.
         """
         moved = [
             grid
@@ -154,7 +157,7 @@ class QuantizedNetwork(nn.Module):
             self.link()
 
     def from_zero(self, site: str) -> bool:
-        """Return whether what rounds at a site makes 0 of all that is below, and need not see it."""
+        """Return whether the rounding at a site maps all negative values to 0, as a ReLU does."""
         grid = self.grid(site)
         if grid is None or grid.grid.at_run_time or grid.grid.moves:
             return False
@@ -162,12 +165,12 @@ class QuantizedNetwork(nn.Module):
         return codes.zero == 0 and not codes.sign
 
     def forward(self, x: Any = NOTHING, /, *more: Any, **named: Any) -> Any:
-        # an argument of its own, which torch.export knows by its place
+        # an explicit first argument: torch.export identifies it by position
         inputs = more if x is NOTHING else (x, *more)
         inputs, named = self.entered(inputs, named)
         outputs, made = self.run(lambda _: self.network(*inputs, **named), None, Counter())
         for kinds in (("query", "key"), ("value", "softmax")):
-            if kinds[0] not in self.calls:  # saved before what attention multiplies was counted
+            if kinds[0] not in self.calls:  # saved before the operands of attention were counted
                 made = Counter({kind: n for kind, n in made.items() if kind not in kinds})
         if self.shared and self.calls and made != self.calls:
             changed = sorted(k for k in made.keys() | self.calls if made[k] != self.calls.get(k, 0))
@@ -192,8 +195,9 @@ class QuantizedNetwork(nn.Module):
     def entered(
         self, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of a call with those rounded that have a grid; integers and booleans
-        never have.
+        """Return the arguments of a call, rounded if they have a grid.
+
+        Integers and booleans never have one.
         """
         grids = ByTensor(
             (x, grid)
@@ -211,11 +215,11 @@ class QuantizedNetwork(nn.Module):
     def run(
         self, part: Callable[[Any], Any], x: Any, before: Counter[str]
     ) -> tuple[Any, Counter[str]]:
-        """Run a part of the network with its activations rounded; return what it makes, and the
-        calls made till then.
+        """Run a part of the network with its activations rounded; return its output and the calls
+        so far.
 
-        `before` says how many calls of each kind the network makes before the part is run. Sites
-        are known by kind and order, so a part needs nothing else to run under their names.
+        `before` is the number of calls of each kind that the network makes before the part. Sites
+        are named by kind and order, so the part runs with the right names.
         """
 
         def visit(name: str, _: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -235,15 +239,15 @@ class QuantizedNetwork(nn.Module):
             inside=self.shared,
         ) as made:
             made.counts.update(before)
-            self.__dict__["counts"] = made.counts  # for those that ask while it runs
+            self.__dict__["counts"] = made.counts  # hooks read it while the network runs
             return part(x), made.counts
 
     def layers(self) -> list[QuantizedLayer]:
-        """Return the layers of which something is rounded, or could be."""
+        """Return the layers whose weights or inputs are rounded, or can be."""
         return [m for m in self.modules() if isinstance(m, QuantizedLayer)]
 
     def few(self) -> bool:
-        """Return whether there are weights of 4 bits or fewer, which some formats pack."""
+        """Return whether any weights have 4 bits or fewer, which some formats pack."""
         return any(
             layer.rounding is not None and layer.rounding.bits <= FEW for layer in self.layers()
         )

@@ -1,6 +1,4 @@
-"""How much each rounding of a quantized network changes what it rounds, and a network with some of
-them switched off.
-"""
+"""The error of each rounding in a quantized network; a context that switches roundings off."""
 
 from __future__ import annotations
 
@@ -22,11 +20,11 @@ from .network import QuantizedNetwork
 from .rounding import Rounding
 
 Layers = Mapping[str, QuantizedLayer]
-MIDDLE = 0.998  # of the values: what lies outside does not count as use of a range
+MIDDLE = 0.998  # share of the values: those outside do not count as use of a range
 
 
 def layers_of(whole: QuantizedNetwork) -> dict[str, QuantizedLayer]:
-    """Return the layers of which something is rounded, by their names in the user's network."""
+    """Return the layers with any rounding, by their names in the user's network."""
     return {
         name: layer
         for name, layer in whole.network.named_modules()
@@ -35,8 +33,9 @@ def layers_of(whole: QuantizedNetwork) -> dict[str, QuantizedLayer]:
 
 
 def roundings(layer: QuantizedLayer, of: str = "both") -> list[Rounding]:
-    """Return what rounds a layer's "weights", its "inputs" or both; several layers may share what
-    rounds inputs.
+    """Return the roundings of a layer's "weights", its "inputs" or both.
+
+    Layers may share roundings of inputs.
     """
     parts = {
         "weights": (layer.rounding,),
@@ -50,11 +49,11 @@ def roundings(layer: QuantizedLayer, of: str = "both") -> list[Rounding]:
 def rounding_only(
     whole: QuantizedNetwork, on: Iterable[Rounding], floats: Layers | None = None
 ) -> Iterator[None]:
-    """Switch every rounding of a network off but those of `on`, for a while; for inference.
+    """Switch off every rounding of a network except `on`, within the context; for inference.
 
-    `floats` are the layers as they were before quantization, whose weights those get that are not
-    rounded: learned rounding leaves the weights on their grid, and corrected biases suit rounded
-    weights alone.
+    `floats` are the layers before quantization. Layers whose weights are not rounded get their
+    weights: learned rounding leaves weights on their grid, and corrected biases suit only rounded
+    weights.
     """
     chosen = set(on)
     every = [rounding for rounding in whole.modules() if isinstance(rounding, Rounding)]
@@ -80,15 +79,15 @@ def rounding_only(
 
 @dataclass
 class Tally:
-    """What was seen of the values that one rounding rounds."""
+    """Statistics of the values that one rounding rounds."""
 
     power: float = 0.0  # sum of squares
     error: float = 0.0  # sum of squared differences
-    beyond: int = 0  # values off the ends of the grid
-    counts: Tensor | None = None  # how often each integer comes out
+    beyond: int = 0  # values outside the grid
+    counts: Tensor | None = None  # frequency of each integer
 
     def add(self, x: Tensor, rounding: Rounding) -> None:
-        """Take in some values."""
+        """Add some values."""
         x = x.detach().float()
         rounded = rounding.grid.inputs(x, rounding.bits, rounding.held)
         self.power += float(x.double().square().sum())
@@ -101,7 +100,7 @@ class Tally:
             self.counts = seen if self.counts is None else self.counts + seen
 
     def row(self) -> dict[str, float | None]:
-        """Return SQNR in dB, use of the range and saturated share."""
+        """Return SQNR in dB, use of the range, and the share of saturated values."""
         many = None if self.counts is None else int(self.counts.sum())
         return {
             "sqnr_db": decibels(self.power, self.error),
@@ -111,7 +110,7 @@ class Tally:
 
 
 def decibels(power: float, error: float) -> float | None:
-    """Return 10 log10(power / error); None where nothing was rounded away, or there was nothing.
+    """Return 10 log10(power / error); None if either is 0.
 
     >>> decibels(100.0, 1.0)
     20.0
@@ -120,8 +119,9 @@ def decibels(power: float, error: float) -> float | None:
 
 
 def span(counts: Tensor) -> float:
-    """Return over what share of a grid the middle 99.8 % of the values reach; `counts` says how
-    often each integer is.
+    """Return the share of a grid that the middle 99.8 % of the values cover.
+
+    `counts` has the frequency of each integer.
 
     >>> span(torch.tensor([0, 5, 5, 0, 0]))
     0.25
@@ -136,12 +136,11 @@ def span(counts: Tensor) -> float:
 def layer_noise(
     whole: QuantizedNetwork, batches: Sequence[Tree], floats: Layers | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row for each layer: what rounding does to its weights and to what it reads on images
-    (n c h w).
+    """Return a row for each layer: how rounding changes its weights, and its inputs on images.
 
     Inputs are those of the network with nothing rounded. `sqnr_db` is 10 log10(sum x^2 / sum (x -
-    rounded x)^2), `use` the share of the grid that the middle 99.8 % of the values reach over,
-    `saturated` the share of them beyond its ends.
+    rounded x)^2), `use` the share of the grid that the middle 99.8 % of the values cover,
+    `saturated` the share of values beyond its ends.
     """
     layers = layers_of(whole)
     tallies = dict[Rounding, Tally]()
@@ -181,8 +180,9 @@ def layer_noise(
 
 
 def weight_noise(layer: QuantizedLayer, weight: Tensor) -> dict[str, float | None]:
-    """Return SQNR in dB, use of the range and saturated share of a layer's weights; `weight` is
-    what they were.
+    """Return SQNR in dB, use of the range and saturated share of a layer's weights.
+
+    `weight` is the float weight.
     """
     assert layer.rounding is not None
     weight = weight.detach().float()

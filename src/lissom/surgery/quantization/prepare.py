@@ -1,4 +1,4 @@
-"""Turn a network into one whose layers and activations can be rounded, and round them as a plan says."""
+"""Prepare the layers of a network for rounding, and insert the roundings of a plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Bounds = tuple[float, float]
 
 
 def unrounded(model: nn.Module) -> nn.Module:
-    """Return a network without the roundings that an earlier quantization put into it and around it."""
+    """Return a network without the roundings that an earlier quantization inserted."""
     if not isinstance(model, QuantizedNetwork):
         return model
     for layer in model.layers():
@@ -31,10 +31,9 @@ def unrounded(model: nn.Module) -> nn.Module:
 
 
 def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[str, str]:
-    """Make every layer that can be one a quantized layer, in place, with its batch-norm in it;
-    nothing is rounded yet.
+    """Make every layer that can be rounded a quantized layer, in place, with its batch-norm in it.
 
-    Return why other layers of these kinds stay as they are.
+    Nothing is rounded yet. Return why other layers of these kinds stay as they are.
     """
     called = trace_dataflow(baked(model), example).inputs
     left = dict[str, str]()
@@ -59,7 +58,7 @@ def prepare_layers(model: nn.Module, example: Tree, fold: bool = True) -> dict[s
 
 
 def why_float(model: nn.Module, layer: nn.Module, *, called: bool) -> str | None:
-    """Return why a layer of a kind that can be rounded stays float, None where it need not."""
+    """Return why a layer of a kind that can be rounded stays float; None if it need not."""
     if isinstance(layer, nn.Embedding):
         others = (
             name
@@ -81,11 +80,10 @@ def insert_rounding(
     plan: PrecisionPlan,
     bounds_of: Callable[[str, Precision], Bounds],
 ) -> tuple[QuantizedNetwork, dict[str, Bounds]]:
-    """Put the roundings of a plan into a prepared network, in place; return it with the ranges of
-    what is rounded.
+    """Insert the roundings of a plan into a prepared network, in place.
 
-    `bounds_of` returns the range of a site on a grid. What an addition ties together gets one
-    scale.
+    Return it with the ranges. `bounds_of` returns the range of a site on a grid. Sites that an
+    addition ties together get one scale. Raises LissomError if a grid does not suit a layer.
     """
     skipped = unsigned(wires, plan)
     whole = QuantizedNetwork(
@@ -113,7 +111,7 @@ def insert_rounding(
                 raise LissomError(f"quantize: {name}: {error}; keep= leaves it float") from None
         if name in plan.own:
             layer.again = again(name, wires, plan.own[name])
-            if layer.again not in whole.grids:  # layers that read the same round it alike
+            if layer.again not in whole.grids:  # layers that read the same sites share a rounding
                 if plan.own[name].grid.at_run_time:
                     whole.grids[layer.again] = of_inputs(plan.own[name], (0.0, 0.0))
                     continue
@@ -130,16 +128,16 @@ def insert_rounding(
                         "its signs say nothing; "
                         "inputs=1 rounds it to 0 or a step, and keep= leaves the layer float"
                     )
-    whole.to(next(model.parameters()).device)  # what ranges were measured on
+    whole.to(next(model.parameters()).device)  # the device on which ranges were measured
     whole.link()
     return whole, bounds
 
 
 def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
-    """Return the ReLUs whose results are read for their signs only; these are left out.
+    """Return the ReLUs whose results are read only for their signs; these ReLUs are left out.
 
-    Behind a ReLU all signs are plus, so the sign is taken of what comes before it. Where others
-    read the ReLU, too, it has to stay, and `insert_rounding` refuses the signs.
+    After a ReLU every sign is plus, so the sign is taken before it. If anything else reads the
+    ReLU, it has to stay, and `insert_rounding` raises an error.
     """
     return {
         site
@@ -153,30 +151,30 @@ def unsigned(wires: DataFlow, plan: PrecisionPlan) -> set[str]:
 
 
 def again(layer: str, wires: DataFlow, spec: Precision) -> str:
-    """Return a name for what rounds the values of a site once more, for all layers that read it on
-    one grid.
-    """
+    """Return the name of a second rounding, shared by all layers that read a site on one grid."""
     sources = wires.sources[layer]
     word = next(iter(sources)) if len(sources) == 1 else layer.replace(".", "_")
     return f"{word}_in_{spec.bits}"
 
 
 def around_zero(low: float, high: float) -> Bounds:
-    """Return a range as a factor of a product of activations has it: of signed integers from -128 to
-    127, or from 0. With a zero point OpenVINO would compute the product in float.
+    """Return the range of an operand of a product of activations.
+
+    It is that of signed integers from -128 to 127, or starts at 0. With a zero point OpenVINO would
+    compute the product in float.
     """
     size = max(-low, high)
     return (-size * 128 / 127, size) if low < 0 else (low, high)
 
 
 def of_inputs(spec: Precision, bounds: Bounds) -> Rounding:
-    """Return what rounds inputs whose range was measured."""
+    """Return the rounding of inputs whose range was measured."""
     return Rounding(spec.grid, spec.bits, "inputs", spec.grid.hold_inputs(*bounds, spec.bits))
 
 
 def round_weights(layer: QuantizedLayer, spec: Precision) -> None:
     """Round the weights of a layer from now on."""
-    # as its grid wants them, the layer hands them over
+    # set first: the form in which a layer returns its weight depends on the grid
     layer.rounding = Rounding(spec.grid, spec.bits, "weights")
     held = spec.grid.hold_weights(layer.turned(layer.transformed().detach()), spec.bits)
     layer.rounding = Rounding(spec.grid, spec.bits, "weights", held)

@@ -1,4 +1,4 @@
-"""What attention weighs values with: many small probabilities, and few large ones."""
+"""The probabilities of attention: many small ones and a few large ones."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from ...language.context import Context
 
 STEPS = 255  # of the grid of probabilities
-LOST = 0.02  # of the size of probabilities: more must not be rounded away
-CERTAIN = 0.5  # where a probability is larger than that, another may be 1
+LOST = 0.02  # relative to the size of probabilities: the largest rounding error allowed
+CERTAIN = 0.5  # if a probability is larger than this, another may be 1
 
 
 def probability_range(seen: RangeStats) -> tuple[float, float]:
-    """Return the range of probabilities: from 0 to the largest, since these count most."""
+    """Return the range of probabilities: from 0 to the largest, since large ones matter most."""
     return 0.0, 1.0 if seen.high > CERTAIN else seen.high
 
 
 def coarse_probabilities(wires: DataFlow, seen: Mapping[str, RangeStats]) -> list[str]:
-    """Return the sites of probabilities that one grid does not suit: its steps, which the largest
-    determine, round too much of the others away.
+    """Return the sites of probabilities for which one grid is too coarse.
 
-    A query that attends to one token beside others that attend to all of 200 alike is such a case:
-    these have probabilities of one step each.
+    The largest determine the steps, which round too much of the others away. For example, one query
+    attends to a single token, and others attend to all of 200 tokens alike: their probabilities are
+    about one step each.
     """
     coarse = list[str]()
     for site in sorted(wires.probabilities & seen.keys()):
@@ -41,8 +41,9 @@ def coarse_probabilities(wires: DataFlow, seen: Mapping[str, RangeStats]) -> lis
 
 
 def fine_flow(wires: DataFlow, seen: Mapping[str, RangeStats], ctx: Context) -> DataFlow:
-    """Return the flow of values without probabilities that one grid does not suit, which stay float
-    with the values that they weigh; note it.
+    """Return the data flow without probabilities for which one grid is too coarse; note it.
+
+    They stay float, and so do the values that they weigh.
     """
     coarse = coarse_probabilities(wires, seen)
     if not coarse:

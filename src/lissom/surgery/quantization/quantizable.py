@@ -1,4 +1,4 @@
-"""Make the layers of a network ones that can be rounded, without a change of its outputs."""
+"""Make the layers of a network quantizable without changing its outputs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def make_quantizable(
     smooth_for: tuple[Precision | None, Precision | None] | None,
     range: str | None,
 ) -> tuple[DataFlow, dict[str, str]]:
-    """Make layers quantized ones, in place; return who reads whose values, and why other layers stay.
+    """Make layers quantizable, in place; return the data flow, and why other layers stay float.
 
-    `fold` puts each batch-norm into its layer. `smooth_for` are grids of weights and inputs, for
-    which SmoothQuant evens out channels before that, by a `range` of the menu; it does so only
-    where no call depends on the data. Raises LissomError where outputs would change.
+    `fold` folds each batch-norm into its layer. `smooth_for` are grids of weights and inputs for
+    which SmoothQuant evens out channels first, with a `range` of the menu; it is skipped if calls
+    depend on the data. Raises LissomError if outputs would change.
     """
 
     def prepare(network: nn.Module, example: Tree) -> dict[str, str]:
@@ -49,7 +49,7 @@ def make_quantizable(
     separate_attention(model, ctx.example)
     one = first(ctx.example, 1)
     loose = loose_modules(baked(model), [one, first(batches[0], 8), first(batches[-1], 1)])
-    # what one sample does not reach may be reached by others
+    # other samples may reach calls that one sample does not
     shown = one if loose is None else some_of(batches)
     if loose is None and smooth_for is not None:
         smooth_network(model, batches, ctx, smooth_for, range)
@@ -68,8 +68,9 @@ def make_quantizable(
 def quantizable_layers(
     model: nn.Module, wires: DataFlow, left: dict[str, str], where: str
 ) -> dict[str, QuantizedLayer]:
-    """Return the layers that can be rounded, by name; raise if there is none, saying why as `left`
-    does.
+    """Return the layers that can be rounded, by name.
+
+    Raises LissomError if there are none, with the reasons in `left`.
     """
     layers = {
         name: layer

@@ -1,4 +1,4 @@
-"""Bring a quantized network back to the float one part by part, from unlabelled images alone."""
+"""Bring a quantized network closer to the float one part by part, on unlabelled samples."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .layers import QuantizedLayer
 from .network import QuantizedNetwork
 from .sites import hidden
 
-MEMORY = 1 << 29  # bytes of a layer's inputs and outputs that are held at once
-# how far the sigmoid is stretched, so that it reaches 0 and 1
+MEMORY = 1 << 29  # bytes of a part's inputs and outputs that are held at once
+# the sigmoid is stretched to this range, so that it reaches 0 and 1
 LOW = -0.1
 HIGH = 1.1
 
@@ -26,8 +26,9 @@ HIGH = 1.1
 def recorded(
     network: nn.Module, part: nn.Module, batches: Sequence[Tree]
 ) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-    """Return what a part reads and what it makes of calibration batches (n ...), as many as fit
-    into memory, and what else its last call was given: the size of its output, say.
+    """Return inputs and outputs of a part on calibration batches (n ...) that fit into memory.
+
+    Also return the other arguments of its last call: the size of its output, for example.
     """
     read: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -59,13 +60,13 @@ def recorded(
 def correct_biases(
     whole: QuantizedNetwork, before: nn.Module, names: Sequence[str], batches: Sequence[Tree]
 ) -> int:
-    """Shift the bias of each layer, in order, by what rounding moved the mean of each of its
-    outputs; return how many.
+    """Shift the bias of each layer, in order, by the mean error of its outputs.
 
-    b += mean(float output - output), over images and places, the layers before it already
+    Return the number of layers.
+    b += mean(float output - output), over samples and positions, with the layers before it already
     corrected. `before` is the float network, whose layers have the same `names`. Source: Nagel et
-    al. 2019, Data-Free Quantization, https://arxiv.org/abs/1906.04721, section 4.2, measured in
-    place of derived.
+    al. 2019, Data-Free Quantization, https://arxiv.org/abs/1906.04721, section 4.2, but measured
+    instead of derived.
     """
     done = 0
     for name in names:
@@ -100,18 +101,18 @@ def learn_rounding(
     seed: int = 0,
     by_block: bool = False,
 ) -> int:
-    """Choose for each weight whether it is rounded up or down, layer by layer or block by block;
-    return how many layers.
+    """Learn for each weight whether to round it up or down, layer by layer or block by block.
 
+    Return the number of layers.
     w = s clamp(floor(w / s) + h(v), low, high), h(v) = clamp(1.2 sigmoid(v) - 0.1, 0, 1); v
     minimises mean |output - float output|^2 + l sum(1 - |2 h(v) - 1|^b), where the layer or block
-    reads what those before it, rounded already, give. b falls from 20 to 2, so that every h ends at
-    0 or 1; the weights are then left on their grid. `before` is the float network, whose layers
-    have the same `names`.
+    reads the outputs of those before it, which are already rounded. b falls from 20 to 2, so that
+    every h ends at 0 or 1; the weights are then left on their grid. `before` is the float network,
+    whose layers have the same `names`.
     Source: Nagel et al. 2020, Up or Down? Adaptive Rounding, https://arxiv.org/abs/2004.10568; by
     blocks, Li et al. 2021, BRECQ, https://arxiv.org/abs/2102.05426. Differs: the error is divided
-    by the mean square of the output, so that one l suits all layers, and has no weights of the
-    loss's curvature, which would need labels.
+    by the mean square of the output, so that one l suits all layers; it is not weighted by the
+    curvature of the loss, which would need labels.
     """
     done = 0
     draw = torch.Generator().manual_seed(seed)
@@ -139,8 +140,9 @@ def learn_rounding(
 
 
 def learnable(whole: QuantizedNetwork, name: str) -> QuantizedLayer | None:
-    """Return the layer of that name if its weights are rounded to equal steps; no table, for which
-    the nearest value is best.
+    """Return the layer of that name if its weights are rounded to equal steps, else None.
+
+    Embeddings do not count: the nearest value is best for them.
     """
     layer = whole.network.get_submodule(name)
     if not isinstance(layer, QuantizedLayer) or layer.rounding is None or layer.is_table:
@@ -151,14 +153,13 @@ def learnable(whole: QuantizedNetwork, name: str) -> QuantizedLayer | None:
 def blocks(
     whole: QuantizedNetwork, names: Sequence[str], example: Tree
 ) -> dict[str, tuple[list[str], Counter[str]]]:
-    """Return the parts that are learned at once, in order: their layers, and the calls that are
-    made before them.
+    """Return the parts that are learned together, in order: their layers and the calls before them.
 
-    Such a part is a module that adds or concatenates, reads and returns one tensor, runs once as
-    its layers do, and has no such module in it: the block of a residual network. Any other layer is
-    a part of its own. The counts of calls are enough to run a part, so no graph of the network is
-    needed. Blocks do not replace single layers: with few steps, or in a network that never learned,
-    layers do better.
+    A block is a module that adds or concatenates, reads and returns one tensor, runs once as its
+    layers do, and contains no other block: the block of a residual network. Any other layer is a
+    part of its own. The counts of calls are enough to run a part, so no graph of the network is
+    needed. Single layers remain an option: with few updates, or in a network that was never
+    trained, they do better.
     """
     runs = Counter[str]()
     around = {}
@@ -200,7 +201,7 @@ def blocks(
 
 
 class Choice:
-    """Whether each weight of a layer is rounded up or down, while that is being learned."""
+    """Whether each weight of a layer is rounded up or down, while this is learned."""
 
     def __init__(self, layer: QuantizedLayer) -> None:
         assert layer.rounding is not None
@@ -226,7 +227,7 @@ class Choice:
         self.shift = None if bias is None else bias.float()
 
     def up(self) -> Tensor:
-        """Return how far each weight is rounded up, 0 to 1; a mask's zeros stay."""
+        """Return how far each weight is rounded up, 0 to 1; masked zeros stay 0."""
         return torch.where(self.zero, 0.0, (self.v.sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1))
 
     def weights(self, up: Tensor) -> Tensor:
@@ -241,13 +242,13 @@ def _settle(
     steps: int,
     draw: torch.Generator,
 ) -> None:
-    """Learn the rounding of the layers of one block and leave their weights on the grid."""
+    """Learn the rounding of the layers of one part, and leave their weights on the grid."""
     learned = [c.v for c in choices]
     size = wanted.square().mean().clamp_min(1e-12)
     optimizer = torch.optim.Adam(learned, lr=0.03)
     for step in range(steps):
         some = torch.randint(len(inputs), (min(32, len(inputs)),), generator=draw)
-        with torch.enable_grad():  # surgery runs without
+        with torch.enable_grad():  # surgery runs with gradients off
             ups = [c.up() for c in choices]
             for choice, up in zip(choices, ups, strict=True):
                 weight = choice.layer.as_held(choice.weights(up) * choice.times)

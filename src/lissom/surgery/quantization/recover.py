@@ -1,4 +1,4 @@
-"""What brings a network back to the float one after its numbers were rounded, as the step was told."""
+"""Recover the accuracy that rounding cost: by learned rounding and corrected biases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Settings(Protocol):
-    """What the step `quantize` is told of it."""
+    """The settings of the step `quantize` that `recover` reads."""
 
     @property
     def rounding(self) -> str:
@@ -27,11 +27,11 @@ class Settings(Protocol):
 
     @property
     def steps(self) -> int:
-        """How many updates rounding learns with."""
+        """Number of updates for learning the rounding."""
 
     @property
     def correct(self) -> bool | None:
-        """Whether biases are corrected; None: those of linear layers, in a network of tokens."""
+        """Whether to correct biases; None: only those of linear layers in a network of tokens."""
 
 
 def recover(
@@ -42,9 +42,9 @@ def recover(
     ctx: Context,
     settings: Settings,
 ) -> None:
-    """Learn rounding and correct biases on calibration batches, in place, and note for how many layers.
+    """Learn rounding and correct biases on calibration batches, in place; record how many layers.
 
-    `before` is the float network. Raises LissomError where no rounding can be learned.
+    `before` is the float network. Raises LissomError if no rounding can be learned.
     """
     names = [name for name in wires.inputs if name not in wires.bypassed]
     nearest = settings.rounding == "nearest"

@@ -1,4 +1,4 @@
-"""What rounds one tensor: a grid with the tensors that it needs."""
+"""The rounding of one tensor: a grid, and the tensors that the grid needs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ...language.grid import Codes, Grid, by_filter, grid_of
 
 
 class Rounding(nn.Module):
-    """Round weights or inputs to a grid of some bits; what the grid holds is a buffer, or a
-    parameter if it learns.
+    """Round weights or inputs to a grid with some number of bits.
+
+    The tensors of the grid are parameters if they learn, else buffers.
     """
 
-    off = False  # whether values pass unchanged, for a while
-    still = False  # whether what is held stays as it is while the network learns
+    off = False  # whether values pass unchanged for now
+    still = False  # whether the grid's tensors stay fixed while the network learns
 
     def __init__(
         self,
@@ -37,19 +38,19 @@ class Rounding(nn.Module):
                 self.register_buffer(name, value)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a rebuilt rounding must be told; its tensors are saved with the others."""
+        """Return the settings to rebuild it from; its tensors are in the network's state dict."""
         return {"grid": str(self.grid), "bits": self.bits, "of": self.of, "names": self.names}
 
     @classmethod
     def rebuilt(cls, settings: dict[str, Any]) -> Rounding:
-        """Return a rounding without its tensors, which are filled in next."""
+        """Return a rounding without its tensors, which are loaded next."""
         found = cls(grid_of(settings["grid"]), settings["bits"], settings["of"])
         found.names = list(settings["names"])
         return found
 
     @property
     def held(self) -> dict[str, Tensor]:
-        """What the grid holds, by name."""
+        """The tensors of the grid, by name."""
         return {name: getattr(self, name) for name in self.names}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,22 +69,20 @@ class Rounding(nn.Module):
         return self.grid.codes(weight, self.bits, self.held)
 
     def zeros(self) -> Tensor | None:
-        """Return the zero points of filters (out), which the integers need to fit in 8 bits; None
-        where all are 0.
-        """
+        """Return the zero points of filters (out) that make integers fit in 8 bits, or None."""
         return self.grid.zeros(self.bits, self.held)
 
     def stored(self, codes: Tensor) -> Tensor:
-        """Return the integers of a weight (out ...) as files hold them, int8."""
+        """Return the integers of a weight (out ...) as stored in files, int8."""
         zeros = self.zeros()
         return (codes if zeros is None else codes + by_filter(zeros, codes)).to(torch.int8)
 
     def input_codes(self) -> Codes:
-        """Return how inputs are held as integers."""
+        """Return how inputs are represented as integers."""
         return self.grid.input_codes(self.bits, self.held)
 
     def refresh(self, weight: Tensor) -> None:
-        """Let what is held follow a weight (out ...) that has learned."""
+        """Update the tensors of the grid for a trained weight (out ...)."""
         for name, value in (
             {} if self.still else self.grid.refresh(weight, self.bits, self.held)
         ).items():

@@ -1,4 +1,4 @@
-"""What linear layers read on calibration samples: how large each input is, its mean, and some rows."""
+"""Inputs of linear layers on calibration samples: their size, their mean, and some rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from .reconstruct import correct_biases
 from .rounding import Rounding
 from .sites import projected
 
-ROWS = 256  # by which the mean of what rounding adds to inputs is measured
+ROWS = 256  # rows on which the mean rounding error of inputs is measured
 
 
 class Rows(TorchFunctionMode):
-    """Note of what some linear layers read the largest and the mean of each input (in), and `rows` of
-    each call.
+    """Record the largest value and the mean of each input (in) of some linear layers.
+
+    Also sample up to `rows` rows of each call.
     """
 
     def __init__(self, names: ByTensor[str], rows: int) -> None:
@@ -46,7 +47,7 @@ class Rows(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def note(self, name: str, x: Tensor) -> None:
-        """Take note of the inputs (... in) of a layer."""
+        """Record the inputs (... in) of a layer."""
         rows = x.flatten(0, -2).float() if x.ndim > 1 else x[None].float()
         if not len(rows):
             return
@@ -62,14 +63,14 @@ class Rows(TorchFunctionMode):
         return self.sums[name] / self.counts[name]
 
     def sample(self, name: str) -> Tensor:
-        """Return rows (n in) that a layer reads."""
+        """Return the sampled input rows (n in) of a layer."""
         return torch.cat(self.samples[name])
 
 
 def rows_read(
     model: nn.Module, names: Iterable[str], batches: Sequence[Tree], rows: int = ROWS
 ) -> Rows:
-    """Run a network on calibration batches and return what the linear layers `names` read."""
+    """Run a network on calibration batches; return statistics of the inputs of layers `names`."""
     weights = ByTensor((model.get_parameter(f"{name}.weight"), name) for name in names)
     with torch.no_grad(), Rows(weights, -(-rows // len(batches))) as seen:
         for batch in batches:
@@ -85,8 +86,10 @@ def rounding_error(
     inputs: Precision,
     pick: Any,
 ) -> float:
-    """Return the mean square by which rounding changes what a layer makes of its inputs, over that
-    of what it makes, if they (n in) are divided by a factor (in) and the weight (out in) takes it.
+    """Return the mean square error of a rounded layer's output, over the mean square of the output.
+
+    The inputs (n in) are divided by a factor (in) and the weight (out in) is multiplied by it
+    before both are rounded. `pick` returns the range of inputs.
     """
     with torch.no_grad():
         whole = rows @ weight.float().T
@@ -106,7 +109,7 @@ def rounding_error(
 
 
 def linear_inputs(model: nn.Module, batches: Sequence[Tree], but: Container[str] = ()) -> Rows:
-    """Return what the linear layers of a prepared network, `but` some, read on calibration batches."""
+    """Return statistics of the inputs of a prepared network's linear layers, except `but`."""
     layers = [name for name, m in model.named_modules() if isinstance(m, QuantizedLinear)]
     return rows_read(model, [name for name in layers if name not in but], batches)
 
@@ -114,14 +117,15 @@ def linear_inputs(model: nn.Module, batches: Sequence[Tree], but: Container[str]
 def correct_means(
     whole: QuantizedNetwork, before: nn.Module, read: Rows, batches: Sequence[Tree]
 ) -> int:
-    """Shift the bias of each linear layer, in place, by what rounding moves the mean of its outputs if
-    it reads what the float network gives it; return how many.
+    """Shift the bias of each linear layer by the mean error of rounding on float inputs, in place.
+
+    Return the number of layers.
 
     b += W E[x] - W' E[x']    W', x': rounded weights and inputs
 
-    So one pass over the float network is enough. The last layer, which meets the errors of all, is
-    corrected by what it really makes. Source: Nagel et al. 2019, Data-Free Quantization,
-    https://arxiv.org/abs/1906.04721, section 4.2.
+    x are the inputs in the float network, so one pass over it is enough. The last layer, in which
+    all errors meet, is corrected by its real outputs. Source: Nagel et al. 2019, Data-Free
+    Quantization, https://arxiv.org/abs/1906.04721, section 4.2.
     """
     done = [name for name in read.counts if is_rounded(whole.network.get_submodule(name))]
     for name in done:
@@ -143,5 +147,5 @@ def correct_means(
 
 
 def is_rounded(layer: nn.Module) -> bool:
-    """Return whether a layer is a linear one with rounded weights."""
+    """Return whether a layer is linear and has rounded weights."""
     return isinstance(layer, QuantizedLinear) and layer.rounding is not None

@@ -1,4 +1,4 @@
-"""The range of what is rounded, and whether the samples were enough to find it."""
+"""The ranges of rounded values, and whether there were enough samples to find them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .probabilities import probability_range
 if TYPE_CHECKING:
     from ...language.context import Context
 
-SHIFT = 0.15  # of a range, by which half of the samples may give another
+SHIFT = 0.15  # share of a range by which that of half the samples may differ
 
 
 @dataclass
 class Ranges:
-    """The ranges of a network's sites, by what was observed of them on `count` samples.
+    """The ranges of a network's sites, from their statistics on `count` samples.
 
-    `range` is a method of the menu; None for percentile at 8 bits, and mse below. `wanted` is how
-    many samples were asked for.
+    `range` is a method of the menu; None means percentile at 8 bits, and mse below. `wanted` is the
+    number of samples that were asked for.
     """
 
     seen: dict[str, RangeStats]
@@ -33,7 +33,7 @@ class Ranges:
     wanted: int
 
     def of(self, site: str, spec: Precision) -> tuple[float, float]:
-        """Return the range of a site, and note where half of the samples would have given quite another."""
+        """Return the range of a site; note it if half of the samples would give quite another."""
         if site in self.wires.probabilities:
             return probability_range(self.seen[site])
         pick: Any = method_of("ranges", self.range or ("percentile" if spec.bits > 7 else "mse"))

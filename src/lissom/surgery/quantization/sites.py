@@ -1,7 +1,7 @@
-"""The places of a forward pass where values are made, found by kind and order while any Python code runs.
+"""Sites: places in a forward pass where values are made, found by kind and order as it runs.
 
-A layer is one call with all that is its own (`convolved`, `projected`): the rounding of its input
-and its batch-norm make no sites. So sites have the names that they have in the user's forward, in
+A layer is one call, with its own batch-norm and the rounding of its input inside (`convolved`,
+`projected`); these make no sites. So sites have the same names as in the user's forward, in
 training and in inference.
 """
 
@@ -21,30 +21,31 @@ from torch.overrides import TorchFunctionMode, wrap_torch_function
 
 @wrap_torch_function(lambda x, weight, *_, **__: (x, weight))
 def convolved(x: Tensor, weight: Tensor, layer: Any, *more: Any, **named: Any) -> Tensor:  # noqa: ARG001
-    """Run a convolution with all that is its own, batch-norm and the rounding of its input say, as
-    one call.
-    """
+    """Run a convolution, with its own batch-norm and input rounding, as one call."""
     found: Tensor = layer.whole(x, *more, **named)
     return found
 
 
 @wrap_torch_function(lambda x, weight, *_: (x, weight))
 def projected(x: Tensor, weight: Tensor, layer: Any, more: Tensor | None = None) -> Tensor:  # noqa: ARG001
-    """Run a linear layer with all that is its own, and `more` to add to its bias, as one call."""
+    """Run a linear layer, with its own batch-norm and input rounding, as one call.
+
+    `more` is added to its bias.
+    """
     found: Tensor = layer.whole(x)
     return found if more is None else found + more
 
 
 @wrap_torch_function(lambda x, weight, layer: (x, weight))  # noqa: ARG005
 def looked_up(x: Tensor, weight: Tensor, layer: Any) -> Tensor:  # noqa: ARG001
-    """Look rows up in a table with all that is its own as one call."""
+    """Look up rows in an embedding, with its own rounding, as one call."""
     found: Tensor = layer.whole(x)
     return found
 
 
 @wrap_torch_function(lambda x, run: (x,))  # noqa: ARG005
 def hidden(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-    """Run something whose calls are no sites."""
+    """Run a function whose calls make no sites."""
     return run(x)
 
 
@@ -99,14 +100,14 @@ SITES: dict[Any, str] = {
     }.items()
     for kind in kinds
 }
-# float in every runtime: normalization of the features of each token, and what weighs tokens
+# float in every runtime: normalization of the features of each token, and softmax
 NORMS = {F.layer_norm, F.rms_norm, torch.rms_norm}
 SOFTMAX = {F.softmax, torch.softmax, _T.softmax}
-# These make no site: what they return is on the grid of the table, if there is one, and whatever
-# reads it rounds it as it wants it.
+# These make no site: their output is on the grid of the embedding, if it has one, and each reader
+# rounds it for itself.
 LOOKUPS = {F.embedding, looked_up}
 RELU = {F.relu, torch.relu, _T.relu}
-PASSES: set[Any] = {  # what hands values on unchanged: the grid of its input is that of its output
+PASSES: set[Any] = {  # pass values on unchanged: the output has the grid of the input
     F.dropout,
     F.dropout2d,
     F.dropout3d,
@@ -161,12 +162,12 @@ def kind_of(site: str) -> str:
 
 
 def paths_of(network: nn.Module) -> dict[nn.Module, str]:
-    """Return the modules of a network with their names as sites have them."""
+    """Return the modules of a network with their names in the form that sites use."""
     return {module: name.replace(".", "-") for name, module in network.named_modules()}
 
 
 def in_place(args: tuple[Any, ...], kwargs: Any) -> bool:
-    """Return whether a call of F.relu changes its input."""
+    """Return whether a call of F.relu is in place."""
     return bool((kwargs or {}).get("inplace", args[1] if len(args) > 1 else False))
 
 
@@ -181,8 +182,9 @@ def averaged(
     enable_gqa: bool = False,
     **_: Any,
 ) -> Tensor:
-    """Return what PyTorch's attention makes of scaled queries (... n width), keys and values, with its
-    probabilities visited.
+    """Return the output of PyTorch's attention for scaled queries (... n width), keys and values.
+
+    `visit` is called with the probabilities, and returns those to go on with.
     """
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
@@ -198,19 +200,21 @@ def averaged(
 
 
 class Sites(TorchFunctionMode):
-    """Call `visit` with the name and result of every call that makes new values: conv1, relu1, add1, ...
+    """Call `visit` for every call that makes new values, with its name: conv1, relu1, add1, ...
 
-    Calls are named by kind and order, so the user's forward needs no change and no tracing. Where
-    the order differs from sample to sample, `paths` names the modules, and a call is named by the
-    module that makes it and by the order in it: experts-0:linear1. `left` is told of each module
-    that has run, and of its own calls. `visit` returns what the network goes on with; what it was
-    that is called meanwhile is `func`. What attention multiplies, the scaled queries, the keys, the
-    values and the probabilities, are sites as if calls had made them: query1, key1, value1, softmax1;
-    of the probabilities only those `inside`, where it is given. `passed` is
-    called with the tensors of calls that only hand values on; those of `skipped` are not made:
-    their input is their result, and so with the plain ReLUs among `clipped`, unless in place, since
-    the network may go on with what they changed. `layers` are those whose weights code may hand to
-    F.linear past their own forward: they run all the same.
+    Calls are named by kind and order, so the user's forward needs no change and no tracing. If the
+    order differs between samples, `paths` names the modules, and a call is named by its module and
+    its order in it: experts-0:linear1.
+    `visit` returns the value that the network goes on with; `func` is the function being called.
+    The operands of attention (scaled queries, keys, values and probabilities) are sites as if calls
+    had made them: query1, key1, value1, softmax1; if `inside` is given, only the probabilities in
+    it.
+    `passed` is called with the function, arguments and result of every other call, and of
+    attention. `left` is called with each module that has run, and the counts of its own calls.
+    Calls in `skipped` are not made: their input is their result. The same holds for plain ReLUs in
+    `clipped`, unless in place: the network may go on with the changed tensor.
+    `layers` maps weights to layers. If code passes such a weight to F.linear, past the layer's
+    forward, the layer runs all the same.
     """
 
     def __init__(
@@ -236,7 +240,7 @@ class Sites(TorchFunctionMode):
         self.inside_attention = inside
         self.func: Any = None
         self.hooks = ExitStack()
-        # the modules that run, outermost first, with the calls each has made
+        # running modules, outermost first, with the calls that each has made
         self.inside = [("", Counter[str]())]
 
     def __enter__(self) -> Sites:
@@ -264,22 +268,24 @@ class Sites(TorchFunctionMode):
                 self.left(path, calls)
 
     def named(self, kind: str) -> str:
-        """Return the name of the call of a kind that comes next."""
+        """Return the name of the next call of a kind."""
         if self.paths is None:
             return f"{kind}{self.counts[kind] + 1}"
         path, calls = self.inside[-1]
         return f"{path}:{kind}{calls[kind] + 1}"
 
     def entered(self, kind: str, made_of: Tensor, x: Tensor) -> Tensor:
-        """Return what the network goes on with for a value that attention multiplies."""
+        """Visit an operand of attention; return the value that the network goes on with."""
         name = self.named(kind)
         self.counts[kind] += 1
         self.inside[-1][1][kind] += 1
         return self.visit(name, (made_of,), x)
 
     def attended(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Any:
-        """Run attention on scaled queries, keys and values that were visited, and visit its
-        probabilities; as it is where all of these stay.
+        """Run attention on visited queries, keys and values, and visit its probabilities.
+
+        If the probabilities are not `inside`, PyTorch's fused attention runs: with its original
+        arguments if no operand changed.
         """
         given = named.get("scale")
         scaled = query * (query.shape[-1] ** -0.5 if given is None else given)
@@ -303,7 +309,7 @@ class Sites(TorchFunctionMode):
         return out
 
     def through_layer(self, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
-        """Return a call of F.linear, or the call of the layer whose weight it was given."""
+        """Return a call of F.linear as a call of the layer that owns its weight, if one does."""
         named = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
         layer = self.layers.get(named["weight"])
         if layer is None:

@@ -1,8 +1,8 @@
-"""Move what is large in few channels of activations into the weights that read them (SmoothQuant).
+"""SmoothQuant: move large activations of a few channels into the weights that read them.
 
-A linear layer computes X W^T = (X / s) (W s)^T for any s > 0 of its inputs. What makes these can be
-divided by s at no cost where each channel has a parameter of its own: a normalization of tokens,
-and the layer whose values attention averages.
+A linear layer computes X W^T = (X / s) (W s)^T for any s > 0 of its inputs. The producer of X can
+be divided by s at no cost if it has a parameter for each channel: a normalization of tokens, or the
+layer whose values attention averages.
 Source: Xiao et al. 2022, SmoothQuant, https://arxiv.org/abs/2211.10438.
 """
 
@@ -31,14 +31,14 @@ from .sites import NORMS, PASSES
 if TYPE_CHECKING:
     from ...language.context import Context
 
-# how much of the differences between channels goes into the weights
+# the share of the differences between channels that goes into the weights
 ALPHAS = (0.5, 0.65, 0.8, 0.95)
-FEWEST = 3  # bits: with fewer, learning decides what is best
-ROWS = 512  # inputs of a layer by which alpha is chosen
-# of the mean square error, that is left where it is worth it: by less, chance decides which network
-# errs less, and none needs to be changed
+FEWEST = 3  # least bits: with fewer, training decides what is best
+ROWS = 512  # rows of a layer's inputs on which alpha is chosen
+# Channels are smoothed if at most this share of the mean square error is left. A smaller gain may
+# be chance, and does not justify a change.
 WORTH = 0.7
-LEAST = 1e-5  # of the largest channel: what is smaller counts as 0
+LEAST = 1e-5  # relative to the largest channel: smaller ones count as 0
 _T = torch.Tensor
 PRODUCTS = {torch.matmul, _T.matmul, _T.__matmul__, torch.bmm, _T.bmm}
 SCALES = {torch.mul, _T.mul, _T.__mul__, _T.__rmul__}
@@ -47,11 +47,11 @@ SHIFTS = {torch.add, _T.add, _T.__add__, _T.__radd__}
 
 @dataclass
 class Source:
-    """What makes values with a parameter for each channel, and the linear layers that read them.
+    """Values with a parameter for each channel, and the linear layers that read them.
 
-    Dividing `parameters` (channels ...) along their first axis divides the channels. Those that are
-    `fixed` (channels) have other readers, too. `readers` has for each layer the channel that each
-    of its inputs is of.
+    Dividing `parameters` (channels ...) along their first axis divides the channels. Channels that
+    are `fixed` (channels) have other readers, too. `readers` has for each layer the channel of each
+    of its inputs.
     """
 
     parameters: list[str]
@@ -61,21 +61,22 @@ class Source:
 
 @dataclass
 class Value:
-    """A tensor on its way from a source, with the channel that each of its values is of.
+    """A tensor computed from a source, with the channel of each of its values.
 
-    `ready`: layers that read it may take its factors. What a layer makes is so once attention has
-    averaged it; layers that follow layers are for `equalize_pairs`.
+    `ready`: whether layers that read it may take its factors. A layer's output is ready once
+    attention has averaged it; layers that follow layers are left to `equalize_pairs`.
     """
 
-    labels: Tensor  # of the shape of the tensor
+    labels: Tensor  # in the shape of the tensor
     source: Source
     ready: bool
 
 
 @dataclass
 class Smoothing:
-    """By what the channels of a source are divided, and which alpha gave that; `gain` is the error of
-    what the layers compute over what it was.
+    """The divisors of a source's channels, and the alpha that gave them.
+
+    `gain` is the error of the outputs of the layers that read it, over the error before.
     """
 
     source: Source
@@ -84,7 +85,7 @@ class Smoothing:
     gain: float
 
     def row(self) -> dict[str, Any]:
-        """Return what a record says of it."""
+        """Return a row for the record."""
         return {
             "scaled": self.source.parameters,
             "readers": [*self.source.readers],
@@ -95,8 +96,9 @@ class Smoothing:
 
 
 class Sources(Follower):
-    """Follow the values of each source through the calls of a forward pass to the layers that read
-    them; a call that is not known fixes the channels that it reads.
+    """Follow the values of each source through a forward pass to the layers that read them.
+
+    An unknown call fixes the channels that it reads.
     """
 
     def __init__(self, parameters: ByTensor[str]) -> None:
@@ -107,7 +109,7 @@ class Sources(Follower):
         self.runs = Counter[str]()  # parameter -> calls that read it
 
     def read(self, tensor: Any) -> Value | None:
-        """Count a read of a parameter; return the value that a tensor is."""
+        """Count a read of a parameter; return the value of a tensor if it is followed."""
         if tensor in self.parameters:
             self.runs[self.parameters[tensor]] += 1
         return self.values.get(tensor)
@@ -118,7 +120,7 @@ class Sources(Follower):
             value.source.fixed[value.labels.flatten().unique()] = True
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Take note of what a call reads, and of what it hands on."""
+        """Count the reads of a call, and follow its output."""
         read = [(t, self.read(t)) for t in tensors_in([args, kwargs])]
         taken: Any = None  # the tensor whose channels stay free
         if func is F.linear:
@@ -138,7 +140,7 @@ class Sources(Follower):
                 self.end(value)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Any = None, *, out: Tensor) -> Any:
-        """End the way of a value that a layer reads, and begin that of its output."""
+        """Record the layer as a reader of its input, and begin a source at its output."""
         value = self.values.get(input)
         name = self.parameters.get(weight, "")
         layer = None
@@ -152,16 +154,17 @@ class Sources(Follower):
         return layer
 
     def normalized(self, args: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> None:
-        """Begin the way of what a normalization of tokens makes, if each feature has a gain."""
+        """Begin a source at the output of a normalization of tokens, if each feature has a gain."""
         given = {**dict(zip(("input", "shape", "weight", "bias"), args, strict=False)), **named}
         weight = given.get("weight")
-        bias = given["bias"] if isinstance(given.get("bias"), Tensor) else None  # or eps
+        # rms_norm has eps there
+        bias = given["bias"] if isinstance(given.get("bias"), Tensor) else None
         scaled = [p for p in (weight, bias) if p is not None]
         if weight is not None and weight.ndim == 1 and all(p in self.parameters for p in scaled):
             self.begin(scaled, out, ready=True)
 
     def elementwise(self, func: Any, one: Any, two: Any, *, out: Tensor) -> Any:
-        """Follow gains and shifts of features that code writes by hand, as for root mean squares."""
+        """Follow hand-written gains and shifts of features, as for root mean squares."""
         x, p = (two, one) if one in self.parameters else (one, two)
         if p not in self.parameters or p.ndim != 1 or out.shape[-1:] != p.shape:
             return None
@@ -177,7 +180,7 @@ class Sources(Follower):
         return x
 
     def averaged(self, values: Any, out: Tensor) -> Any:
-        """Hand on what attention averages over tokens, each channel of which keeps its factor."""
+        """Follow values that attention averages over tokens; each channel keeps its factor."""
         value = self.values.get(values)
         if value is None:
             return None
@@ -189,7 +192,7 @@ class Sources(Follower):
         return values
 
     def handed_on(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        """Follow a call that moves values, or keeps positive factors."""
+        """Follow a call that moves values or preserves positive factors."""
         value = self.values[args[0]]
         if func in PASSES and not isinstance(out, Tensor):
             parts = func(value.labels.contiguous(), *args[1:], **kwargs)
@@ -203,7 +206,7 @@ class Sources(Follower):
         return args[0]
 
     def begin(self, parameters: list[Any], out: Tensor, *, ready: bool) -> None:
-        """Begin the way of what is made with parameters (channels ...)."""
+        """Begin a source at a tensor that was made with parameters (channels ...)."""
         channels = torch.arange(out.shape[-1], device=out.device)
         names = [self.parameters[p] for p in parameters]
         source = Source(names, torch.zeros_like(channels, dtype=torch.bool))
@@ -212,11 +215,11 @@ class Sources(Follower):
 
 
 def sources(model: nn.Module, example: Tree) -> list[Source]:
-    """Return what can be divided by factors of its channels at no change, with the layers that read it.
+    """Return the sources whose channels can be divided by factors, with the layers that read them.
 
-    Found by running `model` in eval mode on the first item of `example` (n ...). Whatever runs more
-    than once, shares a parameter, or whose parameters anything else reads is left out, and what has
-    another reader than linear layers.
+    They are found by running `model` in eval mode on the first item of `example` (n ...). A source
+    is left out if it runs more than once, shares a parameter, has a parameter that anything else
+    reads, or if all its channels have readers other than linear layers.
     """
     held = Counter(
         p.data_ptr()
@@ -252,11 +255,12 @@ def chosen_factors(
     inputs: Precision,
     pick: Any,
 ) -> list[Smoothing]:
-    """Return by what to divide the channels of each source, for the alpha with which the layers that
-    read it err least, on calibration batches with weights and inputs rounded; nothing for a source
-    that no alpha helps much. `pick` is the range of inputs.
+    """Return the factors of each source, for the alpha with which its layers have the least error.
 
-    s_j = max|X_j|^alpha / max|W_j|^(1 - alpha)    X_j, W_j: what channel j is, and is weighed with
+    Errors are measured on calibration batches, with weights and inputs rounded. A source that no
+    alpha improves much is left out. `pick` is the range of inputs.
+
+        s_j = max|X_j|^alpha / max|W_j|^(1 - alpha)    X_j, W_j: inputs and weights of channel j
     """
     names = dict.fromkeys(chain.from_iterable(source.readers for source in found))
     layers = {name: model.get_parameter(f"{name}.weight") for name in names}
@@ -286,14 +290,16 @@ def chosen_factors(
 
 
 def factor_of(largest: Tensor, read: Tensor, fixed: Tensor, alpha: float) -> Tensor:
-    """Return by what to divide each channel, in float64, from the largest of its values and of its
-    weights (channels); 1 for those that are fixed, or next to 0.
+    """Return the divisor of each channel, in float64, from its largest value and weight (channels).
+
+    It is 1 for channels that are fixed or next to 0.
     """
     one = largest.double()
     two = read.double()
     free = ~fixed & (one > LEAST * one.max()) & (two > LEAST * two.max())
     size = torch.where(free, one, 1.0) ** alpha / torch.where(free, two, 1.0) ** (1 - alpha)
-    mean = size[free].log().mean().exp() if free.any() else 1.0  # the size of all stays
+    # the geometric mean of all factors is 1
+    mean = size[free].log().mean().exp() if free.any() else 1.0
     return torch.where(free, size / mean, 1.0)
 
 
@@ -318,8 +324,9 @@ def smooth_network(
     precisions: tuple[Precision | None, Precision | None],
     range: str | None = None,
 ) -> None:
-    """Let weights take over what is large in few channels of their inputs, in place, if weights and
-    inputs are rounded as `precisions` say; note it in the record.
+    """Smooth a network whose weights and inputs will be rounded as `precisions` say, in place.
+
+    Add a row for each source to the record.
     """
     weights, inputs = precisions
     if weights is None or inputs is None or min(weights.bits, inputs.bits) < FEWEST:
@@ -346,8 +353,9 @@ def smooth(
     inputs: Precision,
     range: str | None = None,
 ) -> list[Smoothing]:
-    """Divide what normalizations and attention hand to linear layers by factors of their channels,
-    in place, where the layers then err less; return what was done. No output changes.
+    """Divide the inputs of linear layers by factors of their channels, if errors fall, in place.
+
+    Return the factors. No output changes.
     """
     found = sources(model, batches[0])
     if not found:

@@ -1,10 +1,10 @@
-"""What stays float in a network that normalizes tokens: a transformer.
+"""Which values stay float in a network that normalizes tokens: a transformer.
 
-A stream of tokens is summed up from block to block; each block normalizes it, and attention weighs
-it. All of that is float in every runtime, and only layers read it in integers. One grid for its
-sums, from the small ones of the first block to the large ones of the last, costs most of the
-accuracy and wins no time: DeiT-Tiny's outputs were 50 % off with it, and are 3 % off without.
-What convolutions make is rounded as ever, and sums and products of it are.
+Each block adds to a stream of tokens, normalizes the stream, and weighs it by attention. Every
+runtime computes all of that in float; only layers read it as integers. One grid for all the sums,
+from the small ones of the first block to the large ones of the last, costs most of the accuracy and
+saves no time: DeiT-Tiny's outputs were 50 % off with it, and are 3 % off without.
+Outputs of convolutions are rounded as usual, and so are their sums and products.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ from dataclasses import dataclass
 from .sites import kind_of
 
 ELEMENTWISE = ("add", "mul", "cat")
-ENTERING = ("query", "key", "value", "softmax")  # what PyTorch's attention multiplies
+ENTERING = ("query", "key", "value", "softmax")  # the operands of PyTorch's attention
 
 
 @dataclass
 class Graph:
-    """The calls of a forward pass that make values, in the order in which they run."""
+    """The calls of a forward pass that make values, in order of execution."""
 
-    readers: Mapping[str, Sequence[str]]  # call -> the calls that read it, known or not
+    readers: Mapping[str, Sequence[str]]  # call -> the calls that read its value, known or not
     reads: Mapping[str, Sequence[str]]
     layer_of: Mapping[str, str]  # call -> the layer that makes it
-    norms: Container[str]  # over the features of each token
+    norms: Container[str]  # calls that normalize the features of each token
     softmaxes: set[str]
 
     def in_integers(self, reader: str, whole: Container[str]) -> bool:
-        """Return whether a call takes its operands as integers; what is no product, if it is in `whole`."""
+        """Return whether a call reads its operands as integers.
+
+        Layers and products do. Any other call does if it is in `whole`.
+        """
         if reader in self.layer_of or kind_of(reader) == "conv":
             return True
         return kind_of(reader) == "linear" or reader in whole
 
     def of_convolutions(self) -> set[str]:
-        """Return the values that are made of what convolutions made, and of inputs of the network."""
+        """Return the outputs of convolutions, the network's inputs, and values made only of these.
+
+        A matrix product, a softmax or a normalization of tokens ends that.
+        """
         pictures = set[str]()
         for site, made_of in self.reads.items():
             kind = kind_of(site)
@@ -48,8 +54,10 @@ class Graph:
 
 
 def around_norms(graph: Graph) -> tuple[set[str], set[str]]:
-    """Return the sites that stay float in a network that normalizes tokens, and those that the layers
-    which read them round for themselves, since calls in float read them too; none in another.
+    """Return two sets of sites in a network that normalizes tokens: those that stay float, and
+    those that each layer rounds for itself, because float calls read them too.
+
+    Both sets are empty in other networks.
     """
     if not graph.norms:
         return set(), set()

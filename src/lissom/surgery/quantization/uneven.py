@@ -1,4 +1,4 @@
-"""Concatenations whose parts are of very different sizes: no grid suits both boxes and scores."""
+"""Concatenations whose parts differ much in size: no grid suits both boxes and scores."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .probabilities import fine_flow
 if TYPE_CHECKING:
     from ...language.context import Context
 
-NOTHING = 1e-6  # of the largest part: what is smaller says nothing, and may be rounded away
-UNEVEN = 16  # times that a part may be larger than another: 4 of 8 bits are left for the smaller
+NOTHING = 1e-6  # relative to the largest part: smaller ones carry nothing and may be rounded away
+UNEVEN = 16  # how many times larger a part may be: 4 of 8 bits are left for the smaller
 
 
 def uneven_concatenations(wires: DataFlow, seen: Mapping[str, RangeStats]) -> dict[str, float]:
     """Return the sites of concatenations whose parts differ too much for one grid, with the ratio.
 
     A detector that joins boxes of up to 640 pixels and scores of up to 1 would have all its scores
-    rounded to 0 or 2.5. Parts that are next to 0 throughout fit any grid.
+    rounded to 0 or 2.5. Parts close to 0 throughout fit any grid.
     Source: reports of users, https://github.com/ultralytics/ultralytics/issues/23987.
     """
     ratios = {}
@@ -36,8 +36,9 @@ def uneven_concatenations(wires: DataFlow, seen: Mapping[str, RangeStats]) -> di
 def even_flow(
     wires: DataFlow, seen: Mapping[str, RangeStats], ctx: Context
 ) -> tuple[DataFlow, list[str]]:
-    """Return the flow of values without concatenations of uneven parts and probabilities of uneven
-    sizes, which stay float, and the layers that read them; note it.
+    """Return the data flow without uneven concatenations and probabilities; note it.
+
+    These stay float. Also return the layers that read such concatenations.
     """
     ratios = uneven_concatenations(wires, seen)
     apart = sorted(layer for layer, read in wires.sources.items() if read & ratios.keys())

@@ -1,1 +1,1 @@
-"""What may be done to the weight of a layer: each file is one transform (../transform.py)."""
+"""Transforms of the weight of a layer: each file is one transform (../transform.py)."""

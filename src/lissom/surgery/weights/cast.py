@@ -1,7 +1,6 @@
-"""Weights that are stored in 16 bits and computed with as float32.
+"""Weights that are stored in 16 bits and used as float32.
 
-The float32 parameter stays, so that a layer learns as before; what it computes with is that
-parameter rounded.
+The float32 parameter stays, so a layer learns as before; it computes with that parameter rounded.
 Source: Micikevicius et al. 2017, Mixed Precision Training, https://arxiv.org/abs/1710.03740,
 section 3.1.
 """
@@ -21,7 +20,7 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Cast(WeightTransform):
-    """Round a weight to the nearest value that 16 bits hold."""
+    """Round a weight to the nearest 16-bit float."""
 
     place: ClassVar[int] = 2
     options: ClassVar = {"kind": ("bf16", "fp16")}
@@ -34,41 +33,43 @@ class Cast(WeightTransform):
         return {"kind": self.kind}
 
     def hold(self, weight: Tensor, learning: bool) -> None:
-        """Nothing has to be known: what is rounded is the weight as it is."""
+        """Do nothing: the rounded value depends only on the weight itself."""
 
     def transformed(self, weight: Tensor) -> Tensor:
-        """Return the weight at values that 16 bits hold; the gradient is that of the weight itself."""
-        if weight.dtype == TYPES[self.kind]:  # in a file
+        """Return the weight rounded to 16 bits; the gradient passes to the weight unchanged."""
+        if weight.dtype == TYPES[self.kind]:  # for an export
             return weight.float()
         value = rounded(weight, self.kind)
         if not (torch.is_grad_enabled() and weight.requires_grad):
             return value
-        # is `value` to the bit, as w + (value - w) need not be
+        # exactly `value`, which w + (value - w) need not be
         return value + (weight - weight.detach())
 
     def stored(self, before: Stored) -> Stored:
-        if not before.values.is_floating_point():  # the codebook is cast, not the places in it
+        if not before.values.is_floating_point():  # the codebook is cast, not the indices into it
             return before._replace(book_bits=16)
         values = rounded(before.values, self.kind).to(TYPES[self.kind])
         return before._replace(values=values, bits=16, sign_bits=16)
 
 
 def rounded(weight: Tensor, kind: Kind) -> Tensor:
-    """Return a weight (out ...) rounded to 16 bits, in its own type; beyond what fp16 holds, the
-    largest that it does.
+    """Return a weight (out ...) rounded to 16 bits, in its own dtype.
+
+    Values beyond the range of fp16 become its largest.
     """
     top = torch.finfo(TYPES[kind]).max
     return weight.detach().clamp(-top, top).to(TYPES[kind]).to(weight.dtype)
 
 
 def kinds_of(model: nn.Module) -> set[Kind]:
-    """Return in what the weights of a network are stored, of those that are stored in 16 bits."""
+    """Return the 16-bit types in which weights of the network are stored."""
     return {part.kind for part in model.modules() if isinstance(part, Cast)}
 
 
 def bake_but_cast(model: nn.Module) -> None:
-    """Bake the transforms of weights, in place, for the export that comes next: what is cast is held
-    in 16 bits, and widened whenever the layer computes.
+    """Bake all transforms of weights except casts, in place, for the export that follows.
+
+    Cast weights are held in 16 bits, and widened whenever the layer computes.
     """
     casts = {
         layer: layer.transforms["cast"]

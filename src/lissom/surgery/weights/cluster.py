@@ -1,13 +1,13 @@
-"""Weights that are places in a codebook of few values.
+"""Weights that are indices into a codebook of few values.
 
     weight[i] = centroid[code[i]]
 
-While a network learns, the centroids learn in place of the weights: the gradient of a centroid is
-the mean of the gradients of its weights, as if each weight took its own step and all that share a
-value were then averaged. So a learning rate means what it means for other weights.
+In training the centroids learn instead of the weights: the gradient of a centroid is the mean of
+the gradients of its weights, as if each weight were updated and all that share a value were then
+averaged. So a learning rate has the same effect as on other weights.
 Source: Han, Mao and Dally 2015, Deep Compression, https://arxiv.org/abs/1510.00149, section 3.
-Differs: there it is their sum, which for plain gradient descent is a learning rate times the number
-of weights that share a value; for Adam the two are one.
+Differs: the paper takes the sum, which for plain gradient descent multiplies the learning rate by
+the number of weights that share a value; for Adam the two are equal.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Of = Literal["layer", "filter", "network"]
 
 
 class Cluster(WeightTransform):
-    """Look a weight up in a codebook; with `zero`, code 0 stands for a 0 that stays.
+    """Look up a weight in a codebook; with `zero`, code 0 stands for a weight that stays 0.
 
-    `book` names the codebook, so that layers which share one are rebuilt with one. If codes follow
-    the weight, it learns beside the centroids, by its own gradient, and has the nearest of them in
-    each forward pass.
+    `book` names the codebook, so that layers which share one still do when rebuilt. If codes follow
+    the weight, the weight learns too, by its own gradient, and takes the nearest centroid in each
+    forward pass.
     """
 
     place: ClassVar[int] = 1
@@ -41,7 +41,8 @@ class Cluster(WeightTransform):
         "zero": bool,
         "follows": bool,
     }
-    centroids: nn.Parameter  # (books values), where `of` is a filter one for each, else one
+    # (books values): one book for each filter if `of` is filter, else one book
+    centroids: nn.Parameter
     codes: Tensor  # uint8 (out in ...)
 
     def __init__(self, book: str, values: int, of: Of, zero: bool, follows: bool) -> None:
@@ -71,13 +72,14 @@ class Cluster(WeightTransform):
         return cluster
 
     def fill(self, centroids: nn.Parameter, codes: Tensor) -> None:
-        """Take these centroids (books values) and codes (out in ...)."""
+        """Set the centroids (books values) and the codes (out in ...)."""
         self.centroids = centroids
         self.register_buffer("codes", codes)
 
     def hold(self, weight: Tensor, learning: bool) -> None:
-        """Let codes follow the weight, if they do, and check that each stands for a value, which that
-        of a damaged file need not.
+        """Update the codes if they follow the weight.
+
+        Raises LissomError in inference if a code stands for no value, as in a damaged file.
         """
         if self.follows:
             self.follow(weight.detach())
@@ -92,7 +94,7 @@ class Cluster(WeightTransform):
         self.codes.copy_(codes)
 
     def table(self) -> Tensor:
-        """Return what the codes stand for: (books values), the 0 that stays among them."""
+        """Return the value of each code (books values), including the 0 that stays."""
         if not self.zero:
             return self.centroids
         return torch.cat([self.centroids.new_zeros(len(self.centroids), 1), self.centroids], 1)
@@ -102,19 +104,19 @@ class Cluster(WeightTransform):
         if learning:
             self.follow(weight.detach())
         clustered: Tensor = LookUp.apply(self.table(), self.codes)
-        # is what was found to the bit, as w + (found - w) need not be
+        # exactly `clustered`, which w + (clustered - w) need not be
         return clustered + (weight - weight.detach()) if learning else clustered
 
     def stored(self, before: Stored) -> Stored:
         count = self.values + self.zero
-        # code 0, as int8, is a zero for those who pack
+        # `pack` takes code 0, as int8, for a zero
         return Stored(
             self.codes.view(torch.int8), log2(count), log2(self.values), sparse=before.sparse
         )
 
 
 class LookUp(torch.autograd.Function):
-    """A table (books values) at codes (out ...), of one book or of one for each `out`."""
+    """Look up codes (out ...) in a table (books values) of one book, or one for each `out`."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, codes: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ class LookUp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        """Return for each value the mean of the gradients where it stands."""
+        """Return for each value the mean of the gradients of the weights that have it."""
         (places,) = ctx.saved_tensors
         sums = slope.new_zeros(ctx.shape).view(-1).index_add_(0, places, slope.reshape(-1))
         counts = torch.bincount(places, minlength=len(sums)).clamp_min(1)
@@ -133,7 +135,7 @@ class LookUp(torch.autograd.Function):
 
 
 def places_of(table: Tensor, codes: Tensor) -> Tensor:
-    """Return where in the flattened table (books values) the codes (out ...) are: flattened."""
+    """Return the index of each code (out ...) in the flattened table (books values), flattened."""
     places = codes.flatten(1).long() if codes.ndim > 1 else codes.long()[:, None]
     if len(table) > 1:
         places = places + torch.arange(len(table), device=places.device)[:, None] * table.shape[1]
@@ -141,8 +143,9 @@ def places_of(table: Tensor, codes: Tensor) -> Tensor:
 
 
 def nearest(weight: Tensor, values: Tensor) -> Tensor:
-    """Return for each weight (out ...) the place of the nearest of the values (books values), of two
-    as near the first: uint8 (out ...).
+    """Return for each weight (out ...) the index of the nearest of the values (books values).
+
+    The result is uint8 (out ...). Of two values equally near, the first counts.
     """
     rows = weight.reshape(len(values), -1)
     order = values.argsort(dim=1, stable=True)
