@@ -128,6 +128,28 @@ def test_classification_is_cross_entropy_and_the_largest_output() -> None:
     assert counted(classify.agreement(), outputs, outputs * 2) == {"agreement": 1}
 
 
+def test_tags_are_counted_by_position_and_by_sequence() -> None:
+    outputs = drawn(0, 10, 6, 4)
+    targets = outputs.argmax(2)
+    targets[1, 2] = (targets[1, 2] + 1) % 4
+    targets[2, :3] = (targets[2, :3] + 1) % 4
+    targets[3, 4:] = 9  # padding
+    tag = kind("tag(ignore=9)")
+    wanted = {"tokens": (60 - 2 - 4) / (60 - 2), "sequences": 8 / 10}
+    assert counted(tag.tally(4), outputs, targets) == pytest.approx(wanted)
+    assert counted(tag.tally(4), {"logits": outputs, "loss": outputs}, targets) == (
+        pytest.approx(wanted)
+    )
+    rows = targets != 9
+    assert float(tag.loss(outputs, targets)) == pytest.approx(
+        float(F.cross_entropy(outputs[rows], targets[rows]))
+    )
+    assert counted(tag.agreement(), outputs, outputs * 2) == {"agreement": 1}
+    assert tag.words(targets[3], ("a", "b", "c", "d")) == " ".join(
+        "abcd"[k] for k in targets[3, :4]
+    )
+
+
 @pytest.mark.parametrize(
     ("targets", "wanted"),
     [
@@ -138,7 +160,8 @@ def test_classification_is_cross_entropy_and_the_largest_output() -> None:
         (torch.eye(9).bool(), "multilabel"),
         (torch.randn(9), "regress"),
         (torch.randn(9, 3), "regress"),
-        (torch.full((9, 2), 3), None),
+        (torch.full((9, 2), 3), "tag"),
+        (torch.full((9, 2), 3, dtype=torch.uint8), None),
         (None, None),
     ],
 )
@@ -164,6 +187,21 @@ def test_targets_say_what_kind_they_are(targets: Any, wanted: str | None) -> Non
         ),
         ("regress", torch.zeros(2, 3), torch.zeros(5, 4), 0, "outputs (2, 4), as targets are"),
         ("regress", torch.zeros(2, 3), torch.arange(5), 0, "targets of floating-point numbers"),
+        ("tag", torch.zeros(2, 7, 3), torch.arange(5), 3, "targets (n positions) of whole numbers"),
+        (
+            "tag",
+            torch.zeros(2, 7, 3),
+            torch.full((5, 7), 3),
+            3,
+            "targets from 0 to 2 or -100, which is ignored, got 3 to 3",
+        ),
+        (
+            "tag",
+            torch.zeros(2, 7, 3),
+            torch.zeros(5, 6).long(),
+            3,
+            "outputs (n positions classes) = (2, 6, 3)",
+        ),
         (
             "segment",
             torch.zeros(2, 3, 4, 4),
@@ -224,10 +262,10 @@ def test_labels_and_numbers_are_said() -> None:
     assert multilabel.sureness(drawn(0, 2, 3)) is None and regress.sureness(drawn(0, 2)) is None
 
 
-@pytest.mark.parametrize("text", ["classify", "multilabel", "regress"])
+@pytest.mark.parametrize("text", ["classify", "multilabel", "regress", "tag"])
 def test_a_picture_on_which_nothing_is_drawn_is_the_same_one(text: str) -> None:
     picture = Image.new("L", (4, 4))
-    answer = torch.tensor(1)
+    answer = torch.tensor([1])
     assert kind(text).drawn(picture, answer, ("a", "b"), 2) is picture
     assert kind(text).colours(answer, ("a", "b")) == {}
 

@@ -83,7 +83,7 @@ class Brought:
         str | None,
         typer.Option(
             "--kind",
-            help="What the network answers: classify, multilabel, regress, segment, detect, or "
+            help="What the network answers: classify, multilabel, regress, segment, tag, detect, or "
             "file.py:name of your own; what the targets look like if not given.",
         ),
     ] = None

@@ -175,7 +175,7 @@ class Explained:
             "noise": relative(outputs, reference),
         }
         answer = answer_in(outputs)
-        if answer is not None and answer.ndim == 2 and are_classes(labels):
+        if answer is not None and answer.ndim - 1 == labels.ndim == 1 and are_classes(labels):
             now = answer.argmax(1) == labels
             then = answer_of(reference).argmax(1) == labels
             row.update(lost=int((then & ~now).sum()), won=int((now & ~then).sum()))

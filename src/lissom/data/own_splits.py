@@ -84,7 +84,7 @@ def class_names(
         if not isinstance(labels, Tensor) or not are_classes(labels):
             return ()
         classes = int(labels.max()) + 1
-        if int(labels.min()) > 0:
+        if int(labels[labels >= 0].min()) > 0:
             notes.append(
                 "no target is 0: classes are counted from 0, so that the first has no sample"
             )
@@ -92,5 +92,12 @@ def class_names(
 
 
 def are_classes(labels: Tensor) -> bool:
-    """Return whether labels (n ...) are numbers of classes, one for each sample."""
-    return labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
+    """Return whether labels are class numbers: one for each sample (n), or for each position of a
+    sequence (n positions).
+
+    Numbers (n k) that are all 0 or 1 say which of k classes a sample has; a position may have a
+    negative number, which is ignored.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool or not labels.numel():
+        return False
+    return labels.ndim == 1 or (labels.ndim == 2 and int(labels.max()) > 1)

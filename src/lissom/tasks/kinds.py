@@ -14,7 +14,7 @@ from .code import called, loaded
 if TYPE_CHECKING:
     from ..trees import Tree
 
-KINDS = ("classify", "segment", "multilabel", "detect", "regress")  # as targets are tried
+KINDS = ("classify", "segment", "multilabel", "tag", "detect", "regress")  # as targets are tried
 
 
 def is_own_kind(text: str) -> bool:

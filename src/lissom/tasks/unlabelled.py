@@ -15,6 +15,11 @@ from ..language.kind import Kind
 from ..trees import Tree, handed, shapes
 from .code import called
 
+OF_AXES = {  # how many axes outputs have -> the kind that they may be of
+    3: "if these are (batch, positions, classes), add --kind tag",
+    4: "if these are (batch, classes, height, width), add --kind segment",
+}
+
 
 def check_unlabelled(data: Data, weights: str, *, trained: bool) -> None:
     """Raise unless a network with `weights`, which may be `trained` without any, can give the labels."""
@@ -40,9 +45,10 @@ def labelled_by(model: nn.Module, data: Data, kind: Kind, name: str, kind_text: 
 
     def said(outputs: Tree) -> tuple[int, Tensor]:
         if kind.name() == "classify" and (answer := kind.answer(outputs)).ndim != 2:
+            other = OF_AXES.get(answer.ndim)
             raise LissomError(
                 f"model {name}: expected outputs (batch, classes) for pictures without labels, "
-                f"got {shapes(answer)}; for others, --kind says what they are"
+                f"got {shapes(answer)}; {other or 'for others, --kind says what they are'}"
             )
         return kind.classes(outputs), kind.answers(outputs)
 

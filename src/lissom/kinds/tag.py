@@ -1,0 +1,124 @@
+"""One class for each position of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..drawing import class_name
+from ..language.kind import WithoutPlaces
+from ..language.method import arg
+from ..language.tally import Share, Tally
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..trees import Tree
+
+MOST_WORDS = 40  # positions of a sequence that are said
+
+
+@dataclass(frozen=True)
+class Tag(WithoutPlaces):
+    """Name the class of each position of a sequence: outputs (n positions classes), targets (n
+    positions) of whole numbers.
+
+    loss      = cross-entropy(outputs, targets), mean over the positions that are not ignored
+    tokens    = share of positions whose largest output is that of their class
+    sequences = share of sequences in which all positions are named right
+    agreement = share of positions that two outputs name alike
+
+    Also known as: token classification, sequence labelling, tagging, language modelling, text
+    recognition.
+    Source: torch.nn.functional.cross_entropy, https://docs.pytorch.org
+    """
+
+    ignore: int = arg("target of positions that do not count, such as padding", -100)
+
+    def suits(self, targets: Tensor) -> bool:
+        return targets.ndim == 2 and not targets.is_floating_point() and targets.dtype.itemsize > 1
+
+    def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
+        if not self.suits(targets):
+            return "targets (n positions) of whole numbers"
+        counted = targets[targets != self.ignore]
+        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
+            return (
+                f"targets from 0 to {classes - 1} or {self.ignore}, which is ignored, got "
+                f"{int(counted.min())} to {int(counted.max())}"
+            )
+        answer = self.answer(outputs)
+        wanted = (len(answer), targets.shape[1], classes)
+        return (
+            None if tuple(answer.shape) == wanted else f"outputs (n positions classes) = {wanted}"
+        )
+
+    def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        import torch.nn.functional as F
+
+        return F.cross_entropy(
+            self.answer(outputs).flatten(0, 1),
+            targets.flatten(),
+            ignore_index=self.ignore,
+            label_smoothing=smoothing,
+        )
+
+    def classes(self, outputs: Tree) -> int:
+        return self.answer(outputs).shape[2]
+
+    def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
+        return self.answer(outputs).flatten(0, 1), self.answer(teacher).flatten(0, 1)
+
+    def tally(self, _: int) -> Tally:
+        return Positions(self.answers, self.ignore)
+
+    def agreement(self) -> Tally:
+        return Share("agreement", self.alike)
+
+    def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
+        """Return how many positions are named alike, and how many there are."""
+        same = self.answers(outputs) == self.answers(reference)
+        return int(same.sum()), same.numel()
+
+    def answers(self, outputs: Tree) -> Tensor:
+        return self.answer(outputs).argmax(2)
+
+    def words(self, answer: Tensor, classes: Sequence[str]) -> str:
+        numbers = answer[answer != self.ignore].tolist()
+        said = " ".join(class_name(classes, number) for number in numbers[:MOST_WORDS])
+        return f"{said} ..." if len(numbers) > MOST_WORDS else said
+
+    def sureness(self, _: Tree) -> Tensor | None:
+        return None
+
+
+class Positions(Tally):
+    """Count the positions that are named right, and the sequences in which all are."""
+
+    def __init__(self, answers: Callable[[Tree], Tensor], ignore: int) -> None:
+        self.answers = answers
+        self.ignore = ignore
+        self.right = 0
+        self.positions = 0
+        self.whole = 0
+        self.sequences = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("tokens", "sequences")
+
+    def add(self, outputs: Tree, targets: Tree) -> None:
+        counted = targets != self.ignore
+        right = self.answers(outputs) == targets
+        self.right += int((right & counted).sum())
+        self.positions += int(counted.sum())
+        self.whole += int((right | ~counted).all(1).sum())
+        self.sequences += len(targets)
+
+    def values(self) -> dict[str, float]:
+        """Return the share of positions and the share of sequences."""
+        return {
+            "tokens": self.right / max(self.positions, 1),
+            "sequences": self.whole / max(self.sequences, 1),
+        }
