@@ -31,9 +31,9 @@ class Equalize(Step):
     It helps where all filters of a layer share one scale. Biases are scaled with their filters and
     are not absorbed.
 
-    In a transformer, channels of a normalization that are far larger than the others are divided by
-    s = max|X|^alpha / max|W|^(1 - alpha), and the weights that read them are multiplied by s. alpha
-    is chosen for the least error of layers with 8 bits. `quantize` does the same by default.
+    In a transformer, channels of a normalization that are far larger than the others are divided,
+    and the weights that read them multiplied, by s = max|X|^alpha / max|W|^(1 - alpha). alpha is
+    chosen for the least error of layers with 8 bits. `quantize` does the same by default.
 
     Also known as: cross-layer equalization (CLE), weight equalization, SmoothQuant.
     Source: Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias
