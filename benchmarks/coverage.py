@@ -58,9 +58,7 @@ UNMARKED = 7  # the version of quantize in rows without one
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Randomise normalisation statistics and one-dimensional parameters, so that they have an
-    effect.
-    """
+    """Randomise normalisation statistics and one-dimensional parameters, in place."""
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in model.modules():
@@ -76,9 +74,7 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool) -> Tree:
-    """Return noise of the first of `shapes` that the network accepts, or if `several` one input of
-    each shape.
-    """
+    """Return noise of the first of `shapes` that works, or if `several` one input of each shape."""
     draw = torch.Generator().manual_seed(1)
     if several:
         return tuple(torch.randn(IMAGES, *shape, generator=draw) for shape in shapes)
@@ -210,9 +206,7 @@ def exported(
 
 @contextmanager
 def converted_once() -> Iterator[None]:
-    """Make PyTorch's exporter, which takes most of the time, convert a network once for both
-    runtimes.
-    """
+    """Make PyTorch's slow exporter convert a network once for both runtimes."""
     kept: dict[str, Any] = {}
     convert = _onnx.converted
 
@@ -250,9 +244,7 @@ def agreement(one: Tensor, two: Tensor) -> float:
 
 
 def noise(one: Tensor, two: Tensor) -> float:
-    """Return the root mean square of the difference over that of the outputs, infinity if shapes
-    differ.
-    """
+    """Return the relative root mean square of the difference, infinity if shapes differ."""
     if one.shape != two.shape:
         return float("inf")
     return float(

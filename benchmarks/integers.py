@@ -332,9 +332,7 @@ def faults(row: dict[str, Any]) -> list[str]:
 
 
 def reason(row: dict[str, Any]) -> str:
-    """Return why a network failed, or which operations and reasons account for most of its float
-    part.
-    """
+    """Return why a network failed, or the main operations and reasons of its float part."""
     for part in (row, *(row.get(runtime, {}) for runtime in RUNTIMES)):
         for word in ("error", "broken", "reason"):
             if word in part:

@@ -205,9 +205,7 @@ def joined_by_rows() -> nn.Module:
 
 
 def viewed_as_an_image() -> nn.Module:
-    """Return a network that views a linear layer's output as an image, with the width of the next
-    layer.
-    """
+    """Return a network that views a linear layer's output as an image for the next layer."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         y = F.relu(s.one(x)).view(-1, s.up.in_channels, 4, 4)

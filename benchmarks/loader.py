@@ -61,9 +61,7 @@ def read_by_lissom(files: Files) -> int:
 
 
 def read_pixels(files: Files) -> int:
-    """Read all files once as uint8, as for a GPU that normalises them, and return the number of
-    images.
-    """
+    """Read all files once as uint8, as for a GPU, and return the number of images."""
     return sum(len(pixels) for pixels, _ in files.batches(BATCH, CPU))
 
 

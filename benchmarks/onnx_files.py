@@ -220,9 +220,7 @@ def one_by_one(network: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor
 
 
 def batch_axis(output: Tensor) -> int:
-    """Return the batch axis of an output for one sample: the second axis of a state, else the
-    first.
-    """
+    """Return the batch axis of an output for one sample: 1 for a state, else 0."""
     return 1 if output.ndim == 3 and output.shape[:2] == (2, 1) else 0
 
 

@@ -63,9 +63,7 @@ def filled(root: Path, model: str, entries: int) -> str:
 
 
 def linked(source: str, goal: str) -> None:
-    """Hard-link a file, since 2,000 copies of one network are gigabytes, or copy it if it will be
-    rewritten.
-    """
+    """Hard-link a file to save gigabytes, or copy it if it will be rewritten."""
     if Path(source).name in ("record.json", "manifest.json"):
         shutil.copyfile(source, goal)
     else:

@@ -95,9 +95,7 @@ def errors_of(model: nn.Module, images: Tensor, others: Tensor, folder: Path) ->
 
 
 def row(model: nn.Module, images: Tensor, others: Tensor, folder: Path, rounds: int) -> None:
-    """Quantize a network in each way on images, and print the errors on other images and the
-    latencies.
-    """
+    """Quantize a network in each way on images, and print errors on other images and latencies."""
     with torch.no_grad():
         wanted = model(others)
     shape = tuple(images.shape[1:])

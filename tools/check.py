@@ -1,6 +1,4 @@
-"""Check the size of files and functions and the direction of imports in the package; exit 1 if
-wrong.
-"""
+"""Check the sizes of files and functions and the direction of imports; exit 1 if wrong."""
 
 from __future__ import annotations
 
@@ -83,9 +81,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: Collection[str]) -> Iterator[str]:
-    """Yield each module of the package that a file imports, also for type checkers and in
-    functions.
-    """
+    """Yield each module of the package that a file imports, also for types and in functions."""
     package = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -125,9 +121,7 @@ def code_tokens(text: str, tree: ast.Module) -> list[int]:
 
 
 def size_problems(name: str, tree: ast.AST, lines: list[int]) -> Iterator[str]:
-    """Yield the file and the functions that are too large. `lines` are the line numbers of its
-    tokens.
-    """
+    """Yield the file and functions that are too large; `lines` are the lines of its tokens."""
     if len(lines) > MOST_FILE:
         yield f"{name}: {len(lines)} tokens, at most {MOST_FILE}"
     for node in ast.walk(tree):

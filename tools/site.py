@@ -79,9 +79,7 @@ def prose(text: str) -> str:
 
 
 def paragraphs(text: str) -> list[list[str]]:
-    """Return the lines of each paragraph. A label, or a change between formula and sentence, begins
-    a new one.
-    """
+    """Return the lines of each paragraph; labels, and formulas beside sentences, begin a new one."""
     found: list[list[str]] = [[]]
     for line in text.strip("\n").splitlines():
         if not line.strip():

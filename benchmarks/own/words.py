@@ -36,9 +36,7 @@ def documented(package):
 
 
 def numbers(line):
-    """Return the length, capitals, code characters and indentation of a line, each scaled to about
-    1.
-    """
+    """Return length, capitals, code characters and indentation of a line, scaled to about 1."""
     count = len(line)
     capitals = sum(c.isupper() for c in line)
     signs = sum(c in "_.()='" for c in line)

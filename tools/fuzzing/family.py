@@ -1,6 +1,4 @@
-"""The contract of a family of mutants: valid seeds made once, a mutator, and a reader as a user
-would call it.
-"""
+"""The contract of a family of mutants: seeds, a mutator, and a reader as users call it."""
 
 from __future__ import annotations
 

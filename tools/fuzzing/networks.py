@@ -24,9 +24,7 @@ class Tiny(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Other kinds of layers, attention included, whose widths have other names: (n 1 8 8) to (n
-    10).
-    """
+    """Other kinds of layers, with other names of widths, and attention: (n 1 8 8) to (n 10)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""Run mutants in a child process, watch its processor time and memory, and start a new one if it
-hangs or dies.
-"""
+"""Run mutants in a watched child process, and start a new one if it hangs or dies."""
 
 from __future__ import annotations
 
@@ -168,9 +166,7 @@ def _listen(child: subprocess.Popen[str], state: dict[str, Any]) -> None:
 
 
 def _wait(child: subprocess.Popen[str], state: dict[str, Any], until: float) -> str:
-    """Wait for a child to end. If a mutant takes too much time or memory, end the child and return
-    why.
-    """
+    """Wait for a child to end; kill it if a mutant takes too much, and return why."""
     process, at, spent, took, since, honest = (
         psutil.Process(child.pid),
         None,

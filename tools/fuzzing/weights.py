@@ -124,9 +124,7 @@ class Weights(Family):
 
 
 def drawn(rng: Random) -> bytes:
-    """Return a pickle with a few values that are reused often, and with calls that PyTorch allows
-    and forbids.
-    """
+    """Return a pickle with reused values and with calls that PyTorch allows and forbids."""
     out, held = [b"\x80\x02"], 0
 
     def value() -> bytes:
@@ -204,9 +202,7 @@ def _file(pickled: bytes, *, old: bool) -> bytes:
 
 
 def pickle_of(rng: Random, data: bytes) -> bytes:
-    """Return a pickle with a changed opcode, or with an added opcode that asks for a forbidden
-    object.
-    """
+    """Return a pickle with a changed opcode, or an added one that asks for a forbidden object."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2))):
         at = rng.randrange(min(len(out), 4_000) or 1)
@@ -219,9 +215,7 @@ def pickle_of(rng: Random, data: bytes) -> bytes:
 
 
 def zip_of(rng: Random, data: bytes, change: Any) -> bytes:
-    """Return a zip file with a part changed, renamed, removed, doubled, enlarged or compressed
-    differently.
-    """
+    """Return a zip file with a part changed, renamed, removed, doubled, enlarged or repacked."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = [(info.filename, archive.read(info)) for info in archive.infolist()]
     at, kind, how = rng.randrange(len(parts)), rng.randrange(7), zipfile.ZIP_STORED

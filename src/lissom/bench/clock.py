@@ -196,9 +196,7 @@ class LayerClock:
         return median(times) * 1000
 
     def at(self, layer: Layer, inputs: float, outputs: float) -> float:
-        """Return the latency in ms of a layer with other widths, interpolated between measured
-        points.
-        """
+        """Return the latency in ms of a layer with other widths, interpolated."""
         across = [max(1.0, p * layer.inputs) for p in POINTS]
         along = [max(1.0, p * layer.outputs) for p in POINTS]
         if layer.groups > 1 and layer.groups == layer.inputs:

@@ -53,9 +53,7 @@ class Meter:
 
 
 def _is_package(zone: Path) -> bool:
-    """Return whether a zone is a whole processor. Others are parts of it, or psys, which includes
-    it.
-    """
+    """Return whether a zone is a whole processor, not a part of one or psys, which includes it."""
     try:
         return (zone / "name").read_text(encoding="utf-8").startswith("package")
     except OSError:

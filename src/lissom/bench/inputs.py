@@ -47,9 +47,7 @@ class Input:
 
 
 def images(shape: Sequence[int], *, pixels: bool = False) -> list[Input]:
-    """Return the single input (n c h w) of a file that takes images: normal noise, or pixels of
-    0..255.
-    """
+    """Return the single input (n c h w) of a file of images: normal noise, or pixels of 0..255."""
     low, high = (0.0, 255.0) if pixels else (None, None)
     return [Input(tuple(shape), "float32", low, high)]
 

@@ -18,7 +18,5 @@ def wide(ms: dict[str, Any]) -> bool:
 
 
 def disturbed(latencies: dict[str, Any]) -> bool:
-    """Return whether a target's latency, or that of the float network beside it, has too wide an
-    interval.
-    """
+    """Return whether the interval of a target's latency or of the float network's is too wide."""
     return wide(latencies["latency_ms"]) or wide(latencies["float_latency_ms"])

@@ -129,8 +129,7 @@ def _warm(process: Process, most: int = 12) -> None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the order statistics that bound the median with about 95 % confidence, for any
-    distribution.
+    """Return order statistics that bound the median with about 95 % confidence, distribution-free.
 
     >>> interval([1, 2, 3, 4, 5, 6, 7, 8, 9])
     (2, 8)

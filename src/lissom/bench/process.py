@@ -78,9 +78,7 @@ class Process:
         return median(self.times(seconds))
 
     def layers(self, times: int) -> list[tuple[str, float]] | None:
-        """Return the name and ms of each layer, medians of `times` runs; None if the runtime cannot
-        profile.
-        """
+        """Return name and ms of each layer, medians of `times` runs; None if it cannot be profiled."""
         times_ms = self.ask({"profile": times})["layers"]
         return times_ms if times_ms is None else [(name, ms) for name, ms in times_ms]
 
@@ -95,8 +93,7 @@ def loaded(
     cpus: Sequence[int] | None = None,
     more: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """Start a process that loads a file and runs it once on noise for its `inputs`, and end it
-    afterwards.
+    """Start a process that loads a file and runs it once on noise, and end it afterwards.
 
     It runs only on the processors `cpus`, or on any if None. `more` are environment variables.
     Raises LissomError if the process dies, now or during any order.

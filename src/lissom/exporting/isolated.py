@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def run_isolated(
     words: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str
 ) -> None:
-    """Run a command in `folder`, with `more` environment variables, that must write the file
-    `makes`.
+    """Run a command that must write the file `makes`, with `more` environment variables.
 
     Raises LissomError if the command fails, is killed or writes no file. The message begins with
     `where` and ends with `hint`.

@@ -1,5 +1,4 @@
-"""Faster exports: only the operators that a target lacks are decomposed, without tracing the whole
-graph again.
+"""Faster exports: decompose only the operators that a target lacks, each by itself.
 
 `torch.onnx.export` traces a network and then traces its whole graph again, with symbolic sizes, to
 decompose a handful of operators and to replace `relu_` by `relu`. The second trace takes half to
@@ -236,9 +235,7 @@ def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table:
 
 
 def count_of(graph: fx.Graph, tensor: fx.Node) -> fx.Node | int:
-    """Add the product of a tensor's sizes to `graph`. Return its node, or the number if all sizes
-    are known.
-    """
+    """Add the product of a tensor's sizes to `graph`; return its node, or the number if known."""
     total: fx.Node | int = 1
     for axis, size in enumerate(tensor.meta["val"].shape):
         part: fx.Node | int = size

@@ -27,8 +27,7 @@ def obstacle(node: Any, inputs: BinaryInputs) -> str | None:
 
 
 def fits(node: Any, *, padding_is_zero: bool) -> bool:
-    """Return whether OpenVINO's kernels for every x86 CPU accept the padding and compute it
-    correctly.
+    """Return whether OpenVINO's kernels for every x86 CPU compute the padding correctly.
 
     They compute 2 (SSE, AVX2) or 4 (AVX-512) neighbouring positions at once, and padding must not
     exceed that.
@@ -145,7 +144,7 @@ def in_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs
 
 
 def fold_bias_shape(y: Any) -> None:
-    """Make the bias added to `y` one constant. The front end computes its shape in nine operations."""
+    """Make the bias added to `y` one constant, which the front end computes in nine operations."""
     from openvino import opset8 as op
 
     for reader in y.output(0).get_target_inputs():

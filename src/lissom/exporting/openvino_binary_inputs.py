@@ -64,9 +64,7 @@ def binary_inputs(value: Any) -> BinaryInputs | None:
 
 
 def per_channel(number: np.ndarray | None, channels: int) -> np.ndarray | None:
-    """Return a constant that broadcasts along channels as (channels) float32, None for other
-    constants.
-    """
+    """Return a constant that broadcasts along channels as (channels) float32, else None."""
     if number is None or (
         number.size != 1 and (number.ndim < 3 or number.shape[-3] != number.size)
     ):

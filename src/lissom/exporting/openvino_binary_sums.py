@@ -26,9 +26,7 @@ def separate_sums(model: Any) -> None:
 
 
 def adds_single_bits(add: Any) -> bool:
-    """Return whether a sum adds a binary convolution, scaled and biased, and a value that is not
-    constant.
-    """
+    """Return whether a sum adds a scaled binary convolution and a value that is not constant."""
     for product, other in (add.input_values(), add.input_values()[::-1]):
         node = product.get_node()
         while (

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 class Suppression(nn.Module):
-    """Non-maximum suppression: of boxes of one class that overlap by more than an IoU, keep the
-    best.
+    """Non-maximum suppression: of boxes of one class that overlap by over an IoU, keep the best.
 
     Takes boxes (n k 4) by falling score, scores (n k) and classes (n k). Boxes of score 0 are
     dropped. Returns (n k): 1 for boxes that are kept, 0 for the rest.

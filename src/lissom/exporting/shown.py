@@ -183,7 +183,7 @@ def named_in(tree: Tree, name: str) -> Iterator[str]:
 
 
 def unlike(names: list[str], taken: list[str]) -> list[str]:
-    """Return the names with "_" appended until all differ from each other and from those `taken`."""
+    """Return the names, with "_" added until each differs from the others and from `taken`."""
     fresh: list[str] = []
     for name in names:
         while name in fresh or name in taken:

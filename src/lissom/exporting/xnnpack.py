@@ -24,9 +24,7 @@ RELUS = ("aten.relu", "aten.hardtanh", "aten.clamp")
 
 
 class InIntegers(Rounding):
-    """A rounding of activations to int8 and back to float. A rounding becomes one when its class is
-    changed.
-    """
+    """A rounding of activations to int8 and back to float, made by changing a rounding's class."""
 
     unit: float
     zero: int
@@ -39,9 +37,7 @@ class InIntegers(Rounding):
 
 
 class IntegerConv2d(QuantizedConv2d):
-    """A convolution that dequantizes its int8 weights. A layer becomes one when its class is
-    changed.
-    """
+    """A convolution that dequantizes its int8 weights, made by changing a layer's class."""
 
     codes: Tensor  # int8 (out ...)
     scales: Tensor  # (out)

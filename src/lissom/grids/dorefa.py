@@ -59,9 +59,7 @@ class Dorefa(Grid):
     )
 
     def _whole(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, int]:
-        """Return integers with their gradient, the scale of the layer, and n, which is 1 with 1
-        bit.
-        """
+        """Return integers with their gradient, the scale of the layer, and n, 1 for one bit."""
         import torch
 
         w = weight.float()

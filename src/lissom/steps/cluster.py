@@ -61,10 +61,12 @@ class Cluster(Step):
         "one codebook for each layer, for each filter, or for all layers together", "layer"
     )
     sensitivity: Literal["none", "fisher"] = arg(
-        "what the error of a weight counts: none = all alike; fisher = its squared gradient", "none"
+        "weight of each error: none = 1; fisher = squared gradient of the loss", "none"
     )
     samples: int = arg("samples for sensitivity, from the training data", 256, low=1, high=100_000)
-    renew: bool = arg("weights learn, too, and change their centroid; False = they keep it", False)
+    renew: bool = arg(
+        "also train the weights, which may change centroid; False = fixed assignment", False
+    )
     keep: str = arg("layers to leave unchanged: glob patterns, comma-separated", "")
     only: str = arg("layers to cluster: glob patterns, comma-separated; empty = all", "")
 

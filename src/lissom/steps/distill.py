@@ -136,9 +136,7 @@ class Distill(Learning):
         return [(number, new or loss) for (number, loss), new in zip(weighted, warmed, strict=True)]
 
     def _check_mixing(self, where: str) -> None:
-        """Raise LissomError if a loss needs the class of each sample and an augmentation mixes
-        samples.
-        """
+        """Raise LissomError if a loss needs the class of each sample and samples are mixed."""
         mixing = [p for p in Augmentations.of(self.augment).parts if p != "auto" and p.mixing]
         for _, loss in self.terms(where) if mixing else ():
             if getattr(loss, "needs_labels", False):

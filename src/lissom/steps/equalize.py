@@ -28,8 +28,8 @@ class Equalize(Step):
     keep a positive factor of a channel: ReLU, leaky ReLU, PReLU, pooling, means over space,
     flattening. Pairs that share a layer are swept until the scales converge.
 
-    It helps where all filters of a layer share one scale. Biases are scaled with their filters and
-    are not absorbed.
+    It helps if all filters of a layer share one scale. Biases are scaled with their filters and are
+    not absorbed.
 
     In a transformer, channels of a normalization that are far larger than the others are divided,
     and the weights that read them multiplied, by s = max|X|^alpha / max|W|^(1 - alpha). alpha is

@@ -155,9 +155,7 @@ class Mask(Step):
     def report(
         self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context
     ) -> None:
-        """Record in `ctx` the number of zero weights and the size of the network with and without
-        them.
-        """
+        """Record in `ctx` the number of zeros and the size of the network with and without them."""
         from ..surgery.coverage import tell_left_out
         from ..surgery.sizes import sizes
 

@@ -142,9 +142,7 @@ class Quantize(Step):
         return super().refuses(earlier)
 
     def conflict(self) -> str | None:
-        """Return which setting has no effect beside the others, with the cure; None if all have
-        one.
-        """
+        """Return which setting has no effect beside the others, and the cure, or None."""
         grid, own = (text and grid_of(text).name() for text in (self.grid, self.inputs_grid))
         if self.weights in ("ternary", "binary") and grid not in (None, self.weights):
             return (
@@ -188,9 +186,7 @@ class Quantize(Step):
 
     @property
     def rounds_nothing(self) -> bool:
-        """Whether weights and inputs both stay float, as in a space of bits that includes no
-        quantization.
-        """
+        """Whether weights and inputs both stay float, so that a set of bits can include no change."""
         return self.weights == 32 and self.inputs == 32
 
     def weight_precision(self, bits: int | str) -> Precision | None:
@@ -309,9 +305,7 @@ class Quantize(Step):
         ctx: Context,
         apart: list[str],
     ) -> PrecisionPlan:
-        """Return the precision of every layer and every site. Inputs of the layers `apart` stay
-        float.
-        """
+        """Return the precision of every layer and site; inputs of the layers `apart` stay float."""
         from torch import nn
 
         from ..surgery.coverage import AT_RUN_TIME, chosen

@@ -170,9 +170,7 @@ class Grown:
 
 
 def lag(squares: Tensor) -> Tensor:
-    """Return the relative gap of each channel's norm to the largest: 0 for the largest, 1 for the
-    smallest.
-    """
+    """Return each norm's relative gap to the largest: 0 for the largest, 1 for the smallest."""
     norms = squares.detach().sqrt()
     return (norms.max() - norms) / (norms.max() - norms.min()).clamp_min(1e-12)
 

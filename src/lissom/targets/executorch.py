@@ -114,9 +114,7 @@ class Executorch(Target):
 
 
 def program_of(model: nn.Module, shown: Any) -> bytes:
-    """Return a network as an ExecuTorch program that takes inputs like `shown`, in batches up to
-    MOST.
-    """
+    """Return a network as an ExecuTorch program for inputs like `shown`, up to MOST at once."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower

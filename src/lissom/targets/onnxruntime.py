@@ -79,8 +79,8 @@ class Onnxruntime(Target):
     )
 
     def identity(self) -> str:
-        """Return the name of this target in keys of measurements. `packed` is left out: it does not
-        change latency.
+        """Return the text that stands for this target in keys of measurements, without `packed`,
+        which does not change latency.
         """
         return json.dumps(
             [

@@ -161,9 +161,7 @@ class Openvino(Target):
         return middle(runs[WARM:])
 
     def fused(self, path: Path) -> Fused | None:
-        """Count by the precision that the CPU plugin chose for each operation of the compiled
-        graph.
-        """
+        """Count by the precision that the CPU plugin chose for each operation."""
         from ..exporting.openvino_ir import one_bit, read
         from ..exporting.reasons import in_openvino, named
 

@@ -30,8 +30,7 @@ ACTIVATIONS = {
 
 
 def joined(proto: Any) -> None:
-    """Remove 8-bit rounding between a convolution and its activation function, in place, for
-    OpenVINO.
+    """Remove 8-bit rounding between a convolution and its activation function, in place.
 
     Rounding to fewer bits, which has a Clip between its two nodes, stays: removing it would change
     the results noticeably.

@@ -58,9 +58,7 @@ def guard_concatenations(proto: Any) -> None:
 
 
 def along_rows(axis: int, value: str, users: Mapping[str, Sequence[Any]]) -> bool:
-    """Return whether a product reads a value that is concatenated along an axis other than
-    channels.
-    """
+    """Return whether a product reads a value concatenated along another axis than channels."""
     ahead = [(value, True)]
     while ahead:
         name, as_it_is = ahead.pop()

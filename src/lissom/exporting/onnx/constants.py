@@ -9,10 +9,9 @@ from .operands import PRODUCTS
 
 
 def compute_constants(proto: Any) -> None:
-    """Replace layers that read only constants, and the nodes after them, by their results, in
-    place.
+    """Replace layers of constants, and the nodes after them, by their results, in place.
 
-    OpenVINO 2026.4 crashes on such a convolution in integers, and none needs to run.
+    OpenVINO 2026.4 fails on such a convolution in integers, and none needs to run.
     """
     from onnx import TensorProto, helper, numpy_helper
     from onnx.reference import ReferenceEvaluator

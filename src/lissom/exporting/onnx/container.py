@@ -1,5 +1,4 @@
-"""Write packed ONNX files: the weights are cut out and compressed. `importing/packed.py` reads
-them.
+"""Write packed ONNX files, which `importing/packed.py` reads.
 
 The file is cut as bytes, not as a graph, so loading restores the original file bit by bit.
 """

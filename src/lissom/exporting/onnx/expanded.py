@@ -42,8 +42,7 @@ def spread_by_adding(proto: Any) -> None:
 
 
 def add_zeros(graph: Any, node: Any, sizes: list[int]) -> None:
-    """Replace an expansion by one to `sizes`, those of one sample, plus a zero per sample, in
-    place.
+    """Replace an expansion by one to `sizes`, for one sample, plus a zero per sample, in place.
 
     The zeros are the first value of each sample times 0.
     """

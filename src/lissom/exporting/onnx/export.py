@@ -113,9 +113,7 @@ def export_onnx(
 
 
 def rewritten(proto: Any) -> None:
-    """Replace nodes that some runtimes cannot read, or compute slowly, by equivalent ones, in
-    place.
-    """
+    """Replace nodes that runtimes cannot read, or compute slowly, by equivalents, in place."""
     from .clipped import integers_clipped
     from .constants import compute_constants
     from .padded import round_padded_averages
@@ -184,9 +182,7 @@ def read_once() -> None:
 
 
 def refuse_numbers(proto: Any, shown: Shown) -> None:
-    """Raise LissomError if an input has a fixed batch size because the network's code turned it
-    into a number.
-    """
+    """Raise LissomError if the network's code turned the batch size of an input into a number."""
     axes = shown.shapes("batch")[0]
     dynamic = dict(zip(shown.names, [axes] if isinstance(axes, dict) else axes, strict=True))
     for entry in proto.graph.input:

@@ -1,5 +1,4 @@
-"""Stop ONNX Runtime from quantizing the weights of float layers between integer ones, in an ONNX
-file.
+"""Stop ONNX Runtime from quantizing the weights of float layers in an ONNX file.
 
 If a layer with float weights stands between a DequantizeLinear and a QuantizeLinear, ONNX Runtime
 1.32 quantizes its weights itself, with one scale for all filters. It does so if the input has one
@@ -25,9 +24,7 @@ MOVES = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsq
 
 
 def keep_float_layers(proto: Any) -> None:
-    """Make each layer with float weights that reads integers read them with one scale per channel,
-    in place.
-    """
+    """Make each float layer that reads integers read them with one scale per channel, in place."""
     makers, _ = wires(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = [

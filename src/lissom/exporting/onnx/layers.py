@@ -101,8 +101,7 @@ class IntegerLayer(QuantizedLayer):
         return self.dequantized(axis=0)
 
     def dequantized(self, axis: int) -> Tensor:
-        """Return the weight as a DequantizeLinear node over its integers, with filters along
-        `axis`.
+        """Return the weight as a DequantizeLinear of its integers, with filters along `axis`.
 
         If the layer reads floats, the node has no zero point: fold_scales_at_load knows it by that.
         """

@@ -11,7 +11,7 @@ from .activations import wires
 
 
 def parts_rounded(proto: Any) -> None:
-    """Insert a Q/DQ pair, a copy of that before a split, after each output of the split, in place."""
+    """Insert a Q/DQ pair after each output of a split of rounded values, in place."""
     from onnx import helper
 
     makers, users = wires(proto.graph)

@@ -28,9 +28,7 @@ LUMA = (19595, 38470, 7471)  # of 65536, as Pillow rounds 0.299, 0.587 and 0.114
 
 
 class Nodes:
-    """A list of ONNX nodes to add to. Strings are names of values; numbers and arrays become
-    constants.
-    """
+    """A list of ONNX nodes to add to. Strings name values; numbers and arrays become constants."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []

@@ -10,8 +10,7 @@ from .layers import node
 
 
 class WrittenSuppression(Suppression):
-    """Non-maximum suppression that writes a NonMaxSuppression node and turns its indices into a
-    mask.
+    """Non-maximum suppression as a NonMaxSuppression node, whose indices become a mask.
 
     The number of indices depends on the picture. The shapes below say 1, which does no harm: only
     nodes written here read them, and the mask has a fixed shape.

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 
 def halved(proto: Any, kinds: Iterable[str]) -> None:
-    """Store float32 tensors of two or more axes in 16 bits, followed by a Cast, if that is
-    lossless.
+    """Store float32 tensors of two or more axes in 16 bits, with a Cast, if that is lossless.
 
     `kinds` are the 16-bit types of the network, "bf16" and "fp16". Weights that were rounded lose
     nothing, even if the exporter renamed or transposed them. A tensor that was not rounded but fits
