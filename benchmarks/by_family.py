@@ -1,4 +1,4 @@
-"""Tables of networks in Markdown, one for each family; what coverage.py and integers.py share."""
+"""Markdown tables of networks, one for each family, for coverage.py and integers.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Row = dict[str, Any]
 
 
 def tables(rows: Sequence[Row], columns: str, line: Callable[[Row], str]) -> list[str]:
-    """Return the lines of a table for each family of rows, of which `line` makes Markdown; `columns`
-    are their titles, with | between them.
+    """Return the lines of one table for each family of rows. `line` turns a row into Markdown;
+    `columns` are the titles, separated by |.
     """
     out = list[str]()
     for family in dict.fromkeys(row["family"] for row in rows):

@@ -1,8 +1,8 @@
-"""What comparing checksums adds to loading a network: python benchmarks/checksum_cost.py [--turns 9]
+"""Measure the time that checksums add to loading: python benchmarks/checksum_cost.py [--turns 9]
 
-A network is saved and sealed as an entry of a store is. In each turn it is loaded twice, with the
-comparison and without, in changing order, and nothing that was hashed before is remembered. Printed
-are the medians and that of the ratios.
+A network is saved and sealed like an entry of a store. In each turn it is loaded twice, with and
+without comparing checksums, in alternating order and without cached hashes. Prints the medians and
+the median of the ratios.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def seconds(build: Callable[[], nn.Module], folder: Path, compared: bool) -> float:
-    """Load once; return the seconds on the clock."""
+    """Load a network once and return the wall-clock seconds."""
     manifest.HASHED.clear()
     with patch.object(snapshot, "checked", manifest.checked if compared else nullcontext):
         begin = time.perf_counter()
@@ -44,7 +44,7 @@ def main() -> None:
     words.add_argument("--turns", type=int, default=9)
     given = words.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        os.environ["XDG_CONFIG_HOME"] = root  # where the key is that signs
+        os.environ["XDG_CONFIG_HOME"] = root  # the signing key goes there
         for name, build in NETWORKS.items():
             folder = Path(root) / name
             snapshot.save(build(), folder)
@@ -55,7 +55,7 @@ def main() -> None:
                 order = (True, False) if turn % 2 else (False, True)
                 took = {compared: seconds(build, folder, compared) for compared in order}
                 pairs.append((took[True], took[False]))
-            # the first warms up
+            # the first turn is a warm-up
             with_it, without = (median(each) for each in zip(*pairs[1:], strict=True))
             ratio = median(one / two for one, two in pairs[1:])
             print(

@@ -1,15 +1,16 @@
-"""What lissom can do to known networks, each proved; writes docs/results/coverage.md.
+"""Test pruning, quantization and export on known networks; writes docs/results/coverage.md.
 
     python benchmarks/coverage.py --rows docs/results/coverage.jsonl [--only PATTERN,...] [-o
     docs/results/coverage.md]
 
-Networks have random weights and normalisations that matter, and images as small as they take. Units
-chosen at random are made exactly dead where they are made and cut out: the outputs, in float64,
-must be the same to rounding, of a detector with the boxes that the whole one chose. Then
-prune(0.5), quantize(8) and both are applied, saved, loaded again, which must give the same bits,
-and exported to ONNX Runtime and OpenVINO, where the file must answer as PyTorch does. Each network
-is tried by a process of its own, with limits of time and memory (--seconds, --memory); a line for
-each is added to --rows, and those there are not tried again. Needs timm.
+Networks have random weights, normalisations with random statistics, and the smallest images that
+they accept. First the weights that produce randomly chosen channels are set to zero, and these
+channels are cut out. The outputs in float64 must be the same up to rounding (a detector keeps the
+boxes that the uncut network chose). Then prune(0.5), quantize(8) and both are applied, saved and
+loaded, which must give the same bits, and exported to ONNX Runtime and OpenVINO, whose outputs must
+match PyTorch's. Each network runs in a process of its own with limits of time and memory
+(--seconds, --memory). A line for each is added to --rows; networks that have a line are not run
+again. Needs timm.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ EXACT = 1e-9
 RECIPES = ("prune(0.5)", "quantize(8)", "prune(0.5) | quantize(8)")
 RUNTIMES = ("onnxruntime", "openvino")
 IMAGES = 8
-UNMARKED = 7  # the version of quantize in rows that do not say theirs
+UNMARKED = 7  # the version of quantize in rows without one
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Give normalisations and one-dimensional parameters numbers that matter."""
+    """Randomise normalisation statistics and one-dimensional parameters, in place."""
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in model.modules():
@@ -73,7 +74,7 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool) -> Tree:
-    """Return noise for the network: of the first of `shapes` that it takes, or one input of each."""
+    """Return noise of the first of `shapes` that works, or if `several` one input of each shape."""
     draw = torch.Generator().manual_seed(1)
     if several:
         return tuple(torch.randn(IMAGES, *shape, generator=draw) for shape in shapes)
@@ -82,9 +83,7 @@ def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool)
         try:
             with torch.no_grad():
                 model(images[:1])
-        except (
-            Exception
-        ) as error:  # whatever a forward says of images of a size that it does not take
+        except Exception as error:  # forward may raise anything for images of a wrong size
             last = error
         else:
             return images
@@ -92,8 +91,8 @@ def inputs(model: nn.Module, shapes: tuple[tuple[int, ...], ...], several: bool)
 
 
 def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
-    """Kill random units where they are made and cut them out; return the difference, the share that
-    can be cut, the rest.
+    """Zero the weights that produce random channels, cut these channels, and return the difference
+    of the outputs, the share of channels that can be cut, and the layers left out.
     """
     begin = time.process_time()
     groups = cuttable(model, first(images, 1))
@@ -149,7 +148,7 @@ def dead_difference(model: nn.Module, images: Tree) -> dict[str, Any]:
 
 
 def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict[str, Any]:
-    """Apply, save, load and export; return what came of it."""
+    """Apply a recipe, save, load and export the result, and return the results of each check."""
     example = first(images, 1)
     small, notes = lissom.apply(recipe, model, example, images, notes=True)
     found: dict[str, Any] = {"notes": notes, "channels": [channels(model), channels(small)]}
@@ -179,8 +178,8 @@ def tried(recipe: str, model: nn.Module, fresh: nn.Module, images: Tree) -> dict
 def exported(
     small: nn.Module, runtime: str, folder: Path, images: Tree, wanted: Tensor
 ) -> dict[str, Any]:
-    """Export and run; return how many layers run in integers and on which share of the inputs the
-    answers agree.
+    """Export and run a network; return the layers that run in integers and how far the outputs
+    agree with PyTorch's.
     """
     target = one_target(runtime)
     path = folder / f"net.{target.ending}"
@@ -188,7 +187,7 @@ def exported(
         lissom.export(small, runtime, path, tuple(images.shape[1:]), images)
     else:
         lissom.export(small, runtime, path, example=first(images, 1))
-    session = target.load(path, 1)  # in this process, since export has tried it in another
+    session = target.load(path, 1)  # safe in this process, since export has tested the file
     outputs = torch.from_numpy(
         np.concatenate([answered(session, example) for example in singles(images)])
     )
@@ -207,7 +206,7 @@ def exported(
 
 @contextmanager
 def converted_once() -> Iterator[None]:
-    """Let PyTorch's exporter, which takes most of the time, convert a network once for both runtimes."""
+    """Make PyTorch's slow exporter convert a network once for both runtimes."""
     kept: dict[str, Any] = {}
     convert = _onnx.converted
 
@@ -230,13 +229,13 @@ def answered(session: Any, example: Tree) -> np.ndarray:
 
 
 def singles(images: Tree) -> list[Tree]:
-    """Return inputs one by one."""
+    """Return each sample as a batch of 1."""
     count = len(next(iter(tensors_in(images))))
     return [tuple(t[k : k + 1] for t in tensors_in(images)) for k in range(count)]
 
 
 def agreement(one: Tensor, two: Tensor) -> float:
-    """Return on which share of the answers two networks have the same largest output."""
+    """Return the share of samples for which two outputs have the same argmax."""
     return (
         float((one.argmax(1) == two.argmax(1)).float().mean())
         if one.ndim > 1 and one.shape[1] > 1
@@ -245,9 +244,7 @@ def agreement(one: Tensor, two: Tensor) -> float:
 
 
 def noise(one: Tensor, two: Tensor) -> float:
-    """Return the root mean square of the difference over that of the outputs, infinity where shapes
-    differ.
-    """
+    """Return the relative root mean square of the difference, infinity if shapes differ."""
     if one.shape != two.shape:
         return float("inf")
     return float(
@@ -257,7 +254,7 @@ def noise(one: Tensor, two: Tensor) -> float:
 
 
 def channels(model: nn.Module) -> int:
-    """Return how many channels the layers of a network make."""
+    """Return the number of output channels of all layers of a network."""
     return sum(
         len(m.weight)
         for m in model.modules()
@@ -266,7 +263,7 @@ def channels(model: nn.Module) -> int:
 
 
 def reasoned(call: Any) -> dict[str, Any]:
-    """Return what a call returns; the reason if lissom refuses, or how it broke."""
+    """Return the result of a call, the reason if lissom refuses it, or the error and its traceback."""
     try:
         return dict(call())
     except lissom.LissomError as error:
@@ -331,7 +328,7 @@ def one(name: str, seconds: int, memory: int, script: str = __file__) -> dict[st
 
 
 def verdict(row: dict[str, Any]) -> tuple[int, int]:
-    """Return how many results of a row are wrong without a word, and how many broke."""
+    """Return how many results of a row are silently wrong, and how many failed with a raw error."""
     parts = (
         [
             row["dead"],
@@ -390,7 +387,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def reasons(row: dict[str, Any]) -> str:
-    """Return the most common reasons for what was not done."""
+    """Return the most common reasons for layers that were left out."""
     found: dict[str, int] = {}
     for why in row["dead"].get("left", {}).values():
         if why not in ("an output of the network", "the input of the network"):
@@ -411,7 +408,7 @@ def reasons(row: dict[str, Any]) -> str:
 
 
 def versions(rows: list[dict[str, Any]]) -> str:
-    """Return how many rows were made by which version of quantize."""
+    """Return the number of rows for each version of quantize."""
     counts = Counter(row.get("quantize", UNMARKED) for row in rows)
     parts = [f"{counts[version]} rows by version {version}" for version in sorted(counts)]
     return (

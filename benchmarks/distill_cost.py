@@ -1,11 +1,12 @@
-"""What a batch of distillation costs beside a batch of training and the teacher's forward pass, in
-turns in one process.
+"""Compare the cost of a batch of distillation with a batch of training plus a forward pass of the
+teacher, in turns in one process.
 
     python benchmarks/distill_cost.py [--model resnet20] [--loss kd 'kd + gram'] [--rounds 8]
 
-Student and teacher are the same network. 1.00 would be a loss, features and weights that cost
-nothing. Turns are short, so that whatever else the machine does meets all of them; weights are
-measured once in each turn of 25 batches, which is four times as often as in training.
+Student and teacher are the same network. A ratio of 1.00 would mean that the loss, the features and
+the balancing of losses are free. Turns are short, so that other load on the machine affects all of
+them. The weights of losses are measured once per turn of 25 batches, four times as often as in
+training.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pictures(count: int) -> Data:
-    """Return noise of the shape of CIFAR-10, held in memory."""
+    """Return noise in the shape of CIFAR-10, held in memory."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
     split = Images(pixels.to(DEVICE), torch.randint(0, 10, (count,), generator=draw).to(DEVICE))
@@ -51,7 +52,7 @@ def pictures(count: int) -> Data:
 
 
 def forward_only(teacher: nn.Module, data: Data, batch: int) -> Callable[[], None]:
-    """Return what runs a teacher over as many batches as an epoch holds."""
+    """Return a function that runs a teacher over the batches of one epoch."""
     teacher = teacher.to(DEVICE).to(memory_format=layout_of(teacher, DEVICE)).eval()
     assert isinstance(data.train, Images)
     images = data.normalised(data.train.pixels[:batch]).contiguous(
@@ -68,7 +69,7 @@ def forward_only(teacher: nn.Module, data: Data, batch: int) -> Callable[[], Non
 
 
 def main() -> None:
-    """Print images per second of each, round by round, and the ratio of each loss."""
+    """Print the images per second of each variant in each round, and the ratio of each loss."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--loss", nargs="+", default=["kd", "kd + gram"])
@@ -104,7 +105,7 @@ def main() -> None:
         **{loss: distilled(loss) for loss in words.loss},
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(words.rounds + 1):  # the first warms up
+    for turn in range(words.rounds + 1):  # the first round is a warm-up
         for name, way in ways.items():
             begin = time.perf_counter()
             way()

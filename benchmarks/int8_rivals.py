@@ -1,12 +1,12 @@
-"""Latency of lissom's int8 file against the same network quantized by ONNX Runtime's own tool and
-by NNCF, in turns.
+"""Compare the latency of lissom's int8 file with the same network quantized by ONNX Runtime's own
+tool and by NNCF, in turns.
 
     python benchmarks/int8_rivals.py [--model resnet56 | --model torchvision:efficientnet_b0]
     [--threads 1]
 
-Weights are random: latency does not depend on them. ONNX Runtime's tool gets u8 inputs and s8
-weights for each channel, its best on x86; NNCF quantizes for OpenVINO with its defaults. NNCF is no
-part of lissom: pip install nncf.
+Weights are random: latency does not depend on them. ONNX Runtime's tool gets u8 inputs and
+per-channel s8 weights, its fastest setting on x86. NNCF quantizes for OpenVINO with its defaults.
+NNCF is not part of lissom: pip install nncf.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lissom.models import factory
 
 
 def by_onnxruntime(source: Path, goal: Path, images: np.ndarray) -> None:
-    """Quantize an ONNX file with quantize_static: QDQ, u8 activations, s8 weights for each channel."""
+    """Quantize an ONNX file with quantize_static: QDQ, u8 activations, per-channel s8 weights."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -80,7 +80,7 @@ def main() -> None:
         import torchvision
 
         model = torchvision.models.get_model(words.model.partition(":")[2], weights=None)
-        with torch.no_grad():  # statistics that are not those of a new network
+        with torch.no_grad():  # gives batch-norms realistic statistics
             model.train()(images[:16])
     else:
         model = factory(words.model)(10)

@@ -1,16 +1,17 @@
-"""What of known networks runs in integers after quantize(8); writes docs/results/integers.md.
+"""Measure the share of known networks that runs in integers after quantize(8); writes
+docs/results/integers.md.
 
     python benchmarks/integers.py --rows docs/results/integers.jsonl [--only PATTERN,...]
     [-o docs/results/integers.md]
 
-Networks are those of known_networks.py, with random weights, batch-norms that fit the samples, and
-noise of the smallest size that they take. Each is quantized, exported to OpenVINO and to ONNX
-Runtime, and run there on every sample, in a process of its own with limits of time and memory
-(--seconds, --memory). A line for each is added to --rows; those there of this version of quantize
-are not tried again, and those of another version are dropped. Needs timm.
+The networks of known_networks.py get random weights, batch-norms that fit the samples, and noise of
+the smallest size that they accept. Each is quantized, exported to OpenVINO and ONNX Runtime, and
+run there on every sample, in a process of its own with limits of time and memory (--seconds,
+--memory). A line for each is added to --rows. Networks that have a line of this version of quantize
+are not run again; lines of other versions are dropped. Needs timm.
 
-Multiply-adds are those of the file: of each convolution, matrix product and recurrent layer in it,
-on one sample. One counts as in integers if the runtime's own graph says that it computes it so.
+Multiply-adds are counted in the file: of each convolution, matrix product and recurrent layer, on
+one sample. A layer counts as in integers if the runtime's own graph says so.
 """
 
 from __future__ import annotations
@@ -50,22 +51,22 @@ from lissom.trees import Tree, called, first, tensors_in
 
 RECIPE = "quantize(8)"
 RUNTIMES = ("openvino", "onnxruntime")
-ENOUGH = 0.95  # of the multiply-adds
-WRONG = 0.1  # of the outputs, by which a file may differ from its simulation: lissom's own gate
-MOVED = 0.5  # of the outputs, beyond which rounding has to be spoken of
-# what OpenVINO adds to the names of operations that it takes apart
+ENOUGH = 0.95  # share of the multiply-adds in integers
+WRONG = 0.1  # largest error of a file relative to its simulation: lissom's own gate
+MOVED = 0.5  # error of rounding above which lissom must add a note
+# suffixes that OpenVINO adds to the names of operations that it decomposes
 ADDED = r"(/WithoutBiases|/Dequantization\w*)+$"
-# what hands on, in OpenVINO, what comes from integers
+# operations of OpenVINO that pass integers on
 CARRIES = MOVES | {"Broadcast", "Gather", "Multiply", "Slice", "Split", "StridedSlice", "Subtract"}
 CARRIES |= {"VariadicSplit"}
-# operations that multiply, and how many of their inputs are factors
+# operations with multiply-adds, and the number of their inputs that are factors
 COUNTED = {"Conv": 2, "ConvTranspose": 2, "MatMul": 2, "Gemm": 2, "Einsum": 2}
 COUNTED |= {"LSTM": 3, "GRU": 3, "RNN": 3}
 SEVERAL = ("two inputs",)
 
 
 def version() -> int:
-    """Return the version of the step that is tried."""
+    """Return the version of the step under test."""
     return Recipe(RECIPE).steps[0].version
 
 
@@ -75,7 +76,7 @@ def node_macs(proto: Any, shape_of: Callable[[str], tuple[int, ...]]) -> dict[st
     for node in proto.graph.node:
         name = node.name or node.output[0]
         if node.op_type in ("Conv", "ConvTranspose"):
-            # a transposed convolution works at its inputs
+            # the multiply-adds of a transposed convolution follow from the size of its input
             made = node.output[0] if node.op_type == "Conv" else node.input[0]
             sites = math.prod(shape_of(made)[2:]) * shape_of(made)[0]
             counts[name] += sites * math.prod(shape_of(node.input[1]))
@@ -102,7 +103,7 @@ def node_macs(proto: Any, shape_of: Callable[[str], tuple[int, ...]]) -> dict[st
 def macs_in(path: Path, example: Tree) -> dict[str, int]:
     """Return the multiply-adds of each node of a file, by its name, on one sample.
 
-    Sizes are those of a run in ONNX Runtime, since a file may compute some from the batch.
+    Sizes are measured in ONNX Runtime, since a file may compute some from the batch.
     """
     import onnxruntime
 
@@ -123,7 +124,7 @@ def macs_in(path: Path, example: Tree) -> dict[str, int]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # no word on what nothing reads
+    options.log_severity_level = 3  # hides warnings about unused values
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -134,13 +135,13 @@ def macs_in(path: Path, example: Tree) -> dict[str, int]:
 
 
 def in_openvino(path: Path) -> set[str]:
-    """Return the nodes of a file which OpenVINO computes in integers."""
+    """Return the names of the nodes of a file that OpenVINO computes in integers."""
     from lissom.exporting.openvino_ir import read
     from lissom.targets.openvino import Openvino
 
     done = set[str]()
     model = read(path)
-    # what OpenVINO does in one operation, as attention, has the precision of one product in it
+    # a fused operation such as attention reports the precision of only one of its products
     floats = {
         op.get_friendly_name()
         for op in model.get_ops()
@@ -166,7 +167,7 @@ def widened(value: Any) -> bool:
 
 
 def in_onnxruntime(path: Path) -> set[str]:
-    """Return the nodes of a file which ONNX Runtime computes in integers."""
+    """Return the names of the nodes of a file that ONNX Runtime computes in integers."""
     from lissom.targets.onnxruntime import _session
 
     nodes = dict[str, Any]()
@@ -182,7 +183,7 @@ def in_onnxruntime(path: Path) -> set[str]:
             continue
         name = next((n for n in (plain(node.name), plain(node.output[0])) if n in nodes), None)
         found = nodes.get(name)
-        # ONNX Runtime names some operations after what they took in behind them
+        # ONNX Runtime names some operations after a later node that was fused into them
         while found is not None and not re.search(WEIGHTED, found.op_type):
             found = nodes.get(found.input[0])
         if found is not None:
@@ -191,12 +192,12 @@ def in_onnxruntime(path: Path) -> set[str]:
 
 
 def plain(name: str) -> str:
-    """Return the name of a node without what ONNX Runtime adds to it."""
+    """Return the name of a node without the suffixes that ONNX Runtime adds."""
     return re.sub(r"(_token_\d+|_nchwc|_nhwc|_quant|/MatMul\w*Fusion/?)$", "", name)
 
 
 def tried(model: nn.Module, images: Tree) -> dict[str, Any]:
-    """Quantize, export and run; return what came of it."""
+    """Quantize, export and run a network, and return the results."""
     example = first(images, 1)
     begin = time.process_time()
     small, notes = lissom.apply(RECIPE, model, example, images, notes=True)
@@ -216,7 +217,7 @@ def tried(model: nn.Module, images: Tree) -> dict[str, Any]:
 
 
 def compared(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> dict[str, float]:
-    """Return on which share the first outputs agree, and how far apart the worst of all is."""
+    """Return the share of samples whose first outputs agree, and the largest error of any output."""
     pairs = [
         (a, b) for a, b in zip(ours, theirs, strict=True) if b.is_floating_point() and b.numel()
     ]
@@ -234,14 +235,14 @@ def exported(
     simulated: list[Tensor],
     exact: list[Tensor],
 ) -> dict[str, Any]:
-    """Export and run; return what ran in integers and how the answers compare."""
+    """Export and run a network; return the share that ran in integers and the error of the outputs."""
     target = one_target(runtime)
     example = first(images, 1)
     if isinstance(images, Tensor):
         lissom.export(small, runtime, path, tuple(images.shape[1:]), images)
     else:
         lissom.export(small, runtime, path, example=example)
-    session = target.load(path, 1)  # in this process, since export has tried it in another
+    session = target.load(path, 1)  # safe in this process, since export has tested the file
     parts = [session([t.numpy() for t in tensors_in(part)]) for part in singles(images)]
     outputs = [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
     fused = target.fused(path)
@@ -283,12 +284,12 @@ def examined(network: Known) -> dict[str, Any]:
 
 
 def normalise(model: nn.Module, images: Tree) -> None:
-    """Let each batch-norm divide by the root mean square of all that it sees.
+    """Scale the statistics of each batch-norm by the root mean square of its inputs, in place.
 
-    With the mean taken away, and each channel divided by its own size, as training would, each layer
-    of random weights makes a tenth to a half more of whatever rounding did before it, and fifty of
-    them nothing but noise: GoogLeNet's outputs were 35 % off. No trained network does that.
-    Variances and means of channels stay those of `lively`, in units of that size.
+    With each channel's own mean and variance, as after training, every layer of random weights
+    amplifies the error of rounding by a tenth to a half, and after fifty layers only noise is left:
+    GoogLeNet's outputs were 35 % off. Trained networks do not do that. So means and variances of
+    channels stay those of `lively`, in units of that root mean square.
     """
 
     def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -310,12 +311,14 @@ def normalise(model: nn.Module, images: Tree) -> None:
 
 
 def to_places(model: nn.Module) -> nn.Module:
-    """Return a detector of one stage up to boxes and logits, as lissom runs it; others as they are."""
+    """Return a one-stage detector without the selection of boxes, as lissom runs it, and any other
+    network unchanged.
+    """
     return places_of(model) if type(model).__name__ in ONE_STAGE else model
 
 
 def faults(row: dict[str, Any]) -> list[str]:
-    """Return what is wrong in a row and said nowhere."""
+    """Return the errors in a row that lissom did not report."""
     found = list[str]()
     if "rounding" in row:
         silent = not any("rounding moved the outputs" in note for note in row["notes"])
@@ -329,7 +332,7 @@ def faults(row: dict[str, Any]) -> list[str]:
 
 
 def reason(row: dict[str, Any]) -> str:
-    """Return why a network, or the larger part of the rest of it, is not in integers."""
+    """Return why a network failed, or the main operations and reasons of its float part."""
     for part in (row, *(row.get(runtime, {}) for runtime in RUNTIMES)):
         for word in ("error", "broken", "reason"):
             if word in part:
@@ -379,7 +382,7 @@ def counted(rows: list[dict[str, Any]]) -> str:
 
 
 def page(rows: list[dict[str, Any]], left: int) -> str:
-    """Return the table as Markdown; `left` networks are not in it yet."""
+    """Return the table as Markdown. `left` is the number of networks that are missing."""
     here = machine()
     libraries = here["libraries"]
     out = [
@@ -452,7 +455,7 @@ def main() -> None:
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Return whether a network, family/name, is one that a pattern asks for."""
+    """Return whether a network, family/name, matches a pattern."""
     return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.partition("/")[2], pattern)
 
 

@@ -1,5 +1,5 @@
-"""Networks that coverage.py tries: small ones that test one thing, lissom's own, one of each family
-of the zoos.
+"""The networks of coverage.py and integers.py: small ones that test one thing, lissom's own, and
+one of each family of torchvision and timm.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lissom.models import factory
 
-# of images: the least that a network takes
+# image sizes to try; a network gets the smallest that it accepts
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)
 Build = Callable[[], nn.Module]
-# family, name, how to build it, shapes of inputs to try
+# family, name, function that builds it, input shapes to try
 Known = tuple[str, str, Build, tuple[tuple[int, ...], ...]]
 
 TORCHVISION = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3
@@ -30,9 +30,9 @@ DETECTION = """fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_lar
 fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn keypointrcnn_resnet50_fpn
 maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn retinanet_resnet50_fpn_v2
 ssd300_vgg16 ssdlite320_mobilenet_v3_large"""
-# of each family of timm, as its modules part them, the network of the fewest parameters (timm 1.0.31;
-# none of those for timm's own tests); families without one of at most 100 million are left out:
-# deepseek_vit, gemma4_vit and vgg
+# the smallest network of each module of timm 1.0.31, without timm's own test networks; modules
+# whose
+# smallest network has over 100 million parameters are left out: deepseek_vit, gemma4_vit and vgg
 FAMILIES = """beit_base_patch16_224 halonet_h1 mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny
 convmixer_768_32 convnext_zepto_rms cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s
 cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small
@@ -50,7 +50,7 @@ tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small visformer_tin
 vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224 samvit_base_patch16_224
 vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p
 xcit_nano_12_p8_224"""
-# others of timm: usual ones, and those of another build than the smallest of their family
+# more networks of timm: common ones, and ones built differently from the smallest of their family
 TIMM = """botnet26t_256 repvgg_a0 gernet_s mobileone_s0 coat_lite_tiny convnext_atto convnextv2_atto
 cs3darknet_m cspdarknet53 dla34 dpn68 efficientnet_lite0 tf_efficientnet_lite0 mixnet_s
 mobilenetv4_conv_small eva02_tiny_patch14_224 ghostnet_100 hardcorenas_a hgnet_tiny lcnet_050
@@ -61,7 +61,7 @@ vit_relpos_small_patch16_224 ese_vovnet19b_dw xception41 xcit_nano_12_p16_224"""
 
 
 class Net(nn.Module):
-    """Layers by name, and what a function makes of them and of the inputs."""
+    """A network of named layers whose forward is a function of the network and its inputs."""
 
     def __init__(self, forward: Callable[..., Any], **layers: Any) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class Net(nn.Module):
             setattr(self, name, layer)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Run the function."""
+        """Call the function."""
         return self.call(self, *inputs)
 
 
 def block(inputs: int, *widths: int) -> nn.Sequential:
-    """Return 1x1 convolutions of these widths with batch-norms, and GELU between them."""
+    """Return 1x1 convolutions of these widths with batch-norm, and GELU between them."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Conv2d(inputs, width, 1), nn.BatchNorm2d(width), nn.GELU()]
@@ -84,7 +84,7 @@ def block(inputs: int, *widths: int) -> nn.Sequential:
 
 
 def wide_and_deep() -> nn.Module:
-    """Join a deep branch, of one output, and a wide one."""
+    """Return a network that concatenates a deep branch with one output and a wide branch."""
     deep = nn.Sequential(
         nn.Linear(32, 32),
         nn.BatchNorm1d(32),
@@ -105,7 +105,7 @@ def wide_and_deep() -> nn.Module:
 
 
 def concatenated_thrice() -> nn.Module:
-    """Concatenate what was concatenated."""
+    """Return a network that concatenates concatenations."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         y = torch.cat([s.one(x), s.two(x)], 1)
@@ -122,7 +122,9 @@ def concatenated_thrice() -> nn.Module:
 
 
 def concatenated_and_split() -> nn.Module:
-    """Split by widths that layers state, concatenate one part with another branch and add the other."""
+    """Return a network that splits by widths read from layers, concatenates one part with another
+    branch and adds the other part.
+    """
 
     def forward(s: Any, x: Tensor) -> Tensor:
         side, y = s.side(x), s.one(x)
@@ -134,7 +136,7 @@ def concatenated_and_split() -> nn.Module:
 
 
 def split_in_three() -> nn.Module:
-    """Split by widths that layers state, two parts going through one layer."""
+    """Return a network that splits by widths read from layers; two parts go through the same layer."""
 
     def forward(s: Any, x: Tensor) -> Any:
         y, (one, two) = s.one(x), (s.two[0].in_channels, s.three[0].in_channels)
@@ -145,7 +147,7 @@ def split_in_three() -> nn.Module:
 
 
 def scaled_by_length(unused: bool) -> nn.Module:
-    """Divide by the length of each sample, with scales and biases of a module's own."""
+    """Return a network that divides by the norm of each sample, with its own scale and bias."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         y = F.relu(s.one(x))
@@ -166,7 +168,7 @@ def scaled_by_length(unused: bool) -> nn.Module:
 
 
 def with_a_skip() -> nn.Module:
-    """Add a linear layer's output to its input."""
+    """Return a network that adds a linear layer's output to its input."""
     return Net(
         lambda s, x: s.three((y := F.relu(s.one(x))) + F.relu(s.two(y))),
         one=nn.Linear(128, 256),
@@ -176,7 +178,7 @@ def with_a_skip() -> nn.Module:
 
 
 def two_inputs() -> nn.Module:
-    """Take two inputs and return three outputs."""
+    """Return a network with two inputs and three outputs."""
 
     def forward(s: Any, x: Tensor, y: Tensor) -> Any:
         x, y = F.relu(s.one(x)), F.relu(s.two(y))
@@ -186,7 +188,7 @@ def two_inputs() -> nn.Module:
 
 
 def joined_by_rows() -> nn.Module:
-    """Concatenate along an axis of positions and split there again."""
+    """Return a network that concatenates along a spatial axis and splits there again."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         one, two = s.one(x), s.side(x)
@@ -203,7 +205,7 @@ def joined_by_rows() -> nn.Module:
 
 
 def viewed_as_an_image() -> nn.Module:
-    """View what a linear layer makes as an image, by the width that the next layer states."""
+    """Return a network that views a linear layer's output as an image for the next layer."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         y = F.relu(s.one(x)).view(-1, s.up.in_channels, 4, 4)
@@ -219,7 +221,7 @@ def viewed_as_an_image() -> nn.Module:
 
 
 def convolutions(*widths: int, transposed: bool = False) -> nn.Module:
-    """Return convolutions with batch-norm and ReLU; the second is a transposed one, or has a stride of 2."""
+    """Return convolutions with batch-norm and ReLU; the second is transposed or has a stride of 2."""
     layers: list[nn.Module] = []
     for k, (a, b) in enumerate(zip((3, *widths), widths, strict=False)):
         second = (nn.ConvTranspose2d if transposed else nn.Conv2d)(a, b, 2, 2)
@@ -232,7 +234,7 @@ def convolutions(*widths: int, transposed: bool = False) -> nn.Module:
 
 
 def lenet() -> nn.Module:
-    """View features as a row."""
+    """Return a LeNet, which flattens features with view."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 5),
         nn.ReLU(),
@@ -251,7 +253,7 @@ def lenet() -> nn.Module:
 
 
 def added_to_the_first() -> nn.Module:
-    """Add in place what the first convolution made."""
+    """Return a network that adds the output of the first convolution in place."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         first = s.one(x)
@@ -283,7 +285,7 @@ SMALL: dict[str, tuple[Build, tuple[tuple[int, ...], ...]]] = {
     "LeNet": (lenet, ((1, 28, 28),)),
     "added to the first": (added_to_the_first, ((3, 32, 32),)),
 }
-# the known ones among its tests
+# common networks from Torch-Pruning's tests
 RIVAL = "alexnet convnext_base densenet121 googlenet resnet18 resnet50 vgg16_bn vit_b_16"
 
 
@@ -310,7 +312,7 @@ def networks() -> Iterator[Known]:
             own: dict[str, Any] = {} if family == "torchvision" else {"weights_backbone": None}
             if (
                 "_fpn" in name and "_320_" not in name
-            ):  # detectors that enlarge images to 800 pixels otherwise
+            ):  # these detectors would enlarge images to 800 pixels
                 own |= {"min_size": 128, "max_size": 128}
             yield (
                 family,
@@ -323,7 +325,7 @@ def networks() -> Iterator[Known]:
 
 
 def in_timm(name: str) -> nn.Module:
-    """Build a network of timm with random weights."""
+    """Return a network of timm with random weights."""
     import timm
 
     return timm.create_model(name, pretrained=False)

@@ -1,9 +1,10 @@
-"""How near prune(amount, of="latency") comes to what was asked, measured anew after it is done.
+"""Measure how close prune(amount, of="latency") comes to the amount, with a new measurement
+afterwards.
 
     python benchmarks/latency_budget.py [--models resnet20,vgg11] [--targets onnxruntime,openvino]
 
-Random weights, 3x32x32, one thread. "again" is a new measurement of the network that came out
-beside the uncut one.
+Random weights, 3x32x32, one thread. "again" is a new measurement of the pruned network beside the
+unpruned one.
 """
 
 from __future__ import annotations

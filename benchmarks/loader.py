@@ -1,12 +1,13 @@
-"""How fast photos are read: lissom's loader beside torchvision's data set in a DataLoader, in turns.
+"""Compare the speed of lissom's loader with torchvision's ImageFolder in a DataLoader, in turns.
 
     python benchmarks/loader.py photos [--rounds 7] [--workers 2] [--networks]
 
-`photos` has a folder of JPEG files for each class. Both resize to 256, crop to 224 and normalise;
-a batch counts when it is what a network reads. Each way reads all files once a round; the table has
-medians over rounds, ratios of the medians, and how far pixels are from the default's. Processor time
-is that of all processes: on a machine with other work it says more than images a second.
-`--networks` adds how many images a second networks take on one core, to say whether they wait.
+`photos` has a folder of JPEG files for each class. Both resize to 256, crop to 224 and normalise; a
+batch counts when it is ready for a network. Each loader reads all files once per round. The table
+has medians over rounds, ratios of the medians, and the difference of pixels from the default's.
+Processor time is that of all processes: on a busy machine it is more reliable than images per
+second. `--networks` adds the images per second of networks on one core, to see if they wait for the
+loader.
 """
 
 from __future__ import annotations
@@ -44,28 +45,30 @@ NETWORKS = ("mobilenet_v3_small", "resnet18", "resnet50")
 
 
 def preprocess(resize: str) -> Preprocess:
-    """Return ImageNet's preprocessing with another way to resize."""
+    """Return ImageNet's preprocessing with the given resize operation."""
     return Preprocess.of(f'{resize} | center_crop(224) | normalize("imagenet")')
 
 
 def read_by_torchvision(folder: ImageFolder, workers: int) -> int:
-    """Read all files once, as torchvision's examples do."""
+    """Read all files once, as torchvision's examples do, and return the number of images."""
     return sum(len(x) for x, _ in DataLoader(folder, batch_size=BATCH, num_workers=workers))
 
 
 def read_by_lissom(files: Files) -> int:
-    """Read all files once, as evaluation and training do."""
+    """Read all files once, as evaluation and training do, and return the number of images."""
     data = Data("photos", files, files, files, (), 3, (224, 224), MEAN, STD, True, "photos")
     return sum(len(data.normalised(pixels)) for pixels, _ in files.batches(BATCH, CPU))
 
 
 def read_pixels(files: Files) -> int:
-    """Read all files once as they go to a GPU, which normalises them: 8 bits for each number."""
+    """Read all files once as uint8, as for a GPU, and return the number of images."""
     return sum(len(pixels) for pixels, _ in files.batches(BATCH, CPU))
 
 
 def apart(paths: list[Path], view: Preprocess) -> tuple[float, float]:
-    """Return the mean difference of pixels from the default's, of 255, and the share that differs."""
+    """Return the mean difference of pixels from the default's, in units of 1/255, and the share of
+    pixels that differ.
+    """
     exact = preprocess("resize(256)")
     differences = [
         (decoded(path, 3, view).astype(int) - decoded(path, 3, exact)).ravel() for path in paths
@@ -75,7 +78,7 @@ def apart(paths: list[Path], view: Preprocess) -> tuple[float, float]:
 
 
 def speed(run: Callable[[], int]) -> tuple[float, float]:
-    """Return images a second, and processor time for an image, in ms."""
+    """Return images per second, and processor time per image in ms."""
     begin = time.perf_counter()
     before = os.times()
     count = run()
@@ -85,7 +88,7 @@ def speed(run: Callable[[], int]) -> tuple[float, float]:
 
 
 def forward(model: torch.nn.Module, images: torch.Tensor) -> int:
-    """Run a network on a batch."""
+    """Run a network on a batch and return the number of images."""
     with torch.inference_mode():
         model(images)
     return len(images)

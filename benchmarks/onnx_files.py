@@ -1,17 +1,17 @@
-"""ONNX files of other people: imported, quantized, compared and timed; writes docs/results/onnx.md.
+"""Import, quantize, compare and time ONNX files of other projects; writes docs/results/onnx.md.
 
     python benchmarks/onnx_files.py FILE[=SIZES] ... --rows onnx.jsonl [--text PATTERN]
     [--fixed 'sr=16000'] [-o docs/results/onnx.md]
 
-SIZES are those of the first input without the batch, as in det.onnx=3x320x320; needed where the
-file leaves them open. Each file is tried in a process of its own with limits of time and memory
-(--seconds, --memory), and a line for it is added to --rows, in the place of one of that name.
-Inputs named in --fixed are constants of these values, also in the original that is timed.
+SIZES is the shape of the first input without the batch, as in det.onnx=3x320x320; needed if the
+file leaves it open. Each file runs in a process of its own with limits of time and memory
+(--seconds, --memory). A line for it is added to --rows and replaces an older line of that name.
+Inputs named in --fixed become constants of these values, also in the original that is timed.
 
-Samples are noise; for files whose name fits --text, pictures of words, drawn here. Files whose
-weights are all one number, as those of ONNX's own tests, get random weights first, and batch-norms
-that have seen the samples. A state whose batch is on its second axis has it on the first in what is
-quantized (BatchFirst).
+Samples are noise, or for files whose name matches --text generated pictures of words. Files whose
+weights are all one number, as in ONNX's own tests, first get random weights, and batch-norms
+calibrated on the samples. If a state has its batch on the second axis, the network to quantize
+takes it on the first (BatchFirst).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ WORDS = "total invoice street open paid exit phone number 2026 kiwi 48.50 ticket
 
 
 class BatchFirst(nn.Module):
-    """A network with a state (c n h), which is (n c h) here, as are its outputs of three axes."""
+    """A wrapper that takes the state of a network as (n c h) instead of (c n h), and returns
+    outputs of three axes in the same order.
+    """
 
     def __init__(self, network: nn.Module, *rest: Tensor) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class BatchFirst(nn.Module):
 
 
 def sizes_of(path: Path) -> list[tuple[str, list[int], int]]:
-    """Return name, sizes (0 where open) and type of each input."""
+    """Return the name, sizes (0 if open) and type of each input."""
     graph = onnx.load(str(path)).graph
     held = {tensor.name for tensor in graph.initializer}
     found = []
@@ -86,7 +88,7 @@ def sizes_of(path: Path) -> list[tuple[str, list[int], int]]:
 
 
 def words(count: int, sizes: tuple[int, ...]) -> Tensor:
-    """Return pictures of words on a coloured ground (n c h w), from -1 to 1."""
+    """Return pictures of words on a coloured background (n c h w), from -1 to 1."""
     draw = np.random.default_rng(0)
     pictures = []
     for _ in range(count):
@@ -108,7 +110,9 @@ def words(count: int, sizes: tuple[int, ...]) -> Tensor:
 
 
 def samples_of(path: Path, sizes: tuple[int, ...], *, text: bool) -> list[Tensor]:
-    """Return inputs of the file: of the first many, batch first; of a state many, batch second."""
+    """Return a batch for each input of a file. States have the batch on the second axis, other
+    inputs on the first.
+    """
     draw = torch.Generator().manual_seed(1)
     tensors = []
     inputs = sizes_of(path)
@@ -130,7 +134,7 @@ def samples_of(path: Path, sizes: tuple[int, ...], *, text: bool) -> list[Tensor
 
 
 def in_batch(inputs: list[Tensor], start: int, end: int) -> list[Tensor]:
-    """Return some of the samples of a file's inputs."""
+    """Return the samples from `start` to `end` of all inputs."""
     count = len(inputs[0])
     parts = []
     for tensor in inputs:
@@ -140,12 +144,12 @@ def in_batch(inputs: list[Tensor], start: int, end: int) -> list[Tensor]:
 
 
 def one_number(proto: Any) -> bool:
-    """Return whether the weights of a model are made by nodes, all of one number."""
+    """Return whether the weights of a model come from ConstantOfShape nodes, so each is one number."""
     return sum(node.op_type == "ConstantOfShape" for node in proto.graph.node) > 10
 
 
 def randomise(proto: Any) -> None:
-    """Put random weights into a model whose weights are one number each, in place."""
+    """Replace the weights of a model by random ones, in place."""
     graph = proto.graph
     shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     weights = {name: value.shape for name, value in shapes.items() if value.dtype == np.float32}
@@ -169,7 +173,7 @@ def randomise(proto: Any) -> None:
 
 
 def random_weight(draw: np.random.Generator, shape: tuple[int, ...], role: Any) -> Any:
-    """Return a weight as if at the beginning of training, for an operator and a place in its inputs."""
+    """Return an initial weight for a role: an operator and the index of its input."""
     if role in (("Conv", 1), ("Gemm", 1)):
         return draw.standard_normal(shape, np.float32) * math.sqrt(2 / math.prod(shape[1:]))
     if role in (("BatchNormalization", 1), ("BatchNormalization", 4), ("Mul", 1)):
@@ -178,7 +182,7 @@ def random_weight(draw: np.random.Generator, shape: tuple[int, ...], role: Any) 
 
 
 def settle(path: Path, images: Tensor) -> None:
-    """Give the batch-norms of a file the statistics of what they see, in place."""
+    """Fit the batch-norm statistics of a file to images, in place."""
     network = lissom.from_onnx(path)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(m.running_mean.numpy().tobytes(), m.running_var.numpy().tobytes()) for m in norms]
@@ -196,7 +200,7 @@ def settle(path: Path, images: Tensor) -> None:
 
 
 def answers_of(path: Path, inputs: list[Tensor]) -> list[Tensor]:
-    """Return what ONNX Runtime gives for a file, sample by sample; batches first."""
+    """Return the outputs of a file in ONNX Runtime, run sample by sample."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -210,7 +214,7 @@ def answers_of(path: Path, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def one_by_one(network: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
-    """Return what a network gives for each sample, put together."""
+    """Run a network sample by sample and return the concatenated outputs."""
     with torch.no_grad():
         rows = [
             list(tensors_in(network(*in_batch(inputs, k, k + 1)))) for k in range(len(inputs[0]))
@@ -219,13 +223,13 @@ def one_by_one(network: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor
 
 
 def batch_axis(output: Tensor) -> int:
-    """Return which axis of the output for one sample is the batch: the second one of a state."""
+    """Return the batch axis of an output for one sample: 1 for a state, else 0."""
     return 1 if output.ndim == 3 and output.shape[:2] == (2, 1) else 0
 
 
 def agreement(one: Tensor, two: Tensor) -> float:
-    """Return on which share of the answers two files agree: the largest of several, else which are
-    above one half.
+    """Return the share of outputs on which two files agree: the same argmax, or for a single number
+    the same side of one half.
     """
     axis = one.ndim - 1 if one.ndim == 3 else 1
     if one.shape[axis] > 1:
@@ -234,7 +238,7 @@ def agreement(one: Tensor, two: Tensor) -> float:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Return what a file is."""
+    """Return the opset, number of nodes and operators of a file."""
     proto = onnx.load(str(path))
     operators = Counter(node.op_type for node in proto.graph.node)
     return {
@@ -247,7 +251,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def tried(
     path: Path, sizes: tuple[int, ...], fixed: dict[str, Any], *, text: bool
 ) -> dict[str, Any]:
-    """Import, quantize, export, compare and time a file; return what came of it."""
+    """Import, quantize, export, compare and time a file, and return the results."""
     row: dict[str, Any] = {"samples": "pictures of words" if text else "noise"}
     proto = onnx.load(str(path))
     with tempfile.TemporaryDirectory() as folder:
@@ -256,7 +260,7 @@ def tried(
             proto = with_fixed(proto, here)
             path = Path(folder) / path.name
             onnx.save(proto, str(path))
-        network = lissom.from_onnx(path)  # as it is
+        network = lissom.from_onnx(path)  # with its own weights
         row["random"] = one_number(proto)
         inputs = samples_of(path, sizes, text=text)
         row["input"] = "x".join(map(str, inputs[0].shape[1:]))
@@ -276,7 +280,7 @@ def tried(
 def quantized(
     path: Path, network: nn.Module, inputs: list[Tensor], wanted: list[Tensor], folder: Path
 ) -> dict[str, Any]:
-    """Quantize the network of a file; return how its files compare with the original."""
+    """Quantize the network of a file and return the comparison of its files with the original."""
     original = path
     images: Tree = inputs[0] if len(inputs) == 1 else tuple(inputs)
     if (
@@ -287,7 +291,7 @@ def quantized(
         network = BatchFirst(network, *inputs[2:])
         images = (inputs[0], inputs[1].transpose(0, 1).contiguous())
         wanted = [value.transpose(0, 1) if value.ndim == 3 else value for value in wanted]
-        original = folder / "float.onnx"  # whose state has its batch where the others have it
+        original = folder / "float.onnx"  # with the batch of the state on the first axis
         lissom.export(network, "onnxruntime", original, example=first(images, 2))
     small, notes = lissom.apply(RECIPE, network, first(images, 1), images, notes=True)
     row: dict[str, Any] = {"notes": notes}
@@ -311,7 +315,7 @@ def quantized(
 def compared(
     small: nn.Module, runtime: str, file: Path, images: Tree, wanted: list[Tensor]
 ) -> dict[str, Any]:
-    """Export for a runtime and run there; return how the answers compare with the original's."""
+    """Export for a runtime, run there, and return the comparison with the original's outputs."""
     target = one_target(runtime)
     lissom.export(small, runtime, file, example=first(images, 2))
     session = target.load(file, 1)
@@ -360,7 +364,7 @@ def counted(rows: list[dict[str, Any]]) -> str:
 
 
 def reason(row: dict[str, Any]) -> str:
-    """Return why a file, or its export, is refused; else what stays float."""
+    """Return why a file or its export is refused, else the layers that stay float."""
     for part in (row, *(row.get(runtime, {}) for runtime in RUNTIMES)):
         for word in ("reason", "broken"):
             if word in part:
@@ -439,7 +443,7 @@ def page(rows: list[dict[str, Any]], table: Path, out: Path) -> str:
 
 
 def one(given: str, text: str, fixed: str, seconds: int, memory: int) -> dict[str, Any]:
-    """Try one file in a process of its own."""
+    """Return the row of one file, tested in a process of its own."""
     path, _, sizes = given.partition("=")
     name = Path(path).name
     facts = {"name": name, "given": f"{name}={sizes}" if sizes else name}
@@ -459,7 +463,7 @@ def one(given: str, text: str, fixed: str, seconds: int, memory: int) -> dict[st
         except subprocess.TimeoutExpired:
             return facts | {"error": f"not done after {seconds} s"}
         if out.exists():
-            row = out.read_text().replace(f"{Path(path).parent}/", "")  # of this machine
+            row = out.read_text().replace(f"{Path(path).parent}/", "")  # a local path
             return facts | json.loads(row)
         said = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
         return facts | {"error": said[0][:300]}

@@ -1,15 +1,15 @@
-"""Half the multiply-adds of one trained network by lissom, by Torch-Pruning 1.6.1 and by chance,
-then the same epochs.
+"""Prune one trained network to half its multiply-adds with lissom, with Torch-Pruning 1.6.1 and at
+random, then train each for the same epochs.
 
     python benchmarks/pruning_rivals.py --data folder:PATH --store STORE KEY [--seeds 0,1,2]
     [--epochs 5] [-o rivals.json]
 
-KEY is a trained network of the store, as `lissom run 'train(15)' --data folder:PATH --model
-resnet20` leaves it. lissom: prune(0.5, of="macs", by="fisher", per="cost", multiple=4) |
-distill("kd + fmse", 5, alpha=0.3). random: the same with channels ranked by chance. torch-pruning:
+KEY is a trained network in the store, for example from `lissom run 'train(15)' --data folder:PATH
+--model resnet20`. lissom: prune(0.5, of="macs", by="fisher", per="cost", multiple=4) |
+distill("kd + fmse", 5, alpha=0.3). random: the same with channels ranked at random. torch-pruning:
 its group norm (GroupMagnitudeImportance, until 1.5 GroupNormImportance), ranked globally, in small
 steps to half the multiply-adds, then train(5): plain fine-tuning with the same optimiser, schedule,
-peak learning rate and augmentation. The last epoch counts, on the test set.
+peak learning rate and augmentation. The result is that of the last epoch on the test set.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lissom.tasks.task import Task
 
 
 def by_torch_pruning(model: nn.Module, example: torch.Tensor) -> nn.Module:
-    """Prune in place to half the multiply-adds, the classifier left alone."""
+    """Prune a network to half its multiply-adds without its classifier, in place."""
     model.eval()
     goal = macs(model, example) / 2
     pruner = tp.pruner.BasePruner(

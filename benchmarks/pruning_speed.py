@@ -1,12 +1,12 @@
-"""How long prune takes with all its proofs beside Torch-Pruning 1.6.1, both timed in turns in one run.
+"""Compare the time of prune, with all its checks, with Torch-Pruning 1.6.1, in turns in one run.
 
     python benchmarks/pruning_speed.py [--only resnet50,densenet201] [--turns 5] [-o speed.json]
 
-The same job for both: a copy of a torchvision network with random weights loses half of the
-channels of every layer, ranked by the L2 norm of filters, the classifier's outputs left alone; one
-image of the network's size is given. Network by network they take turns; the median counts, of
-seconds of the processor on one thread, which are those of the clock where nothing else runs. What
-lissom does besides, its trial cut, its count of multiply-adds and its gate, is in its time.
+Both do the same job: a copy of a torchvision network with random weights loses half of the channels
+of every layer except the classifier, ranked by the L2 norm of filters, with one example image of
+the network's size. For each network they take turns. The result is the median processor time on one
+thread, which equals wall-clock time on an idle machine. lissom's time includes its trial cut, its
+count of multiply-adds and its gate.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NETWORKS = ("resnet50", "resnet152", "mobilenet_v3_large", "convnext_tiny", "den
 
 
 def by_lissom(model: nn.Module, example: Tensor) -> nn.Module:
-    """Cut half of the channels; `apply` works on a copy."""
+    """Return a network with half of its channels. `apply` copies it."""
     return lissom.apply('prune(0.5, by="l2", scope="local")', model, example)
 
 
 def by_torch_pruning(model: nn.Module, example: Tensor) -> nn.Module:
-    """Cut half of the channels of a copy."""
+    """Return a copy of a network with half of its channels."""
     model = copy.deepcopy(model)
     outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
     tp.pruner.BasePruner(
@@ -76,7 +76,7 @@ def main() -> None:
             for arm, cut in arms.items():
                 begin = time.process_time()
                 small = cut(model, example)
-                if turn:  # the first wakes what is loaded when it is first used
+                if turn:  # the first turn loads modules lazily
                     seconds[arm].append(time.process_time() - begin)
                 left[arm] = sum(p.numel() for p in small.parameters()) / sum(
                     p.numel() for p in model.parameters()

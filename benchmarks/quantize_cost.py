@@ -1,10 +1,10 @@
-"""What a batch of quantization-aware training costs beside one in float, in turns in one process;
-and calibration.
+"""Compare the cost of a batch of quantization-aware training with one in float, in turns in one
+process, and time calibration.
 
     python benchmarks/quantize_cost.py [--model resnet20] [--of 'quantize(8)' 'quantize(4, 4)']
     [--rounds 8] [--float32]
 
-Turns are short, so that whatever else the machine does meets all of them. Calibration is `quantize`
+Turns are short, so that other load on the machine affects all of them. Calibration is `quantize`
 itself on 512 images.
 """
 
@@ -25,7 +25,7 @@ from lissom.models import factory
 
 
 def main() -> None:
-    """Print images per second of each, and the ratio and the seconds of calibration of each recipe."""
+    """Print images per second, and for each recipe the ratio and the seconds of calibration."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument(
@@ -59,7 +59,7 @@ def main() -> None:
         return lambda: fit(model, data, settings, seed=0, device=DEVICE, precision=precision)
 
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for k in range(words.rounds + 1):  # the first warms up
+    for k in range(words.rounds + 1):  # the first round is a warm-up
         for name, model in networks.items():
             begin = time.perf_counter()
             turn(model)()

@@ -1,11 +1,11 @@
-"""What each way to rank channels leaves of a trained network, right after the cut and with new
-batch-norm statistics.
+"""Compare the accuracy that each importance leaves a trained network after pruning, with old and
+new batch-norm statistics.
 
     python benchmarks/scores.py --data folder:PATH --store STORE KEY [--amount 0.5] [--of macs]
     [--multiple 4]
 
-Nothing is trained: "cut" is the validation accuracy of the cut network as it is, "statistics" with
-batch-norm measured anew on 1,024 training images.
+Nothing is trained. "cut" is the validation accuracy right after pruning, "statistics" that with
+batch-norm statistics measured again on 1,024 training images.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How much of the front of accuracy, latency and bytes a search finds in a given time, by each way to choose.
+"""Compare the Pareto fronts of accuracy, latency and bytes that each sampler finds in a given time.
 
     python benchmarks/search.py --budget 30min --seeds 3 [--model resnet20] [--size 16]
     [--data digits] [--space TEXT] [--by model,random,tpe,nsga2] [--store FOLDER]
 
-Every way has a store of its own, with the same trained network in it from the beginning, so that none
-learns from another's recipes. The hypervolume is the share of a box that the found recipes beat: from
-the uncompressed network's costs to a twentieth of them, on logarithmic axes, and from 0.9 of its metric
-to 1.02 of it. Metrics are those on validation data.
+Every sampler has its own store, which starts with the same trained network, so that none learns
+from another's recipes. The hypervolume is the share of a box that the recipes dominate: from the
+uncompressed network's costs to a twentieth of them, on logarithmic axes, and from 0.9 to 1.02 of
+its metric. Metrics are measured on validation data.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAMPLES = 100_000
 
 
 def hypervolume(found: Found) -> float:
-    """Return the share of the box that some recipe beats, by drawing points."""
+    """Return the share of the box that the recipes dominate, estimated from random points."""
     goal = Goal(tuple((name, 1 if place == 0 else -1) for place, name in enumerate(found.aims)), ())
     outcomes = [Outcome.of(each) for each in found.outcomes if not each["probe"]]
     losses = np.array([goal.losses(each) for each in outcomes])

@@ -1,11 +1,11 @@
-"""Goals held against networks: what a search comes to, or what it says can be reached.
+"""Search for several goals on several networks, and print the result or the reason for refusal.
 
     python benchmarks/search_goals.py [--budget 4min] [--only resnet20,nin-half,detector]
     [--cells FOLDER] [--store FOLDER] [-o goals.md]
 
-Four goals for each network; the last cannot be reached and has to be refused before anything is
-trained. ResNet-20 and the half-width NIN learn the digits that scikit-learn brings, at 16x16; the
-detector learns the blood cells in FOLDER, in COCO's format (BCCD, 364 pictures). Rows are Markdown.
+Each network has four goals. The last cannot be reached and must be refused before anything is
+trained. ResNet-20 and the half-width NIN learn scikit-learn's digits at 16x16. The detector learns
+the blood cells in FOLDER, in COCO's format (BCCD, 364 pictures). Rows are Markdown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMPRESSED = 'prune(0..0.8, of="macs", by={l1, fisher}) | distill("kd", {2, 6}) 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what trains it, and the space and the goals of its search."""
+    """A network, the step that trains it, and the space and goals of its search."""
 
     model: str
     data: str
@@ -41,7 +41,7 @@ class Case:
 
 
 def cases(cells: str) -> dict[str, Case]:
-    """Return the cases by name; `cells` is the folder of the detector's pictures."""
+    """Return the cases by name. `cells` is the folder of the detector's pictures."""
     classified = (
         "fastest, top1 >= float - 0.01",
         "smallest, top1 >= float - 0.01, ms <= float / 3",
@@ -74,7 +74,7 @@ def cases(cells: str) -> dict[str, Case]:
 
 
 def rows(name: str, case: Case, store: Path, budget_s: float) -> Iterator[str]:
-    """Yield a row for each goal."""
+    """Yield a Markdown row for each goal."""
     data = Data.of(case.data, size=case.size, preprocess=case.preprocess or None)
     task = Task.of(case.model, data)
     metric = task.metric_names[0]
@@ -107,7 +107,7 @@ def rows(name: str, case: Case, store: Path, budget_s: float) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the rows, and write them where asked."""
+    """Print the rows, and write them to the file given by -o."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--budget", default="4min")
     options.add_argument("--only", default="resnet20,nin-half,detector")

@@ -1,11 +1,11 @@
-"""How near a search comes to the best of a grid of 81 recipes, with 12 of them trained.
+"""Measure how close a search comes to the best of 81 recipes when it trains 12 of them.
 
     python benchmarks/search_grid.py [--seeds 5] [--trials 12] [--model resnet8] [--size 16]
     [--data digits] [--to openvino] [--table grid.json]
 
 First all 81 recipes are run and measured, unless the table has them, so the best is known. Then
-searches choose among them, and are told what is in the table: only their choices are tried here.
-Values are those on validation data, and ms in turns with the uncompressed network's.
+searches choose among them and get the values from the table: only their choices are tested. Metrics
+are measured on validation data, and ms in turns with the uncompressed network.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WAYS = ("model", "tpe", "random")
 
 
 class Table:
-    """Stands for an evaluation: outcomes that are known, and a clock that they move."""
+    """An evaluation that looks outcomes up instead of running recipes, with a simulated clock."""
 
     def __init__(self, outcomes: list[Outcome], root: Path, target: str, seed: int) -> None:
         self.known = {each.recipe: each for each in outcomes[1:]}
@@ -60,42 +60,42 @@ class Table:
         self.seconds = 0.0
 
     def clock(self) -> float:
-        """Return the seconds that all recipes so far took when they were run."""
+        """Return the total seconds that the recipes so far took when they were run."""
         return self.seconds
 
     def at_once(self) -> int:
-        """Return how many recipes are run side by side."""
+        """Return the number of recipes to run in parallel."""
         return 1
 
     def reference_key(self, _: Recipe) -> str:
-        """Return its key."""
+        """Return the key of the uncompressed network."""
         return self.uncompressed.key
 
     def measure_in(self, _: Outcome) -> None:
-        """Nothing is measured."""
+        """Do nothing: the table has the measurements."""
 
     def reference(self, _: Recipe) -> Outcome:
         """Return the uncompressed network's outcome."""
         return self.uncompressed
 
     def probed(self, recipe: Recipe) -> Recipe:
-        """Return any recipe: there are probes."""
+        """Return the recipe: any can be probed."""
         return recipe
 
     def probe(self, point: Point, recipe: Recipe) -> Outcome:
-        """Return the costs of a recipe, which are those of the trained network."""
+        """Return the outcome of a recipe with the costs of the trained network and a dummy metric."""
         values = self.known[str(recipe)].values | {"top1": 0.1}
         return Outcome(point, str(recipe), "", values, 1.0, probe=True)
 
     def outcomes(self, asked: list[tuple[Point, Recipe]]) -> list[Outcome]:
-        """Return what recipes came to."""
+        """Return the outcomes of recipes, and advance the clock."""
         found = [self.known[str(recipe)] for _, recipe in asked]
         self.seconds += sum(each.seconds for each in found)
         return found
 
 
 def measured(given: argparse.Namespace) -> list[Outcome]:
-    """Run all recipes; return their outcomes, the uncompressed network's first."""
+    """Run all recipes and return their outcomes, with the uncompressed network's first."""
     data = Data.of(given.data, size=(given.size, given.size))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Task.of(given.model, data), Store(folder))
@@ -116,7 +116,7 @@ def measured(given: argparse.Namespace) -> list[Outcome]:
 def found(
     outcomes: list[Outcome], want: str, by: str, seed: int, given: argparse.Namespace
 ) -> Search:
-    """Return a search among known outcomes that has ended."""
+    """Run a search among known outcomes and return it."""
     with tempfile.TemporaryDirectory() as folder:
         table = Table(outcomes, Path(folder), given.to, seed)
         search = Search(
@@ -133,7 +133,7 @@ def found(
 
 
 def main() -> None:
-    """Print a row for each goal and each way to choose."""
+    """Print a row for each goal and each sampler."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--trials", type=int, default=12)

@@ -1,11 +1,11 @@
-"""Seconds of `report`, `store`, `plan`, `run` and `show` on a store of 2,000 entries, each command in
-a process of its own.
+"""Time `report`, `store`, `plan`, `run` and `show` on a store of 2,000 entries, each command in a
+process of its own.
 
     python benchmarks/store_commands.py [--entries 2000] [--rounds 3] [--model resnet56]
 
-One recipe is run to its end; its entries are then copied under the keys of a whole space, so that
-every file is as lissom writes it, and `plan` and `run` find the space done. The commands take turns; the
-least and the most of the rounds are printed, of the clock and of the processor.
+One recipe is run to its end. Its entries are then copied under the keys of a whole space, so that
+every file is as lissom writes it, and `plan` and `run` find the space finished. The commands take
+turns. Prints the minimum and maximum over rounds of wall-clock and processor time.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ONE = "train(1) | prune(0.5) | quantize(8)"
 
 
 def space_of(entries: int) -> str:
-    """Return a space of about so many steps."""
+    """Return a space of about `entries` steps."""
     amounts = ", ".join(f"{(k + 1) / 1000:g}" for k in range(max(1, entries // (len(BITS) + 1))))
     return f"train(1) | prune({{{amounts}}}) | quantize({{{', '.join(map(str, BITS))}}})"
 
 
 def filled(root: Path, model: str, entries: int) -> str:
-    """Fill a store with about so many entries; return the space that they are."""
+    """Fill a store with about `entries` entries and return their space."""
     task = Task.of(model, Data.of("digits"))
     store, first = Store(root / "first"), task.root(0)
     run(ONE, task, store, targets="onnxruntime")
@@ -63,9 +63,7 @@ def filled(root: Path, model: str, entries: int) -> str:
 
 
 def linked(source: str, goal: str) -> None:
-    """Give a file a second name, since 2,000 copies of one network are gigabytes; copy what is
-    written anew.
-    """
+    """Hard-link a file to save gigabytes, or copy it if it will be rewritten."""
     if Path(source).name in ("record.json", "manifest.json"):
         shutil.copyfile(source, goal)
     else:
@@ -73,7 +71,7 @@ def linked(source: str, goal: str) -> None:
 
 
 def moved(targets: dict[str, Any]) -> dict[str, Any]:
-    """Return targets with artefacts by their place in the entry."""
+    """Return targets with the paths of artefacts relative to the entry."""
     return {
         name: {
             **found,
@@ -85,7 +83,7 @@ def moved(targets: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds(words: list[str], folder: Path) -> tuple[float, float]:
-    """Return the seconds of a command by the clock, and by the processor with its children."""
+    """Run a command and return its wall-clock seconds and its processor seconds."""
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(
         [sys.executable, "-m", "lissom.cli", *words], cwd=folder, capture_output=True, text=True
@@ -93,7 +91,7 @@ def seconds(words: list[str], folder: Path) -> tuple[float, float]:
     after = os.times()
     if done.returncode:
         raise SystemExit(f"{words[0]}: {done.stderr}")
-    # of the children, user and system
+    # user and system time of child processes
     return time.perf_counter() - start, sum(after[2:4]) - sum(before[2:4])
 
 

@@ -1,9 +1,9 @@
-"""Training speed of lissom's loop against a bare hand-written one, same network, precision and
-layout, in turns.
+"""Compare the training speed of lissom's loop with a minimal hand-written one, in turns, with the
+same network, precision and memory layout.
 
     python benchmarks/throughput.py [--model resnet20] [--rounds 5]
 
-Both see the same pictures held in memory, cropped, flipped and normalised; the bare loop does only
+Both read the same pictures from memory and crop, flip and normalise them. The bare loop does only
 what training needs.
 """
 
@@ -26,7 +26,7 @@ BATCH, DEVICE = 128, torch.device("cuda" if torch.cuda.is_available() else "cpu"
 
 
 def bare(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-    """Train one epoch with nothing that is not needed."""
+    """Train one epoch with a minimal loop."""
     layout, precision = layout_of(model, DEVICE), fast_precision(DEVICE)
     model.to(DEVICE).to(memory_format=layout).train()
     optimizer = torch.optim.SGD(
@@ -52,7 +52,7 @@ def bare(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> 
 
 
 def main() -> None:
-    """Print images per second of both loops, round by round, and the ratio of the medians."""
+    """Print the images per second of both loops in each round, and the ratio of the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--rounds", type=int, default=5)
@@ -83,7 +83,7 @@ def main() -> None:
         "bare": lambda m: bare(m, pixels, labels),
     }
     speeds: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(words.rounds + 1):  # the first warms up
+    for turn in range(words.rounds + 1):  # the first round is a warm-up
         for name, loop in loops.items():
             model = factory(words.model)(10)
             begin = time.perf_counter()

@@ -1,16 +1,16 @@
-"""Error and latency of transformers in int8, beside NNCF's transformer mode.
+"""Compare the error and latency of int8 transformers with NNCF's transformer mode.
 
     python benchmarks/transformers.py [--models deit_tiny_patch16_224,...] [--pictures photos.tar]
         [--seeds 3] [--rounds 15]
 
-For each network of timm: the relative error of the outputs, which is the root mean square of the
-difference over that of the outputs, on as many other samples as quantizers have seen, and the
-latency of the files in turns, one thread (--rounds 0: none). Weights are random, as timm makes
-them, anew for each seed, and nothing is trained: so the errors compare quantizers and say nothing
-of accuracy. Samples are noise, or the photographs of a tar. A file that is slower than the float
-one is marked, and the fastest of each runtime is named. NNCF's file is for OpenVINO; its error is
-measured there, lissom's in PyTorch, which its files are compared with. Needs timm and nncf, which
-is no part of lissom: pip install nncf.
+Prints for each network of timm the relative error of the outputs (the root mean square of the
+difference over that of the outputs), on as many new samples as were used to calibrate, and the
+latency of the files in turns, one thread (--rounds 0: none). Weights are timm's random initial
+ones, new for each seed, and nothing is trained: the errors compare quantizers and do not predict
+accuracy. Samples are noise, or photographs from a tar file. A file that is slower than the float
+one is marked, and the fastest of each runtime is named. NNCF's file is for OpenVINO, and its error
+is measured there. lissom's error is measured in PyTorch, which its files are checked against. Needs
+timm and nncf, which is not part of lissom: pip install nncf.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 
 def samples(count: int, side: int, pictures: str | None) -> Tensor:
-    """Return noise, or photographs of a tar, spread over it, at about unit variance."""
+    """Return noise, or photographs taken evenly from a tar file, with about unit variance."""
     if pictures is None:
         return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
     from PIL import Image
@@ -55,13 +55,13 @@ def samples(count: int, side: int, pictures: str | None) -> Tensor:
 
 
 def relative(outputs: Tensor, wanted: Tensor) -> float:
-    """Return the root mean square of a difference over that of what was wanted."""
+    """Return the root mean square of the difference over that of the wanted outputs."""
     return float((outputs - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
 def by_nncf(source: Path, goal: Path, images: Tensor, others: Tensor) -> Tensor:
-    """Quantize an ONNX file with NNCF's transformer mode on images, save it, and return what it
-    answers to others.
+    """Quantize an ONNX file with NNCF's transformer mode on images, save it, and return its outputs
+    for other images.
     """
     import nncf
     import openvino as ov
@@ -80,7 +80,7 @@ def by_nncf(source: Path, goal: Path, images: Tensor, others: Tensor) -> Tensor:
 
 
 def errors_of(model: nn.Module, images: Tensor, others: Tensor, folder: Path) -> dict[str, float]:
-    """Quantize a network in each way on images, without files for timing; return its errors on others."""
+    """Quantize a network in each way on images and return the errors on other images."""
     with torch.no_grad():
         wanted = model(others)
     errors = {}
@@ -95,7 +95,7 @@ def errors_of(model: nn.Module, images: Tensor, others: Tensor, folder: Path) ->
 
 
 def row(model: nn.Module, images: Tensor, others: Tensor, folder: Path, rounds: int) -> None:
-    """Quantize a network in each way on images and print its errors on others, and times."""
+    """Quantize a network in each way on images, and print errors on other images and latencies."""
     with torch.no_grad():
         wanted = model(others)
     shape = tuple(images.shape[1:])

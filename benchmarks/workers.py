@@ -1,12 +1,11 @@
-"""Seconds of a grid of 12 recipes with one worker and with several, in turns; each computes with one
-thread.
+"""Time a grid of 12 recipes with one worker and with several, in turns. Each worker has one thread.
 
     python benchmarks/workers.py [--workers 2] [--rounds 2] [--epochs 30]
 
-The clock says little on a busy machine: it gives two processes more of itself than one, or nothing
-to either. So the time that the processors spent is printed, too: of the run itself and of its
-busiest worker, which is what idle processors would take if they did not slow each other down, and
-how many processors others used meanwhile.
+Wall-clock time says little on a busy machine, which may give two processes more than one, or
+neither anything. So processor time is printed too: that of the run itself plus its busiest worker
+is the time on idle processors that do not slow each other down. The last column is the number of
+processors that other programs used meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LOOK_S = 0.2
 
 
 def space(epochs: int) -> str:
-    """Return 12 recipes that begin with the same training."""
+    """Return a space of 12 recipes that begin with the same training."""
     return (
         f"train({epochs // 2}, batch=64) | prune({{0.2, 0.3, 0.4, 0.5, 0.6, 0.7}}, multiple=4) | "
         f"train({{{epochs}, {epochs + 1}}}, batch=64, lr=0.05)"
@@ -36,7 +35,7 @@ def space(epochs: int) -> str:
 
 
 def measured(workers: int, epochs: int) -> dict[str, float]:
-    """Return the seconds of a run: of the clock, of its own processor time, of its workers'."""
+    """Return the seconds of a run: wall clock, its own processor time, and that of its workers."""
     with tempfile.TemporaryDirectory() as name:
         words = ["run", space(epochs), "--model", "resnet8", "--size", "8", "--json"]
         words += ["--store", str(Path(name) / "store")]
@@ -72,12 +71,12 @@ def measured(workers: int, epochs: int) -> dict[str, float]:
 
 
 def working(times: Any) -> float:
-    """Return the seconds that all processors have worked; guests are in the other numbers."""
+    """Return the seconds that all processors have worked. The other numbers include guests."""
     return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
 
 
 def main() -> None:
-    """Print a row for each run and the ratios of the least times."""
+    """Print a row for each run and the ratios of the shortest times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)

@@ -1,4 +1,4 @@
-"""Check that the package stays small enough to read and that its imports point one way; exit 1 if not."""
+"""Check the sizes of files and functions and the direction of imports; exit 1 if wrong."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "lissom"
-# In code tokens, without comments and docstrings: a limit in lines only packs them.
+# In code tokens, without comments and docstrings: a limit in lines would only make lines fuller.
 MOST_FILE = 3_000
 MOST_FUNCTION = 500
-MOST_PER_LINE = 8  # tokens, on average over lines that are not blank
-MOST_LOOPS = 32  # comprehensions with more than one `for`; only goes down
+MOST_PER_LINE = 8  # tokens, on average over non-blank lines
+MOST_LOOPS = 32  # comprehensions with more than one `for`; only ever lower this
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -24,8 +24,8 @@ NO_CODE = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
-# Rooms from the ground up: each imports from itself and from those below it. A file at the root is
-# a room of its own.
+# Rooms from the lowest up: each imports only from itself and from rooms before it in this list. A
+# file at the root is a room of its own.
 ROOMS = (
     "errors",
     "trees",
@@ -61,7 +61,7 @@ ROOMS = (
 
 
 def room_of(module: str) -> int:
-    """Return how high the room of `surgery.fold` and the like lies."""
+    """Return the index in ROOMS of the room of a module, such as `surgery.fold`."""
     room = module.split(".")[0]
     if room not in ROOMS:
         raise SystemExit(f"tools/check.py: no room for {module}")
@@ -69,8 +69,8 @@ def room_of(module: str) -> int:
 
 
 def modules() -> dict[str, Path]:
-    """Return every module of the package by its name within it, `surgery.fold` and the like, but
-    the package itself.
+    """Return the path of every module except the package itself, by its name within the package,
+    such as `surgery.fold`.
     """
     names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -81,7 +81,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: Collection[str]) -> Iterator[str]:
-    """Yield each module of the package that a file imports, for type checkers and inside functions too."""
+    """Yield each module of the package that a file imports, also for types and in functions."""
     package = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -89,12 +89,14 @@ def imports(path: Path, known: Collection[str]) -> Iterator[str]:
             base = ".".join([*place, *([node.module] if node.module else [])])
             for alias in node.names:
                 full = f"{base}.{alias.name}".lstrip(".")
-                if full in known or base:  # of the package itself, names are taken and not modules
+                if (
+                    full in known or base
+                ):  # an import from the package itself may take a name instead of a module
                     yield full if full in known else base
 
 
 def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
-    """Yield sets of modules that import each other, however far round."""
+    """Yield a list of modules that import each other in a circle, if there is one."""
     sorter = TopologicalSorter(graph)
     try:
         sorter.prepare()
@@ -103,7 +105,7 @@ def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
 
 
 def code_tokens(text: str, tree: ast.Module) -> list[int]:
-    """Return the line of every token of code: comments, docstrings and layout do not count."""
+    """Return the line number of every token of code, without comments, docstrings and layout."""
     docstrings = {
         node.body[0].lineno
         for node in ast.walk(tree)
@@ -119,7 +121,7 @@ def code_tokens(text: str, tree: ast.Module) -> list[int]:
 
 
 def size_problems(name: str, tree: ast.AST, lines: list[int]) -> Iterator[str]:
-    """Yield the file and the functions that are too large; `lines` are those of its tokens."""
+    """Yield the file and functions that are too large; `lines` are the lines of its tokens."""
     if len(lines) > MOST_FILE:
         yield f"{name}: {len(lines)} tokens, at most {MOST_FILE}"
     for node in ast.walk(tree):
@@ -130,7 +132,7 @@ def size_problems(name: str, tree: ast.AST, lines: list[int]) -> Iterator[str]:
 
 
 def import_problems() -> Iterator[str]:
-    """Yield imports that point upwards, circles, and names that hide what a file holds."""
+    """Yield imports that point upwards, circular imports, and file names with a leading underscore."""
     known = modules()
     graph = {name: set(imports(path, known)) for name, path in known.items()}
     for name, path in known.items():
@@ -144,7 +146,7 @@ def import_problems() -> Iterator[str]:
 
 
 def joins(node: ast.AST) -> bool:
-    """Return whether a statement assigns several values at once that do not depend on each other.
+    """Return whether a statement assigns several independent values at once.
 
     >>> [joins(ast.parse(text).body[0]) for text in ("a, b = 1, 2", "a, b = b, a", "a, b = c")]
     [True, False, False]
@@ -159,7 +161,7 @@ def joins(node: ast.AST) -> bool:
 
 
 def problems() -> Iterator[str]:
-    """Yield every breach, a line each."""
+    """Yield every violation as one line."""
     total = written = long = loops = 0
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()

@@ -1,16 +1,14 @@
-"""Mutate what lissom reads from disk or from a user, and see that each mutant works or is refused
-in one line.
+"""Mutate the inputs of lissom and check that each mutant works or is refused with a short error.
 
     python tools/fuzz.py --family records --count 100000      the first 100,000 mutants of a family;
         all families by default
-    python tools/fuzz.py --replay records:1234                one again, with the traceback of what
-        it does
+    python tools/fuzz.py --replay records:1234                read one again and print its traceback
 
 The rule: a mutant is read, or a LissomError of one line and at most 1,000 characters says why not.
-No other exception, no more than 2 s of processor time, at most 512 MiB more than the valid files
-take, nothing written outside a scratch folder, nothing run. Mutants are drawn from `--seed` and
-their number, so that a number means the same one again; those that break the rule are kept in
-`--keep`. Exit 1 if any does.
+There is no other exception, at most 2 s of processor time, at most 512 MiB more memory than for
+valid files, nothing written outside a scratch folder, and nothing run. Mutants are drawn from
+`--seed` and their number, so a number always means the same mutant. Mutants that break the rule are
+kept in `--keep`. Exit 1 if there are any.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from fuzzing.family import LONGEST, Wrong
 
 
 def main() -> int:
-    """Read the command line; return the exit status."""
+    """Run the command line and return the exit status."""
     words = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     names = [name for name in FAMILIES if name != "faulty"]
     words.add_argument(
@@ -60,7 +58,7 @@ def main() -> int:
     if given.serve:
         serve(given.serve, given.seed, given.first, given.first + given.count, given.folder, None)
         return 0
-    # on a disk, writing takes most of the time
+    # on a disk, most of the time would go into writing
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="lissom-fuzz-", dir=memory) as folder:
         if given.replay:
@@ -85,7 +83,7 @@ def main() -> int:
 
 
 def replay(what: str, seed: int, kept: Path, folder: Path) -> int:
-    """Read one mutant in this process, as it was kept, or as it is drawn again."""
+    """Read one mutant in this process, from the file that was kept or drawn again."""
     name, _, number = what.partition(":")
     family, file = family_of(name, folder), kept / f"{name}-{number}.json"
     row = json.loads(file.read_text()) if file.is_file() else {}
@@ -98,7 +96,7 @@ def replay(what: str, seed: int, kept: Path, folder: Path) -> int:
         print(f"{place}: {len(data):,} bytes: {data[:LONGEST]!r}")
     try:
         print("refused" if family.read(mutant) else "works")
-    except Exception as error:  # whatever escapes is what is shown
+    except Exception as error:  # any exception breaks the rule and is shown
         traceback.print_exception(
             error.__cause__ if isinstance(error, Wrong) and error.__cause__ else error
         )

@@ -1,8 +1,8 @@
-"""Kill a run again and again, at random, and look whether it ends as if nothing had happened.
+"""Kill runs at random times and check that they still finish with the same results.
 
-Each round runs a small recipe in a fresh store, is killed a few times, runs on to its end, and is
-compared with a run that nobody killed: the same files bit by bit, nothing left in the store or
-among the temporary files, no process left.
+Each round starts a small recipe in a fresh store, kills it a few times, lets it finish, and
+compares it with an undisturbed run: the same files bit by bit, no unfinished files in the store or
+the temporary folder, and no process left.
 
     python tools/kills.py --kills 200 --seed 0
 """
@@ -38,15 +38,15 @@ TO = ("--to", "onnxruntime")
 SIGNALS = [
     getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT") if hasattr(signal, name)
 ]
-MOST_S = 1200  # that one run may take
-PATIENCE_S = 60  # until whatever a killed process started has ended
+MOST_S = 1200  # time limit of one run
+PATIENCE_S = 60  # time limit for the children of a killed process to end
 FORK = "fork" in multiprocessing.get_all_start_methods()
-# forked, PyTorch is imported once for all
+# with fork, PyTorch is imported only once
 START = multiprocessing.get_context("fork" if FORK else "spawn")
 
 
 def run(words: list[str], scratch: str, log: str) -> None:
-    """Be a run of the command line, at the head of a session of its own."""
+    """Run the command line in this process, as the leader of a new session."""
     if hasattr(os, "setsid"):
         os.setsid()
     os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), scratch), OMP_NUM_THREADS="1")
@@ -60,7 +60,7 @@ def run(words: list[str], scratch: str, log: str) -> None:
 
 
 class Round:
-    """A store of its own, a folder of its own for temporary files, and the processes that it began with."""
+    """A run with its own store and temporary folder, and the sessions of all processes it started."""
 
     def __init__(self, folder: Path, *more: str) -> None:
         self.store, self.scratch, self.log = folder / "a store", folder / "tmp", folder / "log.txt"
@@ -78,14 +78,14 @@ class Round:
         self.sessions: set[int] = set()
 
     def start(self) -> Any:
-        """Start the run."""
+        """Start the run in a new process and return it."""
         process = START.Process(target=run, args=(self.words, str(self.scratch), str(self.log)))
         process.start()
         self.sessions.add(process.pid)
         return process
 
     def finish(self) -> float:
-        """Run to the end; return the seconds it took."""
+        """Run to the end and return the seconds. Raises SystemExit if the run fails."""
         begin, process = time.monotonic(), self.start()
         process.join(MOST_S)
         if process.exitcode != 0:
@@ -96,19 +96,17 @@ class Round:
         return time.monotonic() - begin
 
     def kill(self, draw: random.Random, within_s: float) -> str | None:
-        """Start the run and send a signal somewhere at a random time; return which and to whom,
-        None if it was too late.
+        """Start the run and send a signal at a random time; return the signal and its receiver,
+        None if the run had ended.
         """
         process = self.start()
         process.join(draw.uniform(0, within_s))
         sent = None if process.exitcode is not None else send(process, draw.choice(SIGNALS), draw)
-        process.join(MOST_S)  # with a child killed the run itself goes on
+        process.join(MOST_S)  # if only a child was killed, the run continues
         return sent
 
     def left(self) -> list[str]:
-        """Return what lies about that should not: folders and files of what was not finished, and
-        processes.
-        """
+        """Return what should not be left behind: unfinished files and folders, and processes."""
         end = time.monotonic() + PATIENCE_S
         while (processes := self.processes()) and time.monotonic() < end:
             time.sleep(0.2)
@@ -122,12 +120,10 @@ class Round:
         )
 
     def processes(self) -> list[str]:
-        """Return what still runs of all that the round started; nothing where the system knows no
-        sessions.
-        """
+        """Return the processes of the round that still run, [] if the system has no sessions."""
         found = []
         for process in psutil.process_iter() if hasattr(os, "getsid") else ():
-            with contextlib.suppress(psutil.Error, OSError):  # gone
+            with contextlib.suppress(psutil.Error, OSError):  # the process has ended
                 if (
                     os.getsid(process.pid) in self.sessions
                     and process.status() != psutil.STATUS_ZOMBIE
@@ -136,8 +132,8 @@ class Round:
         return found
 
     def content(self) -> dict[str, Any]:
-        """Return every file that a run of the same recipe must make again, bit by bit; of logs all
-        but the time.
+        """Return the content of every file that runs of the same recipe must have in common, bit by
+        bit; of logs all except the times.
         """
         found: dict[str, Any] = {
             str(path.relative_to(self.store)): path.read_bytes()
@@ -151,14 +147,14 @@ class Round:
 
 
 def send(process: Any, number: int, draw: random.Random) -> str | None:
-    """Send a signal to the run, to a process that it started, or to all; return which to whom, None
-    if nobody was there.
+    """Send a signal to the run, to one of its child processes, or to all; return the signal and the
+    receiver, None if there was no process.
     """
     name, whom = signal.Signals(number).name, draw.choice(["parent", "child", "group"])
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         if whom == "child":
             children: list[psutil.Process] = []
-            while not children and process.exitcode is None:  # the next one that it starts
+            while not children and process.exitcode is None:  # wait for the next child
                 children = psutil.Process(process.pid).children(recursive=True)
                 time.sleep(0.001)
             if not children:
@@ -173,11 +169,11 @@ def send(process: Any, number: int, draw: random.Random) -> str | None:
 
 
 def kills(count: int, seed: int, each: int = 5, say: Callable[[str], None] = print) -> Counter[str]:
-    """Kill `count` runs, about `each` of them in one store before it is let run to its end; return
-    what was sent to whom.
+    """Kill runs `count` times, up to `each` times per store before the run may finish; return
+    counts of signals by receiver.
 
-    Every second store is that of a run which exports and measures, too. Raises SystemExit for what
-    differs or is left.
+    In every second store the run also exports and measures. Raises SystemExit if results differ or
+    anything is left behind.
     """
     draw, done, number = random.Random(seed), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="kills-") as root:
@@ -192,9 +188,9 @@ def kills(count: int, seed: int, each: int = 5, say: Callable[[str], None] = pri
                 usual = whole.left()  # PyTorch makes an empty folder for temporary files
             this = Round(Path(root) / f"round {number}", *more)
             for before in range(min(each, count - sum(done.values()))):
-                # it goes on where it was: less and less is left
+                # a run resumes where it was killed, so less and less time is left
                 sent = this.kill(draw, 0.8 * took[more] / (1 + before))
-                if sent is None:  # it was done before
+                if sent is None:  # the run had finished
                     break
                 done[sent] += 1
             this.finish()
@@ -210,7 +206,7 @@ def kills(count: int, seed: int, each: int = 5, say: Callable[[str], None] = pri
 
 
 def warm() -> None:
-    """Import what a run does, once for all that are forked."""
+    """Import the modules that a run needs, once for all forked processes."""
     for name in (
         "onnxscript",
         "torch.onnx",

@@ -1,9 +1,9 @@
-"""Print requirements.lock: the version of every package here that lissom and its extras need.
+"""Print requirements.lock: the installed version of every package that lissom and its extras need.
 
 python tools/lock.py > requirements.lock
 
-Only what is reached from the requirements in pyproject.toml is printed, so nothing else that lies
-in the environment gets in. Versions are without local tags (+cpu), files and index addresses.
+Only packages reached from the requirements in pyproject.toml are printed, so other packages in the
+environment are left out. Versions have no local tags (+cpu), files or index addresses.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ HEAD = """\
 
 
 def locked(root: str, extras: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
-    """Return the packages that `root` with `extras` needs here, name -> version, and the names of
-    those that are not installed.
+    """Return the installed packages that `root` with `extras` needs, name -> version, and the names
+    of needed packages that are not installed.
     """
     versions: dict[str, str] = {}
     missing: list[str] = []
@@ -54,7 +54,7 @@ def locked(root: str, extras: tuple[str, ...]) -> tuple[dict[str, str], list[str
 
 
 def main() -> None:
-    """Print the lock."""
+    """Print the lock file."""
     versions, missing = locked("lissom", EXTRAS)
     left_out = f"\n# Not installed when it was made: {', '.join(missing)}" if missing else ""
     system = f"{platform.system()} {platform.machine()}"

@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made: those of the methods, from their declarations."""
+"""Generate the documentation pages of the methods from their declarations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are made."""
+    """Add the generated pages."""
     made = {}
     for folder in WORDS:
         made[f"methods/{folder}.md"] = page(folder)
@@ -25,14 +25,14 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to what is no page, such as recipes and tests, into plain text."""
+    """Turn links to files without a page, such as recipes and tests, into code."""
     return re.sub(
         r"\[([^\]]+)\]\((?:\.\./)+(?:recipes|benchmarks|tests|src)/[^)]*\)", r"`\1`", markdown
     )
 
 
 def page(folder: str) -> str:
-    """Return the page of a menu: each method, what it does, and its settings."""
+    """Return the page of a menu as Markdown: each method with its docstring and settings."""
     parts = [
         f"# {folder}\n\nAs `lissom list {folder}` prints them; to add one, add a file to "
         f"`src/lissom/{folder}`."
@@ -56,13 +56,13 @@ def page(folder: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-LONG = 70  # letters of a line that is a sentence, if it is no formula
+LONG = 70  # a longer line is part of a sentence, unless it is a formula
 LABELS = ("Also known as:", "Source:", "Differs:")
 
 
 def prose(text: str) -> str:
-    """Return the rest of a docstring as Markdown: sentences flow, formulas keep their columns, and
-    names, source and differences stand out.
+    """Return a docstring without its first line as Markdown: sentences flow, formulas keep their
+    columns, and labels are bold.
     """
     parts = []
     for lines in paragraphs(text):
@@ -79,7 +79,7 @@ def prose(text: str) -> str:
 
 
 def paragraphs(text: str) -> list[list[str]]:
-    """Return the lines of each paragraph; a label, and a formula beside sentences, begins another."""
+    """Return the lines of each paragraph; labels, and formulas beside sentences, begin a new one."""
     found: list[list[str]] = [[]]
     for line in text.strip("\n").splitlines():
         if not line.strip():
@@ -96,7 +96,7 @@ def paragraphs(text: str) -> list[list[str]]:
 
 
 def is_formula(lines: list[str]) -> bool:
-    """Return whether lines are formulas or columns, which would be lost in flowing text."""
+    """Return whether lines are formulas or columns, whose layout must be kept."""
     if lines[0].startswith(LABELS):
         return False
     return any(
@@ -109,5 +109,5 @@ def is_formula(lines: list[str]) -> bool:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown does not read as marks, with code for what looks like it."""
+    """Return text with Markdown's asterisks escaped and settings such as a=1 as code."""
     return re.sub(r"(?<![\w`])(\w+=(?:\"[^\"]*\"|[\w.]+))", r"`\1`", text).replace("*", r"\*")

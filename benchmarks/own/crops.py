@@ -2,8 +2,8 @@
 
     python crops.py PHOTOS
 
-Each network is shown what the one before took for a face, and squares beside it, as in MTCNN. As many
-that it takes for a face are kept as there are, so that not all answers are the same.
+As in MTCNN, each network gets the squares that the previous network classified as faces, and
+squares near them. Up to half of the crops kept are faces, so that the outputs vary.
 """
 
 import random
@@ -15,12 +15,12 @@ import torch
 from mtcnn import ONet, PNet, RNet
 from PIL import Image
 
-SQUARES = 150  # of a photo
-MOST = 12_000  # crops of a size, at most half of them faces
+SQUARES = 150  # per photo
+MOST = 12_000  # crops per size, at most half of them faces
 
 
 def around(box, image, count=4):
-    """Yield squares that lie beside one, a little larger or smaller."""
+    """Yield squares near a box, a little larger or smaller."""
     for _ in range(count):
         side = max(12, int((box[2] - box[0]) * random.uniform(0.8, 1.25)))
         x = int(box[0] + side * random.uniform(-0.15, 0.15))
@@ -30,7 +30,7 @@ def around(box, image, count=4):
 
 
 def somewhere(image):
-    """Return a square of a tenth to seven tenths of the shorter side."""
+    """Return a random square with a side of 0.1 to 0.7 of the image's shorter side."""
     side = int(min(image.size) * random.uniform(0.1, 0.7))
     x = random.randint(0, image.width - side)
     y = random.randint(0, image.height - side)
@@ -39,7 +39,7 @@ def somewhere(image):
 
 @torch.inference_mode()
 def are_faces(network, crops):
-    """Say of each crop whether a network takes it for a face."""
+    """Return for each crop whether a network classifies it as a face."""
     pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float()
     return (network((pixels - 127.5) / 128)[-1].flatten(1)[:, 1] > 0.5).tolist()
 

@@ -1,4 +1,4 @@
-"""MTCNN's three networks with their trained weights, and which of their outputs is the answer."""
+"""MTCNN's three networks with trained weights, and a kind of task that reads the face probability."""
 
 from facenet_pytorch.models.mtcnn import ONet, PNet, RNet  # noqa: F401
 

@@ -1,5 +1,5 @@
-"""Eight kinds of short sounds in noise, 8 kHz: swept up, down, up and down, down and up, two tones
-up, two tones down, vibrato and tremolo; and a network of 1-D convolutions that tells them apart."""
+"""Eight classes of short sounds in noise at 8 kHz (sweeps up, down, up and down, down and up; two
+tones up, two tones down; vibrato; tremolo), and a network of 1-D convolutions to classify them."""
 
 import torch
 from torch import nn

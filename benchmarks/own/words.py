@@ -1,5 +1,5 @@
-"""From which package of Python's standard library is a line of documentation? And a transformer
-that says so from its words, which of them are there, and four numbers."""
+"""Lines of documentation, labelled by their package of Python's standard library, and a transformer
+that classifies them from their words, a mask of gaps, and four numbers."""
 
 import ast
 import re
@@ -14,9 +14,9 @@ PACKAGES = (
     "asyncio", "ctypes", "distutils", "email", "http", "idlelib", "importlib", "logging",
     "multiprocessing", "tkinter", "unittest", "xml",
 )  # fmt: skip
-LEAST = 300  # lines of a package that is a class
-LONG = 24  # tokens of a line
-WORDS = 2000  # of which 0 is a gap and 1 a word that is not known
+LEAST = 300  # lines that a package needs to be a class
+LONG = 24  # tokens per line
+WORDS = 2000  # size of the vocabulary; 0 is a gap and 1 an unknown word
 TOKEN = re.compile(r"[a-z]+|[^a-z\s]")
 
 
@@ -36,7 +36,7 @@ def documented(package):
 
 
 def numbers(line):
-    """Return length, capitals, signs of code and indentation of a line, each about 1."""
+    """Return length, capitals, code characters and indentation of a line, scaled to about 1."""
     count = len(line)
     capitals = sum(c.isupper() for c in line)
     signs = sum(c in "_.()='" for c in line)
@@ -49,7 +49,7 @@ def numbers(line):
 
 
 def sample(line, places):
-    """Return the inputs of the network for a line."""
+    """Return the network's inputs for a line. `places` maps words to ids."""
     ids = [places.get(word, 1) for word in TOKEN.findall(line.lower())][:LONG]
     gap = LONG - len(ids)
     return {
@@ -60,7 +60,9 @@ def sample(line, places):
 
 
 def data():
-    """Return lines of five words or more, each once, parted by docstring: four fifths, one fifth."""
+    """Return distinct lines of at least five words: four fifths to train, one fifth to test, split
+    by docstring.
+    """
     lines = {"train": [], "test": []}
     seen = set()
     classes = 0

@@ -1,3 +1,1 @@
-"""What `tools/fuzz.py` is made of: mutators, one family for each thing that lissom reads, and a
-watched child.
-"""
+"""The parts of `tools/fuzz.py`: mutators, one family for each kind of input, and a watched child."""

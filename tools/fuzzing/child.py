@@ -1,6 +1,4 @@
-"""The process that reads mutants: it says the number of each before it reads it, and what went
-wrong with it.
-"""
+"""The process that reads mutants: it prints the number of each before reading it, and its fault."""
 
 from __future__ import annotations
 
@@ -31,8 +29,8 @@ FAMILIES = {
     "faulty": "faulty",
 }
 PACKAGE = str(Path(__file__).parents[2] / "src" / "lissom") + os.sep
-SECONDS = 2.0  # of processor time, for one mutant
-MEMORY = 512 << 20  # bytes above what the seeds take
+SECONDS = 2.0  # limit of processor time for one mutant
+MEMORY = 512 << 20  # limit in bytes above the memory that the seeds take
 CHANGES = {
     "os.remove",
     "os.rename",
@@ -60,29 +58,29 @@ RUNS = {
 
 
 class Escape(Exception):
-    """Say that a reader wrote or ran something."""
+    """Raised if a reader writes outside its folder or runs something."""
 
 
 def family_of(name: str, folder: Path) -> Family:
-    """Return a family by name; its seeds are in `folder`, made if they are not there."""
+    """Return a family by name. Its seeds are in `folder` and are made if they are missing."""
     module = import_module(f".{FAMILIES[name]}", __package__)
     family: type[Family] = getattr(module, name.capitalize())
     return family(folder / "seed" / (family.seeds or name), folder / "work" / name)
 
 
 def mutant_of(family: Family, seed: int, number: int) -> Mutant:
-    """Return a mutant by number, always the same."""
+    """Return a mutant by number: the same one at every call."""
     return family.mutant(Random(f"{family.name} {seed} {number}"))
 
 
 def fault(family: Family, mutant: Mutant, escapes: list[str]) -> tuple[str, bool]:
-    """Return what is wrong with how a mutant is read, nothing if all is well, and whether it is refused."""
+    """Read a mutant and return its fault, "" if it breaks no rule, and whether it is refused."""
     no = False
     begin = time.process_time()
     try:
         no = family.read(mutant)
         said = ""
-    except Exception as error:  # whatever escapes is what is looked for
+    except Exception as error:  # any exception is a fault
         said = where(error)
     took = time.process_time() - begin
     if escapes:
@@ -94,7 +92,7 @@ def fault(family: Family, mutant: Mutant, escapes: list[str]) -> tuple[str, bool
 
 
 def where(error: BaseException) -> str:
-    """Return the kind of an error and the last line of lissom that it went through."""
+    """Return the type of an error and the last line of lissom in its traceback."""
     frames = [
         frame
         for frame in traceback.extract_tb((error.__cause__ or error).__traceback__)
@@ -106,7 +104,9 @@ def where(error: BaseException) -> str:
 
 
 def serve(name: str, seed: int, first: int, last: int, folder: Path, given: Mutant | None) -> None:
-    """Read mutants in order; stop at one that took too much memory, since no other can be judged after it."""
+    """Read mutants in order. Stop after one that takes too much memory, since that spoils the
+    measurement for later ones.
+    """
     say = os.fdopen(os.dup(1), "w", buffering=1)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)
@@ -121,7 +121,7 @@ def serve(name: str, seed: int, first: int, last: int, folder: Path, given: Muta
     count = worked = 0
     for number in range(first, last):
         mutant = given or mutant_of(family, seed, number)
-        say.write(f"{number}\n")  # from now on the time counts
+        say.write(f"{number}\n")  # the time of this mutant starts now
         said, no = fault(family, mutant, escapes)
         more = used() - honest
         if more > MEMORY:
@@ -137,7 +137,7 @@ def serve(name: str, seed: int, first: int, last: int, folder: Path, given: Muta
 
 
 def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
-    """Return an audit hook that stops whoever writes outside a folder, or runs anything."""
+    """Return an audit hook that stops code from writing outside a folder and from running anything."""
     home, devnull = str(folder), os.path.realpath(os.devnull)
     own = tuple(
         os.path.realpath(path)
@@ -150,7 +150,7 @@ def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], 
 
     def inside(path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
-            return True  # a number: it was opened before
+            return True  # a file descriptor: its file was opened before
         full = os.path.realpath(os.fsdecode(path))
         return full.startswith(home) or full == devnull
 
@@ -170,7 +170,7 @@ def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], 
             stop(f"it calls {event}")
         elif event == "exec":
             name = getattr(given[0], "co_filename", "<string>")
-            # an environment may be a link
+            # the virtual environment may be a symbolic link
             if not name.startswith("<") and not os.path.realpath(name).startswith(own):
                 stop(f"it runs code of {name!r}"[:100])
 
@@ -178,7 +178,7 @@ def guard(folder: Path, escapes: list[str]) -> Callable[[str, tuple[Any, ...]], 
 
 
 def peak() -> Callable[[], int]:
-    """Return what tells the most bytes of memory that this process has held so far."""
+    """Return a function that returns the peak memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file() and b"VmHWM:" in status.read_bytes():
 
@@ -201,7 +201,7 @@ def peak() -> Callable[[], int]:
 
 
 def limit_address_space(more: int) -> None:
-    """Let this process map so many bytes more, where the system can say so."""
+    """Limit the address space of this process to `more` bytes above its current size, if possible."""
     try:
         import resource
 
@@ -216,7 +216,7 @@ def limit_address_space(more: int) -> None:
 
 
 def encoded(mutant: Mutant) -> dict[str, str]:
-    """Return a mutant as JSON can hold it."""
+    """Return a mutant in a form that JSON can hold."""
     return {name: base64.b64encode(data).decode() for name, data in mutant.items()}
 
 

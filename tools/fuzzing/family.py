@@ -1,6 +1,4 @@
-"""What every family of mutants is: a valid seed made once, a mutator, and a reader as a user would
-call it.
-"""
+"""The contract of a family of mutants: seeds, a mutator, and a reader as users call it."""
 
 from __future__ import annotations
 
@@ -12,17 +10,17 @@ from typing import ClassVar
 
 from lissom.errors import LissomError
 
-LONGEST = 1_000  # characters of one error, which are to fit on a screen
+LONGEST = 1_000  # characters of one error, which should fit on a screen
 
-Mutant = dict[str, bytes]  # file, or whatever else is read, by name
+Mutant = dict[str, bytes]  # the content of each file or text, by name
 
 
 class Wrong(Exception):
-    """Say that a reader broke the rule in another way than by an exception of its own."""
+    """Raised if a reader breaks the rule without raising an exception itself."""
 
 
 class Family(ABC):
-    """Mutants of one kind of thing; `seed` is a folder that outlives a child, `work` is the child's own."""
+    """Mutants of one kind of input. The folder `seed` outlives a child; `work` is the child's own."""
 
     name: ClassVar[str]
     seeds: ClassVar[str] = ""  # the family whose seeds it shares
@@ -42,21 +40,21 @@ class Family(ABC):
 
     @abstractmethod
     def begin(self, seed: Path) -> None:
-        """Read the seeds into memory, and check that they can be read as they are."""
+        """Read the seeds into memory and check that they are valid."""
 
     @abstractmethod
     def mutant(self, rng: Random) -> Mutant:
-        """Return a mutant; the same of the same `rng`."""
+        """Return a mutant that depends only on `rng`."""
 
     @abstractmethod
     def read(self, mutant: Mutant) -> bool:
-        """Read a mutant in every way; return whether any refused it. Raises what a user would see
-        beside a LissomError.
+        """Read a mutant in every way and return whether any refused it. Exceptions other than
+        LissomError pass through.
         """
 
 
 def refused(reader: Callable[[], object]) -> bool:
-    """Return whether a reader refuses what it is given; raise Wrong where its error is not one short line."""
+    """Return whether a reader raises LissomError. Raises Wrong if the error is not one short line."""
     try:
         reader()
     except LissomError as error:

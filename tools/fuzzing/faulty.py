@@ -1,4 +1,4 @@
-"""A family whose mutants break every rule there is, so that it can be seen that each is noticed."""
+"""A family whose mutants break every rule, to test that each violation is noticed."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Faulty(Family):
     number = 0
 
     def make(self, seed: Path) -> None:
-        """Nothing is needed."""
+        """Do nothing: no seeds are needed."""
 
     def begin(self, seed: Path) -> None:
-        """Nothing is read."""
+        """Do nothing: no seeds are read."""
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return one of the ways."""
+        """Return one of WAYS."""
         return {rng.choice(WAYS): b""}
 
     def read(self, mutant: Mutant) -> bool:
-        """Do what the mutant says."""
+        """Break the rule that the mutant names."""
         (way,) = mutant
         outside = self.work.parents[2] / "lissom-fuzz-written"
         if way == "traceback":

@@ -32,7 +32,7 @@ FORMATS = (
     "ICNS",
     "XBM",
 )
-OTHERS = {  # what Pillow opens by running a program, by reading other files, or slowly
+OTHERS = {  # formats that Pillow opens by running a program, by reading other files, or slowly
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(evil-ran) (w) file "
     b"closefile\nshowpage\n"
     b"%%EOF\n",
@@ -77,7 +77,7 @@ HUGE = (0, 1, 2**15, 2**16, 2**31 - 1, 2**32 - 1, 9_000, 13_000, 20_000, 100_000
 
 
 class Images(Family):
-    """Two classes in train and test, one file of which is no longer what it was."""
+    """A folder of two classes in train and test, with one file changed."""
 
     name = "images"
 
@@ -100,7 +100,7 @@ class Images(Family):
                     OSError,
                     KeyError,
                     ValueError,
-                ):  # this format has no such mode, or Pillow was built without it
+                ):  # the format does not have this mode, or Pillow was built without the format
                     (seed / f"{mode}.{name.lower()}").unlink(missing_ok=True)
         for mode in ("P", "RGBA", "I;16", "LA"):
             Image.fromarray(pixels[:, :, 0] if mode == "I;16" else pixels).convert(mode).save(
@@ -122,7 +122,7 @@ class Images(Family):
             )
 
     def begin(self, seed: Path) -> None:
-        """Lay the folder out, and check that it can be read."""
+        """Write the folder and check that it can be read."""
         self.files = {
             path.name: path.read_bytes()
             for path in sorted(seed.iterdir())
@@ -147,7 +147,7 @@ class Images(Family):
             raise Wrong("the seeds are refused")
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a changed file, sometimes under an odd name, or one of Fashion-MNIST's."""
+        """Return a changed image, sometimes with an odd name, or a changed file of Fashion-MNIST."""
         if rng.random() < 0.1:
             name = rng.choice(list(self.raw))
             head = (
@@ -178,7 +178,7 @@ class Images(Family):
         return {f"train/a/{name}".encode(errors="surrogatepass").decode("latin-1"): data}
 
     def read(self, mutant: Mutant) -> bool:
-        """Read the whole folder, once as it is and once without what cannot be read."""
+        """Read the whole folder, once as it is and once without unreadable files."""
         ((name, data),) = mutant.items()
         if name.startswith("fashion/"):
             path, whole = self.work / "FashionMNIST" / "raw" / name[8:], self.raw[name[8:]]
@@ -193,7 +193,7 @@ class Images(Family):
         old = path.read_bytes() if path.exists() else None
         try:
             path.write_bytes(data)
-        except OSError:  # this system has no such names
+        except OSError:  # the file system does not allow this name
             return True
         try:
             return self._folder()
@@ -218,7 +218,7 @@ class Images(Family):
 
 
 def png_of(rng: Random, data: bytes) -> bytes:
-    """Return a PNG file with a chunk changed, under a checksum that is right: no reader stops at it."""
+    """Return a PNG file with a changed chunk and a correct checksum, so that no reader stops early."""
     chunks, at = [], 8
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")

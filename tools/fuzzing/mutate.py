@@ -10,7 +10,7 @@ from copy import deepcopy
 from random import Random
 from typing import Any
 
-# JSON that Python's own writer does not write; each stands in the text under a name until the end
+# JSON that Python's own writer cannot write; names stand for it in the text until the end
 RAW = {
     "@deep-list": "[" * 50_000 + "]" * 50_000,
     "@deep-dict": '{"a":' * 50_000 + "1" + "}" * 50_000,
@@ -94,8 +94,8 @@ BYTES = (
 
 
 def bytes_of(rng: Random, data: bytes, other: bytes = b"") -> bytes:
-    """Return `data` with one to four changes: bits, bytes, pieces cut out, put in, doubled or taken
-    from `other`.
+    """Return `data` with one to four changes: flipped bits, changed bytes, pieces removed,
+    inserted, doubled or taken from `other`.
     """
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
@@ -127,8 +127,8 @@ def bytes_of(rng: Random, data: bytes, other: bytes = b"") -> bytes:
 
 
 def json_of(rng: Random, text: str, names: Sequence[str] = ()) -> str:
-    """Return a JSON text with one to three values, keys or lists of it changed; `names` are texts
-    that fit somewhere.
+    """Return a JSON text with one to three changed values, keys or lists. `names` are texts that
+    are valid somewhere.
     """
     tree = json.loads(text)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -136,7 +136,7 @@ def json_of(rng: Random, text: str, names: Sequence[str] = ()) -> str:
     out = json.dumps(tree, ensure_ascii=False)
     for name, raw in RAW.items():
         out = out.replace(f'"{name}"', raw)
-    if rng.random() < 0.02:  # a key that is there twice
+    if rng.random() < 0.02:  # a duplicate key
         out = out.replace("{", '{"key": 1, "key": 2, ', 1)
     return out
 
@@ -168,7 +168,7 @@ def _changed(rng: Random, tree: Any, names: Sequence[str]) -> Any:
 
 
 def _near(rng: Random, value: Any) -> Any:
-    """Return a value of the same type, or of one that is easily taken for it."""
+    """Return a value of the same type, or of one easily confused with it."""
     if isinstance(value, bool):
         return rng.choice((not value, int(value), str(value)))
     if isinstance(value, (int, float)):
@@ -209,13 +209,13 @@ def _near(rng: Random, value: Any) -> Any:
 
 
 def strange(rng: Random, names: Sequence[str] = ()) -> Any:
-    """Return a value that fits nowhere, or one of `names`."""
+    """Return a value that is valid nowhere, or one of `names`."""
     if names and rng.random() < 0.2:
         return rng.choice(names)
     if rng.random() < 0.25:
         name = rng.choice(tuple(RAW))
         return name if name not in RARE or rng.random() < 0.1 else "@nan"
-    # a later change of the tree is not to change what is drawn
+    # a copy, since later changes of the tree must not change STRANGE
     return deepcopy(rng.choice(STRANGE))
 
 
@@ -235,7 +235,7 @@ def _places(tree: Any) -> Any:
 
 
 def safetensors_of(rng: Random, data: bytes, names: Sequence[str] = ()) -> bytes:
-    """Return a safetensors file with its header's JSON, the length of it or its bytes changed."""
+    """Return a safetensors file with a changed header, header length or bytes."""
     size = int.from_bytes(data[:8], "little")
     head, rest = data[8 : 8 + size], data[8 + size :]
     kind = rng.randrange(6)
@@ -255,7 +255,7 @@ def safetensors_of(rng: Random, data: bytes, names: Sequence[str] = ()) -> bytes
 
 
 def text_of(rng: Random, text: str, words: Sequence[str]) -> str:
-    """Return a text with words changed, doubled, exchanged, put in or left out."""
+    """Return a text with words changed, doubled, exchanged, inserted or removed."""
     parts = re.findall(r"\w+|\s+|.", text, re.S)
     for _ in range(rng.choice((1, 1, 2, 3, 6))):
         at, kind = rng.randrange(len(parts) + 1), rng.randrange(6)

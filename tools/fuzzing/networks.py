@@ -1,4 +1,4 @@
-"""Tiny networks that hold what saved networks hold, and how they are made."""
+"""Tiny networks with the kinds of layers that saved networks have, and functions that build them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tiny(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Layers of other kinds, with widths of other names, attention among them: (n 1 8 8) to (n 10)."""
+    """Other kinds of layers, with other names of widths, and attention: (n 1 8 8) to (n 10)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files for --model onnx:FILE: a small network of convolutions, one of attention, one in integers."""
+"""Files for --model onnx:FILE: small networks of convolutions, of attention, and in integers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .mutate import bytes_of
 
 
 class Onnx(Family):
-    """Networks as PyTorch and lissom export them."""
+    """ONNX files that lissom and PyTorch exported."""
 
     name = "onnx"
 
     def make(self, seed: Path) -> None:
-        """Export a network in float and in integers, and attention."""
+        """Export a network in float and in integers, and one with attention."""
         import torch
         from torch import nn
 
@@ -38,7 +38,7 @@ class Onnx(Family):
         lissom.export(whole, "onnxruntime", str(seed / "integers.onnx"), shape=(2, 6, 6))
 
         class Attention(nn.Module):
-            """Attention of two heads."""
+            """Attention with two heads."""
 
             def __init__(self) -> None:
                 super().__init__()
@@ -69,12 +69,12 @@ class Onnx(Family):
                 raise Wrong(f"the seed {name} is refused")
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a file with bytes changed, or with a part of another one."""
+        """Return a file with changed bytes, or with a part of another file."""
         name = rng.choice([*self.files])
         return {name: bytes_of(rng, self.files[name], self.files[rng.choice([*self.files])])}
 
     def read(self, mutant: Mutant) -> bool:
-        """Read the file as a network, with the gate."""
+        """Import the file as a network and check it against ONNX Runtime."""
         from lissom import from_onnx
 
         ((name, data),) = mutant.items()

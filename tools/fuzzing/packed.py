@@ -11,7 +11,7 @@ from .weights import zip_of
 
 
 class Packed(Family):
-    """The file of one small graph that holds weights of every kind that is packed."""
+    """The file of one small graph with every kind of weights that is packed."""
 
     name = "packed"
 
@@ -46,7 +46,7 @@ class Packed(Family):
         write(seed / "model.onnx", seed / "model.onnxz")
 
     def begin(self, seed: Path) -> None:
-        """Read the seed, and check that it is unpacked to the very file."""
+        """Read the seed and check that it unpacks to the original file."""
         from lissom.importing.packed import read
 
         self.data = (seed / "model.onnxz").read_bytes()
@@ -54,7 +54,7 @@ class Packed(Family):
             raise AssertionError("the packed file is not unpacked to the ordinary one")
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return the file changed by its bytes, by its parts, or by the tree of its index."""
+        """Return the file with changed bytes, changed parts, or a changed index."""
         return {
             "model.onnxz": zip_of(rng, self.data, _part)
             if rng.random() < 0.8

@@ -117,22 +117,22 @@ OPTIONS = ("0", "0,3", "0-4", "1,16", "32", "32x48", "0-2,7")
 
 
 class Recipes(Family):
-    """Texts by grammar and by bytes, through every reader of texts."""
+    """Texts changed by words and by bytes, read by every parser of texts."""
 
     name = "recipes"
 
     def make(self, seed: Path) -> None:
-        """Nothing: the seeds are texts."""
+        """Do nothing: the seeds are texts in this file."""
 
     def begin(self, seed: Path) -> None:  # noqa: ARG002
-        """Check that the seeds can be read."""
+        """Check that the seeds are valid."""
         from lissom.language.recipe import Space
 
         for text in SEEDS:
             Space(text)
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a text for a recipe, for runtimes or for an option."""
+        """Return a text for a recipe, for runtimes or for options."""
         kind = rng.choice(("recipe",) * 8 + ("target", "option"))
         text = rng.choice({"recipe": SEEDS, "target": TARGETS, "option": OPTIONS}[kind])
         if rng.random() < 0.02:
@@ -144,7 +144,7 @@ class Recipes(Family):
         return {kind: text.encode(errors="surrogatepass")}
 
     def read(self, mutant: Mutant) -> bool:
-        """Read the text as the command line does; what can be read is written and read again."""
+        """Read the text as the command line does. A valid recipe is also written and read again."""
         from lissom.cli.counts import numbers_of, seeds_of, size_of
         from lissom.running.plan import targets_of
 
@@ -172,7 +172,7 @@ def _again(text: str) -> None:
 
 
 def large(rng: Random) -> str:
-    """Return a text that is much larger than anybody writes, in one of many ways."""
+    """Return a text that is absurdly large in one of many ways."""
     count = rng.choice((100, 1_000, 5_000, 30_000))
     return rng.choice(
         (

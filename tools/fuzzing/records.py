@@ -1,4 +1,4 @@
-"""A store: records, logs and manifests, read by everything that shows a store."""
+"""A store: records, logs and manifests, read by every command that shows a store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SPACE = "train(1, batch=256) | {prune(0.5), quantize(8)}"
 
 
 class Records(Family):
-    """Four entries, one of which, at times two, says something else than lissom wrote."""
+    """A store of four entries with changed files."""
 
     name = "records"
 
     def make(self, seed: Path) -> None:
-        """Run a small space, and note measurements as runtimes would give them."""
+        """Run a small space and add made-up measurements of runtimes."""
         import warnings
 
         import lissom
@@ -46,7 +46,7 @@ class Records(Family):
             )
 
     def begin(self, seed: Path) -> None:
-        """Copy the store, and check that it can be shown."""
+        """Copy the store and check that it can be shown."""
         self.files = {
             path.relative_to(seed).as_posix(): path.read_bytes()
             for path in sorted((seed / "store").rglob("*"))
@@ -74,7 +74,7 @@ class Records(Family):
             raise Wrong("the seed is refused")
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return one or two changed files of the store."""
+        """Return one changed file of the store, or records with changed origins."""
         if rng.random() < 0.05:
             return self._cycle(rng)
         kinds = ("record.json",) * 8 + (
@@ -93,7 +93,7 @@ class Records(Family):
         return {name: bytes_of(rng, data, self.files[rng.choice(list(self.files))])}
 
     def _cycle(self, rng: Random) -> Mutant:
-        """Return entries that come of each other, of themselves or of none."""
+        """Return records whose previous step is another entry, themselves, or missing."""
         mutant = {}
         for key in rng.sample(self.keys, rng.choice((1, 2, 3))):
             name = f"store/{key}/record.json"
@@ -107,7 +107,7 @@ class Records(Family):
         return mutant
 
     def read(self, mutant: Mutant) -> bool:
-        """Show the store with the mutant in it, in a way drawn from the mutant."""
+        """Show the store with the mutant in it, in a way that depends on the mutant."""
         for name, data in mutant.items():
             (self.work / name).write_bytes(data)
         try:
@@ -168,8 +168,8 @@ class Records(Family):
         no = False
         if mutant is not None:
             no = refused(lambda: [(store.record(key), store.log(key)) for key in self.keys])
-            # what is refused where it is read is so in every way: few are tried; what is not goes
-            # one of the ways
+            # a record that is refused on reading is refused by every command, so only one in five
+            # is tested further; other mutants go through one command
             draw = Random(repr(sorted(mutant.items())))
             chosen = draw.sample(ways, 0 if no and draw.random() < 0.8 else 1)
         for way in chosen:
@@ -181,7 +181,7 @@ class Records(Family):
 
 
 def target(record: dict[str, Any], ms: float) -> dict[str, Any]:
-    """Return what a record says of a file in a runtime."""
+    """Return made-up measurements of a file in a runtime, in the form of a record."""
 
     def took(median: float) -> dict[str, Any]:
         return {"median": median, "low": median * 0.98, "high": median * 1.03, "runs": 100}

@@ -43,7 +43,7 @@ NAMES = (
 
 
 class Structures(Family):
-    """What `lissom.save` wrote, with its structure changed, loaded into a fresh network and run."""
+    """Saved networks with a changed structure, loaded into a fresh network and run."""
 
     name = "structures"
     file = "structure.json"
@@ -81,7 +81,7 @@ class Structures(Family):
             self.load(self.work / name)
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a changed structure.json of one network, by its tree or by its bytes."""
+        """Return structure.json of one network with a changed tree or changed bytes."""
         name = rng.choice(list(self.files))
         data = self.files[name][self.file]
         if rng.random() < 0.75:
@@ -105,7 +105,7 @@ class Structures(Family):
             path.write_bytes(self.files[path.parent.name][path.name])
 
     def load(self, folder: Path) -> None:
-        """Ask for everything that is read from a structure."""
+        """Call every function that reads a structure."""
         from lissom.store.snapshot import few_bits, rounded_activations
 
         few_bits(folder)
@@ -113,7 +113,7 @@ class Structures(Family):
         self.run(folder)
 
     def run(self, folder: Path) -> None:
-        """Load the network and run it."""
+        """Load the network and run it on an example."""
         import torch
 
         import lissom
@@ -126,18 +126,18 @@ class Structures(Family):
 
 
 class Safetensors(Structures):
-    """The same with its weights changed: header, length of it, or tensors."""
+    """Saved networks with changed weights: header, header length or tensors."""
 
     name = "safetensors"
     seeds = "structures"
     file = "model.safetensors"
 
     def load(self, folder: Path) -> None:
-        """Load only, since the structure is as it was."""
+        """Only load and run the network, since the structure is unchanged."""
         self.run(folder)
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a changed model.safetensors of one network, sometimes that of another."""
+        """Return a changed model.safetensors of one network, or sometimes that of another network."""
         name = rng.choice(list(self.files))
         if rng.random() < 0.05:
             return {f"{name}/{self.file}": self.files[rng.choice(list(self.files))][self.file]}

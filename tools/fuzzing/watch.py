@@ -1,6 +1,4 @@
-"""Run mutants in a child, watch its processor time and memory, and start another one where it hangs
-or dies.
-"""
+"""Run mutants in a watched child process, and start a new one if it hangs or dies."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ import psutil
 from .child import MEMORY, SECONDS
 
 SCRIPT = Path(__file__).parents[1] / "fuzz.py"
-FRESH = 20_000  # mutants for one child: caches grow
-ASLEEP = 60.0  # seconds without any processor time after which a mutant hangs
-EACH = 5  # mutants kept of one fault
+FRESH = 20_000  # mutants per child, because caches grow
+ASLEEP = 60.0  # a mutant hangs after this many seconds without processor time
+EACH = 5  # mutants to keep per fault
 
 
 @dataclass
 class Found:
-    """What came of one family: how many were read, how many of these worked, and the faults with
-    their numbers.
+    """The results of one family: the number of mutants read, the number that worked, and the
+    mutants of each fault.
     """
 
     count: int = 0
@@ -51,13 +49,13 @@ def run(
     seconds: float = float("inf"),
     say: Callable[[str], None] = print,
 ) -> Found:
-    """Read mutants `first` to `first + count`; the files of those that break a rule go to `kept`."""
+    """Read mutants `first` to `first + count` and write those that break a rule to `kept`."""
     found, begin, number = Found(), time.monotonic(), first
     while number < first + count and time.monotonic() - begin < seconds:
         until = min(first + count, number + FRESH)
         done, faults = watched(name, seed, number, until, folder, begin + seconds)
         for row in faults:
-            if row.get("alone"):  # it may have been the sum of all before it
+            if row.get("alone"):  # earlier mutants may have contributed to the time or memory
                 _, faults_alone = watched(
                     name, seed, row["number"], row["number"] + 1, folder, float("inf")
                 )
@@ -78,7 +76,7 @@ def run(
 
 
 def keep(folder: Path, name: str, seed: int, row: dict[str, Any]) -> None:
-    """Write a mutant where `--replay` finds it."""
+    """Write a mutant to a file for `--replay`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}-{row['number']}.json").write_text(json.dumps({"seed": seed, **row}))
 
@@ -86,8 +84,8 @@ def keep(folder: Path, name: str, seed: int, row: dict[str, Any]) -> None:
 def watched(
     name: str, seed: int, first: int, last: int, folder: Path, until: float
 ) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Read mutants in one child until all are read, one ends it, or time is up; return counts, and
-    rows of faults.
+    """Read mutants in one child until all are read, one ends the child, or time is up; return
+    counts and rows of faults.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = {
@@ -148,7 +146,7 @@ def watched(
                     "number": at if at is not None else first,
                     "fault": ended
                     or f"its process ended with {child.returncode}: {' '.join(last_words)[-100:]}",
-                    "alone": bool(ended) and last - first > 1,  # a busy machine may be why
+                    "alone": bool(ended) and last - first > 1,  # a busy machine may be the cause
                 }
             )
             count += 1
@@ -159,7 +157,7 @@ def _listen(child: subprocess.Popen[str], state: dict[str, Any]) -> None:
     assert child.stdout is not None
     for line in child.stdout:
         if line[:1] == "{":
-            with suppress(ValueError):  # cut off
+            with suppress(ValueError):  # an incomplete line
                 state["rows"].append(json.loads(line))
         elif line == "ready\n":
             state["ready"] = True
@@ -168,7 +166,7 @@ def _listen(child: subprocess.Popen[str], state: dict[str, Any]) -> None:
 
 
 def _wait(child: subprocess.Popen[str], state: dict[str, Any], until: float) -> str:
-    """Wait for a child to end; end it, and say why, where one mutant takes too long or too much."""
+    """Wait for a child to end; kill it if a mutant takes too much, and return why."""
     process, at, spent, took, since, honest = (
         psutil.Process(child.pid),
         None,
@@ -186,7 +184,7 @@ def _wait(child: subprocess.Popen[str], state: dict[str, Any], until: float) -> 
             now, honest = times.user + times.system, honest or held
             if state["at"] != at:
                 at, spent = state["at"], now
-            if now != took:  # on a busy machine it waits for its turn
+            if now != took:  # it is not hanging: on a busy machine it waits for its turn
                 took, since = now, time.monotonic()
             why = ""
             if now - spent > 1.5 * SECONDS or time.monotonic() - since > ASLEEP:
@@ -202,7 +200,7 @@ def _wait(child: subprocess.Popen[str], state: dict[str, Any], until: float) -> 
 
 
 def summary(name: str, found: Found) -> list[str]:
-    """Return what came of a family, in lines."""
+    """Return the results of a family as lines of text."""
     wrong = sum(map(len, found.faults.values()))
     no = found.count - found.works - wrong
     lines = [

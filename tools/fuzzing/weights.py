@@ -1,4 +1,4 @@
-"""Files for --weights: .safetensors, and .pt in PyTorch's zip format and in its older one."""
+"""Files for --weights: .safetensors, and .pt in PyTorch's zip format and in its older format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .mutate import bytes_of, safetensors_of
 
 
 class Evil:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return the call that must never be made."""
@@ -51,12 +51,12 @@ NAMES = (
 
 
 class Weights(Family):
-    """State dicts, alone and as trainers wrap them."""
+    """State dicts, plain and in the checkpoints of common trainers."""
 
     name = "weights"
 
     def make(self, seed: Path) -> None:
-        """Save one state dict in every way."""
+        """Save one state dict in every format."""
         import torch
         from safetensors.torch import save_file
 
@@ -81,7 +81,7 @@ class Weights(Family):
         (seed / "evil.pt").write_bytes(pickle.dumps({"head.weight": Evil()}))
 
     def begin(self, seed: Path) -> None:
-        """Read all seeds; the plain ones fit."""
+        """Read all seeds and check that the plain ones can be loaded."""
         self.files = {
             path.name: path.read_bytes() for path in sorted(seed.iterdir()) if path.suffix
         }
@@ -90,9 +90,7 @@ class Weights(Family):
                 raise Wrong(f"the seed {name} is refused")
 
     def mutant(self, rng: Random) -> Mutant:
-        """Return a changed file: by bytes, by the pickle within, by the parts of the zip file, by
-        the header.
-        """
+        """Return a file with changed bytes, pickle, parts of the zip file, or header."""
         name = rng.choice([*self.files, "plain.safetensors", "plain.safetensors"])
         data = self.files[name]
         if rng.random() < 0.1:
@@ -126,9 +124,7 @@ class Weights(Family):
 
 
 def drawn(rng: Random) -> bytes:
-    """Return a pickle of a few values that are used again and again, and of calls of what PyTorch
-    allows and what not.
-    """
+    """Return a pickle with reused values and with calls that PyTorch allows and forbids."""
     out, held = [b"\x80\x02"], 0
 
     def value() -> bytes:
@@ -187,7 +183,7 @@ def drawn(rng: Random) -> bytes:
 
 
 def _file(pickled: bytes, *, old: bool) -> bytes:
-    """Return a file of torch.save around a pickle."""
+    """Return a file as torch.save writes it, with the given pickle."""
     if old:
         return (
             b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
@@ -206,7 +202,7 @@ def _file(pickled: bytes, *, old: bool) -> bytes:
 
 
 def pickle_of(rng: Random, data: bytes) -> bytes:
-    """Return a pickle with an opcode changed, or one put in that asks for what it must not get."""
+    """Return a pickle with a changed opcode, or an added one that asks for a forbidden object."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2))):
         at = rng.randrange(min(len(out), 4_000) or 1)
@@ -219,9 +215,7 @@ def pickle_of(rng: Random, data: bytes) -> bytes:
 
 
 def zip_of(rng: Random, data: bytes, change: Any) -> bytes:
-    """Return a zip file with a part changed, renamed, left out, doubled, blown up or packed in
-    another way.
-    """
+    """Return a zip file with a part changed, renamed, removed, doubled, enlarged or repacked."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = [(info.filename, archive.read(info)) for info in archive.infolist()]
     at, kind, how = rng.randrange(len(parts)), rng.randrange(7), zipfile.ZIP_STORED
@@ -258,7 +252,7 @@ def zip_of(rng: Random, data: bytes, change: Any) -> bytes:
     import warnings
 
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w", how) as archive:
-        warnings.simplefilter("ignore")  # of names that are there twice
+        warnings.simplefilter("ignore")  # about duplicate names
         for name, part in parts:
             archive.writestr(zipfile.ZipInfo(name), part, how, 1)
     return out.getvalue()

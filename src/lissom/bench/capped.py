@@ -1,4 +1,4 @@
-"""What a file would answer, and how fast, on a processor without the newer instructions."""
+"""The outputs and the latency of a file on a processor without the newer instructions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .inputs import Input
 from .machine import machine
 from .process import loaded
 
-# oneDNN's words, and the instructions that a processor has which they name
+# oneDNN's names of caps, and the instruction set that a processor needs for each
 CAPS = {
     "": "",
     "AVX512_CORE_VNNI": "avx512_vnni",
@@ -22,19 +22,19 @@ CAPS = {
     "AVX2": "avx2",
     "SSE41": "",
 }
-BATCH = 250  # samples that are run at once
-SECONDS = 0.2  # that a file is timed
+BATCH = 250  # samples
+SECONDS = 0.2  # of timing per file
 
 
 def capped(
     target: Target, path: Path, samples: Sequence[np.ndarray], cap: str
 ) -> tuple[list[np.ndarray], float] | None:
-    """Return all outputs for samples, all inputs (n ...) of a file, and the median ms of one
-    sample, as with no more than `cap`.
+    """Return all outputs for `samples`, the inputs (n ...) of a file, and the median ms of one
+    sample, with the instruction sets limited to `cap`.
 
-    oneDNN, which OpenVINO computes with, reads the cap from ONEDNN_MAX_CPU_ISA; 8-bit products
-    saturate without VNNI as they would there; no cap is the processor as it is. None where the cap
-    means nothing: on processors that are not x86, or do not have so much themselves.
+    oneDNN, which OpenVINO uses, reads the cap from ONEDNN_MAX_CPU_ISA. Without VNNI, 8-bit products
+    saturate as they do on an old processor. "" is no cap. Returns None if the cap has no meaning:
+    on processors that are not x86, or that lack these instructions themselves.
     """
     if cap and platform.machine().lower() not in ("x86_64", "amd64"):
         return None
@@ -49,5 +49,5 @@ def capped(
             for k in range(0, len(samples[0]), BATCH)
         ]
         outputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        process.ms(SECONDS / 4)  # which warms up
+        process.ms(SECONDS / 4)  # warm-up
         return outputs, process.ms(SECONDS)

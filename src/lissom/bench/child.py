@@ -1,10 +1,10 @@
-"""The process that runs one file: it reads orders, one JSON object a line, and answers in kind.
+"""The process that runs one file: it reads orders, one JSON object per line, and answers likewise.
 
-First {target, path, threads, inputs, cpus}, answered by {load_ms, resident_mib}. Then, until the
-input ends, {"seconds": s} runs noise for about s seconds and answers with the milliseconds of each
-call; {given, made} runs the arrays of one .npz file and leaves outputs in another; {"profile": n}
-answers with the layers and their ms, medians of n runs. Only the target's own library is imported
-here, so that memory and load time are the file's and the runtime's.
+The first order is {target, path, threads, inputs, cpus}; the answer is {load_ms, resident_mib}.
+Then, until the input ends: {"seconds": s} runs noise for about s seconds and answers with the
+milliseconds of each call; {given, made} runs the arrays of one .npz file and writes the outputs to
+another; {"profile": n} answers with the layers and their ms, medians of n runs. Only the target's
+own library is imported here, so that memory and load time are those of the file and the runtime.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         answers.flush()
 
     job = json.loads(sys.stdin.readline())
-    if job["cpus"]:  # before anything is imported that starts threads
+    if job["cpus"]:  # before importing anything that starts threads
         psutil.Process().cpu_affinity(job["cpus"])
     import numpy as np
 

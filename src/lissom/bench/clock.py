@@ -1,6 +1,4 @@
-"""How long layers of any width take on a target: measured once on a machine, kept, and read between
-the points.
-"""
+"""Latency of layers of any width on a target: measured once per machine, stored, and interpolated."""
 
 from __future__ import annotations
 
@@ -30,18 +28,16 @@ from .inputs import images
 from .latency import latencies
 from .machine import machine
 
-# of the inputs and of the outputs of a layer, between which times are interpolated
+# fractions of a layer's inputs and outputs at which it is timed; other widths are interpolated
 POINTS = (1.0, 0.75, 0.5, 0.25)
-SECONDS = 0.03  # that one layer runs for
+SECONDS = 0.03  # of timing per layer
 TABLE = fields(ms=mapping(number(1e-9, 1e9)))
-IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, where there is no store
+IN_MEMORY: dict[str, dict[str, float]] = {}  # tables of this process, if there is no store
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, or a linear layer (kernel ()), as a runtime sees it: channels, kernel, and the
-    size it works on.
-    """
+    """The facts of a convolution, or of a linear layer (kernel ()), that its latency depends on."""
 
     inputs: int
     outputs: int
@@ -54,7 +50,7 @@ class Layer:
     transposed: bool = False
 
     def cut(self, inputs: float, outputs: float) -> Layer:
-        """Return the layer with other widths: whole numbers, and as many in each group."""
+        """Return the layer with other widths, rounded so that all groups are equally wide."""
         if self.groups > 1 and self.groups == self.inputs:  # depthwise
             width = max(1, round(inputs))
             return replace(
@@ -100,13 +96,13 @@ class Layer:
         return onnx.shape_inference.infer_shapes(built).SerializeToString()
 
     def images(self) -> np.ndarray:
-        """Return an input."""
+        """Return a random input of the layer."""
         shape = (1, self.inputs, *self.size) if self.kernel else (*self.size, self.inputs)
         return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
 def layer_of(op: Op) -> Layer:
-    """Return the layer that a recorded convolution or matrix product is."""
+    """Return the layer of a recorded convolution or matrix product."""
     x = op.args[0] if op.name in ("convolution", "linear") else op.args[-2]
     out = op.outputs[0]
     if op.name != "convolution":
@@ -125,14 +121,14 @@ def layer_of(op: Op) -> Layer:
     )
 
 
-CALL = Layer(1, 1, size=(1,))  # next to no work: its time is that of a call
+CALL = Layer(1, 1, size=(1,))  # almost no work: its time is that of a call
 
 
 class LayerClock:
-    """Times layers and networks on one target that runs ONNX files, batch 1.
+    """Times layers and networks on one target that runs ONNX files, with batches of 1.
 
-    The table of layers is a file in `home`, a folder of the store in use, for each machine, target
-    and library version. Without `home` it is kept in memory while the process lives.
+    The table of layers is a file in `home`, a folder of the store, one for each machine, target and
+    library version. Without `home` it is kept in memory for the life of the process.
     """
 
     def __init__(self, target: str, threads: int = 1, home: Path | None = None) -> None:
@@ -151,12 +147,12 @@ class LayerClock:
     def _read(self) -> dict[str, float]:
         try:
             return dict(TABLE(parsed(text_of(self.path)))["ms"]) if self.path else {}
-        except (OSError, ValueError):  # it is measured again
+        except (OSError, ValueError):  # then everything is measured again
             return {}
 
     def ms(self, layer: Layer) -> float:
-        """Return the latency of a layer in ms, from the table where it is there, less what calling
-        a runtime takes.
+        """Return the latency of a layer in ms, without the overhead of a call. It is measured if it
+        is not in the table.
         """
         for each in (layer, CALL):
             if repr(each) not in self.table:
@@ -164,8 +160,8 @@ class LayerClock:
         return max(self.table[repr(layer)] - self.table[repr(CALL)], 1e-4)
 
     def keep(self) -> None:
-        """Write the table down, with what others have measured since; where that cannot be done, it
-        is measured again.
+        """Write the table, merged with measurements that other processes have written since. If
+        writing fails, the layers will be measured again next time.
         """
         if self.path is None:
             return
@@ -200,7 +196,7 @@ class LayerClock:
         return median(times) * 1000
 
     def at(self, layer: Layer, inputs: float, outputs: float) -> float:
-        """Return the latency of a layer of other widths, between the points measured."""
+        """Return the latency in ms of a layer with other widths, interpolated."""
         across = [max(1.0, p * layer.inputs) for p in POINTS]
         along = [max(1.0, p * layer.outputs) for p in POINTS]
         if layer.groups > 1 and layer.groups == layer.inputs:
@@ -216,8 +212,8 @@ class LayerClock:
     def predictor(
         self, model: nn.Module, example: Tensor, groups: Sequence[Group]
     ) -> Callable[[Sequence[int]], float]:
-        """Return what predicts the latency in ms of a network's layers when so many units of each
-        group are kept.
+        """Return a function that predicts the latency in ms of a network's layers from the number
+        of units kept in each group.
         """
         shapes = Shapes(model, groups)
         layers = [(name, layer_of(op)) for name, _, op in traced(model, example).products()]
@@ -242,11 +238,11 @@ class LayerClock:
         return cost
 
     def multiple(self, model: nn.Module, example: Tensor) -> int:
-        """Return the smallest number in whose multiples a channel of the costliest layer takes the
-        least time.
+        """Return the smallest multiple of channels at which the costliest layer takes the least
+        time per channel.
 
-        Widths that are such a multiple and of nothing larger are timed; within 5 % of the best
-        counts as the best.
+        For each candidate m of 1, 2, 4, ..., 32, odd multiples of m are timed. A time within 5 % of
+        the best counts as the best.
         """
         convolutions = [
             layer_of(op) for op in traced(model, example).ops if op.name == "convolution"
@@ -272,7 +268,7 @@ class LayerClock:
         return min((m for m, per in each.items() if per <= 1.05 * best), default=8)
 
     def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
-        """Measure whole networks in ms, exported, in turns, a fresh process each."""
+        """Export networks and return their latencies in ms, measured in turns in fresh processes."""
         with temporary() as folder:
             files: list[tuple[str, Path]] = []
             for k, model in enumerate(models):
@@ -286,8 +282,8 @@ class LayerClock:
 
 
 def clock_of(threads: int = 1, home: Path | None = None) -> Callable[[str], LayerClock]:
-    """Return what makes a clock for a target, each target once; tables of layers are kept in
-    `home`, in memory if None.
+    """Return a function from a target to its clock, which is made once per target. Tables of layers
+    are stored in `home`, or in memory if None.
     """
     clocks: dict[str, LayerClock] = {}
 

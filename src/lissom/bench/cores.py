@@ -1,5 +1,5 @@
-"""Which processors a measurement runs on: moving between cores, or sharing one, would be measured
-with the file.
+"""Choose the processors that a measurement runs on. Moving between cores, or sharing one, would
+disturb it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import psutil
 
 SYSTEM = Path("/sys/devices/system/cpu")
 LOAD = Path("/proc/loadavg")
-SPAN_S = 0.1  # how long others are watched
-LOOKS = 5  # at what else runs, within that time
-IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests are in the other numbers
-BUSY = 0.5  # share of a core that others use, from which a slower core is the better one
+SPAN_S = 0.1  # how long the load of the processors is watched
+LOOKS = 5  # checks for other running threads within that time
+IDLE = ("idle", "iowait", "guest", "guest_nice")  # the other numbers include guests
+BUSY = 0.5  # if others use more than this share of a core, a slower core is better
 
 
 def quiet_cores(count: int) -> list[int] | None:
-    """Return a processor of each of `count` cores, fast ones first, of these the ones that others use least.
+    """Return one processor of each of `count` cores: fast cores first, then those that others use
+    least.
 
-    None where there are not as many cores, or the system (macOS, for one) does not let a process
-    choose.
+    Returns None if there are fewer cores, or if the system does not let a process choose (macOS,
+    for example).
     """
     allowed = allowed_cpus()
     if allowed is None:
@@ -41,7 +42,8 @@ def quiet_cores(count: int) -> list[int] | None:
 def chosen(
     cores: list[list[int]], share: Mapping[int, float], khz: Mapping[int, int], count: int
 ) -> list[int] | None:
-    """Choose among cores, given as their processors (two that share a core slow each other down).
+    """Return one processor of each of the `count` best cores. A core is the list of its processors,
+    which slow each other down.
 
     >>> busy, speed = {0: 0.9, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}, {0: 4, 1: 4, 2: 3, 3: 3, 4: 4, 5: 4}
     >>> chosen([[0, 4], [1, 5], [2], [3]], busy, speed, 2)
@@ -61,14 +63,13 @@ def chosen(
 
 
 def others_run() -> bool:
-    """Return whether anything but this process wants a processor, in each of a few looks; False
-    where nobody says.
+    """Return whether other threads on the machine want to run, in each of LOOKS checks.
 
-    Only Linux tells how many threads want to run now.
+    Only Linux reports the number of runnable threads; elsewhere returns False.
     """
     with suppress(OSError, ValueError, IndexError):
         for _ in range(LOOKS):
-            # this process itself
+            # 1 is this process itself
             if int(LOAD.read_text(encoding="utf-8").split()[3].split("/")[0]) <= 1:
                 return False
             time.sleep(SPAN_S / LOOKS)
@@ -77,27 +78,27 @@ def others_run() -> bool:
 
 
 def allowed_cpus() -> set[int] | None:
-    """Return the processors that this process may run on; None where the system does not let it choose."""
+    """Return the processors that this process may run on, None if the system does not let it
+    choose.
+    """
     with suppress(psutil.Error, OSError, AttributeError):
         return set(psutil.Process().cpu_affinity())
     return None
 
 
 def used_s() -> dict[int, float]:
-    """Return how many seconds each processor has worked since the system began; empty where it does
-    not say.
-    """
+    """Return the seconds that each processor has worked since the system started, {} if unknown."""
     seconds = {}
     allowed = allowed_cpus() or set()
     with suppress(psutil.Error, OSError, RuntimeError, ValueError, IndexError):
         for cpu, times in enumerate(psutil.cpu_times(percpu=True)):
             seconds[cpu] = sum(value for name, value in times._asdict().items() if name not in IDLE)
-    # some are switched off, and the others' numbers unknown
+    # if some are switched off, the numbers of the others are unknown
     return seconds if max(allowed, default=-1) < len(seconds) else {}
 
 
 def cores_of(cpus: set[int]) -> list[list[int]]:
-    """Return these processors core by core."""
+    """Return processors grouped by the core that they share."""
     cores: dict[str, list[int]] = {}
     for cpu in sorted(cpus):
         siblings = str(cpu)
@@ -112,7 +113,7 @@ def cores_of(cpus: set[int]) -> list[list[int]]:
 
 
 def top_khz(cpu: int) -> int:
-    """Return the highest clock of a processor, 0 where the system does not say."""
+    """Return the highest clock rate of a processor in kHz, 0 if unknown."""
     with suppress(OSError, ValueError):
         return int((SYSTEM / f"cpu{cpu}/cpufreq/cpuinfo_max_freq").read_text(encoding="utf-8"))
     return 0

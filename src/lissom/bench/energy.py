@@ -1,17 +1,18 @@
-"""Energy that the processor says it has used."""
+"""The energy that the processor reports to have used."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-ZONES = Path("/sys/class/powercap")  # Linux's view of RAPL, which Intel's and AMD's processors have
+ZONES = Path(
+    "/sys/class/powercap"
+)  # Linux's interface to RAPL, the energy counters of Intel and AMD
 
 
 class Meter:
-    """Joules that all processor packages have used since the last look; None where the system does not say.
+    """Measures the energy of all processor packages: that of the whole machine, not of one process.
 
-    It counts what the whole machine does, not one process. Source:
-    https://docs.kernel.org/power/powercap/powercap.html
+    Source: https://docs.kernel.org/power/powercap/powercap.html
     """
 
     def __init__(self, zones: Path = ZONES) -> None:
@@ -27,7 +28,7 @@ class Meter:
             return None
 
     def joules(self) -> float | None:
-        """Return what was used since the last call, or since the meter was made."""
+        """Return the joules used since the last call, or since the meter was made; None if unknown."""
         before = self.before
         self.before = self._read()
         if before is None or self.before is None:
@@ -44,7 +45,7 @@ class Meter:
 
     @staticmethod
     def _since(zone: Path, before: int, now: int) -> int:
-        """Return the difference of a counter that begins again at its end."""
+        """Return the difference of a counter that wraps around at its end."""
         end = (
             0 if now >= before else int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
         )
@@ -52,7 +53,7 @@ class Meter:
 
 
 def _is_package(zone: Path) -> bool:
-    """Return whether a zone is a whole processor: others are its parts, or psys, which holds it once more."""
+    """Return whether a zone is a whole processor, not a part of one or psys, which includes it."""
     try:
         return (zone / "name").read_text(encoding="utf-8").startswith("package")
     except OSError:

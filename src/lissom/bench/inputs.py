@@ -1,4 +1,4 @@
-"""What a file is shown while it is timed: noise of the shape, type and range of each of its inputs."""
+"""Inputs for timing a file: noise of the shape, type and range of each of its inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a file: its shape with the batch, its type as NumPy names it, and its range.
+    """One input of a file: its shape with the batch, its NumPy type, and its range.
 
     Without a range, floats are normal noise and integers 0 or 1.
     """
@@ -23,19 +23,19 @@ class Input:
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Input:
-        """Return the input that `json` described."""
+        """Return the input that `json` described. Inverse of `json`."""
         return cls(**{**settings, "shape": tuple(settings["shape"])})
 
     def json(self) -> dict[str, Any]:
-        """Return what JSON takes."""
+        """Return the fields as a dict that JSON can hold."""
         return {**asdict(self), "shape": list(self.shape)}
 
     def in_batches_of(self, count: int) -> Input:
-        """Return the input with so many samples at once."""
+        """Return the input with a batch of `count` samples."""
         return replace(self, shape=(count, *self.shape[1:]))
 
     def noise(self, draw: np.random.Generator) -> np.ndarray:
-        """Draw values."""
+        """Return random values of the input's shape, type and range."""
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             if self.low is None or self.high is None:
@@ -47,12 +47,12 @@ class Input:
 
 
 def images(shape: Sequence[int], *, pixels: bool = False) -> list[Input]:
-    """Return the one input (n c h w) of a file that takes images: normal noise, or pixels of 0..255."""
+    """Return the single input (n c h w) of a file of images: normal noise, or pixels of 0..255."""
     low, high = (0.0, 255.0) if pixels else (None, None)
     return [Input(tuple(shape), "float32", low, high)]
 
 
 def noise(inputs: Sequence[Input]) -> list[np.ndarray]:
-    """Return the same values for all inputs at every call."""
+    """Return noise for all inputs, the same at every call."""
     draw = np.random.default_rng(0)
     return [each.noise(draw) for each in inputs]

@@ -1,15 +1,15 @@
-"""Intervals of latency: whether what lies between their ends is a measurement."""
+"""Confidence intervals of latency: whether they are narrow enough to trust."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# ends of an interval of latency, at most, for the number between them to be one to go by
+# largest ratio of an interval's ends at which the median can be trusted
 APART = 1.5
 
 
 def wide(ms: dict[str, Any]) -> bool:
-    """Return whether the ends of an interval are so far apart that what lies between is no measurement.
+    """Return whether an interval is too wide for its median to be trusted.
 
     >>> wide({"median": 2.0, "low": 1.9, "high": 2.1}), wide({"median": 2.0, "low": 1.93, "high": 32.0})
     (False, True)
@@ -18,7 +18,5 @@ def wide(ms: dict[str, Any]) -> bool:
 
 
 def disturbed(latencies: dict[str, Any]) -> bool:
-    """Return whether a target's latency, or that of the uncompressed network beside it, was not
-    measured well.
-    """
+    """Return whether the interval of a target's latency or of the float network's is too wide."""
     return wide(latencies["latency_ms"]) or wide(latencies["float_latency_ms"])

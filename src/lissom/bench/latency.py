@@ -1,4 +1,4 @@
-"""Latency of files, measured in turns so that what disturbs the machine disturbs all of them alike."""
+"""Latency of files, measured in turns so that a disturbance of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ROUND_S = 0.04  # seconds that one file runs in one round
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one batch in ms: median, the interval that holds it with 95 % confidence, and what
-    99 % of calls took.
+    """Latency of one batch in ms: median, its 95 % confidence interval, and 99th percentile of
+    calls.
 
-    `energy_mj` is what the processor used in one call, in mJ, whatever else ran counted in; None
-    where it does not say.
+    `energy_mj` is the energy of the processor for one call in mJ, including other processes; None
+    if unknown.
     """
 
     median: float
@@ -35,24 +35,24 @@ class Timing:
     p99: float
     energy_mj: float | None
     load_ms: float
-    peak_mib: float | None  # of both None where the system does not say
-    resident_mib: float | None  # what loading and the first run added, over the runtime alone
-    # ms of each by name; None where nobody asked or the runtime does not say
+    peak_mib: float | None  # this and the next are None if unknown
+    resident_mib: float | None  # added by loading and the first run to the runtime alone
+    # name and ms of each layer; None if not asked for, or if the runtime cannot profile
     layers: list[tuple[str, float]] | None = None
 
     def latency_ms(self) -> dict[str, float]:
-        """Return the numbers of a record."""
+        """Return the latencies in ms as a record holds them."""
         return {name: round(getattr(self, name), 4) for name in ("median", "low", "high", "p99")}
 
     def costs(self) -> dict[str, float | None]:
-        """Return what one call uses, and what loading and the memory cost, by name."""
+        """Return energy, load time and memory by name."""
         return {
             name: getattr(self, name)
             for name in ("energy_mj", "load_ms", "peak_mib", "resident_mib")
         }
 
     def layers_ms(self) -> dict[str, float] | None:
-        """Return the layers' part of a record."""
+        """Return the ms of each layer as a record holds them."""
         return None if self.layers is None else {name: round(ms, 4) for name, ms in self.layers}
 
 
@@ -64,11 +64,12 @@ def latencies(
     rounds: int = ROUNDS,
     profiled: int = 0,
 ) -> list[Timing]:
-    """Time (target, file) pairs on noise for their `inputs`, a fresh process each, in interleaved
-    rounds, all on the same cores.
+    """Time (target, file) pairs on noise for their `inputs`, each in a fresh process, in
+    interleaved rounds, all on the same cores.
 
-    Each is warmed up until two rounds agree within 5 %. The interval is that of order statistics
-    over rounds. The times of layers, if asked for, are medians of `profiled` further runs.
+    Each file is warmed up until two rounds agree within 5 %. The confidence interval comes from
+    order statistics over rounds. The times of layers are medians of `profiled` further runs; none
+    if 0.
     """
     cpus = quiet_cores(threads)
     with ExitStack() as stack:
@@ -91,7 +92,7 @@ def latencies(
             for process, ms, joules in zip(processes, calls, used, strict=True)
         ]
         for place, process in enumerate(processes if profiled else ()):
-            # a profiler that dies takes nothing with it that was measured
+            # if the profiler crashes, the measurements so far are kept
             with suppress(LissomError):
                 timings[place] = replace(timings[place], layers=process.layers(profiled))
         return timings
@@ -100,7 +101,7 @@ def latencies(
 def timing(
     process: Process, calls: Sequence[Sequence[float]], joules: Sequence[float | None]
 ) -> Timing:
-    """Return what rounds of calls, in ms, and what each round used say of a process."""
+    """Return the timing of a process from its rounds of calls in ms and the joules of each round."""
     medians = [median(call) for call in calls]
     every = sorted(chain.from_iterable(calls))
     known = [1000 * j / len(call) for call, j in zip(calls, joules, strict=True) if j is not None]
@@ -128,7 +129,7 @@ def _warm(process: Process, most: int = 12) -> None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the order statistics that hold the median with about 95 % confidence, whatever the distribution.
+    """Return order statistics that bound the median with about 95 % confidence, distribution-free.
 
     >>> interval([1, 2, 3, 4, 5, 6, 7, 8, 9])
     (2, 8)

@@ -1,4 +1,4 @@
-"""What a measurement was taken on."""
+"""Facts about the machine that measurements were taken on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = tuple(
     avx2 fma avx512f avx512_vnni avx_vnni avx512_bf16 amx_int8 amx_bf16 asimddp i8mm sve
     """.split()
 )
-# PyTorch's words for these
+# PyTorch's names of some FLAGS
 ELSEWHERE = {"fma3": "fma", "avx512_f": "avx512f", "dot": "asimddp", "neon_dot": "asimddp"}
 INFO = Path("/proc/cpuinfo")  # Linux's
 DRIVER = Path("/proc/driver/nvidia/version")  # NVIDIA's, on Linux
@@ -34,8 +34,8 @@ DRIVER = Path("/proc/driver/nvidia/version")  # NVIDIA's, on Linux
 
 @cache
 def machine() -> dict[str, Any]:
-    """Return CPU, cores, instruction sets, memory, system, library versions and GPU, without what
-    the system does not tell.
+    """Return CPU, cores, instruction sets, memory, system, library versions and GPU. Unknown facts
+    are left out.
     """
     name, flags = processor()
     libraries = {}
@@ -59,7 +59,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_text(facts: Mapping[str, Any]) -> str:
-    """Return by what latencies of one machine are told from those of another: processor and cores.
+    """Return the text that identifies a machine in tables of latency: processor and cores.
 
     >>> machine_text({"cpu": "AMD EPYC 9B14", "cores": 4, "memory_gib": 15.6})
     'AMD EPYC 9B14, 4 cores'
@@ -68,14 +68,14 @@ def machine_text(facts: Mapping[str, Any]) -> str:
 
 
 def measured_on(record: dict[str, Any], found: dict[str, Any]) -> str:
-    """Return the machine on which a target of a record was measured; earlier versions measured where
-    they made the network.
+    """Return the machine on which a target of a record was measured. Records of earlier versions do
+    not say; there it is the machine that made the network.
     """
     return found.get("machine") or machine_text(record["machine"])
 
 
 def processor() -> tuple[str, set[str]]:
-    """Return the name of the processor and the instruction sets that it is known to have."""
+    """Return the name of the processor and its known instruction sets."""
     name = ""
     flags = set[str]()
     with suppress(OSError):
@@ -88,7 +88,7 @@ def processor() -> tuple[str, set[str]]:
     if not flags:
         import torch
 
-        # PyTorch before 2.12 does not tell
+        # PyTorch has this function since 2.12
         said: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         name = name or str(said.get("cpu_name") or "")
         flags = {ELSEWHERE.get(flag, flag) for flag, has in said.items() if has is True}
@@ -96,15 +96,15 @@ def processor() -> tuple[str, set[str]]:
 
 
 def memory_gib() -> float | None:
-    """Return the memory of the machine; None where the system does not say."""
+    """Return the memory of the machine in GiB, None if unknown."""
     with suppress(psutil.Error, OSError, ValueError, KeyError):
         return round(psutil.virtual_memory().total / 2**30, 1)
     return None
 
 
 def gpu() -> dict[str, Any]:
-    """Return the name and memory of the first GPU that PyTorch has, and the versions of driver, CUDA
-    and cuDNN; nothing where there is none.
+    """Return the name and memory of PyTorch's first GPU, the number of GPUs, and the versions of
+    driver, CUDA and cuDNN; {} if there is no GPU.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""How much memory this process has, where the system tells."""
+"""Memory use of this process, as far as the system reports it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ STATUS = Path("/proc/self/status")  # Linux's
 
 
 def resident_mib() -> float | None:
-    """Return the memory that this process has resident now; None where the system does not say."""
+    """Return the resident memory of this process in MiB, None if unknown."""
     with suppress(psutil.Error, OSError):
         return float(psutil.Process().memory_info().rss) / 2**20
     return None
 
 
 def peak_mib() -> float | None:
-    """Return the most memory that this process has had resident; None where the system does not say."""
+    """Return the peak resident memory of this process in MiB, None if unknown."""
     with suppress(OSError, ValueError, IndexError):
         for line in STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    with suppress(psutil.Error, OSError, AttributeError):  # the peak is Windows'
+    with suppress(psutil.Error, OSError, AttributeError):  # only Windows has peak_wset
         return float(psutil.Process().memory_info().peak_wset) / 2**20
-    # elsewhere it begins with the peak of the process that this one came from
+    # on other systems this number starts from the peak of the parent process
     if sys.platform == "darwin":
         import resource
 

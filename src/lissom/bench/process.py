@@ -1,8 +1,8 @@
-"""A process that has loaded one file: what the file does to it, it does to nothing else.
+"""Run one exported file in a process of its own, so that a crash affects nothing else.
 
-Every exported file runs in such a process, for its accuracy as for its latency: a runtime that dies
-is one line, and the rest of the grid is measured. Arrays go through .npz files, so that nothing but
-numpy and the runtime is loaded there.
+Both accuracy and latency are measured in such a process. If a runtime crashes, that is one line of
+error, and the rest of the grid is still measured. Arrays go through .npz files, so that the process
+loads nothing but numpy and the runtime.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .inputs import Input
 
 
 class Process:
-    """Answers and milliseconds, from the process that `loaded` starts."""
+    """A process that `loaded` started: runs the file and returns outputs and times."""
 
     def __init__(self, target: str, process: subprocess.Popen[str], folder: Path) -> None:
         self.target = target
         self.process = process
         self.folder = folder
         self.load_ms = 0.0
-        self.peak_mib: float | None = None  # where the system does not say
+        self.peak_mib: float | None = None  # if unknown
         self.resident_mib: float | None = None
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Send an order and return the answer; raise if the process died over it."""
+        """Send an order and return the answer. Raises LissomError if the process dies."""
         stdin = self.process.stdin
         stdout = self.process.stdout
         assert stdin is not None and stdout is not None
@@ -66,21 +66,19 @@ class Process:
             return [held[name] for name in held.files]
 
     def times(self, seconds: float) -> list[float]:
-        """Run one batch of noise for a while and return the ms of each call; no thread of it runs
-        afterwards.
+        """Run one batch of noise for some seconds and return the ms of each call. Waits until the
+        runtime's threads sleep.
         """
         answer = self.ask({"seconds": seconds})
         self.peak_mib = answer["peak_mib"]
         return list(answer["times_ms"])
 
     def ms(self, seconds: float) -> float:
-        """Run one batch of noise for a while and return the median of the calls, in ms."""
+        """Run one batch of noise for some seconds and return the median ms of a call."""
         return median(self.times(seconds))
 
     def layers(self, times: int) -> list[tuple[str, float]] | None:
-        """Return the ms of each layer by name, medians of so many runs; None where the runtime does
-        not say.
-        """
+        """Return name and ms of each layer, medians of `times` runs; None if it cannot be profiled."""
         times_ms = self.ask({"profile": times})["layers"]
         return times_ms if times_ms is None else [(name, ms) for name, ms in times_ms]
 
@@ -95,18 +93,17 @@ def loaded(
     cpus: Sequence[int] | None = None,
     more: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """Start a process that has loaded a file and run it once on noise for its `inputs`; end it
-    afterwards.
+    """Start a process that loads a file and runs it once on noise, and end it afterwards.
 
-    `cpus`: it runs on these processors alone. `more` are environment variables.
-    Raises LissomError if it dies, then or over any order.
+    It runs only on the processors `cpus`, or on any if None. `more` are environment variables.
+    Raises LissomError if the process dies, now or during any order.
     """
     settings = surroundings(
         OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), **(more or {})
     )
-    # Files are timed with threads as their runtime has them. If threads sleep while they wait, as
-    # training on a busy machine wants it, PyTorch takes twice the time on two of them: the other
-    # runtimes would look better beside it than they are.
+    # Files are timed with the runtime's own way of waiting for threads. If threads sleep while they
+    # wait, as training on a busy machine sets it, PyTorch takes twice as long on two threads, and
+    # the other runtimes would look better than they are.
     settings.pop("OMP_WAIT_POLICY", None)
     with ExitStack() as stack:
         folder = stack.enter_context(temporary())

@@ -1,8 +1,8 @@
-"""Waiting until the threads of this process sleep.
+"""Wait until the threads of this process sleep.
 
-ONNX Runtime's threads spin on for 45 ms after a run. On as many threads as there are cores, the
-next file took up to twice its time beside them. To stop the other processes would be quicker, but a
-process that is stopped outlives a parent that is killed.
+ONNX Runtime's threads keep spinning for 45 ms after a run. With as many threads as cores, the next
+file took up to twice as long beside them. Stopping the other processes would be quicker, but a
+stopped process outlives a parent that is killed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 TASKS = Path("/proc/self/task")  # Linux's
-SETTLE_S = 1.0  # longest wait for threads that spin
+SETTLE_S = 1.0  # longest wait for spinning threads
 LOOK_S = 0.002
-QUIET = 3  # looks in a row, where only the time that the process has used can be looked at
+QUIET = 3  # quiet checks in a row, if only the process's CPU time can be checked
 
 
 def settle() -> None:
-    """Wait until no other thread of this process runs: ONNX Runtime's spin on for 45 ms, on a core
-    the next file wants.
-    """
+    """Wait until no other thread of this process runs, at most SETTLE_S."""
     end = time.monotonic() + SETTLE_S
     quiet = 0
     while quiet < QUIET and time.monotonic() < end:
@@ -35,16 +33,14 @@ def settle() -> None:
 
 
 def others_run() -> bool | None:
-    """Return whether a thread beside this one runs, or would if a core were free; None where the
-    system does not say.
-    """
+    """Return whether another thread of this process runs or waits for a core, None if unknown."""
     here = str(threading.get_native_id())
     try:
         tasks = [task for task in TASKS.iterdir() if task.name != here]
     except OSError:
         return None
     for task in tasks:
-        with suppress(OSError):  # one that has ended since
+        with suppress(OSError):  # the thread may have ended
             if (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[
                 2
             ].split()[0] == "R":

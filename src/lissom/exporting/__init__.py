@@ -1,1 +1,1 @@
-"""How a network becomes a file: what several targets share."""
+"""Writing networks to files: code that several targets share."""

@@ -1,4 +1,4 @@
-"""A quantized network in operations on floats, which every format has."""
+"""Quantized networks as float operations, which every format has."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..surgery.quantization.rounding import Rounding
 
 
 class HeldRounding(Rounding):
-    """A rounding of inputs that a file is to hold: how they become integers stands in buffers.
+    """A rounding of inputs that will be exported: its scale, zero point and step are buffers.
 
-    Made by changing a rounding's class; a format's own class says how it rounds.
+    A rounding becomes one when its class is changed. Subclasses define `forward` for their format.
     """
 
     zero_type: ClassVar[torch.dtype] = torch.float32
@@ -24,7 +24,7 @@ class HeldRounding(Rounding):
     q_step: Tensor
 
     def hold(self) -> None:
-        """Hold as buffers how inputs become integers."""
+        """Store the scale, zero point and step of the rounding as buffers."""
         codes = self.input_codes()
         self.top = codes.top
         self.sign = codes.sign
@@ -34,7 +34,7 @@ class HeldRounding(Rounding):
 
 
 class FloatRounding(HeldRounding):
-    """A rounding of inputs by operations on floats."""
+    """A rounding of inputs in float operations."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.off:
@@ -47,8 +47,8 @@ class FloatRounding(HeldRounding):
 
 
 def hold_roundings(network: QuantizedNetwork, kind: type[HeldRounding]) -> None:
-    """Let the roundings of a network's activations be of a class that a file can hold, in place;
-    those at run time stay.
+    """Change the class of a network's activation roundings to `kind`, which a file can hold, in
+    place. Roundings that find their range at run time stay as they are.
     """
     for rounding in map(network.grid_of, network.grids):
         if not rounding.grid.at_run_time:
@@ -58,10 +58,10 @@ def hold_roundings(network: QuantizedNetwork, kind: type[HeldRounding]) -> None:
 
 
 def round_in_floats(network: QuantizedNetwork, always: bool) -> None:
-    """Let a network compute in float, in place: weights on their grid in layers of the original class.
+    """Turn a network's layers back into float layers whose weights lie on their grid, in place.
 
-    Activations are rounded `always`, or if any of them has fewer than 8 bits: 8 bits change little,
-    and rounding to them costs time.
+    Activations are rounded if `always`, or if any of them has fewer than 8 bits. Rounding to 8 bits
+    changes little and costs time.
     """
     roundings = [network.grid_of(site) for site in network.grids]
     rounds = always or any(rounding.bits < 8 for rounding in roundings)

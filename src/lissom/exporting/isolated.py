@@ -1,6 +1,6 @@
-"""Converters that may abort, each in a process of its own, so that an abort is one clear error.
+"""Run converters that may abort in a process of their own, so that an abort is one clear error.
 
-The file that they made is tried in a process of its own too, before it is kept.
+The converted file is also tested in a process of its own before it is kept.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def run_isolated(
     words: Sequence[str | Path], folder: Path, makes: Path, where: str, hint: str, **more: str
 ) -> None:
-    """Run a command in `folder`, with `more` environment variables, which is to leave a file `makes`.
+    """Run a command that must write the file `makes`, with `more` environment variables.
 
-    Raises LissomError, which begins with `where` and ends with `hint`, if it fails, is killed or
-    leaves no file.
+    Raises LissomError if the command fails, is killed or writes no file. The message begins with
+    `where` and ends with `hint`.
     """
     done = subprocess.run(
         [str(word) for word in words],
@@ -49,34 +49,35 @@ def run_isolated(
 
 
 def child(*words: str | Path) -> list[str]:
-    """Return the command that hands `words` to `main` in a new process."""
+    """Return the command that passes `words` to `main` in a new process."""
     return command("lissom.exporting.isolated", *words)
 
 
 def smoke_test(
     target: str, path: Path, shape: Sequence[int], outputs: Sequence[int], where: str, hint: str
 ) -> None:
-    """Load a file and run it on one image of `shape` and on two in a process of its own.
+    """Load a file and run it on batches of 1 and 2 images of `shape` in a process of its own.
 
-    Raises LissomError if that fails, or makes anything but `outputs`, the shape of one answer.
+    `outputs` is the expected shape of one image's output. Raises LissomError if the run fails or
+    the shapes differ.
     """
     sizes = [",".join(map(str, size)) for size in (shape, outputs)]
     run_isolated(child("try", target, path.resolve(), *sizes), path.parent, path, where, hint)
 
 
 def output_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of what a network answers to one image of `shape`."""
+    """Return the shape of a network's first output for one image of `shape`, without the batch."""
     import torch
 
     with torch.no_grad():
         answer = copy.deepcopy(model).cpu().eval()(torch.zeros(1, *shape))
-    while not isinstance(answer, torch.Tensor):  # of several outputs a file answers with the first
+    while not isinstance(answer, torch.Tensor):  # a file returns the first of several outputs
         answer = next(iter(answer.values())) if isinstance(answer, dict) else answer[0]
     return tuple(answer.shape[1:])
 
 
 def main() -> None:
-    """Try a file, or call one of MNN's converters, whose first word is the name it goes by."""
+    """Test a file, or call the MNN converter that the first word names."""
     name, *words = sys.argv[1:]
     if name != "try":
         import _tools

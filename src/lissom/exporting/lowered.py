@@ -1,11 +1,10 @@
-"""What PyTorch's exporters do twice is done once: operators that a target does not have are taken
-apart one by one.
+"""Faster exports: decompose only the operators that a target lacks, each by itself.
 
-`torch.onnx.export` traces a network, and then all of its graph again, with sizes that are symbols:
-to take a handful of operators apart, and to write `relu_` as `relu`. The second time takes half to
+`torch.onnx.export` traces a network and then traces its whole graph again, with symbolic sizes, to
+decompose a handful of operators and to replace `relu_` by `relu`. The second trace takes half to
 two thirds of an export. ExecuTorch does the same several times. Here each such operator is traced
-by itself. PyTorch does the whole where that would not mean the same: where code writes into a part
-of a tensor, or into what is read by another name later. The files are equal.
+by itself. PyTorch still does the whole graph if the result could differ: if code writes into part
+of a tensor, or into memory that is read under another name later. The files are equal.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Made = TypeVar("Made")
-# what an operator becomes, for each that the target does not have
+# the decomposition of each operator that the target lacks
 Table = dict[Any, Callable[..., Any]]
-# what stands for each node of a graph in the new one: a node, or a list of nodes
+# for each node of the old graph its node in the new graph, or a list of nodes
 Now = dict[fx.Node, Any]
 
 
 class Whole(Exception):
-    """A graph that has to be traced again as a whole, and why."""
+    """Raised with the reason why a graph must be traced again as a whole."""
 
 
 def by_operator(make: Callable[[], Made]) -> Made:
-    """Return what `make` exports, with operators taken apart one by one; if it fails so, once more
-    in PyTorch's own way.
+    """Return the result of the export `make`, run with operators decomposed one by one. If that
+    fails, run it once more in PyTorch's own way.
     """
     with lowered_by_operator() as taken:
         try:
@@ -51,10 +50,10 @@ def by_operator(make: Callable[[], Made]) -> Made:
 
 @contextlib.contextmanager
 def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
-    """Let `ExportedProgram.run_decompositions` go operator by operator in the block, where that
-    means the same.
+    """Make `ExportedProgram.run_decompositions` decompose operator by operator in the block, if
+    the result is the same.
 
-    The programs that were taken apart so are in the list.
+    The list collects the programs that were decomposed this way.
     """
     whole = ExportedProgram.run_decompositions
     taken = list[ExportedProgram]()
@@ -66,7 +65,7 @@ def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
             try:
                 graph, now = lowered(program, decomp_table)
             except Exception:
-                # whatever tracing raises: the program is as it was, and PyTorch does it
+                # whatever tracing raises: the program is unchanged, so PyTorch decomposes it
                 pass
             else:
                 taken.append(program)
@@ -81,8 +80,8 @@ def lowered_by_operator() -> Iterator[list[ExportedProgram]]:
 
 
 def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProgram:
-    """Return a program with a new graph, whose inputs and outputs may have other names; tensors are
-    those of the first.
+    """Return a copy of a program with a new graph. Inputs and outputs may have new names; tensors
+    are shared with `program`.
     """
     names = {old.name: new.name for old, new in now.items() if isinstance(new, fx.Node)}
     fresh = copy.copy(program)
@@ -99,11 +98,11 @@ def renewed(program: ExportedProgram, graph: fx.Graph, now: Now) -> ExportedProg
 
 
 def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
-    """Return the graph of a program without the operators in `table`, and without any that write
-    into their input.
+    """Return the graph of a program without the operators in `table` and without operators that
+    write into their input.
 
-    Raises Whole where a graph holds another, or where what is written into is a parameter, an input
-    or read later by another name.
+    Raises Whole if the graph contains another graph, or if an operator writes into a parameter, an
+    input or a tensor that is read later under another name.
     """
     nodes = list(program.graph.nodes)
     mode = next(
@@ -130,8 +129,8 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
             ):
                 raise Whole(f"{called} writes into what is read later")
             called = without_writing(called)
-        # PyTorch's exporter never keeps operators made of others that may return their input:
-        # flatten, dropout
+        # PyTorch's exporter never keeps composite operators that may return their input, such as
+        # flatten and dropout
         if (
             called in table
             or (called._can_decompose() and called not in may_stay)
@@ -153,8 +152,8 @@ def lowered(program: ExportedProgram, table: Table) -> tuple[fx.Graph, Now]:
 
 
 def is_attention_to_take_apart(node: fx.Node) -> bool:
-    """Return whether a node is attention over other than four axes, which PyTorch's exporter to
-    ONNX cannot write.
+    """Return whether a node is attention whose inputs do not have four axes. PyTorch's exporter to
+    ONNX cannot write it.
     """
     return node.target is torch.ops.aten.scaled_dot_product_attention.default and any(
         part.meta["val"].ndim != 4 for part in node.all_input_nodes[:3]
@@ -162,9 +161,9 @@ def is_attention_to_take_apart(node: fx.Node) -> bool:
 
 
 def written_by(node: fx.Node) -> fx.Node | None:
-    """Return the first argument of an operator that writes into it, or None of one that only reads.
+    """Return the first argument of an operator if it writes into it, None if it only reads.
 
-    Raises Whole for one that writes elsewhere.
+    Raises Whole if the operator writes into any other argument.
     """
     schema = node.target._schema  # type: ignore[union-attr]
     into = [k for k, argument in enumerate(schema.arguments) if argument.is_write]
@@ -176,7 +175,7 @@ def written_by(node: fx.Node) -> fx.Node | None:
 
 
 def without_writing(called: OpOverload) -> OpOverload:
-    """Return `relu` for `relu_`; raises Whole where there is none."""
+    """Return `relu` for `relu_`. Raises Whole if there is no such operator."""
     name = called._schema.name.split("::")[1]
     alone = getattr(getattr(torch.ops, called.namespace), name.removesuffix("_"), None)
     overload = getattr(alone, called._overloadname, None)
@@ -186,9 +185,7 @@ def without_writing(called: OpOverload) -> OpOverload:
 
 
 def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.Node]) -> bool:
-    """Tell whether what shares the memory of `written`, and was made before, is read later as
-    anything else.
-    """
+    """Return whether an earlier node that shares the memory of `written` is read later."""
     later = set(after)
     return any(
         earlier is not written
@@ -199,14 +196,14 @@ def read_by_other_names(written: fx.Node, before: list[fx.Node], after: list[fx.
 
 
 def memory(node: fx.Node) -> int | None:
-    """Return what is equal for nodes whose tensors share memory."""
+    """Return an id of the memory of a node's tensor. It is equal for nodes that share memory."""
     value = node.meta.get("val")
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table: Table) -> Any:
-    """Add what an operator is made of to `graph`; return the node of its result, or the list of
-    those of its results.
+    """Add the decomposition of an operator to `graph`. Return the node of its result, or a list of
+    nodes if it has several.
     """
     leaves, structure = tree_flatten((node.args, node.kwargs))
     inputs = [part for part in leaves if isinstance(part, fx.Node)]
@@ -226,7 +223,7 @@ def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table:
         if part.op == "call_function":
             if isinstance(part.target, OpOverload) and part.target._schema.is_mutable:
                 raise Whole(f"{called} is made of {part.target}")
-            # which the exporter to ONNX does not know
+            # the exporter to ONNX does not know this operator
             if part.target is torch.ops.aten.sym_numel.default:
                 here[part] = count_of(graph, here[part.args[0]])
                 continue
@@ -238,9 +235,7 @@ def inlined(graph: fx.Graph, node: fx.Node, called: OpOverload, now: Now, table:
 
 
 def count_of(graph: fx.Graph, tensor: fx.Node) -> fx.Node | int:
-    """Add the product of a tensor's sizes to `graph`; return its node, or the number where all
-    sizes are known.
-    """
+    """Add the product of a tensor's sizes to `graph`; return its node, or the number if known."""
     total: fx.Node | int = 1
     for axis, size in enumerate(tensor.meta["val"].shape):
         part: fx.Node | int = size

@@ -1,4 +1,4 @@
-"""A convolution of OpenVINO in single bits, in the place of one of binary inputs and weights."""
+"""Replace a convolution with binary inputs and weights by OpenVINO's BinaryConvolution."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from .openvino_binary_inputs import BinaryInputs
 from .openvino_graph import BIASED, constant
 
-BYTE = 8  # bits: the plugin keeps the channels of a place in whole bytes
+BYTE = 8  # bits: the plugin stores the channels of one position in whole bytes
 
 
 def obstacle(node: Any, inputs: BinaryInputs) -> str | None:
-    """Return why a convolution of binary inputs and weights cannot be one in single bits, or None."""
+    """Return why a convolution of binary inputs and weights cannot compute in single bits, or None."""
     shape = node.input_value(0).get_partial_shape()
     if node.get_type_name() == "GroupConvolution":
         return "it has groups, and BinaryConvolution has none"
@@ -27,9 +27,9 @@ def obstacle(node: Any, inputs: BinaryInputs) -> str | None:
 
 
 def fits(node: Any, *, padding_is_zero: bool) -> bool:
-    """Return whether OpenVINO's kernels for any x86 CPU take the padding and compute it correctly.
+    """Return whether OpenVINO's kernels for every x86 CPU compute the padding correctly.
 
-    They compute 2 (SSE, AVX2) or 4 (AVX-512) neighbouring places at once, and padding must not
+    They compute 2 (SSE, AVX2) or 4 (AVX-512) neighbouring positions at once, and padding must not
     exceed that.
     """
     begin = node.get_pads_begin()
@@ -53,7 +53,7 @@ def fits(node: Any, *, padding_is_zero: bool) -> bool:
 
 
 def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> None:
-    """Put a binary convolution, and the multiplication by the scale behind it, in the place of `node`."""
+    """Replace `node` by a binary convolution followed by a multiplication by the scale."""
     import openvino as ov
     from openvino import opset8 as op
 
@@ -73,7 +73,7 @@ def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> 
     highs = op.constant(1 - lows)
     inputs = op.fake_quantize(binary.source, bound, bound, op.constant(lows), highs, 2)
     packed = np.packbits(sign.reshape(-1), bitorder="little")
-    # shared memory would be NumPy's, which frees it
+    # with shared memory the constant would point into an array that NumPy frees
     bit = ov.op.Constant(ov.Tensor(packed, ov.Shape(sign.shape), ov.Type.u1), shared_memory=False)
     padded = binary.low and any(begin + end)
     y = op.binary_convolution(
@@ -92,7 +92,7 @@ def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> 
         scale = scale / 2
     y = op.multiply(y, op.constant(scale.astype(np.float32)))
     y.set_friendly_name(node.get_friendly_name())
-    node.output(0).replace(y.output(0))  # the tensor's name goes along
+    node.output(0).replace(y.output(0))  # the tensor keeps its name
     if node.get_friendly_name().endswith(BIASED):
         fold_bias_shape(y)
 
@@ -100,9 +100,9 @@ def replace_convolution(node: Any, binary: BinaryInputs, weight: np.ndarray) -> 
 def padded_twice(
     binary: BinaryInputs, sign: np.ndarray, begin: list[int], end: list[int]
 ) -> tuple[BinaryInputs, np.ndarray]:
-    """Return inputs in {-1, 1}, padded, and their weights with every channel twice.
+    """Return padded inputs in {-1, 1} and their weights, with every channel twice.
 
-    The two differ where the images are padded: there they cancel; elsewhere they agree.
+    The two copies of a channel are padded with opposite signs, so padding cancels to 0.
     """
     from openvino import opset8 as op
 
@@ -120,7 +120,8 @@ def padded_twice(
 def in_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs, np.ndarray]:
     """Return inputs and weights with channels added until their bits fill whole bytes.
 
-    The new inputs are zero bits; in {-1, 1} their number is even, and weights of both signs cancel.
+    The new inputs are zero bits. In {-1, 1} their number is even, and weights of alternating signs
+    cancel.
     """
     from openvino import opset8 as op
 
@@ -143,7 +144,7 @@ def in_whole_bytes(binary: BinaryInputs, sign: np.ndarray) -> tuple[BinaryInputs
 
 
 def fold_bias_shape(y: Any) -> None:
-    """Make the bias added to `y` one constant: the front end computes its shape by nine operations."""
+    """Make the bias added to `y` one constant, which the front end computes in nine operations."""
     from openvino import opset8 as op
 
     for reader in y.output(0).get_target_inputs():

@@ -1,4 +1,4 @@
-"""How the inputs of a convolution in an OpenVINO model are made binary: one threshold per channel."""
+"""Find how an OpenVINO model binarises the inputs of a convolution: one threshold per channel."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TINIEST = 2.0**-126  # the smallest normal float32
 
 @dataclass(frozen=True)
 class BinaryInputs:
-    """Inputs that are made binary, channel by channel: bit = (source > threshold) != flipped."""
+    """Inputs binarised per channel: bit = (source > threshold) != flipped."""
 
     source: Any  # ov.Output (n c h w)
     threshold: np.ndarray  # (c) float32
     flipped: np.ndarray  # (c) bool
-    low: int  # what a zero bit counts: -1 or 0
+    low: int  # the value of a zero bit: -1 or 0
 
 
 def binary_inputs(value: Any) -> BinaryInputs | None:
-    """Return how a convolution's inputs are made binary, None where they are not."""
+    """Return how a convolution's inputs are binarised, None if they are not binary."""
     shape = value.get_partial_shape()
     if shape.rank.is_dynamic or shape[1].is_dynamic:
         return None
@@ -64,7 +64,7 @@ def binary_inputs(value: Any) -> BinaryInputs | None:
 
 
 def per_channel(number: np.ndarray | None, channels: int) -> np.ndarray | None:
-    """Return a constant that broadcasts along channels as (channels) float32, None for any other."""
+    """Return a constant that broadcasts along channels as (channels) float32, else None."""
     if number is None or (
         number.size != 1 and (number.ndim < 3 or number.shape[-3] != number.size)
     ):
@@ -73,9 +73,9 @@ def per_channel(number: np.ndarray | None, channels: int) -> np.ndarray | None:
 
 
 def absorbed_steps(value: Any, channels: int) -> tuple[Any, list[Step]]:
-    """Return where a comparison's input `value` comes from, and the steps per channel on the way.
+    """Return the source of a comparison's input `value`, and the per-channel steps in between.
 
-    Only steps that nothing but comparisons reads count, so that a threshold can replace them.
+    Only steps that lead to comparisons alone are absorbed, so that a threshold can replace them.
     """
     chain: list[Step] = []
     while readers := [r.get_node().get_type_name() for r in value.get_target_inputs()]:
@@ -84,7 +84,7 @@ def absorbed_steps(value: Any, channels: int) -> tuple[Any, list[Step]]:
         node = value.get_node()
         kind = node.get_type_name()
         numbers = [constant(v) for v in node.input_values()]
-        at = [i for i, n in enumerate(numbers) if n is None]  # what the step computes from
+        at = [i for i, n in enumerate(numbers) if n is None]  # the inputs that are not constant
         if kind == "BatchNormInference" and at == [0]:
             chain.insert(0, batch_norm(numbers[1:], node.get_attributes()["epsilon"]))
         elif (
@@ -104,12 +104,12 @@ def absorbed_steps(value: Any, channels: int) -> tuple[Any, list[Step]]:
 
 
 def batch_norm(numbers: list[Any], epsilon: float) -> Step:
-    """Return a batch-norm, rounded as PyTorch rounds it: its kernels multiply and add in one operation.
+    """Return a batch-norm that rounds as PyTorch's kernels do: one fused multiply-add.
 
     alpha = gamma / sqrt(variance + epsilon);  y = x * alpha + (beta - mean * alpha)
     """
     single = np.float32
-    double = np.float64  # in which a product of two float32 is exact
+    double = np.float64  # the product of two float32 is exact in it
     gamma, beta, mean, variance = numbers
     alpha = gamma * (single(1) / np.sqrt(variance + single(epsilon)))
     shift = (beta.astype(double) - mean.astype(double) * alpha).astype(single)
@@ -119,10 +119,10 @@ def batch_norm(numbers: list[Any], epsilon: float) -> Step:
 def thresholds(holds: Step, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return t and f, each (channels), such that holds(x) is (x > t) != f for every float32 x.
 
-    `holds` is monotone in each channel: what it says of the smallest and the largest number tells
+    `holds` is monotone in each channel: its values at the smallest and the largest number tell
     whether it rises (f is False), falls (f is True: negative gamma) or is constant (t is -inf).
-    Between them the float32 numbers are halved, in their order, until two neighbours are left, so
-    that rounding and equality are those of `holds` itself.
+    A bisection over all float32 numbers in between ends at two neighbours, so that rounding and
+    equality are exactly those of `holds`.
 
     >>> import numpy as np
     >>> t, f = thresholds(lambda x: np.array([2, -2, 0], np.float32) * x >= 3, 3)
@@ -148,6 +148,6 @@ def thresholds(holds: Step, channels: int) -> tuple[np.ndarray, np.ndarray]:
             low = np.where(same, middle, low)
             high = np.where(same, high, middle)
     limits = number(low)
-    # x = 0 must exceed a negative threshold even where the processor takes tiny numbers for 0
+    # x = 0 must exceed a negative threshold even if the processor flushes tiny numbers to 0
     limits = np.where((limits < 0) & (limits > -TINIEST), np.float32(-TINIEST), limits)
     return np.where(first == last, np.float32(-np.inf), limits).astype(np.float32), ~last

@@ -1,7 +1,7 @@
-"""Sums of a binary convolution and something else that are made binary next.
+"""Sums of a binary convolution and another value, where the sum is binarised next.
 
-The CPU plugin of OpenVINO would compute such a sum in the convolution's own operation, and make the
-something else binary too.
+OpenVINO's CPU plugin would fuse such a sum into the convolution and wrongly binarise the other
+value too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .openvino_graph import PRODUCTS, constant
 
 
 def separate_sums(model: Any) -> None:
-    """Let what makes such sums binary read them through an operation that changes no number."""
+    """Insert an operation that changes no number between such sums and their readers, in place."""
     import numpy as np
     from openvino import opset8 as op
 
@@ -26,7 +26,7 @@ def separate_sums(model: Any) -> None:
 
 
 def adds_single_bits(add: Any) -> bool:
-    """Return whether a sum has a binary convolution, then scaled and biased, and no constant beside it."""
+    """Return whether a sum adds a scaled binary convolution and a value that is not constant."""
     for product, other in (add.input_values(), add.input_values()[::-1]):
         node = product.get_node()
         while (
@@ -40,10 +40,10 @@ def adds_single_bits(add: Any) -> bool:
 
 
 def is_made_binary(value: Any) -> bool:
-    """Return whether all that reads a value makes it binary, maybe after steps that are no layers and
-    read nothing else.
+    """Return whether every reader of a value binarises it, directly or after operations that are
+    not layers and read nothing else.
 
-    Several readers count as one: the plugin merges those that are the same.
+    Several readers count as one: the plugin merges equal ones.
     """
     readers = [reader.get_node() for reader in value.get_target_inputs()]
     return bool(readers) and all(

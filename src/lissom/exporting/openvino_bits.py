@@ -1,15 +1,16 @@
-"""One-bit convolutions in OpenVINO: found in a model read from ONNX, their weights packed as single bits.
+"""Turn convolutions with binary inputs and weights into one-bit convolutions of OpenVINO.
 
-None of OpenVINO's front ends makes such a convolution, so it is built here.
-What the CPU plugin of OpenVINO 2026.4 computes wrongly, without a word, is kept away from it:
-- input channels that are no multiple of 8: the bits of neighbouring places overlap, memory is
-  overwritten
-- places counted as 0 with a stride of 3: it counts the taps inside the image in unsigned numbers
-- places counted as 0 where no row of the kernel meets the image: it adds a row all the same
-- a sum with something else that is made binary next: computed in one operation, the something else
-  is made binary too
+None of OpenVINO's front ends makes such a convolution, so it is built here. The CPU plugin of
+OpenVINO 2026.4 silently computes these cases wrongly, so they are avoided:
+- a number of input channels that is not a multiple of 8: the bits of neighbouring positions
+  overlap, and memory is overwritten
+- padding that counts as 0 with a stride of 3: the taps inside the image are counted in unsigned
+  numbers
+- padding that counts as 0 where no row of the kernel meets the image: one row is added all the same
+- a sum with another value that is binarised next: fused into one operation, which binarises the
+  other value too
 
-It also refuses shapes that are not fixed.
+The plugin also refuses shapes that are not fixed.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def binarised(model: Any) -> tuple[Any, tuple[str, ...], dict[str, str]]:
     inputs in {0, 1}:  y = scale / 2 * (B + sum(w)), where padded places are zero bits, so -1 in B
 
     `model` is the ov.Model read from ONNX, inputs (n c h w), weights (out in h w) in {-scale,
-    scale}, scale: (out). A batch-norm, or constants multiplied and added per channel, that only
-    comparisons read becomes their threshold. Returns a new model, the names of the layers replaced
-    (the front end's, without "/WithoutBiases"), and why others that have binary inputs or binary
-    weights were left as they are.
+    scale}, scale: (out). A batch-norm, or a per-channel multiplication or addition of constants, is
+    absorbed into the threshold if only comparisons read it. Returns a new model, the names of the
+    replaced layers (the front end's, without "/WithoutBiases"), and for each other layer with
+    binary inputs or binary weights the reason why it was not replaced.
     Source: Rastegari et al. 2016, XNOR-Net, https://arxiv.org/abs/1603.05279
     Source: OpenVINO, operation BinaryConvolution-1, https://docs.openvino.ai
-    Differs: a negative input smaller than 2**-126 may count as 0, so that the answer does not
+    Differs: a negative input closer to 0 than 2**-126 may count as 0, so that the output does not
     depend on whether the processor flushes such numbers to zero.
     """
     model = model.clone()

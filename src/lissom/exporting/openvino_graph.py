@@ -1,4 +1,4 @@
-"""What the graph of an OpenVINO model says of its nodes."""
+"""Helpers to read the graph of an OpenVINO model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-PLAIN = {"f32", "f64", "i8", "u8", "i32", "i64", "boolean"}  # types that NumPy holds as they are
+PLAIN = {"f32", "f64", "i8", "u8", "i32", "i64", "boolean"}  # types that NumPy has too
 PRODUCTS = {
     "Convolution",
     "ConvolutionBackpropData",
@@ -15,11 +15,11 @@ PRODUCTS = {
     "GroupConvolutionBackpropData",
     "MatMul",
 }
-BIASED = "/WithoutBiases"  # what the front end appends to the name of a convolution with bias
+BIASED = "/WithoutBiases"  # the front end appends this to the name of a convolution with bias
 
 
 def constant(value: Any) -> np.ndarray | None:
-    """Return the value of an output that depends only on constants, else None."""
+    """Return the value of an output that depends only on constants, None for other outputs."""
     import numpy as np
     import openvino as ov
 

@@ -1,8 +1,8 @@
-"""OpenVINO's own format with weights of few bits packed, in one file.
+"""OpenVINO's own format (IR) in one file, with weights of few bits packed.
 
-Below 5 bits OpenVINO gets such a file in place of an ONNX one: ONNX has no single bits that
-OpenVINO reads, and weights of 4 bits stay float in it. They are packed in the file and widened to 8
-bits when it is read.
+Below 5 bits, OpenVINO gets such a file instead of an ONNX file: ONNX has no single bits that
+OpenVINO can read, and 4-bit weights from ONNX stay float. Weights are packed in the file, and 4-bit
+weights are widened to 8 bits when the file is read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData"}
 
 
 def packed(source: Path, path: Path) -> None:
-    """Write an ONNX file as OpenVINO's xml and bin: in one zip file at `path`, or side by side
-    where that ends in .xml.
+    """Convert an ONNX file to OpenVINO's xml and bin, in one zip file at `path`, or side by side if
+    `path` ends in .xml.
 
-    Binary convolutions get weights of single bits, other integer weights that fit in 4 bits get
-    these. With single bits the file says batches of 1, since OpenVINO refuses them for any batch;
-    `reshape` makes it another.
+    Binary convolutions get one-bit weights. Other integer weights that fit in 4 bits are stored in
+    4 bits. A model with one-bit weights has a fixed batch of 1, because OpenVINO refuses a dynamic
+    batch there; `reshape` changes it.
     """
     import openvino as ov
 
@@ -48,10 +48,10 @@ def packed(source: Path, path: Path) -> None:
 
 
 def resize_as_pillow(model: Any) -> None:
-    """Let pictures be resized as Pillow does it, in place.
+    """Make the model resize pictures as Pillow does, in place.
 
-    OpenVINO averages otherwise where ONNX asks for antialias: 10 of 255 and more from Pillow at
-    edges. It has Pillow's own ways as well, within 1 of 255.
+    For ONNX's antialias option OpenVINO averages differently: at edges it differs from Pillow by 10
+    of 255 and more. OpenVINO's Pillow modes are within 1 of 255.
     """
     from openvino import opset13
 
@@ -75,16 +75,14 @@ def resize_as_pillow(model: Any) -> None:
 
 
 def unpacked(source: Path, path: Path) -> None:
-    """Write what `packed` has put into one file as OpenVINO's own two: an .xml at `path` and a .bin
-    beside it.
-    """
+    """Extract the two files that `packed` put into one: an .xml at `path` and a .bin beside it."""
     with zipfile.ZipFile(source) as archive:
         path.write_bytes(archive.read("model.xml"))
         path.with_suffix(".bin").write_bytes(archive.read("model.bin"))
 
 
 def constants(model: Any, kind: Any) -> list[Any]:
-    """Return the constants of a model that are of one type."""
+    """Return the constants of a model whose element type is `kind`."""
     return [
         op
         for op in model.get_ops()
@@ -93,7 +91,7 @@ def constants(model: Any, kind: Any) -> list[Any]:
 
 
 def halved(node: Any) -> None:
-    """Put a constant of 4 bits in the place of one of 8 bits, two weights in a byte, where its values fit."""
+    """Replace an int8 constant by an int4 constant, two weights in a byte, if its values fit."""
     import numpy as np
     import openvino as ov
 
@@ -102,15 +100,15 @@ def halved(node: Any) -> None:
         return
     low = np.append(values, np.zeros(len(values) % 2, np.int8)).astype(np.uint8) & 15
     pairs = low[::2] | low[1::2] << 4
-    # else NumPy's memory
+    # with shared memory the constant would point into NumPy's memory
     fewer = ov.op.Constant(ov.Tensor(pairs, ov.Shape(node.shape), ov.Type.i4), shared_memory=False)
     fewer.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(fewer.output(0))
 
 
 def widened(node: Any) -> None:
-    """Undo `halved`: of weights of 4 bits OpenVINO 2026.4 makes float convolutions, of those of 8
-    bits integer ones.
+    """Undo `halved`. OpenVINO 2026.4 computes convolutions with int4 weights in float, and with
+    int8 weights in integers.
     """
     import numpy as np
     import openvino as ov
@@ -144,8 +142,9 @@ def read(path: Path) -> Any:
 
 
 def name_transposed(model: Any) -> None:
-    """Name each transposed convolution after its layer, in place, as OpenVINO names a convolution
-    with a bias; of a transposed one it gives that name to the sum only.
+    """Name each transposed convolution with a bias after its layer, in place.
+
+    OpenVINO does so for other convolutions. For transposed ones it names only the sum.
     """
     for node in model.get_ops():
         readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]

@@ -1,4 +1,4 @@
-"""A detector that says what it finds: what picks boxes from its places is a part of the network."""
+"""Detectors that return final detections: the selection of boxes is part of the network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Suppression(nn.Module):
-    """Tell which of the boxes of each picture stay where boxes of one class overlap by more than an IoU.
+    """Non-maximum suppression: of boxes of one class that overlap by over an IoU, keep the best.
 
-    Non-maximum suppression. Boxes are (n k 4) by falling score (n k), classes (n k); what scores 0
-    does not stay. Returns 1 for what stays, 0 for the rest (n k).
+    Takes boxes (n k 4) by falling score, scores (n k) and classes (n k). Boxes of score 0 are
+    dropped. Returns (n k): 1 for boxes that are kept, 0 for the rest.
     """
 
     def __init__(self, classes: int, threshold: float, iou: float) -> None:
@@ -38,10 +38,10 @@ class Suppression(nn.Module):
 
 
 class Picked(nn.Module):
-    """A detector behind which detections are picked as its `kind` of task picks them.
+    """A detector followed by the selection of detections of its `kind` of task.
 
     Returns `boxes` (n most 4) in pixels of the input, `scores` (n most) by falling score and
-    `classes` (n most). Where a picture has fewer detections the rest are zeros, of class -1.
+    `classes` (n most). If a picture has fewer detections, the rest are zeros with class -1.
     """
 
     def __init__(self, network: nn.Module, kind: Detect, classes: int) -> None:
@@ -54,11 +54,11 @@ class Picked(nn.Module):
         boxes, logits = self.kind.places(self.network(x))
         scores = class_scores(logits, self.kind.scores)
         several = scores.shape[2]
-        # a place may name several classes
+        # one position may have several classes
         values, order = scores.flatten(1).topk(min(MOST_COMPARED, scores.shape[1] * several), 1)
         values = torch.where(values >= self.kind.threshold, values, 0.0)
         classes = order % several
-        own = boxes.ndim == 4  # each class of a place has a box of its own
+        own = boxes.ndim == 4  # each class of a position has a box of its own
         boxes = taken(boxes.flatten(1, 2), order) if own else taken(boxes, order // several)
         values = values * self.suppression(boxes, values, classes)
         values, order = values.topk(min(self.kind.most, values.shape[1]), 1)

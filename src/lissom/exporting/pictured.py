@@ -1,4 +1,4 @@
-"""A network that takes pictures as they are decoded: what happens to a picture is a part of the file."""
+"""Networks that take decoded pictures: the preprocessing is part of the exported file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..language.preprocess import Preprocess
 
 
 class Pictured(nn.Module):
-    """A network (n c h w), pixels of 0..255, behind the operations of `preprocess` on pictures.
+    """A network that takes pixels of 0..255 (n c h w), and the picture operations of `preprocess`.
 
-    PyTorch computes the network alone. A file takes pictures of any one size (n height width c) of
-    8 bits; where the network finds boxes, the file gives them in pixels of these pictures.
+    In PyTorch only the network runs. The exported file takes 8-bit pictures (n height width c) of
+    any one size. If the network finds boxes, the file returns them in pixels of these pictures.
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:

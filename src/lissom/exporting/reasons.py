@@ -1,4 +1,4 @@
-"""Why an operation of a quantized file does not run in integers, as the graphs of runtimes tell."""
+"""Reasons why an operation of a quantized file runs in float, read from the runtimes' graphs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTEGERS = {"i4", "i8", "u8"}
 
 
 def named(name: str, reason: str | None) -> str:
-    """Return the name of an operation with the reason, where one is known.
+    """Return the name of an operation, with the reason if one is known.
 
     >>> named("stem/Conv", "it reads floats"), named("head/Gemm", None)
     ('stem/Conv (it reads floats)', 'head/Gemm')
@@ -41,7 +41,7 @@ def named(name: str, reason: str | None) -> str:
 def in_onnx(
     node: Any, makers: Mapping[str, Any], users: Mapping[str, Sequence[Any]], constants: set[str]
 ) -> str | None:
-    """Return why ONNX Runtime left a node of its optimised graph in float, None where that cannot be seen."""
+    """Return why ONNX Runtime left a node of its optimised graph in float, None if unknown."""
 
     def source(name: str) -> Any:
         while (maker := makers.get(name)) is not None and maker.op_type in MOVES:
@@ -75,10 +75,10 @@ def in_onnx(
 
 
 def in_openvino(model: Any) -> dict[str, str | None]:
-    """Return why OpenVINO would leave a convolution or product of a model in float, by name; None
-    where nothing shows it.
+    """Return why OpenVINO would leave a convolution or matrix product of a model in float, by name;
+    None if no reason is known.
 
-    The names are those of the operation and of what it becomes with its bias.
+    Each operation has two names: its own, and that of its sum with the bias.
     """
     reasons = dict[str, str | None]()
     for node in model.get_ops():
@@ -92,8 +92,8 @@ def in_openvino(model: Any) -> dict[str, str | None]:
 
 
 def why_transposed(node: Any) -> str | None:
-    """Return why OpenVINO computes a transposed convolution of integers in float; None for any other
-    operation, and where nothing shows it.
+    """Return why OpenVINO computes a transposed convolution of integers in float; None for other
+    operations, and if no reason is known.
     """
     kind = node.get_type_name()
     if kind == "GroupConvolutionBackpropData":
@@ -106,7 +106,7 @@ def why_transposed(node: Any) -> str | None:
 
 
 def holds_integers(node: Any) -> bool:
-    """Return whether the weights of an operation of an OpenVINO model come from constants in integers."""
+    """Return whether the weights of an operation in an OpenVINO model come from integer constants."""
     ahead = [node.input_value(1).get_node()]
     while ahead:
         behind = ahead.pop()
@@ -120,7 +120,7 @@ def holds_integers(node: Any) -> bool:
 
 
 def reads_integers(value: Any) -> bool:
-    """Return whether a value of an OpenVINO model is dequantized, as ONNX files write that:
+    """Return whether a value of an OpenVINO model comes from a DequantizeLinear of an ONNX file:
     Convert, Subtract, Multiply.
     """
     node = value.get_node()

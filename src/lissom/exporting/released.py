@@ -1,4 +1,4 @@
-"""What PyTorch's exporter keeps of every network that it has seen, about a MiB of each, is given back."""
+"""Free the memory that PyTorch's exporter keeps of every exported network, about 1 MiB each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @contextlib.contextmanager
 def released() -> Iterator[None]:
-    """Let PyTorch remember nothing of what is exported in the block.
+    """Make PyTorch forget every network exported in the block.
 
-    The environment of the symbols that stand for sizes lists tensors whose sizes are such symbols,
-    which name the environment. The sizes are held in C++, where Python does not look for circles.
-    Caches hold the symbols, too.
+    The environment of symbolic sizes (ShapeEnv) lists tensors whose sizes refer back to it. The
+    sizes live in C++, where Python's garbage collector finds no cycles. Caches hold the symbols
+    too.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -33,7 +33,7 @@ def released() -> Iterator[None]:
         for environment in environments:
             if getattr(environment, "tracked_fakes", None):
                 environment.tracked_fakes.clear()
-        # without it while it works, an export would take half as long again
+        # cleared only now: without this cache during the export it would take half as long again
         FakeTensorMode.cache_clear()
         for method in vars(ShapeEnv).values():
             if callable(clear := getattr(method, "cache_clear", None)):

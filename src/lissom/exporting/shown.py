@@ -1,4 +1,4 @@
-"""What a network is shown while it is exported, and what its inputs and outputs are called in the file."""
+"""The example inputs of an export, and the names of inputs and outputs in the file."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ EXAMPLE = "where it takes integers or several inputs, give some as `example`"
 
 
 class Flat(nn.Module):
-    """A network that takes and returns its tensors in a tuple, as a file has them; `form` is the
-    tree of its inputs.
+    """A network that takes and returns a tuple of tensors, as a file does. `form` is the tree of
+    the network's own inputs.
     """
 
     def __init__(self, network: nn.Module, form: Tree) -> None:
@@ -44,16 +44,16 @@ class Flat(nn.Module):
 
 @dataclasses.dataclass
 class Shown:
-    """Two samples, floats in float32, and the names that a file gives to inputs and outputs."""
+    """Two samples, floats in float32, and the names of inputs and outputs in the file."""
 
     inputs: Tree
     names: list[str]
     outputs: list[str]
     flat: bool  # whether the network takes or returns anything but a single tensor
-    starred: bool  # whether its forward takes what it is given as *inputs
+    starred: bool  # whether its forward takes *inputs
 
     def network(self, model: nn.Module) -> nn.Module:
-        """Return what is exported: the network itself where it takes and returns a single tensor."""
+        """Return the network to export: `model` itself if it takes and returns a single tensor."""
         return Flat(model, self.inputs) if self.flat else model
 
     @property
@@ -62,7 +62,7 @@ class Shown:
         return (tuple(tensors_in(self.inputs)) if self.flat else self.inputs,)
 
     def shapes(self, batch: Any) -> tuple[Any]:
-        """Return which axes of these are the batch, as torch.export wants it."""
+        """Return the batch axis of each argument as torch.export's `dynamic_shapes`."""
         whole = length(self.inputs)
         axes = tuple(
             {0: batch} if t.ndim and len(t) == whole else {} for t in tensors_in(self.inputs)
@@ -71,8 +71,9 @@ class Shown:
 
 
 def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> Shown:
-    """Return what a network in float32 is exported with; `model` is on the CPU. Raises where it
-    does not run on it.
+    """Return the example inputs and names to export a network with. `model` is float32, on the CPU.
+
+    Raises LissomError if the network does not run on the inputs.
     """
     tried = (
         [example]
@@ -85,7 +86,7 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
             lambda t: t.detach().cpu().float() if t.is_floating_point() else t.detach().cpu(),
             inputs,
         )
-        # one sample says nothing of the axis that is the batch
+        # from a single sample the exporter cannot tell which axis is the batch
         inputs = first(concatenated([inputs, inputs]), 2)
         try:
             with torch.no_grad():
@@ -108,14 +109,14 @@ def shown_to(model: nn.Module, shape: tuple[int, ...], example: Tree | None) -> 
 
 
 def names_in_file(model: nn.Module, which: str, names: list[str]) -> list[str]:
-    """Return the names that the file had which a network was read from; the given ones for others."""
+    """Return the names from the file that a network was imported from; `names` for other networks."""
     known = getattr(user_network(model), which, ())
     fits = isinstance(known, tuple) and len(known) == len(names)
     return [*known] if fits and all(isinstance(name, str) for name in known) else names
 
 
 def user_network(model: nn.Module) -> nn.Module:
-    """Return the network itself, without what lissom put around it, whose forward takes anything."""
+    """Return the user's network without lissom's wrappers, whose forward takes any arguments."""
     while type(model).__module__.startswith("lissom.") and "network" in model._modules:
         model = model.get_submodule("network")
     return model
@@ -128,8 +129,8 @@ def starred(model: nn.Module) -> bool:
 
 
 def input_names(model: nn.Module, inputs: Tree) -> list[str]:
-    """Return names for the tensors of a tree of inputs: "images" for a single one, else those of
-    the arguments.
+    """Return names for the tensors of a tree of inputs: "images" for a single tensor, else the
+    names of the arguments.
     """
     if isinstance(inputs, Tensor):
         return ["images"]
@@ -151,7 +152,7 @@ def input_names(model: nn.Module, inputs: Tree) -> list[str]:
 
 
 def output_names(answer: Tree) -> list[str]:
-    """Return names for the tensors that a network returns: keys and fields where it has some, else "outputs".
+    """Return names for the tensors that a network returns: its keys or fields, else "outputs".
 
     >>> output_names({"out": torch.zeros(1), "aux": (torch.zeros(1), torch.zeros(1))})
     ['out', 'aux_0', 'aux_1']
@@ -182,7 +183,7 @@ def named_in(tree: Tree, name: str) -> Iterator[str]:
 
 
 def unlike(names: list[str], taken: list[str]) -> list[str]:
-    """Return names that are all different, and others than those taken."""
+    """Return the names, with "_" added until each differs from the others and from `taken`."""
     fresh: list[str] = []
     for name in names:
         while name in fresh or name in taken:
@@ -199,8 +200,8 @@ def is_float(inputs: Tree) -> bool:
 def one_picture(
     target: object, model: nn.Module, shape: tuple[int, ...], example: Tree | None
 ) -> None:
-    """Raise where a target whose files take and return a single tensor of floats is given another
-    network.
+    """Raise LissomError if a network does not take and return a single tensor of floats, as the
+    files of `target` do.
     """
     refused = example is not None and not is_float(example)
     if not refused:

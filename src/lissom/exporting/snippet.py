@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import LissomError
 from ..language.preprocess import Preprocess
 
-FIRST = '"""Print what'  # how every such script begins
+FIRST = '"""Print what'  # every such script begins with this
 HERE = 'str(Path(__file__).with_name("{file}"))'
 RUNTIMES = {
     "onnxruntime": (
@@ -32,11 +32,12 @@ def snippet(
     picks: bool = False,
     pictures: bool = False,
 ) -> str:
-    """Return a script that prints what a file, with its facts, answers for a picture: the class, or
-    the detections that it `picks` by itself, or of other kinds the shapes of its outputs. A file
-    that takes whole `pictures` is given them as they are.
+    """Return a script that runs a file on a picture and prints the class, the detections if the
+    file `picks` them itself, or for other kinds the shapes of the outputs.
 
-    Raises LissomError for a runtime or a preprocessing that a few lines cannot do.
+    `facts` is the metadata of the file. If it takes whole `pictures`, the script does not
+    preprocess them. Raises LissomError for a runtime or preprocessing that a short script cannot
+    do.
     """
     if file.endswith(".onnxz"):
         raise LissomError(
@@ -87,7 +88,7 @@ def snippet(
 
 
 def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
-    """Return the lines that print outputs of a kind of task."""
+    """Return the lines of code that print the outputs of a kind of task."""
     label = "classes[int(label)]" if named else "int(label)"
     if picks:
         return [
@@ -101,7 +102,7 @@ def answers(kind: str, *, named: bool, picks: bool) -> list[str]:
 
 
 def parsed(value: Any) -> Any:
-    """Return what a fact says: files hold what is no text as JSON.
+    """Return the value of a fact. Files store lists as JSON text.
 
     >>> parsed("[0.5]"), parsed("RGB")
     ([0.5], 'RGB')

@@ -1,8 +1,8 @@
-"""A quantized network in PyTorch's own operators for integers, which ExecuTorch's XNNPACK reads.
+"""Quantized networks in PyTorch's integer operators, which ExecuTorch's XNNPACK reads.
 
-It reads no ONNX. It has no kernels for activations of other bits than 8, for linear layers behind a
-reshape and for convolutions whose outputs are read as floats: these stay float, and so do all other
-linear layers.
+XNNPACK reads no ONNX. It has no integer kernels for activations that are not 8 bits, for linear
+layers behind a reshape and for convolutions whose outputs are read as floats. These stay float, and
+so do all other linear layers.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from ..surgery.quantization.layers import QuantizedConv2d
 from ..surgery.quantization.network import QuantizedNetwork
 from ..surgery.quantization.rounding import Rounding
 
-SHIFT = 128  # from unsigned integers of 8 bits to signed ones, the only kind that XNNPACK has
+SHIFT = 128  # from uint8 to int8, the only type that XNNPACK has
 
 RELUS = ("aten.relu", "aten.hardtanh", "aten.clamp")
 
 
 class InIntegers(Rounding):
-    """A rounding of activations that becomes int8 and is widened again; made by changing a
-    rounding's class.
-    """
+    """A rounding of activations to int8 and back to float, made by changing a rounding's class."""
 
     unit: float
     zero: int
@@ -39,7 +37,7 @@ class InIntegers(Rounding):
 
 
 class IntegerConv2d(QuantizedConv2d):
-    """A convolution whose weights are widened from int8; made by changing a layer's class."""
+    """A convolution that dequantizes its int8 weights, made by changing a layer's class."""
 
     codes: Tensor  # int8 (out ...)
     scales: Tensor  # (out)
@@ -64,13 +62,13 @@ class IntegerConv2d(QuantizedConv2d):
 
 
 def in_integers(network: QuantizedNetwork) -> bool:
-    """Prepare a network for an export in which convolutions run in integers; return False, with
+    """Prepare a network for an export in which convolutions run in integers. Return False, with
     nothing done, if none can.
 
-    All activations must be rounded to 8 bits. Linear layers become float ones with weights on their
-    grid.
+    All activations must be rounded to 8 bits. Linear layers become float layers whose weights lie
+    on their grid.
     """
-    import torchao.quantization.pt2e  # noqa: F401  which registers the operators
+    import torchao.quantization.pt2e  # noqa: F401  registers the operators
 
     grids = [network.grid_of(site) for site in network.grids]
     if not grids or any(grid.grid.at_run_time or grid.bits != 8 for grid in grids):
@@ -97,7 +95,7 @@ def in_integers(network: QuantizedNetwork) -> bool:
             layer.__class__ = IntegerConv2d
             layer.norm = layer.rounding = None
             layer.drop_transforms()
-            # only the integers are to be in the file
+            # the file must hold only the integers
             layer.weight = nn.Parameter(torch.zeros(()), requires_grad=False)
         else:
             layer.make_plain(*layer.in_inference())
@@ -109,10 +107,10 @@ def in_integers(network: QuantizedNetwork) -> bool:
 
 
 def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
-    """Return the convolutions in integers of an exported network whose outputs are not all rounded,
-    as those it returns.
+    """Return the integer convolutions of an exported network whose outputs are not all rounded, for
+    example because the network returns them.
 
-    XNNPACK has no kernel for them, and ExecuTorch none for their weights.
+    XNNPACK has no kernel for them, and ExecuTorch has none for their weights.
     """
     of = program.graph_signature.inputs_to_buffers
     layers = set[str]()
@@ -128,7 +126,7 @@ def read_as_floats(program: torch.export.ExportedProgram) -> set[str]:
 
 
 def past_relu(node: torch.fx.Node) -> list[torch.fx.Node]:
-    """Return what reads the output of a node, or of the ReLU after it."""
+    """Return the nodes that read the output of a node, or of the ReLU after it."""
     readers = list[torch.fx.Node]()
     for user in node.users:
         readers += past_relu(user) if str(user.target).startswith(RELUS) else [user]

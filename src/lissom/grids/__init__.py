@@ -1,1 +1,1 @@
-"""Grids: the values that numbers are rounded to, a file each."""
+"""Grids: the values that numbers are rounded to, one file each."""

@@ -1,4 +1,4 @@
-"""Two values: the sign."""
+"""Rounding to two values: signs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Binary(Grid):
     gradient="ste" this is what autograd computes.
 
     centre=True subtracts from each weight the mean over the input channels and clips the result to
-    [-1, 1]. Raises LissomError with centre=True or xnor where filters have only one input channel.
+    [-1, 1]. Raises LissomError with centre=True or xnor if filters have only one input channel.
 
     Also known as: binarization, binarized neural networks (BNN), XNOR-Net, BinaryNet.
     Source: Rastegari et al. 2016, XNOR-Net: ImageNet Classification Using Binary Convolutional
@@ -116,14 +116,14 @@ class Binary(Grid):
     def input_codes(self, bits: int, held: Held) -> Codes:
         import torch
 
-        # far integers make small steps, in whose multiples biases are held: in units of 1 a bias
-        # would be far off
+        # two codes far apart give a small step; biases are stored in multiples of it, and
+        # multiples of 1 would be too coarse
         zero, top = (0, 255) if self.zero else (127, 254)
         return Codes(torch.tensor(1.0), zero, top, torch.tensor(1 / (top - zero)), sign=True)
 
 
 def _xnor(w: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """Return w, through which the gradient is XNOR-Net's."""
+    """Return w unchanged; its backward pass is the gradient of XNOR-Net."""
     import torch
 
     class Through(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The grids of DoReFa-Net: weights squeezed by tanh, inputs clipped to one."""
+"""The grids of DoReFa-Net: weights squashed by tanh, inputs clipped to [0, 1]."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Dorefa(Grid):
     )
 
     def _whole(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, int]:
-        """Return whole numbers with their gradient, the scale of the layer, and n of more than one bit."""
+        """Return integers with their gradient, the scale of the layer, and n, 1 for one bit."""
         import torch
 
         w = weight.float()

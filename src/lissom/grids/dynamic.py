@@ -1,7 +1,7 @@
-"""Equal steps over the range that the inputs of each call turn out to have.
+"""Equally spaced values over the range of the inputs in each call.
 
-A file cannot know such a range. So the grid holds nothing, it is no grid of a site but the own grid
-of one layer, and a file has that layer as one integer product.
+A file cannot know this range. So the grid stores nothing, belongs to one layer instead of a
+rounding site, and the file computes that layer as one integer product.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Dynamic(InputGrid):
     q = clamp(round(x / s) + z, 0, 255)      value = (q - z) s
     dvalue/dx = 1, the straight-through estimator
 
-    No calibration samples are needed. How a value is rounded depends on everything else in the
-    call, also on the size of the batch. Only linear layers have such integer kernels.
+    No calibration samples are needed. The rounding of a value depends on all other values in the
+    call, so also on the other samples of the batch. Only linear layers have such integer kernels.
 
     Also known as: dynamic quantization, dynamic range quantization.
     Source: ONNX, DynamicQuantizeLinear,

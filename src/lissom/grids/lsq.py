@@ -1,4 +1,4 @@
-"""Equal steps whose size is learned."""
+"""Equally spaced values with a learned scale."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Lsq(Grid):
                 c (q - z)                   outside, where q is an end of the grid
     c = 1 / sqrt(n (2^bits - 1) / 2)        n = values per filter or sample
 
-    With c, scales learn as fast as weights. The first scale of a filter is the one of least squared
-    error; that of inputs comes from the measured range.
+    With c, scales learn as fast as weights. The scale of a filter starts at the least squared
+    error; that of inputs starts at the measured range.
 
     Also known as: learned step size quantization (LSQ), learnable scale.
     Source: Esser et al. 2019, Learned Step Size Quantization, https://arxiv.org/abs/1902.08153.
-    Differs: the first scale of weights; one scale per filter; and (2^bits - 1) / 2 in c in place of
-    the largest integer, which is 2^(bits-1) - 1 for weights and 2^bits - 1 for inputs.
+    Differs: the initial scale of weights; one scale per filter; and (2^bits - 1) / 2 in c instead
+    of the largest integer, which is 2^(bits-1) - 1 for weights and 2^bits - 1 for inputs.
     """
 
     of_weights: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
@@ -83,8 +83,8 @@ class Lsq(Grid):
 
 
 def nearest_step(rows: Tensor, low: int, high: int, tries: int = 60) -> Tensor:
-    """Return for each row (out rest) the step of least squared error on the grid low..high, of
-    `tries` sizes.
+    """Return for each row (out rest) the step with the least squared error on the grid low..high,
+    of `tries` candidates.
     """
     import torch
 

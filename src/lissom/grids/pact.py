@@ -1,4 +1,4 @@
-"""Inputs clipped at a bound that is learned."""
+"""Inputs clipped at a learned bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Powers of two: multiplying is shifting."""
+"""Powers of two, so that a multiplication is a shift."""
 
 from __future__ import annotations
 

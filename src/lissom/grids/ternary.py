@@ -1,4 +1,4 @@
-"""Three values: minus, nothing, plus."""
+"""Rounding to three values: -a, 0 and a."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Ternary(Grid):
     soft:     h(v) = max(0, 1 - |v|)
 
     centre=True subtracts from each weight the mean over the input channels and clips the result to
-    [-1, 1]. Raises LissomError with centre=True where filters have only one input channel.
+    [-1, 1]. Raises LissomError with centre=True if filters have only one input channel.
 
     Also known as: ternary weight networks (TWN), ternarization.
     Source: Li, Zhang and Liu 2016, Ternary Weight Networks, https://arxiv.org/abs/1605.04711; for
@@ -135,7 +135,7 @@ class Ternary(Grid):
     def hold_inputs(self, low: float, high: float, bits: int) -> dict[str, Tensor]:
         import torch
 
-        # of what a ReLU gives nothing is below 0
+        # after a ReLU nothing is below 0, so the three values start at 0
         size, zero = (max(-low, high), 1) if low < 0 else (high / 2, 0)
         return {
             "scale": torch.tensor(max(size, 1e-8)),

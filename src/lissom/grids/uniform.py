@@ -1,4 +1,4 @@
-"""Equal steps between the ends of a range that was measured."""
+"""Equally spaced values over a measured range."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Uniform(Grid):
     dvalue/dx = 1 inside the range (straight-through estimator), else 0; the same for w
 
     With asymmetric_weights=True weights have a zero point, too: low = min(w, 0), high = max(w, 0).
-    It is for comparison: OpenVINO computes convolutions with such weights in float.
+    This is for comparisons: OpenVINO computes convolutions with such weights in float.
 
     In training:
     momentum=m:          low += m (min(x) - low), high += m (max(x) - high) with each batch x;
@@ -91,7 +91,7 @@ class Uniform(Grid):
         return self.hold_weights(weight, bits) if self.weights_momentum is None else {}
 
     def span(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the ends of each filter's range (out), 0 in it, of a weight (out ...)."""
+        """Return the lower and upper end (out) of each filter's range, widened to contain 0."""
         low, high = per_filter(weight.detach().float()).aminmax(dim=1)
         low = low.clamp(max=0)
         high = high.clamp(min=0)
@@ -101,8 +101,8 @@ class Uniform(Grid):
         return low.contiguous(), high.contiguous()
 
     def _steps(self, low: Tensor, high: Tensor, bits: int) -> dict[str, Tensor]:
-        """Return the scale and, with zero points, the zero point of filters that range from `low`
-        (out) to `high` (out).
+        """Return the scale (out), and with asymmetric weights the zero point (out), of filters with
+        ranges from `low` (out) to `high` (out).
         """
         import torch
 
@@ -142,7 +142,7 @@ class Uniform(Grid):
         return held | ({"low": torch.tensor(low), "high": torch.tensor(high)} if self.moves else {})
 
     def _affine(self, low: float, high: float, bits: int) -> tuple[float, int]:
-        """Return scale and zero point of inputs from `low` to `high`."""
+        """Return the scale and zero point of inputs with the range `low` to `high`."""
         if self.symmetric and low < 0:
             high = max(-low, high)
             low = -high
@@ -173,7 +173,7 @@ class Uniform(Grid):
 
 
 def affine(low: float, high: float, top: int = 255) -> tuple[float, int]:
-    """Return scale and zero point of the grid 0..top over [low, high], widened to hold 0.
+    """Return the scale and zero point of the grid 0..top over [low, high], widened to contain 0.
 
     >>> affine(-55.0, 200.0)
     (1.0, 55)

@@ -1,1 +1,1 @@
-"""Importance: how the channels of a layer are ranked, a file each."""
+"""Importance: how the channels of a layer are ranked, one file each."""

@@ -1,4 +1,4 @@
-"""Rank channels by how strongly they respond to images."""
+"""Rank channels by their mean activation."""
 
 from __future__ import annotations
 

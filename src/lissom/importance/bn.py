@@ -1,4 +1,4 @@
-"""Rank channels by the scale that batch-norm gives them."""
+"""Rank channels by the scale of their batch-norm."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Bn(Importance):
     importance[u] = mean over the batch-norms that u passes of |gamma[u]|
 
     gamma: (c), the weight of batch-norm or group norm
-    `prune` leaves a layer whole if no such norm follows it, and raises LissomError if that is true
-    of all layers.
+    `prune` does not prune a layer that no such norm follows, and raises LissomError if no layer has
+    one.
     Also known as: batch-norm scale, gamma, network slimming criterion.
     Source: Liu et al. 2017, Learning Efficient Convolutional Networks through Network Slimming,
     https://arxiv.org/abs/1708.06519.
-    Differs: channels that residual adds tie together get the mean of their scales. The paper uses a
-    channel selection layer there.
+    Differs: channels that residual adds tie together get the mean of their scales; the paper uses a
+    channel selection layer.
     """
 
     def __call__(self, group: Group, evidence: Evidence) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rank channels by how much single images would miss them."""
+"""Rank channels by the squared gradient of a gate on each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank channels by how well others could stand in for them."""
+"""Rank channels by the distance of their filters to all others."""
 
 from __future__ import annotations
 

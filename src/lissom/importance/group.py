@@ -1,4 +1,4 @@
-"""Rank channels by everything that hangs on them."""
+"""Rank channels by all weights that are removed with them."""
 
 from __future__ import annotations
 

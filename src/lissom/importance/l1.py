@@ -1,4 +1,4 @@
-"""Rank channels by the size of their filters."""
+"""Rank channels by the L1 norm of their filters."""
 
 from __future__ import annotations
 

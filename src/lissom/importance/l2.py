@@ -1,4 +1,4 @@
-"""Rank channels by the length of their filters."""
+"""Rank channels by the L2 norm of their filters."""
 
 from __future__ import annotations
 

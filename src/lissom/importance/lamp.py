@@ -1,4 +1,4 @@
-"""Rank channels by the share that they have of what is not smaller."""
+"""Rank channels by squared norm relative to all channels at least as large."""
 
 from __future__ import annotations
 

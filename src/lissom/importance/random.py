@@ -1,4 +1,4 @@
-"""Rank channels by chance: the control that every ranking has to beat."""
+"""Rank channels at random, as a baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank channels by what the loss is said to change without them."""
+"""Rank channels by a first-order estimate of the change of the loss."""
 
 from __future__ import annotations
 

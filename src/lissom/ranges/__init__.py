@@ -1,1 +1,1 @@
-"""Ranges: what smallest and largest value a grid is laid over, a file each."""
+"""Ranges: how the smallest and largest value of a grid are chosen, one file each."""

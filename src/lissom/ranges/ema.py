@@ -1,4 +1,4 @@
-"""A running mean of the range."""
+"""A moving average of the range."""
 
 from __future__ import annotations
 

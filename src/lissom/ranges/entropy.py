@@ -1,4 +1,4 @@
-"""The range that keeps the most of what the values tell apart."""
+"""The range with the least KL divergence after quantization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..surgery.quantization.calibrate import RangeStats
 
-AROUND = 4  # bins on either side of one that show whether it is a spike
+AROUND = 4  # bins on either side that a bin is compared with to detect a spike
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Entropy(Range):
     p: histogram of |x| up to t, without zeros; the values beyond t are added to its last bin
     q: histogram of |x| up to t, merged into as many bins as the grid has levels between 0 and t,
        then spread evenly over those original bins that were not empty
-    A spike is what a bin holds beyond twice the median of the nine bins around it: one value that
-    occurs often, such as an image background. Rounding moves all of a spike alike, so q keeps it in
-    its bin.
+    A spike is the part of a bin above twice the median of the nine bins around it: one value that
+    occurs often, such as an image background. Rounding moves all values of a spike alike, so q
+    keeps it in its bin.
     Also known as: KL divergence calibration, entropy calibration, relative entropy.
     Source: Migacz 2017, 8-bit Inference with TensorRT (GTC S7310).
     Differs: there, every range has 128 levels; here, the number follows the grid and is larger if
     fewer values are negative. There, every bin is tried as a bound; here, every 256th part of the
-    histogram. There, merging spreads spikes like all other values, and more so in a wider range,
-    while a bound at a spike hides all values beyond it in the spike; so ranges get cut at spikes.
-    Zeros are left out for the same reason, as in NVIDIA's later tools; ONNX Runtime counts them.
+    histogram. There, merging spreads spikes like all other values, more so in a wider range, and a
+    bound at a spike hides all clipped values in the spike, so ranges tend to end at spikes. Zeros
+    are left out for the same reason, as in NVIDIA's later tools; ONNX Runtime counts them.
     """
 
     version: ClassVar[int] = 2
@@ -50,7 +50,7 @@ class Entropy(Range):
         if largest == 0 or seen.low == seen.high:
             return seen.low, seen.high
         sizes = seen.values().abs().numpy()
-        # 0 is on every grid, and ReLUs give many
+        # zeros are left out: 0 is on every grid, and ReLUs return many
         counts, _ = np.histogram(sizes[sizes > 0], self.bins, (0, largest))
         smooth, spikes = parted(counts)
 
@@ -69,7 +69,7 @@ class Entropy(Range):
 
 
 def parted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smooth part of a histogram (bins), and what stands out of it.
+    """Return the smooth part (bins) of a histogram (bins), and its spikes (bins).
 
     >>> import numpy as np
     >>> smooth, spikes = parted(np.array([6, 6, 6, 90, 6, 6, 6, 6, 6]))
@@ -87,10 +87,10 @@ def parted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def divergence(smooth: np.ndarray, spikes: np.ndarray, last: int, steps: int) -> float:
-    """Return the relative entropy of a histogram, cut off after `last` bins, from itself in `steps`
-    merged bins.
+    """Return the KL divergence between a histogram clipped to `last` bins and the same merged into
+    `steps` bins.
 
-    Only the smooth part is merged; all that is cut off counts in its last bin.
+    Only the smooth part is merged. Clipped values are added to the last bin.
     """
     import numpy as np
 
@@ -102,8 +102,8 @@ def divergence(smooth: np.ndarray, spikes: np.ndarray, last: int, steps: int) ->
     q = np.where(filled, (total / np.maximum(many, 1))[group], 0)
     p[-1] += smooth[last:].sum() + spikes[last:].sum()
     if (p[~filled] > 0).any():
-        q = np.maximum(q, np.where(p > 0, 1e-4, 0))  # what lies beyond fell into an empty bin
-    still = spikes[:last].sum()  # as many in q as in p
+        q = np.maximum(q, np.where(p > 0, 1e-4, 0))  # clipped values fell into an empty bin
+    still = spikes[:last].sum()  # the same in p and q
     ends = (p.sum() + still, q.sum() + still)
     held = p > 0
     p = p[held] / ends[0]

@@ -1,4 +1,4 @@
-"""The whole range that was seen."""
+"""The full range of the calibration samples."""
 
 from __future__ import annotations
 

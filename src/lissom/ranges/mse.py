@@ -1,4 +1,4 @@
-"""The range of least squared error."""
+"""The range with the least squared error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..language.range import Range
 if TYPE_CHECKING:
     from ..surgery.quantization.calibrate import RangeStats
 
-MOST = 100_000  # values that are rounded for each range tried
+MOST = 100_000  # values to round for each candidate range
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Mse(Range):
 
     grid: uniform, with 2^bits levels from r * min to r * max, widened to contain 0
     min, max: the smallest and the largest value seen;  x: a sample of the values
-    The error is that of rounding and clipping together. Fewer bits clip more.
+    The error includes rounding and clipping. With fewer bits more values are clipped.
     Also known as: MSE calibration, MSE observer, MSE-optimal clipping.
     Source: Banner et al. 2018, Post-training 4-bit Quantization of Convolution Networks for
     Rapid-deployment, https://arxiv.org/abs/1810.05723.

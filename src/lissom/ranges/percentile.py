@@ -1,4 +1,4 @@
-"""The range of all but the rarest values."""
+"""The range between two quantiles."""
 
 from __future__ import annotations
 

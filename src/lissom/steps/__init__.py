@@ -1,1 +1,1 @@
-"""Steps of a recipe, a file each."""
+"""The steps of a recipe, one file each."""

@@ -28,7 +28,7 @@ class Cast(Step):
 
     Before a learning step: training continues in float32, and the forward pass uses the rounded
     weights. The gradient is that of the float32 weight (straight-through estimator).
-    Raises LissomError where a weight is too large for fp16.
+    Raises LissomError if a weight is too large for fp16.
 
     Also known as: half precision, 16-bit weights, fp16 weights, float16 weights, bf16 weights,
     bfloat16 weights.

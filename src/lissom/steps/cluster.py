@@ -1,4 +1,4 @@
-"""Let the weights share few values."""
+"""Cluster weights: round them to few shared values."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Cluster(Step):
     weight[i] = centroid[code[i]]
     error     = sum of s[i] (w[i] - centroid[code[i]])^2
 
-    A packed file then holds a code of log2(values) bits for each weight, and a codebook. The
-    centroids are those of the least error: k-means in one dimension, solved exactly for up to
-    16,384 distinct weights and nearly for more. With
-    sensitivity="fisher", s[i] is the mean squared gradient of the loss by w[i], else 1. That pays
-    where the loss changes little; with 4 values or fewer it has made networks worse.
+    A packed file then stores a codebook and, for each weight, a code of log2(values) bits. The
+    centroids minimize the error: k-means in one dimension, solved exactly for up to 16,384 distinct
+    weights and approximately for more. With sensitivity="fisher", s[i] is the mean squared gradient
+    of the loss by w[i], else 1. It helps if clustering changes the loss little; with 4 values or
+    fewer it has made networks worse.
 
     A weight that a mask holds at zero stays zero, and zero is then one of the values. Batch-norm is
-    folded into the preceding layer first. A learning step that follows trains the centroids: each
-    by the mean of the gradients of the weights that share it. With renew=True each weight goes on
-    learning beside them, by a straight-through estimator, and has the nearest centroid in each
-    forward pass; that needs a learning rate of a hundredth or less.
+    folded into the preceding layer first. A later learning step trains the centroids: each gets the
+    mean gradient of the weights that share it. With renew=True the weights are trained too, with a
+    straight-through estimator, and each forward pass rounds them to the nearest centroid; that
+    needs a learning rate of a hundredth or less.
 
-    No runtime here is faster for shared values; files become smaller once they are packed.
-    Raises LissomError where no layer can be clustered.
+    No runtime here is faster with shared values; files become smaller once they are packed.
+    Raises LissomError if no layer can be clustered.
 
     Also known as: weight clustering, weight sharing, palettization, codebook quantization, k-means
     quantization, vector quantization of one dimension.
@@ -43,7 +43,7 @@ class Cluster(Step):
     Choi, El-Khamy and Lee 2016, Towards the Limit of Network Quantization,
     https://arxiv.org/abs/1612.01543, for sensitivity.
     Differs: the gradient of a centroid is the mean over its weights, not their sum, so that the
-    learning rate need not depend on how many share it.
+    learning rate does not depend on how many weights share it.
     """
 
     version: ClassVar[int] = 1
@@ -61,10 +61,12 @@ class Cluster(Step):
         "one codebook for each layer, for each filter, or for all layers together", "layer"
     )
     sensitivity: Literal["none", "fisher"] = arg(
-        "what the error of a weight counts: none = all alike; fisher = its squared gradient", "none"
+        "weight of each error: none = 1; fisher = squared gradient of the loss", "none"
     )
     samples: int = arg("samples for sensitivity, from the training data", 256, low=1, high=100_000)
-    renew: bool = arg("weights learn, too, and change their centroid; False = they keep it", False)
+    renew: bool = arg(
+        "also train the weights, which may change centroid; False = fixed assignment", False
+    )
     keep: str = arg("layers to leave unchanged: glob patterns, comma-separated", "")
     only: str = arg("layers to cluster: glob patterns, comma-separated; empty = all", "")
 
@@ -91,7 +93,7 @@ class Cluster(Step):
         return model
 
     def misfit(self, layer: nn.Module) -> str | None:
-        """Say why the weight of a layer has no codebooks as `of` wants them, or None."""
+        """Return why the weight of a layer cannot have codebooks of the kind `of`, or None."""
         from torch import nn
 
         if self.of == "filter" and isinstance(layer, nn.modules.conv._ConvTransposeNd):
@@ -102,7 +104,7 @@ class Cluster(Step):
         return None
 
     def sensitivities(self, model: nn.Module, layers: list[str], ctx: Context) -> dict[str, Tensor]:
-        """Return what the error of each weight counts, by layer; nothing where all count alike."""
+        """Return the factor s of each weight's error, by layer; {} if all are 1."""
         if self.sensitivity == "none":
             return {}
         from ..surgery.sensitivity import squared_gradients
@@ -112,7 +114,7 @@ class Cluster(Step):
     def report(
         self, model: nn.Module, rows: list[dict[str, object]], left: dict[str, str], ctx: Context
     ) -> None:
-        """Leave in `ctx` what clustering did to each layer, and how many bytes the network takes."""
+        """Record in `ctx` the clusters of each layer and the size of the network in bytes."""
         from ..surgery.sizes import sizes
 
         dense = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""Train a network to answer like a teacher."""
+"""Train a network to imitate a teacher."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Distill(Learning):
     )
 
     def identity(self) -> str:
-        """Return the settings, a weight file standing for its content."""
+        """Return the settings, with a hash of the content of each weight file."""
         from ..tasks.code import file_mark
         from ..tasks.teachers import teachers_in
 
@@ -86,7 +86,7 @@ class Distill(Learning):
         )
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Compare once, on two images: whatever cannot be compared with the teacher comes to light."""
+        """Compare with the teacher once, on two images, to find whatever cannot be compared."""
         import torch
 
         from ..trees import called, mapped, shapes
@@ -95,7 +95,7 @@ class Distill(Learning):
         self._check_mixing(ctx.where)
         if ctx.task is None or ctx.teacher is None:
             return model
-        # the recipe's own network, which is still to be trained
+        # the recipe's own network, which is not trained yet
         untrained = self.teacher is None and ctx.task.teacher is None
         teacher = ctx.task.fresh() if untrained else ctx.teacher(self.teacher)
         inputs, targets = ctx.labelled(2)[0]
@@ -113,7 +113,10 @@ class Distill(Learning):
         return model
 
     def terms(self, where: str) -> list[Term]:
-        """Return the losses with the numbers in front of them, `temperature` set in those that have one."""
+        """Return the losses with their numbers, after setting `temperature` in those that have one.
+
+        Raises LissomError if `temperature` is set and no loss has one.
+        """
         from ..language.loss import Loss
 
         weighted = [
@@ -133,7 +136,7 @@ class Distill(Learning):
         return [(number, new or loss) for (number, loss), new in zip(weighted, warmed, strict=True)]
 
     def _check_mixing(self, where: str) -> None:
-        """Raise where a loss looks at the class of each sample, and samples are blends of several."""
+        """Raise LissomError if a loss needs the class of each sample and samples are mixed."""
         mixing = [p for p in Augmentations.of(self.augment).parts if p != "auto" and p.mixing]
         for _, loss in self.terms(where) if mixing else ():
             if getattr(loss, "needs_labels", False):

@@ -1,4 +1,4 @@
-"""Give the channels between two layers equal ranges of weights."""
+"""Equalize the weight ranges of the channels between two layers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Equalize(Step):
     keep a positive factor of a channel: ReLU, leaky ReLU, PReLU, pooling, means over space,
     flattening. Pairs that share a layer are swept until the scales converge.
 
-    It helps where all filters of a layer share one scale. Biases are scaled with their filters and
-    are not absorbed.
+    It helps if all filters of a layer share one scale. Biases are scaled with their filters and are
+    not absorbed.
 
-    In a transformer, channels of a normalization that are far larger than the others are divided by
-    s = max|X|^alpha / max|W|^(1 - alpha), and the weights that read them multiplied, with the alpha
-    by which layers of 8 bits err least. `quantize` does so by itself.
+    In a transformer, channels of a normalization that are far larger than the others are divided,
+    and the weights that read them multiplied, by s = max|X|^alpha / max|W|^(1 - alpha). alpha is
+    chosen for the least error of layers with 8 bits. `quantize` does the same by default.
 
     Also known as: cross-layer equalization (CLE), weight equalization, SmoothQuant.
     Source: Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias

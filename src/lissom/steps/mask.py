@@ -1,4 +1,4 @@
-"""Set single weights to zero and hold them there."""
+"""Set single weights to zero and keep them there."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Mask(Step):
     block:   `block` adjacent outputs at one input and kernel position, smallest mean |w| first
     N:M:     of every M adjacent inputs at one output and kernel position, the N largest |w| stay
 
-    With element and block, round(amount * n) of n weights or blocks become zero, the first among
-    equal ones; weights that are zero already count. With N:M, the pattern determines the amount. A
-    second mask only adds zeros. Weights are compared as they are, with scope="global" across all
-    layers.
+    With element and block, round(amount * n) of n weights or blocks become zero. Of equal ones the
+    first are taken, and weights that are zero already count. With N:M, the pattern determines the
+    amount. A second mask only adds zeros. With scope="global" weights are compared across all
+    layers, without scaling.
 
-    No runtime here is faster for single zeros; files become smaller once they are packed.
-    Raises LissomError where no weight can be set to zero.
+    No runtime here is faster with single zeros; files become smaller once they are packed.
+    Raises LissomError if no weight can be set to zero.
 
     Also known as: unstructured pruning, magnitude pruning, weight pruning, block sparsity, N:M
     sparsity, 2:4 sparsity, semi-structured sparsity.
@@ -139,7 +139,7 @@ class Mask(Step):
         return model
 
     def zeros(self, weights: dict[str, Tensor], pattern: Pattern) -> dict[str, Tensor]:
-        """Return for each weight a boolean that marks what is to be zero."""
+        """Return for each weight a boolean tensor that marks the elements to set to zero."""
         from ..surgery.patterns import smallest
 
         amount = self.amount or 0.0
@@ -155,9 +155,7 @@ class Mask(Step):
     def report(
         self, model: nn.Module, weights: dict[str, Tensor], left: dict[str, str], ctx: Context
     ) -> None:
-        """Leave in `ctx` how many weights are zero, and how many bytes the network takes with and
-        without them.
-        """
+        """Record in `ctx` the number of zeros and the size of the network with and without them."""
         from ..surgery.coverage import tell_left_out
         from ..surgery.sizes import sizes
 

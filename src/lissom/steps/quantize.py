@@ -1,4 +1,4 @@
-"""Put weights and activations on grids of few bits."""
+"""Quantize weights and activations to few bits."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Quantize(Step):
     """Quantize weights and activations to 8 bits or fewer.
 
     Followed by a learning step this is quantization-aware training, with fake quantization in the
-    forward pass; otherwise it is post-training quantization. Any bits of weights go with any bits
-    of inputs, which are the activations that layers read. 32 leaves either float; with both at 32
-    the network stays as it was, so that a set of bits such as {4, 8, 32} can include it. Without
-    `grid`, 5 bits and more use uniform (measured range) and fewer use lsq (learned scale); weights
-    of 1 bit use binary.
+    forward pass; otherwise it is post-training quantization. `inputs` are the activations that
+    layers read. Any bits of weights go with any bits of inputs. 32 leaves either float; with both
+    at 32 the network does not change, so that a set of bits such as {4, 8, 32} can include it.
+    Without `grid`, 5 bits and more use uniform (measured range) and fewer use lsq (learned scale);
+    weights of 1 bit use binary.
 
     layers:     convolutions, transposed ones too, linear layers and embeddings
     weights:    integers of at most 8 bits, times one scale per filter, in every exported file; of
@@ -51,14 +51,14 @@ class Quantize(Step):
                 weights, in inference it is multiplied into scales and biases
     additions:  the operands and their sum share one scale, the largest of theirs, so runtimes
                 that round before the addition give the same result as those that do not
-    other:      what additions and other operations read has 8 bits; with inputs=32, "binary" or
-                "dynamic" it stays float. The outputs of the network stay float.
+    other:      the inputs of additions and other operations have 8 bits; with inputs=32, "binary"
+                or "dynamic" they stay float. The outputs of the network stay float.
     tokens:     in a network with LayerNorm or RMSNorm, sums, normalization and softmax stay float;
                 scaled queries and keys have 8 bits; `smooth` (SmoothQuant) is on
 
-    weights="auto" chooses 8 to 2 bits for each layer between the first and the last: those of the
-    least error within `size`, or those of the fewest bytes within `drop`. A network that is
-    quantized already keeps its weights and batch-norm statistics; ranges are measured again. With
+    weights="auto" chooses 8 to 2 bits for each layer between the first and the last: the least
+    error within `size`, or the fewest bytes within `drop`. If the network is quantized already, it
+    keeps its weights and batch-norm statistics, and ranges are measured again. With
     inputs="dynamic" only linear layers and embeddings are quantized and no range is measured;
     samples are then needed only for `rounding` and `correct`.
 
@@ -142,7 +142,7 @@ class Quantize(Step):
         return super().refuses(earlier)
 
     def conflict(self) -> str | None:
-        """Return a setting that does nothing beside the others, and what would; None where all count."""
+        """Return which setting has no effect beside the others, and the cure, or None."""
         grid, own = (text and grid_of(text).name() for text in (self.grid, self.inputs_grid))
         if self.weights in ("ternary", "binary") and grid not in (None, self.weights):
             return (
@@ -186,18 +186,16 @@ class Quantize(Step):
 
     @property
     def rounds_nothing(self) -> bool:
-        """Whether weights and inputs stay as they are: the end of a space of bits that stands for
-        no quantization.
-        """
+        """Whether weights and inputs both stay float, so that a set of bits can include no change."""
         return self.weights == 32 and self.inputs == 32
 
     def weight_precision(self, bits: int | str) -> Precision | None:
-        """Return the grid of weights with so many bits."""
+        """Return the precision of weights with a number of bits, None for 32."""
         own = self.grid if self.grid is not None and grid_of(self.grid).of_weights else None
         return precision_of(8 if bits == "auto" else bits, own, "weights", "quantize(grid=...)")
 
     def precisions(self) -> tuple[Precision | None, Precision | None]:
-        """Return the grids of weights and of inputs."""
+        """Return the precisions of weights and of inputs; None for 32 bits."""
         shared = None
         if self.grid is not None and self.inputs not in ("binary", "ternary", 32):
             grid = grid_of(self.grid)
@@ -208,7 +206,7 @@ class Quantize(Step):
         return self.weight_precision(self.weights), inputs
 
     def choices(self) -> dict[int, Precision | None]:
-        """Return the grids of weights that weights="auto" chooses from, by their bits."""
+        """Return the precisions that weights="auto" chooses from, by their bits."""
         from ..surgery.quantization.mixed import CHOICES
 
         grids = {str(bits): self.weight_precision(bits) for bits in CHOICES}
@@ -217,7 +215,7 @@ class Quantize(Step):
         return {int(bits): grid for bits, grid in safe.items()}
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Round to the nearest: an untrained network has nothing to be brought back to."""
+        """Rehearse with rounding to the nearest: an untrained network has no accuracy to recover."""
         plain = replace(self, rounding="nearest", correct=False, steps=500)
         return (replace(plain, weights=8, drop=None) if self.drop is not None else plain)(
             model, ctx
@@ -270,7 +268,10 @@ class Quantize(Step):
         return quantized.eval()
 
     def calibration_batches(self, ctx: Context) -> list[Tree]:
-        """Return the calibration samples in batches; the example where nothing is measured on it."""
+        """Return the calibration samples in batches, or only the example if no samples are needed.
+
+        Raises LissomError if samples are needed and there are none.
+        """
         from ..trees import length
 
         batches = [images for images in ctx.images(self.samples) if length(images)]
@@ -283,8 +284,8 @@ class Quantize(Step):
     def quantizable(
         self, model: nn.Module, batches: list[Tree], ctx: Context
     ) -> tuple[nn.Module, DataFlow, dict[str, str]]:
-        """Return the network with layers that can be rounded, who reads whose values, and why other
-        layers stay.
+        """Return the network with layers that can be rounded, its data flow, and why the other
+        layers stay float.
         """
         from ..surgery.quantization.prepare import unrounded
         from ..surgery.quantization.quantizable import make_quantizable
@@ -304,7 +305,7 @@ class Quantize(Step):
         ctx: Context,
         apart: list[str],
     ) -> PrecisionPlan:
-        """Decide which grid every layer and every site gets; the inputs of layers `apart` stay float."""
+        """Return the precision of every layer and site; inputs of the layers `apart` stay float."""
         from torch import nn
 
         from ..surgery.coverage import AT_RUN_TIME, chosen

@@ -1,4 +1,4 @@
-"""Train with a price on channels, so that those which are not needed fade."""
+"""Train with a sparsity penalty, so that unneeded channels shrink."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sparsify(Learning):
     g[u]:     from 0 for the largest channel of its group to 1 for the smallest
     progress: from 0 to 1 over the step
 
-    Raises LissomError where the network has no batch-norm scales (bn) or no channel that can be
+    Raises LissomError if the network has no batch-norm scales (bn) or no channel that can be
     pruned (group, grow).
 
     Also known as: network slimming for on="bn", group lasso for on="group", growing regularization
@@ -41,8 +41,8 @@ class Sparsify(Learning):
     Regression with Grouped Variables, for the group lasso, with the groups of Fang et al. 2023,
     DepGraph: Towards Any Structural Pruning, https://arxiv.org/abs/2301.12900; Wang et al. 2021,
     Neural Pruning via Growing Regularization, https://arxiv.org/abs/2012.09243.
-    Differs: grow puts a penalty on all channels but the largest, since it is not known here how
-    many will be removed.
+    Differs: grow penalizes all channels except the largest, since it does not know how many will be
+    removed.
     """
 
     version: ClassVar[int] = 3
@@ -149,35 +149,35 @@ class Sparsify(Learning):
 
 
 class Grown:
-    """How far a price has grown: from 0 to 1 over so many steps of learning."""
+    """The progress of a growing penalty: from 0 to 1 over a number of updates."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.taken = 0
 
     def share(self) -> float:
-        """Return the share at the next step."""
+        """Advance by one update and return the progress."""
         self.taken += 1
         return min(1.0, self.taken / self.steps)
 
     def memory(self) -> int:
-        """Return how many steps were taken."""
+        """Return the number of updates so far, for a checkpoint."""
         return self.taken
 
     def recall(self, memory: int) -> None:
-        """Go on from what `memory` returned."""
+        """Restore the number of updates that `memory` returned."""
         self.taken = memory
 
 
 def lag(squares: Tensor) -> Tensor:
-    """Return how far each channel's norm lies behind the largest: 0 for that, 1 for the smallest."""
+    """Return each norm's relative gap to the largest: 0 for the largest, 1 for the smallest."""
     norms = squares.detach().sqrt()
     return (norms.max() - norms) / (norms.max() - norms.min()).clamp_min(1e-12)
 
 
 def histogram(before: Tensor, after: Tensor, bins: int = 40) -> dict[str, Any]:
-    """Return counts of two sets of sizes over the same `bins` from 0 to the largest, and the share
-    near 0 of each.
+    """Return histograms of two sets of sizes over the same `bins` from 0 to the largest, and the
+    share of each set below a hundredth of the largest.
     """
     import torch
 

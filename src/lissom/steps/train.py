@@ -21,7 +21,8 @@ class Train(Learning):
     loss = cross_entropy(network(images), labels), or the task's own
     images: (n c h w), labels: (n)
 
-    What earlier steps did stays in place: pruned channels, the zeros of a mask, fake quantization.
+    Training keeps the results of earlier steps: pruned channels, the zeros of a mask, fake
+    quantization.
 
     Also known as: fine-tuning, fine-tune, retraining, early stopping for until, exponential moving
     average for ema, gradient accumulation for accumulate, gradient checkpointing for recompute.

@@ -1,1 +1,1 @@
-"""Runtimes: how a network becomes a file for one, and how that file is run. No torch is needed to run it."""
+"""Runtimes: how each exports a network to a file and runs the file. Running needs no torch."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-# images that a file takes at once: memory is planned for as many; ExecuTorch 1.5 plans for 15 at
-# most
+# largest batch of a file: its memory is planned for that many images; ExecuTorch 1.5 plans for at
+# most 15
 MOST = 8
 
 
@@ -32,8 +32,8 @@ class Executorch(Target):
 
     It uses XNNPACK's kernels on the CPU. If all activations have 8 bits, convolutions run in
     integers, whatever the bits of their weights, except those whose output is not rounded. Linear
-    layers run in float with weights on their grid. If some activations have other bits, the whole
-    network does: XNNPACK has no kernels for these.
+    layers run in float with weights on their grid. If some activations do not have 8 bits, the
+    whole network runs in float, because XNNPACK has no kernels for them.
 
     Also known as: XNNPACK, pte.
     Source: ExecuTorch, https://docs.pytorch.org/executorch; XNNPACK,
@@ -83,7 +83,7 @@ class Executorch(Target):
         try:
             with hushed(), torch.no_grad():
                 program = by_operator(lambda: program_of(model, shown))
-        except Exception as error:  # its passes raise whatever they raise
+        except Exception as error:  # the passes of ExecuTorch raise errors of any type
             raise LissomError(
                 f"export: ExecuTorch cannot convert this network: {cause_of(error)}; onnxruntime may run it"
             ) from error
@@ -103,7 +103,7 @@ class Executorch(Target):
 
         def run(inputs: list[np.ndarray], _: object = program) -> list[np.ndarray]:
             (images,) = inputs
-            # the next answer is written into the same memory
+            # the next output is written into the same memory
             parts = [
                 method.execute([part.contiguous()])[0].clone()
                 for part in torch.from_numpy(images).split(MOST)
@@ -114,7 +114,7 @@ class Executorch(Target):
 
 
 def program_of(model: nn.Module, shown: Any) -> bytes:
-    """Return the program that ExecuTorch makes of a network which takes what is like `shown`."""
+    """Return a network as an ExecuTorch program for inputs like `shown`, up to MOST at once."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -137,7 +137,7 @@ def program_of(model: nn.Module, shown: Any) -> bytes:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keep what the converter warns and logs of its own parts off the terminal."""
+    """Keep the converter's warnings and log lines off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from ..trees import Tree
 
 INSTEAD = {"kl": "admm", "admm": "kl", "ema": "kl"}
-ORDER = "order.json"  # what the quantizer is told
-WRONG = 0.5  # root mean square of the difference over that of the outputs: no rounding does this
+ORDER = "order.json"  # the settings of the quantizer
+# root mean square of the difference over that of the outputs; rounding never causes so much
+WRONG = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,17 @@ class Mnn(Target):
     activations: layers compute in 8-bit integers. MNN's quantizer finds the ranges of activations
                  on training samples, with the preprocessing of the network:
                  kl    clips them for the least divergence
-                 admm  clips them for the least squared error; it takes all samples at once, and a
-                       minute for 100
+                 admm  clips them for the least squared error; it reads all samples at once and
+                       takes a minute for 100
                  ema   follows their extremes
     A network that `quantize` rounded is passed on in float, with weights on their grid. The ranges
-    of its activations are not passed on, since MNN's converter does not read them. The settings
-    that MNN's quantizer got are kept next to the file, with the ending .quantizer.json.
+    of its activations are not passed on, since MNN's converter does not read them. The settings of
+    MNN's quantizer are kept next to the file, with the ending .quantizer.json.
 
-    Raises LissomError where MNN's converter, quantizer or runtime fails (each runs in a process of
-    its own), and where the outputs of the quantized file are far from the network's. MNN 3.6 falls
-    back to ema where a batch-norm cannot be folded, and then loses each ReLU behind an addition;
-    with activations="ema" lissom writes these ReLUs in another form.
+    Raises LissomError if MNN's converter, quantizer or runtime fails (each runs in a process of its
+    own), or if the outputs of the quantized file are far from the network's. MNN 3.6 falls back to
+    ema if a batch-norm cannot be folded, and then loses each ReLU after an addition. With
+    activations="ema" lissom writes these ReLUs in another form.
 
     Also known as: Mobile Neural Network.
     Source: MNN, https://github.com/alibaba/MNN; its quantizer,
@@ -101,7 +102,7 @@ class Mnn(Target):
         )
 
     def file(self, few: bool, acts: bool) -> str:
-        # patterns differ in what no name may hold
+        # a checksum, since patterns contain characters that file names may not contain
         layers = f"-{zlib.crc32(self.keep.encode()):08x}" if self.keep else ""
         return re.sub(r"\W+", "-", str(self)).strip("-") + layers + "/model.mnn"
 
@@ -157,7 +158,7 @@ class Mnn(Target):
                 if self.activations == "ema":
                     relu_by_max(proto)
                 onnx.save(proto, str(source))
-                # admm writes beyond the input of any other layout
+                # in any other layout admm writes beyond the memory of the input
                 words.append("--keepInputFormat=0")
             elif self.bits:
                 words += ["--weightQuantBits", str(self.bits)]
@@ -185,7 +186,7 @@ class Mnn(Target):
             shutil.copyfile(converted, path)
 
     def left_float(self, proto: Any) -> list[str]:
-        """Return what MNN calls the operations of the layers that are to stay float."""
+        """Return MNN's names for the operations of the layers that `keep` leaves float."""
         from ..surgery.names import matching
 
         nodes = [
@@ -209,10 +210,11 @@ class Mnn(Target):
         outputs: tuple[int, ...],
         facts: dict[str, Any],
     ) -> Path:
-        """Return the integer file that MNN's quantizer makes of a float one; raise if it answers unlike that.
+        """Quantize a float file with MNN's quantizer and return the path of the integer file.
 
-        `facts` says of the images what `calibration` wants to know, and the operations to leave
-        float as `skip`.
+        `facts` holds the facts about the images that `calibration` needs, and as `skip` the
+        operations to leave float. Raises LissomError if the outputs differ too much from the float
+        file's.
         """
         import numpy as np
 
@@ -263,14 +265,14 @@ class Mnn(Target):
         runtime = MNN.nn.create_runtime_manager(
             ({"backend": "CPU", "numThread": threads, "precision": "normal"},)
         )
-        # ema renames the output, so that inputs and outputs are left to MNN to find
+        # ema renames the output, so MNN finds inputs and outputs itself
         network = MNN.nn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
             (images,) = inputs
             given = express.const(images, list(images.shape), express.NCHW, express.float)
             outputs = express.convert(network.forward([given])[0], express.NCHW)
-            return [np.array(outputs.read())]  # a view of memory that goes with `outputs`
+            return [np.array(outputs.read())]  # a copy, since the memory belongs to `outputs`
 
         return one_or_all(run)
 
@@ -315,8 +317,8 @@ class Mnn(Target):
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Keep off standard output what a library writes there past Python: MNN, what the CPU can, on
-    being imported.
+    """Keep output that a library writes to standard output past Python off the terminal, such as
+    the CPU features that MNN prints when it is imported.
     """
     sys.stdout.flush()
     stdout = os.dup(1)
@@ -333,11 +335,11 @@ def hushed() -> Iterator[None]:
 def calibration(
     folder: Path, images: Tensor, shape: tuple[int, ...], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write images, as the network sees them, as PNG files, and return what MNN's quantizer has to
-    know of them.
+    """Write preprocessed images as PNG files and return the settings with which MNN's quantizer
+    reads them.
 
-    It computes (pixel - mean) * normal. `facts` says mean and std in 0..1; without them the pixels
-    span the range of the images. Raises LissomError for what is no image of 1 or 3 channels.
+    It computes (pixel - mean) * normal. `facts` holds mean and std in 0..1; without them the pixels
+    span the range of the images. Raises LissomError if inputs are not images of 1 or 3 channels.
     """
     import torch
     from PIL import Image
@@ -366,7 +368,7 @@ def calibration(
         Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(
             folder / f"{k:06}.png"
         )
-    # one batch of all: with more batches, ema writes beyond the memory of the first
+    # all images in one batch: with more batches, ema writes beyond the memory of the first
     return {
         "format": "RGB" if shape[0] == 3 else "GRAY",
         "mean": (-low / step).tolist(),

@@ -25,14 +25,14 @@ HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
 
 @dataclass(frozen=True)
 class Ncnn(Target):
-    """Export to ncnn; it runs one image at a time, since the format has no batches.
+    """Export to ncnn, which runs one image at a time, since the format has no batches.
 
     The file is an uncompressed zip of the two files that ncnn reads, model.param and model.bin, as
     pnnx writes them. With precision="f16" weights are stored in 16 bits, and the CPU computes in 16
     bits if it can. A network that `quantize` rounded computes in float, with weights on their grid:
     ncnn's integer converter is not part of the Python package.
 
-    Raises LissomError where pnnx or ncnn fails; both are tried in a process of their own.
+    Raises LissomError if pnnx or ncnn fails. Each runs in a process of its own.
 
     Also known as: pnnx.
     Source: ncnn, https://github.com/Tencent/ncnn
@@ -138,7 +138,7 @@ class Ncnn(Target):
 
         def one(image: np.ndarray) -> np.ndarray:
             runner = network.create_extractor()
-            # a layer may write over it, aligned
+            # an aligned copy, since a layer may overwrite it
             runner.input(first, ncnn.Mat(np.ascontiguousarray(image)).clone())
             code, output = runner.extract(last)
             if code:

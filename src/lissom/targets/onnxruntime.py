@@ -57,8 +57,8 @@ class Onnxruntime(Target):
 
     ONNX stores each integer weight in 8 bits and each float weight in 32, whatever the bits of its
     grid and the fraction of zeros. packed=True writes model.onnxz instead, a zip file that holds
-    the same ONNX file with weights in as few bits as their values need. Loading it restores exactly
-    these bytes, so outputs and latency are the same.
+    the same ONNX file with weights in as few bits as their values need. Loading it restores the
+    ONNX file bit by bit, so outputs and latency are the same.
 
     Also known as: ONNX, ORT.
     Source: ONNX Runtime, https://onnxruntime.ai
@@ -79,7 +79,9 @@ class Onnxruntime(Target):
     )
 
     def identity(self) -> str:
-        """Leave `packed` out: it changes no latency, and what is measured by it must keep its name."""
+        """Return the text that stands for this target in keys of measurements, without `packed`,
+        which does not change latency.
+        """
         return json.dumps(
             [
                 self.name(),
@@ -158,7 +160,7 @@ class Onnxruntime(Target):
             for _ in range(WARM + times):
                 session.run(None, dict(zip(names, inputs, strict=True)))
             for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
-                if event["name"] == "model_run":  # noted when the run has ended, after its nodes
+                if event["name"] == "model_run":  # recorded at the end of the run, after its nodes
                     runs.append([])
                 elif event["name"].endswith("_kernel_time"):
                     node = event["name"].removesuffix("_kernel_time")
@@ -166,7 +168,7 @@ class Onnxruntime(Target):
         return middle(runs[WARM:-1])
 
     def fused(self, path: Path) -> Fused | None:
-        """Count from the graph that ONNX Runtime runs, as it writes it down after its optimisations."""
+        """Count integer operations in the optimised graph that ONNX Runtime runs and can save."""
         import onnx
 
         from ..exporting.onnx.activations import wires
@@ -220,7 +222,7 @@ def _session(
     try:
         session = ort.InferenceSession(whole, options, providers=list(PROVIDERS[provider]))
     except Exception as error:
-        # errors of its own; they do not say which file, since it is given none
+        # ONNX Runtime's own errors do not name the file, since it gets only bytes
         raise LissomError(
             f"onnxruntime: {path} cannot be run ({str(error).splitlines()[0]})"
         ) from None
@@ -228,8 +230,8 @@ def _session(
 
 
 def on_provider(session: Any, provider: str) -> Any:
-    """Return a session, or raise if it runs elsewhere: ONNX Runtime falls back to the CPU and says
-    nothing.
+    """Return a session. Raises LissomError if it does not run on `provider`: ONNX Runtime silently
+    falls back to the CPU.
     """
     if PROVIDERS[provider][0] not in session.get_providers():
         raise LissomError(

@@ -30,7 +30,7 @@ LAYERS = {
 
 
 def adapt(proto: Any) -> None:
-    """Write an ONNX model as OpenVINO computes most of it in integers, in place."""
+    """Rewrite an ONNX model so that OpenVINO computes most of it in integers, in place."""
     from ..exporting.onnx.activations import joined
     from ..exporting.onnx.concatenated import guard_concatenations
     from ..exporting.onnx.expanded import spread_by_adding
@@ -49,12 +49,11 @@ class Openvino(Target):
     """Export to OpenVINO and run on the CPU; quantized layers run in 8-bit integers.
 
     Float layers run in `precision`. The file is ONNX, except for networks with weights of at most 4
-    bits, and those that take whole pictures. These become OpenVINO's own format, which stores such
-    weights in 4 bits each and resizes as Pillow does. That is an
-    `.xml` and a `.bin` file if the name ends in `.xml`, else (as in the store) one zip file of
-    both. lissom widens these weights to 8 bits when it loads the file, since OpenVINO itself would
-    compute them in float. Convolutions with binary inputs and weights are stored in single bits and
-    run in single bits.
+    bits and networks that take whole pictures. These use OpenVINO's own format, which stores such
+    weights in 4 bits each and resizes as Pillow does: an `.xml` and a `.bin` file if the name ends
+    in `.xml`, else (as in the store) one zip file of both. lissom widens these weights to 8 bits
+    when it loads the file, since OpenVINO would compute 4-bit weights in float. Convolutions with
+    binary inputs and weights are stored and run in single bits.
 
     Also known as: OpenVINO IR.
     Source: OpenVINO, https://docs.openvino.ai
@@ -128,13 +127,13 @@ class Openvino(Target):
         fixed = one_bit(model)
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
-            shape = inputs[0].shape if fixed else ()  # single bits need shapes that are fixed
+            shape = inputs[0].shape if fixed else ()  # single bits need fixed shapes
             if shape not in compiled:
                 if fixed:
                     model.reshape(list(shape))
                 compiled[shape] = self.compiled(model, threads)
             answers = compiled[shape](inputs)
-            # OpenVINO writes the next answer into the same memory
+            # OpenVINO writes the next output into the same memory
             return [answers[k].copy() for k in range(len(answers))]
 
         return one_or_all(run)
@@ -162,7 +161,7 @@ class Openvino(Target):
         return middle(runs[WARM:])
 
     def fused(self, path: Path) -> Fused | None:
-        """Count from the graph that the CPU plugin runs, by the precision it chose for each operation."""
+        """Count by the precision that the CPU plugin chose for each operation."""
         from ..exporting.openvino_ir import one_bit, read
         from ..exporting.reasons import in_openvino, named
 
@@ -197,13 +196,13 @@ class Openvino(Target):
         return Fused(done, done + len(rest), tuple(rest), single)
 
     def compiled(self, model: Any, threads: int, more: Mapping[str, Any] | None = None) -> Any:
-        """Return a model compiled for the CPU as this target runs it, `more` being further settings."""
+        """Return a model compiled for the CPU with this target's settings and `more` settings."""
         import openvino as ov
         from openvino.passes import ConstantFolding, Manager
 
         if not any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-            # weights alone are quantized: 2026.4 multiplies some of them by their scales at run
-            # time, and wrongly
+            # only weights are quantized: OpenVINO 2026.4 would multiply some of them by their
+            # scales at run time, and wrongly
             passes = Manager()
             passes.register_pass(ConstantFolding())
             passes.run_passes(model)

@@ -1,4 +1,4 @@
-"""PyTorch itself, from a file that needs no model code."""
+"""PyTorch itself, with a file that needs no model code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Torch(Target):
     """Export with torch.export and run in PyTorch; quantized layers are simulated in float.
 
-    Weights that `cast` stores in 16 bits are stored so in the file (.pt2) and widened in each call.
+    Weights that `cast` stores in 16 bits keep them in the file (.pt2) and are widened in each call.
     compile=True compiles the network with torch.compile, with constant weights, when the file is
     loaded. That takes a minute and needs a C++ compiler; without it the network runs eagerly.
 
@@ -95,7 +95,7 @@ class Torch(Target):
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
             network = program.module()
-        # what was exported takes its tensors in a tuple, see exporting/shown.py
+        # with several inputs or outputs the program takes a tuple, see exporting/shown.py
         several = isinstance(program.example_inputs[0][0], (tuple, list))
         if self.compile:
             from torch._inductor import config

@@ -1,12 +1,12 @@
-"""Rounding around activations other than ReLU, of which each runtime makes integers its own way, in
-an ONNX file.
+"""Rounding around activation functions other than ReLU in an ONNX file, which each runtime handles
+in its own way.
 
-Between a convolution and a SiLU, say, the network rounds, and after the SiLU again. OpenVINO
-computes both in one operation if nothing lies between them, and is 1.1 to 1.5 times as fast so;
+A network rounds, for example, between a convolution and a SiLU, and again after the SiLU. OpenVINO
+fuses the convolution and the SiLU if nothing lies between them, which is 1.1 to 1.5 times as fast.
 ONNX Runtime needs the first rounding to compute the convolution in integers at all, and one more,
-of the sigmoid within the SiLU, to look that up in a table. EfficientNet-B0 is 1.4 times as fast so.
-All other networks of 5 bits and more, if they round no concatenation, have one ONNX file for both
-runtimes.
+of the sigmoid inside the SiLU, to compute it by table lookup: EfficientNet-B0 gets 1.4 times as
+fast. All other networks of 5 bits and more share one ONNX file for both runtimes, unless they round
+a concatenation.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ACTIVATIONS = {
 
 
 def joined(proto: Any) -> None:
-    """Take out what rounds to 8 bits between a convolution and its activation, in place, for OpenVINO.
+    """Remove 8-bit rounding between a convolution and its activation function, in place.
 
-    Fewer bits, which have a clip between their two nodes, stay: they are no mere detail of how a
-    file is computed.
+    Rounding to fewer bits, which has a Clip between its two nodes, stays: removing it would change
+    the results noticeably.
     """
     makers, users = wires(proto.graph)
     ends = {value.name for value in proto.graph.output}
@@ -62,7 +62,7 @@ def joined(proto: Any) -> None:
 
 
 def looked_up(proto: Any) -> None:
-    """Round the sigmoid within each SiLU to 8 bits of 0..1, in place, for ONNX Runtime."""
+    """Round the sigmoid inside each SiLU to 8 bits over 0..1, in place, for ONNX Runtime."""
     from numpy import array
     from onnx import helper, numpy_helper
 
@@ -101,13 +101,13 @@ def looked_up(proto: Any) -> None:
 
 
 def read_once(node: Any, users: Mapping[str, Sequence[Any]]) -> bool:
-    """Return whether each output of a node has one reader."""
+    """Return whether each output of a node has exactly one reader."""
     return all(len(users[name]) == 1 for name in node.output)
 
 
 def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
-    """Return whether an activation alone reads a value: one node or, as in SiLU, also what
-    multiplies its result with it.
+    """Return whether only an activation function reads a value: a single node, or as in SiLU a node
+    and the multiplication of its result with the value.
     """
     inner = outputs_of(node for node in users[name] if node.op_type in ACTIVATIONS)
     rest = [node for node in users[name] if node.op_type not in ACTIVATIONS]
@@ -117,7 +117,7 @@ def is_activation(name: str, users: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def is_rounded(name: str, makers: dict[str, Any]) -> bool:
-    """Return whether a value is one of a grid."""
+    """Return whether a value comes from a Q/DQ pair."""
     return (
         name in makers
         and makers[name].op_type == "DequantizeLinear"
@@ -126,17 +126,17 @@ def is_rounded(name: str, makers: dict[str, Any]) -> bool:
 
 
 def outputs_of(nodes: Iterable[Any]) -> set[str]:
-    """Return the values that nodes make."""
+    """Return the names of the values that nodes compute."""
     return set(chain.from_iterable(node.output for node in nodes))
 
 
 def inputs_of(nodes: Iterable[Any]) -> set[str]:
-    """Return the values that nodes read."""
+    """Return the names of the values that nodes read."""
     return set(chain.from_iterable(node.input for node in nodes))
 
 
 def wires(graph: Any) -> tuple[dict[str, Any], defaultdict[str, list[Any]]]:
-    """Return which node makes each value, and which nodes read it."""
+    """Return the node that computes each value, and the nodes that read it."""
     makers = {}
     users = defaultdict(list)
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Attention over other axes than the four that PyTorch's ONNX exporter takes."""
+"""Attention on tensors without exactly four axes, which PyTorch's ONNX exporter requires."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class FourAxes(TorchFunctionMode):
-    """Hand tensors of other axes to scaled_dot_product_attention as (batch 1 places width), while on.
+    """While active, pass tensors to scaled_dot_product_attention as (batch 1 places width).
 
-    Some networks have windows of places as a fifth axis, others join heads to the batch; all axes
-    in front are the batch here.
+    Some networks have windows as a fifth axis, others merge heads into the batch. Here all leading
+    axes are merged into the batch.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,7 +30,7 @@ class FourAxes(TorchFunctionMode):
                 mask = mask.expand(*query.shape[:-2], *mask.shape[-2:])
             named["attn_mask"] = joined(mask)
         out: Tensor = func(**named)
-        # -1, since a number that depends on the batch is computed in the file
+        # -1: a size that depends on the batch would be computed by nodes in the file
         return out.reshape(-1, *query.shape[1:-1], out.shape[-1])
 
 

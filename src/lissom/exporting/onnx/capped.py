@@ -1,4 +1,4 @@
-"""An activation behind an addition, in the form that MNN's quantizer keeps under the method ema."""
+"""ReLUs after additions, in the form that MNN's quantizer keeps with its method ema."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ SUMS = {"Add", "Sub", "Mul", "Div"}
 
 
 def relu_by_max(proto: Any) -> None:
-    """Turn each Relu and Clip that alone reads a sum into Max and Min with a constant, in place.
+    """Replace each Relu and Clip that reads an Add, Sub, Mul or Div by Max and Min with a constant,
+    in place.
 
-    MNN 3.6's converter makes such an activation a field of the addition (`activationType`), which
-    its quantizer forgets when it rebuilds the graph for ema: the ranges are then those of sums that
-    are never clipped, and the answers are far off. Max and Min stay operations of their own. The
-    other methods keep the field, and are worse with Max.
+    MNN 3.6's converter stores such an activation as a field of the addition (`activationType`). Its
+    quantizer loses the field when it rebuilds the graph for ema: ranges are then measured on sums
+    that are not clipped, and outputs are far off. Max and Min stay separate operations. The other
+    methods keep the field, and are less accurate with Max.
     """
     from numpy import array
     from onnx import helper, numpy_helper

@@ -1,10 +1,10 @@
-"""A clip of integers in place of a clip of floats before they are rounded, in an ONNX file.
+"""Clip integers after rounding instead of floats before rounding, in an ONNX file.
 
-ONNX Runtime computes a convolution in integers if its output is rounded next. A ReLU6 between the
-two it takes out where the grid ends at 6 or below. A grid that reaches farther, since an addition
-shares it or it has fewer than 8 bits, leaves the ReLU6 there and the convolution in float. Rounding
-keeps the order of numbers, so that it may come first: with Q(x) = QuantizeLinear(x), Q(min(max(x,
-low), high)) = min(max(Q(x), Q(low)), Q(high)).
+ONNX Runtime computes a convolution in integers if its output is rounded next. It removes a ReLU6
+between the two if the grid ends at 6 or below. If the grid reaches farther, because an addition
+shares it or because it has fewer than 8 bits, the ReLU6 stays and the convolution runs in float.
+Rounding is monotone, so it may come first: with Q(x) = QuantizeLinear(x), Q(min(max(x, low), high))
+= min(max(Q(x), Q(low)), Q(high)).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from .activations import wires
 
-SUMS = {"Add", "Conv", "ConvTranspose", "Gemm", "MatMul"}  # what ONNX Runtime computes in integers
+SUMS = {"Add", "Conv", "ConvTranspose", "Gemm", "MatMul"}  # ONNX Runtime computes these in integers
 WHOLE = (0, 255)
 
 
 def integers_clipped(proto: Any) -> None:
-    """Let each Relu and Clip between a sum and its rounding clip the integers instead, in place,
-    where that changes them.
+    """Move each Relu and Clip between a layer or sum and its rounding behind the rounding, in
+    place. If it would not change any integer, it stays.
     """
     graph = proto.graph
     makers, users = wires(graph)
@@ -48,8 +48,8 @@ def integers_clipped(proto: Any) -> None:
 
 
 def bounds(clip: Any, rounds: Any, tensors: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the codes of a clip's ends on the grid of a QuantizeLinear; None where they are not
-    known, or not one pair.
+    """Return the codes of a clip's bounds on the grid of a QuantizeLinear, None if they are not
+    constant or not single numbers.
     """
     import numpy as np
     from onnx import numpy_helper
@@ -78,7 +78,7 @@ def bounds(clip: Any, rounds: Any, tensors: Mapping[str, Any]) -> tuple[int, int
 
 
 def clip_codes(graph: Any, rounds: Any, readers: Sequence[Any], codes: tuple[int, int]) -> None:
-    """Clip what a QuantizeLinear returns to two codes, for all that read it."""
+    """Clip the output of a QuantizeLinear to two codes for all its readers, in place."""
     import numpy as np
     from onnx import helper, numpy_helper
 

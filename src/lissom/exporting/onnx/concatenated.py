@@ -1,8 +1,8 @@
-"""Concatenations of rows, kept from being taken apart by OpenVINO, in an ONNX file.
+"""Stop OpenVINO from moving the rounding of concatenated rows to their parts, in an ONNX file.
 
-OpenVINO 2026.4 rounds the parts of a concatenation in place of the whole, and makes a vector along
-the axis of concatenation of the zero point. Along channels that is well. Along rows or tokens it
-computes the convolution that reads them in float, and dies of a linear layer.
+OpenVINO 2026.4 rounds the parts of a concatenation instead of the whole, and turns the zero point
+into a vector along the axis of concatenation. Along channels that works. Along rows or tokens the
+convolution that reads them runs in float, and a linear layer makes OpenVINO fail.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any
 
 from .activations import wires
 
-# where the inputs of a product have their channels
+# the axis of channels in the input of each product
 CHANNELS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, -1), "MatMul": (-1,)}
-ALIKE = {"DequantizeLinear", "MaxPool", "Slice"}  # what leaves axes where they are
+ALIKE = {"DequantizeLinear", "MaxPool", "Slice"}  # operations that do not move axes
 MOVES = {"Flatten", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def guard_concatenations(proto: Any) -> None:
-    """Put max-pooling of single values between concatenations of rows and their rounding, in place.
+    """Insert max-pooling over windows of 1 between concatenated rows and their rounding, in place.
 
-    It changes nothing, and OpenVINO leaves it out once it has chosen what runs in integers.
+    It changes no number, and OpenVINO removes it after choosing the operations that run in
+    integers.
     """
     from onnx import helper, numpy_helper, shape_inference
 
@@ -57,7 +58,7 @@ def guard_concatenations(proto: Any) -> None:
 
 
 def along_rows(axis: int, value: str, users: Mapping[str, Sequence[Any]]) -> bool:
-    """Return whether a product reads a value whose parts lie along another axis than its channels."""
+    """Return whether a product reads a value concatenated along another axis than channels."""
     ahead = [(value, True)]
     while ahead:
         name, as_it_is = ahead.pop()

@@ -1,4 +1,4 @@
-"""What layers make of constants alone, as encodings of places are made, in an ONNX file."""
+"""Constant folding of layers in an ONNX file, as some position encodings need."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .operands import PRODUCTS
 
 
 def compute_constants(proto: Any) -> None:
-    """Put what is made of constants by layers, and behind these, in its place.
+    """Replace layers of constants, and the nodes after them, by their results, in place.
 
-    OpenVINO 2026.4 dies of such a convolution in integers, and none needs to run.
+    OpenVINO 2026.4 fails on such a convolution in integers, and none needs to run.
     """
     from onnx import TensorProto, helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -20,7 +20,7 @@ def compute_constants(proto: Any) -> None:
     held = {tensor.name: tensor for tensor in graph.initializer}
     fixed = {*held, ""}
     behind = list[Any]()
-    made = set[str]()  # by layers, and of what they make
+    made = set[str]()  # outputs of layers, and of nodes that read these
     for node in graph.node:
         if node.input and fixed.issuperset(node.input):
             fixed.update(node.output)

@@ -1,7 +1,6 @@
-"""An ONNX file in few bytes: what holds weights is cut out of it and packed, as
-`importing/packed.py` reads it.
+"""Write packed ONNX files, which `importing/packed.py` reads.
 
-The file is cut as bytes, not as a graph: what is loaded is the ordinary file, bit by bit.
+The file is cut as bytes, not as a graph, so loading restores the original file bit by bit.
 """
 
 from __future__ import annotations
@@ -14,11 +13,14 @@ from typing import Any
 from ...errors import LissomError
 from ...importing.packed import FORMAT, TYPES, WHOLE, most
 
-WORTH = 16  # bytes that a tensor must spare, since its line in the index takes some
+WORTH = 16  # bytes that packing a tensor must save, since its line in the index takes some
 
 
 def write(source: Path, path: Path) -> None:
-    """Write the ONNX file `source` packed to `path`; the same file becomes the same bytes, always."""
+    """Pack the ONNX file `source` into `path`. Equal files give equal bytes.
+
+    Raises LissomError if it packs so well that reading it would be refused.
+    """
     import onnx
     from numpy import frombuffer
 
@@ -43,7 +45,7 @@ def write(source: Path, path: Path) -> None:
         values = frombuffer(raw, TYPES[kind][0])
         how, packed = pack(values, tensor.dims[0] if tensor.dims else 1)
         if len(packed) + WORTH < len(raw):
-            place = data.index(raw, at)  # equal bytes before it would do as well
+            place = data.index(raw, at)  # any equal bytes will do
             graph.append(data[at:place])
             weights.append(packed)
             rows.append([kind, len(values), how, len(packed), place])
@@ -55,7 +57,7 @@ def write(source: Path, path: Path) -> None:
             ("graph", b"".join([*graph, data[at:]])),
             ("weights", b"".join(weights)),
         ):
-            info = zipfile.ZipInfo(name)  # of 1980, so that no clock is in the file
+            info = zipfile.ZipInfo(name)  # its date is always 1980, so the file holds no time
             info.create_system = 3
             archive.writestr(info, part, zipfile.ZIP_DEFLATED, 9)
     if len(data) > most(path.stat().st_size, WHOLE):

@@ -1,7 +1,7 @@
-"""Constants spread over the batch without asking for its size, as tokens are, in an ONNX file.
+"""Expand constants, such as class tokens, to the batch without reading its size, in an ONNX file.
 
-OpenVINO 2026.4 takes the size of the batch from the first convolution, and then leaves out the bias
-of that convolution if it runs in integers.
+OpenVINO 2026.4 reads the batch size from the first convolution, and then drops the bias of that
+convolution if it runs in integers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .activations import wires
 
 
 def spread_by_adding(proto: Any) -> None:
-    """Add zeros for each sample to constants that are expanded to the batch, in place."""
+    """Expand constants to the batch by adding zeros computed from the input, in place."""
     from onnx import TensorProto
 
     image = proto.graph.input[0]
@@ -42,7 +42,7 @@ def spread_by_adding(proto: Any) -> None:
 
 
 def add_zeros(graph: Any, node: Any, sizes: list[int]) -> None:
-    """Write an expansion as that to `sizes`, those of one sample, plus zeros of the batch, in place.
+    """Replace an expansion by one to `sizes`, for one sample, plus a zero per sample, in place.
 
     The zeros are the first value of each sample times 0.
     """
@@ -83,7 +83,7 @@ def add_zeros(graph: Any, node: Any, sizes: list[int]) -> None:
 def sizes_behind_batch(
     shape: str, makers: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> list[int] | None:
-    """Return the sizes behind the first, where a shape is that of a batch and sizes that are known."""
+    """Return the sizes after the first if a shape is the batch followed by known sizes, else None."""
     from onnx import numpy_helper
 
     joined = makers.get(shape)
@@ -102,7 +102,7 @@ def sizes_behind_batch(
 
 
 def drop_unused(graph: Any) -> None:
-    """Remove the shapes and constants that nothing reads any more, in place."""
+    """Remove shapes and constants that nothing reads, in place."""
     ends = {value.name for value in graph.output}
     for node in reversed(list(graph.node)):
         _, users = wires(graph)

@@ -1,4 +1,4 @@
-"""One ONNX file for every runtime that reads ONNX: float, or quantized with Q/DQ nodes."""
+"""Export to ONNX for every runtime that reads it: float, or quantized with Q/DQ nodes."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def export_onnx(
     adapt: Callable[[Any], None] | None = None,
     example: Tree | None = None,
 ) -> None:
-    """Write `model`, which takes (n, *shape) or what is like `example`, as ONNX with a dynamic
+    """Export `model`, which takes (n, *shape) or inputs like `example`, to ONNX with a dynamic
     batch and metadata.
 
-    A quantized network is written in integers, or in float, for readers without Q/DQ nodes: weights
-    keep the values of their grid then, and activations are rounded only where some have fewer than
-    8 bits. Weights that `cast` stores in 16 bits are written so, or in float for readers without
-    Q/DQ nodes. `adapt` changes the model as its runtime wants it. Floats are float32, whatever the
-    network has. A single input is 'images' and a single output 'outputs'; several have the names of
-    arguments, keys and fields. Each fact that is no text is written as JSON. The file is checked by
+    A quantized network is written in integers, or in float for readers without Q/DQ nodes. In
+    float, weights stay on their grid, and activations are rounded only if some have fewer than 8
+    bits. Weights that `cast` stores in 16 bits stay so, or become float32 for readers without Q/DQ
+    nodes. `adapt` changes the ONNX model for its runtime, in place. All other floats are float32. A
+    single input is called 'images' and a single output 'outputs'; several have the names of
+    arguments, keys and fields. Facts that are not text are written as JSON. The file is checked by
     onnx.checker.
-    Raises LissomError when the network cannot be exported.
+    Raises LissomError if the network cannot be exported.
     """
     import onnx
 
@@ -64,7 +64,7 @@ def export_onnx(
     shown = shown_to(model, shape, example)
     model = shown.network(model)
     pictured = next((part for part in model.modules() if isinstance(part, Pictured)), None)
-    # lissom's wrappers hold what they wrap as `network`
+    # lissom's wrappers hold the wrapped network as `network`
     prefix = ""
     inner = model
     while type(inner).__module__.startswith("lissom.") and "network" in inner._modules:
@@ -85,8 +85,8 @@ def export_onnx(
     )
     proto.producer_name = "lissom"
     name_by_layer(proto, prefix)
-    # the exporter notes source lines, which name paths of this machine, and shapes, which any
-    # reader infers
+    # the exporter records source lines, which contain local paths, and shapes, which any reader
+    # infers
     del proto.graph.metadata_props[:], proto.graph.value_info[:]
     for part in (
         *proto.graph.node,
@@ -113,9 +113,7 @@ def export_onnx(
 
 
 def rewritten(proto: Any) -> None:
-    """Write what some runtimes cannot read, or compute slowly, in other nodes that mean the same,
-    in place.
-    """
+    """Replace nodes that runtimes cannot read, or compute slowly, by equivalents, in place."""
     from .clipped import integers_clipped
     from .constants import compute_constants
     from .padded import round_padded_averages
@@ -135,7 +133,7 @@ def rewritten(proto: Any) -> None:
 
 
 def converted(model: nn.Module, shown: Shown) -> Any:
-    """Return the ONNX model that PyTorch's exporter makes of a network."""
+    """Return a network as an ONNX model, from PyTorch's exporter. Raises LissomError if that fails."""
     import torch
 
     from ..lowered import by_operator
@@ -173,10 +171,10 @@ def converted(model: nn.Module, shown: Shown) -> Any:
 
 
 def read_once() -> None:
-    """Let PyTorch's exporter read the sources of its 500 functions once in a process, not at each export."""
+    """Make PyTorch's exporter read the sources of its 500 functions once, not at each export."""
     from torch.onnx._internal.exporter import _registration
 
-    # PyTorch's own, and so not for certain there
+    # private to PyTorch, so it may be missing in other versions
     functions: Any = getattr(_registration, "onnxscript_apis", None)
     read = getattr(functions, "get_torchlib_ops", None)
     if read is not None and not hasattr(read, "cache_info"):
@@ -184,7 +182,7 @@ def read_once() -> None:
 
 
 def refuse_numbers(proto: Any, shown: Shown) -> None:
-    """Raise LissomError where an input takes one batch only, since the network made a number of it."""
+    """Raise LissomError if the network's code turned the batch size of an input into a number."""
     axes = shown.shapes("batch")[0]
     dynamic = dict(zip(shown.names, [axes] if isinstance(axes, dict) else axes, strict=True))
     for entry in proto.graph.input:
@@ -198,10 +196,10 @@ def refuse_numbers(proto: Any, shown: Shown) -> None:
 
 
 def plain_zeros(proto: Any) -> None:
-    """Turn -0.0 among the weights of an ONNX model into 0.0, in place: a batch-norm of factor below
-    0 makes them.
+    """Turn -0.0 among the weights of an ONNX model into 0.0, in place.
 
-    They take no part in any sum, and a file with zeros of one kind packs better.
+    Folding a batch-norm with a negative factor makes them. They change no sum, and a file with one
+    kind of zero packs better.
     """
     import onnx
     from numpy import frombuffer

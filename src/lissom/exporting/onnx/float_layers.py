@@ -1,11 +1,11 @@
-"""Layers of float weights amid integers in an ONNX file, which ONNX Runtime is kept from rounding by itself.
+"""Stop ONNX Runtime from quantizing the weights of float layers in an ONNX file.
 
-Where such a layer stands between a DequantizeLinear and a QuantizeLinear, ONNX Runtime 1.32 makes
-integers of its weights, with one scale for all filters, whoever wrote the file. It does so if the
-input has one scale for the whole tensor. So a layer that was meant to stay float did not, and such
-a file answered ten times as far from the simulation as it should. Here the layer reads the same
-integers through a DequantizeLinear of its own with one scale for each channel, all of them equal:
-the same numbers at the same price. OpenVINO computes with it as before.
+If a layer with float weights stands between a DequantizeLinear and a QuantizeLinear, ONNX Runtime
+1.32 quantizes its weights itself, with one scale for all filters. It does so if the input has one
+scale for the whole tensor. Layers that were meant to stay float did not, and such a file deviated
+from the simulation ten times as much as it should. Here the layer reads the same integers through
+its own DequantizeLinear with one scale per channel, all of them equal: the same numbers at the same
+cost. OpenVINO computes with it as before.
 Source: onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc,
 https://github.com/microsoft/onnxruntime
 """
@@ -19,14 +19,12 @@ from .activations import inputs_of, outputs_of, wires
 from .names import SHORT
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # a MatMul and an Add become a Gemm
-# ONNX Runtime rounds behind these
+# ONNX Runtime quantizes layers behind these too
 MOVES = {"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def keep_float_layers(proto: Any) -> None:
-    """Let each layer of float weights that reads integers read them with a scale for each channel,
-    in place.
-    """
+    """Make each float layer that reads integers read them with one scale per channel, in place."""
     makers, _ = wires(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = [
@@ -38,7 +36,7 @@ def keep_float_layers(proto: Any) -> None:
     ]
     if not layers:  # nothing to infer shapes for
         return
-    # own: values, and what such layers read in their place
+    # the value that these layers read instead of each value
     shapes = shapes_in(proto)
     copies = dict[str, str]()
     unread = dict[str, str]()
@@ -70,7 +68,7 @@ def keep_float_layers(proto: Any) -> None:
 
 
 def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str, Any]) -> Any:
-    """Return a DequantizeLinear like one with a scalar scale, with `size` equal scales along an axis."""
+    """Return a copy of a DequantizeLinear with `size` equal scales along an axis instead of one."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -83,13 +81,12 @@ def by_channel(graph: Any, node: Any, axis: int, size: int, tensors: Mapping[str
 
 
 def rounded_before(back: Any, makers: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-    """Let a DequantizeLinear that is behind a Concat read integers that were rounded before they
-    were put together.
+    """Make a DequantizeLinear after a Concat read a concatenation of parts that are rounded first.
 
-    The integers are the same. OpenVINO 2026.4 moves the rounding there by itself, but not the
-    scales of each channel with it, and then cannot compile the file (MoveFakeQuantize: "Argument
-    shapes are inconsistent"). Return the nodes that make these integers, in order, and the values
-    that were read before.
+    The integers are the same. OpenVINO 2026.4 moves the rounding before the Concat itself, but
+    without the scales per channel, and then cannot compile the file (MoveFakeQuantize: "Argument
+    shapes are inconsistent"). Return the nodes that compute these integers, in order, and the
+    values that were read before.
     """
     from onnx import helper
 
@@ -118,7 +115,7 @@ def rounded_before(back: Any, makers: Mapping[str, Any]) -> tuple[list[Any], lis
 
 
 def own_name(layer: Any, kind: str, graph: Any) -> str:
-    """Return a name for a node that belongs to a layer, one that no node and no value has."""
+    """Return an unused name for a node of a layer."""
     taken = outputs_of(graph.node)
     taken |= {part.name for part in (*graph.node, *graph.initializer)}
     scope = layer.name.rpartition("/")[0]
@@ -131,7 +128,7 @@ def own_name(layer: Any, kind: str, graph: Any) -> str:
 
 
 def is_float(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
-    """Return whether a value is made of constants alone, none of which is dequantized at run time."""
+    """Return whether a value depends only on constants, without any DequantizeLinear."""
     if name in tensors:
         return True
     node = makers.get(name)
@@ -144,9 +141,7 @@ def is_float(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -
 
 
 def path_to(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Any]:
-    """Return the nodes that a value comes through, from a DequantizeLinear of one scale on; none if
-    there is no such.
-    """
+    """Return the nodes from a DequantizeLinear with one scale to a value, [] if there is none."""
     path = list[Any]()
     while (node := makers.get(name)) is not None and len(node.output) == 1:
         path.insert(0, node)
@@ -166,7 +161,7 @@ def path_to(name: str, makers: Mapping[str, Any], tensors: Mapping[str, Any]) ->
 
 
 def shapes_in(proto: Any) -> dict[str, list[int]]:
-    """Return the sizes of all values within a model, 0 where they are not fixed."""
+    """Return the shapes of all inner values of a model. Sizes that are not fixed are 0."""
     from onnx import shape_inference
 
     return {
@@ -176,7 +171,7 @@ def shapes_in(proto: Any) -> dict[str, list[int]]:
 
 
 def forget(graph: Any, names: Mapping[str, str]) -> None:
-    """Remove the nodes that make these values, in place, unless something reads them."""
+    """Remove the nodes that compute these values unless something reads them, in place."""
     results = {value.name for value in graph.output}
     read = results | inputs_of(graph.node)
     for node in reversed(list(graph.node)):

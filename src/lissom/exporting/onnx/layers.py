@@ -1,7 +1,7 @@
-"""A quantized network as an ONNX file computes it: integers, and the nodes that round and widen.
+"""Layers and roundings that write a quantized network to ONNX, as integers with Q/DQ nodes.
 
-Layers and roundings become what writes these nodes, by changing their class, so a quantized network
-itself knows nothing of ONNX.
+A layer or rounding gets the class that writes its nodes only for the export, so quantized networks
+know nothing of ONNX.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ...surgery.quantization.layers import (
 from ...surgery.quantization.network import QuantizedNetwork
 from ..floats import HeldRounding, hold_roundings
 
-OPSET = 21  # the first with DequantizeLinear of every type that is written here
+OPSET = 21  # the first whose DequantizeLinear takes every type used here
 
 
 class IntegerRounding(HeldRounding):
-    """A rounding of inputs that is written as QuantizeLinear and DequantizeLinear.
+    """A rounding of inputs, written as QuantizeLinear and DequantizeLinear.
 
-    Integers below 8 bits are clipped between the two, as integers, which leaves the convolution
-    before it an integer one in every runtime.
+    Integers of fewer than 8 bits are clipped between the two, as integers, so that the convolution
+    before them still runs in integers in every runtime.
     """
 
     zero_type: ClassVar[torch.dtype] = torch.uint8
@@ -56,21 +56,21 @@ class IntegerRounding(HeldRounding):
 class IntegerLayer(QuantizedLayer):
     """A layer whose weights are int8 and whose bias is int32."""
 
-    weight_q: Tensor  # int8 (out ...), or (in out) where MatMulInteger reads it
+    weight_q: Tensor  # int8 (out ...), or (in out) for MatMulInteger
     weight_scale: Tensor  # (out)
-    weight_zero: Tensor  # int8 (out), mostly zeros; none where the layer reads floats
-    weight_shift: Tensor  # (out 1 ...): there, what a zero point takes away
+    weight_zero: Tensor  # int8 (out), mostly zeros; absent if the layer reads floats
+    weight_shift: Tensor  # (out 1 ...): zero point * scale, if the layer reads floats
     bias_q: Tensor  # int32 (out)
     bias_scale: Tensor  # (out)
-    bias_float: Tensor  # (out), where the layer reads floats
+    bias_float: Tensor  # (out), if the layer reads floats
 
     @property
     def at_run_time(self) -> bool:
-        """Whether what the layer reads is rounded when the file runs."""
+        """Whether the range of the layer's input is found when the file runs."""
         return self.own is not None and self.own.grid.at_run_time
 
     def hold(self) -> None:
-        """Hold weights as int8 and bias as int32."""
+        """Store weights as int8 and bias as int32, or as float if the layer reads floats."""
         assert self.rounding is not None
         codes, scale, bias = self.integers()
         whole = self.rounding.stored(codes)
@@ -97,13 +97,13 @@ class IntegerLayer(QuantizedLayer):
         return self.computed(x, self.widened(), self.bias_widened(), *more, **named)
 
     def widened(self) -> Tensor:
-        """Return the weight, as the layer holds it, widened from its integers."""
+        """Return the dequantized weight, in the layout of the layer."""
         return self.dequantized(axis=0)
 
     def dequantized(self, axis: int) -> Tensor:
-        """Return the weight as a DequantizeLinear node over its integers, whose filters lie along `axis`.
+        """Return the weight as a DequantizeLinear of its integers, with filters along `axis`.
 
-        That of weights which meet floats has no zero point: so the export knows it (weights.py).
+        If the layer reads floats, the node has no zero point: fold_scales_at_load knows it by that.
         """
         zero = self._buffers.get("weight_zero")
         given = [self.weight_q, self.weight_scale, *([] if zero is None else [zero])]
@@ -114,16 +114,16 @@ class IntegerLayer(QuantizedLayer):
         return weight if shift is None else weight - shift
 
     def bias_widened(self) -> Tensor | None:
-        """Return the bias, as a DequantizeLinear node where it is integers."""
+        """Return the bias, as a DequantizeLinear node if it is int32."""
         if "bias_q" not in self._buffers:
             return self._buffers.get("bias_float")
         given = [self.bias_q, self.bias_scale]
         return node("DequantizeLinear", given, torch.float32, self.bias_q.shape, attrs={"axis": 0})
 
     def product_at_run_time(self, x: Tensor) -> Tensor:
-        """Write the integer product of inputs (... in), rounded when the file runs, and the weight.
+        """Write the integer product of the weight and inputs (... in) that are rounded at run time.
 
-        The nodes are those that ONNX Runtime makes one DynamicQuantizeMatMul of.
+        ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
         """
         q, step, zero = torch.onnx.ops.symbolic_multi_out(
             "DynamicQuantizeLinear",
@@ -154,12 +154,12 @@ class IntegerConv3d(IntegerLayer, QuantizedConv3d):
 
 
 class IntegerTransposed(IntegerLayer):
-    """A transposed convolution whose weights are integers, mostly held as ONNX has them (in out ...).
+    """A transposed convolution whose weights are integers, usually in ONNX's layout (in out ...).
 
-    DequantizeLinear takes one scale for each place of an axis. With groups, a place of axis 1 is
-    a filter of each group, and these have scales of their own; so such weights are dequantized as
-    (out in/groups ...) and put in order as floats, which is exact. No runtime here has integer
-    kernels that this would keep from use. Weights with zero points are written so, too: OpenVINO
+    DequantizeLinear takes one scale per index of an axis. With groups, an index of axis 1 is one
+    filter of each group, and these have different scales. Such weights are therefore dequantized as
+    (out in/groups ...) and rearranged as floats, which is exact. No runtime here has integer
+    kernels that this would prevent. Weights with zero points are written this way too: OpenVINO
     2026.4 computes wrong numbers with zero points along axis 1.
     """
 
@@ -193,11 +193,11 @@ class IntegerLinear(IntegerLayer, QuantizedLinear):
 
 
 class IntegerEmbedding(IntegerLayer, QuantizedEmbedding):
-    """A table of int8, of which only the rows that are looked up are widened."""
+    """An int8 table. Only the rows that are looked up are dequantized."""
 
     def hold(self) -> None:
         super().hold()
-        self.weight_scale = self.weight_scale[:, None]  # looked up as the rows are
+        self.weight_scale = self.weight_scale[:, None]  # looked up like the rows
 
     def whole(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         codes = self.rows(self.weight_q, x, torch.int8)
@@ -206,7 +206,7 @@ class IntegerEmbedding(IntegerLayer, QuantizedEmbedding):
         return y if shift is None else y - self.rows(shift, x, torch.float32)
 
     def rows(self, table: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Write the node that looks rows (... features) of a table (n features) up."""
+        """Write a node that looks up rows (... features) of a table (n features)."""
         return node("Gather", [table, x], dtype, [*x.shape, table.shape[1]], attrs={"axis": 0})
 
 
@@ -230,7 +230,7 @@ def node(
     version: int = OPSET,
     attrs: dict[str, Any] | None = None,
 ) -> Tensor:
-    """Write a node of this kind, of one output."""
+    """Write a node of this kind with one output."""
     found: Tensor = torch.onnx.ops.symbolic(
         kind, given, attrs=attrs or {}, dtype=dtype, shape=shape, version=version
     )
@@ -238,7 +238,10 @@ def node(
 
 
 def round_in_integers(network: QuantizedNetwork) -> None:
-    """Let a network hold integers, in place; from then on it can only be exported."""
+    """Turn the layers and roundings of a network into ones that write integers, in place.
+
+    Afterwards the network can only be exported.
+    """
     for layer in network.layers():
         if layer.rounding is None:
             layer.make_plain(*layer.in_inference())

@@ -1,8 +1,7 @@
-"""Names of an ONNX graph: those of the network's own layers.
+"""Name the nodes of an ONNX graph after the network's layers.
 
-PyTorch's exporter notes at each node the modules around it, and the names are taken from there. So
-a profile, a note about what is not in integers and a viewer of files all speak of the user's
-layers.
+PyTorch's exporter records at each node the modules around it; names come from there. So profiles,
+notes about operations that run in float and viewers of files all show the user's layers.
 """
 
 from __future__ import annotations
@@ -17,23 +16,22 @@ from ...importing.names import SCOPES, scopes_in
 from ...importing.packed import ENDING
 from .activations import outputs_of
 
-# of which there are many, and files are to be small
+# short names, since there are many of these nodes and files should be small
 SHORT = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
 LONG = {short: kind for kind, short in SHORT.items()}
 
-# what operations that hold weights have in their names, fused and integer ones too
+# the names of operations with weights contain one of these, also if fused or in integers
 WEIGHTED = r"Conv|Gemm|MatMul"
 
 
 def name_by_layer(proto: Any, prefix: str) -> None:
-    """Name each node of an exported model after the layer that it comes from, as in
-    blocks.0.conv1/Conv, in place.
+    """Name each node of an exported model after its layer, as in blocks.0.conv1/Conv, in place.
 
-    What follows the slash is the operation, and a number where a layer has several. Outputs are
-    named as their nodes, except the graph's own. `prefix` is what lissom's wrappers put ahead of
-    the names of the network's layers and tensors; sites at which activations are rounded belong to
-    the layer they are in. What makes weights of integers, and is gone once a file is loaded, has no
-    name, and its output a number.
+    After the slash comes the operation, with a number if a layer has several. Outputs are named
+    like their nodes, except the outputs of the graph. `prefix` is the text that lissom's wrappers
+    add before the names of layers and tensors. Roundings of activations belong to the layer they
+    are in. Nodes that dequantize weights get no name, and their outputs a number: they vanish when
+    a file is loaded.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
     fixed = {value.name for value in (*proto.graph.input, *proto.graph.output)} | weights
@@ -57,8 +55,8 @@ def name_by_layer(proto: Any, prefix: str) -> None:
             and node.input[1] in weights
             and node.input[1].endswith(".weight")
         ):
-            # the exporter folds batch-norm into the convolution before it, and then says that of
-            # the batch-norm
+            # the exporter folds a batch-norm into the convolution before it and then records the
+            # batch-norm as the layer
             where = node.input[1].removeprefix(prefix).removesuffix(".weight")
         kind = SHORT.get(node.op_type, node.op_type)
         stem = f"{where}/{kind}" if where else kind
@@ -76,9 +74,7 @@ def name_by_layer(proto: Any, prefix: str) -> None:
 
 
 def rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give values other names, in a graph and in those that its nodes hold as branches and loops,
-    in place.
-    """
+    """Rename values in a graph and in the branches and loops inside it, in place."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -90,7 +86,7 @@ def rename(graph: Any, names: Mapping[str, str]) -> None:
 
 
 def layer_of(scopes: str, prefix: str) -> str:
-    """Return the innermost layer of what the exporter noted at a node.
+    """Return the innermost layer of the scopes that the exporter recorded at a node.
 
     >>> layer_of("['', 'network', 'network.stem', 'grids.conv1', '_symbolic_1']", "network.")
     'stem'
@@ -104,15 +100,15 @@ def layer_of(scopes: str, prefix: str) -> str:
 
 
 def layers_in(path: Path) -> Callable[[str, str], str]:
-    """Return what leads from the name of a node, and what a runtime made of it, to the layer of a file.
+    """Return a function from a runtime's node name and operation to the layer in the file.
 
-    ONNX Runtime names a convolution after the activation that it took in; the layer is that of the
-    convolution. Of files other than ONNX the name itself says it.
+    ONNX Runtime names a convolution after the activation function fused into it; the function
+    returns the layer of the convolution. For files other than ONNX it reads the name alone.
     """
     if path.suffix not in (".onnx", ENDING):
         return lambda name, _: layer_named(name)
     proto = model_in(path)
-    nodes = dict[str, Any]()  # by name, and by the names of what they make
+    nodes = dict[str, Any]()  # by their names and by the names of their outputs
     for node in proto.graph.node:
         nodes.update(dict.fromkeys((*node.output, node.name), node))
 
@@ -132,10 +128,10 @@ def layers_in(path: Path) -> Callable[[str, str], str]:
 
 
 def layer_named(node: str) -> str:
-    """Return the layer of a node as a runtime names it, which adds words of its own, or its
-    operation if it has none.
+    """Return the layer of a node from its name in a runtime, which adds suffixes, or its operation
+    if it has no layer.
 
-    Nodes of files that others made keep their names.
+    Nodes of files that lissom did not write keep their names.
 
     >>> layer_named("blocks.1.shortcut.0/Conv_token_23"), layer_named("q_2")
     ('blocks.1.shortcut.0', 'QuantizeLinear')
@@ -146,6 +142,6 @@ def layer_named(node: str) -> str:
         return LONG[node.partition("_")[0]]
     first = node.split("/")[0]
     if "/" in node:
-        # a change of layout, named after what it stands between
+        # a change of layout, named after the nodes around it
         return re.sub(r"^.*_(abcd|acdb)_", "", first)
     return re.sub(r"^([A-Z][A-Za-z]*)_(\d+|token_.*|raster_.*|(abcd|acdb)_.*)$", r"\1", first)

@@ -1,7 +1,7 @@
-"""Products of activations in an ONNX file, as attention has them, and their operands as integers.
+"""Integer operands of products of two activations, as in attention, in an ONNX file.
 
-Of unsigned ones OpenVINO takes the zero point away again as a float, and multiplies floats. DeiT-Tiny
-in signed ones takes 0.9 of the time.
+OpenVINO subtracts the zero point of unsigned operands in float and then multiplies floats. With
+signed operands DeiT-Tiny takes 0.9 of the time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...importing.file import model_in
 from ...importing.packed import ENDING
 from .activations import wires
 
-MIDDLE = 128  # as which unsigned integers hold 0 where their range is symmetric
+MIDDLE = 128  # the zero point of unsigned integers whose range is symmetric
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 MOVES = {
     "Expand",
@@ -30,8 +30,8 @@ MOVES = {
 
 
 def sign_operands(proto: Any) -> None:
-    """Round to int8 in place of uint8 what products of activations read, in place, where the range is
-    symmetric and no layer reads it; values stay what they are.
+    """Round the operands of products of two activations to int8 instead of uint8, in place, if
+    their range is symmetric and no layer with weights reads them. Values do not change.
     """
     import numpy as np
     from onnx import numpy_helper
@@ -57,8 +57,8 @@ def sign_operands(proto: Any) -> None:
 def products_of(
     value: str, makers: Mapping[str, Any], users: Mapping[str, Sequence[Any]]
 ) -> Iterator[bool]:
-    """Yield for each product that reads a value, moved or not, whether both of its operands are
-    activations.
+    """Yield for each product that reads a value, directly or through moves, whether both its
+    operands are activations.
     """
     for reader in users.get(value, ()):
         if reader.op_type in MOVES and reader.input[0] == value:
@@ -69,8 +69,8 @@ def products_of(
 
 
 def products_in(path: Path) -> dict[str, list[bool]]:
-    """Return for each layer whose own code multiplies two activations in a file, whether each such
-    product reads integers; {} for files other than ONNX.
+    """Return for each layer that multiplies two activations whether each such product reads
+    integers, {} for files other than ONNX.
     """
     if path.suffix not in (".onnx", ENDING):
         return {}
@@ -87,12 +87,12 @@ def products_in(path: Path) -> dict[str, list[bool]]:
 
 
 def computed(value: str, makers: Mapping[str, Any]) -> bool:
-    """Return whether a value is made of what the network computes, and is no weight."""
+    """Return whether a node computes a value: it is no constant weight and no input of the graph."""
     return source(value, makers, MOVES | {"DequantizeLinear"}) is not None
 
 
 def source(value: str, makers: Mapping[str, Any], moves: Set[str] = MOVES) -> Any:
-    """Return the operation that made the numbers of a value, whatever moved them since; None for
+    """Return the node that computed the numbers of a value, looking through `moves`; None for
     constants and inputs.
     """
     maker = makers.get(value)

@@ -1,8 +1,8 @@
-"""Averages over windows that reach beyond the edge, where 0 is not the code 0, in an ONNX file.
+"""Average pooling with padding whose input grid has a zero point, in an ONNX file.
 
-OpenVINO 2026.4 takes an average of codes, with the code 0 beyond the edge, which stands for another
-number if the grid has a zero point. What is padded by itself and rounded once more, on the same
-grid, is computed in integers and rightly in both runtimes; no number changes.
+OpenVINO 2026.4 averages codes and pads with the code 0, which is not the number 0 if the grid has a
+zero point. With a separate Pad, rounded again on the same grid, both runtimes compute correctly in
+integers. No number changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .activations import wires
 
 
 def round_padded_averages(proto: Any) -> None:
-    """Pad ahead of average pooling that counts zeros beyond the edge, and round again, in place."""
+    """Move padding that average pooling counts into a Pad and round again after it, in place."""
     from numpy import any as any_of
     from onnx import helper, numpy_helper
 
@@ -40,8 +40,8 @@ def round_padded_averages(proto: Any) -> None:
 
 
 def pad_apart(graph: Any, pool: Any) -> bool:
-    """Take the padding out of average pooling that counts it, into a node of its own ahead, in place;
-    return False where there is none.
+    """Move the padding of average pooling that counts it into a Pad node before it, in place.
+    Return False if there is none.
     """
     from numpy import array
     from onnx import helper, numpy_helper

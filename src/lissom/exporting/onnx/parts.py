@@ -1,5 +1,4 @@
-"""Parts of a rounded value, rounded once more on the same grid, so that ONNX Runtime hands them on
-as integers.
+"""Round the parts of a split value again on the same grid, so that ONNX Runtime splits integers.
 
 It splits integers only between one Q/DQ pair and the next. No number changes.
 """
@@ -12,7 +11,7 @@ from .activations import wires
 
 
 def parts_rounded(proto: Any) -> None:
-    """Put a Q/DQ pair like that of its input behind each output of a split, in place."""
+    """Insert a Q/DQ pair after each output of a split of rounded values, in place."""
     from onnx import helper
 
     makers, users = wires(proto.graph)
@@ -24,7 +23,7 @@ def parts_rounded(proto: Any) -> None:
             if back is not None and back.op_type == "DequantizeLinear"
             else None
         )
-        # of fewer bits, what clips lies between
+        # with fewer than 8 bits a Clip lies between the two, and the split is skipped
         if back is None or rounds is None or rounds.op_type != "QuantizeLinear":
             continue
         place = list(proto.graph.node).index(node) + 1

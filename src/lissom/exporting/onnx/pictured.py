@@ -1,4 +1,4 @@
-"""The operations of a preprocessing on pictures as nodes of ONNX, for pictures of any size."""
+"""The picture operations of a preprocessing as ONNX nodes, for pictures of any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...preprocess.letterbox import Letterbox
 from ...preprocess.pad import Pad
 from ...preprocess.resize import Resize
 
-# of Resize; nearest rounds as Pillow does
+# attributes of Resize; nearest rounds as Pillow does
 INTERPOLATIONS: dict[str, dict[str, Any]] = {
     "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
     "bilinear": {"mode": "linear"},
@@ -28,14 +28,14 @@ LUMA = (19595, 38470, 7471)  # of 65536, as Pillow rounds 0.299, 0.587 and 0.114
 
 
 class Nodes:
-    """Nodes in the making. Values go by name; numbers and arrays become constants."""
+    """A list of ONNX nodes to add to. Strings name values; numbers and arrays become constants."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def __call__(self, kind: str, *inputs: Any, **attributes: Any) -> str:
-        """Add a node; return the name of its output."""
+        """Add a node and return the name of its output."""
         from onnx import helper
 
         name = f"picture/{kind}_{len(self.nodes)}"
@@ -44,7 +44,7 @@ class Nodes:
         return name
 
     def constant(self, value: Any) -> str:
-        """Return the name of a constant; whole numbers are 64 bits."""
+        """Add a constant and return its name. Python integers become int64."""
         from onnx import numpy_helper
 
         name = f"picture/constant_{len(self.constants)}"
@@ -53,9 +53,10 @@ class Nodes:
 
 
 class Picture:
-    """A picture (n c height width) of 8 bits in the making, and where its first points lie by now.
+    """An 8-bit picture (n c height width) after some operations, and the map of points onto it.
 
-    `size`, `scale` and `offset` are (height, width); a first point p lies at scale * p + offset.
+    `size`, `scale` and `offset` are (height, width). A point p of the original picture is now at
+    scale * p + offset.
     """
 
     def __init__(self, nodes: Nodes, given: str) -> None:
@@ -66,7 +67,7 @@ class Picture:
         self.offset = nodes.constant(np.zeros(2, np.float32))
 
     def resize(self, size: str, interpolation: str, *, antialias: bool = True) -> None:
-        """Give the picture another size."""
+        """Resize the picture. Raises LissomError for an interpolation that ONNX does not have."""
         if interpolation not in INTERPOLATIONS:
             raise LissomError(
                 f"--pictures: ONNX has no {interpolation}; expected "
@@ -76,7 +77,7 @@ class Picture:
         averaged = antialias and interpolation != "nearest"
         how = {**INTERPOLATIONS[interpolation], **(PILLOW if averaged else PYTORCH)}
         value = self.value if averaged else nodes("Cast", self.value, to=1)
-        # all four sizes: ONNX Runtime 1.32 moves transpositions and gets lost where axes are left out
+        # all four sizes: ONNX Runtime 1.32 moves transpositions and fails if axes are left out
         others = nodes("Slice", nodes("Shape", self.value), [0], [2])
         value = nodes("Resize", value, "", "", nodes("Concat", others, size, axis=0), **how)
         if not averaged:
@@ -89,7 +90,7 @@ class Picture:
         self.size = size
 
     def frame(self, before: str, after: str, fill: int) -> None:
-        """Put so many pixels of one value before the picture and after it."""
+        """Pad the picture with `before` and `after` pixels of the value `fill`."""
         nodes = self.nodes
         pads = nodes("Concat", before, after, axis=0)
         self.value = nodes("Pad", self.value, pads, np.uint8(fill), [2, 3])
@@ -97,7 +98,7 @@ class Picture:
         self.size = nodes("Add", self.size, nodes("Add", before, after))
 
     def crop(self, corner: str, size: Sequence[int]) -> None:
-        """Cut out a part."""
+        """Crop the picture to `size` from `corner` on."""
         nodes = self.nodes
         ends = nodes("Add", corner, size)
         self.value = nodes("Slice", self.value, corner, ends, [2, 3])
@@ -106,7 +107,7 @@ class Picture:
 
 
 def write_resize(operation: Resize, picture: Picture) -> None:
-    """Resize the shorter side, or both."""
+    """Resize the picture so that its shorter side, or both sides, have the wanted size."""
     nodes = picture.nodes
     if isinstance(operation.width, int):
         size = nodes.constant([operation.size, operation.width])
@@ -117,20 +118,20 @@ def write_resize(operation: Resize, picture: Picture) -> None:
 
 
 def write_crop(operation: CenterCrop, picture: Picture) -> None:
-    """Cut out the middle, with a frame around what is smaller."""
+    """Crop the middle of the picture, padded first if it is smaller."""
     nodes = picture.nodes
     wanted = [operation.height, operation.width or operation.height]
     missing = nodes("Max", nodes("Sub", wanted, picture.size), [0, 0])
     before = nodes("Div", missing, [2])
     picture.frame(before, nodes("Sub", missing, before), operation.fill)
-    # half of what is too much, the even one of two numbers that are as near
+    # half of the excess, rounded half to even
     over = nodes("Sub", picture.size, wanted)
     is_odd = nodes("Mod", nodes("Div", over, [2]), [2])
     picture.crop(nodes("Div", nodes("Add", over, is_odd), [2]), wanted)
 
 
 def write_letterbox(operation: Letterbox, picture: Picture) -> None:
-    """Resize the whole picture into a frame."""
+    """Resize the picture to fit and pad the rest."""
     nodes = picture.nodes
     wanted = [operation.height, operation.width or operation.height]
     sides = nodes("Cast", picture.size, to=11)  # doubles, as Python computes
@@ -149,9 +150,9 @@ def write_pad(operation: Pad, picture: Picture) -> None:
 
 
 def write_gray(_: Gray, picture: Picture) -> None:
-    """Turn colour into brightness."""
+    """Convert colour to grey."""
     nodes = picture.nodes
-    # whole numbers below 2**24, so that floats are exact
+    # integers below 2**24, so floats are exact
     parts = nodes(
         "Mul", nodes("Cast", picture.value, to=1), np.array(LUMA, np.float32).reshape(3, 1, 1)
     )
@@ -161,7 +162,7 @@ def write_gray(_: Gray, picture: Picture) -> None:
 
 
 def write_bgr(_: Bgr, picture: Picture) -> None:
-    """Put blue first."""
+    """Reorder RGB to BGR."""
     picture.value = picture.nodes("Gather", picture.value, [2, 1, 0], axis=1)
 
 
@@ -176,10 +177,10 @@ WRITERS: dict[type[PictureOperation], Callable[[Any, Picture], None]] = {
 
 
 def take_pictures(proto: Any, preprocess: Preprocess) -> None:
-    """Let an ONNX model of pixels (n c h w) take pictures (n height width c) of 8 bits, in place.
+    """Make an ONNX model of pixels (n c h w) take 8-bit pictures (n height width c), in place.
 
-    The boxes (n k 4) of a network that picks detections are given in pixels of the pictures.
-    Raises LissomError for an operation that has no nodes.
+    The boxes (n k 4) of a network that picks detections are then in pixels of the pictures.
+    Raises LissomError for an operation that ONNX does not have.
     """
     from onnx import helper
 
@@ -197,7 +198,7 @@ def take_pictures(proto: Any, preprocess: Preprocess) -> None:
     shape = [-1, channels.dim_value, *(side.dim_value for side in sides)]
     shaped = nodes("Reshape", nodes("Cast", picture.value, to=1), shape)
     nodes.nodes.append(helper.make_node("Identity", [shaped], [pixels.name]))
-    # a picture in colour may be seen in gray
+    # a network of grey pictures takes colour if the preprocessing converts it
     seen = 3 if channels.dim_value == 1 and preprocess.channels(3) == 1 else channels.dim_value
     taken = helper.make_tensor_value_info(
         "picture", 2, [batch.dim_param or batch.dim_value, "height", "width", seen]
@@ -215,7 +216,7 @@ def take_pictures(proto: Any, preprocess: Preprocess) -> None:
 
 
 def used(nodes: Sequence[Any], graph: Any) -> list[Any]:
-    """Return the nodes that some output of a graph depends on, in order."""
+    """Return the nodes that the outputs of a graph depend on, in order."""
     wanted = {output.name for output in graph.output}
     kept = list[Any]()
     for node in reversed(nodes):
@@ -226,9 +227,10 @@ def used(nodes: Sequence[Any], graph: Any) -> list[Any]:
 
 
 def placed_back(graph: Any, nodes: Nodes, picture: Picture, whole: str) -> None:
-    """Give the output `boxes` (n k 4) in pixels of the picture, `whole` (height, width), in place.
+    """Convert the output `boxes` (n k 4) to pixels of the original picture, in place.
 
-    Boxes that stand for no detection, of class -1, stay zeros.
+    `whole` is the size (height, width) of that picture. Boxes of class -1, no detection, stay
+    zeros.
     """
     from onnx import helper
 

@@ -1,4 +1,4 @@
-"""A mean over the image, in the form that a runtime gets right."""
+"""Global average pooling in the form that each runtime computes correctly."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class PlainMeans(TorchFunctionMode):
-    """Compute adaptive pooling to one place as the mean that it is, while on.
+    """While active, compute adaptive average pooling to size 1 as a mean.
 
-    Where channels lie last in memory, PyTorch makes the result lie so too, and its exporter writes
-    that as a Gather of single values from all of them, by numbers that depend on the batch. OpenVINO
-    2026.4 then mixes the samples of a batch up.
+    With channels last in memory PyTorch keeps that layout in the result, and its exporter writes it
+    as a Gather of single values by indices that depend on the batch. OpenVINO 2026.4 then mixes up
+    the samples of a batch.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -28,10 +28,10 @@ class PlainMeans(TorchFunctionMode):
 
 
 def pool_by_window(proto: Any) -> None:
-    """Turn means over the whole image into average pooling, where the size is known, in place.
+    """Replace means over the whole image by average pooling if the size is known, in place.
 
-    MNN 3.6 needs it: its quantizer dies over a mean with the method kl, and its converter gets a
-    GlobalAveragePool wrong in the layout that the quantizer wants.
+    MNN 3.6 needs it: its quantizer crashes on a mean with the method kl, and its converter gets
+    GlobalAveragePool wrong in the layout that the quantizer requires.
     """
     from onnx import helper, numpy_helper, shape_inference
 

@@ -1,4 +1,4 @@
-"""Sums and means over one axis of sequences, in the form that OpenVINO gets right."""
+"""Sums and means over one axis of sequences, in the form that OpenVINO computes correctly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ REDUCED = {"ReduceSum", "ReduceMean"}
 
 
 def reduce_sequences_as_pictures(proto: Any) -> None:
-    """Give tensors (n t c) a fourth axis while they are summed up or averaged, in place, in files
-    that round activations.
+    """Add a fourth axis to tensors (n t c) around sums and means, in place, in files that round
+    activations.
 
-    OpenVINO 2026.4 computes such a sum of 8-bit integers from memory that nothing was written to,
-    where the batch is larger than one; tensors of two, four and five axes are right.
+    OpenVINO 2026.4 computes such a sum of 8-bit integers from uninitialised memory if the batch is
+    larger than one. Tensors of two, four and five axes are right.
     """
     from onnx import helper, numpy_helper, shape_inference
 

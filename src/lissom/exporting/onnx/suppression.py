@@ -1,4 +1,4 @@
-"""Non-maximum suppression as the node that ONNX has for it."""
+"""Non-maximum suppression as ONNX's own node."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .layers import node
 
 
 class WrittenSuppression(Suppression):
-    """What writes NonMaxSuppression, and a mask from the places that it returns.
+    """Non-maximum suppression as a NonMaxSuppression node, whose indices become a mask.
 
-    How many these are depends on the picture. The shapes below say one: no node of PyTorch's reads
-    them, since a mask of fixed shape is made of them by nodes alone.
+    The number of indices depends on the picture. The shapes below say 1, which does no harm: only
+    nodes written here read them, and the mask has a fixed shape.
     """
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ class WrittenSuppression(Suppression):
             by_class,
             torch.tensor([scores.shape[1]]),
             torch.tensor([self.iou]),
-            # scores below the threshold are 0; runtimes differ in whether they keep what equals it
+            # scores below the threshold are 0; runtimes differ on whether they keep an equal score
             torch.tensor([self.threshold / 2]),
         ]
         found = node("NonMaxSuppression", given, torch.int64, [1, 3])  # picture, class, place
@@ -41,7 +41,7 @@ class WrittenSuppression(Suppression):
 
 
 def write_suppression(network: nn.Module) -> None:
-    """Let non-maximum suppression be written as ONNX's own node, in place."""
+    """Make a network write its non-maximum suppression as ONNX's own node, in place."""
     for layer in network.modules():
         if isinstance(layer, Suppression):
             layer.__class__ = WrittenSuppression

@@ -1,4 +1,4 @@
-"""Scales and zero points that belong to one rounding each, in an ONNX file."""
+"""Scales and zero points that are not shared between nodes, in an ONNX file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def unshare_steps(proto: Any) -> None:
-    """Give each node that rounds or widens single values' grids a scale and a zero point of its own, in
-    place.
+    """Give each per-tensor Q or DQ node its own copy of the scale and the zero point, in place.
 
-    Equal ones are one constant in the file. Where OpenVINO 2026.4 moves a widening through other
-    operations, it changes that constant, for others too: it then refuses a file, or answers wrongly.
+    Equal ones are one constant in the file. When OpenVINO 2026.4 moves a DequantizeLinear through
+    other operations, it changes that constant for all nodes: it then refuses the file or returns
+    wrong outputs.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""Weights in an ONNX file that runtimes widen once, when they load it."""
+"""Compact weights in an ONNX file that runtimes expand to float once, when they load it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def halved(proto: Any, kinds: Iterable[str]) -> None:
-    """Store float32 tensors of two or more axes in 16 bits, a Cast behind them, wherever these lose nothing.
+    """Store float32 tensors of two or more axes in 16 bits, with a Cast, if that is lossless.
 
-    `kinds` are those of the network, "bf16" and "fp16". Weights that were rounded lose nothing,
-    whatever the exporter has called or transposed; a tensor that was not rounded and fits by chance
-    stands for the same numbers. Runtimes widen the weights when they load the file, so that they
-    compute as with a file of float32.
+    `kinds` are the 16-bit types of the network, "bf16" and "fp16". Weights that were rounded lose
+    nothing, even if the exporter renamed or transposed them. A tensor that was not rounded but fits
+    by chance keeps its numbers too. Runtimes cast the weights when they load the file, and then
+    compute as with a float32 file.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -52,11 +52,11 @@ def halved(proto: Any, kinds: Iterable[str]) -> None:
 
 
 def fold_scales_at_load(proto: Any) -> None:
-    """Put a Cast and a Mul in the place of each DequantizeLinear of weights without a zero point.
+    """Replace each DequantizeLinear of weights without a zero point by a Cast and a Mul, in place.
 
-    These meet floats, so that no integer kernel wants the pair of nodes. ONNX Runtime dequantizes
-    at every call and computes other nodes on constants once, when it loads the file. With
-    DequantizeLinear, files with rounded weights only ran at 0.45 of the speed of float ones.
+    These weights meet float activations, so no integer kernel needs the node. ONNX Runtime
+    dequantizes at every call, but computes other nodes on constants once, when it loads the file.
+    With DequantizeLinear, files with weights rounded only ran at 0.45 of the speed of float files.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -98,7 +98,7 @@ def fold_scales_at_load(proto: Any) -> None:
 
 
 def in_bits(value: np.ndarray, kind: str) -> np.ndarray | None:
-    """Return float32 numbers as 16 bits each (uint16), None where that loses anything.
+    """Return float32 numbers as 16 bits each (uint16), None if that loses anything.
 
     >>> import numpy as np
     >>> in_bits(np.array([1.0, -2.5], np.float32), "bf16"), in_bits(np.array([0.1], np.float32), "bf16")

@@ -1,7 +1,7 @@
-"""Circular padding in an ONNX file, as slices that are put together: OpenVINO reads no Pad of mode "wrap".
+"""Circular padding as concatenated slices in an ONNX file: OpenVINO reads no Pad of mode "wrap".
 
-Where what is padded was rounded, the integers are: the layer behind it then reads a
-DequantizeLinear, and runs in integers.
+If the padded value was rounded, its integers are padded instead: the next layer then reads a
+DequantizeLinear and runs in integers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ FAR = 2**62  # the end of any axis
 
 
 def unwrapped(proto: Any) -> None:
-    """Put slices and a Concat in the place of each Pad of mode "wrap" whose pads are constants, in place."""
+    """Replace each Pad of mode "wrap" whose pads are constants by slices and a Concat, in place."""
     from onnx import helper, numpy_helper
 
     graph = proto.graph
@@ -62,10 +62,10 @@ def unwrapped(proto: Any) -> None:
 def around(
     graph: Any, nodes: list[Any], value: str, name: str, axis: int, low: int, high: int
 ) -> str:
-    """Add the nodes that lay `low` elements of the end before a value and `high` of its beginning
-    behind; return the result.
+    """Add nodes that pad a value with its last `low` elements in front and its first `high`
+    elements at the end, along `axis`. Return the name of the result.
 
-    Where one is below 0, so much is cut off first, as PyTorch does it.
+    A negative number crops that side first, as in PyTorch.
     """
     from onnx import helper
 
@@ -96,7 +96,7 @@ def around(
 
 
 def number(graph: Any, value: int) -> str:
-    """Return the name of a constant [value], which is made if there is none yet."""
+    """Return the name of a constant [value], added to the graph if needed."""
     import numpy as np
     from onnx import numpy_helper
 
