@@ -38,7 +38,7 @@ def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) 
     activations, as in attention, count as well.
     """
     named = layers_in(path)
-    # the text in brackets is added because the last layer may be named after the output
+    # without the reasons in parentheses; the last layer may appear under the name of the output
     rest = [name.partition(" (")[0] for name in fused.rest]
     floats = Counter(named(name, "") for name in rest)
     products = products_in(path)

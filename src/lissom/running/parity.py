@@ -73,7 +73,7 @@ def prove(
     seen = images is not None
     if images is None:
         images = noise((FEW, *shape), pixels)
-        if not runs_on(model, shape):  # it takes integers, as the export did
+        if not runs_on(model, shape):  # it takes integers, as the export found
             images = torch.zeros(FEW, *shape, dtype=torch.long)
     inputs = mapped(lambda t: t.detach().cpu(), in_float(few_of(images)))
     with torch.no_grad():
