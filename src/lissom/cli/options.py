@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ STORE = Path(".lissom")
 
 
 def wait_asleep() -> None:
-    """Let the threads of PyTorch sleep while they wait, if others run on this machine.
+    """Let the threads of PyTorch sleep instead of spin while they wait, if this machine is busy.
 
-    Threads that spin train at 0.6 of the speed of sleeping ones beside one busy process, and 1.25
-    times as fast on an idle machine. It must be said before torch is loaded.
+    Next to one busy process, spinning threads train at 0.6 times the speed of sleeping ones; on an
+    idle machine, at 1.25 times. This must be set before torch is imported.
     """
     from ..bench.cores import others_run
 
@@ -111,5 +111,5 @@ def wait_asleep() -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for scripts."""
+    """Print a value as JSON for scripts."""
     typer.echo(json.dumps(value, indent=1))

@@ -1,4 +1,4 @@
-"""The command that searches for a network: search."""
+"""The command `search`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def search(
     checkpoint: CheckpointMin = 5,
     json: Json = False,
 ) -> None:
-    """State what is wanted, and get the recipe and its file."""
+    """Search for the recipe that best meets a goal, and get its file."""
     from ..language.search_space import SearchSpace
     from ..language.want import Want
 

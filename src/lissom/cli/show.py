@@ -1,4 +1,4 @@
-"""Commands that show what there is: list, show, compare, report, store."""
+"""Commands that show methods, networks and stores: list, show, compare, report, store."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compare(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Show what differs between two networks.
+    """Show the differences between two networks.
 
     Steps, metrics, sizes, and layer by layer.
     """
@@ -96,7 +96,7 @@ def report(
     ] = "latency",
     json: Json = False,
 ) -> None:
-    """Write the report, a page that needs no network, or a figure."""
+    """Write the report, a page that works offline, or a figure."""
     from ..store.store import Store
 
     kept = Store(store)
@@ -143,7 +143,7 @@ def store(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """List the finished networks, check, sign, copy or delete them."""
+    """List the finished networks; check, sign, copy or delete them."""
     from ..commands.store import told
     from ..store.store import Store
 

@@ -130,7 +130,10 @@ def bench(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Time networks or files, in turns, in fresh processes; with --data measure them, too."""
+    """Measure the latency of networks or files, alternately, in fresh processes.
+
+    With --data, measure their accuracy too.
+    """
     from ..data.source import check_spec
     from ..store.store import Store
     from ..tasks.kinds import check_kind
@@ -175,7 +178,10 @@ def bench(
 def data_to_test(
     name: str, stated: str | None, classes: str | None, channels: int | None, said: str | None
 ) -> Data:
-    """Load data whose pictures are seen as `stated`, or else as a file has `said`."""
+    """Load data with the preprocessing `stated`, or else the one that a file has `said`.
+
+    Raises LissomError if there is neither, or the data have no labels.
+    """
     from ..data.data import Data
     from ..data.source import is_own_data
 
