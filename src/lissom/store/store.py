@@ -84,7 +84,7 @@ class Store:
         return self.find(thing)
 
     def find(self, start: str) -> str:
-        """Return the key that begins with `start`. Raises LissomError unless there is exactly one."""
+        """Return the key that begins with `start`. Raises LissomError unless exactly one does."""
         if start in self:
             return start
         found = [key for key in self if start and key.startswith(start)]
