@@ -15,7 +15,7 @@ COLOUR = re.compile("\x1b\\[[0-9;]*m")  # colour codes of terminals
 
 
 class LissomError(Exception):
-    """Say in one line where something is wrong, what was expected, what was given.
+    """Say in one line where something is wrong, and name the expected and the given value.
 
     The command line prints the text and exits with status 2; Python code gets the exception. The
     text may quote files, folders and other people's code, so `one_line` cleans it.

@@ -51,44 +51,44 @@ class Brought:
         str,
         typer.Option(
             "--model-args",
-            help="What the builder is called with, as in 'num_classes=3, width=0.5'.",
+            help="Arguments of the builder, as in 'num_classes=3, width=0.5'.",
         ),
     ] = ""
     weights: Annotated[
         str | None,
         typer.Option(
             "--weights",
-            help="A state dict: .safetensors, or .pt of tensors alone. For torchvision:NAME and "
-            "timm:NAME also DEFAULT, the published weights. order:FILE takes tensors in their order, "
-            "whatever their names.",
+            help="A state dict: .safetensors, or .pt that holds only tensors. For torchvision:NAME and "
+            "timm:NAME also DEFAULT, the published weights. order:FILE takes tensors in order, "
+            "ignoring their names.",
         ),
     ] = None
     preprocess: Annotated[
         str | None,
         typer.Option(
             "--preprocess",
-            help="How the network sees pictures, as in 'resize(256) | center_crop(224) | "
-            'normalize("imagenet")\'; for short imagenet, cifar10, data, timm or torchvision.',
+            help="The preprocessing of pictures, as in 'resize(256) | center_crop(224) | "
+            'normalize("imagenet")\'; or a short name: imagenet, cifar10, data, timm, torchvision.',
         ),
     ] = None
     classes: Annotated[
         str | None,
         typer.Option(
             "--classes",
-            help="All classes that the network answers, where the folders are some of them: "
-            "imagenet, a number, or a file of one class a line.",
+            help="All classes of the network, if the folders are only some of them: "
+            "imagenet, a number, or a file with one class per line.",
         ),
     ] = None
     kind: Annotated[
         str | None,
         typer.Option(
             "--kind",
-            help="What the network answers: classify, multilabel, regress, segment, detect, or "
-            "file.py:name of your own; what the targets look like if not given.",
+            help="The kind of task: classify, multilabel, regress, segment, detect, or your own "
+            "file.py:name; by default guessed from the targets.",
         ),
     ] = None
     task: Annotated[
-        str | None, typer.Option("--task", help="file.py:task, in place of --model and --data.")
+        str | None, typer.Option("--task", help="file.py:task, instead of --model and --data.")
     ] = None
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Where torchvision's data sets are.")

@@ -193,7 +193,7 @@ def plan(
 def inspect(
     brought: Brought,
     key: Annotated[
-        str, typer.Argument(help="A key of the store; the network as given if none.")
+        str, typer.Argument(help="A key of the store; by default the given network.")
     ] = "",
     by: Annotated[str, typer.Option("--by", help="How channels are ranked.")] = "l1",
     multiple: Annotated[
@@ -204,7 +204,7 @@ def inspect(
     ] = 0.1,
     sensitivity: Annotated[
         bool,
-        typer.Option("--sensitivity", help="Measure the accuracy of cutting each group alone."),
+        typer.Option("--sensitivity", help="Measure the accuracy when only one group is pruned."),
     ] = False,
     on: Annotated[
         str, typer.Option("--on", help="Measure the least latency in this runtime.")
@@ -259,7 +259,7 @@ def explain(
         int, typer.Option("--images", help="Validation images for each layer.", min=1)
     ] = 1000,
     remedy: Annotated[
-        bool, typer.Option("--try", help="Run what might help, too, and compare.")
+        bool, typer.Option("--try", help="Also run possible remedies, and compare.")
     ] = False,
     device: Annotated[
         str, typer.Option("--device", help="Where steps after quantize learn again.")

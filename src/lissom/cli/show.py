@@ -115,11 +115,12 @@ def report(
 @app.command()
 def store(
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete what no finished recipe reaches.")
+        bool, typer.Option("--prune", help="Delete entries that no finished recipe needs.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     keep: Annotated[
-        list[str] | None, typer.Option("--keep", help="Keys to keep with all before them.")
+        list[str] | None,
+        typer.Option("--keep", help="With --prune: keep only these keys, and all before them."),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", help="Delete this entry.")] = None,
     verify: Annotated[
@@ -128,7 +129,7 @@ def store(
     trust: Annotated[
         bool,
         typer.Option(
-            "--trust", help="Sign all entries as your own: what code they name will be imported."
+            "--trust", help="Sign all entries as your own: code that they name will be imported."
         ),
     ] = False,
     push: Annotated[
@@ -138,7 +139,8 @@ def store(
         ),
     ] = "",
     pull: Annotated[
-        str, typer.Option("--pull", help="Copy all entries from such a place that are not here.")
+        str,
+        typer.Option("--pull", help="Copy the entries that are missing here from such a place."),
     ] = "",
     store: Place = STORE,
     json: Json = False,

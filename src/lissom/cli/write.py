@@ -41,13 +41,13 @@ def export(
         bool,
         typer.Option(
             "--nms",
-            help="Put into a detector's file what picks its detections: boxes, scores and classes "
-            "come out, the overlapping ones left out (non-maximum suppression).",
+            help="Put non-maximum suppression into a detector's file: it returns boxes, scores and "
+            "classes without overlapping detections.",
         ),
     ] = False,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="With --nms: how they are picked, as in 'detect(iou=0.5)'."),
+        typer.Option("--kind", help="With --nms: its settings, as in 'detect(iou=0.5)'."),
     ] = None,
     pictures: Annotated[
         bool,
@@ -101,28 +101,30 @@ def bench(
         str, typer.Option("--threads", help="Threads of a runtime: 1 or 1,2.")
     ] = "1",
     layers: Annotated[
-        bool, typer.Option("--layers", help="Time each layer, too, where the runtime can.")
+        bool, typer.Option("--layers", help="Also time each layer, if the runtime can.")
     ] = False,
     baselines: Annotated[
         bool,
-        typer.Option(help="Beside keys: their uncompressed network in every runtime for floats."),
+        typer.Option(
+            help="Compare keys with their uncompressed network in every runtime for floats."
+        ),
     ] = True,
     data: Annotated[
-        str, typer.Option("--data", help="Measure accuracy, too, on the test set of this data.")
+        str, typer.Option("--data", help="Also measure accuracy on the test set of this data.")
     ] = "",
     preprocess: Annotated[
         str | None,
-        typer.Option("--preprocess", help="How pictures are seen; as each file says if not given."),
+        typer.Option(
+            "--preprocess", help="The preprocessing of pictures; by default that of each file."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes", help="All classes that the files answer: imagenet, a number, or a file."
-        ),
+        typer.Option("--classes", help="All classes of the files: imagenet, a number, or a file."),
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="The kind of task; as each file says if not given."),
+        typer.Option("--kind", help="The kind of task; by default that of each file."),
     ] = None,
     size: Size = None,
     channels: Channels = None,

@@ -130,7 +130,7 @@ def checked(folder: Path) -> Iterator[None]:
 
 
 def refuse(folder: Path, name: str | None) -> None:
-    """Raise LissomError if a file of an entry is not what was written."""
+    """Raise LissomError for a damaged file of an entry; None means that there is none."""
     if name is not None:
         raise LissomError(
             f"store: {folder / name} is not what was written (its SHA-256 differs); "
