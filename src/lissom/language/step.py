@@ -26,7 +26,7 @@ class Step(Method, ABC):
     learning: ClassVar[bool] = False
     # whether it needs a network that is deterministic
     compares: ClassVar[bool] = False
-    compresses: ClassVar[bool] = True  # if False, the result counts as uncompressed
+    compresses: ClassVar[bool] = True  # if False, an uncompressed network stays uncompressed
     has_teacher: ClassVar[bool] = False
     # the state it leaves weights in, and the states it cannot follow, with the reasons
     leaves: ClassVar[State | None] = None

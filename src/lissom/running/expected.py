@@ -14,7 +14,9 @@ CHANCE = 1.2  # times the accuracy of guessing
 
 
 def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
-    """Return the expected metrics in a text such as top1=0.888. Raises LissomError for others.
+    """Return the expected metrics in a text such as top1=0.888.
+
+    Raises LissomError for unknown metrics, and for values that are not numbers.
 
     >>> expected_in("top1=0.888", ["top1", "top5"])
     {'top1': 0.888}

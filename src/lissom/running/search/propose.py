@@ -18,7 +18,7 @@ from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 RANDOM = 400  # random candidates in each round
 NEAR = 100  # candidates near the best points
 BEGIN = 5  # first recipes, chosen far apart instead of by prediction
-EXPLORE = 5  # one recipe in so many is chosen far from all others
+EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # least distance of a point from those that were tried
 FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
 MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
@@ -70,7 +70,7 @@ class Proposer:
         return choice.number(float(self.draw.uniform(choice.low, choice.high)))
 
     def near(self, point: Point) -> Point:
-        """Return a point near another: all numbers move a little, and one set is drawn again.
+        """Return a point near another: all numbers move a little, and at most one set is redrawn.
 
         Raises LissomError if its steps cannot be combined.
         """
