@@ -1,4 +1,4 @@
-"""What a network says of a picture, drawn onto it: labels of pixels as colours, boxes with names."""
+"""Draw the answer of a network onto a picture: labels of pixels as colours, boxes with names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from torch import Tensor
 
-# Okabe and Ito 2008 and Tol 2021, which colour-blind readers tell apart as well; the first ones best
+# Okabe and Ito 2008 and Tol 2021: distinguishable for colour-blind readers, the first ones best
 COLOURS = (
     "#e69f00",
     "#56b4e9",
@@ -32,13 +32,13 @@ COLOURS = (
 )
 OPACITY = 0.5
 MOST_NAMED = 24  # characters of a name beside a box
-MOST_WITH_NAMES = 8  # boxes of a picture
+MOST_WITH_NAMES = 8  # boxes in a picture; if there are more, names are left out
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def class_name(classes: Sequence[str], number: int) -> str:
-    """Return the name of a class, its number where it has none.
+    """Return the name of a class, or its number if it has no name.
 
     >>> class_name(("cat", "dog"), 1), class_name((), 7)
     ('dog', '7')
@@ -47,7 +47,7 @@ def class_name(classes: Sequence[str], number: int) -> str:
 
 
 def class_colour(number: int) -> str:
-    """Return the colour of a class as #rrggbb; where there are many classes, some share one.
+    """Return the colour of a class as #rrggbb; if there are many classes, some share a colour.
 
     >>> class_colour(0), class_colour(0) == class_colour(len(COLOURS))
     ('#e69f00', True)
@@ -56,16 +56,16 @@ def class_colour(number: int) -> str:
 
 
 def class_colours(numbers: Tensor, classes: Sequence[str]) -> dict[str, str]:
-    """Return the colours of the classes (n) of these numbers, by name, in the order of the numbers."""
+    """Return the colours of the classes with these numbers (n), by name, in numerical order."""
     found = sorted(set(numbers.flatten().long().tolist()))
     return {class_name(classes, number): class_colour(number) for number in found}
 
 
 def draw_labels(picture: Image, labels: Tensor, shown: Tensor) -> Image:
-    """Return a picture with the classes (h w) of its pixels in colours that it shines through.
+    """Return a picture with the classes (h w) of its pixels as semi-transparent colours.
 
-    `shown` (h w) says which pixels have a class; the others stay as they are. The picture may be
-    larger than the labels, by a whole factor.
+    `shown` (h w) says which pixels have a class; the others do not change. The picture may be
+    larger than the labels by an integer factor.
     """
     import torch
     from PIL import Image as images
@@ -84,16 +84,17 @@ def draw_labels(picture: Image, labels: Tensor, shown: Tensor) -> Image:
 def draw_boxes(picture: Image, rows: Tensor, classes: Sequence[str], zoom: int) -> Image:
     """Return a picture with boxes, rows (k 5) of x1 y1 x2 y2 class, in the colours of their classes.
 
-    Corners are in pixels of the picture before it was enlarged `zoom` times. Rows of class -1 are
-    none, and a box with a corner that is no number is left out. What lies outside is cut off. Names
-    are written where there are few boxes; many would hide one another, and `class_colours` tells.
+    Corners are in pixels of the picture before it was enlarged `zoom` times. Rows of class -1 and
+    boxes with NaN or infinite corners are left out. Parts outside of the picture are cut off. Names
+    are written only if there are few boxes; many would hide one another, and the legend of
+    `class_colours` is enough.
     """
     from PIL import ImageDraw
 
     boxes = rows[(rows[:, 4] >= 0) & rows.isfinite().all(1)].double()
     limit = boxes.new_tensor([picture.width - 1, picture.height - 1] * 2)
     corners = (boxes[:, :4] * zoom).clamp_min(0).minimum(limit)
-    # the largest first, so that they hide none within
+    # the largest first, so that they hide no smaller ones
     order = (corners[:, 2:] - corners[:, :2]).prod(1).argsort(descending=True, stable=True)
     out = picture.convert("RGB")
     pen = ImageDraw.Draw(out)
@@ -110,16 +111,16 @@ def draw_boxes(picture: Image, rows: Tensor, classes: Sequence[str], zoom: int) 
 
 
 def draw_edge(pen: ImageDraw, box: Box, colour: str) -> None:
-    """Draw the edge of a box onto what `pen` draws on."""
+    """Draw the outline of a box."""
     thick = max(2, round(max(pen.im.size) / 110))
     left, top, right, bottom = box
-    # a dark line on both sides keeps a bright one apart from a bright picture
+    # a dark line on both sides makes a bright line visible on a bright picture
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="#000000", width=thick + 2)
     pen.rectangle(box, outline=colour, width=thick)
 
 
 def draw_name(pen: ImageDraw, box: Box, name: str, colour: str) -> None:
-    """Draw a name above the left end of a box, or within it where there is no room above."""
+    """Draw a name above the left end of a box, or inside it if there is no room above."""
     from PIL import ImageFont
 
     left, top, _, _ = box
@@ -134,7 +135,7 @@ def draw_name(pen: ImageDraw, box: Box, name: str, colour: str) -> None:
 
 
 def ink_on(colour: str) -> str:
-    """Return black or white, whichever can be read on a colour.
+    """Return black or white, whichever is legible on a colour.
 
     >>> ink_on("#f0e442"), ink_on("#332288")
     ('#000000', '#ffffff')

@@ -1,4 +1,4 @@
-"""The one exception a user sees, and the sentence it says."""
+"""The only exception that users see, and helpers for its text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from typing import Any
 
-MOST = 1_000  # characters of one error: what fits on a screen
-COLOUR = re.compile("\x1b\\[[0-9;]*m")  # of a terminal
+MOST = 1_000  # characters of one error, so that it fits on a screen
+COLOUR = re.compile("\x1b\\[[0-9;]*m")  # colour codes of terminals
 
 
 class LissomError(Exception):
-    """Say in one line where something is wrong, what was given and what fits.
+    """Say in one line where something is wrong, and name the expected and the given value.
 
-    The command line prints it and exits with status 2; from Python it is raised as it is. What it
-    quotes comes from files, folders and other people's code: see `one_line`.
+    The command line prints the text and exits with status 2; Python code gets the exception. The
+    text may quote files, folders and other people's code, so `one_line` cleans it.
     """
 
     def __init__(self, text: str) -> None:
@@ -26,11 +26,11 @@ class LissomError(Exception):
 
 
 class LissomWarning(UserWarning):
-    """What a step did not do though it was asked to, such as leaving a layer float."""
+    """Say that a step did not do all that it was asked to, such as quantizing a layer."""
 
 
 class Unmeasured(LissomError):
-    """Say that some files could not be measured; `records` are those of all networks, as far as they were."""
+    """Say that some recipes or files failed; `records` has the records of all finished networks."""
 
     def __init__(self, errors: list[LissomError], records: list[dict[str, Any]]) -> None:
         more = f"; {len(errors) - 1} more failed" if len(errors) > 1 else ""
@@ -39,15 +39,14 @@ class Unmeasured(LissomError):
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line that every terminal prints: no line ends or control characters, no
-    endless lists.
+    """Return a text as one line of limited length without line breaks and control characters.
 
     >>> one_line("a file \\x1b[31m\\n  is red")
     'a file \\\\x1b[31m is red'
     >>> len(one_line("no " * 1_000_000))
     1000
     """
-    # how an error begins and the cure at its end help; a list in its middle does not
+    # keep the beginning of an error and the cure at its end; a long list in the middle is cut
     if len(text) > MOST:
         text = f"{text[: MOST * 2 // 3]} ... {text[5 + MOST * 2 // 3 - MOST :]}"
     if not text.isprintable():
@@ -59,7 +58,7 @@ def one_line(text: str) -> str:
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
-    """Return names with commas between them: all if they are few, else the first ones and how many there are.
+    """Return names separated by commas: all if they are few, else the first ones and their number.
 
     >>> listed("abc"), listed(range(750), 3)
     ('a, b, c', '0, 1, 2, ... (750 in all)')
@@ -73,7 +72,7 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def cut(text: str, most: int = 300) -> str:
-    """Return a text in one line of at most `most` characters, its middle left out where it is longer.
+    """Return a text as one line of at most `most` characters, cut in the middle if it is longer.
 
     >>> cut("abcdefghij", 7)
     'a ... j'
@@ -85,8 +84,8 @@ def cut(text: str, most: int = 300) -> str:
 
 
 def cause_of(error: BaseException, most: int = 300) -> str:
-    """Return what an error comes from, in one line: the deepest cause that was named, and the
-    user's line it is in.
+    """Return the cause of an error in one line: the deepest `__cause__` with a text, and the line
+    of the user's code.
     """
     chain = [error]
     while (inner := chain[-1].__cause__) is not None and inner not in chain:
@@ -99,14 +98,12 @@ def cause_of(error: BaseException, most: int = 300) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
+    """Return the first line of an error's text, or the name of its class if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def place_of(frames: Iterable[FrameSummary]) -> str:
-    """Return where the user's own code is in a traceback: file and line, the innermost one; "" if
-    it is not in it.
-    """
+    """Return file and line of the innermost frame of the user's own code in a traceback, or ""."""
     others = (
         str(Path(__file__).parent),
         *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
@@ -117,7 +114,7 @@ def place_of(frames: Iterable[FrameSummary]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return how many of something there are, as a sentence says it.
+    """Return a count with its noun in singular or plural.
 
     >>> counted(1, "network"), counted(2, "network"), counted(3, "entry")
     ('1 network', '2 networks', '3 entries')
@@ -128,7 +125,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def type_of(value: object) -> str:
-    """Return the type of a value as a sentence names it.
+    """Return the type of a value with its article.
 
     >>> type_of(3), type_of("text")
     ('an int', 'a str')
@@ -138,8 +135,8 @@ def type_of(value: object) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option that `name` is a slip of, or that begins with it, or is spelled most like
-    it, or None.
+    """Return the option that `name` misspells slightly, or that begins with it, or the most similar
+    one, or None.
 
     >>> nearest("prunne", ["train", "prune"]), nearest("onnx", ["mnn", "onnxruntime"])
     ('prune', 'onnxruntime')

@@ -1,7 +1,7 @@
 """Inputs and outputs as trees: a tensor, or a tuple, list, dict or dataclass of them.
 
-A network is shown a tree as it is called: a tuple or list as its arguments, a dict as its arguments
-by name.
+A network is called with a tree: a tuple or list gives positional arguments, a dict keyword
+arguments.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from .errors import LissomError
 
-# a tensor, or a tuple, list, dict or dataclass of trees; anything else is handed on as it is
+# a tensor, or a tuple, list, dict or dataclass of trees; anything else is passed on unchanged
 Tree: TypeAlias = Any
 
-ANSWERS = ("logits", "out")  # how that one of several outputs is called which is the answer
+ANSWERS = ("logits", "out")  # the names of the answer among several outputs
 
-# how integers (n k) among several outputs are called that say which of many each of the k rows of the
-# other outputs is, where a network picks the best k: their order may be another in another runtime
+# If a network picks the best k rows of many, this output of integers (n k) says which rows the
+# other outputs contain, since their order may differ between runtimes.
 ROW_IDS = "row_ids"
 
-# that hold no tensors
+# types that contain no tensors
 PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
@@ -42,12 +42,12 @@ def tensors_in(tree: Tree) -> Iterator[Tensor]:
                 yield part
             elif not isinstance(
                 part, PLAIN
-            ):  # most arguments of an operation are, and parts_of takes its time to say so
+            ):  # most arguments of an operation are plain, and parts_of is slow for them
                 yield from tensors_in(part)
 
 
 def parts_of(tree: Tree) -> Sequence[Tree]:
-    """Return what a tuple, list, dict or dataclass holds, in order; nothing for anything else."""
+    """Return the parts of a tuple, list, dict or dataclass, in order; () for anything else."""
     if isinstance(tree, (list, tuple)):
         return tree
     if isinstance(tree, Mapping):
@@ -58,7 +58,7 @@ def parts_of(tree: Tree) -> Sequence[Tree]:
 
 
 def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """Return a tree like this one, with what `call` makes of each tensor.
+    """Return a tree of the same form with `call` applied to each tensor.
 
     >>> mapped(torch.neg, (torch.ones(1), {"b": torch.ones(1)}))
     (tensor([-1.]), {'b': tensor([-1.])})
@@ -79,14 +79,14 @@ def mapped(call: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
 
 
 def output_named(outputs: Tree, name: str) -> Tensor | None:
-    """Return the tensor that a network returns by a name, as a key or a field; None where there is none."""
+    """Return the tensor among outputs with a name, as a key or field; None if there is none."""
     part = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
     return part if isinstance(part, Tensor) else None
 
 
 def answer_in(outputs: Tree) -> Tensor | None:
-    """Return the tensor of what a network returns that is its answer: the only one, or that called
-    `logits` or `out`, as in transformers and torchvision; None where none is.
+    """Return the tensor among a network's outputs that is its answer: the one called `logits` or
+    `out`, as in transformers and torchvision, or the only one; None if there is no such.
 
     >>> answer_in({"out": torch.zeros(2), "aux": torch.ones(1)})
     tensor([0., 0.])
@@ -101,7 +101,7 @@ def answer_in(outputs: Tree) -> Tensor | None:
 
 
 def answer_of(outputs: Tree) -> Tensor:
-    """Return the tensor that is a network's answer; raise where that is not known."""
+    """Return the tensor that is a network's answer. Raises LissomError if it is not known."""
     answer = answer_in(outputs)
     if answer is None:
         raise LissomError(
@@ -113,7 +113,7 @@ def answer_of(outputs: Tree) -> Tensor:
 
 
 def rows_of(outputs: Tree) -> Tensor:
-    """Return a network's answer (n classes ...) as one answer a row: of a segmenter, one for each pixel."""
+    """Return a network's answer (n classes ...) as rows (m classes), such as one per pixel."""
     answer = answer_of(outputs)
     return answer if answer.ndim <= 2 else answer.movedim(1, -1).flatten(0, -2)
 
@@ -124,7 +124,7 @@ def rows_of_both(outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
 
 
 def either_or(logits: Tensor) -> Tensor:
-    """Return logits of a sigmoid each, of any shape, as rows (m 2) of which a softmax gives the same."""
+    """Return logits of sigmoids, of any shape, as rows (m 2) whose softmax gives the same."""
     flat = logits.flatten()
     return torch.stack([torch.zeros_like(flat), flat], 1)
 
@@ -135,31 +135,31 @@ def copied(tree: Tree) -> Tree:
 
 
 def length(tree: Tree) -> int:
-    """Return how many samples a tree holds: the length of its first tensor, 0 if it has none."""
+    """Return the number of samples in a tree: the length of its first tensor, 0 if it has none."""
     return next((len(t) if t.ndim else 1 for t in tensors_in(tree)), 0)
 
 
 def first(tree: Tree, count: int) -> Tree:
-    """Return the first `count` samples of a tree; a tensor without a batch axis of that length
-    stays as it is.
+    """Return the first `count` samples of a tree. A tensor without a batch axis of the same length
+    does not change.
     """
     whole = length(tree)
     return mapped(lambda t: t[:count] if t.ndim and len(t) == whole else t, tree)
 
 
 def sample(tree: Tree, place: int) -> Tree:
-    """Return one sample of a tree, its batch axis kept; a tensor without one stays as it is."""
+    """Return one sample of a tree, with the batch axis; a tensor without one does not change."""
     whole = length(tree)
     return mapped(lambda t: t[place : place + 1] if t.ndim and len(t) == whole else t, tree)
 
 
 def at(tree: Tree, places: Tensor) -> Tree:
-    """Return the samples of a tree that lie at the given places."""
+    """Return the samples of a tree at these indices."""
     return mapped(lambda t: t[places.to(t.device)], tree)
 
 
 def concatenated(trees: Sequence[Tree]) -> Tree:
-    """Return the samples of several trees of one form as one tree."""
+    """Return the samples of several trees of the same form as one tree."""
     if len(trees) == 1:
         return trees[0]
     columns = zip(*(list(tensors_in(tree)) for tree in trees), strict=True)
@@ -169,25 +169,25 @@ def concatenated(trees: Sequence[Tree]) -> Tree:
 
 
 def alike(trees: Sequence[Tree]) -> list[Tree]:
-    """Return those of several trees whose samples have the shapes of the first."""
+    """Return the trees whose samples have the same shapes as those of the first tree."""
     wanted = [t.shape[1:] for t in tensors_in(trees[0])]
     return [tree for tree in trees if [t.shape[1:] for t in tensors_in(tree)] == wanted]
 
 
 def some_of(trees: Sequence[Tree], count: int = 64) -> Tree:
-    """Return about `count` samples as one tree, from each of those alike as many."""
+    """Return about `count` samples as one tree, evenly from all trees shaped like the first."""
     fitting = alike(trees)
     return concatenated([first(tree, max(1, count // len(fitting))) for tree in fitting])
 
 
 def put_in(tree: Tree, tensors: Sequence[Tensor]) -> Tree:
-    """Return a tree of the form of this one that holds other tensors."""
+    """Return a tree of the same form with other tensors."""
     left = iter(tensors)
     return mapped(lambda _: next(left), tree)
 
 
 def shapes(tree: Tree) -> str:
-    """Return the shapes of a tree's tensors as text, that of a single tensor alone.
+    """Return the shapes of a tree's tensors as text.
 
     >>> shapes((torch.zeros(1, 2), torch.zeros(1)))
     '(1, 2), (1,)'
@@ -206,17 +206,17 @@ def values_in(tree: Tree) -> Tensor:
 
 
 def in_float(tree: Tree, dtype: torch.dtype = torch.float32) -> Tree:
-    """Return a tree with its floating-point tensors in another type; integers and booleans stay."""
+    """Return a tree with its floating-point tensors converted to `dtype`; others do not change."""
     return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
 
 
 def called(model: nn.Module, inputs: Tree) -> Tree:
-    """Run a network on a tree of inputs, of which it is handed copies: a forward may change what it reads."""
+    """Run a network on copies of a tree of inputs, since a forward may change its inputs."""
     return handed(model, copied(inputs))
 
 
 def handed(model: Callable[..., Tree], inputs: Tree) -> Tree:
-    """Run a network on the very tensors of a tree of inputs."""
+    """Run a network on a tree of inputs without copying them."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (list, tuple)) else model(inputs)

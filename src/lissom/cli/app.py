@@ -1,4 +1,4 @@
-"""The command `lissom` itself; each family of commands adds its own to it."""
+"""The command `lissom`; each family of commands adds its commands to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich draws tables; for help it would take longer than all else
+    rich_markup_mode=None,  # rich would make help slow; it is used only for tables
     help="Make a trained PyTorch network small and fast, and measure it in the runtime you deploy.",
 )
 

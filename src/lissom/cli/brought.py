@@ -1,4 +1,4 @@
-"""What a user brings, network and data, as options that several commands have."""
+"""The options for network and data, which several commands share."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ..tasks.task import Task
 
 
-# options that say how files of pictures are read, and how a network is built
+# options on how pictures are read, and on how a network is built
 OF_PICTURES = ("size", "channels", "skip_bad", "data_root")
 OF_MODEL = ("model_args", "weights", "preprocess", "classes", "kind")
 
 
 @dataclass
 class Brought:
-    """The options that say network, data and how one sees the other."""
+    """The options for the network, the data and the preprocessing."""
 
     data: Annotated[
         str,
@@ -51,44 +51,44 @@ class Brought:
         str,
         typer.Option(
             "--model-args",
-            help="What the builder is called with, as in 'num_classes=3, width=0.5'.",
+            help="Arguments of the builder, as in 'num_classes=3, width=0.5'.",
         ),
     ] = ""
     weights: Annotated[
         str | None,
         typer.Option(
             "--weights",
-            help="A state dict: .safetensors, or .pt of tensors alone. For torchvision:NAME and "
-            "timm:NAME also DEFAULT, the published weights. order:FILE takes tensors in their order, "
-            "whatever their names.",
+            help="A state dict: .safetensors, or .pt that holds only tensors. For torchvision:NAME and "
+            "timm:NAME also DEFAULT, the published weights. order:FILE takes tensors in order, "
+            "ignoring their names.",
         ),
     ] = None
     preprocess: Annotated[
         str | None,
         typer.Option(
             "--preprocess",
-            help="How the network sees pictures, as in 'resize(256) | center_crop(224) | "
-            'normalize("imagenet")\'; for short imagenet, cifar10, data, timm or torchvision.',
+            help="The preprocessing of pictures, as in 'resize(256) | center_crop(224) | "
+            'normalize("imagenet")\'; or a short name: imagenet, cifar10, data, timm, torchvision.',
         ),
     ] = None
     classes: Annotated[
         str | None,
         typer.Option(
             "--classes",
-            help="All classes that the network answers, where the folders are some of them: "
-            "imagenet, a number, or a file of one class a line.",
+            help="All classes of the network, if the folders are only some of them: "
+            "imagenet, a number, or a file with one class per line.",
         ),
     ] = None
     kind: Annotated[
         str | None,
         typer.Option(
             "--kind",
-            help="What the network answers: classify, multilabel, regress, segment, tag, detect, or "
-            "file.py:name of your own; what the targets look like if not given.",
+            help="The kind of task: classify, multilabel, regress, segment, tag, detect, or your own "
+            "file.py:name; by default guessed from the targets.",
         ),
     ] = None
     task: Annotated[
-        str | None, typer.Option("--task", help="file.py:task, in place of --model and --data.")
+        str | None, typer.Option("--task", help="file.py:task, instead of --model and --data.")
     ] = None
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Where torchvision's data sets are.")
@@ -101,7 +101,10 @@ class Brought:
     ] = False
 
     def load(self) -> Task:
-        """Load what the options name; every name is checked before torch is loaded."""
+        """Load the task that the options name; all names are checked before torch is imported.
+
+        Raises LissomError if an option is wrong or would have no effect.
+        """
         from ..data.source import check_spec, is_own_data
         from ..language.method import values_in
         from ..tasks.builders import onnx_file
@@ -148,16 +151,16 @@ class Brought:
         return Task.of(self.model, data, weights=weights, arguments=arguments, kind=self.kind)
 
     def refuse_beside(self, what: str, names: Collection[str]) -> None:
-        """Raise where options are given that would do nothing beside others."""
+        """Raise LissomError if an option in `names` is given, which has no effect with `what`."""
         for option in fields(self):
             if option.name in names and getattr(self, option.name) != option.default:
                 word = option.name.replace("_", "-")
                 raise LissomError(f"--{word}: it does nothing beside {what}; leave it out")
 
     def preprocess_text(self) -> str | None:
-        """Return how pictures are to be seen: as stated, as a file that lissom wrote says, or as the
-        library says that publishes the network, where it is with its published weights and no size
-        is given.
+        """Return the preprocessing as text: the stated one, else the one in an ONNX file's
+        metadata, else, for published weights and no --size, that of the library that publishes the
+        network.
         """
         from ..data.published import LIBRARIES
         from ..tasks.builders import onnx_file
@@ -182,7 +185,7 @@ class Brought:
 
 
 def takes_network_and_data(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Brought` in the place of its parameter `brought`."""
+    """Decorate a command: replace its parameter `brought` by the options of `Brought`."""
     hints = get_type_hints(command, include_extras=True)
     options = get_type_hints(Brought, include_extras=True)
     parameters = list[inspect.Parameter]()
@@ -199,13 +202,13 @@ def takes_network_and_data(command: Callable[..., None]) -> Callable[..., None]:
         brought = Brought(**{option.name: given.pop(option.name) for option in fields(Brought)})
         command(brought=brought, **given)
 
-    del with_options.__wrapped__  # or its signature would be read
+    del with_options.__wrapped__  # otherwise the signature of the wrapped command would be read
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
 
 
 def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    """Return a parameter that is given by name."""
+    """Return a keyword-only parameter."""
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=annotation)

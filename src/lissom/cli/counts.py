@@ -1,4 +1,4 @@
-"""Numbers as the command line takes them: seeds, counts, sizes."""
+"""Read numbers on the command line: seeds, counts, sizes, durations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import LissomError
 
 
 def seeds_of(text: str) -> list[int]:
-    """Return the seeds that a text such as 0, 0,3 or 0-4 names.
+    """Return the seeds in a text such as 0, 0,3 or 0-4.
 
     >>> seeds_of("0-2,7")
     [0, 1, 2, 7]
@@ -24,7 +24,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def numbers_of(text: str, option: str, most: int) -> list[int]:
-    """Return the counts that a text such as 1 or 1,16 names.
+    """Return the counts in a text such as 1 or 1,16.
 
     >>> numbers_of("1,16", "--batch", 65536)
     [1, 16]
@@ -36,8 +36,8 @@ def numbers_of(text: str, option: str, most: int) -> list[int]:
 
 
 def workers_of(text: str, threads: int = 0) -> int | str:
-    """Return what --workers names: a number of processes, or a cluster; 0 for ''. `threads` is what
-    --worker-threads names.
+    """Return the value of --workers: a number of processes, or a cluster; 0 for ''. `threads` is
+    the value of --worker-threads.
 
     >>> workers_of("4"), workers_of("ray://head:10001"), workers_of("")
     (4, 'ray://head:10001', 0)
@@ -54,7 +54,7 @@ def workers_of(text: str, threads: int = 0) -> int | str:
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:
-    """Return height and width that a text such as 32 or 32x48 names.
+    """Return height and width from a text such as 32 or 32x48.
 
     >>> size_of("32x48")
     (32, 48)
@@ -72,7 +72,7 @@ SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
 
 
 def seconds_of(text: str, option: str = "--budget") -> float:
-    """Return how many seconds a text such as 90s, 30min or 1.5h names.
+    """Return the seconds in a text such as 90s, 30min or 1.5h.
 
     >>> seconds_of("30min"), seconds_of("1.5h")
     (1800.0, 5400.0)

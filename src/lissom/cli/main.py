@@ -1,4 +1,4 @@
-"""The entry of the command line: errors become one line and a status."""
+"""The entry point of the command line: an error becomes one line and an exit status."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..errors import LissomError
 from . import make, search, show, write
 from .app import app
 
-FAMILIES = (make, search, show, write)  # of commands, which each adds to `app` when it is imported
-USAGE: Any = typer.BadParameter.__mro__[2]  # whatever typer finds wrong with the words themselves
+FAMILIES = (make, search, show, write)  # importing each adds its commands to `app`
+USAGE: Any = typer.BadParameter.__mro__[2]  # the base class of typer's errors about arguments
 
 
 def main(words: Iterable[str] | None = None) -> None:
-    """Run the command line: one line and status 2 for what the user can mend, a traceback with --debug."""
+    """Run the command line. A user's error gives one line and status 2; --debug a traceback."""
     given = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in given
     try:

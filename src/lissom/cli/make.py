@@ -1,4 +1,4 @@
-"""Commands that make networks, or look into one: run, plan, inspect, explain."""
+"""Commands that make networks, or analyse one: run, plan, inspect, explain."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run(
         live = stack.enter_context(Live(quiet=json))
         if team is not None:
             stack.enter_context(team)
-        if isinstance(crew, str):  # Ray tells of lost machines where the result will be printed
+        if isinstance(crew, str):  # Ray reports lost machines on stdout, which is for the result
             stack.enter_context(redirect_stdout(sys.stderr))
         for note in task.data.notes:
             live.say(f"data: {note}")
@@ -131,7 +131,7 @@ def run(
 
 
 def check_teacher(recipes: Iterable[Recipe], teacher: str | None) -> None:
-    """Raise where a teacher was named and a recipe has nothing to teach."""
+    """Raise LissomError if a teacher is named but a recipe has no distill step."""
     for recipe in recipes if teacher else ():
         if not any(step.has_teacher for step in recipe.steps):
             raise LissomError(f"--teacher: '{recipe}' has no distill step")
@@ -148,7 +148,7 @@ def plan(
 ) -> None:
     """Show the steps of a recipe, and which would run.
 
-    The others are in the store already. The network is run on two images.
+    The others are in the store already. The network is tried on two images.
     """
     from ..language.recipe import Space
 
@@ -193,7 +193,7 @@ def plan(
 def inspect(
     brought: Brought,
     key: Annotated[
-        str, typer.Argument(help="A key of the store; the network as given if none.")
+        str, typer.Argument(help="A key of the store; by default the given network.")
     ] = "",
     by: Annotated[str, typer.Option("--by", help="How channels are ranked.")] = "l1",
     multiple: Annotated[
@@ -204,7 +204,7 @@ def inspect(
     ] = 0.1,
     sensitivity: Annotated[
         bool,
-        typer.Option("--sensitivity", help="Measure the accuracy of cutting each group alone."),
+        typer.Option("--sensitivity", help="Measure the accuracy when only one group is pruned."),
     ] = False,
     on: Annotated[
         str, typer.Option("--on", help="Measure the least latency in this runtime.")
@@ -213,10 +213,10 @@ def inspect(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Show what can be pruned, and what is tied together.
+    """Show which channels can be pruned, and which only together.
 
-    It lists groups of channels, what couples them, what is left whole and why, and how small the
-    network can get.
+    Lists the groups of channels, the layers that couple them, the layers left whole and why, and
+    how small the network can get.
     """
     from ..language.method import method_of
     from ..report.inspection import print_inspection
@@ -259,7 +259,7 @@ def explain(
         int, typer.Option("--images", help="Validation images for each layer.", min=1)
     ] = 1000,
     remedy: Annotated[
-        bool, typer.Option("--try", help="Run what might help, too, and compare.")
+        bool, typer.Option("--try", help="Also run possible remedies, and compare.")
     ] = False,
     device: Annotated[
         str, typer.Option("--device", help="Where steps after quantize learn again.")
@@ -269,7 +269,7 @@ def explain(
 ) -> None:
     """Show where quantization loses accuracy.
 
-    By stage, by layer and in every file; --try tests what would mend it.
+    By stage, by layer and in every file; --try tests possible remedies.
     """
     from ..running.plan import targets_of
     from ..store.store import Store

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Size = Annotated[
 ]
 Channels = Annotated[
     int | None,
-    typer.Option("--channels", help="1 or 3; that of the data if not given.", min=1, max=3),
+    typer.Option("--channels", help="1 or 3; by default that of the data.", min=1, max=3),
 ]
 Place = Annotated[
     Path, typer.Option("--store", help="The folder of finished networks.", envvar="LISSOM_STORE")
@@ -43,16 +43,15 @@ Log = Annotated[
     str,
     typer.Option(
         "--log",
-        help="What else is told of epochs and networks: tensorboard, tensorboard:FOLDER, "
-        "mlflow:URI.",
+        help="Further loggers of epochs and networks: tensorboard, tensorboard:FOLDER, mlflow:URI.",
     ),
 ]
 Workers = Annotated[
     str,
     typer.Option(
         "--workers",
-        help="Make networks side by side: a number of processes on this machine, or ray, "
-        "ray://HOST:PORT for a cluster. They are measured when all are made.",
+        help="Make networks in parallel: a number of processes on this machine, or ray, "
+        "ray://HOST:PORT for a cluster. Files are measured when all are made.",
     ),
 ]
 WorkerThreads = Annotated[
@@ -61,7 +60,7 @@ WorkerThreads = Annotated[
         "--worker-threads",
         min=0,
         max=1024,
-        help="Threads of each worker; 0 for its share of the cores, one of a cluster.",
+        help="Threads of each worker; 0 for its share of the cores, or 1 on a cluster.",
     ),
 ]
 Processes = Annotated[
@@ -70,8 +69,8 @@ Processes = Annotated[
         "--processes",
         min=1,
         max=1024,
-        help="Processes that learn together, each a part of every batch; each has a GPU if there "
-        "are as many, else they share the cores.",
+        help="Processes that learn together, each on a part of every batch; each has a GPU if "
+        "there are enough, else they share the cores.",
     ),
 ]
 Teacher = Annotated[
@@ -81,8 +80,8 @@ Expect = Annotated[
     str,
     typer.Option(
         "--expect",
-        help="What the uncompressed network must at least reach on the test set, less 0.005, as "
-        "in top1=0.888, before anything is done to it.",
+        help="What the uncompressed network must reach on the test set, to within 0.005, before it "
+        "is compressed, as in top1=0.888.",
     ),
 ]
 CheckpointMin = Annotated[
@@ -90,19 +89,17 @@ CheckpointMin = Annotated[
     typer.Option(
         "--checkpoint",
         min=0,
-        help="Minutes between "
-        "two checkpoints of learning, "
-        "from which a killed run goes on; 0 for none.",
+        help="Minutes between two checkpoints of learning, from which a killed run resumes; 0: none.",
     ),
 ]
 STORE = Path(".lissom")
 
 
 def wait_asleep() -> None:
-    """Let the threads of PyTorch sleep while they wait, if others run on this machine.
+    """Let the threads of PyTorch sleep instead of spin while they wait, if this machine is busy.
 
-    Threads that spin train at 0.6 of the speed of sleeping ones beside one busy process, and 1.25
-    times as fast on an idle machine. It must be said before torch is loaded.
+    Next to one busy process, spinning threads train at 0.6 times the speed of sleeping ones; on an
+    idle machine, at 1.25 times. This must be set before torch is imported.
     """
     from ..bench.cores import others_run
 
@@ -111,5 +108,5 @@ def wait_asleep() -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for scripts."""
+    """Print a value as JSON for scripts."""
     typer.echo(json.dumps(value, indent=1))

@@ -1,4 +1,4 @@
-"""The command that searches for a network: search."""
+"""The command `search`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def search(
     space: Annotated[
         str,
         typer.Argument(
-            help="What is searched: a recipe with {sets} and ranges lo..hi in it, as in: "
-            'prune(0..0.8) | distill("kd", {2, 5}) | quantize({8, 4}). One that suits a trained '
-            "network if not given."
+            help="The space: a recipe with {sets} and ranges lo..hi, as in: "
+            'prune(0..0.8) | distill("kd", {2, 5}) | quantize({8, 4}). By default one that '
+            "suits a trained network."
         ),
     ] = "",
     want: Annotated[
@@ -53,17 +53,19 @@ def search(
         str,
         typer.Option(
             "--by",
-            help="How the next recipe is chosen: model, random, tpe or nsga2. The last three are there "
-            "to compare with.",
+            help="How the next recipe is chosen: model, random, tpe or nsga2. The last three are "
+            "for comparison.",
         ),
     ] = "model",
-    seed: Annotated[int, typer.Option("--seed", help="Of the search and of all networks.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of the search and of all networks.")
+    ] = 0,
     storage: Annotated[
         str,
         typer.Option(
             "--storage",
-            help="Where outcomes are kept: a file, or the URL of a database that several searches "
-            "share, as in postgresql://...; in the store if not given.",
+            help="File for the outcomes, or URL of a database that several searches share, as in "
+            "postgresql://...; by default a file in the store.",
         ),
     ] = "",
     store: Place = STORE,
@@ -76,7 +78,7 @@ def search(
     checkpoint: CheckpointMin = 5,
     json: Json = False,
 ) -> None:
-    """State what is wanted, and get the recipe and its file."""
+    """Search for the recipe that best meets a goal, and get its file."""
     from ..language.search_space import SearchSpace
     from ..language.want import Want
 

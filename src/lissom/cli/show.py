@@ -1,4 +1,4 @@
-"""Commands that show what there is: list, show, compare, report, store."""
+"""Commands that show methods, networks and stores: list, show, compare, report, store."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compare(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Show what differs between two networks.
+    """Show the differences between two networks.
 
     Steps, metrics, sizes, and layer by layer.
     """
@@ -96,7 +96,7 @@ def report(
     ] = "latency",
     json: Json = False,
 ) -> None:
-    """Write the report, a page that needs no network, or a figure."""
+    """Write the report, a page that works offline, or a figure."""
     from ..store.store import Store
 
     kept = Store(store)
@@ -115,11 +115,12 @@ def report(
 @app.command()
 def store(
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete what no finished recipe reaches.")
+        bool, typer.Option("--prune", help="Delete entries that no finished recipe needs.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     keep: Annotated[
-        list[str] | None, typer.Option("--keep", help="Keys to keep with all before them.")
+        list[str] | None,
+        typer.Option("--keep", help="With --prune: keep only these keys, and all before them."),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", help="Delete this entry.")] = None,
     verify: Annotated[
@@ -128,7 +129,7 @@ def store(
     trust: Annotated[
         bool,
         typer.Option(
-            "--trust", help="Sign all entries as your own: what code they name will be imported."
+            "--trust", help="Sign all entries as your own: code that they name will be imported."
         ),
     ] = False,
     push: Annotated[
@@ -138,12 +139,13 @@ def store(
         ),
     ] = "",
     pull: Annotated[
-        str, typer.Option("--pull", help="Copy all entries from such a place that are not here.")
+        str,
+        typer.Option("--pull", help="Copy the entries that are missing here from such a place."),
     ] = "",
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """List the finished networks, check, sign, copy or delete them."""
+    """List the finished networks; check, sign, copy or delete them."""
     from ..commands.store import told
     from ..store.store import Store
 

@@ -41,13 +41,13 @@ def export(
         bool,
         typer.Option(
             "--nms",
-            help="Put into a detector's file what picks its detections: boxes, scores and classes "
-            "come out, the overlapping ones left out (non-maximum suppression).",
+            help="Put non-maximum suppression into a detector's file: it returns boxes, scores and "
+            "classes without overlapping detections.",
         ),
     ] = False,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="With --nms: how they are picked, as in 'detect(iou=0.5)'."),
+        typer.Option("--kind", help="With --nms: its settings, as in 'detect(iou=0.5)'."),
     ] = None,
     pictures: Annotated[
         bool,
@@ -101,28 +101,30 @@ def bench(
         str, typer.Option("--threads", help="Threads of a runtime: 1 or 1,2.")
     ] = "1",
     layers: Annotated[
-        bool, typer.Option("--layers", help="Time each layer, too, where the runtime can.")
+        bool, typer.Option("--layers", help="Also time each layer, if the runtime can.")
     ] = False,
     baselines: Annotated[
         bool,
-        typer.Option(help="Beside keys: their uncompressed network in every runtime for floats."),
+        typer.Option(
+            help="Compare keys with their uncompressed network in every runtime for floats."
+        ),
     ] = True,
     data: Annotated[
-        str, typer.Option("--data", help="Measure accuracy, too, on the test set of this data.")
+        str, typer.Option("--data", help="Also measure accuracy on the test set of this data.")
     ] = "",
     preprocess: Annotated[
         str | None,
-        typer.Option("--preprocess", help="How pictures are seen; as each file says if not given."),
+        typer.Option(
+            "--preprocess", help="The preprocessing of pictures; by default that of each file."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes", help="All classes that the files answer: imagenet, a number, or a file."
-        ),
+        typer.Option("--classes", help="All classes of the files: imagenet, a number, or a file."),
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="The kind of task; as each file says if not given."),
+        typer.Option("--kind", help="The kind of task; by default that of each file."),
     ] = None,
     size: Size = None,
     channels: Channels = None,
@@ -130,7 +132,10 @@ def bench(
     store: Place = STORE,
     json: Json = False,
 ) -> None:
-    """Time networks or files, in turns, in fresh processes; with --data measure them, too."""
+    """Measure the latency of networks or files, alternately, in fresh processes.
+
+    With --data, measure their accuracy too.
+    """
     from ..data.source import check_spec
     from ..store.store import Store
     from ..tasks.kinds import check_kind
@@ -175,7 +180,10 @@ def bench(
 def data_to_test(
     name: str, stated: str | None, classes: str | None, channels: int | None, said: str | None
 ) -> Data:
-    """Load data whose pictures are seen as `stated`, or else as a file has `said`."""
+    """Load data with the preprocessing `stated`, or else the one that a file has `said`.
+
+    Raises LissomError if there is neither, or the data have no labels.
+    """
     from ..data.data import Data
     from ..data.source import is_own_data
 

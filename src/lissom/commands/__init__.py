@@ -1,1 +1,1 @@
-"""What the commands explain, inspect, bench and store do, without their words."""
+"""The work of the commands explain, inspect, export, bench and store, without the command line."""

@@ -1,4 +1,4 @@
-"""The metrics of a file on data, whoever made the file."""
+"""The metrics of any file on data, even one that lissom did not write."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ..trees import Tree, length, shapes
 
 
 def facts_in(path: Path) -> dict[str, Any]:
-    """Return what a file that lissom wrote says of itself; nothing for other files.
+    """Return the metadata of a file that lissom wrote; {} for other files.
 
-    ONNX files hold it as metadata, others as JSON in a file beside them.
+    ONNX files contain it; for other formats it is in a JSON file beside them.
     """
     beside = path.with_name(path.name + ".json")
     if path.suffix in (".onnx", ENDING):
@@ -42,7 +42,7 @@ def facts_in(path: Path) -> dict[str, Any]:
 
 
 def preprocess_in(path: Path) -> str | None:
-    """Return how a file says that pictures are to be seen, as text; None where it does not say."""
+    """Return the preprocessing in a file's metadata as text; None if it has none."""
     text = facts_in(path).get("preprocess")
     return str(text) if text and text != AS_GIVEN else None
 
@@ -58,7 +58,7 @@ def takes_pictures(facts: Mapping[str, Any]) -> bool:
 
 
 def classes_in(facts: Mapping[str, Any]) -> list[str]:
-    """Return the classes that a file says it answers, none where it does not say."""
+    """Return the class names in a file's metadata; [] if it has none."""
     classes = facts.get("classes") or []
     if isinstance(classes, str):
         try:
@@ -69,9 +69,7 @@ def classes_in(facts: Mapping[str, Any]) -> list[str]:
 
 
 def outputs_in(path: Path) -> Tree | None:
-    """Return a tree with the names of several outputs of an ONNX file; None where it has one, or
-    does not say.
-    """
+    """Return a dict with the output names of an ONNX file that has several outputs, else None."""
     if path.suffix not in (".onnx", ENDING):
         return None
     outputs = model_in(path).graph.output
@@ -79,7 +77,7 @@ def outputs_in(path: Path) -> Tree | None:
 
 
 def fixed_batch(path: Path) -> int | None:
-    """Return how many samples an ONNX file takes at once, None where that is left open."""
+    """Return the batch size that an ONNX file fixes; None if it fixes none."""
     if path.suffix not in (".onnx", ENDING):
         return None
     dims = model_in(path).graph.input[0].type.tensor_type.shape.dim
@@ -87,7 +85,7 @@ def fixed_batch(path: Path) -> int | None:
 
 
 def in_batches(run: RunFile, batch: int) -> RunFile:
-    """Return what runs any number of samples in batches of one size, the last one filled up."""
+    """Return a function that runs samples in batches of one size, of which the last is padded."""
 
     def all_of(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         count = len(inputs[0])
@@ -104,8 +102,10 @@ def in_batches(run: RunFile, batch: int) -> RunFile:
 def file_metrics(
     path: Path, target: str, data: Data, threads: int = 1, kind: str | None = None
 ) -> dict[str, float | None]:
-    """Return the metrics of a file in a runtime on the test set: of the `kind` of task that is
-    stated, or that the file says, or that the targets look like.
+    """Return the metrics of a file in a runtime on the test set.
+
+    The kind of task is `kind` if given, else the one in the file's metadata, else guessed from the
+    targets. Raises LissomError if the file and the data do not fit.
     """
     facts = facts_in(path)
     text = kind or str(facts.get("kind") or "")
@@ -120,7 +120,7 @@ def file_metrics(
         )
     baked = is_baked(facts)
     said = classes_in(facts)
-    named = said != [str(k) for k in range(len(said))]  # numbers are no names
+    named = said != [str(k) for k in range(len(said))]  # numbers do not count as names
     if named and list(data.classes) != said and len(said) == len(data.classes):
         raise LissomError(
             f"{path}: its classes are others than those of {data.name}, or in another order: "
@@ -140,7 +140,7 @@ def file_metrics(
 
 
 def checked(path: Path, task: Task, answers: Answered) -> Answered:
-    """Yield what a file answers, or raise where it is not of the kind of task."""
+    """Yield outputs with their targets. Raises LissomError if they do not suit the task."""
     for outputs, targets in answers:
         wanted = None
         if task.kind is not None:

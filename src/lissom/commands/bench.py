@@ -1,4 +1,4 @@
-"""Time what is named on the command line: keys of the store, or files."""
+"""Measure the latency of keys of the store, and of files, named on the command line."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from ..store.store import Store
 from ..trees import mapped, shapes
 from .accuracy import facts_in, file_metrics, preprocess_in, takes_pictures
 
-# the opponents of every bench: beside a runtime that is slow in float, any integers look fast
+# baselines of every bench: next to a runtime that is slow in float, any integer file looks fast
 FLOATS = ("torch", "onnxruntime", "openvino", 'openvino(precision="bf16")')
-PROFILED = 50  # runs that the time of each layer is a median of
+PROFILED = 50  # runs; the latency of each layer is their median
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be timed: a name, the target as text, the file, and what it takes of one sample."""
+    """A file to time: its name, its target as text, its path, and its inputs for one sample."""
 
     name: str
     target: str
     path: Path
     inputs: tuple[Input, ...]
-    source: str | None = None  # the key of its uncompressed network, None of a file
+    source: str | None = None  # the key of its uncompressed network, None for a file
     baseline: bool = False
 
     @property
@@ -48,7 +48,7 @@ class Candidate:
         return ", ".join(str(each.shape[1:]) for each in self.inputs)
 
     def is_baseline_of(self, other: Candidate) -> bool:
-        """Return whether this is the uncompressed network of another one."""
+        """Return whether this is the uncompressed network of another candidate."""
         return self.baseline and self.source == other.source
 
 
@@ -67,18 +67,20 @@ def bench(
     kind: str | None = None,
     say: Callable[[str], None] = silent,
 ) -> list[dict[str, Any]]:
-    """Time keys and files in every target, in turns; one row for each pair, for each size of batch
-    and number of threads.
+    """Time keys and files in every target, in alternation; return a row for each key or file and
+    target, batch size and number of threads.
 
-    Beside keys stand `baselines`: their uncompressed network in every runtime for floats that is
-    installed. `shape` (c h w) is needed for files whose input does not say it; ONNX files do.
-    `model` builds networks whose entries name others' code. `layers` adds the ms of each layer to
-    the rows. `rank` counts those that were surely faster under the same settings, by intervals that
-    do not overlap, and begins with 1; `faster` is against the fastest baseline of the same network,
-    None where either was `disturbed`, and `level` says that the two cannot be told apart. A
-    baseline that cannot be made is told and left out. `data`, which is given how a file says
-    that pictures are to be seen, adds the metrics of each file on its test set, those of the `kind`
-    of task.
+    With `baselines`, keys are compared with their uncompressed network in every installed runtime
+    for floats; a baseline that cannot be made is reported and left out. `shape` (c h w) is needed
+    for files that do not declare it, as ONNX files do. `model` builds networks whose entries name
+    code that is not trusted. `layers` adds the latency of each layer in ms. `data` maps the
+    preprocessing text of a file to data, and adds the metrics of each file on the test set for the
+    `kind` of task.
+
+    `rank` is 1 plus the number of candidates that are faster under the same settings, judged by
+    intervals that do not overlap. `faster` is the speedup over the fastest baseline of the same
+    network, None if either measurement was `disturbed`. `level` says that their intervals overlap.
+    Raises LissomError if nothing can be timed.
     """
     pairs = candidates(things, store, to, shape, model)
     if baselines:
@@ -102,7 +104,7 @@ def bench(
         except LissomError as error:
             if len(batches) * len(threads) == 1:
                 raise
-            # what else was asked for is still answered
+            # the other settings are still measured
             say(f"batches of {batch}, threads {count}: {error}")
             continue
         for pair, timing in zip(pairs, timings, strict=True):
@@ -133,7 +135,7 @@ def bench(
 def candidates(
     things: list[str], store: Store, to: str, shape: tuple[int, ...] | None, model: str | None
 ) -> list[Candidate]:
-    """Return every file or key in every target that a text names."""
+    """Return a candidate for every file or key in every target that `to` names."""
     targets = targets_of(to)
     if not targets:
         raise LissomError("bench: --to names no target")
@@ -146,7 +148,9 @@ def measured_metrics(
     kind: str | None,
     say: Callable[[str], None],
 ) -> dict[tuple[str, Path], dict[str, float | None]]:
-    """Return the metrics of each file in its runtime, by both; each sees pictures as it says itself."""
+    """Return the metrics of each file in its runtime, by (target, path). Each file has the
+    preprocessing in its metadata.
+    """
     loaded: dict[str | None, Data] = {}
     metrics = {}
     for pair in pairs:
@@ -166,10 +170,10 @@ def measured_metrics(
 
 
 def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
-    """Return how much faster than the fastest baseline, None without one and where either was `disturbed`.
+    """Return the speedup over the fastest baseline: None without one, or if either was `disturbed`.
 
-    `level`: the intervals overlap, so that neither is surely faster. Ranks and fronts follow the
-    same rule: nothing is faster than what its interval overlaps.
+    `level`: the intervals overlap, so neither is certainly faster. Ranks and fronts follow the same
+    rule.
     """
     fastest = min(baselines, default=None, key=lambda t: t.median)
     disturbed = any(wide(t.latency_ms()) for t in (timing, fastest) if t)
@@ -184,7 +188,7 @@ def compared(timing: Timing, baselines: Sequence[Timing]) -> dict[str, Any]:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, with those of the weights beside it that OpenVINO's .xml names."""
+    """Return the size of a file in bytes; OpenVINO's .xml includes the .bin with its weights."""
     beside = path.with_suffix(".bin")
     return path.stat().st_size + (
         beside.stat().st_size if path.suffix == ".xml" and beside.is_file() else 0
@@ -198,8 +202,8 @@ def resolve(
     shape: tuple[int, ...] | None,
     model: str | None = None,
 ) -> Candidate:
-    """Return what a word of the command line names: a file, or a key whose file is made if the
-    store has none.
+    """Return the candidate that a word of the command line names: a file, or a key, which is
+    exported if the store has no file of it.
     """
     found = store.file_or_key(thing)
     source = None
@@ -220,7 +224,7 @@ def resolve(
 def uncompressed(
     keys: Sequence[str], store: Store, say: Callable[[str], None], model: str | None = None
 ) -> list[Candidate]:
-    """Return networks as they were before compression, in every runtime for floats that is installed here."""
+    """Return the uncompressed networks of keys in every runtime for floats that is installed."""
     made = [target for text in FLOATS if isinstance(target := method_of("targets", text), Target)]
     if "amx_bf16" not in machine()["isa"] and "avx512_bf16" not in machine()["isa"]:
         made = [target for target in made if not target.rounds()]
@@ -237,7 +241,7 @@ def uncompressed(
 
 
 def given_size(path: Path, shape: tuple[int, ...]) -> list[Input]:
-    """Return what a file takes of one sample of `shape` (c h w): whole pictures where it says so."""
+    """Return the inputs of a file for one sample of `shape` (c h w); they may be 8-bit pictures."""
     if not takes_pictures(facts_in(path)):
         return images((1, *shape))
     channels, height, width = shape
@@ -245,7 +249,10 @@ def given_size(path: Path, shape: tuple[int, ...]) -> list[Input]:
 
 
 def inputs_of_file(path: Path) -> list[Input]:
-    """Return what an ONNX file, packed or not, takes of one sample."""
+    """Return the inputs of an ONNX file, packed or not, for one sample.
+
+    Raises LissomError if the file does not declare their shapes.
+    """
     if path.suffix not in (".onnx", ENDING):
         raise LissomError(f"bench: {path} does not say what it takes; --size and --channels do")
     inputs = declared_inputs(path)

@@ -1,4 +1,4 @@
-"""Where a quantized network loses accuracy: stage by stage, layer by layer, file by file."""
+"""Find where a quantized network loses accuracy: by stage, by layer, by file."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ from ..tasks.task import Task
 from ..tasks.teachers import teacher_code, teachers_in
 from ..trees import Tree, answer_in, answer_of, length, put_in, tensors_in
 
-WORST = 3  # layers that are named
-CAPPED = 1000  # images that are run under a cap
+WORST = 3  # number of layers that are named
+CAPPED = 1000  # images that are run with a capped instruction set
 
 
 @dataclass
 class Explained:
-    """A quantized network of the store with all that it is compared with."""
+    """A quantized network of the store, and the comparisons that explain its loss of accuracy.
+
+    Raises LissomError if the task does not fit the entry, or nothing in it is quantized.
+    """
 
     task: Task
     store: Store
@@ -79,14 +82,14 @@ class Explained:
         self.trained = self.place < len(self.steps) - 1
 
     def source(self) -> str:
-        """Return the key of the float network to compare with: the one quantized, if nothing
-        learned since.
+        """Return the key of the float network to compare with: the one that was quantized, or the
+        uncompressed one if the network has learned since.
         """
         found: str = self.record["float"]["key"] if self.trained else self.record["before"]
         return found
 
     def floats(self) -> Layers | None:
-        """Return the layers as they were before quantization; None where they have learned since."""
+        """Return the layers as they were before quantization; None if they have learned since."""
         if self.trained:
             return None
         step = self.steps[self.place]
@@ -102,7 +105,7 @@ class Explained:
         }
 
     def all(self, targets: Sequence[Target], images: int = 1000) -> dict[str, Any]:
-        """Return what is found; the layers are looked at on up to `images` validation images."""
+        """Return all findings; layers are examined on up to `images` validation images."""
         floats = self.floats()
         stages, simulated, labels = self.stages(floats)
         layers, ends = self.layers(images, floats)
@@ -128,7 +131,7 @@ class Explained:
         return found
 
     def left_float(self) -> list[str]:
-        """Return one sentence on the layers that the quantizing step left float, and why, or none."""
+        """Return [a sentence on the layers that quantize left float, and why], or []."""
         record = self.record
         step = str(self.steps[self.place])
         while record["step"] != step and record["before"] in self.store:
@@ -143,7 +146,9 @@ class Explained:
         ]
 
     def stages(self, floats: Layers | None) -> tuple[list[dict[str, Any]], Tree, Tree]:
-        """Return top-1 on the test images with ever more rounded, and outputs and labels of the whole."""
+        """Return the score on the test images for each stage of rounding, and the outputs and
+        labels with everything rounded.
+        """
         test = self.task.data.test
         whole = self.whole
         layers = layers_of(whole).values()
@@ -162,13 +167,13 @@ class Explained:
         ):
             with rounding_only(whole, kept, floats):
                 simulated, _ = network_outputs(whole, self.task.data, test)
-            # rounding did not do what learning did
+            # changes by learning are not counted as noise of rounding
             reference = simulated if name == LEARNED else reference
             rows.append(self.stage(name, simulated, reference, labels))
         return rows, simulated, labels
 
     def stage(self, name: str, outputs: Tree, reference: Tree, labels: Tree) -> dict[str, Any]:
-        """Return the scores of one stage, and how often its answer became wrong or right."""
+        """Return the score of one stage, and how many answers became wrong or right."""
         row: dict[str, Any] = {
             "name": name,
             "score": self.metric(outputs, labels),
@@ -184,10 +189,10 @@ class Explained:
     def layers(
         self, images: int, floats: Layers | None
     ) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
-        """Return a row for each layer: what rounding does to it, and the network with it alone and
-        all but it rounded.
+        """Return a row for each layer: its rounding noise, and the score with only this layer
+        rounded and with all others rounded.
 
-        Beside them, on the same images, the scores with nothing and with everything rounded.
+        Return as well the scores with nothing and with everything rounded, on the same images.
         """
         data = self.task.data
         whole = self.whole
@@ -217,7 +222,7 @@ class Explained:
         return rows, ends
 
     def artefact(self, target: Target, simulated: Tree, labels: Tree) -> dict[str, Any]:
-        """Return what a file answers on the test images, and what it would on older processors."""
+        """Return the score of a file on the test images, and its scores on older processors."""
         data = self.task.data
         self.say(f"{self.key}  {target}: {len(data.test)} images")
         path = exported(self.store, self.key, target, False, self.task.fresh, data.calibration)
@@ -237,8 +242,8 @@ class Explained:
         }
 
     def older(self, target: Target, path: Any, simulated: Tree) -> list[dict[str, Any]]:
-        """Return scores and latency of a file, whose outputs have the form of `simulated`, under caps
-        on the processor's instruction set.
+        """Return score and latency of a file for each cap on the processor's instruction set. Its
+        outputs have the form of `simulated`.
         """
         some = spread(self.task.data.test, CAPPED)
         see = self.task.data.normalised
@@ -265,8 +270,9 @@ class Explained:
     def tried(
         self, found: dict[str, Any], targets: Sequence[Target], device: torch.device
     ) -> list[dict[str, Any]]:
-        """Run what might help, each as a recipe of its own, and return what came of it, best on
-        validation first.
+        """Run each remedy as a recipe and return the results, best on validation data first.
+
+        Raises LissomError if the task cannot reproduce the network.
         """
         (end,) = ends([Recipe(self.steps)], [self.record["seed"]], self.task.root)
         if end.key != self.key:
@@ -330,7 +336,7 @@ class Explained:
         return main_score(scored(self.task, [(outputs, labels)]))
 
     def remedies(self, found: dict[str, Any]) -> list[tuple[str, Recipe]]:
-        """Return what might help this network, in words and as recipes."""
+        """Return changes that might help this network, each as text and as a recipe."""
         step = self.steps[self.place]
         assert isinstance(step, Quantize)
         changes: list[tuple[str, dict[str, Any]]] = [
@@ -387,7 +393,7 @@ class Explained:
 
 
 def joined(patterns: str, names: Sequence[str]) -> str:
-    """Return a list of patterns with names added.
+    """Return a comma-separated list of patterns with names added.
 
     >>> joined("a*", ["b"])
     'a*,b'

@@ -1,4 +1,4 @@
-"""Write a finished network as a file that stands alone."""
+"""Write a finished network as a standalone file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .whole import export_whole, picking_kind, preprocess_inside
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a file is to be: `bake`, with its normalisation inside; `pictures`, with all that is done
-    to a picture inside; `nms`, with what picks detections inside, as the `kind` of task does that
-    is stated, or else the one that the network has.
+    """What a file should contain besides the network: its normalisation (`bake`), all of its
+    preprocessing (`pictures`), non-maximum suppression (`nms`) with the settings of `kind`, by
+    default the network's own kind of task.
     """
 
     bake: bool = False
@@ -46,12 +46,10 @@ def export_key(
     say: Callable[[str], None] = silent,
     with_code: bool = False,
 ) -> Path:
-    """Write a finished network as a file for one target, named as the target names it unless `output` says.
+    """Write a finished network as a file for one target; return its path, by default model.*.
 
-    `with_code` writes a script beside it that runs it on a picture.
-
-    What the store keeps as a zip of OpenVINO's two files becomes these two, unless `output` ends
-    otherwise than in .xml.
+    `with_code` also writes a script beside it that runs the file on a picture. The store keeps
+    OpenVINO's two files as one zip, which is unpacked unless `output` has another ending than .xml.
     """
     target = one_target(to)
     record = store.record(key)
@@ -87,7 +85,7 @@ def export_key(
 
 
 def script_of(target: Target, output: Path, made: Path, wanted: Wanted) -> str:
-    """Return the script to stand beside a file; raise where another file of that name is there."""
+    """Return the script that runs a file. Raises LissomError if its path holds some other file."""
     script = output.with_suffix(".py")
     if script.exists() and not script.read_text(encoding="utf-8", errors="replace").startswith(
         FIRST

@@ -1,4 +1,4 @@
-"""What pruning could do to a network, looked at before anything is trained."""
+"""Find out what pruning could do to a network, before anything is trained."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def inspect_network(
     latency: bool = False,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Return groups, what is left whole and why, and how much of channels, params and macs `step`
-    could remove.
+    """Return the groups of channels, the layers left whole and why, and the share of channels,
+    params and macs that `step` could remove.
 
-    With `latency` the narrowest network is measured beside the whole one on the target `step.on`;
-    with `sensitivity` the accuracy on validation images is measured with each group alone cut by a
-    quarter, a half and three quarters, nothing retrained.
+    `latency` measures the narrowest network next to the whole one on the target `step.on`.
+    `sensitivity` measures the accuracy on validation images when a single group is pruned by 25 %,
+    50 % and 75 %, without retraining.
     """
     ctx = TaskContext(
         task.data.example(),
@@ -83,8 +83,8 @@ def inspect_network(
 
 
 def network_of(key: str, store: Store, task: Task) -> nn.Module:
-    """Return the network of an entry that learned on the data of a task, or that of the task itself
-    if there is no key.
+    """Return the network of an entry, or the task's own if there is no key. Raises LissomError if
+    the entry learned on other data than the task's.
     """
     if not key:
         return task.fresh()
@@ -94,7 +94,7 @@ def network_of(key: str, store: Store, task: Task) -> nn.Module:
 
 
 def described(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, Any]:
-    """Return what there is to know of one group."""
+    """Return the description of group `k`."""
     group = search.groups[k]
     start = search.full
     one = [*start[:k], search.widths[k][-1], *start[k + 1 :]]
@@ -112,7 +112,7 @@ def described(search: WidthSearch, k: int, costs: dict[str, Any]) -> dict[str, A
 
 
 def step_of(widths: Sequence[int]) -> int | None:
-    """Return by how many units a group narrows at a time, None if it cannot.
+    """Return how many units pruning removes from a group at a time, None if it cannot be pruned.
 
     >>> step_of([20, 16, 8]), step_of([6])
     (8, None)
@@ -140,7 +140,7 @@ def reach(search: WidthSearch) -> dict[str, float]:
 def sensitivities(
     model: nn.Module, ctx: Context, search: WidthSearch
 ) -> dict[str, list[float | None]]:
-    """Return for each group the score with that share of it alone zeroed, for each of AMOUNTS."""
+    """Return for each group the scores with only that group pruned by each of AMOUNTS."""
     found: dict[str, list[float | None]] = {}
     for k, group in enumerate(search.groups):
         step = group.step(1)

@@ -1,5 +1,5 @@
-"""What is done to a whole store: listing, deleting what nobody needs, checking it against its
-checksums, signing it.
+"""Operations on a whole store: list it, delete unused entries, verify its checksums, sign it, copy
+it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Rows = list[dict[str, Any]]
 
 
 def told(store: Store, *, quiet: bool, **wanted: Any) -> None:
-    """Do what `lissom store` was told and print what comes of it, JSON if `quiet`; raise for what
-    is not as written.
+    """Run `lissom store` and print the result, as JSON if `quiet`. Raises LissomError if files
+    differ from their checksums.
     """
     rows = done(store, quiet=quiet, **wanted)
     if quiet:
@@ -54,7 +54,9 @@ def done(
     ask: Callable[[str], bool],
     say: Say,
 ) -> Rows | dict[str, Any]:
-    """Do what `lissom store` was told, print it unless `quiet`, and return it."""
+    """Run the operation that the options of `lissom store` ask for; print the result unless
+    `quiet`, and return it.
+    """
     if remove:
         gone = removed(store, [store.find(key) for key in remove])
         shown([f"removed {key}" for key in gone], quiet)
@@ -110,7 +112,7 @@ def shown(lines: Iterable[str], quiet: bool) -> None:
 
 def store_rows(store: Store, say: Say) -> Rows:
     """Return one row for each entry that can be read: key, recipe, seed, size_bytes, age_s,
-    finished; tell of the others.
+    finished; report the others.
     """
     with many_read():
         return [
@@ -127,9 +129,11 @@ def store_rows(store: Store, say: Say) -> Rows:
 
 
 def unreached(store: Store, keep: Sequence[str]) -> list[str]:
-    """Return the keys that lie on the way to no finished recipe; with `keep`, to none of those keys.
+    """Return the keys that no finished recipe depends on; with `keep`, that none of those keys
+    does.
 
-    What living runs need is reached, and an entry that cannot be read is left to `--remove`.
+    Entries that running processes need are never returned. Entries that cannot be read are left to
+    `--remove`.
     """
     with many_read():
         records = {
@@ -148,14 +152,14 @@ def unreached(store: Store, keep: Sequence[str]) -> list[str]:
 
 
 def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
-    """Delete the entries among `keys` that still nothing reaches, and what killed processes left;
-    return their keys.
+    """Delete the entries among `keys` that are still unreached, and the leftovers of killed
+    processes; return the deleted keys.
 
-    What a living run needs stays, with all that it was made from, and so does what a process is
-    making or measuring.
+    Entries stay if a running process needs them or their descendants, or is making or measuring
+    them.
     """
     gone = []
-    with store.lock(".prune"):  # a run that begins now waits, and then finds what is left
+    with store.lock(".prune"):  # a run that begins now waits until entries are deleted
         free = set(unreached(store, list(keep)))
         for key in keys:
             if key in free:
@@ -168,7 +172,7 @@ def pruned(store: Store, keys: Iterable[str], keep: Sequence[str]) -> list[str]:
 
 
 def removed(store: Store, keys: Iterable[str]) -> list[str]:
-    """Delete entries by name, whether or not they can be read; raise for one that a process needs."""
+    """Delete entries, readable or not. Raises LissomError for one that a running process needs."""
     keys = list(keys)
     with store.lock(".prune"):
         needed = store.running()
@@ -186,8 +190,8 @@ def removed(store: Store, keys: Iterable[str]) -> list[str]:
 def verified(store: Store) -> dict[str, Any]:
     """Compare every file of a store with its checksum.
 
-    Return how many `entries` and `artefacts` were read, a line for each that is `wrong`, and
-    `notes` on those that have no checksums or are not signed by this user.
+    Return the numbers of `entries` and `artefacts` that were read, a line for each that is `wrong`,
+    and `notes` on those that have no checksums or are not signed by this user.
     """
     wrongs = []
     notes = []
@@ -230,9 +234,9 @@ def verified(store: Store) -> dict[str, Any]:
 
 
 def trusted(store: Store, say: Say) -> dict[str, Any]:
-    """Sign every entry with this user's key; return how many were, and how many entries name which code.
+    """Sign every entry with this user's key; return the number signed, and entries per named code.
 
-    One whose files are not what its checksums say is left as it is, and told.
+    An entry whose files differ from their checksums is not signed, and reported.
     """
     if user_key() is None:
         raise LissomError(f"store: {key_path()} cannot be written, so nothing can be signed")

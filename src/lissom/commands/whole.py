@@ -1,4 +1,4 @@
-"""A file that holds more than its network: what prepares pictures, what picks detections."""
+"""Export files that hold more than the network: preprocessing, or non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ..running.parity import Gap, ParityError
 from ..tasks.kinds import is_own_kind, kind_named
 from ..trees import Tree, called, put_in
 
-# share of detections that a file which picks them has in common with one that does not
+# share of detections that a file with non-maximum suppression must have in common with one without
 ALIKE = 0.98
 LEAST_IOU = 0.9
-# (height, width) of the pictures that a file is tried on: wide, high, small
+# (height, width) of the pictures on which a file is tried: wide, high, small
 SIZES = ((375, 500), (640, 427), (97, 61))
 
 
 def picking_kind(record: dict[str, Any], target: Target, stated: str | None) -> Detect:
-    """Return the kind of task that says how detections are picked; raise where a file cannot do it."""
+    """Return the kind that picks the detections. Raises LissomError if a file cannot do so."""
     text = stated or str(record["task"]["kind"])
     if stated is None and is_own_kind(text):
         raise LissomError(
@@ -59,7 +59,7 @@ def picking_kind(record: dict[str, Any], target: Target, stated: str | None) -> 
 
 
 def preprocess_inside(record: dict[str, Any], target: Target) -> Preprocess:
-    """Return what a file does to pictures before its network sees them; raise where it cannot."""
+    """Return the preprocessing to put into a file. Raises LissomError if that is impossible."""
     if not target.pictures:
         raise LissomError(
             f"--pictures: {target} cannot resize pictures as Pillow does; onnxruntime and openvino can"
@@ -96,9 +96,11 @@ def export_whole(
     *,
     bake: bool,
 ) -> None:
-    """Write the file with what picks detections as `kind` does, and with a `preprocess`, to `path`.
+    """Write a file with non-maximum suppression as in `kind`, and with `preprocess`, to `path`;
+    either may be None.
 
-    Raises ParityError unless it answers as the `plain` file, with the rest done outside of it.
+    Raises ParityError unless its outputs match those of the `plain` file with the same operations
+    done outside of it.
     """
     shape = tuple(record["task"]["shape"])
     whole = preprocessed(model, record, bake)
@@ -135,7 +137,10 @@ def export_whole(
 
 
 def check_outputs(target: Target, outputs: Sequence[Tree], wanted: Sequence[Tree]) -> None:
-    """Raise ParityError if outputs differ by more than rounding one pixel by 1 of 255 may do."""
+    """Raise ParityError if outputs differ by more than the noise allowed to a quantized file.
+
+    Pixels may be rounded differently by 1 of 255.
+    """
     gap = Gap()
     for ours, theirs in zip(outputs, wanted, strict=True):
         gap.add(ours, theirs)
@@ -145,7 +150,7 @@ def check_outputs(target: Target, outputs: Sequence[Tree], wanted: Sequence[Tree
 def check_detections(
     target: Target, found: Sequence[Detections], picked: Sequence[Detections]
 ) -> None:
-    """Raise ParityError unless a file finds the detections that are picked of the plain file."""
+    """Raise ParityError unless a file finds the detections picked from the plain file's outputs."""
     both = sum(shared_boxes(one, two, LEAST_IOU) for one, two in zip(found, picked, strict=True))
     count = max(sum(len(boxes) for boxes, _, _ in each) for each in (found, picked))
     if both < ALIKE * count:
@@ -156,7 +161,7 @@ def check_detections(
 
 
 def answers(target: Target, path: Path, shown: Sequence[np.ndarray]) -> list[list[Tensor]]:
-    """Return the outputs of a file for each of these inputs."""
+    """Return the outputs of a file for each input."""
     first = Input((1, *shown[0].shape[1:]), str(shown[0].dtype))
     with loaded(str(target), path, [first]) as process:
         return [list(map(torch.from_numpy, process.run([given]))) for given in shown]
@@ -165,7 +170,7 @@ def answers(target: Target, path: Path, shown: Sequence[np.ndarray]) -> list[lis
 def pictures_and_pixels(
     preprocess: Preprocess | None, shape: tuple[int, ...]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return a few pictures (1 height width c), and the pixels (1 c h w) that a network sees of each."""
+    """Return a few pictures (1 height width c), each with its preprocessed pixels (1 c h w)."""
     if preprocess is None:
         return []
     channels = 3 if preprocess.channels(3) == shape[0] else shape[0]
@@ -174,7 +179,7 @@ def pictures_and_pixels(
 
 
 def sight(height: int, width: int, channels: int) -> Image.Image:
-    """Return a picture that is smooth, as photographs are, with an edge in it."""
+    """Return a synthetic picture that is smooth like a photograph, with an edge in it."""
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (9, 12, 3)).astype(np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -194,7 +199,7 @@ def planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def placed_back(found: Detections, preprocess: Preprocess, size: tuple[int, int]) -> Detections:
-    """Return detections in pixels of the picture of `size` (width, height) that a network saw."""
+    """Return detections in pixels of the original picture of `size` (width, height)."""
     boxes, scores, classes = found
     for placement in reversed(preprocess.placements(size)):
         offset = torch.tensor(placement.offset * 2, dtype=boxes.dtype)

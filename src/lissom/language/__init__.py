@@ -1,3 +1,3 @@
-"""What a user writes and what every method promises: grammar, menus, settings, and the contract of
-each menu.
+"""The language of recipes: grammar, menus, settings, and the contract that the methods of each menu
+meet.
 """

@@ -1,10 +1,10 @@
-"""Numbers as a person says them: three digits, and the unit that fits."""
+"""Format numbers for people: three digits and a fitting unit."""
 
 from __future__ import annotations
 
 
 def size_text(count: float) -> str:
-    """Return bytes as a person says them.
+    """Return a number of bytes as text.
 
     >>> size_text(1_107_651)
     '1.11 MB'
@@ -13,7 +13,7 @@ def size_text(count: float) -> str:
 
 
 def count_text(count: float) -> str:
-    """Return a count as a person says it.
+    """Return a count as text.
 
     >>> count_text(269_722)
     '270k'
@@ -22,7 +22,7 @@ def count_text(count: float) -> str:
 
 
 def scaled(count: float, units: tuple[str, ...]) -> str:
-    """Return three digits of a number with the unit that fits."""
+    """Return a number with three digits and the fitting unit."""
     place = 0
     while count >= 999.5 and place < len(units) - 1:
         count = count / 1000

@@ -1,9 +1,9 @@
-"""What varies the pictures that a network learns from, and a sum of such, as `augment` names them.
+"""The contract of augmentations, and a sum of them as in the setting `augment`.
 
     crop + flip + rotate(15) + mixup(0.2)
 
-One text says what is done and in which order, so that no augmentation needs settings of its own in
-every learning step.
+One text names the augmentations and their order, so that learning steps need no settings for each
+of them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from ..trees import Tree
     from .kind import Kind
 
-PLAIN = ("crop", "flip")  # that keys of networks name by the text of `augment` only
+PLAIN = ("crop", "flip")  # the keys of networks contain these only as the text of `augment`
 
 
 @dataclass(frozen=True)
 class Augmentation(Method, ABC):
-    """Vary a batch of pictures (n c h w) by chance, and their targets (n ...) with them.
+    """Vary a batch of pictures (n c h w) randomly, and their targets (n ...) with them.
 
-    `sees` says what it is called with: pixels in 0..255, pixels of 8 bits only, or normalised
-    numbers. `moves` says that what is in a picture is elsewhere afterwards, and that no kind of task
-    with places (boxes, label pictures) moves its targets along. Of several that are `mixing` samples,
-    one is drawn for each batch.
+    `sees` says which input it takes: pixels in 0..255, only 8-bit pixels, or normalised numbers.
+    `moves` says that it moves the content of a picture, and that no kind of task with places
+    (boxes, label pictures) can move its targets along. If several are `mixing` samples, one is
+    drawn for each batch.
     """
 
     sees: ClassVar[Literal["pixels", "8 bits", "numbers"]] = "pixels"
@@ -52,10 +52,10 @@ class Augmentation(Method, ABC):
         kind: Kind | None,
         classes: int,
     ) -> tuple[Tensor, Tree]:
-        """Return varied pictures and their targets; all chance comes from `draw`, on the CPU.
+        """Return varied pictures and their targets; all randomness comes from `draw`, on the CPU.
 
-        `kind` moves or mixes targets, which stay as they are where it is None; there are so many
-        `classes`.
+        `kind` moves or mixes the targets; if it is None, they do not change. `classes` is the
+        number of classes.
         """
 
 
@@ -73,20 +73,23 @@ class Augmentations:
         return "+".join(map(str, self.parts)) or "none"
 
     def identity(self) -> str:
-        """Return what makes these these beside their text, "" where a text said it all along."""
+        """Return the part of their identity that is not in their text; "" for crop and flip."""
         return "".join(
             part.identity() for part in self.parts if part != "auto" and part.name() not in PLAIN
         )
 
     @staticmethod
     def of(text: str, where: str = "augment") -> Augmentations:
-        """Read a text: `none`, or a sum of `auto` and methods of the menu of augmentations."""
+        """Read a text: `none`, or a sum of `auto` and methods of the menu of augmentations.
+
+        Raises LissomError for any other text.
+        """
         return augmentations_of(text, where)
 
 
 @lru_cache(4096)
 def augmentations_of(text: str, where: str) -> Augmentations:
-    """Return the augmentations of a text."""
+    """Return the augmentations of a text; results are cached."""
     if text.strip() == "none":
         return Augmentations(())
     parts: list[Augmentation | Literal["auto"]] = []

@@ -1,4 +1,4 @@
-"""What a step is given beside the network, and where it leaves what it found out."""
+"""The context of a step: what it may use besides the network, and where it records its findings."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ def cpu() -> torch.device:
 
 
 class Clock(Protocol):
-    """What times layers and networks on one target."""
+    """Measure the latency of layers and networks on one target."""
 
     def multiple(self, model: nn.Module, example: Tensor) -> int:
-        """Return of what number widths should be multiples, as timing shows."""
+        """Return the number that widths should be multiples of, according to measured latency."""
         ...
 
     def predictor(
         self, model: nn.Module, example: Tensor, groups: Sequence[Any]
     ) -> Callable[[Sequence[int]], float]:
-        """Return what predicts the latency in ms of a network that keeps so many units of each group."""
+        """Return a function that predicts the latency in ms from the units kept of each group."""
         ...
 
     def latencies(self, models: Sequence[nn.Module], example: Tensor) -> list[float]:
-        """Measure the latency of networks in ms, in turns."""
+        """Measure the latency of networks in ms, alternately."""
         ...
 
 
 class TaskContract(Protocol):
-    """What a step may ask of the task that a network is for."""
+    """The part of a task that steps may use."""
 
     teacher: Callable[[], nn.Module] | None
 
     def term(self, smoothing: float = 0.0) -> Term:
-        """Return the loss of a batch, the task's own or that of its kind."""
+        """Return the loss function of a batch: the task's own, or that of its kind."""
         ...
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
-        """Return what of a student's outputs and a teacher's is compared in distillation."""
+        """Return the parts of a student's and a teacher's outputs that distillation compares."""
         ...
 
     def fresh(self, seed: int = 0) -> nn.Module:
@@ -63,11 +63,11 @@ class TaskContract(Protocol):
 
 @dataclass
 class Context(ABC):
-    """What a step may use, and where it leaves what it found out.
+    """The inputs of a step besides the network, and its findings.
 
-    `example`, one sample, and `images(count)`, batches of calibration samples, are trees of tensors
-    as the network takes them (trees.py); of pictures (n c h w), normalised. There is a task in a run
-    (running/context.py) and none where surgery is used inside somebody's own training.
+    `example` is one sample; `images(count)` returns batches of calibration samples. Both are trees
+    of tensors as the network takes them (trees.py); pictures are normalised (n c h w). A run has a
+    task (running/context.py); surgery inside a user's own training has none.
     """
 
     example: Tree
@@ -76,22 +76,22 @@ class Context(ABC):
     device: torch.device = field(default_factory=cpu)
     task: TaskContract | None = None
     teacher: Callable[[str | None], nn.Module] | None = None
-    # what times networks on a target, given the target's text
+    # from the text of a target to its clock
     clock: Callable[[str], Clock] | None = None
     where: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    # those of the notes that say what was asked for and not done
+    # the notes on things that were asked for and not done
     warnings: list[str] = field(default_factory=list)
     gates: list[dict[str, Any]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def in_float32(self, model: nn.Module, double: bool = True) -> Context:
-        """Make the floats of a network float32, in place; return a context whose samples are, and
-        say so in the notes.
+        """Convert a network to float32 in place, with a note; return a context with float32
+        samples.
 
-        Weights of 16 bits that change by a factor would be rounded once more; float64 may stay
-        where nothing is rounded.
+        Scaling 16-bit weights would round them once more. With `double=False`, a float64 network is
+        left as it is.
         """
         import torch
 
@@ -115,8 +115,8 @@ class Context(ABC):
         )
 
     def finite(self, model: nn.Module) -> None:
-        """Raise if a weight or a statistic of batch-norm is NaN or infinite, which surgery would
-        spread or hide.
+        """Raise LissomError if a weight or batch-norm statistic is NaN or infinite, since surgery
+        would spread or hide it.
         """
         import torch
 
@@ -129,7 +129,9 @@ class Context(ABC):
                 raise LissomError(f"{self.where}: {name} holds NaN or infinity")
 
     def gate(self, name: str, difference: float, tolerance: float) -> None:
-        """Record that two networks were compared; raise if they differ by more than `tolerance`."""
+        """Record the comparison of two networks. Raises LissomError if they differ by more than
+        `tolerance`.
+        """
         self.gates.append({"name": name, "difference": difference, "tolerance": tolerance})
         if math.isnan(difference):
             raise LissomError(
@@ -146,7 +148,10 @@ class Context(ABC):
             )
 
     def batch(self, count: int = 64) -> Tree:
-        """Return up to `count` calibration samples in one batch: of several shapes, those of the first."""
+        """Return up to `count` calibration samples in one batch: only those shaped like the first.
+
+        Raises LissomError if there are none.
+        """
         from ..trees import alike, concatenated, first, length
 
         batches = self.images(count)
@@ -156,23 +161,21 @@ class Context(ABC):
 
     @abstractmethod
     def labelled(self, count: int) -> list[tuple[Tree, Tensor | None]]:
-        """Return up to `count` calibration samples in batches with their labels, None where nobody
-        gave any.
-        """
+        """Return up to `count` calibration samples in batches, with their labels or None."""
 
     @abstractmethod
     def accuracy(self, model: nn.Module, most: int = 1000) -> float | None:
-        """Return the task's first metric on up to `most` validation samples, of all classes; None
+        """Return the task's first metric on up to `most` validation samples of all classes; None
         without a task.
         """
 
     @abstractmethod
     def validation_count(self) -> int:
-        """Return how many validation samples there are."""
+        """Return the number of validation samples."""
 
     @abstractmethod
     def updates(self, epochs: int, batch: int) -> int:
-        """Return how many updates of the weights so many epochs are."""
+        """Return the number of weight updates in `epochs` epochs."""
 
     @abstractmethod
     def learn(
@@ -184,10 +187,10 @@ class Context(ABC):
         extra: Iterable[nn.Module] = (),
         remembers: Sequence[Remembering] = (),
     ) -> None:
-        """Train `model` in place on the task's data with its loss, unless another is given; `extra`
-        learns along.
+        """Train `model` in place on the task's data with its loss, or with `loss` if given; the
+        modules `extra` are trained with it.
 
-        `remembers` are what else changes from batch to batch, and is kept in checkpoints.
+        `remembers` is further state that changes from batch to batch and is kept in checkpoints.
         """
 
 

@@ -1,4 +1,4 @@
-"""What is known of the settings of a method, for `lissom list` and the docs."""
+"""Describe the settings of a method, for `lissom list` and the docs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .method import BOUNDS, Method, kind_text, kinds_of, ordered
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting."""
+    """The description of one setting."""
 
     name: str
     kind: str

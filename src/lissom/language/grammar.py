@@ -1,4 +1,4 @@
-"""The syntax of what a user writes: text to trees, values and counts. Nothing here knows a method.
+"""The syntax of recipes: from text to trees, values and counts. Nothing here knows a method.
 
     space  = part ("|" part)*              steps in order
     part   = option | number "*" part      the same steps that many times; binds tighter than "|"
@@ -8,8 +8,8 @@
            | "{" value, value "}" | range
     range  = number ".." number [".." step] | "log(" number ".." number ")"     for `lissom search`
 
-It is a subset of Python's expressions, so Python's own parser reads it: `ast` gives precedence,
-quoting and the columns of errors, and there is no parser of our own to maintain.
+The syntax is a subset of Python expressions, so Python's own parser reads it: `ast` provides
+precedence, quoting and the columns of errors.
 A space without braces is a recipe; every choice of one item from each brace is one recipe of the
 space.
 """
@@ -24,12 +24,12 @@ from typing import Any
 
 from ..errors import LissomError
 
-MAX_RECIPES = 10_000  # in one space; more is a slip of the keyboard
+MAX_RECIPES = 10_000  # in one space; more is probably a typing error
 MAX_STEPS = 1_000  # in one recipe
 MAX_STEPS_OF_SPACE = 200_000  # in all recipes of a space
-OPERATORS = ("|", "+", "*")  # what a text cannot end in
+OPERATORS = ("|", "+", "*")  # a text cannot end in these
 NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+"
-# a text in quotes, which stays as it is, or a range
+# a quoted text, which does not change, or a range
 RANGE = re.compile(
     rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?:\.\.(?P<step>{NUMBER}))?"""
 )
@@ -39,11 +39,11 @@ SPAN = (
 
 
 def parsed(text: str, where: str) -> ast.expr:
-    """Return the tree of a text, or raise with the column at which it cannot be read."""
+    """Return the tree of a text. Raises LissomError with the column at which it cannot be read."""
     text = RANGE.sub(spanned, text.strip())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's opinions of "\d" and the like
+            warnings.simplefilter("ignore")  # such as those on "\d"
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         ends_open = text[-1:] in OPERATORS
@@ -60,7 +60,7 @@ def parsed(text: str, where: str) -> ast.expr:
 
 
 def spanned(found: re.Match[str]) -> str:
-    """Return what a range is written as, so that Python's parser reads it."""
+    """Return a range as a call that Python's parser reads; a quoted text does not change."""
     if found["quoted"] is not None:
         return found[0]
     numbers = [found["low"], found["high"], found["step"]]
@@ -68,7 +68,7 @@ def spanned(found: re.Match[str]) -> str:
 
 
 def span_in(node: ast.expr) -> list[int | float] | None:
-    """Return the numbers of a range, None for another tree.
+    """Return the numbers of a range, None for any other tree.
 
     >>> span_in(parsed("0..0.8..0.1", "recipe"))
     [0, 0.8, 0.1]
@@ -79,7 +79,7 @@ def span_in(node: ast.expr) -> list[int | float] | None:
 
 
 def written_range(text: str) -> str:
-    """Return what Python writes of a tree with its ranges as a user writes them.
+    """Return the text of a tree from Python with its ranges written as a user writes them.
 
     >>> written_range("prune(span(0, 0.8), of='macs')")
     "prune(0..0.8, of='macs')"
@@ -88,7 +88,7 @@ def written_range(text: str) -> str:
 
 
 def refuse_range(node: ast.expr, where: str) -> None:
-    """Raise where a tree holds a range: a grid has no end of values in it."""
+    """Raise LissomError if a tree contains a range, since a grid needs finitely many values."""
     for part in ast.walk(node):
         if (numbers := span_in(part) if isinstance(part, ast.expr) else None) is not None:
             text = "..".join(map(str, numbers))
@@ -99,7 +99,7 @@ def refuse_range(node: ast.expr, where: str) -> None:
 
 
 def parts_of(node: ast.expr, operator: type[ast.operator]) -> list[ast.expr]:
-    """Return the operands of a chain such as `a | b | c`, in order; Python's tree of it leans to the left."""
+    """Return the operands of a chain such as `a | b | c` in order; Python nests it to the left."""
     parts = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, operator):
         parts.append(node.right)
@@ -108,7 +108,7 @@ def parts_of(node: ast.expr, operator: type[ast.operator]) -> list[ast.expr]:
 
 
 def values_of(node: ast.expr, where: str) -> Iterator[Any]:
-    """Yield what a setting may be: one value, or each of a {set}."""
+    """Yield the values of a setting: one, or each of a {set}. Raises LissomError for others."""
     if isinstance(node, ast.Set):
         for item in node.elts:
             yield from values_of(item, where)
@@ -130,13 +130,13 @@ def values_of(node: ast.expr, where: str) -> Iterator[Any]:
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     ):
         refuse_range(node, where)
-        yield ast.unparse(node)  # by=bn is by="bn"; the setting's menu or type judges it
+        yield ast.unparse(node)  # by=bn is by="bn"; the menu or type of the setting checks it
     else:
         raise not_a_value(node, where)
 
 
 def not_a_value(node: ast.expr, where: str) -> LissomError:
-    """Build the error for what no setting may be."""
+    """Build the error for a tree that is not a value."""
     cure = "; several numbers stand in parentheses, as in (0.5, 0.4)"
     return LissomError(
         f"{where}: expected a number, a text in quotes or a {{set}} of them, got "
@@ -145,7 +145,7 @@ def not_a_value(node: ast.expr, where: str) -> LissomError:
 
 
 def repeats(value: Any) -> int:
-    """Return how often what stands behind `*` is repeated."""
+    """Return the number of repeats before `*`. Raises LissomError unless it is an int above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise LissomError(
             "recipe: expected a whole number of at least 1 before *, as in 4 * prune(0.1), got "
@@ -155,7 +155,7 @@ def repeats(value: Any) -> int:
 
 
 def limit(recipes: int, longest: int = 1) -> None:
-    """Raise before a space is built that holds more recipes, or longer ones, than anybody means."""
+    """Raise LissomError if a space would have too many recipes, or too long ones."""
     if recipes > MAX_RECIPES:
         raise LissomError(f"recipe: the space holds more than {MAX_RECIPES} recipes")
     if longest > MAX_STEPS:
@@ -165,10 +165,10 @@ def limit(recipes: int, longest: int = 1) -> None:
 
 
 def written(words: Sequence[str]) -> str:
-    """Write steps in order, what is repeated once with the number of times before it.
+    """Return the text of a recipe from its steps, with repeated steps written once after a count.
 
-    At each place the repeat that leaves out most letters is taken, which need not be the shortest
-    text of all.
+    At each position, the repeat that saves most characters is used. The result need not be the
+    shortest text.
 
     >>> written(["train", "prune", "fold", "prune", "fold", "mask", "mask"])
     'train | 2 * (prune | fold) | 2 * mask'
@@ -176,7 +176,7 @@ def written(words: Sequence[str]) -> str:
     parts = []
     at = 0
     while at < len(words):
-        # how many steps are repeated, how often
+        # number of steps that repeat, number of repeats
         best = (1, 1)
         saved = 0
         for size in range(1, (len(words) - at) // 2 + 1):

@@ -1,4 +1,4 @@
-"""What every importance is: a rank for each channel of a group."""
+"""The contract of importances: a number that ranks each channel of a group."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Importance(Method, ABC):
-    """Rank the channels of a group; those of the smallest importance are cut first."""
+    """Rank the channels of a group; those with the smallest importance are pruned first."""
 
     @abstractmethod
     def __call__(self, group: Any, evidence: Any) -> Tensor:
-        """Return the importance (c) of the channels of a Group, as an Evidence shows it.
+        """Return the importance (c) of the channels of a Group, given an Evidence.
 
-        Both are of surgery/channels: `evidence` has the weights and what calibration samples do.
+        Both classes are in surgery/channels; `evidence` has the weights and the statistics of
+        calibration samples.
         """

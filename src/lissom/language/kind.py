@@ -1,4 +1,4 @@
-"""What every kind of task is: a loss, metrics, and when two answers agree."""
+"""The contract of kinds of tasks: a loss, metrics, and when two answers agree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind(Method, ABC):
-    """Say what the outputs (n ...) of a network mean beside the targets (n ...) of its samples.
+    """Define the meaning of a network's outputs (n ...) and of the targets (n ...) of its samples.
 
     Outputs are what the network returns: a tensor, or a tuple or dict of tensors.
     """
 
     def answer(self, outputs: Tree) -> Tensor:
-        """Return the tensor of outputs that is the answer, as logits; a kind of the user's own says
-        here which of several it is. Raises LissomError where that is not known.
+        """Return the tensor of outputs that is the answer, as logits. A kind of the user's own may
+        choose here among several. Raises LissomError if it is not known.
         """
         from ..trees import answer_of
 
@@ -39,7 +39,7 @@ class Kind(Method, ABC):
 
     @abstractmethod
     def misfit(self, outputs: Tree, targets: Tensor, classes: int) -> str | None:
-        """Return what is expected of outputs or targets where they do not fit, None where they do."""
+        """Return the expected form of outputs or targets if they do not fit, None if they do."""
 
     @abstractmethod
     def loss(self, outputs: Tree, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -47,51 +47,49 @@ class Kind(Method, ABC):
 
     @abstractmethod
     def classes(self, outputs: Tree) -> int:
-        """Return how many classes the outputs tell apart, 0 where they tell none."""
+        """Return the number of classes in the outputs, 0 if there are none."""
 
     @abstractmethod
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
-        """Return what of a student's outputs and a teacher's is compared in distillation, as logits:
-        rows (m classes) of both.
+        """Return the logits of a student and a teacher that distillation compares: rows (m classes)
+        of both.
         """
 
     @abstractmethod
     def tally(self, classes: int) -> Tally:
-        """Return what counts the metrics of outputs beside targets; the first one judges."""
+        """Return a tally of the metrics of outputs and targets; the first is the main metric."""
 
     @abstractmethod
     def agreement(self) -> Tally:
-        """Return what counts, as `agreement` from 0 to 1, the answers that two sets of outputs have
-        in common.
-        """
+        """Return a tally of the `agreement` of two sets of outputs, from 0 to 1."""
 
     @abstractmethod
     def answers(self, outputs: Tree) -> Tensor:
-        """Return what a network says in these outputs, in the form of targets."""
+        """Return the answers in outputs, in the form of targets."""
 
     @abstractmethod
     def shifted(
         self, targets: Tensor, down: Tensor, right: Tensor, size: tuple[int, int]
     ) -> Tensor:
-        """Return the targets of pictures of `size` (height, width) of which each (n) is shifted by so
-        many pixels.
+        """Return the targets of pictures of `size` (height, width) that are shifted by `down` and
+        `right` pixels (n).
         """
 
     @abstractmethod
     def mirrored(self, targets: Tensor, mirrored: Tensor, width: int) -> Tensor:
-        """Return the targets of pictures of which some (n, booleans) are mirrored left to right;
-        they are `width` pixels wide.
+        """Return the targets of pictures, `width` pixels wide, of which some (n, booleans) are
+        mirrored left to right.
         """
 
     @abstractmethod
     def put_together(self, parts: Sequence[Tensor], where: Sequence[Tensor]) -> Tensor:
-        """Return the targets of pictures that are put together of several: `parts` are the targets of
-        these, moved as they are, and `where` (n h w, booleans) the pixels that each of them has.
+        """Return the targets of pictures that are composed of several. `parts` are the targets of
+        these, already moved; `where` (n h w, booleans) are the pixels that each of them covers.
         """
 
     def mixed(self, targets: Tensor, others: Tensor, share: float, classes: int) -> Tensor:
-        """Return the targets of samples that are `share` themselves and for the rest `others`; there
-        are so many `classes`. Raises LissomError where targets are no classes.
+        """Return the targets of mixed samples: `share` of themselves and the rest of `others`, over
+        `classes` classes. Raises LissomError if targets are not classes.
         """
         raise LissomError(
             f"expected classes as targets, which are mixed by shares; those of {self.name()} are not"
@@ -99,28 +97,28 @@ class Kind(Method, ABC):
 
     @abstractmethod
     def drawn(self, picture: Image, answer: Tensor, classes: Sequence[str], zoom: int) -> Image:
-        """Return a picture with what is said of it, an answer of one sample in the form of targets.
+        """Return a picture with the answer of its sample, in the form of targets, drawn onto it.
 
-        The picture was enlarged `zoom` times. Where nothing is drawn it is returned as it is.
+        The picture was enlarged `zoom` times. If nothing is drawn, the same object is returned.
         """
 
     @abstractmethod
     def colours(self, answer: Tensor, classes: Sequence[str]) -> dict[str, str]:
-        """Return the colours, as #rrggbb, in which `drawn` has the classes of an answer, by name."""
+        """Return the colours (#rrggbb) that `drawn` uses for the classes of an answer, by name."""
 
     @abstractmethod
     def words(self, answer: Tensor, classes: Sequence[str]) -> str:
-        """Return an answer of one sample in words, "" where a picture says it."""
+        """Return the answer of one sample as text, "" if a picture shows it."""
 
     @abstractmethod
     def sureness(self, outputs: Tree) -> Tensor | None:
-        """Return how sure a network is of its answers (n), from 0 to 1; None where it does not say."""
+        """Return the confidence of a network in its answers (n), from 0 to 1, or None."""
 
 
 @dataclass(frozen=True)
 class WithoutPlaces(Kind):
-    """A kind whose targets have no place in a picture: they stay as they are where it is moved, and
-    nothing is drawn onto it.
+    """A kind whose targets have no place in a picture: they do not move with it, and nothing is
+    drawn onto it.
     """
 
     def shifted(self, targets: Tensor, _: Tensor, __: Tensor, ___: tuple[int, int]) -> Tensor:

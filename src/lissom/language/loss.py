@@ -1,4 +1,4 @@
-"""The two kinds of losses: what they are called with, and what they are trained with."""
+"""The contracts of distillation losses: on logits and on features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss(Method):
-    """Say how far a student is from its teacher, as one number, the smaller the nearer."""
+    """Measure the distance between a student and its teacher as one number."""
 
     reads: ClassVar[Literal["logits", "features"]]
 
@@ -31,7 +31,7 @@ class Loss(Method):
 
 @dataclass(frozen=True)
 class LogitLoss(Loss, ABC):
-    """Compare answers; `needs_labels` says that the true class of each is looked at."""
+    """Compare logits; `needs_labels` says that the true classes are used."""
 
     reads = "logits"
     needs_labels: ClassVar[bool] = False
@@ -43,17 +43,17 @@ class LogitLoss(Loss, ABC):
 
 @dataclass(frozen=True)
 class FeatureLoss(Loss, ABC):
-    """Compare features, places of the student with places of the teacher.
+    """Compare features of the student with features of the teacher.
 
-    `any_width` says that numbers of channels may differ, so that no adapter is needed.
+    `any_width` says that their numbers of channels may differ, so that no adapter is needed.
     """
 
     reads = "features"
     any_width: ClassVar[bool] = False
 
     def modules(self, widths: Sequence[int]) -> nn.ModuleList:
-        """Return what is trained beside the student, for places with `widths` channels; the call is
-        given it then.
+        """Return modules to train with the student, for features with `widths` channels; if there
+        are any, the call receives them.
         """
         from torch import nn
 
@@ -61,7 +61,7 @@ class FeatureLoss(Loss, ABC):
 
     @abstractmethod
     def __call__(self, *features: Any) -> Tensor:
-        """Return the loss of two lists of (n c h w), the student's and the teacher's, of equal shapes.
+        """Return the loss of two lists of features (n c h w) of equal shapes: student, teacher.
 
-        What `modules` returns comes third, unless it is empty.
+        The result of `modules` is the third argument, unless it is empty.
         """

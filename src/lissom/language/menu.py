@@ -1,4 +1,4 @@
-"""A folder of methods: the file name is the method name, and the file is imported when it is asked for."""
+"""A folder of methods: the file name is the method name, and a file is imported on demand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ class Menu:
         return iter(sorted(module.name for module in iter_modules(self.package.__path__)))
 
     def __getitem__(self, name: str) -> type[Any]:
-        """Return the class in `<folder>/<name>.py` that is called like the file, capitalised."""
+        """Return the class in `<folder>/<name>.py` with the name of the file, capitalised.
+
+        Raises LissomError if there is no such file or class.
+        """
         if name in self.imported:
             return self.imported[name]
         if name not in list(self):

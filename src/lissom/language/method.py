@@ -1,7 +1,7 @@
 """A method is a frozen dataclass whose fields, declared with `arg`, are its settings.
 
 The grammar, the checks, `lissom list`, the keys of the store and the columns of the report all read
-the fields; nothing about a setting is said twice.
+the fields, so nothing about a setting is stated twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 _KINDS: dict[type, dict[str, Any]] = {}  # by class: the type of each setting
 _ORDERED: dict[type, tuple[Field[Any], ...]] = {}  # by class: its fields
-_DEFAULTS: dict[type, dict[str, Any]] = {}  # by class: the defaults that were found to fit
+_DEFAULTS: dict[type, dict[str, Any]] = {}  # by class: the defaults that were checked already
 
 
 def arg(
@@ -46,14 +46,13 @@ def arg(
     sum: bool = False,
     late: bool = False,
 ) -> Any:
-    """Declare one setting of a method: its help, default and what it may be.
+    """Declare one setting of a method: its help, default and allowed values.
 
-    `low` and `high` are bounds that are allowed themselves, `above` and `below` are not; `menu`
-    says that the value names a method of that folder, with `sum` several that are added up. The
-    type is the annotation's. Every setting is in the key, its default too, so that a new default is
-    a new network. Only a setting that came `late`, when networks made without it were in stores
-    already, leaves their keys as they are: at its default, which must mean what was done before, it
-    is no part of the identity.
+    `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. `menu` says that the
+    value names a method of that folder; with `sum`, a sum of several. The annotation gives the
+    type. Every setting is in the key, even at its default, so that a new default means a new
+    network. The exception is a `late` setting, added when stores already held networks made without
+    it: at its default, which must mean the earlier behaviour, it is not part of the identity.
     """
     facts = {
         "help": help,
@@ -70,7 +69,7 @@ def arg(
 
 @dataclass(frozen=True)
 class Method:
-    """A named method with checked settings: a contract of a menu, or final and in a file of its name."""
+    """A named method with checked settings: abstract as the contract of a menu, or final."""
 
     version: ClassVar[int] = 1
 
@@ -81,7 +80,7 @@ class Method:
             name = setting.name
             value = getattr(self, setting.name)
             untouched = value is setting.default
-            if untouched and name in defaults:  # as most settings of most methods are
+            if untouched and name in defaults:  # the usual case: skip the check
                 value = defaults[name]
             else:
                 value = checked(value, kinds[name], setting.metadata, f"{self.name()}({name}=...)")
@@ -95,7 +94,7 @@ class Method:
         return cls.__module__.rsplit(".", 1)[-1]
 
     def __str__(self) -> str:
-        """Return the shortest text that parses back: the first and the required by place, others by name."""
+        """Return the shortest text that parses back: first and required settings are positional."""
         words = []
         for place, setting in enumerate(ordered(type(self))):
             value = getattr(self, setting.name)
@@ -112,10 +111,10 @@ class Method:
         return {f.name: getattr(self, f.name) for f in ordered(type(self))}
 
     def identity(self) -> str:
-        """Return what makes this method this method: name, version and every setting.
+        """Return the identity of this method as text: name, version and every setting.
 
-        A setting that names another method (`by="l1"`) stands for that method's own identity, so
-        that a new default or version there changes the key here.
+        A setting that names another method (`by="l1"`) is replaced by the identity of that method,
+        so that a new default or version there changes the key here.
         """
         values = self.settings()
         for setting in ordered(type(self)):
@@ -128,15 +127,15 @@ class Method:
 
 
 def ordered(method: type[Method]) -> tuple[Field[Any], ...]:
-    """Return the fields of a method class: those that can be given by place, then those by name alone."""
+    """Return the fields of a method class: positional ones, then keyword-only ones."""
     if method not in _ORDERED:
         _ORDERED[method] = tuple(sorted(fields(method), key=lambda f: bool(f.kw_only)))
     return _ORDERED[method]
 
 
 def kinds_of(method: type[Method]) -> dict[str, Any]:
-    """Return the type of each setting; Python evaluates annotations anew at each call, and a space
-    makes thousands.
+    """Return the type of each setting. They are cached: Python evaluates annotations at each call,
+    and a space makes thousands of methods.
     """
     if method not in _KINDS:
         _KINDS[method] = get_type_hints(method)
@@ -144,7 +143,7 @@ def kinds_of(method: type[Method]) -> dict[str, Any]:
 
 
 def kind_text(kind: Any) -> str:
-    """Return a type the way a user would say it.
+    """Return a type as text for users.
 
     >>> kind_text(int | None)
     'int or None'
@@ -159,7 +158,7 @@ def kind_text(kind: Any) -> str:
 
 
 def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
-    """Return `value` as the type that was declared, or raise the error that says what fits."""
+    """Return `value` converted to its declared type. Raises LissomError if it does not fit."""
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if value is None and NoneType in options:
         return None
@@ -170,7 +169,7 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
     else:
         literal = next((k for k in options if get_origin(k) is Literal), None)
         words = [choice for choice in get_args(literal) if isinstance(choice, str)]
-        # '8' is no 8
+        # not for '8' instead of 8
         if isinstance(value, str) and words and value not in map(str, get_args(literal)):
             raise unknown(where, "choice", value, map(str, get_args(literal)))
         raise LissomError(f"{where}: expected {kind_text(kind)}, got {value!r}")
@@ -185,11 +184,11 @@ def checked(value: Any, kind: Any, facts: Mapping[str, Any], where: str) -> Any:
 
 
 def _named(facts: Mapping[str, Any], text: str, where: str | None = None) -> Method | Sum:
-    """Build what the text of a setting names: a method of its menu, or a sum of several."""
+    """Build the method of a menu, or the sum of several, that the text of a setting names."""
     return _of_menu(facts["menu"], bool(facts.get("sum")), text, where)
 
 
-@lru_cache(4096)  # the methods of a space mostly name the same ones, and these are frozen
+@lru_cache(4096)  # the methods of a space mostly name the same few, and these are frozen
 def _of_menu(folder: str, several: bool, text: str, where: str | None) -> Method | Sum:
     return sum_of(folder, text, where) if several else method_of(folder, text, where)
 
@@ -210,8 +209,8 @@ def _fits(value: Any, kind: Any) -> tuple[bool, Any]:
             and not isinstance(value, bool)
             and abs(value) < 1e308
             and float(value) == value
-        )  # a whole number that no float is would become another
-        return good, float(value) + 0.0 if good else value  # + 0.0 makes one zero of two
+        )  # an int that no float equals would become another number
+        return good, float(value) + 0.0 if good else value  # + 0.0 turns -0.0 into 0.0
     if kind is int:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole, value
@@ -230,8 +229,8 @@ def _text(value: Any) -> str:
 
 @lru_cache(4096)  # the steps of a space name the same few
 def method_of(folder: str, text: str, where: str | None = None) -> Any:
-    """Build one method of a menu from text such as `percentile(0.999)`, or just `l1`; sets are not
-    allowed in it.
+    """Build one method of a menu from text such as `percentile(0.999)`, or just `l1`. Raises
+    LissomError for a {set}, or an unknown name or setting.
 
     >>> method_of("importance", "l1")
     L1()
@@ -262,7 +261,7 @@ def methods_of(folder: str, text: str, where: str | None = None) -> list[Any]:
 
 
 def methods_in(node: ast.expr, menu: Menu, where: str) -> Iterator[Method]:
-    """Yield the method that a tree names, one for each choice from the {sets} of its settings."""
+    """Yield the method that a tree names, once for each choice from the {sets} of its settings."""
     if isinstance(node, ast.Name):
         name = node.id
         call = None
@@ -284,14 +283,14 @@ def methods_in(node: ast.expr, menu: Menu, where: str) -> Iterator[Method]:
 
 @lru_cache(20_000)
 def _made(method: Callable[..., Method], settings: tuple[tuple[str, type, Any], ...]) -> Method:
-    """Build a method, once for all recipes that hold it; types stand beside values, since 1, 1.0
-    and True are equal.
+    """Build a method, once for all recipes that contain it. The types are part of the cache key,
+    since 1, 1.0 and True are equal.
     """
     return method(**{name: value for name, _, value in settings})
 
 
 def values_in(text: str, where: str) -> dict[str, Any]:
-    """Return the values that a text gives to names.
+    """Return the values of a text of name=value pairs, by name. Raises LissomError for other texts.
 
     >>> values_in("num_classes=3, pretrained=False", "--model-args")
     {'num_classes': 3, 'pretrained': False}
@@ -346,7 +345,7 @@ def _settings(call: ast.Call | None, method: type[Method]) -> Iterator[dict[str,
 
 @dataclass(frozen=True)
 class Sum:
-    """Methods of one menu in order, each with the number in front of it, None where there is none."""
+    """Methods of one menu in order, each with its weight, or None."""
 
     terms: tuple[tuple[float | None, Method], ...]
 
@@ -358,12 +357,12 @@ class Sum:
         )
 
     def identity(self) -> str:
-        """Return what makes this sum this sum: every number and the identity of every method."""
+        """Return the identity of this sum as text: the weight and identity of every method."""
         return json.dumps([[weight, method.identity()] for weight, method in self.terms])
 
 
 def sum_of(folder: str, text: str, where: str | None = None) -> Sum:
-    """Build the methods of a menu that a text adds up: `kd`, `kd + gram`, `kd(temperature=4) +
+    """Build a sum of methods of a menu from text such as `kd`, `kd + gram`, `kd(temperature=4) +
     0.5*attention`.
 
     >>> str(sum_of("losses", "kd( ) + .5 * gram(clip=1)"))

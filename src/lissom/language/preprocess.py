@@ -1,10 +1,10 @@
-"""Preprocessing: what happens to a picture before a network sees it, as one text.
+"""The preprocessing of pictures as one text.
 
     resize(256, "bicubic") | center_crop(224) | normalize("imagenet")
 
-Operations on the picture come first, operations on its numbers after them. In between, 8-bit pixels
-become numbers from 0 to 1. A preprocessing is an object with a text, as a recipe is: a text that
-is stated is in the key of every network, and each is in the record and in every exported file.
+Operations on the picture come first, then operations on its numbers. In between, 8-bit pixels
+become numbers from 0 to 1. Like a recipe, a preprocessing is an object with a text. A text that the
+user states is in the key of every network; any text is in the record and in every exported file.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SETS = {
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a point (x, y) of a picture lies in what becomes of it: at scale * point + offset.
+    """The map of points (x, y) from a picture to the changed picture: scale * point + offset.
 
-    Points are in pixels, and (0, 0) is the corner of the first one. `size` is that of what becomes
-    of the picture; what lies outside is cut off.
+    Points are in pixels; (0, 0) is the corner of the first pixel. `size` is the size of the changed
+    picture; parts outside are cut off.
     """
 
     size: Size
@@ -48,60 +48,57 @@ class Placement:
 
 @dataclass(frozen=True)
 class PictureOperation(Method, ABC):
-    """Turn a picture into another: called with a PIL image of 8 bits a channel."""
+    """Turn a PIL image with 8 bits a channel into another."""
 
-    channels: ClassVar[int | None] = None  # of what comes out; None for as many as went in
-    swaps: ClassVar[bool] = False  # whether red and blue change places
+    channels: ClassVar[int | None] = None  # of the result; None for as many as before
+    swaps: ClassVar[bool] = False  # whether it swaps red and blue
 
     @abstractmethod
     def __call__(self, picture: Image) -> Image:
         """Return the changed picture."""
 
     def least(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the least width and height at which a file with a picture of `size` may be decoded
-        for this operation; None for all of it.
+        """Return the least width and height to which a decoder may reduce a picture of `size` for
+        this operation; None for full size.
         """
         del size
         return None
 
     def for_labels(self, fill: int) -> PictureOperation | None:
-        """Return what does the same to a picture of labels: no values between two of them, and
-        `fill` where the operation adds pixels. None for what changes values alone.
+        """Return the same operation for a picture of labels: without interpolation, and with `fill`
+        for added pixels. None for an operation that changes only values.
         """
         del fill
         return self
 
     @abstractmethod
     def placement(self, size: Size) -> Placement:
-        """Return where the points of a picture of `size` lie afterwards."""
+        """Return the placement of the points of a picture of `size` (width, height)."""
 
     @abstractmethod
     def code(self) -> str:
-        """Return lines of Python that do the same to the PIL image `picture`, with `Image` of Pillow."""
+        """Return Python code that does the same to a PIL image `picture`, with Pillow's `Image`."""
 
 
 @dataclass(frozen=True)
 class NumberOperation(Method, ABC):
-    """Change the numbers of each channel by a line, value -> (value - mean) / std.
+    """Change the numbers of each channel linearly: value -> (value - mean) / std.
 
-    Operations in a row are one line. So each is called with mean and std of those before it, as
-    numbers for pixels / 255, and returns mean and std of all of them with itself.
+    A sequence of operations is linear too. So each receives the combined mean and std of those
+    before it, for pixels / 255, and returns mean and std combined with its own.
     """
 
     @abstractmethod
     def __call__(self, mean: Numbers, std: Numbers) -> tuple[Numbers, Numbers]:
-        """Return mean and std after this operation."""
+        """Return the combined mean and std, this operation included."""
 
     def measured(self, mean: Numbers, std: Numbers) -> NumberOperation:
-        """Return this operation with numbers in the place of what has to be measured on the data.
-
-        `mean` and `std` are those of the data at this place.
-        """
+        """Return this operation with the data's `mean` and `std` at this place filled in."""
         return self
 
     @property
     def from_data(self) -> bool:
-        """Whether something has to be measured on the data first."""
+        """Whether it needs the mean and std of the data."""
         return False
 
 
@@ -120,7 +117,7 @@ class Preprocess:
 
     @classmethod
     def of(cls, text: str) -> Preprocess:
-        """Read a preprocessing; raise LissomError for a text that is none."""
+        """Read a preprocessing from text. Raises LissomError if the text is not valid."""
         text = SETS.get(text.strip(), text)
         if not text.strip():
             raise LissomError(f"preprocess: it is empty; an example: {SETS['imagenet']}")
@@ -153,30 +150,30 @@ class Preprocess:
 
     @property
     def order(self) -> str:
-        """How the channels of a colour picture lie: RGB or BGR."""
+        """The order of the channels of a colour picture: RGB or BGR."""
         return "BGR" if sum(operation.swaps for operation in self.pictures) % 2 else "RGB"
 
     @property
     def from_data(self) -> bool:
-        """Whether mean and deviation have to be measured on the data first."""
+        """Whether it needs the mean and std of the data."""
         return any(operation.from_data for operation in self.numbers)
 
     def channels(self, before: int) -> int:
-        """Return how many channels a picture of `before` channels has afterwards."""
+        """Return the number of channels after the operations, given the number `before`."""
         for operation in self.pictures:
             before = operation.channels or before
         return before
 
     def shown(self, picture: Image) -> Image:
-        """Return what comes of a picture."""
+        """Return the picture after all picture operations."""
         for operation in self.pictures:
             picture = operation(picture)
         return picture
 
     def placements(self, size: Size) -> list[Placement]:
-        """Return what each operation does to the points of a picture of `size` (width, height).
+        """Return the placement of each operation, for a picture of `size` (width, height).
 
-        They are no single placement: what one operation cuts off does not come back with the next.
+        They cannot be merged into one: a part that one operation cuts off does not come back.
         """
         each = list[Placement]()
         for operation in self.pictures:
@@ -185,13 +182,13 @@ class Preprocess:
         return each
 
     def least(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the least width and height at which a file with a picture of `size` may be decoded;
-        None for all of it.
+        """Return the least width and height to which a decoder may reduce a picture of `size`; None
+        for full size.
         """
         return self.pictures[0].least(size) if self.pictures else None
 
     def for_labels(self, fill: int) -> Preprocess:
-        """Return what does the same to a picture of labels."""
+        """Return the same preprocessing for a picture of labels."""
         operations = [operation.for_labels(fill) for operation in self.pictures]
         return Preprocess(tuple(each for each in operations if each is not None), ())
 
@@ -204,7 +201,7 @@ class Preprocess:
         return mean, std
 
     def measured(self, mean: Numbers, std: Numbers) -> Preprocess:
-        """Return this preprocessing with the data's own numbers, of pixels / 255, where they are wanted."""
+        """Return this preprocessing with the data's mean and std, of pixels / 255, filled in."""
         before = replace(self, numbers=())
         for operation in self.numbers:
             offset, factor = before.line(len(mean))
@@ -217,7 +214,7 @@ class Preprocess:
 
 
 def operation_in(node: ast.expr) -> Method:
-    """Return the one operation that a tree names."""
+    """Return the operation that a tree names. Raises LissomError unless it is exactly one."""
     operations = list(methods_in(node, menu("preprocess"), "preprocess"))
     if len(operations) != 1:
         raise LissomError(

@@ -1,4 +1,4 @@
-"""A recipe, steps in order, and a space, all recipes that a text with {sets} stands for (grammar.py)."""
+"""A recipe is steps in order; a space is all recipes of a text with {sets} (see grammar.py)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recipe:
         return keys
 
     def check(self) -> None:
-        """Raise if a step cannot follow those before it."""
+        """Raise LissomError if a step cannot follow those before it."""
         for place, step in enumerate(self.steps):
             reason = step.refuses(self.steps[:place])
             if reason:

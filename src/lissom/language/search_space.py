@@ -1,8 +1,8 @@
-"""A space that is searched: a recipe in which some settings are still to be chosen.
+"""The space of a search: a recipe in which some settings are left open.
 
     train(10) | prune(0..0.8, of="macs", by={fisher, l1}) | distill("kd", {2, 5}) | quantize({8, 4})
 
-Every {set} and every range is one choice; whoever searches makes them, and gets a recipe.
+Every {set} and every range is one choice. A search makes all choices to get a recipe.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .menu import menu
 from .method import kinds_of, ordered
 from .recipe import Recipe
 
-DIGITS = 3  # of a number that is chosen from a range
-NOTHING = 0.02  # of a range that begins at no amount at all: so little leaves the step out
+DIGITS = 3  # significant digits of a number chosen from a range
+NOTHING = 0.02  # share of a range that begins at amount 0; below it, the step is left out
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing to be chosen: one of `options`, by its place, or a number from `low` to `high`.
+    """One choice: one of `options`, by its index, or a number from `low` to `high`.
 
-    Whole numbers where `whole`; on a grid of `step` where there is one; evenly on a logarithmic
-    scale where `log`.
+    The number is an integer if `whole`, a multiple of `step` above `low` if that is given, and
+    uniform on a logarithmic scale if `log`.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Choice:
 
     @property
     def numbers(self) -> list[float]:
-        """What the options are where all are numbers; else none."""
+        """The options as numbers if all of them are numbers, else []."""
         try:
             return [float(option) for option in self.options]
         except ValueError:
             return []
 
     def number(self, value: float) -> float:
-        """Return the number that is written for a value of the range.
+        """Return a value clipped to the range and rounded as it is written in a recipe.
 
         >>> Choice("prune.amount", low=0, high=0.8).number(0.123456)
         0.123
@@ -59,7 +59,7 @@ class Choice:
         return round(value) if self.whole else float(f"{value:.{DIGITS}g}")
 
 
-Choose = Callable[[Choice], float]  # the place of an option, or a number
+Choose = Callable[[Choice], float]  # returns the index of an option, or a number
 
 
 class SearchSpace:
@@ -82,9 +82,7 @@ class SearchSpace:
                 "quantize(8)"
             )
         self.tree = parsed(text, "recipe")
-        self.names: dict[
-            ast.expr, str
-        ] = {}  # of choices, by the set or range that they are made from
+        self.names: dict[ast.expr, str] = {}  # names of choices, by their set or range
         self.choices = tuple(self._explored().values())
         self.example = self._some_recipe()
 
@@ -92,7 +90,7 @@ class SearchSpace:
         return self.text
 
     def _explored(self) -> dict[str, Choice]:
-        """Return all choices by name: what stands in an option shows only where it is taken."""
+        """Return all choices by name. Choices inside an option are found by taking that option."""
         found: dict[str, Choice] = {}
 
         def look(name: str = "", place: int = 0) -> None:
@@ -111,8 +109,8 @@ class SearchSpace:
         return found
 
     def _some_recipe(self) -> Recipe:
-        """Return a recipe at the ends of all ranges, in their middle, or in between; raise if none can
-        be made.
+        """Return a recipe at the same share of all ranges, the upper ends first. Raises LissomError
+        if none of several shares gives a valid recipe.
         """
         shares = [1.0, 0.5, *(k / 10 for k in range(1, 10))]
         refused: LissomError | None = None
@@ -129,38 +127,38 @@ class SearchSpace:
         raise refused
 
     def recipe(self, choose: Choose) -> Recipe:
-        """Return the recipe that `choose` leads to; raise LissomError if its steps do not go together."""
+        """Return the recipe of the choices. Raises LissomError if its steps cannot be combined."""
         tree = Picking(choose, self.names).expression(self.tree)
         recipe = Recipe(ast.unparse(tree)) if tree is not None else Recipe(())
         recipe.check()
         return recipe
 
     def at(self, point: Mapping[str, float]) -> Recipe:
-        """Return the recipe of a point, which has a place or a number for each choice by name."""
+        """Return the recipe of a point: an index or a number for each choice, by name."""
         return self.recipe(lambda choice: point[choice.name])
 
 
 class Picking:
-    """One way through a space: the tree of a recipe in which everything is chosen.
+    """A walk through the tree of a space that makes every choice and gives the tree of a recipe.
 
-    `names` has those of the sets and ranges that were met before, on whatever way.
+    `names` has the names of the sets and ranges met so far, in this walk or earlier ones.
     """
 
     def __init__(self, choose: Choose, names: dict[ast.expr, str]) -> None:
         self.choose = choose
         self.names = names
         self.step = 0
-        self.left_out = False  # whether the amount of the present step is none
+        self.left_out = False  # whether the amount of the current step is too small to keep it
 
     def named(self, node: ast.expr, name: str) -> str:
-        """Return the name of the choice from a set or range; the second of one name has a number."""
+        """Return the name of the choice from a set or range; equal names are numbered from 2."""
         if node not in self.names:
             count = sum(each.partition(" #")[0] == name for each in self.names.values())
             self.names[node] = f"{name} #{count + 1}" if count else name
         return self.names[node]
 
     def expression(self, node: ast.expr) -> ast.expr | None:
-        """Return steps in order; None where none is left."""
+        """Return the tree of the steps with everything chosen; None if no step is left."""
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             left = self.expression(node.left)
             right = self.expression(node.right)
@@ -182,7 +180,7 @@ class Picking:
             return node
         known = menu(folder)
         if node.func.id not in list(known):
-            return node  # reading the recipe says what is there
+            return node  # unknown: reading the recipe will raise the error
         method = known[node.func.id]
         fields = ordered(method)
         placed = [each.name for each in fields if not each.kw_only]
@@ -194,7 +192,7 @@ class Picking:
             whole = kind is int or (int in get_args(kind) and float not in get_args(kind))
             own: Mapping[str, Any] = facts.get(name, {})
             full = f"{method.name()}.{name}"
-            # of other settings, as lr=0..0.1, the step itself says what fits
+            # other settings, such as lr=0..0.1, are checked by the step
             above = own.get("above") if name == "amount" else None
             picked = self.value(value, full, whole=whole, above=above)
             return self.method(picked, own["menu"]) if own.get("menu") else picked
@@ -209,8 +207,8 @@ class Picking:
     def value(
         self, node: ast.expr, name: str, *, whole: bool, above: float | None = None
     ) -> ast.expr:
-        """Return the value of a setting, which must be `above`: as it is, one of a set, or a number
-        from a range.
+        """Return the value of a setting: unchanged, one of a set, or a number from a range. If a
+        range begins at the excluded bound `above`, its lowest part leaves the step out.
         """
         if isinstance(node, ast.Set):
             return self.one_of(node, name)
@@ -225,20 +223,20 @@ class Picking:
         return ast.Constant(number)
 
     def one_of(self, node: ast.Set, name: str) -> ast.expr:
-        """Return one item of a set."""
+        """Return the chosen item of a set."""
         texts = tuple(written_range(ast.unparse(item)) for item in node.elts)
         choice = Choice(self.named(node, name), texts, high=len(texts) - 1, whole=True)
         return node.elts[int(self.choose(choice))]
 
 
 def logarithm_of(node: ast.expr) -> ast.expr | None:
-    """Return what stands in log(...), None for another tree."""
+    """Return the argument of log(...), None for any other tree."""
     is_log = isinstance(node, ast.Call) and ast.unparse(node.func) == "log" and len(node.args) == 1
     return node.args[0] if is_log else None  # type: ignore[attr-defined]
 
 
 def ranged(name: str, numbers: list[int | float], *, whole: bool, log: bool) -> Choice:
-    """Return the choice from a range; raise where it has no beginning before its end."""
+    """Return the choice from a range. Raises LissomError if its numbers do not fit."""
     low, high, *rest = numbers
     step = rest[0] if rest else None
     said = "..".join(map(str, numbers))

@@ -1,4 +1,4 @@
-"""What is counted over the outputs of a whole split, batch by batch."""
+"""Metrics over the outputs of a whole split, computed batch by batch."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..trees import Tree
 
-# outputs and targets of a whole split -> a number; of the first of several, more is better
+# outputs and targets of a whole split -> a number; for the first of several, larger is better
 Metric = Callable[[Any, Any], float]
 
 
 class Tally(ABC):
-    """Take outputs batch by batch, and say in the end what they come to.
+    """Accumulate outputs batch by batch, and return metrics at the end.
 
-    Nothing says that outputs are kept for it: those of a segmenter fill the memory.
+    Outputs need not be stored: those of a segmenter would fill the memory.
     """
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The names of what is counted; the first one judges."""
+        """The names of the metrics; the first is the main one."""
 
     @abstractmethod
     def add(self, outputs: Tree, targets: Tree) -> None:
-        """Count a batch: outputs (n ...) beside targets (n ...), or beside other outputs."""
+        """Add a batch: outputs (n ...) with targets (n ...), or with other outputs."""
 
     @abstractmethod
     def values(self) -> dict[str, float]:
-        """Return what all batches come to, by name."""
+        """Return the metrics of all batches, by name."""
 
 
 class Collected(Tally):
-    """Keep all outputs, or what `answer` takes of them, for metrics of a whole split at once."""
+    """Store all outputs, or the part that `answer` returns, for metrics of a whole split."""
 
     def __init__(
         self, metrics: Mapping[str, Metric], answer: Callable[[Tree], Tree] | None = None
@@ -61,7 +61,7 @@ class Collected(Tally):
 
 
 class Share(Tally):
-    """Count the share of some things that are right; `count` says of a batch (right, all)."""
+    """Compute the share of items that are right; `count` returns (right, all) of a batch."""
 
     def __init__(self, name: str, count: Callable[[Tree, Tree], tuple[int, int]]) -> None:
         self.name = name
@@ -83,8 +83,8 @@ class Share(Tally):
 
 
 class Itself(Tally):
-    """Count the first metric of another tally and call it fidelity: targets are the answers of a
-    network, not the truth.
+    """Compute the first metric of another tally and call it fidelity, since the targets are the
+    answers of a network instead of the ground truth.
     """
 
     def __init__(self, tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""What every target is and does."""
+"""The contract of targets, which export files and run them in a runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-WARM = 5  # runs before those that a profile is taken of
+WARM = 5  # warm-up runs before a profile
 
 # the single input of a file (n ...) -> its first output (n ...); a list of all its inputs -> a list
 # of all its outputs
@@ -28,10 +28,11 @@ Images = Callable[[int], "list[Tensor]"]
 
 @dataclass(frozen=True)
 class Fused:
-    """How much of a quantized file runs in integers: layers that do, all layers, and the names of the rest.
+    """How much of a quantized file runs in integers: the number of layers that do, of all layers,
+    and the names of the rest.
 
-    A name is followed by the reason, in parentheses, where the runtime's graph shows it. `single`
-    of the layers that run in integers do so in single bits.
+    A name is followed by the reason, in parentheses, if the runtime's graph shows it. `single` is
+    the number of layers that run in single bits.
     """
 
     done: int
@@ -47,21 +48,21 @@ class Fused:
 
 @dataclass(frozen=True)
 class Target(Method, ABC):
-    """A runtime with its settings: it exports a network to a file and runs such a file.
+    """A runtime with its settings: it exports a network to a file and runs such files.
 
-    `ending` is that of its files; targets whose files have one name share what was exported.
-    `others` are endings, with their dots, of further files that it runs; `module` is what has to be
-    imported to run one.
+    `ending` is the ending of its files; targets with the same file name share the exported file.
+    `others` are the endings, with dots, of further files that it runs. `module` is the Python
+    module that runs them.
     """
 
     ending: ClassVar[str]
     others: ClassVar[tuple[str, ...]] = ()
     module: ClassVar[str]
-    # the largest difference from PyTorch allowed to a float network
+    # the largest difference from PyTorch allowed for a float network
     precise: ClassVar[float] = 1e-3
-    # whether its files can pick boxes that do not overlap
+    # whether its files can contain non-maximum suppression
     suppresses: ClassVar[bool] = False
-    # ending of its files that resize pictures of any size; none for a runtime that cannot
+    # ending of its files that take pictures of any size; "" if the runtime cannot resize them
     pictures: ClassVar[str] = ""
 
     @abstractmethod
@@ -78,59 +79,59 @@ class Target(Method, ABC):
         images: Images | None = None,
         example: Tree | None = None,
     ) -> None:
-        """Write `model`, which takes (n, *shape) or what is like `example`, to `path` with `facts`
-        as its metadata.
+        """Write `model`, which takes (n, *shape) or inputs like `example`, to `path` with the
+        metadata `facts`.
 
-        A target with a quantizer of its own shows it the images. What is written computes in
-        float32 and in integers.
+        A target with its own quantizer calibrates it on `images`. The file computes in float32 and
+        integers.
         """
 
     def file(self, few: bool, acts: bool) -> str:
-        """Return folder and name of the file among a network's artefacts; targets of one name share the file.
+        """Return folder and name of the file among a network's artefacts; targets with the same
+        name share the file.
 
-        `few`: it has weights of 4 bits or fewer; `acts`: it rounds the values of activations other
-        than ReLU, of concatenations or of attention, which each runtime wants written in its own way.
+        `few`: some weights have 4 bits or fewer. `acts`: values of activations other than ReLU, of
+        concatenations or of attention are rounded, which runtimes need written differently.
         """
         return f"{self.ending}/model.{self.ending}"
 
     def packs(self) -> bool:
-        """Return whether its files need fewer bytes where weights have 4 bits or fewer."""
+        """Return whether its files are smaller if weights have 4 bits or fewer."""
         return False
 
     def plain(self) -> Target:
-        """Return the target on which the uncompressed network is to be measured beside: one that
-        rounds nothing.
+        """Return the target for measuring the uncompressed network in comparison: one that rounds
+        nothing.
         """
         return self
 
     def rounds(self) -> bool:
-        """Return whether the file of a float network is rounded, so that it is held to the noise
-        this adds.
+        """Return whether the target rounds even a float network, so that its file is judged by the
+        noise that this adds.
         """
         return False
 
     @abstractmethod
     def load(self, path: Path, threads: int) -> Run:
-        """Return a callable that runs the file on that many threads."""
+        """Return a function that runs the file on `threads` threads."""
 
     def profile(
         self, path: Path, inputs: Sequence[np.ndarray], threads: int, times: int
     ) -> list[tuple[str, float]] | None:
-        """Return the layers of a file as they run on its `inputs` (n ...), with the median ms of each.
+        """Return the layers of a file in running order on its `inputs` (n ...), with the median ms
+        of each.
 
-        What belongs to no layer has the name of its operation. None where the runtime does not say.
+        Work outside of layers has the name of its operation. None if the runtime reports no times.
         """
         return None
 
     def fused(self, path: Path) -> Fused | None:
-        """Return how many convolutions, linear layers and adds run in integers; None where that is
-        not known.
-        """
+        """Return how many convolutions, linear layers and adds run in integers; None if unknown."""
         return None
 
 
 def one_or_all(run: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Run:
-    """Return what runs a file on all its inputs such that it takes a single one as it is, too."""
+    """Wrap a function from a list of arrays to a list so that it also maps one array to one."""
 
     def either(inputs: Any) -> Any:
         return run(inputs) if isinstance(inputs, list) else run([inputs])[0]
@@ -139,8 +140,8 @@ def one_or_all(run: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Run:
 
 
 def middle(runs: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """Return for each name the median over runs of what it takes in one, in the order in which the
-    names come first.
+    """Return for each name the median over runs of its total in one run, in order of first
+    appearance.
 
     >>> runs = [("stem", 2.0), ("head", 1.0), ("stem", 4.0)], [("stem", 5.0)], [("stem", 9.0), ("head", 3.0)]
     >>> middle(runs)

@@ -1,4 +1,4 @@
-"""What a learning step says to the training loop, and what the loop says to those who watch it."""
+"""The settings that a learning step passes to the training loop, and the progress it reports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Freeze = Literal["none", "gamma", "norm", "ranges", "norm+ranges"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a term of the loss sees: `images` (n c h w), or other inputs, as the network saw them,
-    `labels` (n), which are the targets of any kind of task, and `outputs`.
+    """The input of a term of the loss: `images` (n c h w), or other inputs, as the network saw
+    them; `labels` (n ...), the targets of any kind of task; `outputs`.
     """
 
     images: Tree
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long and how fast to learn: `epochs` over the data, `lr` the peak learning rate."""
+    """The settings of training: `epochs` over the data, `lr` the peak learning rate, and more."""
 
     epochs: int
     lr: float = 0.1
@@ -69,7 +69,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the loop is, for whoever shows it."""
+    """The progress of the training loop, for display."""
 
     epoch: int
     epochs: int
@@ -83,12 +83,12 @@ class Progress:
 
 @runtime_checkable
 class Remembering(Protocol):
-    """What changes from batch to batch beside the network, such as the weights of a sum of losses."""
+    """State that changes from batch to batch besides the network, such as weights of losses."""
 
     def memory(self) -> Any:
-        """Return what it has to know to go on, as JSON takes it."""
+        """Return the state to save in a checkpoint, as JSON."""
         ...
 
     def recall(self, memory: Any) -> None:
-        """Go on from what `memory` returned."""
+        """Restore the state that `memory` returned."""
         ...

@@ -1,11 +1,11 @@
-"""What is wanted of a network, as text: one objective, and limits that it has to keep.
+"""The goal of a search as text: one objective, and limits to meet.
 
     fastest, top1 >= float - 0.01
     smallest, ms@openvino <= 2, bytes <= 200 kB, top1 >= 90 %
     front
 
 A limit is on a metric of the task, or on a cost: ms, bytes, params, macs, resident (MiB). `float`
-is the uncompressed network's value. Costs of files hold in every runtime, or in that behind the @.
+is the uncompressed network's value. Limits on files apply to every runtime, or to the one after @.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .grammar import parsed
 
 OBJECTIVES = ("fastest", "smallest", "accurate", "front")
 COSTS = ("ms", "bytes", "params", "macs", "resident")
-OF_FILES = ("ms", "bytes", "resident")  # which differ from runtime to runtime
+OF_FILES = ("ms", "bytes", "resident")  # costs of files differ between runtimes
 BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 COUNTS = {"k": 1e3, "M": 1e6, "G": 1e9}
-UNITS: dict[str, dict[str, float]] = {  # of costs; without one they are in B, ms and MiB
+UNITS: dict[str, dict[str, float]] = {  # of costs; the defaults are B, ms and MiB
     "bytes": BYTES,
     "ms": {"us": 1e-3, "ms": 1, "s": 1e3},
     "resident": {name: size / BYTES["MiB"] for name, size in BYTES.items()},
@@ -40,9 +40,9 @@ EXAMPLE = "'fastest, top1 >= float - 0.01'"
 
 @dataclass(frozen=True)
 class Limit:
-    """`quantity` (`at` a runtime) must be at most `value`, or at least where `least`.
+    """`quantity` (`at` a runtime) must be at most `value`, or at least `value` if `least`.
 
-    `factor` times the uncompressed network's is added to the value.
+    `factor` times the uncompressed network's quantity is added to `value`.
     """
 
     quantity: str
@@ -57,7 +57,7 @@ class Limit:
         return f"{name} {'>=' if self.least else '<='} {self.bound()}"
 
     def bound(self) -> str:
-        """Return the value as text.
+        """Return the right-hand side of the limit as text.
 
         >>> Limit("top1", None, True, -0.01, 1.0).bound(), Limit("bytes", None, False, 0.0, 0.5).bound()
         ('float - 0.01', 'float / 2')
@@ -76,7 +76,7 @@ class Limit:
         return f"{head} {'-' if self.value < 0 else '+'} {abs(self.value):.12g}"
 
     def of(self, reference: float) -> float:
-        """Return the bound as a number, given what the uncompressed network has."""
+        """Return the bound as a number, given the uncompressed network's quantity."""
         return self.value + self.factor * reference
 
 
@@ -94,13 +94,13 @@ class Want:
 
     @property
     def weighs_files(self) -> bool:
-        """Whether it matters how many bytes a file has."""
+        """Whether the size of files matters."""
         limited = any(limit.quantity == "bytes" for limit in self.limits)
         return limited or self.objective in ("smallest", "front")
 
     @classmethod
     def of(cls, text: str) -> Want:
-        """Read what is wanted; raise LissomError for what cannot be read."""
+        """Read a goal from text. Raises LissomError if it cannot be read."""
         plain = text.replace("most accurate", "accurate")
         if not plain.strip():
             raise LissomError(f"--want: it is empty; an example: {EXAMPLE}")
@@ -131,14 +131,14 @@ class Want:
 
 
 def name_in(node: ast.expr) -> tuple[str, str | None]:
-    """Return a name, and the runtime behind its @."""
+    """Return a name, and the runtime after its @ or None."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         name, _ = name_in(node.left)
         return name, ast.unparse(node.right)
     if isinstance(node, ast.Name):
         return node.id, None
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value, None  # a metric whose name is no word, as 'mAP@50'
+        return node.value, None  # a metric whose name is not an identifier, as 'mAP@50'
     raise LissomError(
         f"--want: expected an objective, or a limit as in top1 >= 0.9, got '{ast.unparse(node)}'; an "
         f"example: {EXAMPLE}"
@@ -146,7 +146,7 @@ def name_in(node: ast.expr) -> tuple[str, str | None]:
 
 
 def limit_in(node: ast.Compare) -> Limit:
-    """Return what one comparison says."""
+    """Return the limit of one comparison. Raises LissomError if it cannot be read."""
     if len(node.ops) != 1 or not isinstance(node.ops[0], (ast.LtE, ast.GtE, ast.Lt, ast.Gt)):
         raise LissomError(f"--want: expected <= or >=, got '{ast.unparse(node)}'")
     quantity, at = name_in(node.left)
@@ -158,7 +158,7 @@ def limit_in(node: ast.Compare) -> Limit:
 
 
 def line_in(node: ast.expr, units: Mapping[str, float]) -> tuple[float, float]:
-    """Return factor and summand of what is linear in `float`, where numbers may have units."""
+    """Return factor and summand of an expression linear in `float`; numbers may have units."""
     if isinstance(node, ast.Name) and node.id == "float":
         return 1.0, 0.0
     if isinstance(node, ast.Name) and node.id in units:

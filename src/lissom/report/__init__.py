@@ -1,1 +1,1 @@
-"""Show what was measured: live, as a table, as a page."""
+"""Show measurements: live, as tables, as a page."""

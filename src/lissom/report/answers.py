@@ -1,4 +1,4 @@
-"""What the same test samples are answered, for the page: captions of all runs, pictures of the best."""
+"""The answers to a few test samples, for the page: captions of all runs, pictures of the best."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import LissomError
 from ..store.pictures import Answer, Answers, pictures_name, read_answers
 from ..store.store import Store, tell
 
-# of all JPEGs, a third more as text: a page can still be sent by mail. Where there are more, the
-# best runs have theirs
+# of all JPEGs, which grow by a third as text: the page can still be sent by mail. If there are
+# more, the best runs come first
 MOST_BYTES = 4_000_000
 
 
 class Jpegs:
-    """The pictures of a page, each once, up to a number of bytes."""
+    """The pictures of a page, each once, up to MOST_BYTES in total."""
 
     def __init__(self) -> None:
         self.left = MOST_BYTES
@@ -24,7 +24,7 @@ class Jpegs:
         self.pictures: list[dict[str, Any]] = []
 
     def row(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-        """Return what the page needs of a row of answers, with all of its pictures or with none."""
+        """Return a row of answers for the page, with all of its pictures or with none."""
         new = {answer.jpeg for answer in answers if answer.jpeg} - set(self.places)
         size = sum(map(len, new))
         room = size <= self.left
@@ -40,7 +40,7 @@ class Jpegs:
         ]
 
     def place(self, answer: Answer) -> int:
-        """Return where the picture of an answer lies among all; put it there if it does not yet."""
+        """Return the index of an answer's picture among all; add the picture if it is new."""
         jpeg = answer.jpeg or b""
         if jpeg not in self.places:
             self.places[jpeg] = len(self.pictures)
@@ -53,7 +53,7 @@ class Jpegs:
 def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
     """Return the answers of uncompressed networks and of the files of runs, by key, and all pictures.
 
-    What cannot be read is told, and left out.
+    Answers that cannot be read are reported and left out.
     """
     jpegs = Jpegs()
     networks = {}
@@ -73,7 +73,7 @@ def answers_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, A
 
 
 def answers_in(store: Store, key: str, name: str) -> Answers | None:
-    """Return the answers in a folder of an entry, None where there are none that can be read."""
+    """Return the answers in a folder of an entry, None if there are none or they cannot be read."""
     try:
         return read_answers(store.folder(key) / "artefacts" / name)
     except LissomError as error:
@@ -82,7 +82,7 @@ def answers_in(store: Store, key: str, name: str) -> Answers | None:
 
 
 def best_metric(record: dict[str, Any]) -> float:
-    """Return the largest first metric of the files of a run, the least of all where it is not known."""
+    """Return the largest first metric of the files of a run, -inf if none is known."""
     name = next(iter(record["scores"]["test"]), None)
     known = [found.get(name) for found in record["targets"].values()]
     return max((value for value in known if value is not None), default=float("-inf"))

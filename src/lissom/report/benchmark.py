@@ -1,4 +1,4 @@
-"""What `lissom bench` found, in the terminal."""
+"""Print the results of `lissom bench`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .terminal import terminal
 
 
 def print_bench(rows: Sequence[dict[str, Any]]) -> None:
-    """Print timings, a table for each batch and number of threads, fastest first; then the time of
-    each layer.
+    """Print a table of latencies for each batch size and number of threads, fastest first, and
+    tables of the latency of each layer.
     """
     console = terminal()
     asked = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
@@ -42,7 +42,7 @@ def print_bench(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def timings(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the table of timings."""
+    """Return the table of latencies."""
     table = Table(box=None, header_style="bold")
     optional = [
         name
@@ -88,8 +88,8 @@ def timings(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def faster(row: dict[str, Any]) -> str:
-    """Return how much faster than the fastest baseline, where both were measured well and can be
-    told apart.
+    """Return the speedup over the fastest baseline as text, or that it was measured badly, or that
+    the two cannot be distinguished.
     """
     if row["disturbed"]:
         return BADLY
@@ -97,13 +97,13 @@ def faster(row: dict[str, Any]) -> str:
 
 
 def number(value: float | None, places: int) -> str:
-    """Return a number with so many places, a dash for what the system does not tell."""
+    """Return a number with `places` decimals, a dash for None."""
     return "-" if value is None else f"{value:.{places}f}"
 
 
 def by_layer(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the ms of each layer, a column for each row; layers that a runtime made part of others
-    have none.
+    """Return the table of ms of each layer, with a column for each row; a layer that a runtime
+    fused into another has no number.
     """
     table = Table(box=None, header_style="bold", title="ms of each layer", title_justify="left")
     table.add_column("layer", no_wrap=True)
@@ -117,7 +117,7 @@ def by_layer(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def merged(lists: Sequence[Sequence[str]]) -> list[str]:
-    """Return every name once, in an order that keeps those of the lists where they agree.
+    """Return every name once, in an order that keeps the order of the lists if they agree.
 
     >>> merged([["stem", "head"], ["stem", "relu", "head"]])
     ['stem', 'relu', 'head']

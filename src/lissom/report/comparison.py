@@ -1,4 +1,4 @@
-"""What `lissom compare` shows: two finished networks side by side, layer by layer."""
+"""Compare two finished networks layer by layer, for `lissom compare`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COLUMNS = ("outputs", "params", "macs", "bits")
 
 
 def layer_rows(record: dict[str, Any], store: Store) -> list[dict[str, Any]]:
-    """Return the layers of a record, with `bits` of weights and inputs as in 4/8 where a step
-    rounded them.
+    """Return the layers of a record, with the `bits` of weights and inputs, such as 4/8, if a step
+    quantized them.
     """
     rounded: dict[str, str] = {}
     for entry in store.chain(record):
@@ -86,7 +86,7 @@ def compared(first: dict[str, Any], second: dict[str, Any], store: Store) -> dic
 
 
 def steps_of(recipe: str) -> list[str]:
-    """Return the steps of a recipe as text; all of it as one where it is of another version."""
+    """Return the steps of a recipe as text; a recipe of another version is one text."""
     try:
         return [str(step) for step in Recipe(recipe).steps] if recipe else []
     except LissomError:
@@ -111,7 +111,7 @@ def different(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
 
 
 def print_compared(found: dict[str, Any]) -> None:
-    """Print what differs between two networks: steps, numbers, and the layers that are not alike."""
+    """Print the differences of two networks: steps, numbers, layers."""
     console = terminal()
     for key, recipe, seed, only in zip(
         found["keys"], found["recipes"], found["seeds"], found["steps"], strict=True
@@ -160,14 +160,14 @@ def print_compared(found: dict[str, Any]) -> None:
 
 
 def why_no_ratio(values: dict[str, Any]) -> str | None:
-    """Return why the latencies of a target are not divided by each other, None where they are."""
+    """Return why the latencies of a target have no ratio, None if they have one."""
     if len({*values["machine"]}) > 1:
         return OTHER_MACHINE
     return BADLY if any(map(wide, values["latency_ms"])) else None
 
 
 def about_ms(targets: dict[str, Any]) -> list[str]:
-    """Return what is to be known of latencies that stand side by side."""
+    """Return notes on latencies that are shown next to each other."""
     latencies = [ms for values in targets.values() for ms in values["latency_ms"]]
     said = (
         ["ms were taken in different runs; `lissom bench` takes them in turns"] if latencies else []
@@ -182,7 +182,7 @@ def about_ms(targets: dict[str, Any]) -> list[str]:
 
 
 def layer_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the table of layers that differ, `before > after` where a number does."""
+    """Return the table of layers that differ, with `before > after` for numbers that differ."""
     table = Table(box=None, header_style="bold")
     for name in ("layer", "channels", "params", "MACs", "bits w/in"):
         table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What `lissom explain` says and prints."""
+"""The conclusions and tables of `lissom explain`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..bench.intervals import wide
 from .table import BADLY, number
 from .terminal import terminal
 
-# the stage that a network has which went on learning once it was rounded
+# name of a stage that only networks that learned after quantization have
 LEARNED = "learned, not rounded"
-UNLIKE = 0.02  # of their size: how far answers on an older processor may lie from those on this one
+UNLIKE = 0.02  # relative difference of outputs on an older processor above which it is reported
 
 
 def concluded(found: dict[str, Any]) -> list[str]:
-    """Return what the numbers say, in sentences."""
+    """Return conclusions from the numbers, as sentences."""
     by = {row["name"]: row for row in found["stages"]}
     count = found["images"]["stages"]
     both = by["both, simulated"]
@@ -77,7 +77,7 @@ def concluded(found: dict[str, Any]) -> list[str]:
 
 
 def complaints(row: dict[str, Any]) -> list[str]:
-    """Return what is odd about the ranges of one layer, and what would mend it."""
+    """Return problems with the ranges of one layer, each with a cure."""
     said = []
     inputs = row["inputs"]
     if inputs and (inputs["saturated"] or 0) > 0.01:
@@ -95,8 +95,8 @@ def complaints(row: dict[str, Any]) -> list[str]:
 
 
 def best_tried(rows: list[dict[str, Any]], count: int) -> list[str]:
-    """Return what the scores on `count` validation images say of what was tried, the first of it
-    the network as it is.
+    """Return a conclusion on the remedies from their scores on `count` validation images. The first
+    row is the unchanged network.
     """
     known = [row for row in rows if row.get("valid") is not None]
     if len(known) < 2 or known[0] is not rows[0] or not 0 <= known[0]["valid"] <= 1:
@@ -114,7 +114,7 @@ def best_tried(rows: list[dict[str, Any]], count: int) -> list[str]:
 
 
 def print_explanation(found: dict[str, Any]) -> None:
-    """Print stages, files, layers, what was tried, and what follows."""
+    """Print stages, files, layers, remedies that were tried, and conclusions."""
     console = terminal()
     stages = table("stage", "score", "noise", "now wrong", "now right")
     for row in found["stages"]:
@@ -176,7 +176,7 @@ def print_explanation(found: dict[str, Any]) -> None:
 
 
 def file_text(found: dict[str, Any]) -> str:
-    """Return score, size and latency of a file."""
+    """Return score, size and latency of a file as text."""
     badly = f" ({BADLY})" if wide(found["latency_ms"]) else ""
     return (
         f"{number(found.get('score', found.get('top1')), 4)}, {found['size_bytes'] / 1000:.0f} kB, "

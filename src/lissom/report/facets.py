@@ -1,4 +1,4 @@
-"""What recipes differ in: the settings by which the report's rows can be chosen."""
+"""The settings in which recipes differ, by which the rows of the report can be filtered."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..errors import LissomError
 from ..language.recipe import Recipe
 
 NONE = "–"  # the recipe has no such step
-MOST = 12  # choices that fit above a table
+MOST = 12  # filters that fit above a table
 
 
 def settings_in(recipe: str) -> dict[str, str]:
-    """Return the settings of every step as text, a step that comes again by number.
+    """Return the settings of every step as text; a repeated step has a number.
 
     >>> found = settings_in("prune(0.5) | train(3) | prune(0.25)")
     >>> found["prune amount"], found["prune 2 amount"], found["train epochs"]
@@ -34,8 +34,8 @@ def settings_in(recipe: str) -> dict[str, str]:
 
 
 def steps_in(recipe: str) -> list[tuple[str, dict[str, str]]]:
-    """Return name and settings of every step; each text of a step is read once, since thousands of
-    recipes share a few.
+    """Return name and settings of every step. Each step is parsed only once, since thousands of
+    recipes share a few steps.
     """
     try:
         return (
@@ -49,7 +49,7 @@ def steps_in(recipe: str) -> list[tuple[str, dict[str, str]]]:
 
 @cache
 def named_settings(recipe: str) -> list[tuple[str, dict[str, str]]]:
-    """Return name and settings of every step of a recipe."""
+    """Return name and settings of every step of a recipe; results are cached."""
     return [
         (step.name(), {name: str(value) for name, value in step.settings().items()})
         for step in Recipe(recipe).steps
@@ -57,10 +57,11 @@ def named_settings(recipe: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def facets(recipes: Sequence[str], more: Sequence[dict[str, str]] = ()) -> list[dict[str, Any]]:
-    """Return the settings in which the recipes differ: their names, and the value of each recipe in order.
+    """Return the settings in which recipes differ: their names, and the value of each recipe in
+    order.
 
-    `more` is what else is known of each. Settings that always differ together are one; at most
-    twelve are told.
+    `more` has further properties of each recipe. Of settings that always differ together, one is
+    returned; there are at most MOST.
     """
     each = [
         {**extra, **settings_in(recipe)}

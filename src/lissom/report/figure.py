@@ -1,4 +1,4 @@
-"""A figure for papers: the front of accuracy against latency or size, or bars over seeds."""
+"""Figures for papers: the Pareto front of accuracy and latency or size, or bars over seeds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .rows import TASK, Row, over_seeds, rows_of
 from .table import title
 
 ENDINGS = (".svg", ".png", ".pdf")
-AXES = {  # what a front is drawn against: its label, and what it is divided by
+AXES = {  # the costs to draw a front against: column, label, divisor
     "latency": ("ms", "latency of one sample in ms", 1.0),
     "size": ("size_bytes", "size of the file in kB", 1000.0),
     "macs": ("macs", "multiply-adds in millions", 1e6),
 }
-# told apart by the colour-blind, too: Okabe and Ito 2008, https://jfly.uni-koeln.de/color
+# distinguishable for colour-blind readers: Okabe and Ito 2008, https://jfly.uni-koeln.de/color
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKS = ("o", "s", "^", "v", "D", "P")
-WIDE = 44  # letters of a recipe in one line
+WIDE = 44  # characters of a recipe in one line
 
 
 def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "latency") -> Path:
-    """Draw the networks of some keys, of every measured one if none, and return the file.
+    """Draw the networks of some keys, by default every measured one; return the file.
 
-    `of`: "latency", "size" or "macs" draws the first metric against it, a front for each runtime;
-    "seeds" draws bars of the first metric, mean and sample standard deviation over seeds, and how
-    much smaller each network is.
-    Raises LissomError without matplotlib, and where nothing was measured.
+    `of`: "latency", "size" or "macs" draws the first metric against that cost, with a Pareto front
+    for each runtime. "seeds" draws bars of the first metric, with mean and sample standard
+    deviation over seeds, and how much smaller each network is. Raises LissomError without
+    matplotlib, if nothing was measured, or if the networks cannot share an axis.
     """
     if path.suffix not in ENDINGS:
         raise LissomError(
@@ -59,7 +59,7 @@ def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "laten
             f"--figure: latencies were measured on {listed(sorted(machines))}, which one axis does "
             "not compare; name the keys of one"
         )
-    # text stays text, and equal numbers give equal files
+    # keep text as text in SVG, and make equal numbers give equal files
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lissom", "font.size": 9}):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         if of == "seeds":
@@ -73,7 +73,7 @@ def write_figure(keys: Sequence[str], store: Store, path: Path, of: str = "laten
 
 
 def draw_front(figure: Any, rows: Sequence[Row], of: str) -> None:
-    """Draw each network as a point, those that no other beats on a line; hollow ones are uncompressed."""
+    """Draw each network as a point (hollow: uncompressed), and the Pareto front as a line."""
     column, label, unit = AXES[of]
     axes = figure.add_subplot()
     whole = with_references(list(rows))
@@ -111,7 +111,7 @@ def draw_front(figure: Any, rows: Sequence[Row], of: str) -> None:
 
 
 def draw_seeds(figure: Any, rows: Sequence[Row]) -> None:
-    """Draw a bar for each recipe and runtime, its spread over seeds, and a line of how much smaller it is."""
+    """Draw a bar with its spread over seeds for each recipe and runtime, and size ratios."""
     figure.set_figheight(1.2 + 0.45 * len(rows))
     axes = figure.add_subplot()
     places = range(len(rows))
@@ -132,7 +132,10 @@ def draw_seeds(figure: Any, rows: Sequence[Row]) -> None:
 
 
 def best(rows: Sequence[Row], column: str) -> list[Row]:
-    """Return the rows that no other beats, by less of a column and more of the first metric."""
+    """Return the Pareto front of rows: a column is minimised, the first metric maximised.
+
+    Rows with a badly measured latency are left out if that is the column.
+    """
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (row[column], -row["metric"])):
         if column == "ms" and row["wide"]:
@@ -143,11 +146,11 @@ def best(rows: Sequence[Row], column: str) -> list[Row]:
 
 
 def interval(row: Row) -> list[list[float]]:
-    """Return how far the ends of a latency's interval lie from it."""
+    """Return the distances of a latency to the ends of its interval, for error bars."""
     return [[row["ms"] - row["low_ms"]], [row["high_ms"] - row["ms"]]]
 
 
 def named(rows: Sequence[Row]) -> str:
-    """Return the name of the first metric, if it is that of all rows."""
+    """Return the name of the first metric if all rows share it, else "metric"."""
     names = {row["metric_name"] for row in rows}
     return title(names.pop()) if len(names) == 1 else "metric"

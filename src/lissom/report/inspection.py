@@ -1,4 +1,4 @@
-"""What `lissom inspect` prints."""
+"""Print the results of `lissom inspect`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .terminal import terminal
 
 
 def print_inspection(found: dict[str, Any]) -> None:
-    """Print groups, what couples them, what is left whole and what can be removed."""
+    """Print groups, the layers that couple them, the layers left whole and what can be removed."""
     console = terminal()
     table = Table(box=None, header_style="bold", padding=(0, 1))
     sensitivity = found.get("sensitivity")

@@ -1,4 +1,4 @@
-"""Progress while a run goes on: bars on a terminal, plain lines elsewhere, always on standard error."""
+"""The progress of a run: bars on a terminal, plain lines elsewhere, always on standard error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Live:
-    """Tell what happens; `quiet` keeps to plain lines, for scripts."""
+    """Report progress; `quiet` prints only plain lines, for scripts."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = terminal(stderr=True)
@@ -52,15 +52,15 @@ class Live:
         self.console.print(text, soft_wrap=True)
 
     def begin(self, text: str) -> None:
-        """Tell what begins and may take long: one line, and on a terminal a bar that moves and
-        counts seconds.
+        """Report the beginning of something that may take long: a line, and on a terminal a moving
+        bar with the elapsed time.
         """
         self.say(text)
         if self.bar is not None:
             self.bars.reset(self.bar, total=None, description="", facts="", visible=True)
 
     def watch(self, now: Progress) -> None:
-        """Show where training is: epoch, loss, accuracy, images per second and time left."""
+        """Show the progress of training: epoch, loss, accuracy, images per second and time left."""
         top1 = "" if now.top1 is None else f"  top-1 {now.top1:.3f}"
         facts = f"loss {now.loss:.3f}{top1}  {now.images_per_s:,.0f} img/s"
         if self.bar is not None:

@@ -12,14 +12,14 @@ from ..language.describe import settings_of
 from ..language.menu import WORDS, menu
 
 Row = dict[str, Any]  # menu, name, does, also, settings
-SHARED = 5  # settings of one method that an earlier one has too, from which on they are named only
+SHARED = 5  # if so many settings equal those of an earlier method, only their names are printed
 
 
 def method_rows(folder: str = "", name: str = "") -> list[Row]:
-    """Return one row for each method of a menu, of all menus, or for what a word names.
+    """Return one row for each method of a menu, of all menus, or for the methods that a word names.
 
-    A word may be a method's name, or another name of it in the field: `adaround`, `cle`.
-    Raises LissomError for a word that names nothing.
+    The word may be the name of a method, or another name for it in the field: `adaround`, `cle`.
+    Raises LissomError if it names nothing.
     """
     if name:
         return [row_of(folder, name)]
@@ -35,7 +35,7 @@ def method_rows(folder: str = "", name: str = "") -> list[Row]:
 
 
 def row_of(folder: str, name: str) -> Row:
-    """Return what is known of one method."""
+    """Return the description of one method."""
     method = menu(folder)[name]
     settings = [
         {
@@ -59,7 +59,7 @@ def row_of(folder: str, name: str) -> Row:
 
 
 def other_names(text: str) -> list[str]:
-    """Return the names after `Also known as:` in a docstring; the list may go on over several lines.
+    """Return the names after `Also known as:` in a docstring; the list may span several lines.
 
     >>> other_names("Do it.\\n\\nAlso known as: one name (ON),\\nanother.\\nSource: none")
     ['one name', 'ON', 'another']
@@ -74,7 +74,7 @@ def other_names(text: str) -> list[str]:
 
 
 def means(other: str, word: str) -> bool:
-    """Return whether a word is one of another name, or all of it, whatever its case and hyphens.
+    """Return whether `word` is a word of the name `other`, or all of it, ignoring case and hyphens.
 
     >>> means("AdaRound for rounding=learned", "adaround"), means("batch-norm folding", "fold")
     (True, False)
@@ -84,7 +84,7 @@ def means(other: str, word: str) -> bool:
 
 
 def print_methods(rows: Sequence[Row], long: bool = False) -> None:
-    """Print methods, plainly: this answers at once; `long` adds the whole description."""
+    """Print methods as plain text, which is fast; `long` adds the whole description."""
     place = ""
     printed: dict[str, str] = {}  # setting as it was printed -> method
     for row in rows:
@@ -109,7 +109,7 @@ def print_methods(rows: Sequence[Row], long: bool = False) -> None:
 
 
 def print_setting(setting: dict[str, Any], long: bool) -> None:
-    """Print one setting: its name, default and help; `long` adds a line with what it may be."""
+    """Print name, default and help of one setting; `long` adds a line with its allowed values."""
     default = "required" if setting["required"] else f"= {setting['default']!r}"
     print(f"    {setting['name']:<13} {default:<15} {setting['help']}".rstrip())
     if long:

@@ -1,4 +1,4 @@
-"""The HTML report: one page that holds its data and its script, and needs no network."""
+"""The HTML report: one page that contains its data and script, and works offline."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ HERE = Path(__file__).parent  # page.html, page.css and page.js lie beside this 
 
 
 class Once(Store):
-    """A store each record of which is read once: those of a chain are asked for by every network
-    behind them.
+    """A store that reads each record only once: earlier records of a chain are needed by every
+    network made from them.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -40,16 +40,17 @@ class Once(Store):
         return key in self.known or super().__contains__(key)
 
     def record(self, key: str) -> dict[str, Any]:
-        """Read the record of an entry, or return what was read before."""
+        """Return the record of an entry, from memory if it was read before."""
         if key not in self.known:
             self.known[key] = super().record(key)
         return self.known[key]
 
 
 def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
-    """Write the report of the given keys, of every measured network if none, to a file; return its path.
+    """Write the report of the given keys, by default of every measured network, to a file; return
+    its path.
 
-    What cannot be read is told, and left out.
+    Records that cannot be read are reported and left out. Raises LissomError if none is left.
     """
     store = Once(store.root)
     with many_read():
@@ -77,9 +78,9 @@ def write_report(keys: Sequence[str], store: Store, output: Path) -> Path:
 
 
 def packed(text: bytes) -> str:
-    """Return text in UTF-8 as the page unpacks it: gzip in base64; equal texts give equal pages.
+    """Return UTF-8 text as gzip in base64, which the page unpacks; equal texts give equal pages.
 
-    With Plotly and the data packed so, a page has 2 MB in place of 5, and room for 500 runs.
+    With Plotly and the data packed, a page takes 2 MB instead of 5, and has room for 500 runs.
     """
     return base64.b64encode(gzip.compress(text, 4, mtime=0)).decode()
 
@@ -90,7 +91,7 @@ def unpacked(text: str) -> str:
 
 
 def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]:
-    """Return what the page draws: rows, what they differ in, and for each run and each step its details."""
+    """Return the data of the page: rows, filters, and the details of each run and each step."""
     steps: dict[str, dict[str, Any]] = {}
     runs: dict[str, dict[str, Any]] = {}
     for record in records:
@@ -117,14 +118,14 @@ def page_data(records: Sequence[dict[str, Any]], store: Store) -> dict[str, Any]
 
 
 def different(values: Sequence[Any]) -> list[Any]:
-    """Return the values that differ, in order."""
+    """Return the distinct values, in order."""
     return list(
         {orjson.dumps(value, option=orjson.OPT_SORT_KEYS): value for value in values}.values()
     )
 
 
 def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, dict[str, Any]]:
-    """Return the layers of each uncompressed network by name, which all runs of it share."""
+    """Return the layers of each uncompressed network, by key and name; all its runs share them."""
     found = {record["float"]["key"]: record for record in records}
     return {
         key: {row["name"]: row for row in (store.readable(key) or record)["layers"]}
@@ -135,8 +136,8 @@ def uncompressed(records: Sequence[dict[str, Any]], store: Store) -> dict[str, d
 def chosen_by(
     rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return what rows differ in, names and values; each row gets its own as `by`, a reference None
-    for those of steps.
+    """Return names and values of the settings in which rows differ; set the values of each row as
+    `by`, with None for the settings of steps in a reference.
     """
     kinds = dict.fromkeys(
         tuple(row[name] for name in ("recipe", *TASK)) for row in rows if not row.get("reference")
@@ -158,7 +159,7 @@ def chosen_by(
 
 
 def natural(text: str) -> list[tuple[float, str]]:
-    """Return a key that sorts numbers in a text as numbers.
+    """Return a sort key that compares numbers in a text as numbers.
 
     >>> sorted(["10", "9", "a"], key=natural)
     ['9', '10', 'a']
@@ -172,8 +173,8 @@ def natural(text: str) -> list[tuple[float, str]]:
 
 
 def with_references(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add a row for the uncompressed network in each target and on each machine, once: as it was
-    measured best.
+    """Return rows with one more for the uncompressed network in each target and on each machine:
+    its best measurement.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     known = [row for row in rows if row["float_ms"] is not None]
@@ -216,7 +217,7 @@ def float_wide(row: dict[str, Any]) -> bool:
 def details(
     record: dict[str, Any], store: Store, steps: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return layers and what the targets say of one run; add its steps to those known already."""
+    """Return the details of one run, such as layers and targets; add its new steps to `steps`."""
     chain = store.chain(record)
     for entry in chain:
         if entry["key"] not in steps:

@@ -1,4 +1,4 @@
-"""What tables hold: a row for each network and target, or one for all seeds of a recipe."""
+"""The rows of tables: one for each network and target, or one for all seeds of a recipe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..bench.intervals import disturbed, wide
 from ..bench.machine import measured_on
 
 Row = dict[str, Any]
-FORMULA = tuple("=+-@\t\r")  # what a formula begins with
-TASK = ("model", "data", "size")  # what tells one task from another
+FORMULA = tuple("=+-@\t\r")  # first characters of a spreadsheet formula
+TASK = ("model", "data", "size")  # columns that distinguish tasks
 AVERAGED = (
     "metric",
     "float_metric",
@@ -27,17 +27,17 @@ AVERAGED = (
 
 
 def main_score(scores: dict[str, Any]) -> float | None:
-    """Return the first score of a record: the one that tables go by."""
+    """Return the first score of a record, which tables use; None if there is none."""
     return next(iter(scores.values()), None)
 
 
 def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
-    """Return one row for each record and target, plain numbers by column; `metric` is the
-    first metric, `more` the others.
+    """Return one row for each record and target: plain numbers by column.
 
-    Both are those of the file in that target, or of PyTorch where nothing was exported; `metric_name`
-    is the first one's name. `machine` is where it was timed, "" if it was not. `wide`: its own
-    latency was not measured well; `disturbed`: its own or that of the uncompressed network was not.
+    `metric` is the first metric and `metric_name` its name, `more` are the others: of the file in
+    that target, or of PyTorch if nothing was exported. `machine` is the machine that measured the
+    latency, or "". `wide`: the latency was measured badly; `disturbed`: it, or that of the
+    uncompressed network, was.
     """
     rows = []
     for record in records:
@@ -107,7 +107,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def in_integers(found: dict[str, Any]) -> str | None:
-    """Return how many layers of a file run in integers; where that is little of the work, how much.
+    """Return how many layers of a file run in integers, and their share of MACs if it is small.
 
     >>> in_integers({"fused": "1/50", "macs_in_integers": 0.031}), in_integers({"fused": "50/50"})
     ('1/50, 3% of MACs', '50/50')
@@ -123,9 +123,9 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     """Return one row for each recipe, network, data, target and machine, with means over its seeds,
     best first.
 
-    `seeds` are these; `spread` is the sample standard deviation of the first metric, None of a
-    single seed. What has the same seed as another, being of other settings or an older version, is
-    no further seed: it has a row of its own.
+    `seeds` lists them; `spread` is the sample standard deviation of the first metric, None for a
+    single seed. If two rows have the same seed, because of other settings or an older version, the
+    newer one gets its own row.
     """
     alike: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["created"]):
@@ -154,9 +154,7 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def level(row: Row) -> bool:
-    """Return whether a network and its uncompressed one cannot be told apart in latency: their
-    intervals overlap.
-    """
+    """Return whether the latency intervals of a network and its uncompressed network overlap."""
     return (
         bool(row["ms"])
         and row["low_ms"] <= row["float_high_ms"]
@@ -165,7 +163,7 @@ def level(row: Row) -> bool:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, None where a value is missing."""
+    """Return the mean, None if a value is missing."""
     known = [v for v in values if v is not None]
     return (
         None
@@ -177,16 +175,15 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def spread(values: Sequence[float | None]) -> float | None:
-    """Return the sample standard deviation; None of fewer than two values or where one is missing."""
+    """Return the sample standard deviation; None for fewer than two values or if one is missing."""
     known = [v for v in values if v is not None]
     return statistics.stdev(known) if len(known) == len(values) > 1 else None
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """Return rows as comma-separated values with a head, every number in full; further scores are
-    columns of their name.
+    """Return rows as CSV with a header and unrounded numbers; each score has its own column.
 
-    Text that a spreadsheet would take for a formula has an apostrophe before it.
+    Text that a spreadsheet would read as a formula is prefixed with an apostrophe.
     """
     if not rows:
         return ""
@@ -207,7 +204,7 @@ def csv_of(rows: Sequence[Row]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a value for a spreadsheet, text that would be a formula with an apostrophe before it.
+    """Return a value for a spreadsheet; text that would be a formula gets an apostrophe before it.
 
     >>> plain("=1+1"), plain("prune(0.5)"), plain(-0.5)
     ("'=1+1", 'prune(0.5)', -0.5)

@@ -1,4 +1,4 @@
-"""What a search found, in the terminal."""
+"""Print the result of a search."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..running.search.found import Found
 from .table import print_records, print_wide
 from .terminal import terminal
 
-SHOWN = 12  # of the recipes that lost, the last ones
+SHOWN = 12  # recipes that were not chosen, the last ones
 
 
 def print_found(found: Found) -> None:
-    """Print what was tried, why others lost, and the records of what was chosen."""
+    """Print the recipes tried, why they were not chosen, and the records of the chosen ones."""
     console = terminal()
     names = shown_names(found)
     trained = {each["recipe"]: each for each in found.outcomes if not each["probe"]}
@@ -55,7 +55,7 @@ def print_found(found: Found) -> None:
 
 
 def shown_names(found: Found) -> list[str]:
-    """Return the values to show: the first metric, what is aimed at, what is bounded."""
+    """Return the names of the values to show: the first metric, aims, bounds."""
     bounded = [bound.split()[0] for bound in found.bounds]
     first = next(iter(found.reference))
     return list(dict.fromkeys([first, *found.aims, *bounded]))

@@ -1,4 +1,4 @@
-"""What the page shows of the searches of a store."""
+"""The data of a store's searches for the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..running.search.goal import Bound, Goal
 from ..running.search.outcome import Outcome
 from ..store.store import Store, tell
 
-# labels of axes, and what their numbers are divided by
+# labels of axes, and divisors of their numbers
 UNITS = {
     "ms": ("latency in ms", 1),
     "bytes": ("file in kB", 1_000),
@@ -20,11 +20,11 @@ UNITS = {
     "params": ("thousand parameters", 1_000),
     "macs": ("million multiply-adds", 1_000_000),
 }
-WIDE = 8  # times the least, from which on an axis is logarithmic
+WIDE = 8  # an axis is logarithmic if its maximum is more than this many times its minimum
 
 
 def searches_data(store: Store) -> list[dict[str, Any]]:
-    """Return what each search of a store came to, the newest first; what cannot be read is told."""
+    """Return the data of each search of a store, newest first; report those that cannot be read."""
     places = sorted(
         (store.root / ".searches").glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True
     )
@@ -38,13 +38,13 @@ def searches_data(store: Store) -> list[dict[str, Any]]:
 
 
 def search_data(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the points of a search in order, its limits, and how the best came about."""
+    """Return the points of a search in order, its limits, and the progress of the best."""
     reference = {name: float(value) for name, value in found["reference"].items()}
     metric = next(iter(reference))
     aims = [str(name) for name in found["aims"]]
     cost = next((name for name in aims if name != metric), None)
     bounds = [bound_in(str(text)) for text in found["bounds"]]
-    if cost is None:  # what is bounded, or else the multiply-adds
+    if cost is None:  # the first bounded cost, or else the multiply-adds
         cost = next((bound.name for bound in bounds if not bound.least), "macs")
     goal = Goal(tuple((name, 1 if name == metric else -1) for name in aims), tuple(bounds))
     outcomes = [Outcome.of(each) for each in found["outcomes"]]
@@ -80,7 +80,7 @@ def search_data(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def point_of(outcome: Outcome, metric: str, cost: str) -> dict[str, Any]:
-    """Return where a recipe lies in the plot, and its cost as text."""
+    """Return the coordinates of a recipe in the plot, and its cost as text."""
     value = outcome.values.get(cost)
     return {
         "recipe": outcome.recipe,
@@ -91,7 +91,7 @@ def point_of(outcome: Outcome, metric: str, cost: str) -> dict[str, Any]:
 
 
 def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
-    """Return minutes and value where the best so far became better."""
+    """Return the time in minutes and the value of each improvement of the best so far."""
     spent_s = 0.0
     steps = list[list[float]]()
     for place, each in enumerate(outcomes):
@@ -105,14 +105,14 @@ def bettered(goal: Goal, outcomes: Sequence[Outcome]) -> list[list[float]]:
 
 
 def bound_in(text: str) -> Bound:
-    """Return the bound that a text such as `top1 >= 0.9` says."""
+    """Return the bound of a text such as `top1 >= 0.9`."""
     name, sign, number = text.split()
     metric = name.partition("@")[0] not in COSTS
     return Bound(name, sign == ">=", float(number), metric)
 
 
 def label_of(name: str) -> str:
-    """Return a value's name for a reader.
+    """Return the label of a value, with its unit.
 
     >>> label_of("ms@onnxruntime"), label_of("top1")
     ('latency in ms, onnxruntime', 'top1')

@@ -36,7 +36,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns that rows over seeds need: their titles, and how a row is said in them."""
+    """Return the columns for rows over seeds: titles, and functions from a row to a cell."""
     several = any(len(row["seeds"]) > 1 for row in rows)
     more = list(dict.fromkeys(name for row in rows for name in row["more"]))
     differ: list[Column] = [
@@ -78,8 +78,8 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def faster(row: Row) -> str:
-    """Return how much faster than the uncompressed network, where both were measured well and can
-    be told apart.
+    """Return the speedup over the uncompressed network as text, or that it was measured badly, or
+    that the two cannot be distinguished.
     """
     if row["ms"] is None:
         return "-"
@@ -89,12 +89,12 @@ def faster(row: Row) -> str:
 
 
 def said_more(name: str, row: Row) -> str:
-    """Return a score beside the first."""
+    """Return a further score of a row as text."""
     return number(row["more"].get(name), 4)
 
 
 def title(name: str) -> str:
-    """Return the name of a score as the head of a column.
+    """Return the name of a score as a column title.
 
     >>> title("top5")
     'top-5'
@@ -103,12 +103,12 @@ def title(name: str) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """Return a number with so many digits, or a dash where there is none."""
+    """Return a number with `digits` decimals, a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def ranges_text(seeds: Sequence[int]) -> str:
-    """Return seeds as they are given on the command line.
+    """Return seeds as text in the form of the command line.
 
     >>> ranges_text([0, 1, 2, 7])
     '0-2,7'
@@ -123,8 +123,8 @@ def ranges_text(seeds: Sequence[int]) -> str:
 
 
 def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
-    """Print records, sorted by the first score: as a table or markdown, a row for all seeds, or as
-    csv, a row for each.
+    """Print records: as a table or Markdown with a row for all seeds, sorted by the first score, or
+    as CSV with a row for each.
     """
     if form == "csv":
         print(csv_of(rows_of(records)), end="")
@@ -135,7 +135,7 @@ def print_records(records: list[dict[str, Any]], form: str = "table") -> None:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Return rows over seeds as a table of Markdown."""
+    """Return rows over seeds as a Markdown table."""
     shown: list[Column] = [
         ("recipe", lambda row: code_cell(row["recipe"])),
         *((name, lambda row, text=text: cell(text(row))) for name, text in columns(rows)),
@@ -150,7 +150,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def cell(text: object) -> str:
-    """Return a text as a cell of a Markdown table says it, whatever is in it.
+    """Return a text escaped for a cell of a Markdown table.
 
     >>> cell("a|b `c`")
     'a\\\\|b \\\\`c\\\\`'
@@ -159,7 +159,7 @@ def cell(text: object) -> str:
 
 
 def code_cell(text: str) -> str:
-    """Return a text as code within a cell, between as many backticks as it does not hold itself.
+    """Return a text as code in a cell, between more backticks than it contains in a row.
 
     >>> code_cell("a | b")
     '`a \\\\| b`'
@@ -171,7 +171,7 @@ def code_cell(text: str) -> str:
 
 
 def print_table(records: list[dict[str, Any]]) -> None:
-    """Print one row for each recipe and target; the recipes stand above, by number."""
+    """Print one row for each recipe and target; the numbered recipes are listed above."""
     rows = over_seeds(rows_of(records))
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     console = terminal()
@@ -211,8 +211,8 @@ def print_table(records: list[dict[str, Any]]) -> None:
 
 
 def versions_text(records: Sequence[dict[str, Any]]) -> str:
-    """Return the versions of PyTorch and of the runtimes in a table, and its GPU; "" where records
-    do not say.
+    """Return the versions of PyTorch and of the runtimes in a table, and the GPU; "" if they are
+    unknown.
 
     >>> machine = {"libraries": {"torch": "2.14.1", "onnxruntime": "1.32.0", "ncnn": "1.0"}}
     >>> versions_text([{"machine": machine, "targets": {"onnxruntime": {}}}])
@@ -233,13 +233,13 @@ def versions_text(records: Sequence[dict[str, Any]]) -> str:
 
 
 def print_wide(console: Console, table: Table) -> None:
-    """Print a table in full: a line that is too long for the terminal is better than a number cut short."""
+    """Print a table; outside a terminal, up to 200 columns wide, so that no number is cut."""
     wide = terminal(width=max(console.width, 200)) if not console.is_terminal else console
     wide.print(table)
 
 
 def print_record(record: dict[str, Any], store: Store | None = None) -> None:
-    """Print what matters of one record; with its store, where the zeros are that a step before it made."""
+    """Print a summary of one record; with its store, also the zeros of a mask in its recipe."""
     task = record["task"]
     before = record["float"]
     lines = [
@@ -273,16 +273,15 @@ def print_record(record: dict[str, Any], store: Store | None = None) -> None:
 
 
 def notes_of(found: dict[str, Any]) -> list[str]:
-    """Return what a record notes of a target; those of earlier versions do not say when the machine
-    was busy.
-    """
+    """Return the notes on a measurement; earlier versions did not note that it was disturbed."""
     return found["notes"] if "notes" in found else [WHY_BADLY] if disturbed(found) else []
 
 
 def size_lines(record: dict[str, Any]) -> list[str]:
-    """Return what a network takes: in theory and packed, and for each target in its file and when it runs.
+    """Return lines on the size of a network: in theory and packed, and for each target the size of
+    its file and its memory.
 
-    Records of earlier versions do not have all of it.
+    Records of earlier versions lack some of them.
     """
     found = record.get("sizes")
     lines = []
@@ -304,7 +303,7 @@ def size_lines(record: dict[str, Any]) -> list[str]:
 
 
 def print_store(rows: list[dict[str, Any]]) -> None:
-    """Print the entries of a store, which may be thousands: plain lines take no time beside a table."""
+    """Print the entries of a store as plain lines: a table of thousands would be slow."""
     cells = [("key", "size", "age", "seed", "", "recipe")]
     cells += [
         (

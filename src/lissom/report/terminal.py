@@ -1,5 +1,5 @@
-"""A console that prints text as it is: names and recipes may hold brackets, which Rich would take
-for markup.
+"""A console that prints text unchanged: names and recipes may contain brackets, which Rich would
+read as markup.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 def terminal(*, stderr: bool = False, width: int | None = None) -> Console:
-    """Return a console for text of any kind; `width` in columns, that of the terminal if None.
+    """Return a console for any text; `width` in columns, by default that of the terminal.
 
     >>> terminal().print("[/red] [bold]")
     [/red] [bold]

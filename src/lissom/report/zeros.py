@@ -1,4 +1,4 @@
-"""Where the zeros of a masked network are, for the terminal and the page."""
+"""The zeros of a masked network by layer, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .terminal import terminal
 
 
 def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
-    """Return what the last mask among the steps of a network says of itself; None where no step masked.
+    """Return the zeros of the last mask in the recipe of a network; None if no step masked.
 
-    `layers` has a row for each layer that it masked, `said` sentences on all of them. The zeros
-    stay in later steps, and so do the counts, unless channels are cut afterwards: then they are
-    those of the network that was masked.
+    `layers` has a row for each masked layer, `said` has sentences on all of them. Later steps keep
+    the zeros, so the counts stay valid, unless channels are pruned afterwards: then they are those
+    of the network right after the mask.
     """
     entry = record
     seen = {record["key"]}
@@ -35,8 +35,8 @@ def zeros_of(record: dict[str, Any], store: Store) -> dict[str, Any] | None:
 
 
 def sentences(step: str, facts: dict[str, Any]) -> list[str]:
-    """Return what there is to say of a mask: how much of what is zero, where most and least, what
-    it left and why.
+    """Return sentences on a mask: the share of zeros, the layers with most and least, the layers
+    left whole and why.
 
     >>> facts = {"masked": [{"name": "a", "sparsity": 0.4}, {"name": "b", "sparsity": 0.6}],
     ...          "left_whole": {"c": "it was not chosen"}, "sparsity": {"layers": 0.5, "network": 0.3},
@@ -76,7 +76,7 @@ def sentences(step: str, facts: dict[str, Any]) -> list[str]:
 
 
 def print_zeros(found: dict[str, Any]) -> None:
-    """Print the zeros of each layer, and what there is to say of them."""
+    """Print sentences on the zeros, and a table of the zeros of each layer."""
     console = terminal()
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for name in ("layer", "weights", "zeros", "share"):

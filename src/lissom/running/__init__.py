@@ -1,1 +1,1 @@
-"""From a recipe to measured files: the plan, what carries it out, what measures it."""
+"""From a recipe to measured files: planning, execution, measurement."""

@@ -1,4 +1,4 @@
-"""The preprocessing of an exported file: inside the network, or told beside it."""
+"""The preprocessing of an exported file: inside the network, or described in its metadata."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Baked(nn.Module):
 
 
 def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
-    """Return the metadata of an exported file; mean and deviation only if it does not normalise."""
+    """Return the metadata of an exported file. It has mean and standard deviation only if the file
+    does not normalise its inputs itself.
+    """
     preprocessing = record["task"]["preprocessing"]
     rest = {key: value for key, value in preprocessing.items() if key not in ("mean", "std")}
     if preprocessing.get("mean") and not bake:
@@ -55,9 +57,9 @@ def metadata(record: dict[str, Any], bake: bool) -> dict[str, Any]:
 
 
 def shown_preprocess(record: dict[str, Any], bake: bool) -> str:
-    """Return the preprocessing that is left to whoever runs a file, as text."""
+    """Return as text the preprocessing that the user of a file must do."""
     shape = record["task"]["shape"]
-    # a record of an earlier version tells the size only
+    # records of earlier versions have only the size
     text = record["task"]["preprocessing"].get("preprocess") or "resize({1}, {2})".format(*shape)
     if text == AS_GIVEN or not bake:
         return str(text)
@@ -65,7 +67,10 @@ def shown_preprocess(record: dict[str, Any], bake: bool) -> str:
 
 
 def preprocessed(model: nn.Module, record: dict[str, Any], bake: bool) -> nn.Module:
-    """Return the network as a file has it: with its normalisation inside if `bake`."""
+    """Return the network to export: with its normalisation inside if `bake`.
+
+    Raises LissomError if there is no normalisation to bake.
+    """
     if not bake:
         return model
     preprocessing = record["task"]["preprocessing"]

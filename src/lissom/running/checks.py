@@ -1,4 +1,4 @@
-"""What is looked at before anything runs: store, task, options."""
+"""Check the store, the task and the options before anything runs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def check_run(
     bake: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Raise where a store cannot be used or a task does not do for these recipes; say what the user
-    should know.
+    """Raise LissomError if the store cannot be used or the task does not suit the recipes; report
+    notes to the user.
     """
     store.check()
     store.sweep()
@@ -39,7 +39,7 @@ def check_run(
 
 
 def tell_untrained(task: Task, ends: Iterable[Node], say: Callable[[str], None]) -> None:
-    """Say where what others are compared with is a network that nothing has trained."""
+    """Warn if the uncompressed network, which others are compared with, is untrained."""
     if not task.trained and any(end.reference == end.path[0].key for end in ends):
         say(
             "note: nothing has trained this network: the recipe does not begin with train, and "

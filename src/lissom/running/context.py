@@ -1,4 +1,4 @@
-"""What a step of a recipe is given where there is a task: its data, its loss, its metrics."""
+"""The context of a step of a recipe if there is a task: its data, its loss, its metrics."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from ..tasks.task import Task
     from ..trees import Tree
 
-# at batch-norm's usual momentum, 1.5 % of the old statistics are left after as many
+# at batch-norm's default momentum, 1.5 % of the old statistics remain after this many updates
 MIN_UPDATES = 40
-RISEN = 1.2  # times the loss of the first epoch
+RISEN = 1.2  # note a final loss above this many times the loss of the first epoch
 
 
 @dataclass
 class TaskContext(Context):
-    """A context with a task; `watch` is told how learning goes, `checkpoints` is where it goes on
-    from after a kill.
+    """A context with a task. `watch` receives the progress of learning; `checkpoints` let it resume
+    after a kill.
     """
 
     task: Task | None = None
     watch: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None
     tell: Tell | None = None  # each epoch's row
-    carried: Carried = field(default_factory=Carried)  # of an optimizer, from step to step
+    carried: Carried = field(default_factory=Carried)  # optimizer state, passed from step to step
     ranks: Ranks | None = None  # the processes that learn together
 
     @property
     def known(self) -> Task:
-        """The task, which is there."""
+        """The task, which must be set."""
         assert self.task is not None
         return self.task
 
@@ -120,7 +120,7 @@ class TaskContext(Context):
 
 
 def learned_on(step: Step | None, device: torch.device, ranks: Ranks | None) -> str:
-    """Return device, precision and number of processes that a step learns in, as records say it."""
+    """Return device, precision and number of processes of a learning step, as in records."""
     name = step.precision if isinstance(step, Learning) else "auto"
     precision = str(precision_named(name, device)).removeprefix("torch.")
     processes = "" if ranks is None else f", {ranks.count} processes"
@@ -128,7 +128,7 @@ def learned_on(step: Step | None, device: torch.device, ranks: Ranks | None) -> 
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of a log with None for what is no number, which JSON has no word for."""
+    """Return a row of a log with None instead of infinities and NaN, which JSON cannot express."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()

@@ -1,4 +1,4 @@
-"""Where learning runs."""
+"""The device that learning runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import LissomError, nearest
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of that name, by default a GPU if there is one."""
+    """Return the device of a name; for "" a GPU if there is one. Raises LissomError if unusable."""
     try:
         chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=chosen)

@@ -1,4 +1,4 @@
-"""Finished networks of a store, loaded or built afresh by key alone."""
+"""Load finished networks of a store, or build them afresh, given only a key."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ..tasks.task import own_task
 
 
 def load_key(key: str, store: Store, given: str | None = None) -> nn.Module:
-    """Load a finished network by key alone: the entry says how to build it.
+    """Load a finished network by its key; the entry says how to build it.
 
-    Own code that it names is imported if this user's lissom wrote the entry, or as `given`.
+    The user's own code that it names is imported only if this user's lissom wrote the entry, or if
+    the user names the code again as `given`.
     """
     key = store.find(key)
     return restore(lambda: build_from_entry(key, store, given), store.folder(key))
@@ -46,10 +47,10 @@ def build_from(
     trusted: bool = False,
     cure: str = "give it again as `model`",
 ) -> nn.Module:
-    """Build a network afresh from what an entry of the store says of it.
+    """Build a network afresh from the `build` settings of an entry of the store.
 
-    Names of menus are data. Own code is imported where the entry is `trusted`, or where the user
-    names it again as `given`.
+    Names from menus are only data. The user's own code is imported if the entry is `trusted`, or if
+    the user names the code again as `given`. Raises LissomError otherwise.
     """
     code = code_named(build)
     more = chosen_arguments(build)

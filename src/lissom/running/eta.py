@@ -1,4 +1,4 @@
-"""How much of a grid of recipes is left, and about how long it will take."""
+"""Estimate how much of a grid of recipes is left, and how long it will take."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 from .plan import Node
 
-SURGERY = 0.2  # what a step that does not learn counts beside an epoch of one that does
+SURGERY = 0.2  # weight of a step that does not learn, in epochs
 
 
 class Eta:
-    """The steps that have yet to run, by key; each weighs as much as its epochs."""
+    """The steps that have yet to run, by key, weighted by their epochs."""
 
     def __init__(self, nodes: Iterable[Node], clock: Callable[[], float] = time.monotonic) -> None:
         self.left = {
@@ -24,8 +24,8 @@ class Eta:
         self.begun = clock()
 
     def status(self, key: str) -> str:
-        """Return where in the grid a step is that begins now, and the time left if any has
-        finished; '' for a lone step.
+        """Return the position of a beginning step in the grid, and the time left if any step has
+        finished; '' for a grid of one step.
         """
         if self.total < 2 or key not in self.left:
             return ""
@@ -41,13 +41,13 @@ class Eta:
         self.done += self.left.pop(key, 0.0)
 
     def skip(self, key: str) -> None:
-        """Leave out a step that turned out to be in the store."""
+        """Leave out a step whose network is in the store."""
         if self.left.pop(key, None) is not None:
             self.begun_keys.add(key)
 
 
 def spoken(seconds: float) -> str:
-    """Return a length of time as a person says it.
+    """Return a duration as text with a readable unit.
 
     >>> spoken(40), spoken(400), spoken(9000)
     ('40 s', '7 min', '2.5 h')

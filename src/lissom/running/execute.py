@@ -1,4 +1,4 @@
-"""Run recipes: each prefix once, from the store where it is there, and a record for each."""
+"""Run recipes: each prefix once, or from the store if it is there, with a record for each."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ from .plan import Node, ends, targets_of, tree
 from .teachers import taught, teachers
 from .team import Team
 
-RANGED = 256  # samples that the ranges of integer inputs are taken from
+RANGED = 256  # samples that give the ranges of integer inputs
 
 
 @dataclass
 class Run:
-    """What a run goes by: the task, the store, the device to learn on, and whom to tell."""
+    """The settings of a run: the task, the store, the device to learn on, and callbacks."""
 
     task: Task
     store: Store
@@ -71,12 +71,12 @@ class Run:
     clock: Callable[[str], Clock] = field(default_factory=clock_of)
     eta: Eta = field(default_factory=lambda: Eta(()))
     checkpoint_s: float | None = every_s(EVERY_MIN)  # None for no checkpoints
-    expected: dict[str, float] = field(default_factory=dict)  # by metric, of uncompressed networks
+    expected: dict[str, float] = field(default_factory=dict)  # metrics of uncompressed networks
     logs: Logs = field(default_factory=lambda: Logs("", silent))
     team: Team | None = None  # the processes that learn together
 
     def is_there(self, node: Node) -> bool:
-        """Return whether the store holds a network, and tell so."""
+        """Return whether the store holds a network; report it if so."""
         if node.key not in self.store:
             return False
         self.eta.skip(node.key)
@@ -84,17 +84,17 @@ class Run:
         return True
 
     def begin(self, node: Node) -> None:
-        """Tell that a network is made now."""
+        """Report that work on a network begins."""
         self.say(f"{node.key}  {node.step or 'the network as given'}{self.eta.status(node.key)}")
 
     def make(self, node: Node) -> None:
-        """Make a network of the one before it, unless another process has made it meanwhile."""
+        """Make a network from the one before it, unless another process has made it meanwhile."""
         with self.store.lock(node.key):  # a second process that wants the same waits
             if node.key not in self.store:
                 self._make(node)
 
     def finish(self, node: Node) -> None:
-        """Count a network that is there; of an uncompressed one, raise where it is not as expected."""
+        """Count a finished network; raise LissomError if an uncompressed one is not as expected."""
         self.eta.finish(node.key)
         if node.key != node.reference:
             return
@@ -103,10 +103,9 @@ class Run:
             self.say(f"{node.key}  note: {note}")
 
     def rehearse(self, end: Node) -> None:
-        """Go through the recipe on an untrained network and two images; whatever is wrong with it
-        comes to light.
+        """Try the recipe on an untrained network and two samples, to find its errors.
 
-        This is done before the first epoch, so that surgery which cannot work is refused by then.
+        This happens before the first epoch, so that surgery that cannot work is refused early.
         """
         if all(node.key in self.store for node in end.path if node.step):
             return
@@ -132,12 +131,12 @@ class Run:
         return restore(self.task.fresh, self.store.folder(key))
 
     def prepared(self, node: Node) -> tuple[nn.Module, TaskContext]:
-        """Return the network that a step begins with, and what the step is given."""
+        """Return the network that a step begins with, and the context of the step."""
         task = self.task
         key = node.key
         step = node.step
-        # The step starts from the files of the step before, even if that one has just run. So an
-        # interrupted run does exactly what an uninterrupted one does, and ends in the same bits.
+        # The step starts from the files of the step before, even if that step has just run. So an
+        # interrupted run gives the same bits as an uninterrupted one.
         before = node.before
         model = self.load(before.key) if before and before.step else task.fresh(node.seed)
         ctx = TaskContext(
@@ -198,7 +197,7 @@ class Run:
                 return teacher_from(spec, self.task)
             key = self.store.find(spec)
             own = code_named(self.task.spec)
-            # what the user named for this very run
+            # code that the user named for this run is trusted
             same = own is not None and own == code_in(self.store.folder(key))
             return load_key(key, self.store, own if same else None)
 
@@ -216,7 +215,7 @@ class Run:
         task = self.task
         data = task.data
         seen = data.example()
-        if not is_plain(seen):  # whose ranges have to be known
+        if not is_plain(seen):  # the record needs the ranges of such inputs
             seen = concatenated(data.calibration(RANGED))
         network = Network(
             key=node.key,
@@ -228,7 +227,7 @@ class Run:
             macs=macs(model, ctx.example),
             weights_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         )
-        # of runs that were killed
+        # the time that killed runs spent on this network
         before_s = ctx.checkpoints.before_s if ctx.checkpoints else 0
         return Record(
             network=network,
@@ -297,20 +296,23 @@ def run(
 ) -> list[dict[str, Any]]:
     """Run every recipe of a space for every seed; return the record of each finished recipe.
 
-    What the store holds is not run again. Each network is exported to every target and measured
-    there beside the uncompressed one. `teacher`, a key of the store or a weight file, is that of
-    every `distill` step which names none; `device` is where learning runs, a GPU if there is one.
-    Every `checkpoint` minutes, 0 for never, learning writes down where it is; a run that was killed
-    goes on from there. `expect`, as in top1=0.888, is what the uncompressed network must reach on
-    the test set to within 0.005, before anything is done to it. `log` is what else is told of the
-    run: tensorboard, tensorboard:FOLDER, mlflow:URI (loggers.py). `team` are the processes that
-    learn together.
-    `workers` makes networks side by side: a number of processes on this machine, "ray" or
-    "ray://HOST:PORT" for a cluster, 0 for this process alone. Each computes with `worker_threads`,
+    Networks in the store are not made again. Each finished network is exported to every target and
+    measured there next to the uncompressed one.
+
+    `teacher`, a key of the store or a weight file, is used by every `distill` step that names none.
+    `device` is where learning runs, by default a GPU if there is one. Learning writes a checkpoint
+    every `checkpoint` minutes (0: never), and a run that was killed resumes from it. `expect`, such
+    as top1=0.888, is what the uncompressed network must reach on the test set to within 0.005
+    before it is compressed. `log` names further loggers: tensorboard, tensorboard:FOLDER,
+    mlflow:URI (loggers.py). `team` is the group of processes that learn together.
+
+    `workers` makes networks in parallel: a number of processes on this machine, "ray" or
+    "ray://HOST:PORT" for a cluster, 0 for this process only. Each computes with `worker_threads`,
     by default its share of the cores. Files are then measured when all networks are made.
-    Raises LissomError before the first epoch for whatever can be known to be wrong by then. A step
-    that fails later ends the recipes which it is part of; Unmeasured, with the records of the
-    others, tells of it when these are done, as of a file that could not be exported or run.
+
+    Raises LissomError before the first epoch for every error that can be found by then. A step that
+    fails later ends only the recipes that contain it. When the other recipes are done, Unmeasured
+    reports the failure together with their records; so does a file that cannot be exported or run.
     """
     recipes = taught(space, teacher)
     wanted = targets_of(targets)
@@ -339,7 +341,7 @@ def run(
     records = dict[str, dict[str, Any]]()
 
     def measured(end: Node) -> list[LissomError]:
-        # of processes that want one network measured one does it, and the others read
+        # if several processes want the same network measured, one measures and the others read
         with store.lock(end.key):
             failed = measure(
                 task, store, end.key, end.reference, wanted, threads=threads, bake=bake, say=say
@@ -362,8 +364,8 @@ def made_and_measured(
     workers: Workers,
     measured: Callable[[Node], list[LissomError]],
 ) -> list[LissomError]:
-    """Make networks and measure each: those that workers make when all are made, since nothing may
-    run beside what is timed. Return what went wrong, each error once.
+    """Make and measure networks; return the errors, each once. If workers make them, all are made
+    first, since nothing else may run during a latency measurement.
     """
     tell_untrained(runner.task, ends, runner.say)
     failed = list[LissomError]()
@@ -385,7 +387,7 @@ def made_and_measured(
 
 def finished(store: Store, key: str) -> dict[str, Any]:
     """Mark an entry as the end of a recipe, if it is not marked yet; return its record."""
-    record = store.record(key)  # to write what is there would take most of the time of a full store
+    record = store.record(key)  # needless writes would take most of the time if all is in the store
     return record if record["finished"] else store.update(key, {"finished": True})
 
 

@@ -1,4 +1,4 @@
-"""What the uncompressed network is known to reach, which it must reach here before anything is done."""
+"""Check that the uncompressed network reaches its known metrics before it is compressed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from ..store.record import Measurement
 from ..store.store import Store
 
 TOLERANCE = 0.005
-CHANCE = 1.2  # times the share that guessing gets right
+CHANCE = 1.2  # times the accuracy of guessing
 
 
 def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
-    """Return the values that a text such as top1=0.888 gives to metrics of the task.
+    """Return the expected metrics in a text such as top1=0.888.
+
+    Raises LissomError for unknown metrics, and for values that are not numbers.
 
     >>> expected_in("top1=0.888", ["top1", "top5"])
     {'top1': 0.888}
@@ -31,7 +33,7 @@ def expected_in(text: str, metrics: Collection[str]) -> dict[str, float]:
 
 
 def check_metric_names(metrics: Collection[str]) -> None:
-    """Raise where a metric has the name of something else that is measured of a file."""
+    """Raise LissomError if a metric has the name of another field of a measurement."""
     for name in metrics:
         if name in Measurement.__dataclass_fields__:
             raise LissomError(
@@ -41,7 +43,7 @@ def check_metric_names(metrics: Collection[str]) -> None:
 
 
 def chance_note(store: Store, key: str) -> str | None:
-    """Return what to say where a network that was brought answers no better than chance."""
+    """Return a note if a network that the user brought is no better than chance, else None."""
     record = store.record(key)
     reached = record["scores"]["test"].get("top1")
     classes = record["task"]["classes"]
@@ -54,9 +56,9 @@ def chance_note(store: Store, key: str) -> str | None:
 
 
 def check_expected(store: Store, key: str, expected: Mapping[str, float]) -> None:
-    """Raise unless the network of that key reaches on the test set what is expected of it.
+    """Raise LissomError unless a network reaches the expected metrics on the test set.
 
-    What is compared becomes a gate in its record: how far it stays below.
+    Each comparison becomes a gate in its record, with the shortfall.
     """
     if not expected:
         return

@@ -1,4 +1,4 @@
-"""What a process does that only learns along: the steps that the first one names."""
+"""The work of a process that only joins in learning: the steps that the first process names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def follow(
     teacher: str | None,
     device: str,
 ) -> None:
-    """Learn along with the first process of a team until it has no more to learn; write nothing."""
+    """Join the first process of a team in learning until it is done; write nothing."""
     given = device_of(device)
     runner = Run(task, store, team.device(given), checkpoint_s=None)
     last = ends(taught(space, teacher), seeds, task.root)

@@ -1,4 +1,4 @@
-"""Which layers of a file run in integers, and how much of the work they are."""
+"""Which layers of a file run in integers, and their share of the multiply-adds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..trees import Tree
 def in_integers(
     model: QuantizedNetwork | None, target: Target, path: Path, example: Tree
 ) -> dict[str, Any]:
-    """Return which layers of a file run in integers, which do not, and the former's share of all
-    multiply-adds; None where nothing is quantized or the runtime does not say.
+    """Return which layers of a file run in integers, which do not, and the share of multiply-adds
+    in integers; None if nothing is quantized or the runtime does not say.
     """
     fused = None if model is None else target.fused(path)
     if model is None or fused is None:
@@ -34,11 +34,11 @@ def in_integers(
 
 
 def share_in_integers(model: nn.Module, example: Any, fused: Fused, path: Path) -> float:
-    """Return the share of all multiply-adds that run in integers in a file: of layers, and of products
-    of two activations, as in attention.
+    """Return the share of all multiply-adds that run in integers in a file. Products of two
+    activations, as in attention, count as well.
     """
     named = layers_in(path)
-    # the last layer may have the name of the output
+    # without the reasons in parentheses; the last layer may appear under the name of the output
     rest = [name.partition(" (")[0] for name in fused.rest]
     floats = Counter(named(name, "") for name in rest)
     products = products_in(path)

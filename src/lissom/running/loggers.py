@@ -1,7 +1,7 @@
-"""Where a run is written to besides the store: TensorBoard's files, or an MLflow server or folder.
+"""Loggers of a run besides the store: TensorBoard files, or an MLflow server or folder.
 
-A logger has a run for each network, called by its key: a row for each epoch of learning, and in the
-end the metrics, the recipe and what its files are measured at.
+A logger has one run per network, named by its key. It gets a row for each epoch of learning, and at
+the end the metrics, the recipe and the measurements of the exported files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from urllib.parse import urlparse
 from ..errors import LissomError, first_line, unknown
 
 Numbers = dict[str, float]
-FOLDER = "runs"  # that TensorBoard itself writes to if nothing is said
+FOLDER = "runs"  # TensorBoard's own default
 
 
 class Logger(ABC):
-    """What is told of each network."""
+    """Receive the numbers and texts of each network."""
 
     module: str
     extra: str
@@ -36,11 +36,11 @@ class Logger(ABC):
 
     @abstractmethod
     def open(self, place: str) -> None:
-        """Begin to write to a place, "" for the usual one."""
+        """Open a folder or server for writing; "" for the default one."""
 
     @abstractmethod
     def write(self, key: str, numbers: Numbers, texts: Mapping[str, str], epoch: int) -> None:
-        """Write numbers of a network after an epoch, and texts about it."""
+        """Write numbers of a network after an epoch, and texts that describe it."""
 
 
 class TensorBoard(Logger):
@@ -57,7 +57,7 @@ class TensorBoard(Logger):
         from torch.utils.tensorboard import SummaryWriter
 
         if key not in self.writers:
-            # a run that was killed tells its epochs again; those it wrote before do not count
+            # a run that was killed writes its epochs again: drop the old ones
             self.writers[key] = SummaryWriter(str(self.folder / key), purge_step=epoch)
         writer = self.writers[key]
         for name, value in numbers.items():
@@ -80,7 +80,7 @@ class MlFlow(Logger):
             )
         if urlparse(place).scheme in ("", "file"):
             os.environ["MLFLOW_ALLOW_FILE_STORE"] = (
-                "true"  # which MLflow has come to advise against
+                "true"  # MLflow advises against file stores, and asks for this
             )
         from mlflow import MlflowClient
 
@@ -91,7 +91,7 @@ class MlFlow(Logger):
             self.experiment = (
                 found.experiment_id if found else self.client.create_experiment("lissom")
             )
-        except Exception as error:  # whatever a server, or what is none, answers
+        except Exception as error:  # the server, or whatever listens there, may answer anything
             raise LissomError(f"--log: mlflow: {place}: {first_line(error)}") from None
 
     def write(self, key: str, numbers: Numbers, texts: Mapping[str, str], epoch: int) -> None:
@@ -108,7 +108,7 @@ class MlFlow(Logger):
             self.client.log_metric(self.runs[key], name, value, step=epoch)
         for name, text in texts.items():
             self.client.set_tag(self.runs[key], f"lissom.{name}", text)
-        if texts:  # which come in the end
+        if texts:  # they come last
             self.client.set_terminated(self.runs[key])
 
 
@@ -116,10 +116,10 @@ LOGGERS: dict[str, type[Logger]] = {"tensorboard": TensorBoard, "mlflow": MlFlow
 
 
 class Logs:
-    """All loggers of a run; one that fails is told once, and the run goes on without it."""
+    """All loggers of a run. If one fails, that is reported once and the run goes on without it."""
 
     def __init__(self, text: str, say: Callable[[str], None]) -> None:
-        """Open what a text names: `tensorboard`, `tensorboard:FOLDER`, `mlflow:URI`, with commas."""
+        """Open the loggers in a text such as `tensorboard,mlflow:URI` or `tensorboard:FOLDER`."""
         self.say = say
         self.epochs: dict[str, int] = {}
         self.loggers = list[Logger]()
@@ -130,13 +130,13 @@ class Logs:
             self.loggers.append(LOGGERS[name](place))
 
     def row(self, key: str, row: Mapping[str, Any]) -> None:
-        """Tell the row of an epoch."""
+        """Log the row of an epoch."""
         epoch = int(row["epoch"])
         self.epochs[key] = epoch
         self._tell(key, numbers_in(row, "train"), {}, epoch)
 
     def network(self, record: Mapping[str, Any]) -> None:
-        """Tell the record of a network that is finished."""
+        """Log the record of a finished network."""
         key = record["key"]
         numbers: Numbers = {}
         for split, scores in record["scores"].items():
@@ -152,13 +152,13 @@ class Logs:
         for logger in list(self.loggers):
             try:
                 logger.write(key, numbers, texts, epoch)
-            except Exception as error:  # a server that has gone, a disk that is full
+            except Exception as error:  # such as a lost server or a full disk
                 self.loggers.remove(logger)
                 self.say(f"note: {logger.extra} is no longer written to: {first_line(error)}")
 
 
 def numbers_in(values: Mapping[str, Any], before: str) -> Numbers:
-    """Return what of some values is a number, by names that both loggers take.
+    """Return the values that are finite numbers, under names that both loggers accept.
 
     >>> numbers_in({"loss": 0.5, "top1": None, "epoch": 3, "fused": "9/9"}, "train")
     {'train/loss': 0.5, 'train/epoch': 3.0}
@@ -167,7 +167,7 @@ def numbers_in(values: Mapping[str, Any], before: str) -> Numbers:
 
 
 def named(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, float]]:
-    """Yield the name and the number of each value that is one."""
+    """Yield the name and value of each finite number."""
     for name, value in values.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             letters = "".join(c if c.isalnum() or c in "/_-. " else "_" for c in f"{before}/{name}")

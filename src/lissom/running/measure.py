@@ -1,4 +1,4 @@
-"""Export a finished network and measure the file where it will run."""
+"""Export a finished network and measure the file in its runtime."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from .measurement_notes import measurement_notes, medians
 from .parity import NOISE, OTHERS, Gap, ParityError, gaps_from, in_eight_bits, prove
 from .pictures import Album
 
-PROFILED = 20  # runs that the time of each layer is a median of
-FEW = 256  # test samples on which a file that is far from its simulation is held against float
+PROFILED = 20  # runs; the latency of each layer is their median
+FEW = 256  # test samples for comparing a file with the float network if it fails against PyTorch
 
 
 def silent(_: str) -> None:
@@ -54,12 +54,12 @@ def exported(
     proven: bool = True,
     say: Callable[[str], None] = silent,
 ) -> Path:
-    """Return the file of a network for a target, making it if the store has none; targets of one
-    file share it.
+    """Return the exported file of a network for a target; export it if the store has none. Targets
+    with the same file name share it.
 
-    `fresh` builds the network as it was before any step; `images` are what a target's own quantizer
-    looks at. A new file is run and compared with the network on a few inputs; `proven=False` is for
-    whoever runs it on all test samples next.
+    `fresh` builds the network as it was before any step. `images` are the calibration samples of a
+    target that quantizes itself. A new file is run and compared with the network on a few inputs;
+    `proven=False` skips that if the caller will run it on all test samples.
     """
     home = store.folder(key)
     folder_name, file_name = target.file(few_bits(home), rounded_activations(home)).split("/")
@@ -83,7 +83,7 @@ def exported(
                     say(f"{key}  {target}: the file is run and compared with the network")
                     some = example if images is None or bake else concatenated(images(2))
                     prove(target, folder / path.name, whole, shape, some, pixels=bake)
-                # an ONNX file, packed or not, holds the facts itself
+                # an ONNX file, packed or not, contains the facts itself
                 if not path.suffix.startswith(".onnx"):
                     (folder / f"{path.name}.json").write_text(
                         json.dumps(facts, indent=1), encoding="utf-8"
@@ -92,13 +92,13 @@ def exported(
 
 
 def example_of(record: dict[str, Any]) -> Tree | None:
-    """Return a sample for a network that takes anything but one tensor of floats, else None."""
+    """Return an example input if the network takes anything but one float tensor, else None."""
     inputs = record["task"]["inputs"]
     return example_in(inputs, record["task"]["form"]) if inputs else None
 
 
 def inputs_in(record: dict[str, Any], batch: int, *, pixels: bool = False) -> list[Input]:
-    """Return what a network is shown while it is timed, `batch` samples at once."""
+    """Return the inputs for timing a network on batches of `batch` samples."""
     task = record["task"]
     if not task["inputs"]:
         return images_of((batch, *task["shape"]), pixels=pixels)
@@ -117,11 +117,11 @@ def measure(
     batch: int = 1,
     say: Callable[[str], None] = silent,
 ) -> list[LissomError]:
-    """Measure the network `key` on every target and write what was found into its record.
+    """Measure the network `key` on every target and write the results into its record; return the
+    errors of targets that failed.
 
-    Latency is taken in turns with that of the uncompressed network `source` in the same runtime.
-    Earlier measurements under the same settings stay, if they went well. A target that fails stops
-    no other: the errors are returned.
+    Latency is measured alternately with that of the uncompressed network `source` in the same
+    runtime. Good earlier measurements under the same settings are kept.
     """
     settings = {"threads": threads, "batch": batch, "bake": bake}
     known = store.record(key)["targets"] if targets else {}
@@ -158,7 +158,7 @@ def measure(
             if isinstance(error, ParityError) and all(
                 f["artefact"] != str(path) for f in store.record(key)["targets"].values()
             ):
-                # so that the next attempt makes it anew
+                # so that the next attempt exports it again
                 shutil.rmtree(path.parent, ignore_errors=True)
             continue
         others = medians(store.record(key), str(target), found["machine"])
@@ -172,7 +172,7 @@ def measure(
 
 
 def is_measured(found: dict[str, Any] | None, settings: dict[str, Any]) -> bool:
-    """Return whether a target was measured under these settings, and well, and its file is still there."""
+    """Return whether a target has an undisturbed measurement under these settings, and its file."""
     return (
         found is not None
         and all(found.get(k) == v for k, v in settings.items())
@@ -195,9 +195,8 @@ def measured(
     bake: bool,
     album: Album,
 ) -> dict[str, Any]:
-    """Return what a record says of the file of a network; `other` is that of the uncompressed one.
-
-    What it answers to a few samples is put into `album`.
+    """Return the measurement of a network's file for its record. `other` is the file of the
+    uncompressed network. The answers to a few samples are put into `album`.
     """
     tally = task.tally()
     alike = task.agreement()
@@ -250,8 +249,8 @@ def measured(
 def from_float(
     model: QuantizedNetwork, task: Task, run: RunFile, bake: bool, form: Tree
 ) -> tuple[Gap, Gap]:
-    """Return how far a file's outputs, and those of its simulation, are from the network's without
-    rounding, on a few test samples.
+    """Return how far the outputs of a file, and of its simulation, are from those of the network
+    without rounding, on a few test samples.
     """
     few = spread(task.data.test, FEW)
     answered, _ = together(file_answers(run, task, few, bake, form))

@@ -1,4 +1,4 @@
-"""What a user should hear of a measurement: slow, unsure, or not as the network answers."""
+"""Notes on a measurement for the user: slow, noisy, or answers that differ from the network's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..bench.machine import measured_on
 
 
 def faster_way(float_ms: float, others: Mapping[str, float]) -> str:
-    """Return in words what to use instead of a file that is slower than the uncompressed network's.
+    """Return advice on what to use instead of a file that is slower than the uncompressed network.
 
     >>> faster_way(44.0, {"onnxruntime": 31.0}), faster_way(44.0, {})
     ('faster: onnxruntime, 31 ms', 'faster: the uncompressed file')
@@ -22,7 +22,7 @@ def faster_way(float_ms: float, others: Mapping[str, float]) -> str:
 
 
 def medians(record: dict[str, Any], target: str, machine: str) -> dict[str, float]:
-    """Return the median latency in ms of a network on one machine, by target: all but `target`."""
+    """Return the median latency (ms) of a network on one machine in every target but `target`."""
     return {
         name: found["latency_ms"]["median"]
         for name, found in record["targets"].items()
@@ -33,8 +33,8 @@ def medians(record: dict[str, Any], target: str, machine: str) -> dict[str, floa
 def measurement_notes(
     measurement: dict[str, Any], others: Mapping[str, float] | None = None
 ) -> list[str]:
-    """Return what is remarkable in the numbers of one target, a sentence each; `others` are the
-    median latencies of the same network in other targets.
+    """Return notes on what stands out in the measurement of one target. `others` are the median
+    latencies of the same network in other targets.
     """
     latency = measurement["latency_ms"]
     float_latency = measurement["float_latency_ms"]

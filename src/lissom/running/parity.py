@@ -1,4 +1,4 @@
-"""Prove that an exported file answers as the network it was made from, in its own runtime."""
+"""Check in its runtime that an exported file gives the same outputs as its network."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ from ..trees import (
     tensors_in,
 )
 
-# of an integer file against its simulation: root mean square of the difference over that of the
+# largest error of an integer file against its simulation: RMS of the difference over RMS of the
 # outputs
 NOISE = 0.1
-UNSEEN = 0.3  # the same on noise, which no range was made for
-# Of the rows that a network picks, the share that a file may pick otherwise, since scores at the edge
-# of the best nearly tie; an integer file, whose scores are that noisy, as many as its noise may be.
+UNSEEN = 0.3  # the same on noise, which the ranges were not calibrated for
+# Share of the rows that a network picks in which a float file may differ, since scores at the edge
+# of the best nearly tie. The scores of an integer file are noisier: its share is the allowed noise.
 OTHERS = 0.02
-FEW = 2  # inputs that an exported file is tried on
-# Some networks make much of every rounding: two ways of rounding the same lie as far apart as either
-# from the float network. Such a file passes if it is as near to the float network as the simulation.
+FEW = 2  # inputs on which an exported file is tried
+# Some networks amplify every rounding error: two ways of rounding lie as far from each other as
+# from the float network. Such a file passes if it is as near to the float network as the simulation
+# is.
 AS_NEAR = 1.1  # times the distance of the simulation
-# The sigmoids of runtimes are right to that much of 1. Where a detector sees nothing, as in noise, it
-# is as large as its probabilities.
+# Absolute error of the sigmoids of runtimes. If a detector sees nothing, as on noise, its
+# probabilities are no larger than this.
 SIGMOID = 2e-7
-SPOILT = 0.5  # a simulation that lies farther than this from the float network proves nothing
+SPOILT = 0.5  # a simulation that is farther than this from the float network proves nothing
 
 
 class ParityError(LissomError):
-    """Say that a file answers otherwise than the network it was made from."""
+    """Say that the outputs of a file differ from those of the network it was made from."""
 
 
 def prove(
@@ -63,16 +64,16 @@ def prove(
     *,
     pixels: bool = False,
 ) -> None:
-    """Run a file in a process of its own on a few inputs and compare it with the network.
+    """Run a file in its own process on a few inputs and compare its outputs with the network's.
 
-    The inputs are the first of `images`, a tree as the network takes it; noise of (n, *shape) if
-    None; `pixels`: of 0..255. Raises LissomError if the file cannot be opened or run, and
-    ParityError if it answers otherwise.
+    The inputs are the first of `images`, a tree as the network takes it. If None, they are noise
+    (n, *shape), in 0..255 if `pixels`. Raises LissomError if the file cannot be opened or run, and
+    ParityError if its outputs differ.
     """
     seen = images is not None
     if images is None:
         images = noise((FEW, *shape), pixels)
-        if not runs_on(model, shape):  # it takes integers, and the export has found so
+        if not runs_on(model, shape):  # it takes integers, as the export found
             images = torch.zeros(FEW, *shape, dtype=torch.long)
     inputs = mapped(lambda t: t.detach().cpu(), in_float(few_of(images)))
     with torch.no_grad():
@@ -108,7 +109,7 @@ def check_answers(
     answers: list[Tensor],
     on: str,
 ) -> None:
-    """Raise ParityError where a file's answers to inputs are too far from those `wanted`, the network's."""
+    """Raise ParityError if `answers` of a file are too far from the network's, `wanted`."""
     inner = next((part for part in model.modules() if isinstance(part, QuantizedNetwork)), None)
     quantized = inner is not None or target.rounds()
 
@@ -135,8 +136,8 @@ def check_answers(
 def one_by_one(
     run: Callable[[list[np.ndarray]], list[np.ndarray]], arrays: list[np.ndarray]
 ) -> list[Tensor]:
-    """Return what a file answers to each of its inputs alone, together; nothing where the first axis
-    of some is not the batch.
+    """Return the outputs of a file that is run on one sample at a time, concatenated; [] if some
+    input or output has no batch axis.
     """
     if any(array.ndim == 0 or len(array) != FEW for array in arrays):
         return []
@@ -147,7 +148,7 @@ def one_by_one(
 
 
 def gaps_from(floats: Tree, outputs: Tree, simulated: Tree) -> tuple[Gap, Gap]:
-    """Return how far the outputs of a file and of its simulation are from those of the float network."""
+    """Return the gaps of a file's and of its simulation's outputs to those of the float network."""
     gaps = Gap(NOISE), Gap(NOISE)
     for gap, answers in zip(gaps, (outputs, simulated), strict=True):
         gap.add(answers, floats)
@@ -155,7 +156,7 @@ def gaps_from(floats: Tree, outputs: Tree, simulated: Tree) -> tuple[Gap, Gap]:
 
 
 def few_of(images: Tree) -> Tree:
-    """Return a few samples, the same ones again where there are fewer."""
+    """Return FEW samples; repeat them if there are fewer."""
     return first(concatenated([first(images, FEW)] * FEW), FEW)
 
 
@@ -170,7 +171,7 @@ def runs_on(model: nn.Module, shape: tuple[int, ...]) -> bool:
 
 
 def noise(shape: tuple[int, ...], pixels: bool) -> Tensor:
-    """Return the same noise at every call: normal, or even over 0..255."""
+    """Return the same noise at every call: standard normal, or uniform over 0..255 for pixels."""
     draw = torch.Generator().manual_seed(0)
     return torch.rand(shape, generator=draw) * 255 if pixels else torch.randn(shape, generator=draw)
 
@@ -181,20 +182,21 @@ def in_eight_bits(model: QuantizedNetwork) -> bool:
 
 
 class Gap:
-    """How far the outputs of a file are from PyTorch's, over all batches, tensor by tensor.
+    """The difference between the outputs of a file and PyTorch's, over all batches, tensor by
+    tensor.
 
-    What several outputs differ by is that of the worst: boxes in pixels would hide scores. Where a
-    network picks rows and says which (an output `row_ids`), rows of one id are compared, except for
-    the share `others` that differs most.
+    The worst output tensor counts: otherwise boxes in pixels would hide errors of scores. If a
+    network picks rows and says which (an output `row_ids`), rows with the same id are compared,
+    except for the share `others` that differs most.
     """
 
     def __init__(self, others: float = OTHERS) -> None:
         self.others = others
-        self.squares = list[tuple[float, float]]()  # sums: of what differs, and of the reference
+        self.squares = list[tuple[float, float]]()  # sums of squares: difference, reference
         self.largest = list[tuple[float, float]]()
 
     def add(self, outputs: Tree, reference: Tree) -> None:
-        """Compare a batch. Integers, as classes are, are left to the task to judge."""
+        """Compare a batch. Integer outputs, such as classes, are left to the task's metrics."""
         pairs = list(zip(tensors_in(outputs), tensors_in(reference), strict=True))
         if (ids := output_named(reference, ROW_IDS)) is not None:
             pairs = rows_of_one_id(pairs, ids, self.others)
@@ -220,12 +222,12 @@ class Gap:
 
     @property
     def rms(self) -> float:
-        """The root mean square of what differs, over that of the reference."""
+        """The root mean square of the difference, divided by that of the reference."""
         return worst([math.sqrt(gap) / max(math.sqrt(size), 1e-9) for gap, size in self.squares])
 
     @property
     def most(self) -> float:
-        """The largest difference, over the largest output of the reference."""
+        """The largest difference, divided by the largest output of the reference."""
         return worst([gap / max(size, 1e-9) for gap, size in self.largest])
 
     def check(
@@ -237,13 +239,13 @@ class Gap:
         on: str = "the test images",
         from_float: Callable[[], tuple[Gap, Gap]] | None = None,
     ) -> dict[str, Any]:
-        """Return the gate that says how far outputs are apart; raise if it is too far.
+        """Return the gate with the difference of the outputs. Raises ParityError if it is too big.
 
         A float file may differ by `target.precise` of the largest output. Integer arithmetic rounds
-        ties its own way, so a quantized file is held to the noise it adds (rms, at most 0.1 of the
-        outputs on images); how often its answers agree is in the record. `eight`: some of its
-        weights have 8 bits. `on` names the inputs. `from_float` measures how far the file and its
-        simulation are from the float network: a file that is as near to it passes.
+        ties differently, so a quantized file is judged by the noise it adds (RMS, at most `noise`
+        of the outputs); the record says how often its answers agree. `eight`: some of its weights
+        have 8 bits. `on` names the inputs. `from_float` measures how far the file and its
+        simulation are from the float network: the file passes if it is as near as the simulation.
         """
         name = "artefact = simulated (rms)" if quantized else "exported = PyTorch"
         difference = self.rms if quantized else self.most
@@ -275,10 +277,10 @@ class Gap:
 def rows_of_one_id(
     pairs: list[tuple[Tensor, Tensor]], ids: Tensor, others: float
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return pairs of outputs (n k ...) as rows (m ...) of one id, without the share `others` of them
-    that differs most.
+    """Return pairs of outputs (n k ...) as rows (m ...) with the same id, without the share
+    `others` that differs most.
 
-    A row whose id (n k) the file does not have is infinitely far from what it gives.
+    If the file lacks the id (n k) of a row, the difference of that row is infinite.
     """
     file_ids = next(ours for ours, theirs in pairs if theirs is ids)
     found, order = file_ids.sort(1)
@@ -296,22 +298,22 @@ def rows_of_one_id(
         (ours - theirs).abs().flatten(1).amax(1) / theirs.abs().max().clamp_min(1e-9)
         for ours, theirs in rows
     ]
-    # what is no number counts as no row that was picked otherwise
+    # NaN is sorted first and so kept: it must not pass as a row that was picked differently
     largest = torch.stack(gaps).amax(0).nan_to_num(-1.0, posinf=math.inf)
     kept = largest.argsort()[: math.ceil(len(largest) * (1 - others))]
     return [(ours[kept], theirs[kept]) for ours, theirs in rows]
 
 
 def are_tiny_probabilities(outputs: Tensor) -> bool:
-    """Return whether outputs may be those of a sigmoid, all near 0."""
+    """Return whether all outputs are near 0 and not negative, as those of a sigmoid may be."""
     return bool(outputs.min() >= 0) and bool(outputs.max() < 1e3 * SIGMOID)
 
 
 def maximum(value: float, other: float) -> float:
-    """Return the larger of two numbers, NaN if either is none."""
+    """Return the larger of two numbers, NaN if either is NaN."""
     return math.nan if math.isnan(value) or math.isnan(other) else max(value, other)
 
 
 def worst(values: Sequence[float]) -> float:
-    """Return the largest of some numbers, NaN if one is none, 0 where there are none."""
+    """Return the largest of some numbers: NaN if one is NaN, 0 if there are none."""
     return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)

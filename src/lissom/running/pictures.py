@@ -1,4 +1,4 @@
-"""The same few test samples, answered by the uncompressed network and by every file, to be looked at."""
+"""Pictures of a few test samples with the answers of the uncompressed network and of every file."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from ..trees import Tree, sample, tensors_in
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHORT = 128  # pixels that the shorter side of a picture has at least, where it can
-LONG = 320  # pixels that the longer side has at most in the report
-LARGE = 1280  # and while something is drawn onto it
-THIN = 4  # pixels; what has fewer on a side is no picture
+SHORT = 128  # pixels: least shorter side of a picture, if LARGE allows it
+LONG = 320  # pixels: largest longer side in the report
+LARGE = 1280  # pixels: largest longer side while drawing
+THIN = 4  # pixels: an input with a shorter side is not a picture
 QUALITY = 85  # of JPEG
 
 
 @dataclass
 class Held:
-    """A split of a few samples in memory: `inputs` and `labels`, their targets."""
+    """A split of a few samples in memory: `inputs` and their targets, `labels`."""
 
     inputs: Tree
     labels: Tree
@@ -60,7 +60,7 @@ class Held:
 
 
 def samples_of(data: Data) -> Held:
-    """Return a few test samples, evenly spread, always the same ones."""
+    """Return a few evenly spread test samples, the same at every call."""
     split: Split = spread(data.test, MOST_SAMPLES)
     return Held(*next(split.batches(MOST_SAMPLES, CPU)))
 
@@ -69,7 +69,7 @@ def samples_of(data: Data) -> Held:
 class Album:
     """The answers of a task's networks and files to the same samples, written into their entries.
 
-    Pictures are for people: whatever goes wrong with them is told and costs no measurement.
+    Pictures are only for people: an error in them is reported and never stops a measurement.
     """
 
     task: Task
@@ -83,13 +83,13 @@ class Album:
         return samples_of(self.task.data)
 
     def look(self, target: str, answered: Callable[[Split], Iterable[tuple[Tree, Tree]]]) -> None:
-        """Have a file answer the samples while it is open."""
+        """Run an open file on the samples and keep its outputs."""
         if self.task.kind is not None:
             with self._unharmed(target):
                 self.looked[target] = together(answered(self.samples))[0]
 
     def save_file(self, key: str, target: str) -> None:
-        """Write what a file was seen to answer into the entry of its network."""
+        """Write the answers of a file into the entry of its network."""
         outputs = self.looked.pop(target, None)
         if self.task.kind is None or outputs is None:
             return
@@ -101,7 +101,7 @@ class Album:
                 write_answers(folder, answers)
 
     def save_network(self, key: str) -> None:
-        """Write the truth and what the uncompressed network answers into its entry, once."""
+        """Write the ground truth and the uncompressed network's answers into its entry, once."""
         name = pictures_name()
         if self.task.kind is None or self.store.sound(key, name):
             return
@@ -126,9 +126,7 @@ class Album:
 
 
 def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | None]) -> Answers:
-    """Return rows of answers by whose they are: what outputs say of samples, the truth where there
-    are none.
-    """
+    """Return one row of answers for each source in `outputs`; None stands for the ground truth."""
     pictures, zoom = enlarged(samples.inputs, data)
     colours = dict[str, str]()
     rows = {}
@@ -141,7 +139,7 @@ def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | 
             if pictures:
                 plain = pictures[place]
                 drawn = kind.drawn(plain, answer, data.classes, zoom)
-                # one on which nothing is drawn is shown once
+                # a picture with nothing drawn on it is shown once, in the row of the ground truth
                 if given is None or drawn is not plain:
                     jpeg = jpeg_of(drawn)
                 if drawn is not plain:
@@ -155,9 +153,8 @@ def answers_of(kind: Kind, data: Data, samples: Held, outputs: dict[str, Tree | 
 def captions_of(
     kind: Kind, data: Data, truth: Tensor, outputs: Tree | None
 ) -> Iterator[tuple[str, bool | None]]:
-    """Yield a caption for each sample, and whether its answer is wrong, None where that is no
-    question of yes or no. Where a picture says the answer, the caption has the metric of that
-    sample.
+    """Yield a caption for each sample, and whether its answer is wrong: None if it is neither right
+    nor wrong. If the picture shows the answer, the caption has the metric of that sample.
     """
     said = truth if outputs is None else kind.answers(outputs)
     sure = None if outputs is None else kind.sureness(outputs)
@@ -173,7 +170,7 @@ def captions_of(
 
 
 def metric_of(kind: Kind, data: Data, outputs: Tree, truth: Tensor) -> str:
-    """Return the first metric of one sample as text, "" where it is not a number."""
+    """Return the first metric of one sample as text, "" if it is not finite."""
     tally = kind.tally(len(data.classes))
     tally.add(outputs, truth)
     name, value = next(iter(tally.values().items()))
@@ -181,11 +178,10 @@ def metric_of(kind: Kind, data: Data, outputs: Tree, truth: Tensor) -> str:
 
 
 def enlarged(inputs: Tree, data: Data) -> tuple[list[Image], int]:
-    """Return what a network sees as pictures, and by what factor they are enlarged; none for inputs
-    that are no pictures.
+    """Return the inputs as enlarged pictures, and the factor; no pictures for other inputs.
 
-    Pixels (n c h w) are shown as they are, other numbers from the least to the largest of each
-    sample.
+    Pixels (n c h w) are shown as they are. Other numbers are scaled from the minimum to the maximum
+    of each sample.
     """
     from PIL import Image as images
 
@@ -205,7 +201,7 @@ def enlarged(inputs: Tree, data: Data) -> tuple[list[Image], int]:
 
 
 def is_picture(inputs: Tensor) -> bool:
-    """Return whether inputs look like pictures (n c h w), gray or in colours."""
+    """Return whether inputs look like gray or colour pictures (n c h w)."""
     return (
         inputs.ndim == 4
         and inputs.shape[1] in (1, 3)
@@ -215,7 +211,7 @@ def is_picture(inputs: Tensor) -> bool:
 
 
 def stretched(inputs: Tensor) -> Tensor:
-    """Return numbers (n ...) as pixels from 0, the least of each sample, to 255, its largest."""
+    """Return numbers (n ...) as pixels: 0 is the minimum of each sample, 255 its maximum."""
     values = inputs.float().nan_to_num(0, 0, 0)
     flat = values.flatten(1)
     low = flat.amin(1).view(-1, 1, 1, 1)
@@ -232,7 +228,7 @@ def jpeg_of(picture: Image) -> bytes:
         picture.thumbnail((LONG, LONG), images.Resampling.LANCZOS)
     for quality in (QUALITY, 60, 30):  # noise takes many bytes
         file = BytesIO()
-        # at full resolution: thin lines are all colour
+        # no chroma subsampling: thin lines would lose their colour
         picture.save(file, "JPEG", quality=quality, subsampling=0)
         if file.tell() <= MOST_BYTES:
             break

@@ -1,5 +1,5 @@
-"""What runs: the tree of networks that recipes make, each by one step from the one before. Knows nothing
-of torch.
+"""The plan of a run: a tree of networks, each made by one step from the network before it. Does not
+import torch.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """The network that `step` makes of the one `before`; both are None for the network as given."""
+    """The network that `step` makes from `before`; both are None for the given network."""
 
     key: str
     before: Node | None = field(repr=False)
     step: Step | None
     seed: int
-    # key of the uncompressed network, which this one is compared with and taught by: the last that
-    # only `train` steps made. A step `sparsify` is not one: it already takes something away.
+    # Key of the uncompressed network that this one is compared with and taught by: the last one
+    # that only `train` steps made. A `sparsify` step does not count: it already compresses.
     reference: str
-    depth: int  # how many steps lead to it
+    depth: int  # number of steps that lead to it
 
     def after(self, step: Step) -> Node:
-        """Return the network that a step makes of this one."""
+        """Return the node of the network that a step makes from this one."""
         key = step.key(self.key)
         compressed = step.compresses or self.key != self.reference
         reference = self.reference if compressed else key
@@ -39,7 +39,7 @@ class Node:
 
     @property
     def path(self) -> list[Node]:
-        """The networks from the one as given to this one."""
+        """The networks from the given one to this one."""
         nodes = [self]
         while (before := nodes[-1].before) is not None:
             nodes.append(before)
@@ -47,14 +47,14 @@ class Node:
 
     @property
     def recipe(self) -> Recipe:
-        """The steps that lead to it."""
+        """The steps that lead to this network."""
         return Recipe(tuple(node.step for node in self.path if node.step is not None))
 
 
 def ends(recipes: Sequence[Recipe], seeds: Iterable[int], root: Callable[[int], str]) -> list[Node]:
     """Return the network at the end of each recipe for each seed, in the order in which they run.
 
-    `root` is the key of the network as given for a seed. What recipes share is one node.
+    `root` returns the key of the given network for a seed. Recipes share nodes of common prefixes.
 
     >>> space = [Recipe("train(1) | fold"), Recipe("train(1) | prune(0.5)")]
     >>> [(str(node.step), node.depth) for node in ends(space, [0], lambda seed: "given")]
@@ -75,7 +75,7 @@ def ends(recipes: Sequence[Recipe], seeds: Iterable[int], root: Callable[[int], 
 
 
 def node_at(recipe: str, seed: int, root: Callable[[int], str]) -> Node:
-    """Return the network that a recipe makes for a seed; of '' the one as given.
+    """Return the network that a recipe makes for a seed; '' is the given network.
 
     >>> node_at("train(1) | fold", 0, lambda seed: "given").depth
     2
@@ -87,16 +87,16 @@ def node_at(recipe: str, seed: int, root: Callable[[int], str]) -> Node:
 
 
 def steps_to(end: Node) -> list[Node]:
-    """Return the networks that have to be made on the way to one, itself included.
+    """Return the networks that must be made to reach one, itself included.
 
-    The network as given is among them only where it is what others are compared with.
+    The given network is among them only if it is the reference of this one.
     """
     given, *nodes = end.path
     return end.path if given.key == end.reference else nodes
 
 
 def tree(ends: Iterable[Node]) -> list[Node]:
-    """Return every network on the way to these once, depth first.
+    """Return every network on the paths to these, each once, depth first.
 
     >>> space = [Recipe("train(1) | fold"), Recipe("train(1) | prune(0.5)")]
     >>> [str(node.step) for node in tree(ends(space, [0], lambda seed: "given"))]
@@ -108,15 +108,15 @@ def tree(ends: Iterable[Node]) -> list[Node]:
             children.setdefault(node.before, {})[node] = None
     ordered = list[Node]()
     left = [*reversed(children.get(None, {}))]
-    while left:  # a recipe may have more steps than Python nests calls
+    while left:  # no recursion: a recipe may have more steps than Python's recursion limit
         ordered.append(left.pop())
         left += reversed(children.get(ordered[-1], {}))
     return ordered
 
 
 def targets_of(wanted: str | Iterable[str | Target]) -> list[Target]:
-    """Return targets from text such as `onnxruntime,openvino(precision="bf16")`; raise if one
-    cannot run here.
+    """Return targets from text such as `onnxruntime,openvino(precision="bf16")`. Raises LissomError
+    if one cannot run here.
     """
     from ..language.target import Target
 
@@ -137,7 +137,7 @@ def targets_of(wanted: str | Iterable[str | Target]) -> list[Target]:
 
 
 def one_target(text: str) -> Target:
-    """Return the one target that a text names."""
+    """Return the only target that a text names. Raises LissomError if it names none or several."""
     found = targets_of(text)
     if len(found) != 1:
         raise LissomError(f"export: expected one target, got {text!r}")

@@ -1,4 +1,4 @@
-"""The teachers of a run: given to the steps that name none, and kept while the run lasts."""
+"""The teachers of a run: set in the steps that name none, and kept in the store during the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tasks.teachers import teachers_in
 
 
 def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
-    """Return the keys of the teachers that recipes name."""
+    """Return the keys of the store's entries that recipes name as teachers."""
     texts = [
         text
         for recipe in recipes
@@ -27,8 +27,8 @@ def teachers(recipes: Iterable[Recipe], store: Store) -> list[str]:
 def taught(space: str | Space | Recipe, teacher: str | None) -> list[Recipe]:
     """Return the recipes of a space with `teacher` written into every distill step that names none.
 
-    As a setting of the step it is in the key of the distilled network, which depends on the
-    teacher, and not in the keys of the steps before, which do not.
+    The teacher becomes a setting of the step, so it is part of the key of the distilled network,
+    which depends on it. The keys of the steps before do not change.
     """
     space = Space(space) if isinstance(space, str) else space
     recipes = [space] if isinstance(space, Recipe) else space
@@ -36,7 +36,7 @@ def taught(space: str | Space | Recipe, teacher: str | None) -> list[Recipe]:
 
 
 def with_teacher(recipe: Recipe, teacher: str) -> Recipe:
-    """Return a recipe whose distill steps all name a teacher; raise if it has none."""
+    """Return a recipe whose distill steps all name a teacher. Raises LissomError if it has none."""
     if not any(step.has_teacher for step in recipe.steps):
         raise LissomError(f"recipe: a teacher was given, but '{recipe}' has no distill step")
     return Recipe(

@@ -1,7 +1,7 @@
-"""The processes of a run that learns in several: the first starts the others by its own command line.
+"""The processes of a run that learn together: the first starts the others by its own command line.
 
-The first does all else by itself: it alone reads and writes records, cuts, rounds and measures. It
-tells the others the key of each network that is to learn; they load the one before from the store.
+Only the first reads and writes records, prunes, quantizes and measures. It sends the others the key
+of each network that has to learn, and they load the network before it from the store.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ..learning.ranks import Ranks, meet
 from ..system.processes import command, ended, surroundings
 from ..system.scratch import temporary
 
-RANK = "LISSOM_RANK"  # of a process that the first one started
+RANK = "LISSOM_RANK"  # of a process that the first process started
 COUNT = "LISSOM_PROCESSES"
 PLACE = "LISSOM_MEETING"  # a folder
-PATIENCE_S = 5.0  # until a process that does not answer has ended
+PATIENCE_S = 5.0  # wait this long for a process that does not answer to end
 AGAIN = "the same command goes on from the last checkpoint"
 
 
 class Team:
     """The processes that learn together; this one is `rank` of `count`.
 
-    `words` are the command line by which the first starts the others, when a step learns; None
-    where they are started already, by torchrun. `place` is the folder where they meet.
+    `words` is the command line by which the first process starts the others when a step learns;
+    None if torchrun has started them already. `place` is the folder of their rendezvous.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Team:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the others end; end them if this one failed."""
+        """Let the other processes end; kill them if this one failed."""
         if kind is not None:
             self._end()
         with self.stack, suppress(LissomError):
@@ -73,7 +73,7 @@ class Team:
 
     @contextmanager
     def learning(self, key: str, device: torch.device) -> Iterator[Ranks]:
-        """Have the others learn a network, too; the cores are shared out while they do."""
+        """Let the other processes join in learning a network; the cores are divided meanwhile."""
         self.check(device)
         threads = torch.get_num_threads()
         if self.ranks is None:
@@ -89,17 +89,17 @@ class Team:
             torch.set_num_threads(threads)
 
     def keys(self, ranks: Ranks) -> Iterator[str]:
-        """Yield the keys of networks that the first process says are to learn."""
+        """Yield the key of each network to learn, as the first process sends them."""
         while key := ranks.told(b"", patient=True).decode():
             yield key
 
     def check(self, device: torch.device) -> None:
-        """Raise where processes cannot speak of what is on a device."""
+        """Raise LissomError if processes cannot exchange tensors of a device."""
         if device.type not in ("cpu", "cuda"):
             raise LissomError(f"--processes: expected --device cpu or cuda, got {device}")
 
     def device(self, device: torch.device) -> torch.device:
-        """Return the device of this process: with GPUs for all, each has its own."""
+        """Return the device of this process: its own GPU if there is one for each process."""
         if not one_each(device, self.count):
             return device
         own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
@@ -107,7 +107,7 @@ class Team:
         return own
 
     def join(self, nccl: bool) -> Ranks:
-        """Meet the others; gradients on GPUs go by NCCL if each process has its own."""
+        """Meet the other processes. With `nccl`, gradients on GPUs are exchanged through NCCL."""
         file = None
         if self.place is not None:
             file = self.place / "meeting"
@@ -117,7 +117,7 @@ class Team:
         return ranks
 
     def _start(self, threads: int) -> None:
-        """Start the others, and wait until they have read the data."""
+        """Start the other processes, and wait until they have read the data."""
         assert self.words is not None
         self.place = self.stack.enter_context(temporary())
         self.stack.callback(self._end)
@@ -129,7 +129,7 @@ class Team:
                     subprocess.Popen(
                         command("lissom.cli", *self.words),
                         env=surroundings(**shared, **{RANK: str(rank)}),
-                        stdin=subprocess.PIPE,  # ends when this process does, however that ends
+                        stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                         stdout=subprocess.DEVNULL,
                         stderr=log,
                     )
@@ -141,7 +141,7 @@ class Team:
             time.sleep(0.05)
 
     def _end(self) -> None:
-        """End the others."""
+        """Kill the other processes."""
         for process in self.others:
             process.kill()
         for process in self.others:
@@ -150,18 +150,18 @@ class Team:
                 process.stdin.close()
 
     def why(self) -> str:
-        """Return in one line which process does not answer, and why."""
+        """Return one line on which process does not answer, and why."""
         if self.rank:
             return "--processes: the first process has ended"
         wait(self.others, any, PATIENCE_S)
         wait(self.others, all, PATIENCE_S / 10)
         reasons = [self._reason(rank) for rank in range(1, len(self.others) + 1)]
-        # the others end as soon as one has ended
+        # when one process fails, the rest end too: report the original failure
         first = sorted(filter(None, reasons), key=lambda reason: "has ended" in reason)
         return f"--processes: {first[0] if first else 'another process does not answer'}; {AGAIN}"
 
     def _reason(self, rank: int) -> str:
-        """Return how a process ended, and its last words; nothing if it has not ended."""
+        """Return how a process ended, and the last line it printed; '' if it has not ended."""
         if (status := self.others[rank - 1].poll()) is None:
             return ""
         assert self.place is not None
@@ -172,7 +172,7 @@ class Team:
 
 
 def stay_inside() -> None:
-    """Have gloo speak within this machine, unless the user names another network."""
+    """Make gloo use the loopback interface, unless the user names another one."""
     names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
@@ -183,7 +183,7 @@ def wait(
     enough: Callable[[Iterator[bool]], bool],
     most_s: float,
 ) -> None:
-    """Wait until any or all processes have ended, not for longer than `most_s`."""
+    """Wait until enough processes (any or all) have ended, for at most `most_s` seconds."""
     until = time.monotonic() + most_s
     while processes and time.monotonic() < until:
         if enough(process.poll() is not None for process in processes):
@@ -192,17 +192,15 @@ def wait(
 
 
 def one_each(device: torch.device, count: int) -> bool:
-    """Return whether each process learns on a GPU of its own: no number was given, and there are
-    enough on this machine.
+    """Return whether each process learns on its own GPU: the device has no index, and this machine
+    has enough GPUs.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
     return device.type == "cuda" and device.index is None and torch.cuda.device_count() >= here
 
 
 def team_of(processes: int, words: Sequence[str]) -> Team | None:
-    """Return the processes to learn with: those of `--processes`, or of torchrun; None for this one
-    only.
-    """
+    """Return the team of `--processes` or torchrun; None if this process learns alone."""
     if RANK in os.environ:
         threading.Thread(target=end_with_first, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
@@ -220,6 +218,6 @@ def team_of(processes: int, words: Sequence[str]) -> Team | None:
 
 
 def end_with_first() -> None:
-    """End this process when the first one has ended, which holds its standard input."""
-    os.read(0, 1)  # sys.stdin would be locked when this process ends by itself
+    """End this process when the first process, which holds its standard input, has ended."""
+    os.read(0, 1)  # reading sys.stdin would hold its lock when this process ends by itself
     os._exit(1)

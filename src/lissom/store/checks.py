@@ -1,8 +1,7 @@
-"""JSON as a value of known types, ranges and depth, or one line that says what is not so.
+"""Read JSON as values of known types, ranges and depth, or raise an error in one line.
 
-A check is a function of a value; it returns the value as readers get it, or raises Wrong, to which
-whoever looks into an object or a list adds the place. A store of thousands is read at each listing,
-so nothing is made for what is right.
+A check is a function that returns a value as readers get it, or raises Wrong; the checks of objects
+and lists add the place. A listing reads thousands of records, so correct values are not copied.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from ..errors import LissomError
 MOST_BYTES = 16 << 20  # of a file of JSON
 MOST_DEPTH = 32
 LARGEST = 2**63
-MISSING: Any = object()  # a field that has to be there
-LEFT_OUT: Any = object()  # a field that may be missing, and is missing then in what is read
+MISSING: Any = object()  # as default: the field is required
+LEFT_OUT: Any = object()  # as default: the field may be missing, and then stays missing
 
 Check = Callable[[Any], Any]
 
 
 class Wrong(ValueError):
-    """Say where a file holds something else than it should."""
+    """Say where a file has an unexpected value."""
 
     def __init__(self, place: str, expected: str, got: Any) -> None:
         said = repr(got)
@@ -40,7 +39,7 @@ class Wrong(ValueError):
         self.said = f"expected {expected}, got {said if len(said) <= 60 else said[:57] + '...'}"
 
     def within(self, place: object) -> Wrong:
-        """Return the error with the place that its place is in."""
+        """Add an outer place to the error; return the error."""
         self.place = f"{place}.{self.place}" if self.place else str(place)
         return self
 
@@ -52,7 +51,7 @@ class Wrong(ValueError):
 
 
 def text_of(path: Path) -> str:
-    """Return the text of a regular file of at most 16 MiB; no link, no pipe."""
+    """Return the text of a regular file of at most 16 MiB. Raises Wrong for links and others."""
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
         raise Wrong(path.name, "a regular file", stat.filemode(found.st_mode))
@@ -62,7 +61,7 @@ def text_of(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file by one rename."""
+    """Write a JSON file, replaced by one rename. Raises LissomError if that fails."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         new.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
@@ -74,8 +73,8 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def many_read() -> Iterator[None]:
-    """Read many files in the block without looking for circles, a third of the time: what JSON says
-    has none.
+    """Pause Python's garbage collector while the block reads many files: it would take a third of
+    the time, and JSON has no reference cycles.
     """
     looked = gc.isenabled()
     gc.disable()
@@ -87,11 +86,12 @@ def many_read() -> Iterator[None]:
 
 
 def parsed(text: str, constant: Callable[[str], Any] | None = None) -> Any:
-    """Return what JSON says: finite numbers, of at most 64 bits where they are whole, nested at most 32 deep.
+    """Return the value of JSON: finite numbers, integers of at most 64 bits, nested at most 32
+    deep.
 
-    `constant` is told of NaN and Infinity, which are errors otherwise. orjson reads five times as
-    fast as the standard library. What it refuses is read by that once more, for NaN in logs and for
-    the words of the error.
+    `constant` maps NaN and Infinity to values; they are errors without it. orjson is five times as
+    fast as the standard library. If it fails, the standard library reads the text again, for NaN in
+    logs and for the text of the error. Raises ValueError, such as Wrong.
     """
     try:
         found = orjson.loads(text)
@@ -102,13 +102,13 @@ def parsed(text: str, constant: Callable[[str], Any] | None = None) -> Any:
 
 
 def _parsed_in_python(text: str, constant: Callable[[str], Any]) -> Any:
-    """Parse what orjson does not take: JSON with NaN, or what is none, in words of what is wrong."""
+    """Parse JSON with NaN, which orjson refuses, or raise an error that says what is wrong."""
     try:
         found = json.loads(text, parse_constant=constant)
     except RecursionError:
         raise Wrong("JSON", f"at most {MOST_DEPTH} levels", "more") from None
     _shallow(found, _of_64_bits)
-    try:  # half a character could not be printed
+    try:  # a lone surrogate could not be printed
         json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Wrong("JSON", "whole characters", "half of one") from None
@@ -120,7 +120,7 @@ def _constant(text: str) -> float:
 
 
 def _shallow(value: Any, at_each: Callable[[list[Any]], object] | None = None) -> None:
-    """Raise for what is nested too deeply, level by level."""
+    """Raise Wrong if a value is nested too deeply; call `at_each` on each level."""
     level = [value]
     for _ in range(MOST_DEPTH + 1):
         if at_each is not None:
@@ -137,7 +137,7 @@ def _shallow(value: Any, at_each: Callable[[list[Any]], object] | None = None) -
 
 
 def _of_64_bits(level: list[Any]) -> None:
-    """Raise for numbers that are larger: orjson takes none, but Python."""
+    """Raise Wrong for larger numbers, which orjson refuses but Python accepts."""
     for found in level:
         if not (
             math.isfinite(found)
@@ -164,7 +164,7 @@ def number(low: float = -LARGEST, high: float = LARGEST, what: str = "a number")
 
 
 def whole(low: int = 0, high: int = LARGEST) -> Check:
-    """Accept a whole number from `low` to `high`."""
+    """Accept an integer from `low` to `high`."""
 
     def check(value: Any) -> Any:
         if type(value) is not int or not low <= value <= high:
@@ -194,40 +194,40 @@ def anything(value: Any) -> Any:
 
 
 def maybe(check: Check) -> Check:
-    """Accept null, too."""
+    """Accept null as well."""
     return lambda value: None if value is None else check(value)
 
 
 def listing(check: Check) -> Check:
-    """Accept a list of such values."""
+    """Accept a list of values that pass `check`."""
 
     def each(value: Any) -> Any:
         if type(value) is not list:
             raise Wrong("", "a list", value)
         try:
             return [check(part) for part in value]
-        except Wrong:  # once more, to say where
+        except Wrong:  # again, to find the place
             return [at(place, check, part) for place, part in enumerate(value)]
 
     return each
 
 
 def mapping(check: Check) -> Check:
-    """Accept an object with such values under any names."""
+    """Accept an object with any names, whose values pass `check`."""
 
     def each(value: Any) -> Any:
         if type(value) is not dict:
             raise Wrong("", "an object", value)
         try:
             return {name: check(part) for name, part in value.items()}
-        except Wrong:  # once more, to say where
+        except Wrong:  # again, to find the place
             return {name: at(name, check, part) for name, part in value.items()}
 
     return each
 
 
 def fields(**wanted: Check | tuple[Check, Any]) -> Check:
-    """Accept an object with these fields, and others; a field given as (check, default) may be missing."""
+    """Accept an object with these fields and others; a field (check, default) may be missing."""
     pairs = [
         (name, *(check if isinstance(check, tuple) else (check, MISSING)))
         for name, check in wanted.items()
@@ -259,7 +259,7 @@ def fields(**wanted: Check | tuple[Check, Any]) -> Check:
 
 
 def at(place: object, check: Check, value: Any) -> Any:
-    """Return what a check returns for a value that stands at a place."""
+    """Return the result of a check; an error gets the place of the value."""
     try:
         return check(value)
     except Wrong as error:

@@ -1,8 +1,8 @@
-"""Copies of a store's entries in object storage, or in any other place that fsspec has a name for.
+"""Copy a store's entries to and from object storage, or any other file system that fsspec supports.
 
-An entry there is a folder of the same files; its manifest is written last, so one without is not
-finished. What comes back keeps the signature that it has: an entry that somebody else wrote is data
-until it is signed here.
+An entry there is a folder of the same files. Its manifest is written last, so an entry without one
+is unfinished. Entries that come back keep their signature: an entry that somebody else wrote is
+only data until this user signs it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .record import KEY
 from .store import Store
 
 FILE = re.compile(r"(artefacts/[a-z][\w-]*/)?[A-Za-z][\w.-]*")  # of an entry
-LAST = ("record.json", NAME)  # whoever reads meanwhile finds no manifest ahead of its files
+LAST = ("record.json", NAME)  # written last, so that no reader finds a manifest before its files
 
 
 def push(store: Store, url: str, say: Callable[[str], None]) -> list[str]:
-    """Copy all entries to a place that do not lie there as they are here; return their keys."""
+    """Copy the entries to a place that are missing or different there; return their keys."""
     sent = list[str]()
     with place(url) as (files, root):
         there = {key: {*names} for key, names in listed(files, root).items()}
@@ -46,9 +46,9 @@ def push(store: Store, url: str, say: Callable[[str], None]) -> list[str]:
 
 
 def pull(store: Store, url: str, say: Callable[[str], None]) -> list[str]:
-    """Copy all entries from a place that are not here yet; return their keys.
+    """Copy the entries from a place that are missing here; return their keys.
 
-    One whose files are not what its checksums say is left out, and told.
+    An entry whose files differ from its checksums is left out and reported.
     """
     taken = list[str]()
     with place(url) as (files, root):
@@ -70,14 +70,14 @@ def pull(store: Store, url: str, say: Callable[[str], None]) -> list[str]:
 
 
 def fetch(files: Any, root: str, names: list[str], folder: Path) -> None:
-    """Bring the files of an entry into a folder."""
+    """Download the files of an entry into a folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         files.get_file(f"{root}/{name}", str(folder / name))
 
 
 def check(folder: Path, key: str) -> None:
-    """Raise unless a folder is the entry of that key, as it was sealed."""
+    """Raise LissomError unless a folder is the entry of a key, unchanged since it was sealed."""
     sealed = manifest(folder, key)
     if sealed is None or sealed.name != key:
         raise LissomError("its checksums are those of another entry")
@@ -88,7 +88,7 @@ def check(folder: Path, key: str) -> None:
 
 
 def listed(files: Any, root: str) -> dict[str, list[str]]:
-    """Return the names of the files of each entry in a place; what is none of an entry's is left out."""
+    """Return the file names of each entry in a place; other files are left out."""
     entries = dict[str, list[str]]()
     for path in sorted(files.find(root)) if files.exists(root) else []:
         key, _, name = path.removeprefix(root).lstrip("/").partition("/")
@@ -98,7 +98,7 @@ def listed(files: Any, root: str) -> dict[str, list[str]]:
 
 
 def local_files(folder: Path) -> Iterator[str]:
-    """Yield the files of an entry."""
+    """Yield the file names of an entry."""
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and FILE.fullmatch(name):
@@ -107,7 +107,7 @@ def local_files(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def place(url: str) -> Iterator[tuple[Any, str]]:
-    """Give the file system and the folder of a URL; raise what goes wrong with it in one line."""
+    """Yield the file system and folder of a URL; turn any error in the block into a LissomError."""
     if "://" not in url:
         raise LissomError(
             f"store: expected a place such as s3://bucket/folder or file:///folder, got {url!r}"
@@ -119,9 +119,9 @@ def place(url: str) -> Iterator[tuple[Any, str]]:
         yield files, root.rstrip("/")
     except LissomError:
         raise
-    except ImportError as error:  # of the library for its kind
+    except ImportError as error:  # of the library for this kind of place
         raise LissomError(f"store: {url}: {first_line(error)}") from None
-    except Exception as error:  # each kind of place has errors of its own
+    except Exception as error:  # each kind of place raises its own errors
         raise LissomError(
             f"store: {url} cannot be used ({type(error).__name__}: {first_line(error):.200})"
         ) from None

@@ -1,13 +1,13 @@
-"""What an entry of the store consists of: the SHA-256 of its files, signed with the user's key.
+"""The manifest of an entry of the store: the SHA-256 of its files, signed with the user's key.
 
-The checksums tell damage, the signature tells whose entry it is. What may change later,
-measurements, is not in it; everything that decides what is imported or run is: the structure with
-how the network is built, the weights, the recipe and the entries it names, and where the code lies
-that it names.
+The checksums reveal damage; the signature shows whose entry it is. The manifest leaves out
+measurements, which may change later. It covers everything that decides which code is imported or
+run: the structure with the way to build the network, the weights, the recipe and the entries it
+names, and the path of the code it names.
 
-A store is data: what it names is imported only if the user's own key has signed it. The place of
-the code is signed too, so that an entry which comes back from somebody else does not run the code
-that lies beside it.
+A store is only data: code that it names is imported only if the user's own key has signed it. The
+path of the code is signed too, so that an entry that comes back from somebody else does not run
+code that they put beside it.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from .signing import canonical, same, signature, user_key
 
 NAME = "manifest.json"
 FORMAT = 1
-# what a record is told after it was written; other fields may be added
+# fields of a record that may change later; other fields may only be added
 LATER = ("targets", "finished", "notes")
-# bytes hashed at once: between two parts a thread waits for one that builds a network to let it run
+# bytes hashed at once: after each part, the thread must wait for the one that builds the network
 CHUNK = 8 << 20
-HASHED: dict[tuple[int, ...], str] = {}  # what this process has read already
+HASHED: dict[tuple[int, ...], str] = {}  # digests of files that this process has read already
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The checksums of a folder that was sealed, by file; whether all of it was signed by this user."""
+    """The checksums of a sealed folder, by file, and whether this user signed them (`own`)."""
 
     name: str
     files: dict[str, str]
-    record: dict[str, Any]  # the fields that count, and their SHA-256
-    code: str | None  # where the code lies that the entry names, as a SHA-256
+    record: dict[str, Any]  # names of the sealed fields, and their SHA-256
+    code: str | None  # the SHA-256 of the path of the code that the entry names
     own: bool
 
 
 def seal(folder: Path, name: str) -> None:
-    """Write the manifest of a folder of the name KEY or KEY/artefacts/NAME, signed with the user's
-    key if there is one.
+    """Write the manifest of a folder named KEY or KEY/artefacts/NAME, signed with the user's key if
+    there is one.
     """
     files = {
         path.relative_to(folder).as_posix(): digest(path)
@@ -76,7 +76,7 @@ def seal(folder: Path, name: str) -> None:
 
 
 def manifest(folder: Path, name: str) -> Manifest | None:
-    """Return the manifest of a folder of that name; None where there is none or it cannot be read."""
+    """Return the manifest of a folder named `name`; None if there is none or it cannot be read."""
     try:
         facts = parsed(text_of(folder / NAME))
         signed = facts.pop("signature")
@@ -96,7 +96,7 @@ def manifest(folder: Path, name: str) -> Manifest | None:
 
 
 def wrong(folder: Path, sealed: Manifest, names: Iterable[str] | None = None) -> str | None:
-    """Return the first file of a folder that is not what was sealed, None if all are, or those of `names`."""
+    """Return the first file (of `names` if given) that differs from its checksum, or None."""
     return next(
         (
             name
@@ -109,11 +109,11 @@ def wrong(folder: Path, sealed: Manifest, names: Iterable[str] | None = None) ->
 
 @contextmanager
 def checked(folder: Path) -> Iterator[None]:
-    """Compare a network's files with their checksums while the block reads them; raise LissomError
-    where they differ.
+    """Compare a network's files with their checksums while the block reads them. Raises LissomError
+    if they differ.
 
-    A thread hashes the files while the network is built, each file once in a process: loading a
-    ResNet-50 takes 1.01 times as long as without checksums (benchmarks/checksum_cost.py).
+    A thread hashes the files while the network is built, and each file only once per process. So
+    loading a ResNet-50 takes 1.01 times as long as without checksums (benchmarks/checksum_cost.py).
     """
     sealed = manifest(folder, folder.name)
     if sealed is None:  # saved by lissom.save, or by an earlier version
@@ -124,13 +124,13 @@ def checked(folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception:
-            refuse(folder, found.result())  # which tells more than what came of it
+            refuse(folder, found.result())  # a damaged file explains more than its consequences
             raise
     refuse(folder, found.result())
 
 
 def refuse(folder: Path, name: str | None) -> None:
-    """Raise LissomError if a file of an entry is not what was written."""
+    """Raise LissomError for a damaged file of an entry; None means that there is none."""
     if name is not None:
         raise LissomError(
             f"store: {folder / name} is not what was written (its SHA-256 differs); "
@@ -139,7 +139,7 @@ def refuse(folder: Path, name: str | None) -> None:
 
 
 def own_record(sealed: Manifest, folder: Path) -> bool:
-    """Return whether the record of an entry says what it did when it was sealed."""
+    """Return whether the sealed fields of an entry's record are unchanged."""
     fields = sealed.record["fields"]
     record = record_in(folder)
     return (
@@ -149,7 +149,7 @@ def own_record(sealed: Manifest, folder: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, "" where it cannot be read."""
+    """Return the SHA-256 of a file, "" if it cannot be read."""
     found = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
@@ -171,7 +171,7 @@ def digest_of(record: dict[str, Any], fields: Iterable[str]) -> str:
 
 
 def record_in(folder: Path) -> dict[str, Any]:
-    """Return the record of an entry as it is written; an empty one where it cannot be read."""
+    """Return the record of an entry without checking it; {} if it cannot be read."""
     try:
         return dict(parsed(text_of(folder / "record.json")))
     except (OSError, ValueError, TypeError):
@@ -179,17 +179,15 @@ def record_in(folder: Path) -> dict[str, Any]:
 
 
 def code_of(folder: Path) -> str | None:
-    """Return the SHA-256 of the path of the code that a network's structure names; None where it
-    names none.
-    """
+    """Return the SHA-256 of the path of the code that a network's structure names, or None."""
     named = code_in(folder)
     file = named and code_file(named)
     return hashlib.sha256(str(file).encode()).hexdigest() if file else None
 
 
 def code_in(folder: Path) -> str | None:
-    """Return the code that the structure of a saved network names; None where it names none or
-    cannot be read.
+    """Return the code that a saved network's structure names; None if it names none or cannot be
+    read.
     """
     try:
         return code_named(parsed(text_of(folder / "structure.json"))["build"] or {})

@@ -1,7 +1,8 @@
-"""What the same few samples are answered, in an entry: captions and pictures in a folder of its own.
+"""The answers to a few samples, kept in an entry: captions and pictures in a folder.
 
-`artefacts/pictures` of an uncompressed network has the truth and its answers, `artefacts/pictures-TARGET`
-of any network those of its file. An entry may come from anybody: what is read is checked.
+`artefacts/pictures` of an uncompressed network has the ground truth and its answers;
+`artefacts/pictures-TARGET` of any network has the answers of its file. An entry may come from
+anybody, so all that is read is checked.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 from ..errors import LissomError
 from .checks import Wrong, fields, flag, listing, mapping, maybe, parsed, text_of
 
-PICTURES = "pictures"  # what the names of such folders begin with
-ROWS = ("truth", "network", "file")  # whose answers there are
+PICTURES = "pictures"  # the prefix of the names of such folders
+ROWS = ("truth", "network", "file")  # the sources of answers
 MOST_SAMPLES = 6
 MOST_BYTES = 200_000  # of a picture
 MOST_PIXELS = 1_000  # of a side
@@ -30,8 +31,8 @@ MOST_COLOURS = 1_000
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one sample: a caption, whether that is wrong (None where it cannot be told),
-    and a JPEG with its size (width, height).
+    """The answer to one sample: a caption, whether it is wrong (None if it is neither right nor
+    wrong), and a JPEG with its size (width, height).
     """
 
     caption: str
@@ -42,14 +43,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """Rows of answers by whose they are, and the colours (#rrggbb) of the classes in them."""
+    """Rows of answers by source (see ROWS), and the colours (#rrggbb) of the classes in them."""
 
     rows: dict[str, list[Answer]]
     colours: dict[str, str] = field(default_factory=dict)
 
 
 def pictures_name(target: str = "") -> str:
-    """Return the name of the folder with the answers of a file, of a network without a target.
+    """Return the folder name of the answers of a target's file, or of a network if target is "".
 
     >>> pictures_name(), pictures_name("openvino")
     ('pictures', 'pictures-openvino')
@@ -57,7 +58,7 @@ def pictures_name(target: str = "") -> str:
     if not target:
         return PICTURES
     safe = re.sub(r"[^a-z0-9]+", "-", target).strip("-")[:40]
-    # two texts may differ in what no file name has
+    # different targets may give the same safe text
     mark = "" if safe == target else f"-{hashlib.sha256(target.encode()).hexdigest()[:8]}"
     return f"{PICTURES}-{safe}{mark}"
 
@@ -78,7 +79,9 @@ def write_answers(folder: Path, answers: Answers) -> None:
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """Read what `write_answers` wrote, None where there is nothing; raise LissomError for anything else."""
+    """Read the folder that `write_answers` wrote; None if it does not exist. Raises LissomError if
+    it is damaged.
+    """
     if not os.path.lexists(folder):
         return None
     try:
@@ -92,7 +95,7 @@ def read_answers(folder: Path) -> Answers | None:
 
 
 def captions_in(path: Path) -> dict[str, Any]:
-    """Read rows of captions and colours; raise Wrong for what is not as they are written."""
+    """Read rows of captions and colours. Raises Wrong if they have another form."""
     try:
         return dict(CAPTIONS(parsed(text_of(path))))
     except Wrong as error:
@@ -118,7 +121,7 @@ def jpeg_name(row: str, place: int) -> str:
 
 
 def jpeg_in(path: Path) -> bytes:
-    """Return the bytes of a JPEG; raise Wrong for anything else, and what is too large."""
+    """Return the bytes of a JPEG. Raises Wrong for any other file, or one that is too large."""
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
         raise Wrong(path.name, "a regular file", stat.filemode(found.st_mode))
@@ -131,18 +134,16 @@ def jpeg_in(path: Path) -> bytes:
 
 
 def size_of(jpeg: bytes, name: str) -> tuple[int, int]:
-    """Return width and height of a JPEG; raise Wrong where its head is damaged or tells of more
-    pixels than a picture here has.
-    """
+    """Return width and height of a JPEG. Raises Wrong if its header is damaged or too large."""
     from io import BytesIO
 
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # which Pillow gives for very many pixels
+            warnings.simplefilter("error")  # Pillow warns of very many pixels
             size = Image.open(BytesIO(jpeg), formats=["JPEG"]).size
-    except Exception:  # Pillow raises many things for bytes that anybody wrote
+    except Exception:  # Pillow raises many kinds of errors for damaged files
         raise Wrong(name, "a JPEG", "what cannot be read") from None
     if max(size) > MOST_PIXELS:
         raise Wrong(name, f"at most {MOST_PIXELS} pixels a side", size)
@@ -157,7 +158,7 @@ def caption(value: Any) -> Any:
 
 
 def colours(value: Any) -> Any:
-    """Accept names with colours, as #rrggbb."""
+    """Accept an object of names and colours (#rrggbb)."""
     if type(value) is not dict or len(value) > MOST_COLOURS:
         raise Wrong("", f"an object of at most {MOST_COLOURS} colours", value)
     for name, colour in value.items():
@@ -168,7 +169,7 @@ def colours(value: Any) -> Any:
 
 
 def few(value: Any) -> Any:
-    """Accept a list of as many answers as there are samples."""
+    """Accept a list of at most MOST_SAMPLES answers."""
     if type(value) is list and len(value) > MOST_SAMPLES:
         raise Wrong("", f"at most {MOST_SAMPLES} samples", len(value))
     return listing(fields(caption=caption, wrong=(maybe(flag), None)))(value)

@@ -1,8 +1,8 @@
-"""What a record holds, and the one writer and reader of records and logs: whoever gets one from here
-finds what docs/record.md says, of the types it says.
+"""The fields of a record, and the only code that reads and writes records and logs. A record that
+is read here has the fields and types of docs/record.md.
 
-A record is written from a `Record`. It is read as JSON, in which commands and metrics have further
-fields of their own.
+A record is written from a `Record`. It is read as a dict, in which commands and metrics have
+further fields.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ KEY = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
 
 
 def key_text(value: Any) -> Any:
-    """Accept the name of an entry: it can be a folder's name on any system, and lead nowhere else."""
+    """Accept a key: a valid folder name on any system that cannot lead outside the store."""
     if type(value) is not str or not KEY.fullmatch(value):
         raise Wrong("", "a key", value)
     return value
 
 
 def input_type(value: Any) -> Any:
-    """Accept the name of a type of numbers that a network may take."""
+    """Accept the name of a data type that a network may take as input."""
     if value not in INPUT_TYPES:
         raise Wrong("", f"one of {', '.join(INPUT_TYPES)}", value)
     return value
 
 
-# How what a record holds is checked when it is read.
+# The checks of the fields of a record when it is read.
 
 COUNT = whole()
 SIZE = whole(1)
@@ -94,7 +94,7 @@ MACHINE = fields(
     gpu=(GPU, LEFT_OUT),
 )
 
-# The type of a field, its check, and what is read where a record of an earlier version lacks it.
+# The type of a field, its check, and its value if a record of an earlier version lacks it.
 
 Count = Annotated[int, COUNT, 0]
 Seconds = Annotated[float, number(0), 0]
@@ -105,7 +105,7 @@ LayersMs = Annotated[dict[str, float] | None, maybe(mapping(number(0))), LEFT_OU
 
 
 def checks_of(kind: type) -> dict[str, Any]:
-    """Return how the fields of a class are checked, as `fields` takes it: (check, default) by name."""
+    """Return the checks of a class's fields for `fields`: (check, default) by name."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         name: (*hint.__metadata__, MISSING)[:2]
@@ -116,7 +116,7 @@ def checks_of(kind: type) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What one network is compared with another by."""
+    """The numbers by which networks are compared."""
 
     key: Annotated[str, key_text]
     scores: Annotated[dict[str, dict[str, float | None]], SPLITS]
@@ -126,19 +126,19 @@ class Network:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Network:
-        """Return the network that a record is of."""
+        """Return the network of a record."""
         return cls(**{name: record[name] for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
-    """What a network was made for; `spec` is what it is built from again."""
+    """The task that a network was made for; `spec` says how to build the network again."""
 
     model: Annotated[str, text]
     data: Annotated[str, text]
-    kind: Annotated[str, text, ""]  # as text; none where the task has a loss and metrics of its own
+    kind: Annotated[str, text, ""]  # as text; "" if the task has its own loss and metrics
     shape: Annotated[list[int], listing(whole(1, 65_536)), list]
-    # of a network that takes other than one tensor of floats, see data/inputs.py
+    # only for a network that takes anything but one float tensor, see data/inputs.py
     inputs: Annotated[list[dict[str, Any]], INPUTS, list]
     form: Annotated[Any, anything, None]
     classes: Count
@@ -152,12 +152,12 @@ class TaskSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What was measured of a network's file; the metrics stand beside it under their own names."""
+    """The measurements of a network's file; its metrics are added under their own names."""
 
     threads: Annotated[int, COUNT, LEFT_OUT]
     batch: Annotated[int, COUNT, LEFT_OUT]
     bake: Annotated[bool, flag, LEFT_OUT]
-    machine: Annotated[str, text, LEFT_OUT]  # on which it was timed; others may have trained it
+    machine: Annotated[str, text, LEFT_OUT]  # that timed it; another may have trained it
     artefact: Annotated[str, text]
     size_bytes: Annotated[int, SIZE]
     agreement: Annotated[float | None, SHARE, None]
@@ -175,7 +175,7 @@ class Measurement:
     float_layers_ms: LayersMs
 
     def json(self, scores: dict[str, float | None]) -> dict[str, Any]:
-        """Return what is written, with the metrics of the file; they replace no field."""
+        """Return the dict to write, with the metrics of the file; they replace no field."""
         return {**scores, **vars(self)}
 
 
@@ -184,9 +184,9 @@ TARGET = fields(**checks_of(Measurement), notes=(listing(text), LEFT_OUT))
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All that is known of a finished network; `float` is the uncompressed one beside it."""
+    """The record of a finished network; `float` is the uncompressed network for comparison."""
 
-    network: Network  # whose fields stand among these
+    network: Network  # its fields are written at the top level
     before: Annotated[str | None, maybe(key_text), None]
     recipe: Annotated[str, text]
     step: Annotated[str, text, ""]
@@ -206,14 +206,14 @@ class Record:
     seconds: Seconds
 
     def json(self) -> dict[str, Any]:
-        """Return what is written."""
+        """Return the dict to write."""
         found = {**vars(self), "task": {**vars(self.task)}, "float": {**vars(self.float)}}
         return {"schema": SCHEMA, **vars(found.pop("network")), **found}
 
 
 RECORD = fields(
     schema=(whole(1, SCHEMA), SCHEMA),
-    finished=(flag, False),  # which is said later, when a recipe ends here
+    finished=(flag, False),  # set later, when a recipe ends here
     **checks_of(Network),
     **checks_of(Record),
 )
@@ -221,10 +221,10 @@ ROW = mapping(anything)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of an entry, with what records of earlier versions lack; `artefact` is a
-    path in the entry.
+    """Return the record of an entry, with defaults for fields that earlier versions lack;
+    `artefact` is a path in the entry.
 
-    Raises LissomError, in one line, for whatever is not as docs/record.md says.
+    Raises LissomError if the record is not as docs/record.md says.
     """
     try:
         value = parsed(text_of(folder / "record.json"))
@@ -254,7 +254,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def refuse_newer(value: Any, folder: Path) -> None:
-    """Raise for a record of a schema that comes after this one."""
+    """Raise LissomError for a record with a newer schema."""
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise LissomError(
@@ -264,8 +264,8 @@ def refuse_newer(value: Any, folder: Path) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the training log of an entry, none where there is no file; a number that
-    is none is None.
+    """Return the rows of an entry's training log, [] if there is no file; NaN and infinity become
+    None. Raises LissomError if the file cannot be read.
     """
     try:
         if not os.path.lexists(folder / "log.jsonl"):
@@ -279,7 +279,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def unreadable(folder: Path, what: str, error: Exception) -> LissomError:
-    """Return the error for a file of an entry that cannot be read, with what removes it."""
+    """Return the error for a file of an entry that cannot be read, with the cure."""
     said = " ".join(str(error).split())[:200]
     return LissomError(
         f"store: the {what} of {folder.name} cannot be read ({said}); {remedy(folder)}"
@@ -287,13 +287,13 @@ def unreadable(folder: Path, what: str, error: Exception) -> LissomError:
 
 
 def remedy(folder: Path) -> str:
-    """Return what to do about an entry that is no good."""
+    """Return the command that removes a damaged entry, as text for an error."""
     return f"remove the entry: lissom store --remove {folder.name} --store {folder.parent}"
 
 
 def artefact(path: str, folder: Path, place: str) -> Path:
-    """Return where an artefact lies in an entry that may have been moved since; raise if the path
-    leads out of it.
+    """Return the path of an artefact in an entry, which may have been moved since. Raises Wrong if
+    the path leads out of the entry.
     """
     parts = re.split(r"[/\\]", path)
     start = max((k for k, part in enumerate(parts) if part == "artefacts"), default=-1)
@@ -306,7 +306,7 @@ def artefact(path: str, folder: Path, place: str) -> Path:
 
 
 def trained_alone(recipe: str) -> bool:
-    """Return whether nothing but training made a network, so that it may be its own uncompressed one.
+    """Return whether a recipe only trains, so that its network may be its own uncompressed network.
 
     >>> trained_alone(""), trained_alone("train(3) | train(1)"), trained_alone("train(3) | fold")
     (True, True, False)
@@ -320,7 +320,7 @@ def trained_alone(recipe: str) -> bool:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record of an entry: artefacts by their place in the entry, so that a store can be
+    """Write the record of an entry. Paths of artefacts are relative to it, so that a store can be
     moved.
     """
     targets = {
@@ -338,7 +338,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def chain(key: str, before: Callable[[str], str | None]) -> Iterator[str]:
-    """Yield a key and all that it was made from, one by one; raise where they go round in a circle.
+    """Yield a key and all keys that it was made from, newest first. Raises LissomError for a cycle.
 
     >>> list(chain("c", {"c": "b", "b": "a"}.get))
     ['c', 'b', 'a']

@@ -1,6 +1,7 @@
-"""The user's own key: what it signed was written by this user's lissom, and by nobody else.
+"""The user's own key: an entry that it signed was written by this user's lissom, and by nobody
+else.
 
-It is the one file that is kept outside the store: `signing.key` in the user's configuration folder.
+It is the only file outside the store: `signing.key` in the user's configuration folder.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ BYTES = 32
 
 
 def key_path() -> Path:
-    """Return where the user's key is, or will be."""
+    """Return the path of the user's key, which may not exist yet."""
     return user_config_path("lissom", appauthor=False) / "signing.key"
 
 
 def user_key(*, make: bool = True) -> bytes | None:
-    """Return the user's key (32 bytes), made if there is none yet; None where the system lets
-    nobody write one.
+    """Return the user's key (32 bytes), made if there is none yet; None if it cannot be written.
 
-    Of two processes that make it at once, both return that of the first.
+    If two processes make it at the same time, both return the key of the first. Raises LissomError
+    if the file holds something else.
     """
     path = key_path()
     try:
@@ -49,7 +50,7 @@ def user_key(*, make: bool = True) -> bytes | None:
 
 
 def _make(path: Path) -> None:
-    """Write a new key beside `path` and give it the name if nobody else has."""
+    """Write a new key beside `path`, and link it to `path` unless another process was first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -61,7 +62,7 @@ def _make(path: Path) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             if os.name == "nt":
-                new.rename(path)  # which replaces nothing there
+                new.rename(path)  # on Windows, this never replaces a file
             else:
                 os.link(new, path)
     finally:
@@ -69,7 +70,7 @@ def _make(path: Path) -> None:
 
 
 def signature(facts: dict[str, Any], key: bytes) -> str:
-    """Return the HMAC-SHA256 of facts under a key, whatever order they stand in."""
+    """Return the HMAC-SHA256 of facts under a key, independent of their order."""
     return hmac.new(key, canonical(facts), hashlib.sha256).hexdigest()
 
 
@@ -83,5 +84,5 @@ def canonical(facts: Any) -> bytes:
 
 
 def same(first: str, second: str) -> bool:
-    """Return whether two signatures are equal, in a time that does not tell where they differ."""
+    """Return whether two signatures are equal, in constant time."""
     return hmac.compare_digest(first.encode(), second.encode())

@@ -1,9 +1,8 @@
-"""Write a network as two files and read it back: structure.json and model.safetensors, no pickle.
+"""Save and load a network as two files: structure.json and model.safetensors, without pickle.
 
-The structure says only what surgery may have changed: which layers are of another class now, their
-widths and settings. Everything else comes from building the network afresh.
-It is not a difference from a fresh network: only reading it needs one, writing it needs nothing
-but the network itself.
+The structure has only the properties that surgery may have changed: the classes, widths and
+settings of layers. Everything else comes from building the network afresh. Only loading needs a
+fresh network; saving needs just the network itself.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ CLASSES = {kind.__name__: kind for kind in OURS}
 
 
 def is_width(value: object) -> bool:
-    """Return whether an attribute is a number or a list of them, and not something of the user's
-    own under that name.
+    """Return whether an attribute is an integer or a list of them, and not a user's attribute with
+    the same name.
     """
     return isinstance(value, int) or (
         isinstance(value, list) and all(isinstance(number, int) for number in value)
@@ -82,10 +81,10 @@ def is_width(value: object) -> bool:
 
 
 def structure_of(model: nn.Module) -> dict[str, Any]:
-    """Return what has to be known, beside how to build the network, to rebuild `model`."""
+    """Return the properties that are needed to rebuild `model` from a freshly built network."""
     rows: dict[str, Any] = {}
     for name, layer in model.named_modules():
-        # a property follows by itself
+        # vars() leaves out properties, which need not be saved
         facts: dict[str, Any] = {
             key: vars(layer)[key] for key in (*WIDTHS, "kept") if is_width(vars(layer).get(key))
         }
@@ -118,7 +117,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = None) -> None:
     """Write `model` into a folder as structure.json and model.safetensors.
 
-    `build` says how to build the network afresh, for those who load it by key alone.
+    `build` says how to build the network afresh, for loading by key alone. Raises LissomError if
+    the folder cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -142,14 +142,12 @@ def save(model: nn.Module, folder: str | Path, build: dict[str, Any] | None = No
 
 
 def read_structure(folder: Path) -> dict[str, Any]:
-    """Read structure.json; raise LissomError if it is missing, broken or of another format."""
+    """Read structure.json. Raises LissomError if it is missing, broken or of another format."""
     return reader.read_structure(folder, tuple(CLASSES), (*WIDTHS, "kept"))
 
 
 def few_bits(folder: Path) -> bool:
-    """Return whether the network saved in a folder has weights of 4 bits or fewer, which some
-    formats pack.
-    """
+    """Return whether a saved network has weights of 4 bits or fewer, which some formats pack."""
     return any(
         facts["quantized"]
         and facts["quantized"]["rounding"]
@@ -159,8 +157,8 @@ def few_bits(folder: Path) -> bool:
 
 
 def rounded_activations(folder: Path) -> bool:
-    """Return whether the network saved in a folder rounds what activations other than ReLU return,
-    concatenations, or what attention multiplies.
+    """Return whether a saved network rounds the outputs of activations other than ReLU,
+    concatenations, or the operands of attention.
     """
     return any(
         kind_of(site) in ("act", "cat", "query")
@@ -169,10 +167,11 @@ def rounded_activations(folder: Path) -> bool:
 
 
 def restore(model: nn.Module | Callable[[], nn.Module], folder: str | Path) -> nn.Module:
-    """Turn a freshly built network, or what builds it, into the one that was saved in `folder`,
-    bit-equal, in eval mode.
+    """Turn a freshly built network, or the result of a function that builds it, into the network
+    saved in `folder`, bit-equal, in eval mode.
 
-    While it is built the files are compared with their checksums.
+    The files are compared with their checksums meanwhile. Raises LissomError if a file is damaged
+    or does not fit the network.
     """
     folder = Path(folder)
     with checked(folder):
@@ -237,7 +236,7 @@ def _found(model: nn.Module, name: str, folder: Path) -> nn.Module:
 
 
 def _separate(layer: nn.Module) -> None:
-    """Turn PyTorch's attention into linear layers."""
+    """Split PyTorch's attention into linear layers."""
     if not isinstance(layer, nn.MultiheadAttention):
         raise LissomError(
             f"load: {type_of(layer)} cannot become a PlainAttention; was the network built the same way?"
@@ -248,8 +247,8 @@ def _separate(layer: nn.Module) -> None:
 def _plain(
     layer: nn.Module, geometry: dict[str, Any], name: str, tensors: dict[str, Tensor]
 ) -> None:
-    """Turn a layer with a forward of its own into the plain one that was made of it; one that is
-    shared is saved once.
+    """Turn a layer with its own forward into the plain layer that it was saved as. A shared tensor
+    is saved only once.
     """
 
     def held(key: str) -> Tensor | None:
@@ -271,7 +270,7 @@ def _plain(
 
 
 def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder: Path) -> None:
-    """Turn a layer into a quantized one, without its tensors, which are filled in next."""
+    """Turn a layer into a quantized one; its tensors are filled in later."""
     said = facts["quantized"]
     _become(layer, facts["class"])
     assert isinstance(layer, QuantizedLayer)
@@ -287,7 +286,7 @@ def _quantize(model: nn.Module, layer: nn.Module, facts: dict[str, Any], folder:
 
 
 def _transform(model: nn.Module, rows: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Add the transforms of weights, without their values; layers that share a weight share them."""
+    """Add the transforms of weights, without tensors. Layers that share a weight share them."""
     added: list[WeightTransform] = []
     of = ByTensor[list[WeightTransform]]()
     for name, facts in rows.items():
@@ -305,7 +304,9 @@ def _transform(model: nn.Module, rows: dict[str, dict[str, Any]], folder: Path) 
 
 
 def _become(layer: nn.Module, kind: str) -> None:
-    """Change the class of a layer to one of ours that such layers become."""
+    """Change the class of a layer to one of lissom's. Raises LissomError if such a layer never
+    becomes that class.
+    """
     ours = CLASSES[kind]
     plain = layers.torch_class(layer)
     if plain is None and isinstance(layer, nn.MultiheadAttention):
@@ -351,8 +352,8 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
                 f"{where}: '{name}' does not fit the network built; was it built the same way?"
             )
         else:
-            # a copy lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in
-            # another order
+            # a copy has PyTorch's memory alignment; with the file's, kernels may sum in another
+            # order
             replace(model, name, value.clone(), buffer=name in buffers)
     left = set(tensors_of(model)) - set(tensors)
     left |= {
@@ -370,7 +371,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], buffers: set[str], where
 
 
 def _cut_from(value: Tensor, whole: Tensor) -> bool:
-    """Return whether surgery can have made `value` of `whole`: fewer channels, everything else the same."""
+    """Return whether pruning can have made `value` from `whole`: fewer channels, the rest equal."""
     same = value.ndim < 4 or value.shape[2:] == whole.shape[2:]  # kernels keep their size
     return (
         value.ndim == whole.ndim

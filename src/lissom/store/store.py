@@ -1,11 +1,11 @@
-"""A folder of finished prefixes: root/<key>/{record.json, model.safetensors, structure.json,
-log.jsonl, artefacts/}; artefacts are exported files, and pictures of what samples are answered.
-Where a step was to keep its optimizer, optimizer.safetensors is there, too (learning/moments.py).
+"""A folder of finished networks: root/<key>/{record.json, model.safetensors, structure.json,
+log.jsonl, artefacts/}; artefacts are exported files, and pictures of answers. If a step was told to
+keep its optimizer, there is an optimizer.safetensors as well (learning/moments.py).
 
-An entry appears by one rename, so that it is whole or not there. Two processes that want the same
-key take turns: the lock is the kernel's and ends with the process that holds it, however it ends.
-There is one lock for each key (`filelock`): the second process waits, and does not train or time
-the same thing beside the first. So the store needs a file system with working locks.
+An entry appears by one rename, so it is complete or absent. There is one lock for each key
+(`filelock`). If two processes want the same key, the second waits instead of training or timing the
+same network at the same time. The kernel releases a lock when its process ends, however it ends. So
+the store needs a file system with working locks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .signing import user_key
 
 
 class Store:
-    """Finished networks by key, under one folder; `root` is made when the first entry is written.
+    """Finished networks by key, in the folder `root`, which is created with the first entry.
 
     >>> list(Store("there-is-no-such-folder"))
     []
@@ -42,7 +42,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
-        # how long layers take on this machine, for all networks
+        # tables of the latency of layers on this machine, shared by all networks
         self.tables = self.root / ".layers"
 
     def __contains__(self, key: str) -> bool:
@@ -53,7 +53,7 @@ class Store:
         found = []
         with suppress(OSError), os.scandir(self.root) as places:
             for place in places:
-                with suppress(OSError):  # what has no record is no entry, or is deleted now
+                with suppress(OSError):  # no record: not an entry, or just being deleted
                     if KEY.fullmatch(place.name):
                         found.append(
                             (os.stat(f"{place.path}{os.sep}record.json").st_mtime, place.name)
@@ -61,8 +61,8 @@ class Store:
         return (name for _, name in sorted(found))
 
     def folder(self, key: str) -> Path:
-        """Return the folder of an entry; raise where that could lie outside the store."""
-        # texts are quick to join, paths are not, and a store has thousands
+        """Return the folder of an entry. Raises LissomError if it could lie outside the store."""
+        # joining strings is much faster than joining paths, and a store has thousands of entries
         folder = f"{self.root}{os.sep}{key}"
         if (
             not KEY.fullmatch(key)
@@ -79,12 +79,12 @@ class Store:
         """Return the path of a file, or the key that begins with `thing`."""
         if os.path.isfile(thing):
             return Path(thing)
-        if Path(thing).suffix:  # no key has one
+        if Path(thing).suffix:  # keys have no suffix
             raise LissomError(f"bench: there is no file {thing}")
         return self.find(thing)
 
     def find(self, start: str) -> str:
-        """Return the one key that begins with `start`."""
+        """Return the key that begins with `start`. Raises LissomError unless exactly one does."""
         if start in self:
             return start
         found = [key for key in self if start and key.startswith(start)]
@@ -96,14 +96,14 @@ class Store:
         return found[0]
 
     def record(self, key: str) -> dict[str, Any]:
-        """Read the record of an entry; raise LissomError for one that is not as docs/record.md says."""
+        """Read the record of an entry. Raises LissomError if it is not as docs/record.md says."""
         return read_record(self.folder(key))
 
     def records(
         self, say: Callable[[str], None], keys: Iterable[str] | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield keys and records, of all entries, oldest first, if none are named; of what cannot
-        be read `say` tells.
+        """Yield keys and records of the entries `keys`, by default of all, oldest first; report to
+        `say` those that cannot be read.
         """
         for key in self if keys is None else keys:
             try:
@@ -112,14 +112,14 @@ class Store:
                 say(str(error))
 
     def several(self, starts: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the records of entries by the beginnings of their keys; what cannot be read is
-        told, if others can be.
+        """Return the records of entries by the beginnings of their keys. Records that cannot be
+        read are reported; raises LissomError if none can.
         """
         keys = list(dict.fromkeys(self.find(start) for start in starts))
         return [record for _, record in self.records(tell, keys)] or [self.record(keys[0])]
 
     def readable(self, key: str | None) -> dict[str, Any] | None:
-        """Return the record of an entry, None where it is not there or cannot be read."""
+        """Return the record of an entry, None if it does not exist or cannot be read."""
         try:
             return self.record(key) if key is not None and key in self else None
         except LissomError:
@@ -130,15 +130,15 @@ class Store:
         return read_log(self.folder(key))
 
     def chain(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return a record and those of all that it was made from, as far as they can be read, the
-        first network last.
+        """Return a record and the records of all networks that it was made from, newest first, as
+        far as they can be read.
         """
         found = {record["key"]: record}
 
         def before(key: str) -> str | None:
             earlier: str | None = found[key]["before"]
             if earlier in found or (read := self.readable(earlier)) is None:
-                return earlier if earlier in found else None  # in a circle, which `chain` tells
+                return earlier if earlier in found else None  # `chain` raises the error for a cycle
             found[read["key"]] = read
             return earlier
 
@@ -146,14 +146,14 @@ class Store:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Hold the key; a second process waits here until the first lets go or dies."""
+        """Lock a key; a second process waits here until the first releases it or ends."""
         self.writable()
         with FileLock(self.root / ".locks" / key):
             yield
 
     @contextmanager
     def free(self, key: str) -> Iterator[bool]:
-        """Hold the key if no process holds it; give whether it was free. Nobody waits."""
+        """Lock a key if no process holds it, without waiting; yield whether it was free."""
         self.writable()
         lock = FileLock(self.root / ".locks" / key)
         try:
@@ -168,19 +168,19 @@ class Store:
 
     @contextmanager
     def needed(self, keys: Iterable[str]) -> Iterator[None]:
-        """Keep entries, and all that they were made from, from being pruned until the block ends,
-        or the process does.
+        """Protect entries, and all that they were made from, from pruning until the block or the
+        process ends.
 
-        The keys are written to a file beside a lock, which this process holds to its end. Pruning
-        reads the files whose locks are held and forgets the others. It holds the lock `.prune`
-        meanwhile, and a run takes that lock for a moment when it begins: so no entry is deleted
-        between being found and being used.
+        The keys are written to a file beside a lock that this process holds. Pruning reads the
+        files whose locks are held and deletes the others. It holds the lock `.prune` meanwhile, and
+        a run takes that lock briefly when it begins. So no entry is deleted between being found and
+        being used.
         """
         self.writable()
         lock = self.root / ".locks" / f".run-{uuid.uuid4().hex}"
         note = lock.with_name(f"{lock.name}.json")
         with FileLock(lock):
-            with self.lock(".prune"):  # one that goes on now ends first
+            with self.lock(".prune"):  # wait for a pruning that is running now
                 write_json(note, sorted(set(keys)))
             try:
                 yield
@@ -191,7 +191,7 @@ class Store:
             lock.unlink(missing_ok=True)
 
     def running(self) -> set[str]:
-        """Return the keys that living processes need; forget those of dead ones."""
+        """Return the keys that running processes need; delete the notes of dead ones."""
         keys: set[str] = set()
         for note in (self.root / ".locks").glob(".run-*.json"):
             lock = note.with_suffix("")
@@ -204,10 +204,10 @@ class Store:
         return keys
 
     def unfinished(self, key: str) -> Path:
-        """Return the folder for what is finished of an entry so far; made if need be.
+        """Return the folder for the unfinished parts of an entry; make it if it does not exist.
 
-        It belongs to the process that holds the key's lock and outlives it: the next one goes on
-        from what is there. It is gone when the entry is placed. If nobody holds the lock, a run
+        It belongs to the process that holds the key's lock and outlives it: the next process
+        resumes from it. It is deleted when the entry is complete. If nobody holds the lock, a run
         deletes the folder once it is a day old, and `lissom store --prune --yes` deletes it at
         once.
         """
@@ -218,7 +218,7 @@ class Store:
 
     @contextmanager
     def entry(self, key: str) -> Iterator[Path]:
-        """Give a scratch folder that becomes the entry `key` when the block ends well."""
+        """Yield a scratch folder that becomes the entry `key` if the block succeeds."""
         self.writable()
         with scratch(self.root) as folder:
             yield folder
@@ -228,7 +228,7 @@ class Store:
 
     @contextmanager
     def copied(self, key: str) -> Iterator[Path]:
-        """Give a scratch folder that becomes the entry `key` as it is, with the signature it came with."""
+        """Yield a scratch folder that becomes the entry `key` unchanged, with its own signature."""
         self.writable()
         with scratch(self.root) as folder:
             yield folder
@@ -236,7 +236,7 @@ class Store:
 
     @contextmanager
     def artefact(self, key: str, name: str) -> Iterator[Path]:
-        """Give a scratch folder that becomes `artefacts/<name>` of an entry when the block ends well."""
+        """Yield a scratch folder that becomes `artefacts/<name>` of `key` if the block succeeds."""
         home = self.folder(key) / "artefacts"
         try:
             home.mkdir(exist_ok=True)
@@ -248,14 +248,12 @@ class Store:
             self._place(folder, home / name)
 
     def discard(self, key: str, name: str) -> None:
-        """Delete an artefact, if it is there: one that is damaged, or that somebody else wrote, is
-        made anew.
-        """
+        """Delete an artefact if it exists, so that it can be made again."""
         with scratch(self.root) as folder, suppress(FileNotFoundError):
             os.replace(self.folder(key) / "artefacts" / name, folder / name)
 
     def update(self, key: str, change: dict[str, Any]) -> dict[str, Any]:
-        """Merge measurements into the record of an entry, safely beside other writers."""
+        """Merge measurements into the record of an entry, safe against concurrent writers."""
         with self.lock(f"{key}.record"):
             self.record(key)  # raises if it cannot be read
             folder = self.folder(key)
@@ -267,8 +265,8 @@ class Store:
             return self.record(key)
 
     def own(self, key: str) -> bool:
-        """Return whether this user's lissom wrote how a network is built, and the code for it still
-        lies where it did.
+        """Return whether this user's lissom wrote how a network is built, and its code still has
+        the same path.
         """
         folder = self.folder(key)
         sealed = manifest(folder, key)
@@ -282,23 +280,23 @@ class Store:
         )
 
     def sound(self, key: str, name: str) -> bool:
-        """Return whether an artefact is there as this user's lissom wrote it.
+        """Return whether an artefact exists unchanged and this user's lissom wrote it.
 
-        Only such a file is used again: torch's exported files may unpickle when they are opened.
+        Only such a file is reused: opening torch's exported files may unpickle.
         """
         folder = self.folder(key) / "artefacts" / name
         sealed = manifest(folder, f"{key}/artefacts/{name}")
         return sealed is not None and sealed.own and wrong(folder, sealed) is None
 
     def remove(self, key: str) -> None:
-        """Delete an entry: out of sight by one rename, then file by file."""
+        """Delete an entry: hide it by one rename, then delete its files."""
         self.writable()
         with scratch(self.root) as folder, suppress(FileNotFoundError):  # another process was first
             os.replace(self.folder(key), folder / key)
 
     def sweep(self, parts: float = DAY_S) -> None:
-        """Delete what killed processes left behind: scratch folders, and unfinished entries that
-        are `parts` seconds old.
+        """Delete the leftovers of killed processes: scratch folders, and unfinished entries that
+        are at least `parts` seconds old.
         """
         sweep(self.root, Path(tempfile.gettempdir()))
         if not self.root.is_dir():
@@ -309,7 +307,7 @@ class Store:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def size_bytes(self, key: str) -> int:
-        """Return the bytes of all files of an entry."""
+        """Return the total size of the files of an entry in bytes."""
         return _bytes(str(self.folder(key)))
 
     def artefacts(self, key: str) -> list[Path]:
@@ -317,7 +315,7 @@ class Store:
         return [path for path in self._sealed(key) if not path.name.startswith(PICTURES)]
 
     def pictures(self, key: str) -> list[Path]:
-        """Return the folders of what samples are answered, which is no exported file."""
+        """Return the folders of the pictures of an entry, which are not exported files."""
         return [path for path in self._sealed(key) if path.name.startswith(PICTURES)]
 
     def _sealed(self, key: str) -> list[Path]:
@@ -327,7 +325,7 @@ class Store:
     def _place(self, folder: Path, goal: Path) -> None:
         for path in folder.rglob("*"):
             if path.is_file():
-                # Windows syncs no file that is open for reading alone
+                # Windows cannot sync a file that is open only for reading
                 with path.open("r+b") as file:
                     os.fsync(file.fileno())
         try:
@@ -338,7 +336,7 @@ class Store:
                 raise LissomError(f"store: {goal} cannot be written ({error})") from None
 
     def check(self) -> None:
-        """Raise if the store could not be made or written, or the user's key not be read; makes nothing."""
+        """Raise LissomError if the store cannot be written or the user's key is invalid."""
         user_key(make=False)
         place = self.root
         while not place.exists() and place != place.parent:
@@ -351,7 +349,7 @@ class Store:
             )
 
     def writable(self) -> None:
-        """Make the root folder; raise if nothing can be written there."""
+        """Make the root folder. Raises LissomError if it cannot be written."""
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK):
@@ -375,12 +373,12 @@ def _bytes(place: str) -> int:
 
 
 def tell(text: str) -> None:
-    """Print a line where it does not mix with results."""
+    """Print a line to stderr, so that it does not mix with results."""
     print(text, file=sys.stderr)
 
 
 def merged(record: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return `record` with `change` laid over it, dictionaries into dictionaries.
+    """Return `record` updated with `change`, nested dicts recursively.
 
     >>> merged({"a": {"x": 1}}, {"a": {"y": 2}})
     {'a': {'x': 1, 'y': 2}}

@@ -1,4 +1,4 @@
-"""The one reader of structures: what a saved network says of itself, checked before anything is
+"""The only reader of structure.json, which checks a saved network's description before anything is
 built from it.
 """
 
@@ -28,7 +28,7 @@ from .checks import (
 )
 
 FORMAT = 2
-HELD = 64  # tensors that a grid holds at most
+HELD = 64  # largest number of tensors that a grid holds
 
 
 def among(*options: str) -> Check:
@@ -43,7 +43,7 @@ def among(*options: str) -> Check:
 
 
 def transforms(value: Any) -> Any:
-    """Accept the settings of what is done to a weight: transforms that there are, each with its own."""
+    """Accept the settings of a weight's transforms: known ones, each with its own settings."""
     found = mapping(mapping(anything))(value)
     for name, settings in found.items():
         try:
@@ -70,7 +70,7 @@ def width(value: Any) -> Any:
 
 
 def rounding(value: Any) -> Any:
-    """Accept the settings of what rounds a tensor: a grid of the menu with bits that it has."""
+    """Accept the settings of a rounding: a grid of the menu, bits that it supports, its tensors."""
     found = ROUNDING(value)
     grid = grid_of(found["grid"])
     bits = grid.of_weights if found["of"] == "weights" else grid.of_inputs
@@ -88,7 +88,7 @@ def rounding(value: Any) -> Any:
 
 @lru_cache(1_000)
 def held_by(grid: str, of: str, bits: int) -> set[str]:
-    """Return the names of what a layer holds for a grid."""
+    """Return the names of the tensors that a layer holds for a grid."""
     import torch
 
     made = grid_of(grid)
@@ -113,9 +113,9 @@ NETWORK = fields(
 
 
 def renewed(value: Any) -> Any:
-    """Return a structure of format 1 in the words of format 2; anything else as it is.
+    """Convert a structure of format 1 to format 2; return any other value unchanged.
 
-    There, a masked layer and one in 16 bits had classes of their own.
+    In format 1, masked layers and 16-bit layers had their own classes.
     """
     if not isinstance(value, dict) or value.get("format") != 1:
         return value
@@ -144,9 +144,9 @@ def renewed(value: Any) -> Any:
 def read_structure(
     folder: Path, classes: tuple[str, ...] = (), widths: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Read structure.json; raise LissomError, in one line, if it is missing, broken or of another format.
+    """Read structure.json. Raises LissomError if it is missing, broken or of another format.
 
-    `classes` and `widths` are the layers, and what they say of themselves, that this version can
+    `classes` and `widths` are the classes of layers, and their attributes, that this version can
     rebuild.
     """
     layer = dict.fromkeys(widths, (maybe(width), None))

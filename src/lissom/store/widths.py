@@ -1,4 +1,4 @@
-"""Whether the widths that layers say are those of the tensors they hold: nothing looks before it computes."""
+"""Check that the widths of layers fit their tensors: PyTorch itself notices only when it runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _attention(layer: Any) -> bool:
     cut = isinstance(layer, HeadAttention)
     if layer.num_heads < 1 or not (cut or layer.num_heads * layer.head_dim == layer.embed_dim):
         return False
-    if layer.in_proj_weight is None:  # keys or values of another width: three weights
+    if layer.in_proj_weight is None:  # keys or values have other widths: there are three weights
         return True
     wide = layer.num_heads * layer.head_dim
     shape = tuple(layer.in_proj_weight.shape)
@@ -68,7 +68,7 @@ def _attention(layer: Any) -> bool:
 
 
 def _long(tensor: Tensor | None, width: int) -> bool:
-    """Return whether there is no tensor, or one value for each channel."""
+    """Return whether a tensor is None or has one value for each channel."""
     return not isinstance(tensor, Tensor) or tuple(tensor.shape) == (width,)
 
 
@@ -83,15 +83,15 @@ KINDS: tuple[tuple[type[nn.Module], tuple[str, ...], Callable[[Any], bool]], ...
 
 
 def misfit(layer: nn.Module) -> str:
-    """Return what a layer says of its widths, and the shape of its weight, where the two do not
-    fit; "" if they do.
+    """Return as text the widths of a layer and the shape of its weight if they do not fit; "" if
+    they do.
     """
     for kind, names, fits in KINDS:
         if isinstance(layer, kind):
             said: Any = {name: getattr(layer, name) for name in names}
             weight = getattr(layer, "weight", None)
             if kind in (nn.Linear, nn.modules.conv._ConvNd) and not isinstance(weight, Tensor):
-                return ""  # it computes its weight, or has none yet
+                return ""  # its weight is computed, or does not exist yet
             if any(type(value) is not int for value in said.values()) or not fits(layer):
                 shape = f", its weight {tuple(weight.shape)}" if isinstance(weight, Tensor) else ""
                 return ", ".join(f"{name} {value}" for name, value in said.items()) + shape

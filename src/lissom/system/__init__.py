@@ -1,1 +1,1 @@
-"""What lissom asks of the operating system: temporary files, child processes, no telemetry."""
+"""Operating-system services: temporary files, child processes, telemetry switched off."""

@@ -1,4 +1,4 @@
-"""How a process of our own is started, and how it ended."""
+"""Start processes of this package, and describe how they ended."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ SOURCE = Path(__file__).parents[2]  # the folder that this package is in
 def surroundings(**more: str) -> dict[str, str]:
     """Return the environment of a new process that can import this package, with `more` variables.
 
-    Nothing is imported from the folder that it happens to start in, no library reports to its
-    maker, and text is UTF-8.
+    The process imports nothing from its current folder, sends no telemetry, and uses UTF-8.
     """
     settings = {
         "PYTHONSAFEPATH": "1",
@@ -28,8 +27,8 @@ def surroundings(**more: str) -> dict[str, str]:
 
 
 def search_path() -> list[str]:
-    """Return the folders of PYTHONPATH as seen from here, and that of this package unless Python
-    finds it by itself.
+    """Return the folders of PYTHONPATH as absolute paths, and the folder of this package unless
+    Python finds it anyway.
     """
     folders = [
         os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
@@ -39,17 +38,16 @@ def search_path() -> list[str]:
 
 
 def command(module: str, *words: str | Path) -> list[str]:
-    """Return the command that runs a module of this package in a new process, not beside files of
-    the current folder.
+    """Return the command that runs a module of this package in a new process.
 
-    Without -P, `python -m` puts that folder in front of the standard library: a file named
+    Without -P, `python -m` searches the current folder before the standard library: a file named
     random.py there would be run.
     """
     return [sys.executable, "-P", "-m", module, *map(str, words)]
 
 
 def ended(code: int) -> str:
-    """Return in words how a process ended.
+    """Return as text how a process ended.
 
     >>> ended(3)
     'ended with status 3'
@@ -58,5 +56,5 @@ def ended(code: int) -> str:
         return f"ended with status {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal, or another system's number
+    except ValueError:  # a real-time signal, or a number of another system
         return f"was killed by signal {-code}"

@@ -1,8 +1,8 @@
-"""Folders for what is not finished yet, and files that are there whole or not at all.
+"""Folders for unfinished work, and files that are written completely or not at all.
 
-A folder is named after the machine and the process that made it, so that the next process can tell
-whether a killed one left it behind. It lies beside what it will become, so that one rename finishes
-it.
+The name of a folder contains the machine and process that made it, so that a later process can tell
+whether a killed one left it behind. A folder is made next to its final place, so that one rename
+finishes it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ..errors import LissomError
 NAMED = re.compile(r"(?:\.new|lissom)-([0-9a-f]{6})-([0-9]+)-")
 DAY_S = 86_400
 FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
-OWN: set[str] = set()  # the names of those that this process uses
+OWN: set[str] = set()  # the names of the folders that this process uses
 
 
 def machine_mark() -> str:
-    """Return six digits that tell one machine from another."""
+    """Return six hexadecimal digits that identify this machine."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
@@ -58,14 +58,14 @@ def _held(begin: str, root: Path | None, what: str, refused: str, cure: str) -> 
 def scratch(
     root: Path, where: str = "store", cure: str = "`lissom store --prune` frees space"
 ) -> Iterator[Path]:
-    """Give an empty folder under `root` that is gone afterwards, whatever happened."""
+    """Yield an empty folder in `root`, which is deleted afterwards in any case."""
     with _held(".new", root, f"{where}: {root}", "", cure) as folder:
         yield folder
 
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """Give an empty folder in the system's place for temporary files that is gone afterwards."""
+    """Yield an empty folder among the system's temporary files, which is deleted afterwards."""
     cure = "TMPDIR names another folder"
     with _held("lissom", None, "temporary files", f"; {cure}", cure) as folder:
         yield folder
@@ -73,13 +73,13 @@ def temporary() -> Iterator[Path]:
 
 @contextmanager
 def written(path: Path, where: str) -> Iterator[Path]:
-    """Give a path of the same name in a folder beside `path`; what is written there takes its place
-    if the block ends well.
+    """Yield a path of the same name in a folder next to `path`; the file written there replaces
+    `path` if the block succeeds.
 
-    Files that the block writes beside it go along. Raises LissomError, which begins with `where`,
-    for what the system refuses. A full disk or a kill leaves the file that was at `path`.
+    Files that the block writes next to it are moved as well. Raises LissomError, which begins with
+    `where`, if the system refuses. After a full disk or a kill, `path` has its old content.
     """
-    goal = path.resolve()  # of a link what it leads to
+    goal = path.resolve()  # follow links
     try:
         goal.parent.mkdir(parents=True, exist_ok=True)
         if goal.exists() and not goal.is_file() and not goal.is_dir():  # a device or a pipe
@@ -90,11 +90,11 @@ def written(path: Path, where: str) -> Iterator[Path]:
         sweep(goal.parent)
         with scratch(goal.parent, where, "nothing was written") as folder:
             yield folder / goal.name
-            # the file itself comes last
+            # move the file itself last
             for part in sorted(folder.iterdir(), key=lambda part: part.name == goal.name):
                 os.replace(part, goal.with_name(part.name))
     except Exception as error:
-        # libraries have exceptions of their own for it
+        # libraries may raise their own exceptions for a full disk
         if isinstance(error, OSError) or "No space left" in str(error):
             raise LissomError(f"{where}: {path} cannot be written ({_line(error)})") from None
         raise
@@ -117,8 +117,8 @@ def sweep(*roots: Path) -> None:
 
 
 def left_behind(folder: Path) -> bool:
-    """Return whether the process that made a scratch folder has ended; of another machine's,
-    whether it is a day old.
+    """Return whether the process that made a scratch folder has ended; for a folder of another
+    machine, whether it is a day old.
     """
     match = NAMED.match(folder.name)
     if folder.name in OWN:
@@ -131,19 +131,19 @@ def left_behind(folder: Path) -> bool:
     if match is None or match[1] != machine_mark():
         return old
     if int(match[2]) == os.getpid():
-        return True  # in a container each process may have the same number
+        return True  # in containers, every process may have the same number
     if not alive(int(match[2])):
         return True
     try:
         begun = psutil.Process(int(match[2])).create_time()
-    except (psutil.Error, OverflowError):  # there it is, but nothing tells since when
+    except (psutil.Error, OverflowError):  # it exists, but its start time is unknown
         return old
-    return old and begun > changed + 60  # the number has gone to another process since
+    return old and begun > changed + 60  # another process has the number now
 
 
 def alive(pid: int) -> bool:
-    """Return whether there is a process of this number; on POSIX the kernel is asked, since psutil
-    wants /proc for it.
+    """Return whether a process with this number exists. On POSIX it asks the kernel, since psutil
+    needs /proc.
     """
     if os.name != "posix":
         return psutil.pid_exists(pid)
@@ -151,6 +151,6 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it exists and belongs to somebody else
         return True
     return True

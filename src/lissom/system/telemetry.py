@@ -1,4 +1,4 @@
-"""What libraries tell their makers, and write into a user's home to do so: off wherever lissom runs."""
+"""Switch off the telemetry of libraries, and their files for it in a user's home."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import os
 import sys
 from typing import Any
 
-# ONNX Runtime's, which is on by default; that of Hugging Face's hub, which timm imports; Ray's;
-# MLflow's
+# ONNX Runtime, where it is on by default; Hugging Face's hub, which timm imports; Ray; MLflow
 OFF = {
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-# OpenVINO has no switch but a file in the user's home. It does without the package that sends,
-# where there is none
+# OpenVINO's only switch is a file in the user's home. But it works without the package that sends
 SENDERS = ("openvino_telemetry",)
 
 
 def switch_off() -> None:
-    """Switch telemetry off in this process and in those that it starts; called before anything else
-    is imported.
-    """
+    """Switch telemetry off in this process and its children. Call it before any other import."""
     os.environ.update(OFF)
     modules: dict[str, Any] = sys.modules
     for name in SENDERS:

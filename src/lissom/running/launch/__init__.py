@@ -1,1 +1,1 @@
-"""How the nodes of a plan are made by several workers at once: what is ready, where it runs."""
+"""Make the nodes of a plan with several workers: the schedule and the kinds of workers."""

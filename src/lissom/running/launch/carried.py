@@ -1,8 +1,8 @@
-"""Entries of a store as files that go to another machine and come back.
+"""Send entries of a store to another machine and back, as files.
 
-The head owns the store. A worker elsewhere has one of its own for a while: it is given the entries
-that a step begins with, and gives back the one that it made. So no disk is shared. An entry that
-arrives is compared with its checksums, and signed by whoever takes it in.
+The head owns the store. A remote worker has a temporary store: it receives the entries that a step
+begins with, and returns the entry that it made. So no shared disk is needed. The receiver compares
+an entry with its checksums, and signs it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ...store.manifest import manifest, own_record, wrong
 from ...store.store import Store
 from ..plan import Node
 
-FILE = re.compile(r"[a-z][a-z0-9_]*\.[a-z]+")  # of an entry; none lies in a folder but artefacts
+FILE = re.compile(r"[a-z][a-z0-9_]*\.[a-z]+")  # of an entry; only exported files lie in folders
 Files = dict[str, bytes]
 
 
 def files_of(store: Store, key: str) -> Files:
-    """Return the files of an entry by name, without what was exported."""
+    """Return the files of an entry by name, without exported files."""
     return {path.name: path.read_bytes() for path in store.folder(key).iterdir() if path.is_file()}
 
 
 def take_in(store: Store, key: str, files: Files) -> None:
-    """Put an entry into a store, unless it is there. Raises LissomError for files that are not what
-    their manifest says.
+    """Put an entry into a store, unless it is there. Raises LissomError if its files do not match
+    their manifest.
     """
     with store.lock(key):
         if key in store:
@@ -49,8 +49,8 @@ def take_in(store: Store, key: str, files: Files) -> None:
 
 
 def check_made(files: Files, node: Node, spec: dict[str, Any]) -> None:
-    """Raise unless files are those of the entry that was asked for, built as the task says: whoever
-    takes it in signs it.
+    """Raise LissomError unless the files are the requested entry, built as the task says. This
+    matters because the receiver signs the entry.
     """
     try:
         record = json.loads(files["record.json"])

@@ -1,10 +1,10 @@
-"""A process that makes networks: it reads orders, one JSON object a line, and answers in kind.
+"""A process that makes networks. It reads orders, one JSON object per line, and answers in kind.
 
-The first line is the setup: {task, store, device, checkpoint_s, threads}. Each line after it is a
-node: {key, recipe, seed}, answered by {"error": text} when it is made, with "" if all is well.
-{"said": text} is a line for the user. When the input ends, so does the process, whatever it does:
-that is how it is told to, and what a parent that was killed leaves behind. What was not finished is
-as after a kill: checkpoints stay, and the next run sweeps the rest.
+The first line is the setup: {task, store, device, checkpoint_s, threads}. Each further line is a
+node: {key, recipe, seed}. When it is made, the answer is {"error": text}, with "" for success.
+{"said": text} is a line for the user. The process ends when its input ends, even if it is busy: so
+it stops when it is told to, and when its parent is killed. Unfinished work is left as after a kill:
+checkpoints stay, and the next run deletes the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def listen(hear: Callable[[dict[str, Any]], None]) -> None:
-    """Hand on what comes in; end the process when nothing more will."""
+    """Pass each line of the input to `hear`; end the process when the input ends."""
     for line in sys.stdin:
         hear(json.loads(line))
     os._exit(0)
@@ -29,7 +29,7 @@ def listen(hear: Callable[[dict[str, Any]], None]) -> None:
 def main() -> None:
     """Serve orders from standard input."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever the user's code prints must not mix with the answers
+    os.dup2(2, 1)  # prints of the user's code must not mix with the answers
 
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
@@ -48,7 +48,7 @@ def main() -> None:
             make(order)
         except LissomError as error:
             answer({"error": str(error)})
-        except Exception as error:  # our bug, or the user's own code: other nodes go on
+        except Exception as error:  # our bug, or an error in the user's code: other nodes continue
             traceback.print_exc()
             answer({"error": f"{order['key']}  {order['recipe']}: {cause_of(error)}"})
         else:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def maker(setup: dict[str, Any], say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
-    """Return what makes the network that an order names."""
+    """Return a function that makes the network of an order."""
     import torch
 
     from ...errors import LissomError

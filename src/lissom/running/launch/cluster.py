@@ -1,9 +1,9 @@
 """Workers on the machines of a Ray cluster. The head, where the run was started, owns the store.
 
-A worker is an actor of Ray's with a process as local workers have it, and a store of its own in a
-temporary folder: what it makes goes back as files (carried.py). Ray hands arguments and results on
-with pickle; those of lissom are texts, numbers and bytes. Whoever can reach a Ray cluster can run
-code on it: that is Ray's, and the reason to keep it to oneself.
+A worker is a Ray actor with a process like that of local workers, and a store in a temporary
+folder. The networks that it makes go back as files (carried.py). Ray pickles arguments and results;
+those of lissom are only texts, numbers and bytes. Anyone who can reach a Ray cluster can run code
+on it. That is how Ray works, so keep the cluster private.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .carried import Files, check_made, files_of, take_in
 from .local import LocalWorkers, order_of
 from .workers import Ended, Workers
 
-LOOK_S = 2.0  # between two looks at what the cluster has
+LOOK_S = 2.0  # between two checks of the cluster's resources
 PATIENCE_S = 10.0  # for workers to end by themselves
-MOST_FAILED = 3  # workers that do not start, one after another
-WAIT_TOLD_S = 30.0  # without a worker, after which that is told
+MOST_FAILED = 3  # give up after this many workers in a row fail to start
+WAIT_TOLD_S = 30.0  # without a free worker, before the user is told
 
 
 class Remote:
-    """What runs on a machine of the cluster: one process that makes networks, and its store."""
+    """The actor on a machine of the cluster: one process that makes networks, and its store."""
 
     def __init__(self, setup: dict[str, Any], threads: int) -> None:
         self.stack = ExitStack()
@@ -42,11 +42,11 @@ class Remote:
         )
 
     def versions(self) -> dict[str, str]:
-        """Return what must be the same on all machines for the same bits."""
+        """Return the versions that must be equal on all machines to give the same bits."""
         return versions()
 
     def make(self, order: dict[str, Any], entries: dict[str, Files]) -> dict[str, Any]:
-        """Make the network that an order names of these entries; return its files, or how it failed."""
+        """Make the network of an order from these entries; return its files or its error."""
         for key, files in entries.items():
             take_in(self.store, key, files)
         self.workers.give(order)
@@ -62,22 +62,21 @@ class Remote:
             "files": files_of(self.store, key) if well else {},
         }
         self.said.clear()
-        for made in [*self.store]:  # the next order brings what it needs
+        for made in [*self.store]:  # the next order brings the entries that it needs
             self.store.remove(made)
         return answer
 
     def close(self) -> None:
-        """End the process, whatever it does, and delete the store."""
+        """End the process, even if it is busy, and delete the store."""
         self.workers.close()
         self.stack.close()
 
 
 class RayWorkers(Workers):
-    """As many workers as the cluster has room for, each with so many `threads`, one CPU for each.
+    """As many workers as the cluster has room for, each with `threads` threads, one CPU per thread.
 
-    `leave` is called at the end.
-    `needs` tells which entries of the store a node needs beside the one before and the uncompressed
-    one: those of teachers.
+    `leave` is called at the end. `needs` returns the keys of further entries that a node needs
+    besides the network before it and the uncompressed one: its teachers.
     """
 
     def __init__(
@@ -100,13 +99,13 @@ class RayWorkers(Workers):
         self.needs = needs
         self.say = say
         gpus = int(setup["device"].startswith("cuda"))
-        # two calls at once, so that a worker can be closed while it makes something
+        # two calls at once, so that a busy worker can be closed
         self.remote = ray.remote(
             num_cpus=threads, num_gpus=gpus, max_concurrency=2, max_restarts=0
         )(Remote)
         self.actors: list[Any] = []
         self.idle: list[Any] = []
-        # what is waited for: an actor that starts, or a node that it makes
+        # pending calls: of an actor that starts (None), or that makes a node
         self.pending: dict[Any, tuple[Any, Node | None]] = {}
         self.failed = 0
         self.seen = time.monotonic()
@@ -148,7 +147,7 @@ class RayWorkers(Workers):
         self.leave()
 
     def _grow(self) -> None:
-        """Ask for as many workers as there is room for; Ray places them."""
+        """Start as many workers as there is room for; Ray places them."""
         for _ in range(self._room() - len(self.actors)):
             actor = self.remote.remote(self.setup, self.threads)
             self.actors.append(actor)
@@ -208,28 +207,29 @@ class RayWorkers(Workers):
                 f"the cluster has no worker free: each takes {self.threads} of its CPUs; "
                 "it is waited for"
             )
-            self.seen = now + 10 * WAIT_TOLD_S  # and not again for a while
+            self.seen = now + 10 * WAIT_TOLD_S  # do not repeat the note for a while
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of lissom and torch here."""
     from ... import __version__
 
     return {"lissom": __version__, "torch": version("torch")}
 
 
 def check_versions(there: dict[str, str]) -> None:
-    """Raise where a worker has other versions than the head: its results would be others."""
+    """Raise LissomError if a worker has other versions than the head: its results could differ."""
     if there != (here := versions()):
         raise LissomError(f"workers: expected the versions that are here, {here}, got {there}")
 
 
 def connect(address: str, origin: dict[str, Any], store: Store) -> tuple[Any, Callable[[], None]]:
-    """Return Ray, connected to the cluster at an address, ray://HOST:PORT, or to the one that Ray
-    finds for "ray"; without any, it begins one on this machine. Return also what disconnects it,
-    if it was not connected before.
+    """Connect Ray to a cluster; return the module, and a function that disconnects it unless it was
+    connected before.
 
-    If the task names files in the current folder, this folder goes to all workers.
+    `address` is ray://HOST:PORT, or "ray" for the cluster that Ray finds; if there is none, Ray
+    starts one on this machine. If the task names files in the current folder, that folder is sent
+    to all workers. Raises LissomError if Ray is not installed or the cluster cannot be used.
     """
     try:
         import ray
@@ -257,7 +257,7 @@ def connect(address: str, origin: dict[str, Any], store: Store) -> tuple[Any, Ca
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Yield all texts in what has been JSON."""
+    """Yield all strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list, tuple)):
@@ -266,8 +266,8 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def is_file_here(text: str) -> bool:
-    """Return whether a text names a file or folder from the current folder on: net.py:make,
-    folder:photos, net.pth.
+    """Return whether a text names an existing file or folder relative to the current folder, such
+    as net.py:make, folder:photos, net.pth.
     """
     names = (text, text.partition(":")[2], text.rpartition(":")[0])
     return any(name and not os.path.isabs(name) and os.path.exists(name) for name in names)

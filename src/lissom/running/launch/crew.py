@@ -1,4 +1,4 @@
-"""Who makes the networks of a run, as asked for: this process, several, or a cluster."""
+"""Choose the workers of a run: this process, several processes, or a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .workers import Here, Workers
 
 @dataclass(frozen=True)
 class Setting:
-    """What all networks of a run have in common: what a worker has to know beside the node."""
+    """The settings that all networks of a run share; a worker needs them besides the node."""
 
     task: Task
     store: Store
@@ -30,7 +30,10 @@ class Setting:
 def crew_of(
     asked: int | str, threads: int, maker: Maker, setting: Setting, say: Callable[[str], None]
 ) -> Workers:
-    """Return who makes networks: so many processes, the cluster that is named, or `maker` here for 0."""
+    """Return the workers: `asked` processes, the cluster of that name, or for 0 `maker` here.
+
+    Raises LissomError if the task cannot be rebuilt by name in another process.
+    """
     if asked == 0:
         return Here(maker.make)
     task = setting.task
@@ -67,10 +70,10 @@ def made(
     store: Store,
     say: Callable[[str], None],
 ) -> Generator[tuple[Node, LissomError | None]]:
-    """Make networks and all that they are made from; yield each once when it is there, or with the
-    error for which it will not be.
+    """Make networks and those they depend on; yield each of `ends` once, when it is finished or
+    with the error that prevents it.
 
-    When the last one has been yielded, or the generator is closed, all workers have ended.
+    All workers have ended when the generator is exhausted or closed.
     """
     schedule = Schedule(workers, maker, say)
     for end in ends:
@@ -83,4 +86,4 @@ def made(
     finally:
         workers.close()
         if workers.beside:
-            store.sweep()  # what they were at
+            store.sweep()  # their unfinished entries

@@ -1,4 +1,4 @@
-"""Workers that are processes on this machine. They open the same store, and die with this process."""
+"""Workers that are processes on this machine. They share the store, and end with this process."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ...system.processes import command, ended, surroundings
 from ..plan import Node
 from .workers import Ended, Workers
 
-LOOK_S = 1.0  # for an answer, before whoever waits may look at something else
+LOOK_S = 1.0  # longest wait for an answer before control returns to the caller
 PATIENCE_S = 5.0  # until a process that was told to end is killed
 
 
 def default_threads(workers: int) -> int:
-    """Return how many threads each of so many workers computes with: its share of the cores."""
+    """Return the number of threads of each worker: its share of the cores."""
     return max(1, (len(allowed_cpus() or ()) or os.cpu_count() or 1) // workers)
 
 
 def order_of(node: Node) -> dict[str, Any]:
-    """Return what a worker is told of a node, as JSON: it makes the same one of it."""
+    """Return the order to make a node, as a dict for JSON; a worker rebuilds the node from it."""
     return {
         "key": node.key,
         "recipe": str(node.recipe) if node.step else "",
@@ -35,7 +35,7 @@ def order_of(node: Node) -> dict[str, Any]:
 
 
 class Child:
-    """A process that makes networks; what it answers goes to `hear`, and None when it has ended."""
+    """A process that makes networks. `hear` receives its answers, and None when it has ended."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Child:
         count = str(threads)
         self.order: dict[str, Any] | None = None
         self.hear = hear
-        # in a group of its own: Ctrl-C is for the parent, which then ends its children
+        # in its own process group: Ctrl-C reaches only the parent, which then ends its children
         self.process = subprocess.Popen(
             command("lissom.running.launch.child"),
             stdin=subprocess.PIPE,
@@ -62,7 +62,7 @@ class Child:
         self.send({**setup, "threads": threads})
 
     def send(self, value: dict[str, Any]) -> None:
-        """Send a line; to a process that has died it goes nowhere, and `hear` is told of that."""
+        """Send a line. If the process has died, the line is lost and `hear` receives None."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(value) + "\n")
@@ -75,10 +75,10 @@ class Child:
         self.hear((self, None))
 
     def end(self) -> str:
-        """Have the process end, now; return how it ended."""
+        """End the process now; return how it ended."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with suppress(BrokenPipeError):
-            self.process.stdin.close()  # which it takes for the end, whatever it does
+            self.process.stdin.close()  # the process ends at the end of its input, even if busy
         try:
             code = self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -90,9 +90,9 @@ class Child:
 
 
 class LocalWorkers(Workers):
-    """At most `count` processes of so many `threads`; each is started when it is first needed.
+    """At most `count` processes with `threads` threads each, started when they are first needed.
 
-    `setup` is what all nodes have in common, as JSON: see child.py.
+    `setup` has the settings that all nodes share, for JSON: see child.py.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class LocalWorkers(Workers):
         self.give(order_of(node))
 
     def give(self, order: dict[str, Any]) -> None:
-        """Give an order to a process that has none."""
+        """Give an order to an idle process; start one if needed."""
         child = next((child for child in self.children if child.order is None), None)
         if child is None:
             child = Child(self.setup, self.threads, self.answers.put)
@@ -135,7 +135,7 @@ class LocalWorkers(Workers):
             elif answer is not None and order is not None:
                 child.order = None
                 return [Ended(order["key"], answer["error"])]
-            elif child in self.children:  # it is no more
+            elif child in self.children:  # the process has ended
                 self.children.remove(child)
                 how = child.end()
                 if order is not None:

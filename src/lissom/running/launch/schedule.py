@@ -1,4 +1,4 @@
-"""Which node is made when: as soon as the node that it begins with is there and a worker is free."""
+"""Schedule nodes: each begins when the node before it is finished and a worker is free."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ...errors import LissomError
 from ..plan import Node, steps_to
 from .workers import Ended, Workers
 
-MOST_LOST = 3  # workers that one node may lose
+MOST_LOST = 3  # a node fails after losing this many workers
 
 
 class Maker(Protocol):
-    """What the schedule is told of networks by, and what it tells."""
+    """The interface through which the schedule makes networks and reports on them."""
 
     def is_there(self, node: Node) -> bool:
-        """Return whether a network need not be made."""
+        """Return whether a network exists already."""
         ...
 
     def begin(self, node: Node) -> None:
-        """Be told that a network is made from now on."""
+        """Note that work on a network begins."""
         ...
 
     def make(self, node: Node) -> None:
@@ -30,17 +30,17 @@ class Maker(Protocol):
         ...
 
     def finish(self, node: Node) -> None:
-        """Be told that a network is there; raise LissomError if nothing may be made of it."""
+        """Note that a network is finished. Raises LissomError if no other may be made from it."""
         ...
 
 
 class Schedule:
-    """Nodes that are ready, that run and that have ended. More may be added at any time.
+    """Nodes that are ready, running or ended. More may be added at any time.
 
-    Iterating makes them and gives each node once, when it is there or will not be: then with the
-    error that it failed with, or that a node before it failed with. What nodes were added first is
-    begun first. A node that times latency is made in this process while nothing else runs.
-    `look` is called every now and then while others work; whatever it raises ends the waiting.
+    Iterating makes the nodes and yields each once: with None when it is finished, or with the error
+    of itself or of a node before it. Nodes that were added first begin first. A node whose step
+    measures latency is made in this process while nothing else runs. `look` is called regularly
+    while workers are busy; an exception from it ends the iteration.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class Schedule:
         self.maker = maker
         self.say = say
         self.look = look
-        self.places: dict[str, int] = {}  # of all nodes, in the order in which they were added
-        self.before: dict[str, str] = {}  # the node that another one begins with
-        self.waiting: dict[str, list[Node]] = {}  # nodes by the one that they begin with
-        self.entering = deque[Node]()  # whose node before has ended
+        self.places: dict[str, int] = {}  # position of each node in the order of addition
+        self.before: dict[str, str] = {}  # key of the node that each node begins with
+        self.waiting: dict[str, list[Node]] = {}  # by key of the node that they begin with
+        self.entering = deque[Node]()  # nodes whose node before has ended
         self.ready: list[tuple[int, Node]] = []
-        self.timing: list[tuple[int, Node]] = []  # ready, too, but for no other to run beside
+        self.timing: list[tuple[int, Node]] = []  # ready, but nothing else may run meanwhile
         self.running: dict[str, Node] = {}
         self.ended: dict[str, LissomError | None] = {}
         self.losses = Counter[str]()
 
     def add(self, end: Node) -> None:
-        """Add a node and all that it is made from."""
+        """Add a node and all nodes that it depends on."""
         earlier = ""
         for node in steps_to(end):
             if node.key not in self.places:

@@ -1,4 +1,4 @@
-"""What the schedule asks of those who make networks, here, in other processes or on other machines."""
+"""The interface of workers, which make networks in this process, in others or on other machines."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..plan import Node
 
 @dataclass(frozen=True)
 class Ended:
-    """How making a node ended: well, with an `error`, or because its worker was `lost`."""
+    """How the making of a node ended: well, with an `error`, or because its worker was `lost`."""
 
     key: str
-    error: str = ""  # what the user is told
+    error: str = ""  # the text for the user
     lost: str = ""  # how the worker ended, as in "was killed by SIGKILL"
 
 
 class Workers(ABC):
-    """Make networks; each node that is submitted comes back once from `wait`."""
+    """Make networks; `wait` returns each submitted node once."""
 
     beside: ClassVar[bool] = True  # whether they work while this process does something else
 
@@ -35,19 +35,19 @@ class Workers(ABC):
 
     @abstractmethod
     def submit(self, node: Node) -> None:
-        """Begin to make a network whose node before is in the store."""
+        """Begin to make a network; the network before it is in the store."""
 
     @abstractmethod
     def wait(self) -> list[Ended]:
-        """Wait until a node has ended or a worker gets free, or for a while; return what has ended."""
+        """Wait until a node has ended, a worker is free, or for a while; return the ended nodes."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all workers and what they are doing."""
+        """End all workers, even busy ones."""
 
 
 class Here(Workers):
-    """Make networks in this process, one after another, while somebody waits for them."""
+    """Make networks in this process, one by one, inside `wait`."""
 
     beside: ClassVar[bool] = False
 

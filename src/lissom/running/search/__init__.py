@@ -1,1 +1,1 @@
-"""Search a space of recipes for the network that is wanted."""
+"""Search a space of recipes for the network that meets a goal."""

@@ -1,4 +1,4 @@
-"""How long a recipe will take: what has learned in an earlier one is in the store."""
+"""Predict how long a recipe will take, given that networks of earlier recipes are in the store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...language.search_space import Choice
 from .outcome import Outcome
 from .surrogate import Surrogate, encoded
 
-LEAST_S = 0.1  # shorter is not told apart
+LEAST_S = 0.1  # shorter times count as this
 
 
 def learned(recipe: Recipe) -> str:
-    """Return a recipe up to its last step that learns, as text; nothing where no step does.
+    """Return a recipe up to its last step that learns, as text; '' if no step learns.
 
     >>> learned(Recipe("train(3) | prune(0.5) | distill('kd', 2) | quantize(8)"))
     'train(3) | prune(0.5) | distill("kd", 2)'
@@ -28,10 +28,10 @@ def learned(recipe: Recipe) -> str:
 
 
 class Effort:
-    """The seconds that recipes are expected to take, by those that earlier ones took.
+    """Predict the seconds that recipes take from those of earlier recipes.
 
-    A recipe that begins with all the learning of an earlier one takes as long as those before it in
-    which nothing had to learn: the network is in the store.
+    If an earlier recipe did all the learning of a recipe, its network is in the store. Then the
+    prediction is the median time of earlier recipes in which nothing had to learn.
     """
 
     def __init__(self, outcomes: Sequence[Outcome], choices: Sequence[Choice]) -> None:
@@ -50,7 +50,7 @@ class Effort:
             self.whole = Surrogate(points, [np.log(max(each.seconds, LEAST_S)) for each in whole])
 
     def __call__(self, points: np.ndarray, recipes: Sequence[Recipe]) -> np.ndarray:
-        """Return the seconds (n) of recipes and their points (n numbers)."""
+        """Return the predicted seconds (n) of recipes with their encoded points (n numbers)."""
         is_left = np.array([learned(recipe) not in self.stored for recipe in recipes])
         if self.whole is None:
             return np.full(len(recipes), self.rest_s)

@@ -1,4 +1,4 @@
-"""Run the recipes of points, or only what of them does not learn, and measure what counts for the search."""
+"""Run recipes, whole or without their learning steps, and measure the values for a search."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .outcome import Outcome, Point
 
 @dataclass
 class Evaluation:
-    """Runs recipes of one task and seed, and measures their files in `targets` on so many threads.
+    """Run recipes of one task and seed, and measure their files in `targets` on `threads` threads.
 
-    `workers` make the networks. Files are measured in this process, while none of them works.
-    Metrics are those on validation data: the test set is left for what is chosen. The ms of a file
-    are those of the uncompressed network's file, times how much slower it was in turns with it: so
-    a machine that is slower now and then favours none.
+    `workers` make the networks. Files are measured in this process while no worker is busy. Metrics
+    are those on validation data: the test set is kept for the chosen networks. The latency of a
+    file is its ratio to the uncompressed file, timed alternately, times the first latency of that
+    file. So a machine that slows down for a while does not bias the search.
     """
 
     run: Run
@@ -34,7 +34,7 @@ class Evaluation:
     seed: int
     threads: int
     workers: Workers
-    look: Callable[[], None] = lambda: None  # called every now and then while workers learn
+    look: Callable[[], None] = lambda: None  # called regularly while workers learn
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -42,17 +42,17 @@ class Evaluation:
         self.schedule = Schedule(self.workers, self.run, self.run.say, self.look)
 
     def at_once(self) -> int:
-        """Return how many recipes can be run side by side."""
+        """Return how many recipes can run in parallel."""
         return self.workers.room()
 
     def close(self) -> None:
         """End all workers."""
         self.workers.close()
         if self.workers.beside:
-            self.run.store.sweep()  # what they were at
+            self.run.store.sweep()  # their unfinished entries
 
     def end(self, recipe: Recipe) -> Node:
-        """Return the network that a recipe ends in."""
+        """Return the node of the network at the end of a recipe."""
         (end,) = ends([recipe], [self.seed], self.run.task.root)
         return end
 
@@ -61,20 +61,22 @@ class Evaluation:
         return self.end(recipe).reference
 
     def measure_in(self, reference: Outcome) -> None:
-        """Measure ms in units of an uncompressed network's, as they were found once."""
+        """Scale later latencies by those of an uncompressed network, as measured earlier."""
         for name, value in reference.values.items():
             quantity, _, target = name.partition("@")
             if quantity == "ms":
                 self.float_ms[reference.key, target] = value
 
     def reference(self, recipe: Recipe) -> Outcome:
-        """Return the values of the uncompressed network that a recipe begins with."""
+        """Return the outcome of the uncompressed network that a recipe begins with."""
         path = self.end(recipe).path
         node = next(node for node in path if node.key == path[-1].reference)
         return self._measured({}, node, node.recipe, self._made([node])[0], probe=False)
 
     def probed(self, recipe: Recipe) -> Recipe | None:
-        """Return a recipe without what learns after its uncompressed network; None where nothing does."""
+        """Return a recipe without the learning steps after its uncompressed network; None if it has
+        none.
+        """
         end = self.end(recipe)
         first = next(node.depth for node in end.path if node.key == end.reference)
         steps = recipe.steps
@@ -82,8 +84,10 @@ class Evaluation:
         return Recipe(steps[:first] + rest) if first + len(rest) < len(steps) else None
 
     def probe(self, point: Point, recipe: Recipe) -> Outcome:
-        """Run what of a recipe does not learn, which may be all of it; raise LissomError for what
-        cannot be run.
+        """Run a recipe without its learning steps; return its outcome, a probe if steps were left
+        out.
+
+        Raises LissomError if it cannot be run.
         """
         part = self.probed(recipe)
         end = self.end(part or recipe)
@@ -91,7 +95,7 @@ class Evaluation:
         return self._measured(point, end, recipe, self._made([end])[0], probe=part is not None)
 
     def outcomes(self, asked: Sequence[tuple[Point, Recipe]]) -> list[Outcome | LissomError]:
-        """Run recipes side by side, then measure one after another; return what came of each."""
+        """Run recipes in parallel, then measure them one by one; return outcomes or errors."""
         ends = [self.end(recipe) for _, recipe in asked]
         refused = [self._refused(end) for end in ends]
         sound = [end for end, error in zip(ends, refused, strict=True) if error is None]
@@ -114,7 +118,7 @@ class Evaluation:
         return None
 
     def _made(self, ends: Sequence[Node]) -> list[float | LissomError]:
-        """Make networks; return for each the seconds after which it was there, or why it is not."""
+        """Make networks; return for each the seconds until it was finished, or its error."""
         begin = self.clock()
         seconds = dict[str, float]()
         for end in ends:
@@ -126,7 +130,7 @@ class Evaluation:
     def _measured(
         self, point: Point, end: Node, recipe: Recipe, made: float | LissomError, *, probe: bool
     ) -> Outcome:
-        """Return the outcome of a network that took so many seconds; raise if it is not there."""
+        """Return the outcome of a network that took `made` seconds. Raises `made` if an error."""
         if isinstance(made, LissomError):
             raise made
         begin = self.clock()
@@ -142,7 +146,7 @@ class Evaluation:
         return Outcome(point, str(recipe), end.key, values, seconds, probe)
 
     def _costs(self, record: dict[str, Any], end: Node, target: Target) -> dict[str, float]:
-        """Return what a file costs in a runtime."""
+        """Return latency, size and memory of a network's file in a runtime."""
         run = self.run
         fresh = run.task.fresh
         images = run.task.data.calibration

@@ -1,4 +1,4 @@
-"""Search for a network: what is called from Python and by the command, and what it returns."""
+"""Search for a network: the function behind the Python API and the command, and its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .evaluate import Evaluation
 from .outcome import Outcome
 from .search import Budget, Search, default_space, why_not
 
-SHARE = 0.9  # of the budget that is searched in; the rest is for measuring what was found
+SHARE = 0.9  # of the budget for searching; the rest is for measuring the chosen networks
 
 
 class TimeIsUp(Exception):
@@ -39,7 +39,7 @@ class TimeIsUp(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to: the records of what was chosen, all outcomes, and why others lost."""
+    """The result of a search: records of the chosen networks, all outcomes, and why others lost."""
 
     name: str
     space: str
@@ -58,7 +58,7 @@ class Found:
     records: list[dict[str, Any]]
 
     def json(self) -> dict[str, Any]:
-        """Return what JSON takes."""
+        """Return the result as a dict for JSON."""
         return asdict(self)
 
 
@@ -82,15 +82,16 @@ def search(
     say: Callable[[str], None] = silent,
     watch: Callable[[Progress], None] | None = None,
 ) -> Found:
-    """Search a space, by default one for trained networks, for what is wanted; measure what is best.
+    """Search a space of recipes for networks that meet `want`, and measure the best ones.
 
-    It stops after `budget_s` seconds or so many `trials`, and goes on where it was when it is called
-    again. Choices go by validation data; the test set is for what is chosen. `by`: model (Gaussian
-    processes), random, tpe or nsga2. `storage` is a file, or the URL of a database that several
-    searches share. `workers` and `worker_threads` are those of `lissom.run`: several recipes are
-    then run side by side, each chosen as if those begun with it came out as expected; files are
-    measured while none learns. Raises LissomError for what cannot be reached, as far as that is known before
-    anything is trained, and Unmeasured where a file could not be exported or run.
+    The default space is for trained networks. The search stops after `budget_s` seconds or `trials`
+    trained recipes; called again, it continues. Choices use validation data; only the chosen
+    networks see the test set. `by` is model (Gaussian processes), random, tpe or nsga2. `storage`
+    is a file, or the URL of a database that several searches share. `workers` and `worker_threads`
+    are those of `lissom.run`: several recipes then run in parallel, each proposed as if the pending
+    ones gave their predicted results; files are measured while none learns. Raises LissomError for
+    bounds that are known to be out of reach before anything is trained, and Unmeasured if a file
+    cannot be exported or run.
     """
     end_s = time.monotonic() + budget_s
     store = store if isinstance(store, Store) else Store(store)
@@ -155,7 +156,7 @@ def search(
 
 
 def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> SearchSpace:
-    """Return the space to search; raise where none is given and nothing has trained the network."""
+    """Return the space to search. Raises LissomError if none is given for an untrained network."""
     if isinstance(space, SearchSpace):
         return space
     if space is not None:
@@ -175,7 +176,7 @@ def space_for(space: str | SearchSpace | None, task: Task, few_bits: bool) -> Se
 def finished(
     searching: Search, run: Callable[[Outcome], list[dict[str, Any]]], store: Store
 ) -> Found:
-    """Return what a search came to, with what was chosen `run` as any recipe is; keep it in the store."""
+    """Run the chosen recipes with `run`; return the result of the search and save it."""
     chosen = searching.chosen()
     met = bool(chosen)
     if not chosen and (near := searching.nearest()) is not None:
@@ -215,7 +216,7 @@ def finished(
 
 
 def reasons(searching: Search, chosen: list[Outcome]) -> dict[str, str]:
-    """Return why every recipe that was trained and not chosen lost."""
+    """Return for every trained recipe that was not chosen why it lost."""
     recipes = {each.recipe for each in chosen}
     return {
         each.recipe: why_not(each, chosen, searching.goal)

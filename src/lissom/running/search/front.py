@@ -1,4 +1,4 @@
-"""How much a recipe is expected to add to a front."""
+"""The expected gain of a Pareto front from a recipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .surrogate import below
 
-DRAWN = 2000  # points of the box
+DRAWN = 2000  # random points in the box
 
 
 def gain(
@@ -17,11 +17,13 @@ def gain(
     deviation: np.ndarray,
     draw: np.random.Generator,
 ) -> np.ndarray:
-    """Return for each candidate (c) the expected share of a box that it beats and the front does not.
+    """Return for each candidate (c) the expected share of a box that it dominates and the front
+    does not.
 
-    The box reaches from `low` (aims) to `high`; a point of it is beaten by what is smaller in every
-    aim. The front is that of `losses` (n aims); the losses of candidates are normal, with `mean` and
-    `deviation` (c aims), and independent. The share is that of drawn points.
+    The box reaches from `low` (aims) to `high` (aims). A point is dominated by losses that are no
+    larger in any aim. The front is that of `losses` (n aims). The losses of candidates are
+    independent and normal with `mean` and `deviation` (c aims). The share is estimated with random
+    points.
 
     Source: Emmerich et al. 2006, Single- and Multiobjective Evolutionary Optimization Assisted by
     Gaussian Random Field Metamodels (expected hypervolume improvement)

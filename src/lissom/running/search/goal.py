@@ -1,4 +1,4 @@
-"""What is wanted, held against what recipes come to."""
+"""The goal of a search in numbers, to compare outcomes with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .outcome import Outcome
 
 @dataclass(frozen=True)
 class Bound:
-    """A value of an outcome, by name, and the number that it must not pass.
+    """A bound on a named value of an outcome: at least `number` if `least`, else at most.
 
-    That of a `metric` is known of trained networks only, a cost of probes, too.
+    A metric is known only of trained networks; a cost is known of probes as well.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Bound:
     metric: bool
 
     def excess(self, value: float) -> float:
-        """Return how far a value is on the wrong side; at most 0 where it is on the right one."""
+        """Return by how much a value violates the bound; at most 0 if it does not."""
         return self.number - value if self.least else value - self.number
 
     def wanted(self) -> str:
-        """Return the bound in words, without the name."""
+        """Return the bound as text, without the name."""
         return f"at {'least' if self.least else 'most'} {amount_text(self.name, self.number)}"
 
     def __str__(self) -> str:
@@ -38,9 +38,9 @@ class Bound:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted in numbers: bounds, and what is to be small or, where the sign is 1, large.
+    """The goal of a search: bounds, and aims, values to maximise (sign 1) or minimise (-1).
 
-    Several aims stand for the front of all that no other outcome beats in each of them.
+    Several aims mean the Pareto front of the outcomes.
     """
 
     aims: tuple[tuple[str, int], ...]
@@ -54,8 +54,8 @@ class Goal:
         targets: Sequence[str],
         reference: Mapping[str, float],
     ) -> Goal:
-        """Return the goal for a task with these metrics and runtimes; `reference` has the values of
-        the uncompressed network. Raises LissomError for what nobody measures.
+        """Return the goal for a task with these metrics and runtimes. `reference` has the values of
+        the uncompressed network. Raises LissomError for values that are not measured.
         """
         bounds = list[Bound]()
         for limit in want.limits:
@@ -84,11 +84,11 @@ class Goal:
         return cls(tuple(aims), tuple(bounds))
 
     def meets(self, outcome: Outcome) -> bool:
-        """Return whether an outcome keeps all bounds."""
+        """Return whether an outcome meets all bounds."""
         return not self.misses(outcome)
 
     def misses(self, outcome: Outcome) -> list[str]:
-        """Return which bounds an outcome does not keep, in words; of a probe, those of costs."""
+        """Return as text which bounds an outcome violates; for a probe, only bounds on costs."""
         return [
             f"{bound.name} {amount_text(bound.name, outcome.values[bound.name])}, wanted {bound.wanted()}"
             for bound in self.bounds
@@ -96,12 +96,12 @@ class Goal:
         ]
 
     def losses(self, outcome: Outcome) -> list[float]:
-        """Return what is to be small, for each aim: minus the metric, or the logarithm of a cost."""
+        """Return the loss of each aim: the negative metric, or the logarithm of the cost."""
         return [loss(outcome.values[name], sign) for name, sign in self.aims]
 
     def best(self, outcomes: Sequence[Outcome]) -> Outcome | None:
-        """Return the best of those that keep all bounds, the cheapest of equals; None where none does, or
-        for a front.
+        """Return the best trained outcome that meets all bounds, of equal ones the cheapest; None
+        if there is none, or for a front.
         """
         fitting = [each for each in outcomes if not each.probe and self.meets(each)]
         if len(self.aims) > 1 or not fitting:
@@ -109,7 +109,7 @@ class Goal:
         return min(fitting, key=lambda each: (self.losses(each), burden(each)))
 
     def front(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return those that keep all bounds and that none of the others beats in every aim."""
+        """Return the Pareto front of the trained outcomes that meet all bounds."""
         fitting = [each for each in outcomes if not each.probe and self.meets(each)]
         losses = [self.losses(each) for each in fitting]
 
@@ -120,19 +120,19 @@ class Goal:
 
 
 def burden(outcome: Outcome) -> float:
-    """Return what is small where all costs are: the sum of their logarithms."""
+    """Return the total cost of an outcome: the sum of the logarithms of all its costs."""
     return sum(
         loss(value, -1) for name, value in outcome.values.items() if name.partition("@")[0] in COSTS
     )
 
 
 def loss(value: float, sign: int) -> float:
-    """Return what is to be small of a value: minus what is to be large, or the logarithm of a cost."""
+    """Return a value as a loss to minimise: negated if sign is 1, else its logarithm."""
     return -value if sign > 0 else math.log(max(value, 1e-12))
 
 
 def beats(losses: Sequence[float], others: Sequence[float]) -> bool:
-    """Return whether the first are at most as large as the others everywhere, and smaller once.
+    """Return whether `losses` dominates `others`: nowhere larger, and smaller at least once.
 
     >>> beats([1, 2], [1, 3]), beats([1, 2], [1, 2])
     (True, False)
@@ -144,7 +144,10 @@ def beats(losses: Sequence[float], others: Sequence[float]) -> bool:
 def measured_names(
     quantity: str, at: str | None, metrics: Sequence[str], targets: Sequence[str]
 ) -> list[str]:
-    """Return the names under which outcomes have a quantity; of files, one for each runtime."""
+    """Return the names of a quantity in outcomes: one for each runtime if it is measured of files.
+
+    Raises LissomError if the quantity or the runtime is unknown.
+    """
     if quantity in metrics:
         return [quantity]
     if quantity not in COSTS:

@@ -1,20 +1,20 @@
-"""What one recipe of a search came to."""
+"""The outcome of one recipe of a search."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Point = dict[str, float]  # by name of a choice: the place of an option, or a number
+Point = dict[str, float]  # by name of a choice: the index of an option, or a number
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured of the network at the end of a recipe.
+    """The measurements of the network at the end of a recipe.
 
-    `values` are metrics on validation data, by name, and costs: params, macs, and for each runtime
-    ms@NAME, bytes@NAME and resident@NAME. A probe is a recipe without what learns: its costs are
-    those of the trained network, and its metrics say nothing. `seconds` is what it took to run.
+    `values` has metrics on validation data, by name, and costs: params, macs, and for each runtime
+    ms@NAME, bytes@NAME and resident@NAME. A probe is a recipe without its learning steps: it costs
+    the same as the trained network, but its metrics mean nothing. `seconds` is the time it took.
     """
 
     point: Point
@@ -25,10 +25,10 @@ class Outcome:
     probe: bool = False
 
     def json(self) -> dict[str, Any]:
-        """Return what JSON takes."""
+        """Return the outcome as a dict for JSON."""
         return asdict(self)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Outcome:
-        """Return the outcome that `json` described."""
+        """Return the outcome that `json` wrote."""
         return cls(**settings)

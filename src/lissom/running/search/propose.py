@@ -1,4 +1,4 @@
-"""Which recipe to try next: the one from which most is expected for the time that it takes."""
+"""Propose the recipe to try next: the one with the best expected gain for its time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from .goal import Goal, loss
 from .outcome import Outcome, Point
 from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 
-RANDOM = 400  # points that are looked at in each round
-NEAR = 100  # points beside the best ones
-BEGIN = 5  # recipes that lie far apart, before anything is expected
-EXPLORE = 5  # every such recipe lies far from all others, and might be better
+RANDOM = 400  # random candidates in each round
+NEAR = 100  # candidates near the best points
+BEGIN = 5  # first recipes, chosen far apart instead of by prediction
+EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
 APART = 0.02  # least distance of a point from those that were tried
-FAR = 0.3  # of a metric, relative, beyond which it does not matter how much is missing
-MARGIN = 0.03  # of a metric, relative, below which differences count most
-THRIFT = 0.5  # power of the time by which a score is divided: 1 never tries what learns for long
+FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
+MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
+THRIFT = 0.5  # exponent of the time that divides a score: 1 would never try long learning
 
 
 class Proposer:
-    """Choose points of a space by Gaussian processes, of each bound, each aim, and of the time.
+    """Choose points of a space with Gaussian processes for each bound, each aim, and the time.
 
     The score of a point is the expected improvement, times the probability that all bounds are
-    kept, divided by the root of the expected time; while nothing keeps the bounds, the probability
-    alone. For a front, the improvement is that of the share of a box that is beaten.
+    met, divided by the square root of the expected time. While no outcome meets the bounds, the
+    improvement is left out. For a Pareto front, it is the gain in the share of a box that is
+    dominated.
 
     Source: Jones et al. 1998, Efficient Global Optimization; Gardner et al. 2014, Bayesian
     Optimization with Inequality Constraints
@@ -49,7 +50,7 @@ class Proposer:
         self.draw = draw
 
     def random_point(self) -> Point:
-        """Return a point drawn evenly from the space; raise if no steps of it go together."""
+        """Return a random point of the space. Raises LissomError if 100 draws are all invalid."""
         for _ in range(100):
             point: Point = {}
             try:
@@ -69,7 +70,10 @@ class Proposer:
         return choice.number(float(self.draw.uniform(choice.low, choice.high)))
 
     def near(self, point: Point) -> Point:
-        """Return a point beside another: one choice made anew, or numbers moved a little."""
+        """Return a point near another: all numbers move a little, and at most one set is redrawn.
+
+        Raises LissomError if its steps cannot be combined.
+        """
         anew = self.draw.choice([choice.name for choice in self.space.choices])
         moved: Point = {}
 
@@ -86,7 +90,7 @@ class Proposer:
         return moved
 
     def siblings(self, outcome: Outcome) -> list[Point]:
-        """Return points that differ in one choice from an outcome's, and learn the same before it."""
+        """Return points that differ in one choice from an outcome and share its learning steps."""
         own = learned(Recipe(outcome.recipe))
         found = list[Point]()
         for choice in self.space.choices:
@@ -97,7 +101,7 @@ class Proposer:
                 point = outcome.point | {choice.name: float(other)}
                 try:
                     same = learned(self.space.at(point)) == own
-                except (KeyError, LissomError):  # another option asks what this one did not
+                except (KeyError, LissomError):  # another option may need further choices
                     continue
                 if same:
                     found.append(point)
@@ -106,7 +110,7 @@ class Proposer:
     def candidates(
         self, outcomes: Sequence[Outcome], tried: set[str]
     ) -> list[tuple[Point, Recipe]]:
-        """Return points whose recipes were not tried, with these."""
+        """Return candidate points with their recipes, none of them tried before."""
         points = [self.random_point() for _ in range(RANDOM)]
         best = self.goal.best(outcomes)
         tops = [best] if best else self.goal.front(outcomes)
@@ -116,7 +120,7 @@ class Proposer:
                 points.append(self.near(top.point))
             except LissomError:
                 continue
-        if len(self.goal.aims) > 1:  # of one aim, a sibling is rarely better
+        if len(self.goal.aims) > 1:  # with one aim, a sibling is rarely better
             for top in tops:
                 points += self.siblings(top)
         recipes = [(point, self.space.at(point)) for point in points]
@@ -124,9 +128,7 @@ class Proposer:
         return [each for text, each in fresh.items() if text not in tried]
 
     def propose(self, outcomes: Sequence[Outcome], tried: set[str], left_s: float) -> Point | None:
-        """Return the best point whose recipe is expected to take less than `left_s`; None if there
-        is none.
-        """
+        """Return the best point whose recipe is predicted to take at most `left_s`, or None."""
         candidates = self.candidates(outcomes, tried)
         if not candidates:
             return None
@@ -152,8 +154,8 @@ class Proposer:
     def propose_several(
         self, count: int, outcomes: Sequence[Outcome], tried: set[str], left_s: float
     ) -> list[Point]:
-        """Return up to `count` points to be tried side by side: each is chosen as if those before it
-        had come to what is expected of them.
+        """Return up to `count` points to try in parallel. Each is chosen as if those before it had
+        given their predicted results.
 
         Source: Ginsbourger et al. 2010, Kriging Is Well-Suited to Parallelize Optimization
         (the kriging believer)
@@ -171,7 +173,7 @@ class Proposer:
         return points
 
     def believed(self, point: Point, outcomes: Sequence[Outcome]) -> Outcome:
-        """Return what a point is expected to come to."""
+        """Return the predicted outcome of a point."""
         recipe = self.space.at(point)
         place = encoded(point, self.space.choices)[None]
         values = dict(self.reference)
@@ -183,11 +185,11 @@ class Proposer:
         return Outcome(point, str(recipe), "", values, float(seconds[0]))
 
     def known(self, name: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return the outcomes that say something of a value: probes know costs, and no metrics."""
+        """Return the outcomes that have a meaningful value: probes have costs but no metrics."""
         return [each for each in outcomes if not (each.probe and self.is_metric(name))]
 
     def costs_kept(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
-        """Return how probable it is that all bounds on costs are kept, a little more or less at random."""
+        """Return the probability that all bounds on costs are met, with noise to break ties."""
         score = 1 + 0.01 * self.draw.random(len(points))
         for bound in self.goal.bounds:
             if not bound.metric and len(outcomes) >= LEAST_POINTS:
@@ -196,8 +198,8 @@ class Proposer:
         return score
 
     def hope(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
-        """Return which points would be better than the best in a cost that is aimed at, if they kept
-        all bounds on metrics.
+        """Return `costs_kept`, but 0 for points that are not predicted to beat the best outcome in
+        the cost to minimise. Bounds on metrics are ignored.
         """
         score = self.costs_kept(points, outcomes)
         best = self.goal.best(outcomes)
@@ -214,25 +216,25 @@ class Proposer:
         )
 
     def more_is_better(self, name: str) -> bool:
-        """Return whether a value is to be large; of costs and of errors less is better."""
+        """Return whether larger values are better; for costs and errors, smaller ones are."""
         return (name, 1) in self.goal.aims or any(
             bound.name == name and bound.least for bound in self.goal.bounds
         )
 
     def loss(self, name: str, value: float) -> float:
-        """Return what a process is made of: what is to be small as its logarithm; of what is to be
-        large what is missing to the uncompressed network's, small differences near it drawn apart
-        and those far from it, where nobody looks, left out.
+        """Return the loss that a Gaussian process models. If smaller values are better, it is the
+        logarithm. Otherwise it is the logarithm of MARGIN plus the relative shortfall from the
+        uncompressed network, which stretches small shortfalls; those beyond `far` are clipped.
         """
         if not self.more_is_better(name):
             return loss(value, -1)
         missing = min(self.missing(name, value), self.far(name))
-        if missing < 0:  # more than the uncompressed network has: on in a line
+        if missing < 0:  # better than the uncompressed network: continue linearly
             return float(np.log(MARGIN) + missing / MARGIN)
         return float(np.log(missing + MARGIN))
 
     def value(self, name: str, lost: float) -> float:
-        """Return the value whose loss this is."""
+        """Return the value that has this loss, the inverse of `loss`."""
         if not self.more_is_better(name):
             return float(np.exp(lost))
         over = lost - np.log(MARGIN)
@@ -241,17 +243,19 @@ class Proposer:
         return float(reference - missing * max(abs(reference), 1e-9))
 
     def missing(self, name: str, value: float) -> float:
-        """Return how much of a metric is missing to the uncompressed network's, relative to that."""
+        """Return the relative shortfall of a metric from the uncompressed network's."""
         reference = self.reference.get(name, 1.0)
         return (reference - value) / max(abs(reference), 1e-9)
 
     def far(self, name: str) -> float:
-        """Return beyond which share it does not matter how much is missing: not within a bound."""
+        """Return the relative shortfall of a metric beyond which differences do not matter: at
+        least twice what its bounds allow.
+        """
         bounds = [self.missing(name, b.number) for b in self.goal.bounds if b.name == name]
         return max(FAR, *(2 * missing for missing in bounds), 0.0)
 
     def expected(self, name: str, outcomes: Sequence[Outcome]) -> Surrogate:
-        """Return what is expected of the loss of a value."""
+        """Return the Gaussian process that predicts the loss of a value."""
         return self._expected(
             self.known(name, outcomes), lambda each: self.loss(name, each.values[name])
         )
@@ -265,7 +269,7 @@ class Proposer:
     def _score(
         self, points: np.ndarray, outcomes: Sequence[Outcome], trained: Sequence[Outcome]
     ) -> np.ndarray:
-        """Return what is expected of each point."""
+        """Return the score of each point, before it is divided by the time."""
         probable = np.ones(len(points))
         for bound in self.goal.bounds:
             limit = self.loss(bound.name, bound.number)
@@ -285,8 +289,9 @@ class Proposer:
         return gain(losses, *self.box(outcomes), mean, deviation, self.draw) * probable
 
     def box(self, outcomes: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and the largest loss (aims) that count for a front: from the best known, of
-        probes too, to a cost of the uncompressed network's, or to a metric far below its.
+        """Return the lower and upper corner (aims) of the box of losses that counts for a front:
+        from the least known losses, probes included, to the uncompressed network's cost, or to a
+        metric with a shortfall of `far`.
         """
         names = [name for name, _ in self.goal.aims]
         low = [
@@ -303,7 +308,7 @@ class Proposer:
 
 
 def noting(point: Point, choose: Callable[[Choice], float]) -> Callable[[Choice], float]:
-    """Return what chooses as `choose` does, and writes down each choice."""
+    """Return a function that calls `choose` and writes each choice into `point`."""
 
     def note(choice: Choice) -> float:
         point[choice.name] = choose(choice)

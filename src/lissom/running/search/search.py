@@ -1,4 +1,4 @@
-"""Search: propose a recipe, run it, learn from it, until the time is up; then measure what is best."""
+"""The loop of a search: propose a recipe, run it, learn from its outcome, until the time is up."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .propose import Proposer
 from .study import Storage, Study, study_name
 
 PROBES = 8  # at the beginning
-PROBING = 0.15  # of the budget, for them; two are made in any case
-NEAR = 0.1  # of the least cost of probes, by which a wanted one may lie below it
-SAME = 50  # recipes in a row that were tried already, or cannot be run: there are no others
-FAILURES = 5  # in a row, before anything came out
+PROBING = 0.15  # share of the budget for probes; two are made in any case
+NEAR = 0.1  # a bound may lie below the least cost so far by this share of that cost
+SAME = 50  # the search ends after this many known or refused recipes in a row
+FAILURES = 5  # the search fails after this many in a row if nothing was trained
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a search goes on: so many seconds, and so many trained recipes at most."""
+    """The limits of a search: seconds, and the number of trained recipes."""
 
     seconds: float
     trials: int | None = None
@@ -41,7 +41,7 @@ class Budget:
 
 @dataclass
 class Search:
-    """A search of a space for what is wanted; `outcomes` are all of it so far, the oldest first."""
+    """A search of a space for networks that meet `want`; `outcomes` are in order, oldest first."""
 
     space: SearchSpace
     want: Want
@@ -60,23 +60,23 @@ class Search:
         self.begun = self.clock()
         self.refused = 0  # recipes in a row that could not be run
         self.same = 0  # recipes in a row that were tried before
-        for limit in self.want.limits:  # names are known before anything is run
+        for limit in self.want.limits:  # unknown names are refused before anything is run
             measured_names(limit.quantity, limit.at, run.task.metric_names, targets)
         name = study_name(
             str(self.space),
-            # another version of a step is another
+            # the last key changes with the version of a step
             self.space.example.keys(self.evaluation.reference_key(self.space.example))[-1:],
             targets,
             seed,
             self.evaluation.threads,
-            machine()["cpu"],  # whose ms are not those of another
+            machine()["cpu"],  # latencies of different machines cannot be compared
         )
         storage = Storage(self.place(name), name)
         known = storage.reference()
         self.reference = known or self.evaluation.reference(self.space.example)
         self.evaluation.measure_in(self.reference)
         self.goal = Goal.of(self.want, run.task.metric_names, targets, self.reference.values)
-        # searches that share a database draw differently
+        # searches that share a database need different random numbers
         own = secrets.randbits(31) if self.shared else seed
         self.study = Study(
             self.space, self.goal, storage, str(self.want), self.reference, self.by, own
@@ -90,17 +90,17 @@ class Search:
 
     @property
     def shared(self) -> bool:
-        """Whether other searches may add to the outcomes meanwhile."""
+        """Whether other searches may add outcomes at the same time."""
         return "://" in self.storage
 
     def place(self, name: str) -> str:
-        """Return where outcomes are kept: in the store, if no database is named."""
+        """Return the file or URL that holds the outcomes: a file in the store if none is named."""
         if self.shared:
             return self.storage
         return self.storage or str(self.evaluation.run.store.root / ".searches" / f"{name}.journal")
 
     def left_s(self) -> float:
-        """Return how many seconds are left."""
+        """Return the seconds left in the budget."""
         return self.budget.seconds - (self.clock() - self.begun)
 
     @property
@@ -114,7 +114,7 @@ class Search:
         return self.left_s() <= 0 or (trials is not None and self.study.trained() >= trials)
 
     def search(self) -> None:
-        """Try recipes until the budget is used up, or the space."""
+        """Try recipes until the budget or the space is exhausted."""
         if self.by == "model":
             if not self.trained:
                 self.probe()
@@ -129,7 +129,7 @@ class Search:
             self.run([(trial, point, self.space.at(point)) for trial, point in asked])
 
     def next(self) -> list[tuple[Any, Point]]:
-        """Return the points to try next, side by side, each with the trial of the sampler that named it."""
+        """Return the points to try next in parallel, each with the sampler's trial, or None."""
         room = self.evaluation.at_once()
         if self.budget.trials is not None:
             room = min(room, self.budget.trials - self.study.trained())
@@ -140,7 +140,7 @@ class Search:
         return [(None, point) for point in points]
 
     def ask(self) -> tuple[Any, Point] | None:
-        """Return what the sampler wants to be tried; None where steps that it chose do not go together."""
+        """Return the sampler's next trial and point; None if its steps cannot be combined."""
         try:
             return self.study.ask()
         except LissomError as error:
@@ -148,7 +148,7 @@ class Search:
             return None
 
     def run(self, asked: list[tuple[Any, Point, Recipe]]) -> None:
-        """Run recipes and take in what comes of them; those that were tried before are not run again."""
+        """Run recipes and keep their outcomes. Known recipes are not run again."""
         known = {each.recipe: each for each in self.trained}
         fresh = {str(recipe): (point, recipe) for _, point, recipe in asked}
         fresh = {text: each for text, each in fresh.items() if text not in known}
@@ -171,14 +171,14 @@ class Search:
             self.refuse(outcome)
 
     def refuse(self, error: LissomError) -> None:
-        """Tell of a recipe that cannot be run; raise where none could be from the beginning."""
+        """Report a recipe that cannot be run. Raises its error after FAILURES without a success."""
         self.refused += 1
         self.say(f"note: {error}")
         if self.refused >= FAILURES and not self.trained:
             raise error
 
     def keep(self, outcome: Outcome, trial: Any = None) -> None:
-        """Take an outcome in, and say where the search is."""
+        """Add an outcome, and report the progress of the search."""
         best = self.goal.best(self.trained)
         self.study.add(outcome, trial)
         self.outcomes.append(outcome)
@@ -194,8 +194,8 @@ class Search:
         )
 
     def probe(self) -> None:
-        """Measure recipes without what learns: costs are known before anything is trained. One in which
-        nothing learns is done with that.
+        """Measure recipes without their learning steps, so that costs are known before anything is
+        trained. A recipe without learning steps is then complete.
         """
         tried = set[str]()
         begun = self.clock()
@@ -214,12 +214,12 @@ class Search:
                 self.say(f"note: {error}")
 
     def check_reachable(self) -> None:
-        """Raise LissomError where no recipe so far comes near a bound on a cost, with what it could be."""
+        """Raise LissomError if no recipe so far comes near a bound on a cost."""
         for bound in self.goal.bounds:
             if bound.metric or bound.least or not self.outcomes:
                 continue
             value, recipe = min((each.values[bound.name], each.recipe) for each in self.outcomes)
-            # a little further than a few recipes reach, another may come
+            # another recipe may reach a little further than these few
             if bound.excess(value) > NEAR * value:
                 raise LissomError(
                     f"--want: {bound.name} {bound.wanted()}: no recipe of the space comes so far; the "
@@ -227,7 +227,9 @@ class Search:
                 )
 
     def cheapest(self, place: int) -> Point | None:
-        """Return a point at the ends of all ranges, or of all but one: what may cost least."""
+        """Return a point that probably costs little: the upper end of every range, except in one
+        range if `place` > 0. None if its steps cannot be combined.
+        """
         point: Point = {}
         skipped = self.space.choices[place - 1].name if place else ""
 
@@ -246,14 +248,14 @@ class Search:
         return point
 
     def chosen(self) -> list[Outcome]:
-        """Return what is best, or for a front all that nothing else beats."""
+        """Return the best outcome, or for several aims the Pareto front."""
         if len(self.goal.aims) > 1:
             return self.goal.front(self.trained)
         best = self.goal.best(self.trained)
         return [best] if best else []
 
     def nearest(self) -> Outcome | None:
-        """Return the outcome that misses its bounds by least, in shares of them."""
+        """Return the outcome with the smallest total violation of its bounds, relative to them."""
 
         def missing(outcome: Outcome) -> float:
             return sum(
@@ -265,8 +267,8 @@ class Search:
 
 
 def default_space(*, learns: bool, labelled: bool, few_bits: bool) -> SearchSpace:
-    """Return the space for a trained network: where there are data to learn from, with distillation;
-    with `few_bits`, weights of 4 bits as well.
+    """Return the space for a trained network: with distillation if there are training data, and
+    with 4-bit weights if `few_bits`.
     """
     rounded = '{quantize(8), quantize(4, rounding="learned")}' if few_bits else "quantize(8)"
     if not learns:
@@ -279,7 +281,7 @@ def default_space(*, learns: bool, labelled: bool, few_bits: bool) -> SearchSpac
 
 
 def why_not(outcome: Outcome, best: Sequence[Outcome], goal: Goal) -> str:
-    """Return in words why an outcome is not what is chosen."""
+    """Return as text why an outcome was not chosen."""
     if misses := goal.misses(outcome):
         return "; ".join(misses)
     if len(goal.aims) > 1 or not best:

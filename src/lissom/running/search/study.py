@@ -1,4 +1,4 @@
-"""Where the outcomes of a search are kept: an Optuna study, in the store or in a database."""
+"""The outcomes of a search, kept as an Optuna study in the store or in a database."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SAMPLERS = ("model", "random", "tpe", "nsga2")
 # attributes of trials and studies
 OUTCOME = "outcome"
 REFERENCE = "reference"  # the outcome of the uncompressed network
-TAKEN = "taken"  # whether it was known already, here or to another study
+TAKEN = "taken"  # whether the outcome was known before, from this study or another
 
 
 def optuna() -> Any:
-    """Return the library, quiet; raise LissomError where it is not installed."""
+    """Return the Optuna module with its logging off. Raises LissomError if it is not installed."""
     try:
         import optuna
     except ImportError:
@@ -34,8 +34,8 @@ def optuna() -> Any:
 
 
 class Storage:
-    """Where searches keep outcomes: a file, or the URL of a database. Studies whose names begin with
-    `name` are those of one space, task and machine, each for another want.
+    """A file or database that holds studies. Those whose names begin with `name` share the space,
+    task and machine, and differ in the want.
     """
 
     def __init__(self, place: str, name: str) -> None:
@@ -52,12 +52,12 @@ class Storage:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Say in one line that the storage cannot be opened."""
+        """Turn any error in the block into a LissomError that the storage cannot be opened."""
         try:
             yield
-        except Exception as error:  # those of the database's driver
+        except Exception as error:  # each database driver raises its own
             reason = first_line(error)
-            place = re.sub(r"//[^/@]*@", "//...@", self.place)  # a password is nobody's business
+            place = re.sub(r"//[^/@]*@", "//...@", self.place)  # hide the password
             raise LissomError(f"--storage: {place} cannot be opened: {reason:.200}") from error
 
     def _opened(self) -> Any:
@@ -65,7 +65,7 @@ class Storage:
             from optuna.storages import RDBStorage
             from sqlalchemy.pool import NullPool
 
-            # no connection stays open behind a search that has ended
+            # so that no connection stays open after a search
             return RDBStorage(self.place, engine_kwargs={"poolclass": NullPool})
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -74,13 +74,13 @@ class Storage:
         return JournalStorage(JournalFileBackend(self.place, JournalFileOpenLock(self.place)))
 
     def studies(self) -> Iterator[Any]:
-        """Yield Optuna's studies."""
+        """Yield the Optuna studies."""
         for name in self.names:
             yield self.optuna.load_study(study_name=name, storage=self.storage)
 
     def reference(self) -> Outcome | None:
-        """Return the uncompressed network's outcome as the first search measured it, if there was one:
-        ms of all are in units of it.
+        """Return the uncompressed network's outcome from the first search, if any. All latencies
+        are scaled by it.
         """
         known = [study.user_attrs for study in self.studies()]
         return next((Outcome.of(each[REFERENCE]) for each in known if REFERENCE in each), None)
@@ -91,7 +91,7 @@ class Storage:
 
 
 def outcomes_in(study: Any) -> list[Outcome]:
-    """Return the outcomes of a study of Optuna's, the oldest first, each recipe once."""
+    """Return the outcomes of an Optuna study, the oldest first, each recipe once."""
     found = [
         Outcome.of(trial.user_attrs[OUTCOME])
         for trial in study.trials
@@ -101,7 +101,7 @@ def outcomes_in(study: Any) -> list[Outcome]:
 
 
 def each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return outcomes without those of recipes that came before."""
+    """Return the first outcome of each recipe; a probe and a trained recipe count separately."""
     first = dict[tuple[str, bool], Outcome]()
     for each in outcomes:
         first.setdefault((each.recipe, each.probe), each)
@@ -109,7 +109,7 @@ def each_once(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 class Study:
-    """Outcomes of one search: those of others in the same storage are taken over."""
+    """The outcomes of one search, including those of other searches in the same storage."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Study:
             )
         if REFERENCE not in self.study.user_attrs:
             self.study.set_user_attr(REFERENCE, reference.json())
-        # a continued search goes on with other draws
+        # a continued search needs new random numbers
         self.study.sampler = self._sampler(by, seed + len(self.study.trials))
         own = {(each.recipe, each.probe) for each in self.outcomes()}
         for outcome in storage.outcomes():
@@ -156,7 +156,7 @@ class Study:
         return outcomes_in(self.study)
 
     def trained(self) -> int:
-        """Return how many recipes were trained for this want."""
+        """Return the number of recipes that were trained for this want."""
         return sum(
             OUTCOME in trial.user_attrs
             and TAKEN not in trial.user_attrs
@@ -165,7 +165,9 @@ class Study:
         )
 
     def ask(self) -> tuple[Any, Point]:
-        """Return a trial and the point that the sampler wants to be tried."""
+        """Return a trial and the point that the sampler proposes. Raises LissomError if its steps
+        cannot be combined.
+        """
         trial = self.study.ask()
         point: Point = {}
 
@@ -197,8 +199,8 @@ class Study:
         return choice.number(value)
 
     def add(self, outcome: Outcome, trial: Any = None, taken: bool = False) -> None:
-        """Keep an outcome: that of a `trial` which was asked for, or of a point from elsewhere;
-        `taken` where it was known already.
+        """Add an outcome: of a `trial` from `ask`, or of a point from elsewhere if None. `taken`:
+        the outcome was known before.
         """
         values = [outcome.values[name] for name, _ in self.goal.aims]
         constraints = {
@@ -230,7 +232,7 @@ class Study:
         )
 
     def fail(self, trial: Any) -> None:
-        """Note that a trial came to nothing."""
+        """Mark a trial as failed."""
         self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
 
     def _distribution(self, choice: Choice) -> Any:
@@ -244,11 +246,11 @@ class Study:
         return distributions.FloatDistribution(choice.low, choice.high, log=choice.log)
 
     def importances(self, name: str) -> dict[str, float]:
-        """Return which share of how a value varies comes from each choice (fANOVA); {} where too
-        little is known.
+        """Return the share of a value's variance that each choice explains (fANOVA); {} if there
+        are too few outcomes.
 
-        Choices within an option are there only where it was taken. So recipes with the same choices
-        are compared, the most that there are.
+        A choice inside an option exists only if that option was taken. So only the largest group of
+        recipes with the same choices is used.
         Source: Hutter et al. 2014, An Efficient Approach for Assessing Hyperparameter Importance
         """
         done = {
@@ -273,5 +275,5 @@ class Study:
 
 
 def study_name(*parts: object) -> str:
-    """Return a name for what a search is made of: the same parts have one name."""
+    """Return a name that is a hash of the parts of a search."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

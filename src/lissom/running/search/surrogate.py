@@ -1,4 +1,4 @@
-"""What outcomes let one expect of recipes that were not run: Gaussian processes over points."""
+"""Gaussian processes that predict the results of recipes that were not run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from ...language.search_space import Choice
 from .outcome import Point
 
-LEAST_POINTS = 3  # from which a process is fitted
+LEAST_POINTS = 3  # fewer points are not fitted
 
 
 def encoded(point: Point, choices: Sequence[Choice]) -> np.ndarray:
-    """Return a point as numbers from 0 to 1: one for each range or set of numbers, one for each option
-    of another set.
+    """Return a point as numbers from 0 to 1: one for each range or set of numbers, and a one-hot
+    code for each other set.
 
-    Numbers of a set are ranked: {2, 5, 10} are 0, 0.5 and 1. What was not asked, since it stands in
-    an option that was not taken, is in the middle.
+    Numbers of a set are ranked: {2, 5, 10} are 0, 0.5 and 1. A choice inside an option that was not
+    taken is 0.5.
     """
     numbers = list[float]()
     for choice in choices:
@@ -40,7 +40,7 @@ def encoded(point: Point, choices: Sequence[Choice]) -> np.ndarray:
 
 
 class Surrogate:
-    """A Gaussian process with one length scale for each number of a point, and noise of its own."""
+    """A Gaussian process with fitted noise and a length scale for each number of a point."""
 
     def __init__(self, points: np.ndarray, values: Sequence[float]) -> None:
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -57,11 +57,11 @@ class Surrogate:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore"
-                )  # a length scale at its bound is one that matters little
+                )  # a length scale at its bound only means that the choice matters little
                 self.process.fit(points, (np.asarray(values) - self.center) / self.spread)
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and deviation of what is expected at each point."""
+        """Return the predicted mean and standard deviation (n) at each point (n numbers)."""
         if self.process is None:
             return np.full(len(points), self.center), np.full(len(points), self.spread)
         mean, deviation = self.process.predict(points, return_std=True)
@@ -69,14 +69,14 @@ class Surrogate:
 
 
 def below(limit: float, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Return how probable it is that a normal value is at most `limit`."""
+    """Return the probability that a normal variable is at most `limit`."""
     from scipy.stats import norm
 
     return np.asarray(norm.cdf((limit - mean) / deviation))
 
 
 def improvement(best: float, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Return by how much a normal value is expected to stay below `best`, 0 where it does not.
+    """Return the expected improvement of a normal variable below `best`.
 
     EI = (best - mean) * cdf(z) + deviation * pdf(z),  z = (best - mean) / deviation
 
