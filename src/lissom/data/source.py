@@ -33,14 +33,8 @@ KNOWN = (
 )
 FILES = {".csv": "csv", ".json": "coco", ".tar": "shards"}  # file extension -> prefix
 FOLDERS = ("folder:", "images:", "masks:", "voc:")
-WITH_CLASSES = (
-    "folder:",
-    "masks:",
-    "csv:",
-    "coco:",
-    "voc:",
-    "shards:",
-)  # whose classes --classes may name
+# sources whose classes --classes may name
+WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")
 
 
 def check_spec(

@@ -97,7 +97,7 @@ class Learning(Step):
         late=True,
     )
     until: Literal["epochs", "plateau"] = arg(
-        "plateau = until the validation metric stops improving for patience epochs; keeps the best",
+        "plateau = until the validation metric has not improved in patience epochs; keeps the best",
         "epochs",
         late=True,
     )

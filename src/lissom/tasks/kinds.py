@@ -14,13 +14,8 @@ from .code import called, loaded
 if TYPE_CHECKING:
     from ..trees import Tree
 
-KINDS = (
-    "classify",
-    "segment",
-    "multilabel",
-    "detect",
-    "regress",
-)  # in the order in which they are tried on targets
+# in the order in which they are tried on targets
+KINDS = ("classify", "segment", "multilabel", "detect", "regress")
 
 
 def is_own_kind(text: str) -> bool:

@@ -101,7 +101,7 @@ def check_constants(program: torch.export.ExportedProgram, where: str) -> None:
 
 
 def check_calls(graph: fx.Graph, where: str) -> None:
-    """Raise LissomError if a program calls operators other than PyTorch's or changes its buffers."""
+    """Raise LissomError if a program calls operators not of PyTorch or changes its buffers."""
     for node in graph.nodes:
         if node.op != "call_function":
             continue
@@ -147,9 +147,8 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
         with graph.inserting_before(node):
             new = graph.create_node("call_module", name, (layer.reads,))
         new.meta = node.meta
-        for user in [
-            user for user in node.users if user.target is getitem
-        ]:  # it picks one of several results
+        # users that pick one of several results
+        for user in [user for user in node.users if user.target is getitem]:
             user.replace_all_uses_with(new)
             graph.erase_node(user)
         node.replace_all_uses_with(new)

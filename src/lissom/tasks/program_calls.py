@@ -169,8 +169,8 @@ def batch_norm(call: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
     return getattr(nn, f"BatchNorm{axes}d")(
         len(weights["running_mean"]),
         call.get("eps"),
-        call.get("momentum")
-        or None,  # in eval mode, None (a mean over all batches) is exported as 0
+        # None (a mean over all batches) is exported as 0 in eval mode
+        call.get("momentum") or None,
         affine="weight" in weights,
     )
 
