@@ -63,7 +63,7 @@ class Balance:
         self.measured = memory["measured"]
 
     def _due(self) -> bool:
-        """Return whether to measure now: more often at first, while a weight has had no gradient."""
+        """Return whether to measure now: more often at first, while a term has had no gradient."""
         free = [w for w in self.weights if not w.fixed]
         unknown = any(w.value == 0 for w in free) and self.batches & (self.batches - 1) == 0
         return bool(free) and (self.batches % EVERY == 0 or unknown)
