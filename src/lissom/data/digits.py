@@ -1,5 +1,6 @@
-"""The digits that come with scikit-learn, read without importing it: the import alone takes longer
-than the rest of `plan`.
+"""The digits that come with scikit-learn, read without importing it.
+
+The import alone takes longer than the rest of `plan`.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def labels_in(
         try:
             with Image.open(path) as opened, Image.open(image) as seen:
                 values = np.asarray(opened)
-                size_seen = seen.size  # as its header says
+                size_seen = seen.size  # from its header
         except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
             raise LissomError(f"data: {path}: cannot be read as an image ({error})") from None
         if values.ndim != 2 or values.max() > 255:

@@ -1,6 +1,4 @@
-"""Turn the samples that a user has into batches for a network: tensors, arrays, pairs with labels,
-data loaders.
-"""
+"""Turn a user's samples into batches: tensors, arrays, pairs with labels, data loaders."""
 
 from __future__ import annotations
 

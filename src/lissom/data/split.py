@@ -150,8 +150,9 @@ class Files(Dataset[Tensor | str]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        """Return the pixels of a file, or the text of the error: an exception from a worker would
-        carry a whole traceback.
+        """Return the pixels of a file, or the text of its error.
+
+        An exception from a worker would carry a whole traceback.
         """
         try:
             pixels = decoded(self.paths[index], self.channels, self.preprocess, self.size)

@@ -50,7 +50,7 @@ class Member:
             return BytesIO(self.read(tar))
 
 
-File = Path | Member  # what a picture is read from
+File = Path | Member  # the source of a picture
 
 
 def members_of(tar: Path) -> Iterator[Member]:

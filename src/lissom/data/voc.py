@@ -138,8 +138,9 @@ def boxed(file: Path, text: str, picture: Path, left_out: Counter[str]) -> Boxed
 
 
 def size_in(root: ElementTree.Element, file: Path) -> Size | None:
-    """Return the stated (width, height) of a picture, None if it is missing or 0: some programs
-    write 0.
+    """Return the stated (width, height) of a picture, None if it is missing or 0.
+
+    Some programs write 0. Raises LissomError for anything but whole numbers.
     """
     sides = [(root.findtext(f"size/{name}") or "0").strip() for name in ("width", "height")]
     if not all(re.fullmatch("[0-9]{1,7}", side) for side in sides):

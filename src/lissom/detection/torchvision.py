@@ -1,7 +1,7 @@
-"""torchvision's detectors with outputs of a fixed shape: boxes and logits of a number of places.
+"""torchvision's detectors with outputs of a fixed shape: boxes and logits of all places.
 
-Selecting detections and non-maximum suppression are left out. Between the two stages of Faster
-R-CNN a fixed number of proposals is selected.
+The selection of detections and non-maximum suppression are left out. Between the two stages of
+Faster R-CNN a fixed number of proposals is selected.
 
 torchvision's own forward returns as many boxes as a picture has objects. A file of fixed shapes
 cannot hold that, and the selection has nothing to prune or to quantize. Layers have the names of

@@ -1,6 +1,4 @@
-"""Features inside two networks: the modules that compute them, and how to pair them and their
-channels.
-"""
+"""Find the modules whose features are compared in two networks, and match their channels."""
 
 from __future__ import annotations
 
@@ -41,8 +39,9 @@ class Output:
 
 @dataclass(frozen=True)
 class Place:
-    """Two modules whose features are compared. `channels` are the teacher's, one for each of the student's.
+    """Two modules whose features are compared.
 
+    `channels` are the teacher's channels that match the student's, None if unknown.
     `how`: "same" for channel by channel, "kept channels" if the student lost some, "adapter" if the
     correspondence of channels is unknown.
     """

@@ -1,8 +1,7 @@
-"""Checkpoints, from which a killed training run resumes: one file, written beside the old one and
-renamed; nothing is unpickled.
+"""Checkpoints, from which a killed training run resumes: one file, from which nothing is unpickled.
 
 The file is safetensors. Its metadata hold, as JSON, a checksum and all values that are not tensors.
-So one rename replaces the whole checkpoint.
+So one rename of a new file replaces the whole checkpoint.
 
 It holds everything that the next batch depends on: every parameter and buffer (also masks and
 moving ranges), the optimizer's tensors with their memory layout, all random generators, the order

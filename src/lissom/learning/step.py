@@ -190,8 +190,9 @@ class Learning(Step):
         return super().refuses(earlier)
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Return the network itself: learning changes no layer. Raises LissomError if a setting
-        names something that the network lacks.
+        """Return the network itself: learning changes no layer.
+
+        Raises LissomError if a setting names something that the network lacks.
         """
         from .optimizer import optimizer_of
         from .prepare import prepare_network

@@ -50,8 +50,9 @@ class Dkd(LogitLoss):
 
 
 def parts(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split log-probabilities (n classes) into target or not (n 2), and the other classes (n
-    classes-1), normalised.
+    """Split log-probabilities (n classes) into those of target or not, and of the other classes.
+
+    Returns (n 2), and (n classes-1) normalised among the other classes.
     """
     import torch
 

@@ -1,7 +1,8 @@
-"""Small networks by name: resnet20, preresnet38, vgg16, nin, densenet40 and others classify 32x32
-images; tiny_detect detects objects in larger ones.
+"""Small networks by name.
 
-A name may end in -half or -quarter: every layer then has that share of the channels.
+resnet20, preresnet38, vgg16, nin, densenet40 and others classify 32x32 images; tiny_detect detects
+objects in larger ones. A name may end in -half or -quarter: every layer then has that share of the
+channels.
 """
 
 from __future__ import annotations

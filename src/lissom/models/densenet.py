@@ -16,8 +16,9 @@ from .resnet import conv, initialise
 
 
 class Dense(nn.Module):
-    """Batch-norm, ReLU and a convolution; its output is concatenated to the input or, unless it
-    `grows`, pooled.
+    """Batch-norm, ReLU and a convolution.
+
+    If it `grows`, its output is concatenated to the input; else the output is pooled.
     """
 
     def __init__(self, inputs: int, outputs: int, grows: bool) -> None:

@@ -37,11 +37,11 @@ def with_tuples(value: Any) -> Any:
 
 
 def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = None) -> Data:
-    """Load the data in `file.py:name`: a Dataset or DataLoader, a tuple or dict of them, or a
-    function without arguments that returns these.
+    """Load the data in `file.py:name`.
 
-    Two are (train, test), three are (train, valid, test). A fifth of a single one is the test set.
-    Raises LissomError for anything else.
+    This is a Dataset or DataLoader, a tuple or dict of them, a lissom.Data, or a function without
+    arguments that returns one of these. Two are (train, test), three are (train, valid, test). A
+    fifth of a single one is the test set. Raises LissomError for anything else.
     """
     place, _, name = spec.rpartition(":")
     found, source = loaded(place, name, "data")

@@ -1,5 +1,4 @@
-"""Check a file of torch.save before PyTorch reads it, and refuse one that would take endless time
-or memory.
+"""Check a file of torch.save before PyTorch reads it, to refuse endless use of time or memory.
 
 PyTorch itself runs no code from a file. But it prints any class that it refuses, and searches the
 printed text in a time that grows with the square of the length of a word; and it hashes, allocates

@@ -127,7 +127,7 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
         node: attrgetter(node.target)(exported) for node in graph.nodes if node.op == "get_attr"
     }
     layers: dict[str, Layer] = {}
-    moved: dict[str, str] = {}  # tensor -> where a layer holds it now
+    moved: dict[str, str] = {}  # tensor -> its new name in a layer
     for node in [*graph.nodes]:
         if node.op != "call_function":
             continue
