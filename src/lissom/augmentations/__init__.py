@@ -1,1 +1,1 @@
-"""What varies the pictures that a network learns from, a file each."""
+"""Augmentations of training pictures; one in each file."""

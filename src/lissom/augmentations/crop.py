@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Crop(Augmentation):
     """Shift each picture by up to an eighth of its smaller side, in both directions.
 
-    What comes in is black. Boxes and label pictures move along.
+    Gaps are black. Boxes and label pictures are shifted too.
     Also known as: random crop with padding, RandomCrop(32, padding=4) for pictures of 32 pixels.
     Source: He et al. 2015, Deep Residual Learning for Image Recognition,
     https://arxiv.org/abs/1512.03385, section 4.2.

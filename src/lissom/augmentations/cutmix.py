@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cutmix(Augmentation):
-    """Put a box of another sample of the batch into each, and mix their classes by the areas.
+    """Paste a box of another sample of the batch into each, and mix their classes by area.
 
     sides of the box = sqrt(1 - share) of the picture's, share ~ Beta(alpha, alpha)
     y = area outside * y_i + area of the box * y_j, as shares of the picture
 
-    y: (n classes), 1 for the class of a sample. The box lies about a random point, is the same in
-    all pictures of a batch, and is clipped to them. Beside mixup, one of both is drawn for each
-    batch.
+    y: (n classes), 1 for the class of a sample. The box has a random centre, is the same in all
+    pictures of a batch, and is clipped to them. Together with mixup, one of the two is drawn for
+    each batch.
     Source: Yun et al. 2019, CutMix: Regularization Strategy to Train Strong Classifiers with
     Localizable Features, https://arxiv.org/abs/1905.04899.
     """
@@ -33,7 +33,9 @@ class Cutmix(Augmentation):
     sees = "numbers"
     mixing = True
 
-    alpha: float = arg("of the Beta distribution: larger cuts more alike", 1.0, above=0, high=100)
+    alpha: float = arg(
+        "of the Beta distribution: larger = more equal areas", 1.0, above=0, high=100
+    )
 
     def __call__(
         self,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Flip(Augmentation):
     """Mirror each picture left to right with probability one half.
 
-    Boxes and label pictures are mirrored along.
+    Boxes and label pictures are mirrored too.
     Also known as: RandomHorizontalFlip.
     Source: Krizhevsky, Sutskever and Hinton 2012, ImageNet Classification with Deep Convolutional
     Neural Networks, section 4.1.

@@ -23,7 +23,8 @@ class Mixup(Augmentation):
     x = share * x_i + (1 - share) * x_j,  y = share * y_i + (1 - share) * y_j
     share ~ Beta(alpha, alpha), one for each batch
 
-    y: (n classes), 1 for the class of a sample. Beside cutmix, one of both is drawn for each batch.
+    y: (n classes), 1 for the class of a sample. Together with cutmix, one of the two is drawn for
+    each batch.
     Also known as: vicinal risk minimisation.
     Source: Zhang et al. 2017, mixup: Beyond Empirical Risk Minimization,
     https://arxiv.org/abs/1710.09412.
@@ -32,7 +33,7 @@ class Mixup(Augmentation):
     sees = "numbers"
     mixing = True
 
-    alpha: float = arg("of the Beta distribution: larger mixes more", 0.2, above=0, high=100)
+    alpha: float = arg("of the Beta distribution: larger = mixes more", 0.2, above=0, high=100)
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""A few operations drawn from a list, all of one strength."""
+"""A few operations drawn from a list, all of one magnitude."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RandAugment(Augmentation):
-    """Apply operations drawn by chance to each picture, all of one magnitude.
+    """Apply randomly drawn operations to each picture, all of one magnitude.
 
     The list is torchvision's: shear, translate, rotate, brightness, colour, contrast, sharpness,
     posterize, solarize, autocontrast, equalize, or none.
@@ -31,7 +31,7 @@ class RandAugment(Augmentation):
     moves = True
 
     operations: int = arg("operations for each picture", 2, low=1, high=16)
-    magnitude: int = arg("their strength, of 0 to 30", 9, low=0, high=30)
+    magnitude: int = arg("their strength, from 0 to 30", 9, low=0, high=30)
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""A random part of a picture, enlarged to all of it."""
+"""A random part of a picture, resized to the whole picture."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class ResizedCrop(Augmentation):
     share of the area: uniform from `least` to 1
     height / width:    from 3/4 to 4/3, uniform in its logarithm
 
-    Values in between are bilinear.
+    The interpolation is bilinear.
     Also known as: RandomResizedCrop, Inception-style crops.
     Source: Szegedy et al. 2014, Going Deeper with Convolutions, https://arxiv.org/abs/1409.4842,
     section 6; torchvision.transforms.v2.RandomResizedCrop.
-    Differs: it sees the picture as the preprocessing leaves it, and not the larger file.
+    Differs: the crop is taken from the preprocessed picture, not from the larger file.
     """
 
     moves = True
 
-    least: float = arg("least share of the area", 0.08, above=0, high=1)
+    least: float = arg("smallest share of the area", 0.08, above=0, high=1)
 
     def __call__(
         self,

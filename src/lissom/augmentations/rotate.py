@@ -1,4 +1,4 @@
-"""A random turn."""
+"""A random rotation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rotate(Augmentation):
-    """Turn each picture about its centre by up to so many degrees either way.
+    """Rotate each picture about its centre by up to `degrees` either way.
 
-    Values in between are bilinear, what comes in is black.
+    The interpolation is bilinear; gaps are black.
     Also known as: RandomRotation.
     Source: torchvision.transforms.v2.RandomRotation, https://docs.pytorch.org/vision
     """
 
     moves = True
 
-    degrees: float = arg("most degrees either way", above=0, high=180)
+    degrees: float = arg("largest angle in degrees, either way", above=0, high=180)
 
     def __call__(
         self,

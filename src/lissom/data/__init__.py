@@ -1,1 +1,1 @@
-"""Images to learn from, to choose by and to be judged by."""
+"""Data: sources, splits for training, validation and test, preprocessing and augmentation."""

@@ -1,4 +1,4 @@
-"""Vary whole batches of pixels on the device they lie on; the random draws come from one CPU generator."""
+"""Augment whole batches of pixels on their device; random numbers come from one CPU generator."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # weights of red, green and blue, ITU-R BT.601
 
 
 def shifts(count: int, most: int, draw: Generator) -> tuple[Tensor, Tensor]:
-    """Draw by how many pixels, up to `most` either way, each of `count` images moves down and right."""
+    """Draw shifts down and right, within -most..most pixels, for each of `count` images."""
     offsets = torch.randint(0, 2 * most + 1, (2, count), generator=draw)
     down, right = most - offsets
     return down, right
 
 
 def shifted(pixels: Tensor, down: Tensor, right: Tensor, fill: float = 0) -> Tensor:
-    """Return images (n c h w) of which each (n) is moved by so many pixels; what comes in is `fill`."""
+    """Return images (n c h w), each shifted `down` and `right` (n) pixels; gaps are `fill`."""
     _, _, h, w = pixels.shape
     pad = max(1, int(torch.cat([down, right]).abs().max()))
     windows = F.pad(pixels, (pad,) * 4, value=fill).unfold(2, h, 1).unfold(3, w, 1)
@@ -38,7 +38,7 @@ def mirrors(count: int, draw: Generator) -> Tensor:
 
 
 def mirrored(pixels: Tensor, which: Tensor) -> Tensor:
-    """Return images (n c h w) of which some (n, booleans) are mirrored left to right."""
+    """Return images (n c h w) with those in `which` (n, booleans) mirrored left to right."""
     which = which.to(pixels.device).view(-1, 1, 1, 1)
     return torch.where(which, pixels.flip(3), pixels)
 
@@ -47,7 +47,7 @@ def cutout(images: Tensor, side: int, draw: Generator) -> Tensor:
     """Set a square of `side` pixels at a random place of each image (n c h w) to 0.
 
     Source: DeVries and Taylor 2017, Improved Regularization of Convolutional Neural Networks with
-    Cutout, https://arxiv.org/abs/1708.04552. The square may lie partly outside, as there.
+    Cutout, https://arxiv.org/abs/1708.04552. As there, the square may lie partly outside.
     """
     n, _, h, w = images.shape
     y = torch.randint(0, h, (n,), generator=draw).to(images.device).view(-1, 1, 1, 1)
@@ -61,8 +61,10 @@ def cutout(images: Tensor, side: int, draw: Generator) -> Tensor:
 
 
 def recoloured(pixels: Tensor, most: float, draw: Generator) -> Tensor:
-    """Return images (n c h w, 0..255) of other brightness, contrast and saturation, each times a
-    factor of its own from 1 - most to 1 + most for each image; gray ones have no saturation.
+    """Return images (n c h w, 0..255) with random brightness, contrast and saturation.
+
+    Each is multiplied by a factor in 1 - most..1 + most, drawn for each image. Gray images have no
+    saturation.
 
     Source: Howard 2013, Some Improvements on Deep Convolutional Neural Network Based Image
     Classification, https://arxiv.org/abs/1312.5402
@@ -80,10 +82,10 @@ def recoloured(pixels: Tensor, most: float, draw: Generator) -> Tensor:
 
 
 def each_picture(vary: Callable[[Tensor], Tensor], pixels: Tensor, draw: Generator) -> Tensor:
-    """Return images (n c h w) of which each went through a transform of torchvision.
+    """Return images (n c h w) after a transform of torchvision, applied to each.
 
-    Such a transform draws from PyTorch's own generator: it is seeded by `draw`, and afterwards as
-    it was.
+    The transform draws from PyTorch's global generator, which is seeded from `draw` and restored
+    afterwards.
     """
     seed = int(torch.randint(2**31, (1,), generator=draw))
     with torch.random.fork_rng(devices=[]):
@@ -92,14 +94,14 @@ def each_picture(vary: Callable[[Tensor], Tensor], pixels: Tensor, draw: Generat
 
 
 def partners(count: int, alpha: float, draw: Generator) -> tuple[float, Tensor]:
-    """Draw a share from Beta(alpha, alpha), and for each of `count` samples another (n)."""
+    """Draw a share from Beta(alpha, alpha), and a partner (n) for each of `count` samples."""
     seed = int(torch.randint(2**31, (1,), generator=draw))
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     return share, torch.randperm(count, generator=draw)
 
 
 def box(height: int, width: int, area: float, draw: Generator) -> tuple[slice, slice]:
-    """Draw rows and columns of a box of so much of the area of a picture, as far as it lies within."""
+    """Draw rows and columns of a box with a share `area` of the picture, clipped to the picture."""
     slices = []
     for side in (height, width):
         half = int(side * math.sqrt(area)) // 2
@@ -111,11 +113,11 @@ def box(height: int, width: int, area: float, draw: Generator) -> tuple[slice, s
 
 @dataclass(frozen=True)
 class Mosaic:
-    """How images are put together of four, which meet at a point: each shows the corner that lies
-    there.
+    """How each image is composed of four, which meet at a point.
 
-    For each of four quarters (4 n): `sources` are the images that it is of, moved `down` and
-    `right`; `place` is where they meet (2 n), from the top and from the left, in images of `size`.
+    For each of the four quarters (4 n), `sources` are the source images, shifted by `down` and
+    `right`. `place` (2 n) is the point where they meet, from the top and from the left, in images
+    of `size`.
     Source: Bochkovskiy et al. 2020, YOLOv4, https://arxiv.org/abs/2004.10934
     """
 
@@ -127,7 +129,7 @@ class Mosaic:
 
     @classmethod
     def drawn(cls, count: int, size: tuple[int, int], share: float, draw: Generator) -> Mosaic:
-        """Draw it for `count` images, about a `share` of them; of the others the first quarter is all."""
+        """Draw a mosaic for a `share` of `count` images; the rest keep one image in all quarters."""
         which = torch.rand(count, generator=draw) < share
         others = torch.randint(0, count, (3, count), generator=draw)
         height, width = size
@@ -140,7 +142,7 @@ class Mosaic:
         return cls(sources, down, right, torch.stack([y, x]), size)
 
     def quarters(self, device: torch.device) -> list[Tensor]:
-        """Return which pixels (n h w) of the images each quarter has."""
+        """Return a mask (n h w, booleans) of the pixels of each quarter."""
         height, width = self.size
         y, x = self.place.to(device).view(2, -1, 1, 1)
         above = torch.arange(height, device=device).view(1, -1, 1) < y
@@ -148,7 +150,7 @@ class Mosaic:
         return [above & before, above & ~before, ~above & before, ~above & ~before]
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Return images (n c h w) put together."""
+        """Return the composed images (n c h w)."""
         whole = pixels
         for part, where in enumerate(self.quarters(pixels.device)):
             source = pixels[self.sources[part].to(pixels.device)]

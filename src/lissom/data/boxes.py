@@ -1,4 +1,4 @@
-"""Boxes around things in pictures: moved as their pictures are, and held in one tensor for a split."""
+"""Bounding boxes: transformed with their pictures, and held in one tensor for a split."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .split import MEMORY, Files, Images, Read
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2
 NONE = -1  # the class of a row that holds no box
-LEAST_LEFT = 0.25  # of a box's area, or a preprocessing has cut the thing off
-LARGEST = 1_000_000  # of a coordinate that a file may state
+LEAST_LEFT = 0.25  # of a box's area; with less, preprocessing has cut the object off
+LARGEST = 1_000_000  # a coordinate in a file must be smaller
 
 
 @dataclass(frozen=True)
 class Boxed:
-    """A picture, and the boxes that some file says are in it, each with the name of its class.
+    """A picture and its annotated boxes, each with the name of its class.
 
-    Corners are in pixels from the corner of the first one. `size` is what the same file says of the
-    picture, None where it says nothing.
+    Corners are in pixels from the top left corner of the picture. `size` is the picture's size in
+    the annotation file, None if it is not stated.
     """
 
     path: Path
@@ -44,9 +44,9 @@ class Boxed:
 
 @dataclass
 class Annotations:
-    """What a format's files say: pictures with boxes in each part, or in one part `all`; classes.
+    """The annotations of a data set: classes, and pictures with boxes in each part, or in `all`.
 
-    `fingerprint` changes with anything in the files. `left_out` counts boxes by why they are.
+    `fingerprint` changes with the contents of the files. `left_out` counts omitted boxes by reason.
     """
 
     name: str
@@ -63,10 +63,10 @@ def read_boxes(
     skip_bad: bool,
     preprocess: Preprocess,
 ) -> Read:
-    """Read pictures with their boxes as `preprocess` leaves both; labels are those of `padded`.
+    """Read pictures and their boxes, both preprocessed; the labels are in the form of `padded`.
 
-    Without a part `test`, what is tested on is set apart as for folders. Raises LissomError for
-    classes that do not fit, pictures of another size than was said, and a test set without boxes.
+    Without a part `test`, a test set is set apart as for folders. Raises LissomError for classes
+    that do not fit, pictures of another size than stated, and a test set without boxes.
     """
     check_annotations(annotations)
     splits, notes = arranged({part: {"": group} for part, group in annotations.parts.items()})
@@ -110,7 +110,7 @@ def read_boxes(
 
 
 def check_annotations(annotations: Annotations) -> None:
-    """Raise where there are too few pictures, or classes that cannot be told apart or are unknown."""
+    """Raise LissomError for too few or repeated pictures, and for ambiguous or unknown classes."""
     where = f"data {annotations.name}"
     parts = annotations.parts
     paths = Counter(sample.path for sample in chain(*parts.values()))
@@ -121,12 +121,12 @@ def check_annotations(annotations: Annotations) -> None:
             "be tested on"
         )
     for part, samples in parts.items():
-        least = LEAST if len(parts) == 1 else 1  # one part has to serve for two
+        least = LEAST if len(parts) == 1 else 1  # a single part is split into two
         if len(samples) < least:
             raise LissomError(
                 f"{where}: expected at least {counted(least, 'picture')} in {part}, got {len(samples)}"
             )
-    # records and exported files hold classes
+    # class names are written into records and exported files
     strange = [name for name in annotations.classes if not name.strip() or not name.isprintable()]
     if strange:
         raise LissomError(
@@ -152,7 +152,7 @@ def check_annotations(annotations: Annotations) -> None:
 def boxes_seen(
     sample: Boxed, numbers: Mapping[str, int], reading: Reading, left_out: Counter[str]
 ) -> Tensor:
-    """Return the boxes (k 5) of a picture as the network sees it, and count those that are left out."""
+    """Return the boxes (k 5) of a preprocessed picture, and count those that are left out."""
     rows = [
         [*corners, numbers[name]]
         for corners, name in zip(sample.corners, sample.names, strict=True)
@@ -163,7 +163,7 @@ def boxes_seen(
     except LissomError:
         if not reading.skip_bad:
             raise
-        return boxes[:0]  # the picture is left out, too
+        return boxes[:0]  # the picture is left out too
     if sample.size not in (None, size):
         assert sample.size is not None
         raise LissomError(
@@ -182,10 +182,10 @@ def boxes_seen(
 
 
 def corners_of(values: Sequence[object], where: str) -> Corners:
-    """Return four numbers as they are, or raise for those that no picture is large enough for."""
+    """Return four values as floats. Raises LissomError unless each is a number within `LARGEST`."""
     numbers = list[float]()
     for value in values:
-        # nan is not smaller than anything
+        # `not <` also catches nan
         if (
             not isinstance(value, (int, float))
             or isinstance(value, bool)
@@ -202,8 +202,8 @@ def corners_of(values: Sequence[object], where: str) -> Corners:
 def padded(boxes: Sequence[Tensor]) -> Tensor:
     """Return the boxes of each sample, (k 5) of x1, y1, x2, y2 and class, as one tensor (n k 5).
 
-    k is the largest number of boxes, and at least 1. Rows that hold no box are of class -1, and 0
-    otherwise. Raises LissomError where one sample's boxes would make the tensor too large for memory.
+    k is the largest number of boxes of a sample, and at least 1. Rows without a box have class -1
+    and corners 0. Raises LissomError if one sample's boxes make the tensor too large for memory.
 
     >>> padded([torch.zeros(0, 5), torch.tensor([[2.0, 3.0, 8.0, 9.0, 1.0]])])
     tensor([[[ 0.,  0.,  0.,  0., -1.]],
@@ -224,7 +224,7 @@ def padded(boxes: Sequence[Tensor]) -> Tensor:
 
 
 def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes (k 5) without what lies outside a picture of `size` (width, height)."""
+    """Return boxes (k 5) clipped to a picture of `size` (width, height)."""
     wide, high = size
     corners = boxes[:, :4].clamp_min(0).minimum(boxes.new_tensor([wide, high, wide, high]))
     return torch.cat([corners, boxes[:, 4:]], 1)
@@ -236,10 +236,9 @@ def areas(boxes: Tensor) -> Tensor:
 
 
 def moved(boxes: Tensor, placements: Iterable[Placement]) -> Tensor:
-    """Return boxes (k 5) of a picture where operations on it leave them, clipped to the picture.
+    """Return boxes (k 5) after the operations on their picture, clipped to the picture.
 
-    A box of which less than a quarter of the area is left is dropped: what it was around can no
-    longer be seen.
+    A box is dropped if less than a quarter of its area is left: its object can no longer be seen.
 
     >>> cut = Placement((10, 10), offset=(-6.0, 0.0))
     >>> moved(torch.tensor([[0.0, 0.0, 8.0, 4.0, 1.0], [0.0, 0.0, 7.0, 4.0, 1.0]]), [cut])

@@ -1,4 +1,4 @@
-"""The classes that a network answers, and which of them a folder holds."""
+"""The classes that a network predicts, and which of them a folder holds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ..errors import LissomError, listed, nearest
 
-SYNSET = re.compile(r"n\d{8}")  # how WordNet names a class of ImageNet
+SYNSET = re.compile(r"n\d{8}")  # WordNet's name of an ImageNet class
 
 
 def imagenet() -> tuple[str, ...]:
-    """Return the 1,000 classes of ImageNet, as networks answer them: WordNet synsets in order.
+    """Return the 1,000 classes of ImageNet in the order of networks' outputs, as WordNet synsets.
 
     Source: Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge,
     https://arxiv.org/abs/1409.0575; the classes are those of 2012.
@@ -24,10 +24,10 @@ def imagenet() -> tuple[str, ...]:
 
 
 def classes_named(text: str) -> tuple[str, ...]:
-    """Return the classes that `--classes` names: imagenet, a number of them, or a file of names.
+    """Return the classes that `--classes` names: imagenet, a number of classes, or a file of names.
 
     A number stands for classes called 0, 1, 2 and so on. A file has one name a line, in the order
-    in which the network answers them.
+    of the network's outputs.
 
     >>> classes_named("3"), len(classes_named("imagenet"))
     (('0', '1', '2'), 1000)
@@ -61,10 +61,10 @@ def classes_named(text: str) -> tuple[str, ...]:
 
 
 def classes_of_network(names: Sequence[str], stated: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the classes in the order of a network's answers, given those of the folders.
+    """Return the classes in the order of the network's outputs, given the class folders.
 
-    They are those that were `stated`; else all of ImageNet where folders are called by its
-    synsets; else the folders' own. Raises LissomError for a folder that is none of them.
+    These are the `stated` classes; else all of ImageNet if the folders are named after its synsets;
+    else the folders' names, sorted. Raises LissomError for a folder that is not a stated class.
     """
     if stated is None and all(map(SYNSET.fullmatch, names)) and set(names) <= set(imagenet()):
         return imagenet()
@@ -84,12 +84,12 @@ def classes_of_network(names: Sequence[str], stated: tuple[str, ...] | None) -> 
 
 
 def by_name(classes: Sequence[str]) -> dict[str, int]:
-    """Return the number of each class by its name, and by the first word of its line.
+    """Return the index of each class by its name, and by the first word of its name.
 
     >>> by_name(["n01440764 tench", "n01443537 goldfish"])["n01443537"]
     1
     """
     numbers = {re.split(r"[\s,]", name, maxsplit=1)[0]: k for k, name in enumerate(classes)}
-    if len(numbers) < len(classes):  # several begin with one word
+    if len(numbers) < len(classes):  # the first words are not unique
         numbers = {}
     return {**numbers, **{name: k for k, name in enumerate(classes)}}

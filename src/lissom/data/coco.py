@@ -1,4 +1,4 @@
-"""A data set for detection as COCO writes it: JSON with pictures, boxes and categories."""
+"""A data set for detection in COCO's format: JSON with pictures, boxes and categories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .split import Read
 
 FILE = re.compile(r"(?:instances_)?(train|valid|val|test)[0-9]*\.json")
 LISTS = ("images", "annotations", "categories")
-EXPORTED = "_annotations.coco.json"  # beside the pictures of a part
+EXPORTED = "_annotations.coco.json"  # in the folder of a part's pictures
 
 Id = int | str
 Entry = dict[str, Any]
@@ -30,7 +30,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """What one JSON file says, checked: pictures by their ids, boxes with the ids of what they are of."""
+    """The checked contents of a JSON file: pictures by id, boxes with picture and category ids."""
 
     pictures: dict[Id, tuple[Path, Size | None]]
     boxes: list[tuple[Id, int, Corners]]
@@ -47,10 +47,10 @@ def read_coco(
 ) -> Read:
     """Read train.json, valid.json (or val.json) and test.json of a folder, or one JSON file.
 
-    Pictures lie beside the file, in a folder of its name or in `images`; COCO's own names and
-    folders do too. Classes are the categories in the order of their ids, or those `stated`, which
-    are found by name, or by id where the names are unknown. Boxes of crowds do not count. Raises
-    LissomError for a file that is not as COCO writes it, and for pictures that are not there.
+    Pictures lie beside the file, in a folder of its name or in `images`; COCO's own file and folder
+    names work too. Classes are the categories in the order of their ids, or those `stated`, which
+    are matched by name, or by id if the names are unknown. Boxes of crowds are left out. Raises
+    LissomError for a file that is not in COCO's format, and for missing pictures.
     """
     files = {"all": place} if place.is_file() else files_in(place)
     seen = hashlib.sha256()
@@ -102,7 +102,7 @@ def files_in(root: Path) -> dict[str, Path]:
 
 
 def bytes_in(file: Path) -> bytes:
-    """Return the content of a file, or say in one line why there is none."""
+    """Return the content of a file. Raises LissomError if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -110,10 +110,10 @@ def bytes_in(file: Path) -> bytes:
 
 
 def document_in(file: Path, content: bytes, left_out: Counter[str], *, skip_bad: bool) -> Document:
-    """Return what a JSON file says; raise for the first thing in it that cannot be meant."""
+    """Return the checked contents of a JSON file. Raises LissomError for an invalid entry."""
     try:
         tree = json.loads(content)
-    # numbers of thousands of digits are a ValueError, too
+    # numbers of thousands of digits raise ValueError too
     except (ValueError, RecursionError) as error:
         raise LissomError(f"data: {file} cannot be read as JSON ({error})") from None
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in LISTS):
@@ -147,7 +147,7 @@ def document_in(file: Path, content: bytes, left_out: Counter[str], *, skip_bad:
 
 
 def entries(tree: Entry, key: str, file: Path) -> Iterator[tuple[str, Entry]]:
-    """Yield each object of one of the lists, and how an error says where it is."""
+    """Yield each object of one of the lists, with its location for error messages."""
     for place, entry in enumerate(tree[key]):
         where = f"data: {file}: {key}[{place}]"
         if not isinstance(entry, dict):
@@ -158,7 +158,8 @@ def entries(tree: Entry, key: str, file: Path) -> Iterator[tuple[str, Entry]]:
 def pictures_in(tree: Entry, file: Path, *, skip_bad: bool) -> dict[Id, tuple[Path, Size | None]]:
     """Return path and stated size of every picture by its id.
 
-    One that is not there gets a path all the same where files that cannot be read are left out.
+    With `skip_bad`, a missing picture gets a path too: it is left out later. Otherwise it raises
+    LissomError.
     """
     folders = folders_for(file)
     pictures = dict[Id, tuple[Path, Size | None]]()
@@ -179,7 +180,7 @@ def pictures_in(tree: Entry, file: Path, *, skip_bad: bool) -> dict[Id, tuple[Pa
                 f"{where}: there is no picture {name!r:.200} in {listed(folders, 4)}; --skip-bad "
                 "leaves it out"
             )
-        # the next one most likely lies there, too
+        # the next picture most likely lies there too
         if folder is not None and folder != folders[0]:
             folders = [folder, *(each for each in folders if each != folder)]
         pictures[key] = (folders[0] / name, size_in(entry, where))
@@ -203,11 +204,11 @@ def folders_for(file: Path) -> list[Path]:
 
 
 def name_in(entry: Entry, where: str) -> str:
-    """Return the path of a picture, which must not lead out of the folder that it is looked for in."""
+    """Return the path of a picture. Raises LissomError if it leads out of the pictures' folder."""
     name = entry.get("file_name")
     if not isinstance(name, str) or not name.strip():
         raise LissomError(f"{where}: expected a file_name, got {reprlib.repr(name)}")
-    path = PureWindowsPath(name)  # takes / and \ alike, and knows drives
+    path = PureWindowsPath(name)  # accepts / and \, and knows drives
     if path.anchor or ".." in path.parts:
         raise LissomError(
             f"{where}: file_name: expected a path inside the folder of pictures, got {name!r:.200}; "
@@ -217,7 +218,7 @@ def name_in(entry: Entry, where: str) -> str:
 
 
 def size_in(entry: Entry, where: str) -> Size | None:
-    """Return the stated (width, height) of a picture, None where there is none."""
+    """Return the stated (width, height) of a picture, None if it is not stated."""
     sides: list[Any] = [entry.get("width"), entry.get("height")]
     if sides == [None, None]:
         return None
@@ -229,7 +230,7 @@ def size_in(entry: Entry, where: str) -> Size | None:
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value of JSON is a whole number, maybe written with a point as 640.0 is."""
+    """Return whether a value of JSON is a whole number; 640.0 is one too."""
     return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
@@ -261,7 +262,7 @@ def box_in(
 
 
 def categories_in(documents: dict[str, Document], place: Path) -> dict[int, str]:
-    """Return the names of all categories by their ids; raise where two files do not agree."""
+    """Return the names of all categories by id. Raises LissomError if two files disagree."""
     categories = dict[int, str]()
     for document in documents.values():
         for key, name in document.categories.items():
@@ -276,7 +277,7 @@ def categories_in(documents: dict[str, Document], place: Path) -> dict[int, str]
 def names_known(
     categories: dict[int, str], used: set[int], stated: tuple[str, ...] | None
 ) -> dict[int, str]:
-    """Return the name of each category among the stated classes: its own, or its id.
+    """Return the name of each category among the stated classes: its own name, or its id.
 
     >>> names_known({3: "cat", 90: "dog"}, {3}, tuple(map(str, range(91))))
     {3: '3', 90: '90'}
@@ -290,7 +291,7 @@ def names_known(
 
 
 def boxed(document: Document, names: dict[int, str]) -> list[Boxed]:
-    """Return the pictures of a document in its order, each with its boxes."""
+    """Return the pictures of a document in order, each with its boxes."""
     samples = {key: Boxed(path, [], [], size) for key, (path, size) in document.pictures.items()}
     for picture, category, corners in document.boxes:
         samples[picture].corners.append(corners)

@@ -1,4 +1,4 @@
-"""A data set as a task needs it: three splits, classes, and how pixels become numbers."""
+"""A data set for a task: three splits, classes, and the preprocessing of pixels."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from .split import CPU, Files, Images, Read, Split
 from .statistics import statistics
 from .validation import parted
 
-AS_GIVEN = "as given"  # the preprocessing of data that are numbers already
+AS_GIVEN = "as given"  # the preprocessing of inputs that are used as they are
 EMPTY = torch.zeros(0, dtype=torch.int64)  # labels of no images
 
 
 @dataclass
 class Data:
-    """Splits of images with labels, and the preprocessing that the network sees them through.
+    """Splits of images with labels, and their preprocessing.
 
-    Splits hold pictures as the preprocessing leaves them; of their pixels a network sees
-    (pixels / 255 - mean) / std, of shape (n c h w). `train` may be empty. `valid` is what choices
-    are made on; `test` is read once for each record. `flip` says whether a mirrored image keeps its
-    class. `stated` says whether somebody said how pictures are to be seen, or mean and deviation
-    were measured because nobody did; `reread` reads the data anew, seen otherwise. `origin` is what
-    another process loads the same data from, as JSON; it is empty where Python code made them.
+    Splits hold pictures after the picture operations; the network's input is
+    (pixels / 255 - mean) / std, of shape (n c h w). `train` may be empty. Choices are made on
+    `valid`; `test` is read once for each record. `flip` says whether a mirrored image keeps its
+    class. `stated` says whether the user stated the preprocessing; otherwise mean and standard
+    deviation were measured. `reread` reads the data again with another preprocessing. `origin` has
+    the arguments, as JSON, with which another process loads the same data; it is empty if the data
+    come from Python code.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     channels: int
-    size: tuple[int, ...]  # (height, width) of pictures; of other samples all axes but the first
+    size: tuple[int, ...]  # (height, width) of pictures; all axes but the first of other samples
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
@@ -54,8 +55,8 @@ class Data:
     notes: list[str] = field(default_factory=list)
     preprocess: Preprocess | None = None
     stated: bool = True
-    unlabelled: bool = False  # whether a network has to give the labels
-    as_given: bool = False  # whether inputs are numbers already, seen as they are
+    unlabelled: bool = False  # whether a network must predict the labels
+    as_given: bool = False  # whether inputs are numbers that are used as they are
     reread: Callable[[str], Data] | None = field(default=None, repr=False, compare=False)
     origin: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -71,18 +72,17 @@ class Data:
         preprocess: str | None = None,
         classes: str | None = None,
     ) -> Data:
-        """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, or what PATH holds.
+        """Load a data set by name: digits, cifar10, cifar100, fashion-mnist, or files at a path.
 
-        PATH is that of a folder: folder:PATH has a folder for each class, images:PATH pictures
-        only, masks:PATH pictures of labels, voc:PATH and coco:PATH boxes. csv:FILE is a table, and
-        shards:PATTERN are tars.
+        folder:PATH has a folder for each class, images:PATH only pictures, masks:PATH label
+        pictures, voc:PATH and coco:PATH boxes. csv:FILE is a table, and shards:PATTERN are tars.
 
-        `size` (height, width) and `channels` (1 or 3) default to what the images have; `root` is
-        where torchvision keeps its data sets. `preprocess` is how pictures are seen, as in
-        `resize(256) | center_crop(224) | normalize("imagenet")`; without it, mean and deviation are
-        those of the training images. `classes` are all that the network answers, where the folders
-        are some of them: imagenet, a number, or a file. Raises LissomError for what cannot be read,
-        unless `skip_bad`.
+        `size` (height, width) and `channels` (1 or 3) default to those of the images; `root` is
+        where torchvision keeps its data sets. `preprocess` is a text such as
+        `resize(256) | center_crop(224) | normalize("imagenet")`; without it, mean and standard
+        deviation are those of the training images. `classes` are all classes that the network
+        predicts, if the data hold only some of them: imagenet, a number, or a file. Raises
+        LissomError for files that cannot be read, unless `skip_bad`.
 
         >>> Data.of("digits").shape
         (1, 32, 32)
@@ -115,14 +115,13 @@ class Data:
         name: str = "own",
         flip: bool = False,
     ) -> Data:
-        """Return data from what a user has: a Dataset, a DataLoader, or a pair of tensors for each split.
+        """Return a user's own data: a Dataset, a DataLoader, or a pair of tensors for each split.
 
-        A sample is (input, target). An input of 8-bit integers, or a PIL picture, is seen through
-        `preprocess`; one of other numbers, or a tuple or dict of tensors, is taken as it is.
-        `classes` are names, or how many the network answers, by default one more than the largest
-        target. Without `train`, nothing is learned; without `valid`, a part of `train`, or else of
-        `test`, is set apart.
-        Raises LissomError for samples of another form.
+        A sample is (input, target). An input of 8-bit integers, or a PIL picture, is preprocessed;
+        other numbers, and tuples or dicts of tensors, are used as they are. `classes` are names, or
+        the number of classes that the network predicts, by default the largest target plus one.
+        Without `train`, no step can learn. Without `valid`, a part of `train`, or else of `test`,
+        is set apart. Raises LissomError for samples of another form.
 
         >>> x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 2
         >>> data = Data.of_dataset((x[10:], y[10:]), train=(x[:10], y[:10]))
@@ -153,7 +152,7 @@ class Data:
         return (self.channels, *self.size)
 
     def labelled_by(self, answers: Callable[[Split], Tensor]) -> Data:
-        """Return the data with the labels, numbers of classes, that `answers` gives to each split."""
+        """Return the data with the labels, class indices, that `answers` gives for each split."""
 
         def with_labels(split: Split) -> Split:
             assert isinstance(split, (Images, Files))
@@ -169,36 +168,36 @@ class Data:
 
     @property
     def shown_to_networks(self) -> Split:
-        """What networks are shown before they are judged: training images, else validation images."""
+        """The samples for calibration and examples: training images, else validation images."""
         return self.train if len(self.train) else self.valid
 
     def normalised(self, pixels: Tree) -> Tree:
-        """Return what the network sees of `pixels` (n c h w, 0..255): (pixels / 255 - mean) / std.
+        """Return the network's input for `pixels` (n c h w, 0..255): (pixels / 255 - mean) / std.
 
-        What was given as numbers is seen as it is.
+        Inputs that are numbers already (`as_given`) stay as they are.
         """
         if self.as_given:
             return pixels
         mean, std = (
             torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.mean, self.std)
         )
-        # one tensor is made, not three: a batch of photos is tens of megabytes
+        # in place: one new tensor instead of three, because a batch of photos is tens of megabytes
         numbers = pixels.to(torch.float32, copy=True)
         return numbers.sub_(255 * mean).div_(255 * std)
 
     def example(self, count: int = 1) -> Tree:
-        """Return the first samples to learn from as the network sees them, images as (count c h w)."""
+        """Return the first training (else validation) samples as network inputs (count c h w)."""
         split = self.shown_to_networks
         for pixels, _ in split.batches(count, CPU, torch.arange(min(count, len(split)))):
             return self.normalised(pixels)
         raise LissomError(f"data {self.name}: there are no images for training or validation")
 
     def calibration(self, count: int, seed: int = 0) -> list[Tree]:
-        """Return `count` images to learn from, drawn at random, as normalised batches of at most 128."""
+        """Return `count` random training (else validation) images, normalised, in batches of 128."""
         return [images for images, _ in self.labelled(count, seed)]
 
     def labelled(self, count: int, seed: int = 0) -> list[tuple[Tree, Tree]]:
-        """Return the images that `calibration` returns, each batch with its labels."""
+        """Return the batches that `calibration` returns, each with its labels."""
         split = self.shown_to_networks
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(split), generator=draw)[:count]
@@ -207,7 +206,7 @@ class Data:
         ]
 
     def preprocessing(self) -> dict[str, Any]:
-        """Return what whoever runs an exported file has to know."""
+        """Return the preprocessing and classes that a user of an exported file needs."""
         assert self.preprocess is not None
         if self.as_given:
             return {"preprocess": AS_GIVEN, "classes": list(self.classes)}
@@ -224,8 +223,10 @@ class Data:
 
 
 def completed(read: Read, *, stated: bool = True) -> Data:
-    """Complete what a source read: split a validation set off where there is none, and measure mean
-    and deviation where they are to be the data's own.
+    """Return the data of a source, completed.
+
+    Splits a validation set off `train` if there is none, and measures mean and standard deviation
+    if `preprocess` takes them from the data.
     """
     train, valid, test = read.train, read.valid, read.test
     if train is None:
@@ -268,7 +269,11 @@ def of_splits(
     *,
     stated: bool,
 ) -> Data:
-    """Return data of splits that somebody brought, set apart and measured where that is wanted."""
+    """Return data of a user's splits.
+
+    Sets missing splits apart, and measures mean and standard deviation if `view` takes them from
+    the data. Raises LissomError for inputs that do not fit.
+    """
     fingerprint = fingerprint_of(list(splits.values()))
     notes = list[str]()
     test = splits["test"]

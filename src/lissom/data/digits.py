@@ -1,5 +1,6 @@
-"""The digits that come with scikit-learn, read without importing it: that takes longer than all
-else `plan` does.
+"""The digits that come with scikit-learn, read without importing it.
+
+The import alone takes longer than the rest of `plan`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import numpy as np
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return the images (n 8 8), of 0 to 16, and their labels (n)."""
+    """Return the images (n 8 8), in 0..16, and their labels (n)."""
     found = find_spec("sklearn")
     folder = (found.submodule_search_locations if found is not None else None) or [""]
     file = Path(folder[0]) / "datasets" / "data" / "digits.csv.gz"
-    if not file.exists():  # a version that keeps it elsewhere
+    if not file.exists():  # another version may store it elsewhere
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -27,7 +28,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which places train and which test, in order: of each class the same share, drawn by chance.
+    """Return the sorted training and test indices, drawn with the same share of each class.
 
     `labels` (n) are classes from 0 on. The split is that of scikit-learn's train_test_split with
     `stratify`, drawn from the same generator in the same order.
@@ -47,8 +48,9 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
 
 
 def shared_out(counts: np.ndarray, total: int, draw: np.random.RandomState) -> np.ndarray:
-    """Return how many of each class's `counts` make up `total`: by the largest remainder, and
-    chance where two are equal.
+    """Return how many samples of each class make up `total`, in proportion to `counts`.
+
+    Uses the largest-remainder method; ties are drawn at random.
     """
     exact = counts / counts.sum() * total
     found = np.floor(exact).astype(int)

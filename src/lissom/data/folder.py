@@ -22,14 +22,14 @@ from .reading import Reading
 from .split import Files, Images, Read
 from .tars import File, Member
 
-LOOKED_AT = 100  # images of each class, for their sizes
+LOOKED_AT = 100  # images of each class whose sizes are compared
 PARTS = ("train", "valid", "test")
-LEAST = 10  # images without labels, which are parted in three
-SHARE = 0.2  # of the images, where one folder has to serve for two
+LEAST = 10  # images without labels, which are split into three parts
+SHARE = 0.2  # of the images for the smaller part, if a folder is split into two
 SEED = 22
 
 Found = dict[str, list[Path]]  # class -> its images
-Sample = TypeVar("Sample")  # what stands for an image: its path, or that and more
+Sample = TypeVar("Sample")  # an image's path, or an object that holds it
 Picture = TypeVar("Picture", Path, Member)
 
 
@@ -45,12 +45,12 @@ def read_folder(
 ) -> Read:
     """Read a data set from a folder; any of `train`, `valid` and `test` may be missing.
 
-    Where it is not `labelled`, all images in it and in its folders are of one class without a name.
+    If it is not `labelled`, all images in it and in its subfolders form one class without a name.
 
-    A picture becomes what `preprocess` makes of it, or is resized to `size` (height, width) where
-    that changes no picture. `stated` are the classes that the network answers, of which the folders
-    may be some. Raises LissomError for an empty class, classes that do not fit and, unless
-    `skip_bad`, for the first file that cannot be decoded.
+    Pictures are preprocessed, or resized to `size` (height, width) if `preprocess` has no picture
+    operations. `stated` are all classes that the network predicts; the folders may be some of them.
+    Raises LissomError for an empty class, classes that do not fit and, unless `skip_bad`, for the
+    first file that cannot be decoded.
     """
     folders = parts_in(root, stated) if labelled else {"all": {"": images_in(root)}}
     classes = classes_in(root, folders, stated) if labelled else ("",)
@@ -79,7 +79,7 @@ def read_found(
     *,
     labelled: bool = True,
 ) -> Read:
-    """Read the pictures of each class in each part, which were found somewhere."""
+    """Read the pictures that were found for each class in each part."""
     own = classes == tuple(sorted(names_in(folders)))
     splits, notes = arranged(folders)
     every = list(chain(*(chain(*found.values()) for found in splits.values())))
@@ -113,7 +113,10 @@ def read_found(
 
 
 def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, Found]:
-    """Return the images of each class in each part of a folder; `all` for a folder of classes alone."""
+    """Return the images of each class in each part of a folder.
+
+    A folder that holds only class folders is one part, `all`. Raises LissomError if there are none.
+    """
     least = 1 if stated else 2
     parts = dict[str, Found]()
     for part in PARTS:
@@ -133,7 +136,7 @@ def parts_in(root: Path, stated: tuple[str, ...] | None) -> dict[str, Found]:
 
 
 def images_in(root: Path) -> list[Path]:
-    """Return every image file in a folder and the folders in it, in the order of their paths."""
+    """Return every image file in a folder and its subfolders, sorted by path."""
     endings = image_endings()
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings)
     if len(paths) < LEAST:
@@ -144,7 +147,7 @@ def images_in(root: Path) -> list[Path]:
 
 
 def image_endings() -> set[str]:
-    """Return the endings of files that are read as images."""
+    """Return the extensions of image files."""
     from PIL import Image
 
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
@@ -153,7 +156,10 @@ def image_endings() -> set[str]:
 def classes_in(
     root: Path, folders: dict[str, Found], stated: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-    """Return the classes in the order of the network's answers; raise where those of parts differ."""
+    """Return the classes in the order of the network's outputs.
+
+    Raises LissomError if the classes of the parts differ and no list of classes explains it.
+    """
     names = sorted(names_in(folders))
     classes = classes_of_network(names, stated)
     if stated is not None or classes != tuple(names) or "train" not in folders:
@@ -176,7 +182,7 @@ def names_in(folders: Mapping[str, Mapping[str, object]]) -> set[str]:
 
 
 def fingerprint_of(folders: dict[str, Found]) -> str:
-    """Return a text that changes when a file is added, removed, renamed or of another length."""
+    """Return a hash that changes when a file is added, removed, renamed or changes its length."""
     seen = hashlib.sha256()
     for part, found in sorted(folders.items()):
         for paths in found.values():
@@ -189,10 +195,10 @@ def fingerprint_of(folders: dict[str, Found]) -> str:
 def arranged(
     folders: Mapping[str, dict[str, list[Sample]]],
 ) -> tuple[dict[str, dict[str, list[Sample]]], list[str]]:
-    """Return what to learn from, choose by and be judged by, with notes on what had to serve for it.
+    """Return the parts for training, validation and test, with notes on parts that were replaced.
 
-    Nothing is judged by what was learned from or calibrated on. Where one folder has to serve for
-    two parts, a fifth of it, the same images every time, becomes the smaller one.
+    No test image is trained or calibrated on. If one folder has to be split into two parts, a fifth
+    of it, the same images every time, becomes the smaller one.
     """
     if "all" in folders or set(folders) == {"train"}:
         (whole,) = folders.values()
@@ -218,7 +224,7 @@ def arranged(
 def parted_found(
     found: dict[str, list[Sample]],
 ) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
-    """Return the larger and the smaller part of images, of each class the same share as far as that goes."""
+    """Split images into a larger and a smaller part, with nearly the same share of each class."""
     pairs = [(name, sample) for name, samples in found.items() for sample in samples]
     names = list(found)
     labels = np.array([names.index(name) for name, _ in pairs])
@@ -237,7 +243,7 @@ def classes_of(folder: Path, least: int = 2) -> Found:
     endings = image_endings()
     found = {}
     for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        # records and exported files hold classes
+        # class names are written into records and exported files
         if any(category(letter) in ("Cc", "Cs") for letter in child.name):
             raise LissomError(
                 f"data: the class folder {child} has a name with control "
@@ -257,10 +263,10 @@ def classes_of(folder: Path, least: int = 2) -> Found:
 
 
 def sizes_differ(splits: Mapping[str, Mapping[str, Sequence[File]]], size: tuple[int, int]) -> bool:
-    """Return whether one of the first images of a class has another size, as its header says."""
+    """Return whether one of the first images of a class has another size in its header."""
     for found in splits.values():
         for path in chain(*(paths[:LOOKED_AT] for paths in found.values())):
-            # what cannot be read is told of elsewhere
+            # unreadable files are reported elsewhere
             with suppress(LissomError):
                 if size_of(path) != (size[1], size[0]):
                     return True
@@ -270,8 +276,9 @@ def sizes_differ(splits: Mapping[str, Mapping[str, Sequence[File]]], size: tuple
 def labelled_split(
     reading: Reading, found: Mapping[str, Sequence[File]], classes: tuple[str, ...], part: str
 ) -> tuple[Images | Files, int]:
-    """Return the images of a part with the numbers of their classes, in the order of these, and how
-    many were left out; raise where none of a class is left.
+    """Return the images of a part with their class indices, in this order, and the number left out.
+
+    Raises LissomError if no image of a class can be read.
     """
     numbers = by_name(classes)
     named = sorted(found.items(), key=lambda item: numbers[item[0]])

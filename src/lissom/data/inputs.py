@@ -1,8 +1,7 @@
-"""What a network takes, as a record keeps it: shape, type and range of each input, and how they are
-handed over.
+"""The inputs of a network in a record: shape, type and range of each, and their structure.
 
-A single tensor of floats needs no more than its shape. For others there is a list of inputs, and a
-form: the place in this list where a network takes one tensor, else a list or dict of such forms.
+For a single tensor of floats the shape is enough. Other inputs are a list, and a form: the index of
+a tensor in this list, or a list or dict of such forms.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def inputs_of(samples: Tree) -> list[dict[str, Any]]:
 
 
 def form_of(samples: Tree) -> Any:
-    """Return how the tensors of samples are handed to a network, with places instead of tensors.
+    """Return the structure of samples, with indices instead of tensors.
 
     >>> form_of({"ids": torch.zeros(1), "rest": (torch.zeros(1), torch.zeros(1))})
     {'ids': 0, 'rest': [1, 2]}
@@ -53,12 +52,12 @@ def form_of(samples: Tree) -> Any:
 
 
 def is_plain(samples: Tree) -> bool:
-    """Return whether samples are a single tensor of floats, of which the shape says all."""
+    """Return whether samples are a single tensor of floats, which its shape describes fully."""
     return isinstance(samples, Tensor) and samples.is_floating_point()
 
 
 def example_in(inputs: Sequence[Mapping[str, Any]], form: Any, count: int = 2) -> Tree:
-    """Return samples of the form that a record says: noise, integers within the range of each input."""
+    """Return random samples of the recorded form: noise, and integers within each input's range."""
     draw = torch.Generator().manual_seed(0)
 
     def drawn(form: Any) -> Tree:

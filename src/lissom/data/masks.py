@@ -1,4 +1,4 @@
-"""A data set for segmentation: images, and for each a picture of the same name whose pixels are classes."""
+"""A data set for segmentation: images, each with a label picture of the same name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .folder import PARTS, image_endings
 from .reading import Reading
 from .split import Files, Images, Read
 
-OUTSIDE = 255  # the label of pixels that a preprocessing adds
+OUTSIDE = 255  # the label of pixels that preprocessing adds
 
 
 def read_masks(
@@ -27,9 +27,9 @@ def read_masks(
 ) -> Read:
     """Read `train`, `valid` (or `val`) and `test`, each with a folder `images` and one `labels`.
 
-    A label picture is gray or has a palette; its values are classes, and 255 does not count. What
-    `preprocess` does to an image is done to its labels, without values in between. Raises
-    LissomError for images without labels, and for labels of another size.
+    A label picture is gray or has a palette. Its values are classes; 255 is ignored. `preprocess`
+    is applied to labels as well, without interpolation. Raises LissomError for images without
+    labels, and for labels of another size.
     """
     pairs = {part: paired(found) for part in PARTS if (found := part_in(root, part)) is not None}
     if "test" not in pairs:
@@ -61,13 +61,13 @@ def read_masks(
 
 
 def part_in(root: Path, part: str) -> Path | None:
-    """Return the folder of a part, None where there is none."""
+    """Return the folder of a part, None if there is none."""
     names = ("valid", "val") if part == "valid" else (part,)
     return next((root / name for name in names if (root / name / "images").is_dir()), None)
 
 
 def paired(folder: Path) -> list[tuple[Path, Path]]:
-    """Return each image of a part with its label picture, by the name without the ending."""
+    """Return each image of a part with its label picture, matched by name without extension."""
     endings = image_endings()
 
     def pictures(inside: Path) -> dict[str, Path]:
@@ -93,7 +93,7 @@ def paired(folder: Path) -> list[tuple[Path, Path]]:
 def labels_in(
     files: list[tuple[Path, Path]], preprocess: Preprocess, size: tuple[int, int]
 ) -> Tensor:
-    """Return the labels (n h w) of images, uint8, as `preprocess` leaves pictures of them."""
+    """Return the labels (n h w) of images, uint8, after `preprocess`."""
     from PIL import Image
 
     view = preprocess.for_labels(OUTSIDE)
@@ -102,7 +102,7 @@ def labels_in(
         try:
             with Image.open(path) as opened, Image.open(image) as seen:
                 values = np.asarray(opened)
-                size_seen = seen.size  # as its header says
+                size_seen = seen.size  # from its header
         except Exception as error:  # a damaged file makes its decoder raise errors of many kinds
             raise LissomError(f"data: {path}: cannot be read as an image ({error})") from None
         if values.ndim != 2 or values.max() > 255:
@@ -126,7 +126,7 @@ def labels_in(
 
 
 def counted_classes(splits: dict[str, Images | Files]) -> tuple[str, ...]:
-    """Return a name for each class up to the largest label, which no name was said of."""
+    """Return numbers as class names, up to the largest label in the splits."""
     largest = 0
     for split in splits.values():
         labels = split.labels
@@ -136,7 +136,7 @@ def counted_classes(splits: dict[str, Images | Files]) -> tuple[str, ...]:
 
 
 def fingerprint_of(pairs: dict[str, list[tuple[Path, Path]]]) -> str:
-    """Return a text that changes when a file is added, removed, renamed or of another length."""
+    """Return a hash that changes when a file is added, removed, renamed or changes its length."""
     seen = hashlib.sha256()
     for part, files in sorted(pairs.items()):
         for image, label in files:

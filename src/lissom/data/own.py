@@ -1,4 +1,4 @@
-"""Data sets that a user has: PyTorch Datasets and DataLoaders, tensors, or lists of samples."""
+"""A user's own data sets: PyTorch Datasets and DataLoaders, tensors, or lists of samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .picture import in_eight_bits, pixels_of, shown_pixels
 from .samples import as_tensors, described
 from .split import CPU, MEMORY
 
-LOOKED_AT = 16  # samples that a fingerprint is taken of
+LOOKED_AT = 16  # samples in a fingerprint
 WANTED = (
     "expected a Dataset, a DataLoader, a pair of tensors (inputs, targets), or a list of samples "
     "(input, target)"
@@ -41,10 +41,10 @@ WANTED = (
 
 @dataclass
 class DatasetSplit(Dataset[Any]):
-    """A split whose samples (input, target) somebody else's data set gives.
+    """A split whose samples (input, target) come from a user's data set.
 
-    `taken` are the places in it that belong to the split. An input is a tensor, a picture that
-    `preprocess` is applied to, or a tuple or dict of such; `collate` makes a batch of samples.
+    `taken` are the indices of the data set that belong to the split. An input is a tensor, a
+    picture that is preprocessed, or a tuple or dict of these; `collate` makes a batch of samples.
     """
 
     samples: Any  # with __len__ and __getitem__
@@ -59,13 +59,13 @@ class DatasetSplit(Dataset[Any]):
         return len(self.taken)
 
     def __getitem__(self, place: int) -> tuple[Any, Any]:
-        """Return inputs and target of a sample, pictures as tensors."""
+        """Return inputs and target of a sample, with pictures as tensors."""
         sample = self.samples[int(self.taken[place])]
         if not isinstance(sample, (tuple, list)) or len(sample) < 2:
             raise LissomError(
                 f"{self.where}: expected samples (input, target), got {described(sample)}"
             )
-        if len(sample) > 2:  # the second would be taken for the target
+        if len(sample) > 2:  # the second input would be taken for the target
             raise LissomError(
                 f"{self.where}: expected samples (input, target), got {len(sample)} parts, "
                 f"{described(sample)}; several inputs are a tuple or dict, ((a, b), target)"
@@ -74,14 +74,14 @@ class DatasetSplit(Dataset[Any]):
 
     @property
     def labels(self) -> Tree:
-        """The target of each sample (n ...); read once, sample by sample, where the set has no list."""
+        """The target of each sample (n ...); read once from all samples if the set has no list."""
         if self.known_labels is None:
             batches = [targets for _, targets in self.batches(256, CPU)]
             self.known_labels = concatenated(batches) if batches else torch.zeros(0).long()
         return self.known_labels
 
     def take(self, order: Tensor) -> DatasetSplit:
-        """Return the split of the samples at the given places."""
+        """Return the split of the samples at the given indices."""
         labels = None if self.known_labels is None else at(self.known_labels, order)
         return replace(self, taken=self.taken[order], known_labels=labels)
 
@@ -91,8 +91,8 @@ class DatasetSplit(Dataset[Any]):
         part = self if order is None else self.take(order)
         if not len(part):
             return
-        # With a generator of its own a loader does not change what others draw. Its seed is that of
-        # the order: transforms that draw in workers draw anew in each epoch, and alike in each run.
+        # The loader's own generator leaves all other random numbers as they are. Its seed depends
+        # on the order: random transforms in workers differ by epoch but are equal in each run.
         seed = int((part.taken * torch.arange(1, len(part) + 1)).sum()) % 2**31
         loader = DataLoader(
             part,
@@ -122,7 +122,7 @@ class DatasetSplit(Dataset[Any]):
 
 
 def inputs_of(given: Any, preprocess: Preprocess, where: str) -> Tree:
-    """Return the inputs of a sample with tensors in the place of pictures and arrays."""
+    """Return the inputs of a sample with pictures and arrays converted to tensors."""
     if isinstance(given, Mapping):
         return {str(name): inputs_of(part, preprocess, where) for name, part in given.items()}
     if isinstance(given, (tuple, list)):
@@ -136,14 +136,15 @@ def moved_to(tree: Tree, device: torch.device) -> Tree:
 
 
 def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
-    """Return an input as a tensor: pictures as `preprocess` leaves them, numbers as they are.
+    """Return an input as a tensor: pictures preprocessed, numbers as they are.
 
-    Pictures are those of Pillow, and 8-bit tensors and arrays (c h w) of 1 or 3 channels.
+    Pictures are those of Pillow, and 8-bit tensors and arrays (c h w) of 1 or 3 channels. Raises
+    LissomError for other inputs.
     """
     if isinstance(given, np.ndarray):
         given = torch.from_numpy(np.ascontiguousarray(given))
     if isinstance(given, Tensor):
-        if given.dtype == torch.float64:  # NumPy's own, which nobody chose
+        if given.dtype == torch.float64:  # NumPy's default, not a choice
             return given.float()
         if given.dtype != torch.uint8 or not preprocess.pictures:
             return given
@@ -166,7 +167,7 @@ def tensor_of(given: Any, preprocess: Preprocess, where: str) -> Tensor:
 
 
 def dataset_split(given: Any, preprocess: Preprocess, where: str) -> DatasetSplit:
-    """Return what a user gave as a split, whose samples are read when they are asked for."""
+    """Return a user's data as a split that reads samples on demand; raise LissomError if unfit."""
     if isinstance(given, DatasetSplit):
         return given
     if isinstance(given, DataLoader):
@@ -175,7 +176,7 @@ def dataset_split(given: Any, preprocess: Preprocess, where: str) -> DatasetSpli
         split = dataset_split(given.dataset, preprocess, where)
         if (places := places_of(given, len(split), where)) is not None:
             split = split.take(places)
-        # a process that is not a fork of this one does not know code that was imported from a file
+        # a process that is not a fork of this one cannot import the user's file of code
         forks = multiprocessing.get_start_method() == "fork"
         return replace(split, collate=given.collate_fn, workers=given.num_workers if forks else 0)
     if isinstance(given, IterableDataset):
@@ -200,7 +201,7 @@ def dataset_split(given: Any, preprocess: Preprocess, where: str) -> DatasetSpli
 
 
 def is_pair_of_tensors(given: Any) -> bool:
-    """Return whether something is inputs and targets, each in one tensor or array."""
+    """Return whether an object is a pair (inputs, targets) of tensors or arrays."""
     return (
         isinstance(given, (tuple, list))
         and len(given) == 2
@@ -209,9 +210,9 @@ def is_pair_of_tensors(given: Any) -> bool:
 
 
 def places_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
-    """Return the places in its data set of `count` samples that a loader visits, None for all.
+    """Return the indices that a loader visits in its data set of `count` samples, None for all.
 
-    Raises LissomError for a sampler that does not say which: its samples may belong to another split.
+    Raises LissomError for a sampler whose indices are unknown: they may belong to another split.
     """
     sampler = loader.sampler
     if type(sampler) is SubsetRandomSampler:
@@ -230,7 +231,10 @@ def places_of(loader: DataLoader[Any], count: int, where: str) -> Tensor | None:
 
 
 def streamed(loader: DataLoader[Any], where: str) -> Any:
-    """Return the samples of a stream, which has no places, held in memory."""
+    """Read the samples of a stream, which cannot be indexed, into memory.
+
+    Raises LissomError for a stream that is empty, too large or not of batches (inputs, targets).
+    """
     batches: list[tuple[Tree, Tree]] = []
     held = 0
     try:
@@ -266,8 +270,9 @@ def streamed(loader: DataLoader[Any], where: str) -> Any:
 
 
 def labels_of(samples: Any) -> Tensor | None:
-    """Return the targets of all samples where a data set keeps a list of them; None where not, or
-    where the list does not say what its samples do.
+    """Return the targets of all samples from the data set's own list.
+
+    None if there is no list, or if it disagrees with the samples.
     """
     if isinstance(samples, torch.utils.data.TensorDataset) and len(samples.tensors) == 2:
         return samples.tensors[1]
@@ -279,7 +284,7 @@ def labels_of(samples: Any) -> Tensor | None:
             labels = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
             places = torch.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).long()
             seen = torch.stack([torch.as_tensor(samples[int(k)][1]) for k in places])
-        except Exception:  # a list of something else: samples are asked one by one
+        except Exception:  # the list holds something else: read the samples one by one
             return None
         return labels if torch.equal(seen.to(labels.dtype), labels[places]) else None
     return None
@@ -287,7 +292,7 @@ def labels_of(samples: Any) -> Tensor | None:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Have all that is drawn within be the same each time, and what is drawn afterwards as before."""
+    """Seed all random generators within the context, and restore their states afterwards."""
     states = (random.getstate(), np.random.get_state())
     with torch.random.fork_rng(devices=[]):
         random.seed(0)
@@ -301,9 +306,10 @@ def seeded() -> Iterator[None]:
 
 
 def fingerprint_of(splits: Sequence[DatasetSplit]) -> str:
-    """Return a text that changes with the samples: with all that lie in tensors, else with their
-    number, all targets that are known, and the inputs that are looked at, which transforms of the
-    user may vary by chance.
+    """Return a hash that changes with the samples.
+
+    It covers all samples if they are tensors; else their number, all known targets, and the inputs
+    of up to `LOOKED_AT` samples, read with fixed seeds because the user's transforms may be random.
     """
     seen = hashlib.sha256()
     for split in splits:

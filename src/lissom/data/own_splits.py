@@ -1,4 +1,4 @@
-"""What the samples of splits that somebody brought are: their inputs, checked, and their classes."""
+"""Check the inputs of a user's splits, and find their classes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .split import CPU
 
 
 def common_inputs(train: DatasetSplit, valid: DatasetSplit, test: DatasetSplit, name: str) -> Tree:
-    """Return the inputs of one sample, whose shape and type those of all splits have.
+    """Return the inputs of one sample, after checking that all splits have its shape and type.
 
-    Raises LissomError where they differ, and where a split other than `train` is empty.
+    Raises LissomError if they differ, or if a split other than `train` is empty.
     """
     for part, split in (("valid", valid), ("test", test)):
         if not len(split):
@@ -41,14 +41,12 @@ def first_inputs(split: DatasetSplit) -> Tree:
 
 
 def are_pictures(inputs: Tree) -> bool:
-    """Return whether the inputs of a sample are a picture, and not numbers taken as they are."""
+    """Return whether the input of a sample is a picture, not numbers that are used as they are."""
     return isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
 
 
 def check_inputs(inputs: Tree, name: str, *, stated: bool) -> None:
-    """Raise unless a network can be shown such inputs; `stated` says whether the user gave a
-    preprocessing.
-    """
+    """Raise unless a network can take such inputs; `stated`: the user gave a preprocessing."""
     if isinstance(inputs, Tensor) and inputs.ndim == 0 and inputs.is_floating_point():
         raise LissomError(f"data {name}: expected inputs that are tensors, got single numbers")
     pictures = are_pictures(inputs)
@@ -65,8 +63,9 @@ def check_inputs(inputs: Tree, name: str, *, stated: bool) -> None:
 
 
 def shape_of(inputs: Tree) -> tuple[int, ...]:
-    """Return the shape of the inputs of a sample where they are a single tensor; of several, and of
-    one number, that of a list.
+    """Return the shape of a sample's input if it is a single tensor, else (number of tensors,).
+
+    A tensor without axes counts as a list of one.
     """
     if isinstance(inputs, Tensor) and inputs.ndim:
         return tuple(inputs.shape)
@@ -76,8 +75,9 @@ def shape_of(inputs: Tree) -> tuple[int, ...]:
 def class_names(
     classes: int | Sequence[str] | None, splits: Sequence[DatasetSplit], notes: list[str]
 ) -> tuple[str, ...]:
-    """Return the names of classes that were said, or numbers up to the largest target; none where
-    targets are no classes. Note where no target is 0.
+    """Return the stated class names, else numbers up to the largest target; none without classes.
+
+    Adds a note if no target is 0.
     """
     if classes is None:
         labels = concatenated([split.labels for split in splits])
@@ -92,11 +92,10 @@ def class_names(
 
 
 def are_classes(labels: Tensor) -> bool:
-    """Return whether labels are class numbers: one for each sample (n), or for each position of a
-    sequence (n positions).
+    """Return whether labels are class indices: one per sample (n), or one per position (n positions).
 
-    Numbers (n k) that are all 0 or 1 say which of k classes a sample has; a position may have a
-    negative number, which is ignored.
+    Labels (n k) of 0 and 1 only are multi-label targets. A position may have a negative label, which
+    is ignored.
     """
     if labels.is_floating_point() or labels.dtype == torch.bool or not labels.numel():
         return False

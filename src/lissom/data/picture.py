@@ -22,23 +22,23 @@ from .tars import File
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-# what Pillow decodes by itself, where it was built with it: for others, as EPS, it starts a program
+# formats that Pillow can decode by itself: for others, such as EPS, it starts a program
 FORMATS = tuple(
     """
     PNG JPEG MPO WEBP TIFF GIF BMP DIB PPM JPEG2000 AVIF TGA ICO PCX SGI QOI DDS
     """.split()
 )
-LARGE = 1 << 24  # pixels that any file may declare: 128 MiB while they are decoded
-DENSEST = 1_000  # pixels in a byte of a file: what PNG makes of one colour
+LARGE = 1 << 24  # pixels that any file may declare: 128 MiB during decoding
+DENSEST = 1_000  # pixels per byte of a file: a PNG of a single colour
 
 
 class WrongPreprocess(LissomError):
-    """A preprocessing that does not suit the pictures, which are good in themselves."""
+    """A preprocessing that does not suit the pictures; the files themselves are intact."""
 
 
 @cache
 def formats() -> list[str]:
-    """Return the formats that this Pillow opens by itself."""
+    """Return the formats that the installed Pillow opens by itself."""
     from PIL import Image
 
     Image.init()
@@ -47,10 +47,10 @@ def formats() -> list[str]:
 
 @contextmanager
 def opened(path: File) -> Iterator[Picture]:
-    """Open the picture in a file, of which only the header is read at first.
+    """Open the picture in a file; only the header is read at first.
 
-    Raises LissomError, naming the file, for one that is no image, is cut short or declares more
-    than it can hold; also where its pixels are read and turn out to be damaged.
+    Raises LissomError, naming the file, if it is no image, is cut short or declares more pixels
+    than it can hold; also if reading its pixels later finds damage.
     """
     from PIL import Image
 
@@ -59,7 +59,7 @@ def opened(path: File) -> Iterator[Picture]:
             length = file.seek(0, os.SEEK_END)
             file.seek(0)
             with warnings.catch_warnings():
-                # judged here, by the size of the file
+                # the check below replaces Pillow's: it knows the size of the file
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(file, formats=formats())
             if image.width * image.height > max(LARGE, DENSEST * length):
@@ -75,8 +75,10 @@ def opened(path: File) -> Iterator[Picture]:
 
 
 def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) -> Picture:
-    """Return the picture in a file, gray for 1 channel and RGB for 3, decoded smaller where
-    `preprocess` says so; raise where `opened` does.
+    """Return the picture in a file, gray for 1 channel and RGB for 3.
+
+    It is decoded at a smaller size if that is enough for `preprocess`. Raises LissomError as
+    `opened` does.
     """
     with opened(path) as image:
         smaller = None if preprocess is None else preprocess.least(image.size)
@@ -86,21 +88,21 @@ def picture_in(path: File, channels: int, preprocess: Preprocess | None = None) 
         mode = "L" if channels == 1 else "RGB"
         if picture.mode != mode:
             return picture.convert(mode)
-        picture.load()  # while its file is open
+        picture.load()  # before its file is closed
         return picture
 
 
 def size_of(path: File) -> Size:
-    """Return (width, height) of the picture in a file, as its header says."""
+    """Return (width, height) of the picture in a file, read from its header."""
     with opened(path) as image:
         return image.size
 
 
 def in_eight_bits(picture: Picture) -> Picture:
-    """Return a picture as Pillow can convert it to 8 bits of gray or colour without a loss it hides."""
+    """Return a picture in a mode that Pillow converts correctly to 8 bits of gray or colour."""
     from PIL import Image
 
-    if picture.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would cut off at 255
+    if picture.mode.startswith("I;16"):  # 16 bits of gray, which Pillow would clip at 255
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return picture.convert("RGBA") if "transparency" in picture.info else picture
 
@@ -111,10 +113,10 @@ def decoded(
     preprocess: Preprocess | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Read an image file to (c h w) uint8, as `preprocess` leaves its picture.
+    """Read an image file and preprocess it; return its pixels (c h w), uint8.
 
-    Raises LissomError for a file that cannot be read, and where the picture is not of `size`
-    (height, width) in the end.
+    Raises LissomError for a file that cannot be read, and if the result is not of `size` (height,
+    width).
     """
     picture = picture_in(path, channels, preprocess)
     if preprocess is not None:
@@ -135,17 +137,17 @@ def pixels_of(picture: Picture) -> np.ndarray:
     """Return the pixels (c h w) of a picture, uint8."""
     array = np.asarray(picture)
     if array.ndim == 2:
-        return array[None].copy()  # Pillow's own memory is not to be written to
+        return array[None].copy()  # Pillow's memory is read-only
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def resizing(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
-    """Return a preprocessing that changes no picture with a change to `size` (height, width)."""
+    """Return a preprocessing whose only picture operation is a resize to `size` (height, width)."""
     return replace(preprocess, pictures=(Resize(*size),))
 
 
 def shown_pixels(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """Return what `preprocess` makes of pictures (n c h w), uint8, of one size."""
+    """Return pictures (n c h w), uint8, after the picture operations of `preprocess`."""
     from PIL import Image
 
     if not preprocess.pictures:

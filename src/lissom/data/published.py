@@ -1,4 +1,4 @@
-"""How the networks that libraries publish see pictures, as the libraries say it."""
+"""The preprocessing that torchvision and timm state for their published networks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LIBRARIES = ("torchvision", "timm")
 
 
 def preprocess_of(text: str) -> Preprocess:
-    """Return the preprocessing that a text says, or that the network it names was published with.
+    """Return the preprocessing that a text describes, or that a published network was trained with.
 
-    `torchvision:resnet50` is how torchvision's ResNet-50 with its newest weights sees pictures,
-    `torchvision:resnet50:IMAGENET1K_V1` with those weights.
+    `torchvision:resnet50` stands for the newest weights of torchvision's ResNet-50,
+    `torchvision:resnet50:IMAGENET1K_V1` for these weights. Raises LissomError for unknown names.
     """
     library, _, name = text.strip().partition(":")
     if library not in LIBRARIES:
@@ -35,7 +35,7 @@ def published_preprocess(library: str, name: str) -> str:
     where = f"preprocess: {library}:{name:.60}"
     module = library_module(library, where)
     known = module.list_models()
-    # a name of timm may say whose weights they are
+    # a name of timm may end with a tag of its weights
     plain = name.partition(".")[0] if library == "timm" else name
     if plain not in known:
         close = nearest(name, known)
@@ -46,7 +46,7 @@ def published_preprocess(library: str, name: str) -> str:
 
 
 def library_module(library: str, where: str) -> Any:
-    """Import what lists the networks of a library."""
+    """Import the module that lists the networks of a library."""
     try:
         return importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
     except ImportError:
@@ -56,13 +56,13 @@ def library_module(library: str, where: str) -> Any:
 
 
 def newest_weights(name: str) -> str | None:
-    """Return the name of the newest weights that torchvision publishes for a network, None for none."""
+    """Return the name of torchvision's newest weights for a network, None if there are none."""
     weights = library_module("torchvision", "weights").get_model_weights(name)
     return str(weights.DEFAULT.name) if len(weights) else None
 
 
 def torchvision_text(weights: Any, name: str, where: str) -> str:
-    """Return what torchvision's weights of that name want."""
+    """Return the preprocessing of torchvision's weights of that name, as text."""
     known = list(weights.__members__)
     if name not in known:
         raise LissomError(f"{where}: expected weights of {listed(known) or 'none'}, got {name}")
@@ -84,7 +84,7 @@ def torchvision_text(weights: Any, name: str, where: str) -> str:
 
 
 def timm_text(timm: Any, name: str, where: str) -> str:
-    """Return what timm's configuration of a network says."""
+    """Return the preprocessing in timm's configuration of a network, as text."""
     found = timm.models.get_pretrained_cfg(name)
     if found is None:
         raise LissomError(f"{where}: timm has no weights for it, and so no preprocessing")
@@ -110,7 +110,7 @@ def written(
     *,
     squash: bool = False,
 ) -> str:
-    """Return the text of a classifier's usual preprocessing; `squash` makes pictures square first."""
+    """Return a classifier's usual preprocessing as text; `squash` makes pictures square first."""
     shape = f"{side}, {side}" if squash else f"{side}"
     operations = [f"resize({shape}, {interpolation!r})", f"center_crop({crop})"]
     return " | ".join([*operations, f"normalize(mean={mean}, std={std})"])

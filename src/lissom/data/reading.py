@@ -1,4 +1,4 @@
-"""From files of pictures to a split: how they are seen, how large they come out, where they are held."""
+"""Read files of pictures into a split: preprocessing, size, and whether they fit into memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .picture import WrongPreprocess, decoded, resizing
 from .split import MEMORY, Files, Images
 from .tars import File
 
-UNASKED = 1 << 20  # pixels of an image that all others are resized to where no size is given
+UNASKED = 1 << 20  # most pixels of an image that sets the size of all, if no size is given
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of one data set are read: `channels` (1 or 3) in, pictures of `size` out.
+    """How the files of one data set are read: with `channels` (1 or 3), to pictures of `size`.
 
-    `lazy`: they are too many for memory, and read batch by batch.
+    `lazy`: they do not fit into memory and are read batch by batch.
     """
 
     channels: int
@@ -41,10 +41,11 @@ class Reading:
         *,
         skip_bad: bool = False,
     ) -> Reading:
-        """Settle how files are read: a preprocessing that changes no picture resizes to `size`
-        (height, width), or to that of the first.
+        """Return how files are read.
 
-        Raises LissomError where both say a size, and where no file can be read.
+        A preprocessing without picture operations gets a resize to `size` (height, width), or to
+        the size of the first picture. Raises LissomError if `size` and `preprocess` both set a
+        size, and if no file can be read.
         """
         if preprocess.pictures and size is not None:
             raise two_sizes(preprocess)
@@ -57,11 +58,11 @@ class Reading:
 
     @property
     def channels_out(self) -> int:
-        """Channels of a picture as the preprocessing leaves it."""
+        """The number of channels of a preprocessed picture."""
         return self.preprocess.channels(self.channels)
 
     def split(self, paths: Sequence[File], labels: Tensor) -> tuple[Images | Files, int]:
-        """Return pictures with their labels, in memory or as files, and how many were left out."""
+        """Return pictures with their labels, in memory or as files, and the number left out."""
         if self.lazy and not self.skip_bad:
             return self.files(paths, labels), 0
         # threads are slower: small images are decoded under Python's lock
@@ -80,7 +81,7 @@ class Reading:
         return Files(list(paths), labels, self.channels, self.size, self.preprocess)
 
     def pixels(self, path: File) -> np.ndarray | None:
-        """Return the pixels of a file, None for one that is to be left out."""
+        """Return the pixels of a file, None if it is left out."""
         try:
             pixels = decoded(path, self.channels, self.preprocess, self.size)
         except WrongPreprocess:
@@ -89,12 +90,12 @@ class Reading:
             if not self.skip_bad:
                 raise
             return None
-        # a lazy split is decoded once now only to find bad files
+        # a lazy split is decoded here only to find bad files
         return pixels[:0] if self.lazy else pixels
 
 
 def two_sizes(preprocess: Preprocess) -> LissomError:
-    """Build the error for a size that is said twice."""
+    """Return the error for a size that is set twice."""
     return LissomError(
         f"data: --size and a preprocess that changes pictures, {preprocess}, were given; leave one "
         "of them out"
@@ -104,9 +105,10 @@ def two_sizes(preprocess: Preprocess) -> LissomError:
 def first_size(
     paths: Sequence[File], channels: int, preprocess: Preprocess, *, asked: bool
 ) -> tuple[int, int]:
-    """Return height and width of the first picture that can be read, as `preprocess` leaves it.
+    """Return height and width of the first readable picture after `preprocess`.
 
-    A header may declare any size: one that nobody `asked` for is not taken from a large picture.
+    Raises LissomError if no picture can be read, or if the size is not `asked` for and is large: a
+    header may declare any size.
     """
     reason = ""
     for path in paths:

@@ -1,6 +1,4 @@
-"""What users have at hand as samples, as batches that a network takes: tensors, arrays, pairs with
-labels, data loaders.
-"""
+"""Turn a user's samples into batches: tensors, arrays, pairs with labels, data loaders."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from ..trees import Tree, first, length, mapped, parts_of, tensors_in
 
 
 def as_tensors(given: Any) -> Tree:
-    """Return a tree with tensors in the place of arrays."""
+    """Return a tree with its arrays converted to tensors."""
     if isinstance(given, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(given))
     if isinstance(given, Mapping):
@@ -28,7 +26,10 @@ def as_tensors(given: Any) -> Tree:
 
 
 def example_of(given: Any, model: nn.Module) -> Tree:
-    """Return what was given as the example, on the device of `model`; arrays get the type of its weights."""
+    """Return a copy of the example as tensors on the device of `model`.
+
+    Floats of NumPy arrays get the type of the weights. Raises LissomError if there is no tensor.
+    """
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
     tree = as_tensors(given)
     if not any(True for _ in tensors_in(tree)):
@@ -37,14 +38,15 @@ def example_of(given: Any, model: nn.Module) -> Tree:
             "network takes it: a "
             "tensor (n ...), a tuple of its arguments, or a dict of them by name"
         )
-    if not list(tensors_in(given)):  # arrays, whose float64 nobody chose
+    if not list(tensors_in(given)):  # arrays are float64 by default, not by choice
         tree = mapped(lambda t: t.to(weight.dtype) if t.is_floating_point() else t, tree)
     return mapped(lambda t: t.detach().clone().to(weight.device), tree)
 
 
 def fitted(given: Tree, example: Tree) -> Tree | None:
-    """Return what of a tree has the form of the example: the same arguments, maybe without the axis
-    of the batch.
+    """Return the part of a tree that has the form of the example, None if there is none.
+
+    Tensors without a batch axis get one; extra arguments are dropped.
     """
     if isinstance(example, Tensor):
         if not isinstance(given, Tensor) or given.ndim not in (example.ndim, example.ndim - 1):
@@ -77,8 +79,9 @@ def fitted(given: Tree, example: Tree) -> Tree | None:
 
 
 def picked(given: Tree, example: Tree) -> Tree | None:
-    """Return the inputs in what a data loader yields: all of it, what stands before a label, or the
-    one tensor that fits.
+    """Return the inputs in an item of a data loader, None if nothing fits the example.
+
+    The inputs are the whole item, its first part (before a label), or the only tensor that fits.
     """
     found = fitted(given, example)
     if found is None and isinstance(given, (list, tuple)) and given:
@@ -94,7 +97,7 @@ def picked(given: Tree, example: Tree) -> Tree | None:
 
 
 class Samples:
-    """Calibration samples in batches, drawn from what was given as they are asked for, and kept."""
+    """Calibration samples in batches, read from the user's data on demand and kept."""
 
     def __init__(self, given: Any, example: Tree) -> None:
         self.example = example
@@ -131,7 +134,7 @@ class Samples:
         return taken
 
     def batch(self, given: Any) -> Tree:
-        """Return the inputs in one batch, or raise if they are not as the example is."""
+        """Return the inputs in one batch. Raises LissomError if they do not fit the example."""
         tree = as_tensors(given)
         found = picked(tree, self.example)
         if found is None:
@@ -144,7 +147,7 @@ class Samples:
 
 
 def described(tree: Tree) -> str:
-    """Return what a tree is in a few words: its shape and type, or its parts.
+    """Return a short description of a tree: its shape and type, or its parts.
 
     >>> described((torch.zeros(2, 3), "label"))
     '((2, 3) float32, str)'

@@ -1,4 +1,4 @@
-"""A data set in shards as WebDataset writes them: tars of pictures, each with its class beside it."""
+"""A data set in WebDataset shards: tars of pictures, each with its class in a file beside it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .folder import image_endings, read_found
 from .split import Read
 from .tars import Member, members_of, tars_in
 
-LABELS = ("cls", "json")  # endings, of which the first counts where both are there
+LABELS = ("cls", "json")  # file extensions; the first takes precedence
 LONGEST = 1 << 20  # bytes of a label
-MOST_CLASSES = 100_000  # where nobody says how many there are
+MOST_CLASSES = 100_000  # if the number of classes is not stated
 
 
 def read_shards(
@@ -29,11 +29,11 @@ def read_shards(
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
 ) -> Read:
-    """Read the tars of a folder or a pattern, as data/{train,test}-{000..009}.tar.
+    """Read the tars of a folder or a pattern, such as data/{train,test}-{000..009}.tar.
 
-    A sample is the files of one name up to its first dot: a picture, and its class in a .cls, a
-    whole number, or in a .json, {"label": 3}. Tars are indexed once, and pictures are read where
-    they lie. Raises LissomError for tars and samples that are not like this.
+    The files of a sample have the same name up to the first dot: a picture, and its class in a .cls
+    (a whole number) or a .json ({"label": 3}). Tars are indexed once, and pictures are read in
+    place. Raises LissomError for tars and samples of another form.
     """
     seen = hashlib.sha256()
     parts = dict[str, list[tuple[Member, int]]]()
@@ -61,7 +61,7 @@ def read_shards(
 
 
 def numbered(parts: dict[str, list[tuple[Member, int]]]) -> tuple[str, ...]:
-    """Return a name for each class up to the largest label, which no name was said of."""
+    """Return numbers as class names, up to the largest label of all samples."""
     member, largest = max(chain(*parts.values()), key=lambda sample: sample[1])
     if not 1 <= largest < MOST_CLASSES:
         raise LissomError(
@@ -72,7 +72,7 @@ def numbered(parts: dict[str, list[tuple[Member, int]]]) -> tuple[str, ...]:
 
 
 def samples_in(tar: Path) -> list[tuple[Member, int]]:
-    """Return the pictures of a tar with their classes, in its order."""
+    """Return the pictures of a tar with their classes, in the order of the tar."""
     endings = image_endings()
     samples = dict[str, dict[str, Member]]()
     for member in members_of(tar):
@@ -105,7 +105,7 @@ def samples_in(tar: Path) -> list[tuple[Member, int]]:
 
 
 def label_in(member: Member, content: bytes) -> int:
-    """Return the class that a .cls or .json says."""
+    """Return the class in a .cls or .json file."""
     text = content.decode("utf-8-sig", errors="replace").strip()
     value: Any = text
     if member.name.lower().endswith(".json"):

@@ -1,4 +1,4 @@
-"""Where data comes from: the name given with --data."""
+"""Data sources: the names that --data takes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ KNOWN = (
     "shards:PATTERN",
     "file.py:NAME",
 )
-FILES = {".csv": "csv", ".json": "coco", ".tar": "shards"}  # and what is put before their names
+FILES = {".csv": "csv", ".json": "coco", ".tar": "shards"}  # file extension -> prefix
 FOLDERS = ("folder:", "images:", "masks:", "voc:")
-WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")  # which --classes may name
+# sources whose classes --classes may name
+WITH_CLASSES = ("folder:", "masks:", "csv:", "coco:", "voc:", "shards:")
 
 
 def check_spec(
@@ -43,7 +44,7 @@ def check_spec(
     preprocess: str | None = None,
     classes: str | None = None,
 ) -> None:
-    """Raise unless `spec` names a data set and everything else about it can be meant; reads no image."""
+    """Raise unless `spec` names a data set and the other settings fit it; reads no image."""
     if preprocess is not None and preprocess.partition(":")[0] not in LIBRARIES:
         Preprocess.of(preprocess)
     if classes is not None:
@@ -98,7 +99,7 @@ def check_spec(
 
 
 def is_own_data(spec: str) -> bool:
-    """Return whether a text names data in a file of code, as in loaders.py:make."""
+    """Return whether a text names data in a Python file, such as loaders.py:make."""
     return spec.rpartition(":")[0].endswith(".py")
 
 
@@ -114,9 +115,10 @@ def load(
 ) -> Read:
     """Load a data set by name: one of KNOWN.
 
-    `size` (height, width) and `channels` (1 or 3) default to what the images have. `preprocess` is
-    what happens to a picture, by default only the change to `size` and what the data's own mean and
-    deviation say. `classes` are those that the network answers, where the folders are some of them.
+    `size` (height, width) and `channels` (1 or 3) default to those of the images. `preprocess` is
+    applied to each picture; by default it is a resize to `size`, and normalization by the data's
+    mean and standard deviation. `classes` are all classes that the network predicts, if the data
+    hold only some of them.
     """
     check_spec(spec, size, channels, preprocess, classes)
     view = preprocess_of(preprocess or SETS["data"])
@@ -167,7 +169,7 @@ def load(
 
 
 def shown(read: Read, preprocess: Preprocess) -> Read:
-    """Return a data set in memory as `preprocess` leaves its pictures."""
+    """Return a data set in memory with its pictures preprocessed, at once or batch by batch."""
     from .picture import shown_pixels
     from .split import MEMORY, Images, Shown
 
@@ -226,7 +228,7 @@ def from_torchvision(
     channels: int | None,
     preprocess: Preprocess,
 ) -> Read:
-    """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from an existing root, or download it there."""
+    """Return CIFAR-10, CIFAR-100 or Fashion-MNIST from `root`; download it if it is not there."""
     import numpy as np
     import torch
     import torchvision.datasets as known
@@ -250,13 +252,13 @@ def from_torchvision(
             try:
                 found = kind(str(where), train=train, download=True)
             except Exception as error:
-                # the download speaks many protocols, each with errors of its own
+                # downloads use many protocols, each with its own errors
                 raise LissomError(
                     f"data {spec}: not found in {where}, or damaged, and cannot be "
                     f"downloaded ({error}); "
                     "--data-root names a folder that holds it"
                 ) from None
-        except Exception as error:  # what a damaged file makes its reader say
+        except Exception as error:  # a damaged file makes its reader raise errors of many kinds
             raise LissomError(
                 f"data {spec}: what {where} holds cannot be read "
                 f"({error or type(error).__name__}); without "
@@ -301,7 +303,7 @@ def from_torchvision(
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return uint8 images (n c h w) resized bilinearly, where their size differs."""
+    """Return uint8 images (n c h w), resized bilinearly if their size differs."""
     import torch.nn.functional as F
 
     if tuple(pixels.shape[2:]) == tuple(size):

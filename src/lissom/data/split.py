@@ -19,11 +19,11 @@ from .tars import File
 
 CPU = torch.device("cpu")
 MOST_WORKERS = 16
-MEMORY = 2 << 30  # bytes of samples above which they are read batch by batch
+MEMORY = 2 << 30  # bytes; a larger split is read batch by batch
 
 
 class Split(Protocol):
-    """Pixels (n c h w, uint8), or inputs as a network takes them, with their targets, in batches."""
+    """Batches of pixels (n c h w, uint8), or of inputs as the network takes them, with targets."""
 
     @property
     def labels(self) -> Tree:
@@ -35,13 +35,13 @@ class Split(Protocol):
     def batches(
         self, size: int, device: torch.device, order: Tensor | None = None
     ) -> Iterator[tuple[Tree, Tree]]:
-        """Yield (pixels, labels) on `device`; `order` holds the indices to visit, all in turn if None."""
+        """Yield (pixels, labels) on `device` for the indices in `order` (None: all in turn)."""
         ...
 
 
 @dataclass
 class Part:
-    """Those images of another split that lie at the indices `order`."""
+    """The images of another split at the indices `order`."""
 
     whole: Split
     order: Tensor
@@ -60,7 +60,7 @@ class Part:
 
 
 def spread(split: Split, most: int) -> Split:
-    """Return at most so many images of a split, evenly spaced: images of one class may lie side by side."""
+    """Return at most `most` images of a split, evenly spaced: it may be sorted by class."""
     count = min(most, len(split))
     return Part(split, torch.arange(count) * len(split) // max(1, count))
 
@@ -76,7 +76,7 @@ class Images:
         return len(self.labels)
 
     def on(self, device: torch.device) -> Images:
-        """Return the split with its pixels on a device, so that batches are cut there."""
+        """Return the split with its tensors on a device, so that batches are sliced there."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def take(self, order: Tensor) -> Images:
@@ -99,7 +99,7 @@ class Images:
 
 @dataclass
 class Shown:
-    """A split in memory whose pictures are large as the network sees them: made batch by batch."""
+    """A split in memory that is preprocessed batch by batch: all at once would not fit."""
 
     pictures: Images
     preprocess: Preprocess
@@ -123,10 +123,10 @@ class Shown:
 
 
 def worker_count() -> int:
-    """Return how many processes read files: one for each core that this one may use, 2 to 16."""
+    """Return the number of processes that read files: one for each usable core, 2 to 16."""
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not say
+    except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
     return min(MOST_WORKERS, max(2, cores))
 
@@ -135,8 +135,8 @@ def worker_count() -> int:
 class Files(Dataset[Tensor | str]):
     """A split too large for memory: `paths`, or members of tars, are decoded by worker processes.
 
-    A file of `channels` (1 or 3) becomes what `preprocess` makes of its picture, (c h w) uint8 of
-    `size` (height, width).
+    A file is read with `channels` (1 or 3) and preprocessed to (c h w) uint8 of `size` (height,
+    width).
     """
 
     paths: list[File]
@@ -150,8 +150,9 @@ class Files(Dataset[Tensor | str]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        """Return the pixels of a file, or what is wrong with it: raised in a worker, it comes with
-        a whole traceback.
+        """Return the pixels of a file, or the text of its error.
+
+        An exception from a worker would carry a whole traceback.
         """
         try:
             pixels = decoded(self.paths[index], self.channels, self.preprocess, self.size)
@@ -170,16 +171,16 @@ class Files(Dataset[Tensor | str]):
         part = self if order is None else self.take(order)
         if not len(part):
             return
-        # A DataLoader draws a number when it is made, and a run that goes on makes one loader more.
-        # With a generator of its own it does not change what others draw.
+        # A DataLoader draws a number when it is created, and a resumed run creates one loader more.
+        # Its own generator leaves all other random numbers as they are.
         loader = DataLoader(
             part,
             batch_size=size,
-            # one reads a whole batch: for a single one, none has to be started
+            # each worker reads a whole batch: a single batch needs none
             num_workers=min(self.workers, -(-len(part) // size)) if len(part) > size else 0,
             pin_memory=device.type == "cuda",
-            # not the one that dropout draws from
             collate_fn=stacked,
+            # not the global generator, which dropout draws from
             generator=torch.Generator(),
         )
         start = 0
@@ -192,16 +193,16 @@ class Files(Dataset[Tensor | str]):
 
 
 def stacked(items: list[Tensor | str]) -> Tensor | str:
-    """Return images (c h w) as a batch (n c h w), or the first that is told to be wrong."""
+    """Return images (c h w) as a batch (n c h w), or the first error text among them."""
     wrong = next((item for item in items if isinstance(item, str)), None)
     return wrong if wrong is not None else default_collate(items)
 
 
 @dataclass
 class Read:
-    """A data set as a source reads it, nothing measured yet; `train` and `valid` may be missing.
+    """A data set as a source reads it, not yet measured; `train` and `valid` may be None.
 
-    Its splits hold pictures as `preprocess` leaves them, of `channels` and `size` (height, width).
+    Its splits hold preprocessed pictures of `channels` and `size` (height, width).
     """
 
     name: str

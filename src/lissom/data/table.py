@@ -1,4 +1,4 @@
-"""A data set from a table: a CSV file that names a picture in each row, and what is known of it."""
+"""A data set from a table: a CSV file with the path of a picture and its targets in each row."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .folder import PARTS, SEED, SHARE
 from .reading import Reading
 from .split import Files, Images, Read
 
-PATHS = ("path", "image", "file", "filename")  # how the column of pictures may be called
-LEAST = 10  # rows, which are parted where no column says the split
+PATHS = ("path", "image", "file", "filename")  # names of the column of pictures
+LEAST = 10  # rows, which may have to be split into training and test set
 
 Row = dict[str, str]
 
@@ -31,12 +31,12 @@ def read_table(
     preprocess: Preprocess,
     stated: tuple[str, ...] | None,
 ) -> Read:
-    """Read a CSV file with a header: a column of paths, maybe one called `split`, and targets.
+    """Read a CSV file with a header: a column of paths, an optional column `split`, and targets.
 
     Paths are relative to the file. The column of paths is called path, image, file or filename, or
-    is the first. One other column of words or whole numbers holds classes, several of 0 and 1 hold
-    labels of which a picture may have any, and others hold numbers. Raises LissomError for rows
-    that do not fit.
+    is the first. One other column of words or whole numbers holds classes. Several columns of 0 and
+    1 hold labels, any number of them for a picture. Other columns hold numbers. Raises LissomError
+    for rows that do not fit.
     """
     rows, header = rows_in(file)
     path_column = next((name for name in header if name.lower() in PATHS), header[0])
@@ -73,7 +73,7 @@ def read_table(
 
 
 def rows_in(file: Path) -> tuple[list[Row], list[str]]:
-    """Return the rows of a CSV file by their columns, and the names of these."""
+    """Return the rows of a CSV file as dicts by column, and the names of the columns."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
@@ -101,7 +101,7 @@ def rows_in(file: Path) -> tuple[list[Row], list[str]]:
 def targets_in(
     rows: list[Row], columns: list[str], stated: tuple[str, ...] | None, file: Path
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the targets of all rows, and the classes, none where targets are numbers."""
+    """Return the targets of all rows, and the classes: none if targets are numbers."""
     if len(columns) == 1 and (stated is not None or not numbers_with_points(rows, columns[0])):
         return classes_in([row[columns[0]] for row in rows], stated, file)
     try:
@@ -117,7 +117,7 @@ def targets_in(
 
 
 def numbers_with_points(rows: list[Row], column: str) -> bool:
-    """Return whether a column holds numbers that are not all written as whole ones."""
+    """Return whether a column holds numbers that are not all whole numbers."""
     values = [row[column] for row in rows]
     try:
         return [float(value) for value in values] != [] and not all(map(is_whole, values))
@@ -126,7 +126,7 @@ def numbers_with_points(rows: list[Row], column: str) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a text is a whole number without a point.
+    """Return whether a text is a whole number without a decimal point.
 
     >>> is_whole("12"), is_whole("-3"), is_whole("3.0")
     (True, True, False)
@@ -137,8 +137,9 @@ def is_whole(text: str) -> bool:
 def classes_in(
     values: list[str], stated: tuple[str, ...] | None, file: Path
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the number of each value's class, and the classes: those stated, or the values in
-    order, whole numbers as numbers.
+    """Return the class index of each value, and the classes.
+
+    The classes are those stated, or else the different values, sorted (whole numbers by value).
     """
     found = sorted(set(values), key=lambda name: (int(name), "") if is_whole(name) else (0, name))
     classes = stated or tuple(found)
@@ -152,7 +153,7 @@ def classes_in(
 
 
 def parts_in(rows: list[Row], file: Path) -> tuple[dict[str, list[int]], list[str]]:
-    """Return the places of the rows of each split, and a note where they had to be drawn."""
+    """Return the row indices of each split, with a note if the split was drawn at random."""
     if "split" not in rows[0]:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED)).tolist()
         count = round(SHARE * len(rows))

@@ -1,4 +1,4 @@
-"""Files inside uncompressed tars, read where they lie: nothing is unpacked."""
+"""Files inside uncompressed tars, read in place: nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import BinaryIO, Literal
 
 from ..errors import LissomError
 
-PART = re.compile(r"(train|valid|val|test)(?![a-z])")  # how the name of a tar begins
+PART = re.compile(r"(train|valid|val|test)(?![a-z])")  # the start of a tar's name
 COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst")
 MOST = 100_000  # tars that one pattern may stand for
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file inside a tar, of which `length` bytes begin at `start`; it opens as a `Path` does.
+    """A file inside a tar: `length` bytes from `start`. It opens as a `Path` does.
 
-    Its name is shown and never written to, so that one with .. or of an absolute path does no harm.
+    Its name is only shown, never written to, so a name with .. or an absolute path does no harm.
     """
 
     tar: Path
@@ -36,11 +36,11 @@ class Member:
 
     @property
     def parent(self) -> Path:
-        """The tar, as the folder is for a path."""
+        """The tar, which takes the place of a path's folder."""
         return self.tar
 
     def read(self, tar: BinaryIO) -> bytes:
-        """Return the content from the tar, which is open."""
+        """Return the content from the open tar."""
         tar.seek(self.start)
         return tar.read(self.length)
 
@@ -50,17 +50,17 @@ class Member:
             return BytesIO(self.read(tar))
 
 
-File = Path | Member  # what a picture is read from
+File = Path | Member  # the source of a picture
 
 
 def members_of(tar: Path) -> Iterator[Member]:
-    """Yield every file of a tar in its order; only headers are read."""
+    """Yield every file of a tar in its order, reading only headers."""
     try:
         with tarfile.open(tar, "r:") as archive:
             end = 0
             for info in archive:
-                archive.members = []  # type: ignore[attr-defined]  # or the archive keeps them all, a kilobyte each
-                if info.size < 0 or info.offset_data <= end:  # a header that leads back to itself
+                archive.members = []  # type: ignore[attr-defined]  # else the archive keeps them all, 1 KB each
+                if info.size < 0 or info.offset_data <= end:  # a header that points back to itself
                     raise tarfile.ReadError("a header of it is damaged")
                 end = info.offset_data
                 if info.isreg() and not info.issparse():
@@ -72,9 +72,10 @@ def members_of(tar: Path) -> Iterator[Member]:
 
 
 def tars_in(text: str) -> dict[str, list[Path]]:
-    """Return the tars of each part, of all as one part where their names do not begin with parts.
+    """Return the tars of each part, or all as one part `all` if no name begins with a part.
 
     `text` is a folder or a pattern: {000..009} stands for numbers and {train,test} for words.
+    Raises LissomError for compressed or missing tars, and if only some names begin with a part.
     """
     place = Path(os.path.expanduser(text))
     if text and place.is_dir():

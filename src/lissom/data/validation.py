@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Takes(Protocol):
-    """A split that smaller ones can be made of."""
+    """A split that can be divided."""
 
     def __len__(self) -> int: ...
 
     def take(self, order: Tensor) -> Self:
-        """Return the split of the samples at the given places."""
+        """Return the split of the samples at the given indices."""
         ...
 
 
@@ -22,8 +22,9 @@ Divisible = TypeVar("Divisible", bound=Takes)
 
 
 def parted(split: Divisible, share: float = 0.1, most: int = 2500) -> tuple[Divisible, Divisible]:
-    """Return a split without `share` of its samples, and these, the same ones every time; they are
-    at most `most`.
+    """Return a split without a `share` of its samples, and that share as a second split.
+
+    The share has at most `most` samples, the same ones every time.
     """
     count = min(most, max(1, round(share * len(split))))
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(20))

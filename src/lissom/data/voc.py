@@ -1,4 +1,4 @@
-"""A data set for detection as Pascal VOC writes it: an XML file with boxes for each picture."""
+"""A data set for detection in Pascal VOC's format: an XML file with boxes for each picture."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def read_voc(
 ) -> Read:
     """Read Annotations/*.xml with the pictures of the same names in JPEGImages.
 
-    ImageSets/Main/train.txt, val.txt and test.txt name the pictures of each part, trainval.txt
-    those to learn from where neither of the first two is there; without lists a fifth is tested on.
-    Classes are the names in the files in order, or those `stated`. Difficult objects do not count.
-    Raises LissomError for files that do not fit.
+    ImageSets/Main/train.txt, val.txt and test.txt name the pictures of each part; trainval.txt
+    names the training pictures if the first two are missing. Without lists, a fifth of the pictures
+    is the test set. Classes are the names in the files, sorted, or those `stated`. Difficult
+    objects are left out. Raises LissomError for files that do not fit.
     """
     for name in ("Annotations", "JPEGImages"):
         if not (root / name).is_dir():
@@ -68,7 +68,7 @@ def read_voc(
 
 
 def names_in(root: Path) -> dict[str, list[str]]:
-    """Return the names of the pictures of each part, of all as one part where there are no lists."""
+    """Return the names of the pictures of each part, or all as one part if there are no lists."""
     lists = root / "ImageSets" / "Main"
     parts = dict[str, list[str]]()
     for part, names in LISTS.items():
@@ -86,10 +86,10 @@ def names_in(root: Path) -> dict[str, list[str]]:
 
 
 def lines_in(file: Path) -> list[str]:
-    """Return the names of pictures in a list, one a line."""
+    """Return the names of pictures in a list, one on each line."""
     names = [line.strip() for line in text_in(file).splitlines() if line.strip()]
     for name in names:
-        # a name that is a path could lead anywhere
+        # a path could lead out of the data set
         if re.search(r"[/\\]", name) or name in (".", ".."):
             raise LissomError(
                 f"data: {file}: expected names of pictures without folder and ending, got {name!r:.80}"
@@ -98,7 +98,7 @@ def lines_in(file: Path) -> list[str]:
 
 
 def text_in(file: Path) -> str:
-    """Return the text of a file, or say in one line why there is none."""
+    """Return the text of a file. Raises LissomError if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -108,8 +108,8 @@ def text_in(file: Path) -> str:
 
 
 def root_in(file: Path, text: str) -> ElementTree.Element:
-    """Return the root of an XML file; refuse what could make a small file a large one."""
-    # entities need a DOCTYPE, and in a text that is decoded already no encoding hides one
+    """Return the root of an XML file. Raises LissomError for a DOCTYPE and for invalid XML."""
+    # a DOCTYPE can expand a small file enormously; the text is decoded, so no encoding hides it
     if "<!DOCTYPE" in text:
         raise LissomError(f"data: {file}: expected XML without a DOCTYPE; remove it")
     try:
@@ -138,8 +138,9 @@ def boxed(file: Path, text: str, picture: Path, left_out: Counter[str]) -> Boxed
 
 
 def size_in(root: ElementTree.Element, file: Path) -> Size | None:
-    """Return the stated (width, height) of a picture, None where it is not said or 0, as some programs
-    write it.
+    """Return the stated (width, height) of a picture, None if it is missing or 0.
+
+    Some programs write 0. Raises LissomError for anything but whole numbers.
     """
     sides = [(root.findtext(f"size/{name}") or "0").strip() for name in ("width", "height")]
     if not all(re.fullmatch("[0-9]{1,7}", side) for side in sides):
@@ -152,7 +153,7 @@ def size_in(root: ElementTree.Element, file: Path) -> Size | None:
 
 
 def corners_in(thing: ElementTree.Element, where: str) -> Corners:
-    """Return the corners of an object's box. VOC counts pixels from 1, and the last one belongs to it."""
+    """Return the corners of an object's box. VOC counts pixels from 1 and includes the last one."""
     texts = [(thing.findtext(f"bndbox/{name}") or "").strip() for name in CORNERS]
     try:
         numbers = [float(text) for text in texts]

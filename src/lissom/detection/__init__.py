@@ -1,1 +1,1 @@
-"""Boxes around things in pictures: decoded, matched, judged, assigned to predictions and learned."""
+"""Object detection: decoding and matching of boxes, average precision, assignment, loss."""

@@ -1,4 +1,4 @@
-"""Which predictions of a dense detector learn which true boxes, by what they predict already."""
+"""Assign the predictions of a dense detector to true boxes (task-aligned assignment)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from .boxes import giou, iou
 
-MOST_PLACES = 13  # that may learn a true box, as TOOD has it
+MOST_PLACES = 13  # most places assigned to a true box, as in TOOD
 
 
 class Assignment(NamedTuple):
-    """What each of p places of n pictures learns.
+    """The true box assigned to each of p places of n pictures.
 
-    box: row (n p) of the targets that the place learns, -1 for none
-    weight: its alignment with that box (n p), beside that of the best place of the box: 0 to 1
-    quality: the score it should have (n p): weight * the largest IoU of a place of that box
+    box: row of the targets (n p) that is assigned to the place, -1 for none
+    weight: the place's alignment with that box (n p), relative to the box's best place: 0 to 1
+    quality: the target score (n p): weight * the largest IoU of a place of that box
     """
 
     box: Tensor
@@ -27,23 +27,25 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
-    """Assign predicted boxes (n p 4), or (n p classes 4) where each class has its own, with scores
-    (n p classes) to the true boxes of targets (n k 5).
+    """Assign predictions to the true boxes of targets (n k 5).
+
+    Predicted boxes are (n p 4), or (n p classes 4) if each class has its own, with scores
+    (n p classes).
 
     alignment = score of the true class * IoU^6
 
-    The MOST_PLACES places with the largest alignment learn a true box, of those whose predicted box
-    has its centre inside the true box. The centre stands for the place, which only the network
-    knows: one that predicts distances from a place begins near it. Of several true boxes a place
-    learns that with the largest IoU.
+    A true box gets the MOST_PLACES places with the largest alignment, among those whose predicted
+    box has its centre inside the true box. This centre stands for the location of the place, which
+    only the network knows: predicted distances from a place begin near it. If a place gets several
+    true boxes, it keeps the one with the largest IoU.
 
-    An untrained network predicts boxes far too small or too large for some true boxes; none may go
-    without a place for that. A true box that has none left takes, of the places that learn nothing,
-    the one whose box is nearest by generalised IoU. Weights are relative to the best place of each
-    true box, so that all true boxes pull alike from the first update on.
+    An untrained network predicts boxes far too small or too large for some true boxes, but every
+    true box needs a place. One without a place gets the free place with the nearest box, by
+    generalised IoU. Weights are relative to the best place of each true box, so all true boxes
+    contribute equally from the first update on.
 
     Source: Feng et al. 2021, TOOD: Task-aligned One-stage Object Detection, https://arxiv.org/abs/2108.07755
-    Differs: the centre of the predicted box in place of an anchor point; the nearest free place.
+    Differs: the centre of the predicted box instead of an anchor point; the nearest free place.
     """
     columns = (targets[..., 4] >= 0).any(0).nonzero()[:, 0]
     targets = targets[:, columns]
@@ -54,7 +56,7 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
     true = targets[..., :4]
     labels = targets[..., 4].clamp_min(0).long()
     boxes = of_classes(boxes, labels)
-    overlaps = iou(true[:, :, None], boxes)[:, :, 0]  # (n k p), as all that follows
+    overlaps = iou(true[:, :, None], boxes)[:, :, 0]  # (n k p), as all tensors below
     classes = labels[..., None].expand_as(overlaps)
     alignment = scores.transpose(1, 2).gather(1, classes) * overlaps**6
     fits = real[..., None] & centre_inside(boxes, true) & (alignment > 0)
@@ -63,10 +65,10 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
 
     alignment = alignment.where(learns, 0)
     best = alignment.amax(-1, keepdim=True)
-    # a true box whose only place does not overlap with it is learned there all the same
+    # if the only place of a true box does not overlap it, its weight is 1 all the same
     weight = torch.where(best > 0, alignment / best, learns.to(best.dtype))
     quality = weight * overlaps.where(learns, 0).amax(-1, keepdim=True)
-    # a place learns one true box at most, so that a sum over them is that one
+    # a place has at most one true box, so the sum over boxes is the value for that one
     return Assignment(
         box=torch.where(learns.any(1), columns[learns.int().argmax(1)], -1),
         weight=weight.sum(1),
@@ -75,9 +77,7 @@ def assignment(boxes: Tensor, scores: Tensor, targets: Tensor) -> Assignment:
 
 
 def of_classes(boxes: Tensor, labels: Tensor) -> Tensor:
-    """Return the boxes (n k p 4) that places predict for each of k classes (n k), of boxes (n p 4) or
-    of those of all classes (n p classes 4).
-    """
+    """Return the boxes (n k p 4) for labels (n k), from boxes (n p 4) or (n p classes 4)."""
     if boxes.ndim == 3:
         return boxes[:, None].expand(-1, labels.shape[1], -1, -1)
     rows = labels[..., None, None].expand(-1, -1, boxes.shape[1], 4)
@@ -85,28 +85,30 @@ def of_classes(boxes: Tensor, labels: Tensor) -> Tensor:
 
 
 def centre_inside(boxes: Tensor, true: Tensor) -> Tensor:
-    """Return whether the centre of each box (n k p 4) lies inside the true box (n k 4): (n k p)."""
+    """Return a mask (n k p) of the boxes (n k p 4) whose centre is inside the true box (n k 4)."""
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     true = true[:, :, None]
     return ((centres > true[..., :2]) & (centres < true[..., 2:])).all(-1)
 
 
 def largest(values: Tensor, allowed: Tensor, count: int) -> Tensor:
-    """Return where the `count` largest values (n k p) of each row are, of those that are allowed."""
+    """Return a mask (n k p) of the `count` largest allowed values (n k p) of each row."""
     count = min(count, values.shape[-1])
     places = values.masked_fill(~allowed, -torch.inf).topk(count).indices
     return torch.zeros_like(allowed).scatter_(-1, places, True) & allowed
 
 
 def one_box_each(learns: Tensor, overlaps: Tensor) -> Tensor:
-    """Return of `learns` (n k p) for each place only the true box with the largest overlap."""
+    """Return `learns` (n k p) with only the true box of the largest overlap for each place."""
     best = overlaps.masked_fill(~learns, -torch.inf).argmax(1, keepdim=True)
     return torch.zeros_like(learns).scatter_(1, best, True) & learns
 
 
 def with_nearest(learns: Tensor, real: Tensor, true: Tensor, boxes: Tensor) -> Tensor:
-    """Return `learns` (n k p) in which every real true box (n k) without a place has the nearest of
-    the boxes (n k p 4) that is free, as long as there are any.
+    """Return `learns` (n k p) with the nearest free place for every real true box without one.
+
+    `real` (n k) marks rows that hold a box; `boxes` (n k p 4) are the predictions. Free places may
+    run out.
     """
     nearness = None
     while True:
@@ -117,5 +119,5 @@ def with_nearest(learns: Tensor, real: Tensor, true: Tensor, boxes: Tensor) -> T
             return learns
         if nearness is None:
             nearness = giou(true[:, :, None], boxes)[:, :, 0]
-        # where two want the same place, the nearer takes it, and the other chooses again
+        # if two want the same place, the nearer one gets it and the other chooses again
         learns = learns | one_box_each(largest(nearness, possible, 1), nearness)

@@ -1,4 +1,4 @@
-"""How good detections are: COCO's mean average precision."""
+"""COCO's mean average precision of detections."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .boxes import Detections
 
 
 class AveragePrecision(Tally):
-    """Collect detections and true boxes picture by picture, and judge all of them in the end.
+    """Collect detections and true boxes picture by picture, and compute mAP over all of them.
 
-    `decode` makes detections of outputs; only these are kept.
+    `decode` turns outputs into detections; only these are kept.
 
     mAP   = mean over the classes and the IoUs 0.5, 0.55 ... 0.95 of the average precision
     mAP50 = mean over the classes of the average precision at IoU 0.5
 
     average precision = mean over the recalls 0, 0.01 ... 1 of the best precision from there on
 
-    A detection is right if its IoU with a true box of its class is at least that of the threshold,
-    and no detection with a larger score has that box already. In a picture at most 100 detections
-    of a class count. Classes without a true box do not count.
+    A detection is correct if its IoU with a true box of its class is at least the threshold, and no
+    detection with a larger score has that box already. At most 100 detections of a class count in a
+    picture. Classes without a true box do not count.
 
     Source: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312
     """
 
     def __init__(self, decode: Callable[[Tree], Sequence[Detections]]) -> None:
-        library()  # says at once that it is missing
+        library()  # raises now if it is missing
         self.decode = decode
         self.pictures = 0
         self.true = list[dict[str, Any]]()
@@ -47,7 +47,7 @@ class AveragePrecision(Tally):
             self.add_picture(found, rows)
 
     def add_picture(self, found: Detections, targets: Tensor) -> None:
-        """Add what was found in a picture, and the rows [x1, y1, x2, y2, class] of its targets (k 5)."""
+        """Add the detections in a picture, and its targets (k 5), rows [x1, y1, x2, y2, class]."""
         self.pictures += 1
         rows = targets.detach().double().cpu()
         rows = rows[rows[:, 4] >= 0]
@@ -60,8 +60,9 @@ class AveragePrecision(Tally):
     def _annotations(
         self, boxes: np.ndarray[Any, Any], classes: np.ndarray[Any, Any], before: int
     ) -> list[dict[str, Any]]:
-        """Return boxes (k 4) of the last picture as COCO writes them; ids count from 1, as 0 stands
-        for a box without a match.
+        """Return boxes (k 4) of the last picture in COCO's format.
+
+        Ids count from 1, because 0 stands for a box without a match.
         """
         corners = boxes[:, :2]
         sizes = np.maximum(boxes[:, 2:] - corners, 0)
@@ -80,13 +81,13 @@ class AveragePrecision(Tally):
         ]
 
     def values(self) -> dict[str, float]:
-        """Return mAP and mAP50 over all pictures; NaN where they show no box at all."""
+        """Return mAP and mAP50 over all pictures, NaN if there is no true box."""
         if not self.true:
             return {"mAP": float("nan"), "mAP50": float("nan")}
         evaluation = library().COCOeval_faster(
             self._dataset(self.true), self._dataset(self.found), "bbox", print_function=silent
         )
-        # boxes of all sizes together: COCO's three classes of size would take three times as long
+        # boxes of all sizes together: COCO's three size classes would take three times as long
         evaluation.params.areaRng = [[0.0, 1e10]]
         evaluation.params.areaRngLbl = ["all"]
         evaluation.evaluate()
@@ -96,7 +97,7 @@ class AveragePrecision(Tally):
         return {"mAP": float(precision.mean()), "mAP50": float(precision[0].mean())}
 
     def _dataset(self, annotations: Sequence[dict[str, Any]]) -> Any:
-        """Return annotations as the library takes them; only classes with true boxes are looked at."""
+        """Return annotations in the library's form, with only the classes that have true boxes."""
         classes = sorted({box["category_id"] for box in self.true})
         return library().COCO(
             {
@@ -109,11 +110,11 @@ class AveragePrecision(Tally):
 
 
 def silent(_: str) -> None:
-    """Print nothing of what the library says while it works."""
+    """Print nothing: replaces the library's print function."""
 
 
 def library() -> Any:
-    """Return the library that computes COCO's metrics; raise LissomError where it is not installed."""
+    """Return the library for COCO's metrics. Raises LissomError if it is not installed."""
     try:
         import faster_coco_eval
     except ImportError:

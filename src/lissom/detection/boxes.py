@@ -1,4 +1,4 @@
-"""Boxes [x1, y1, x2, y2] in pixels: how much they overlap, which a network finds, which two sets share."""
+"""Boxes [x1, y1, x2, y2] in pixels: overlap, decoding of outputs, matching of two sets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import Tensor
 # of one picture: boxes (k 4), scores (k) and classes (k), by falling score
 Detections: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-# pairs of place and class that NMS compares in a picture, as torchvision's RetinaNet has it
+# most pairs of place and class that NMS compares in a picture, as in torchvision's RetinaNet
 MOST_COMPARED = 1_000
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the intersection over union (... n m) of boxes (... n 4) and others (... m 4); 0 for a
-    box without area.
+    """Return the intersection over union (... n m) of boxes (... n 4) and others (... m 4).
+
+    It is 0 for a box without area.
 
     >>> iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [5, 5, 6, 6]]))
     tensor([[0.5000, 0.0000]])
@@ -30,7 +31,7 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
 
     giou = iou - (hull - union) / hull,  where the hull is the smallest box around both
 
-    Boxes that do not overlap still differ in it: the nearer, the larger.
+    It also ranks boxes that do not overlap: the nearer, the larger.
 
     >>> giou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[1.0, 0, 2, 1], [3, 0, 4, 1]]))
     tensor([[ 0.0000, -0.5000]])
@@ -57,13 +58,14 @@ def areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Return the area (...) of boxes (... 4); 0 for one whose corners are in the wrong order."""
+    """Return the area (...) of boxes (... 4), 0 for a box with its corners in the wrong order."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
 
 
 def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tensor:
-    """Return the scores (... classes) of logits (... classes), or of (... 1+classes) with the
-    background first where the scores are those of a softmax.
+    """Return the scores (... classes) of logits (... classes).
+
+    For a softmax, logits are (... 1+classes) with the background first.
     """
     return logits.sigmoid() if scores == "sigmoid" else logits.softmax(-1)[..., 1:]
 
@@ -71,12 +73,12 @@ def class_scores(logits: Tensor, scores: Literal["sigmoid", "softmax"]) -> Tenso
 def decoded(
     boxes: Tensor, scores: Tensor, threshold: float, most_iou: float, most: int
 ) -> Detections:
-    """Return what a network finds in one picture, of boxes (p 4), or (p classes 4) where each class
-    has its own, and scores (p classes).
+    """Return the detections in one picture, from boxes and scores (p classes) of p places.
 
-    A place may name several classes. Of two boxes of one class that overlap by more than `most_iou`,
-    the one with the larger score stays (non-maximum suppression); then the `most` largest scores.
-    What is not finite is not found.
+    Boxes are (p 4), or (p classes 4) if each class has its own. A place may have several classes.
+    If two boxes of a class overlap by more than `most_iou`, the one with the larger score is kept
+    (non-maximum suppression); then the `most` largest scores are kept. Boxes that are not finite
+    are dropped.
     """
     from torchvision.ops import nms
 
@@ -91,7 +93,8 @@ def decoded(
     classes = classes[order]
     values = values[:MOST_COMPARED]
     kept = torch.zeros_like(classes, dtype=torch.bool)
-    # torchvision's batched_nms shifts classes apart, which fails for boxes that leave the picture
+    # class by class: torchvision's batched_nms offsets the boxes of each class, which fails for
+    # boxes that leave the picture
     for label in classes.unique():
         own = (classes == label).nonzero()[:, 0]
         kept[own[nms(boxes[own], values[own], most_iou)]] = True
@@ -100,8 +103,10 @@ def decoded(
 
 
 def shared_boxes(one: Detections, other: Detections, least_iou: float = 0.5) -> int:
-    """Return how many boxes of two sets are the same: of one class, and matched one to one with an
-    IoU of at least `least_iou`, the best pairs first.
+    """Return the number of boxes that two sets share.
+
+    They are matched one to one within a class, with an IoU of at least `least_iou`, best pairs
+    first.
     """
     overlaps = iou(one[0], other[0]) * (one[2][:, None] == other[2][None, :])
     rows, columns = (overlaps >= least_iou).nonzero(as_tuple=True)
@@ -116,14 +121,16 @@ def shared_boxes(one: Detections, other: Detections, least_iou: float = 0.5) -> 
 
 
 def sure(found: Detections, threshold: float) -> Detections:
-    """Return those detections whose score is at least `threshold`."""
+    """Return the detections with a score of at least `threshold`."""
     kept = found[1] >= threshold
     return found[0][kept], found[1][kept], found[2][kept]
 
 
 def as_targets(pictures: list[Detections], rows: int = 1) -> Tensor:
-    """Return detections of pictures in the form of targets (n k 5): [x1, y1, x2, y2, class], class
-    -1 where there is none; k is at least `rows`, so that targets of several batches fit together.
+    """Return detections of pictures as targets (n k 5): rows [x1, y1, x2, y2, class].
+
+    Rows without a box have class -1. k is at least `rows`, so that targets of several batches can
+    be joined.
     """
     rows = max([rows, *(len(boxes) for boxes, _, _ in pictures)])
     device = pictures[0][0].device if pictures else None

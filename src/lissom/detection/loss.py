@@ -1,4 +1,4 @@
-"""The loss of a dense detector: scores learn how well their boxes fit, boxes learn the true ones."""
+"""The loss of a dense detector: scores predict how well boxes fit, boxes predict the true boxes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from .assign import Assignment, assignment, of_classes
 from .boxes import class_scores, giou
 
-# places that learn the background beside each that learns a box, where scores are a softmax (SSD)
+# background places in the loss for each place with a true box, if scores are a softmax (SSD)
 BACKGROUND = 3
-FARTHEST = 1e5  # pixels; boxes beyond it, those of a network that diverges too, have no gradient
+FARTHEST = 1e5  # pixels; coordinates beyond it, as of a diverging network, have no gradient
 
 
 def detection_loss(
@@ -24,24 +24,25 @@ def detection_loss(
     box_weight: float = 1.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the loss of boxes (n p 4), or (n p classes 4) where each class has its own, and logits
-    (n p classes) for the true boxes of targets (n k 5).
+    """Return the loss of predicted boxes and logits (n p classes) for targets (n k 5).
+
+    Predicted boxes are (n p 4), or (n p classes 4) if each class has its own.
 
     loss = sum over places of (score loss + box_weight * w * (1 - giou)) / sum of w, mean over pictures
 
-    w, q: weight and quality of a place by `assignment`, 0 where it learns no box
+    w, q: weight and quality of a place from `assignment`, 0 without a true box
     score loss = |q - s| * binary cross-entropy(s, q), summed over the classes, s = sigmoid(logits)
-               = cross-entropy(softmax(logits), 1 - q for the background and q for the class), where
-                 scores are those of a softmax: of the places without a box only those with the
-                 largest loss, 3 for each with a box
+               = cross-entropy(softmax(logits), 1 - q for the background and q for the class), if
+                 scores are a softmax; of the places without a true box, only those with the largest
+                 loss count, 3 for each place with one
 
-    A picture without boxes counts as if it had one. `smoothing` spreads that share of q over all
-    classes.
+    A picture without boxes counts as if it had one place with a box, of weight 1. `smoothing`
+    spreads that share of q over all classes.
 
     Source: Feng et al. 2021, TOOD, https://arxiv.org/abs/2108.07755; Li et al. 2020, Generalized
     Focal Loss, https://arxiv.org/abs/2006.04388; Liu et al. 2016, SSD, https://arxiv.org/abs/1512.02325
-    Differs: |q - s| in place of its square and a box_weight of 1 in place of 2, with which scores
-    are learned in few epochs, with SGD too; a mean over pictures in place of one over all boxes.
+    Differs: |q - s| instead of its square and a box_weight of 1 instead of 2, so that scores are
+    learned in few epochs, also with SGD; a mean over pictures instead of one over all boxes.
     """
     boxes = boxes.float().clamp(-FARTHEST, FARTHEST)
     logits = logits.float()
@@ -58,7 +59,7 @@ def detection_loss(
 
 
 def wanted_scores(learned: Assignment, targets: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Return the scores (n p classes) that places should have: the quality, of the class of their box."""
+    """Return the target scores (n p classes) of places: the quality, at the class of their box."""
     rows = learned.box.clamp_min(0)
     labels = targets[..., 4].long().gather(1, rows) if targets.shape[1] else rows
     # a place without a box has a quality of 0, whatever its class
@@ -73,8 +74,10 @@ def quality_focal(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def mined_cross_entropy(logits: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
-    """Return the sum (n) of the cross-entropies of places that learn a box (n p), and of those others
-    that have the largest ones, BACKGROUND times as many.
+    """Return the sum (n) of cross-entropies over places with a true box and the hardest background.
+
+    `learns` (n p) marks the places with a true box. BACKGROUND times as many others, with the
+    largest cross-entropies, count too.
     """
     background = 1 - wanted.sum(-1, keepdim=True)
     entropy = -(torch.cat([background, wanted], -1) * logits.log_softmax(-1)).sum(-1)
@@ -84,7 +87,7 @@ def mined_cross_entropy(logits: Tensor, wanted: Tensor, learns: Tensor) -> Tenso
 
 
 def misplaced(boxes: Tensor, targets: Tensor, learned: Assignment) -> Tensor:
-    """Return the sum (n) of weight * (1 - giou) over the places that learn a box."""
+    """Return the sum (n) of weight * (1 - giou) over the places with a true box."""
     picture, place = (learned.box >= 0).nonzero(as_tuple=True)
     true = targets[picture, learned.box[picture, place]]
     own = of_classes(boxes[picture, place][:, None], true[:, None, 4].long())[:, 0]

@@ -1,12 +1,12 @@
-"""torchvision's detectors up to what depends on the picture: boxes and logits of a fixed number of
-places, before detections are picked and overlapping ones left out. Between the two stages of
-Faster R-CNN a fixed number of proposals is picked.
+"""torchvision's detectors with outputs of a fixed shape: boxes and logits of all places.
 
-As torchvision has them they return as many boxes as a picture has objects. No file of fixed shapes
-can hold that, and what picks boxes has nothing to prune or to quantize. Names of layers are those
-of torchvision's own networks, so that their weights fit. Pictures are given in the size and with
-the normalisation that the network was made for: `transform`, which torchvision puts first, is left
-to the preprocessing.
+The selection of detections and non-maximum suppression are left out. Between the two stages of
+Faster R-CNN a fixed number of proposals is selected.
+
+torchvision's own forward returns as many boxes as a picture has objects. A file of fixed shapes
+cannot hold that, and the selection has nothing to prune or to quantize. Layers have the names of
+torchvision's networks, so their weights fit. Inputs have the size and the normalisation that the
+network was trained with: `transform`, which torchvision runs first, is left to the preprocessing.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ from .boxes import areas
 
 ONE_STAGE = ("SSD", "RetinaNet", "FCOS")
 TWO_STAGES = "FasterRCNN"
-# How long chains of proposals, each overlapping with the next, are suppressed as one by one; with 2
-# a few detections in a thousand are others than torchvision's.
+# Rounds of suppression: chains of overlapping proposals up to this length get the same result as
+# one by one. With 2 rounds a few detections in a thousand differ from torchvision's.
 ROUNDS = 4
-LEAST_SIDE = 1e-3  # pixels of a proposal, as torchvision has it
-LAST = -1e9  # score of what is no proposal
-NO_PROPOSAL = 10.0  # logit of the background where there is none; those of classes are 0
+LEAST_SIDE = 1e-3  # pixels of a proposal, as in torchvision
+LAST = -1e9  # score of a suppressed proposal
+NO_PROPOSAL = 10.0  # background logit of a place without a proposal; its class logits are 0
 
 
 def places_of(network: nn.Module) -> nn.Module:
-    """Return a detector of torchvision as a network that returns boxes (n p 4), x1 y1 x2 y2 in
-    pixels of its input, and logits (n p ...); it shares its layers.
+    """Return a network of a torchvision detector's layers that returns boxes and logits of places.
 
-    Logits are those of a softmax with the background first for SSD and Faster R-CNN, and of
-    sigmoids for RetinaNet and FCOS. Raises LissomError for networks of other kinds: masks and
-    keypoints are of as many boxes as a picture has objects.
+    Boxes (n p 4) are x1 y1 x2 y2 in pixels of the input. Logits (n p ...) are for a softmax with
+    the background first for SSD and Faster R-CNN, and for sigmoids for RetinaNet and FCOS. Raises
+    LissomError for other networks: masks and keypoints depend on the number of objects.
     """
     name = type(network).__name__
     if name == TWO_STAGES:
@@ -53,7 +52,7 @@ def places_of(network: nn.Module) -> nn.Module:
 
 
 def is_detector(network: nn.Module) -> bool:
-    """Return whether a network is one of torchvision's detectors as torchvision builds it."""
+    """Return whether a network is one of torchvision's own detectors."""
     return type(network).__module__.startswith("torchvision.models.detection.")
 
 
@@ -66,7 +65,7 @@ class OneStage(nn.Module):
         self.head = network.head
         self.anchor_generator = network.anchor_generator
         self.kind = type(network).__name__
-        # what box codes are divided by: of distances from the centre none
+        # divisors of box codes; FCOS, with distances from the centre, has none
         self.weights = tuple(getattr(network.box_coder, "weights", ()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,23 +80,23 @@ class OneStage(nn.Module):
             logits = centred(logits, found["bbox_ctrness"])
         else:
             boxes = by_shift_and_scale(codes, anchors, self.weights)
-        if self.kind != "SSD":  # class 0 is the background, which sigmoids do not need
+        if self.kind != "SSD":  # class 0 is the background, which sigmoids do not use
             logits = logits[..., 1:]
         return inside(boxes, x), logits
 
 
 class TwoStages(nn.Module):
-    """Faster R-CNN: anchors propose boxes, and the best k proposals are looked at again.
+    """Faster R-CNN: anchors give proposals, and the second stage refines the best k of them.
 
-    Returns boxes (n k classes 4), since each class has its own, logits (n k 1+classes), and row_ids
-    (n k): the anchor that each place began as. Places are in the order of their scores, which
-    another runtime may compute otherwise by their last digits; there a place is found by its id.
+    Returns boxes (n k classes 4), because each class has its own, logits (n k 1+classes), and
+    row_ids (n k), the anchor of each place. Places are sorted by score. In another runtime, scores
+    may differ in their last digits, which changes the order: match places by their ids.
 
-    k is the number of proposals that torchvision keeps at most. Of those that overlap
-    (non-maximum suppression), that are empty or that score too little none is looked at; a place
-    that is left over has the id -1, an empty box and the logits of the background. What is picked
-    of these places is what torchvision's own network detects: all of 617 boxes of 12 pictures of
-    a trained one, paired by an IoU of 0.5. Without the suppression it were 79 %.
+    k is the largest number of proposals that torchvision keeps. Proposals that overlap a better one
+    (non-maximum suppression), are empty or score too low are dropped; an unused place has the id
+    -1, an empty box and the logits of the background. Detections from these places are those of
+    torchvision's own network: all 617 boxes in 12 pictures of a trained one, paired by an IoU of
+    0.5. Without the suppression, 79 % were.
     """
 
     def __init__(self, network: Any) -> None:
@@ -120,8 +119,9 @@ class TwoStages(nn.Module):
         return {"boxes": boxes, "logits": logits, "row_ids": ids}
 
     def proposals(self, x: Tensor, maps: list[Tensor], *predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return proposals (n k 4) and the anchors (n k) that they began as, of the scores and the
-        codes of all maps; -1 and an empty box where there is none.
+        """Return proposals (n k 4) and their anchors (n k), from the scores and codes of all maps.
+
+        A place without a proposal has the anchor -1 and an empty box.
         """
         from torchvision.models.detection.rpn import concat_box_prediction_layers
 
@@ -148,9 +148,10 @@ class TwoStages(nn.Module):
         return at_rows(boxes, ids) * apart[..., None], ids.where(apart, -1)
 
     def apart(self, boxes: Tensor, values: Tensor) -> Tensor:
-        """Return which boxes (n m 4) of falling logits (n m) overlap with none before them that stays.
+        """Return a mask (n m) of the boxes (n m 4), sorted by falling logits (n m), that NMS keeps.
 
-        Each round corrects what follows from the one before: a box that goes suppresses nothing.
+        A kept box overlaps no kept box before it. Each round corrects the one before: a dropped box
+        suppresses nothing.
 
         Source: Zheng et al. 2020, Enhancing Geometric Factors, https://arxiv.org/abs/2005.03572
         """
@@ -165,8 +166,9 @@ class TwoStages(nn.Module):
         return stays
 
     def pooled(self, maps: Mapping[str, Tensor], boxes: Tensor, x: Tensor) -> Tensor:
-        """Return what of the maps (n c h w) lies in boxes (n k 4), each looked at in the map that
-        suits its size: (n*k c rows columns).
+        """Return the pooled features (n*k c rows columns) of boxes (n k 4) from maps (n c h w).
+
+        Each box is pooled from the map that suits its size.
         """
         from torchvision.ops import roi_align
 
@@ -179,20 +181,21 @@ class TwoStages(nn.Module):
             for values, power in zip(used, powers, strict=True)
         ]
         result = looked[0]
-        # maps of one size count as one, as torchvision has it
+        # maps of the same size count as one, as in torchvision
         for values, power in zip(looked[1:], range(powers[0] + 1, powers[-1] + 1), strict=False):
             result = torch.where(level >= power, values, result)
         return result
 
     def moved(self, codes: Tensor, boxes: Tensor, x: Tensor) -> Tensor:
-        """Return the boxes of all classes but the background (n k classes 4) of their codes."""
+        """Return boxes (n k classes 4), decoded from codes, of all classes but the background."""
         codes = codes.view(*boxes.shape[:2], -1, 4)[:, :, 1:]
         weights = self.roi_heads.box_coder.weights
         return inside(by_shift_and_scale(codes, boxes[:, :, None], weights), x)
 
     def places(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes (n k 4) behind the number of their picture (n*k 5), and how often a map that
-        suits them is halved (n*k 1 1 1).
+        """Return rows (n*k 5) of picture index and box, and the map level of each (n*k 1 1 1).
+
+        The level is the number of times that a map of suitable size is halved.
         """
         pool = self.roi_heads.box_roi_pool
         picture = torch.arange(boxes.shape[0], device=boxes.device).to(boxes)
@@ -204,19 +207,21 @@ class TwoStages(nn.Module):
 
 @wrap_torch_function(lambda tensors, run: tensors)  # noqa: ARG005
 def as_one_call(tensors: Sequence[Tensor], run: Callable[..., Any]) -> Any:
-    """Run something on tensors as one call: none of the numbers in it is a feature, to be rounded to
-    8 bits, as pixels and the numbers of pictures are not.
+    """Run a function on tensors as one traced call, so that quantization rounds nothing inside it.
+
+    Its values are pixel coordinates and picture indices, not features, and must not be rounded to 8
+    bits.
     """
     return run(*tensors)
 
 
 def at_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """Return the values (n p c) at some of p places (n k): (n k c)."""
+    """Return the rows (n k c) of values (n p c) at indices (n k)."""
     return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))
 
 
 def anchors_in(generator: nn.Module, x: Tensor, maps: list[Tensor]) -> Tensor:
-    """Return the anchors (p 4) of pictures (n c h w), which all pictures share."""
+    """Return the anchors (p 4) for pictures (n c h w); all pictures share them."""
     from torchvision.models.detection.image_list import ImageList
 
     anchors: Tensor = generator(ImageList(x, [(x.shape[2], x.shape[3])]), maps)[0]
@@ -224,7 +229,7 @@ def anchors_in(generator: nn.Module, x: Tensor, maps: list[Tensor]) -> Tensor:
 
 
 def by_shift_and_scale(codes: Tensor, anchors: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Return boxes (n p 4) of codes (n p 4) for anchors (p 4).
+    """Return boxes (n p 4) decoded from codes (n p 4) for anchors (p 4).
 
     centre = anchor's centre + code / weight * anchor's size
     size   = anchor's size * exp(code / weight)
@@ -240,7 +245,7 @@ def by_shift_and_scale(codes: Tensor, anchors: Tensor, weights: tuple[float, ...
 
 
 def by_distances(codes: Tensor, anchors: Tensor) -> Tensor:
-    """Return boxes (n p 4) of distances (n p 4) from the centres of anchors (p 4), in their size."""
+    """Return boxes (n p 4) from distances (n p 4) to anchor centres, in units of anchors (p 4)."""
     sizes = anchors[:, 2:] - anchors[:, :2]
     centres = anchors[:, :2] + sizes / 2
     first = centres - codes[..., :2] * sizes
@@ -248,12 +253,12 @@ def by_distances(codes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def centred(logits: Tensor, centreness: Tensor) -> Tensor:
-    """Return logits (n p classes) of the scores of FCOS: sqrt(sigmoid(logits) * sigmoid(centreness))."""
+    """Return logits (n p classes) of FCOS's scores sqrt(sigmoid(logits) * sigmoid(centreness))."""
     scores = (logits.sigmoid() * centreness.sigmoid()).sqrt()
     return torch.logit(scores, 1e-6)
 
 
 def inside(boxes: Tensor, x: Tensor) -> Tensor:
-    """Return boxes (n p 4) cut off at the edges of pictures x (n c h w)."""
+    """Return boxes (n p 4) clipped to pictures x (n c h w)."""
     edges = boxes.new_tensor([x.shape[3], x.shape[2], x.shape[3], x.shape[2]])
     return torch.minimum(boxes.clamp_min(0), edges)

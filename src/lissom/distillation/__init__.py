@@ -1,1 +1,1 @@
-"""What a student learns from a teacher: which features are compared, and how losses are weighed."""
+"""Knowledge distillation: the features to compare, and the weights of the losses."""

@@ -1,4 +1,4 @@
-"""Weigh the terms of a sum of losses by what each does to the student."""
+"""Weight the terms of a sum of losses by the gradient of each for the student."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ EVERY = 100  # batches between two measurements; each costs a backward pass for 
 
 @dataclass
 class Weight:
-    """The weight of a term: `fixed` by a number in front of it, or measured."""
+    """The weight of a term, `fixed` by a number in front of it or measured."""
 
     value: float
     fixed: bool
-    norm: float | None = None  # of the term's gradient, smoothed
-    first: float | None = None  # the weight that the first measurement gave
+    norm: float | None = None  # smoothed norm of the term's gradient
+    first: float | None = None  # the weight from the first measurement
 
 
 class Balance:
-    """Add up terms: the first as it is, each further one so that its gradient is a `share` of the first's.
+    """Sum terms with weights that make the gradient of each a `share` of the first term's.
 
     weight of term i = share * norm of the first term's gradient / norm of term i's, over all
-    parameters of the student together. Measured on the first batch and every EVERY batches, each
-    norm the mean of what was measured and of what it was. A number in front of a term is its
-    weight.
+    parameters of the student together. The first term has the weight 1. Norms are measured on the
+    first batch and every EVERY batches; each is the mean of the new measurement and its previous
+    value. A number in front of a term is its weight.
     """
 
     def __init__(self, numbers: Sequence[float | None], share: float) -> None:
@@ -49,7 +49,7 @@ class Balance:
         ).sum()
 
     def memory(self) -> dict[str, Any]:
-        """Return what has been measured so far."""
+        """Return the weights and counts, for `recall`."""
         return {
             "weights": [asdict(weight) for weight in self.weights],
             "batches": self.batches,
@@ -57,13 +57,13 @@ class Balance:
         }
 
     def recall(self, memory: dict[str, Any]) -> None:
-        """Go on from what `memory` returned."""
+        """Restore the state that `memory` returned."""
         self.weights = [Weight(**weight) for weight in memory["weights"]]
         self.batches = memory["batches"]
         self.measured = memory["measured"]
 
     def _due(self) -> bool:
-        """A weight that is 0, since there was no gradient yet, is looked at more often at the beginning."""
+        """Return whether to measure now: more often at first, while a term has had no gradient."""
         free = [w for w in self.weights if not w.fixed]
         unknown = any(w.value == 0 for w in free) and self.batches & (self.batches - 1) == 0
         return bool(free) and (self.batches % EVERY == 0 or unknown)
@@ -83,7 +83,7 @@ class Balance:
 
 
 def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
-    """Return the length of the gradient of `value` by all parameters together; the graph is kept."""
+    """Return the norm of the gradient of `value` over all parameters together; keep the graph."""
     if not value.requires_grad:
         return 0.0
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)

@@ -1,4 +1,4 @@
-"""What a student is compared with a teacher on, batch by batch: answers, and features inside."""
+"""Compare a student with a teacher batch by batch: their outputs and their features."""
 
 from __future__ import annotations
 
@@ -33,23 +33,20 @@ Term = tuple[float | None, Loss]  # the number in front of a loss, and the loss
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network gives on a batch: its `outputs`, and `features`, one (n c h w) for each place
-    compared.
-    """
+    """A network's `outputs` on a batch, and its `features` (n c h w), one for each place."""
 
     outputs: Tree
     features: list[Tensor]
 
 
 class Comparison:
-    """The terms of a distillation loss with everything they need: places, adapters, their own
-    modules, weights.
+    """The terms of a distillation loss, with their places, adapters, modules and weights.
 
     `student` and `teacher` are on one device with `example` (n c h w), or other inputs. `logits`
-    takes from the outputs of both what losses compare, rows (m classes). Within `watching()` the
-    teacher runs before the student whenever that does, and features of both are noted. Where the
-    teacher is an ensemble, features are those of its first member.
-    Raises LissomError if there is nothing to compare that the terms ask for.
+    returns the logits to compare, rows (m classes) of both, from the outputs of both. Within
+    `watching()`, each forward pass of the student first runs the teacher, and the features of both
+    are recorded. If the teacher is an ensemble, features are those of its first member.
+    Raises LissomError if the networks have nothing to compare for a term.
     """
 
     def __init__(
@@ -97,30 +94,29 @@ class Comparison:
             for _, loss in terms
         ]
         self._seen: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        self._wanted: Answer | None = None  # the teacher's, on the images that the student saw last
+        self._wanted: Answer | None = None  # the teacher's, on the student's last inputs
         self._index: list[Tensor | None] = [
             p.channels if p.how == "kept channels" else None for p in self.places
         ]
 
     @property
     def trained(self) -> nn.ModuleList:
-        """What learns along with the student and is dropped afterwards."""
+        """The modules that are trained with the student and dropped afterwards."""
         return nn.ModuleList([self.adapters, *self.modules])
 
     def to(self, device: torch.device, layout: torch.memory_format) -> None:
-        """Move teacher, adapters and all to where the student learns."""
+        """Move the teacher, adapters and modules to the student's device."""
         self.teacher.to(device).to(memory_format=layout).eval()
         self.trained.to(device)
         self._index = [None if index is None else index.to(device) for index in self._index]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Run the teacher and note features at every forward pass; hooks are gone afterwards,
-        whatever happens.
+        """Run the teacher and record features at every forward pass of the student in this context.
 
-        The teacher runs first: once the student's activations are held for its gradient, a CPU has
-        to ask the system for fresh memory for those of the teacher, at every batch, which takes a
-        third longer.
+        The teacher runs first: otherwise the student's activations are held for its gradient, and a
+        CPU must allocate new memory for those of the teacher at every batch, which takes a third
+        longer. The hooks are always removed afterwards.
         """
 
         def first(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -144,7 +140,7 @@ class Comparison:
         device = next(tensors_in(inputs)).device
         with torch.inference_mode(), autocast(device, self.precision or fast_precision(device)):
             outputs = handed(self.teacher, inputs)
-        # copies, since tensors made in inference mode cannot take part in a gradient
+        # copies, because tensors from inference mode cannot take part in autograd
         features = [self._seen[1][place.teacher.name] for place in self.places]
         return Answer(
             in_float(copied(outputs)),
@@ -157,15 +153,14 @@ class Comparison:
         )
 
     def found(self, outputs: Tree) -> Answer:
-        """Return what the student gave in its last forward pass, which returned `outputs`."""
+        """Return the student's answer in its last forward pass, which returned `outputs`."""
         features = [self._seen[0][place.student.name].float() for place in self.places]
         return Answer(outputs, features)
 
     def values(self, outputs: Tree, labels: Tree) -> list[Tensor]:
-        """Return the value of each term for the student's last forward pass, which gave `outputs`;
-        `labels` are the targets.
+        """Return the value of each term for the student's last forward pass, which gave `outputs`.
 
-        Raises LissomError if the networks answer with different numbers of classes.
+        `labels` are the targets. Raises LissomError if the shapes of the outputs differ.
         """
         answer = self.found(outputs)
         wanted = self._wanted
@@ -188,7 +183,10 @@ class Comparison:
         return values
 
     def labels(self, loss: LogitLoss, labels: Tree, count: int) -> Tensor:
-        """Return the labels of `count` rows of logits; raise where a loss needs some and there are none."""
+        """Return the labels of `count` rows of logits.
+
+        Raises LissomError if `loss` needs labels and there are none.
+        """
         rows = labels.flatten() if isinstance(labels, Tensor) else torch.zeros(0)
         if loss.needs_labels and len(rows) != count:
             raise LissomError(
@@ -198,15 +196,11 @@ class Comparison:
         return rows
 
     def __call__(self, outputs: Tree, labels: Tree) -> Tensor:
-        """Return the sum for a batch on which the student has just run, and measure the weights
-        when it is time.
-        """
+        """Return the weighted sum for the student's last batch; measure the weights if it is due."""
         return self.balance(self.values(outputs, labels), self.student.parameters())
 
     def facts(self) -> dict[str, Any]:
-        """Return for the record: the terms with their weights, and the places with how channels
-        went together.
-        """
+        """Return facts for the record: terms with weights, and places with matched channels."""
         terms = [
             {
                 "loss": str(loss),
@@ -231,16 +225,15 @@ class Comparison:
 
 
 def one_sample(outputs: Tree) -> Tree:
-    """Return what a network answers for the first sample; of several outputs only the answer, where
-    it is known.
-    """
+    """Return the outputs for the first sample; if the main output is known, only that."""
     answer = answer_in(outputs)
     return mapped(lambda t: t[0], outputs if answer is None else answer)
 
 
 def adapter(place: Place) -> nn.Module:
-    """Return the 1x1 convolution that makes the teacher's channels of the student's, where they are
-    not the same.
+    """Return a 1x1 convolution from the student's channels to the teacher's.
+
+    If the channels are matched, it is the identity.
     """
     if place.channels is not None:
         return nn.Identity()

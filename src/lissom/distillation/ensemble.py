@@ -1,4 +1,4 @@
-"""Several networks that answer as one."""
+"""An ensemble of networks that acts as one network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ..trees import Tree, put_in, tensors_in
 
 
 class Ensemble(nn.Module):
-    """Answer with the mean of the members' logits: the geometric mean of their probabilities, at
-    every temperature.
+    """Return the mean of the members' logits.
+
+    That is the geometric mean of their probabilities, at every temperature.
     """
 
     def __init__(self, members: Iterable[nn.Module]) -> None:

@@ -1,6 +1,4 @@
-"""Features inside two networks: where they are made, which of them go together, and which channels
-of these.
-"""
+"""Find the modules whose features are compared in two networks, and match their channels."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ from ..trees import Tree, first, handed
 
 @dataclass(frozen=True)
 class Output:
-    """What a module made: features of (c h w), in `calls` calls; `changed` says that they were
-    changed in place later.
-    """
+    """The output of a module: features (c h w) from `calls` calls; `changed`: in place, later."""
 
     name: str
     shape: tuple[int, int, int]
@@ -43,10 +39,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Place:
-    """Two modules whose features are compared. `channels` are the teacher's, one for each of the student's.
+    """Two modules whose features are compared.
 
-    `how`: "same" for channel by channel, "kept channels" where the student lost some, "adapter"
-    where no channel of one is known to be one of the other.
+    `channels` are the teacher's channels that match the student's, None if unknown.
+    `how`: "same" for channel by channel, "kept channels" if the student lost some, "adapter" if the
+    correspondence of channels is unknown.
     """
 
     student: Output
@@ -55,7 +52,7 @@ class Place:
 
     @property
     def how(self) -> str:
-        """In a word, how channels are brought together."""
+        """How channels are matched, in a word."""
         if self.channels is None:
             return "adapter"
         whole = torch.equal(self.channels, torch.arange(self.teacher.shape[0]))
@@ -63,19 +60,17 @@ class Place:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the user's own network, whose modules have the names that the user knows."""
+    """Return the user's own network, with the module names that the user knows."""
     return model.network if isinstance(model, QuantizedNetwork) else model
 
 
 def outputs(network: nn.Module, example: Tree) -> dict[str, Output]:
-    """Run `network` on `example` (n c h w) and return what each module made of it, in the order in
-    which they finished.
-    """
+    """Run `network` on `example` (n c h w); return each module's output, in order of completion."""
     seen: dict[str, tuple[Tensor, int, int]] = {}  # tensor, version, calls
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def note(_: nn.Module, __: Any, out: Any) -> None:
-            # the last call counts, also for the order
+            # the last call determines the output and the order
             calls = seen.pop(name)[2] if name in seen else 0
             if isinstance(out, Tensor) and out.ndim == 4:
                 seen[name] = (out, out._version, calls + 1)
@@ -102,8 +97,9 @@ def outputs(network: nn.Module, example: Tree) -> dict[str, Output]:
 
 
 def stage_ends(outputs: dict[str, Output]) -> list[Output]:
-    """Return the last module to finish at each size, but for 1x1, in order; one that runs more than
-    once is none.
+    """Return the last module to finish at each size, in order.
+
+    Modules with outputs of 1x1 and modules that run more than once do not count.
     """
     ends: dict[tuple[int, int], Output] = {}
     for output in outputs.values():
@@ -116,12 +112,12 @@ def stage_ends(outputs: dict[str, Output]) -> list[Output]:
 def pairs(
     at: str | None, student: dict[str, Output], teacher: dict[str, Output], where: str
 ) -> list[tuple[Output, Output]]:
-    """Return the outputs to compare: the stage ends of one size if `at` is None, else those that it names.
+    """Return pairs of outputs to compare: those that `at` names, else stage ends of equal size.
 
     `at` is a list such as "blocks.2,blocks.*=layer*": patterns of module names, in which * stands
-    for anything between two dots. A student's module without "=" goes with the teacher's of that
-    name and size, else with the teacher's stage end of that size. Raises LissomError for a pattern
-    that matches nothing.
+    for anything between two dots. A student's module without "=" is paired with the teacher's
+    module of that name and size, else with the teacher's stage end of that size. Raises LissomError
+    for a pattern that matches nothing, and for pairs of different sizes.
     """
     ends = {end.size: end for end in stage_ends(teacher)}
     if at is None:
@@ -197,7 +193,7 @@ def named(pattern: str, outputs: dict[str, Output], whose: str, where: str) -> l
 
 
 def listed(places: Iterable[Output]) -> str:
-    """Say names and sizes: blocks.2 (16x16), blocks (8x8)."""
+    """Return names and sizes as text: blocks.2 (16x16), blocks (8x8)."""
     return (
         ", ".join(f"{place.name} ({place.size[0]}x{place.size[1]})" for place in places)
         or "nothing"
@@ -207,8 +203,9 @@ def listed(places: Iterable[Output]) -> str:
 def places(
     student: nn.Module, teacher: nn.Module, example: Tree, at: str | None, where: str
 ) -> list[Place]:
-    """Return where to compare two networks and how their channels go together, from a forward pass
-    of each.
+    """Return the places where two networks are compared, with their matched channels.
+
+    Runs a forward pass of each.
     """
     compared = pairs(
         at, outputs(student, first(example, 1)), outputs(teacher, first(example, 1)), where
@@ -223,12 +220,12 @@ Match = Callable[[Output, Output], Tensor | None]
 
 
 def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
-    """Return what says which of the teacher's channels are the student's, None where that is not known.
+    """Return a function from two outputs to the teacher's matching channels, None if unknown.
 
-    A student that was cut from the teacher's architecture still has layers of the same names, and
-    each remembers in `kept` which of its outputs are left. A channel of a feature goes back to the
-    layers that made it, over adds, concatenations and shuffles; the teacher's channel that goes
-    back to the same outputs is its counterpart.
+    A student that was pruned from the teacher's architecture still has layers of the same names,
+    and each records in `kept` which of its outputs are left. A feature's channel is traced back to
+    the layer outputs that made it, through additions, concatenations and shuffles. The teacher's
+    channel with the same origin matches it.
     """
     if not akin(student, teacher):
         return lambda _, __: None
@@ -248,7 +245,7 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
         yours = theirs.at[target.name]
         channels = torch.zeros(output.shape[0], dtype=torch.long)
         for root, spots in mine.items():
-            # 0 is the input of the network, and whatever could not be followed
+            # 0 is the network's input, and any channel that could not be traced
             counterparts = {roots.get(origin) for origin in ours.origins.get(root, ())} or (
                 {0} if root == 0 else set()
             )
@@ -256,7 +253,7 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
             wanted = [] if only is None else yours.get(only, [])
             if len(wanted) != len(spots):
                 return None
-            # channels that are one are in the same order in both
+            # channels with the same origin are in the same order in both
             channels[spots] = torch.tensor(wanted)
         return channels
 
@@ -264,8 +261,9 @@ def matching(student: nn.Module, teacher: nn.Module, example: Tree) -> Match:
 
 
 def akin(student: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether two networks can be one architecture, cut or not: their layers have the same
-    names and widths.
+    """Return whether two networks can have one architecture, pruned or not.
+
+    Their layers must have the same names and, before pruning, the same widths.
     """
     ours = _layers(student)
     theirs = _layers(teacher)
@@ -281,7 +279,7 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _fits(one: Any, two: Any) -> bool:
-    """Return whether both layers can have had the same outputs at first."""
+    """Return whether both layers can have had the same outputs before pruning."""
     if one.weight.ndim != two.weight.ndim or one.weight.shape[2:] != two.weight.shape[2:]:
         return False
     left = kept_outputs(one)
@@ -293,9 +291,7 @@ def _fits(one: Any, two: Any) -> bool:
 
 
 class _Origins:
-    """Where the channels of a network come from: the outputs of layers, as they were counted before
-    any cut.
-    """
+    """The origins of a network's channels: layer outputs, with their indices before any pruning."""
 
     def __init__(self, network: nn.Module, example: Tree) -> None:
         labels = labels_of(_float(network), example)
@@ -321,9 +317,7 @@ class _Origins:
 
 
 def _float(network: nn.Module) -> nn.Module:
-    """Return the network with ordinary layers in place of those whose weights are rounded: labels
-    do not see through.
-    """
+    """Return the network with ordinary layers instead of compressed ones, for tracing of labels."""
     if not any(isinstance(m, CompressedLayer) for m in network.modules()):
         return network
     network = copy.deepcopy(network)
@@ -340,7 +334,7 @@ def _float(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def watched(model: nn.Module, wanted: Iterable[Output]) -> Iterator[dict[str, Tensor]]:
-    """Within this context, fill a dictionary with what the modules of `wanted` make at each forward pass."""
+    """Yield a dictionary that holds the outputs of the `wanted` modules after each forward pass."""
     seen: dict[str, Tensor] = {}
 
     def hook(output: Output) -> Callable[[nn.Module, Any, Any], None]:

@@ -1,1 +1,1 @@
-"""Kinds of task: what the answers of a network mean, and how they are judged."""
+"""Kinds of task: the meaning of a network's outputs, their loss and their metrics."""

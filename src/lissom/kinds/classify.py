@@ -22,8 +22,8 @@ class Classify(WithoutPlaces):
 
     loss      = cross-entropy(outputs, targets)
     top1      = share of samples whose largest output is that of their class
-    top5      = share whose class is among the five largest, where there are more than five
-    agreement = share of samples whose largest outputs are of the same class
+    top5      = share of samples whose class is among the five largest; only above five classes
+    agreement = share of samples for which two outputs have the same largest class
 
     Also known as: image classification, single-label classification.
     Source: torch.nn.functional.cross_entropy, https://docs.pytorch.org
@@ -63,7 +63,7 @@ class Classify(WithoutPlaces):
         return Share("agreement", self.alike)
 
     def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return how many samples have the same class in both outputs, and how many there are."""
+        """Return the number of samples with the same class in both outputs, and of all samples."""
         same = self.answers(outputs) == self.answers(reference)
         return int(same.sum()), len(same)
 
@@ -86,14 +86,14 @@ class Classify(WithoutPlaces):
 
 
 def top1(outputs: Tree, targets: Tensor) -> float:
-    """Return the share of samples (n classes) whose largest output is that of their class (n)."""
+    """Return the share of outputs (n classes) that are largest at the sample's class (n)."""
     from ..trees import answer_of
 
     return float((answer_of(outputs).argmax(1) == targets).double().mean())
 
 
 def top5(outputs: Tree, targets: Tensor) -> float:
-    """Return the share of samples (n classes) whose class (n) is among their five largest outputs."""
+    """Return the share of outputs (n classes) with the class (n) among the five largest."""
     from ..trees import answer_of
 
     best = answer_of(outputs).topk(5, 1).indices

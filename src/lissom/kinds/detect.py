@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ..detection.boxes import Detections
     from ..trees import Tree
 
-# Score from which on a detection is an answer, as drawn in pictures: two networks are compared by
-# these, not by the hundreds of doubtful ones that mAP ranks, whose scores differ by chance.
+# Least score of a detection that counts as an answer, as drawn in pictures. Two networks are
+# compared by these, not by the hundreds of doubtful ones that mAP ranks, whose scores are noisy.
 SURE = 0.3
-COMPARED = 100  # places of a sample whose logits a student is to match
+COMPARED = 100  # places of a sample whose logits distillation compares
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,17 @@ class Detect(Kind):
     """Find objects: outputs boxes (n p 4) and logits (n p classes), targets (n k 5).
 
     Outputs are a tuple, list or dict of the two in this order: at each of p places a box
-    [x1, y1, x2, y2] in pixels of the input, or one for each class (n p classes 4), and the logits of
-    its classes. Targets are rows
-    [x1, y1, x2, y2, class] in the same pixels, class -1 where there is no box. For a network with
-    other outputs derive a kind whose `places` returns them in this form, or whose `decode` returns
-    what it finds.
+    [x1, y1, x2, y2] in pixels of the input, or one for each class (n p classes 4), and the logits
+    of its classes. Targets are rows [x1, y1, x2, y2, class] in the same pixels, with class -1 for
+    rows without a box. For a network with other outputs, derive a kind whose `places` returns them
+    in this form, or whose `decode` returns the detections.
 
     loss      = sum over places of (focal loss of the scores + box * w * (1 - giou)) / sum of w
     mAP       = mean over the classes and the IoUs 0.5, 0.55 ... 0.95 of the average precision
     mAP50     = mean over the classes of the average precision at IoU 0.5
     agreement = 2 * matched / all boxes of two sets of outputs with a score of at least 0.3
 
-    w: how well score and box of a place fit the true box that it learns (task-aligned assignment)
+    w: how well a place's score and box fit the true box assigned to it (task-aligned assignment)
     matched: pairs of boxes of one class with an IoU of at least 0.5
     Also known as: object detection, mean average precision (COCO), non-maximum suppression.
     Source: Feng et al. 2021, TOOD, https://arxiv.org/abs/2108.07755; Lin et al. 2014, Microsoft
@@ -49,7 +48,7 @@ class Detect(Kind):
     """
 
     scores: Literal["sigmoid", "softmax"] = arg(
-        "what makes scores of logits; with softmax the first logit is that of the background",
+        "function from logits to scores; with softmax the first logit is the background's",
         "sigmoid",
     )
     threshold: float = arg("least score of a detection", 0.05, low=0, below=1)
@@ -57,7 +56,7 @@ class Detect(Kind):
         "largest IoU of two detections of a class (non-maximum suppression)", 0.6, above=0, high=1
     )
     most: int = arg("most detections of a sample", 100, low=1)
-    box: float = arg("weight of the loss of boxes beside that of scores", 1.0, low=0)
+    box: float = arg("weight of the box loss relative to the score loss", 1.0, low=0)
 
     def suits(self, targets: Tensor) -> bool:
         if not (targets.is_floating_point() and targets.ndim == 3 and targets.shape[2] == 5):
@@ -102,9 +101,9 @@ class Detect(Kind):
         return boxes, logits
 
     def decode(self, outputs: Tree) -> list[Detections]:
-        """Return what is found in each sample: boxes (k 4), scores (k) and classes (k).
+        """Return the detections in each sample: boxes (k 4), scores (k) and classes (k).
 
-        Outputs are those of a network, or of a file that picks detections by itself.
+        Outputs are those of a network, or of a file that selects detections by itself.
         """
         from ..detection.boxes import class_scores, decoded
 
@@ -127,8 +126,9 @@ class Detect(Kind):
         return self.places(outputs)[1].shape[2] - (self.scores == "softmax")
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
-        """Return the logits of those places of each sample at which the teacher is surest: nearly all
-        others show nothing.
+        """Return the logits of both at the places of each sample with the teacher's highest scores.
+
+        Nearly all other places are background.
         """
         from ..detection.boxes import class_scores
         from ..trees import either_or
@@ -154,7 +154,7 @@ class Detect(Kind):
         return Share("agreement", self.alike)
 
     def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return how many boxes of either have their like in the other, and how many there are."""
+        """Return the number of boxes of both that match a box of the other, and of all boxes."""
         from ..detection.boxes import shared_boxes
 
         right = 0
@@ -170,7 +170,7 @@ class Detect(Kind):
         return as_targets(self.sure(outputs), self.most)
 
     def sure(self, outputs: Tree) -> list[Detections]:
-        """Return what is found in each sample with a score of at least SURE."""
+        """Return the detections in each sample with a score of at least SURE."""
         from ..detection.boxes import sure
 
         return [sure(found, SURE) for found in self.decode(outputs)]
@@ -210,7 +210,7 @@ class Detect(Kind):
         return rows.gather(1, order[:, :most, None].expand(-1, -1, rows.shape[2]))
 
     def moved(self, targets: Tensor, corners: Tensor) -> Tensor:
-        """Return targets (n k 5) with other corners (n k 4), where there is a box."""
+        """Return targets (n k 5) with new corners (n k 4) in the rows that hold a box."""
         import torch
 
         real = targets[..., 4:] >= 0
@@ -235,8 +235,9 @@ class Detect(Kind):
 
 
 def picked_in(outputs: Tree) -> list[Detections] | None:
-    """Return the detections in outputs boxes (n k 4), scores (n k) and classes (n k), class -1 where
-    there is none; None for outputs of another form.
+    """Return the detections in outputs boxes (n k 4), scores (n k) and classes (n k).
+
+    Rows of class -1 hold none. Returns None for outputs of another form.
     """
     from ..trees import tensors_in
 

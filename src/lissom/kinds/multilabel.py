@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Multilabel(WithoutPlaces):
-    """Say of each class whether a sample has it: outputs (n classes), targets (n classes) of 0 and 1.
+    """Predict whether a sample has each class: outputs (n classes), targets (n classes) of 0 and 1.
 
     loss      = binary cross-entropy(sigmoid(outputs), targets)
     mAP       = mean over the classes of the average precision
-    f1        = 2 tp / (2 tp + fp + fn) over all classes together, an output above 0 is a yes
-    agreement = share of outputs that are on the same side of 0
+    f1        = 2 tp / (2 tp + fp + fn) over all classes together; outputs above 0 are positive
+    agreement = share of outputs with the same sign in two sets of outputs
 
     average precision = sum over positives, by falling output, of their precision / their number
     Also known as: multi-label classification.
@@ -62,7 +62,7 @@ class Multilabel(WithoutPlaces):
         return Share("agreement", self.alike)
 
     def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return how many outputs are on one side of 0, and how many there are."""
+        """Return the number of predictions (output > 0) that are equal in both, and of all."""
         same = self.answers(outputs) == self.answers(reference)
         return int(same.sum()), same.numel()
 
@@ -81,7 +81,7 @@ class Multilabel(WithoutPlaces):
 
 
 def mean_average_precision(outputs: Tree, targets: Tensor) -> float:
-    """Return the mean over the classes that any sample has of their average precision."""
+    """Return the mean average precision over the classes that occur in the targets."""
     import torch
 
     from ..trees import answer_of
@@ -95,10 +95,10 @@ def mean_average_precision(outputs: Tree, targets: Tensor) -> float:
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> float | None:
-    """Return the average precision of scores (n) for samples that are `positive` (n) or not; None
-    where none is.
+    """Return the average precision of scores (n), given which samples are `positive` (n).
 
-    Samples of one score count together: their order is chance.
+    Samples with equal scores count together, because their order is arbitrary. None if no sample is
+    positive.
     """
     import torch
 
@@ -116,7 +116,7 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
 
 
 def f1(outputs: Tree, targets: Tensor) -> float:
-    """Return the F1 score over all classes together, an output above 0 being a yes."""
+    """Return the F1 score over all classes together; outputs above 0 are positive."""
     from ..trees import answer_of
 
     said = answer_of(outputs) > 0

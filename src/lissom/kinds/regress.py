@@ -26,14 +26,14 @@ class Regress(WithoutPlaces):
     loss      = mean of |d| - delta / 2 where |d| > delta, d^2 / (2 delta) elsewhere
     r2        = 1 - sum of d^2 / sum of (targets - their mean)^2, mean over the numbers of a sample
     mae       = mean of |d|; less is better
-    agreement = the same r2 of one set of outputs for the other, 0 at least
+    agreement = max(0, r2 of one set of outputs with the other as targets)
 
     d: outputs - targets
     Also known as: Huber loss, smooth L1, coefficient of determination.
     Source: Huber 1964, Robust Estimation of a Location Parameter; torch.nn.functional.smooth_l1_loss
     """
 
-    delta: float = arg("difference from which on the loss grows in a line", 1.0, above=0)
+    delta: float = arg("absolute difference above which the loss is linear", 1.0, above=0)
 
     def suits(self, targets: Tensor) -> bool:
         return targets.is_floating_point()
@@ -68,7 +68,7 @@ class Regress(WithoutPlaces):
         return Collected({"agreement": self.alike}, self.answer)
 
     def alike(self, outputs: Tensor, reference: Tree) -> float:
-        """Return the coefficient of determination of some answers for other outputs, 0 at least."""
+        """Return the coefficient of determination of outputs for a reference, at least 0."""
         return max(0.0, r2(outputs, self.answer(reference)))
 
     def answers(self, outputs: Tree) -> Tensor:
@@ -84,7 +84,7 @@ class Regress(WithoutPlaces):
 
 
 def r2(outputs: Tree, targets: Tensor) -> float:
-    """Return the mean over the numbers of a sample of the coefficient of determination."""
+    """Return the coefficient of determination, averaged over the numbers of a sample."""
     from ..trees import answer_of
 
     wanted = targets.double().flatten(1) if targets.ndim > 1 else targets.double()[:, None]

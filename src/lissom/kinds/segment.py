@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-OUTSIDE = 255  # target of what an image is shifted away from; never counted
+OUTSIDE = 255  # target of pixels beyond a shifted image; never counted
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Segment(Kind):
 
     loss      = cross-entropy(outputs, targets), mean over the pixels that are not ignored
     mIoU      = mean over the classes of  tp / (tp + fp + fn),  counted over all images
-    pixels    = share of pixels that are named right
-    agreement = share of pixels that two outputs name alike
+    pixels    = share of pixels with the right class (pixel accuracy)
+    agreement = share of pixels with the same class in two sets of outputs
 
     Also known as: semantic segmentation, Jaccard index, mean intersection over union.
     Source: Everingham et al. 2010, The Pascal Visual Object Classes (VOC) Challenge
     """
 
-    ignore: int = arg("target of pixels that do not count", 255, low=0, high=255)
+    ignore: int = arg("target of pixels that are ignored", 255, low=0, high=255)
 
     def suits(self, targets: Tensor) -> bool:
         return targets.ndim == 3 and not targets.is_floating_point()
@@ -74,7 +74,7 @@ class Segment(Kind):
         return Share("agreement", self.alike)
 
     def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return how many pixels are named alike, and how many there are."""
+        """Return the number of pixels with the same class in both, and of all pixels."""
         same = self.answers(outputs) == self.answers(reference)
         return int(same.sum()), same.numel()
 
@@ -112,12 +112,12 @@ class Segment(Kind):
         return None
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return which targets are those of a class: not ignored, and not outside the image."""
+        """Return a mask of the targets that are a class: not ignored, and not outside the image."""
         return (targets != self.ignore) & (targets != OUTSIDE)
 
 
 class Confusion(Tally):
-    """Count how many pixels of each class (rows) were named each class (columns)."""
+    """The confusion matrix: counts of pixels by true class (rows) and predicted class (columns)."""
 
     def __init__(self, classes: int, ignore: int, answer: Callable[[Tree], Tensor]) -> None:
         import torch
@@ -140,9 +140,7 @@ class Confusion(Tally):
             self.counts += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
     def values(self) -> dict[str, float]:
-        """Return the mean intersection over union of the classes that occur or were named, and the
-        share of pixels that are named right.
-        """
+        """Return the mean IoU over classes that occur or were predicted, and the pixel accuracy."""
         counts = self.counts.double()
         hits = counts.diagonal()
         either = counts.sum(0) + counts.sum(1) - hits

@@ -1,1 +1,1 @@
-"""Training: the loop, its checkpoints, batch-norm, and how well a network does."""
+"""Training: the loop, checkpoints, batch-norm, and evaluation."""

@@ -1,4 +1,4 @@
-"""Vary the batches that a network learns from, and their targets with them."""
+"""Augment training batches together with their targets."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def augmented(
     draw: torch.Generator,
     kind: Kind | None = None,
 ) -> tuple[Tree, Tree]:
-    """Return a batch of pixels put together, varied as `augment` says, recoloured, normalised, cut out
-    and mixed, with its targets, which move along as the kind of task wants it.
+    """Return an augmented, normalised batch with its targets, which `kind` transforms along.
+
+    The order is mosaic, `augment`, colour, normalization, cutout, mixing of samples. Raises
+    LissomError if a setting does not fit the pixels, the data or the kind of task.
     """
     parts = parts_for(pace.augment, data)
     asked = {f"augment={pace.augment!r}": parts, "mosaic": pace.mosaic, "colour": pace.colour}
@@ -59,7 +61,7 @@ def augmented(
 
 @lru_cache
 def stood_for(text: str, as_given: bool, flip: bool) -> tuple[Augmentation, ...]:
-    """Return the augmentations of a text, with what `auto` stands for in its place."""
+    """Return the augmentations of a text, with `auto` replaced by its meaning for the data."""
     auto = "none" if as_given else "crop+flip" if flip else "crop"
     parts = list[Augmentation]()
     for part in Augmentations.of(text).parts:
@@ -68,13 +70,14 @@ def stood_for(text: str, as_given: bool, flip: bool) -> tuple[Augmentation, ...]
 
 
 def parts_for(text: str, data: Data) -> tuple[Augmentation, ...]:
-    """Return the augmentations that a text means for data."""
+    """Return the augmentations that a text stands for with these data."""
     return stood_for(text, data.as_given, data.flip)
 
 
 def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
-    """Raise where an augmentation cannot see such pixels, moves what targets say the place of, or
-    mixes targets of no known kind.
+    """Raise LissomError if an augmentation does not fit the pixels or cannot transform the targets.
+
+    It cannot mix targets without a kind of task, nor move pictures whose targets have places.
     """
     if part.sees == "8 bits" and pixels.dtype != torch.uint8:
         raise LissomError(
@@ -92,7 +95,7 @@ def check_part(part: Augmentation, pixels: Tensor, kind: Kind | None) -> None:
 
 
 def one_mixing(parts: list[Augmentation], draw: torch.Generator) -> list[Augmentation]:
-    """Return augmentations with one, drawn, of those that mix samples."""
+    """Return the augmentations with a single one that mixes samples, drawn at random."""
     mixing = [part for part in parts if part.mixing]
     if len(mixing) < 2:
         return parts
@@ -101,7 +104,7 @@ def one_mixing(parts: list[Augmentation], draw: torch.Generator) -> list[Augment
 
 
 def check_augmentation(pace: TrainSettings, data: Data, kind: Kind | None) -> None:
-    """Raise where two samples cannot be augmented as `pace` says; looked at before the first epoch."""
+    """Raise LissomError if two samples cannot be augmented; called before the first epoch."""
     two = torch.arange(min(2, len(data.train)))
     for pixels, targets in data.train.batches(len(two), CPU, two):
         augmented(pixels, targets, data, pace, torch.Generator(), kind)
@@ -110,7 +113,7 @@ def check_augmentation(pace: TrainSettings, data: Data, kind: Kind | None) -> No
 def in_mosaic(
     pixels: Tensor, targets: Tree, share: float, draw: torch.Generator, kind: Kind | None
 ) -> tuple[Tensor, Tree]:
-    """Return a batch of which a `share` of the images is put together of four, with its targets."""
+    """Return a batch with a `share` of the images composed of four each, with its targets."""
     if kind is None:
         raise LissomError("mosaic: expected a kind of task that says how targets move; see --kind")
     size = (pixels.shape[2], pixels.shape[3])

@@ -1,4 +1,4 @@
-"""A moving average of everything that a network holds."""
+"""A moving average of a network's parameters and buffers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .checkpoint import held, refill
 
 
 class Average:
-    """The exponential moving average of parameters and buffers, the statistics of batch-norm too.
+    """The exponential moving average of parameters and buffers, including batch-norm statistics.
 
-    average = decay * average + (1 - decay) * value, after each update; it begins at the values that
-    the step begins with, so it is about that of the last 1 / (1 - decay) updates. What is no float,
-    such as a mask, is that of now.
+    average = decay * average + (1 - decay) * value, after each update. It starts from the values
+    before the step, and covers about the last 1 / (1 - decay) updates. Values that are not floats,
+    such as boolean masks, are copied.
     Source: Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging; as
     torch.optim.swa_utils.AveragedModel.
     """
@@ -24,7 +24,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take note of the values after an update."""
+        """Add the values after an update to the average."""
         now = held(model)
         floats = [name for name, value in now.items() if value.is_floating_point()]
         torch._foreach_lerp_(
@@ -34,12 +34,12 @@ class Average:
             self.values[name].copy_(now[name])
 
     def recall(self, values: dict[str, Tensor]) -> None:
-        """Go on from averages of a checkpoint."""
+        """Restore the averages from a checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
     def put_into(self, model: nn.Module) -> dict[str, Tensor]:
-        """Give a network the averages; return what it held."""
+        """Load the averages into a network; return its values before."""
         before = {name: value.clone() for name, value in held(model).items()}
         refill(model, self.values)
         return before

@@ -1,4 +1,4 @@
-"""What stays as it is during a learning step: batch-norm, and how a quantized network rounds."""
+"""Freeze batch-norm, or the ranges of a quantized network, during a learning step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from ..surgery.quantization.rounding import Rounding
 def configure_batchnorm(
     model: nn.Module, momentum: float | None, freeze: Freeze
 ) -> Callable[[], None]:
-    """Set the batch-norms of a network in training mode: their momentum, None for their own, and
-    what stays as it is.
+    """Set the momentum of batch-norms (None: unchanged) in a network in training mode, and freeze.
 
-    gamma: their scales do not learn. norm: they run as in inference, with the statistics they have,
-    and nothing of them learns. ranges: the scales and zero points that weights and inputs are
-    rounded with stay, whatever their grid would do with them; what a grid computes of the weights
-    alone, as binary does, it has not held and goes on. norm+ranges: both. Return what undoes it,
-    which is to be called once the network is back in inference mode.
-    Raises LissomError where ranges are to stay and nothing is rounded. Source: Jacob et al. 2017,
+    gamma: batch-norm scales are not trained. norm: batch-norms run as in inference, with their
+    running statistics, and are not trained. ranges: the scales and zero points of weights and
+    inputs are fixed, whatever their grid; values that a grid computes from the weights each time,
+    as binary does, still change. norm+ranges: both. Returns a function that undoes this; call it
+    once the network is back in inference mode.
+    Raises LissomError if ranges are to be frozen and nothing is rounded. Source: Jacob et al. 2017,
     https://arxiv.org/abs/1712.05877, section 3.1, for norm; fine-tuning with both frozen is that of
     https://github.com/666DZY666/micronet, there qaft.
     """

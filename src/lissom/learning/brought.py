@@ -1,4 +1,4 @@
-"""Whether what a user brought is enough for a recipe: how pictures are seen, what is learned from."""
+"""Check that a user's task is enough for a recipe: stated preprocessing, training images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ NUMBERS = (
     "scale(255)",
 )
 TRIED = 500  # validation images
-LEAST = 64  # pixels of a side from which on pictures are photos
-MARGIN = 8 / 7  # of a picture's side over that of the usual crop: 256 over 224
+LEAST = 64  # pixels; pictures with at least this side are photos
+MARGIN = 8 / 7  # side of a picture divided by that of the usual crop: 256 / 224
 
 
 def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
-    """Raise where recipes need what the task lacks, a stated preprocessing or training images;
-    return what the user should know.
+    """Return notes for the user.
+
+    Raises LissomError if the task lacks a stated preprocessing, or training images that recipes
+    need.
     """
     check_stated(task)
     learning = [step for recipe in recipes for step in recipe.steps if step.learning]
@@ -48,10 +50,10 @@ def check_brought(task: Task, recipes: Sequence[Recipe]) -> list[str]:
 
 
 def check_stated(task: Task) -> None:
-    """Raise where a network comes with weights and no preprocessing; say which of the usual ones fits best.
+    """Raise LissomError, naming the best guess, if a network has weights but no preprocessing.
 
-    A wrong preprocessing costs several points of accuracy and no error shows it, so that lissom
-    never goes on with a guess.
+    A wrong preprocessing costs several points of accuracy without any error, so lissom never
+    guesses.
     """
     if not task.weights or task.data.stated:
         return
@@ -68,10 +70,10 @@ def check_stated(task: Task) -> None:
 
 
 def tried(task: Task) -> dict[str, float]:
-    """Return the usual preprocessings as texts, each with the task's first metric through it.
+    """Return the usual preprocessings as texts, each with the task's first metric.
 
-    First the changes of numbers with pictures as they are now; then the best of them with the
-    shorter side resized and the middle cut out, where pictures can be read anew.
+    These are the usual normalizations with the present picture operations; and the best of them
+    with a resize of the shorter side and a center crop, if the pictures can be read again.
     """
     data = task.data
     assert data.preprocess is not None
@@ -88,12 +90,12 @@ def tried(task: Task) -> dict[str, float]:
 
 
 def joined(*texts: str) -> str:
-    """Return a preprocessing made of several, some of which may be empty."""
+    """Return a preprocessing joined from several texts, some of which may be empty."""
     return " | ".join(filter(None, texts))
 
 
 def with_numbers(data: Data, text: str) -> Data:
-    """Return the data with other changes of numbers and the same pictures."""
+    """Return the data with another normalization and the same picture operations."""
     assert data.preprocess is not None
     if 'normalize("data")' in text:
         return data
@@ -104,7 +106,7 @@ def with_numbers(data: Data, text: str) -> Data:
 
 
 def metric(task: Task, data: Data) -> float:
-    """Return the task's first metric on some validation images, seen as `data` shows them."""
+    """Return the task's first metric on some validation images, preprocessed as in `data`."""
     model = task.fresh()
     answers = network_answers(model, data, spread(data.valid, TRIED))
     values = scored(replace(task, data=data), answers)

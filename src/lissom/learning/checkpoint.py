@@ -1,14 +1,13 @@
-"""What a training loop needs to go on after it was killed: one file, written beside and renamed;
-nothing is unpickled.
+"""Checkpoints, from which a killed training run resumes: one file, from which nothing is unpickled.
 
-The file is safetensors. Its metadata hold, as JSON, everything that is no tensor, and a checksum.
-So one rename replaces the whole checkpoint.
+The file is safetensors. Its metadata hold, as JSON, a checksum and all values that are not tensors.
+So one rename of a new file replaces the whole checkpoint.
 
-It holds everything that the next step of learning depends on: every parameter and buffer (masks and
-moving ranges too), the optimiser's tensors as they lie in memory, all random generators, the order
-of the epoch and the place in it, and what steps remember beside the network (`memory` and `recall`:
-the weights of a sum of losses, how far a price has grown). After the last epoch the file stays
-until the entry is placed, because measuring the network takes long too.
+It holds everything that the next batch depends on: every parameter and buffer (also masks and
+moving ranges), the optimizer's tensors with their memory layout, all random generators, the order
+of the epoch and the position in it, and the further state of steps (`memory` and `recall`: the
+weights of a sum of losses, how far a penalty has grown). After the last epoch the file stays until
+the entry is in the store, because measuring the network takes long too.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ EVERY_MIN = 5.0  # minutes between two checkpoints unless the user says otherwis
 
 
 class Unusable(Exception):
-    """Why a checkpoint is not gone on from."""
+    """The reason why a checkpoint cannot be resumed from."""
 
 
 def silent(_: str) -> None:
@@ -45,9 +44,7 @@ def silent(_: str) -> None:
 
 @dataclass
 class Checkpoints:
-    """Keeps one checkpoint in `folder`, at most every `every_s` seconds; `say` is told what becomes
-    of an old one.
-    """
+    """One checkpoint in `folder`, replaced at most every `every_s` seconds; `say` gets messages."""
 
     folder: Path
     every_s: float = 60 * EVERY_MIN
@@ -55,22 +52,20 @@ class Checkpoints:
     written: int = 0
     last: float = field(default_factory=time.monotonic)
     begun: float = field(default_factory=time.monotonic)
-    # that earlier runs took to come to the checkpoint which this one goes on from
+    # seconds that earlier runs took up to the checkpoint that this one resumes from
     before_s: float = 0.0
 
     @property
     def path(self) -> Path:
-        """Where the checkpoint is."""
+        """The path of the checkpoint."""
         return self.folder / "checkpoint.safetensors"
 
     def due(self) -> bool:
-        """Return whether it is time for the next one."""
+        """Return whether it is time for the next checkpoint."""
         return time.monotonic() - self.last >= self.every_s
 
     def write(self, of: dict[str, Any], state: Any) -> None:
-        """Replace the checkpoint by one rename. `of` says what must be the same for whoever goes on
-        from it.
-        """
+        """Replace the checkpoint by one rename. `of` are facts that must be equal to resume."""
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {}
@@ -87,7 +82,7 @@ class Checkpoints:
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(new, self.path)
-        except Exception as error:  # safetensors reports a full disk as an exception of its own
+        except Exception as error:  # safetensors has its own exception for a full disk
             with suppress(OSError):
                 new.unlink()
             if not isinstance(error, OSError) and "os error" not in str(error).lower():
@@ -97,10 +92,11 @@ class Checkpoints:
         self.last = time.monotonic()
 
     def read(self, of: dict[str, Any]) -> Any:
-        """Return the state of the checkpoint, None if there is none; one that does not fit is set
-        aside and told.
+        """Return the state of the checkpoint, None if there is none that fits.
+
+        A checkpoint that does not fit is moved aside, and `say` is told.
         """
-        # of a process that was killed while it wrote
+        # left by a process that was killed while it wrote
         for rest in self.folder.glob(".checkpoint.*"):
             with suppress(OSError):
                 rest.unlink()
@@ -113,7 +109,7 @@ class Checkpoints:
             return None
 
     def set_aside(self, reason: str) -> None:
-        """Move the checkpoint out of the way; the step starts anew."""
+        """Move the checkpoint out of the way, so that the step starts anew."""
         self.before_s = 0.0
         with suppress(OSError):
             os.replace(self.path, self.folder / "checkpoint-aside.safetensors")
@@ -150,14 +146,14 @@ class Checkpoints:
             RecursionError,
             RuntimeError,
         ) as error:
-            # whatever reading a damaged file comes upon
+            # the errors that reading a damaged file may raise
             raise Unusable(
                 f"it cannot be read ({type(error).__name__}: {str(error)[:100]})"
             ) from None
 
 
 def every_s(minutes: float) -> float | None:
-    """Return the seconds between two checkpoints, None where there are to be none.
+    """Return the seconds between two checkpoints, None for no checkpoints.
 
     >>> every_s(5), every_s(0)
     (300, None)
@@ -168,15 +164,16 @@ def every_s(minutes: float) -> float | None:
 
 
 def packed(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return nested dictionaries, lists, tuples, numbers and tensors as JSON takes them; tensors
-    are put into `tensors`.
+    """Return nested dicts, lists, tuples, numbers and tensors in a form for JSON.
+
+    Tensors are put into `tensors`. Raises TypeError for other values.
     """
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name, "stride": list(value.stride())}
     if isinstance(value, dict):
-        # keys may be numbers
+        # a list of pairs, because keys may be numbers
         return {"dict": [[key, packed(each, tensors)] for key, each in value.items()]}
     if isinstance(value, tuple):
         return {"tuple": [packed(each, tensors) for each in value]}
@@ -188,7 +185,7 @@ def packed(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return what `packed` was given, tensors laid out in memory as they were.
+    """Return the value that `packed` was given, with the original memory layout of tensors.
 
     >>> held = {}
     >>> unpacked(packed({1: (2.5, [None, torch.ones(2)])}, held), held)
@@ -204,14 +201,14 @@ def unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tuple(unpacked(each, tensors) for each in value["tuple"])
     found = tensors[value["tensor"]]
     if found.is_contiguous() and list(found.stride()) == value["stride"]:
-        # lies where PyTorch puts tensors; in the file's bytes, where kernels may sum in another
-        # order
+        # a copy is aligned as PyTorch aligns tensors; unaligned bytes of the file may make kernels
+        # sum in another order
         return found.clone()
     return torch.empty_strided(found.shape, value["stride"], dtype=found.dtype).copy_(found)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
-    """Return a SHA-256 of tensors, their names, kinds and shapes."""
+    """Return a SHA-256 of tensors with their names, types and shapes."""
     found = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -220,7 +217,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def held(module: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and every buffer, persistent or not: masks and moving ranges are buffers."""
+    """Return every parameter and every buffer, persistent or not (masks, moving ranges)."""
     return {
         name: value.detach()
         for name, value in (*module.named_parameters(), *module.named_buffers())
@@ -228,9 +225,9 @@ def held(module: nn.Module) -> dict[str, Tensor]:
 
 
 def refill(module: nn.Module, values: dict[str, Tensor]) -> None:
-    """Fill a module with what `held` returned of it, in place. Raises Unusable if it is another one."""
+    """Fill a module in place with values from `held`. Raises Unusable if they do not fit."""
     now = held(module)
-    for name in {**now, **values}:  # in the network's order: the first that differs is told
+    for name in {**now, **values}:  # in the network's order, to report the first difference
         sizes = [
             None if name not in each else (tuple(each[name].shape), each[name].dtype)
             for each in (values, now)
@@ -242,13 +239,13 @@ def refill(module: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 def generators(device: torch.device) -> dict[str, Any]:
-    """Return the state of the generators that everybody's code draws from: Python's, NumPy's, PyTorch's."""
+    """Return the states of the global random generators: Python's, NumPy's, PyTorch's."""
     found = {"python": random.getstate(), "numpy": drawn_by_numpy(), "torch": torch.get_rng_state()}
     return {**found, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else found
 
 
 def regenerate(state: dict[str, Any], device: torch.device) -> None:
-    """Put those generators where `generators` saw them."""
+    """Restore the states that `generators` returned."""
     random.setstate(state["python"])
     kind, words, *rest = state["numpy"]
     np.random.set_state((kind, np.array(words, dtype=np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""Stochastic depth: blocks that are left out by chance, where a network has places for it."""
+"""Stochastic depth: blocks are skipped at random, in networks that have places for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import LissomError
 
 
 class DropPath(nn.Module):
-    """Set a branch to zero for a `rate` of the samples, and enlarge it for the others, in training."""
+    """Set a branch to zero for a share `rate` of samples, and scale up the rest, in training."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -25,14 +25,13 @@ class DropPath(nn.Module):
 
 
 def set_drop_path(model: nn.Module, rate: float) -> Callable[[], None]:
-    """Set how often each block is left out, from 0 at the first to `rate` at the last; return what
-    undoes it.
+    """Set how often each block is skipped, from 0 for the first to `rate` for the last.
 
     rate of block i of n, counted from 0 = rate * i / (n - 1)
-    Places are timm's (`drop_path`) and torchvision's (StochasticDepth). Source: Huang et al. 2016,
-    Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382. Differs: EfficientNets of
-    both libraries divide by n, so that their last block is left out a little less often.
-    Raises LissomError for a network without such a place.
+    Returns a function that undoes it. Places are timm's (`drop_path`) and torchvision's
+    (StochasticDepth). Source: Huang et al. 2016, Deep Networks with Stochastic Depth,
+    https://arxiv.org/abs/1603.09382. Differs: EfficientNets of both libraries divide by n, so their
+    last block is skipped a little less often. Raises LissomError for a network without a place.
     """
     blocks = [block for block in model.modules() if places_in(block)]
     if not blocks:
@@ -49,7 +48,7 @@ def set_drop_path(model: nn.Module, rate: float) -> Callable[[], None]:
 
     def undo() -> None:
         for block, name, value in before:
-            if value is None:  # which PyTorch keeps apart from modules
+            if value is None:  # PyTorch stores None as a plain attribute, not among the modules
                 delattr(block, name)
             setattr(block, name, value)
 
@@ -57,7 +56,7 @@ def set_drop_path(model: nn.Module, rate: float) -> Callable[[], None]:
 
 
 def places_in(block: nn.Module) -> list[str]:
-    """Return the names of the places that a block has."""
+    """Return the names of a block's places for stochastic depth."""
     names = [
         name
         for name, child in block.named_children()

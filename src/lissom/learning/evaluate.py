@@ -1,4 +1,4 @@
-"""Measure how well a network, or a file made from it, does on a split."""
+"""Measure the metrics of a network, or of its exported file, on a split."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..trees import Tree, concatenated, handed, in_float, mapped, put_in, tensor
 
 Answered = Iterator[tuple[Tree, Tree]]  # outputs and targets, batch by batch
 BATCH = 250
-LARGE = 1 << 26  # numbers in a batch of inputs
-HELD = 1 << 28  # bytes of outputs that are held to be looked at again
-# a list of all inputs of a file -> a list of all its outputs
+LARGE = 1 << 26  # most numbers in a batch of inputs
+HELD = 1 << 28  # most bytes of outputs that are kept in memory
+# all inputs of a file -> all its outputs
 RunFile = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
@@ -30,8 +30,9 @@ def answered(
     device: torch.device = CPU,
     size: int = BATCH,
 ) -> Answered:
-    """Yield the outputs of `run` for what it is to `see` of a batch, and its targets, in float32 on
-    the CPU.
+    """Yield outputs, `run(see(inputs))`, and targets of each batch, on the CPU, outputs in float32.
+
+    Raises LissomError if the split is empty.
     """
     if not len(split):
         raise LissomError("data: a split to be measured on is empty")
@@ -41,7 +42,7 @@ def answered(
 
 
 def batch_of(data: Data) -> int:
-    """Return how many samples are shown at once: fewer where they are large."""
+    """Return the batch size for evaluation: smaller if samples are large."""
     numbers = sum(t.numel() for t in tensors_in(data.example()))
     return max(1, min(BATCH, LARGE // max(1, numbers)))
 
@@ -68,15 +69,16 @@ def network_outputs(
 
 
 def together(answers: Iterable[tuple[Tree, Tree]]) -> tuple[Tree, Tree]:
-    """Return the outputs and the targets of all batches in one."""
+    """Return the outputs and the targets of all batches, joined."""
     batches = list(answers)
     outputs = concatenated([outputs for outputs, _ in batches])
     return outputs, concatenated([targets for _, targets in batches])
 
 
 class Answers:
-    """The outputs and targets of a network on a split: held where they are small, else computed
-    anew whenever they are gone through.
+    """The outputs and targets of a network on a split.
+
+    They are kept in memory if they are small, else computed again in each iteration.
     """
 
     def __init__(self, model: nn.Module, data: Data, split: Split) -> None:
@@ -100,7 +102,7 @@ class Answers:
 
 
 def scored(task: Task, answers: Iterable[tuple[Tree, Tree]]) -> dict[str, float | None]:
-    """Return every metric of the task of outputs and targets, None where it is not a number."""
+    """Return every metric of the task for outputs and targets, None if it is not finite."""
     tally = task.tally()
     for outputs, targets in answers:
         tally.add(outputs, targets)
@@ -108,13 +110,16 @@ def scored(task: Task, answers: Iterable[tuple[Tree, Tree]]) -> dict[str, float 
 
 
 def numbers(values: dict[str, float]) -> dict[str, float | None]:
-    """Return values by name, None for what is not a number."""
+    """Return values by name, with None for those that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def file_answers(run: RunFile, task: Task, split: Split, bake: bool, form: Tree = None) -> Answered:
-    """Yield outputs and targets of an exported file; one with baked preprocessing takes pixels in
-    0..255. Outputs have the form of `form`, or are a single tensor where there is none.
+    """Yield outputs and targets of an exported file.
+
+    With `bake`, the file holds the preprocessing and takes pixels in 0..255. Outputs have the form
+    of `form`; without it they are a tensor, or a tuple of several. Raises LissomError if the number
+    of outputs differs from `form`.
     """
 
     def answer(inputs: Tree) -> Tree:
@@ -131,7 +136,7 @@ def file_answers(run: RunFile, task: Task, split: Split, bake: bool, form: Tree 
 
 
 def relative(outputs: Tree, reference: Tree) -> float:
-    """Return the root mean square of what differs, over that of the reference."""
+    """Return the root mean square of the difference, divided by that of the reference."""
     theirs = values_in(reference)
     gap = (values_in(outputs) - theirs).square().mean().sqrt()
     return float(gap / theirs.square().mean().sqrt().clamp_min(1e-12))

@@ -1,4 +1,4 @@
-"""Look at a task before anything runs: its splits, its network, its loss and its scores."""
+"""Check a task before anything runs: its splits, its network, its loss and its metrics."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from ..trees import (
 if TYPE_CHECKING:
     from ..data.split import Split
 
-FEW = 8  # images that a loader of the user's own is asked for
-SCORED = 256  # labels that the scores are tried on
+FEW = 8  # samples requested from a user's own split
+SCORED = 256  # labels on which the metrics are tried
 WANTED = "a split has labels, __len__() and batches(size, device, order)"
 
 TO_FIT = "--size and --channels (size=, channels= of Data.of) make images fit"
@@ -49,7 +49,7 @@ AS_CALLED = (
 
 
 def examine(task: Task) -> None:
-    """Raise if a part of a task does not do what the others want of it, with the part named."""
+    """Raise LissomError, naming the part, if a part of a task does not fit the others."""
     data = task.data
     for name in ("train", "valid", "test"):
         split = getattr(data, name)
@@ -69,7 +69,7 @@ def examine(task: Task) -> None:
 
 
 def check_split(split: Split, data: Data, where: str) -> None:
-    """Raise unless a split has the methods and labels of one, and delivers what it is asked for."""
+    """Raise LissomError unless an object has the methods of a split, and its batches are right."""
     for method in ("__len__", "batches", "labels"):
         if not hasattr(split, method):
             raise LissomError(f"{where}, {type_of(split)}, has no {method}; {WANTED}")
@@ -81,7 +81,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
         )
     if not len(split) or isinstance(split, (Images, Files, Shown)):
         return
-    # from the end, so that one who does not look at it is found out
+    # in reverse, to detect a split that ignores `order`
     order = torch.arange(len(split) - 1, -1, -1)[:FEW]
     pixels, labels = asked(split, order, f"{where}: batches(2, device, order)")
     if isinstance(pixels, Tensor) and tuple(pixels.shape) != (len(order), *data.shape):
@@ -99,7 +99,7 @@ def check_split(split: Split, data: Data, where: str) -> None:
 
 
 def asked(split: Split, order: Tensor, where: str) -> tuple[Tree, Tree]:
-    """Return what a split delivers for an order, all batches in one."""
+    """Return the samples of a split for an order, with all batches joined."""
     try:
         pairs = list(split.batches(2, CPU, order))
         inputs = concatenated([inputs for inputs, _ in pairs])
@@ -115,7 +115,7 @@ def asked(split: Split, order: Tensor, where: str) -> tuple[Tree, Tree]:
 
 
 def check_labels(task: Task) -> None:
-    """Raise if targets are of no kind of task, and the task's own loss and metrics are missing."""
+    """Raise if targets fit no kind of task and the task lacks its own loss or metrics."""
     for name in ("train", "valid", "test"):
         labels = getattr(task.data, name).labels
         if not length(labels) or (task.loss is not None and task.metrics and task.kind is None):
@@ -130,7 +130,7 @@ def check_labels(task: Task) -> None:
 
 
 def answered(task: Task, model: nn.Module) -> Tree:
-    """Return what a network says of two samples; raise unless the task can take it."""
+    """Return a network's outputs for two samples. Raises LissomError if they are unfit."""
     inputs = task.data.example(2)
     count = length(inputs)
     try:
@@ -159,7 +159,7 @@ def answered(task: Task, model: nn.Module) -> Tree:
 
 
 def try_kind(task: Task, kind: Kind, outputs: Tree) -> None:
-    """Have a kind of task do what it is asked for during a run, so that it raises before one begins."""
+    """Call the methods of a user's kind of task, so that errors show before a run begins."""
     split = task.data.shown_to_networks
     targets = at(split.labels, torch.arange(length(outputs)) % len(split))
     loss = kind.loss(outputs, targets)
@@ -206,7 +206,7 @@ def check_fit(task: Task, kind: Kind, outputs: Tree, said: str, also: str) -> No
 
 
 def taken_by(kind: Kind, outputs: Tree) -> str:
-    """Return what of outputs a kind takes for the answer, where it takes one tensor."""
+    """Return a phrase on the tensor that a kind takes as the answer, "" if it takes none."""
     try:
         return f", and its kind takes {shapes(kind.answer(outputs))} for the answer"
     except LissomError:
@@ -230,8 +230,9 @@ def check_loss(task: Task, model: nn.Module, outputs: Tree) -> None:
 
 
 def check_metrics(task: Task, outputs: Tree) -> None:
-    """Raise unless each score gives a number: for true labels, since it may want every class, and
-    outputs that repeat.
+    """Raise LissomError unless each metric returns a number.
+
+    It is called with true labels, because it may need every class, and with repeated outputs.
     """
     count = min(SCORED, len(task.data.valid))
     places = torch.arange(count) * len(task.data.valid) // count
@@ -249,7 +250,7 @@ def check_metrics(task: Task, outputs: Tree) -> None:
 
 
 def called(function: Callable[[], Any], where: str) -> Any:
-    """Return what the user's own code gives, or raise with what it raised."""
+    """Return the result of the user's own code. Raises LissomError with the text of its error."""
     try:
         with torch.no_grad():
             return function()

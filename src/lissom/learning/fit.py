@@ -1,4 +1,4 @@
-"""One function for every step that learns."""
+"""The training function of all learning steps."""
 
 from __future__ import annotations
 
@@ -50,16 +50,17 @@ def fit(
     """Train `model` in place on `data.train` and return one row for each epoch.
 
     `loss` takes the model and a `Batch` and returns a scalar; cross-entropy if None. `terms` are
-    added to it. The rows hold epoch, lr, loss, top1 (of the training batches, as seen; None where
-    labels are no classes) and seconds. Weight decay spares batch-norm and biases. `precision` is
-    that of autocast: what `pace` says if None. `extra` are modules that `loss` uses and
-    that learn along with the model. `kind` moves targets along with their pictures. `remembers` is
-    what else changes from batch to batch; with `checkpoints` the loop goes on from the last one,
-    and ends bit-equal to one that was never killed. `judge` gives the metric that until="plateau"
-    looks at; a row then has it, too, as `valid`. `carried` is where an optimizer is taken up from,
-    and what it leaves. `tell` is told each row, those of an earlier run again. `ranks` are the
-    processes that learn together, all of which call this with the same arguments.
-    Raises LissomError, naming epoch and step, when the loss stops being a number.
+    added to it. The rows hold epoch, lr, loss, top1 (of the augmented training batches; None if
+    labels are not classes) and seconds. Weight decay applies to the parameters that `pace.decay_on`
+    names. `precision` is that of autocast; `pace.precision` if None. `extra` are modules that
+    `loss` uses and that are trained with the model. `kind` transforms targets with their pictures.
+    `remembers` are objects with further state that changes by batch. With `checkpoints`, training
+    resumes from the last one, and ends bit-equal to a run that was never killed. `judge` gives the
+    metric for until="plateau"; a row then holds it as `valid`. `carried` holds the optimizer state
+    of the previous step, and takes that of this one. `tell` is called with each row, and again with
+    those of a resumed run. `ranks` are the processes that train together, all of which call this
+    with the same arguments.
+    Raises LissomError, naming epoch and step, if the loss is not finite.
     """
     if not len(data.train):
         raise LissomError(f"{where}: the training split is empty")

@@ -1,4 +1,4 @@
-"""The training loop: batches, gradients, updates, and where it goes on after it was killed."""
+"""The training loop: batches, gradients, updates, and resuming after it was killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Loop:
-    """Learning as it goes on: `state` is everything that the next step depends on."""
+    """A training run in progress; `state` is everything that the next batch depends on."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class Loop:
         self.watch = watch
         self.precision = precision
         self.draw = torch.Generator().manual_seed(seed)
-        self.vary = self.draw  # what augmentations draw from
-        torch.manual_seed(seed)  # for layers that draw
+        self.vary = self.draw  # the generator of augmentations
+        torch.manual_seed(seed)  # for layers with randomness, such as dropout
         self.learner = nn.ModuleList([model, *extra])
         self.learner.to(device).to(memory_format=layout_of(model, device)).train()
         self.release = prepare_network(model, pace, self.learner)
@@ -94,7 +94,7 @@ class Loop:
         self._begin()
 
     def _add_what_is_asked(self, judge: Judge | None) -> None:
-        """Add momentum of the step before, the best epoch, scaled losses and averages, as asked."""
+        """Set up the optional parts: resumed momentum, best epoch, loss scaling, moving average."""
         pace = self.pace
         fp16 = self.precision == torch.float16
         if pace.resume:
@@ -106,7 +106,7 @@ class Loop:
         self.average = None if pace.ema is None else Average(self.model, pace.ema)
 
     def _begin(self) -> None:
-        """Begin an epoch: draw the order of its images; no batch is taken yet."""
+        """Begin an epoch: draw the order of its images and reset its counts."""
         self.order = torch.randperm(len(self.train), generator=self.draw)
         self.taken = self.seen = 0
         self.total = torch.zeros((), device=self.device)
@@ -114,7 +114,7 @@ class Loop:
         self.spent_s = 0.0
 
     def run(self, checkpoints: Checkpoints | None, tell: Tell) -> list[dict[str, Any]]:
-        """Learn to the end, from the checkpoint if there is one that fits; return one row for each epoch."""
+        """Train to the end, resuming from a checkpoint that fits; return one row for each epoch."""
         if (
             checkpoints is not None
             and (state := checkpoints.read(self.circumstances())) is not None
@@ -135,16 +135,16 @@ class Loop:
             self.best.put_into(self.model)
         elif self.average is not None:
             self.average.put_into(self.model)
-        # measuring the network may take long, too
+        # measuring the network may take long too
         if checkpoints is not None and checkpoints.written:
             checkpoints.write(self.circumstances(), self.state())
         self.model.eval().to(memory_format=torch.contiguous_format)
-        # once in inference: on the way there ranges follow the weights, unless they are held
+        # after eval(), which updates ranges from the weights unless they are frozen
         self.release()
         return self.rows
 
     def _agree(self) -> None:
-        """Begin where all processes that learn together begin."""
+        """Start all processes that train together from the same state."""
 
     def _over(self) -> bool:
         """Return whether the last epoch is done."""
@@ -152,7 +152,7 @@ class Loop:
         return done >= self.pace.epochs or (self.best is not None and self.best.over(done))
 
     def _row(self) -> dict[str, Any]:
-        """Return what is known of the epoch that has just ended."""
+        """Return the row of the epoch that has just ended."""
         epoch = len(self.rows) + 1
         row = {
             "epoch": epoch,
@@ -191,7 +191,7 @@ class Loop:
         for pixels, targets in self._batches():
             self.taken += 1
             if length(targets) == 1 and self.seen:
-                continue  # one image has no batch statistics
+                continue  # a single image has no batch statistics
             value = self._step(pixels, targets)
             self.spent_s = time.perf_counter() - begin
             if (
@@ -204,7 +204,7 @@ class Loop:
                 checkpoints.write(self.circumstances(), self.state())
 
     def _batches(self) -> Iterator[tuple[Tree, Tree]]:
-        """Yield what is left of the epoch."""
+        """Yield the remaining batches of the epoch."""
         size = self.pace.batch
         rest = self.order[self.taken * size :]
         if len(rest):
@@ -214,7 +214,7 @@ class Loop:
         return len(self.rows) * self.each + self.taken
 
     def _step(self, pixels: Tree, targets: Tree) -> Tensor:
-        """Learn from one batch; return the value of its loss."""
+        """Train on one batch; return the value of its loss."""
         now = rate(self.pace, (self._done() - 1) / (self.each * self.pace.epochs))
         for group in self.optimizer.param_groups:
             group["lr"] = now * group["share"]
@@ -228,11 +228,11 @@ class Loop:
         return value
 
     def _gathered(self, value: Tensor, count: int) -> tuple[Tensor, int]:
-        """Return the loss of the whole batch and its number of samples, once its gradient is complete."""
+        """Complete the gradient of the whole batch; return its loss and its number of samples."""
         return value, count
 
     def _backward_in_parts(self, images: Tree, targets: Tree) -> Tensor:
-        """Add the gradient of a batch, part by part; return the value of its loss."""
+        """Accumulate the gradient of a batch part by part; return the value of its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         count = length(targets)
         value: Any = 0
@@ -242,7 +242,7 @@ class Loop:
         return value
 
     def _backward(self, images: Tree, targets: Tree, weight: float = 1.0) -> Tensor:
-        """Add the gradient of a part of a batch, which is `weight` of it; return what its loss adds."""
+        """Add the gradient of a part, a share `weight` of the batch; return its weighted loss."""
         with autocast(self.device, self.precision), own_code(self.pace.compile):
             outputs = in_float(handed(self.network, images))
         batch = Batch(images, targets, outputs)
@@ -251,7 +251,7 @@ class Loop:
             value = value + term(self.model, batch)
         if weight != 1:
             value = value * weight
-        else:  # not before: the network needs that memory anew, which takes time on a CPU
+        else:  # not earlier: the forward pass would take that memory, and a CPU allocate it anew
             self.optimizer.zero_grad(set_to_none=True)
         with own_code(self.pace.compile):
             (self.scaler.scale(value) if self.scaler else value).backward()
@@ -259,13 +259,13 @@ class Loop:
         return value.detach()
 
     def _update(self) -> None:
-        """Take a step along the gradient."""
+        """Update the parameters, and the moving average if there is one."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         if self.pace.clip is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.pace.clip)
         if self.scaler:
-            # which leaves an update out where the gradient is infinite
+            # skips the update if the gradient is not finite
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
@@ -274,11 +274,11 @@ class Loop:
             self.average.update(self.model)
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        """Return a batch in the layout of training; a series has no such layouts."""
+        """Return a batch in the memory layout of training; only images (n c h w) have one."""
         return images.contiguous(memory_format=self.layout) if images.ndim == 4 else images
 
     def _look(self, value: Tensor) -> None:
-        """Raise if the loss is no number; tell whoever watches."""
+        """Raise LissomError if the loss is not finite; report the progress to `watch`."""
         epoch = len(self.rows) + 1
         mean = finite(
             self.total / self.seen, value, f"{self.where}: epoch {epoch}, step {self.taken}"
@@ -298,13 +298,11 @@ class Loop:
             )
 
     def circumstances(self) -> dict[str, Any]:
-        """Return what must be the same for a loop that goes on from a checkpoint of this one to end
-        in the same bits.
-        """
+        """Return the facts that must be equal for a resumed run to end bit-equal."""
         return {
             "step": self.where,
             "seed": self.seed,
-            # as JSON has it, which knows no tuples
+            # converted as JSON does, which has no tuples
             "pace": json.loads(json.dumps(asdict(self.pace))),
             "data": self.data.fingerprint,
             "images": len(self.train),
@@ -316,7 +314,7 @@ class Loop:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on."""
+        """Return everything that the next batch depends on."""
         return {
             "tensors": held(self.held),
             "optimizer": self.optimizer.state_dict(),
@@ -336,7 +334,7 @@ class Loop:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore a state that `state` returned."""
         refill(self.held, state["tensors"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler:
@@ -358,8 +356,9 @@ class Loop:
 
 
 def parts(count: int, most: int) -> list[tuple[int, int]]:
-    """Return where up to `most` parts of a batch begin and end; none is a lone sample, which has no
-    batch statistics.
+    """Return the start and end of up to `most` parts of a batch.
+
+    A part has at least two samples, if the batch has: a single one has no batch statistics.
 
     >>> parts(7, 2), parts(5, 4), parts(1, 4)
     ([(0, 4), (4, 7)], [(0, 3), (3, 5)], [(0, 1)])

@@ -1,4 +1,4 @@
-"""The loss of a loop that is given none."""
+"""The default loss of the training loop."""
 
 from __future__ import annotations
 

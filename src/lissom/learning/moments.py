@@ -1,7 +1,7 @@
-"""What an optimizer knows of earlier gradients, left by one step and taken up by the next.
+"""The optimizer state that one step saves and the next step loads.
 
-A file beside the weights of an entry, by name of parameter: momentum of sgd; first and second
-moment and the number of updates of adam and adamw. Nothing is rounded.
+A file beside the weights of an entry holds, by name of parameter, the momentum of sgd, or the first
+and second moment and the number of updates of adam and adamw. Nothing is rounded.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from ..errors import LissomError
 
 FILE = "optimizer.safetensors"
-Moments = dict[str, dict[str, Tensor]]  # by parameter: by name in the optimizer
+Moments = dict[str, dict[str, Tensor]]  # parameter -> name in the optimizer -> tensor
 
 
 @dataclass
 class Carried:
-    """What the step before left, if a step takes it up, and what a step leaves."""
+    """The optimizer state of the previous step (`before`), and that of this step (`left`)."""
 
     before: Path | None = None  # the entry of the step before
     left: Moments = field(default_factory=dict)
 
     def read(self, where: str) -> Moments:
-        """Return what the step before left."""
+        """Return the optimizer state of the previous step. Raises LissomError if there is none."""
         from safetensors.torch import load_file
 
         path = None if self.before is None else self.before / FILE
@@ -42,7 +42,7 @@ class Carried:
         return found
 
     def write(self, folder: Path) -> None:
-        """Write what a step left, if it left anything."""
+        """Write the optimizer state of this step, if there is one."""
         from safetensors.torch import save_file
 
         tensors = {}
@@ -54,7 +54,7 @@ class Carried:
 
 
 def moments_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Moments:
-    """Return what an optimizer knows of the parameters of a network, copied to the CPU."""
+    """Return the state of an optimizer for a network's parameters, copied to the CPU."""
     return {
         name: {
             kind: value.detach().cpu().clone()
@@ -69,7 +69,7 @@ def moments_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Moments:
 def take_up(
     optimizer: torch.optim.Optimizer, model: nn.Module, moments: Moments, where: str
 ) -> None:
-    """Give an optimizer what another knew of the parameters of the same names.
+    """Load another optimizer's state into an optimizer, by names of parameters.
 
     Raises LissomError if a parameter has another shape now.
     """

@@ -1,4 +1,4 @@
-"""The optimizer of a step: which parameters learn, how fast, and which decay."""
+"""The optimizer of a step: parameter groups with their learning rates and weight decay."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .parameters import depths, parameters_named
 def optimizer_of(
     model: nn.Module, settings: TrainSettings, extra: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of a network and of what learns along with it, `extra`.
+    """Return the optimizer of a network and of the modules `extra`, which are trained with it.
 
-    Weight decay is for the parameters that `decay_on` names; of `extra`, for weights. Each group has
-    a `share`, which its learning rate is of the schedule's: layer_decay^(layers behind it).
-    sgd and adam add decay * weight to the gradient, adamw takes lr * decay * weight off the weight.
+    Weight decay applies to the parameters that `decay_on` names, and to the weights of `extra`. The
+    learning rate of a group is `share` times that of the schedule: share = layer_decay^(layers
+    behind it). sgd and adam add decay * weight to the gradient; adamw subtracts lr * decay * weight
+    from the weight.
     """
     where = "decay_on"
     decaying = {f"0.{name}" for name in parameters_named(model, settings.decay_on, where)}
@@ -29,7 +30,7 @@ def optimizer_of(
     for name, value in nn.ModuleList(filter(None, (model, extra))).named_parameters():
         if value.requires_grad:
             groups.setdefault((shares.get(name, 1.0), name in decaying), []).append(value)
-    # those that decay first, as in the states of checkpoints
+    # groups with weight decay come first; the optimizer states in checkpoints rely on this order
     rows: list[dict[str, Any]] = [
         {
             "params": values,
@@ -50,7 +51,7 @@ def optimizer_of(
 
 
 def shares_of(model: nn.Module, settings: TrainSettings) -> dict[str, float]:
-    """Return by parameter which share of the learning rate it has: less, the farther from the end."""
+    """Return each parameter's share of the learning rate: smaller, the farther from the output."""
     if settings.layer_decay == 1:
         return {}
     deep = depths(model)

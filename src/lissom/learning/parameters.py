@@ -1,4 +1,4 @@
-"""Which parameters of a network a text names, and how deep each of them lies."""
+"""Find the parameters of a network that a text names, and the depth of each."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LISTS = (nn.Sequential, nn.ModuleList)
 def parameters_named(model: nn.Module, text: str, where: str) -> set[str]:
     """Return the names of the parameters that a comma-separated text names.
 
-    `all`; `weights`, those of two or more dimensions; `norm`, those of normalisation layers; `bias`;
-    `head`, the last layer with a weight; else glob patterns over the names of layers and parameters.
+    Words are `all`; `weights`, of two or more dimensions; `norm`, of normalisation layers; `bias`;
+    `head`, the last layer with a weight; and glob patterns for names of layers and parameters.
     Raises LissomError for a word that names nothing.
 
     >>> sorted(parameters_named(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), "norm", ""))
@@ -77,11 +77,11 @@ def of_word(model: nn.Module, parameters: Mapping[str, Tensor], word: str) -> se
 
 
 def depths(model: nn.Module) -> dict[str, int]:
-    """Return how deep each parameter lies, by name: 0 for those of the first layer.
+    """Return the depth of each parameter by name: 0 for those of the first layer.
 
-    timm's networks say it themselves (`group_matcher`). Of others a layer is an element of an
-    outermost list of modules (nn.Sequential, nn.ModuleList), or a module beside these; what has no
-    weight, such as a batch-norm, belongs to the layer before.
+    timm's networks define their layers (`group_matcher`). In others, a layer is an element of an
+    outermost list of modules (nn.Sequential, nn.ModuleList), or a module beside these; a module
+    without a weight of 2 or more dimensions, such as a batch-norm, belongs to the layer before.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2)))
     >>> depths(net)
@@ -101,7 +101,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def layers_in(module: nn.Module, prefix: str = "") -> Iterator[list[str]]:
-    """Yield the names of the parameters of each layer, as `depths` has layers."""
+    """Yield the names of the parameters of each layer, as `depths` defines layers."""
     for name, child in module.named_children():
         full = f"{prefix}{name}."
         holds_lists = any(isinstance(each, LISTS) for each in child.modules())

@@ -1,4 +1,4 @@
-"""Until when a step learns: a metric of the validation split that no longer gets better."""
+"""Early stopping: a step ends when a metric of the validation split no longer improves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..errors import LissomError
 from .average import Average
 from .checkpoint import held, refill
 
-Judge = Callable[[nn.Module], float | None]  # a network -> the metric, the more the better
+Judge = Callable[[nn.Module], float | None]  # network -> metric; more is better
 
 
 class Best:
-    """The best epoch so far, by the metric that `judge` gives, and what the network held then."""
+    """The best epoch so far, by the metric from `judge`, with the network's values after it."""
 
     def __init__(self, judge: Judge, patience: int) -> None:
         self.judge = judge
@@ -25,9 +25,9 @@ class Best:
         self.values: dict[str, Any] = {}
 
     def measure(self, model: nn.Module, average: Average | None, epoch: int, where: str) -> float:
-        """Return the metric of a network after an epoch, or of its average; keep the best.
+        """Return the metric after an epoch, of the network or its `average`; keep the best values.
 
-        The network is left as it was, in training.
+        The network is left unchanged, in training mode. Raises LissomError if there is no metric.
         """
         device = next(model.parameters()).device
         modes = [(module, module.training) for module in model.modules()]
@@ -42,7 +42,7 @@ class Best:
             )
         model.to(device).train()
         for module, training in modes:
-            if module.training != training:  # what is frozen stays in inference
+            if module.training != training:  # frozen layers stay in inference mode
                 module.train(training)
         if self.metric is None or metric > self.metric:
             kept = before if average is None else average.values
@@ -53,19 +53,19 @@ class Best:
         return metric
 
     def over(self, epochs: int) -> bool:
-        """Return whether so many epochs are enough."""
+        """Return whether the metric has not improved for `patience` epochs."""
         return epochs - self.epoch >= self.patience
 
     def put_into(self, model: nn.Module) -> None:
-        """Give a network what it held in the best epoch."""
+        """Load the values of the best epoch into a network."""
         refill(model, self.values)
 
     def state(self) -> dict[str, Any]:
-        """Return what `recall` goes on from."""
+        """Return the state for `recall`."""
         return {"epoch": self.epoch, "metric": self.metric, "values": self.values}
 
     def recall(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.epoch = state["epoch"]
         self.metric = state["metric"]
         self.values = state["values"]

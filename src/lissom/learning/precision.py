@@ -1,4 +1,4 @@
-"""What a device computes fastest in: layout of tensors and precision."""
+"""The memory layout and the precision in which a device computes fastest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def layout_of(model: nn.Module, device: torch.device) -> torch.memory_format:
-    """Return channels-last, the faster layout, unless the network holds a layer that it breaks on a CPU.
+    """Return channels-last, the faster layout, unless it breaks a layer of the network on a CPU.
 
-    The gradient of a strided 1x1 convolution with fewer than 16 inputs, which are what a vector
-    register holds (pruned shortcuts have fewer), is wrong or ends the process there:
+    There, the gradient of a strided 1x1 convolution with fewer than 16 input channels (the size of
+    a vector register; pruned shortcuts may have fewer) is wrong or crashes the process:
     https://github.com/uxlfoundation/oneDNN/issues/6035.
     """
     broken = any(
@@ -27,10 +27,10 @@ def layout_of(model: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device computes in it faster than in float32, else float32.
+    """Return bfloat16 if the device computes faster in it than in float32, else float32.
 
-    On a CPU that is one with AMX, or AMD's with AVX512-BF16. The rule asks for the processor and
-    measures nothing, so that the same machine always learns the same bits.
+    CPUs with AMX do, and AMD's with AVX512-BF16. The rule looks at the processor and measures
+    nothing, so the same machine always trains to the same bits.
     """
     if device.type == "cuda":
         return (
@@ -42,7 +42,7 @@ def fast_precision(device: torch.device) -> torch.dtype:
         return torch.float32
     own = of_cpu()
     # AMD's AVX512-BF16 multiplies bfloat16 at the full rate: 1.8 times the images per second of
-    # float32. Intel's with AVX512-BF16 and no AMX are slower than in float32
+    # float32. Intel's CPUs with AVX512-BF16 but no AMX are slower than in float32
     # (benchmarks/throughput.py)
     amd = own.get("avx512_bf16", False) and str(own.get("cpu_name", "")).startswith("AMD")
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or amd else torch.float32
@@ -52,12 +52,12 @@ NAMED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def precision_named(name: str, device: torch.device) -> torch.dtype:
-    """Return the precision that a setting names; `auto` is what the device computes fastest in."""
+    """Return the precision that a setting names; `auto` is the fastest one of the device."""
     return fast_precision(device) if name == "auto" else NAMED[name]
 
 
 def of_cpu() -> dict[str, Any]:
-    """Return what PyTorch knows of the processor; before 2.12 it does not tell."""
+    """Return PyTorch's facts about the processor; empty before PyTorch 2.12."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return found
 

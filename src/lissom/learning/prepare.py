@@ -1,4 +1,4 @@
-"""What a network is for the time of a learning step: what of it learns, and how it is computed."""
+"""Prepare a network for a learning step: trained parameters, stochastic depth, checkpointing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Undo = Callable[[], None]
 def prepare_network(
     model: nn.Module, settings: TrainSettings, learner: nn.Module | None = None
 ) -> Undo:
-    """Set what stays as it is in a network in training mode, which blocks are left out, and what is
-    computed again; return what undoes it, once the network is back in inference mode.
+    """Set frozen parameters, stochastic depth and recomputation of a network in training mode.
 
-    `learner` is the network with what learns along. Raises LissomError where a network has not what
-    a setting is about.
+    Returns a function that undoes it; call it once the network is back in inference mode. `learner`
+    is the network with the modules that are trained with it. Raises LissomError if the network
+    lacks something that a setting needs.
     """
     undoes = [configure_batchnorm(learner or model, settings.norm_momentum, settings.freeze)]
     if settings.only is not None:
@@ -40,7 +40,7 @@ def prepare_network(
 
 
 def hold_others(model: nn.Module, only: str) -> Undo:
-    """Have only the parameters learn that a text names; statistics of batch-norm go on."""
+    """Freeze all parameters except those that a text names; batch-norm statistics still update."""
     names = parameters_named(model, only, "only")
     still = [p for name, p in model.named_parameters() if name not in names and p.requires_grad]
     if not any(p.requires_grad for name, p in model.named_parameters() if name in names):
@@ -56,17 +56,16 @@ def hold_others(model: nn.Module, only: str) -> Undo:
 
 
 def recompute_activations(model: nn.Module) -> Undo:
-    """Have a network compute activations again for the gradient instead of keeping them, where it
-    can.
+    """Make a network recompute activations for the gradient instead of keeping them.
 
     Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost,
-    https://arxiv.org/abs/1604.06174.
+    https://arxiv.org/abs/1604.06174. Raises LissomError if the network cannot.
     """
     if callable(switch := getattr(model, "set_grad_checkpointing", None)):  # timm
         try:
             switch(True)
             return lambda: switch(False)
-        except AssertionError:  # as timm says of networks that cannot
+        except AssertionError:  # timm's error for networks that cannot
             pass
     if callable(enable := getattr(model, "gradient_checkpointing_enable", None)):  # transformers
         enable()

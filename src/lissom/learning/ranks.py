@@ -1,4 +1,4 @@
-"""Processes that learn together: which of them this is, and what they tell each other."""
+"""Processes that train together, and the messages between them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ..errors import LissomError
 
-BATCH = timedelta(minutes=10)  # in which every process is through with its part of a batch
-LONG = timedelta(days=365)  # while the first one measures, the others wait
+BATCH = timedelta(minutes=10)  # time limit for a part of a batch
+LONG = timedelta(days=365)  # the others wait while the first process measures
 
 
 class Ranks:
-    """The processes that learn together; this one is `rank` of `count`, and the first, 0, leads.
+    """The processes that train together; this one is `rank` of `count`, and rank 0 leads.
 
-    `why` says in one line why another process does not answer.
+    `why` returns the reason, in one line, why another process does not answer.
     """
 
     def __init__(self, rank: int, count: int, patient: Any, why: Callable[[], str]) -> None:
@@ -32,14 +32,14 @@ class Ranks:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Say in one line that another process does not answer."""
+        """Raise LissomError, in one line, if another process does not answer."""
         try:
             yield
         except RuntimeError as error:
             raise LissomError(self.why()) from error
 
     def told(self, said: bytes, patient: bool = False) -> bytes:
-        """Return what the first process says, in all of them; `patient`: it may think first."""
+        """Return bytes of the first process in all of them; `patient` waits up to `LONG`."""
         group = self.patient if patient else None
         size = torch.tensor([len(said)])
         with self.heard():
@@ -52,7 +52,7 @@ class Ranks:
         return content.numpy().tobytes()
 
     def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return the sum of each tensor over all processes; all travel in one message."""
+        """Return the sum of each tensor over all processes, with one message for all tensors."""
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         with self.heard():
             dist.all_reduce(flat)
@@ -60,14 +60,14 @@ class Ranks:
         return [each.view(tensor.shape) for each, tensor in zip(sums, tensors, strict=True)]
 
     def largest(self, values: Tensor) -> Tensor:
-        """Return the largest of each value over all processes."""
+        """Return the maximum of each value over all processes."""
         values = values.clone()
         with self.heard():
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def copy_first(self, tensor: Tensor) -> None:
-        """Give a tensor what it holds in the first process."""
+        """Overwrite a tensor with its values in the first process."""
         value = tensor.detach().contiguous()
         with self.heard():
             dist.broadcast(value.view(torch.uint8) if value.dtype == torch.bool else value, 0)
@@ -83,9 +83,10 @@ def meet(
     nccl: bool = False,
     timeout: timedelta = BATCH,
 ) -> Ranks:
-    """Meet the other processes at a file that is not there yet, or where torchrun says if None.
+    """Join the other processes through a new file at `place`, or through torchrun if None.
 
-    Tensors on the CPU go by gloo, and with `nccl` those on GPUs by NCCL.
+    Tensors on the CPU use gloo; with `nccl`, those on GPUs use NCCL. Raises LissomError if a
+    process is missing.
     """
     try:
         dist.init_process_group(
@@ -102,7 +103,7 @@ def meet(
 
 
 def part_of(batch: Tensor, rank: int, count: int) -> Tensor:
-    """Return the part of a batch (n ...) that is one process's; parts differ by one sample at most.
+    """Return one process's part of a batch (n ...); parts differ by at most one sample.
 
     >>> [part_of(torch.arange(5), rank, 2).tolist() for rank in (0, 1)]
     [[0, 1, 2], [3, 4]]

@@ -1,4 +1,4 @@
-"""How the learning rate goes over a step."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 
 from ..language.training import TrainSettings
 
-NEAR = (
-    1e-9  # of an epoch; a share of all updates times the epochs is a whole number but for rounding
-)
+NEAR = 1e-9  # of an epoch; progress * epochs is a whole number at an epoch's start, up to rounding
 
 
 def rate(settings: TrainSettings, progress: float) -> float:
@@ -19,8 +17,8 @@ def rate(settings: TrainSettings, progress: float) -> float:
     step:       lr, a tenth of it after 1/2, a hundredth after 3/4
     milestones: lr * factor^(number of milestones that are reached), in whole epochs
 
-    In `warmup` epochs it first goes linearly from 0.1 of lr to lr; cosine then begins after them,
-    and milestones count them.
+    In the first `warmup` epochs it rises linearly from 0.1 of lr to lr. cosine begins after them;
+    step and milestones count them.
     Source: as LinearLR, CosineAnnealingLR and MultiStepLR in torch.optim.lr_scheduler.
     """
     lr = settings.lr

@@ -1,4 +1,4 @@
-"""The settings that every step which learns has."""
+"""The settings that all learning steps share."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Learning(Step):
         "optimizer; adamw suits transformers and binary networks", "sgd", late=True
     )
     colour: float = arg(
-        "most change of brightness, contrast and saturation, as a share of them; 0.4 is usual",
+        "largest relative change of brightness, contrast and saturation; 0.4 is usual",
         0.0,
         low=0,
         high=1,
         late=True,
     )
     mosaic: float = arg(
-        "share of images that are put together of four, for boxes and label pictures",
+        "share of images that are composed of four, for boxes and label pictures",
         0.0,
         low=0,
         high=1,
@@ -76,17 +76,15 @@ class Learning(Step):
         low=1,
         late=True,
     )
-    factor: float = arg("what milestones multiply the rate by", 0.1, above=0, below=1, late=True)
-    warmup: int = arg(
-        "epochs in which the rate first goes from a tenth of lr to lr", 0, low=0, late=True
-    )
+    factor: float = arg("factor of the rate at each milestone", 0.1, above=0, below=1, late=True)
+    warmup: int = arg("epochs of linear warm-up, from a tenth of lr to lr", 0, low=0, late=True)
     decay_on: str = arg(
         "parameters that decay: all, weights (of 2 or more dimensions), norm, bias, head, or patterns",
         "weights",
         late=True,
     )
     layer_decay: float = arg(
-        "share of each layer's learning rate that the layer before it has; 1 = all alike",
+        "learning rate of each layer, as a share of the next layer's; 1 = all equal",
         1.0,
         above=0,
         high=1,
@@ -99,54 +97,54 @@ class Learning(Step):
         late=True,
     )
     until: Literal["epochs", "plateau"] = arg(
-        "plateau = until the validation metric gets no better for patience epochs; takes the best",
+        "plateau = until the validation metric has not improved in patience epochs; keeps the best",
         "epochs",
         late=True,
     )
     patience: int = arg('epochs without a better metric, for until="plateau"', 10, low=1, late=True)
     keep_optimizer: bool = arg(
-        "leave the momentum to a next step that has resume=True", False, late=True
+        "save the momentum for a next step with resume=True", False, late=True
     )
     resume: bool = arg(
-        "begin with the momentum of the step before, which has keep_optimizer=True",
+        "start from the momentum of the previous step, which needs keep_optimizer=True",
         False,
         late=True,
     )
     ema: float | None = arg(
-        "decay of a moving average of weights and statistics, which the step leaves; 0.999 is usual",
+        "decay of a moving average of weights and statistics, the step's result; 0.999 is usual",
         None,
         above=0,
         below=1,
         late=True,
     )
     accumulate: int = arg(
-        "parts that a batch is computed in, to save memory; the gradient is that of the batch",
+        "parts in which a batch is computed, to save memory; the gradient is that of the batch",
         1,
         low=1,
         high=65_536,
         late=True,
     )
     drop_path: float | None = arg(
-        "how often the last block is left out (stochastic depth), the first never; "
-        "None = as the network has it",
+        "how often the last block is skipped (stochastic depth); the first never is; "
+        "None = the network's own rates",
         None,
         low=0,
         below=1,
         late=True,
     )
     recompute: bool = arg(
-        "compute activations again for the gradient (gradient checkpointing), to save memory",
+        "recompute activations for the gradient (gradient checkpointing), to save memory",
         False,
         late=True,
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = arg(
-        "what the network computes in; auto = bf16 where that is faster; fp16 scales the loss",
+        "precision of training; auto = bf16 if that is faster; fp16 scales the loss",
         "auto",
         late=True,
     )
     compile: bool = arg("compile the network with torch.compile first", False, late=True)
     sync_norm: bool = arg(
-        "where several processes learn, batch-norm computes with the whole batch, not with a part",
+        "batch-norm uses the whole batch if several processes train, not each its part",
         False,
         late=True,
     )
@@ -192,7 +190,10 @@ class Learning(Step):
         return super().refuses(earlier)
 
     def rehearse(self, model: nn.Module, ctx: Context) -> nn.Module:
-        """Learning changes no layer: the network itself goes on. Raise where what is to stay is not there."""
+        """Return the network itself: learning changes no layer.
+
+        Raises LissomError if a setting names something that the network lacks.
+        """
         from .optimizer import optimizer_of
         from .prepare import prepare_network
 
@@ -205,7 +206,7 @@ class Learning(Step):
         return model
 
     def train_settings(self, epochs: int, smoothing: float = 0.0) -> TrainSettings:
-        """Return the settings in the form that `fit` takes."""
+        """Return the settings for `fit`."""
         shared = {
             f.name: getattr(self, f.name) for f in fields(TrainSettings) if hasattr(self, f.name)
         }

@@ -1,4 +1,4 @@
-"""Batch-norm over the whole batch, where several processes compute a part of it each."""
+"""Batch-norm over the whole batch when several processes compute a part of it each."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class MeanOverRanks(torch.autograd.Function):
-    """The mean of numbers over all processes, each weighted with the `count` that it stands for here;
-    and the count of all.
+    """The mean of values over all processes, weighted with their `count`; and the total count.
 
-    Each process computes the gradient of the mean loss of its own part, which is later weighted with
-    the part's share of the batch. So what comes back from the others is, too.
+    Each process computes the gradient of the mean loss of its own part, which is later weighted
+    with the part's share of the batch. So gradients from other processes have these weights too.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, count: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-        """Return the mean, and the count of all processes."""
+        """Return the weighted mean, and the total count of all processes."""
         total = values.new_tensor(float(count))
         sums, total = ranks.summed([values * count, total])
         ctx.ranks = ranks
@@ -34,16 +33,16 @@ class MeanOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        """Return the gradient of all parts, in units of this part's."""
+        """Return the sum of all parts' gradients, each weighted with its share of the batch."""
         return ctx.ranks.summed([ctx.share * gradient])[0], None, None
 
 
 def synchronise(model: nn.Module, ranks: Ranks) -> Callable[[], None]:
-    """Have each batch-norm in training mode divide by the deviation of all processes' samples; return
-    what undoes it.
+    """Make each batch-norm in training mode normalise with the statistics of all processes.
 
-    Source: the statistics are added up as in Chan, Golub and LeVeque 1983, Algorithms for Computing
-    the Sample Variance; torch.nn.SyncBatchNorm does the same on GPUs only
+    Returns a function that undoes it. Source: the statistics are added up as in Chan, Golub and
+    LeVeque 1983, Algorithms for Computing the Sample Variance; torch.nn.SyncBatchNorm does the same
+    on GPUs only.
     """
     norms = [m for m in model.modules() if isinstance(m, NORMS)]
     for norm in norms:
@@ -59,7 +58,7 @@ def synchronise(model: nn.Module, ranks: Ranks) -> Callable[[], None]:
 def normalised(
     norm: Any, ranks: Ranks, alone: Callable[[Tensor], Tensor], inputs: Tensor
 ) -> Tensor:
-    """Return what a batch-norm makes of its part (n c ...) of a batch; running statistics move."""
+    """Return a batch-norm's output for its part (n c ...) of a batch; update running statistics."""
     if not norm.training:
         return alone(inputs)
     x = inputs.float()
@@ -81,7 +80,7 @@ def normalised(
 
 
 def move(norm: Any, mean: Tensor, variance: Tensor) -> None:
-    """Move running statistics as a batch-norm does."""
+    """Update running statistics as a batch-norm does."""
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     rate = norm.momentum

@@ -1,9 +1,9 @@
-"""The training loop of several processes: each computes its part of every batch, and all stay equal.
+"""The training loop of several processes: each computes its part of every batch; all stay equal.
 
-All draw the same order of samples. Gradients are summed, weighted with the share of the batch, so
-that they are those of the whole batch. Batch-norm computes with the statistics of a part, or of all
-(sync_norm.py), and its running statistics are averaged after each batch. Ends of moving ranges are
-the least and the greatest of all parts, which are those of the whole batch.
+All draw the same order of samples. Gradients are summed, weighted with the part's share of the
+batch, which gives those of the whole batch. Batch-norm uses the statistics of a part, or of the
+whole batch (sync_norm.py); its running statistics are averaged after each batch. Moving ranges get
+the smallest and the largest value of all parts, which are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ NORMS = nn.modules.batchnorm._NormBase
 
 
 class LoopTogether(Loop):
-    """A loop that computes a part of each batch. Nothing of the others is in its state: what a
-    process draws for a batch depends on the seed, the process and the number of the batch.
+    """A loop that computes a part of each batch.
+
+    Its state holds nothing of other processes: the random numbers of a process for a batch depend
+    on the seed, the process and the number of the batch.
     """
 
     def __init__(self, ranks: Ranks, *settings: Any) -> None:
@@ -60,7 +62,7 @@ class LoopTogether(Loop):
         super()._add_what_is_asked(judge and judged)
 
     def _begin(self) -> None:
-        """Begin an epoch; a last batch with too few samples for all is left out, as a lone one is."""
+        """Begin an epoch without the last batch if it has too few samples for all processes."""
         super()._begin()
         least = 2 * self.ranks.count  # one sample has no batch statistics
         size = self.pace.batch
@@ -74,7 +76,7 @@ class LoopTogether(Loop):
         self.each = -(-len(self.order) // size)
 
     def _batches(self) -> Iterator[tuple[Tree, Tree]]:
-        """Yield this process's part of each batch that is left of the epoch."""
+        """Yield this process's part of each remaining batch of the epoch."""
         size = self.pace.batch
         rest = self.order[self.taken * size :]
         if not len(rest):
@@ -87,7 +89,7 @@ class LoopTogether(Loop):
             self._seed()
 
     def _seed(self) -> None:
-        """Have what this process draws for the next batch be its own, and the same in each run."""
+        """Seed the generators for the next batch: different in each process, equal in each run."""
         text = f"{self.seed} {self.ranks.rank} {self._done()}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
         self.vary.manual_seed(seed)
@@ -100,7 +102,7 @@ class LoopTogether(Loop):
         return super()._step(pixels, targets)
 
     def _gathered(self, value: Tensor, count: int) -> tuple[Tensor, int]:
-        """Make gradients, statistics and ranges those of the whole batch in all processes."""
+        """Give all processes the gradients, statistics and ranges of the whole batch."""
         size = self.pace.batch
         whole = min(size, len(self.order) - (self.taken - 1) * size)
         share = count / whole
@@ -120,7 +122,7 @@ class LoopTogether(Loop):
         *values, value, right, counts = sums
         told = [each > 0 for each in counts.tolist()]
         for parameter, gradient, there in zip(parameters, values, told, strict=False):
-            if there:  # what no process has a gradient of stays without
+            if there:  # a parameter without a gradient in every process stays without one
                 parameter.grad = gradient.to(parameter.dtype)
         for buffer, mean in zip(statistics, values[len(parameters) :], strict=True):
             buffer.copy_(mean)
@@ -134,13 +136,13 @@ class LoopTogether(Loop):
         return value, whole
 
     def _statistics(self) -> list[Tensor]:
-        """Return the running statistics that a batch has moved."""
+        """Return the running statistics that a batch has updated."""
         moving = [m for m in self.held.modules() if isinstance(m, NORMS) and m.training]
         buffers = chain.from_iterable((m.running_mean, m.running_var) for m in moving)
         return [buffer for buffer in buffers if buffer is not None]
 
     def _changed(self) -> list[tuple[Tensor, bool]]:
-        """Return the buffers of unknown layers, and whether each was written to since the last call."""
+        """Return the buffers of other layers, and whether each was written since the last call."""
         changed = []
         for module in self.held.modules():
             if isinstance(module, (NORMS, Rounding)):
@@ -153,7 +155,7 @@ class LoopTogether(Loop):
         return changed
 
     def _settle(self) -> None:
-        """Give moving ranges the ends of the whole batch."""
+        """Set moving ranges to the lowest and highest values of the whole batch."""
         ends = [
             (rounding.held["high"], rounding.held["low"])
             for rounding in self.held.modules()
@@ -174,7 +176,7 @@ class LoopTogether(Loop):
                 module.settle()
 
     def _recall(self) -> None:
-        """Have what is remembered beside the network be what the first process remembers."""
+        """Copy the further state of the losses (`remembers`) from the first process to all."""
         others = [each for each in self.remembers if not isinstance(each, QuantizedNetwork)]
         if others:
             said = json.dumps([each.memory() for each in others]).encode()
@@ -182,7 +184,7 @@ class LoopTogether(Loop):
                 each.recall(memory)
 
     def _agree(self) -> None:
-        """Go on from the state of the first process, which may come from a checkpoint."""
+        """Take the state of the first process, which may come from a checkpoint."""
         from safetensors.torch import load, save
 
         tensors: dict[str, Tensor] = {}

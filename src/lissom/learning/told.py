@@ -1,4 +1,4 @@
-"""What a training loop says of batches: how many answers are right, and that losses are numbers."""
+"""Checks and counts of a training loop: correct outputs, finite losses, errors of user code."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ..trees import Tree, answer_in
 
 @contextmanager
 def own_code(compiled: bool = False) -> Iterator[None]:
-    """Say in one line what the user's own network raises while it learns, or torch.compile of it:
-    what is tried before keeps no gradients and is not compiled.
+    """Turn an error of the user's network or of torch.compile in training into one line.
+
+    Earlier checks do not catch these: they run without gradients and uncompiled.
     """
     try:
         yield
@@ -32,8 +33,9 @@ def own_code(compiled: bool = False) -> Iterator[None]:
 
 
 def correct(outputs: Tree, targets: Tree) -> Tensor:
-    """Return how many of the largest outputs (n classes) are those of their targets (n); NaN where
-    targets are no classes.
+    """Return the number of samples whose largest output (n classes) is at the target (n).
+
+    NaN if the targets are not classes.
     """
     answer = answer_in(outputs)
     classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
@@ -43,12 +45,12 @@ def correct(outputs: Tree, targets: Tree) -> Tensor:
 
 
 def share(right: Tensor, seen: int) -> float | None:
-    """Return the share of `seen` images that were named right, None where that is no number."""
+    """Return the share of `seen` images that are correct, None if `right` is not finite."""
     return float(right) / seen if torch.isfinite(right) else None
 
 
 def finite(mean: Tensor, value: Tensor, where: str) -> float:
-    """Return the mean loss as a number, or raise if it is none."""
+    """Return the mean loss as a float. Raises LissomError if it or the last loss is not finite."""
     if not (torch.isfinite(mean) and torch.isfinite(value)):
         raise LissomError(
             f"{where}: the loss is {float(value.detach()):g}; a lower lr or clip=1.0 may help"

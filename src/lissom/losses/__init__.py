@@ -1,1 +1,1 @@
-"""Losses that compare a student with its teacher, a file each."""
+"""Distillation losses, which compare a student with its teacher; one in each file."""

@@ -1,4 +1,4 @@
-"""Match where in the image the teacher looks."""
+"""Match spatial attention maps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Attention(FeatureLoss):
 
 
 def attention_map(feature: Tensor, power: float) -> Tensor:
-    """Return for features (n c h w) a vector (n h*w) of length 1: the sum over channels of |f|^power."""
+    """Return the sum over channels of |f|^power for features (n c h w), normalised: (n h*w)."""
     import torch.nn.functional as F
 
     raised = feature.square() if power == 2 else feature.abs().pow(power)

@@ -1,4 +1,4 @@
-"""Match where the teacher's features lie."""
+"""Match the spatial distribution of each channel of the teacher's features."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cwd(FeatureLoss):
-    """Match at which places each channel of the teacher's features is large.
+    """Match the places at which each channel of the teacher's features is large.
 
     p    = softmax over the h*w places of (t / T),  q = the same of (s / T)
     loss = T^2 * sum over feature layers of mean over (n c) of sum over places of p * log(p / q)
 
     student, teacher: one s, t: (n c h w) per feature layer
-    A channel of a segmenter or detector shows where one kind of thing is, and most places show
-    nothing: as a distribution, the few places that do weigh most.
+    A channel of a segmenter or detector often marks one kind of object, and most places are
+    background. In a distribution over places, the few with an object have the largest weight.
     Also known as: channel-wise knowledge distillation.
     Source: Shu et al. 2021, Channel-wise Knowledge Distillation for Dense Prediction,
     https://arxiv.org/abs/2011.13256

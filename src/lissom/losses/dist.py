@@ -1,4 +1,4 @@
-"""Match how answers are ordered and spread rather than the answers themselves."""
+"""Match the correlations of the teacher's outputs instead of the outputs themselves."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ class Dist(LogitLoss):
 
 
 def pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Return the correlation of each row of `first` (n k) with that of `second` (n k), 0 for a row that
-    is constant.
-    """
+    """Return the correlation (n) of the rows of two matrices (n k), 0 for constant rows."""
     import torch.nn.functional as F
 
     return F.cosine_similarity(

@@ -1,4 +1,4 @@
-"""Match the right class and the others apart from each other."""
+"""Match the target class and the other classes separately."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ class Dkd(LogitLoss):
 
 
 def parts(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Split log-probabilities (n classes): those of right and not right (n 2), and of the others (n
-    classes-1) alone.
+    """Split log-probabilities (n classes) into those of target or not, and of the other classes.
+
+    Returns (n 2), and (n classes-1) normalised among the other classes.
     """
     import torch
 

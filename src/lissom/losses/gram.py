@@ -1,4 +1,4 @@
-"""Match how features of one place go with those of another."""
+"""Match inner products of the channels of two feature layers."""
 
 from __future__ import annotations
 
@@ -69,8 +69,9 @@ class Gram(FeatureLoss):
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """Return the FSP matrices (n a b) of features (n a h w) and (n b h w), the larger brought to
-    the size of the smaller.
+    """Return the FSP matrices (n a b) of features (n a h w) and (n b h w).
+
+    The larger features are max-pooled to the size of the smaller.
     """
     import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""Match the teacher's softened answers."""
+"""Match the teacher's softened outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Match answers after giving the logits of every image the same mean and spread."""
+"""Match outputs after standardizing the logits of every image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LogitStd(LogitLoss):
 
     @property
     def inner(self) -> LogitLoss:
-        """The loss that is given standardised logits. Raises LissomError if it does not compare logits."""
+        """The loss on the standardized logits. Raises LissomError if it does not compare logits."""
         loss = method_of("losses", self.loss)
         if not isinstance(loss, LogitLoss):
             raise LissomError(
@@ -42,7 +42,7 @@ class LogitStd(LogitLoss):
         return loss
 
     def at_temperature(self, temperature: float) -> Self | None:
-        """Return this loss with the temperature of the loss within changed."""
+        """Return this loss with another temperature of the inner loss, None if that has none."""
         inner = self.inner.at_temperature(temperature)
         return None if inner is None else replace(self, loss=str(inner))
 
@@ -51,6 +51,6 @@ class LogitStd(LogitLoss):
 
 
 def standard(logits: Tensor) -> Tensor:
-    """Return logits (n classes) with mean 0 and standard deviation 1 in each row; a constant row gives 0."""
+    """Return logits (n classes) with mean 0 and deviation 1 in each row, 0 for constant rows."""
     centred = logits - logits.mean(1, keepdim=True)
     return centred / (centred.square().mean(1, keepdim=True) + 1e-14).sqrt()

@@ -1,4 +1,4 @@
-"""Match the teacher's features from student's features that are partly hidden."""
+"""Reconstruct the teacher's features from masked student features."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mgd(FeatureLoss):
     hidden: float = arg("fraction of the positions that is masked", 0.5, low=0, below=1)
 
     def modules(self, widths: Sequence[int]) -> nn.ModuleList:
-        """Return the two convolutions of each place."""
+        """Return the two convolutions of each feature layer."""
         from torch import nn
 
         return nn.ModuleList(

@@ -1,4 +1,4 @@
-"""Match which images of a batch lie near each other."""
+"""Match the similarities of the samples in a batch."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ class Pkt(FeatureLoss):
 
 
 def neighbours(feature: Tensor) -> Tensor:
-    """Return for features (n c h w) the logarithm (n n) of how near each image is to each, every
-    row adding up to 1.
+    """Return the logarithms (n n) of the similarities p_ij of samples, from features (n c h w).
+
+    The similarities of each row sum to 1.
     """
     import torch.nn.functional as F
 
     x = F.normalize(feature.mean((2, 3)), dim=1)
-    # opposite images are no neighbours, but a logarithm is taken
+    # opposite features have the similarity 0, which has no logarithm
     near = ((x @ x.t() + 1) / 2).clamp_min(1e-7)
     return near.log() - near.sum(1, keepdim=True).log()

@@ -1,8 +1,8 @@
-"""Small networks built by name: resnet20, preresnet38, vgg16, nin, densenet40 and their like, which
-classify 32x32 images, and tiny_detect, which finds objects in larger ones.
+"""Small networks by name.
 
-A name may end in -half or -quarter: the same network with that share of the channels in every
-layer.
+resnet20, preresnet38, vgg16, nin, densenet40 and others classify 32x32 images; tiny_detect detects
+objects in larger ones. A name may end in -half or -quarter: every layer then has that share of the
+channels.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ DEPTHS = {"resnet": (6, 2), "preresnet": (9, 2), "densenet": (3, 4)}  # depth = 
 
 
 def parsed(name: str) -> tuple[str, int, int]:
-    """Return family, depth (0 for a family of one) and what widths are divided by; raise if there
-    is no such network.
+    """Return family, depth (0 if a family has one network) and the divisor of widths.
+
+    Raises LissomError if there is no such network.
 
     >>> parsed("vgg16-quarter")
     ('vgg', 16, 4)
@@ -60,14 +61,12 @@ def parsed(name: str) -> tuple[str, int, int]:
 
 
 def check_name(name: str) -> None:
-    """Raise unless `name` is a built-in network: a known family at a depth it has, maybe half or a
-    quarter as wide.
-    """
+    """Raise LissomError unless `name` is a built-in network: a known family, depth and width."""
     parsed(name)
 
 
 def factory(name: str) -> Callable[..., nn.Module]:
-    """Return what builds the named network: a callable of num_classes and in_channels."""
+    """Return the factory of the named network, a callable with num_classes and in_channels."""
     from functools import partial
 
     from . import densenet, nin, resnet, tiny_detect, vgg

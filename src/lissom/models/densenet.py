@@ -1,4 +1,4 @@
-"""DenseNet for 32x32 images: three blocks in which every layer reads all before it.
+"""DenseNet for 32x32 images: three blocks in which every layer reads the outputs of all before it.
 
 Source: Huang et al. 2016, Densely Connected Convolutional Networks,
 https://arxiv.org/abs/1608.06993.
@@ -16,7 +16,10 @@ from .resnet import conv, initialise
 
 
 class Dense(nn.Module):
-    """Batch-norm, ReLU and a convolution, whose result is put beside the input if it `grows`, else pooled."""
+    """Batch-norm, ReLU and a convolution.
+
+    If it `grows`, its output is concatenated to the input; else the output is pooled.
+    """
 
     def __init__(self, inputs: int, outputs: int, grows: bool) -> None:
         super().__init__()

@@ -3,8 +3,8 @@
 Source: Lin, Chen and Yan 2013, Network In Network, https://arxiv.org/abs/1312.4400; Zhang et al.
 2017, ShuffleNet, https://arxiv.org/abs/1707.01083, for grouped convolutions with a shuffle between
 them.
-Differs: batch-norm after every convolution in place of dropout, and no ReLU before the last, global
-pooling.
+Differs: batch-norm after every convolution instead of dropout, and no ReLU before the global
+pooling at the end.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ GROUPS = (1, 2, 2, 16, 4, 4, 32, 8, 1)
 
 
 class Unit(nn.Module):
-    """A convolution, batch-norm and ReLU; the channels that `mixed` groups made are shuffled first.
+    """A convolution, batch-norm and ReLU, after a shuffle of the channels of `mixed` groups.
 
-    With `ahead` batch-norm and ReLU come before the convolution, and work on what it reads.
+    With `ahead`, batch-norm and ReLU come before the convolution.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Unit(nn.Module):
 
 
 class NIN(nn.Module):
-    """Three stages of a spatial and two 1x1 convolutions, halved in size between them, and a global mean.
+    """Three stages of a spatial and two 1x1 convolutions, pooling between them, and a global mean.
 
-    With the widths of `nin` 966,986 parameters in convolutions, with those of `nin_gc` 582,666.
-    With `ahead` the order is batch-norm, ReLU, convolution, pooling, in all but the first: pooling
-    then compares sums, not the signs of a network with binary inputs (Rastegari et al. 2016,
-    https://arxiv.org/abs/1603.05279, figure 3).
+    The convolutions have 966,986 parameters with the widths of `nin`, 582,666 with those of
+    `nin_gc`. With `ahead`, the order is batch-norm, ReLU, convolution, pooling in all but the first
+    unit: in a network with binary inputs, pooling then compares sums instead of signs (Rastegari et
+    al. 2016, https://arxiv.org/abs/1603.05279, figure 3).
     """
 
     def __init__(

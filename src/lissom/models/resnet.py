@@ -3,7 +3,8 @@
 Source: He, Zhang, Ren and Sun 2015, Deep Residual Learning, https://arxiv.org/abs/1512.03385
 (section 4.2) and 2016, Identity Mappings in Deep Residual Networks,
 https://arxiv.org/abs/1603.05027.
-Differs: shortcuts that change shape are 1x1 convolutions (option B), which every runtime quantizes.
+Differs: shortcuts that change the shape are 1x1 convolutions (option B): every runtime quantizes
+them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the size at stride 1."""
+    """Return a convolution without bias, padded to keep the size at stride 1."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
@@ -83,7 +84,7 @@ class Bottleneck(nn.Module):
 
 
 class PreResNet(nn.Module):
-    """The pre-activation bottleneck ResNet of depth 9n+2 that network slimming is measured on."""
+    """The pre-activation bottleneck ResNet of depth 9n+2 from the paper on network slimming."""
 
     def __init__(
         self, depth: int, num_classes: int = 10, in_channels: int = 3, shrink: int = 1

@@ -1,10 +1,10 @@
-"""A small detector of objects, with residual blocks and two grids of places that predict boxes.
+"""A small object detector, with residual blocks and two grids of places that predict boxes.
 
 Source: Tian et al. 2019, FCOS: Fully Convolutional One-Stage Object Detection,
 https://arxiv.org/abs/1904.01355, for boxes as four distances from a place; He et al. 2015,
 https://arxiv.org/abs/1512.03385, for the blocks.
-Differs: no feature pyramid and no centre-ness; distances are softplus(x), which grows in a line and
-so is not blown up by rounding, in place of exp(x).
+Differs: no feature pyramid and no centre-ness; distances are softplus(x) instead of exp(x): it
+grows linearly, so it does not amplify rounding errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .resnet import Block, conv, initialise
 
 WIDTHS = (16, 32, 64, 128)  # of features at the strides 2, 4, 8 and 16
-RARE = 0.01  # score of an untrained network: most places show nothing
+RARE = 0.01  # score of an untrained network: most places are background
 
 
 class Head(nn.Module):
@@ -72,7 +72,7 @@ class TinyDetect(nn.Module):
 
 
 def start_at(layer: nn.Conv2d, value: float) -> None:
-    """Set a layer so that its outputs are near `value`, whatever it reads."""
+    """Initialise a layer so that its outputs are near `value` for any input."""
     nn.init.normal_(layer.weight, std=0.01)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, value)

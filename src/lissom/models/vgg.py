@@ -1,9 +1,9 @@
-"""VGG with batch-norm for 32x32 images, with one linear layer or the three of the original.
+"""VGG with batch-norm for 32x32 images, with one linear layer or three as in the original.
 
 Source: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556; the CIFAR form of Liu et al.
 2017, Learning Efficient Convolutional Networks through Network Slimming,
 https://arxiv.org/abs/1708.06519.
-Differs: the last pooling takes the mean over whatever size is left, so that other image sizes fit.
+Differs: the last pooling is a global mean, so other image sizes fit.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 
 
 class VGG(nn.Module):
-    """Five stages of 3x3 convolutions, 64 to 512 channels, halved in size between them.
+    """Five stages of 3x3 convolutions, 64 to 512 channels, with the size halved between them.
 
-    `hidden` are the units of each of two more linear layers: 4096 in the original, 39 M parameters
-    at depth 19.
+    `hidden` is the width of two further linear layers: 4096 in the original, which gives 39 M
+    parameters at depth 19.
     """
 
     def __init__(

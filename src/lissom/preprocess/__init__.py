@@ -1,1 +1,1 @@
-"""Operations between a decoded picture and what a network is given."""
+"""Preprocessing operations, from a decoded picture to a network's input."""

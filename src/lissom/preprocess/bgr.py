@@ -1,4 +1,4 @@
-"""Blue first."""
+"""BGR channel order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bgr(PictureOperation):
-    """Put blue first, then green, then red: what networks trained with OpenCV or Caffe expect.
+    """Put blue first, then green, then red, as networks trained with OpenCV or Caffe expect.
 
-    A `normalize` after it has its numbers in this order too.
+    The numbers of a later `normalize` are in this order too.
     Also known as: channel order BGR.
     Source: OpenCV's imread, https://docs.opencv.org
     """

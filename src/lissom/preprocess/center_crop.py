@@ -1,4 +1,4 @@
-"""The middle of a picture."""
+"""A crop of the middle of a picture."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CenterCrop(PictureOperation):
-    """Cut out the middle, `height` x `width` pixels; a square where no width is given.
+    """Cut out the middle, `height` x `width` pixels; a square if no width is given.
 
     top  = round((picture's height - height) / 2)
     left = round((picture's width - width) / 2)
 
-    Where the picture is smaller, `fill` stands around it.
+    A smaller picture is surrounded by `fill`.
     Also known as: CenterCrop in torchvision.
     Source: torchvision.transforms.CenterCrop, https://docs.pytorch.org/vision
     """
 
     height: int = arg("pixels from top to bottom", low=1, high=8192)
-    width: int | None = arg(
-        "pixels from left to right; as the height if none", None, low=1, high=8192
-    )
-    fill: int = arg("value of pixels beyond a picture that is smaller", 0, low=0, high=255)
+    width: int | None = arg("pixels from left to right; None = the height", None, low=1, high=8192)
+    fill: int = arg("value of pixels around a smaller picture", 0, low=0, high=255)
 
     def __call__(self, picture: Image) -> Image:
         high = self.height
@@ -66,7 +64,8 @@ class CenterCrop(PictureOperation):
 
 
 def start(there: int, wanted: int) -> int:
-    """Return where the middle `wanted` pixels of `there` begin; below 0 where there are too few, of
-    which an odd one is missing at the end.
+    """Return the start of the middle `wanted` pixels of `there`.
+
+    It is below 0 if there are too few; an odd pixel is then added at the end.
     """
     return -((wanted - there) // 2) if there < wanted else round((there - wanted) / 2)

@@ -1,4 +1,4 @@
-"""One channel."""
+"""Conversion to gray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gray(PictureOperation):
-    """Turn colour into one channel of brightness.
+    """Convert colour to one channel of brightness.
 
     gray = 0.299 * red + 0.587 * green + 0.114 * blue
 

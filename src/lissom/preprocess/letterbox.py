@@ -1,4 +1,4 @@
-"""A picture whole, in a frame of one size."""
+"""The whole picture in a frame of fixed size."""
 
 from __future__ import annotations
 
@@ -19,19 +19,15 @@ class Letterbox(PictureOperation):
     ratio = min(height / picture's height, width / picture's width)
     size  = round(ratio * picture's size)
 
-    The shape of things is kept; the picture lies in the middle.
+    The aspect ratio is kept; the picture is in the middle.
     Also known as: letterbox in YOLO, resize with padding.
     Source: Ultralytics LetterBox, https://docs.ultralytics.com
     """
 
     height: int = arg("pixels from top to bottom", low=1, high=8192)
-    width: int | None = arg(
-        "pixels from left to right; as the height if none", None, low=1, high=8192
-    )
+    width: int | None = arg("pixels from left to right; None = the height", None, low=1, high=8192)
     fill: int = arg("value of the pixels around, in every channel", 114, low=0, high=255)
-    interpolation: Literal["nearest", "bilinear"] = arg(
-        "how values between pixels are made", "bilinear"
-    )
+    interpolation: Literal["nearest", "bilinear"] = arg("interpolation between pixels", "bilinear")
 
     def __call__(self, picture: Image) -> Image:
         from PIL import Image as images
@@ -44,7 +40,7 @@ class Letterbox(PictureOperation):
         return frame
 
     def places(self, size: Size) -> tuple[Size, Size, tuple[int, int]]:
-        """Return the size of the frame, that of the picture in it, and where its corner lies."""
+        """Return the size of the frame, and the size and the corner of the picture in it."""
         high = self.height
         wide = self.width or high
         ratio = min(high / size[1], wide / size[0])

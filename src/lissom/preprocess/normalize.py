@@ -1,4 +1,4 @@
-"""Mean and deviation of each channel."""
+"""Normalization by mean and standard deviation of each channel."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ KNOWN: dict[str, tuple[Numbers, Numbers]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
 }
 
-FARTHEST = 2.0  # mean of pixels from 0 to 1 that somebody may mean
+FARTHEST = 2.0  # largest plausible mean, for pixels from 0 to 1
 
 
 @dataclass(frozen=True)
 class Normalize(NumberOperation):
-    """Subtract a mean and divide by a deviation, channel by channel.
+    """Subtract a mean and divide by a standard deviation, channel by channel.
 
     y = (x - mean[channel]) / std[channel]
 
-    normalize("imagenet")  mean 0.485, 0.456, 0.406 and deviation 0.229, 0.224, 0.225
-    normalize("half")      mean 0.5 and deviation 0.5: numbers from -1 to 1
-    normalize("cifar10")   mean 0.4914, 0.4822, 0.4465 and deviation 0.247, 0.2435, 0.2616
-    normalize("data")      mean and deviation of the training images, measured
-    normalize(mean=(0.5, 0.4, 0.4), std=0.25)   own numbers, one or one for each channel
+    normalize("imagenet")  mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225
+    normalize("half")      mean 0.5 and std 0.5: numbers from -1 to 1
+    normalize("cifar10")   mean 0.4914, 0.4822, 0.4465 and std 0.247, 0.2435, 0.2616
+    normalize("data")      mean and std measured on the training images
+    normalize(mean=(0.5, 0.4, 0.4), std=0.25)   given numbers, one or one for each channel
 
     Also known as: Normalize in torchvision, standardization.
     Source: torchvision.transforms.Normalize, https://docs.pytorch.org/vision
     """
 
     of: Literal["imagenet", "half", "cifar10", "data"] = arg(
-        "whose numbers, where none are given", "data"
+        "name of the numbers, if none are given", "data"
     )
-    mean: float | tuple[float, ...] | None = arg("what is subtracted; 0 if only std is given", None)
+    mean: float | tuple[float, ...] | None = arg("mean to subtract; 0 if only std is given", None)
     std: float | tuple[float, ...] | None = arg(
-        "what is divided by; 1 if only mean is given", None, above=0
+        "standard deviation to divide by; 1 if only mean is given", None, above=0
     )
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Normalize(NumberOperation):
 
     @property
     def given(self) -> bool:
-        """Whether there are numbers of its own."""
+        """Whether numbers are given instead of a name."""
         return self.mean is not None or self.std is not None
 
     @property
@@ -90,7 +90,7 @@ class Normalize(NumberOperation):
 
 
 def each(value: float | Numbers, channels: int, name: str) -> Numbers:
-    """Return one number for each channel; raise unless there is one number, or as many as channels."""
+    """Return one number for each channel. Raises LissomError unless one, or as many, are given."""
     numbers = value if isinstance(value, tuple) else (value,)
     if len(numbers) == 1:
         return numbers * channels

@@ -1,4 +1,4 @@
-"""A border of one value."""
+"""A border of constant value."""
 
 from __future__ import annotations
 

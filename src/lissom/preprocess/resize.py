@@ -1,4 +1,4 @@
-"""Another size."""
+"""Resizing."""
 
 from __future__ import annotations
 
@@ -18,34 +18,32 @@ class Resize(PictureOperation):
     """Resize so that the shorter side is `size`, or to exactly `size` x `width`.
 
     resize(256)            the shorter side becomes 256, the longer one int(256 * long / short)
-    resize(256, "bicubic") the same, interpolated otherwise
-    resize(240, 320)       240 high and 320 wide, whatever the shape was
+    resize(256, "bicubic") the same with another interpolation
+    resize(240, 320)       240 high and 320 wide, for any aspect ratio
 
     resize(256, fast=True)   by PyTorch, two to three times as fast; in photos one number in a
                              thousand differs by 1 of 255 from Pillow's
-    resize(256, draft=True)  JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where twice the
-                             wanted size is left, several times as fast for photos of many
+    resize(256, draft=True)  JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, if at least
+                             twice the wanted size remains; several times as fast for photos of many
                              megapixels; pixels differ by 1 to 2 of 255 on average, as with another
                              interpolation
 
-    With antialias a pixel of the smaller picture is made of all pixels that it covers, as in Pillow
-    and torchvision; without it of the nearest ones only, as in OpenCV.
+    With antialias, a pixel of the smaller picture averages all pixels that it covers, as in Pillow
+    and torchvision; without it only the nearest ones, as in OpenCV.
     Also known as: Resize in torchvision, squash (with a width).
     Source: torchvision.transforms.Resize, https://docs.pytorch.org/vision
     """
 
-    size: int = arg(
-        "pixels of the shorter side; the height where a width is given", low=1, high=8192
-    )
+    size: int = arg("pixels of the shorter side; the height if a width is given", low=1, high=8192)
     width: int | Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = arg(
         "width, or the interpolation", None, low=1, high=8192
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = arg(
-        "how values between pixels are made", "bilinear"
+        "interpolation between pixels", "bilinear"
     )
     antialias: bool = arg("average over all pixels that a new one covers", True)
     fast: bool = arg("resize by PyTorch, with pixels that differ a little from Pillow's", False)
-    draft: bool = arg("decode JPEG files smaller where twice the wanted size is left", False)
+    draft: bool = arg("decode JPEG files smaller if twice the wanted size remains", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,15 +106,16 @@ class Resize(PictureOperation):
 
 
 def resampling(name: str) -> int:
-    """Return Pillow's number of an interpolation."""
+    """Return Pillow's constant for an interpolation."""
     from PIL.Image import Resampling
 
     return Resampling[name.upper()]
 
 
 def sampled(picture: Image, size: tuple[int, int], name: str, *, antialias: bool) -> Image:
-    """Return a picture of `size` (width, height) as PyTorch resizes it: in 8 bits with `antialias`;
-    without, its pixels are interpolated between the nearest ones.
+    """Return a picture resized by PyTorch to `size` (width, height).
+
+    With `antialias` in 8 bits; without, in floats between the nearest pixels, then rounded.
     """
     import numpy as np
     import torch
@@ -129,7 +128,7 @@ def sampled(picture: Image, size: tuple[int, int], name: str, *, antialias: bool
     planes = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
     wide, high = size
     steps = [(high, wide)]
-    # as Pillow 13: along columns first where that leaves less to do
+    # as Pillow 13: along columns first if that is less work
     columns_first = high < picture.height and picture.width * high < wide * picture.height
     if antialias and columns_first:
         steps = [(high, picture.width), (high, wide)]

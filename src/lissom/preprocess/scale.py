@@ -1,4 +1,4 @@
-"""Larger or smaller numbers."""
+"""Scaling of pixel values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ class Scale(NumberOperation):
 
     y = by * x
 
-    Numbers are from 0 to 1 before the first operation, so scale(255) gives back the values of the
-    pixels. What a network expects as (pixel - 127) / 128 is
-    scale(255) | normalize(mean=127, std=128).
+    Numbers are from 0 to 1 before the first operation, so scale(255) restores the pixel values. For
+    a network that expects (pixel - 127) / 128, use scale(255) | normalize(mean=127, std=128).
     Also known as: rescale.
     Source: the rescale_factor of image processors, https://huggingface.co/docs/transformers
     """

@@ -1,1 +1,1 @@
-"""What a user brings: a network, its weights, its loss and its metrics."""
+"""Tasks: a network, its weights, its loss and its metrics."""

@@ -1,8 +1,8 @@
-"""Who builds a network: a name of a menu, which is data, or the user's own code, which is imported.
+"""The builders of networks: names in lists, which are data, or the user's code, which is imported.
 
-What an entry of the store says is trusted with names only: names of lissom, torchvision and timm
-are looked up in lists, never as attribute paths. Code is imported only if the user's own key has
-signed the entry, or if the user names that code again.
+An entry of the store is trusted only to choose names: names of lissom, torchvision and timm are
+looked up in lists, never as attribute paths. Code is imported only if the user's own key has signed
+the entry, or if the user names that code again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 COUNTS = ("num_classes", "in_channels")
-MOST = 1_000_000  # classes or channels
+MOST = 1_000_000  # limit of classes and channels
 
 
 def code_named(build: dict[str, Any]) -> str | None:
-    """Return the code that has to be imported to build a network again, as in net.py:make; None
-    where names do.
+    """Return the code that building a network again imports, such as net.py:make, or None.
 
     >>> code_named({"model": "net.py:make"}), code_named({"task": "own.py:task"})
     ('net.py:make', 'own.py:task')
@@ -47,7 +46,7 @@ def code_named(build: dict[str, Any]) -> str | None:
 
 
 def program_file(model: str) -> str:
-    """Return the file of an exported program that names a network, "" where something else does.
+    """Return the file of an exported program that a model names, "" if it names something else.
 
     >>> program_file("pt2:net.pt2"), program_file("net.py:make")
     ('net.pt2', '')
@@ -56,7 +55,7 @@ def program_file(model: str) -> str:
 
 
 def onnx_file(model: str) -> str:
-    """Return the ONNX file that names a network, "" where something else does.
+    """Return the ONNX file that a model names, "" if it names something else.
 
     >>> onnx_file("onnx:net.onnx"), onnx_file("net.py:make")
     ('net.onnx', '')
@@ -65,7 +64,10 @@ def onnx_file(model: str) -> str:
 
 
 def arguments(build: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return what the builder of an entry is called with: numbers, texts, and tuples of them."""
+    """Return the arguments of an entry's builder: numbers, texts, and tuples of them.
+
+    Raises LissomError for numbers of classes or channels out of range.
+    """
     found = {key: value for key, value in build.items() if key != "model"}
     for key, value in found.items():
         if key in COUNTS and (type(value) is not int or not 1 <= value <= MOST):
@@ -73,13 +75,13 @@ def arguments(build: dict[str, Any], where: str) -> dict[str, Any]:
                 f"load: {where}: expected num_classes and in_channels from 1 to {MOST}, got "
                 f"{key!r:.40}: {value!r:.40}"
             )
-        if isinstance(value, list):  # JSON knows no tuple
+        if isinstance(value, list):  # JSON has no tuples
             found[key] = tuple(value)
     return found
 
 
 def chosen_arguments(build: dict[str, Any]) -> list[str]:
-    """Return the arguments of an entry's builder that can have it do more than build, as download.
+    """Return the arguments that may make an entry's builder do more than build, such as download.
 
     >>> chosen_arguments({"model": "torchvision:resnet18", "num_classes": 3, "weights": "DEFAULT"})
     ['weights']
@@ -88,7 +90,10 @@ def chosen_arguments(build: dict[str, Any]) -> list[str]:
 
 
 def library_model(library: str, name: str) -> Callable[..., nn.Module]:
-    """Return what builds a network of torchvision or timm by the name that it has in their lists."""
+    """Return the builder of a network that torchvision or timm lists under a name.
+
+    Raises LissomError if the name is unknown.
+    """
     module = library_module(library, "model")
     known = module.list_models()
     if name not in known and (library == "torchvision" or name not in module.list_pretrained()):
@@ -110,8 +115,9 @@ def library_model(library: str, name: str) -> Callable[..., nn.Module]:
 
 
 def torchvision_model(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return a builder of torchvision that downloads no backbone which nobody asked for, and builds
-    detectors as a network that returns boxes and logits.
+    """Return a builder of torchvision that does not download a backbone by default.
+
+    It builds a detector as a network that returns boxes and logits.
     """
     takes = inspect.signature(builder).parameters
 
@@ -122,7 +128,7 @@ def torchvision_model(builder: Callable[..., nn.Module]) -> Callable[..., nn.Mod
         if "weights_backbone" in takes:
             given = {"weights_backbone": None, **given}
         detects = builder.__module__.startswith("torchvision.models.detection.")
-        if detects and "num_classes" in given:  # which torchvision counts with the background
+        if detects and "num_classes" in given:  # torchvision counts the background as a class
             given["num_classes"] += 1
         network = builder(**given)
         return places_of(network) if is_detector(network) else network
@@ -131,11 +137,10 @@ def torchvision_model(builder: Callable[..., nn.Module]) -> Callable[..., nn.Mod
 
 
 def code_file(named: str) -> Path | None:
-    """Return the file that importing `named` would run, as in net.py:make or
-    package.module:factory; imports nothing of it.
+    """Return the file that importing `named` would run: net.py:make or package.module:factory.
 
-    None where it cannot be told, and for what is installed in this Python: nobody else writes
-    there.
+    Imports nothing of it. None if the file cannot be determined, and for packages installed in this
+    Python, which nobody else can write to.
     """
     if program := program_file(named):
         return Path(program).resolve()

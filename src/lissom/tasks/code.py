@@ -1,4 +1,4 @@
-"""The user's own code: imported, called, and what it raises told in one line."""
+"""Import and call the user's own code, and describe its errors in one line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 from ..errors import LissomError, nearest, place_of
 
-ORDER = "order:"  # before a file of weights: whatever their names, they are taken in their order
+ORDER = "order:"  # before a file of weights: match tensors by order instead of name
 
 
 def describe_error(error: BaseException, said: str, on: str = "") -> str:
-    """Return what the user's own code raised, on what, what it says, and where it was raised."""
+    """Return a line on an error of the user's code: type, input, message and place."""
     place = (
         ""
         if isinstance(error, SyntaxError)
@@ -29,7 +29,7 @@ def describe_error(error: BaseException, said: str, on: str = "") -> str:
 
 
 def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return what a factory can be called with; nothing for a module that does not say how it is made."""
+    """Return the parameters of a factory; none for a module class without its own `__init__`."""
     from torch import nn
 
     own = [c for c in getattr(factory, "__mro__", ()) if c not in (nn.Module, object)]
@@ -37,12 +37,15 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
         return {}
     try:
         return inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # written in C, or not callable: calling it will tell
+    except (TypeError, ValueError):  # written in C, or not callable: the call will show it
         return {}
 
 
 def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
-    """Import `name` from a module or a .py file; return it with a text that changes when the file does."""
+    """Import `name` from a module or a .py file; return it with a text that changes with the file.
+
+    Raises LissomError if the import fails or the name is missing.
+    """
     try:
         if place.endswith(".py"):
             path = Path(place).resolve()
@@ -72,7 +75,7 @@ def loaded(place: str, name: str, what: str) -> tuple[Any, str]:
 
 
 def weights_file(text: str) -> str:
-    """Return the file in what --weights says.
+    """Return the file that --weights names.
 
     >>> weights_file("net.pth"), weights_file("order:net.pth")
     ('net.pth', 'net.pth')
@@ -81,7 +84,7 @@ def weights_file(text: str) -> str:
 
 
 def file_mark(path: str) -> str:
-    """Return a text that changes when the file's content does."""
+    """Return a hash of a file's content."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -90,7 +93,7 @@ def file_mark(path: str) -> str:
 
 
 def called(function: Callable[[], Any], where: str) -> Any:
-    """Return what a function of the user's gives, or raise with what it raised."""
+    """Return the result of a user's function. Raises LissomError with the text of its error."""
     try:
         return function()
     except LissomError:

@@ -1,4 +1,4 @@
-"""Data that the user's own code gives: `file.py:name`, a data set or several; data from an origin."""
+"""Load data from the user's own code, `file.py:name`, or from an origin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALSO = {"val": "valid", "validation": "valid", "training": "train", "testing": "
 
 
 def data_from(origin: Mapping[str, Any]) -> Data:
-    """Load the data that have this `origin`, in another process or on another machine."""
+    """Load the data with this `origin`, in another process or on another machine."""
     more = {name: with_tuples(value) for name, value in origin.items() if name != "name"}
     if is_own_data(origin["name"]):
         return own_data(origin["name"], **more)
@@ -32,15 +32,16 @@ def data_from(origin: Mapping[str, Any]) -> Data:
 
 
 def with_tuples(value: Any) -> Any:
-    """Return a value as it was before it was JSON, which knows no tuple."""
+    """Return a value from JSON with lists converted back to tuples."""
     return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = None) -> Data:
-    """Load the data in `file.py:name`: a Dataset or DataLoader, a pair or dict of them, or a
-    function without arguments that returns such.
+    """Load the data in `file.py:name`.
 
-    A pair is (train, test), three are (train, valid, test). Of a single one a fifth is tested on.
+    This is a Dataset or DataLoader, a tuple or dict of them, a lissom.Data, or a function without
+    arguments that returns one of these. Two are (train, test), three are (train, valid, test). A
+    fifth of a single one is the test set. Raises LissomError for anything else.
     """
     place, _, name = spec.rpartition(":")
     found, source = loaded(place, name, "data")
@@ -71,7 +72,7 @@ def own_data(spec: str, *, preprocess: str | None = None, classes: str | None = 
 
 
 def parts_of(found: Any, where: str) -> dict[str, Any]:
-    """Return the splits in what the user's code gives, by name."""
+    """Return the splits in an object of the user's code, by name."""
     if isinstance(found, Mapping):
         parts = {ALSO.get(str(name), str(name)): split for name, split in found.items()}
         for name in parts:
@@ -91,7 +92,7 @@ def parts_of(found: Any, where: str) -> dict[str, Any]:
 
 
 def named_classes(text: str | None) -> int | tuple[str, ...] | None:
-    """Return the classes that a text names, as a number of them where it is one."""
+    """Return the classes that a text names, or their number if it is a number."""
     if text is None:
         return None
     return int(text) if text.isdigit() else classes_named(text)

@@ -1,4 +1,4 @@
-"""The kind of a task: named, of the user's own code, or what the targets look like."""
+"""The kind of a task: by name, from the user's own code, or inferred from the targets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from .code import called, loaded
 if TYPE_CHECKING:
     from ..trees import Tree
 
-KINDS = ("classify", "segment", "multilabel", "tag", "detect", "regress")  # as targets are tried
+# in the order in which they are tried on targets
+KINDS = ("classify", "segment", "multilabel", "tag", "detect", "regress")
 
 
 def is_own_kind(text: str) -> bool:
-    """Return whether a text names a kind in the user's own code, as boxes.py:kind does."""
+    """Return whether a text names a kind in the user's own code, such as boxes.py:kind."""
     return text.rpartition(":")[0].endswith(".py")
 
 
 def check_kind(text: str) -> None:
-    """Raise unless a text can name a kind of task; imports nothing of the user's."""
+    """Raise LissomError unless a text can name a kind of task; imports no code of the user."""
     if text.endswith(".py"):
         raise LissomError(f"--kind: {text} says no name in that file; expected {text}:NAME")
     if not is_own_kind(text):
@@ -33,8 +34,9 @@ def check_kind(text: str) -> None:
 
 
 def kind_named(text: str) -> tuple[Kind, str]:
-    """Return the kind that a text names, and what changes with the user's own code: nothing for one
-    of the menu.
+    """Return the kind that a text names, and a text that changes with the user's own code.
+
+    The latter is empty for a built-in kind. Raises LissomError if the text names no kind.
     """
     if not is_own_kind(text):
         kind: Kind = method_of("kinds", text, "--kind")
@@ -52,14 +54,15 @@ def kind_named(text: str) -> tuple[Kind, str]:
 
 
 def listed_classes() -> str:
-    """Return the classes that a kind of the user's own may begin with."""
+    """Return the classes that a user's own kind may inherit from, as text."""
     kinds = menu("kinds")
     return ", ".join(f"{kinds[name].__module__}.{kinds[name].__name__}" for name in sorted(kinds))
 
 
 def kind_of(targets: Tree | None, *, own: bool) -> Kind | None:
-    """Return the kind of task that targets look like; None where a task with a loss and metrics of
-    its `own` has others than classes, or where they look like none, as several tensors do.
+    """Return the kind of task that fits the targets, None if none does (as for several tensors).
+
+    With `own`, a loss and metrics of the task, only classify is tried.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Networks as the command line names them: what a name may be, and what builds it."""
+"""Networks as the command line names them: check a name, and find the function that builds it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def check_model_spec(spec: str) -> None:
-    """Raise unless `spec` can name a network: a built-in, torchvision:NAME, timm:NAME, onnx:FILE,
-    pt2:FILE, package.module:factory or path/to/file.py:factory.
+    """Raise LissomError unless `spec` can name a network.
+
+    That is a built-in, torchvision:NAME, timm:NAME, onnx:FILE, pt2:FILE, package.module:factory or
+    path/to/file.py:factory.
     """
     from ..models import check_name
 
@@ -51,7 +53,7 @@ def check_model_spec(spec: str) -> None:
 
 
 def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
-    """Return what builds the network named by `spec`, and a text that changes when its source does."""
+    """Return the factory of the network `spec`, and a text that changes with its source."""
     check_model_spec(spec)
     if program := program_file(spec):
         from .program import program_network
@@ -75,10 +77,9 @@ def factory_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
 def arguments_for(
     factory: Callable[..., nn.Module], model: str, data: Data, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a factory is called with: the channels and classes of the data if it takes them,
-    and `more`.
+    """Return the arguments for a factory: `more`, and channels and classes if it takes them.
 
-    Raises LissomError for `more` that it does not take.
+    Raises LissomError if it does not take one of `more`.
     """
     if onnx_file(model):
         return dict(more)  # inputs that are fixed
@@ -94,20 +95,20 @@ def arguments_for(
 
 
 def is_own_code(model: str) -> bool:
-    """Return whether the user's own code builds a network, which may be trained by then."""
+    """Return whether the user's own code builds a network, which may then be trained already."""
     place = model.rpartition(":")[0]
     return bool(place) and place not in LIBRARIES and not onnx_file(model)
 
 
 def is_published(weights: str, model: str) -> bool:
-    """Return whether `weights` name some that a library publishes with its network, and no file."""
+    """Return whether `weights` name published weights of a library's network, not a file."""
     return model.partition(":")[0] in LIBRARIES and bool(re.fullmatch(r"[A-Z0-9_]+", weights))
 
 
 def published_argument(model: str, weights: str) -> dict[str, Any]:
-    """Return the argument by which a library's builder loads its published weights."""
+    """Return the argument that makes a library's builder load its published weights."""
     if model.startswith("torchvision:"):
-        if weights == "DEFAULT":  # the key has the name of those that are the newest now
+        if weights == "DEFAULT":  # the key must name the weights that are the newest now
             newest = newest_weights(model.partition(":")[2])
             if newest is None:
                 raise LissomError(f"weights: torchvision publishes none for {model}")

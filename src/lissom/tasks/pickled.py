@@ -1,10 +1,9 @@
-"""Look through a file of torch.save before PyTorch reads it: what would cost it time or memory
-without end is refused.
+"""Check a file of torch.save before PyTorch reads it, to refuse endless use of time or memory.
 
-PyTorch runs no code from a file either. But it prints what it refuses, whatever that is, and looks
-for words in what it printed, in a time that grows with the square of the length of a word; and it
-hashes, makes room for and unpacks whatever it is told to. Nothing is built here: only the stack of
-the pickle is followed, without values, which takes as long as reading the file.
+PyTorch itself runs no code from a file. But it prints any class that it refuses, and searches the
+printed text in a time that grows with the square of the length of a word; and it hashes, allocates
+and unpacks whatever the file demands. Nothing is built here: only the stack of the pickle is
+followed, without values, which takes as long as reading the file.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-# the first of the five pickles that a file of PyTorch before 1.6 begins with
+# the first of the five pickles at the start of a file from PyTorch before 1.6
 MAGIC = 0x1950A86A20F9469CFC6C
 PICKLES = 5
-NAME = 200  # letters of the name of a class
-KEY = 100  # values in a key: hashed again at each use
-CALL = 1_000  # values that a function is called with, or that an object is made of
-SHARED = 10_000  # values in a tuple that stand in the file once and are used again and again
-# all others PyTorch refuses by name
+NAME = 200  # letters in the name of a class
+KEY = 100  # values in a key, which is hashed again at each use
+CALL = 1_000  # values in the arguments of a function or the state of an object
+SHARED = 10_000  # values in a tuple beyond those in the file, by repeated use of the same ones
+# PyTorch refuses all other names
 ALLOWED = ("torch", "collections.", "builtins.", "_codecs.", "argparse.")
 
 NUMBERS = {"BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
@@ -34,7 +33,7 @@ HOLDERS = {"EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
 
 
 class Unfit(ValueError):
-    """Say what a pickle does that no state dict does."""
+    """The reason why a pickle is not that of a state dict."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ class Global:
 
 @dataclass(frozen=True, eq=False)
 class Tuple:
-    """A tuple, and how many values lie in it, itself and each that is used twice counted twice."""
+    """A tuple, and the number of values in it: itself included, values used twice counted twice."""
 
     parts: tuple[Any, ...]
     size: int
@@ -54,17 +53,17 @@ class Tuple:
 
 @dataclass(eq=False)
 class Holder:
-    """A list, a dict, a set, or what a call returned, and the largest tuple that was put into it."""
+    """A list, dict, set or result of a call, and the size of the largest value put into it."""
 
     kind: str
     largest: int = 0
 
 
 def check(path: str, allowed: Collection[str] = ()) -> None:
-    """Raise ValueError if a file of torch.save asks for what no state dict needs; `allowed` are
-    classes of the user's own.
+    """Raise ValueError if a file of torch.save does something that no state dict needs.
 
-    Files that PyTorch refuses at once, in few words, are left to it.
+    `allowed` are names of further classes. Files that PyTorch refuses at once, with a short
+    message, are left to PyTorch.
     """
     with Path(path).open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
@@ -95,7 +94,7 @@ def _check_zip(path: str, allowed: Collection[str]) -> None:
 class Machine:
     """The stack and the memory of an unpickler, without values."""
 
-    STRANGE = object()  # at this PyTorch stops, and says so in one line
+    STRANGE = object()  # PyTorch stops here with a message of one line
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
         self.stack: list[Any] = []
@@ -105,7 +104,7 @@ class Machine:
         self.count = 0
 
     def run(self, file: IO[bytes]) -> Any:
-        """Return what a pickle holds, as far as it is followed; STRANGE where PyTorch will not go on."""
+        """Return the value of a pickle, as far as it is followed; STRANGE if PyTorch will stop."""
         try:
             for opcode, given, _ in pickletools.genops(file):
                 self.count += 1
@@ -120,7 +119,7 @@ class Machine:
         return self.STRANGE
 
     def _value(self, name: str, given: Any) -> bool:
-        """Put a value on the stack, if the opcode is one that does; return whether it is."""
+        """Push a value if the opcode does that; return whether it does."""
         if name in NUMBERS or name in TEXTS:
             self.stack.append(given)
         elif name in CONSTANTS:
@@ -151,7 +150,7 @@ class Machine:
         self.stack.append(Tuple(parts, size))
 
     def _moved(self, name: str, given: Any) -> bool:
-        """Do what only moves values; return whether the opcode does."""
+        """Move values if the opcode only does that; return whether it does."""
         if name in ("BINPUT", "LONG_BINPUT"):
             self.memo[given] = self.stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -177,8 +176,9 @@ class Machine:
             holder.largest = max([holder.largest, *map(size_of, values)])
 
     def _done(self, name: str) -> bool:
-        """Do what makes an object; return whether the opcode does. Raises Unfit for what no state
-        dict does.
+        """Make an object if the opcode does that; return whether it does.
+
+        Raises Unfit if no state dict makes such an object.
         """
         if name not in ("REDUCE", "NEWOBJ", "BUILD", "BINPERSID"):
             return False
@@ -204,7 +204,8 @@ class Machine:
         if not isinstance(function, Global) or not isinstance(given, Tuple):
             raise Unfit(f"it calls {told(function)}")
         first, second = (*given.parts, None, None)[:2]
-        # what counts values hashes them; a number makes so many bytes; a text has only one encoding
+        # set and Counter hash their values; bytearray(n) allocates n bytes; state dicts encode text
+        # only as latin-1
         room = function.name == "builtins.bytearray" and isinstance(first, int)
         code = function.name in ("builtins.bytearray", "_codecs.encode") and second not in (
             None,
@@ -229,12 +230,12 @@ class Machine:
 
 
 def size_of(value: Any) -> int:
-    """Return how many values lie in one, itself counted."""
+    """Return the number of values in a value, itself included."""
     return value.size if isinstance(value, Tuple) else 1
 
 
 def told(value: Any) -> str:
-    """Return in few words what a value is."""
+    """Return a short description of a value."""
     if isinstance(value, Global):
         return value.name
     return (

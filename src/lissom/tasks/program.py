@@ -1,12 +1,12 @@
 """A program of torch.export (.pt2) as a network of layers.
 
-A program is a graph of aten calls. Here each call that a layer of torch.nn makes becomes that layer
-again, under the name that its weight had, and each other call the function that code would have
-called. So batch-norm and dropout learn again, and the network is pruned and quantized as the one
+A program is a graph of aten calls. Here, each call of a layer of torch.nn becomes that layer again,
+under the name of its weight. Each other call becomes the public function that it stands for. So
+batch-norm and dropout work in training again, and the network is pruned and quantized as the one
 that was exported.
 
-Reading a program can run code: PyTorch unpickles what lies in it, looks up whatever function of
-torch it names, and evaluates its expressions. So a program is the user's own code, as a .py file is.
+Reading a program can run code: PyTorch unpickles its objects, looks up any function of torch that
+it names, and evaluates its expressions. So a program is the user's own code, like a .py file.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ NAMESPACES = ("aten", "prim", "prims", "torch", "_operator", "math")
 def program_network(path: str) -> nn.Module:
     """Return the network in a file of torch.export.save, in eval mode.
 
-    Raises LissomError for a file that is none, and for a program that changes its own buffers,
-    calls operators that are not PyTorch's, or takes batches of one size only.
+    Raises LissomError for any other file, and for a program that changes its own buffers, calls
+    operators that are not PyTorch's, or takes batches of only one size.
     """
     where = f"model: pt2:{path}"
     program = program_in(path, where)
@@ -49,7 +49,7 @@ def program_network(path: str) -> nn.Module:
         check_batches(network, exported.graph, where)
     except LissomError:
         raise
-    except Exception as error:  # what PyTorch's own code raises on a program that it cannot run
+    except Exception as error:  # PyTorch's own errors for a program that it cannot run
         raise LissomError(
             f"{where}: building its network raised {describe_error(error, first_line(error))}"
         ) from error
@@ -57,7 +57,7 @@ def program_network(path: str) -> nn.Module:
 
 
 def program_in(path: str, where: str) -> torch.export.ExportedProgram:
-    """Read a program."""
+    """Read a program onto the CPU. Raises LissomError if PyTorch cannot."""
     ends = ("models/model.json", "serialized_exported_program.json")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -75,7 +75,7 @@ def program_in(path: str, where: str) -> torch.export.ExportedProgram:
         if any(tensor.device.type != "cpu" for tensor in program.state_dict.values()):
             return move_to_device_pass(program, "cpu")
         return program
-    except Exception as error:  # of many kinds, from PyTorch's own reader
+    except Exception as error:  # PyTorch's reader raises errors of many kinds
         raise LissomError(
             f"{where}: PyTorch {torch.__version__} cannot read it "
             f"({describe_error(error, first_line(error))}); was it exported by another version?"
@@ -94,14 +94,14 @@ def quiet() -> Iterator[None]:
 
 
 def check_constants(program: torch.export.ExportedProgram, where: str) -> None:
-    """Raise where a program holds anything but tensors."""
+    """Raise LissomError if a constant of a program is not a tensor."""
     other = [name for name, value in program.constants.items() if not isinstance(value, Tensor)]
     if other:
         raise LissomError(f"{where}: expected constants that are tensors; {listed(other)} is none")
 
 
 def check_calls(graph: fx.Graph, where: str) -> None:
-    """Raise where a program does what no layer or function here stands for."""
+    """Raise LissomError if a program calls operators not of PyTorch or changes its buffers."""
     for node in graph.nodes:
         if node.op != "call_function":
             continue
@@ -120,14 +120,14 @@ def check_calls(graph: fx.Graph, where: str) -> None:
 
 
 def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
-    """Return the network with layers in the place of their calls; `state` is its state dict."""
+    """Return the network with layers instead of their calls; `state` is its state dict."""
     graph = exported.graph
     root = empty_network("Program")
     tensors = {
         node: attrgetter(node.target)(exported) for node in graph.nodes if node.op == "get_attr"
     }
     layers: dict[str, Layer] = {}
-    moved: dict[str, str] = {}  # tensor -> where a layer holds it now
+    moved: dict[str, str] = {}  # tensor -> its new name in a layer
     for node in [*graph.nodes]:
         if node.op != "call_function":
             continue
@@ -136,7 +136,7 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
         if layer is None:
             continue
         name = layer.name
-        while not layers.get(name, layer).same(layer):  # of the same weights, but another
+        while not layers.get(name, layer).same(layer):  # another layer with the same weights
             name = f"{name}_{node.name}"
         if name not in layers:
             place(root, name, layer.module)
@@ -147,7 +147,8 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
         with graph.inserting_before(node):
             new = graph.create_node("call_module", name, (layer.reads,))
         new.meta = node.meta
-        for user in [user for user in node.users if user.target is getitem]:  # of several results
+        # users that pick one of several results
+        for user in [user for user in node.users if user.target is getitem]:
             user.replace_all_uses_with(new)
             graph.erase_node(user)
         node.replace_all_uses_with(new)
@@ -171,7 +172,7 @@ def rebuilt(exported: fx.GraphModule, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def check_batches(network: nn.Module, graph: fx.Graph, where: str) -> None:
-    """Raise where a program was exported for batches of one size and takes no others."""
+    """Raise LissomError if a program takes only batches of the size that it was exported with."""
     shown = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     if not shown or not all(isinstance(value, Tensor) and value.ndim for value in shown):
         return

@@ -1,4 +1,4 @@
-"""What the aten calls of an exported program stand for: layers of torch.nn, functions of torch."""
+"""Convert the aten calls of an exported program to layers of torch.nn and functions of torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 _T = torch.Tensor
-# calls that check what the exporter saw, and compute nothing
+# calls that check assumptions of the exporter and compute nothing
 CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
-# aten's name of a call -> who makes its layer; some stand in decomposed programs only
+# aten's name of a call -> function that builds its layer; some occur only in decomposed programs
 LAYERS = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), "convolution"),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "convolution"),
@@ -43,7 +43,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     }.items()
     for name in names.split()
 } | {"sym_size": _T.size, "split_with_sizes": torch.split, "lift_fresh_copy": torch.clone}
-# those that take `inplace`, where aten has another name with _ at its end
+# functions with an argument `inplace`; aten has a second name that ends with _ instead
 ACTIVATIONS = "silu hardswish hardsigmoid gelu leaky_relu elu mish hardtanh relu6".split()
 RESIZES = {
     "upsample_nearest2d": "nearest",
@@ -62,7 +62,7 @@ class Call:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """All arguments that aten's schema has, those that are not given as well."""
+        """All arguments of aten's schema by name, with defaults for those that are not given."""
         if not self.name:
             return {}
         schema = self.node.target._schema.arguments  # type: ignore[union-attr]
@@ -72,13 +72,13 @@ class Call:
         return {**defaults, **given, **self.node.kwargs}
 
     def get(self, name: str) -> Any:
-        """Return an argument; None where there is none."""
+        """Return an argument, None if there is none."""
         return self.arguments.get(name)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, the node that it reads, and which tensors of the program it holds in which field."""
+    """A layer with its name, its input node, and its tensors (name in the program -> field)."""
 
     name: str
     module: nn.Module
@@ -86,12 +86,12 @@ class Layer:
     holds: dict[str, str]
 
     def same(self, other: Layer) -> bool:
-        """Return whether two calls are of one layer."""
+        """Return whether two calls are calls of the same layer."""
         return self.holds == other.holds and repr(self.module) == repr(other.module)
 
 
 def layer_of(call: Call, tensors: Mapping[fx.Node, Tensor]) -> Layer | None:
-    """Return the layer that makes a call on parameters; None where it is another call."""
+    """Return the layer whose forward is this call, None if the call is not that of a layer."""
     kind = LAYERS.get(call.name)
     if kind is None:
         return None
@@ -108,7 +108,7 @@ def layer_of(call: Call, tensors: Mapping[fx.Node, Tensor]) -> Layer | None:
         nodes = {"weight": weight.args[0], "bias": bias}
     held = {f: node for f, node in nodes.items() if node is not None}
     if any(node not in tensors for node in held.values()):
-        return None  # the weights are computed
+        return None  # the weights are computed, not stored
     weights = {f: tensors[node] for f, node in held.items()}
     with torch.device("meta"):
         module = MAKERS[kind](call, weights)
@@ -127,7 +127,7 @@ def layer_of(call: Call, tensors: Mapping[fx.Node, Tensor]) -> Layer | None:
 
 
 def name_of(call: Call, held: Mapping[str, fx.Node]) -> str:
-    """Return what a layer is called: after its weight, or as the module was that made the call."""
+    """Return the name of a layer: that of its weight, or of the module that made the call."""
     for node in (held[f] for f in ("weight", "running_mean") if f in held):
         return re.sub(r"[._](weight|running_mean)$", "", str(node.target))
     makers = [("", ""), *call.node.meta.get("nn_module_stack", {}).values()]  # outermost first
@@ -162,14 +162,15 @@ def linear(_: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
 
 
 def batch_norm(call: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
-    """Build a batch-norm, of as many axes as the exporter saw; None without running statistics."""
+    """Build a batch-norm for the exported number of axes; None without running statistics."""
     if "running_mean" not in weights or ("weight" in weights) != ("bias" in weights):
         return None
     axes = max(1, call.get("input").meta["val"].ndim - 2)
     return getattr(nn, f"BatchNorm{axes}d")(
         len(weights["running_mean"]),
         call.get("eps"),
-        call.get("momentum") or None,  # 0 is what a mean over all batches has in eval mode
+        # None (a mean over all batches) is exported as 0 in eval mode
+        call.get("momentum") or None,
         affine="weight" in weights,
     )
 
@@ -182,14 +183,14 @@ def layer_norm(call: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
 
 
 def group_norm(call: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
-    """Build a group normalisation; None where it has no scale or no bias."""
+    """Build a group normalisation, or None if it has no scale or no bias."""
     if len(weights) < 2:
         return None
     return nn.GroupNorm(call.get("num_groups"), len(weights["weight"]), call.get("eps"))
 
 
 def embedding(call: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
-    """Build a table."""
+    """Build an embedding."""
     padding = call.get("padding_idx")
     rows, width = weights["weight"].shape
     return nn.Embedding(
@@ -202,7 +203,7 @@ def embedding(call: Call, weights: Mapping[str, Tensor]) -> nn.Module | None:
 
 
 def dropout(call: Call, _: Mapping[str, Tensor]) -> nn.Module | None:
-    """Build dropout, which the program has switched off, or on, for good."""
+    """Build dropout, so that it can be switched on and off again."""
     return nn.Dropout(call.get("p"), inplace=call.name.endswith("_"))
 
 
@@ -213,7 +214,7 @@ MAKERS: dict[str, Callable[[Call, Mapping[str, Tensor]], nn.Module | None]] = {
 
 
 def use_function(call: Call) -> None:
-    """Have a call be one of the functions that code calls, where there is one for it."""
+    """Replace an aten call by the public function that it stands for, if there is one."""
     node = call.node
     name = call.name.removesuffix("_")
     if name in ACTIVATIONS and not (name == "elu" and len(node.args) > 2):

@@ -1,4 +1,4 @@
-"""What a user brings: how to build the network, the data, the loss and the metrics."""
+"""A task: how to build the network, its data, its loss and its metrics."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Task:
-    """A network to compress and what it is for.
+    """A network to compress, with its data, loss and metrics.
 
-    `build` makes the network afresh, the same layers each time. `kind` says what its answers mean;
-    without one it is what the targets look like, unless the task has a `loss` or `metrics` of its
-    own. `loss` takes (network, Batch) and returns a scalar, that of the kind if None. `metrics`
-    take outputs and targets of a whole split, those of the kind if empty; the first one is what
-    tables and choices use.
-    `source` names, with the fingerprint of the data, what networks of this task are stored under:
-    change it when `build` changes.
-    `origin` is what another process makes the same task from (`Task.from_origin`), as JSON; it is
-    empty where Python code made the task.
+    `build` returns a new network, with the same layers each time. `kind` defines the meaning of its
+    outputs; if None, it is inferred from the targets (only classes, if the task has its own `loss`
+    and `metrics`). `loss` takes (network, Batch) and returns a scalar; if None, the kind's loss is
+    used. `metrics` take outputs and targets of a whole split; if empty, the kind's metrics are
+    used. Tables and choices use the first metric.
+    `source` is part of the keys of stored networks, with the fingerprint of the data: change it
+    when `build` changes.
+    `origin` has the arguments, as JSON, with which another process makes the same task
+    (`Task.from_origin`); it is empty if Python code made the task.
     """
 
     build: Callable[[], nn.Module]
@@ -49,22 +49,22 @@ class Task:
     metrics: dict[str, Metric] = field(default_factory=dict)
     teacher: Callable[[], nn.Module] | None = None
     spec: dict[str, Any] = field(default_factory=dict)
-    # the file that the weights of a network which was trained elsewhere come from
+    # the file of weights, if the network was trained elsewhere
     weights: str = ""
-    trained: bool = True  # whether `build` makes a network that has learned, as far as can be known
+    trained: bool = True  # whether `build` returns a trained network, as far as is known
     kind: Kind | None = None
-    kind_text: str = ""  # that names the kind, by default the kind as text
-    labels_itself: bool = False  # whether the given network's own answers are the targets
+    kind_text: str = ""  # the name of the kind, by default the kind as text
+    labels_itself: bool = False  # whether the targets are the given network's own outputs
     origin: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind is None:
-            targets = getattr(self.data.test, "labels", None)  # of a split that is one
+            targets = getattr(self.data.test, "labels", None)  # None if it is not a split
             self.kind = kind_of(targets, own=bool(self.loss and self.metrics))
         self.kind_text = self.kind_text or str(self.kind or "")
 
     def tally(self) -> Tally:
-        """Return what counts the metrics of outputs beside targets: the task's own, or of its kind."""
+        """Return the tally that computes the metrics: the task's own, or those of its kind."""
         if self.metrics or self.kind is None:
             return Collected(self.metrics)
         tally = self.kind.tally(len(self.data.classes))
@@ -72,7 +72,7 @@ class Task:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The names of the metrics; the first one judges."""
+        """The names of the metrics; choices use the first one."""
         return self.tally().names
 
     def term(self, smoothing: float = 0.0) -> Term:
@@ -97,14 +97,14 @@ class Task:
         arguments: Mapping[str, Any] | None = None,
         kind: str | None = None,
     ) -> Task:
-        """Make the task of a network named as on the command line, on `data`, maybe with trained weights.
+        """Return a task for a network named as on the command line, on `data`.
 
         `model`: a built-in such as resnet20, torchvision:NAME, timm:NAME, onnx:FILE, pt2:FILE,
-        package.module:factory or path/to/file.py:factory. The factory is given `num_classes` and
-        `in_channels` if it takes them, and `arguments`. `weights` is a file, or for a library's
-        network DEFAULT, its newest published weights, which the library may download; after
-        `order:`, names in the file are not looked at. `kind` is a
-        kind of task, as in `segment(ignore=11)`, by default what the targets look like.
+        package.module:factory or path/to/file.py:factory. The factory is called with `num_classes`
+        and `in_channels` if it takes them, and with `arguments`. `weights` is a file, or names the
+        published weights of a library's network, which the library may download; DEFAULT is the
+        newest. With `order:FILE`, tensors are matched by order instead of name. `kind` is a kind of
+        task, such as `segment(ignore=11)`; by default it is inferred from the targets.
         """
         if weights and onnx_file(model):
             raise LissomError(f"--weights: {model} holds its weights; leave --weights out")
@@ -168,9 +168,9 @@ class Task:
 
     @classmethod
     def from_origin(cls, origin: Mapping[str, Any]) -> Task:
-        """Make the task again that has this `origin`, which may have been JSON in between.
+        """Return the task that has this `origin`, which may come from JSON.
 
-        Raises LissomError for what is not here, such as a data set on another machine.
+        Raises LissomError for anything missing here, such as a data set on another machine.
         """
         if "task" in origin:
             return own_task(origin["task"])
@@ -185,22 +185,18 @@ class Task:
         )
 
     def compared(self, outputs: Tree, teacher: Tree) -> tuple[Tensor, Tensor]:
-        """Return what of a student's outputs and a teacher's is compared in distillation, as logits:
-        rows (m classes) of both.
-        """
+        """Return the logits that distillation compares, rows (m classes) of student and teacher."""
         from ..trees import rows_of_both
 
         compared = rows_of_both if self.kind is None else self.kind.compared
         return compared(outputs, teacher)
 
     def agreement(self) -> Tally:
-        """Return what counts the answers that two sets of outputs have in common; nothing where the
-        kind of task is not known.
-        """
+        """Return the tally of the agreement of two outputs; an empty one if the kind is unknown."""
         return Collected({}) if self.kind is None else self.kind.agreement()
 
     def notes(self) -> list[str]:
-        """Return what a user should know of what the network is shown, if it was trained elsewhere."""
+        """Return notes on the preprocessing and format of a network that was trained elsewhere."""
         if not self.weights:
             return []
         seen = f"images are seen through {self.data.preprocess}"
@@ -216,7 +212,7 @@ class Task:
 
     def root(self, seed: int) -> str:
         """Return the key of the network before the first step."""
-        # it only comes beside top-1
+        # top5 only accompanies top1, so it does not change the key
         names = self.metric_names
         metrics = sorted(name for name in names if name != "top5" or len(names) == 1)
         facts: tuple[object, ...] = (self.name, self.source, self.data.fingerprint, metrics, seed)
@@ -248,7 +244,10 @@ class Task:
 
 
 def own_task(spec: str) -> Task:
-    """Load the task in `file.py:name`: a Task, or a function without arguments that returns one."""
+    """Load the task in `file.py:name`: a Task, or a function without arguments that returns one.
+
+    Raises LissomError if there is none.
+    """
     place, colon, name = spec.rpartition(":")
     if not colon or not place.endswith(".py"):
         raise LissomError(f"task: expected file.py:name, got {spec!r}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def teachers_in(text: str) -> list[str]:
-    """Return the teachers that a text names: one, or several with commas between them.
+    """Return the teachers that a text names: one, or several separated by commas.
 
     >>> teachers_in("4f2a, resnet56=big.safetensors")
     ['4f2a', 'resnet56=big.safetensors']
@@ -25,12 +25,12 @@ def teachers_in(text: str) -> list[str]:
 
 
 def teacher_code(text: str) -> str | None:
-    """Return the user's own code that a teacher, MODEL=FILE, would import, None where there is none."""
+    """Return the user's code that a teacher, MODEL=FILE, would import, None if there is none."""
     model, equals, _ = text.rpartition("=")
     return code_named({"model": model}) if equals else None
 
 
 def teacher_from(text: str, task: Task) -> nn.Module:
-    """Build the teacher in a weight file: FILE for the task's own network, MODEL=FILE for another."""
+    """Build the teacher from a weight file: FILE for the task's network, MODEL=FILE for another."""
     model, _, path = text.rpartition("=")
     return Task.of(model or task.name, task.data, weights=path).fresh()

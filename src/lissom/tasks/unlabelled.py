@@ -1,4 +1,4 @@
-"""Pictures without labels: the network that was brought gives them, and is what others are judged by."""
+"""Pictures without labels: the user's own network labels them, and is the reference for others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_AXES = {  # how many axes outputs have -> the kind that they may be of
 
 
 def check_unlabelled(data: Data, weights: str, *, trained: bool) -> None:
-    """Raise unless a network with `weights`, which may be `trained` without any, can give the labels."""
+    """Raise LissomError for an untrained network, or for weights without stated preprocessing."""
     if not trained:
         raise LissomError(
             f"data: {data.name} has no labels, which a trained network has to give; expected "
@@ -37,9 +37,9 @@ def check_unlabelled(data: Data, weights: str, *, trained: bool) -> None:
 
 
 def labelled_by(model: nn.Module, data: Data, kind: Kind, name: str, kind_text: str) -> Data:
-    """Return data with the answers of a network as labels.
+    """Return data with the predictions of a network as labels.
 
-    The metric is then how often another network gives the answer that this one gave.
+    The metric is then how often another network predicts the same.
     """
     wide = 0
 

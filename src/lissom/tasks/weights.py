@@ -1,4 +1,4 @@
-"""Find the weights in a checkpoint, however a trainer wrote it; no code in it is run."""
+"""Find the weights in a trainer's checkpoint, whatever its layout; no code in it is run."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ HOLDERS = tuple(
     """.split()
 )
 PREFIXES = ("module.", "_orig_mod.", "model.")
-COUNTS = {"n_averaged"}  # what AveragedModel adds to the weights
-DEPTH = 3  # prefixes that lie around each other, and folders in folders
+COUNTS = {"n_averaged"}  # counters that AveragedModel adds to the weights
+DEPTH = 3  # most nested prefixes, and most nested dicts
 
 State = dict[str, Tensor]
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load the weights in a file (.pt, .pth or .safetensors) into `model`: all of them, or nothing
-    and an error.
+    """Load the weights in a file (.pt, .pth or .safetensors) into `model`.
 
-    A state dict is found as trainers keep it: alone, or under "model", "state_dict" and the like,
-    its names with what wrappers put before them. A .pt file is read with weights_only, which runs
-    no code from it. Of `order:FILE` names are not looked at: its tensors are those of the network
-    in their order.
+    The state dict may be the whole file or lie under "model", "state_dict" and the like, and its
+    names may have the prefixes of wrappers. A .pt file is read with weights_only, which runs no
+    code from it. With `order:FILE`, tensors are matched by order instead of name. Raises
+    LissomError, and loads nothing, if not all of them fit.
     """
     file = weights_file(path)
     load_state(model, read_checkpoint(file), file, by_order=file != path)
 
 
 def read_checkpoint(path: str) -> Any:
-    """Return what a .pt, .pth or .safetensors file holds, read with weights_only: tensors, numbers,
-    argparse's options.
+    """Return the contents of a .pt, .pth or .safetensors file, read with weights_only.
 
-    Raises LissomError for a file that cannot be read or that holds objects of other classes.
+    These are tensors, numbers and options of argparse. Raises LissomError for a file that cannot be
+    read or that holds objects of other classes.
     """
     from safetensors.torch import load_file
 
@@ -64,24 +63,24 @@ def read_checkpoint(path: str) -> Any:
             ".safetensors"
         ) from None
     except Exception as error:
-        # what torch.load says of files that are no state dicts is of many kinds
+        # torch.load raises errors of many kinds for files that are not state dicts
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LissomError(f"weights: {path} cannot be read ({cut(first, 200)})") from None
 
 
 def name_of(kind: Any) -> str:
-    """Return the name under which a class that the user holds for safe stands in a file."""
+    """Return the name that a class of PyTorch's list of safe globals has in a file."""
     return str(kind[1]) if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def named_in(said: str) -> str:
-    """Return the class that PyTorch says a file needs, as it stands in the error line."""
+    """Return the class that PyTorch's error names, in brackets for our error, or ""."""
     found = said.partition("GLOBAL ")[2].partition(" was not")[0] if "GLOBAL " in said else ""
     return f" (a {cut(found, 80)})" if found else ""
 
 
 def is_state(value: object) -> bool:
-    """Return whether something is a state dict: names with tensors."""
+    """Return whether a value is a state dict: a nonempty mapping of names to tensors."""
     return (
         isinstance(value, Mapping)
         and bool(value)
@@ -90,7 +89,7 @@ def is_state(value: object) -> bool:
 
 
 def states_in(held: Any, depth: int = DEPTH) -> Iterator[State]:
-    """Yield the state dicts in what a checkpoint holds, the likeliest first."""
+    """Yield the state dicts in the contents of a checkpoint, the likeliest first."""
     if is_state(held) or (held == {} and depth == DEPTH):
         yield dict(held)
     elif isinstance(held, Mapping) and depth:
@@ -103,8 +102,9 @@ def states_in(held: Any, depth: int = DEPTH) -> Iterator[State]:
 
 
 def bared(state: State, own: Mapping[str, Tensor]) -> State:
-    """Return a state dict without what wrappers put before all names or, as Lightning does, before
-    those of the network.
+    """Return a state dict without the prefixes of wrappers.
+
+    A prefix is removed if all names have it, or, as Lightning's, all names of the network.
     """
     state = {k: v for k, v in state.items() if k not in COUNTS or k in own}
     for _ in range(DEPTH):
@@ -125,13 +125,14 @@ def bared(state: State, own: Mapping[str, Tensor]) -> State:
 
 
 def fits(state: State, own: Mapping[str, Tensor]) -> int:
-    """Return how many of the network's tensors are in a state dict in their shape."""
+    """Return how many of the network's tensors a state dict has with the same name and shape."""
     return sum(k in state and state[k].shape == v.shape for k, v in own.items())
 
 
 def same_order(state: State, own: Mapping[str, Tensor]) -> bool:
-    """Return whether two state dicts hold, one after the other, tensors of the same shapes and of the
-    same kinds, as "weight" and "running_mean" are.
+    """Return whether two state dicts hold, in the same order, tensors of the same shapes and kinds.
+
+    A kind is the last part of a name, such as "weight" or "running_mean".
     """
     return len(state) == len(own) > 0 and all(
         one.rpartition(".")[2] == two.rpartition(".")[2] and state[one].shape == own[two].shape
@@ -140,10 +141,10 @@ def same_order(state: State, own: Mapping[str, Tensor]) -> bool:
 
 
 def load_state(model: nn.Module, held: Any, path: str, *, by_order: bool = False) -> None:
-    """Load the state dict in what a checkpoint holds into `model`: all of it, or nothing and an error.
+    """Load the state dict in the contents of a checkpoint into `model`.
 
-    `by_order`: the first tensor becomes the network's first, and so on, whatever their names. Their
-    shapes and kinds must be the same.
+    `by_order`: the first tensor becomes the network's first, and so on, whatever their names; their
+    shapes and kinds must match. Raises LissomError, and loads nothing, if not all of it fits.
     """
     own = model.state_dict()
     found = [bared(state, own) for state in states_in(held)]
@@ -162,7 +163,7 @@ def load_state(model: nn.Module, held: Any, path: str, *, by_order: bool = False
             )
         model.load_state_dict(dict(zip(own, state.values(), strict=True)))
         return
-    state = max(found, key=lambda state: fits(state, own))  # the first of those that fit alike
+    state = max(found, key=lambda state: fits(state, own))  # the first among equals
     wrong = [
         f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the network"
         for k in own
