@@ -331,6 +331,9 @@ class Op:
         named = name_of_weight(weight.source) if weight is not None else ""
         named = named or name_of_scope(self.node.scope)
         named = named or name_of_node(self.node.name, self.node.op)
+        if not named:  # of a weight that was computed, what it was computed of may have a name
+            held = filter(self.build.file.tensors.__contains__, self.node.inputs)
+            named = next(filter(None, map(name_of_weight, held)), "")
         if named:
             return named
         number = sum(name.rpartition("_")[0] == self.node.op.lower() for name in self.build.layers)

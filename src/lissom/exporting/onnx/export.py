@@ -57,6 +57,7 @@ def export_onnx(
     from .layers import round_in_integers
     from .names import name_by_layer
     from .pictured import take_pictures
+    from .recurrent import write_recurrent
     from .suppression import write_suppression
     from .weights import halved
 
@@ -79,6 +80,7 @@ def export_onnx(
     kinds = kinds_of(model)
     bake_transforms(model)
     write_suppression(model)
+    write_recurrent(model)
     proto = converted(model, shown)
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
