@@ -1,10 +1,13 @@
-"""Files for --model onnx:FILE: a small network of convolutions, one of attention, one in integers."""
+"""Files for --model onnx:FILE: small networks of convolutions, of attention and of recurrent layers, in
+float, in 16 bits and in each form of integers.
+"""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from .family import Family, Mutant, Wrong, refused
 from .mutate import bytes_of
@@ -60,6 +63,8 @@ class Onnx(Family):
                 input_names=["x"],
                 dynamic_axes={"x": {0: "batch"}},
             )
+        make_rounded(seed)
+        make_recurrent(seed)
 
     def begin(self, seed: Path) -> None:
         """Read all seeds."""
@@ -81,3 +86,70 @@ class Onnx(Family):
         path = self.work / name
         path.write_bytes(data)
         return refused(lambda: from_onnx(path))
+
+
+def make_rounded(seed: Path) -> None:
+    """Write the float network as ONNX Runtime's quantizer and its converter to 16 bits do."""
+    import logging
+
+    import numpy as np
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    class Noise(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """One batch of noise."""
+
+        def __init__(self, name: str) -> None:
+            pictures = np.random.default_rng(0).standard_normal((4, 2, 6, 6), np.float32)
+            self.batches = iter([{name: pictures}])
+
+        def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
+            return next(self.batches, None)
+
+    logging.disable(logging.WARNING)
+    path = seed / "float.onnx"
+    model = onnx.load(str(path))
+    name = model.graph.input[0].name
+    quantization.quantize_static(
+        str(path),
+        str(seed / "operators.onnx"),
+        Noise(name),
+        quant_format=quantization.QuantFormat.QOperator,
+        per_channel=True,
+    )
+    quantization.quantize_dynamic(str(path), str(seed / "dynamic.onnx"))
+    onnx.save(convert_float_to_float16(model), str(seed / "half.onnx"))
+
+
+def make_recurrent(seed: Path) -> None:
+    """Write a GRU that resets first and an LSTM behind it, which is also rounded as it runs."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+    from onnxruntime import quantization
+
+    rng = np.random.default_rng(0)
+    shapes = {"w": (1, 9, 4), "r": (1, 9, 3), "b": (1, 18), "v": (1, 8, 3), "q": (1, 8, 2)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+            helper.make_node("GRU", ["t", "w", "r", "b"], ["o"], hidden_size=3),
+            helper.make_node("Squeeze", ["o", "one"], ["s"]),
+            helper.make_node("LSTM", ["s", "v", "q"], ["", "h"], hidden_size=2),
+            helper.make_node("Transpose", ["h"], ["y"], perm=[1, 0, 2]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", 1, ("batch", 5, 4))],
+        [helper.make_tensor_value_info("y", 1, ("batch", 1, 2))],
+        [
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+            for name, shape in shapes.items()
+        ]
+        + [numpy_helper.from_array(np.array([1]), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(seed / "recurrent.onnx"))
+    quantization.quantize_dynamic(
+        str(seed / "recurrent.onnx"), str(seed / "recurrent-dynamic.onnx")
+    )

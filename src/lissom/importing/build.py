@@ -97,9 +97,11 @@ class Build:
 
     def free_name(self, name: str) -> str:
         """Return a name that no layer and no tensor has, most like the given one."""
+        while self.inside_layer(name):  # beside it: conv.bias is conv_bias where conv has no bias
+            name = "_".join(name.rsplit(".", 1))
         number = 0
         free = name
-        while free in self.taken or self.inside_layer(free):
+        while free in self.taken:
             number += 1
             free = f"{name}_{number}"
         self.taken.add(free)

@@ -208,10 +208,10 @@ class Task:
             seen = "inputs are taken as the data set gives them"
         notes = [f"{self.weights} was trained elsewhere; {seen}"]
         if file := onnx_file(self.name):
-            from ..importing.file import is_quantized
-            from ..importing.quantized import NOTE
+            from ..importing.file import model_in
+            from ..importing.quantized import NOTE, is_quantized
 
-            notes += [NOTE] if is_quantized(Path(file)) else []
+            notes += [NOTE] if is_quantized(model_in(Path(file))) else []
         return notes
 
     def root(self, seed: int) -> str:
