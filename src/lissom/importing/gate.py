@@ -17,6 +17,8 @@ from .packed import is_packed
 
 LIMIT = 1e-4  # of the size of the outputs
 BATCHES = (1, 3)
+# of inputs that a network takes in a wider type
+TYPES = {"tensor(float16)": np.float16, "tensor(int32)": np.int32, "tensor(double)": np.float64}
 WEIGHTS_IN = "session.model_external_initializers_file_folder_path"
 
 
@@ -101,8 +103,7 @@ def answers(session: Any, names: Sequence[str], inputs: Sequence[Tensor]) -> lis
     kinds = {entry.name: entry.type for entry in session.get_inputs()}
     given = {}
     for name, tensor in zip(names, inputs, strict=True):
-        array = tensor.numpy()
-        given[name] = array.astype(np.float16) if kinds.get(name) == "tensor(float16)" else array
+        given[name] = tensor.numpy().astype(TYPES.get(kinds.get(name, ""), tensor.numpy().dtype))
     try:
         results = session.run(None, given)
     except Exception as error:  # errors of its own

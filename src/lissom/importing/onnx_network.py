@@ -83,6 +83,11 @@ def forms_of(proto: Any) -> Forms:
     return Forms(proto, wide, paired, without_rounding(paired))
 
 
+def is_rounded(proto: Any) -> bool:
+    """Return whether a file computes in fewer bits than the network that is made of it."""
+    return is_quantized(proto) or in_32_bits(proto) is not proto
+
+
 def notes_of(forms: Forms) -> list[str]:
     """Return what a user should know of how a file was read."""
     notes = []

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
@@ -200,7 +199,10 @@ class Task:
         return Collected({}) if self.kind is None else self.kind.agreement()
 
     def notes(self) -> list[str]:
-        """Return what a user should know of what the network is shown, if it was trained elsewhere."""
+        """Return what a user should know of what the network is shown, if it was trained elsewhere,
+        and of how it was read from an ONNX file. Raises LissomError where it does not give what the
+        file gives on the data.
+        """
         if not self.weights:
             return []
         seen = f"images are seen through {self.data.preprocess}"
@@ -208,10 +210,9 @@ class Task:
             seen = "inputs are taken as the data set gives them"
         notes = [f"{self.weights} was trained elsewhere; {seen}"]
         if file := onnx_file(self.name):
-            from ..importing.file import model_in
-            from ..importing.quantized import NOTE, is_quantized
+            from .imported import import_notes
 
-            notes += [NOTE] if is_quantized(model_in(Path(file))) else []
+            notes += import_notes(file, self.build(), self.data)
         return notes
 
     def root(self, seed: int) -> str:
