@@ -14,6 +14,7 @@ from ..errors import LissomError, first_line
 from ..trees import tensors_in
 from .build import Build
 from .packed import is_packed
+from .values import MOST_ELEMENTS
 
 LIMIT = 1e-4  # of the size of the outputs
 BATCHES = (1, 3)
@@ -30,6 +31,7 @@ def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | Non
     folder = build.file.folder
     session = session_of(proto, folder, path)
     fixed = build.fixed_batch
+    check_sizes(build)
     names = [value.name for value in build.file.inputs]
     for batch in BATCHES if fixed is None else (fixed,):
         inputs = random_inputs(build, batch)
@@ -44,6 +46,22 @@ def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | Non
             raise LissomError(
                 f"its outputs differ from ONNX Runtime's by {worst:.2g} of their size (limit {LIMIT}) "
                 f"for a batch of {batch}; {first_apart(network, build, proto, inputs)}"
+            )
+
+
+def check_sizes(build: Build) -> None:
+    """Raise where a tensor takes too much memory for the batch that a file was made for."""
+    few, more = build.batches
+    for node in build.graph.nodes:
+        first, second = node.meta.get("shown", (None, None))
+        if not isinstance(first, Tensor) or build.fixed_batch is None:
+            continue
+        by_sample = (second.numel() - first.numel()) // (more - few)
+        numbers = first.numel() + by_sample * (build.fixed_batch - few)
+        if numbers > MOST_ELEMENTS:
+            raise LissomError(
+                f"for the batch of {build.fixed_batch} that it was made for, {node.name!r:.80} is "
+                f"larger than {MOST_ELEMENTS} numbers; export it with a dynamic batch"
             )
 
 

@@ -44,9 +44,11 @@ def dims_of(value: Any) -> list[int | str]:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise LissomError(f"input {value.name!r:.80} is no tensor of known axes")
-    # some exporters write -1 for an open size
+    # some exporters write -1 or 0 for an open size
     return [
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value != -1 else dim.dim_param
+        dim.dim_value
+        if dim.HasField("dim_value") and dim.dim_value not in (-1, 0)
+        else dim.dim_param
         for dim in kind.shape.dim
     ]
 
