@@ -260,3 +260,84 @@ def test_a_bias_under_the_name_of_a_layer_that_has_none_is_read(tmp_path: Path) 
     path = tmp_path / "net.onnx"
     path.write_bytes(model_of(nodes, PICTURES, ["y"], **tensors).SerializeToString())
     assert "fc_bias" in dict(from_onnx(path).named_parameters())
+
+
+BYTES = np.random.default_rng(0).integers(0, 255, (8, 5)).astype(np.uint8)
+SIGNED = np.random.default_rng(1).integers(-127, 127, (8, 5)).astype(np.int8)
+NUMBERS = {
+    "s": np.float32(0.03),
+    "z": np.uint8(120),
+    "t": np.float32(0.05),
+    "u": np.uint8(128),
+    "row": np.linspace(0.01, 0.02, 5, dtype=np.float32),
+    "zeros": np.arange(5, dtype=np.int8),
+    "bias": floats(5),
+}
+ENTERS = node("QuantizeLinear", ["x", "s", "z"], ["q"])
+LEAVES = node("DequantizeLinear", ["r", "t", "u"], ["y"])
+OTHER = {"domain": "com.microsoft"}
+SINGLE: dict[str, list[Any]] = {
+    "a product": [
+        ENTERS,
+        node("QLinearMatMul", ["q", "s", "z", "b", "s", "z", "t", "u"], ["r"]),
+        LEAVES,
+    ],
+    "a product by columns": [
+        ENTERS,
+        node("QLinearMatMul", ["q", "s", "z", "w", "row", "zeros", "t", "u"], ["r"]),
+        LEAVES,
+    ],
+    "a product that returns floats": [
+        ENTERS,
+        node("Reshape", ["q", "flat"], ["f"]),
+        node("QGemm", ["f", "s", "z", "w", "row", "none", "c"], ["y"], **OTHER),
+    ],
+    "a choice": [
+        ENTERS,
+        node("Greater", ["x", "s"], ["larger"]),
+        node("QLinearWhere", ["larger", "q", "s", "z", "u", "t", "u", "t", "u"], ["r"], **OTHER),
+        LEAVES,
+    ],
+    "padding": [
+        ENTERS,
+        node("Pad", ["q", "places", "z"], ["p"]),
+        node("QLinearSigmoid", ["p", "s", "z", "t", "u"], ["r"], **OTHER),
+        LEAVES,
+    ],
+    "rounded as it runs": [
+        node("DynamicQuantizeMatMul", ["x", "w", "row", "zeros", "bias"], ["y"], **OTHER)
+    ],
+    "rounded as it runs, without a bias": [
+        node("DynamicQuantizeMatMul", ["x", "b", "s", "z"], ["y"], **OTHER)
+    ],
+    "a product with its scales": [
+        node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        node("MatMulIntegerToFloat", ["q", "b", "xs", "s", "xz", "z", "bias"], ["y"], **OTHER),
+    ],
+    "two inputs that are rounded as they run": [
+        node("Transpose", ["x"], ["turned"], perm=[0, 2, 1]),
+        node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        node("DynamicQuantizeLinear", ["turned"], ["p", "ps", "pz"]),
+        node("Mul", ["ps", "xs"], ["scales"]),
+        node("MatMulInteger", ["q", "p", "xz", "pz"], ["m"]),
+        node("Cast", ["m"], ["f"], to=1),
+        node("Mul", ["scales", "f"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_each_operator_on_integers_is_what_onnx_runtime_computes(name: str, tmp_path: Path) -> None:
+    tensors = NUMBERS | {
+        "b": BYTES,
+        "w": SIGNED,
+        "flat": np.array([-1, 8]),
+        "none": np.zeros(5, np.int8),
+        "c": np.arange(-200, 300, 100, dtype=np.int32),
+        "places": np.array([0, 1, 0, 0, 0, 2]),
+    }
+    model = model_of(SINGLE[name], ROWS, ["y"], **tensors)
+    model.opset_import.add(domain="com.microsoft", version=1)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert NOTE in from_onnx(path).notes

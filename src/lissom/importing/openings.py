@@ -44,11 +44,9 @@ def dims_of(value: Any) -> list[int | str]:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise LissomError(f"input {value.name!r:.80} is no tensor of known axes")
-    # some exporters write -1 or 0 for an open size
+    # some exporters write -1 for an open size
     return [
-        dim.dim_value
-        if dim.HasField("dim_value") and dim.dim_value not in (-1, 0)
-        else dim.dim_param
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value != -1 else dim.dim_param
         for dim in kind.shape.dim
     ]
 
@@ -69,6 +67,10 @@ def opened_sizes(
     batch = batch_name(file)
     for place, value in enumerate(file.inputs):
         dims = dims_of(value)
+        if opened and 0 in dims:  # runtimes crash over batches of none
+            raise LissomError(
+                f"input {value.name!r:.80} has sizes {dims!s:.80}, none of them may be 0"
+            )
         batch_axis = 1 if opening.second and place and len(dims) == 3 else 0
         pairs = []
         for axis, size in enumerate(dims):

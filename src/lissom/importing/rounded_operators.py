@@ -98,7 +98,6 @@ ROUNDED: dict[str, Callable[[Pairs, Any], None]] = {
     "QLinearLeakyRelu": partial(single, op="LeakyRelu"),
     "QLinearMatMul": partial(double, op="MatMul"),
     "QLinearMul": partial(double, op="Mul"),
-    "QLinearReduceMean": partial(single, op="ReduceMean"),
     "QLinearSigmoid": partial(single, op="Sigmoid"),
     "QLinearSoftmax": softmax,
     "QLinearWhere": where,
