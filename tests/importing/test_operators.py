@@ -57,6 +57,7 @@ REFUSED = {
     "batch_dims other than 0": "gathering by samples",
     "attribute 'mode' is not known": "orders of channels of a later version",
     "scales of blocks": "scales of blocks",
+    "rounding other than between layers": "rounding alone",
     "expected a constant": "shapes that are inputs themselves",
     "bias of .* beside a limit": "a shrink that PyTorch lacks",
     "a kernel of .* axes": "pictures of other axes",

@@ -174,6 +174,7 @@ def test_integers_go_in_and_out(tmp_path: Path) -> None:
         z=np.uint8(128),
         w=floats(5, 4, 3, 3),
     )
+    bytes_in.graph.value_info.add(name="y").type.tensor_type.elem_type = onnx.TensorProto.UINT8
     bytes_in.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     path = tmp_path / "net.onnx"
     path.write_bytes(bytes_in.SerializeToString())
@@ -181,6 +182,25 @@ def test_integers_go_in_and_out(tmp_path: Path) -> None:
     x = torch.randint(0, 255, (2, 4, 9, 7), dtype=torch.uint8)
     wanted = F.conv2d((x.float() - 128) * 0.05, torch.from_numpy(floats(5, 4, 3, 3)))
     torch.testing.assert_close(network(x), wanted)
+
+
+def test_weights_that_are_rounded_in_the_file_are_so_in_the_network(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", ["conv.weight", "s", "z"], ["q"], axis=0),
+        node("DequantizeLinear", ["q", "s", "z"], ["w"], axis=0),
+        node("Conv", ["x", "w"], ["y"]),
+    ]
+    tensors = {
+        "conv__weight": floats(2, 4, 3, 3),
+        "s": np.array([0.5, 0.25], np.float32),
+        "z": np.array([0, 3], np.int8),
+    }
+    model = model_of(nodes, PICTURES, ["y"], **tensors)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    weight = from_onnx(tmp_path / "net.onnx").get_parameter("conv.weight").detach()
+    steps = torch.tensor([0.5, 0.25]).view(2, 1, 1, 1)
+    wanted = (torch.from_numpy(floats(2, 4, 3, 3)) / steps).round() * steps
+    torch.testing.assert_close(weight, wanted)
 
 
 def unscaled() -> Any:

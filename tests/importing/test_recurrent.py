@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,18 @@ def test_more_steps_than_python_can_take_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "net.onnx", nodes, {"x": (2**20, "n", 8)}, ["y"], **tensors)
     with pytest.raises(LissomError, match=r"GRU.*1048576 steps are more than 16384"):
         from_onnx(path)
+
+
+def test_shapes_of_long_sequences_are_found_without_their_steps(tmp_path: Path) -> None:
+    tensors = {"w": floats(1, 12, 8), "r": floats(1, 12, 3), "wide": floats(20_000, 2)}
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node("LSTM", ["t", "w", "r"], ["o", ""], hidden_size=3),
+        node("Transpose", ["o"], ["a"], perm=[2, 3, 1, 0]),
+        node("MatMul", ["a", "wide"], ["y"]),  # which fits none of the lengths that are tried
+    ]
+    path = written(tmp_path / "net.onnx", nodes, {"x": ("batch", "time", 8)}, ["y"], **tensors)
+    begin = time.process_time()
+    with pytest.raises(LissomError, match=r"MatMul"):
+        from_onnx(path)
+    assert time.process_time() - begin < 2

@@ -20,10 +20,10 @@ def product(pairs: Pairs, node: Any) -> bool:
         return False
     scales = pairs.makers.get(next((name for name in mul.input if name != cast.output[0]), ""))
     a_scale = scale_of(pairs, a)
-    if scales is None or scales.op_type != "Mul" or a_scale not in scales.input:
+    if scales is None or scales.op_type != "Mul" or not a_scale or a_scale not in scales.input:
         return False
     b_scale = next((name for name in scales.input if name != a_scale), "")
-    if b_scale not in pairs.constants and b_scale != scale_of(pairs, b):
+    if not b_scale or (b_scale not in pairs.constants and b_scale != scale_of(pairs, b)):
         return False
     convolves = node.op_type == "ConvInteger"
     makes = mul.output[0]
@@ -56,7 +56,11 @@ def bias_behind(pairs: Pairs, value: str) -> tuple[Any, str] | None:
     if shaped is None or shaped.op_type != "Reshape" or not shaped.input:
         return None
     held = {tensor.name: tensor for tensor in pairs.graph.initializer}.get(shaped.input[0])
-    return None if held is None or len(held.dims) != 1 else (add, held.name)
+    if held is None or len(held.dims) != 1 or len(shaped.input) < 2:
+        return None
+    sizes = pairs.numbers(shaped.input[1])
+    fits = len(sizes) > 2 and sizes[1] in (-1, held.dims[0]) and {sizes[0], *sizes[2:]} == {1}
+    return (add, held.name) if fits else None
 
 
 def scaled_product(pairs: Pairs, node: Any) -> bool:

@@ -10,6 +10,7 @@ from .ordered import read_by
 
 OTHER = "com.microsoft"  # ONNX Runtime's own operators, which widen by filter in every opset
 INTEGERS = (2, 3, 4, 5)  # types of 8 and 16 bits
+MOST_SIZES = 12
 INTEGERS_ONLY = ("channels_last", "opset")  # attributes that operators on floats lack
 # what does to integers the same as to the floats that they stand for
 PASSING = {
@@ -104,6 +105,15 @@ class Pairs:
         if len(readers) != 1 or self.returned[value] or readers[0].op_type != op:
             return None
         return readers[0]
+
+    def numbers(self, value: str) -> list[Any]:
+        """Return the numbers of a constant of few; none of what is computed, large or in another file."""
+        from onnx import numpy_helper
+
+        tensor = self.constants.get(value)
+        if tensor is None or tensor.external_data or sum(tensor.dims) > MOST_SIZES:
+            return []
+        return list(numpy_helper.to_array(tensor).reshape(-1).tolist())
 
     def rank(self, value: str) -> int:
         """Return how many axes a constant has; raise ValueError for what is computed."""

@@ -124,6 +124,7 @@ def without_rounding(proto: Any) -> Any:
     floats.CopyFrom(proto)
     graph = floats.graph
     constants = constants_of(graph)
+    del graph.value_info[:]  # which says types that were
     integers: set[str] = set()  # values that are integers no more
     for node in graph.node:
         if node.op_type in ROUNDING and node.input[0] not in constants:

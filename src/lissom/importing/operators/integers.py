@@ -36,6 +36,21 @@ def computed(op: Op, whole: fx.Node, axis: int) -> Any:
     return op.call(torch.mul, values, Constant(along(op.constant(1), like, axis)))
 
 
+def quantize(op: Op) -> Any:
+    """Return the integers of constant floats, as weights that are rounded in the file."""
+    x = op[0]
+    if not isinstance(x, Constant):
+        raise ValueError("rounding other than between layers is not known")
+    if op.get("block_size", 0):
+        raise ValueError("scales of blocks are not known")
+    zero = op.constant(2) if op.optional(2) is not None else torch.zeros((), dtype=torch.uint8)
+    axis = op.get("axis", 1)
+    ends = torch.iinfo(zero.dtype)
+    steps = (x.tensor / along(op.constant(1), x.tensor, axis)).round()
+    whole = (steps + along(zero, x.tensor, axis)).clamp(ends.min, ends.max)
+    return Constant(whole.to(zero.dtype), x.source)
+
+
 def along(row: torch.Tensor, tensor: torch.Tensor, axis: int) -> torch.Tensor:
     """Return one number, or one for each place of an axis, as it meets a tensor."""
     if row.numel() == 1:
@@ -45,4 +60,4 @@ def along(row: torch.Tensor, tensor: torch.Tensor, axis: int) -> torch.Tensor:
     return row.reshape(shape)
 
 
-OPERATORS = {"DequantizeLinear": dequantize}
+OPERATORS = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}
