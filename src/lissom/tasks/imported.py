@@ -6,7 +6,7 @@ The import compares both on noise. Noise may stay where two operators agree, and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ LIMIT = 1e-3  # of the size of the outputs, for files of 32-bit floats
 SAID: dict[tuple[str, str], tuple[str, ...]] = {}  # by content of file and data
 
 
-def import_notes(file: str, network: nn.Module, data: Data) -> list[str]:
-    """Return what a user should know of how a file was read, and how far it is from it on the data.
+def import_notes(file: str, build: Callable[[], nn.Module], data: Data) -> list[str]:
+    """Return what a user should know of how a file was read, and how far on the data the network that
+    `build` makes is from it.
 
     Raises LissomError where a file of 32-bit floats gives other outputs than the network.
     """
@@ -33,6 +34,7 @@ def import_notes(file: str, network: nn.Module, data: Data) -> list[str]:
 
     key = (content_mark(file), data.fingerprint)
     if key not in SAID:
+        network = build()
         notes: tuple[str, ...] = network.notes  # type: ignore[assignment]
         SAID[key] = (*notes, *compared_on(Path(file), network, data.example(SAMPLES)))
     return [*SAID[key]]

@@ -212,7 +212,7 @@ class Task:
         if file := onnx_file(self.name):
             from .imported import import_notes
 
-            notes += import_notes(file, self.build(), self.data)
+            notes += import_notes(file, self.build, self.data)
         return notes
 
     def root(self, seed: int) -> str:
