@@ -98,6 +98,25 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         giant([node("Relu", ["x"], ["y"], slope=2.0)]),
         r"its attribute 'slope' is not known",
     ),
+    "a giant batch": (
+        lambda: model_of(
+            [node("Conv", ["x", "w"], ["y"])], {"x": (2**40, 4, 9, 7)}, ["y"], w=floats(2, 4, 3, 3)
+        ),
+        r"for the batch of 1099511627776 that it was made for, 'x' is larger than",
+    ),
+    "a batch of none": (
+        lambda: model_of(
+            [
+                node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+                node("GRU", ["t", "w", "r"], ["o", "y"], hidden_size=3),
+            ],
+            {"x": (0, 5, 8)},
+            ["y", "o"],
+            w=floats(1, 9, 8),
+            r=floats(1, 9, 3),
+        ),
+        r"input 'x' has sizes \[0, 5, 8\], none of them may be 0",  # ONNX Runtime's process ends
+    ),
     "an input of nobody": (giant([node("Relu", ["z"], ["y"])]), r"it reads 'z', which nothing"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import Data, LissomError, Store, Task
+from lissom.importing.quantized import NOTE
 from lissom.models import factory
 from lissom.running.entries import build_from, load_key
 from lissom.surgery.quantization.layers import QuantizedLayer
+from lissom.tasks import imported
 from lissom.tasks.networks import check_model_spec
 
 INPUTS = {"input_names": ["input"], "output_names": ["scores"]}
@@ -225,3 +228,57 @@ def test_a_quantized_file_is_read_in_float(tmp_path: Path) -> None:
         size = network(images).abs().max()
         assert (again(images) - network(images)).abs().max() < 0.1 * size
     lissom.apply("prune(0.3) | quantize(8)", again, images[:2], images, notes=True)
+
+
+def test_a_run_compares_a_file_with_its_network_on_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = settled(factory("resnet8")(10, 1))
+    digits = written(network, torch.randn(2, 1, 32, 32), tmp_path / "d.onnx")
+    data = Data.of("digits", preprocess="data")
+    said: list[str] = []
+    record = lissom.run(
+        "prune(0.2, multiple=1)",
+        Task.of(f"onnx:{digits}", data),
+        Store(tmp_path / "store"),
+        say=said.append,
+    )[0]
+    (note,) = [note for note in record["task"]["notes"] if "samples of the data" in note]
+    assert re.search(
+        r"on 8 samples of the data, .* differ from those of .*d.onnx by \S+e-0[5-9]", note
+    )
+    assert f"note: {note}" in said
+    # what noise does not show
+    task = Task.of(f"onnx:{digits}", data)
+    network = task.build()
+    with torch.no_grad():
+        network.get_parameter([*dict(network.named_parameters())][-1])[0] += 0.1
+    monkeypatch.setattr(imported, "SAID", {})
+    monkeypatch.setattr(task, "build", lambda: network)
+    with pytest.raises(LissomError, match=r"on 8 samples of the data, its outputs differ"):
+        task.notes()
+
+
+def test_a_file_for_one_picture_is_compared_one_by_one(tmp_path: Path) -> None:
+    images = torch.randn(1, 1, 32, 32)
+    path = written(
+        settled(factory("resnet8")(10, 1)), images, tmp_path / "one.onnx", dynamic_axes={}
+    )
+    task = Task.of(f"onnx:{path}", Data.of("digits", preprocess="data"))
+    assert re.search(r"on 8 samples of the data", task.notes()[-1])
+
+
+def test_a_file_of_another_size_than_the_data_is_not_compared(tmp_path: Path) -> None:
+    images = torch.randn(2, 1, 16, 16)
+    path = written(settled(factory("resnet8")(10, 1)), images, tmp_path / "large.onnx")
+    task = Task.of(f"onnx:{path}", Data.of("digits", preprocess="data"))
+    assert "was not compared on the data: ONNX Runtime cannot run it" in task.notes()[-1]
+
+
+def test_notes_of_a_quantized_file_are_those_of_a_run(tmp_path: Path) -> None:
+    images = torch.randn(64, 1, 32, 32)
+    network = settled(factory("resnet8")(10, 1))
+    whole = lissom.apply("quantize(8)", network, images[:2], images, notes=True)[0]
+    path = lissom.export(whole, "onnxruntime", tmp_path / "net.onnx", shape=(1, 32, 32))
+    notes = Task.of(f"onnx:{path}", Data.of("digits", preprocess="data")).notes()
+    assert NOTE in notes and "on 8 samples of the data" in notes[-1]

@@ -603,8 +603,9 @@ def striped(**changes: Any) -> Task:
 
 
 def of_no_kind() -> dict[str, Images]:
-    """Return splits whose labels are pairs of whole numbers."""
-    split = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.full((4, 2), 3))
+    """Return splits whose labels are grids of grids of whole numbers."""
+    labels = torch.full((4, 2, 2, 2), 3)
+    split = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), labels)
     return dict.fromkeys(("train", "valid", "test"), split)
 
 
@@ -693,8 +694,8 @@ def loader(
         ),
         (
             {"loss": None, **of_no_kind()},
-            "its labels, (4, 2) int64 in the train split, are of no kind of task (classify, "
-            "detect, multilabel, regress, segment); Task(loss=...)",
+            "its labels, (4, 2, 2, 2) int64 in the train split, are of no kind of task (classify, "
+            "detect, multilabel, regress, segment, tag); Task(loss=...)",
         ),
         ({"metrics": {}, **of_no_kind()}, "are of no kind of task"),
         (

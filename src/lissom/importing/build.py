@@ -97,9 +97,11 @@ class Build:
 
     def free_name(self, name: str) -> str:
         """Return a name that no layer and no tensor has, most like the given one."""
+        while self.inside_layer(name):  # beside it: conv.bias is conv_bias where conv has no bias
+            name = "_".join(name.rsplit(".", 1))
         number = 0
         free = name
-        while free in self.taken or self.inside_layer(free):
+        while free in self.taken:
             number += 1
             free = f"{name}_{number}"
         self.taken.add(free)
@@ -331,6 +333,9 @@ class Op:
         named = name_of_weight(weight.source) if weight is not None else ""
         named = named or name_of_scope(self.node.scope)
         named = named or name_of_node(self.node.name, self.node.op)
+        if not named:  # of a weight that was computed, what it was computed of may have a name
+            held = filter(self.build.file.tensors.__contains__, self.node.inputs)
+            named = next(filter(None, map(name_of_weight, held)), "")
         if named:
             return named
         number = sum(name.rpartition("_")[0] == self.node.op.lower() for name in self.build.layers)

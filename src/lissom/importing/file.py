@@ -49,11 +49,6 @@ def preprocess_said(path: Path) -> str | None:
     return f"{text} | scale(255)"  # it takes pixels from 0 to 255
 
 
-def is_quantized(path: Path) -> bool:
-    """Return whether a file rounds activations to integers."""
-    return any(node.op_type == "QuantizeLinear" for node in model_in(path).graph.node)
-
-
 def location(tensor: Any) -> str:
     """Return the file beside the ONNX file that holds a tensor, "" where none does."""
     if tensor.data_location != EXTERNAL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from ..errors import LissomError, first_line
 from ..trees import tensors_in
 from .build import Build
 from .packed import is_packed
+from .values import MOST_ELEMENTS
 
 LIMIT = 1e-4  # of the size of the outputs
 BATCHES = (1, 3)
+# of inputs that a network takes in a wider type
+TYPES = {"tensor(float16)": np.float16, "tensor(int32)": np.int32, "tensor(double)": np.float64}
+WEIGHTS_IN = "session.model_external_initializers_file_folder_path"
 
 
 def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | None) -> None:
@@ -23,23 +28,40 @@ def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | Non
 
     `path` is the file that `proto` was read from, None where it was changed since.
     """
-    session = session_of(
-        str(path) if path is not None and not is_packed(path) else proto.SerializeToString()
-    )
+    folder = build.file.folder
+    session = session_of(proto, folder, path)
     fixed = build.fixed_batch
+    check_sizes(build)
+    names = [value.name for value in build.file.inputs]
     for batch in BATCHES if fixed is None else (fixed,):
         inputs = random_inputs(build, batch)
         with torch.no_grad():
             outputs = list(tensors_in(network(*inputs)))
-        worst = worst_difference(outputs, answers(session, build, inputs))
+        worst = worst_difference(outputs, answers(session, names, inputs))
         if not worst <= LIMIT and any(node.op_type == "Sigmoid" for node in proto.graph.node):
             proto = with_exact_sigmoids(proto)
-            session = session_of(proto.SerializeToString())
-            worst = worst_difference(outputs, answers(session, build, inputs))
+            session = session_of(proto, folder)
+            worst = worst_difference(outputs, answers(session, names, inputs))
         if not worst <= LIMIT:
             raise LissomError(
                 f"its outputs differ from ONNX Runtime's by {worst:.2g} of their size (limit {LIMIT}) "
                 f"for a batch of {batch}; {first_apart(network, build, proto, inputs)}"
+            )
+
+
+def check_sizes(build: Build) -> None:
+    """Raise where a tensor takes too much memory for the batch that a file was made for."""
+    few, more = build.batches
+    for node in build.graph.nodes:
+        first, second = node.meta.get("shown", (None, None))
+        if not isinstance(first, Tensor) or build.fixed_batch is None:
+            continue
+        by_sample = (second.numel() - first.numel()) // (more - few)
+        numbers = first.numel() + by_sample * (build.fixed_batch - few)
+        if numbers > MOST_ELEMENTS:
+            raise LissomError(
+                f"for the batch of {build.fixed_batch} that it was made for, {node.name!r:.80} is "
+                f"larger than {MOST_ELEMENTS} numbers; export it with a dynamic batch"
             )
 
 
@@ -76,27 +98,30 @@ def with_exact_sigmoids(proto: Any) -> Any:
     return exact
 
 
-def session_of(model: str | bytes) -> Any:
-    """Return what runs a file."""
+def session_of(proto: Any, folder: Path, path: Path | None = None) -> Any:
+    """Return what runs a model: the file at `path` where it is that, weights beside it in `folder`."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = max(1, torch.get_num_threads())
+    options.add_session_config_entry(WEIGHTS_IN, str(folder.resolve()))
+    # or floats between widened weights are rounded to integers
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    as_file = path is not None and not is_packed(path)
     try:
+        model = str(path) if as_file else proto.SerializeToString()
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # errors of its own
         raise LissomError(f"ONNX Runtime cannot read it ({first_line(error)})") from error
 
 
-def answers(session: Any, build: Build, inputs: list[Tensor]) -> list[Tensor]:
-    """Return what ONNX Runtime gives."""
-    names = [value.name for value in build.file.inputs]
+def answers(session: Any, names: Sequence[str], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return what ONNX Runtime gives for inputs by name."""
     kinds = {entry.name: entry.type for entry in session.get_inputs()}
     given = {}
     for name, tensor in zip(names, inputs, strict=True):
-        array = tensor.numpy()
-        given[name] = array.astype(np.float16) if kinds.get(name) == "tensor(float16)" else array
+        given[name] = tensor.numpy().astype(TYPES.get(kinds.get(name, ""), tensor.numpy().dtype))
     try:
         results = session.run(None, given)
     except Exception as error:  # errors of its own
@@ -156,6 +181,7 @@ def first_apart(network: nn.Module, build: Build, proto: Any, inputs: list[Tenso
     """Return in words which node is the first whose output is not that of ONNX Runtime."""
     import onnx
 
+    names = [value.name for value in build.file.inputs]
     wanted = onnx.ModelProto()
     wanted.CopyFrom(proto)
     named = {name: node for name, node in build.values.items() if isinstance(node, fx.Node)}
@@ -165,9 +191,9 @@ def first_apart(network: nn.Module, build: Build, proto: Any, inputs: list[Tenso
         if name not in there:
             wanted.graph.output.add().name = name
     try:
-        session = session_of(wanted.SerializeToString())
+        session = session_of(wanted, build.file.folder)
         order = [output.name for output in session.get_outputs()]
-        theirs = dict(zip(order, answers(session, build, inputs), strict=True))
+        theirs = dict(zip(order, answers(session, names, inputs), strict=True))
         with torch.no_grad():
             run = Recorded(network, build.graph)
             run.run(*inputs)

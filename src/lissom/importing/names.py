@@ -15,7 +15,9 @@ LONGEST = 60  # characters of a part
 LONGEST_SCOPES = 20_000
 # where PyTorch's exporter notes the modules around a node
 SCOPES = "pkg.torch.onnx.name_scopes"
-WEIGHT = re.compile(r"[._/](weight|bias|kernel|gamma|scale|running_mean|W|w)(_quantized|:0)?$")
+WEIGHT = re.compile(
+    r"[._/](weight|bias|kernel|gamma|scale|running_mean|W|w)(_Transposed)?(_quantized|:0)?$"
+)
 # what exporters call tensors that had no name
 NAMELESS = re.compile(r"^(onnx::|val_|_val|t\d|tensor|const|/|\d+$)", re.I)
 

@@ -7,6 +7,7 @@ every size it says is checked before memory is taken.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from .assembled import write_forward
 from .build import Build, Op
 from .file import content_mark, model_in
 from .fixed import with_fixed
-from .gate import check_outputs
+from .gate import check_outputs, random_inputs, session_of
+from .halves import in_32_bits, types_said
 from .nodes import File, Node, file_of, node_of, opset_of, tensor_of
 from .openings import BATCHES, OPENINGS, Opening, dims_of, fixed_batch, opened_sizes, showings
 from .operators.table import OPERATORS, REFUSED
+from .ordered import sort_nodes
+from .original import FEWEST, check_rewritten, difference_from
 from .patterns import simplify
-from .quantized import NOTE, without_rounding
+from .quantized import NOTE, in_pairs, is_quantized, without_rounding
 from .values import Constant
 
 OLDEST = 9  # opset whose operators are known; of older ones most, which are the same
-CHECKED: set[str] = set()  # contents of files that have passed the gate: a run builds many networks
+# contents of files that have passed the gate, with what it said: a run builds many networks
+CHECKED: dict[str, tuple[str, ...]] = {}
 
 
 def onnx_network(path: str | Path, **fixed: Any) -> nn.Module:
@@ -35,7 +40,8 @@ def onnx_network(path: str | Path, **fixed: Any) -> nn.Module:
     It takes and returns what the file does: a tensor, several inputs as arguments, several outputs
     as a dict by name. `input_names`, `output_names`, `metadata` and `notes` are the file's.
     Raises LissomError for a file that is damaged, for operators that are not known, for one that
-    takes batches of one size only, and where the outputs are not ONNX Runtime's.
+    takes batches of one size only, and where the outputs are not ONNX Runtime's. Files of integers
+    and of 16-bit floats are read in float32, which `notes` says.
     """
     path = Path(path)
     where = f"model: onnx:{path}"
@@ -44,22 +50,76 @@ def onnx_network(path: str | Path, **fixed: Any) -> nn.Module:
     proto = model_in(path)
     try:
         given = with_fixed(proto, fixed)
-        floats = without_rounding(given)
-        file = file_of(floats, path.parent)
-        if floats is not given:
-            file.notes.append(NOTE)
+        sort_nodes(given.graph)
+        forms = forms_of(given)
+        file = file_of(forms.floats, path.parent)
+        file.notes += notes_of(forms)
         check_operators(file)
         simplify(file)
         build, network = opened_network(file)
         mark = f"{content_mark(str(path))} {fixed}"
         if mark not in CHECKED:
-            check_outputs(network, build, floats, path if floats is proto else None)
-            CHECKED.add(mark)
+            is_file = forms.floats is proto
+            CHECKED[mark] = checked(network, build, forms, path if is_file else None)
+        vars(network)["notes"] += CHECKED[mark]
+        vars(network)["fixed"] = fixed
     except LissomError as error:
         raise LissomError(f"{where}: {error}{age_of(proto)}") from error
     except Exception as error:  # whatever a damaged file leads to
         raise LissomError(f"{where}: {first_line(error)} ({type(error).__name__})") from error
     return network
+
+
+@dataclass
+class Forms:
+    """A model as its file has it, the same with Q/DQ nodes in 32 bits, and without any rounding."""
+
+    original: Any
+    wide: Any
+    paired: Any
+    floats: Any
+
+
+def forms_of(proto: Any) -> Forms:
+    """Return the forms of a model; those that change nothing are the model itself."""
+    wide = in_32_bits(proto)
+    paired = in_pairs(wide)
+    return Forms(proto, wide, paired, without_rounding(paired))
+
+
+def is_rounded(proto: Any) -> bool:
+    """Return whether a file computes in fewer bits than the network that is made of it."""
+    return is_quantized(proto) or in_32_bits(proto) is not proto
+
+
+def notes_of(forms: Forms) -> list[str]:
+    """Return what a user should know of how a file was read."""
+    notes = []
+    if forms.wide is not forms.original:
+        types = "".join(f"; {said}" for said in types_said(forms.original.graph))
+        notes.append(f"the file has 16-bit floats, and the network computes in float32{types}")
+    if is_quantized(forms.original):
+        notes.append(NOTE)
+    return notes
+
+
+def checked(network: nn.Module, build: Build, forms: Forms, path: Path | None) -> tuple[str, ...]:
+    """Compare a network with ONNX Runtime; return notes for the user.
+
+    `path` is the file, None if it was changed before it was read.
+    """
+    check_outputs(network, build, forms.floats, path)
+    if forms.paired is not forms.original:
+        integers = forms.paired is not forms.wide
+        why = check_rewritten(forms.original, forms.paired, build, integers=integers)
+        if why is not None:
+            return (f"it was compared with the file in 32 bits only: {why}",)
+    if not is_quantized(forms.original):
+        return ()
+    inputs = random_inputs(build, build.fixed_batch or FEWEST)
+    session = session_of(forms.original, build.file.folder)
+    apart = difference_from(network, session, inputs)
+    return (f"on noise, its outputs differ from the file's by {apart:.2g} of their size",)
 
 
 def age_of(proto: Any) -> str:

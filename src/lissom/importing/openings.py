@@ -69,6 +69,10 @@ def opened_sizes(
     batch = batch_name(file)
     for place, value in enumerate(file.inputs):
         dims = dims_of(value)
+        if opened and 0 in dims:  # runtimes crash over batches of none
+            raise LissomError(
+                f"input {value.name!r:.80} has sizes {dims!s:.80}, none of them may be 0"
+            )
         batch_axis = 1 if opening.second and place and len(dims) == 3 else 0
         pairs = []
         for axis, size in enumerate(dims):

@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from .nodes import File, Node
 from .products import Product, Reader, near
 
 
 def simplify(file: File) -> None:
     """Put operators in the place of the nodes that exporters make of them, in place."""
+    drop_identities(file)
     merge_activations(file)
     merge_layer_norms(file)
     merge_biases(file)
     drop_unread(file)
+
+
+def drop_identities(file: File) -> None:
+    """Have nodes read what an Identity hands on; it stays where graphs in nodes may read it."""
+    if any(node.branches for node in file.nodes):
+        return
+    same: dict[str, str] = {}
+    for node in file.nodes:
+        node.inputs = [same.get(name, name) for name in node.inputs]
+        if node.op == "Identity" and not node.domain and node.inputs and node.outputs:
+            same[node.outputs[0]] = node.inputs[0]
 
 
 def drop_unread(file: File) -> None:
@@ -203,7 +217,7 @@ def merge_biases(file: File) -> None:
             if maker is None or maker.op != "MatMul" or len(maker.inputs) != 2:
                 continue
             bias = file.tensors.get(row)
-            weight = file.tensors.get(maker.inputs[1])
+            weight = matrix(file, makers, maker.inputs[1])
             if bias is None or weight is None or weight.ndim != 2 or users[product] > 1:
                 continue
             if bias.shape == weight.shape[1:]:
@@ -212,3 +226,10 @@ def merge_biases(file: File) -> None:
                 dropped.add(id(node))
                 break
     file.nodes = [node for node in file.nodes if id(node) not in dropped]
+
+
+def matrix(file: File, makers: dict[str, Node], name: str) -> Tensor | None:
+    """Return a constant, or the integers that one is widened from; None for what is computed."""
+    maker = makers.get(name)
+    widened = maker is not None and maker.op == "DequantizeLinear" and maker.inputs
+    return file.tensors.get(maker.inputs[0] if maker is not None and widened else name)

@@ -1,48 +1,156 @@
-"""Files of integers as files of floats: what rounds activations is left out, weights become floats."""
+"""Files of integers as files of floats: what rounds activations is left out, weights become floats.
+
+First every operator on integers becomes the one on floats between the nodes that widen integers and
+round floats (Q/DQ), which computes the same. Then these nodes are left out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from ..errors import LissomError
+from .integer_products import PRODUCTS
+from .nodes import OWN, opset_of
+from .pairs import INTEGERS, OTHER, PASSING, Pairs, constants_of, read_nodes, reads_of
+from .rounded_operators import ROUNDED, pad
 from .tensors import TYPES
 
 RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
+FLOAT = 1
+ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
+SAYING = {"ArgMax", "ArgMin", "Shape", "Size"}  # what reads integers, and returns others
 NOTE = (
     "the file is quantized: weights are the values of their integers, and activations are not "
     "rounded any more"
 )
 
 
+def is_quantized(proto: Any) -> bool:
+    """Return whether a model rounds activations to integers."""
+    rounds = {*ROUNDING, *ROUNDED, *PRODUCTS}
+    return any(node.op_type in rounds for node in proto.graph.node)
+
+
+def in_pairs(proto: Any) -> Any:
+    """Return a model whose operators on integers are those on floats between DequantizeLinear and
+    QuantizeLinear; the model itself where it has none.
+
+    Raises LissomError for one that cannot be written so.
+    """
+    import onnx
+
+    operators = {node.op_type for node in proto.graph.node}
+    rows = {"Gather", "DequantizeLinear"} <= operators
+    if not rows and operators.isdisjoint({*ROUNDED, *PRODUCTS}):
+        return proto
+    paired = onnx.ModelProto()
+    paired.CopyFrom(proto)
+    graph = paired.graph
+    pairs = Pairs(graph, opset_of(proto))
+    for node in sorted(graph.node, key=lambda node: node.op_type != "Constant"):
+        try:
+            rewrite(pairs, node)
+        except (ValueError, IndexError) as error:
+            raise LissomError(f"{said_of(node)}: {error}") from error
+    if not pairs.changed:
+        return proto
+    nodes = read_nodes(pairs.nodes, [value.name for value in graph.output])
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    if not any(entry.domain == OTHER for entry in paired.opset_import):
+        paired.opset_import.add(domain=OTHER, version=1)
+    return paired
+
+
+def rewrite(pairs: Pairs, node: Any) -> None:
+    """Write a node as it is, or what it computes in pairs."""
+    if pairs.done.intersection(node.output):
+        return
+    known = node.domain in (*OWN, OTHER)
+    if known and node.op_type in ROUNDED:
+        if any(held.name == "channels_last" and held.i for held in node.attribute):
+            raise ValueError("channels in the last place are not known")
+        ROUNDED[node.op_type](pairs, node)
+    elif known and node.op_type == "Pad" and node.input and node.input[0] in pairs.scales:
+        pad(pairs, node)
+    elif not (known and node.op_type in WHOLE and WHOLE[node.op_type](pairs, node)):
+        pairs.keep(node)
+
+
+def looked_up(pairs: Pairs, node: Any) -> bool:
+    """Write rows of a table of integers as rows of a table of floats; return False for other nodes."""
+    table = pairs.constants.get(node.input[0])
+    if table is None or table.data_type not in INTEGERS:
+        return False
+    scales = set(scales_behind(pairs, node.output[0]))
+    if len(scales) != 1:
+        return False
+    ((scale, zero),) = scales
+    if scale not in pairs.constants or max(pairs.constants[scale].dims, default=1) != 1:
+        return False
+    rows = pairs.write("Gather", [pairs.widen(table.name, scale, zero), node.input[1]], like=node)
+    pairs.round(rows, node.output[0], scale, zero)
+    return True
+
+
+def scales_behind(pairs: Pairs, value: str) -> Iterator[tuple[str, str]]:
+    """Yield the scales that integers are widened with, here or behind what they pass."""
+    values = [value]
+    for name in values:  # which grows
+        for node in pairs.readers.get(name, []):
+            if node.op_type == "DequantizeLinear":
+                reads = reads_of(node, 3)
+                yield reads[1], reads[2]
+            elif node.op_type in PASSING:
+                values += [made for made in node.output if made not in values]
+
+
+# operators that are written anew with the nodes behind them, unless these are others
+WHOLE = {**PRODUCTS, "Gather": looked_up}
+
+
 def without_rounding(proto: Any) -> Any:
     """Return a model in which activations are not rounded; the model itself where none are.
 
     What integers cut off at their lowest, because that is 0, is still cut off there: exporters
-    leave out a ReLU before such integers.
+    leave out a ReLU before such integers. Raises LissomError for what computes with integers.
     """
     import onnx
 
-    if not any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
+    if not any(node.op_type in ROUNDING for node in proto.graph.node):
         return proto
     floats = onnx.ModelProto()
     floats.CopyFrom(proto)
     graph = floats.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
+    constants = constants_of(graph)
+    del graph.value_info[:]  # which says types that were
     integers: set[str] = set()  # values that are integers no more
     for node in graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+        if node.op_type in ROUNDING and node.input[0] not in constants:
             integers.update(node.output)
-            bare = begins_at_zero(node, constants)
+            bare = node.op_type == "QuantizeLinear" and begins_at_zero(node, constants)
             become(node, "Relu" if bare else "Identity")
         elif node.op_type == "DequantizeLinear" and node.input[0] in integers:
             become(node, "Identity")
-        elif node.input and node.input[0] in integers:
+        elif not integers.isdisjoint(node.input) and node.op_type not in SAYING:
+            if node.op_type not in PASSING or node.domain not in OWN:
+                raise LissomError(
+                    f"{said_of(node)}: it computes with the integers of a quantized file, which is "
+                    "not known; export the network in float"
+                )
             integers.update(node.output)
             if node.op_type == "Clip":  # to fewer bits than the integers have
                 become(node, "Identity")
+    for value in graph.output:
+        if value.name in integers:
+            value.type.tensor_type.elem_type = FLOAT
     return floats
+
+
+def said_of(node: Any) -> str:
+    """Return an operator with the name of its node."""
+    return f"{node.op_type:.40} (node {node.name or next(filter(None, node.output), '')!r:.80})"
 
 
 def begins_at_zero(node: Any, constants: dict[str, Any]) -> bool:
@@ -63,4 +171,5 @@ def become(node: Any, op: str) -> None:
     node.op_type = op
     node.domain = ""
     del node.input[1:]
+    del node.output[1:]
     del node.attribute[:]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 MOST_ELEMENTS = 1 << 27  # of one tensor: 512 MiB of float32
@@ -72,10 +72,23 @@ def followed(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
     results = []
     for which in (0, 1):
         with torch.device("meta"), torch.no_grad():
-            result = function(*shown(args, which), **shown(kwargs, which))
+            if isinstance(function, nn.RNNBase):  # whose steps would be taken one by one
+                result = recurrent_shapes(function, *shown(args, which))
+            else:
+                result = function(*shown(args, which), **shown(kwargs, which))
         check_size(result, MOST_ELEMENTS)
         results.append(result)
     return results[0], results[1]
+
+
+def recurrent_shapes(layer: nn.RNNBase, x: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+    """Return what stands for the results of a recurrent layer of one level on (time batch features)."""
+    time, batch = x.shape[:2]
+    ways = 2 if layer.bidirectional else 1
+    last = torch.empty(ways, batch, layer.hidden_size)
+    ends = (last, last) if isinstance(layer, nn.LSTM) else last
+    layer.check_forward_args(x, ends if states is None else states, None)  # type: ignore[arg-type]
+    return torch.empty(time, batch, ways * layer.hidden_size), ends
 
 
 def check_size(result: Any, most: int) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
@@ -196,7 +195,10 @@ class Task:
         return Collected({}) if self.kind is None else self.kind.agreement()
 
     def notes(self) -> list[str]:
-        """Return notes on the preprocessing and format of a network that was trained elsewhere."""
+        """Return notes on the preprocessing and format of a network that was trained elsewhere, and on
+        how it was read from an ONNX file. Raises LissomError if its outputs on the data differ from
+        those of the file.
+        """
         if not self.weights:
             return []
         seen = f"images are seen through {self.data.preprocess}"
@@ -204,10 +206,9 @@ class Task:
             seen = "inputs are taken as the data set gives them"
         notes = [f"{self.weights} was trained elsewhere; {seen}"]
         if file := onnx_file(self.name):
-            from ..importing.file import is_quantized
-            from ..importing.quantized import NOTE
+            from .imported import import_notes
 
-            notes += [NOTE] if is_quantized(Path(file)) else []
+            notes += import_notes(file, self.source, self.build, self.data)
         return notes
 
     def root(self, seed: int) -> str:

@@ -57,6 +57,7 @@ def export_onnx(
     from .layers import round_in_integers
     from .names import name_by_layer
     from .pictured import take_pictures
+    from .recurrent import write_recurrent
     from .suppression import write_suppression
     from .weights import halved
 
@@ -79,22 +80,10 @@ def export_onnx(
     kinds = kinds_of(model)
     bake_transforms(model)
     write_suppression(model)
+    write_recurrent(model)
     proto = converted(model, shown)
-    onnx.helper.set_model_props(
-        proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
-    )
-    proto.producer_name = "lissom"
+    describe(proto, facts)
     name_by_layer(proto, prefix)
-    # the exporter records source lines, which contain local paths, and shapes, which any reader
-    # infers
-    del proto.graph.metadata_props[:], proto.graph.value_info[:]
-    for part in (
-        *proto.graph.node,
-        *proto.graph.input,
-        *proto.graph.output,
-        *proto.graph.initializer,
-    ):
-        del part.metadata_props[:]
     rewritten(proto)
     if in_integers and kinds:
         halved(proto, kinds)
@@ -110,6 +99,23 @@ def export_onnx(
             f"export: the ONNX file does not hold together: {str(error).splitlines()[0]}"
         ) from error
     onnx.save(proto, str(path))
+
+
+def describe(proto: Any, facts: dict[str, Any]) -> None:
+    """Replace what the exporter recorded in a model by these facts, in place.
+
+    It records source lines, which contain local paths, and shapes, which any reader infers.
+    """
+    import onnx
+
+    onnx.helper.set_model_props(
+        proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    )
+    proto.producer_name = "lissom"
+    graph = proto.graph
+    del graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
 
 
 def rewritten(proto: Any) -> None:

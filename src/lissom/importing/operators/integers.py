@@ -1,28 +1,54 @@
-"""Weights that are integers with a scale."""
+"""Integers with a scale: weights, and inputs of the network."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import fx
 
 from ..build import Op
 from ..values import Constant
 
 
 def dequantize(op: Op) -> Any:
-    """Return the floats that constant integers stand for; they keep the name of the integers."""
+    """Return the floats that integers stand for; those of constants keep their name."""
     whole = op[0]
-    if not isinstance(whole, Constant):
-        raise ValueError("integers that are computed are not known; export the network in float")
     if op.get("block_size", 0):
         raise ValueError("scales of blocks are not known")
     axis = op.get("axis", 1)
+    if not isinstance(whole, Constant):
+        return computed(op, whole, axis)
     scale = along(op.constant(1), whole.tensor, axis)
     values = whole.tensor.to(torch.float32)
     if op.optional(2) is not None:
         values = values - along(op.constant(2), whole.tensor, axis).to(torch.float32)
     return Constant((values * scale).to(torch.float32), whole.source)
+
+
+def computed(op: Op, whole: fx.Node, axis: int) -> Any:
+    """Return the floats that integers stand for which the network is given, or computes."""
+    like = torch.empty(op.shape(whole), device="meta")
+    values = op.call(torch.Tensor.to, whole, torch.float32)
+    if op.optional(2) is not None:
+        zero = along(op.constant(2), like, axis).to(torch.float32)
+        values = op.call(torch.sub, values, Constant(zero))
+    return op.call(torch.mul, values, Constant(along(op.constant(1), like, axis)))
+
+
+def quantize(op: Op) -> Any:
+    """Return the integers of constant floats, as weights that are rounded in the file."""
+    x = op[0]
+    if not isinstance(x, Constant):
+        raise ValueError("rounding other than between layers is not known")
+    if op.get("block_size", 0):
+        raise ValueError("scales of blocks are not known")
+    zero = op.constant(2) if op.optional(2) is not None else torch.zeros((), dtype=torch.uint8)
+    axis = op.get("axis", 1)
+    ends = torch.iinfo(zero.dtype)
+    steps = (x.tensor / along(op.constant(1), x.tensor, axis)).round()
+    whole = (steps + along(zero, x.tensor, axis)).clamp(ends.min, ends.max)
+    return Constant(whole.to(zero.dtype), x.source)
 
 
 def along(row: torch.Tensor, tensor: torch.Tensor, axis: int) -> torch.Tensor:
@@ -34,4 +60,4 @@ def along(row: torch.Tensor, tensor: torch.Tensor, axis: int) -> torch.Tensor:
     return row.reshape(shape)
 
 
-OPERATORS = {"DequantizeLinear": dequantize}
+OPERATORS = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}

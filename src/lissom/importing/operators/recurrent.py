@@ -1,4 +1,4 @@
-"""Recurrent layers, where their gates are those of PyTorch."""
+"""Recurrent layers, with PyTorch's gates or those of a GRU that resets first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..build import Op
-from ..values import Constant
+from ..build import Op, tensor_of_sizes
+from ..gru import ResetFirstGRU
+from ..values import Constant, Sizes, Value
 
 # for each operator: its layer, and where the gates of PyTorch are among those of ONNX
 LSTM_GATES = (0, 2, 3, 1)  # i o f c -> i f c o
 GRU_GATES = (1, 0, 2)  # z r h -> r z h
+MOST_STEPS = 1 << 14
 USUAL = {
     "LSTM": ["Sigmoid", "Tanh", "Tanh"],
     "GRU": ["Sigmoid", "Tanh"],
@@ -29,12 +31,16 @@ def lstm(op: Op) -> Any:
 
 
 def gru(op: Op) -> Any:
-    """Make a GRU."""
-    if not op.get("linear_before_reset", 0):
+    """Make a GRU: PyTorch's where the state is reset after the product, else one of lissom's own."""
+    if op.get("linear_before_reset", 0):
+        return recurrent(op, nn.GRU, GRU_GATES, (5,))
+    # a file with time in front looks as if it were made for batches of so many
+    steps = max(op.shape(op[0], 1)[0], op.build.fixed_batch or 0)
+    if steps > MOST_STEPS:
         raise ValueError(
-            "linear_before_reset=0 is not known: PyTorch's GRU resets after the product"
+            f"{steps} steps are more than {MOST_STEPS}: with linear_before_reset=0 each runs in Python"
         )
-    return recurrent(op, nn.GRU, GRU_GATES, (5,))
+    return recurrent(op, ResetFirstGRU, GRU_GATES, (5,))
 
 
 def rnn(op: Op) -> Any:
@@ -57,7 +63,7 @@ def recurrent(
     given = [name.lower() for name in op.get("activations", usual)]
     if (not more and given != usual) or op.get("clip") is not None:
         raise ValueError("gates other than the usual ones are not known")
-    if op.optional(4) is not None:
+    if not all_long(op, op.optional(4)):
         raise ValueError("sequences of different lengths (sequence_lens) are not known")
     if op.get("layout", 0):
         raise ValueError("layout=1 is not known")
@@ -104,28 +110,54 @@ def in_order(tensor: Tensor, gates: tuple[int, ...]) -> Constant:
     return Constant(torch.cat([parts[gate] for gate in gates]))
 
 
+def all_long(op: Op, lengths: Value | None) -> bool:
+    """Return whether all sequences have the length of the input, as some exporters say in numbers."""
+    if lengths is None:
+        return True
+    wanted = tuple(op.shape(op[0], which)[0] for which in (0, 1))
+    return everywhere(op, lengths) == wanted
+
+
 def states_of(op: Op, places: tuple[int, ...]) -> list[Any]:
     """Return the states that a layer begins with; none where they are zeros."""
     given = [op.optional(place) for place in places]
-    if all(value is None or is_zero(op, value) for value in given):
+    if all(value is None or everywhere(op, value) == (0, 0) for value in given):
         return []
     states = [op[place] for place in places]
     return [tuple(states)] if len(states) > 1 else states
 
 
-def is_zero(op: Op, value: Any) -> bool:
-    """Return whether a value is zeros, maybe repeated for a batch."""
+def everywhere(op: Op, value: Any) -> tuple[float, float] | None:
+    """Return the one number that a tensor holds in both showings, maybe repeated for a batch; None
+    for other tensors.
+    """
     if isinstance(value, Constant):
-        return not bool(value.tensor.any())
-    if not isinstance(value, fx.Node):
-        return False
+        return only_number(value.tensor)
+    if isinstance(value, Sizes):
+        return showings_of(value.parts[0]) if len(value.parts) == 1 else None
     if value.target is torch.full:
-        return isinstance(value.args[1], (int, float)) and value.args[1] == 0
-    if value.target is Tensor.expand and isinstance(value.args[0], fx.Node):
-        return is_zero(op, value.args[0])
+        return showings_of(value.args[1])
+    if value.target in (Tensor.expand, Tensor.repeat, Tensor.to, torch.reshape):
+        return everywhere(op, value.args[0]) if isinstance(value.args[0], fx.Node) else None
+    if value.target is tensor_of_sizes:
+        return showings_of(value.args[0][0]) if len(value.args[0]) == 1 else None
     if value.op == "get_attr":
-        return not bool(operator.attrgetter(str(value.target))(op.build.root).any())
-    return False
+        return only_number(operator.attrgetter(str(value.target))(op.build.root))
+    return None
+
+
+def only_number(tensor: Tensor) -> tuple[float, float] | None:
+    """Return the number that all of a tensor are, for both showings."""
+    numbers = tensor.unique().tolist() if tensor.numel() else []
+    return (numbers[0], numbers[0]) if len(numbers) == 1 else None
+
+
+def showings_of(number: Any) -> tuple[float, float] | None:
+    """Return a number, or what one that is read from a tensor is in both showings."""
+    if isinstance(number, fx.Node):
+        first, second = number.meta["shown"]
+        return (first, second) if isinstance(first, (int, float)) else None
+    return (number, number) if isinstance(number, (int, float)) else None
 
 
 OPERATORS = {"LSTM": lstm, "GRU": gru, "RNN": rnn}

@@ -1,0 +1,67 @@
+"""A GRU that resets first, as the node that ONNX has for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...importing.gru import ResetFirstGRU
+
+
+class WrittenGRU(ResetFirstGRU):
+    """What writes GRU with linear_before_reset=0."""
+
+    gates: Tensor  # of inputs (ways 3*width features), in ONNX's order z r h
+    states: Tensor  # of states (ways 3*width width)
+    biases: Tensor  # of both, one behind the other (ways 6*width); there if the layer has a bias
+
+    def hold(self) -> None:
+        """Hold weights as ONNX has them."""
+        self.register_buffer("gates", self.in_order("weight_ih_l0"))
+        self.register_buffer("states", self.in_order("weight_hh_l0"))
+        if self.bias:
+            both = [self.in_order("bias_ih_l0"), self.in_order("bias_hh_l0")]
+            self.register_buffer("biases", torch.cat(both, 1))
+
+    def in_order(self, name: str) -> Tensor:
+        """Return a weight of all ways, with its gates in ONNX's order."""
+        rows = []
+        for end in ("", "_reverse") if self.bidirectional else ("",):
+            reset, update, new = self.get_parameter(f"{name}{end}").detach().chunk(3)
+            rows.append(torch.cat([update, reset, new]))
+        return torch.stack(rows)
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        time, batch = input.shape[:2]
+        ways = len(self.gates)
+        width = self.hidden_size
+        reads: list[Any] = [input, self.gates, self.states]
+        reads.append(self.biases if self.bias else None)
+        if hx is not None:
+            reads += [None, hx]
+        out, last = torch.onnx.ops.symbolic_multi_out(
+            "GRU",
+            reads,
+            attrs={
+                "hidden_size": width,
+                "linear_before_reset": 0,
+                "direction": "bidirectional" if ways == 2 else "forward",
+            },
+            dtypes=[torch.float32, torch.float32],
+            shapes=[[time, ways, batch, width], [ways, batch, width]],
+            version=14,
+        )
+        return out.transpose(1, 2).flatten(2), last
+
+
+def write_recurrent(network: nn.Module) -> None:
+    """Let GRUs that reset first be written as ONNX's own node, in place."""
+    for layer in network.modules():
+        if isinstance(layer, ResetFirstGRU):
+            layer.__class__ = WrittenGRU
+            assert isinstance(layer, WrittenGRU)
+            layer.hold()

@@ -1,0 +1,98 @@
+"""The second gate: a file of integers or of 16-bit floats, and what was made of it before it was read.
+
+Integers are widened and floats made longer in the file itself, which ONNX Runtime runs like the
+first. Both give the same but for rounding: 16-bit floats have 11 bits, and an integer may round to
+its neighbour. That activations are not rounded any more, or have more bits, comes after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LissomError
+from ..trees import tensors_in
+from .build import Build
+from .gate import answers, random_inputs, session_of
+
+HALF_LIMIT = 0.02  # of the size of the outputs: 20 times what rounding to 11 bits moves one number
+INTEGER_LIMIT = 0.05  # the same, 13 steps of 8 bits
+FEWEST = 3  # samples
+
+
+def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bool) -> str | None:
+    """Raise where ONNX Runtime gives other outputs for a file than for what was made of it.
+
+    Returns why they were not compared, None where they were.
+    """
+    limit = INTEGER_LIMIT if integers else HALF_LIMIT
+    if integers:
+        original, rewritten = with_integers(original, rewritten)
+    folder = build.file.folder
+    try:
+        first = session_of(original, folder)
+    except LissomError as error:
+        if integers:
+            raise
+        return str(error)  # bfloat16, of which it has few operators
+    second = session_of(rewritten, folder)
+    inputs = random_inputs(build, build.fixed_batch or FEWEST)
+    names = [value.name for value in build.file.inputs]
+    given = answers(first, names, inputs)
+    worst = largest_difference(answers(second, names, inputs), given)
+    if not worst <= limit:
+        what = "rounding to integers" if integers else "rounding to 16 bits"
+        raise LissomError(
+            f"what it computes in ONNX Runtime differs by {worst:.2g} of its size from the same in 32 bits "
+            f"(limit {limit}), which is more than {what} explains"
+        )
+    return None
+
+
+def with_integers(original: Any, rewritten: Any) -> tuple[Any, Any]:
+    """Return both models with all integers that both make as outputs, so that each is compared: those
+    of a network may hide what is wrong inside, as a softmax does.
+    """
+    import onnx
+
+    there = {value.name for value in original.graph.output}
+    made = set()
+    for node in original.graph.node:
+        made.update(node.output)
+    rounds = [node for node in rewritten.graph.node if node.op_type == "QuantizeLinear"]
+    names = [node.output[0] for node in rounds if node.output[0] in made - there]
+    both = []
+    for model in (original, rewritten):
+        shown = onnx.ModelProto()
+        shown.CopyFrom(model)
+        for name in dict.fromkeys(names):
+            shown.graph.output.add().name = name
+        both.append(shown)
+    return both[0], both[1]
+
+
+def difference_from(network: nn.Module, session: Any, inputs: Sequence[Tensor]) -> float:
+    """Return by how much a network's outputs differ from those of its file, of their size."""
+    with torch.no_grad():
+        outputs = list(tensors_in(network(*inputs)))
+    names: Any = network.input_names
+    return largest_difference(outputs, answers(session, names, inputs))
+
+
+def largest_difference(outputs: list[Tensor], wanted: list[Tensor]) -> float:
+    """Return the largest difference of outputs beside the largest number of each, where that is finite:
+    16-bit floats end at 65504.
+    """
+    worst = 0.0
+    for out, given in zip(outputs, wanted, strict=True):
+        if out.shape != given.shape:
+            return float("inf")
+        a, b = out.double(), given.double()
+        finite = torch.isfinite(b)
+        if bool(finite.any()):
+            size = b[finite].abs().max().clamp(min=1e-6)
+            worst = max(worst, float((a - b)[finite].abs().max() / size))
+    return worst

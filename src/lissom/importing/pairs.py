@@ -1,0 +1,154 @@
+"""A graph of ONNX that is written anew: floats between the nodes that widen integers and round floats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from .ordered import read_by
+
+OTHER = "com.microsoft"  # ONNX Runtime's own operators, which widen by filter in every opset
+INTEGERS = (2, 3, 4, 5)  # types of 8 and 16 bits
+MOST_SIZES = 12
+INTEGERS_ONLY = ("channels_last", "opset")  # attributes that operators on floats lack
+# what does to integers the same as to the floats that they stand for
+PASSING = {
+    "Clip",
+    "Concat",
+    "DepthToSpace",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+}
+
+
+class Pairs:
+    """The nodes of a graph as they are written anew, and what each value is."""
+
+    def __init__(self, graph: Any, opset: int) -> None:
+        self.graph = graph
+        self.opset = opset
+        self.nodes: list[Any] = []
+        self.constants = constants_of(graph)
+        self.makers: dict[str, Any] = {}
+        self.readers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            self.makers.update(dict.fromkeys(node.output, node))
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.returned = Counter(value.name for value in graph.output)
+        self.scales: dict[str, tuple[str, str]] = {}  # of integers: scale and zero point
+        self.done: set[str] = set()  # outputs of nodes that others were written for
+        self.changed = False
+
+    def write(
+        self, op: str, reads: list[str], makes: str = "", *, like: Any = None, **settings: Any
+    ) -> str:
+        """Write a node, with the name and attributes of the node `like`; return what it makes."""
+        from onnx import helper
+
+        self.changed = True
+        makes = makes or f"{reads[0]} ({op} {len(self.nodes)})"
+        domain = OTHER if op.endswith("tizeLinear") else ""
+        node = helper.make_node(op, reads, [makes], domain=domain, **settings)
+        if like is not None:
+            node.name = like.name.removesuffix("_quant")  # which ONNX Runtime's quantizer adds
+            node.metadata_props.extend(like.metadata_props)
+            node.attribute.extend(
+                held for held in like.attribute if held.name not in (*settings, *INTEGERS_ONLY)
+            )
+        self.nodes.append(node)
+        return makes
+
+    def widen(self, value: str, scale: str, zero: str = "", *, axis: int = 1) -> str:
+        """Write the node that turns integers into floats; return these."""
+        reads = [value, scale, *([zero] if zero else [])]
+        return self.write("DequantizeLinear", reads, axis=axis)
+
+    def round(self, value: str, makes: str, scale: str, zero: str = "") -> None:
+        """Write the node that turns floats into integers."""
+        self.scales[makes] = (scale, zero)
+        self.write("QuantizeLinear", [value, scale, *([zero] if zero else [])], makes)
+
+    def shape(self, sizes: list[int]) -> str:
+        """Return the name of a constant that holds sizes."""
+        name = f"sizes {sizes}"
+        if name not in self.constants:
+            tensor = self.graph.initializer.add(name=name, data_type=7, dims=[len(sizes)])
+            tensor.int64_data.extend(sizes)
+            self.constants[name] = tensor
+        return name
+
+    def keep(self, node: Any) -> None:
+        """Write a node as it is; integers that pass it keep their scale."""
+        self.nodes.append(node)
+        if node.op_type == "QuantizeLinear" and len(node.input) > 1:
+            self.scales[node.output[0]] = (node.input[1], reads_of(node, 3)[2])
+        elif node.op_type in PASSING and node.input and node.input[0] in self.scales:
+            self.scales.update(dict.fromkeys(node.output, self.scales[node.input[0]]))
+
+    def only_reader(self, value: str, op: str) -> Any | None:
+        """Return the node of an operator that a value is read by, if nothing else reads it."""
+        readers = self.readers.get(value, [])
+        if len(readers) != 1 or self.returned[value] or readers[0].op_type != op:
+            return None
+        return readers[0]
+
+    def numbers(self, value: str) -> list[Any]:
+        """Return the numbers of a constant of few; none of what is computed, large or in another file."""
+        from onnx import numpy_helper
+
+        tensor = self.constants.get(value)
+        if tensor is None or tensor.external_data or sum(tensor.dims) > MOST_SIZES:
+            return []
+        return list(numpy_helper.to_array(tensor).reshape(-1).tolist())
+
+    def rank(self, value: str) -> int:
+        """Return how many axes a constant has; raise ValueError for what is computed."""
+        if value not in self.constants:
+            raise ValueError(f"expected a constant, {value!r:.80} is computed")
+        return len(self.constants[value].dims)
+
+
+def constants_of(graph: Any) -> dict[str, Any]:
+    """Return the tensors of a graph that are constants, by name."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        held = node.attribute
+        if node.op_type == "Constant" and held and held[0].name == "value" and node.output:
+            constants[node.output[0]] = held[0].t
+    return constants
+
+
+def reads_of(node: Any, count: int) -> list[str]:
+    """Return the names that a node reads, "" for those left out."""
+    reads = [*node.input][:count]
+    return reads + [""] * (count - len(reads))
+
+
+def attribute_of(node: Any, name: str, default: int) -> int:
+    """Return a whole number that is an attribute of a node."""
+    return next((int(held.i) for held in node.attribute if held.name == name), default)
+
+
+def read_nodes(nodes: list[Any], returned: Iterable[str]) -> list[Any]:
+    """Return nodes of which something is read, or which hold graphs."""
+    read = set(returned)
+    kept = []
+    for node in reversed(nodes):
+        if not read.isdisjoint(node.output) or any(held.HasField("g") for held in node.attribute):
+            read |= {*read_by(node)}
+            kept.append(node)
+    return kept[::-1]

@@ -1,0 +1,93 @@
+"""A network from an ONNX file beside the file itself, on samples of the data that it is run with.
+
+The import compares both on noise. Noise may stay where two operators agree, and real samples need not.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LissomError, cut
+from ..trees import Tree, parts_of, tensors_in
+
+if TYPE_CHECKING:
+    from ..data.data import Data
+
+SAMPLES = 8
+LIMIT = 1e-3  # of the size of the outputs, for files of 32-bit floats
+SAID: dict[tuple[str, str], tuple[str, ...]] = {}  # by source of the network, and data
+
+
+def import_notes(file: str, source: str, build: Callable[[], nn.Module], data: Data) -> list[str]:
+    """Return what a user should know of how a file was read, and how far on the data the network that
+    `build` makes is from it.
+
+    Raises LissomError where a file of 32-bit floats gives other outputs than the network.
+    """
+    key = (source, data.fingerprint)
+    if key not in SAID:
+        network = build()
+        notes: tuple[str, ...] = network.notes  # type: ignore[assignment]
+        SAID[key] = (*notes, *compared_on(Path(file), network, data.example(SAMPLES)))
+    return [*SAID[key]]
+
+
+def compared_on(path: Path, network: nn.Module, samples: Tree) -> list[str]:
+    """Return in words how far a network's outputs on samples are from those of its file."""
+    from ..importing.file import model_in
+    from ..importing.fixed import with_fixed
+    from ..importing.gate import session_of, with_exact_sigmoids
+    from ..importing.onnx_network import is_rounded
+
+    fixed: Any = network.fixed
+    proto = with_fixed(model_in(path), fixed)
+    inputs = in_order(network, samples)
+    try:
+        session = session_of(proto, path.parent, None if fixed else path)
+        apart = apart_on(network, session, inputs)
+    except LissomError as error:
+        return [f"the file itself was not compared on the data: {cut(str(error))}"]
+    if apart > LIMIT and any(node.op_type == "Sigmoid" for node in proto.graph.node):
+        exact = session_of(with_exact_sigmoids(proto), path.parent)
+        apart = min(apart, apart_on(network, exact, inputs))
+    said = (
+        f"on {len(inputs[0])} samples of the data, its outputs differ from those of {path} by "
+        f"{apart:.2g} of their size"
+    )
+    if not apart <= LIMIT and not is_rounded(proto):
+        raise LissomError(f"model onnx:{path}: {said} (limit {LIMIT})")
+    return [said]
+
+
+def in_order(network: nn.Module, samples: Tree) -> list[Tensor]:
+    """Return samples as the arguments of a network, in order."""
+    if isinstance(samples, Tensor):
+        return [samples]
+    if isinstance(samples, Mapping):
+        return [samples[name] for name in inspect.signature(network.forward).parameters]
+    return [*parts_of(samples)]
+
+
+def apart_on(network: nn.Module, session: Any, inputs: list[Tensor]) -> float:
+    """Return by how much outputs on samples differ; a file for one batch is shown batch after batch."""
+    from ..importing.gate import answers
+    from ..importing.original import largest_difference
+
+    names: Any = network.input_names
+    fixed = session.get_inputs()[0].shape[0]
+    batch = fixed if isinstance(fixed, int) and fixed > 0 else len(inputs[0])
+    worst = 0.0
+    for begin in range(0, len(inputs[0]) - batch + 1, batch):
+        part = [tensor[begin : begin + batch] for tensor in inputs]
+        with torch.no_grad():
+            outputs = list(tensors_in(network(*part)))
+        wanted = answers(session, names, part)
+        pairs = [(a, b) for a, b in zip(outputs, wanted, strict=True) if b.is_floating_point()]
+        worst = max(worst, largest_difference([a for a, _ in pairs], [b for _, b in pairs]))
+    return worst

@@ -1,0 +1,363 @@
+"""Files that ONNX Runtime's quantizer writes: read in float, and the same as the file but for rounding."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnxruntime import quantization
+from torch import Tensor, nn
+
+import lissom
+from lissom import LissomError, from_onnx
+from lissom.importing import onnx_network, quantized, rounded_operators
+from lissom.importing.quantized import NOTE
+
+from .graphs import PICTURES, ROWS, floats, model_of, node
+from .test_networks import written as exported
+
+
+class Mixed(nn.Module):
+    """Every operator that the quantizer has a form on integers for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, stride=2)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.head = nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        y = F.leaky_relu(self.second(F.pad(x, (1, 0, 0, 1))), 0.1)[:, :, :-1, 1:] + x
+        gated = torch.sigmoid(y) * y
+        y = torch.cat([F.max_pool2d(y, 2), F.avg_pool2d(gated, 2)], 1)
+        return torch.softmax(self.head(F.adaptive_avg_pool2d(y, 1).flatten(1)), -1)
+
+
+class Words(nn.Module):
+    """A table, an LSTM and a product without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.rnn = nn.LSTM(8, 6, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(12, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(self.table(x))[0].mean(1))
+
+
+class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """A few batches of noise."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[Any] = iter(
+            [{"input": floats(4, 3, 16, 16, seed=seed)} for seed in range(8)]
+        )
+
+    def get_next(self) -> Any:
+        return next(self.batches, None)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> tuple[nn.Module, Path]:
+    torch.manual_seed(0)
+    network = Mixed().eval()
+    path = tmp_path / "mixed.onnx"
+    return network, exported(network, torch.randn(2, 3, 16, 16), path, opset_version=13)
+
+
+def static(path: Path, **settings: Any) -> Path:
+    out = path.with_name("static.onnx")
+    logging.disable(logging.WARNING)
+    try:
+        quantization.quantize_static(str(path), str(out), Reader(), **settings)
+    finally:
+        logging.disable(logging.NOTSET)
+    return out
+
+
+def dynamic(path: Path, **settings: Any) -> Path:
+    out = path.with_name("dynamic.onnx")
+    logging.disable(logging.WARNING)
+    try:
+        quantization.quantize_dynamic(str(path), str(out), **settings)
+    finally:
+        logging.disable(logging.NOTSET)
+    return out
+
+
+FORMATS = {
+    "operators": {"quant_format": quantization.QuantFormat.QOperator},
+    "operators, by filter": {
+        "quant_format": quantization.QuantFormat.QOperator,
+        "per_channel": True,
+    },
+    "operators, signed": {
+        "quant_format": quantization.QuantFormat.QOperator,
+        "activation_type": quantization.QuantType.QInt8,
+    },
+    "pairs": {"quant_format": quantization.QuantFormat.QDQ},
+    "pairs, by filter": {"quant_format": quantization.QuantFormat.QDQ, "per_channel": True},
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_quantized_from_data_becomes_its_float_network(
+    name: str, mixed: tuple[nn.Module, Path]
+) -> None:
+    network, path = mixed
+    again = from_onnx(static(path, **FORMATS[name]))  # or the second gate refuses it
+    compare(network, again, torch.randn(16, 3, 16, 16))
+    assert NOTE in again.notes and any("on noise" in note for note in again.notes)
+
+
+def test_a_file_quantized_as_it_runs_becomes_its_float_network(
+    mixed: tuple[nn.Module, Path],
+) -> None:
+    network, path = mixed
+    again = from_onnx(dynamic(path))
+    compare(network, again, torch.randn(16, 3, 16, 16))
+    assert NOTE in again.notes
+    assert again.get_submodule("head").bias is not None
+    lissom.apply("prune(0.3, multiple=1)", again, torch.randn(2, 3, 16, 16), notes=True)
+
+
+def compare(network: nn.Module, again: nn.Module, images: Tensor) -> None:
+    """Raise unless both have the same layers, whose weights differ by half a step of 8 bits at most."""
+    layers = dict(network.named_modules())
+    weights = dict(again.named_parameters())
+    assert weights.keys() == dict(network.named_parameters()).keys()
+    for name, weight in weights.items():
+        wanted = layers[name.rpartition(".")[0]].get_parameter(name.rpartition(".")[2])
+        assert weight.shape == wanted.shape
+        assert (weight - wanted).abs().max() <= 0.51 * 2 * wanted.abs().max() / 254
+    with torch.no_grad():
+        wanted = network(images)
+        assert (again(images) - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_tables_and_an_lstm_quantized_as_they_run(by_channel: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Words().eval()
+    ids = torch.randint(0, 20, (5, 7))
+    path = exported(network, ids[:2], tmp_path / "words.onnx", opset_version=13)
+    path = dynamic(path, per_channel=by_channel)
+    operators = {n.op_type for n in onnx.load(str(path)).graph.node}
+    assert {"DynamicQuantizeLSTM", "MatMulInteger", "Gather"} <= operators
+    again = from_onnx(path)
+    kinds = {name: type(layer) for name, layer in again.named_modules()}
+    assert kinds["table"] is nn.Embedding and kinds["rnn"] is nn.LSTM and kinds["head"] is nn.Linear
+    with torch.no_grad():
+        wanted = network(ids)
+        assert (again(ids) - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_integers_go_in_and_out(tmp_path: Path) -> None:
+    bytes_in = model_of(
+        [
+            node("DequantizeLinear", ["x", "s", "z"], ["f"]),
+            node("Conv", ["f", "w"], ["c"], name="conv"),
+            node("QuantizeLinear", ["c", "s", "z"], ["y"]),
+        ],
+        PICTURES,
+        ["y"],
+        s=np.float32(0.05),
+        z=np.uint8(128),
+        w=floats(5, 4, 3, 3),
+    )
+    bytes_in.graph.value_info.add(name="y").type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    bytes_in.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    path = tmp_path / "net.onnx"
+    path.write_bytes(bytes_in.SerializeToString())
+    network = from_onnx(path)
+    x = torch.randint(0, 255, (2, 4, 9, 7), dtype=torch.uint8)
+    wanted = F.conv2d((x.float() - 128) * 0.05, torch.from_numpy(floats(5, 4, 3, 3)))
+    torch.testing.assert_close(network(x), wanted)
+
+
+def test_weights_that_are_rounded_in_the_file_are_so_in_the_network(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", ["conv.weight", "s", "z"], ["q"], axis=0),
+        node("DequantizeLinear", ["q", "s", "z"], ["w"], axis=0),
+        node("Conv", ["x", "w"], ["y"]),
+    ]
+    tensors = {
+        "conv__weight": floats(2, 4, 3, 3),
+        "s": np.array([0.5, 0.25], np.float32),
+        "z": np.array([0, 3], np.int8),
+    }
+    model = model_of(nodes, PICTURES, ["y"], **tensors)
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    weight = from_onnx(tmp_path / "net.onnx").get_parameter("conv.weight").detach()
+    steps = torch.tensor([0.5, 0.25]).view(2, 1, 1, 1)
+    wanted = (torch.from_numpy(floats(2, 4, 3, 3)) / steps).round() * steps
+    torch.testing.assert_close(weight, wanted)
+
+
+def unscaled() -> Any:
+    """Return a product of integers that no scale comes behind."""
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulInteger", ["q", "w", "z"], ["m"], name="product"),
+        node("Cast", ["m"], ["y"], to=1),
+    ]
+    return model_of(nodes, ROWS, ["y"], w=np.ones((8, 3), np.int8))
+
+
+def compared() -> Any:
+    """Return integers that are compared with others."""
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("Max", ["q", "z"], ["m"], name="larger"),
+        node("DequantizeLinear", ["m", "s", "z"], ["y"]),
+    ]
+    return model_of(nodes, ROWS, ["y"], s=np.float32(0.05), z=np.uint8(3))
+
+
+def unknown() -> Any:
+    """Return an operator on integers that has no form on floats here."""
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("QLinearReduceMax", ["q", "s", "z"], ["y"], name="largest", domain="com.microsoft"),
+    ]
+    return model_of(nodes, ROWS, ["y"], s=np.float32(0.05), z=np.uint8(3))
+
+
+REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no scale": (unscaled, r"MatMulInteger \(node 'product'\): it computes with the integers"),
+    "compared": (compared, r"Max \(node 'larger'\): it computes with the integers"),
+    "unknown": (unknown, r"QLinearReduceMax \(node 'largest'\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_else_computes_with_integers_is_named(name: str, tmp_path: Path) -> None:
+    make, said = REFUSALS[name]
+    path = tmp_path / "net.onnx"
+    path.write_bytes(make().SerializeToString())
+    with pytest.raises(LissomError, match=said) as raised:
+        from_onnx(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_operator_that_is_read_wrongly_is_found(
+    mixed: tuple[nn.Module, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(pairs: Any, each: Any) -> None:
+        rounded_operators.single(pairs, each, "Relu")
+
+    monkeypatch.setattr(onnx_network, "CHECKED", {})  # the file has passed in another test
+    monkeypatch.setitem(quantized.ROUNDED, "QLinearSigmoid", wrong)
+    path = static(mixed[1], **FORMATS["operators"])
+    with pytest.raises(LissomError, match=r"which is more than rounding to integers explains"):
+        from_onnx(path)
+
+
+def test_a_bias_under_the_name_of_a_layer_that_has_none_is_read(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "conv.weight"], ["c"]),
+        node("Reshape", ["conv.bias", "sizes"], ["b"]),
+        node("Add", ["c", "b"], ["s"]),
+        node("MatMul", ["s", "fc.weight"], ["m"]),
+        node("Mul", ["m", "fc.bias"], ["y"]),
+    ]
+    tensors = {
+        "conv__weight": floats(5, 4, 3, 3),
+        "conv__bias": floats(5),
+        "fc__weight": floats(5, 3),
+        "fc__bias": floats(3),
+        "sizes": np.array([1, 5, 1, 1]),
+    }
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model_of(nodes, PICTURES, ["y"], **tensors).SerializeToString())
+    assert "fc_bias" in dict(from_onnx(path).named_parameters())
+
+
+BYTES = np.random.default_rng(0).integers(0, 255, (8, 5)).astype(np.uint8)
+SIGNED = np.random.default_rng(1).integers(-127, 127, (8, 5)).astype(np.int8)
+NUMBERS = {
+    "s": np.float32(0.03),
+    "z": np.uint8(120),
+    "t": np.float32(0.05),
+    "u": np.uint8(128),
+    "row": np.linspace(0.01, 0.02, 5, dtype=np.float32),
+    "zeros": np.arange(5, dtype=np.int8),
+    "bias": floats(5),
+}
+ENTERS = node("QuantizeLinear", ["x", "s", "z"], ["q"])
+LEAVES = node("DequantizeLinear", ["r", "t", "u"], ["y"])
+OTHER = {"domain": "com.microsoft"}
+SINGLE: dict[str, list[Any]] = {
+    "a product": [
+        ENTERS,
+        node("QLinearMatMul", ["q", "s", "z", "b", "s", "z", "t", "u"], ["r"]),
+        LEAVES,
+    ],
+    "a product by columns": [
+        ENTERS,
+        node("QLinearMatMul", ["q", "s", "z", "w", "row", "zeros", "t", "u"], ["r"]),
+        LEAVES,
+    ],
+    "a product that returns floats": [
+        ENTERS,
+        node("Reshape", ["q", "flat"], ["f"]),
+        node("QGemm", ["f", "s", "z", "w", "row", "none", "c"], ["y"], **OTHER),
+    ],
+    "a choice": [
+        ENTERS,
+        node("Greater", ["x", "s"], ["larger"]),
+        node("QLinearWhere", ["larger", "q", "s", "z", "u", "t", "u", "t", "u"], ["r"], **OTHER),
+        LEAVES,
+    ],
+    "padding": [
+        ENTERS,
+        node("Pad", ["q", "places", "z"], ["p"]),
+        node("QLinearSigmoid", ["p", "s", "z", "t", "u"], ["r"], **OTHER),
+        LEAVES,
+    ],
+    "rounded as it runs": [
+        node("DynamicQuantizeMatMul", ["x", "w", "row", "zeros", "bias"], ["y"], **OTHER)
+    ],
+    "rounded as it runs, without a bias": [
+        node("DynamicQuantizeMatMul", ["x", "b", "s", "z"], ["y"], **OTHER)
+    ],
+    "a product with its scales": [
+        node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        node("MatMulIntegerToFloat", ["q", "b", "xs", "s", "xz", "z", "bias"], ["y"], **OTHER),
+    ],
+    "two inputs that are rounded as they run": [
+        node("Transpose", ["x"], ["turned"], perm=[0, 2, 1]),
+        node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        node("DynamicQuantizeLinear", ["turned"], ["p", "ps", "pz"]),
+        node("Mul", ["ps", "xs"], ["scales"]),
+        node("MatMulInteger", ["q", "p", "xz", "pz"], ["m"]),
+        node("Cast", ["m"], ["f"], to=1),
+        node("Mul", ["scales", "f"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_each_operator_on_integers_is_what_onnx_runtime_computes(name: str, tmp_path: Path) -> None:
+    tensors = NUMBERS | {
+        "b": BYTES,
+        "w": SIGNED,
+        "flat": np.array([-1, 8]),
+        "none": np.zeros(5, np.int8),
+        "c": np.arange(-200, 300, 100, dtype=np.int32),
+        "places": np.array([0, 1, 0, 0, 0, 2]),
+    }
+    model = model_of(SINGLE[name], ROWS, ["y"], **tensors)
+    model.opset_import.add(domain="com.microsoft", version=1)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert NOTE in from_onnx(path).notes
