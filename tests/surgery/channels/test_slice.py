@@ -757,6 +757,21 @@ def test_what_is_kept_composes_over_two_cuts() -> None:
         torch.testing.assert_close(layer.bias, first[k].bias[kept], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("units", [range(8), range(8, 16), range(0, 16, 2)])
+def test_what_is_left_keeps_no_memory_of_what_went(units: range) -> None:
+    """Units that lie side by side and those that do not."""
+    model = lively(nn.Sequential(conv(3, 16), nn.BatchNorm2d(16), conv(16, 12), head(12)))
+    before = copy.deepcopy(model)
+    group = next(g for g in cuttable(model, images()) if g.size == 16)
+    slice_channels(model, [(group, torch.isin(torch.arange(16), torch.tensor(units)))])
+    stay = [k for k in range(16) if k not in units]
+    torch.testing.assert_close(model[0].weight, before[0].weight[stay], rtol=0, atol=0)
+    torch.testing.assert_close(model[2].weight, before[2].weight[:, stay], rtol=0, atol=0)
+    for tensor in model.state_dict().values():
+        assert tensor.is_contiguous()
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def test_the_widths_that_layers_state_follow_their_tensors() -> None:
     small = check_exact(
         nn.Sequential(

@@ -48,9 +48,9 @@ def zero_channels(model: nn.Module, cut: Cut) -> None:
         for (name, axis), gone in removed(cut).items():
             tensor = held(layers, name)
             gone = gone.to(tensor.device)
-            if axis == 0 and gone.ndim == 1:
-                tensor.index_fill_(0, gone.nonzero().flatten(), 0)
-            else:
+            if tensor.ndim == 1:  # statistics may be infinite
+                tensor.masked_fill_(gone, 0)
+            else:  # which is sooner done in a large tensor
                 _multiply(tensor, axis, (~gone).to(tensor.dtype), tensor)
 
 
@@ -86,10 +86,7 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
             if reads:
                 stay /= stay.mean().clamp_min(1e-6).sqrt()
             shared[key] = stay.to(tensor.dtype)
-        # half of the rows are written, none is read
-        if name in copied and axis == 0 and gone.ndim == 1 and not reads:
-            tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
-        elif name in copied:
+        if name in copied:
             _multiply(tensor.data, axis, shared[key], tensor.data)
         else:
             tensor.data = _multiply(tensor.data, axis, shared[key])
@@ -130,27 +127,28 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     owners = owners_of(model)
     makers = axes_of(cut, "out")
     changed = dict[nn.Module, None]()
-    left = ByTensor[Tensor]()  # what goes -> the indices that stay
+    left = ByTensor[Tensor | range]()  # what goes -> the indices that stay
+    axes: dict[str, list[tuple[int, Tensor]]] = {}  # of each tensor, with what goes along them
     # whole rows first
     for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
         if gone not in left:
-            left[gone] = (~gone).flatten().nonzero().flatten()
-        stay = left[gone]
-        if len(stay) == gone.numel():
-            continue
+            left[gone] = staying(gone)
+        if len(left[gone]) < gone.numel():
+            axes.setdefault(name, []).append((axis, gone))
+    for name, goes in axes.items():
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
-        now = getattr(layer, leaf).detach()
-        now = (
-            now.index_select(axis, stay.to(now.device))
-            if gone.ndim == 1
-            else kept_of(now, axis, ~gone.to(now.device))
-        )
+        now = held(layers, name).detach()
+        for axis, gone in goes:
+            stay = left[gone]
+            now = kept_of(now, axis, gone, stay)
+            if leaf == "weight" and (name, axis) in makers:
+                before = kept_outputs(layer)
+                stays = list(stay) if isinstance(stay, range) else stay.tolist()
+                layer.kept = stays if before is None else [before[k] for k in stays]
+        if now.untyped_storage().nbytes() > now.nbytes:  # a view, which holds what goes
+            now = now.clone(memory_format=torch.contiguous_format)
         changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
-        if leaf == "weight" and (name, axis) in makers:
-            before = kept_outputs(layer)
-            stays = stay.tolist()
-            layer.kept = stays if before is None else [before[k] for k in stays]
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
@@ -171,16 +169,27 @@ def kept_outputs(layer: nn.Module) -> list[int] | None:
     return getattr(layer, "kept", None)
 
 
-def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
-    """Return what of a tensor stays: `stay` (n) along `axis`, or (blocks n), another choice for
-    each block of axis 0.
+def staying(gone: Tensor) -> Tensor | range:
+    """Return the indices, in a row, of what does not go; a range where one follows the other."""
+    stay = (~gone).flatten().nonzero().flatten()
+    if gone.ndim == 1 and len(stay) and int(stay[-1] - stay[0]) == len(stay) - 1:
+        return range(int(stay[0]), int(stay[-1]) + 1)
+    return stay
+
+
+def kept_of(tensor: Tensor, axis: int, gone: Tensor, stay: Tensor | range) -> Tensor:
+    """Return what of a tensor stays along `axis`, a view where `stay` is a range.
+
+    `gone` is (n), or (blocks n), another choice for each block of axis 0.
     """
-    if stay.ndim == 1:
-        return tensor.index_select(axis, stay.nonzero().flatten())
-    parts = tensor.chunk(len(stay))
+    if isinstance(stay, range):
+        return tensor.narrow(axis, stay.start, len(stay))
+    if gone.ndim == 1:
+        return tensor.index_select(axis, stay.to(tensor.device))
+    parts = tensor.chunk(len(gone))
     return torch.cat(
         [
-            part.index_select(axis, s.nonzero().flatten())
-            for part, s in zip(parts, stay, strict=True)
+            part.index_select(axis, (~g).nonzero().flatten())
+            for part, g in zip(parts, gone.to(tensor.device), strict=True)
         ]
     )
