@@ -77,10 +77,13 @@ class Held:
     def restore(self) -> None:
         """Bring the network back; what was computed in place stays."""
         for module, kind, attributes, changing in self.modules:
-            module.__class__ = kind
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module.__dict__.update({key: value.copy() for key, value in changing.items()})
+            if module.__class__ is not kind:
+                module.__class__ = kind
+            held = vars(module)
+            held.clear()
+            held.update(attributes)
+            for key, value in changing.items():
+                held[key] = value.copy()
         for tensor, numbers in self.numbers:
             tensor.data = numbers
 
