@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from .attention import count_heads, match_attention
 from .groups import Group
 from .windows import match_windows
 
+LARGE = 1 << 17  # bytes from which memory is taken page by page, as it is written to
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
 
@@ -33,6 +35,34 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     return gone
 
 
+class Loss(NamedTuple):
+    """What a tensor loses along an axis."""
+
+    axis: int
+    gone: Tensor  # a boolean (n), or (blocks n), another choice for each block of axis 0
+    stay: Tensor | range  # the other indices, of all blocks in a row; a range where they follow on
+
+
+def losses(cut: Cut) -> dict[str, list[Loss]]:
+    """Return what each tensor loses that loses something, whole rows first."""
+    stays = ByTensor[Tensor | range]()
+    goes: dict[str, list[Loss]] = {}
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
+        if gone not in stays:
+            stays[gone] = staying(gone)
+        if len(stays[gone]) < gone.numel():
+            goes.setdefault(name, []).append(Loss(axis, gone, stays[gone]))
+    return goes
+
+
+def staying(gone: Tensor) -> Tensor | range:
+    """Return the indices of what does not go, as `Loss` holds them."""
+    stay = (~gone).flatten().nonzero().flatten()
+    if gone.ndim == 1 and len(stay) and int(stay[-1] - stay[0]) == len(stay) - 1:
+        return range(int(stay[0]), int(stay[-1]) + 1)
+    return stay
+
+
 def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
     """Return the (tensor, axis) that take part in a role in groups of which something goes."""
     axes = set[tuple[str, int]]()
@@ -51,7 +81,7 @@ def zero_channels(model: nn.Module, cut: Cut) -> None:
             if tensor.ndim == 1:  # statistics may be infinite
                 tensor.masked_fill_(gone, 0)
             else:  # which is sooner done in a large tensor
-                _multiply(tensor, axis, (~gone).to(tensor.dtype), tensor)
+                _multiply(tensor, axis, (~gone).to(tensor.dtype))
 
 
 def held(layers: dict[str, nn.Module], name: str) -> Tensor:
@@ -74,38 +104,44 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
                  network as it was.
     """
     layers = dict(model.named_modules())
-    copied = set[str]()
     readers = axes_of(cut, "in")
-    shared: dict[tuple[Tensor, bool, torch.dtype], Tensor] = {}  # members share what goes
-    # of whole rows there are fewest
-    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):
+    for name, goes in losses(cut).items():
         tensor = held(layers, name)
-        reads = (name, axis) in readers
-        if (key := (gone, reads, tensor.dtype)) not in shared:
-            stay = (~gone).to(torch.float32)
-            if reads:
-                stay /= stay.mean().clamp_min(1e-6).sqrt()
-            shared[key] = stay.to(tensor.dtype)
-        if name in copied:
-            _multiply(tensor.data, axis, shared[key], tensor.data)
+        numbers = tensor.data
+        fresh = zeros_like(numbers)
+        stays = fresh  # in part, where what stays lies side by side
+        factor = 1.0
+        for loss in goes:
+            if (name, loss.axis) in readers:
+                factor *= (loss.gone.numel() / max(1, len(loss.stay))) ** 0.5
+            if isinstance(loss.stay, range):
+                numbers = kept_of(numbers, loss)
+                stays = kept_of(stays, loss)
+        if factor == 1:
+            stays.copy_(numbers)
         else:
-            tensor.data = _multiply(tensor.data, axis, shared[key])
-            copied.add(name)
+            torch.mul(numbers, factor, out=stays)
+        for loss in goes:
+            if not isinstance(loss.stay, range):
+                _multiply(fresh, loss.axis, (~loss.gone).to(fresh.dtype))
+        tensor.data = fresh
 
 
-def _multiply(tensor: Tensor, axis: int, values: Tensor, out: Tensor | None = None) -> Tensor:
-    """Multiply by `values`, (n) along `axis` or (blocks n) of a grouped convolution, into `out` if
-    it is given.
-    """
+def zeros_like(tensor: Tensor) -> Tensor:
+    """Return zeros like a tensor of the CPU; of a large one those that nobody writes to take no time."""
+    if tensor.nbytes < LARGE:
+        return torch.zeros_like(tensor)
+    return torch.from_numpy(np.zeros(tensor.nbytes, np.uint8)).view(tensor.dtype).view(tensor.shape)
+
+
+def _multiply(tensor: Tensor, axis: int, values: Tensor) -> None:
+    """Multiply in place by `values`, (n) along `axis` or (blocks n) of a grouped convolution."""
     after = tensor.shape[axis + 1 :].numel()
     # in long rows, which is sooner done
     if values.ndim == 1 and axis and after > 1 and tensor.is_contiguous():
-        flat = tensor.view(-1, len(values) * after)
-        long = values.repeat_interleave(after)
-        return torch.mul(flat, long, out=None if out is None else out.view(flat.shape)).view(
-            tensor.shape
-        )
-    return torch.mul(tensor, _over(tensor, axis, values), out=out)
+        tensor.view(-1, len(values) * after).mul_(values.repeat_interleave(after))
+    else:
+        tensor.mul_(_over(tensor, axis, values))
 
 
 def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
@@ -127,24 +163,15 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     owners = owners_of(model)
     makers = axes_of(cut, "out")
     changed = dict[nn.Module, None]()
-    left = ByTensor[Tensor | range]()  # what goes -> the indices that stay
-    axes: dict[str, list[tuple[int, Tensor]]] = {}  # of each tensor, with what goes along them
-    # whole rows first
-    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
-        if gone not in left:
-            left[gone] = staying(gone)
-        if len(left[gone]) < gone.numel():
-            axes.setdefault(name, []).append((axis, gone))
-    for name, goes in axes.items():
+    for name, goes in losses(cut).items():
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
         now = held(layers, name).detach()
-        for axis, gone in goes:
-            stay = left[gone]
-            now = kept_of(now, axis, gone, stay)
-            if leaf == "weight" and (name, axis) in makers:
+        for loss in goes:
+            now = kept_of(now, loss)
+            if leaf == "weight" and (name, loss.axis) in makers:
                 before = kept_outputs(layer)
-                stays = list(stay) if isinstance(stay, range) else stay.tolist()
+                stays = list(loss.stay) if isinstance(loss.stay, range) else loss.stay.tolist()
                 layer.kept = stays if before is None else [before[k] for k in stays]
         if now.untyped_storage().nbytes() > now.nbytes:  # a view, which holds what goes
             now = now.clone(memory_format=torch.contiguous_format)
@@ -169,27 +196,17 @@ def kept_outputs(layer: nn.Module) -> list[int] | None:
     return getattr(layer, "kept", None)
 
 
-def staying(gone: Tensor) -> Tensor | range:
-    """Return the indices, in a row, of what does not go; a range where one follows the other."""
-    stay = (~gone).flatten().nonzero().flatten()
-    if gone.ndim == 1 and len(stay) and int(stay[-1] - stay[0]) == len(stay) - 1:
-        return range(int(stay[0]), int(stay[-1]) + 1)
-    return stay
-
-
-def kept_of(tensor: Tensor, axis: int, gone: Tensor, stay: Tensor | range) -> Tensor:
-    """Return what of a tensor stays along `axis`, a view where `stay` is a range.
-
-    `gone` is (n), or (blocks n), another choice for each block of axis 0.
-    """
-    if isinstance(stay, range):
-        return tensor.narrow(axis, stay.start, len(stay))
-    if gone.ndim == 1:
-        return tensor.index_select(axis, stay.to(tensor.device))
-    parts = tensor.chunk(len(gone))
+def kept_of(tensor: Tensor, loss: Loss) -> Tensor:
+    """Return what stays of a tensor, a view where it lies side by side."""
+    if isinstance(loss.stay, range):
+        return tensor.narrow(loss.axis, loss.stay.start, len(loss.stay))
+    if loss.gone.ndim == 1:
+        return tensor.index_select(loss.axis, loss.stay.to(tensor.device))
     return torch.cat(
         [
-            part.index_select(axis, (~g).nonzero().flatten())
-            for part, g in zip(parts, gone.to(tensor.device), strict=True)
+            part.index_select(loss.axis, (~gone).nonzero().flatten())
+            for part, gone in zip(
+                tensor.chunk(len(loss.gone)), loss.gone.to(tensor.device), strict=True
+            )
         ]
     )
