@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import traceback
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +82,7 @@ def _tried(trial: CutTrial) -> Groups:
                     group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED
                 )
             )
-    sized = groups.sized or trial.images is not trial.smaller  # or it takes no small image
+    sized = groups.sized or trial.smaller is None  # or it takes no small image
     return Groups(free, groups.left, groups.split, trial.rounds, groups.decides, sized)
 
 
@@ -124,8 +123,10 @@ class CutTrial:
         self.places = dict[str, str]()
         # the groups that were cut when the network last ran in training
         self.trained: list[Group] | None = None
-        self.images = mapped(lambda t: _two_of(t, draw), example)
-        self.smaller = smaller(self.images)
+        self.draw = draw
+        self.example = example
+        self.smaller = smaller(example)
+        self.images = self.shown(example if self.smaller is None else self.smaller)
 
     def end(self) -> None:
         """Bring the network back to what it was."""
@@ -133,14 +134,20 @@ class CutTrial:
 
     def groups(self) -> Groups:
         """Return the groups as a forward pass on a small image shows them, where the network takes one."""
-        grouped = None
-        if self.smaller is not None:
-            with suppress(Exception):  # whatever the user's forward raises on a small image
-                grouped = groups_of(self.model, self.smaller)
-                self.images = self.smaller
-        grouped = grouped or groups_of(self.model, self.images)
+        try:
+            grouped = groups_of(self.model, self.images)
+        except Exception:  # whatever the user's forward raises on a small image
+            if self.smaller is None:
+                raise
+            self.smaller = None
+            self.images = self.shown(self.example)
+            grouped = groups_of(self.model, self.images)
         self.decides = grouped.decides
         return grouped
+
+    def shown(self, example: Tree) -> Tree:
+        """Return two samples like an example."""
+        return mapped(lambda t: _two_of(t, self.draw), example)
 
     def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
         """Return the groups that pass together: all of them, or those of either half that do."""
@@ -203,7 +210,8 @@ class CutTrial:
             wanted = answers(self.model, shown, decides=self.decides)
             zeroed = Held(self.model)
             for stage in range(2):
-                zeroed.restore()
+                if stage:
+                    zeroed.restore()
                 slice_channels(self.model, [(group, units[stage]) for group, units in stages])
                 difference = gap(wanted, self.model, shown)
                 if not difference < float("inf"):
@@ -254,11 +262,8 @@ def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
 def _lively(p: Tensor, draw: torch.Generator) -> Tensor:
     """Return scales, biases and what is all one number with something added, others as they are."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
-        return (
-            torch.randn(p.shape, generator=draw)
-            .mul_(0.3 * max(float(p.std(correction=0)), 0.1))
-            .add_(p)
-        )
+        most = 0.5 * max(float(p.std(correction=0)), 0.1)
+        return torch.empty(p.shape, dtype=p.dtype).uniform_(-most, most, generator=draw).add_(p)
     return p
 
 
