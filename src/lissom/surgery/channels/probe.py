@@ -212,7 +212,9 @@ class CutTrial:
             for stage in range(2):
                 if stage:
                     zeroed.restore()
-                slice_channels(self.model, [(group, units[stage]) for group, units in stages])
+                slice_channels(
+                    self.model, [(group, units[stage]) for group, units in stages], trial=True
+                )
                 difference = gap(wanted, self.model, shown)
                 if not difference < float("inf"):
                     return float("inf")
@@ -228,7 +230,9 @@ class CutTrial:
 
     def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""
-        slice_channels(self.model, [(group, units[1]) for group, units in widths(groups)])
+        slice_channels(
+            self.model, [(group, units[1]) for group, units in widths(groups)], trial=True
+        )
         try:
             return self._runs_in_training(self.images)
         finally:

@@ -154,19 +154,22 @@ def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
     return values.view(*values.shape, *[1] * (tensor.ndim - 2))
 
 
-def slice_channels(model: nn.Module, cut: Cut) -> None:
+def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
     """Cut the units of `cut` out of `model` in place; each layer remembers which outputs it kept.
 
-    `layer.kept` lists the outputs of the layer as it was first built that are still there.
+    `layer.kept` lists the outputs of the layer as it was first built that are still there. In a
+    `trial`, which puts all back, parameters stay the same and get other numbers; else they are new,
+    so that no gradient knows their old shape.
     """
     layers = dict(model.named_modules(remove_duplicate=False))
     owners = owners_of(model)
     makers = axes_of(cut, "out")
-    changed = dict[nn.Module, None]()
+    changed = dict[nn.Module, str]()  # with the name of a tensor
     for name, goes in losses(cut).items():
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
-        now = held(layers, name).detach()
+        tensor = held(layers, name)
+        now = tensor.detach()
         for loss in goes:
             now = kept_of(now, loss)
             if leaf == "weight" and (name, loss.axis) in makers:
@@ -175,7 +178,12 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
                 layer.kept = stays if before is None else [before[k] for k in stays]
         if now.untyped_storage().nbytes() > now.nbytes:  # a view, which holds what goes
             now = now.clone(memory_format=torch.contiguous_format)
-        changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
+        if trial:
+            tensor.data = now
+            changed |= dict(owners.get(tensor, [(layer, leaf)]))
+        else:
+            holders = replace(model, name, now, owners=owners, layer=layer)
+            changed |= dict.fromkeys(holders, leaf)
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
