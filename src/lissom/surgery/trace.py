@@ -129,14 +129,16 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     """
     inputs = copied(first(example, 1 + training))
     trace = Trace(tuple(tensors_in(inputs)))
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+    modules = {module: name for name, module in model.named_modules()}
+    buffers = dict(model.named_buffers())
+    for name, value in [*model.named_parameters(), *buffers.items()]:
         trace.names[value] = name
-    trace.buffers = {name for name, _ in model.named_buffers()}
-    modes = {m: m.training for m in model.modules()}
+    trace.buffers = set(buffers)
+    modes = {module: module.training for module in modules}
     with ExitStack() as after:
         after.callback(_restored, modes)
         after.enter_context(decomposed(model))
-        for name, module in model.named_modules():
+        for module, name in modules.items():
             # takes no hooks, and shows nothing of its code
             if isinstance(module, torch.jit.ScriptModule):
                 trace.sized = True

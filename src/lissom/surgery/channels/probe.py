@@ -110,8 +110,9 @@ class CutTrial:
         self.model = model if plain else copy.deepcopy(model).float().cpu()
         self.before = Held(self.model)
         in_mode(self.model)
+        noise = Noise(draw)
         for p in self.model.parameters():
-            p.data = _lively(p.data, draw)  # large ones share their numbers with the network
+            p.data = _lively(p.data, noise)  # large ones share their numbers with the network
         for b in self.model.buffers():
             b.data = b.data.clone()
         self.held = Held(self.model)
@@ -263,11 +264,29 @@ def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
     return example[:1].cpu().expand(2, *example.shape[1:]).clone()
 
 
-def _lively(p: Tensor, draw: torch.Generator) -> Tensor:
+class Noise:
+    """Numbers between -1 and 1 at random. For small tensors they are drawn once: each goes on where
+    the last one ended, and no two begin at the same place before long.
+    """
+
+    def __init__(self, draw: torch.Generator) -> None:
+        self.draw = draw
+        self.drawn = torch.empty(2 * FEW).uniform_(-1, 1, generator=draw)
+        self.place = 0
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return noise of the shape of a tensor."""
+        count = tensor.numel()
+        if count >= FEW:
+            return torch.empty(tensor.shape).uniform_(-1, 1, generator=self.draw)
+        self.place = (self.place + count) % (FEW - 15)  # a prime
+        return self.drawn[self.place : self.place + count].view(tensor.shape)
+
+
+def _lively(p: Tensor, noise: Noise) -> Tensor:
     """Return scales, biases and what is all one number with something added, others as they are."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
-        most = 0.5 * max(float(p.std(correction=0)), 0.1)
-        return torch.empty(p.shape, dtype=p.dtype).uniform_(-most, most, generator=draw).add_(p)
+        return p.add(noise.like(p), alpha=0.5 * max(float(p.std(correction=0)), 0.1))
     return p
 
 
