@@ -209,7 +209,7 @@ class CutTrial:
             )
             shown = first(images, 1)
             wanted = answers(self.model, shown, decides=self.decides)
-            zeroed = Held(self.model)
+            zeroed = self.held.with_numbers()
             for stage in range(2):
                 if stage:
                     zeroed.restore()

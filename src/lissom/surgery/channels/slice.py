@@ -57,10 +57,10 @@ def losses(cut: Cut) -> dict[str, list[Loss]]:
 
 def staying(gone: Tensor) -> Tensor | range:
     """Return the indices of what does not go, as `Loss` holds them."""
-    stay = (~gone).flatten().nonzero().flatten()
-    if gone.ndim == 1 and len(stay) and int(stay[-1] - stay[0]) == len(stay) - 1:
+    stay = np.flatnonzero(~gone.numpy())
+    if gone.ndim == 1 and len(stay) and stay[-1] - stay[0] == len(stay) - 1:
         return range(int(stay[0]), int(stay[-1]) + 1)
-    return stay
+    return torch.from_numpy(stay)
 
 
 def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
@@ -162,7 +162,7 @@ def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
     so that no gradient knows their old shape.
     """
     layers = dict(model.named_modules(remove_duplicate=False))
-    owners = owners_of(model)
+    owners = owners_of(layers.values())
     makers = axes_of(cut, "out")
     changed = dict[nn.Module, str]()  # with the name of a tensor
     for name, goes in losses(cut).items():
