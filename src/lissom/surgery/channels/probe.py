@@ -109,13 +109,12 @@ class CutTrial:
         )
         self.model = model if plain else copy.deepcopy(model).float().cpu()
         self.before = Held(self.model)
-        in_mode(self.model)
         noise = Noise(draw)
         for p in self.model.parameters():
             p.data = _lively(p.data, noise)  # large ones share their numbers with the network
         for b in self.model.buffers():
             b.data = b.data.clone()
-        self.held = Held(self.model)
+        self.held = self.before.with_numbers()
         self.decides = True
         self.rounds = False  # whether float32 showed a difference that float64 does not
         self.runs = False  # whether the network ran in training when it was cut last
@@ -286,7 +285,8 @@ class Noise:
 def _lively(p: Tensor, noise: Noise) -> Tensor:
     """Return scales, biases and what is all one number with something added, others as they are."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
-        return p.add(noise.like(p), alpha=0.5 * max(float(p.std(correction=0)), 0.1))
+        size = float(p.norm()) / max(1, p.numel()) ** 0.5  # the root of the mean square
+        return p.add(noise.like(p), alpha=0.5 * max(size, 0.1))
     return p
 
 
@@ -308,6 +308,6 @@ def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Te
         then = first + drawn[k][1] + (3 if odd else int(most > 3))
         place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
         half = lowest(place, first * step, group.blocks)
-        gone = torch.where(half, torch.tensor(-2.0 * group.size), -place)  # what went goes again
+        gone = (-place).masked_fill_(half, -2.0 * group.size)  # what went goes again
         stages.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
     return stages
