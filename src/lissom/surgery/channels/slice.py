@@ -195,8 +195,9 @@ def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
     for layer in layers.values():
         match_windows(layer)
     for group, units in cut:
-        if units.any():
-            count_heads(layers, group, int((~units).sum()))
+        left = group.size - int(units.sum())
+        if left < group.size:
+            count_heads(layers, group, left)
 
 
 def kept_outputs(layer: nn.Module) -> list[int] | None:
