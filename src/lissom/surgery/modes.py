@@ -10,7 +10,9 @@ def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
     """Do what model.train(training) does, and return the model; layers that do more than to take
     note of it do so.
     """
-    modules = list(model.modules())
+    modules = [model]
+    for module in modules:  # which grows; sooner than by model.modules()
+        modules += [layer for layer in module._modules.values() if layer is not None]
     if all(module.training == training for module in modules):
         return model
     kinds = {type(module) for module in modules}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +14,10 @@ from .by_tensor import ByTensor
 Owners = ByTensor[list[tuple[nn.Module, str]]]
 
 
-def owners_of(model: nn.Module) -> Owners:
+def owners_of(layers: Iterable[nn.Module]) -> Owners:
     """Return which layers hold each parameter; more than one where they share it."""
     owners = Owners()
-    for layer in model.modules():
+    for layer in dict.fromkeys(layers):
         for key, parameter in layer._parameters.items():
             if parameter is not None:
                 owners.setdefault(parameter, []).append((layer, key))
@@ -46,7 +49,7 @@ def replace(
     )
     holders = [(layer, key)]
     if old is not None:
-        holders = (owners or owners_of(model)).get(old, holders)
+        holders = (owners or owners_of(model.modules())).get(old, holders)
     for owner, alias in holders:
         setattr(owner, alias, fresh)
     if owners is not None:
@@ -74,13 +77,22 @@ class Held:
             tensors |= dict.fromkeys((*module._parameters.values(), *module._buffers.values()))
         self.numbers = [(t, t.data) for t in tensors if t is not None]
 
+    def with_numbers(self) -> Held:
+        """Return the same with the numbers that the tensors hold now."""
+        now = copy.copy(self)
+        now.numbers = [(tensor, tensor.data) for tensor, _ in self.numbers]
+        return now
+
     def restore(self) -> None:
         """Bring the network back; what was computed in place stays."""
         for module, kind, attributes, changing in self.modules:
-            module.__class__ = kind
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module.__dict__.update({key: value.copy() for key, value in changing.items()})
+            if module.__class__ is not kind:
+                module.__class__ = kind
+            held = vars(module)
+            held.clear()
+            held.update(attributes)
+            for key, value in changing.items():
+                held[key] = value.copy()
         for tensor, numbers in self.numbers:
             tensor.data = numbers
 

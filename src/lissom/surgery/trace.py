@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..trees import Tree, copied, first, handed, tensors_in
@@ -129,19 +130,23 @@ def traced(model: nn.Module, example: Tree, training: bool = False) -> Trace:
     """
     inputs = copied(first(example, 1 + training))
     trace = Trace(tuple(tensors_in(inputs)))
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+    modules = {module: name for name, module in model.named_modules()}
+    buffers = dict(model.named_buffers())
+    for name, value in [*model.named_parameters(), *buffers.items()]:
         trace.names[value] = name
-    trace.buffers = {name for name, _ in model.named_buffers()}
-    modes = {m: m.training for m in model.modules()}
+    trace.buffers = set(buffers)
+    modes = {module: module.training for module in modules}
     with ExitStack() as after:
         after.callback(_restored, modes)
         after.enter_context(decomposed(model))
-        for name, module in model.named_modules():
-            # takes no hooks, and shows nothing of its code
-            if isinstance(module, torch.jit.ScriptModule):
-                trace.sized = True
-                continue
-            after.callback(module.register_forward_hook(_noted(trace, name)).remove)
+        # the others take no hooks, and show nothing of their code
+        seen = {m: n for m, n in modules.items() if not isinstance(m, torch.jit.ScriptModule)}
+        trace.sized = len(seen) < len(modules)
+        note = _note(trace, seen)
+        after.callback(register_module_forward_hook(note).remove)
+        for module in seen:
+            if module._forward_hooks:  # which may return something else, and are called later
+                after.callback(module.register_forward_hook(note).remove)
         in_mode(model, training)
         with torch.no_grad(), _Recorder(trace), SizesRead() as sizes:
             trace.outputs = tuple(tensors_in(handed(model, inputs)))
@@ -172,9 +177,9 @@ def _restored(modes: dict[nn.Module, bool]) -> None:
             module.training = mode
 
 
-def _noted(trace: Trace, name: str) -> Any:
-    def note(_: nn.Module, __: Any, out: Any) -> None:
-        if isinstance(out, Tensor):
-            trace.returned[name] = out
+def _note(trace: Trace, names: dict[nn.Module, str]) -> Any:
+    def note(module: nn.Module, _: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and module in names:
+            trace.returned[names[module]] = out
 
     return note

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import LissomError, cut
+from ..surgery.modes import in_mode
 from ..trees import Tree, tensors_in
 
 WRAPPERS = {
@@ -71,7 +72,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def copied_network(model: nn.Module, where: str) -> nn.Module:
     """Return a copy of a network in eval mode, or raise with the name of what cannot be copied."""
     try:
-        return copied_module(model, {}).eval()
+        return in_mode(copied_module(model, {}))
     except RuntimeError as error:
         # tensors that somebody's own code has computed and keeps where nobody looks
         raise LissomError(

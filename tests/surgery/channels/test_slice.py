@@ -18,9 +18,14 @@ from lissom import LissomError, apply
 from lissom.models import factory
 from lissom.surgery.channels.choose import lowest
 from lissom.surgery.channels.groups import Groups, groups_of
-from lissom.surgery.channels.probe import cuttable
+from lissom.surgery.channels.probe import cuttable, widths
 from lissom.surgery.channels.rules import RULES
-from lissom.surgery.channels.slice import Cut, slice_channels, zero_channels
+from lissom.surgery.channels.slice import (
+    Cut,
+    slice_channels,
+    zero_channels,
+    zero_channels_alike,
+)
 from lissom.surgery.compare import difference
 
 EXACT = 1e-9  # everything here is computed in float64
@@ -755,6 +760,41 @@ def test_what_is_kept_composes_over_two_cuts() -> None:
             layer.weight, first[k].weight[kept][:, list(read)], rtol=0, atol=0
         )
         torch.testing.assert_close(layer.bias, first[k].bias[kept], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_a_trial_zeroes_the_same_in_tensors_of_its_own(name: str) -> None:
+    """Apart from one factor of each tensor, and without a change of the numbers that were there."""
+    model = lively(HARD[name]()).float()
+    groups = cuttable(model, images().float())
+    for cut in (
+        random_cut(groups, 0),
+        [(group, units[1]) for group, units in widths(groups.free)],
+    ):
+        zeroed, alike = copy.deepcopy(model), copy.deepcopy(model)
+        shared = {key: tensor.data for key, tensor in alike.state_dict().items()}
+        zero_channels(zeroed, cut)
+        zero_channels_alike(alike, cut)
+        for key, tensor in alike.state_dict().items():
+            torch.testing.assert_close(shared[key], model.state_dict()[key], rtol=0, atol=0)
+            expected = zeroed.state_dict()[key]
+            factor = tensor.abs().max() / expected.abs().max().clamp_min(1e-12)
+            torch.testing.assert_close(tensor, expected * factor if factor else expected)
+
+
+@pytest.mark.parametrize("units", [range(8), range(8, 16), range(0, 16, 2)])
+def test_what_is_left_keeps_no_memory_of_what_went(units: range) -> None:
+    """Units that lie side by side and those that do not."""
+    model = lively(nn.Sequential(conv(3, 16), nn.BatchNorm2d(16), conv(16, 12), head(12)))
+    before = copy.deepcopy(model)
+    group = next(g for g in cuttable(model, images()) if g.size == 16)
+    slice_channels(model, [(group, torch.isin(torch.arange(16), torch.tensor(units)))])
+    stay = [k for k in range(16) if k not in units]
+    torch.testing.assert_close(model[0].weight, before[0].weight[stay], rtol=0, atol=0)
+    torch.testing.assert_close(model[2].weight, before[2].weight[:, stay], rtol=0, atol=0)
+    for tensor in model.state_dict().values():
+        assert tensor.is_contiguous()
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def test_the_widths_that_layers_state_follow_their_tensors() -> None:

@@ -111,15 +111,15 @@ def width_steps_of(
     steps = []
     for k, allowed in enumerate(widths):
         least = float("-inf")
-        ranks = scores[k].sort(descending=True).values
+        ranks = scores[k] if scope == "local" else scores[k].sort(descending=True).values
         for before, after in pairwise(allowed):
-            score = (
-                1 - (before + after) / 2 / allowed[0]
-                if scope == "local"
-                else float(ranks[after:before].mean())
-            )
-            if cost is not None and scope != "local":
-                score *= (before - after) / _saved(cost, [w[0] for w in widths], k, before, after)
+            if scope == "local":
+                score = 1 - (before + after) / 2 / allowed[0]
+            else:
+                score = float(ranks[after:before].mean())
+                if cost is not None:
+                    whole = [w[0] for w in widths]
+                    score *= (before - after) / _saved(cost, whole, k, before, after)
             least = max(least, score)  # a group loses its chunks in order
             steps.append(WidthStep(least, k, after))
     steps.sort(key=lambda c: (c.score, c.group, -c.width))

@@ -26,8 +26,7 @@ def lowest(scores: Tensor, count: int, blocks: list[Tensor] | None = None) -> Te
         return marked
     keep = len(scores) - count
     if not blocks:
-        marked[scores.argsort(descending=True, stable=True)[keep:]] = True
-        return marked
+        return marked.index_fill_(0, scores.argsort(descending=True, stable=True)[keep:], True)
     if len(blocks) == 1:
         parts = int(blocks[0].max()) + 1
         for block in range(parts):

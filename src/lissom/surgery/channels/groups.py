@@ -185,9 +185,8 @@ def _collected(
     uses: list[Use], widths: list[Use], root: np.ndarray, stays: np.ndarray
 ) -> list[Group]:
     """Group the representatives by the set of uses that they occur in."""
-    draw = np.random.default_rng(0)
     mark = np.zeros(len(root), np.uint64)
-    has_maker = np.zeros(len(root), bool)
+    has_maker = np.zeros_like(mark, bool)
     rows: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # many uses are of the same channels
     keys = []
     for use in [*uses, *widths]:
@@ -195,16 +194,17 @@ def _collected(
         keys.append((roots.tobytes(), roots.shape))
         rows[keys[-1]] = roots
     distinct = {key: _distinct(roots) for key, roots in rows.items()}
-    for use, key in zip(uses, keys, strict=False):
-        # equal sums, equal sets of uses
-        mark[distinct[key]] += draw.integers(1, 2**63, dtype=np.uint64)
-        has_maker[distinct[key]] |= use.role == "out"
+    drawn = np.random.default_rng(0).integers(1, 2**63, len(uses), dtype=np.uint64)
+    for use, key, number in zip(uses, keys, drawn, strict=False):
+        mark[distinct[key]] += number  # equal sums, equal sets of uses
+        if use.role == "out":
+            has_maker[distinct[key]] = True
     units = np.flatnonzero(has_maker & ~stays)
-    _, first, number = np.unique(mark[units], return_index=True, return_inverse=True)
+    _, first, place = np.unique(mark[units], return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # groups in the order in which their layers run
     group_of = np.full(len(root), -1)
-    unit_of = np.full(len(root), -1)
-    group_of[units] = order[number]
+    unit_of = group_of.copy()
+    group_of[units] = order[place]
     groups: list[Group] = []
     for k in range(len(first)):
         mine = units[group_of[units] == k]

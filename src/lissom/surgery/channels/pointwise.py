@@ -22,10 +22,15 @@ POINTWISE = set(
 def pointwise(labels: Labels, op: Op) -> None:
     """Declare what meets the same channel, unless one number meets all channels."""
     shape = op.outputs[0].shape
-    known = [labels[t] for t in op.inputs() if t in labels]
+    inputs = op.inputs()
+    known = [labels[t] for t in inputs if t in labels]
+    if len(inputs) == len(known) == 1:  # nothing meets
+        for tensor in op.outputs:
+            labels[tensor] = known[0].expand(tensor.shape)
+        return None
     widest = max((f.expand(shape) for f in known), key=lambda f: thin(f)[0].numel())
     varying = [d for d in range(-len(shape), 0) if varies(widest, d)]
-    for tensor in op.inputs():
+    for tensor in inputs:
         channels = labels.find(tensor, widest)
         if (
             channels is None

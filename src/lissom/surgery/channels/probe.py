@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import traceback
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +82,7 @@ def _tried(trial: CutTrial) -> Groups:
                     group.layers("out"), f"{UNFOLLOWED} ({place})" if place else UNFOLLOWED
                 )
             )
-    sized = groups.sized or trial.images is not trial.smaller  # or it takes no small image
+    sized = groups.sized or trial.smaller is None  # or it takes no small image
     return Groups(free, groups.left, groups.split, trial.rounds, groups.decides, sized)
 
 
@@ -110,12 +109,12 @@ class CutTrial:
         )
         self.model = model if plain else copy.deepcopy(model).float().cpu()
         self.before = Held(self.model)
-        in_mode(self.model)
+        noise = Noise(draw)
         for p in self.model.parameters():
-            p.data = _lively(p.data, draw)  # large ones share their numbers with the network
+            p.data = _lively(p.data, noise)  # large ones share their numbers with the network
         for b in self.model.buffers():
             b.data = b.data.clone()
-        self.held = Held(self.model)
+        self.held = self.before.with_numbers()
         self.decides = True
         self.rounds = False  # whether float32 showed a difference that float64 does not
         self.runs = False  # whether the network ran in training when it was cut last
@@ -124,8 +123,10 @@ class CutTrial:
         self.places = dict[str, str]()
         # the groups that were cut when the network last ran in training
         self.trained: list[Group] | None = None
-        self.images = mapped(lambda t: _two_of(t, draw), example)
-        self.smaller = smaller(self.images)
+        self.draw = draw
+        self.example = example
+        self.smaller = smaller(example)
+        self.images = self.shown(example if self.smaller is None else self.smaller)
 
     def end(self) -> None:
         """Bring the network back to what it was."""
@@ -133,14 +134,20 @@ class CutTrial:
 
     def groups(self) -> Groups:
         """Return the groups as a forward pass on a small image shows them, where the network takes one."""
-        grouped = None
-        if self.smaller is not None:
-            with suppress(Exception):  # whatever the user's forward raises on a small image
-                grouped = groups_of(self.model, self.smaller)
-                self.images = self.smaller
-        grouped = grouped or groups_of(self.model, self.images)
+        try:
+            grouped = groups_of(self.model, self.images)
+        except Exception:  # whatever the user's forward raises on a small image
+            if self.smaller is None:
+                raise
+            self.smaller = None
+            self.images = self.shown(self.example)
+            grouped = groups_of(self.model, self.images)
         self.decides = grouped.decides
         return grouped
+
+    def shown(self, example: Tree) -> Tree:
+        """Return two samples like an example."""
+        return mapped(lambda t: _two_of(t, self.draw), example)
 
     def passing(self, groups: list[Group], training: bool = False) -> list[Group]:
         """Return the groups that pass together: all of them, or those of either half that do."""
@@ -201,10 +208,13 @@ class CutTrial:
             )
             shown = first(images, 1)
             wanted = answers(self.model, shown, decides=self.decides)
-            zeroed = Held(self.model)
+            zeroed = self.held.with_numbers()
             for stage in range(2):
-                zeroed.restore()
-                slice_channels(self.model, [(group, units[stage]) for group, units in stages])
+                if stage:
+                    zeroed.restore()
+                slice_channels(
+                    self.model, [(group, units[stage]) for group, units in stages], trial=True
+                )
                 difference = gap(wanted, self.model, shown)
                 if not difference < float("inf"):
                     return float("inf")
@@ -220,7 +230,9 @@ class CutTrial:
 
     def trains(self, groups: list[Group]) -> bool:
         """Return whether the network with `groups` cut runs as in training."""
-        slice_channels(self.model, [(group, units[1]) for group, units in widths(groups)])
+        slice_channels(
+            self.model, [(group, units[1]) for group, units in widths(groups)], trial=True
+        )
         try:
             return self._runs_in_training(self.images)
         finally:
@@ -251,14 +263,30 @@ def _two_of(example: Tensor, draw: torch.Generator) -> Tensor:
     return example[:1].cpu().expand(2, *example.shape[1:]).clone()
 
 
-def _lively(p: Tensor, draw: torch.Generator) -> Tensor:
+class Noise:
+    """Numbers between -1 and 1 at random. For small tensors they are drawn once: each goes on where
+    the last one ended, and no two begin at the same place before long.
+    """
+
+    def __init__(self, draw: torch.Generator) -> None:
+        self.draw = draw
+        self.drawn = torch.empty(2 * FEW).uniform_(-1, 1, generator=draw)
+        self.place = 0
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return noise of the shape of a tensor."""
+        count = tensor.numel()
+        if count >= FEW:
+            return torch.empty(tensor.shape).uniform_(-1, 1, generator=self.draw)
+        self.place = (self.place + count) % (FEW - 15)  # a prime
+        return self.drawn[self.place : self.place + count].view(tensor.shape)
+
+
+def _lively(p: Tensor, noise: Noise) -> Tensor:
     """Return scales, biases and what is all one number with something added, others as they are."""
     if p.numel() < FEW or (p.flatten()[0] == p.flatten()[-1] and p.min() == p.max()):
-        return (
-            torch.randn(p.shape, generator=draw)
-            .mul_(0.3 * max(float(p.std(correction=0)), 0.1))
-            .add_(p)
-        )
+        size = float(p.norm()) / max(1, p.numel()) ** 0.5  # the root of the mean square
+        return p.add(noise.like(p), alpha=0.5 * max(size, 0.1))
     return p
 
 
@@ -280,6 +308,6 @@ def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Te
         then = first + drawn[k][1] + (3 if odd else int(most > 3))
         place = torch.arange(group.size, dtype=torch.float32) * (-1 if last else 1)
         half = lowest(place, first * step, group.blocks)
-        gone = torch.where(half, torch.tensor(-2.0 * group.size), -place)  # what went goes again
+        gone = (-place).masked_fill_(half, -2.0 * group.size)  # what went goes again
         stages.append((group, [half, lowest(gone, min(then, most) * step, group.blocks)]))
     return stages

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from .attention import count_heads, match_attention
 from .groups import Group
 from .windows import match_windows
 
+LARGE = 1 << 17  # bytes from which memory is taken page by page, as it is written to
 Cut = list[tuple[Group, Tensor]]  # each group with the units to remove, a boolean of its size
 
 
@@ -33,6 +35,34 @@ def removed(cut: Cut) -> dict[tuple[str, int], Tensor]:
     return gone
 
 
+class Loss(NamedTuple):
+    """What a tensor loses along an axis."""
+
+    axis: int
+    gone: Tensor  # a boolean (n), or (blocks n), another choice for each block of axis 0
+    stay: Tensor | range  # the other indices, of all blocks in a row; a range where they follow on
+
+
+def losses(cut: Cut) -> dict[str, list[Loss]]:
+    """Return what each tensor loses that loses something, whole rows first."""
+    stays = ByTensor[Tensor | range]()
+    goes: dict[str, list[Loss]] = {}
+    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
+        if gone not in stays:
+            stays[gone] = staying(gone)
+        if len(stays[gone]) < gone.numel():
+            goes.setdefault(name, []).append(Loss(axis, gone, stays[gone]))
+    return goes
+
+
+def staying(gone: Tensor) -> Tensor | range:
+    """Return the indices of what does not go, as `Loss` holds them."""
+    stay = np.flatnonzero(~gone.numpy())
+    if gone.ndim == 1 and len(stay) and stay[-1] - stay[0] == len(stay) - 1:
+        return range(int(stay[0]), int(stay[-1]) + 1)
+    return torch.from_numpy(stay)
+
+
 def axes_of(cut: Cut, role: str) -> set[tuple[str, int]]:
     """Return the (tensor, axis) that take part in a role in groups of which something goes."""
     axes = set[tuple[str, int]]()
@@ -48,10 +78,10 @@ def zero_channels(model: nn.Module, cut: Cut) -> None:
         for (name, axis), gone in removed(cut).items():
             tensor = held(layers, name)
             gone = gone.to(tensor.device)
-            if axis == 0 and gone.ndim == 1:
-                tensor.index_fill_(0, gone.nonzero().flatten(), 0)
-            else:
-                _multiply(tensor, axis, (~gone).to(tensor.dtype), tensor)
+            if tensor.ndim == 1:  # statistics may be infinite
+                tensor.masked_fill_(gone, 0)
+            else:  # which is sooner done in a large tensor
+                _multiply(tensor, axis, (~gone).to(tensor.dtype))
 
 
 def held(layers: dict[str, nn.Module], name: str) -> Tensor:
@@ -74,41 +104,44 @@ def zero_channels_alike(model: nn.Module, cut: Cut) -> None:
                  network as it was.
     """
     layers = dict(model.named_modules())
-    copied = set[str]()
     readers = axes_of(cut, "in")
-    shared: dict[tuple[Tensor, bool, torch.dtype], Tensor] = {}  # members share what goes
-    # of whole rows there are fewest
-    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: -item[0][1]):
+    for name, goes in losses(cut).items():
         tensor = held(layers, name)
-        reads = (name, axis) in readers
-        if (key := (gone, reads, tensor.dtype)) not in shared:
-            stay = (~gone).to(torch.float32)
-            if reads:
-                stay /= stay.mean().clamp_min(1e-6).sqrt()
-            shared[key] = stay.to(tensor.dtype)
-        # half of the rows are written, none is read
-        if name in copied and axis == 0 and gone.ndim == 1 and not reads:
-            tensor.data.index_fill_(0, gone.nonzero().flatten(), 0)
-        elif name in copied:
-            _multiply(tensor.data, axis, shared[key], tensor.data)
+        numbers = tensor.data
+        fresh = zeros_like(numbers)
+        stays = fresh  # in part, where what stays lies side by side
+        factor = 1.0
+        for loss in goes:
+            if (name, loss.axis) in readers:
+                factor *= (loss.gone.numel() / max(1, len(loss.stay))) ** 0.5
+            if isinstance(loss.stay, range):
+                numbers = kept_of(numbers, loss)
+                stays = kept_of(stays, loss)
+        if factor == 1:
+            stays.copy_(numbers)
         else:
-            tensor.data = _multiply(tensor.data, axis, shared[key])
-            copied.add(name)
+            torch.mul(numbers, factor, out=stays)
+        for loss in goes:
+            if not isinstance(loss.stay, range):
+                _multiply(fresh, loss.axis, (~loss.gone).to(fresh.dtype))
+        tensor.data = fresh
 
 
-def _multiply(tensor: Tensor, axis: int, values: Tensor, out: Tensor | None = None) -> Tensor:
-    """Multiply by `values`, (n) along `axis` or (blocks n) of a grouped convolution, into `out` if
-    it is given.
-    """
+def zeros_like(tensor: Tensor) -> Tensor:
+    """Return zeros like a tensor of the CPU; of a large one those that nobody writes to take no time."""
+    if tensor.nbytes < LARGE:
+        return torch.zeros_like(tensor)
+    return torch.from_numpy(np.zeros(tensor.nbytes, np.uint8)).view(tensor.dtype).view(tensor.shape)
+
+
+def _multiply(tensor: Tensor, axis: int, values: Tensor) -> None:
+    """Multiply in place by `values`, (n) along `axis` or (blocks n) of a grouped convolution."""
     after = tensor.shape[axis + 1 :].numel()
     # in long rows, which is sooner done
     if values.ndim == 1 and axis and after > 1 and tensor.is_contiguous():
-        flat = tensor.view(-1, len(values) * after)
-        long = values.repeat_interleave(after)
-        return torch.mul(flat, long, out=None if out is None else out.view(flat.shape)).view(
-            tensor.shape
-        )
-    return torch.mul(tensor, _over(tensor, axis, values), out=out)
+        tensor.view(-1, len(values) * after).mul_(values.repeat_interleave(after))
+    else:
+        tensor.mul_(_over(tensor, axis, values))
 
 
 def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
@@ -121,36 +154,36 @@ def _over(tensor: Tensor, axis: int, values: Tensor) -> Tensor:
     return values.view(*values.shape, *[1] * (tensor.ndim - 2))
 
 
-def slice_channels(model: nn.Module, cut: Cut) -> None:
+def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
     """Cut the units of `cut` out of `model` in place; each layer remembers which outputs it kept.
 
-    `layer.kept` lists the outputs of the layer as it was first built that are still there.
+    `layer.kept` lists the outputs of the layer as it was first built that are still there. In a
+    `trial`, which puts all back, parameters stay the same and get other numbers; else they are new,
+    so that no gradient knows their old shape.
     """
     layers = dict(model.named_modules(remove_duplicate=False))
-    owners = owners_of(model)
+    owners = owners_of(layers.values())
     makers = axes_of(cut, "out")
-    changed = dict[nn.Module, None]()
-    left = ByTensor[Tensor]()  # what goes -> the indices that stay
-    # whole rows first
-    for (name, axis), gone in sorted(removed(cut).items(), key=lambda item: item[0][1]):
-        if gone not in left:
-            left[gone] = (~gone).flatten().nonzero().flatten()
-        stay = left[gone]
-        if len(stay) == gone.numel():
-            continue
+    changed = dict[nn.Module, str]()  # with the name of a tensor
+    for name, goes in losses(cut).items():
         path, _, leaf = name.rpartition(".")
         layer: Any = layers[path]
-        now = getattr(layer, leaf).detach()
-        now = (
-            now.index_select(axis, stay.to(now.device))
-            if gone.ndim == 1
-            else kept_of(now, axis, ~gone.to(now.device))
-        )
-        changed.update(dict.fromkeys(replace(model, name, now, owners=owners, layer=layer)))
-        if leaf == "weight" and (name, axis) in makers:
-            before = kept_outputs(layer)
-            stays = stay.tolist()
-            layer.kept = stays if before is None else [before[k] for k in stays]
+        tensor = held(layers, name)
+        now = tensor.detach()
+        for loss in goes:
+            now = kept_of(now, loss)
+            if leaf == "weight" and (name, loss.axis) in makers:
+                before = kept_outputs(layer)
+                stays = list(loss.stay) if isinstance(loss.stay, range) else loss.stay.tolist()
+                layer.kept = stays if before is None else [before[k] for k in stays]
+        if now.untyped_storage().nbytes() > now.nbytes:  # a view, which holds what goes
+            now = now.clone(memory_format=torch.contiguous_format)
+        if trial:
+            tensor.data = now
+            changed |= dict(owners.get(tensor, [(layer, leaf)]))
+        else:
+            holders = replace(model, name, now, owners=owners, layer=layer)
+            changed |= dict.fromkeys(holders, leaf)
     for group, units in cut:
         for width in group.widths:
             norm: Any = layers[width.tensor]
@@ -162,8 +195,9 @@ def slice_channels(model: nn.Module, cut: Cut) -> None:
     for layer in layers.values():
         match_windows(layer)
     for group, units in cut:
-        if units.any():
-            count_heads(layers, group, int((~units).sum()))
+        left = group.size - int(units.sum())
+        if left < group.size:
+            count_heads(layers, group, left)
 
 
 def kept_outputs(layer: nn.Module) -> list[int] | None:
@@ -171,16 +205,17 @@ def kept_outputs(layer: nn.Module) -> list[int] | None:
     return getattr(layer, "kept", None)
 
 
-def kept_of(tensor: Tensor, axis: int, stay: Tensor) -> Tensor:
-    """Return what of a tensor stays: `stay` (n) along `axis`, or (blocks n), another choice for
-    each block of axis 0.
-    """
-    if stay.ndim == 1:
-        return tensor.index_select(axis, stay.nonzero().flatten())
-    parts = tensor.chunk(len(stay))
+def kept_of(tensor: Tensor, loss: Loss) -> Tensor:
+    """Return what stays of a tensor, a view where it lies side by side."""
+    if isinstance(loss.stay, range):
+        return tensor.narrow(loss.axis, loss.stay.start, len(loss.stay))
+    if loss.gone.ndim == 1:
+        return tensor.index_select(loss.axis, loss.stay.to(tensor.device))
     return torch.cat(
         [
-            part.index_select(axis, s.nonzero().flatten())
-            for part, s in zip(parts, stay, strict=True)
+            part.index_select(loss.axis, (~gone).nonzero().flatten())
+            for part, gone in zip(
+                tensor.chunk(len(loss.gone)), loss.gone.to(tensor.device), strict=True
+            )
         ]
     )
