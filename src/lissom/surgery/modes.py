@@ -11,8 +11,12 @@ def in_mode(model: nn.Module, training: bool = False) -> nn.Module:
     note of it do so.
     """
     modules = [model]
-    for module in modules:  # which grows; sooner than by model.modules()
-        modules += [layer for layer in module._modules.values() if layer is not None]
+    seen = {model}
+    for module in modules:  # the list grows meanwhile; faster than model.modules()
+        for layer in module._modules.values():
+            if layer is not None and layer not in seen:
+                seen.add(layer)
+                modules.append(layer)
     if all(module.training == training for module in modules):
         return model
     kinds = {type(module) for module in modules}
