@@ -188,13 +188,13 @@ def print_table(records: list[dict[str, Any]]) -> None:
         timed = dict.fromkeys(row["machine"] for row in rows if row["machine"])
         machines = ", or ".join(timed) or machine_text(records[0]["machine"])
         said = [
-            "test accuracy in PyTorch",
+            "metrics in PyTorch on the test data",
             "sizes as packed, since no file was measured (--to names runtimes)",
         ]
         if any(row["ms"] for row in rows):
             said = [
-                "test accuracy of the exported file",
-                "median latency of one image",
+                "metrics of the exported file on the test data",
+                "median latency of one sample",
                 "against the uncompressed network in the same runtime",
             ]
         if any(row["level"] and not row["disturbed"] for row in rows):
