@@ -1,4 +1,4 @@
-"""Assemble a network from an fx graph: layers under dotted names, and the forward that fx writes."""
+"""Assemble a network from an fx graph: layers under dotted names and a generated forward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def empty_network(kind: str) -> nn.Module:
 
 
 def write_forward(root: nn.Module, graph: fx.Graph) -> nn.Module:
-    """Give a network from `empty_network` the forward that a graph describes; return it in eval mode."""
+    """Add the forward that a graph describes to a network from `empty_network`, in place; return the
+    network in eval mode.
+    """
     written = fx.GraphModule(root, graph)
     for name in ("forward", "_in_spec", "_out_spec"):
         value = getattr(type(written), name, None) or getattr(written, name, None)
@@ -24,7 +26,7 @@ def write_forward(root: nn.Module, graph: fx.Graph) -> nn.Module:
 
 
 def parent_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Return the parent module of a dotted name, created if missing, and the last part of the name."""
+    """Return the parent module of a dotted name, created if missing, and the name's last part."""
     *path, field = name.split(".")
     for part in path:
         if part not in root._modules:

@@ -145,7 +145,7 @@ class Build:
 
 
 class Op:
-    """A node of the file with its inputs, and the methods with which its operator extends the network."""
+    """A node of the file with its inputs, and the methods that extend the network."""
 
     def __init__(self, build: Build, node: Node) -> None:
         self.build = build
@@ -184,7 +184,7 @@ class Op:
         return self.tensor(self.raw(place))
 
     def lead(self, x: fx.Node) -> int:
-        """Return the number of positions before the batch in the axis of `x` that it was merged into."""
+        """Return the number of positions before the batch in the axis that it was merged into."""
         return int(x.meta.get("lead", 1))
 
     def note_lead(self, made: Any) -> None:

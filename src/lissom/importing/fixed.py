@@ -37,7 +37,7 @@ def with_fixed(proto: Any, values: Mapping[str, Any]) -> Any:
 
 
 def array_for(declared: Any, value: Any) -> np.ndarray:
-    """Return a value as an array of an input's type. Raises LissomError if type or shape do not fit."""
+    """Return a value as an array of an input's type. Raises LissomError if it does not fit."""
     import onnx
 
     kind = declared.type.tensor_type

@@ -9,7 +9,7 @@ from .pairs import Pairs, reads_of
 
 
 def product(pairs: Pairs, node: Any) -> bool:
-    """Rewrite MatMulInteger or ConvInteger together with the Cast and the Mul by both scales after it.
+    """Rewrite MatMulInteger or ConvInteger with the Cast and the Mul by both scales after it.
 
     Returns False, and writes nothing, if these do not follow.
     """
@@ -48,7 +48,7 @@ def scale_of(pairs: Pairs, value: str) -> str:
 
 
 def bias_behind(pairs: Pairs, value: str) -> tuple[Any, str] | None:
-    """Return the Add after a convolution and the bias per filter that it adds, None if there is none."""
+    """Return the Add after a convolution and the bias per filter that it adds, or None."""
     add = pairs.only_reader(value, "Add")
     if add is None:
         return None

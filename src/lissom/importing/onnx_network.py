@@ -83,7 +83,7 @@ class Forms:
 
 
 def forms_of(proto: Any) -> Forms:
-    """Return the forms of a model. A form that changes nothing is the same object as the one before."""
+    """Return the forms of a model. A form without changes is the same object as the one before."""
     wide = in_32_bits(proto)
     paired = in_pairs(wide)
     return Forms(proto, wide, paired, without_rounding(paired))
@@ -273,7 +273,7 @@ def to_fix(op: Op) -> str:
 
 
 def finished(build: Build) -> nn.Module:
-    """Return the finished network, after all nodes were added. Raises LissomError if it has no outputs."""
+    """Return the network after all nodes were added. Raises LissomError if it has no outputs."""
     file = build.file
     results = {name: build.values[name] for name in file.outputs}
     op = Op(build, Node("output", "", [], []))
