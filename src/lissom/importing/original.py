@@ -47,8 +47,8 @@ def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bo
     if not worst <= limit:
         what = "rounding to integers" if integers else "rounding to 16 bits"
         raise LissomError(
-            f"what it computes in ONNX Runtime differs by {worst:.2g} of its size from the same in 32 bits "
-            f"(limit {limit}), which is more than {what} explains"
+            f"in ONNX Runtime, the file and the same file converted to 32 bits differ by {worst:.2g} "
+            f"of their largest output (limit {limit}), more than {what} explains"
         )
     return None
 

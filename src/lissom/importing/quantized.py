@@ -20,10 +20,7 @@ RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 FLOAT = 1
 ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 SAYING = {"ArgMax", "ArgMin", "Shape", "Size"}  # operators that return indices or sizes
-NOTE = (
-    "the file is quantized: weights are the values of their integers, and activations are not "
-    "rounded any more"
-)
+NOTE = "the file is quantized: the network has dequantized weights, and its activations are not rounded"
 
 
 def is_quantized(proto: Any) -> bool:
