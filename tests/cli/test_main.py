@@ -1,6 +1,4 @@
-"""The command line: what is wrong is said in one line before anything is written, and text alone
-loads no torch.
-"""
+"""The command line: errors are one line before anything is written, and help text loads no torch."""
 
 from __future__ import annotations
 

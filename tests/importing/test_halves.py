@@ -1,4 +1,4 @@
-"""Files of 16-bit floats: read in float32, and the same as the file but for rounding."""
+"""Files of 16-bit floats are read in float32, and equal the file up to rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks in ONNX files: layers come back, the answers stay, and everything after works."""
+"""Networks in ONNX files: layers are restored, outputs are the same, and all later steps work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that ONNX Runtime's quantizer writes: read in float, and the same as the file but for rounding."""
+"""Files of ONNX Runtime's quantizer are read in float, and equal the file up to rounding."""
 
 from __future__ import annotations
 
