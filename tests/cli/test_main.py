@@ -1,4 +1,6 @@
-"""The command line: errors are one line before anything is written, and help text loads no torch."""
+"""The command line: errors are one line before anything is written, and commands that only print
+text load no torch.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ MOST_WORDS = 40  # positions of a sequence that are shown
 
 @dataclass(frozen=True)
 class Tag(WithoutPlaces):
-    """Name the class of each position of a sequence: outputs (n positions classes), targets (n
-    positions) of whole numbers.
+    """Name the class of each position: outputs (n positions classes), integer targets (n positions).
 
     loss      = cross-entropy(outputs, targets), mean over the positions that are not ignored
     tokens    = share of positions with the right class
