@@ -34,7 +34,7 @@ def reshape(op: Op) -> Any:
 def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     """Call flatten, unflatten, channel_shuffle or transpose if possible, otherwise reshape.
 
-    These keep track of more axes than reshape does.
+    All but reshape show which axes stay as they are.
     """
     befores = [op.shape(x, which) for which in (0, 1)]
     afters = [list(result.shape) for result in followed(torch.reshape, (x, sizes), {})]
