@@ -1,4 +1,4 @@
-"""Images whose class is how bright they are, networks that learn it, and learning in float32."""
+"""Images whose class is their brightness, small networks that learn it, and training in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tests share: a signing key of their own, their order, how garbage is looked for."""
+"""Setup of all tests: a signing key of their own, their order, rare garbage collection."""
 
 from __future__ import annotations
 

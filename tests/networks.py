@@ -1,4 +1,4 @@
-"""Small networks that tests are made of."""
+"""Small networks for the tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One of several processes that learn together: `python rank.py CASE RANK COUNT FOLDER`.
+"""One of several processes that train together: `python rank.py CASE RANK COUNT FOLDER`.
 
-It writes what it ends with to FOLDER.
+It writes its results to FOLDER.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Records as tables and figures read them."""
+"""Records in the form that tables and figures read."""
 
 from __future__ import annotations
 

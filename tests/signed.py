@@ -1,4 +1,4 @@
-"""Entries of a store as a run writes them, and a user for each test."""
+"""Store entries as a run writes them, and a signing user for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Surgery alone: what does not fit is said in one line that names what fits."""
+"""The API for surgery: errors are one line that says what would fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels and boxes lie where they are said to, in colours that can be told apart."""
+"""Labels and boxes are drawn in the right place, in colours that can be distinguished."""
 
 from __future__ import annotations
 

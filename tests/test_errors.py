@@ -1,4 +1,4 @@
-"""Errors are one line that any terminal prints, whatever they quote."""
+"""Errors are one printable line in any terminal, whatever they quote."""
 
 from __future__ import annotations
 

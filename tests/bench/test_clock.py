@@ -1,4 +1,6 @@
-"""Cutting to a latency: the table of layers, what it predicts, and how measuring the whole puts it right."""
+"""Pruning to a latency: the table of layer times, its predictions, and their correction by
+measuring the whole network.
+"""
 
 from __future__ import annotations
 

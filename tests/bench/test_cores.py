@@ -1,4 +1,4 @@
-"""Files are timed on cores that others leave alone, and stay there."""
+"""Files are timed on idle cores, and stay on them."""
 
 from __future__ import annotations
 

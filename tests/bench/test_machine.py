@@ -1,4 +1,4 @@
-"""What a record says of the machine: the GPU where there is one, nothing where there is none."""
+"""The record's description of the machine: its GPU if it has one, nothing otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of a running file: what the file adds to the runtime, not the runtime."""
+"""The memory of a running file, without that of the runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files run in processes of their own: a process that dies is one clear error, and the rest goes on."""
+"""Files run in separate processes: a process that dies gives one clear error, and the rest goes on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The command line: what is wrong is said in one line before anything is written, and text alone
-loads no torch.
+"""The command line: errors are one line before anything is written, and commands that only print
+text load no torch.
 """
 
 from __future__ import annotations

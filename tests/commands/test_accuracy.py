@@ -1,4 +1,4 @@
-"""The metrics of a file alone, and the script that runs it on a picture."""
+"""The metrics of a file by itself, and the script that runs it on an image."""
 
 from __future__ import annotations
 

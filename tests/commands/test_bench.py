@@ -1,5 +1,5 @@
-"""`lissom bench`: rows beside baselines, ranks by intervals, layers by their names, energy where
-the processor says.
+"""`lissom bench`: rows with baselines, ranks by confidence intervals, layers by name, energy if the
+processor reports it.
 """
 
 from __future__ import annotations

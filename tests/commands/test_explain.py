@@ -1,4 +1,6 @@
-"""`lissom explain`: stages add up, the spoiled layer is named, remedies run, older processors are shown."""
+"""`lissom explain`: stages add up, the damaged layer is named, remedies run, older processors are
+shown.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What every grid must do: few values, gradients as its formula says, integers that stand for the
-same values.
+"""The contract of grids: few values, gradients as in the formula, integers that stand for the same
+values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every score must do; and each of them against naive loops or finite differences."""
+"""The contract of importance scores, and each of them against naive loops or finite differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every loss must do; and each of them against a naive restatement, with its own laws."""
+"""The contract of losses, and each of them against a naive implementation and its own laws."""
 
 from __future__ import annotations
 

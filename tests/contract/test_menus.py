@@ -1,6 +1,4 @@
-"""What every method of every menu keeps: its class, its words, its settings, its text, and that
-reading it is quick.
-"""
+"""The contract of all methods: class, names, settings, text, and fast import."""
 
 from __future__ import annotations
 

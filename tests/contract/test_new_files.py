@@ -1,5 +1,5 @@
-"""A new method is a new file: one that is dropped into a folder is listed, explained, hashed, saved,
-loaded and exported, with no edit elsewhere.
+"""A new method is a new file: dropped into a folder, it is listed, explained, hashed, saved, loaded
+and exported, with no edit elsewhere.
 """
 
 from __future__ import annotations

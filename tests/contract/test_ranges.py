@@ -1,4 +1,4 @@
-"""What every range must do; and each of them against NumPy."""
+"""The contract of ranges, and each of them against NumPy."""
 
 from __future__ import annotations
 

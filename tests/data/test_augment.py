@@ -1,4 +1,4 @@
-"""Images that are put together of four, and images in other colours."""
+"""Mosaics of four images, and colour jitter."""
 
 from __future__ import annotations
 

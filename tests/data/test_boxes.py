@@ -1,4 +1,4 @@
-"""Boxes lie where what they are around lies, whatever happens to the picture."""
+"""Boxes stay around their objects under every augmentation."""
 
 from __future__ import annotations
 

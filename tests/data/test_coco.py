@@ -1,4 +1,4 @@
-"""Pictures with boxes in COCO's JSON: read, moved, split, and every mistake said in a line."""
+"""Images with boxes in COCO's JSON: read, moved, split, and every mistake reported in one line."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Data: splits that do not overlap, folders of images read whole or not at all, pixels to numbers,
-and augmentation.
+"""Data: splits without overlap, folders of images read completely or not at all, pixels as numbers,
+augmentation.
 """
 
 from __future__ import annotations

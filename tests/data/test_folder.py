@@ -1,4 +1,4 @@
-"""What a folder may lack: parts, and classes that the network knows."""
+"""Folders of images with missing splits, or without some of the network's classes."""
 
 from __future__ import annotations
 

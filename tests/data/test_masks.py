@@ -1,4 +1,4 @@
-"""Images with pictures of labels: read, seen alike, moved alike, learned and measured."""
+"""Images with label images: read, preprocessed and augmented alike, learned and measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets that people have go in as they are: Datasets, DataLoaders, tensors, lists."""
+"""Users' own data sets work unchanged: Datasets, DataLoaders, tensors, lists."""
 
 from __future__ import annotations
 

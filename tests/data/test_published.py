@@ -1,4 +1,4 @@
-"""How published networks see pictures, as their libraries say."""
+"""The preprocessing of published networks, as their libraries define it."""
 
 from __future__ import annotations
 

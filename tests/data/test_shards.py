@@ -1,4 +1,6 @@
-"""Tars of pictures with their classes: indexed, split, read in place, and every mistake said in a line."""
+"""Tar files of images with classes: indexed, split, read in place, and every mistake reported in
+one line.
+"""
 
 from __future__ import annotations
 

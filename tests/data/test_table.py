@@ -1,4 +1,4 @@
-"""A table names pictures and what is known of them."""
+"""A table lists images and their targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Predictions learn the true boxes that a plain loop assigns to them, and no true box goes without."""
+"""Predictions learn the true boxes that a plain loop assigns to them, and every true box is
+assigned.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean average precision is that of a plain implementation of COCO's, and of cases done by hand."""
+"""Mean average precision equals a plain implementation of COCO's, and cases computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlaps are those of torchvision; what is decoded and matched is what a plain loop finds."""
+"""Overlaps equal torchvision's; decoded and matched boxes equal those of a plain loop."""
 
 from __future__ import annotations
 

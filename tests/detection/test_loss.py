@@ -1,4 +1,4 @@
-"""The loss of a detector is what its equations say, has finite gradients, and teaches a detector."""
+"""The loss of a detector equals its equations, has finite gradients, and trains a detector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""torchvision's detectors up to what depends on the picture predict what torchvision's own do."""
+"""torchvision's detectors without their image-dependent parts predict the same as torchvision's
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where features are made, which of two networks go together, and which channels of them are the same."""
+"""Where features are, which features of two networks correspond, and which of their channels are
+the same.
+"""
 
 from __future__ import annotations
 

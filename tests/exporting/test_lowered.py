@@ -1,5 +1,5 @@
-"""Operators taken apart one by one give the file that PyTorch's exporter gives, whatever writes
-into whatever.
+"""Decomposing operators one by one gives the same file as PyTorch's exporter, even with in-place
+writes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Layers of one bit in OpenVINO answer exactly what a convolution of signs answers, and take one
-bit per weight.
+"""One-bit layers in OpenVINO give exactly the outputs of a convolution of signs, and take one bit
+per weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file that picks detections by itself finds what the kind of task picks of the plain answers."""
+"""A file that selects detections itself finds the same ones as the task does from raw outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that takes whole pictures does to them what the preprocessing does."""
+"""A file that takes whole images preprocesses them as the network's preprocessing does."""
 
 from __future__ import annotations
 

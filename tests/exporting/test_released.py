@@ -1,4 +1,4 @@
-"""Exports leave nothing of the networks behind in the process that made them."""
+"""Exports leave nothing of the networks in the memory of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs of ONNX written by hand."""
+"""ONNX graphs written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a file must not do: hide operators, reach outside its folder, take memory, raise anything else."""
+"""Malicious and damaged files: hidden operators, paths outside the folder, huge sizes. Each is
+read, or refused in one line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs of a file that get one value for good: branches that depend on them can be read."""
+"""Inputs of a file that are fixed to one value: branches that depend on them can be read."""
 
 from __future__ import annotations
 

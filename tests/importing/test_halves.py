@@ -1,4 +1,4 @@
-"""Files of 16-bit floats: read in float32, and the same as the file but for rounding."""
+"""Files of 16-bit floats are read in float32, and equal the file up to rounding."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def test_a_file_that_is_widened_wrongly_is_found(
         each.type.tensor_type.elem_type = TensorProto.FLOAT16
     path = tmp_path / "net.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(LissomError, match=r"more than rounding to 16 bits explains"):
+    with pytest.raises(
+        LissomError, match=r"converted to 32 bits.*, more than rounding to 16 bits explains"
+    ):
         from_onnx(path)
 
 

@@ -1,4 +1,4 @@
-"""Every operator that is known does what ONNX's own tests of it want, or says why it does not."""
+"""Every supported operator passes ONNX's own tests of it, or gives a reason why it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small networks in every version of ONNX's operators from 9 to 23: each is read as what it is."""
+"""Small networks in opsets 9 to 23: each is read as the same layers."""
 
 from __future__ import annotations
 

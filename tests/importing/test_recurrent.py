@@ -1,4 +1,4 @@
-"""GRUs as ONNX has them by default, and lengths and states that exporters write out."""
+"""GRUs in ONNX's default form, and lengths and initial states that exporters write explicitly."""
 
 from __future__ import annotations
 

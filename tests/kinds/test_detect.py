@@ -1,4 +1,4 @@
-"""Detection says what it finds, judges it and compares it; learning is tested with its loss."""
+"""Detection finds, evaluates and compares boxes; training is tested with its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each kind of task judges as scikit-learn and plain NumPy do."""
+"""Each kind of task computes the metrics of scikit-learn and plain NumPy."""
 
 from __future__ import annotations
 

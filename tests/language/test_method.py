@@ -1,6 +1,4 @@
-"""Settings declared with `arg`: their checks, their text, what they say of themselves, and the
-identity made of them.
-"""
+"""Settings declared with `arg`: their checks, text and help, and the identity made from them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The grammar of recipes: what is read, what is written back, what keys say, and what is refused
-with which words.
-"""
+"""The grammar of recipes: parsing, text, keys, and error texts."""
 
 from __future__ import annotations
 

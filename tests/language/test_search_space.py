@@ -1,4 +1,4 @@
-"""A space with ranges: its choices have names, and every way through it is a recipe."""
+"""A search space with ranges: its choices have names, and every combination is a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wanted is read from text, and anything else is refused in one line."""
+"""Goals are read from text, and anything else is refused in one line."""
 
 from __future__ import annotations
 

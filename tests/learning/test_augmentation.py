@@ -1,4 +1,4 @@
-"""Augmentations as one text: what each does to pictures and targets, and what is refused."""
+"""Augmentations as text: their effect on images and targets, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network with weights from elsewhere is not measured through a guess."""
+"""A network with pretrained weights is not measured with guessed preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is lost within a step: a killed run goes on where it was, and ends in the same bits."""
+"""A killed run resumes within a step, and ends with the same bits."""
 
 from __future__ import annotations
 

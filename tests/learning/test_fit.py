@@ -1,4 +1,4 @@
-"""The one training loop: its rates, groups, seeds, layouts and errors."""
+"""The training loop: learning rates, parameter groups, seeds, memory layouts and errors."""
 
 from __future__ import annotations
 

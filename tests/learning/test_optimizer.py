@@ -1,4 +1,4 @@
-"""Schedules, optimizers and groups of parameters beside those of torch and timm."""
+"""Schedules, optimizers and parameter groups compared with those of torch and timm."""
 
 from __future__ import annotations
 

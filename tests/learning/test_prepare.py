@@ -1,4 +1,4 @@
-"""What a step does to a network for its time, beside torch's, timm's and torchvision's own."""
+"""Temporary changes to a network while a step trains, compared with torch, timm and torchvision."""
 
 from __future__ import annotations
 

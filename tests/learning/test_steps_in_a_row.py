@@ -1,4 +1,4 @@
-"""Momentum from step to step, and steps that end where nothing gets better."""
+"""Momentum that carries over between steps, and steps that end early without improvement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes learn what one would, and are equal at the end."""
+"""Several processes train the same network as one would, and are equal at the end."""
 
 from __future__ import annotations
 

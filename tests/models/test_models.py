@@ -1,5 +1,5 @@
-"""The built-in networks: the sizes they are known by, the images they take, their widths, and
-surgery on them.
+"""The built-in networks: their known sizes, the images they take, their widths, and surgery on
+them.
 """
 
 from __future__ import annotations

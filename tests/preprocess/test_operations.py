@@ -1,4 +1,4 @@
-"""Each operation on a picture does what torchvision, Pillow or NumPy says it does."""
+"""Each image operation gives the result of torchvision, Pillow or NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page has the captions of all runs and as many pictures as there is room for, those of the best."""
+"""The page has the captions of all runs, and as many images as fit, those of the best runs first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures for papers: what they draw, in which files, and what is refused."""
+"""Figures for papers: their content, their files, and what is refused."""
 
 from __future__ import annotations
 

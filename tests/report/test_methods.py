@@ -1,4 +1,4 @@
-"""`lissom list`: methods by their own names and by those the field gives them."""
+"""`lissom list`: methods by their names and by those of the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, filters, sorts, follows clicks and keys, and stays quick
+"""The report in a real browser: it draws, filters, sorts, follows clicks and keys, and stays fast
 with 500 runs.
 """
 

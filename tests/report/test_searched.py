@@ -1,4 +1,4 @@
-"""What a search found, in the terminal."""
+"""The results of a search in the terminal."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tables: a row for each recipe and target over its seeds, sorted, in the terminal, as Markdown and
-as CSV.
+"""Tables: a row per recipe and target over its seeds, sorted, in the terminal, as Markdown and as
+CSV.
 """
 
 from __future__ import annotations

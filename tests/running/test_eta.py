@@ -1,4 +1,4 @@
-"""Where in a grid a run is, and the time left by what its finished steps took."""
+"""The position of a run in a grid, and the time left, estimated from finished steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that does not reach what it is known to reach is not compressed."""
+"""A network that misses its known accuracy is not compressed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorBoard and MLflow are told is what the store says."""
+"""TensorBoard and MLflow get the values in the store."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The comparison of a file with the simulation: what it lets through, and what it says of a
-processor that saturates.
-"""
+"""Comparing a file with the simulation: what passes, and the note on a processor that saturates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same few samples are answered by the network and by each file, and a picture costs no measurement."""
+"""The network and each file get the same few samples, and images cost no extra measurement."""
 
 from __future__ import annotations
 

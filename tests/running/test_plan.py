@@ -1,4 +1,4 @@
-"""The tree of networks that recipes make."""
+"""The tree of networks that a set of recipes makes."""
 
 from __future__ import annotations
 

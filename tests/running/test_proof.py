@@ -1,5 +1,5 @@
-"""What is exported is opened in its runtime and compared: a file that does not run, or answers
-otherwise, is not left.
+"""Exported files are opened in their runtime and compared: a file that fails or gives other outputs
+is not kept.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Clustered weights: which values, that they learn as the formula says, that no more come up on any
-way, and what files take.
+"""Clustered weights: their values, their gradients, that no step adds further values, and file
+sizes.
 """
 
 from __future__ import annotations

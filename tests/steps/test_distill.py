@@ -1,6 +1,4 @@
-"""The step that distills: sums of losses and their weights, teachers, places, and the whole way
-through a run.
-"""
+"""The distill step: sums of weighted losses, teachers, feature places, and a whole run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks: which weights become zero, that they stay zero while a network learns, and what is said of them."""
+"""Masks: which weights become zero, that they stay zero in training, and what is reported."""
 
 from __future__ import annotations
 

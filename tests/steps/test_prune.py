@@ -1,4 +1,4 @@
-"""How many channels a cut takes, which ones, and what it says when it cannot."""
+"""Pruning: how many channels are removed, which ones, and the errors if that is impossible."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What quantization and folding refuse or say: settings without effect, numbers that are none,
-layers left float.
-"""
+"""Errors and notes of quantization and folding: settings without effect, NaN, layers left in float."""
 
 from __future__ import annotations
 

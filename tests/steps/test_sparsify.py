@@ -1,4 +1,4 @@
-"""What a price on channels does to them."""
+"""The effect of a penalty on channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Entries are copied to object storage and back: what arrives is what was written, signed by whom it was."""
+"""Entries are copied to object storage and back: they arrive unchanged, with the signature of their
+writer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions and pictures are read as they were written, and from an entry of anybody with care."""
+"""Captions and images are read as they were written, and with care from other people's entries."""
 
 from __future__ import annotations
 

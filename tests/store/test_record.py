@@ -1,5 +1,5 @@
-"""Whatever stands in a record, a log or a structure: it is read as values of their types, or told
-in one line.
+"""Any content of a record, log or structure is read as values of the right types, or refused in one
+line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Reading a store imports nothing that somebody else chose; what this user's lissom wrote is read as ever."""
+"""Reading a store imports nothing that somebody else chose; entries that this user's lissom wrote
+are read as before.
+"""
 
 from __future__ import annotations
 

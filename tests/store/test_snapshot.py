@@ -1,4 +1,4 @@
-"""A network written as two files comes back bit-equal, or one line says why it cannot."""
+"""A network saved in two files is restored bit by bit, or one line says why not."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The store: entries that are whole or not there, processes that take turns, and what is kept or
-swept away.
-"""
+"""The store: entries are complete or absent, processes take turns, and what is kept or deleted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Weights stored in 16 bits: which values they have, what is left alone, that they learn, and what
-follows or not.
+"""Weights stored in 16 bits: their values, what stays unchanged, that they train, and which steps
+may follow.
 """
 
 from __future__ import annotations

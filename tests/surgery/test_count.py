@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of networks whose numbers are known."""
+"""Parameters and multiply-adds of networks with known counts."""
 
 from __future__ import annotations
 

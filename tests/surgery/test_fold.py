@@ -1,4 +1,4 @@
-"""A batch-norm folded into the layer before it changes nothing, and what cannot be folded stays."""
+"""Folding a batch-norm into the layer before it keeps the outputs, and what cannot be folded stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best few values for many numbers: against a search of all clusters, and against scikit-learn."""
+"""The best few values for many numbers, against an exhaustive search and against scikit-learn."""
 
 from __future__ import annotations
 

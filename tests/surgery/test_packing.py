@@ -1,4 +1,4 @@
-"""Packed tensors: every one comes back as it was, in as few bytes as theory says, and damage is noticed."""
+"""Packed tensors are restored exactly, take as few bits as theory says, and damage is detected."""
 
 from __future__ import annotations
 

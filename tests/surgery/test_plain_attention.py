@@ -1,4 +1,4 @@
-"""Attention as linear layers answers as PyTorch's own does, is quantized, saved and loaded."""
+"""Attention rewritten as linear layers gives PyTorch's outputs, and is quantized, saved and loaded."""
 
 from __future__ import annotations
 

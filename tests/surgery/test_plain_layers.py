@@ -1,5 +1,5 @@
-"""Layers by what they do: a forward that pads or computes its weight, and then convolves, is a
-convolution to every step.
+"""Layers are recognised by what they compute: a forward that pads or computes its weight before
+convolving is a convolution for every step.
 """
 
 from __future__ import annotations

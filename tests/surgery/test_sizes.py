@@ -1,4 +1,4 @@
-"""Bits in theory and bytes packed of networks whose numbers can be counted by hand."""
+"""Sizes in bits and packed bytes of networks that can be counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small image stands for a large one only where the network's code cannot tell them apart."""
+"""A small image replaces a large one only if the network's code cannot distinguish them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trace notes of a network's layers."""
+"""What a trace records of a network's layers."""
 
 from __future__ import annotations
 

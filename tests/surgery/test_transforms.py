@@ -1,4 +1,4 @@
-"""Transforms of weights: a new one is a new file, and what is done to one weight comes in order."""
+"""Weight transforms: a new one is a new file, and the transforms of a weight are applied in order."""
 
 from __future__ import annotations
 

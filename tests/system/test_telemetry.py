@@ -1,4 +1,4 @@
-"""No library reports to its maker, and nothing is written but into the store."""
+"""No library sends telemetry, and files are written only in the store."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Networks whose weights are stored in 16 bits, in files: half the bytes, the same answers, the
-values as rounded.
-"""
+"""Networks with 16-bit weights in files: half the bytes, the same outputs, the rounded values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Linear layers whose inputs are rounded over the range of each call: the formula, the files, the
-kernels they become.
-"""
+"""Linear layers with dynamically quantized inputs: the formula, the files, the kernels that run."""
 
 from __future__ import annotations
 

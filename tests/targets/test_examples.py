@@ -1,5 +1,5 @@
-"""Files of networks that take integers or several inputs, return several tensors, or cannot be
-exported at all.
+"""Files of networks with integer inputs, several inputs or outputs, or parts that cannot be
+exported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A network exported for ExecuTorch answers as in PyTorch, in integers where every activation has 8 bits."""
+"""A network exported for ExecuTorch gives PyTorch's outputs, in integers if every activation has 8
+bits.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A network exported to a target answers there as it does in PyTorch, and in integers where it was
-quantized.
-"""
+"""An exported network gives PyTorch's outputs on its target, in integers if it was quantized."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Networks of few bits in the runtimes: the values of their simulation, all layers in integers, few
-bytes on disk.
+"""Low-bit networks in the runtimes: the values of the simulation, all layers in integers, few bytes
+on disk.
 """
 
 from __future__ import annotations

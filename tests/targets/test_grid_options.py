@@ -1,6 +1,4 @@
-"""Every setting of a grid: learned with, saved and loaded to the last bit, and exported as the
-simulation has it.
-"""
+"""Every setting of a grid: trained with, saved and loaded bit by bit, and exported as simulated."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A network exported for MNN answers as in PyTorch, in float and in the integers of MNN's
-quantizer, or says why not.
+"""A network exported for MNN gives PyTorch's outputs, in float and in MNN's integers, or an error
+says why not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A network exported for ncnn answers as in PyTorch, from one file that holds the two of ncnn."""
+"""A network exported for ncnn gives PyTorch's outputs, from one file that contains ncnn's two."""
 
 from __future__ import annotations
 

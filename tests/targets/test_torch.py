@@ -1,4 +1,4 @@
-"""The torch target, compiled: the same answers from machine code."""
+"""The compiled torch target: the same outputs from machine code."""
 
 from __future__ import annotations
 

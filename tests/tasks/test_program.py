@@ -1,4 +1,4 @@
-"""Programs of torch.export: layers come back, the answers stay, and everything after works."""
+"""Programs of torch.export: layers are restored, outputs are the same, and all later steps work."""
 
 from __future__ import annotations
 

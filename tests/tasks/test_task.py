@@ -1,5 +1,5 @@
-"""Tasks: how a network is named and built, the depths that exist, weights that are loaded whole or
-not at all, own tasks.
+"""Tasks: how a network is named and built, depths, weights that are loaded completely or not at
+all, user tasks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures without labels get the answers of the network that was brought."""
+"""Images without labels get the predictions of the user's network as targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints are read as trainers write them, and nothing in them is run."""
+"""Checkpoints are read in the formats that trainers write, and no code in them is run."""
 
 from __future__ import annotations
 

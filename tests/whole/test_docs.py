@@ -1,5 +1,5 @@
-"""Every command of the README and the documentation runs, on tiny data; the pages build and their
-links lead somewhere.
+"""Every command of the README and the documentation runs on tiny data; the pages build and their
+links work.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What networks and inputs surgery takes: trees, integers, forwards that change, draw or choose; or
-the true reason.
+"""Networks and inputs that surgery takes: trees, integers, forwards with in-place changes, random
+numbers or branches; or the true reason why not.
 """
 
 from __future__ import annotations

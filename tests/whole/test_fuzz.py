@@ -1,5 +1,5 @@
-"""What lissom reads, mutated: each mutant works or is refused in one line. `tools/fuzz.py` runs as
-many as one likes.
+"""Mutated inputs of lissom: each works or is refused in one line. `tools/fuzz.py` runs any number
+of them.
 """
 
 from __future__ import annotations

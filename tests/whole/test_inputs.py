@@ -1,4 +1,4 @@
-"""Networks that take several inputs or integers, and return several tensors, through all of lissom."""
+"""Networks with several inputs, integer inputs or several outputs, through all of lissom."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A run that is killed at random ends as if nothing had happened; tools/kills.py does it two
-hundred times.
+"""A run that is killed at random ends with the same result; tools/kills.py repeats this two hundred
+times.
 """
 
 from __future__ import annotations

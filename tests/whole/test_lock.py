@@ -1,4 +1,4 @@
-"""requirements.lock has a version that fits for everything that pyproject.toml asks for."""
+"""requirements.lock has a fitting version for every dependency in pyproject.toml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The package runs without what Linux alone has (/proc, fcntl, resource), and where processes are spawned."""
+"""The package runs without Linux-only modules and files (/proc, fcntl, resource), and with spawned
+processes.
+"""
 
 from __future__ import annotations
 

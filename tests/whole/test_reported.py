@@ -1,8 +1,7 @@
-"""Networks that other tools got wrong, as their users reported: each pruned, quantized and exported.
+"""Networks that other tools got wrong, according to their users: each is pruned, quantized, exported.
 
-Every network here is the smallest that has what the report speaks of. Its float file and its
-quantized file answer, in both runtimes, as PyTorch does; what a report asks for besides has a test
-of its own below.
+Every network is the smallest one with the reported property. Its float file and its quantized file
+must give PyTorch's outputs in both runtimes. Further requests of a report have separate tests below.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""One network of real size, the whole way after a cut: read back by another process, trained on,
-exported, shrunk.
+"""A network of real size through a whole run after pruning: loaded by another process, trained
+further, exported, compressed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The whole way on a tiny data set: what is stored, shared, continued after a kill, measured and reported."""
+"""A whole run on a tiny data set: what is stored, shared, resumed after a kill, measured and
+reported.
+"""
 
 from __future__ import annotations
 

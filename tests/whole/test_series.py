@@ -1,4 +1,6 @@
-"""Series go the whole way: one-dimensional convolutions, learned, cut, quantized and measured."""
+"""Time series through a whole run: one-dimensional convolutions, trained, pruned, quantized and
+measured.
+"""
 
 from __future__ import annotations
 

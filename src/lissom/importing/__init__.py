@@ -1,1 +1,1 @@
-"""Networks in ONNX files: read, built of ordinary layers, compared with ONNX Runtime."""
+"""Read ONNX files, build networks of ordinary layers from them, and compare with ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""A network put together from a graph of calls: layers under dotted names, a forward that fx writes."""
+"""Assemble a network from an fx graph: layers under dotted names and a generated forward."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from torch import Tensor, fx, nn
 
 
 def empty_network(kind: str) -> nn.Module:
-    """Return a module of a class of its own, as deepcopy keeps it; that of fx prints what its
-    forward raises.
+    """Return an empty module of a new class named `kind`. It is no fx.GraphModule: deepcopy keeps
+    its class, and errors in its forward are not printed.
     """
     module: nn.Module = type(kind, (nn.Module,), {})()
     return module
 
 
 def write_forward(root: nn.Module, graph: fx.Graph) -> nn.Module:
-    """Give a network of a class of its own the forward that a graph describes; return it in eval mode."""
+    """Add the forward that a graph describes to a network from `empty_network`, in place; return the
+    network in eval mode.
+    """
     written = fx.GraphModule(root, graph)
     for name in ("forward", "_in_spec", "_out_spec"):
         value = getattr(type(written), name, None) or getattr(written, name, None)
@@ -24,7 +26,7 @@ def write_forward(root: nn.Module, graph: fx.Graph) -> nn.Module:
 
 
 def parent_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Return the module that holds what has a dotted name, made where there is none, and its own name."""
+    """Return the parent module of a dotted name, created if missing, and the name's last part."""
     *path, field = name.split(".")
     for part in path:
         if part not in root._modules:
@@ -34,7 +36,7 @@ def parent_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def place(root: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer under a name, with the layers that lie under it already."""
+    """Put a layer under a name. It takes over the children that are already there."""
     parent, field = parent_of(root, name)
     if field in parent._modules:
         for child, module in parent.get_submodule(field).named_children():
@@ -43,7 +45,7 @@ def place(root: nn.Module, name: str, layer: nn.Module) -> None:
 
 
 def hold(root: nn.Module, name: str, tensor: Tensor, *, saved: bool) -> None:
-    """Put a parameter or buffer that no layer has under its name."""
+    """Put a parameter or buffer that belongs to no layer under a dotted name."""
     parent, field = parent_of(root, name)
     if isinstance(tensor, nn.Parameter):
         parent.register_parameter(field, tensor)

@@ -1,4 +1,4 @@
-"""The network that grows as the nodes of a file are read: calls of functions, layers, tensors of its own."""
+"""The network under construction: function calls, layers and free tensors, added node by node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .values import (
     plain,
 )
 
-# attributes that say again what shapes say, or that matter in training and in few bits only
+# attributes that repeat the shapes, or that matter only in training or for low-bit types
 WITHOUT_EFFECT = (
     "kernel_shape",
     "extrapolation_value",
@@ -42,12 +42,12 @@ WITHOUT_EFFECT = (
 
 
 class Build:
-    """A graph of calls with the layers that it calls, and what each value of the file is by now."""
+    """An fx graph with the layers that it calls, and the value of each name in the file so far."""
 
     def __init__(self, file: File, batches: tuple[int, int], fixed_batch: int | None) -> None:
         self.file = file
-        self.batches = batches  # of the two showings
-        self.fixed_batch = fixed_batch  # that the file was made for, None where it takes any
+        self.batches = batches  # of the two traces
+        self.fixed_batch = fixed_batch  # batch size of the file, None if it is open
         self.graph = fx.Graph()
         self.root = empty_network("OnnxNetwork")
         self.values: dict[str, Value] = {
@@ -56,14 +56,14 @@ class Build:
         self.users = file.users
         self.notes: list[str] = []
         self.parameters: dict[object, Tensor] = {}
-        # what keys are made of stays: the id of a tensor that is gone becomes that of another
+        # keeps tensors alive whose id is part of a key: Python reuses the ids of deleted objects
         self.named: list[Tensor] = []
         self.layers: dict[str, object] = {}
-        self.homes: dict[object, str] = {}  # tensor of the file -> where the network holds it
+        self.homes: dict[object, str] = {}  # tensor of the file -> its name in the network
         self.taken: set[str] = set()
-        self.holders: set[str] = set()  # modules that hold a tensor of no layer
+        self.holders: set[str] = set()  # modules that hold a tensor that belongs to no layer
         held = sum(tensor.numel() for tensor in file.tensors.values())
-        # a file computes a few tensors of each that it holds, and some out of nothing
+        # a file computes a few tensors from each constant that it holds, and a few from none
         self.most_folded = MOST_FOLDED + 8 * held
         self.folded = 0
 
@@ -78,7 +78,7 @@ class Build:
         self.values[name] = node
 
     def count_folded(self, results: Any) -> None:
-        """Count the numbers of what is computed of constants; raise ValueError where all are too many."""
+        """Count the numbers computed from constants. Raises ValueError if they become too many."""
         for part in results if isinstance(results, (list, tuple)) else [results]:
             self.folded += part.numel() if isinstance(part, Tensor) else 0
         if self.folded > self.most_folded:
@@ -87,7 +87,7 @@ class Build:
             )
 
     def parameter(self, constant: Constant) -> Tensor:
-        """Return the parameter, or buffer, that holds a constant: one for each tensor of the file."""
+        """Return the parameter or buffer that holds a constant: one for each tensor of the file."""
         if constant.key not in self.parameters:
             self.named.append(constant.tensor)
             tensor = constant.tensor.contiguous()
@@ -96,8 +96,8 @@ class Build:
         return self.parameters[constant.key]
 
     def free_name(self, name: str) -> str:
-        """Return a name that no layer and no tensor has, most like the given one."""
-        while self.inside_layer(name):  # beside it: conv.bias is conv_bias where conv has no bias
+        """Return a name close to the given one that no layer and no tensor has."""
+        while self.inside_layer(name):  # next to it: conv.bias becomes conv_bias
             name = "_".join(name.rsplit(".", 1))
         number = 0
         free = name
@@ -108,7 +108,7 @@ class Build:
         return free
 
     def layer_place(self, name: str, what: object) -> str:
-        """Return the name of the same layer, if there is one, or a free one for a new layer."""
+        """Return the name of an equal layer if one exists, otherwise a free name for a new layer."""
         number = 0
         free = name
         while self.layers.get(free, what) != what or (
@@ -119,11 +119,11 @@ class Build:
         return free
 
     def inside_layer(self, name: str) -> bool:
-        """Return whether a name is that of a tensor of a layer there is, or would be."""
+        """Return whether a name lies directly inside an existing layer, as conv.bias in conv."""
         return name.rpartition(".")[0] in self.layers
 
     def attribute(self, constant: Constant) -> fx.Node:
-        """Return a node that reads a tensor which belongs to no layer."""
+        """Return a node that reads a tensor that belongs to no layer."""
         key = constant.key
         if key not in self.homes:
             name = self.free_name(module_name(constant.source) or "constant")
@@ -136,7 +136,7 @@ class Build:
         return node
 
     def concrete(self, tree: Any) -> Any:
-        """Return a tree of values as fx wants it: tensors of the network in the place of constants."""
+        """Return a tree of values as fx wants it: nodes that read tensors instead of constants."""
 
         def node_for(part: Any) -> Any:
             return self.attribute(part) if isinstance(part, Constant) else part
@@ -145,7 +145,7 @@ class Build:
 
 
 class Op:
-    """A node of the file with its inputs, and what its operator may do with the network."""
+    """A node of the file with its inputs, and the methods that extend the network."""
 
     def __init__(self, build: Build, node: Node) -> None:
         self.build = build
@@ -153,15 +153,15 @@ class Op:
         self.opset = build.file.opset
         self.read = {*WITHOUT_EFFECT}
         self.inputs = [build.values[name] if name else None for name in node.inputs]
-        # how many places come before the batch in the axis that it was merged into
+        # number of positions before the batch in the axis that it was merged into
         self.leads = next((self.lead(v) for v in self.inputs if isinstance(v, fx.Node)), 1)
 
     def __len__(self) -> int:
-        """Return how many inputs are given."""
+        """Return the number of inputs."""
         return len(self.inputs)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return an attribute; raise where it is of another type than its default."""
+        """Return an attribute. Raises ValueError if its type differs from that of the default."""
         self.read.add(name)
         value = self.node.attributes.get(name, default)
         if default is not None and type(value) is not type(default):
@@ -169,11 +169,11 @@ class Op:
         return value
 
     def optional(self, place: int) -> Value | None:
-        """Return an input, None where it is left out."""
+        """Return an input, None if it is left out."""
         return self.inputs[place] if place < len(self.inputs) else None
 
     def raw(self, place: int) -> Value:
-        """Return an input as it is."""
+        """Return an input, sizes unconverted. Raises ValueError if it is left out."""
         value = self.optional(place)
         if value is None:
             raise ValueError(f"it has no input {place}")
@@ -184,23 +184,23 @@ class Op:
         return self.tensor(self.raw(place))
 
     def lead(self, x: fx.Node) -> int:
-        """Return how many places come before the batch in the axis of `x` that it was merged into."""
+        """Return the number of positions before the batch in the axis that it was merged into."""
         return int(x.meta.get("lead", 1))
 
     def note_lead(self, made: Any) -> None:
-        """Have what the node makes know how many places come before the batch."""
+        """Record in the results of the node the number of positions before the batch."""
         for value in made:
             if isinstance(value, fx.Node):
                 value.meta["lead"] = self.leads
 
     def tensor(self, value: Value) -> Constant | fx.Node:
-        """Return a value as a tensor; sizes become one."""
+        """Return a value as a tensor; sizes are converted to a tensor."""
         if not isinstance(value, Sizes):
             return value
         return self.call(tensor_of_sizes, list(value.parts), value.single)
 
     def constant(self, place: int) -> Tensor:
-        """Return an input that must be a constant."""
+        """Return the tensor of an input. Raises ValueError if it is not a constant."""
         value = self.raw(place)
         if not isinstance(value, Constant):
             name = self.node.inputs[place]
@@ -208,14 +208,14 @@ class Op:
         return value.tensor
 
     def numbers(self, place: int) -> list[Any]:
-        """Return the numbers of an input that must be a constant."""
+        """Return the numbers of an input. Raises ValueError if it is no constant or too large."""
         tensor = self.constant(place)
         if tensor.numel() > MOST_LISTED:
             raise ValueError(f"input {place} has too many numbers")
         return list(tensor.flatten().tolist())
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
-        """Return whole numbers that are an attribute, or an input in later versions of the operator."""
+        """Return integers that are an attribute, or an input in later versions of the operator."""
         if (given := self.get(attribute)) is not None:
             return [int(number) for number in (given if isinstance(given, list) else [given])]
         if self.optional(place) is None:
@@ -223,30 +223,30 @@ class Op:
         return [int(number) for number in self.numbers(place)]
 
     def sizes(self, place: int) -> list[Any]:
-        """Return numbers, some of which may be read from tensors when the network runs."""
+        """Return the numbers of an input; some may be nodes, read from tensors at run time."""
         value = self.raw(place)
         if isinstance(value, Sizes):
             return list(value.parts)
         return self.numbers(place)
 
     def shape(self, value: Value, which: int = 0) -> list[int]:
-        """Return the sizes of a tensor in one of the showings."""
+        """Return the sizes of a tensor in one of the two traces."""
         if isinstance(value, Sizes):
             return [] if value.single else [len(value.parts)]
         tensor = value.tensor if isinstance(value, Constant) else value.meta["shown"][which]
         return list(tensor.shape)
 
     def rank(self, value: Value) -> int:
-        """Return how many axes a tensor has."""
+        """Return the number of axes of a tensor."""
         return len(self.shape(value))
 
     def size(self, value: Constant | fx.Node, axis: int) -> Any:
-        """Return a size: a number, or a node where it is the batch's."""
+        """Return a size: a number, or a node if it differs between the two traces."""
         first = self.shape(value)[axis]
         return first if first == self.shape(value, 1)[axis] else self.call(Tensor.size, value, axis)
 
     def dtype(self, value: Value) -> torch.dtype:
-        """Return the type of a tensor's numbers."""
+        """Return the dtype of a value."""
         if isinstance(value, Sizes):
             return torch.int64
         tensor = value.tensor if isinstance(value, Constant) else value.meta["shown"][0]
@@ -257,17 +257,17 @@ class Op:
         return self.dtype(value).is_floating_point
 
     def number(self, function: Callable[..., Any], *numbers: Any) -> Any:
-        """Return what a function makes of numbers, some of which may be read from tensors."""
+        """Return the result of a function of numbers, some of which may be nodes."""
         return self.call(function, *numbers)
 
     def row_of(self, parts: list[Any], single: bool = False) -> Value:
-        """Return numbers as sizes, or as a constant where none is read from a tensor."""
+        """Return numbers as sizes, or as a constant if none of them is a node."""
         if any(isinstance(part, fx.Node) for part in parts):
             return Sizes(tuple(parts), single)
         return Constant(torch.tensor(parts[0] if single else parts))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function on values: now where all are constants, else when the network runs."""
+        """Call a function on values: now if all are constants, otherwise at run time."""
         results = followed(function, args, kwargs)
         if numbers_only(args, kwargs):
             self.build.count_folded(results[0])
@@ -287,9 +287,9 @@ class Op:
         return [self.call(pick, made, place) for place in range(len(made.meta["shown"][0]))]
 
     def layer(self, make: Callable[[], nn.Module], *reads: Value, **held: Any) -> Any:
-        """Call a layer that holds tensors of the file: the same one where a node before did.
+        """Call a layer that holds tensors of the file. Nodes with the same layer share it.
 
-        `make` builds it; `held` says what its fields hold.
+        `make` builds the layer; `held` has the tensors of its parameters and buffers by name.
         """
         build = self.build
         with torch.device("meta"):
@@ -314,7 +314,7 @@ class Op:
         return node
 
     def fill(self, module: nn.Module, name: str, constants: dict[str, Constant]) -> None:
-        """Put tensors of the file into a new layer."""
+        """Set the parameters and buffers of a new layer to tensors of the file."""
         build = self.build
         for field, constant in constants.items():
             tensor = build.parameter(constant)
@@ -329,11 +329,11 @@ class Op:
             module._buffers["num_batches_tracked"] = torch.tensor(0)
 
     def layer_name(self, weight: Constant | None) -> str:
-        """Return what a layer is called: after its weight, or its node, or its operator."""
+        """Return the name of a layer: that of its weight, its node or its operator."""
         named = name_of_weight(weight.source) if weight is not None else ""
         named = named or name_of_scope(self.node.scope)
         named = named or name_of_node(self.node.name, self.node.op)
-        if not named:  # of a weight that was computed, what it was computed of may have a name
+        if not named:  # a computed weight has no name, but a tensor that the node reads may have
             held = filter(self.build.file.tensors.__contains__, self.node.inputs)
             named = next(filter(None, map(name_of_weight, held)), "")
         if named:
@@ -343,7 +343,7 @@ class Op:
 
 
 def given_as(value: Constant | Tensor) -> Constant:
-    """Return what a layer is to hold as a constant."""
+    """Return a tensor of a layer as a constant."""
     return value if isinstance(value, Constant) else Constant(value)
 
 

@@ -1,4 +1,4 @@
-"""An ONNX file: its graph, what it says of itself, and which files beside it hold its weights."""
+"""Read an ONNX file: its graph, its metadata, and the files next to it that hold its weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 from ..errors import LissomError
 from .packed import is_packed, read
 
-EXTERNAL = 1  # where a tensor says that it lies in another file
+EXTERNAL = 1  # data_location of a tensor that is stored in another file
 
 
 def model_in(path: Path) -> Any:
-    """Return the ONNX model in a file, packed or not; weights beside it are not read. Raises
-    LissomError for a file that is none.
+    """Return the ONNX model in a file, packed or not. Weights in files next to it are not read.
+
+    Raises LissomError if the file is not an ONNX model.
     """
     import onnx
 
@@ -29,7 +30,7 @@ def model_in(path: Path) -> Any:
 
 
 def content_mark(path: str) -> str:
-    """Return a text that changes when the content of a file does, or of a file with its weights."""
+    """Return a hash of a file's content, including the files that hold its weights."""
     file = Path(path)
     mark = hashlib.sha256(file.read_bytes())
     for name in sorted({location(tensor) for tensor in model_in(file).graph.initializer} - {""}):
@@ -39,27 +40,27 @@ def content_mark(path: str) -> str:
 
 
 def preprocess_said(path: Path) -> str | None:
-    """Return how a file that lissom wrote says that its network sees pictures; None where it says
-    nothing.
-    """
+    """Return the preprocessing that lissom recorded in a file, None if it has none."""
     said = {entry.key: entry.value for entry in model_in(path).metadata_props}
     text = said.get("preprocess", "")
     if said.get("baked") != "true" or not text:
         return text if text not in ("", "as given") else None
-    return f"{text} | scale(255)"  # it takes pixels from 0 to 255
+    return f"{text} | scale(255)"  # the file takes pixels from 0 to 255
 
 
 def location(tensor: Any) -> str:
-    """Return the file beside the ONNX file that holds a tensor, "" where none does."""
+    """Return the name of the external file that holds a tensor, "" if it is in the ONNX file."""
     if tensor.data_location != EXTERNAL:
         return ""
     return next((str(e.value) for e in tensor.external_data if e.key == "location"), "")
 
 
 def file_beside(name: str, folder: Path) -> Path:
-    """Return a file in the folder of the ONNX file; raise LissomError where it would lie elsewhere."""
+    """Return the path of a file in the folder of the ONNX file. Raises LissomError if it would lie
+    elsewhere or does not exist.
+    """
     root = folder.resolve()
-    # what is a link is followed first, so that none leads out of the folder
+    # links are resolved first, so that none leads out of the folder
     file = (root / name).resolve()
     if not name or Path(name).is_absolute() or ".." in Path(name).parts or root not in file.parents:
         raise LissomError(

@@ -1,4 +1,4 @@
-"""Inputs of an ONNX file that get one value for good, as the sample rate that a speech model takes."""
+"""Replace inputs of an ONNX file by constants, such as the sample rate of a speech model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..errors import LissomError, unknown
 
 
 def with_fixed(proto: Any, values: Mapping[str, Any]) -> Any:
-    """Return a model whose inputs named in `values` are constants of these values.
+    """Return a copy of a model whose inputs named in `values` are constants; itself without any.
 
-    Raises LissomError for an input that the model does not have, and for a value of another shape.
+    Raises LissomError if the model has no such input, a value does not fit it, or no input is left.
     """
     import onnx
 
@@ -37,7 +37,7 @@ def with_fixed(proto: Any, values: Mapping[str, Any]) -> Any:
 
 
 def array_for(declared: Any, value: Any) -> np.ndarray:
-    """Return a value as an array of the type and shape that an input is declared with."""
+    """Return a value as an array of an input's type. Raises LissomError if it does not fit."""
     import onnx
 
     kind = declared.type.tensor_type

@@ -16,17 +16,18 @@ from .build import Build
 from .packed import is_packed
 from .values import MOST_ELEMENTS
 
-LIMIT = 1e-4  # of the size of the outputs
+LIMIT = 1e-4  # relative to the largest output
 BATCHES = (1, 3)
-# of inputs that a network takes in a wider type
+# input types of a file that the network takes in a wider type
 TYPES = {"tensor(float16)": np.float16, "tensor(int32)": np.int32, "tensor(double)": np.float64}
 WEIGHTS_IN = "session.model_external_initializers_file_folder_path"
 
 
 def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | None) -> None:
-    """Raise where a network does not give what ONNX Runtime gives, with the first node where they part.
+    """Compare the outputs of a network with those of ONNX Runtime on noise.
 
-    `path` is the file that `proto` was read from, None where it was changed since.
+    Raises LissomError with the first node that differs. `path` is the file of `proto`, None if
+    `proto` was changed after it was read.
     """
     folder = build.file.folder
     session = session_of(proto, folder, path)
@@ -50,7 +51,7 @@ def check_outputs(network: nn.Module, build: Build, proto: Any, path: Path | Non
 
 
 def check_sizes(build: Build) -> None:
-    """Raise where a tensor takes too much memory for the batch that a file was made for."""
+    """Raise LissomError if a tensor is too large at the batch size of the file."""
     few, more = build.batches
     for node in build.graph.nodes:
         first, second = node.meta.get("shown", (None, None))
@@ -68,8 +69,8 @@ def check_sizes(build: Build) -> None:
 def with_exact_sigmoids(proto: Any) -> Any:
     """Return a model that computes sigmoids as 1 / (1 + exp(-x)).
 
-    ONNX Runtime's own are right to 1e-7 only, which is much of an output that is tiny everywhere,
-    as the probabilities that a detector gives for noise.
+    The sigmoid of ONNX Runtime has an absolute error of 1e-7. That is much if all outputs are tiny,
+    such as the probabilities that a detector gives for noise.
     """
     import onnx
 
@@ -89,7 +90,7 @@ def with_exact_sigmoids(proto: Any) -> Any:
             ("Neg", [x], minus),
             ("Exp", [minus], power),
             ("Sub", [x, x], zero),
-            ("Exp", [zero], one),  # of the type that x has, whichever that is
+            ("Exp", [zero], one),  # a one of the same type as x
             ("Add", [power, one], total),
             ("Reciprocal", [total], value),
         ]
@@ -99,38 +100,41 @@ def with_exact_sigmoids(proto: Any) -> Any:
 
 
 def session_of(proto: Any, folder: Path, path: Path | None = None) -> Any:
-    """Return what runs a model: the file at `path` where it is that, weights beside it in `folder`."""
+    """Return an ONNX Runtime session of a model, whose external weights lie in `folder`.
+
+    If `path` is an unpacked file, it is loaded instead of `proto`. Raises LissomError if it cannot.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = max(1, torch.get_num_threads())
     options.add_session_config_entry(WEIGHTS_IN, str(folder.resolve()))
-    # or floats between widened weights are rounded to integers
+    # otherwise ONNX Runtime rounds activations between dequantized weights to integers
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     as_file = path is not None and not is_packed(path)
     try:
         model = str(path) if as_file else proto.SerializeToString()
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # errors of its own
+    except Exception as error:  # ONNX Runtime has its own error classes
         raise LissomError(f"ONNX Runtime cannot read it ({first_line(error)})") from error
 
 
 def answers(session: Any, names: Sequence[str], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return what ONNX Runtime gives for inputs by name."""
+    """Return the outputs of ONNX Runtime for inputs with the given names."""
     kinds = {entry.name: entry.type for entry in session.get_inputs()}
     given = {}
     for name, tensor in zip(names, inputs, strict=True):
         given[name] = tensor.numpy().astype(TYPES.get(kinds.get(name, ""), tensor.numpy().dtype))
     try:
         results = session.run(None, given)
-    except Exception as error:  # errors of its own
+    except Exception as error:  # ONNX Runtime has its own error classes
         raise LissomError(f"ONNX Runtime cannot run it ({first_line(error)})") from error
     return [torch.from_numpy(np.asarray(result)) for result in results]
 
 
 def random_inputs(build: Build, batch: int) -> list[Tensor]:
-    """Return inputs of noise: floats of a normal distribution, the integers 0 and 1."""
+    """Return random inputs: normally distributed floats, or integers 0 and 1."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for value in build.file.inputs:
@@ -147,18 +151,19 @@ def random_inputs(build: Build, batch: int) -> list[Tensor]:
 
 
 def worst_difference(outputs: list[Tensor], wanted: list[Tensor]) -> float:
-    """Return the largest difference of several outputs."""
+    """Return the largest `difference` over all outputs."""
     return max(difference(a, b) for a, b in zip(outputs, wanted, strict=True))
 
 
 def differs(out: Tensor, wanted: Tensor) -> bool:
-    """Return whether two outputs are not the same within the limit."""
+    """Return whether two outputs differ by more than the limit."""
     return out.shape != wanted.shape or not difference(out, wanted) <= LIMIT
 
 
 def difference(out: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of two outputs beside the largest number; what is not finite
-    must be the same in both.
+    """Return the largest difference of two outputs, relative to the largest finite number wanted.
+
+    It is inf if infinities and NaNs are in different places, 1 if the shapes differ.
     """
     if out.shape != wanted.shape or out.numel() == 0:
         return float(out.shape != wanted.shape)
@@ -171,14 +176,14 @@ def difference(out: Tensor, wanted: Tensor) -> float:
 
 
 class Recorded(fx.Interpreter):
-    """A run of a graph that keeps what each node gives."""
+    """A run of a graph that keeps the result of each node."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, garbage_collect_values=False, graph=graph)
 
 
 def first_apart(network: nn.Module, build: Build, proto: Any, inputs: list[Tensor]) -> str:
-    """Return in words which node is the first whose output is not that of ONNX Runtime."""
+    """Return in words the first node whose output differs from that of ONNX Runtime."""
     import onnx
 
     names = [value.name for value in build.file.inputs]

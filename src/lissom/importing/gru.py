@@ -1,4 +1,4 @@
-"""The GRU that ONNX has by default, which PyTorch lacks."""
+"""The GRU that is ONNX's default and that PyTorch lacks."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from torch import Tensor, nn
 
 
 class ResetFirstGRU(nn.GRU):
-    """A GRU of one layer whose candidate state resets the last state before the product with it.
+    """A GRU of one layer that applies the reset gate to the state before the matrix product.
 
     r, z = sigmoid(W x + R h + b);  n = tanh(W x + R (r h) + b);  h' = (1 - z) n + z h
 
     PyTorch's GRU and ONNX's with `linear_before_reset=1` reset after the product, r (R h + b).
-    Parameters have the names, shapes and order of gates (r z n) of PyTorch's.
+    Parameters have the names, shapes and gate order (r z n) of PyTorch's GRU.
     """
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return all states (time batch ways*width) and the last ones (ways batch width).
+        """Return all states (time batch ways*width) and the last states (ways batch width).
 
-        `input` is (time batch features), `hx` (ways batch width), zeros by default.
+        `input` is (time batch features), `hx` is (ways batch width) and zero by default. `ways` is
+        the number of directions.
         """
         ways = 2 if self.bidirectional else 1
-        # one operation to whoever looks at the calls of a network, as PyTorch's is: none is rounded
+        # hide the calls inside, so that quantization sees one operation as in PyTorch's GRU
         with torch._C.DisableTorchFunction():
             if hx is None:
                 sizes = (ways, input.shape[1], self.hidden_size)
@@ -37,7 +38,7 @@ class ResetFirstGRU(nn.GRU):
             return torch.cat(runs, -1), last
 
     def run(self, x: Tensor, state: Tensor, end: str) -> Tensor:
-        """Return the states (time batch width) of one way through `x`, whose weights end in `end`."""
+        """Return the states (time batch width) of one direction, whose weight names end in `end`."""
         width = self.hidden_size
         weight = self.get_parameter(f"weight_hh_l0{end}")
         gates = weight[: 2 * width]
@@ -54,7 +55,7 @@ class ResetFirstGRU(nn.GRU):
         return torch.stack(states)
 
     def summed_bias(self, end: str) -> Tensor | None:
-        """Return both biases of one way as one, which they are here; None without any."""
+        """Return the sum of both biases of one direction, None if the layer has no bias."""
         if not self.bias:
             return None
         return self.get_parameter(f"bias_ih_l0{end}") + self.get_parameter(f"bias_hh_l0{end}")

@@ -1,4 +1,4 @@
-"""Files that compute in 16-bit floats, as files of 32-bit floats."""
+"""Convert models that compute in 16-bit floats to 32-bit floats."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .tensors import BFLOAT, HALF
 
 FLOAT = 1
 NAMES = {HALF: "float16", BFLOAT: "bfloat16"}
-TYPED = ("to", "dtype")  # attributes that say a type
+TYPED = ("to", "dtype")  # attributes that hold a type
 WIDE = "{} in 32 bits"
 
 
 def in_32_bits(proto: Any) -> Any:
-    """Return a model without 16-bit floats; the model itself where it has none.
+    """Return a model that computes in 32-bit floats; the model itself if it has no 16-bit floats.
 
-    Weights stay as they are, and a Cast behind each of them widens it.
+    Weights stay as they are, and a Cast after each of them widens it.
     """
     import onnx
 
@@ -29,7 +29,7 @@ def in_32_bits(proto: Any) -> Any:
 
 
 def kinds_in(graph: Any) -> set[int]:
-    """Return which 16-bit floats the values and weights of a graph are."""
+    """Return the 16-bit float types that occur in a graph."""
     found = set()
     for value in (*graph.input, *graph.output):
         found.add(value.type.tensor_type.elem_type)
@@ -44,19 +44,19 @@ def kinds_in(graph: Any) -> set[int]:
 
 
 def graphs_in(held: Any) -> list[Any]:
-    """Return the graphs that an attribute holds."""
+    """Return the subgraphs that an attribute holds."""
     return [held.g, *held.graphs] if held.HasField("g") else [*held.graphs]
 
 
 def widen_graph(graph: Any, renamed: dict[str, str]) -> None:
-    """Let a graph compute in 32 bits, in place; `renamed` are the widened weights around it."""
+    """Make a graph compute in 32 bits, in place. `renamed` has the widened weights of outer graphs."""
     from onnx import helper
 
     del graph.value_info[:]
     halves = [tensor.name for tensor in graph.initializer if tensor.data_type in NAMES]
     own = {value.name for value in graph.input} - set(halves)
     for value in (*graph.input, *graph.output):
-        # a weight may be listed among the inputs, and stays what it is
+        # a weight may be listed among the inputs and keeps its type
         if value.type.tensor_type.elem_type in NAMES and value.name not in halves:
             value.type.tensor_type.elem_type = FLOAT
     renamed = {name: now for name, now in renamed.items() if name not in own}
@@ -70,7 +70,7 @@ def widen_graph(graph: Any, renamed: dict[str, str]) -> None:
 
 
 def widened(node: Any, renamed: dict[str, str]) -> Iterator[Any]:
-    """Yield the nodes that do in 32 bits what one does in 16."""
+    """Yield the nodes that replace a 16-bit node in 32 bits."""
     from onnx import helper
 
     tensors = []
@@ -93,7 +93,7 @@ def widened(node: Any, renamed: dict[str, str]) -> Iterator[Any]:
 
 
 def widen_number(tensor: Any) -> None:
-    """Make a tensor of few numbers one of 32 bits, in place."""
+    """Convert a small tensor to 32 bits, in place."""
     from pathlib import Path
 
     from onnx import numpy_helper
@@ -104,7 +104,7 @@ def widen_number(tensor: Any) -> None:
 
 
 def types_said(graph: Any) -> list[str]:
-    """Return in words which inputs and outputs of a graph are 16-bit floats."""
+    """Return sentences that name the inputs and outputs of a graph that are 16-bit floats."""
     said = []
     for what, values in (("input", graph.input), ("output", graph.output)):
         for kind, name in NAMES.items():

@@ -1,4 +1,4 @@
-"""Products of integers whose inputs are rounded as the file runs, in floats between pairs."""
+"""Rewrite dynamically quantized products as float operators between Q/DQ nodes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .pairs import Pairs, reads_of
 
 
 def product(pairs: Pairs, node: Any) -> bool:
-    """Write MatMulInteger or ConvInteger with the Cast and the Mul by both scales behind it.
+    """Rewrite MatMulInteger or ConvInteger with the Cast and the Mul by both scales after it.
 
-    Returns False where these are not there, and nothing is written.
+    Returns False, and writes nothing, if these do not follow.
     """
     a, b, a_zero, b_zero = reads_of(node, 4)
     cast = pairs.only_reader(node.output[0], "Cast")
@@ -40,7 +40,7 @@ def product(pairs: Pairs, node: Any) -> bool:
 
 
 def scale_of(pairs: Pairs, value: str) -> str:
-    """Return the scale of integers that were rounded as the file runs, "" for others."""
+    """Return the scale of dynamically quantized integers, "" for other values."""
     maker = pairs.makers.get(value)
     if maker is None or maker.op_type != "DynamicQuantizeLinear" or maker.output[0] != value:
         return ""
@@ -48,7 +48,7 @@ def scale_of(pairs: Pairs, value: str) -> str:
 
 
 def bias_behind(pairs: Pairs, value: str) -> tuple[Any, str] | None:
-    """Return the Add behind a convolution and the bias that it adds, of one number for each filter."""
+    """Return the Add after a convolution and the bias per filter that it adds, or None."""
     add = pairs.only_reader(value, "Add")
     if add is None:
         return None
@@ -64,21 +64,21 @@ def bias_behind(pairs: Pairs, value: str) -> tuple[Any, str] | None:
 
 
 def scaled_product(pairs: Pairs, node: Any) -> bool:
-    """Write MatMulIntegerToFloat, which is a product of integers with its scales and bias."""
+    """Rewrite MatMulIntegerToFloat: a product of integers with scales and bias."""
     a, b, a_scale, b_scale, a_zero, b_zero, bias = reads_of(node, 7)
     multiply(pairs, node, pairs.widen(a, a_scale, a_zero), (b, b_scale, b_zero), bias)
     return True
 
 
 def rounded_product(pairs: Pairs, node: Any) -> bool:
-    """Write DynamicQuantizeMatMul, which rounds what it reads itself; here it is not rounded."""
+    """Rewrite DynamicQuantizeMatMul without the rounding of its input."""
     a, b, b_scale, b_zero, bias = reads_of(node, 5)
     multiply(pairs, node, a, (b, b_scale, b_zero), bias)
     return True
 
 
 def multiply(pairs: Pairs, node: Any, a: str, b: tuple[str, str, str], bias: str) -> None:
-    """Write a product of floats and a matrix of integers, and a bias that is added."""
+    """Write the product of floats with a dequantized matrix, and add a bias if there is one."""
     reads = [a, pairs.widen(*b, axis=max(0, pairs.rank(b[0]) - 1))]
     if not bias:
         pairs.write("MatMul", reads, node.output[0], like=node)
@@ -87,7 +87,7 @@ def multiply(pairs: Pairs, node: Any, a: str, b: tuple[str, str, str], bias: str
 
 
 def lstm(pairs: Pairs, node: Any) -> bool:
-    """Write DynamicQuantizeLSTM, whose weights are integers (ways in 4*width); nothing is rounded here."""
+    """Rewrite DynamicQuantizeLSTM, whose weights are integers (ways in 4*width), without rounding."""
     x, w, r, bias, lengths, state, cell, peepholes, *scales = reads_of(node, 12)
     w_scale, w_zero, r_scale, r_zero = scales
     weights = [turned(pairs, w, w_scale, w_zero), turned(pairs, r, r_scale, r_zero)]
@@ -100,7 +100,7 @@ def lstm(pairs: Pairs, node: Any) -> bool:
 
 
 def turned(pairs: Pairs, weight: str, scale: str, zero: str) -> str:
-    """Write the floats of a weight (ways in out), with a scale of each way or output, as (ways out in)."""
+    """Write a dequantized weight (ways in out) as (ways out in); scales are per way or per output."""
     floats = pairs.write("Cast", [weight], to=1)
     if zero:
         floats = pairs.write("Sub", [floats, by_way(pairs, pairs.write("Cast", [zero], to=1))])
@@ -109,7 +109,7 @@ def turned(pairs: Pairs, weight: str, scale: str, zero: str) -> str:
 
 
 def by_way(pairs: Pairs, row: str) -> str:
-    """Write numbers (ways) or (ways out) as (ways 1 out), with 1 for out where there is one each."""
+    """Write numbers (ways) as (ways 1 1), or (ways out) as (ways 1 out)."""
     return pairs.write("Reshape", [row, pairs.shape([0, 1, -1])])
 
 

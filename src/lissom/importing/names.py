@@ -1,6 +1,6 @@
-"""Names of layers: those of their weights in the file, else those of nodes, else operator and number.
+"""Names of layers: from the weight's name, otherwise the node's, otherwise operator and number.
 
-A forward is written as Python code, so nothing but letters, digits and _ goes into a name.
+The forward is generated Python code, so names contain only letters, digits and _.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from functools import cache
 MOST_PARTS = 24
 LONGEST = 60  # characters of a part
 LONGEST_SCOPES = 20_000
-# where PyTorch's exporter notes the modules around a node
+# metadata key under which PyTorch's exporter stores the modules around a node
 SCOPES = "pkg.torch.onnx.name_scopes"
 WEIGHT = re.compile(
     r"[._/](weight|bias|kernel|gamma|scale|running_mean|W|w)(_Transposed)?(_quantized|:0)?$"
 )
-# what exporters call tensors that had no name
+# names that exporters generate for unnamed tensors
 NAMELESS = re.compile(r"^(onnx::|val_|_val|t\d|tensor|const|/|\d+$)", re.I)
 
 
 def module_name(text: str) -> str:
-    """Return a dotted name that a module can have.
+    """Return a text as a valid dotted module name.
 
     >>> module_name("features.0"), module_name("block/conv-1"), module_name("a..b; import os")
     ('features.0', 'block.conv_1', 'a.b__import_os')
@@ -37,14 +37,14 @@ def module_name(text: str) -> str:
 
 @cache
 def names_of_modules() -> frozenset[str]:
-    """Return the names that every module has already."""
+    """Return the attribute names of every module."""
     from torch import nn
 
     return frozenset(dir(nn.Module()))
 
 
 def argument_name(text: str) -> str:
-    """Return a name that an argument of a forward can have.
+    """Return a text as a valid argument name of a forward.
 
     >>> argument_name("pixel values"), argument_name("1"), argument_name("class"), argument_name("self")
     ('pixel_values', 'input_1', 'class_', 'self_')
@@ -56,7 +56,7 @@ def argument_name(text: str) -> str:
 
 
 def name_of_weight(tensor: str) -> str:
-    """Return the layer whose weight a tensor is called, "" where its name says none.
+    """Return the layer named by the name of its weight, "" if the name has no layer in it.
 
     >>> name_of_weight("features.0.weight"), name_of_weight("conv0_weight"), name_of_weight("W1")
     ('features.0', 'conv0', '')
@@ -70,7 +70,7 @@ def name_of_weight(tensor: str) -> str:
 
 
 def scopes_in(text: str) -> list[str]:
-    """Return the modules around a node and then its call, as PyTorch's exporter notes them.
+    """Return the modules around a node, then its call, from the text of PyTorch's exporter.
 
     >>> scopes_in("['', 'blocks', 'blocks.0', 'linear']"), scopes_in("no list")
     (['', 'blocks', 'blocks.0', 'linear'], [])
@@ -82,7 +82,7 @@ def scopes_in(text: str) -> list[str]:
 
 
 def name_of_scope(text: str) -> str:
-    """Return the innermost module that the exporter noted around a node.
+    """Return the innermost module around a node, from the text of PyTorch's exporter.
 
     >>> name_of_scope("['', 'blocks', 'blocks.0', 'linear']")
     'blocks.0'
@@ -91,7 +91,7 @@ def name_of_scope(text: str) -> str:
 
 
 def name_of_node(node: str, op: str) -> str:
-    """Return the layer that an exporter's name of a node says, "" where it says none.
+    """Return the layer named by the name of a node, "" if the name has no layer in it.
 
     >>> name_of_node("/layer1/layer1.0/conv1/Conv", "Conv"), name_of_node("Conv_12", "Conv")
     ('layer1.0.conv1', '')

@@ -1,4 +1,4 @@
-"""The graph of an ONNX file as plain nodes: an operator, its inputs by name, its attributes as numbers."""
+"""The graph of an ONNX file as plain nodes: operator, names of inputs and outputs, attributes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLOAT, INT, STRING, TENSOR, GRAPH, FLOATS, INTS, STRINGS = range(1, 9)
 
 @dataclass(eq=False)
 class Node:
-    """A node of a file; an input that is left out has the name ""."""
+    """A node of a file. An input that is left out has the name ""."""
 
     op: str
     name: str
@@ -31,7 +31,7 @@ class Node:
     outputs: list[str]
     attributes: dict[str, Any] = field(default_factory=dict)
     domain: str = ""
-    scope: str = ""  # what PyTorch's exporter notes of the modules around it
+    scope: str = ""  # the modules around it, as PyTorch's exporter writes them
 
     @property
     def branches(self) -> list[Any]:
@@ -45,7 +45,7 @@ class Node:
 
 @dataclass
 class File:
-    """A graph as it was read: inputs and outputs with types and sizes, nodes in order, tensors."""
+    """A graph as read from a file: inputs with types and sizes, outputs, nodes in order, tensors."""
 
     inputs: list[Any]
     outputs: list[str]
@@ -58,7 +58,7 @@ class File:
 
     @property
     def users(self) -> Counter[str]:
-        """Return how many times each value is read."""
+        """Return the number of times that each value is read."""
         counts = Counter(self.outputs)
         for node in self.nodes:
             counts.update(node.inputs)
@@ -76,7 +76,7 @@ class File:
 
 
 def file_of(proto: Any, folder: Path) -> File:
-    """Return what a model holds. Raises ValueError or LissomError where it does not hold together."""
+    """Return the graph of a model. Raises ValueError or LissomError if it is invalid or too large."""
     graph = proto.graph
     if len(graph.node) > MOST_NODES:
         raise LissomError(f"it has {len(graph.node)} nodes, at most {MOST_NODES} are read")
@@ -95,12 +95,12 @@ def file_of(proto: Any, folder: Path) -> File:
 
 
 def opset_of(proto: Any) -> int:
-    """Return which version of ONNX's operators a model is written in."""
+    """Return the version of ONNX's operators that a model uses."""
     return next((o.version for o in proto.opset_import if o.domain in OWN), 1)
 
 
 def read_in(graph: Any) -> Iterator[str]:
-    """Yield the names of what the nodes of a graph, and of the graphs in it, read and return."""
+    """Yield the names of the values that a graph and its subgraphs read and return."""
     yield from (value.name for value in graph.output)
     for node in graph.node:
         yield from node.input
@@ -115,7 +115,7 @@ def tensor_of(proto: Any, folder: Path) -> torch.Tensor:
 
 
 def node_of(proto: Any, folder: Path) -> Node:
-    """Return a node; attributes that hold graphs stay as they are."""
+    """Return a node. Attributes that hold graphs stay protobuf messages."""
     return Node(
         proto.op_type,
         proto.name,

@@ -1,8 +1,8 @@
-"""An ONNX file as a network of layers, checked against ONNX Runtime.
+"""Import an ONNX file as a network of layers, and check it against ONNX Runtime.
 
-The file is read, its graph simplified, and each node becomes a layer or a call; the network that
-comes of it must give the outputs that ONNX Runtime gives. A file is data: nothing in it is run, and
-every size it says is checked before memory is taken.
+The graph is simplified, and each node becomes a layer or a function call. The network must give the
+same outputs as ONNX Runtime. No code in the file is run, and every size in it is checked before
+memory is allocated.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .patterns import simplify
 from .quantized import NOTE, in_pairs, is_quantized, without_rounding
 from .values import Constant
 
-OLDEST = 9  # opset whose operators are known; of older ones most, which are the same
-# contents of files that have passed the gate, with what it said: a run builds many networks
+OLDEST = 9  # first opset that is fully supported; most operators of older ones are the same
+# notes by content of the files that passed the check: a run builds the same network many times
 CHECKED: dict[str, tuple[str, ...]] = {}
 
 
 def onnx_network(path: str | Path, **fixed: Any) -> nn.Module:
     """Return the network in an ONNX file, in eval mode; inputs named in `fixed` are constants.
 
-    It takes and returns what the file does: a tensor, several inputs as arguments, several outputs
-    as a dict by name. `input_names`, `output_names`, `metadata` and `notes` are the file's.
-    Raises LissomError for a file that is damaged, for operators that are not known, for one that
-    takes batches of one size only, and where the outputs are not ONNX Runtime's. Files of integers
-    and of 16-bit floats are read in float32, which `notes` says.
+    Several inputs are separate arguments; several outputs are a dict by name. The network has the
+    attributes `input_names`, `output_names`, `metadata` and `notes` of the file. Quantized files and
+    files of 16-bit floats are read in float32, and `notes` says so.
+    Raises LissomError if the file is damaged, has unknown operators or takes only one batch size, or
+    if the outputs differ from ONNX Runtime's.
     """
     path = Path(path)
     where = f"model: onnx:{path}"
@@ -65,14 +65,16 @@ def onnx_network(path: str | Path, **fixed: Any) -> nn.Module:
         vars(network)["fixed"] = fixed
     except LissomError as error:
         raise LissomError(f"{where}: {error}{age_of(proto)}") from error
-    except Exception as error:  # whatever a damaged file leads to
+    except Exception as error:  # a damaged file can raise anything
         raise LissomError(f"{where}: {first_line(error)} ({type(error).__name__})") from error
     return network
 
 
 @dataclass
 class Forms:
-    """A model as its file has it, the same with Q/DQ nodes in 32 bits, and without any rounding."""
+    """The forms of a model, each made from the one before: as in the file, in 32 bits, with Q/DQ
+    nodes instead of integer operators, and without rounding.
+    """
 
     original: Any
     wide: Any
@@ -81,19 +83,19 @@ class Forms:
 
 
 def forms_of(proto: Any) -> Forms:
-    """Return the forms of a model; those that change nothing are the model itself."""
+    """Return the forms of a model. A form without changes is the same object as the one before."""
     wide = in_32_bits(proto)
     paired = in_pairs(wide)
     return Forms(proto, wide, paired, without_rounding(paired))
 
 
 def is_rounded(proto: Any) -> bool:
-    """Return whether a file computes in fewer bits than the network that is made of it."""
+    """Return whether a file computes in fewer bits than its network, which computes in float32."""
     return is_quantized(proto) or in_32_bits(proto) is not proto
 
 
 def notes_of(forms: Forms) -> list[str]:
-    """Return what a user should know of how a file was read."""
+    """Return notes for the user on how a file was read."""
     notes = []
     if forms.wide is not forms.original:
         types = "".join(f"; {said}" for said in types_said(forms.original.graph))
@@ -123,7 +125,7 @@ def checked(network: nn.Module, build: Build, forms: Forms, path: Path | None) -
 
 
 def age_of(proto: Any) -> str:
-    """Return in words that a file is of an opset too old to be read for sure; "" where it is not."""
+    """Return a hint for an error if the opset of a file is not fully supported, otherwise ""."""
     opset = opset_of(proto)
     if opset >= OLDEST:
         return ""
@@ -134,7 +136,7 @@ def age_of(proto: Any) -> str:
 
 
 def check_operators(file: File) -> None:
-    """Raise where a file has operators that are not known, with all of them."""
+    """Raise LissomError with all operators of a file that are not known, if there are any."""
     unknown = []
     nodes = [*file.nodes]
     for node in nodes:
@@ -151,7 +153,7 @@ def check_operators(file: File) -> None:
         raise LissomError(f"{what} not known: {listed(unknown)}")
 
 
-# operators of other domains that are those of ONNX
+# operators of other domains that are read like those of ONNX
 OTHERS = {
     ("com.microsoft", "Gelu"),
     ("com.microsoft", "QuantizeLinear"),
@@ -161,8 +163,9 @@ OTHERS = {
 
 
 def opened_network(file: File) -> tuple[Build, nn.Module]:
-    """Return the network with its open sizes as large as it takes them. Raises LissomError, that of
-    the usual sizes, where it takes none of those tried.
+    """Return the network built with the first of OPENINGS that it takes.
+
+    Raises LissomError if it takes none of them: the error of the first.
     """
     failed: LissomError | None = None
     tried = set()
@@ -183,7 +186,7 @@ def opened_network(file: File) -> tuple[Build, nn.Module]:
 
 
 def note_sizes(build: Build, opening: Opening) -> None:
-    """Have a network say which open sizes of its inputs are fixed now."""
+    """Add notes on the input sizes that are open in the file and fixed in the network."""
     for value, pairs in zip(build.file.inputs, opened_sizes(build.file, opening), strict=True):
         dims = zip(dims_of(value), pairs, strict=True)
         fixed = [
@@ -198,7 +201,7 @@ def note_sizes(build: Build, opening: Opening) -> None:
 
 
 def built(file: File, *, opened: bool = True, opening: Opening = OPENINGS[0]) -> Build:
-    """Return the network as it is built, node by node; for any batch where it is to be `opened`."""
+    """Build the network node by node; if `opened`, for any batch size."""
     build = Build(file, BATCHES, fixed_batch(file) if opened else None)
     if opened:
         note_sizes(build, opening)
@@ -210,7 +213,7 @@ def built(file: File, *, opened: bool = True, opening: Opening = OPENINGS[0]) ->
 
 
 def add(build: Build, node: Node) -> None:
-    """Add what a node becomes. Raises LissomError with the node's name where it cannot be."""
+    """Add the layers and calls of a node. Raises LissomError with its name if that is impossible."""
     try:
         op = Op(build, node)
         made = branch(op) if node.op == "If" else OPERATORS[node.op](op)
@@ -226,7 +229,7 @@ def add(build: Build, node: Node) -> None:
             raise ValueError(f"its output {unknown[0]!r:.80} is read, which is not known")
     except LissomError:
         raise
-    except Exception as error:  # what PyTorch's shapes say where they do not fit
+    except Exception as error:  # PyTorch raises errors of many kinds if shapes do not fit
         said = first_line(error)
         if isinstance(error, KeyError):
             said = f"it reads {error}, which nothing before it makes"
@@ -240,7 +243,10 @@ def add(build: Build, node: Node) -> None:
 
 
 def branch(op: Op) -> list[Any]:
-    """Add the branch of an If that is always taken; return its outputs."""
+    """Add the branch that an If with a constant condition takes; return its outputs.
+
+    Raises ValueError if the condition is computed.
+    """
     condition = op.optional(0)
     if not isinstance(condition, Constant):
         raise ValueError(
@@ -257,7 +263,7 @@ def branch(op: Op) -> list[Any]:
 
 
 def to_fix(op: Op) -> str:
-    """Return the advice to give a value to an input that is one number, if there is one."""
+    """Return the advice to fix the first input that is a single number, "" if there is none."""
     for value in op.build.file.inputs:
         if not dims_of(value):
             return (
@@ -267,7 +273,7 @@ def to_fix(op: Op) -> str:
 
 
 def finished(build: Build) -> nn.Module:
-    """Return the network once all nodes are there."""
+    """Return the network after all nodes were added. Raises LissomError if it has no outputs."""
     file = build.file
     results = {name: build.values[name] for name in file.outputs}
     op = Op(build, Node("output", "", [], []))
@@ -291,7 +297,7 @@ def finished(build: Build) -> nn.Module:
 
 
 def check_batches(build: Build, nodes: dict[str, fx.Node]) -> None:
-    """Raise where a file was made for batches of one size and takes no others."""
+    """Raise LissomError if a file was made for one batch size and takes no other."""
     shown = [node.meta["shown"] for node in nodes.values()]
     if any(first.shape[:1] == (2,) and second.shape[:1] == (3,) for first, second in shown):
         return

@@ -1,4 +1,4 @@
-"""Which sizes the inputs of a network are tried with: those that a file leaves open have to be found."""
+"""Input sizes to trace a network with. A file with open sizes does not say which ones work."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .nodes import File
 from .operators.sizes import TYPES
 from .values import MOST_ELEMENTS, check_size
 
-BATCHES = (2, 3)  # of the two showings
+BATCHES = (2, 3)  # of the two traces
 
 
 @dataclass(frozen=True)
 class Opening:
-    """Two sizes for each open axis of an input, one for each showing; the same where the network
-    takes one size only.
-    """
+    """Two sizes for each open axis of an input, one for each trace. Equal sizes fix the axis."""
 
-    height: tuple[int, int] = (64, 96)  # of pictures, whose other axes follow the width
-    width: tuple[int, int] = (64, 96)
-    length: tuple[int, int] = (8, 12)  # of anything else
-    second: bool = False  # whether states hold the batch that the file was made for on their axis 1
+    height: tuple[int, int] = (64, 96)  # axis 2 of images (4 or more axes)
+    width: tuple[int, int] = (64, 96)  # other axes of images
+    length: tuple[int, int] = (8, 12)  # axes of other inputs
+    second: bool = (
+        False  # whether the batch is axis 1 of recurrent states (3 axes, not the first input)
+    )
 
 
-# tried in turn: a file does not say which sizes its network takes
+# tried in this order
 OPENINGS = (
     Opening(),
-    Opening(height=(48, 48), length=(512, 640)),  # lines of text, and samples of sound
+    Opening(height=(48, 48), length=(512, 640)),  # text lines, audio
     Opening(height=(32, 32), length=(4096, 6144)),
     Opening(height=(224, 224), width=(224, 224), length=(16000, 24000)),
     Opening(second=True),
@@ -42,7 +42,10 @@ OPENINGS = (
 
 
 def dims_of(value: Any) -> list[int | str]:
-    """Return the sizes of an input: numbers, or names of open ones."""
+    """Return the sizes of an input: numbers, or names of open sizes ("" if unnamed).
+
+    Raises LissomError if the input is not a tensor of known rank.
+    """
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise LissomError(f"input {value.name!r:.80} is no tensor of known axes")
@@ -54,7 +57,7 @@ def dims_of(value: Any) -> list[int | str]:
 
 
 def fixed_batch(file: File) -> int | None:
-    """Return the batch that a file was made for, None where it takes any."""
+    """Return the batch size of a file, None if it is open."""
     first = next((dims_of(value) for value in file.inputs if dims_of(value)), [])
     return first[0] if first and isinstance(first[0], int) else None
 
@@ -62,14 +65,14 @@ def fixed_batch(file: File) -> int | None:
 def opened_sizes(
     file: File, opening: Opening, *, opened: bool = True
 ) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield the sizes of each input in both showings: of its open axes those of `opening`, of the
-    batch those of BATCHES.
+    """Yield for each input the pairs of sizes of the two traces: BATCHES for the batch axis, those of
+    `opening` for other open axes. Raises LissomError if a size is 0.
     """
     fixed = fixed_batch(file) if opened else None
     batch = batch_name(file)
     for place, value in enumerate(file.inputs):
         dims = dims_of(value)
-        if opened and 0 in dims:  # runtimes crash over batches of none
+        if opened and 0 in dims:  # runtimes crash on empty batches
             raise LissomError(
                 f"input {value.name!r:.80} has sizes {dims!s:.80}, none of them may be 0"
             )
@@ -89,14 +92,19 @@ def opened_sizes(
 
 
 def batch_name(file: File) -> str:
-    """Return what a file calls an open batch; "" where it has no name that nothing else has."""
+    """Return the name of the open batch size; "" if it has none or another axis of the first input
+    shares it.
+    """
     first = next((dims_of(value) for value in file.inputs if dims_of(value)), [])
     name = first[0] if first else ""
     return name if isinstance(name, str) and first.count(name) == 1 else ""
 
 
 def showings(value: Any, pairs: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
-    """Return what stands for an input in both showings: tensors without memory."""
+    """Return the meta tensors that stand for an input in the two traces.
+
+    Raises LissomError if its type is not known or it is too large.
+    """
     kind = TYPES.get(value.type.tensor_type.elem_type)
     if kind is None:
         raise LissomError(f"input {value.name!r:.80} has numbers of a type that is not known")

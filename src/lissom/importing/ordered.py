@@ -1,4 +1,4 @@
-"""Nodes of a graph in the order in which they can run, which some converters leave to the reader."""
+"""Sort the nodes of a graph topologically: some converters write them in another order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .nodes import read_in
 
 
 def sort_nodes(graph: Any) -> None:
-    """Put nodes behind those whose results they read, in place; others stay as they are in the file.
+    """Move nodes after those whose results they read, in place; otherwise keep the file's order.
 
-    Where nodes wait for each other, nothing moves.
+    If the graph has a cycle, nothing moves.
     """
     nodes = [*graph.node]
     makers: dict[str, int] = {}
@@ -40,7 +40,7 @@ def sort_nodes(graph: Any) -> None:
 
 
 def read_by(node: Any) -> Iterator[str]:
-    """Yield what a node reads, and what the graphs in it read."""
+    """Yield the names of the values that a node and its subgraphs read."""
     yield from node.input
     for held in node.attribute:
         if held.HasField("g"):

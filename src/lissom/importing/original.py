@@ -1,8 +1,8 @@
-"""The second gate: a file of integers or of 16-bit floats, and what was made of it before it was read.
+"""The second gate: compare a quantized or 16-bit file with its rewritten model.
 
-Integers are widened and floats made longer in the file itself, which ONNX Runtime runs like the
-first. Both give the same but for rounding: 16-bit floats have 11 bits, and an integer may round to
-its neighbour. That activations are not rounded any more, or have more bits, comes after it.
+ONNX Runtime runs both. Their outputs must agree up to rounding: 16-bit floats have 11 bits, and an
+integer may round to its neighbour. The rewritten model still rounds activations; that is removed
+only afterwards.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from ..trees import tensors_in
 from .build import Build
 from .gate import answers, random_inputs, session_of
 
-HALF_LIMIT = 0.02  # of the size of the outputs: 20 times what rounding to 11 bits moves one number
-INTEGER_LIMIT = 0.05  # the same, 13 steps of 8 bits
+HALF_LIMIT = 0.02  # relative to the largest output: 20 times the rounding error of 11 bits
+INTEGER_LIMIT = 0.05  # likewise: 13 steps of 8 bits
 FEWEST = 3  # samples
 
 
 def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bool) -> str | None:
-    """Raise where ONNX Runtime gives other outputs for a file than for what was made of it.
+    """Compare ONNX Runtime's outputs for a file with those for the rewritten model.
 
-    Returns why they were not compared, None where they were.
+    Returns None, or the reason why ONNX Runtime cannot run the file. Raises LissomError if the
+    outputs differ, or if it cannot run a file of integers.
     """
     limit = INTEGER_LIMIT if integers else HALF_LIMIT
     if integers:
@@ -37,7 +38,7 @@ def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bo
     except LissomError as error:
         if integers:
             raise
-        return str(error)  # bfloat16, of which it has few operators
+        return str(error)  # it has few operators for bfloat16
     second = session_of(rewritten, folder)
     inputs = random_inputs(build, build.fixed_batch or FEWEST)
     names = [value.name for value in build.file.inputs]
@@ -46,15 +47,16 @@ def check_rewritten(original: Any, rewritten: Any, build: Build, *, integers: bo
     if not worst <= limit:
         what = "rounding to integers" if integers else "rounding to 16 bits"
         raise LissomError(
-            f"what it computes in ONNX Runtime differs by {worst:.2g} of its size from the same in 32 bits "
-            f"(limit {limit}), which is more than {what} explains"
+            f"in ONNX Runtime, the file and the same file converted to 32 bits differ by {worst:.2g} "
+            f"of their largest output (limit {limit}), more than {what} explains"
         )
     return None
 
 
 def with_integers(original: Any, rewritten: Any) -> tuple[Any, Any]:
-    """Return both models with all integers that both make as outputs, so that each is compared: those
-    of a network may hide what is wrong inside, as a softmax does.
+    """Return both models with the integer values that they share as further outputs.
+
+    The network's own outputs may hide errors inside, for example behind a softmax.
     """
     import onnx
 
@@ -75,7 +77,7 @@ def with_integers(original: Any, rewritten: Any) -> tuple[Any, Any]:
 
 
 def difference_from(network: nn.Module, session: Any, inputs: Sequence[Tensor]) -> float:
-    """Return by how much a network's outputs differ from those of its file, of their size."""
+    """Return the largest relative difference between a network's outputs and those of its file."""
     with torch.no_grad():
         outputs = list(tensors_in(network(*inputs)))
     names: Any = network.input_names
@@ -83,8 +85,10 @@ def difference_from(network: nn.Module, session: Any, inputs: Sequence[Tensor]) 
 
 
 def largest_difference(outputs: list[Tensor], wanted: list[Tensor]) -> float:
-    """Return the largest difference of outputs beside the largest number of each, where that is finite:
-    16-bit floats end at 65504.
+    """Return the largest difference of outputs, each relative to its largest finite number.
+
+    Places where `wanted` is not finite are ignored: 16-bit floats end at 65504. It is inf if shapes
+    differ.
     """
     worst = 0.0
     for out, given in zip(outputs, wanted, strict=True):

@@ -1,13 +1,11 @@
-"""An ONNX file in few bytes, read: what holds weights was cut out of it and packed; reading puts the
-very bytes back.
+"""Read a packed ONNX file (.onnxz), in which the weights are compressed.
 
-A zip file of three parts: `graph`, the file without those tensors; `weights`, what
-`surgery/packing.py` made of them, one behind the other; `index.json`, for each of them [type,
+It is a zip file of three parts: `graph`, the ONNX file without the bytes of the weights; `weights`,
+the weights packed by `surgery/packing.py`, one after another; `index.json`, for each of them [type,
 elements, how it is packed, bytes packed, place in the file].
 
-What is loaded is the ordinary file, bit by bit. So nothing has to be compared, and loading needs no
-ONNX library in memory. A packed file says how large it becomes, and `check` compares that with its
-own size before any memory is taken.
+Reading restores the original file bit by bit, and does not need the ONNX library. The index says how
+large the file becomes; `check` compares that with the packed size before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from ..errors import LissomError
 
 ENDING = ".onnxz"
 FORMAT = 1
-# by name in the index: NumPy's name, bytes of an element
+# type in the index: NumPy's type, bytes per element
 TYPES = {"int8": ("int8", 1), "float32": ("<f4", 4), "uint16": ("<u2", 2)}
 MOST = 2**31  # bytes of a file in ONNX's own format
 MOST_INDEX = 4 << 20
@@ -34,9 +32,7 @@ WHOLE = 200
 
 
 def is_packed(path: Path) -> bool:
-    """Return whether a file says that it is packed, by its ending or its first bytes, as no ONNX
-    file does.
-    """
+    """Return whether a file is packed, by its ending or by its first bytes, those of a zip file."""
     if path.suffix == ENDING:
         return True
     with path.open("rb") as file:
@@ -44,10 +40,10 @@ def is_packed(path: Path) -> bool:
 
 
 def read(path: str | Path) -> bytes:
-    """Return the bytes of the ONNX file that was packed; raise LissomError where they cannot be had."""
+    """Return the bytes of the ONNX file that was packed. Raises LissomError if it is damaged."""
     try:
         return _restored(Path(path))
-    except Exception as error:  # a damaged zip file makes its reader raise errors of many kinds
+    except Exception as error:  # a damaged zip file raises errors of many kinds
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise LissomError(
             f"onnxruntime: {path} is no packed ONNX file, or a damaged one ({said[0]})"
@@ -83,17 +79,15 @@ def _restored(path: Path) -> bytes:
 
 
 def most(size: int, times: int) -> int:
-    """Return how many bytes may come of a file of `size` bytes: what is nearly all zeros becomes
-    very many.
+    """Return the most bytes that a file of `size` bytes may unpack to. Weights that are nearly all
+    zero grow very much.
     """
     return min(MOST, SLACK + times * size)
 
 
 def check(tensors: list[list[Any]], graph: int, weights: int, limit: int) -> None:
-    """Raise ValueError unless the rows of an index fit one another, the lengths of graph and
-    weights, and the limit.
-
-    Nothing has been made room for by then.
+    """Raise ValueError if the rows of an index contradict each other, the lengths of graph and
+    weights, or the limit. Called before any tensor is unpacked.
     """
     taken = begin = end = 0
     if len(tensors) > MOST_TENSORS:

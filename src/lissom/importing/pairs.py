@@ -1,4 +1,4 @@
-"""A graph of ONNX that is written anew: floats between the nodes that widen integers and round floats."""
+"""Rewrite an ONNX graph with Q/DQ nodes around float operators."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from .ordered import read_by
 
-OTHER = "com.microsoft"  # ONNX Runtime's own operators, which widen by filter in every opset
+OTHER = "com.microsoft"  # domain of ONNX Runtime, whose Q/DQ nodes are per channel in every opset
 INTEGERS = (2, 3, 4, 5)  # types of 8 and 16 bits
 MOST_SIZES = 12
-INTEGERS_ONLY = ("channels_last", "opset")  # attributes that operators on floats lack
-# what does to integers the same as to the floats that they stand for
+INTEGERS_ONLY = ("channels_last", "opset")  # attributes that float operators lack
+# operators that keep scale and zero point of the integers they pass on
 PASSING = {
     "Clip",
     "Concat",
@@ -35,7 +35,7 @@ PASSING = {
 
 
 class Pairs:
-    """The nodes of a graph as they are written anew, and what each value is."""
+    """The rewritten nodes of a graph, with the makers, readers and scales of its values."""
 
     def __init__(self, graph: Any, opset: int) -> None:
         self.graph = graph
@@ -50,13 +50,13 @@ class Pairs:
                 self.readers.setdefault(name, []).append(node)
         self.returned = Counter(value.name for value in graph.output)
         self.scales: dict[str, tuple[str, str]] = {}  # of integers: scale and zero point
-        self.done: set[str] = set()  # outputs of nodes that others were written for
+        self.done: set[str] = set()  # outputs of nodes that are already rewritten
         self.changed = False
 
     def write(
         self, op: str, reads: list[str], makes: str = "", *, like: Any = None, **settings: Any
     ) -> str:
-        """Write a node, with the name and attributes of the node `like`; return what it makes."""
+        """Write a node, with name and attributes of the node `like`; return the name of its output."""
         from onnx import helper
 
         self.changed = True
@@ -64,7 +64,7 @@ class Pairs:
         domain = OTHER if op.endswith("tizeLinear") else ""
         node = helper.make_node(op, reads, [makes], domain=domain, **settings)
         if like is not None:
-            node.name = like.name.removesuffix("_quant")  # which ONNX Runtime's quantizer adds
+            node.name = like.name.removesuffix("_quant")  # added by ONNX Runtime's quantizer
             node.metadata_props.extend(like.metadata_props)
             node.attribute.extend(
                 held for held in like.attribute if held.name not in (*settings, *INTEGERS_ONLY)
@@ -73,17 +73,17 @@ class Pairs:
         return makes
 
     def widen(self, value: str, scale: str, zero: str = "", *, axis: int = 1) -> str:
-        """Write the node that turns integers into floats; return these."""
+        """Write the node that dequantizes a value; return the name of its output."""
         reads = [value, scale, *([zero] if zero else [])]
         return self.write("DequantizeLinear", reads, axis=axis)
 
     def round(self, value: str, makes: str, scale: str, zero: str = "") -> None:
-        """Write the node that turns floats into integers."""
+        """Write the node that quantizes a value to `makes`."""
         self.scales[makes] = (scale, zero)
         self.write("QuantizeLinear", [value, scale, *([zero] if zero else [])], makes)
 
     def shape(self, sizes: list[int]) -> str:
-        """Return the name of a constant that holds sizes."""
+        """Return the name of a constant with these sizes, which is added if it is missing."""
         name = f"sizes {sizes}"
         if name not in self.constants:
             tensor = self.graph.initializer.add(name=name, data_type=7, dims=[len(sizes)])
@@ -92,7 +92,7 @@ class Pairs:
         return name
 
     def keep(self, node: Any) -> None:
-        """Write a node as it is; integers that pass it keep their scale."""
+        """Write a node unchanged. Integers that it only passes on keep their scale."""
         self.nodes.append(node)
         if node.op_type == "QuantizeLinear" and len(node.input) > 1:
             self.scales[node.output[0]] = (node.input[1], reads_of(node, 3)[2])
@@ -100,14 +100,14 @@ class Pairs:
             self.scales.update(dict.fromkeys(node.output, self.scales[node.input[0]]))
 
     def only_reader(self, value: str, op: str) -> Any | None:
-        """Return the node of an operator that a value is read by, if nothing else reads it."""
+        """Return the only reader of a value if it is of an operator, otherwise None."""
         readers = self.readers.get(value, [])
         if len(readers) != 1 or self.returned[value] or readers[0].op_type != op:
             return None
         return readers[0]
 
     def numbers(self, value: str) -> list[Any]:
-        """Return the numbers of a constant of few; none of what is computed, large or in another file."""
+        """Return the numbers of a small constant; none if it is computed, large or external."""
         from onnx import numpy_helper
 
         tensor = self.constants.get(value)
@@ -116,14 +116,14 @@ class Pairs:
         return list(numpy_helper.to_array(tensor).reshape(-1).tolist())
 
     def rank(self, value: str) -> int:
-        """Return how many axes a constant has; raise ValueError for what is computed."""
+        """Return the number of axes of a constant. Raises ValueError if the value is computed."""
         if value not in self.constants:
             raise ValueError(f"expected a constant, {value!r:.80} is computed")
         return len(self.constants[value].dims)
 
 
 def constants_of(graph: Any) -> dict[str, Any]:
-    """Return the tensors of a graph that are constants, by name."""
+    """Return the constant tensors of a graph by name."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         held = node.attribute
@@ -133,18 +133,18 @@ def constants_of(graph: Any) -> dict[str, Any]:
 
 
 def reads_of(node: Any, count: int) -> list[str]:
-    """Return the names that a node reads, "" for those left out."""
+    """Return the names of the first `count` inputs of a node, "" for those left out."""
     reads = [*node.input][:count]
     return reads + [""] * (count - len(reads))
 
 
 def attribute_of(node: Any, name: str, default: int) -> int:
-    """Return a whole number that is an attribute of a node."""
+    """Return an integer attribute of a node."""
     return next((int(held.i) for held in node.attribute if held.name == name), default)
 
 
 def read_nodes(nodes: list[Any], returned: Iterable[str]) -> list[Any]:
-    """Return nodes of which something is read, or which hold graphs."""
+    """Return the nodes whose outputs are read or that hold subgraphs."""
     read = set(returned)
     kept = []
     for node in reversed(nodes):

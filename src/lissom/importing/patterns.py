@@ -1,7 +1,7 @@
-"""What exporters write in several nodes, as the one operator that it is.
+"""Merge nodes that exporters write for one operator back into that operator.
 
-An exporter for an older version of ONNX has no Gelu and no LayerNormalization, and writes what they
-compute. As one operator they become one layer or call, which is pruned and quantized as such.
+Older opsets have no Gelu or LayerNormalization, so exporters write them as several nodes. As one
+operator they become one layer or call, and are pruned and quantized as one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .products import Product, Reader, near
 
 
 def simplify(file: File) -> None:
-    """Put operators in the place of the nodes that exporters make of them, in place."""
+    """Merge groups of nodes into the operators that they compute, in place."""
     drop_identities(file)
     merge_activations(file)
     merge_layer_norms(file)
@@ -24,7 +24,9 @@ def simplify(file: File) -> None:
 
 
 def drop_identities(file: File) -> None:
-    """Have nodes read what an Identity hands on; it stays where graphs in nodes may read it."""
+    """Make nodes read the input of an Identity instead of its output. Does nothing if the file has
+    subgraphs, which may read the Identity.
+    """
     if any(node.branches for node in file.nodes):
         return
     same: dict[str, str] = {}
@@ -35,7 +37,7 @@ def drop_identities(file: File) -> None:
 
 
 def drop_unread(file: File) -> None:
-    """Leave out nodes of which nothing is read."""
+    """Remove the nodes whose outputs nobody reads."""
     users = file.users
     kept = []
     for node in reversed(file.nodes):
@@ -47,7 +49,7 @@ def drop_unread(file: File) -> None:
 
 
 def merge_activations(file: File) -> None:
-    """Name the activations that are products: gelu, silu, hardswish, mish."""
+    """Merge the activations that are written as products: gelu, silu, hardswish, mish."""
     reader = Reader(file)
     for node in reversed(file.nodes):
         if node.op not in ("Mul", "Div") or node.domain:
@@ -68,7 +70,7 @@ def merge_activations(file: File) -> None:
 def activation(
     reader: Reader, product: Product, x: str, gate: str
 ) -> tuple[str, dict[str, str]] | None:
-    """Return the activation that x times a gate is, with its attributes."""
+    """Return the activation that x times a gate computes, with its attributes; None if unknown."""
     maker = reader.makers.get(gate)
     if maker is None or maker.domain:
         return None
@@ -92,12 +94,12 @@ def activation(
 
 
 def is_sixth(node: Node) -> bool:
-    """Return whether the slope of a HardSigmoid is that of PyTorch's."""
+    """Return whether a HardSigmoid has the slope of PyTorch's."""
     return near(node.attributes.get("alpha", 0.2), 1 / 6)
 
 
 def is_clipped(reader: Reader, gate: str, x: str) -> bool:
-    """Return whether a value is x + 3 between 0 and 6."""
+    """Return whether a value is x + 3 clipped to 0 and 6."""
     clip = reader.made_by(gate, "Clip")
     if clip is None or reader.plus(clip.inputs[0]) != (x, 3):
         return False
@@ -124,7 +126,7 @@ def is_cubic(reader: Reader, name: str, x: str) -> bool:
 
 
 def merge_layer_norms(file: File) -> None:
-    """Name layer normalisations over the last axis that are computed step by step."""
+    """Merge layer normalisations over the last axis that are written as several nodes."""
     reader = Reader(file)
     readers: dict[str, list[Node]] = {}
     for node in file.nodes:
@@ -150,7 +152,7 @@ def merge_layer_norms(file: File) -> None:
 
 
 def centred(reader: Reader, node: Node) -> tuple[str, float] | None:
-    """Return what a division normalises and what is added to its variance; None for another one."""
+    """Return the value that a division normalises and the epsilon added to its variance, or None."""
     if node.op != "Div" or node.domain:
         return None
     x = difference(reader, node.inputs[0])
@@ -169,7 +171,7 @@ def centred(reader: Reader, node: Node) -> tuple[str, float] | None:
 
 
 def difference(reader: Reader, name: str) -> str | None:
-    """Return the value that a mean over its last axis is taken from."""
+    """Return x if a value is x minus its mean over the last axis, otherwise None."""
     node = reader.made_by(name, "Sub", 2)
     if node is None or averaged(reader, node.inputs[1]) != node.inputs[0]:
         return None
@@ -177,7 +179,7 @@ def difference(reader: Reader, name: str) -> str | None:
 
 
 def averaged(reader: Reader, name: str) -> str | None:
-    """Return the value of which another is the mean over the last axis, which stays."""
+    """Return x if a value is the mean of x over the last axis with keepdims, otherwise None."""
     node = reader.made_by(name, "ReduceMean")
     if node is None or not node.attributes.get("keepdims", 1):
         return None
@@ -192,20 +194,20 @@ def averaged(reader: Reader, name: str) -> str | None:
 
 
 def constant_beside(reader: Reader, node: Node, name: str) -> str:
-    """Return the row of constants that meets a value in a node, "" where none does."""
+    """Return the constant row that a node combines with a value, "" if there is none."""
     others = [value for value in node.inputs if value != name]
     fits = len(others) == 1 and len(node.inputs) == 2 and others[0] in reader.constants
     return others[0] if fits and reader.constants[others[0]].ndim == 1 else ""
 
 
 def in_order(file: File) -> list[Node]:
-    """Return nodes that still make something; a constant before all that reads it."""
+    """Return the nodes that still have outputs, constants first."""
     nodes = [node for node in file.nodes if any(node.outputs)]
     return sorted(nodes, key=lambda node: node.op != "Constant")
 
 
 def merge_biases(file: File) -> None:
-    """Give a product with a constant matrix the constant row that is added to it next."""
+    """Merge a constant bias into the product with a constant matrix before it."""
     users = file.users
     makers = file.makers
     dropped: set[int] = set()
@@ -229,7 +231,7 @@ def merge_biases(file: File) -> None:
 
 
 def matrix(file: File, makers: dict[str, Node], name: str) -> Tensor | None:
-    """Return a constant, or the integers that one is widened from; None for what is computed."""
+    """Return a constant, or the integers that it is dequantized from; None if it is computed."""
     maker = makers.get(name)
     widened = maker is not None and maker.op == "DequantizeLinear" and maker.inputs
     return file.tensors.get(maker.inputs[0] if maker is not None and widened else name)

@@ -1,4 +1,4 @@
-"""Products and constants in the graph of a file, read through the nodes that make them."""
+"""Recognise products and constants in the graph of a file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 from .nodes import File, Node
 
-MOST_FACTORS = 8  # of a product that is taken apart: no activation has more
+MOST_FACTORS = 8  # that a product is split into: no activation has more
 
 
 @dataclass
 class Product:
-    """A product: one number, and the values that are multiplied."""
+    """A product of one number and several values."""
 
     number: float = 1.0
     factors: list[str] = field(default_factory=list)
 
 
 class Reader:
-    """What makes each value of a file, and how often it is read."""
+    """The values of a file: the node that makes each, how often it is read, and the constants."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -33,21 +33,21 @@ class Reader:
                 self.constants[node.outputs[0]] = tensor
 
     def made_by(self, name: str, op: str, inputs: int | None = None) -> Node | None:
-        """Return the node that makes a value, if it is of an operator."""
+        """Return the node that makes a value if it is of an operator, otherwise None."""
         node = self.makers.get(name)
         if node is None or node.op != op or node.domain:
             return None
         return node if inputs is None or len(node.inputs) == inputs else None
 
     def number(self, name: str) -> float | None:
-        """Return the number that a constant of one element is; None for other values."""
+        """Return the number in a constant of one element; None for other values."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.numel() != 1 or tensor.dtype == torch.bool:
             return None
         return float(tensor)
 
     def plus(self, name: str) -> tuple[str, float] | None:
-        """Return a value and the number that is added to it."""
+        """Return the value and the number whose sum is `name`, None if it is no such sum."""
         node = self.made_by(name, "Add", 2)
         for value, other in () if node is None else (node.inputs, node.inputs[::-1]):
             if (number := self.number(other)) is not None:
@@ -55,13 +55,13 @@ class Reader:
         return None
 
     def product(self, name: str, *, whole: bool = False) -> Product:
-        """Return a value as a product; factors that are read elsewhere, too, are not taken apart."""
+        """Return a value as a product. Factors with other readers are split only if `whole`."""
         found = Product()
         self.multiply(found, name, first=True, whole=whole)
         return found
 
     def multiply(self, found: Product, name: str, *, first: bool, whole: bool) -> None:
-        """Put a factor into a product."""
+        """Multiply a product by a value, which is split into its factors if possible."""
         if (number := self.number(name)) is not None:
             found.number *= number
             return
@@ -80,11 +80,11 @@ class Reader:
         found.factors.append(name)
 
     def times(self, name: str, value: str) -> float | None:
-        """Return by which number a value is multiplied to make another; None where it does not."""
+        """Return the number c with `name` = c * `value`, None if there is none."""
         product = self.product(name, whole=True)
         return product.number if product.factors == [value] else None
 
 
 def near(number: float | None, wanted: float) -> bool:
-    """Return whether a number is the one that was meant."""
+    """Return whether a number is the wanted one up to 0.1 %."""
     return number is not None and abs(number - wanted) <= 1e-3 * abs(wanted)

@@ -1,7 +1,7 @@
-"""Files of integers as files of floats: what rounds activations is left out, weights become floats.
+"""Convert quantized models to float: activations are not rounded, weights become floats.
 
-First every operator on integers becomes the one on floats between the nodes that widen integers and
-round floats (Q/DQ), which computes the same. Then these nodes are left out.
+First every integer operator becomes the float operator between QuantizeLinear and DequantizeLinear
+nodes (Q/DQ), which computes the same. Then the Q/DQ nodes of activations are removed.
 """
 
 from __future__ import annotations
@@ -19,24 +19,19 @@ from .tensors import TYPES
 RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 FLOAT = 1
 ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
-SAYING = {"ArgMax", "ArgMin", "Shape", "Size"}  # what reads integers, and returns others
-NOTE = (
-    "the file is quantized: weights are the values of their integers, and activations are not "
-    "rounded any more"
-)
+SAYING = {"ArgMax", "ArgMin", "Shape", "Size"}  # operators that return indices or sizes
+NOTE = "the file is quantized: the network has dequantized weights, and its activations are not rounded"
 
 
 def is_quantized(proto: Any) -> bool:
-    """Return whether a model rounds activations to integers."""
+    """Return whether a model has operators that round to integers or compute with them."""
     rounds = {*ROUNDING, *ROUNDED, *PRODUCTS}
     return any(node.op_type in rounds for node in proto.graph.node)
 
 
 def in_pairs(proto: Any) -> Any:
-    """Return a model whose operators on integers are those on floats between DequantizeLinear and
-    QuantizeLinear; the model itself where it has none.
-
-    Raises LissomError for one that cannot be written so.
+    """Return a model with float operators between Q/DQ nodes instead of integer operators; the model
+    itself if it has none. Raises LissomError if an operator cannot be rewritten.
     """
     import onnx
 
@@ -64,7 +59,7 @@ def in_pairs(proto: Any) -> Any:
 
 
 def rewrite(pairs: Pairs, node: Any) -> None:
-    """Write a node as it is, or what it computes in pairs."""
+    """Write a node, rewritten with Q/DQ nodes if it computes with integers."""
     if pairs.done.intersection(node.output):
         return
     known = node.domain in (*OWN, OTHER)
@@ -79,7 +74,10 @@ def rewrite(pairs: Pairs, node: Any) -> None:
 
 
 def looked_up(pairs: Pairs, node: Any) -> bool:
-    """Write rows of a table of integers as rows of a table of floats; return False for other nodes."""
+    """Rewrite a lookup in a table of integers as one in a dequantized table.
+
+    Returns False, and writes nothing, if the node is no such lookup.
+    """
     table = pairs.constants.get(node.input[0])
     if table is None or table.data_type not in INTEGERS:
         return False
@@ -95,9 +93,11 @@ def looked_up(pairs: Pairs, node: Any) -> bool:
 
 
 def scales_behind(pairs: Pairs, value: str) -> Iterator[tuple[str, str]]:
-    """Yield the scales that integers are widened with, here or behind what they pass."""
+    """Yield scale and zero point of the nodes that dequantize a value, directly or after operators
+    that only pass it on.
+    """
     values = [value]
-    for name in values:  # which grows
+    for name in values:  # the list grows
         for node in pairs.readers.get(name, []):
             if node.op_type == "DequantizeLinear":
                 reads = reads_of(node, 3)
@@ -106,15 +106,15 @@ def scales_behind(pairs: Pairs, value: str) -> Iterator[tuple[str, str]]:
                 values += [made for made in node.output if made not in values]
 
 
-# operators that are written anew with the nodes behind them, unless these are others
+# operators that are rewritten together with the nodes after them, if these are the expected ones
 WHOLE = {**PRODUCTS, "Gather": looked_up}
 
 
 def without_rounding(proto: Any) -> Any:
-    """Return a model in which activations are not rounded; the model itself where none are.
+    """Return a model in which activations are not rounded; the model itself if none are.
 
-    What integers cut off at their lowest, because that is 0, is still cut off there: exporters
-    leave out a ReLU before such integers. Raises LissomError for what computes with integers.
+    If the lowest integer stands for 0, a ReLU replaces the rounding: exporters omit the ReLU before
+    it. Raises LissomError if an operator computes with integers.
     """
     import onnx
 
@@ -124,8 +124,8 @@ def without_rounding(proto: Any) -> Any:
     floats.CopyFrom(proto)
     graph = floats.graph
     constants = constants_of(graph)
-    del graph.value_info[:]  # which says types that were
-    integers: set[str] = set()  # values that are integers no more
+    del graph.value_info[:]  # it has the old types
+    integers: set[str] = set()  # values that were integers
     for node in graph.node:
         if node.op_type in ROUNDING and node.input[0] not in constants:
             integers.update(node.output)
@@ -140,7 +140,7 @@ def without_rounding(proto: Any) -> Any:
                     "not known; export the network in float"
                 )
             integers.update(node.output)
-            if node.op_type == "Clip":  # to fewer bits than the integers have
+            if node.op_type == "Clip":  # limits integers to fewer bits
                 become(node, "Identity")
     for value in graph.output:
         if value.name in integers:
@@ -149,17 +149,17 @@ def without_rounding(proto: Any) -> Any:
 
 
 def said_of(node: Any) -> str:
-    """Return an operator with the name of its node."""
+    """Return operator and name of a node for a message."""
     return f"{node.op_type:.40} (node {node.name or next(filter(None, node.output), '')!r:.80})"
 
 
 def begins_at_zero(node: Any, constants: dict[str, Any]) -> bool:
-    """Return whether the lowest integer of a node stands for 0."""
+    """Return whether the lowest integer of a QuantizeLinear stands for 0."""
     from onnx import numpy_helper
 
     zero = constants.get(node.input[2]) if len(node.input) > 2 else None
     if zero is None:
-        return True  # an unsigned byte without an offset
+        return True  # the default: uint8 with zero point 0
     if zero.data_type not in RANGES or zero.data_type not in TYPES:
         return False
     values = numpy_helper.to_array(zero).reshape(-1)
@@ -167,7 +167,7 @@ def begins_at_zero(node: Any, constants: dict[str, Any]) -> bool:
 
 
 def become(node: Any, op: str) -> None:
-    """Make a node one of a single input, in place."""
+    """Change a node into an operator with one input, one output and no attributes, in place."""
     node.op_type = op
     node.domain = ""
     del node.input[1:]

@@ -1,6 +1,6 @@
-"""Operators that read and return integers, QLinearConv and the like, in floats between pairs.
+"""Rewrite operators on integers, such as QLinearConv, as float operators between Q/DQ nodes.
 
-Both forms compute the same but for the last digit of an integer, and what comes later knows one.
+Both forms compute the same integers up to one step of rounding.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from .pairs import Pairs, attribute_of, reads_of
 
 
 def single(pairs: Pairs, node: Any, op: str) -> None:
-    """Write an operator of one input: x, x_scale, x_zero, y_scale, y_zero."""
+    """Rewrite an operator of one input: x, x_scale, x_zero, y_scale, y_zero."""
     x, x_scale, x_zero, y_scale, y_zero = reads_of(node, 5)
     y = pairs.write(op, [pairs.widen(x, x_scale, x_zero)], like=node)
     pairs.round(y, node.output[0], y_scale, y_zero)
 
 
 def double(pairs: Pairs, node: Any, op: str) -> None:
-    """Write an operator of two inputs, each with scale and zero point."""
+    """Rewrite an operator of two inputs, each with scale and zero point."""
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = reads_of(node, 8)
     reads = [pairs.widen(a, a_scale, a_zero), pairs.widen(b, b_scale, b_zero)]
     pairs.round(pairs.write(op, reads, like=node), node.output[0], y_scale, y_zero)
 
 
 def softmax(pairs: Pairs, node: Any) -> None:
-    """Write a softmax, which says itself of which opset it is."""
+    """Rewrite a softmax. Raises ValueError if its own opset means another softmax than the file's."""
     opset = attribute_of(node, "opset", 13)
     if (opset >= 13) != (pairs.opset >= 13):
         raise ValueError(f"a softmax of opset {opset} in a file of {pairs.opset} is not known")
@@ -35,7 +35,7 @@ def softmax(pairs: Pairs, node: Any) -> None:
 
 
 def conv(pairs: Pairs, node: Any) -> None:
-    """Write a convolution, whose filters may have a scale each."""
+    """Rewrite a convolution, whose weights may have a scale per filter."""
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias = reads_of(node, 9)
     reads = [pairs.widen(x, x_scale, x_zero), pairs.widen(w, w_scale, w_zero, axis=0)]
     if bias:
@@ -44,7 +44,7 @@ def conv(pairs: Pairs, node: Any) -> None:
 
 
 def gemm(pairs: Pairs, node: Any) -> None:
-    """Write a product of matrices with what is added; it returns floats where it has no scale for them."""
+    """Rewrite a matrix product with a bias. It returns floats if it has no output scale."""
     a, a_scale, a_zero, b, b_scale, b_zero, c, y_scale, y_zero = reads_of(node, 9)
     axis = 0 if attribute_of(node, "transB", 0) else 1
     reads = [pairs.widen(a, a_scale, a_zero), pairs.widen(b, b_scale, b_zero, axis=axis)]
@@ -60,7 +60,7 @@ def gemm(pairs: Pairs, node: Any) -> None:
 
 
 def concat(pairs: Pairs, node: Any) -> None:
-    """Write a concatenation: y_scale, y_zero, and then three for each part."""
+    """Rewrite a concatenation: y_scale, y_zero, then x, x_scale, x_zero for each part."""
     y_scale, y_zero, *parts = node.input
     triples = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     reads = [pairs.widen(*triple) for triple in triples]
@@ -68,14 +68,14 @@ def concat(pairs: Pairs, node: Any) -> None:
 
 
 def where(pairs: Pairs, node: Any) -> None:
-    """Write a choice between two inputs."""
+    """Rewrite a choice between two inputs."""
     condition, x, x_scale, x_zero, y, y_scale, y_zero, z_scale, z_zero = reads_of(node, 9)
     reads = [condition, pairs.widen(x, x_scale, x_zero), pairs.widen(y, y_scale, y_zero)]
     pairs.round(pairs.write("Where", reads, like=node), node.output[0], z_scale, z_zero)
 
 
 def pad(pairs: Pairs, node: Any) -> None:
-    """Write padding of integers, whose number to pad with is an integer."""
+    """Rewrite padding of integers, whose padding value is an integer, too."""
     x, places, number, axes = reads_of(node, 4)
     scale, zero = pairs.scales[x]
     reads = [pairs.widen(x, scale, zero), places]

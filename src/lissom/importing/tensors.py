@@ -1,7 +1,7 @@
-"""The tensors of an ONNX file, each checked before memory is taken for it.
+"""Read the tensors of an ONNX file. Each is checked before memory is allocated for it.
 
-A tensor says its type, its sizes and where its bytes are. All three are compared first. 16-bit
-floats are widened to 32 bits, in which lissom computes.
+Its type, its sizes and the number of its bytes must fit each other. 16-bit floats are widened to 32
+bits, in which lissom computes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from .file import EXTERNAL, file_beside
 
 MOST_AXES = 12
-# type of a tensor in a file: NumPy's type of its bytes, the field that may hold its numbers instead
+# ONNX's type: NumPy's type of the raw bytes, and the field that may hold the numbers instead
 TYPES = {
     1: ("<f4", "float_data"),
     2: ("u1", "int32_data"),
@@ -34,10 +34,10 @@ BFLOAT = 16
 
 
 def array_of(tensor: Any, folder: Path) -> np.ndarray[Any, Any]:
-    """Return a tensor of a file as an array of its own; 16-bit floats as float32.
+    """Return a tensor of a file as a new array; 16-bit floats as float32.
 
-    Raises ValueError where its sizes do not fit its bytes, where its type is not known, and where
-    its bytes would lie outside `folder`.
+    Raises ValueError if its sizes do not fit its bytes or its type is not known, LissomError if its
+    bytes would lie outside `folder`.
     """
     if tensor.data_type not in TYPES:
         raise ValueError(f"'{tensor.name:.80}' has numbers of type {tensor.data_type}")
@@ -54,7 +54,7 @@ def array_of(tensor: Any, folder: Path) -> np.ndarray[Any, Any]:
     else:
         numbers = getattr(tensor, field)
         check_length(tensor.name, len(numbers), count, "numbers")
-        if tensor.data_type in (HALF, BFLOAT):  # whose bits stand there as integers
+        if tensor.data_type in (HALF, BFLOAT):  # stored as the integers of their bits
             return widened(np.array(numbers, "<u2"), tensor.data_type).reshape(dims)
         return np.array(numbers).astype(kind).reshape(dims)
     check_length(tensor.name, len(data), count * width, "bytes")
@@ -62,20 +62,23 @@ def array_of(tensor: Any, folder: Path) -> np.ndarray[Any, Any]:
 
 
 def widened(values: np.ndarray[Any, Any], kind: int) -> np.ndarray[Any, Any]:
-    """Return a copy of numbers as read, 16-bit floats as float32."""
+    """Return a copy of numbers, 16-bit floats (given as their bits) as float32."""
     if kind == BFLOAT:
         return (values.astype("<u4") << 16).view("<f4")
     return values.view("<f2").astype("<f4") if kind == HALF else values.copy()
 
 
 def check_length(name: str, held: int, wanted: int, what: str) -> None:
-    """Raise ValueError where a tensor holds more or less than its sizes say."""
+    """Raise ValueError if a tensor holds more or less than its sizes say."""
     if held != wanted:
         raise ValueError(f"'{name:.80}' says {wanted} {what} and holds {held}")
 
 
 def bytes_beside(tensor: Any, folder: Path, wanted: int) -> bytes:
-    """Return the bytes of a tensor that lie in a file beside the ONNX file."""
+    """Return the bytes of a tensor that is stored in a file next to the ONNX file.
+
+    Raises ValueError if they do not fit its sizes or the file, LissomError if there is no such file.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name = entries.get("location", "")
     file = file_beside(name, folder)
@@ -90,7 +93,7 @@ def bytes_beside(tensor: Any, folder: Path, wanted: int) -> bytes:
 
 
 def whole_number(text: str) -> int:
-    """Return the number that a text says; raise ValueError where it says none."""
+    """Return a text as a non-negative integer. Raises ValueError if it is none."""
     if not (text.isdecimal() and len(text) < 19):
         raise ValueError(f"{text!r:.40} is no place in a file")
     return int(text)

@@ -1,7 +1,7 @@
-"""What a value of an ONNX graph is while the network is built: a constant, sizes, or a node of the new graph.
+"""Values of an ONNX graph while the network is built: constants, sizes, or nodes of the fx graph.
 
-A node is followed for batches of two sizes, on tensors without memory. A size that differs between
-them is the batch's, and the network reads it from the tensor when it runs; any other is a number.
+Each node is traced twice, for two batch sizes, on meta tensors. A size that differs between the two
+traces is open, and the network reads it from the tensor at run time. All other sizes are numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 MOST_ELEMENTS = 1 << 27  # of one tensor: 512 MiB of float32
-MOST_FOLDED = 1 << 28  # of all that is computed of constants: 1 GiB of float32
+MOST_FOLDED = 1 << 28  # of all tensors computed from constants: 1 GiB of float32
 MOST_LISTED = 1 << 24  # of a constant that is read number by number
 
 
@@ -24,8 +24,8 @@ MOST_LISTED = 1 << 24  # of a constant that is read number by number
 class Constant:
     """A tensor that is the same at each call.
 
-    `source` is the tensor of the file that it is, with its axes in the order `turned`; "" where it
-    was computed.
+    `source` is the name of the tensor in the file, whose axes are in the order `turned`; it is "" if
+    the tensor was computed.
     """
 
     tensor: Tensor
@@ -34,7 +34,7 @@ class Constant:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Say which tensor of the file it is; one that was computed is itself."""
+        """Return a key: equal for the same tensor of the file, unique for a computed tensor."""
         turned = () if list(self.turned) == sorted(self.turned) else self.turned
         return (self.source, turned, tuple(self.tensor.shape)) if self.source else (self,)
 
@@ -47,7 +47,7 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
-    """A row of numbers, or one number (`single`), of which some are read from tensors at each call."""
+    """A row of numbers, or one number (`single`). Some are read from tensors at run time."""
 
     parts: tuple[Any, ...]  # int, float or fx.Node
     single: bool = False
@@ -57,7 +57,7 @@ Value: TypeAlias = "Constant | Sizes | fx.Node"
 
 
 def shown(value: Any, which: int) -> Any:
-    """Return what stands for a value, or for a tree of them, in the first or second showing."""
+    """Return a value, or a tree of values, with its stand-ins in the first (0) or second (1) trace."""
 
     def stand_in(part: Any) -> Any:
         if isinstance(part, Constant):
@@ -68,11 +68,14 @@ def shown(value: Any, which: int) -> Any:
 
 
 def followed(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Return what a function makes of values in both showings, without any memory."""
+    """Return the results of a function in both traces, on meta tensors.
+
+    Raises ValueError if a result is too large.
+    """
     results = []
     for which in (0, 1):
         with torch.device("meta"), torch.no_grad():
-            if isinstance(function, nn.RNNBase):  # whose steps would be taken one by one
+            if isinstance(function, nn.RNNBase):  # would run step by step
                 result = recurrent_shapes(function, *shown(args, which))
             else:
                 result = function(*shown(args, which), **shown(kwargs, which))
@@ -82,7 +85,7 @@ def followed(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
 
 
 def recurrent_shapes(layer: nn.RNNBase, x: Tensor, states: Any = None) -> tuple[Tensor, Any]:
-    """Return what stands for the results of a recurrent layer of one level on (time batch features)."""
+    """Return stand-ins for the results of a one-layer recurrent module on (time batch features)."""
     time, batch = x.shape[:2]
     ways = 2 if layer.bidirectional else 1
     last = torch.empty(ways, batch, layer.hidden_size)
@@ -92,14 +95,14 @@ def recurrent_shapes(layer: nn.RNNBase, x: Tensor, states: Any = None) -> tuple[
 
 
 def check_size(result: Any, most: int) -> None:
-    """Raise ValueError where a tensor would take more memory than is given to one."""
+    """Raise ValueError if a tensor, or one of several, has more than `most` elements."""
     for part in result if isinstance(result, (list, tuple)) else [result]:
         if isinstance(part, Tensor) and math.prod(part.shape) > most:
             raise ValueError(f"a tensor {tuple(part.shape)} is larger than {most} numbers")
 
 
 def numbers_only(args: Any, kwargs: Any) -> bool:
-    """Return whether a call reads constants only."""
+    """Return whether the arguments of a call contain no nodes."""
     nodes: list[fx.Node] = []
 
     def note(part: Any) -> Any:
@@ -112,5 +115,5 @@ def numbers_only(args: Any, kwargs: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a tree with tensors in the place of constants."""
+    """Return a tree with tensors instead of constants."""
     return map_aggregate(value, lambda part: part.tensor if isinstance(part, Constant) else part)

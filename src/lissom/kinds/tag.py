@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
     from ..trees import Tree
 
-MOST_WORDS = 40  # positions of a sequence that are said
+MOST_WORDS = 40  # positions of a sequence that are shown
 
 
 @dataclass(frozen=True)
 class Tag(WithoutPlaces):
-    """Name the class of each position of a sequence: outputs (n positions classes), targets (n
-    positions) of whole numbers.
+    """Name the class of each position: outputs (n positions classes), integer targets (n positions).
 
     loss      = cross-entropy(outputs, targets), mean over the positions that are not ignored
-    tokens    = share of positions whose largest output is that of their class
-    sequences = share of sequences in which all positions are named right
-    agreement = share of positions that two outputs name alike
+    tokens    = share of positions with the right class
+    sequences = share of sequences with the right class at all positions
+    agreement = share of positions with the same class in two sets of outputs
 
     Also known as: token classification, sequence labelling, tagging, language modelling, text
     recognition.
@@ -77,7 +76,7 @@ class Tag(WithoutPlaces):
         return Share("agreement", self.alike)
 
     def alike(self, outputs: Tree, reference: Tree) -> tuple[int, int]:
-        """Return how many positions are named alike, and how many there are."""
+        """Return the number of positions with the same class, and the number of all positions."""
         same = self.answers(outputs) == self.answers(reference)
         return int(same.sum()), same.numel()
 
@@ -94,7 +93,7 @@ class Tag(WithoutPlaces):
 
 
 class Positions(Tally):
-    """Count the positions that are named right, and the sequences in which all are."""
+    """Count the correct positions, and the sequences in which all positions are correct."""
 
     def __init__(self, answers: Callable[[Tree], Tensor], ignore: int) -> None:
         self.answers = answers
@@ -117,7 +116,7 @@ class Positions(Tally):
         self.sequences += len(targets)
 
     def values(self) -> dict[str, float]:
-        """Return the share of positions and the share of sequences."""
+        """Return the share of correct positions and of correct sequences."""
         return {
             "tokens": self.right / max(self.positions, 1),
             "sequences": self.whole / max(self.sequences, 1),

@@ -40,9 +40,9 @@ EXAMPLE = "'fastest, top1 >= float - 0.01'"
 
 @dataclass(frozen=True)
 class Limit:
-    """`quantity` (`at` a runtime) must be at most `value`, or at least `value` if `least`.
+    """A limit: `quantity` (`at` a runtime) must be at most the bound, or at least it if `least`.
 
-    `factor` times the uncompressed network's quantity is added to `value`.
+    The bound is `value` plus `factor` times the uncompressed network's quantity.
     """
 
     quantity: str
@@ -57,7 +57,7 @@ class Limit:
         return f"{name} {'>=' if self.least else '<='} {self.bound()}"
 
     def bound(self) -> str:
-        """Return the right-hand side of the limit as text.
+        """Return the bound as text.
 
         >>> Limit("top1", None, True, -0.01, 1.0).bound(), Limit("bytes", None, False, 0.0, 0.5).bound()
         ('float - 0.01', 'float / 2')
@@ -131,7 +131,7 @@ class Want:
 
 
 def name_in(node: ast.expr) -> tuple[str, str | None]:
-    """Return a name, and the runtime after its @ or None."""
+    """Return a name and the runtime after its @, or None. Raises LissomError if there is no name."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         name, _ = name_in(node.left)
         return name, ast.unparse(node.right)
@@ -158,7 +158,10 @@ def limit_in(node: ast.Compare) -> Limit:
 
 
 def line_in(node: ast.expr, units: Mapping[str, float]) -> tuple[float, float]:
-    """Return factor and summand of an expression linear in `float`; numbers may have units."""
+    """Return factor and summand of an expression that is linear in `float`; numbers may have units.
+
+    Raises LissomError for other expressions.
+    """
     if isinstance(node, ast.Name) and node.id == "float":
         return 1.0, 0.0
     if isinstance(node, ast.Name) and node.id in units:

@@ -1,6 +1,6 @@
-"""A network from an ONNX file beside the file itself, on samples of the data that it is run with.
+"""Compare a network from an ONNX file with the file itself, on samples of the run's data.
 
-The import compares both on noise. Noise may stay where two operators agree, and real samples need not.
+The import compares both on noise only. Two operators may agree on noise and differ on real samples.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from ..data.data import Data
 
 SAMPLES = 8
-LIMIT = 1e-3  # of the size of the outputs, for files of 32-bit floats
-SAID: dict[tuple[str, str], tuple[str, ...]] = {}  # by source of the network, and data
+LIMIT = 1e-3  # relative to the largest output, for files of 32-bit floats
+SAID: dict[tuple[str, str], tuple[str, ...]] = {}  # notes by source of the network and data
 
 
 def import_notes(file: str, source: str, build: Callable[[], nn.Module], data: Data) -> list[str]:
-    """Return what a user should know of how a file was read, and how far on the data the network that
-    `build` makes is from it.
+    """Return notes for the user: how a file was read, and how far the outputs of the network from
+    `build` are from the file's on the data.
 
-    Raises LissomError where a file of 32-bit floats gives other outputs than the network.
+    Raises LissomError if a file of 32-bit floats gives other outputs than the network.
     """
     key = (source, data.fingerprint)
     if key not in SAID:
@@ -39,7 +39,10 @@ def import_notes(file: str, source: str, build: Callable[[], nn.Module], data: D
 
 
 def compared_on(path: Path, network: nn.Module, samples: Tree) -> list[str]:
-    """Return in words how far a network's outputs on samples are from those of its file."""
+    """Return notes on how far a network's outputs on samples are from those of its file.
+
+    Raises LissomError if they are too far apart and the file is of 32-bit floats.
+    """
     from ..importing.file import model_in
     from ..importing.fixed import with_fixed
     from ..importing.gate import session_of, with_exact_sigmoids
@@ -66,7 +69,7 @@ def compared_on(path: Path, network: nn.Module, samples: Tree) -> list[str]:
 
 
 def in_order(network: nn.Module, samples: Tree) -> list[Tensor]:
-    """Return samples as the arguments of a network, in order."""
+    """Return samples as a list of the arguments of a network."""
     if isinstance(samples, Tensor):
         return [samples]
     if isinstance(samples, Mapping):
@@ -75,7 +78,10 @@ def in_order(network: nn.Module, samples: Tree) -> list[Tensor]:
 
 
 def apart_on(network: nn.Module, session: Any, inputs: list[Tensor]) -> float:
-    """Return by how much outputs on samples differ; a file for one batch is shown batch after batch."""
+    """Return the largest relative difference of the outputs on samples.
+
+    A file with a fixed batch size gets one batch after another.
+    """
     from ..importing.gate import answers
     from ..importing.original import largest_difference
 

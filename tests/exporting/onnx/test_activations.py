@@ -1,5 +1,5 @@
-"""Activations other than ReLU are rounded in the file as its runtime computes them fastest, and
-answer as simulated.
+"""Activations other than ReLU are rounded as the runtime computes them fastest, and give the
+outputs of the simulation.
 """
 
 from __future__ import annotations

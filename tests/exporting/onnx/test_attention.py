@@ -1,4 +1,4 @@
-"""Attention over three and five axes is exported, and files answer as PyTorch."""
+"""Attention over three and five axes is exported, and files give PyTorch's outputs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A ReLU6 before a grid that reaches beyond it leaves the layer before it in integers, and the same
-integers.
+"""A ReLU6 before a grid with a larger range keeps the layer before it in integers, with the same
+values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows and tokens that are concatenated stay in integers in OpenVINO."""
+"""Concatenated rows and tokens stay in integers in OpenVINO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that read constants only are computed when a file is written."""
+"""Layers whose inputs are constants are computed at export."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The packed file of ONNX Runtime: the very bytes of the ordinary one, far fewer on disk, and
-nothing taken on trust.
+"""Packed ONNX files: the same bytes after unpacking, far fewer on disk, and damaged files are
+refused.
 """
 
 from __future__ import annotations

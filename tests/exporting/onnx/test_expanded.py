@@ -1,4 +1,6 @@
-"""What is the same for every sample is joined to each, and the file answers as simulated."""
+"""A constant tensor is concatenated to every sample, and the file gives the outputs of the
+simulation.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Layers that were left in float stay so in the runtimes, amid others in integers, and the count of
-these says why.
+"""Layers left in float stay in float in the runtimes, between integer layers, and the count of
+float layers gives the reason.
 """
 
 from __future__ import annotations

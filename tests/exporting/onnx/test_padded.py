@@ -1,4 +1,4 @@
-"""Averages over windows that reach beyond the edge answer as simulated in both runtimes."""
+"""Average pooling with padding gives the outputs of the simulation in both runtimes."""
 
 from __future__ import annotations
 

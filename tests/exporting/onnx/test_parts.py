@@ -1,4 +1,6 @@
-"""What is split between two layers stays in integers, and the file answers as simulated."""
+"""A tensor split between two layers stays in integers, and the file gives the outputs of the
+simulation.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums and means of tokens in integers are right in every runtime, for batches too."""
+"""Sums and means over tokens in integers are right in every runtime, for batches too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In a file for OpenVINO each rounding has a scale and a zero point of its own."""
+"""In a file for OpenVINO each rounding has its own scale and zero point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries that come from another machine are taken in as they were made, or not at all."""
+"""Store entries from another machine arrive unchanged, or not at all."""
 
 from __future__ import annotations
 

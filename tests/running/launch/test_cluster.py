@@ -1,5 +1,5 @@
 """A real Ray cluster of two nodes on this machine: the same bits as one process, a node killed in
-the middle, and code of one's own that travels.
+the middle, and user code that is sent along.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that make networks: the same bits as one, whatever is killed, and nothing left behind."""
+"""Parallel processes give the same bits as one, whatever is killed, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is begun when, what is dropped after a failure, who is asked again after a loss; no network runs."""
+"""Which jobs start when, which are dropped after a failure, and which are retried after a loss; no
+network runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search without networks: outcomes by formula, and a clock that they move."""
+"""A search without networks: outcomes by formula, and a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search finds what is wanted, in fewer trials than others, and goes on where it was."""
+"""A search reaches its goal in fewer trials than others, and resumes where it stopped."""
 
 from __future__ import annotations
 

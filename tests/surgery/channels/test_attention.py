@@ -1,4 +1,4 @@
-"""Whole heads are cut out of attention, PyTorch's own and attention written by hand."""
+"""Whole heads are pruned from attention, both PyTorch's own and attention written by hand."""
 
 from __future__ import annotations
 

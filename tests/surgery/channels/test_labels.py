@@ -1,4 +1,4 @@
-"""Which channels must be cut together, which by themselves, and which must stay."""
+"""Which channels must be pruned together, which separately, and which must stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting channels out does exactly what zeroing them does, whatever the network."""
+"""Removing channels gives exactly the outputs of setting them to zero, in every network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever calls a network makes, every layer reads values on a grid that was measured."""
+"""Whatever calls a network makes, every layer reads values on a calibrated grid."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Equalized networks compute what they did, with equal ranges on both sides; what cannot be
-equalized stays.
+"""Equalized networks give the same outputs, with equal ranges on both sides; other layers stay
+unchanged.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Weights are rounded as the file holds them: with the sign of batch-norm's factor, or with all of
-it in them.
+"""Weights are rounded as they are in the file: multiplied by the sign of batch-norm's scale, or by
+the whole scale.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Ranges that move on in training, as those of Google's scheme do: moving averages, ties kept,
-saved and exported.
+"""Ranges that are updated in training, as in Google's scheme: moving averages, shared ranges, saved
+and exported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The 8-bit grids: what they hold, how they learn, where they are put, and what an export makes of them."""
+"""The 8-bit grids: their values, their gradients, where they are placed, and how they are exported."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A quantized network learns: through its grids, from where quantization left it, and with the
-numbers of inference.
+"""A quantized network trains: through its grids, from where quantization left it, and with the
+values of inference.
 """
 
 from __future__ import annotations

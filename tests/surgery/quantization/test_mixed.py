@@ -1,4 +1,6 @@
-"""Bits for each layer: the assignment is the best there is, budgets hold, and what cannot be had is said."""
+"""Mixed precision: the assignment of bits is optimal, budgets hold, and impossible budgets are
+reported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rounding does to each tensor, against plain NumPy, and networks of which only a part is rounded."""
+"""Quantization noise of each tensor against plain NumPy, and networks that are only partly rounded."""
 
 from __future__ import annotations
 

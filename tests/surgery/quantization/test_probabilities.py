@@ -1,4 +1,4 @@
-"""What attention multiplies is rounded, where one grid suits its probabilities."""
+"""The operands of attention are rounded if one grid suits its probabilities."""
 
 from __future__ import annotations
 

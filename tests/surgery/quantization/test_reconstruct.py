@@ -1,4 +1,6 @@
-"""Learned rounding and corrected biases: what they may change, and that the network answers better for it."""
+"""Learned rounding and bias correction: what they may change, and that outputs get closer to the
+float network's.
+"""
 
 from __future__ import annotations
 

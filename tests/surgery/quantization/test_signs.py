@@ -1,5 +1,5 @@
-"""Binary inputs: signs are taken of what comes before a ReLU, and a layer that could only ever read
-one value is refused.
+"""Binary inputs: signs are taken before a ReLU, and a layer whose input would be constant is
+refused.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Smoothed transformers compute what they did, with factors as the paper has them; what other calls
-read stays.
+"""Smoothed transformers give the same outputs, with the factors of the paper; values with other
+readers stay unchanged.
 """
 
 from __future__ import annotations

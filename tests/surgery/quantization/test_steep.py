@@ -1,5 +1,5 @@
-"""What a forward divides by, or takes the root or logarithm of, is not rounded: 0 in place of a
-little would ruin it.
+"""Divisors and arguments of roots and logarithms are not rounded: a small number rounded to 0 would
+ruin the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Embeddings with rounded rows: a scale for each row, and nothing rounded of the integers they read."""
+"""Embeddings with rounded rows: a scale per row, and integer inputs are not rounded."""
 
 from __future__ import annotations
 

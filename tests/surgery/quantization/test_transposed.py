@@ -1,4 +1,6 @@
-"""Transposed convolutions with rounded weights: a scale for each filter, whichever axis it lies along."""
+"""Transposed convolutions with rounded weights: a scale per filter, whichever axis the filters are
+on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Boxes beside scores: a concatenation of parts of very different sizes has no grid of its own."""
+"""Concatenating boxes and scores: if their ranges differ much, the concatenation has no grid of its
+own.
+"""
 
 from __future__ import annotations
 

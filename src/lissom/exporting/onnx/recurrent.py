@@ -1,4 +1,4 @@
-"""A GRU that resets first, as the node that ONNX has for it."""
+"""Export a GRU that resets before the product as ONNX's GRU operator."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...importing.gru import ResetFirstGRU
 
 
 class WrittenGRU(ResetFirstGRU):
-    """What writes GRU with linear_before_reset=0."""
+    """A ResetFirstGRU that is exported as GRU with linear_before_reset=0."""
 
-    gates: Tensor  # of inputs (ways 3*width features), in ONNX's order z r h
-    states: Tensor  # of states (ways 3*width width)
-    biases: Tensor  # of both, one behind the other (ways 6*width); there if the layer has a bias
+    gates: Tensor  # input weights (ways 3*width features), in ONNX's order z r h
+    states: Tensor  # recurrent weights (ways 3*width width)
+    biases: Tensor  # input and recurrent biases (ways 6*width); only if the layer has a bias
 
     def hold(self) -> None:
-        """Hold weights as ONNX has them."""
+        """Register the weights as buffers in ONNX's layout."""
         self.register_buffer("gates", self.in_order("weight_ih_l0"))
         self.register_buffer("states", self.in_order("weight_hh_l0"))
         if self.bias:
@@ -26,7 +26,7 @@ class WrittenGRU(ResetFirstGRU):
             self.register_buffer("biases", torch.cat(both, 1))
 
     def in_order(self, name: str) -> Tensor:
-        """Return a weight of all ways, with its gates in ONNX's order."""
+        """Return a weight of all directions, with gates in ONNX's order."""
         rows = []
         for end in ("", "_reverse") if self.bidirectional else ("",):
             reset, update, new = self.get_parameter(f"{name}{end}").detach().chunk(3)
@@ -59,7 +59,7 @@ class WrittenGRU(ResetFirstGRU):
 
 
 def write_recurrent(network: nn.Module) -> None:
-    """Let GRUs that reset first be written as ONNX's own node, in place."""
+    """Make each ResetFirstGRU of a network export as ONNX's GRU operator, in place."""
     for layer in network.modules():
         if isinstance(layer, ResetFirstGRU):
             layer.__class__ = WrittenGRU

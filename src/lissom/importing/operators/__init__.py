@@ -1,1 +1,1 @@
-"""What each operator of ONNX becomes: one file for each family."""
+"""Translate each operator of ONNX into layers and calls: one file per family."""

@@ -1,4 +1,4 @@
-"""Functions of one number, as the functions that code calls."""
+"""Activations, softmax and dropout."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def with_alpha(
 
 
 def setting(op: Op, name: str, default: float) -> float:
-    """Return an attribute; of what is stored in 32 bits, the number that was meant."""
+    """Return a float attribute as the decimal number that was rounded to 32 bits."""
     return shortest(op.get(name, default))
 
 
 def shortest(value: float) -> float:
-    """Return the shortest decimal number that is the same in 32 bits.
+    """Return the shortest decimal number with the same value in 32 bits.
 
     >>> shortest(0.20000000298023224), shortest(float("inf"))
     (0.2, inf)
@@ -48,7 +48,7 @@ def shortest(value: float) -> float:
 
 
 def gelu(op: Op) -> Any:
-    """Call gelu, exact or by tanh."""
+    """Call gelu, exact or with the tanh approximation."""
     how = op.get("approximate", "none")
     if how not in ("none", "tanh"):
         raise ValueError(f"approximate {how!r:.40} is not known")
@@ -56,7 +56,7 @@ def gelu(op: Op) -> Any:
 
 
 def hard_sigmoid(op: Op) -> Any:
-    """Call hardsigmoid, whose slope is 1/6; others are computed."""
+    """Call hardsigmoid if the slope is 1/6, otherwise clamp a line."""
     slope = op.get("alpha", 0.2)
     middle = op.get("beta", 0.5)
     if abs(slope - 1 / 6) < 1e-6 and middle == 0.5:
@@ -66,7 +66,7 @@ def hard_sigmoid(op: Op) -> Any:
 
 
 def swish(op: Op) -> Any:
-    """Call silu; with a factor, x sigmoid(factor x)."""
+    """Call silu, or with alpha other than 1 compute x sigmoid(alpha x)."""
     factor = setting(op, "alpha", 1.0)
     if factor == 1:
         return op.call(F.silu, op[0])
@@ -74,7 +74,7 @@ def swish(op: Op) -> Any:
 
 
 def clip(op: Op) -> Any:
-    """Call relu6 or hardtanh where both bounds are constants, else clamp."""
+    """Call relu6 or hardtanh if both bounds are constants, otherwise clamp."""
     lowest = bound(op, "min", 1)
     highest = bound(op, "max", 2)
     if lowest is None and highest is None:
@@ -88,7 +88,7 @@ def clip(op: Op) -> Any:
 
 
 def bound(op: Op, name: str, place: int) -> Any:
-    """Return a bound of clip: a number, a tensor, or None where there is none."""
+    """Return a bound of clip: a number, a tensor, or None if it is missing or infinite."""
     if op.get(name) is not None:  # before opset 11
         end = setting(op, name, 0.0)
         return None if abs(end) > 3e38 else end
@@ -104,7 +104,7 @@ def bound(op: Op, name: str, place: int) -> Any:
 
 
 def prelu(op: Op) -> Any:
-    """Call prelu on one slope or one for each channel; others are computed."""
+    """Call prelu if there is one slope or one per channel, otherwise compute it."""
     x = op[0]
     slope = op[1]
     shape = op.shape(slope)
@@ -118,7 +118,7 @@ def prelu(op: Op) -> Any:
 
 
 def softmax(op: Op, function: Callable[..., Any] = F.softmax) -> Any:
-    """Call softmax over one axis; before opset 13, over all axes from one on."""
+    """Call softmax over one axis; before opset 13, over that axis and all after it together."""
     axis = op.get("axis", -1 if op.opset >= 13 else 1)
     x = op[0]
     last = axis in (-1, op.rank(x) - 1)
@@ -140,7 +140,7 @@ def shrink(op: Op) -> Any:
 
 
 def dropout(op: Op) -> Any:
-    """Hand the input on; where a network learns again, dropout drops again."""
+    """Make a dropout layer, which passes its input on in eval mode and drops in training."""
     ratio = op.get("ratio", 0.5)
     if isinstance(op.optional(1), Constant):
         ratio = float(op.constant(1))
@@ -177,7 +177,7 @@ OPERATORS: dict[str, Callable[[Op], Any]] = {
 
 
 def selu(op: Op) -> Any:
-    """Call selu; with other numbers than its own, elu times a factor."""
+    """Call selu, or with other constants compute gamma elu(x, alpha)."""
     alpha, gamma = (
         op.get("alpha", 1.67326319217681884765625),
         op.get("gamma", 1.05070102214813232421875),

@@ -18,14 +18,14 @@ from .activations import plain, shortest
 def two(
     function: Callable[..., Any], on_sizes: Callable[..., Any] | None = None
 ) -> Callable[[Op], Any]:
-    """Return the operator that calls a function on two inputs; `on_sizes` is the same on numbers."""
+    """Return the operator that calls a function on two inputs; `on_sizes` is its form for sizes."""
 
     def call(op: Op) -> Any:
         if on_sizes is not None and (sizes := of_sizes(op, on_sizes)) is not None:
             return sizes
         x = op[0]
         y = op[1]
-        # a constant number stands in the code; only behind a tensor do functions take one
+        # a constant number becomes a literal; functions take one only as second argument
         if isinstance(y, Constant) and not isinstance(x, Constant):
             return op.call(function, x, number_in(y))
         if isinstance(x, Constant) and not isinstance(y, Constant) and function in TURNS:
@@ -36,7 +36,7 @@ def two(
 
 
 def number_in(constant: Constant) -> Any:
-    """Return the number in a tensor without axes, or of a single element on axes that add none."""
+    """Return the number in a tensor of one element and at most one axis, else the constant itself."""
     tensor = constant.tensor
     if tensor.numel() != 1 or tensor.ndim > 1 or tensor.dtype == torch.bool:
         return constant
@@ -45,7 +45,7 @@ def number_in(constant: Constant) -> Any:
 
 
 def of_sizes(op: Op, function: Callable[..., Any]) -> Value | None:
-    """Return what a function makes of sizes and constants, number by number; None for tensors."""
+    """Return the result of an elementwise function of sizes; None if an input is a tensor."""
     values = [op.raw(0), op.raw(1)]
     if not any(isinstance(value, Sizes) for value in values):
         return None
@@ -64,7 +64,7 @@ def of_sizes(op: Op, function: Callable[..., Any]) -> Value | None:
 
 
 def settled(part: Any) -> Any:
-    """Return the answer of a comparison that is the same for every batch; otherwise its node."""
+    """Return the result of a comparison if both traces agree, otherwise its node."""
     if not isinstance(part, fx.Node):
         return part
     first, second = part.meta["shown"]
@@ -72,7 +72,7 @@ def settled(part: Any) -> Any:
 
 
 def parts_in(value: Value) -> list[Any] | None:
-    """Return the numbers of sizes, or of a constant of at most one axis; None for other values."""
+    """Return the numbers of sizes, or of a constant with at most one axis; None for other values."""
     if isinstance(value, Sizes):
         return list(value.parts)
     if isinstance(value, Constant) and value.tensor.ndim < 2:
@@ -81,7 +81,7 @@ def parts_in(value: Value) -> list[Any] | None:
 
 
 def division(op: Op) -> Any:
-    """Divide; whole numbers towards zero."""
+    """Divide. Integers are rounded towards zero."""
     if (sizes := of_sizes(op, divided)) is not None:
         return sizes
     x = op[0]
@@ -94,12 +94,12 @@ def division(op: Op) -> Any:
 
 
 def divided(x: Any, y: Any) -> Any:
-    """Return a quotient: of whole numbers, which sizes are and are not negative, a whole one."""
+    """Return a quotient. Two integers give an integer; as sizes are not negative, // rounds right."""
     return x // y if isinstance(x, int) and isinstance(y, int) else x / y
 
 
 def power(op: Op) -> Any:
-    """Raise to a power, in the type of the base."""
+    """Raise to a power. The result has the type of the base."""
     x = op[0]
     y = op[1]
     exponent = number_in(y) if isinstance(y, Constant) else y
@@ -109,12 +109,12 @@ def power(op: Op) -> Any:
 
 
 def modulo(op: Op) -> Any:
-    """Take the rest of a division, with the sign of the divisor, or with fmod=1 of the number."""
+    """Compute the remainder, with the sign of the divisor, or with fmod=1 that of the dividend."""
     return op.call(torch.fmod if op.get("fmod", 0) else torch.remainder, op[0], op[1])
 
 
 def many(function: Callable[..., Any]) -> Callable[[Op], Any]:
-    """Return the operator that calls a function on its inputs, two at a time."""
+    """Return the operator that combines all inputs with a function of two."""
     return lambda op: reduce(
         lambda x, y: op.call(function, x, y), [op[place] for place in range(1, len(op))], op[0]
     )

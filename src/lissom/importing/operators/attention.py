@@ -12,7 +12,7 @@ from .activations import setting
 
 
 def attention(op: Op) -> Any:
-    """Call scaled_dot_product_attention; heads that lie side by side are taken apart first."""
+    """Call scaled_dot_product_attention; inputs of 3 axes are first split into heads."""
     if any(op.node.outputs[1:]) or any(op.optional(place) is not None for place in (4, 5, 6)):
         raise ValueError("a cache of keys and values, or what is in between, is not known")
     if op.get("softcap", 0.0):
@@ -40,7 +40,10 @@ def attention(op: Op) -> Any:
 
 
 def apart(op: Op, x: Any, heads: int) -> Any:
-    """Return (batch places width) as (batch heads places width of a head)."""
+    """Split (batch positions width) into (batch heads positions width/heads).
+
+    Raises ValueError if the number of heads does not divide the width.
+    """
     width = op.shape(x)[-1]
     if heads < 1 or width % heads:
         raise ValueError(f"{heads} heads do not divide {width}")

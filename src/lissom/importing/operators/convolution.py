@@ -13,7 +13,7 @@ from .windows import Window, last_first, window_of
 
 
 def conv(op: Op) -> Any:
-    """Make a layer of a convolution on constant weights; others call the function."""
+    """Make a convolution layer if the weights are constant, otherwise call the function."""
     x = op[0]
     weight = op[1]
     axes = op.rank(weight) - 2
@@ -48,12 +48,12 @@ def conv(op: Op) -> Any:
 
 
 def bias_of(op: Op) -> Constant | fx.Node | None:
-    """Return the bias of a convolution, None where it has none."""
+    """Return the bias of a convolution, None if it has none."""
     return None if op.optional(2) is None else op[2]
 
 
 def conv_transpose(op: Op) -> Any:
-    """Make a layer of a transposed convolution; where padding differs from side to side, more is cut off."""
+    """Make a transposed convolution layer, and crop its output if padding is asymmetric."""
     x = op[0]
     weight = op[1]
     axes = op.rank(weight) - 2
@@ -64,7 +64,7 @@ def conv_transpose(op: Op) -> Any:
     before, after, more = turned_padding(op, window, more)
     groups = op.get("group", 1)
     bias = bias_of(op)
-    # what PyTorch cannot take off on one side only is cut off afterwards
+    # PyTorch pads symmetrically: the rest is cropped afterwards
     padding = [min(b, a) for b, a in zip(before, after, strict=True)]
     settings: dict[str, Any] = {
         "stride": tuple(window.strides),
@@ -95,7 +95,7 @@ def conv_transpose(op: Op) -> Any:
 def turned_padding(
     op: Op, window: Window, more: list[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    """Return the padding before and after and that of the output, from `output_shape` where it is given."""
+    """Return padding before, padding after and output padding, from `output_shape` if it is given."""
     wanted = op.get("output_shape", [])
     if not wanted:
         return window.before, window.after, more

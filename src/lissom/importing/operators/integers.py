@@ -1,4 +1,4 @@
-"""Integers with a scale: weights, and inputs of the network."""
+"""QuantizeLinear and DequantizeLinear on weights and on inputs of the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..values import Constant
 
 
 def dequantize(op: Op) -> Any:
-    """Return the floats that integers stand for; those of constants keep their name."""
+    """Dequantize integers. A dequantized constant keeps its name in the file."""
     whole = op[0]
     if op.get("block_size", 0):
         raise ValueError("scales of blocks are not known")
@@ -27,7 +27,7 @@ def dequantize(op: Op) -> Any:
 
 
 def computed(op: Op, whole: fx.Node, axis: int) -> Any:
-    """Return the floats that integers stand for which the network is given, or computes."""
+    """Dequantize integers that the network computes or takes as input."""
     like = torch.empty(op.shape(whole), device="meta")
     values = op.call(torch.Tensor.to, whole, torch.float32)
     if op.optional(2) is not None:
@@ -37,7 +37,7 @@ def computed(op: Op, whole: fx.Node, axis: int) -> Any:
 
 
 def quantize(op: Op) -> Any:
-    """Return the integers of constant floats, as weights that are rounded in the file."""
+    """Quantize a constant. Raises ValueError for activations, whose rounding was removed before."""
     x = op[0]
     if not isinstance(x, Constant):
         raise ValueError("rounding other than between layers is not known")
@@ -52,7 +52,7 @@ def quantize(op: Op) -> Any:
 
 
 def along(row: torch.Tensor, tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return one number, or one for each place of an axis, as it meets a tensor."""
+    """Return one number, or one per position of an axis, shaped to broadcast over a tensor."""
     if row.numel() == 1:
         return row.reshape(())
     shape = [1] * tensor.ndim

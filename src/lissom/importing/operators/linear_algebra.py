@@ -1,4 +1,4 @@
-"""Products of matrices: linear layers where one of them is a constant."""
+"""Matrix products: linear layers if one matrix is constant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..values import Constant, Value
 
 
 def gemm(op: Op) -> Any:
-    """Make a linear layer of alpha x w + beta b on constant weights."""
+    """Make a linear layer of alpha x w + beta b if w is constant, otherwise call matmul."""
     x = op[0]
     weight = op[1]
     bias = None if op.optional(2) is None else op[2]
@@ -32,7 +32,7 @@ def gemm(op: Op) -> Any:
 
 
 def turned(op: Op, x: Constant | fx.Node) -> Any:
-    """Return a matrix with its axes exchanged."""
+    """Return the transpose of a matrix."""
     return x.permuted([1, 0]) if isinstance(x, Constant) else op.call(torch.transpose, x, 0, 1)
 
 
@@ -42,7 +42,7 @@ def scaled(op: Op, bias: Value | None, beta: float) -> Any:
 
 
 def fits(bias: Value | None, width: int) -> bool:
-    """Return whether a linear layer can hold a bias: none, or one number for each output."""
+    """Return whether a linear layer can hold a bias: none, or a constant per output."""
     if bias is None:
         return True
     return isinstance(bias, Constant) and list(bias.tensor.shape) in ([width], [1, width])
@@ -59,7 +59,10 @@ def linear(op: Op, x: Value, weight: Constant, bias: Constant | None) -> Any:
 
 
 def matmul(op: Op) -> Any:
-    """Make a linear layer of a product with a constant matrix, with the bias that is added next."""
+    """Make a linear layer if the second matrix is constant, otherwise call matmul.
+
+    A third input is a bias from `merge_biases`.
+    """
     x = op[0]
     weight = op[1]
     if isinstance(weight, Constant) and not isinstance(x, Constant) and op.rank(weight) == 2:

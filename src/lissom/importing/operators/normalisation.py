@@ -15,7 +15,7 @@ from .activations import shortest
 
 
 def batch_norm(op: Op) -> Any:
-    """Make a batch-norm of as many axes as its input has."""
+    """Make a batch-norm layer for the number of axes of its input."""
     if op.get("training_mode", 0):
         raise ValueError("it learns as it runs; export the network in eval mode")
     if not op.get("spatial", 1):
@@ -37,7 +37,7 @@ def batch_norm(op: Op) -> Any:
 
 
 def instance_norm(op: Op) -> Any:
-    """Make an instance norm of as many axes as its input has."""
+    """Make an instance norm layer for the number of axes of its input."""
     x = op[0]
     scale = op[1]
     bias = op[2]
@@ -51,7 +51,7 @@ def instance_norm(op: Op) -> Any:
 
 
 def group_norm(op: Op) -> Any:
-    """Make a group norm; before opset 21 its scale and bias are one number for each group."""
+    """Make a group norm layer. Before opset 21, scale and bias are per group."""
     x = op[0]
     scale = op[1]
     bias = op[2]
@@ -68,7 +68,7 @@ def group_norm(op: Op) -> Any:
 
 
 def layer_norm(op: Op) -> Any:
-    """Make a layer norm over the axes from one on."""
+    """Make a layer norm over `axis` and all axes after it."""
     if any(op.node.outputs[1:]):
         raise ValueError("its mean or deviation is read, which is not known")
     x = op[0]
@@ -84,7 +84,7 @@ def layer_norm(op: Op) -> Any:
 
 
 def widened(op: Op, tensor: Any, shape: list[int]) -> Any:
-    """Return a scale or bias in the shape of what it meets."""
+    """Return a scale or bias in the shape of the normalised axes."""
     if tensor is None or op.shape(tensor) == shape:
         return tensor
     if isinstance(tensor, Constant) and math.prod(op.shape(tensor)) == math.prod(shape):
@@ -93,7 +93,7 @@ def widened(op: Op, tensor: Any, shape: list[int]) -> Any:
 
 
 def rms_norm(op: Op) -> Any:
-    """Make a norm by the root mean square."""
+    """Make an RMS norm layer."""
     x = op[0]
     scale = op[1]
     shape = op.shape(x)[op.get("axis", -1) :]
@@ -105,7 +105,7 @@ def rms_norm(op: Op) -> Any:
 
 
 def local_response_norm(op: Op) -> Any:
-    """Make a local response norm."""
+    """Make a local response norm layer."""
     settings = (op.get("alpha", 1e-4), op.get("beta", 0.75), op.get("bias", 1.0))
     size = op.get("size", 1)
     return op.layer(lambda: nn.LocalResponseNorm(size, *map(shortest, settings)), op[0])

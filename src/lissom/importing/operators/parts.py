@@ -1,4 +1,4 @@
-"""Parts of tensors, taken out and put together."""
+"""Slices, gathers and scatters, concatenation, padding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..build import Op
 from ..values import Constant, Sizes
 from .windows import last_first
 
-FAR = 2**31 - 1  # where a slice ends that has no end
+FAR = 2**31 - 1  # end of a slice that runs to the end of the axis
 
 
 def concat(op: Op) -> Any:
-    """Call cat; of sizes, put the numbers in a row."""
+    """Call cat. Sizes are concatenated as numbers."""
     axis = op.get("axis", 1)
     values = [op.raw(place) for place in range(len(op))]
     known = all(isinstance(value, (Sizes, Constant)) and op.rank(value) == 1 for value in values)
@@ -32,7 +32,7 @@ def concat(op: Op) -> Any:
 
 
 def with_batch(op: Op, tensors: list[Any], axis: int) -> list[Any]:
-    """Return tensors of one batch: those of batch 1 are repeated where others have any."""
+    """Return tensors of the same batch size: those of batch 1 are expanded if another one is open."""
     if axis in (0, -op.rank(tensors[0])) or op.build.fixed_batch != 1:
         return tensors
     opened = next((t for t in tensors if op.shape(t)[0] != op.shape(t, 1)[0]), None)
@@ -48,7 +48,7 @@ def with_batch(op: Op, tensors: list[Any], axis: int) -> list[Any]:
 
 
 def split(op: Op) -> Any:
-    """Call split, or chunk where all parts are equal."""
+    """Call split, or chunk if all parts are equal."""
     x = op[0]
     axis = op.get("axis", 0)
     parts = op.integers("split", 1)
@@ -63,7 +63,7 @@ def split(op: Op) -> Any:
 
 
 def cut_out(op: Op) -> Any:
-    """Take out a part of a tensor, from one place to another on some axes."""
+    """Slice a tensor along some axes."""
     value = op.raw(0)
     starts, ends, axes, steps = bounds_of(op)
     if isinstance(value, Sizes):
@@ -93,7 +93,7 @@ def bounds_of(op: Op) -> tuple[list[Any], list[Any], list[int], list[int]]:
 
 
 def one_axis(op: Op, x: Any, at: int, start: Any, end: Any, step: int) -> Any:
-    """Take out a part along one axis; steps backwards turn the axis around first."""
+    """Slice along one axis. For a negative step the axis is flipped first."""
     whole = op.shape(x)[at]
     if step < 0:
         if not (isinstance(start, int) and isinstance(end, int)) or op.shape(x, 1)[at] != whole:
@@ -137,7 +137,7 @@ def pad(op: Op) -> Any:
         raise ValueError(f"mode {op.get('mode', 'constant')!r:.40} is not known")
     if mode == "constant":
         return op.call(F.pad, x, last_first(pairs[first:]), value=value)
-    # PyTorch mirrors the last one to three axes, behind two others or one
+    # PyTorch reflects only the last one to three axes, after two or one others
     lead = 2 if first >= 2 and count > 2 else 1
     if first < lead or not 1 <= count - lead <= 3:
         raise ValueError(f"mode {mode} on axis {first} of {count} is not known")
@@ -148,7 +148,7 @@ MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wra
 
 
 def gather(op: Op) -> Any:
-    """Take places of an axis: a size, an embedding, one place or several."""
+    """Gather along an axis: a number of sizes, an embedding, one position or several."""
     value = op.raw(0)
     axis = op.get("axis", 0)
     if isinstance(value, Sizes):
@@ -166,12 +166,12 @@ def gather(op: Op) -> Any:
 
 
 def long(op: Op, places: Any) -> Any:
-    """Return places as PyTorch takes them."""
+    """Return indices as int64, which PyTorch requires."""
     return places if op.dtype(places) == torch.int64 else op.call(Tensor.to, places, torch.int64)
 
 
 def taken(op: Op, value: Any, axis: int, places: Any) -> Any:
-    """Return the places of an axis; the axes of `places` stand where it was."""
+    """Gather positions of an axis. The axes of `places` replace it."""
     axis = axis + op.rank(value) if axis < 0 else axis
     if op.rank(places) == 1:
         return op.call(torch.index_select, value, axis, places)
@@ -186,7 +186,7 @@ def gather_elements(op: Op) -> Any:
 
 
 def wrapped(op: Op, x: Any, places: Any, axis: int) -> Any:
-    """Return places of an axis, those counted from its end as from its beginning."""
+    """Return indices of an axis with negative ones counted from its beginning."""
     places = long(op, places)
     if not isinstance(places, Constant):
         return op.call(torch.remainder, places, op.shape(x)[axis])
@@ -194,7 +194,7 @@ def wrapped(op: Op, x: Any, places: Any, axis: int) -> Any:
 
 
 def gather_nd(op: Op) -> Any:
-    """Take elements or slices by their places on the first axes."""
+    """Gather elements or slices by their indices on the first axes."""
     if op.get("batch_dims", 0):
         raise ValueError("batch_dims other than 0 are not known")
     places = long(op, op[1])
@@ -218,7 +218,7 @@ REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
 def scatter_nd(op: Op) -> Any:
-    """Put elements or slices at places of the first axes."""
+    """Write elements or slices at indices of the first axes."""
     if op.get("reduction", "none") not in ("none", "add"):
         raise ValueError(f"reduction {op.get('reduction', 'none')!r:.40} is not known")
     places = long(op, op[1])
@@ -228,7 +228,7 @@ def scatter_nd(op: Op) -> Any:
 
 
 def one_hot(op: Op) -> Any:
-    """Return rows of one number with another at a place."""
+    """Return rows of an off value with an on value at one position."""
     depth = int(op.numbers(1)[0])
     values = op.constant(2)
     axis = op.get("axis", -1)

@@ -1,4 +1,4 @@
-"""Pooling over windows and over everything."""
+"""Pooling over windows and over all positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .windows import window_of
 
 
 def pooled_axes(op: Op) -> int:
-    """Return how many axes are pooled over."""
+    """Return the number of pooled axes. Raises ValueError if it is not 1 to 3."""
     axes = op.rank(op[0]) - 2
     if axes not in (1, 2, 3):
         raise ValueError(f"expected 1 to 3 axes beside batch and channels, got {axes}")
@@ -20,7 +20,7 @@ def pooled_axes(op: Op) -> int:
 
 
 def max_pool(op: Op) -> Any:
-    """Call max_pool; what PyTorch cannot pad, is padded before."""
+    """Call max_pool. Padding that PyTorch's does not support is a separate pad before it."""
     if any(op.node.outputs[1:]):
         raise ValueError("the places of its largest values are read, which is not known")
     if op.get("storage_order", 0):
@@ -45,7 +45,9 @@ def max_pool(op: Op) -> Any:
 
 
 def average_pool(op: Op) -> Any:
-    """Call avg_pool; what PyTorch cannot pad, is padded before, and divided by what is counted."""
+    """Call avg_pool. Padding that PyTorch's does not support is a separate pad before it. If padding
+    does not count, the mean is divided by the share of the window that is inside the input.
+    """
     x = op[0]
     axes = pooled_axes(op)
     window = window_of(op, op.get("kernel_shape", [1] * axes), x)
@@ -75,7 +77,7 @@ def lp_pool(op: Op) -> Any:
         raise ValueError("padding and dilations are not known")
     power = float(op.get("p", 2))
     sizes = (tuple(window.kernel), tuple(window.strides))
-    # F.lp_pool takes no negative numbers for odd powers
+    # F.lp_pool takes no absolute values, which odd powers need
     powers = op.call(torch.pow, op.call(torch.abs, op[0]), power)
     pool = getattr(F, f"avg_pool{axes}d")
     total = op.call(pool, powers, *sizes, ceil_mode=bool(op.get("ceil_mode", 0)))

@@ -1,4 +1,4 @@
-"""Recurrent layers, with PyTorch's gates or those of a GRU that resets first."""
+"""Recurrent layers: PyTorch's, and the GRU that resets before the product."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..build import Op, tensor_of_sizes
 from ..gru import ResetFirstGRU
 from ..values import Constant, Sizes, Value
 
-# for each operator: its layer, and where the gates of PyTorch are among those of ONNX
+# position in ONNX of each gate in PyTorch's order
 LSTM_GATES = (0, 2, 3, 1)  # i o f c -> i f c o
 GRU_GATES = (1, 0, 2)  # z r h -> r z h
 MOST_STEPS = 1 << 14
@@ -31,10 +31,10 @@ def lstm(op: Op) -> Any:
 
 
 def gru(op: Op) -> Any:
-    """Make a GRU: PyTorch's where the state is reset after the product, else one of lissom's own."""
+    """Make a GRU: PyTorch's if it resets the state after the product, otherwise ResetFirstGRU."""
     if op.get("linear_before_reset", 0):
         return recurrent(op, nn.GRU, GRU_GATES, (5,))
-    # a file with time in front looks as if it were made for batches of so many
+    # if time is the first axis of the input, `fixed_batch` is the number of steps
     steps = max(op.shape(op[0], 1)[0], op.build.fixed_batch or 0)
     if steps > MOST_STEPS:
         raise ValueError(
@@ -44,7 +44,7 @@ def gru(op: Op) -> Any:
 
 
 def rnn(op: Op) -> Any:
-    """Make a recurrent layer of one gate."""
+    """Make a plain recurrent layer, with tanh or relu."""
     names = {name.lower() for name in op.get("activations", ["Tanh"])}
     if len(names) > 1 or not names <= {"tanh", "relu"}:
         raise ValueError(f"activations {sorted(names)!s:.80} are not known")
@@ -54,7 +54,7 @@ def rnn(op: Op) -> Any:
 def recurrent(
     op: Op, kind: Any, gates: tuple[int, ...], states: tuple[int, ...], **more: Any
 ) -> Any:
-    """Make a recurrent layer; return all outputs and the last states, as ONNX has them."""
+    """Make a recurrent layer; return all states and the last states in ONNX's layout."""
     direction = op.get("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ValueError(f"direction {direction!r:.40} is not known")
@@ -92,7 +92,7 @@ def recurrent(
 
 
 def weights_of(op: Op, gates: tuple[int, ...], count: int) -> dict[str, Constant]:
-    """Return the weights under PyTorch's names, their gates in PyTorch's order."""
+    """Return the weights by PyTorch's names, with gates in PyTorch's order."""
     held = {}
     for way, end in enumerate(("", "_reverse")[:count]):
         for place, name in ((1, "weight_ih_l0"), (2, "weight_hh_l0")):
@@ -111,7 +111,7 @@ def in_order(tensor: Tensor, gates: tuple[int, ...]) -> Constant:
 
 
 def all_long(op: Op, lengths: Value | None) -> bool:
-    """Return whether all sequences have the length of the input, as some exporters say in numbers."""
+    """Return whether all sequences have the full length, which some exporters write explicitly."""
     if lengths is None:
         return True
     wanted = tuple(op.shape(op[0], which)[0] for which in (0, 1))
@@ -119,7 +119,7 @@ def all_long(op: Op, lengths: Value | None) -> bool:
 
 
 def states_of(op: Op, places: tuple[int, ...]) -> list[Any]:
-    """Return the states that a layer begins with; none where they are zeros."""
+    """Return the initial states of a layer; none if they are all zero."""
     given = [op.optional(place) for place in places]
     if all(value is None or everywhere(op, value) == (0, 0) for value in given):
         return []
@@ -128,8 +128,9 @@ def states_of(op: Op, places: tuple[int, ...]) -> list[Any]:
 
 
 def everywhere(op: Op, value: Any) -> tuple[float, float] | None:
-    """Return the one number that a tensor holds in both showings, maybe repeated for a batch; None
-    for other tensors.
+    """Return the only number that a tensor contains, in both traces; None for other tensors.
+
+    It may be repeated for the batch.
     """
     if isinstance(value, Constant):
         return only_number(value.tensor)
@@ -147,13 +148,13 @@ def everywhere(op: Op, value: Any) -> tuple[float, float] | None:
 
 
 def only_number(tensor: Tensor) -> tuple[float, float] | None:
-    """Return the number that all of a tensor are, for both showings."""
+    """Return the number that all elements equal, once per trace; None if they differ."""
     numbers = tensor.unique().tolist() if tensor.numel() else []
     return (numbers[0], numbers[0]) if len(numbers) == 1 else None
 
 
 def showings_of(number: Any) -> tuple[float, float] | None:
-    """Return a number, or what one that is read from a tensor is in both showings."""
+    """Return the values of a number, or of a node that computes one, in both traces."""
     if isinstance(number, fx.Node):
         first, second = number.meta["shown"]
         return (first, second) if isinstance(first, (int, float)) else None

@@ -1,4 +1,4 @@
-"""Reductions over axes, largest places, running sums."""
+"""Reductions over axes, argmax, topk, cumulative sums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..values import Sizes
 
 
 def over(function: Callable[..., Any]) -> Callable[[Op], Any]:
-    """Return the operator that reduces with a function over axes, all of them where none is given."""
+    """Return the operator that reduces with a function over the given axes, by default all."""
 
     def call(op: Op) -> Any:
         value = op.raw(0)
@@ -31,12 +31,12 @@ def over(function: Callable[..., Any]) -> Callable[[Op], Any]:
 
 
 def unreduced(op: Op, x: Any, function: Callable[..., Any]) -> Any:
-    """Return what a reduction over no axis makes of each number."""
+    """Apply a reduction to each number by itself, as over no axis."""
     return op.call(function, op.call(torch.unsqueeze, x, 0), (0,), keepdim=False)
 
 
 def product(op: Op, value: Sizes, *, single: bool) -> Any:
-    """Multiply sizes."""
+    """Return the product of sizes."""
     total: Any = 1
     for part in value.parts:
         total = op.number(operator.mul, total, part)
@@ -44,24 +44,24 @@ def product(op: Op, value: Sizes, *, single: bool) -> Any:
 
 
 def prod(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
-    """Multiply over several axes."""
+    """Return the product over several axes."""
     for dim in sorted((dim % x.ndim for dim in dims), reverse=True):
         x = x.prod(dim, keepdim=keepdim)
     return x
 
 
 def sum_of_squares(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
-    """Add squares."""
+    """Return the sum of squares."""
     return torch.sum(x * x, dims, keepdim=keepdim)
 
 
 def sum_of_sizes(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
-    """Add absolute values."""
+    """Return the sum of absolute values."""
     return torch.sum(x.abs(), dims, keepdim=keepdim)
 
 
 def length(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
-    """Return the root of the sum of squares."""
+    """Return the square root of the sum of squares."""
     return torch.sqrt(torch.sum(x * x, dims, keepdim=keepdim))
 
 
@@ -71,7 +71,7 @@ def log_sum(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tens
 
 
 def place_of(function: Callable[..., Any]) -> Callable[[Op], Any]:
-    """Return the operator that finds the place of the largest or smallest number."""
+    """Return the operator that finds the index of the largest or smallest number."""
 
     def call(op: Op) -> Any:
         x = op[0]
@@ -94,7 +94,7 @@ def top(op: Op) -> Any:
 
 
 def running_sum(op: Op) -> Any:
-    """Call cumsum; backwards, and without the number itself, where the node says so."""
+    """Call cumsum, backwards with reverse=1, without the number itself with exclusive=1."""
     x = op[0]
     axis = int(op.numbers(1)[0])
     backwards = bool(op.get("reverse", 0))

@@ -1,4 +1,4 @@
-"""Resizing of pictures, in the ways that PyTorch has."""
+"""Resizing of images, in the modes that PyTorch supports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def resize(op: Op) -> Any:
 
 
 def row_for(axes: list[int], given: list[Any], row: list[Any]) -> list[Any]:
-    """Return a row for all axes, with what is given for some."""
+    """Return a row for all axes with the numbers given for some axes replaced.
+
+    Raises ValueError if there are not as many numbers as axes.
+    """
     if len(given) != len(axes):
         raise ValueError(f"expected {len(axes)} numbers, got {len(given)}")
     row = list(row)
@@ -48,13 +51,13 @@ def row_for(axes: list[int], given: list[Any], row: list[Any]) -> list[Any]:
 
 
 def upsample(op: Op) -> Any:
-    """Call interpolate by factors, which are an attribute before opset 9."""
+    """Call interpolate by factors. They are an attribute before opset 9."""
     factors = op.get("scales")
     return interpolated(op, op.numbers(1) if factors is None else list(factors), None)
 
 
 def interpolated(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> Any:
-    """Call interpolate on all axes but batch and channels."""
+    """Call interpolate on all axes after the channels. Raises ValueError if others are resized."""
     x = op[0]
     mode = how_to(op, factors_of(op, factors, sizes))
     kept = factors[:2] == [1, 1] if factors is not None else same_sizes(op, sizes or [])
@@ -76,7 +79,7 @@ def same_sizes(op: Op, sizes: list[Any]) -> bool:
 
 
 def factors_of(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> list[float]:
-    """Return by what each axis behind the channels grows, as far as it is known."""
+    """Return the scale factor of each axis after the channels, as far as it is known."""
     if factors is not None:
         return factors[2:]
     known = [part for part in (sizes or [])[2:] if isinstance(part, int)]
@@ -85,7 +88,7 @@ def factors_of(op: Op, factors: list[float] | None, sizes: list[Any] | None) -> 
 
 
 def how_to(op: Op, factors: list[float]) -> dict[str, Any]:
-    """Return the settings of interpolate for the ways of ONNX; raise for those that PyTorch lacks."""
+    """Return the settings of interpolate. Raises ValueError for modes that PyTorch lacks."""
     mode = op.get("mode", "nearest")
     name = MODES.get((mode, op.rank(op[0])))
     if name is None:

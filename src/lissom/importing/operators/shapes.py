@@ -1,4 +1,4 @@
-"""What changes the shape of a tensor and none of its numbers."""
+"""Operators that change the shape of a tensor but not its numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..values import Constant, Sizes, followed
 
 
 def reshape(op: Op) -> Any:
-    """Call reshape, or flatten where that is what it does.
+    """Call reshape, or the more specific function that does the same.
 
-    A first size that is the batch the file was made for becomes any batch.
+    The size that contains the fixed batch of the file becomes open.
     """
     value = op.raw(0)
     wanted = op.get("shape")  # before opset 5
@@ -32,7 +32,10 @@ def reshape(op: Op) -> Any:
 
 
 def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
-    """Call what keeps most axes as they are: flatten, unflatten, channel_shuffle, else reshape."""
+    """Call flatten, unflatten, channel_shuffle or transpose if possible, otherwise reshape.
+
+    All but reshape show which axes stay as they are.
+    """
     befores = [op.shape(x, which) for which in (0, 1)]
     afters = [list(result.shape) for result in followed(torch.reshape, (x, sizes), {})]
     if (groups := shuffled(op, x, afters[0])) is not None:
@@ -47,7 +50,7 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
     new = wanted[first : len(wanted) - last]
     if not old and not new:
         return x
-    if first and (not old or not new):  # axes of one behind another axis
+    if first and (not old or not new):  # axes of size 1 after another axis
         first -= 1
         old = [pairs[first], *old]
         new = [wanted[first], *new]
@@ -65,7 +68,10 @@ def reshaped(op: Op, x: fx.Node, sizes: list[Any]) -> Any:
 
 
 def turned(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
-    """Return the matrices that are turned between two reshapes, of which `x` is read by the last."""
+    """Return the matrices that reshape, permute and reshape only transpose; None for other nodes.
+
+    `x` is the permute.
+    """
     if x.target is not torch.permute or x.args[1] != (0, 2, 1):
         return None
     merged: Any = x.args[0]
@@ -79,10 +85,10 @@ def turned(op: Op, x: fx.Node, wanted: list[list[int]]) -> fx.Node | None:
 
 
 def free_part(parts: list[int], *, last: bool) -> int:
-    """Return which part of an axis changes where channels of it are cut.
+    """Return the part of a split axis whose size changes if channels are pruned.
 
-    Of the last axis of a transformer that are the heads, which lie before what each holds; of the
-    channels of a convolution those of each group.
+    For the last axis, that of a transformer, it is the heads: the second to last part. For the
+    channels of a convolution it is the channels of each group: the last part.
 
     >>> free_part([3, 4, 16], last=True), free_part([2, 58], last=False)
     (1, 1)
@@ -93,7 +99,7 @@ def free_part(parts: list[int], *, last: bool) -> int:
 
 
 def common(one: list[Any], other: list[Any]) -> int:
-    """Return how many elements two lists begin with alike."""
+    """Return the length of the common prefix of two lists."""
     count = 0
     while count < min(len(one), len(other)) and one[count] == other[count]:
         count += 1
@@ -101,7 +107,10 @@ def common(one: list[Any], other: list[Any]) -> int:
 
 
 def shuffled(op: Op, x: fx.Node, wanted: list[int]) -> tuple[fx.Node, int] | None:
-    """Return what of a channel shuffle the last of three nodes is: its input and groups."""
+    """Return input and groups of the channel shuffle that reshape, permute and reshape compute.
+
+    `x` is the permute. None for other nodes.
+    """
     if x.target is not torch.permute or x.args[1] != (0, 2, 1, 3, 4):
         return None
     apart: Any = x.args[0]
@@ -115,7 +124,7 @@ def shuffled(op: Op, x: fx.Node, wanted: list[int]) -> tuple[fx.Node, int] | Non
 def copied_sizes(
     op: Op, x: Constant | fx.Node, sizes: list[Any], *, keeps_zeros: bool
 ) -> list[Any]:
-    """Return sizes with those of the input in the place of zeros."""
+    """Return sizes with zeros replaced by the sizes of the input, unless zeros are kept."""
     if keeps_zeros:
         return sizes
     return [
@@ -129,14 +138,14 @@ def copied_sizes(
 
 
 def is_number(part: Any, number: int) -> bool:
-    """Return whether a size is that number."""
+    """Return whether a size is a certain number."""
     return isinstance(part, int) and part == number
 
 
 def with_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
-    """Return sizes of which one is open, where the batch that the file was made for is written down.
+    """Return sizes in which -1 replaces the size that contains the fixed batch of the file.
 
-    The batch stays where it is: what lies before it and behind it keeps its count.
+    The numbers of elements before and after the batch stay the same.
     """
     before = op.shape(x)
     opened = [axis for axis, size in enumerate(before) if size != op.shape(x, 1)[axis]]
@@ -161,10 +170,11 @@ def with_batch(op: Op, x: fx.Node, sizes: list[Any]) -> list[Any]:
 
 
 def batch_place(sizes: list[int], outer: int, times: int, inner: int) -> int | None:
-    """Return which of some sizes has the batch in it, None where none does.
+    """Return the index of the size that contains the batch, None if none does.
 
-    Before the batch there are `outer` places and behind it `inner`; `times` is what it was merged
-    with. It is the size that has both, else one that only begins or ends as the batch does.
+    There are `outer` elements before the batch and `inner` after it; `times` is the size that the
+    batch was merged with. The best size has as many elements before and after it as the batch, the
+    next best on one side.
 
     >>> batch_place([17, 1, 3, 48], 17, 1, 144), batch_place([17, 48], 17, 1, 48)
     (1, 0)
@@ -180,7 +190,7 @@ def batch_place(sizes: list[int], outer: int, times: int, inner: int) -> int | N
 
 
 def flatten(op: Op) -> Any:
-    """Call flatten from an axis on; what lies before it is one axis."""
+    """Flatten to a matrix: the axes before `axis`, and `axis` and all after it."""
     x = op[0]
     axis = op.get("axis", 1)
     axis = axis + op.rank(x) if axis < 0 else axis
@@ -203,7 +213,7 @@ def transpose(op: Op) -> Any:
 
 
 def squeeze(op: Op) -> Any:
-    """Leave out axes of one."""
+    """Remove axes of size 1."""
     value = op.raw(0)
     axes = op.integers("axes", 1)
     if isinstance(value, Sizes):
@@ -218,7 +228,7 @@ def squeeze(op: Op) -> Any:
 
 
 def unsqueeze(op: Op) -> Any:
-    """Put in axes of one."""
+    """Insert axes of size 1."""
     value = op.raw(0)
     axes = op.integers("axes", 1) or []
     if isinstance(value, Sizes):
@@ -232,10 +242,10 @@ def unsqueeze(op: Op) -> Any:
 
 
 def expand(op: Op) -> Any:
-    """Repeat along axes of one."""
+    """Broadcast a tensor to a shape."""
     x = op[0]
     sizes = op.sizes(1)
-    # the last axes meet, and a size of 1 keeps what is there
+    # shapes are aligned at the last axis, and a size of 1 keeps that of the tensor
     missing = len(sizes) - op.rank(x)
     whole = [1] * -missing + sizes
     kept = [
@@ -248,7 +258,7 @@ def expand(op: Op) -> Any:
 
 
 def have(op: Op, x: Constant | fx.Node, axis: int, missing: int) -> int:
-    """Return the size that an axis of the wider shape has in the tensor."""
+    """Return the size in the tensor of an axis of the longer shape."""
     return op.shape(x)[axis - max(0, missing)]
 
 
@@ -258,7 +268,7 @@ def tile(op: Op) -> Any:
 
 
 def depth_to_space(op: Op) -> Any:
-    """Call pixel_shuffle; of the other order of channels, what it is made of."""
+    """Call pixel_shuffle. For mode DCR the channels are reordered first."""
     block = op.get("blocksize", 1)
     mode = op.get("mode", "DCR")
     if mode == "CRD":
@@ -271,7 +281,7 @@ def depth_to_space(op: Op) -> Any:
 
 
 def space_to_depth(op: Op) -> Any:
-    """Call pixel_unshuffle, and put channels in the order of ONNX."""
+    """Call pixel_unshuffle, then reorder the channels as in ONNX."""
     block = op.get("blocksize", 1)
     x = op.call(torch.pixel_unshuffle, op[0], block)
     apart = op.call(torch.unflatten, x, 1, (-1, block * block))

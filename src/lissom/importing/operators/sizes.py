@@ -1,4 +1,4 @@
-"""Sizes of tensors and arithmetic with them, kept as numbers wherever no batch comes in."""
+"""Shapes, constants, casts and selection. Sizes stay numbers unless they depend on the batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shape(op: Op) -> Any:
 
 
 def size(op: Op) -> Any:
-    """Return how many numbers a tensor has."""
+    """Return the number of elements of a tensor."""
     total: Any = 1
     for axis in range(op.rank(op[0])):
         total = op.number(operator.mul, total, op.size(op[0], axis))
@@ -59,13 +59,13 @@ def constant(op: Op) -> Any:
 
 
 def constant_of_shape(op: Op) -> Any:
-    """Return a tensor of one number."""
+    """Return a tensor filled with one number."""
     value = op.get("value", torch.zeros(1))
     return op.call(torch.full, tuple(op.sizes(0)), value.reshape(()).item(), dtype=value.dtype)
 
 
 def count_up(op: Op) -> Any:
-    """Return numbers from one to another."""
+    """Call arange. Raises ValueError if start, limit or step is not a single number."""
     ends = []
     for place in range(3):
         if len(part := op.sizes(place)) != 1:
@@ -77,7 +77,7 @@ def count_up(op: Op) -> Any:
 
 
 def cast(op: Op) -> Any:
-    """Return a tensor with numbers of another type."""
+    """Convert a tensor to another type. Raises ValueError if the type is not known."""
     wanted = TYPES.get(op.get("to", 1))
     if wanted is None:
         raise ValueError(f"type {op.get('to', 1)} is not known")
@@ -85,12 +85,12 @@ def cast(op: Op) -> Any:
 
 
 def cast_like(op: Op) -> Any:
-    """Return a tensor with numbers of the type of another."""
+    """Convert a tensor to the type of another one."""
     return in_type(op, op.raw(0), op.dtype(op.raw(1)))
 
 
 def in_type(op: Op, value: Any, wanted: torch.dtype) -> Any:
-    """Return a value in a type; where it has it already, the value itself."""
+    """Return a value in a type; the value itself if it has that type."""
     if isinstance(value, Sizes):
         if wanted in (torch.int32, torch.int64):
             whole = all(isinstance(shown_number(part), int) for part in value.parts)
@@ -110,7 +110,7 @@ def in_type(op: Op, value: Any, wanted: torch.dtype) -> Any:
 
 
 def shown_number(part: Any) -> Any:
-    """Return the number that a size has in the first showing."""
+    """Return the number that a size is in the first trace."""
     return part.meta["shown"][0] if hasattr(part, "meta") else part
 
 
@@ -120,7 +120,7 @@ def identity(op: Op) -> Any:
 
 
 def where(op: Op) -> Any:
-    """Take numbers of one or of the other tensor."""
+    """Select from two tensors by a condition."""
     condition, yes, no = (op.raw(place) for place in range(3))
     if isinstance(condition, Constant) and any(isinstance(v, Sizes) for v in (yes, no)):
         picks = condition.tensor.reshape(-1).tolist()
@@ -134,7 +134,7 @@ def where(op: Op) -> Any:
 
 
 def parts_of(value: Any, count: int) -> list[Any] | None:
-    """Return the numbers of sizes or of a constant, `count` of them; None where it has others."""
+    """Return the `count` numbers of sizes or of a constant, or None. A single one is repeated."""
     parts = list(value.parts) if isinstance(value, Sizes) else None
     if isinstance(value, Constant) and value.tensor.ndim < 2:
         parts = value.tensor.reshape(-1).tolist()
@@ -144,7 +144,7 @@ def parts_of(value: Any, count: int) -> list[Any] | None:
 
 
 def is_infinite(op: Op) -> Any:
-    """Say where numbers are infinite."""
+    """Return where numbers are infinite, of both signs or of one."""
     if op.get("detect_negative", 1) and op.get("detect_positive", 1):
         return op.call(torch.isinf, op[0])
     return op.call(torch.eq, op[0], math.inf if op.get("detect_positive", 1) else -math.inf)

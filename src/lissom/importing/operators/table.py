@@ -42,7 +42,7 @@ FAMILIES = (
 OPERATORS: dict[str, Callable[[Op], Any]] = {}
 for family in FAMILIES:
     OPERATORS.update(family.OPERATORS)
-# what a file may hold and no network of layers can be made of
+# operators that cannot become layers, with the reason
 REFUSED = {
     "NonZero": "how many numbers it returns depends on the input",
     "NonMaxSuppression": "how many boxes it returns depends on the input; cut the file before it",

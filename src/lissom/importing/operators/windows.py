@@ -1,4 +1,4 @@
-"""Windows that slide over an input: kernel, strides, dilations, and the padding on each side."""
+"""Sliding windows of convolutions and pooling: kernel, strides, dilations, padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..values import Value
 
 @dataclass
 class Window:
-    """A window of one number for each axis that it slides along."""
+    """A sliding window. Each field has one number per axis."""
 
     kernel: list[int]
     strides: list[int]
@@ -23,16 +23,16 @@ class Window:
 
     @property
     def even(self) -> bool:
-        """Whether as much is padded before as after, on each axis."""
+        """Whether padding is symmetric on each axis, and none is negative."""
         return self.before == self.after and min(self.before, default=0) >= 0
 
     def around(self) -> list[int]:
-        """Return the padding as F.pad wants it: the last axis first."""
+        """Return the padding in the order of F.pad: the last axis first."""
         return last_first(zip(self.before, self.after, strict=True))
 
 
 def last_first(pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Return pairs as F.pad wants them: those of the last axis first.
+    """Return pairs in the order of F.pad: those of the last axis first.
 
     >>> last_first([(1, 2), (3, 4)])
     [3, 4, 1, 2]
@@ -41,7 +41,10 @@ def last_first(pairs: Iterable[tuple[int, int]]) -> list[int]:
 
 
 def window_of(op: Op, kernel: list[int], x: Value, *, turned: bool = False) -> Window:
-    """Return the window of an operator on `x` (n c ...)."""
+    """Return the window of an operator on `x` (n c ...), of a transposed convolution if `turned`.
+
+    Raises ValueError if its attributes are not known or do not fit.
+    """
     axes = len(kernel)
     if op.rank(x) != axes + 2:
         raise ValueError(f"a kernel of {axes} axes meets an input of {op.rank(x)}")
@@ -66,7 +69,7 @@ def window_of(op: Op, kernel: list[int], x: Value, *, turned: bool = False) -> W
 
 
 def row(op: Op, name: str, default: list[int]) -> list[int]:
-    """Return an attribute of as many numbers as its default."""
+    """Return a list attribute. Raises ValueError if it is not as long as its default."""
     values: list[Any] = op.get(name, default)
     if len(values) != len(default):
         raise ValueError(f"expected {len(default)} {name}, got {len(values)}")
@@ -74,7 +77,10 @@ def row(op: Op, name: str, default: list[int]) -> list[int]:
 
 
 def same_padding(op: Op, window: Window, x: Value, axis: int, *, turned: bool) -> int:
-    """Return how much is padded on an axis so that its size is divided by the stride only."""
+    """Return the total padding of an axis with which the output size is ceil(size / stride).
+
+    Raises ValueError if it depends on an open size.
+    """
     reach = (window.kernel[axis] - 1) * window.dilations[axis] + 1
     stride = window.strides[axis]
     if turned:

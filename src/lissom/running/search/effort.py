@@ -1,4 +1,4 @@
-"""Predict how long a recipe will take, given that networks of earlier recipes are in the store."""
+"""Predict the time that a recipe takes when the store has the networks of earlier recipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_S = 0.1  # shorter times count as this
 
 
 def learned(recipe: Recipe) -> str:
-    """Return a recipe up to its last step that learns, as text; '' if no step learns.
+    """Return a recipe up to its last step that trains, as text; '' if no step trains.
 
     >>> learned(Recipe("train(3) | prune(0.5) | distill('kd', 2) | quantize(8)"))
     'train(3) | prune(0.5) | distill("kd", 2)'
@@ -30,8 +30,8 @@ def learned(recipe: Recipe) -> str:
 class Effort:
     """Predict the seconds that recipes take from those of earlier recipes.
 
-    If an earlier recipe did all the learning of a recipe, its network is in the store. Then the
-    prediction is the median time of earlier recipes in which nothing had to learn.
+    If an earlier recipe had the same steps up to the last one that trains, its network is in the
+    store. Then the prediction is the median time of earlier recipes that did not have to train.
     """
 
     def __init__(self, outcomes: Sequence[Outcome], choices: Sequence[Choice]) -> None:

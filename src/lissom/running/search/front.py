@@ -1,4 +1,4 @@
-"""The expected gain of a Pareto front from a recipe."""
+"""Predict how much a recipe will improve a Pareto front."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def gain(
     deviation: np.ndarray,
     draw: np.random.Generator,
 ) -> np.ndarray:
-    """Return for each candidate (c) the expected share of a box that it dominates and the front
+    """Return for each candidate (c) the expected share of a box that it dominates but the front
     does not.
 
-    The box reaches from `low` (aims) to `high` (aims). A point is dominated by losses that are no
+    The box reaches from `low` (aims) to `high` (aims). Losses dominate a point if they are no
     larger in any aim. The front is that of `losses` (n aims). The losses of candidates are
-    independent and normal with `mean` and `deviation` (c aims). The share is estimated with random
-    points.
+    independent and normally distributed with `mean` and `deviation` (c aims). The share is
+    estimated by Monte Carlo sampling.
 
     Source: Emmerich et al. 2006, Single- and Multiobjective Evolutionary Optimization Assisted by
     Gaussian Random Field Metamodels (expected hypervolume improvement)

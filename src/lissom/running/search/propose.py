@@ -17,9 +17,9 @@ from .surrogate import LEAST_POINTS, Surrogate, below, encoded, improvement
 
 RANDOM = 400  # random candidates in each round
 NEAR = 100  # candidates near the best points
-BEGIN = 5  # first recipes, chosen far apart instead of by prediction
+BEGIN = 5  # first recipes: chosen far apart, not by prediction
 EXPLORE = 5  # with a single aim, every fifth recipe is chosen far from all others
-APART = 0.02  # least distance of a point from those that were tried
+APART = 0.02  # smallest distance of a point from points that were tried
 FAR = 0.3  # relative shortfall of a metric beyond which differences do not matter
 MARGIN = 0.03  # relative shortfall of a metric below which differences matter most
 THRIFT = 0.5  # exponent of the time that divides a score: 1 would never try long learning
@@ -70,7 +70,7 @@ class Proposer:
         return choice.number(float(self.draw.uniform(choice.low, choice.high)))
 
     def near(self, point: Point) -> Point:
-        """Return a point near another: all numbers move a little, and at most one set is redrawn.
+        """Return a point near another: all numbers move a little, and at most one option is redrawn.
 
         Raises LissomError if its steps cannot be combined.
         """
@@ -90,7 +90,7 @@ class Proposer:
         return moved
 
     def siblings(self, outcome: Outcome) -> list[Point]:
-        """Return points that differ in one choice from an outcome and share its learning steps."""
+        """Return points that differ in one choice from an outcome and share its steps that train."""
         own = learned(Recipe(outcome.recipe))
         found = list[Point]()
         for choice in self.space.choices:
@@ -154,8 +154,8 @@ class Proposer:
     def propose_several(
         self, count: int, outcomes: Sequence[Outcome], tried: set[str], left_s: float
     ) -> list[Point]:
-        """Return up to `count` points to try in parallel. Each is chosen as if those before it had
-        given their predicted results.
+        """Return up to `count` points to try in parallel. Each is chosen as if the points before it
+        had their predicted outcomes.
 
         Source: Ginsbourger et al. 2010, Kriging Is Well-Suited to Parallelize Optimization
         (the kriging believer)
@@ -185,7 +185,7 @@ class Proposer:
         return Outcome(point, str(recipe), "", values, float(seconds[0]))
 
     def known(self, name: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return the outcomes that have a meaningful value: probes have costs but no metrics."""
+        """Return the outcomes in which a value is meaningful: probes have costs but no metrics."""
         return [each for each in outcomes if not (each.probe and self.is_metric(name))]
 
     def costs_kept(self, points: np.ndarray, outcomes: Sequence[Outcome]) -> np.ndarray:
