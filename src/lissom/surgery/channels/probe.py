@@ -46,8 +46,7 @@ UNFOLLOWED = "the network's code does not follow a cut"
 
 
 def cuttable(model: nn.Module, example: Tree) -> Groups:
-    """Return the groups of `model` that pass a trial cut. Other groups are left whole, with the
-    reason.
+    """Return the groups of `model` that pass a trial cut. The others are left whole.
 
     A forward that hard-codes a number of channels or rolls them fails the trial. One that halves
     them gets a second trial, in which both halves lose the same channels. `example` (n ...) gives
@@ -87,8 +86,7 @@ def _tried(trial: CutTrial) -> Groups:
 
 
 class CutTrial:
-    """A network with random scales that is cut and restored again and again. `end` restores the
-    original.
+    """A network with random scales that is cut and restored repeatedly. `end` undoes everything.
 
     A network that is not float32 on the CPU is copied. Raises LissomError if a parameter is not
     finite.
@@ -292,8 +290,7 @@ def _lively(p: Tensor, noise: Noise) -> Tensor:
 
 
 def widths(groups: list[Group], last: bool = False) -> list[tuple[Group, list[Tensor]]]:
-    """Return for each group the units to cut in two stages: half of them, then some of the other
-    end too.
+    """Return for each group the units to cut in two stages: half, then some from the other end too.
 
     The counts are random and every other group loses two more in the second stage, so that groups
     which the code assumes to be equally wide differ. The first stage removes the first units, or

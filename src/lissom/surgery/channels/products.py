@@ -35,11 +35,7 @@ ATTENTION = {
 
 
 def derived(weights: ByTensor[Weight], op: Op) -> Weight | None:
-    """Return the parameter that an operation transposes or reshapes by axes of length 1, and its
-    axes.
-
-    None for other operations.
-    """
+    """Return the parameter that an operation only transposes or reshapes, with its axes, or None."""
     x = op.args[0] if op.args else None
     if not isinstance(x, Tensor) or x not in weights or not op.outputs:
         return None
