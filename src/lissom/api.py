@@ -177,8 +177,7 @@ def _check_runs(model: nn.Module, example: Any, samples: Any) -> None:
             like = "" if shown is example else f"; `example` is {shapes(example)}"
             raise LissomError(
                 f"apply: the network does not run on {what}, of shape "
-                f"{shapes(shown)}{like}; one input as it "
-                "takes it fits, batch first: "
+                f"{shapes(shown)}{like}; expected one input as it takes it, batch first: "
                 f"{cut(str(error) or type(error).__name__)}"
             ) from error
     if reason := unsteady(model, example, answers[0]):

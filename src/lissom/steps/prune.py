@@ -126,9 +126,9 @@ class Prune(Step):
         ctx.facts["amount"] |= {"asked": round(self.amount, 6), "removed": round(1 - remaining, 6)}
         if self.of != "latency" and abs(1 - remaining - self.amount) > 0.02:
             ctx.notes.append(
-                f"{ctx.where}: {1 - remaining:.3f} of the {self.of} were removed, the "
-                "nearest that multiples of "
-                f"{ctx.facts['multiple']} and the floor allow to {self.amount:.3g}"
+                f"{ctx.where}: {1 - remaining:.3f} of the {self.of} were removed instead of "
+                f"{self.amount:.3g}; multiples of {ctx.facts['multiple']} and the floor allow "
+                "nothing nearer"
             )
         return model
 
@@ -297,9 +297,8 @@ class Prune(Step):
         }
         if abs(cut.removed - amount) > NEAR:
             ctx.notes.append(
-                f"{ctx.where}: the latency fell by {cut.removed:.3f}, the nearest "
-                "that was found to "
-                f"{amount:.3g}"
+                f"{ctx.where}: the latency fell by {cut.removed:.3f} instead of {amount:.3g}; no "
+                "cut that was measured came nearer"
             )
         cut_and_compare(model, ctx, search, cut.widths)
         return cut.removed

@@ -108,11 +108,9 @@ class Evidence:
             unit = member.unit.flatten()
             if values is None or values.shape[-1] % len(unit):
                 raise LissomError(
-                    f"{where}: {member.layer or 'the network'} was not called as a "
-                    "module that returns its "
-                    'channels alone, so nothing was measured there; by="l1" needs '
-                    "weights alone, and "
-                    f"keep='{member.layer}' leaves it whole"
+                    f"{where}: {member.layer or 'the network'} was not called as a module that "
+                    "returns only its channels, so nothing was measured there; "
+                    f"by=\"l1\" needs only weights, and keep='{member.layer}' leaves it whole"
                 )
             if values.shape[-1] != len(unit):
                 unit = unit.repeat_interleave(values.shape[-1] // len(unit))

@@ -79,9 +79,8 @@ def widths_for_latency(
     if abs(removed - amount) > 0.1:
         shares = sorted(share for share, _, _ in tried.values())
         raise LissomError(
-            f"{where}: {amount:.3g} of the latency cannot be removed; measured were "
-            f"{shares[0]:.3g} to "
-            f"{shares[-1]:.3g}"
+            f"{where}: {amount:.3g} of the latency cannot be removed; the cuts that were measured "
+            f"removed {shares[0]:.3g} to {shares[-1]:.3g}"
         )
     return MeasuredCut(
         list(best),

@@ -101,7 +101,7 @@ class CutTrial:
             name for name, total in zip(held, sums.isfinite().tolist(), strict=True) if not total
         ]:
             if not held[name].isfinite().all():
-                raise LissomError(f"prune: {name} holds numbers that are not finite")
+                raise LissomError(f"prune: {name}: expected finite weights, got NaN or infinity")
         tensors = [*held.values(), *model.buffers()]
         plain = all(
             t.device.type == "cpu" and t.dtype not in OTHER and not t.is_inference()
