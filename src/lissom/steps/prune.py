@@ -106,9 +106,7 @@ class Prune(Step):
         for turn in range(1, self.rounds + 1):
             share = 1 - (1 - self.amount * turn / self.rounds) / remaining
             last = turn == self.rounds
-            if (
-                share > 0
-            ):  # earlier rounds may have removed more than planned, as multiples are coarse
+            if share > 0:  # earlier rounds may have removed more than their part
                 search = self.width_search(model, ctx, ctx.labelled(self.samples))
                 if self.of == "latency":
                     remaining *= 1 - self.cut_to_latency(model, ctx, search, share)

@@ -78,7 +78,7 @@ class Group:
         return list(dict.fromkeys(m.layer for m in self.members if m.role == role))
 
     def step(self, multiple: int) -> int:
-        """Return the step in units: every layer keeps a multiple of `multiple` channels if the
+        """Return the step in units: each layer keeps a multiple of `multiple` channels if the
         units kept are a multiple of the step.
         """
         steps = [int(blocks.max()) + 1 for blocks in self.blocks]

@@ -19,7 +19,7 @@ def unknown(labels: Labels, op: Op, reason: str = "") -> None:
 def computed(labels: Labels, op: Op, reason: str) -> None:
     """Declare that inputs and outputs must not be cut, and record the reason for the layer.
 
-    The layer is that which returned the output: its parameters do not appear in the trace.
+    The layer is the module that returned the output. The trace shows no use of its parameters.
     """
     labels.left.update(
         {

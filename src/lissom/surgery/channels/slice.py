@@ -175,9 +175,7 @@ def slice_channels(model: nn.Module, cut: Cut, *, trial: bool = False) -> None:
                 before = kept_outputs(layer)
                 stays = list(loss.stay) if isinstance(loss.stay, range) else loss.stay.tolist()
                 layer.kept = stays if before is None else [before[k] for k in stays]
-        if (
-            now.untyped_storage().nbytes() > now.nbytes
-        ):  # a view, which keeps the removed part alive
+        if now.untyped_storage().nbytes() > now.nbytes:  # a view, whose storage is the old tensor
             now = now.clone(memory_format=torch.contiguous_format)
         if trial:
             tensor.data = now

@@ -15,8 +15,8 @@ class WindowAttention(nn.Module):
 
     torchvision's forward assumes that all heads together are as wide as the input. Here `num_heads`
     counts the remaining heads: qkv.weight (3 * heads * d, c), proj.weight (c, heads * d). It runs
-    both versions: version 1 with a table of position biases, and version 2, which computes them and
-    compares queries and keys by their cosine.
+    both versions: version 1 has a table of position biases, version 2 computes them and compares
+    queries and keys by their cosine.
     Source: Liu et al. 2021, https://arxiv.org/abs/2103.14030, and 2022,
     https://arxiv.org/abs/2111.09883.
     """
